@@ -1,0 +1,247 @@
+"""Open a checkpoint: a folder of safetensors shards, or one file. Only headers are read.
+
+Which weights a folder holds:
+
+* ``model.safetensors.index.json``: the shards that it names, in natural order of their names;
+* ``model.safetensors`` alone: that file;
+* both: allowed only when the index names no other file than ``model.safetensors``. transformers
+  would silently prefer the single file; two different sets of weights are an error here.
+
+Shards may be symbolic links (the Hugging Face cache is made of them), but a shard's name is a
+plain file name: an index cannot point outside its folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.checkpoint._parse import is_text, read_json_file, reason, show
+from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
+from mergesafe.errors import CheckpointError
+
+SINGLE_NAME: Final = "model.safetensors"
+INDEX_NAME: Final = "model.safetensors.index.json"
+CONFIG_NAME: Final = "config.json"
+PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+_CONFIG_LIMIT: Final = 16_000_000
+_CONVERT: Final = (
+    "Pickled weights can run code when they are loaded, so they are refused. Convert them where "
+    "you trust them: AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(TARGET)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's tensors (shard by shard, offsets ascending), its ``config.json`` and its shards."""
+
+    path: Path
+    tensors: dict[str, TensorInfo]
+    config: dict[str, Any]
+    shards: tuple[Path, ...]
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output head shares the input embedding.
+
+        ``tie_word_embeddings`` of the configuration or of its ``text_config``. A configuration
+        leaves the key out when it equals the architecture's default (Gemma: true), so without
+        it the weights decide: tied when there is an input embedding and no ``lm_head``.
+        """
+        text_config = self.config.get("text_config")
+        for config in (self.config, text_config):
+            if isinstance(config, dict) and isinstance(config.get("tie_word_embeddings"), bool):
+                return bool(config["tie_word_embeddings"])
+        names = self.tensors
+        embedded = any(name.endswith(("embed_tokens.weight", "wte.weight")) for name in names)
+        return embedded and not any(name.endswith("lm_head.weight") for name in names)
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Read the headers of the checkpoint at ``path``: a folder or one ``.safetensors`` file.
+
+    A single file is weights alone: its ``config`` is empty, whatever lies beside it.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is of a refused kind, or a file of it is
+            malformed, missing or inconsistent with the index.
+    """
+    path = Path(path)
+    if not os.path.exists(path):  # unlike Path.exists, False where the path cannot be looked at
+        _refuse_missing(path)
+    if not path.is_dir():
+        return _open_file(path)
+    index, single = path / INDEX_NAME, path / SINGLE_NAME
+    if index.exists():
+        weight_map = _read_index(index)
+        if single.exists():
+            _check_same_weights(path, weight_map)
+        shards = tuple(path / name for name in sorted(set(weight_map.values()), key=_natural))
+        tensors = _read_shards(shards, index)
+        _check_index(index, weight_map, tensors)
+    elif single.exists():
+        shards = (single,)
+        tensors = read_header(single)[0]
+    else:
+        _refuse_folder(path)
+    config = path / CONFIG_NAME
+    return _checkpoint(
+        path, tensors, read_json_file(config, _CONFIG_LIMIT) if config.exists() else {}, shards
+    )
+
+
+def _checkpoint(
+    path: Path, tensors: dict[str, TensorInfo], config: dict[str, Any], shards: tuple[Path, ...]
+) -> Checkpoint:
+    if not tensors:
+        raise CheckpointError(f"{path}: the checkpoint holds no tensors. Download it again.")
+    return Checkpoint(path, tensors, config, shards)
+
+
+def _open_file(path: Path) -> Checkpoint:
+    suffix = path.suffix.lower()
+    if suffix in PICKLE_SUFFIXES:
+        raise CheckpointError(f"{path}: this is a pickle. {_CONVERT}")
+    if suffix == ".gguf":
+        raise CheckpointError(f"{path}: {_gguf_advice()}")
+    if suffix != ".safetensors":
+        raise CheckpointError(
+            f"{path}: expected a .safetensors file or the folder of a checkpoint. Give the folder "
+            f"that holds {SINGLE_NAME} or {INDEX_NAME}."
+        )
+    return _checkpoint(path, read_header(path)[0], {}, (path,))
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """The validated ``weight_map``: tensor name -> file name of its shard."""
+    weight_map = read_json_file(index, HEADER_LIMIT).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{index}: weight_map is {show(weight_map)}, expected an object that maps tensor names "
+            "to shards. Download the index again."
+        )
+    for name, shard in weight_map.items():
+        if not is_text(shard) or not name:
+            raise CheckpointError(
+                f"{index}: weight_map maps {show(name)} to {show(shard)}, expected a tensor name "
+                "and the name of a shard. Download the index again."
+            )
+    for shard in set(weight_map.values()):
+        _check_shard_name(index, shard)
+    return weight_map
+
+
+def _check_shard_name(index: Path, shard: str) -> None:
+    if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
+        raise CheckpointError(
+            f"{index}: the shard {show(shard)} is not a plain file name; an index may not leave "
+            "its folder. Do not use this checkpoint unless you trust whoever made it."
+        )
+    if not shard.endswith(".safetensors"):
+        raise CheckpointError(
+            f"{index}: the shard {show(shard)} is not a .safetensors file. Only safetensors shards "
+            "are read; convert the checkpoint."
+        )
+    if not os.path.exists(index.parent / shard):
+        raise CheckpointError(
+            f"{index}: the shard {show(shard)} is not in the folder. The download is incomplete: "
+            "fetch the missing shard."
+        )
+
+
+def _read_shards(shards: tuple[Path, ...], index: Path) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for shard in shards:
+        infos, _ = read_header(shard)
+        name = next((name for name in infos if name in tensors), None)
+        if name is not None:
+            raise CheckpointError(
+                f"{index}: tensor {show(name)} is in two shards, {tensors[name].path.name} and "
+                f"{shard.name}. Shards of different checkpoints are mixed: download it again."
+            )
+        tensors.update(infos)
+    return tensors
+
+
+def _check_index(index: Path, weight_map: dict[str, str], tensors: dict[str, TensorInfo]) -> None:
+    for name, shard in weight_map.items():
+        found = tensors.get(name)
+        if found is None or found.path.name != shard:
+            where = "no shard has it" if found is None else f"it is in {found.path.name}"
+            raise CheckpointError(
+                f"{index}: tensor {show(name)} should be in {shard}, but {where}. The index does "
+                "not belong to these shards: download the checkpoint again."
+            )
+    for name, info in tensors.items():
+        if name not in weight_map:
+            raise CheckpointError(
+                f"{index}: tensor {show(name)} is in {info.path.name} but not in the index. "
+                "The index is stale: download the checkpoint again."
+            )
+
+
+def _check_same_weights(path: Path, weight_map: dict[str, str]) -> None:
+    others = sorted(set(weight_map.values()) - {SINGLE_NAME}, key=_natural)
+    if others:
+        raise CheckpointError(
+            f"{path}: holds both {SINGLE_NAME} and an index that refers to {others[0]}; which "
+            "weights are meant is unclear. Remove the ones that you do not want."
+        )
+
+
+def _refuse_missing(path: Path) -> None:
+    advice = "Check the spelling."
+    if path.is_symlink():
+        advice = "It is a symbolic link to a missing place."
+    elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(path)):
+        advice = (
+            f"If it is a Hugging Face Hub id: this version reads local folders, so run "
+            f"'hf download {path} --local-dir FOLDER' and give the folder."
+        )
+    raise CheckpointError(f"{path}: no such file or folder. {advice}")
+
+
+def _refuse_folder(path: Path) -> None:
+    """Say what the folder holds instead of a safetensors checkpoint."""
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot list the folder ({reason(error)}).") from error
+    if "adapter_config.json" in names:
+        problem = "this is a LoRA adapter, not a model. Write it as base+adapter in the recipe."
+    elif stray := [name for name in names if name.endswith(".safetensors")]:
+        problem = (
+            f"holds {show(stray[0])} but neither {SINGLE_NAME} nor {INDEX_NAME}. Download the "
+            "missing index, or give the path of the one file that you mean."
+        )
+    elif pickles := [name for name in names if name.endswith(PICKLE_SUFFIXES)]:
+        problem = f"holds pickled weights only ({show(pickles[0])}). {_CONVERT}"
+    elif any(name.endswith(".gguf") for name in names):
+        problem = _gguf_advice()
+    else:
+        problem = (
+            f"no checkpoint in this folder: expected {SINGLE_NAME} or {INDEX_NAME} with its shards."
+        )
+    raise CheckpointError(f"{path}: {problem}")
+
+
+def _gguf_advice() -> str:
+    return (
+        "GGUF weights are quantised for inference and cannot be merged. Use the original "
+        "safetensors checkpoint."
+    )
+
+
+def _natural(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
+    """Sort key in which ``part-2`` comes before ``part-10``; the name itself breaks ties."""
+    # Digit runs compare by length after stripping zeros, then as text: no huge integers are made.
+    parts = re.split(r"([0-9]+)", name)
+    key = tuple(
+        (len(part.lstrip("0")), part.lstrip("0")) if position % 2 else (0, part)
+        for position, part in enumerate(parts)
+    )
+    return key, name

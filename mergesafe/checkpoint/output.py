@@ -1,0 +1,302 @@
+"""The output folder: complete and durable, or absent.
+
+Everything is written to a temporary sibling of the output folder. :meth:`OutputFolder.commit`
+syncs it and renames it into place; leaving the ``with`` block in any other way removes it. A
+process that is killed leaves a hidden ``.NAME.mergesafe-XXXXXXXX`` folder, never a partial NAME.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Self
+
+from mergesafe.checkpoint._gate import Gate
+from mergesafe.checkpoint._guard import check_target, has_content, resolve
+from mergesafe.checkpoint._install import install, sibling, sync_folder
+from mergesafe.checkpoint._parse import open_regular, reason, show
+from mergesafe.checkpoint.layout import (
+    OutputLayout,
+    OutputTensor,
+    Placement,
+    ShardFile,
+    plan_layout,
+)
+from mergesafe.checkpoint.model import INDEX_NAME
+from mergesafe.errors import ArgumentError, CheckpointError, OutputError
+
+__all__ = [
+    "OutputFolder", "OutputLayout", "OutputTensor", "Placement", "ShardFile", "plan_layout",
+]  # fmt: skip
+
+_COPY_CHUNK = 1 << 20
+_ADVICE = {
+    errno.ENOSPC: "Free space or choose another disk, then run again.",
+    errno.EDQUOT: "Your disk quota is used up: free space, then run again.",
+    errno.EROFS: "The file system is read-only: choose another place.",
+    errno.EACCES: "You may not write there: choose another place or change its permissions.",
+    errno.EPERM: "You may not write there: choose another place or change its permissions.",
+    errno.EIO: "The disk reports an error: check it, or choose another one.",
+    errno.ENOTEMPTY: "Something else wrote to it during the merge: choose another folder.",
+    errno.EEXIST: "Something else wrote to it during the merge: choose another folder.",
+}
+#: posix_fallocate is an optimisation; these mean that the file system does not have it.
+_NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class OutputFolder:
+    """Writes the shards of ``layout`` and their companions to ``path``, all or nothing.
+
+    ``overwrite`` allows replacing a folder that has content, except one that is, contains or
+    lies inside a path of ``protect`` (the inputs; pass shards too where they may be links).
+    """
+
+    def __init__(
+        self, path: Path, layout: OutputLayout, *, overwrite: bool, protect: Sequence[Path]
+    ) -> None:
+        self.path = resolve(Path(path))
+        self.layout = layout
+        self._overwrite = overwrite
+        self._protect = tuple(protect)
+        self._working = sibling(self.path, "mergesafe")
+        self._parents: list[Path] = []
+        self._descriptors: list[int] = []
+        self._gate = Gate("the output folder")
+        self._names = {shard.name for shard in layout.shards} | {INDEX_NAME}
+        self._made = self._committed = False
+
+    @property
+    def working(self) -> Path:
+        """The temporary folder that becomes :attr:`path`."""
+        return self._working
+
+    def __enter__(self) -> Self:
+        """Check the target and the free space, then create every shard at its full size.
+
+        Raises:
+            OutputError: the target is refused, not writable, or has too little space.
+        """
+        check_target(self.path, overwrite=self._overwrite, protect=self._protect)
+        self._check_space()
+        try:
+            self._make_folder()
+            for shard in self.layout.shards:
+                self._create(shard)
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._committed:
+            self._discard()
+
+    def pwrite(self, shard: int, offset: int, data: memoryview) -> None:
+        """Write ``data`` at the absolute byte ``offset`` of a shard. Thread-safe.
+
+        Raises:
+            ArgumentError: no such shard, outside its data, or the folder is closed.
+            OutputError: the system could not write; names the file and the bytes.
+        """
+        count = data.nbytes
+        if not 0 <= shard < len(self.layout.shards):
+            raise ArgumentError(f"there is no shard {shard}; {len(self.layout.shards)} are planned")
+        file = self.layout.shards[shard]
+        if offset < len(file.header) or offset + count > file.size:
+            raise ArgumentError(
+                f"{file.name}: bytes {offset} to {offset + count} lie outside the data, which is "
+                f"{len(file.header)} to {file.size}"
+            )
+        if not count:  # nothing to write, and a view of no elements cannot be cast
+            return
+        with self._gate:
+            self._write(file.name, self._descriptors[shard], offset, data.cast("B"))
+
+    def add_file(self, name: str, data: bytes | str) -> None:
+        """Write a companion file; ``name`` may lie in a subfolder (``a/b.json``).
+
+        Raises:
+            ArgumentError: ``name`` leaves the folder or is taken.
+            OutputError: the system could not write.
+        """
+        content = data.encode() if isinstance(data, str) else data
+        with self._companion(name) as descriptor:
+            self._write(name, descriptor, 0, memoryview(content))
+
+    def copy_file(self, source: Path, name: str | None = None) -> None:
+        """Copy the content of ``source`` (links are followed) as ``name``, by default its own.
+
+        Raises:
+            ArgumentError: as :meth:`add_file`.
+            CheckpointError: ``source`` cannot be read or is not a regular file.
+            OutputError: the system could not write.
+        """
+        name = source.name if name is None else name
+        with open_regular(source) as file, self._companion(name) as descriptor:
+            offset = 0
+            while True:
+                try:
+                    chunk = file.read(_COPY_CHUNK)
+                except OSError as error:
+                    raise CheckpointError(f"{source}: cannot read ({reason(error)}).") from error
+                if not chunk:
+                    return
+                self._write(name, descriptor, offset, memoryview(chunk))
+                offset += len(chunk)
+
+    def commit(self) -> None:
+        """Make everything durable and rename the folder into place; the folder is then closed.
+
+        The rename is one step for a new output. Replacing an old folder exchanges the two in
+        one step where the system can, else moves it aside and back again on failure.
+
+        Raises:
+            ArgumentError: the folder is already committed or was left.
+            OutputError: syncing or renaming failed; the old folder, if any, is untouched.
+        """
+        if self.layout.index is not None:
+            self._names.discard(INDEX_NAME)  # reserved until now
+            self.add_file(INDEX_NAME, self.layout.index)
+        with self._gate:
+            for shard, descriptor in zip(self.layout.shards, self._descriptors, strict=True):
+                with self._failing("sync", shard.name):
+                    os.fsync(descriptor)
+        self._close()
+        with self._failing("sync", ""):
+            for folder, _, _ in os.walk(self._working, topdown=False):
+                sync_folder(Path(folder))
+        with self._failing("rename the finished folder to", ""):
+            old = install(
+                self._working, self.path, replace=self._overwrite and has_content(self.path)
+            )
+        self._committed = True
+        with self._failing("sync the folder above", ""):
+            sync_folder(self.path.parent)
+        if old is not None:
+            _remove(old)
+
+    def _check_space(self) -> None:
+        place = next(folder for folder in self.path.parents if os.path.exists(folder))
+        with self._failing("ask for the free space of", ""):
+            free = shutil.disk_usage(place).free
+        needed = self.layout.file_bytes
+        if needed > free:
+            raise OutputError(
+                f"{self.path}: the output takes {needed:,} bytes, but {place} has only {free:,} "
+                f"free ({needed - free:,} too few). Free space or choose another disk."
+            )
+
+    def _make_folder(self) -> None:
+        missing = [folder for folder in self.path.parents if not os.path.exists(folder)]
+        with self._failing("create", ""):
+            for folder in reversed(missing):
+                folder.mkdir(exist_ok=True)
+                self._parents.append(folder)
+            self._working.mkdir()
+            self._made = True
+
+    def _create(self, shard: ShardFile) -> None:
+        with self._failing("create", shard.name):
+            descriptor = _create(self._working / shard.name)
+            self._descriptors.append(descriptor)
+            _allocate(descriptor, shard.size)
+        self._write(shard.name, descriptor, 0, memoryview(shard.header))
+
+    def _write(self, name: str, descriptor: int, offset: int, view: memoryview) -> None:
+        done, count = 0, len(view)
+        while done < count:
+            # One call writes at most 2 GiB, and less when a signal arrives or the disk fills up.
+            try:
+                written = os.pwrite(descriptor, view[done:], offset + done)
+                if not written:
+                    raise OSError(errno.EIO, "nothing was written")
+                done += written
+            except OSError as error:
+                raise OutputError(
+                    f"{self.path / name}: wrote {done:,} of {count:,} bytes at byte {offset:,} "
+                    f"({reason(error)}). {_advice(error)}"
+                ) from error
+
+    @contextmanager
+    def _companion(self, name: str) -> Iterator[int]:
+        """Descriptor of the new file ``name``; synced and closed at the end of the block."""
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+            raise ArgumentError(f"{show(name)} cannot be the name of an output file")
+        if name in self._names:
+            raise ArgumentError(f"the output already has a file {show(name)}")
+        self._names.add(name)
+        path = self._working.joinpath(*parts)
+        with self._gate:
+            with self._failing("create", name):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = _create(path)
+            try:
+                yield descriptor
+                with self._failing("sync", name):
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    @contextmanager
+    def _failing(self, action: str, name: str) -> Iterator[None]:
+        """Turn an OSError of the block into an OutputError: could not ``action`` that file."""
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{self.path / name}: could not {action} it ({reason(error)}). {_advice(error)}"
+            ) from error
+
+    def _close(self) -> None:
+        self._gate.shut()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _discard(self) -> None:
+        self._close()
+        if self._made:
+            _remove(self._working)
+        for folder in reversed(self._parents):
+            with suppress(OSError):  # someone else uses it by now
+                folder.rmdir()
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Reserve the blocks now, so that a full disk shows before hours of work, not after."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in _NO_FALLOCATE:
+                raise
+    os.ftruncate(descriptor, size)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        warnings.warn(f"{folder}: could not be removed ({error}); remove it by hand", stacklevel=3)
+
+
+def _advice(error: OSError) -> str:
+    return _ADVICE.get(error.errno or 0, "Check the disk and the path.")
