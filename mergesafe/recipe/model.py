@@ -1,0 +1,108 @@
+"""What a recipe says, typed and checked, without any tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from mergesafe.methods.registry import get_method
+from mergesafe.methods.spec import MergeMethod
+from mergesafe.recipe.setting import Setting
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model's folder as the recipe writes it, and the LoRA adapter to apply to it, if any."""
+
+    path: str
+    adapter: str | None = None
+    line: int | None = field(default=None, compare=False)
+
+    @property
+    def text(self) -> str:
+        """``path`` or ``path+adapter``."""
+        return self.path if self.adapter is None else f"{self.path}+{self.adapter}"
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """Identity: ``./model/`` and ``model`` are the same model."""
+        return _normal(self.path), None if self.adapter is None else _normal(self.adapter)
+
+    def resolve(self, folder: Path) -> tuple[Path, Path | None]:
+        """Where the model and its adapter lie, whether or not anything exists there.
+
+        ``~`` is the home folder. A relative path is taken from the current directory if something
+        exists there, else from ``folder``, the recipe's own.
+        """
+        adapter = None if self.adapter is None else _locate(self.adapter, folder)
+        return _locate(self.path, folder), adapter
+
+
+def _normal(path: str) -> str:
+    return os.path.normpath(os.path.expanduser(path))
+
+
+def _locate(path: str, folder: Path) -> Path:
+    # os.path, because unlike Path its calls answer instead of raising on odd names.
+    expanded = os.path.expanduser(path)
+    if os.path.isabs(expanded) or os.path.exists(expanded):
+        return Path(expanded)
+    return folder / expanded
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One element of ``models``."""
+
+    ref: ModelRef
+    parameters: Mapping[str, Setting]
+    line: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A checked recipe. Recipes compare by identity; :func:`dump_recipe` compares content.
+
+    ``source`` is None for a recipe given as a mapping. ``text`` is the YAML as read, or a dump of
+    the mapping. ``dtype`` and ``out_dtype`` are safetensors names. ``folder`` is what relative
+    model paths fall back to.
+    """
+
+    source: Path | None
+    folder: Path
+    text: str
+    merge_method: str
+    base_model: ModelRef | None
+    models: tuple[ModelEntry, ...]
+    parameters: Mapping[str, Setting]
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer_source: str | None = None
+    name: str | None = None
+    warnings: tuple[str, ...] = ()
+    method_line: int | None = None
+
+    @property
+    def method(self) -> MergeMethod:
+        """The merge method's declaration."""
+        return get_method(self.merge_method)
+
+    @cached_property
+    def inputs(self) -> tuple[ModelRef, ...]:
+        """The method's inputs in its order.
+
+        The experts without the base where the method needs a base, the base and then the other
+        model where the base is an input, else every model as listed.
+        """
+        listed = tuple(entry.ref for entry in self.models)
+        if self.base_model is None or self.method.base == "listed":
+            return listed
+        others = tuple(ref for ref in listed if ref.key != self.base_model.key)
+        return others if self.method.base == "required" else (self.base_model, *others)
+
+    def entry(self, ref: ModelRef) -> ModelEntry | None:
+        """The element of ``models`` that lists ``ref``; None for a base that is not listed."""
+        return next((entry for entry in self.models if entry.ref.key == ref.key), None)

@@ -1,0 +1,177 @@
+"""``parameters`` nodes to settings, checked against the merge method's declaration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from mergesafe.errors import RecipeError, did_you_mean
+from mergesafe.methods.registry import METHODS
+from mergesafe.methods.spec import MergeMethod, Parameter, Scalar
+from mergesafe.recipe.nodes import (
+    BOOLEANS,
+    NOT_FINITE,
+    OCTAL,
+    ListNode,
+    MapNode,
+    Node,
+    Reporter,
+    ScalarNode,
+    describe,
+    mapping,
+    shown,
+    string,
+)
+from mergesafe.recipe.setting import Branch, Setting
+
+
+class ParameterReader:
+    """Reads the ``parameters`` of one recipe, whose method is ``method``."""
+
+    def __init__(self, method: MergeMethod, report: Reporter) -> None:
+        self.method = method
+        self.report = report
+        self.known = {parameter.name: parameter for parameter in method.parameters}
+        self._noted: set[str] = set()
+
+    def read(self, node: Node | None, model: str | None = None) -> Mapping[str, Setting]:
+        """The settings under ``parameters``; ``model`` is whose, None for the whole merge."""
+        if node is None:
+            return {}
+        owner = "" if model is None else f" of model {shown(model)}"
+        settings = {}
+        for name, line, value in mapping(node, f"'parameters'{owner}", self.report):
+            parameter = self._declared(name, line, model)
+            settings[name] = self._setting(parameter, value, line, f"'{name}'{owner}")
+        return settings
+
+    def _declared(self, name: str, line: int | None, model: str | None) -> Parameter:
+        method = self.method.name
+        parameter = self.known.get(name)
+        if parameter is None:
+            takers = [m.name for m in METHODS.values() if any(p.name == name for p in m.parameters)]
+            hint = f" (taken by {', '.join(takers)})" if takers else did_you_mean(name, self.known)
+            raise self.report.error(f"{method} has no parameter {shown(name)}{hint}", line)
+        if model is not None and parameter.scope == "global":
+            raise self.report.error(
+                f"'{name}' holds for the whole merge and not for one model; move it from model "
+                f"{shown(model)} to the recipe's own 'parameters'",
+                line,
+            )
+        if parameter.ignored and name not in self._noted:
+            self._noted.add(name)
+            self.report.warn(f"'{name}' is accepted but has no effect for {method}", line)
+        return parameter
+
+    def _setting(self, parameter: Parameter, node: Node, line: int | None, what: str) -> Setting:
+        if isinstance(node, MapNode):
+            branches = [self._branch(parameter, node, what)]
+        elif isinstance(node, ListNode) and any(isinstance(item, MapNode) for item in node.items):
+            branches = []
+            for item in node.items:
+                if not isinstance(item, MapNode):
+                    raise self.report.error(
+                        f"{what} mixes {{filter, value}} entries with {describe(item)}; write "
+                        "the value for all other tensors as {value: ...}, last",
+                        item.line,
+                    )
+                branches.append(self._branch(parameter, item, what))
+        else:
+            branches = [self._values(parameter, node, what, None)]
+        self._warn_unreachable(branches, node, what)
+        return Setting(tuple(branches), line)
+
+    def _branch(self, parameter: Parameter, node: MapNode, what: str) -> Branch:
+        for key, line, _ in node:
+            if key not in ("filter", "value"):
+                hint = did_you_mean(key, ("filter", "value"))
+                raise self.report.error(f"{what} has the unknown key {shown(key)}{hint}", line)
+        value = node.get("value")
+        if value is None:
+            raise self.report.error(
+                f"an entry of {what} has no 'value'; write {{filter: NAME, value: ...}}", node.line
+            )
+        pattern = node.get("filter")
+        text = None if pattern is None else string(pattern, f"the filter of {what}", self.report)
+        return self._values(parameter, value, what, None if text == "*" else text)
+
+    def _values(self, parameter: Parameter, node: Node, what: str, filter: str | None) -> Branch:
+        if not isinstance(node, ListNode):
+            return Branch((self._scalar(parameter, node, what),), filter=filter)
+        if not node.items:
+            raise self.report.error(
+                f"{what} is an empty list; expected at least one value", node.line
+            )
+        values = tuple(self._scalar(parameter, item, what) for item in node.items)
+        return Branch(values, gradient=True, filter=filter)
+
+    def _scalar(self, parameter: Parameter, node: Node, what: str) -> Scalar:
+        if not isinstance(node, ScalarNode):
+            raise self._mismatch(parameter, node, what)
+        if parameter.kind == "float":
+            return self._number(parameter, node, what)
+        if parameter.kind == "bool" and node.text.lower() in BOOLEANS:
+            return BOOLEANS[node.text.lower()]
+        if node.text in parameter.choices:
+            return node.text
+        raise self._mismatch(parameter, node, what)
+
+    def _number(self, parameter: Parameter, node: ScalarNode, what: str) -> float:
+        """Quoted numbers count: YAML 1.1 loaders read even a bare ``1e-3`` as text."""
+        if node.is_number and not OCTAL.fullmatch(node.text):
+            value = float(node.text)
+        elif NOT_FINITE.fullmatch(node.text):
+            value = math.nan
+        else:
+            raise self._mismatch(parameter, node, what)
+        if not math.isfinite(value):
+            raise self.report.error(f"{what} must be finite, got {node.text}", node.line)
+        low, high = parameter.minimum, parameter.maximum
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise self.report.error(
+                f"{what} is {node.text}, outside {_interval(low, high)}", node.line
+            )
+        return value
+
+    def _mismatch(self, parameter: Parameter, node: Node, what: str) -> RecipeError:
+        """The error for a value of the wrong type, with what to write instead."""
+        expected = _expected(parameter)
+        hint = ""
+        if isinstance(node, ScalarNode):
+            if parameter.kind != "float" and parameter.choices and not node.is_number:
+                hint = did_you_mean(node.text, parameter.choices)
+                hint = hint if hint.startswith(" (did") else ""
+            elif parameter.kind == "bool" and node.text in ("0", "1"):
+                hint = f"; write {'true' if node.text == '1' else 'false'}"
+            elif OCTAL.fullmatch(node.text):
+                hint = "; YAML versions disagree about leading zeros, so leave them out"
+        return self.report.error(
+            f"{what} must be {expected}, got {describe(node)}{hint}", node.line
+        )
+
+    def _warn_unreachable(self, branches: list[Branch], node: Node, what: str) -> None:
+        for i, branch in enumerate(branches[:-1]):
+            if branch.filter is None:
+                after = node.items[i + 1] if isinstance(node, ListNode) else node
+                self.report.warn(
+                    f"{what}: entries from here on are never used, because the one before has no "
+                    "filter and takes every tensor; move it to the end",
+                    after.line,
+                )
+                return
+
+
+def _expected(parameter: Parameter) -> str:
+    if parameter.kind == "float":
+        return "a number"
+    words = ["true", "false"] if parameter.kind == "bool" else []
+    words += parameter.choices
+    return " or ".join(words) if len(words) == 2 else "one of " + ", ".join(words)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"the allowed range: at most {high:g}"
+    if high is None:
+        return f"the allowed range: at least {low:g}"
+    return f"the allowed range [{low:g}, {high:g}]"

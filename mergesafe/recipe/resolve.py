@@ -1,0 +1,103 @@
+"""Settings for one tensor: what the recipe's scalars, gradients and filters come to.
+
+Precedence: the model's own ``parameters``, the recipe's, the method's default. A setting whose
+filters all miss the tensor passes to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from mergesafe.errors import RecipeError
+from mergesafe.methods.spec import Parameter, Settings
+from mergesafe.recipe.model import ModelRef, Recipe
+from mergesafe.recipe.setting import Setting
+
+#: With more filters than this, tensors rarely share a result and keys would outweigh it.
+MAX_CACHED_FILTERS = 64
+
+
+def settings_for(recipe: Recipe, tensor_name: str, t: float) -> Settings:
+    """The parameter values for ``tensor_name`` at position ``t`` in the stack of layers.
+
+    ``Settings.inputs`` follows :attr:`Recipe.inputs`. Tensors with equal values share one object.
+    """
+    return _resolver(recipe).settings(tensor_name, t)
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One value to find: a parameter, of one input unless it is global."""
+
+    parameter: Parameter
+    sources: tuple[Setting, ...]
+    ref: ModelRef | None
+    line: int | None
+
+    def value(self, recipe: Recipe, tensor_name: str, t: float) -> Any:
+        for source in self.sources:
+            found = source.at(tensor_name, t)
+            if found is not None:
+                return found
+        if not self.parameter.required:
+            return self.parameter.default
+        raise self._missing(recipe, tensor_name)
+
+    def _missing(self, recipe: Recipe, tensor_name: str) -> RecipeError:
+        name = self.parameter.name
+        model = "" if self.ref is None else f" of model '{self.ref.text}'"
+        if self.sources:
+            what = f"no filter of '{name}'{model} matches tensor '{tensor_name}'"
+            todo = "add a last entry {value: ...} for all other tensors"
+        else:
+            what = f"{recipe.merge_method} needs '{name}'{model} (tensor '{tensor_name}')"
+            todo = "set it under 'parameters'"
+        line = self.sources[0].line if self.sources else self.line
+        return RecipeError(f"{what}; {todo}", source=recipe.source, line=line)
+
+
+class _Resolver:
+    """The recipe's slots, and the settings already found."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        parameters = recipe.method.parameters
+        self.shared = [self._slot(p, None) for p in parameters if p.scope == "global"]
+        self.inputs = [
+            [self._slot(p, ref) for p in parameters if p.scope != "global"] for ref in recipe.inputs
+        ]
+        slots = [*self.shared, *(slot for row in self.inputs for slot in row)]
+        sources = [source for slot in slots for source in slot.sources]
+        self.filters = tuple(dict.fromkeys(f for source in sources for f in source.filters))
+        self.uses_t = any(source.varies_with_layer for source in sources)
+        self.found: dict[tuple[float, tuple[bool, ...]], Settings] = {}
+
+    def _slot(self, parameter: Parameter, ref: ModelRef | None) -> _Slot:
+        entry = None if ref is None else self.recipe.entry(ref)
+        maps = ([] if entry is None else [entry.parameters]) + [self.recipe.parameters]
+        sources = tuple(m[parameter.name] for m in maps if parameter.name in m)
+        line = self.recipe.method_line if entry is None else entry.line
+        return _Slot(parameter, sources, ref, line)
+
+    def settings(self, tensor_name: str, t: float) -> Settings:
+        if len(self.filters) > MAX_CACHED_FILTERS:
+            return self._evaluate(tensor_name, t)
+        # Values depend on the name only through which filters match it.
+        key = (t if self.uses_t else 0.0, tuple([f in tensor_name for f in self.filters]))
+        found = self.found.get(key)
+        if found is None:
+            found = self.found[key] = self._evaluate(tensor_name, t)
+        return found
+
+    def _evaluate(self, tensor_name: str, t: float) -> Settings:
+        def row(slots: list[_Slot]) -> dict[str, Any]:
+            return {s.parameter.name: s.value(self.recipe, tensor_name, t) for s in slots}
+
+        return Settings(row(self.shared), tuple(row(slots) for slots in self.inputs))
+
+
+@lru_cache(maxsize=16)
+def _resolver(recipe: Recipe) -> _Resolver:
+    return _Resolver(recipe)

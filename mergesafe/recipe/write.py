@@ -1,0 +1,71 @@
+"""Write a recipe as YAML that mergesafe and mergekit read alike."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from mergesafe.dtypes import CONFIG_NAMES
+from mergesafe.recipe.model import ModelRef, Recipe
+from mergesafe.recipe.nodes import BOOLEANS, NOT_FINITE, NULLS, NUMBER
+from mergesafe.recipe.setting import Plain, Setting
+
+#: Text that no YAML version takes for anything but text, so that it needs no quotes.
+_BARE = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*", re.ASCII)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML in one fixed form: equal content gives equal text, comments are lost."""
+    return "\n".join(_lines(recipe)) + "\n"
+
+
+def _lines(recipe: Recipe) -> Iterator[str]:
+    if recipe.name is not None:
+        yield f"name: {_text(recipe.name)}"
+    yield f"merge_method: {_text(recipe.merge_method)}"
+    if recipe.base_model is not None:
+        yield f"base_model: {_model(recipe.base_model)}"
+    yield "models:"
+    for entry in recipe.models:
+        yield f"  - model: {_model(entry.ref)}"
+        yield from _parameters(entry.parameters, "    ")
+    yield from _parameters(recipe.parameters, "")
+    for key, dtype in (("dtype", recipe.dtype), ("out_dtype", recipe.out_dtype)):
+        if dtype is not None:
+            yield f"{key}: {CONFIG_NAMES[dtype]}"
+    if recipe.tokenizer_source is not None:
+        yield f"tokenizer_source: {_text(recipe.tokenizer_source)}"
+
+
+def _parameters(parameters: Mapping[str, Setting], indent: str) -> Iterator[str]:
+    if parameters:
+        yield f"{indent}parameters:"
+    for name, setting in parameters.items():
+        plain = setting.plain
+        if isinstance(plain, list) and isinstance(plain[0], dict):
+            yield f"{indent}  {name}:"
+            yield from (f"{indent}    - {_flow(entry)}" for entry in plain)
+        else:
+            yield f"{indent}  {name}: {_flow(plain)}"
+
+
+def _flow(value: Plain | Mapping[str, object] | object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(item) for item in value) + "]"
+    return _text(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _text(text: str) -> str:
+    special = text in NULLS or text.lower() in BOOLEANS
+    special = special or any(form.fullmatch(text) for form in (NUMBER, NOT_FINITE))
+    return text if _BARE.fullmatch(text) and not special else json.dumps(text, ensure_ascii=False)
+
+
+def _model(ref: ModelRef) -> str:
+    if "+" not in ref.path and "+" not in (ref.adapter or ""):
+        return _text(ref.text)
+    lora = "" if ref.adapter is None else f", lora: {{path: {_text(ref.adapter)}}}"
+    return f"{{model: {{path: {_text(ref.path)}}}{lora}}}"
