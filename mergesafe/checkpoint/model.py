@@ -17,7 +17,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from mergesafe.checkpoint._parse import is_text, read_json_file, reason, show
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
@@ -27,9 +27,9 @@ SINGLE_NAME: Final = "model.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"
 CONFIG_NAME: Final = "config.json"
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-
-_CONFIG_LIMIT: Final = 16_000_000
-_CONVERT: Final = (
+#: Configuration files larger than this are not read.
+CONFIG_LIMIT: Final = 16_000_000
+CONVERT_ADVICE: Final = (
     "Pickled weights can run code when they are loaded, so they are refused. Convert them where "
     "you trust them: AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(TARGET)."
 )
@@ -72,7 +72,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     if not os.path.exists(path):  # unlike Path.exists, False where the path cannot be looked at
-        _refuse_missing(path)
+        refuse_missing(path)
     if not path.is_dir():
         return _open_file(path)
     index, single = path / INDEX_NAME, path / SINGLE_NAME
@@ -90,7 +90,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         _refuse_folder(path)
     config = path / CONFIG_NAME
     return _checkpoint(
-        path, tensors, read_json_file(config, _CONFIG_LIMIT) if config.exists() else {}, shards
+        path, tensors, read_json_file(config, CONFIG_LIMIT) if config.exists() else {}, shards
     )
 
 
@@ -105,7 +105,7 @@ def _checkpoint(
 def _open_file(path: Path) -> Checkpoint:
     suffix = path.suffix.lower()
     if suffix in PICKLE_SUFFIXES:
-        raise CheckpointError(f"{path}: this is a pickle. {_CONVERT}")
+        raise CheckpointError(f"{path}: this is a pickle. {CONVERT_ADVICE}")
     if suffix == ".gguf":
         raise CheckpointError(f"{path}: {_gguf_advice()}")
     if suffix != ".safetensors":
@@ -193,7 +193,8 @@ def _check_same_weights(path: Path, weight_map: dict[str, str]) -> None:
         )
 
 
-def _refuse_missing(path: Path) -> None:
+def refuse_missing(path: Path) -> NoReturn:
+    """Raise the error for a path that does not exist, with advice if it looks like a Hub id."""
     advice = "Check the spelling."
     if path.is_symlink():
         advice = "It is a symbolic link to a missing place."
@@ -205,7 +206,7 @@ def _refuse_missing(path: Path) -> None:
     raise CheckpointError(f"{path}: no such file or folder. {advice}")
 
 
-def _refuse_folder(path: Path) -> None:
+def _refuse_folder(path: Path) -> NoReturn:
     """Say what the folder holds instead of a safetensors checkpoint."""
     try:
         names = sorted(entry.name for entry in path.iterdir())
@@ -219,7 +220,7 @@ def _refuse_folder(path: Path) -> None:
             "missing index, or give the path of the one file that you mean."
         )
     elif pickles := [name for name in names if name.endswith(PICKLE_SUFFIXES)]:
-        problem = f"holds pickled weights only ({show(pickles[0])}). {_CONVERT}"
+        problem = f"holds pickled weights only ({show(pickles[0])}). {CONVERT_ADVICE}"
     elif any(name.endswith(".gguf") for name in names):
         problem = _gguf_advice()
     else:

@@ -1,0 +1,93 @@
+"""The model card: a README.md that says what was merged and how to do it again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+from typing import Final
+
+#: A Hub id (``org/name``) or a plain folder name.
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+#: How the Hub's cache names the folder of ``org/name``.
+_CACHED: Final = re.compile(r"models--(?P<org>[\w.-]+?)--(?P<name>[\w.-]+)", re.ASCII)
+
+
+def model_card(
+    *,
+    recipe_text: str,
+    method: str,
+    method_title: str,
+    paper: str | None,
+    base: str | None,
+    models: Sequence[str],
+    version: str,
+    warnings: Sequence[str] = (),
+) -> str:
+    """README.md with the Hub's YAML front matter, the models, the method and the recipe.
+
+    ``base`` and ``models`` are what the recipe calls them. Local paths are shown by folder name
+    only, since a card is published and a path tells about the machine.
+    """
+    sources = _unique(display_name(model) for model in ([base] if base else []) + list(models))
+    title = f"# Merge of {', '.join(sources[:3])}" + (" and others" if len(sources) > 3 else "")
+    cited = f" ([paper]({paper}))" if paper else ""
+    fence = _fence(recipe_text)
+    lines = [
+        *_front_matter(sources),
+        "",
+        title,
+        "",
+        f"Merged by mergesafe {version} with **{method_title}** (`{method}`){cited}.",
+        "",
+        "## Models",
+        "",
+        *([f"- base: {_code(display_name(base))}"] if base else []),
+        *(f"- {_code(display_name(model))}" for model in models),
+        "",
+        *(["## Warnings", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []),
+        "## Recipe",
+        "",
+        f"{fence}yaml",
+        recipe_text.rstrip("\n"),
+        fence,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def display_name(model: str) -> str:
+    """A Hub id as it is; ``org/name`` for a folder of the Hub's cache; else the folder's name."""
+    base, plus, adapter = model.partition("+")
+    if plus:
+        return f"{display_name(base)}+{display_name(adapter)}"
+    for part in PurePath(model).parts:
+        if cached := _CACHED.fullmatch(part):
+            return f"{cached['org']}/{cached['name']}"
+    if _HUB_ID.fullmatch(model):
+        return model
+    return " ".join(PurePath(model).name.split()) or "unnamed"
+
+
+def _front_matter(sources: Sequence[str]) -> list[str]:
+    parts = _unique(part for source in sources for part in source.split("+"))
+    named = [part for part in parts if _HUB_ID.fullmatch(part)]
+    # A JSON string is a YAML string: "on", "1.0" and "null" stay text.
+    models = ["base_model:", *(f"- {json.dumps(name)}" for name in named)] if named else []
+    return ["---", *models, "library_name: transformers", "tags:", "- mergesafe", "- merge", "---"]
+
+
+def _fence(text: str) -> str:
+    """Backticks enough that ``text`` cannot close the block."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    return "`" * max(3, longest + 1)
+
+
+def _code(text: str) -> str:
+    fence = "`" if "`" not in text else "``"
+    return f"{fence}{text}{fence}"
+
+
+def _unique(items: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(items))

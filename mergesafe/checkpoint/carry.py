@@ -1,0 +1,95 @@
+"""Carry a checkpoint's companions over to the output: configuration, tokenizer, templates.
+
+Only files on a fixed list are carried, so code (``.py``), pickles and other weights never are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.checkpoint._parse import reason, show
+from mergesafe.checkpoint.model import CONFIG_NAME, Checkpoint
+from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.errors import CheckpointError
+
+MODEL_FILES: Final = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+TOKENIZER_SUFFIX: Final = ".tiktoken"
+TEMPLATE_FOLDER: Final = "additional_chat_templates"
+TEMPLATE_SUFFIX: Final = ".jinja"
+
+
+def carry_over(
+    folder: OutputFolder,
+    source: Checkpoint,
+    *,
+    config: dict[str, Any],
+    tokenizer: Checkpoint | None = None,
+) -> list[str]:
+    """Write ``config`` as ``config.json`` (its keys in their order) and copy the companions.
+
+    The tokenizer and its chat templates come from ``tokenizer`` where given, else from
+    ``source``. A source that is a single file has no companions. Returns the names written.
+
+    Raises:
+        CheckpointError: a companion cannot be read.
+        OutputError: it cannot be written.
+    """
+    names: list[str] = []
+    if config:
+        folder.add_file(CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        names.append(CONFIG_NAME)
+    tokenizer_path = (tokenizer or source).path
+    for path, name in (*_model_files(source.path), *_tokenizer_files(tokenizer_path)):
+        folder.copy_file(path, name)
+        names.append(name)
+    return names
+
+
+def remote_code_warning(config: dict[str, Any]) -> str | None:
+    """What to tell the user if ``config`` names code of the repository, which is not carried."""
+    auto_map = config.get("auto_map")
+    if not auto_map:
+        return None
+    return (
+        f"config.json names remote code (auto_map: {show(auto_map)}). mergesafe neither runs nor "
+        "copies code, so the merged model needs the original's .py files, after you have read them."
+    )
+
+
+def _model_files(path: Path) -> Iterator[tuple[Path, str]]:
+    # lexists, not exists: a dangling link is an incomplete download and must fail, not be skipped.
+    yield from ((path / name, name) for name in MODEL_FILES if os.path.lexists(path / name))
+
+
+def _tokenizer_files(path: Path) -> Iterator[tuple[Path, str]]:
+    yield from ((path / name, name) for name in TOKENIZER_FILES if os.path.lexists(path / name))
+    yield from ((found, found.name) for found in _listed(path, TOKENIZER_SUFFIX))
+    for found in _listed(path / TEMPLATE_FOLDER, TEMPLATE_SUFFIX):
+        yield found, f"{TEMPLATE_FOLDER}/{found.name}"
+
+
+def _listed(folder: Path, suffix: str) -> list[Path]:
+    """Files of ``folder`` with this suffix, in order of name; none if it is not a folder."""
+    if not os.path.isdir(folder):
+        return []
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == suffix)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot list the folder ({reason(error)}).") from error
