@@ -1,0 +1,162 @@
+// The Python module mergesafe._native: takes addresses as integers and releases the GIL. It knows
+// nothing of torch; shapes, dtypes and devices are checked by its callers in mergesafe/.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cpu/run.h"
+
+namespace py = pybind11;
+using namespace mergesafe;
+
+namespace {
+
+// (address, dtype, cast)
+using PyInput = std::tuple<uintptr_t, int, int>;
+// (input, weight, rescale, lo, hi, random, threshold, key)
+using PyVector =
+    std::tuple<PyInput, float, float, uint32_t, uint32_t, bool, uint32_t, uint64_t>;
+using PyOutput = std::tuple<uintptr_t, int>;
+
+Input input_of(const PyInput& p) {
+  return {reinterpret_cast<const void*>(std::get<0>(p)), static_cast<DType>(std::get<1>(p)),
+          static_cast<DType>(std::get<2>(p))};
+}
+
+std::vector<Input> inputs_of(const std::vector<PyInput>& list) {
+  std::vector<Input> inputs;
+  for (const PyInput& p : list) inputs.push_back(input_of(p));
+  return inputs;
+}
+
+std::vector<TaskVector> vectors_of(const std::vector<PyVector>& list) {
+  std::vector<TaskVector> vectors;
+  for (const auto& [input, weight, rescale, lo, hi, random, threshold, key] : list)
+    vectors.push_back({input_of(input), weight, rescale, lo, hi, random, threshold, key});
+  return vectors;
+}
+
+Output output_of(const PyOutput& p) {
+  return {reinterpret_cast<void*>(std::get<0>(p)), static_cast<DType>(std::get<1>(p))};
+}
+
+uint64_t weighted_sum(const std::vector<PyInput>& list, const std::vector<float>& weights,
+                      const PyOutput& out, int64_t n, bool zero_nonfinite, int threads) {
+  const std::vector<Input> inputs = inputs_of(list);
+  const SumJob job{inputs.data(), weights.data(), static_cast<int>(inputs.size()), output_of(out),
+                   zero_nonfinite};
+  py::gil_scoped_release release;
+  return cpu::run_weighted_sum(job, n, threads);
+}
+
+uint64_t merge_task_vectors(const PyInput& base, const std::vector<PyVector>& list,
+                            const PyOutput& out, int64_t n, uint64_t offset, int elect,
+                            bool normalize, float divisor, float scale, bool zero_nonfinite,
+                            int threads) {
+  const std::vector<TaskVector> vectors = vectors_of(list);
+  const MergeJob job{input_of(base),  vectors.data(), static_cast<int>(vectors.size()),
+                     output_of(out),  offset,         static_cast<Elect>(elect),
+                     normalize,       divisor,        scale,
+                     zero_nonfinite};
+  py::gil_scoped_release release;
+  return cpu::run_merge(job, n, threads);
+}
+
+std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(
+    const PyInput& base, const std::vector<PyInput>& list,
+    const std::vector<std::pair<int, int64_t>>& ranks, int64_t n, bool zero_nonfinite,
+    int threads) {
+  const std::vector<Input> experts = inputs_of(list);
+  const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
+                     zero_nonfinite};
+  std::vector<RankQuery> queries;
+  for (const auto& [expert, k] : ranks) queries.push_back({expert, k});
+  std::vector<uint32_t> answers(queries.size());
+  py::gil_scoped_release release;
+  const uint64_t flags = cpu::run_kth_magnitude(job, n, queries, threads, answers.data());
+  return {flags, answers};
+}
+
+uint64_t magnitude_histogram(const PyInput& base, const std::vector<PyInput>& list,
+                             const std::vector<int64_t>& prefixes, uintptr_t counts, int64_t n,
+                             bool zero_nonfinite, int threads) {
+  const std::vector<Input> experts = inputs_of(list);
+  const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
+                     zero_nonfinite};
+  py::gil_scoped_release release;
+  return cpu::run_histogram(job, prefixes.empty() ? nullptr : prefixes.data(), n, threads,
+                            reinterpret_cast<int64_t*>(counts));
+}
+
+std::pair<uint64_t, std::vector<double>> gram(const std::vector<PyInput>& list,
+                                              std::vector<double> totals, int64_t n,
+                                              bool zero_nonfinite, int threads) {
+  const std::vector<Input> inputs = inputs_of(list);
+  py::gil_scoped_release release;
+  const uint64_t flags = cpu::run_gram(inputs, zero_nonfinite, n, threads, totals.data());
+  return {flags, totals};
+}
+
+std::pair<uint64_t, std::vector<double>> delta_norms(const PyInput& base,
+                                                     const std::vector<PyVector>& list, int norm,
+                                                     std::vector<double> totals, int64_t n,
+                                                     uint64_t offset, bool zero_nonfinite,
+                                                     int threads) {
+  const std::vector<TaskVector> vectors = vectors_of(list);
+  MergeJob job{};
+  job.base = input_of(base);
+  job.vectors = vectors.data();
+  job.count = static_cast<int>(vectors.size());
+  job.offset = offset;
+  job.zero_nonfinite = zero_nonfinite;
+  py::gil_scoped_release release;
+  const uint64_t flags =
+      cpu::run_delta_norms(job, static_cast<Norm>(norm), n, threads, totals.data());
+  return {flags, totals};
+}
+
+void add_low_rank(const PyInput& w, uintptr_t a, uintptr_t b, int64_t rank, int64_t columns,
+                  float scale, int64_t begin, int64_t end, int threads, uintptr_t out) {
+  py::gil_scoped_release release;
+  cpu::run_add_low_rank(input_of(w), reinterpret_cast<const float*>(a),
+                        reinterpret_cast<const float*>(b), rank, columns, scale, begin, end,
+                        threads, reinterpret_cast<float*>(out));
+}
+
+int64_t count_nonfinite(const PyInput& input, int64_t n) {
+  py::gil_scoped_release release;
+  return cpu::current().count_nonfinite(input_of(input), n);
+}
+
+void triad(uintptr_t a, uintptr_t b, uintptr_t c, float s, int64_t n, int threads) {
+  py::gil_scoped_release release;
+  cpu::run_triad(reinterpret_cast<float*>(a), reinterpret_cast<const float*>(b),
+                 reinterpret_cast<const float*>(c), s, n, threads);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Fused merge kernels on raw addresses; use mergesafe.ops.";
+  m.attr("cuda_compiled") = MERGESAFE_CUDA_COMPILED;
+  m.attr("compiler") = MERGESAFE_COMPILER;
+  m.attr("histogram_bins") = kHistogramBins;
+  m.attr("low_bits") = kLowBits;
+  m.def("isa", [] { return std::string(cpu::current().name); });
+  m.def("use_isa", &cpu::use);
+  m.def("available_isas", &cpu::available);
+  m.def("compiled_isas", &cpu::compiled);
+  m.def("weighted_sum", &weighted_sum);
+  m.def("merge_task_vectors", &merge_task_vectors);
+  m.def("kth_magnitude", &kth_magnitude);
+  m.def("magnitude_histogram", &magnitude_histogram);
+  m.def("gram", &gram);
+  m.def("delta_norms", &delta_norms);
+  m.def("add_low_rank", &add_low_rank);
+  m.def("count_nonfinite", &count_nonfinite);
+  m.def("triad", &triad);
+}

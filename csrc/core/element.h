@@ -1,0 +1,52 @@
+// The element mathematics of every merge, once. The order of operations here is the contract
+// that all backends reproduce bit for bit: float32, no contraction, experts in ascending order.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "core/macros.h"
+
+namespace mergesafe {
+
+// Magnitudes compare as the bit patterns of |delta|. Every NaN counts as the one value just above
+// infinity, because devices disagree about the payload of a computed NaN.
+constexpr uint32_t kNaNMagnitude = kInfBits + 1u;
+
+MS_FN uint32_t magnitude_bits(float delta) {
+  const int32_t bits = static_cast<int32_t>(bits_of(delta) & kAbsMask);
+  const int32_t nan = static_cast<int32_t>(kNaNMagnitude);
+  return static_cast<uint32_t>(bits < nan ? bits : nan);
+}
+
+// value where the condition holds, else +0. A select of already computed values, never a branch
+// around work: every instruction set vectorises it.
+MS_FN float pick(bool condition, float value) { return condition ? value : 0.0f; }
+
+// Signed comparison: magnitudes have no sign bit, and older instruction sets lack the unsigned one.
+MS_FN bool in_window(float delta, int32_t lo, int32_t hi) {
+  const int32_t magnitude = static_cast<int32_t>(magnitude_bits(delta));
+  return (magnitude >= lo) & (magnitude <= hi);
+}
+
+// d = weight * (rescale * delta) where kept, else +0.
+MS_FN float weighted(bool keep, float delta, float rescale, float weight) {
+  return pick(keep, (delta * rescale) * weight);
+}
+
+// +1, 0 or -1; NaN has no sign and gives 0.
+MS_FN float sign(float value) { return pick(value > 0.0f, 1.0f) + pick(value < 0.0f, -1.0f); }
+
+// The sign bit to flip in each d before asking whether it is positive: none where the elected sign
+// is +. A total of zero elects +.
+MS_FN uint32_t elected_flip(float total) { return mask(!(total >= 0.0f)) & 0x80000000u; }
+
+// Does d vote with the elected sign? An exact zero never does.
+MS_FN bool agrees(float d, uint32_t flip) { return float_of(bits_of(d) ^ flip) > 0.0f; }
+
+// base + scale * (sum / divisor).
+MS_FN float finish(float base, float sum, float divisor, float scale) {
+  return base + (sum / divisor) * scale;
+}
+
+}  // namespace mergesafe

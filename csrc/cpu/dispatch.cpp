@@ -1,0 +1,106 @@
+// Chooses an instruction set at run time.
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+
+#include "cpu/kernels.h"
+
+namespace mergesafe::cpu {
+
+#define MS_DECLARE(isa)         \
+  namespace isa {               \
+  extern const Kernels kKernels; \
+  }
+#if defined(__x86_64__)
+MS_DECLARE(x86_64_v2)
+MS_DECLARE(x86_64_v3)
+MS_DECLARE(x86_64_v4)
+#else
+MS_DECLARE(baseline)
+#endif
+
+namespace {
+
+struct Entry {
+  const Kernels* kernels;
+  bool usable;
+};
+
+const std::vector<Entry>& entries() {
+#if defined(__x86_64__)
+  static const std::vector<Entry> list = {
+      {&x86_64_v2::kKernels, __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt")},
+      {&x86_64_v3::kKernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
+                                 __builtin_cpu_supports("fma")},
+      {&x86_64_v4::kKernels,
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")}};
+#else
+  static const std::vector<Entry> list = {{&baseline::kKernels, true}};
+#endif
+  return list;
+}
+
+const Kernels* best() {
+  const Kernels* found = nullptr;
+  for (const Entry& entry : entries())
+    if (entry.usable) found = entry.kernels;
+  if (found == nullptr)
+    throw std::runtime_error("this processor lacks x86-64-v2 (SSE4.2), the least mergesafe needs");
+  return found;
+}
+
+std::atomic<const Kernels*>& chosen() {
+  static std::atomic<const Kernels*> kernels{best()};
+  return kernels;
+}
+
+}  // namespace
+
+float* thread_scratch(int64_t floats) {
+  static thread_local std::unique_ptr<float, decltype(&std::free)> buffer(nullptr, &std::free);
+  static thread_local int64_t size = 0;
+  if (size < floats) {
+    const int64_t rounded = (floats + 1023) / 1024 * 1024;
+    buffer.reset(static_cast<float*>(std::aligned_alloc(64, rounded * sizeof(float))));
+    size = buffer ? rounded : 0;
+    if (!buffer) throw std::bad_alloc();
+  }
+  return buffer.get();
+}
+
+const Kernels& current() { return *chosen().load(std::memory_order_relaxed); }
+
+void use(const std::string& name) {
+  if (name == "auto") {
+    chosen() = best();
+    return;
+  }
+  for (const Entry& entry : entries()) {
+    if (name != entry.kernels->name) continue;
+    if (!entry.usable)
+      throw std::invalid_argument("instruction set '" + name + "' is not supported by this processor");
+    chosen() = entry.kernels;
+    return;
+  }
+  std::string known;
+  for (const std::string& each : compiled()) known += (known.empty() ? "" : ", ") + each;
+  throw std::invalid_argument("unknown instruction set '" + name + "'; this build has: auto, " + known);
+}
+
+std::vector<std::string> available() {
+  std::vector<std::string> names;
+  for (const Entry& entry : entries())
+    if (entry.usable) names.emplace_back(entry.kernels->name);
+  return names;
+}
+
+std::vector<std::string> compiled() {
+  std::vector<std::string> names;
+  for (const Entry& entry : entries()) names.emplace_back(entry.kernels->name);
+  return names;
+}
+
+}  // namespace mergesafe::cpu

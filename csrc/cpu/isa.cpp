@@ -1,0 +1,30 @@
+// The kernels for one instruction set: compiled once per set, with MS_ISA (a C++ identifier),
+// MS_ISA_NAME (its public name) and that set's compiler flags. No standard containers in here: the
+// linker keeps one copy of a template for all sets.
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "core/element.h"
+#include "core/philox.h"
+#include "core/reduce.h"
+#include "cpu/kernels.h"
+
+namespace mergesafe::cpu::MS_ISA {
+namespace {
+
+#include "cpu/load.inl"
+#include "cpu/merge.inl"
+#include "cpu/reduce.inl"
+#include "cpu/select.inl"
+
+}  // namespace
+
+extern const Kernels kKernels;
+const Kernels kKernels = {MS_ISA_NAME, weighted_sum, merge_task_vectors, magnitudes,
+                          bracket,     histogram,    gram,               delta_norms,
+                          add_low_rank, count_nonfinite, triad};
+
+}  // namespace mergesafe::cpu::MS_ISA

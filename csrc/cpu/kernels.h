@@ -1,0 +1,58 @@
+// The kernels of one instruction set, as a table of functions. Each works on elements
+// [begin, end) of its job on the calling thread; begin is a multiple of kReduceBlock.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/job.h"
+#include "core/select.h"
+
+namespace mergesafe::cpu {
+
+// Bit i is set when input i (the base first) held NaN or infinity; bit 63 when the output does.
+// Inputs past 62 share bit 62.
+using Flags = uint64_t;
+constexpr Flags kOutputFlag = Flags{1} << 63;
+
+struct Collected {
+  uint32_t* data;  // room for `capacity` + 64 values
+  int64_t capacity;
+  int64_t size;  // set to -1 when the capacity did not suffice
+};
+
+struct Kernels {
+  const char* name;
+  Flags (*weighted_sum)(const SumJob&, int64_t begin, int64_t end);
+  Flags (*merge_task_vectors)(const MergeJob&, int64_t begin, int64_t end);
+  // out[j] = magnitude bits of expert's delta at begin + j.
+  void (*magnitudes)(const DeltaJob&, int expert, int64_t begin, int64_t end, uint32_t* out);
+  // One pass over all experts; query q looks at expert queries[q].expert, in ascending order.
+  Flags (*bracket)(const DeltaJob&, const RankQuery* queries, const Bracket* brackets, int count,
+                   int64_t begin, int64_t end, BracketCounts* counts, Collected* collected);
+  // counts[expert][bin]: of the high 16 bits if prefixes is null, else of the low bits of those
+  // whose high bits equal prefixes[expert].
+  Flags (*histogram)(const DeltaJob&, const int64_t* prefixes, int64_t begin, int64_t end,
+                     int64_t* counts);
+  // sums[block][i][j], i <= j, of inner products of inputs, or of deltas to base if it has data.
+  Flags (*gram)(const Input* inputs, int count, bool zero_nonfinite, int64_t begin, int64_t end,
+                double* sums);
+  // sums[block][expert][2]: norm terms (|d|, d^2 or max |d|) of all and of the kept elements.
+  Flags (*delta_norms)(const MergeJob&, Norm norm, int64_t begin, int64_t end, double* sums);
+  // out = w + scale * (b a) for elements [begin, end) of a matrix with `columns` columns.
+  void (*add_low_rank)(const Input& w, const float* a, const float* b, int64_t rank,
+                       int64_t columns, float scale, int64_t begin, int64_t end, float* out);
+  int64_t (*count_nonfinite)(const Input& input, int64_t n);
+  void (*triad)(float* a, const float* b, const float* c, float s, int64_t begin, int64_t end);
+};
+
+// Cache-line aligned scratch of the calling thread, kept for its next call.
+float* thread_scratch(int64_t floats);
+
+const Kernels& current();                         // what runs now
+void use(const std::string& name);                // force one by name; throws std::invalid_argument
+std::vector<std::string> available();             // names usable on this machine, best last
+std::vector<std::string> compiled();              // names in this build
+
+}  // namespace mergesafe::cpu

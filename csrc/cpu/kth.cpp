@@ -1,0 +1,241 @@
+// Exact selection of the k-th largest |delta|: sample, bracket, one pass, resolve; see
+// core/select.h for the idea.
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <mutex>
+
+#include "core/philox.h"
+#include "cpu/parallel.h"
+#include "cpu/run.h"
+
+namespace mergesafe::cpu {
+namespace {
+
+// Up to this many elements the magnitudes are simply kept and partitioned.
+constexpr int64_t kSmall = 1 << 16;
+constexpr int64_t kRun = 32;  // sampled neighbours: one cache line of 16-bit elements
+constexpr int64_t kSlack = 64;
+// Standard deviations of the sampled rank on either side; neighbours are alike, hence more than
+// independent draws would need. A miss only costs time.
+constexpr double kMargin = 7.0;
+// The bracket holds about 2 * kMargin / sqrt(sample) of the elements; room for twice that.
+constexpr int64_t kCollectShare = 8;
+
+// Buffers handed from call to call, so that a stream of tensors does not allocate.
+class Pool {
+ public:
+  std::unique_ptr<std::vector<uint32_t>> take(int64_t size) {
+    std::unique_ptr<std::vector<uint32_t>> buffer;
+    {
+      std::lock_guard<std::mutex> guard(mutex_);
+      if (!free_.empty()) {
+        buffer = std::move(free_.back());
+        free_.pop_back();
+      }
+    }
+    if (!buffer) buffer = std::make_unique<std::vector<uint32_t>>();
+    if (static_cast<int64_t>(buffer->size()) < size) buffer->resize(size);
+    return buffer;
+  }
+  void give(std::unique_ptr<std::vector<uint32_t>> buffer) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    free_.push_back(std::move(buffer));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<std::vector<uint32_t>>> free_;
+};
+
+Pool& pool() {
+  static Pool instance;
+  return instance;
+}
+
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : data_(pool().take(size)) {}
+  ~Buffer() { pool().give(std::move(data_)); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  uint32_t* data() { return data_->data(); }
+
+ private:
+  std::unique_ptr<std::vector<uint32_t>> data_;
+};
+
+uint32_t kth_largest(uint32_t* begin, uint32_t* end, int64_t k) {
+  uint32_t* place = begin + (k - 1);
+  std::nth_element(begin, place, end, std::greater<uint32_t>());
+  return *place;
+}
+
+void small_kth(const DeltaJob& job, int64_t n, const std::vector<RankQuery>& queries,
+               uint32_t* answers) {
+  Buffer buffer(n);
+  int loaded = -1;
+  for (size_t q = 0; q < queries.size(); ++q) {
+    if (queries[q].expert != loaded) {
+      loaded = queries[q].expert;
+      current().magnitudes(job, loaded, 0, n, buffer.data());
+    }
+    answers[q] = kth_largest(buffer.data(), buffer.data() + n, queries[q].k);
+  }
+}
+
+// Magnitudes of runs of neighbours at scattered, reproducible positions.
+int64_t sample(const DeltaJob& job, int expert, int64_t n, int64_t runs, uint32_t* out) {
+  const int64_t stride = n / runs;
+  for (int64_t r = 0; r < runs; ++r) {
+    uint32_t word, unused1, unused2, unused3;
+    philox(static_cast<uint64_t>(r), 0, word, unused1, unused2, unused3);
+    const int64_t spread = stride > kRun ? stride - kRun : 1;
+    const int64_t pos = r * stride + static_cast<int64_t>(word) % spread;
+    current().magnitudes(job, expert, pos, pos + kRun, out + r * kRun);
+  }
+  return runs * kRun;
+}
+
+Bracket bracket_of(uint32_t* values, int64_t size, int64_t k, int64_t n) {
+  const double share = static_cast<double>(k) / static_cast<double>(n);
+  const double rank = share * static_cast<double>(size);
+  const double margin = kMargin * std::sqrt(rank * (1.0 - share)) + 8.0;
+  const auto at = [&](double r) { return static_cast<int64_t>(std::floor(r)); };
+  const int64_t hi = at(rank - margin), mid = std::min(at(rank), size - 1), lo = at(rank + margin);
+  Bracket bracket{0, 0, kAbsMask};
+  bracket.mid = kth_largest(values, values + size, mid + 1);
+  if (hi >= 0) bracket.hi = kth_largest(values, values + mid + 1, hi + 1);
+  if (lo < size && lo > mid)
+    bracket.lo = kth_largest(values + mid, values + size, lo - mid + 1);
+  return bracket;
+}
+
+struct Part {
+  const uint32_t* data;
+  int64_t size;
+};
+
+// The k-th largest of the collected members and `copies` copies of `repeated`, all within
+// [lo, hi]: one histogram over the bracket, then a partition of a single bin.
+uint32_t resolve(const std::vector<Part>& parts, uint32_t repeated, int64_t copies, Bracket b,
+                 int64_t k) {
+  constexpr int kBins = 1 << 12;
+  int shift = 0;
+  while (((b.hi - b.lo) >> shift) >= static_cast<uint32_t>(kBins)) ++shift;
+  std::vector<int64_t> bins(kBins, 0);
+  for (const Part& part : parts)
+    for (int64_t i = 0; i < part.size; ++i) ++bins[(part.data[i] - b.lo) >> shift];
+  if (copies > 0) bins[(repeated - b.lo) >> shift] += copies;
+  int bin = kBins - 1;
+  while (k > bins[bin]) k -= bins[bin--];
+  std::vector<uint32_t> members;
+  for (const Part& part : parts)
+    for (int64_t i = 0; i < part.size; ++i)
+      if (static_cast<int>((part.data[i] - b.lo) >> shift) == bin) members.push_back(part.data[i]);
+  std::sort(members.begin(), members.end(), std::greater<uint32_t>());
+  const bool here = copies > 0 && static_cast<int>((repeated - b.lo) >> shift) == bin;
+  if (!here) return members[k - 1];
+  const int64_t larger =
+      std::upper_bound(members.begin(), members.end(), repeated, std::greater<uint32_t>()) -
+      members.begin();
+  if (k <= larger) return members[k - 1];
+  return k <= larger + copies ? repeated : members[k - 1 - copies];
+}
+
+// True and the answer when the bracket held it.
+bool answer_of(const Bracket& b, const BracketCounts& c, const std::vector<Part>& parts, int64_t k,
+               uint32_t* answer) {
+  int64_t collected = 0;
+  for (const Part& part : parts) {
+    if (part.size < 0) return false;
+    collected += part.size;
+  }
+  k -= c.above;
+  if (k <= 0) return false;
+  if (k <= c.at_hi) return *answer = b.hi, true;
+  k -= c.at_hi;
+  const int64_t copies = b.mid == b.hi || b.mid == b.lo ? 0 : c.at_mid;
+  if (k <= collected + copies) return *answer = resolve(parts, b.mid, copies, b, k), true;
+  k -= collected + copies;
+  if (b.lo != b.hi && k <= c.at_lo) return *answer = b.lo, true;
+  return false;
+}
+
+void histogram_kth(const DeltaJob& job, int64_t n, const RankQuery& query, int threads,
+                   uint32_t* answer) {
+  const DeltaJob one{job.base, job.experts + query.expert, 1, job.zero_nonfinite};
+  std::vector<int64_t> bins(kHistogramBins, 0);
+  run_histogram(one, nullptr, n, threads, bins.data());
+  int64_t k = query.k;
+  int64_t high = kHistogramBins - 1;
+  while (k > bins[high]) k -= bins[high--];
+  std::fill(bins.begin(), bins.end(), 0);
+  run_histogram(one, &high, n, threads, bins.data());
+  int64_t low = (1 << kLowBits) - 1;
+  while (k > bins[low]) k -= bins[low--];
+  *answer = static_cast<uint32_t>(high << kLowBits | low);
+}
+
+}  // namespace
+
+Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQuery>& queries,
+                        int threads, uint32_t* answers) {
+  const int count = static_cast<int>(queries.size());
+  const Kernels& kernels = current();
+  threads = threads_for(n, threads);
+  const bool small = n <= kSmall;
+
+  std::vector<Bracket> brackets(count, Bracket{0, 0, kAbsMask});
+  if (!small) {
+    const int64_t runs = std::clamp<int64_t>(n / 256, 8192, 32768) / kRun;
+    Buffer buffer(runs * kRun);
+    int loaded = -1;
+    for (int q = 0; q < count; ++q) {
+      if (queries[q].expert != loaded)
+        sample(job, loaded = queries[q].expert, n, runs, buffer.data());
+      brackets[q] = bracket_of(buffer.data(), runs * kRun, queries[q].k, n);
+    }
+  }
+
+  // One pass: with small tensors it only looks for NaN and infinity.
+  const int64_t capacity = small ? 0 : n / threads / kCollectShare + 4096;
+  Buffer storage(small ? 1 : (capacity + kSlack) * count * threads);
+  std::vector<BracketCounts> counts(static_cast<size_t>(count) * threads);
+  std::vector<Collected> collected(static_cast<size_t>(count) * threads);
+  std::vector<Flags> flags(threads, 0);
+  for (size_t i = 0; i < collected.size(); ++i)
+    collected[i] = {storage.data() + (small ? 0 : i * (capacity + kSlack)), capacity,
+                    small ? -1 : 0};
+  parallel_for(n, threads, [&](int t, int64_t begin, int64_t end) {
+    flags[t] = kernels.bracket(job, queries.data(), brackets.data(), count, begin, end,
+                               &counts[static_cast<size_t>(t) * count],
+                               &collected[static_cast<size_t>(t) * count]);
+  });
+  Flags all = 0;
+  for (Flags each : flags) all |= each;
+  if (small) {
+    small_kth(job, n, queries, answers);
+    return all;
+  }
+
+  parallel_for(count * kReduceBlock, std::min(threads, count), [&](int, int64_t b, int64_t e) {
+    for (int64_t q = b / kReduceBlock; q < e / kReduceBlock; ++q) {
+      BracketCounts total;
+      std::vector<Part> parts;
+      for (int t = 0; t < threads; ++t) {
+        const size_t at = static_cast<size_t>(t) * count + q;
+        total.above += counts[at].above;
+        total.at_hi += counts[at].at_hi;
+        total.at_mid += counts[at].at_mid;
+        total.at_lo += counts[at].at_lo;
+        parts.push_back({collected[at].data, collected[at].size});
+      }
+      if (!answer_of(brackets[q], total, parts, queries[q].k, &answers[q]))
+        histogram_kth(job, n, queries[q], 1, &answers[q]);
+    }
+  });
+  return all;
+}
+
+}  // namespace mergesafe::cpu

@@ -1,0 +1,47 @@
+// Splits [0, n) among threads in whole reduction blocks. Threads are started per call: merges are
+// long compared with a start, and a process may fork between calls.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <thread>
+#include <vector>
+
+#include "core/reduce.h"
+
+namespace mergesafe::cpu {
+
+// Fewer elements than this per thread are not worth a thread.
+constexpr int64_t kMinPerThread = 1 << 17;
+
+inline int threads_for(int64_t n, int requested) {
+  return static_cast<int>(std::clamp<int64_t>(n / kMinPerThread, 1, std::max(1, requested)));
+}
+
+// Calls body(thread, begin, end) for contiguous ranges that cover [0, n); rethrows an exception.
+template <class Body>
+void parallel_for(int64_t n, int threads, Body&& body) {
+  const int64_t blocks = (n + kReduceBlock - 1) / kReduceBlock;
+  const auto cut = [&](int t) { return std::min(n, blocks * t / threads * kReduceBlock); };
+  if (threads <= 1) {
+    body(0, int64_t{0}, n);
+    return;
+  }
+  std::vector<std::exception_ptr> errors(threads);
+  const auto run = [&](int t) {
+    try {
+      body(t, cut(t), cut(t + 1));
+    } catch (...) {
+      errors[t] = std::current_exception();
+    }
+  };
+  std::vector<std::thread> pool;
+  for (int t = 1; t < threads; ++t) pool.emplace_back(run, t);
+  run(0);
+  for (std::thread& thread : pool) thread.join();
+  for (const std::exception_ptr& error : errors)
+    if (error) std::rethrow_exception(error);
+}
+
+}  // namespace mergesafe::cpu

@@ -1,0 +1,106 @@
+#include "cpu/run.h"
+
+#include <algorithm>
+
+#include "cpu/parallel.h"
+
+namespace mergesafe::cpu {
+namespace {
+
+// Runs body(begin, end) -> Flags over threads and joins the flags.
+template <class Body>
+Flags over_threads(int64_t n, int threads, Body&& body) {
+  const int used = threads_for(n, threads);
+  std::vector<Flags> flags(used, 0);
+  parallel_for(n, used, [&](int t, int64_t begin, int64_t end) { flags[t] = body(begin, end); });
+  Flags all = 0;
+  for (Flags each : flags) all |= each;
+  return all;
+}
+
+int64_t blocks_of(int64_t n) { return (n + kReduceBlock - 1) / kReduceBlock; }
+
+}  // namespace
+
+Flags run_weighted_sum(const SumJob& job, int64_t n, int threads) {
+  const Kernels& k = current();
+  return over_threads(n, threads, [&](int64_t b, int64_t e) { return k.weighted_sum(job, b, e); });
+}
+
+Flags run_merge(const MergeJob& job, int64_t n, int threads) {
+  const Kernels& k = current();
+  return over_threads(n, threads,
+                      [&](int64_t b, int64_t e) { return k.merge_task_vectors(job, b, e); });
+}
+
+Flags run_histogram(const DeltaJob& job, const int64_t* prefixes, int64_t n, int threads,
+                    int64_t* counts) {
+  const Kernels& k = current();
+  const int used = threads_for(n, threads);
+  const int64_t bins = static_cast<int64_t>(job.count) * kHistogramBins;
+  std::vector<std::vector<int64_t>> partial(used);
+  std::vector<Flags> flags(used, 0);
+  parallel_for(n, used, [&](int t, int64_t b, int64_t e) {
+    if (t > 0) partial[t].assign(bins, 0);
+    flags[t] = k.histogram(job, prefixes, b, e, t > 0 ? partial[t].data() : counts);
+  });
+  Flags all = flags[0];
+  for (int t = 1; t < used; ++t) {
+    all |= flags[t];
+    for (int64_t i = 0; i < bins; ++i) counts[i] += partial[t][i];
+  }
+  return all;
+}
+
+Flags run_gram(const std::vector<Input>& inputs, bool zero_nonfinite, int64_t n, int threads,
+               double* totals) {
+  const Kernels& k = current();
+  const int count = static_cast<int>(inputs.size());
+  const int64_t stride = static_cast<int64_t>(count) * count;
+  std::vector<double> sums(blocks_of(n) * stride);
+  const Flags flags = over_threads(n, threads, [&](int64_t b, int64_t e) {
+    return k.gram(inputs.data(), count, zero_nonfinite, b, e,
+                  sums.data() + b / kReduceBlock * stride);
+  });
+  for (int64_t block = 0; block < blocks_of(n); ++block)
+    for (int64_t i = 0; i < stride; ++i) totals[i] = totals[i] + sums[block * stride + i];
+  return flags;
+}
+
+Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, double* totals) {
+  const Kernels& k = current();
+  const int64_t stride = 2 * static_cast<int64_t>(job.count);
+  std::vector<double> sums(blocks_of(n) * stride);
+  const Flags flags = over_threads(n, threads, [&](int64_t b, int64_t e) {
+    return k.delta_norms(job, norm, b, e, sums.data() + b / kReduceBlock * stride);
+  });
+  for (int64_t block = 0; block < blocks_of(n); ++block) {
+    for (int64_t i = 0; i < stride; ++i) {
+      const double term = sums[block * stride + i];
+      totals[i] = norm == Norm::kLinf ? std::max(totals[i], term) : totals[i] + term;
+    }
+  }
+  return flags;
+}
+
+void run_add_low_rank(const Input& w, const float* a, const float* b, int64_t rank,
+                      int64_t columns, float scale, int64_t begin, int64_t end, int threads,
+                      float* out) {
+  const Kernels& k = current();
+  const int64_t size = w.dtype == DType::kF32 ? 4 : 2;
+  over_threads(end - begin, threads, [&](int64_t from, int64_t to) {
+    const Input part{static_cast<const char*>(w.data) + from * size, w.dtype, w.cast};
+    k.add_low_rank(part, a, b, rank, columns, scale, begin + from, begin + to, out + from);
+    return Flags{0};
+  });
+}
+
+void run_triad(float* a, const float* b, const float* c, float s, int64_t n, int threads) {
+  const Kernels& k = current();
+  over_threads(n, threads, [&](int64_t begin, int64_t end) {
+    k.triad(a, b, c, s, begin, end);
+    return Flags{0};
+  });
+}
+
+}  // namespace mergesafe::cpu

@@ -1,0 +1,30 @@
+// The CPU entry points: kernels of the chosen instruction set over threads. Results do not depend
+// on the number of threads.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace mergesafe::cpu {
+
+Flags run_weighted_sum(const SumJob& job, int64_t n, int threads);
+Flags run_merge(const MergeJob& job, int64_t n, int threads);
+// The bits of the k-th largest |delta| per query; queries in ascending order of expert.
+Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQuery>& queries,
+                        int threads, uint32_t* answers);
+// Adds to counts[expert][bin].
+Flags run_histogram(const DeltaJob& job, const int64_t* prefixes, int64_t n, int threads,
+                    int64_t* counts);
+// Continues totals[i][j] (upper triangle) over further elements.
+Flags run_gram(const std::vector<Input>& inputs, bool zero_nonfinite, int64_t n, int threads,
+               double* totals);
+// Continues totals[expert][2]: sums of |d| or d^2, or maxima, of all and of the kept elements.
+Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, double* totals);
+void run_add_low_rank(const Input& w, const float* a, const float* b, int64_t rank,
+                      int64_t columns, float scale, int64_t begin, int64_t end, int threads,
+                      float* out);
+void run_triad(float* a, const float* b, const float* c, float s, int64_t n, int threads);
+
+}  // namespace mergesafe::cpu

@@ -1,0 +1,38 @@
+"""mergesafe merges LLM checkpoints fast, in bounded memory, and keeps the merged model safe.
+
+Names are loaded on first use, so that ``import mergesafe`` imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mergesafe.errors import MergesafeError
+from mergesafe.version import __version__
+
+if TYPE_CHECKING:
+    from mergesafe import methods, ops
+    from mergesafe.engine.api import merge, plan
+
+__all__ = ["MergesafeError", "__version__", "merge", "methods", "ops", "plan"]
+
+_LAZY = {
+    "merge": ("mergesafe.engine.api", "merge"),
+    "plan": ("mergesafe.engine.api", "plan"),
+    "methods": ("mergesafe.methods", None),
+    "ops": ("mergesafe.ops", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module, attribute = _LAZY[name]
+    except KeyError:
+        raise AttributeError(f"module 'mergesafe' has no attribute '{name}'") from None
+    loaded = import_module(module)
+    return loaded if attribute is None else getattr(loaded, attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

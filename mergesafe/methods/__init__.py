@@ -1,0 +1,1 @@
+"""Merge methods: declarations in one file each, and their names."""

@@ -1,0 +1,42 @@
+"""Linear: the weighted average of models ("model soups").
+
+``out = sum_i w_i x_i``, divided by ``sum_i w_i`` when ``normalize`` (default).
+Paper: Wortsman et al., https://arxiv.org/abs/2203.05482
+
+This file is the shortest complete merge method: copy it to add one, then name it in registry.py.
+"""
+
+from __future__ import annotations
+
+from mergesafe.errors import ArgumentError
+from mergesafe.methods.spec import (
+    Merge,
+    MergeMethod,
+    Parameter,
+    Settings,
+    TensorContext,
+    WeightedSum,
+)
+
+
+class Linear(MergeMethod):
+    name = "linear"
+    title = "Linear"
+    paper = "https://arxiv.org/abs/2203.05482"
+    parameters = (
+        Parameter("weight", "float", "weight of this model in the sum", scope="input"),
+        Parameter("normalize", "bool", "divide by the sum of the weights", default=True),
+    )
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()  # needs no statistics
+        weights = [float(w) for w in settings.column("weight")]
+        if settings.shared["normalize"]:
+            total = sum(weights)
+            if total == 0.0:
+                raise ArgumentError(
+                    f"tensor '{tensor.name}': the weights {weights} sum to zero, so linear cannot "
+                    "normalize them; change a weight or set normalize: false"
+                )
+            weights = [w / total for w in weights]
+        return WeightedSum(tuple(weights))

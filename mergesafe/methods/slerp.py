@@ -1,0 +1,56 @@
+"""SLERP: spherical linear interpolation between a base and one other model.
+
+With ``theta`` the angle between the flattened tensors,
+``out = sin((1-t) theta)/sin(theta) * base + sin(t theta)/sin(theta) * other``;
+nearly collinear tensors (``|cos theta| > 0.9995``) are interpolated linearly.
+Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mergesafe.methods.spec import (
+    Gram,
+    Merge,
+    MergeMethod,
+    Parameter,
+    Settings,
+    TensorContext,
+    WeightedSum,
+)
+
+#: Above this |cosine| the sine in the denominator loses its digits.
+COLLINEAR = 0.9995
+#: Norms at or below this count as zero vectors: they are not normalised.
+TINY_NORM = 1e-8
+
+
+class Slerp(MergeMethod):
+    name = "slerp"
+    title = "SLERP"
+    paper = "https://doi.org/10.1145/325334.325242"
+    base = "input"
+    min_inputs = 2
+    max_inputs = 2
+    parameters = (
+        Parameter("t", "float", "0 = the base, 1 = the other model", minimum=0.0, maximum=1.0),
+    )
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        gram = yield Gram()
+        t = float(settings.shared["t"])
+        return WeightedSum(slerp_weights(gram[0][0], gram[0][1], gram[1][1], t))
+
+
+def slerp_weights(aa: float, ab: float, bb: float, t: float) -> tuple[float, float]:
+    """Weights of a and b from their inner products <a,a>, <a,b>, <b,b>, in float64."""
+    norm_a, norm_b = math.sqrt(aa), math.sqrt(bb)
+    cosine = ab
+    cosine /= norm_a if norm_a > TINY_NORM else 1.0
+    cosine /= norm_b if norm_b > TINY_NORM else 1.0
+    cosine = min(1.0, max(-1.0, cosine))
+    if abs(cosine) > COLLINEAR:
+        return 1.0 - t, t
+    theta = math.acos(cosine)
+    return math.sin((1.0 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
