@@ -14,14 +14,18 @@ def resolve(path: Path) -> Path:
     """``path`` without symbolic links; the part that does not exist yet is kept as it is.
 
     Raises:
-        OutputError: a loop of symbolic links, or a folder on the way may not be looked into.
+        OutputError: a loop of symbolic links, too long a name, a folder that may not be entered.
     """
+    resolved = Path(os.path.realpath(path))
     try:
-        return path.resolve()
-    except RuntimeError:
-        raise OutputError(f"{path}: a loop of symbolic links. Give another folder.") from None
+        resolved.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return resolved  # to be created, or refused where it is
     except OSError as error:
-        raise OutputError(f"{path}: cannot be resolved ({reason(error)}).") from error
+        raise OutputError(
+            f"{path}: cannot be looked at ({reason(error)}). Give another folder."
+        ) from error
+    return resolved
 
 
 def check_target(target: Path, *, overwrite: bool, protect: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ _RENAME_EXCHANGE = 2
 
 def sibling(target: Path, mark: str) -> Path:
     """A new hidden name beside ``target``; long names are cut to fit the usual 255 bytes."""
-    return target.with_name(f".{target.name[:50]}.{mark}-{secrets.token_hex(4)}")
+    return target.parent / f".{target.name[:50]}.{mark}-{secrets.token_hex(4)}"
 
 
 def install(working: Path, target: Path, *, replace: bool) -> Path | None:

@@ -67,7 +67,7 @@ def display_name(model: str) -> str:
             return f"{cached['org']}/{cached['name']}"
     if _HUB_ID.fullmatch(model):
         return model
-    return " ".join(PurePath(model).name.split()) or "unnamed"
+    return " ".join(PurePath(model).name.split()) or "(unnamed)"
 
 
 def _front_matter(sources: Sequence[str]) -> list[str]:

@@ -59,6 +59,10 @@ _NAME: Final = re.compile(
 #: Patterns come from the adapter, so only expressions that match in polynomial time are run: no
 #: quantified groups, no look-around, no back-references, few repetitions.
 _UNSAFE_PATTERN: Final = re.compile(r"\)[*+{]|\(\?|\\[0-9]|(?:[*+{].*){4}", re.DOTALL)
+#: Ends of the names of whole weights that PEFT may put beside the pairs.
+_EMBEDDINGS: Final = (
+    ".base_layer.weight", ".embed_tokens.weight", ".wte.weight", ".lm_head.weight",
+)  # fmt: skip
 _PATTERN_LENGTH: Final = 300
 _PATTERN_COUNT: Final = 4096
 
@@ -229,10 +233,16 @@ def _pair_up(weights: Path) -> dict[str, tuple[TensorInfo, TensorInfo]]:
 
 
 def _unknown(name: str) -> str:
+    """Why a tensor is not one side of a pair, to be followed by what to do."""
     if "lora_embedding_" in name:
         return "adapts an embedding, whose delta is (B @ A) transposed and is not supported."
     if "lora_magnitude_vector" in name:
         return "belongs to DoRA, which scales the merged columns."
+    if name.endswith(_EMBEDDINGS):
+        return (
+            "is a whole embedding or head, which PEFT saves when it may have changed. If it did "
+            "not, save the adapter again with save_embedding_layers=False."
+        )
     return "is not base_model.model.MODULE.lora_A.weight or lora_B.weight of a linear layer."
 
 

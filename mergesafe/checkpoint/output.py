@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Self
 
 from mergesafe.checkpoint._gate import Gate
 from mergesafe.checkpoint._guard import check_target, has_content, resolve
@@ -76,7 +75,7 @@ class OutputFolder:
         """The temporary folder that becomes :attr:`path`."""
         return self._working
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> OutputFolder:
         """Check the target and the free space, then create every shard at its full size.
 
         Raises:

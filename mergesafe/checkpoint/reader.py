@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Self
 
 from mergesafe.checkpoint._gate import Gate
 from mergesafe.checkpoint._parse import reason, show
@@ -27,7 +26,7 @@ class Reader:
         self._opening = Lock()
         self._gate = Gate("the reader")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Reader:
         return self
 
     def __exit__(

@@ -1,13 +1,15 @@
-"""Build safetensors files byte by byte, good and bad."""
+"""Build safetensors files byte by byte, good and bad, and small output folders."""
 
 from __future__ import annotations
 
 import json
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mergesafe.checkpoint.output import OutputLayout, OutputTensor, plan_layout
+from mergesafe.checkpoint.output import OutputFolder, OutputLayout, OutputTensor, plan_layout
 
 #: One tensor "w": two F32 elements, eight bytes of data.
 ENTRY: dict[str, Any] = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -49,3 +51,46 @@ def small_layout(max_shard_size: int = 1 << 20) -> OutputLayout:
     """Two tensors of eight bytes, "a" and "b"."""
     tensors = [OutputTensor("a", "BF16", (2, 2)), OutputTensor("b", "F32", (2,))]
     return plan_layout(tensors, max_shard_size, {})
+
+
+#: The data of the tensors of small_layout, and the names of its two shards.
+A, B = b"aaaaAAAA", b"bbbbBBBB"
+ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+def new(
+    path: Path, *, overwrite: bool = False, limit: int = 8, protect: tuple[Path, ...] = ()
+) -> OutputFolder:
+    """An output folder that is not entered yet."""
+    return OutputFolder(path, small_layout(limit), overwrite=overwrite, protect=protect)
+
+
+def fill(folder: OutputFolder) -> None:
+    for name, data in (("a", A), ("b", B)):
+        place = folder.layout.placements[name]
+        folder.pwrite(place.shard, place.offset, memoryview(data))
+
+
+def write(path: Path, *, overwrite: bool = False, protect: tuple[Path, ...] = ()) -> None:
+    with new(path, overwrite=overwrite, protect=protect) as folder:
+        fill(folder)
+        folder.commit()
+
+
+def old_output(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "old.txt").write_text("old")
+    return path
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def failing(code: int) -> Callable[..., int]:
+    """A system call that fails with the error number ``code``."""
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    return fail

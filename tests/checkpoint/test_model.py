@@ -253,5 +253,6 @@ def test_fourteen_thousand_tensors_open_quickly(tmp_path: Path) -> None:
         started = time.perf_counter()
         checkpoint = open_checkpoint(tmp_path / "m")
         times.append(time.perf_counter() - started)
-    assert len(checkpoint.tensors) == 14_000 and len(checkpoint.shards) == 6
+    assert len(checkpoint.tensors) == 14_000
+    assert len(checkpoint.shards) == 6
     assert min(times) < 0.2
