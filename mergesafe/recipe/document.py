@@ -46,7 +46,7 @@ def parse_yaml(text: str, report: Reporter) -> Node:
     except ReaderError as error:
         line = text.count("\n", 0, int(error.position)) + 1
         raise report.error(
-            f"the character {error.character!a} is not allowed in YAML", line
+            f"the character {chr(error.character)!a} is not allowed in YAML", line
         ) from None
     except (YAMLError, ValueError, OverflowError) as error:
         # The scanner passes escapes such as "\UFFFFFFFF" to chr() unchecked.

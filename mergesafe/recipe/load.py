@@ -67,6 +67,10 @@ def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         recipe = _Reader(FromPython(report).node(source), report).recipe("", Path.cwd())
         return replace(recipe, text=dump_recipe(recipe))
     path = Path(source)
+    if not str(path).isprintable():
+        raise Reporter(None).error(
+            f"expected the path of a YAML file or a mapping, got {shown(str(path))}"
+        )
     report = Reporter(path)
     text = _read_text(path, report)
     return _Reader(parse_yaml(text, report), report).recipe(text, path.absolute().parent)

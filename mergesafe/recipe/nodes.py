@@ -77,13 +77,17 @@ Node: TypeAlias = ScalarNode | ListNode | MapNode
 
 
 class Reporter:
-    """Builds errors and collects warnings that say ``file:line:``."""
+    """Builds errors and collects warnings that say ``file:line:``.
+
+    Recipes may be hostile: control characters never reach the terminal unescaped.
+    """
 
     def __init__(self, source: Path | None) -> None:
         self.source = source
         self.warnings: list[str] = []
 
     def error(self, message: str, line: int | None = None) -> RecipeError:
+        message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
         return RecipeError(message, source=self.source, line=line)
 
     def warn(self, message: str, line: int | None = None) -> None:
@@ -91,10 +95,10 @@ class Reporter:
 
 
 def shown(text: str, limit: int = 80) -> str:
-    """``text`` in quotes for a message: printable and of bounded length."""
+    """``text`` in quotes and of bounded length, for a message."""
     if len(text) > limit:
         text = text[: limit - 3] + "..."
-    return f"'{text}'" if text.isprintable() else ascii(text)
+    return f"'{text}'"
 
 
 def describe(node: Node) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from mergesafe.errors import RecipeError
 from mergesafe.methods.spec import Parameter, Settings
 from mergesafe.recipe.model import ModelRef, Recipe
+from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.setting import Setting
 
 #: With more filters than this, tensors rarely share a result and keys would outweigh it.
@@ -55,7 +56,7 @@ class _Slot:
             what = f"{recipe.merge_method} needs '{name}'{model} (tensor '{tensor_name}')"
             todo = "set it under 'parameters'"
         line = self.sources[0].line if self.sources else self.line
-        return RecipeError(f"{what}; {todo}", source=recipe.source, line=line)
+        return Reporter(recipe.source).error(f"{what}; {todo}", line)
 
 
 class _Resolver:
