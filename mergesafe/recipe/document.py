@@ -142,13 +142,14 @@ class _Builder:
             )
 
     def alias(self, event: Any, line: int) -> Node:
-        try:
-            return self.anchors[event.anchor]
-        except KeyError:
+        name = str(event.anchor)
+        if name not in self.anchors:
             raise self.report.error(
-                f"the alias '*{event.anchor}' has no anchor '&{event.anchor}' that ends before it",
+                f"the alias {shown('*' + name)} has no anchor {shown('&' + name)} that ends "
+                "before it",
                 line,
-            ) from None
+            )
+        return self.anchors[name]
 
     def sequence(self, line: int, depth: int) -> ListNode:
         items = []

@@ -46,7 +46,7 @@ UNSUPPORTED_KEYS = {
     "tokenizer": "use 'tokenizer_source: base' or name a model",
     "chat_template": "edit the merged model's tokenizer_config.json",
 }
-UNSUPPORTED_METHODS = frozenset(
+MERGEKIT_METHODS = frozenset(
     (
         "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della",
         "della_linear", "karcher", "linear", "model_stock", "multislerp", "nearswap", "nuslerp",
@@ -147,7 +147,7 @@ class _Reader:
         if name in METHODS:
             return METHODS[name]
         line = self._line("merge_method")
-        if name in UNSUPPORTED_METHODS:
+        if name in MERGEKIT_METHODS:
             raise self.report.error(
                 f"merge method '{name}' is known to mergekit, not supported by this version; "
                 f"supported: {', '.join(sorted(METHODS))}",

@@ -19,7 +19,7 @@ from mergesafe.errors import RecipeError
 #: Deeper than any recipe; stops runaway nesting before Python's recursion limit does.
 MAX_DEPTH = 32
 #: Nodes after expanding aliases: far above any recipe, and read in about a second.
-MAX_NODES = 200_000
+MAX_NODES = 100_000
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 NOT_FINITE = re.compile(r"[-+]?\.?(?:nan|inf|infinity)", re.IGNORECASE)

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mergesafe.errors import RecipeError
@@ -80,13 +80,13 @@ def bomb(levels: int) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (bomb(30), "recipe:6: more than 200000 values after expanding aliases"),
+        (bomb(30), "recipe:6: more than 100000 values after expanding aliases"),
         ("a: &a {" + "b: 1, " * 9 + "}", "duplicate key 'b'"),
         ("- " * 50_000 + "x", "recipe:1: nested deeper than 32 levels"),
         ("[" * 50_000, "recipe:1: nested deeper than 32 levels"),
         ("{a: " * 50_000, "recipe:1: nested deeper than 32 levels"),
         ("? " * 50_000, "recipe:1: nested deeper than 32 levels"),
-        ("- x\n" * 200_001, "recipe:200000: more than 200000 values"),
+        ("- x\n" * 100_001, "recipe:100000: more than 100000 values"),
     ],
     ids=["aliases", "keys", "lists", "flow", "maps", "complex", "items"],
 )
@@ -101,14 +101,15 @@ def test_hostile_text_is_refused_in_bounded_time(text: str, message: str):
 def test_merge_keys_cannot_multiply():
     """Each merge counts the whole mapping that it copies."""
     text = "a: &a\n" + "".join(f"  k{i}: 1\n" for i in range(2_000))
-    text += "b:\n" + "- <<: *a\n" * 200
-    with pytest.raises(RecipeError, match="more than 200000 values after expanding aliases"):
+    text += "b:\n" + "- <<: *a\n" * 100
+    with pytest.raises(RecipeError, match="more than 100000 values after expanding aliases"):
         parse(text)
 
 
-ALPHABET = st.sampled_from(list("ab:-[]{}&*!<>|#'\"\\,?%~ \n\t01.\u2028\ufeffé"))
+ALPHABET = st.sampled_from(list("ab:-[]{}&*!<>|#'\"\\,?%~ \n\r\t01.\x85\u2028\ufeffé"))
 
 
+@settings(deadline=None)
 @given(st.text(ALPHABET, max_size=60) | st.text(max_size=60))
 @example('a: "\\ud800"')
 @example('"\\UFFFFFFFF": 1')
@@ -136,6 +137,7 @@ LINES = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None)  # reads a file
 @given(st.lists(LINES, max_size=14))
 def test_any_recipe_loads_or_is_refused(tmp_path_factory: pytest.TempPathFactory, lines: list[str]):
     path = tmp_path_factory.getbasetemp() / "fuzz.yml"

@@ -6,7 +6,12 @@ from textwrap import dedent
 import pytest
 
 from mergesafe.errors import RecipeError
+from mergesafe.methods.registry import METHODS
+from mergesafe.methods.spec import Merge, MergeMethod, Parameter, Settings, TensorContext
 from mergesafe.recipe import load_recipe
+from mergesafe.recipe.load import MERGEKIT_METHODS
+from mergesafe.recipe.nodes import MapNode, Reporter, ScalarNode
+from mergesafe.recipe.parameters import ParameterReader
 
 #: (name, recipe, line, parts of the message).
 CASES: list[tuple[str, str, int | None, tuple[str, ...]]] = []
@@ -84,6 +89,11 @@ case("method null", "models: []\nmerge_method:\n\n# x\n", 2, "'merge_method' is 
 case("method unknown", "models: []\nmerge_method: tie\n", 2,
      "unknown merge method 'tie' (did you mean 'ties'?)")  # fmt: skip
 case("method as a list", "merge_method: [ties]\n", 1, "'merge_method' must be text, got a list")
+for method in sorted(MERGEKIT_METHODS - set(METHODS)):
+    case(f"unsupported method {method}", f"models: []\nmerge_method: {method}\n", 2,
+         f"merge method '{method}' is known to mergekit, not supported by this version; supported",
+         "ties")  # fmt: skip
+case("long text", MODELS + f"dtype: {'x' * 500}\n", 4, f"'{'x' * 77}...' is unknown")
 case("dtype unknown", MODELS + "dtype: bfloat61\n", 4,
      "'dtype': the type 'bfloat61' is unknown (did you mean 'bfloat16'?)")  # fmt: skip
 case("dtype unsupported", MODELS + "out_dtype: float64\n", 4,
@@ -210,6 +220,27 @@ def test_error(recipe: str, line: int | None, parts: tuple[str, ...], tmp_path: 
 
 def test_case_names_are_unique():
     assert len({c[0] for c in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text", "expected"),
+    [
+        (0.0, None, "-1", "'x' is -1, outside the allowed range: at least 0"),
+        (None, 8.0, "9", "'x' is 9, outside the allowed range: at most 8"),
+    ],
+)
+def test_one_sided_range(low: float | None, high: float | None, text: str, expected: str):
+    class Bounded(MergeMethod):
+        name = "bounded"
+        parameters = (Parameter("x", "float", "bounded", minimum=low, maximum=high),)
+
+        def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+            raise NotImplementedError
+
+    node = MapNode({"x": (None, ScalarNode(text, quoted=False))})
+    with pytest.raises(RecipeError) as caught:
+        ParameterReader(Bounded(), Reporter(None)).read(node)
+    assert str(caught.value) == f"recipe: {expected}"
 
 
 # --- the file -------------------------------------------------------------------------------------

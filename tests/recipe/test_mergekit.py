@@ -48,7 +48,7 @@ def ours(value: Any) -> Any:
     return recipe.parameters["lambda"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(written, st.sampled_from(TENSORS), st.floats(0.0, 1.0))
 def test_evaluate_setting(value: Any, tensor: str, t: float):
     """Bit for bit, on random scalars, gradients and filters."""

@@ -124,9 +124,12 @@ def test_14000_tensors_take_less_than_300_ms():
         }
         for i in range(8)
     ]
-    recipe = load_recipe({"merge_method": "ties", "base_model": "base", "models": models})
     names = [(f"model.layers.{i % 80}.mlp.e{i}.weight", (i % 80) / 79) for i in range(14_000)]
-    start = time.perf_counter()
-    for name, t in names:
-        settings_for(recipe, name, t)
-    assert time.perf_counter() - start < 0.3
+    times = []
+    for _ in range(3):  # the best of three, each with nothing cached
+        recipe = load_recipe({"merge_method": "ties", "base_model": "base", "models": models})
+        start = time.perf_counter()
+        for name, t in names:
+            settings_for(recipe, name, t)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3

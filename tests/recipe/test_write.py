@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergesafe.recipe import Recipe, dump_recipe, load_recipe
@@ -58,6 +58,7 @@ values = numbers | st.lists(numbers, min_size=1, max_size=4)
 entries = st.builds(lambda name, value: {"filter": name, "value": value}, names | words, values)
 
 
+@settings(deadline=None)  # writes and reads a file
 @given(names | words, values | st.lists(entries, min_size=1, max_size=3))
 def test_any_text_and_number_survives(
     tmp_path_factory: pytest.TempPathFactory, name: str, weight: Any
