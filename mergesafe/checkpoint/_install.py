@@ -35,7 +35,8 @@ def install(working: Path, target: Path, *, replace: bool) -> Path | None:
     try:
         os.rename(working, target)
     except BaseException:
-        os.rename(aside, target)
+        if not os.path.lexists(target):  # an interrupt may arrive just after the rename succeeded
+            os.rename(aside, target)
         raise
     return aside
 

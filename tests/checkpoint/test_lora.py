@@ -78,7 +78,13 @@ ADAPTERS = {
         r=4,
         lora_alpha=8,
         target_modules=["q_proj", "k_proj", "gate_proj"],
-        rank_pattern={"q_proj": 2, r"layers\.1\.self_attn\.k_proj": 3, "^model.*gate_proj": 5},
+        # "self_attn" matches no module: a pattern must match up to the end of the name.
+        rank_pattern={
+            "self_attn": 7,
+            "q_proj": 2,
+            r"layers\.1\.self_attn\.k_proj": 3,
+            "^model.*gate_proj": 5,
+        },
         alpha_pattern={r"model.layers.[01].mlp.gate_proj": 3, "layers.0.self_attn.q_proj": 11},
     ),
     "patterns, rank-stabilised": LoraConfig(

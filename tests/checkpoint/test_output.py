@@ -366,5 +366,23 @@ def test_overwrite_rolls_back(
     assert listing(tmp_path) == ["out", "out/old.txt"]
 
 
+def test_interrupt_just_after_the_rename_keeps_the_new_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real, calls = old_output(tmp_path / "out"), os.rename, []
+
+    def rename(source: Path, target: Path) -> None:
+        calls.append(target)
+        real(source, target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_install, "_exchange", lambda first, second: False)
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        write(out, overwrite=True)
+    assert list(open_checkpoint(out).tensors) == ["a", "b"]
+
+
 def test_exchange_is_refused_where_unknown(tmp_path: Path) -> None:
     assert not _install._exchange(tmp_path / "none", tmp_path / "none2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,6 +145,7 @@ def test_many_threads_open_the_shard_once(
 
     def counting(path: Path, flags: int) -> int:
         opened.append(path)
+        time.sleep(0.05)  # let every thread find the shard unopened
         return real(path, flags)
 
     monkeypatch.setattr(os, "open", counting)
@@ -171,10 +173,13 @@ def test_advise_never_fails(info: TensorInfo, monkeypatch: pytest.MonkeyPatch) -
         reader.advise(info)
 
 
-def test_empty_tensor(tmp_path: Path) -> None:
+def test_empty_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(pack_tensors({"none": ("F32", [0, 4], b"")}))
     info = read_header(path)[0]["none"]
+    advised: list[object] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: advised.append(arguments))
     with Reader() as reader:
         reader.advise(info)
         reader.read_into(info, 0, memoryview(bytearray()))
+    assert advised == []  # a length of 0 would mean "up to the end of the file"

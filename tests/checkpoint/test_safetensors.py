@@ -88,6 +88,7 @@ BAD = {
     "span too short": (pack(entry(data_offsets=[0, 7]), bytes(7)), "span 7 bytes, but shape [2]"),
     "span too long": (pack(entry(data_offsets=[0, 9]), bytes(9)), "span 9 bytes, but shape [2]"),
     "overlap": (two([4, 12], 12), "tensor 'x' begins at byte"),
+    "overlap by a byte": (two([7, 15], 15), "and overlaps tensor 'w', which ends at"),
     "same place": (two([0, 8], 8), "and overlaps tensor 'w'"),
     "gap": (two([12, 20], 20), "leaving a gap of 4 bytes after tensor 'w'"),
     "gap at the start": (pack(entry(data_offsets=[1, 9]), bytes(9)), "a gap of 1 bytes after the"),
