@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mergesafe.errors import ArgumentError, did_you_mean
-from mergesafe.methods.linear import Linear
-from mergesafe.methods.passthrough import Passthrough
-from mergesafe.methods.slerp import Slerp
+from mergesafe.methods.definitions.linear import Linear
+from mergesafe.methods.definitions.passthrough import Passthrough
+from mergesafe.methods.definitions.slerp import Slerp
+from mergesafe.methods.definitions.task_arithmetic import FAMILY
 from mergesafe.methods.spec import MergeMethod
-from mergesafe.methods.task_arithmetic import FAMILY
 
 METHODS: dict[str, MergeMethod] = {
     method.name: method for method in (Linear(), Slerp(), Passthrough(), *FAMILY)
@@ -19,6 +19,4 @@ def get_method(name: str) -> MergeMethod:
     try:
         return METHODS[name]
     except KeyError:
-        raise ArgumentError(
-            f"unknown merge method '{name}'{did_you_mean(name, METHODS)}"
-        ) from None
+        raise ArgumentError(f"unknown merge method '{name}'{did_you_mean(name, METHODS)}") from None

@@ -16,31 +16,17 @@ is never kept. Without election every d_i is kept.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from hashlib import blake2b
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
+from mergesafe.methods.sparsify import Sparsifier, rescale_rule, sparsify_masks
 from mergesafe.methods.spec import (
-    KEEP_NONE,
-    DeltaNorms,
-    KthMagnitude,
     Merge,
     MergeMethod,
     MergeTaskVectors,
     Parameter,
     Settings,
-    Sparsify,
-    Statistic,
     TensorContext,
 )
-
-Sparsifier: TypeAlias = Literal["none", "magnitude", "magnitude_outliers", "random"]
-Norm: TypeAlias = Literal["l1", "l2", "linf"]
-
-#: Norms below this are not rescaled: the ratio would be noise.
-TINY_NORM = 1e-7
-#: Without election a divisor this small counts as 1.
-TINY_DIVISOR = 1e-8
 
 
 class TaskArithmetic(MergeMethod):
@@ -67,35 +53,27 @@ class TaskArithmetic(MergeMethod):
         self.parameters = _parameters(sparsify, elect, normalize, rescale)
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
-        weights = tuple(float(w) for w in settings.column("weight"))
-        masks = yield from self._masks(tensor, settings)
-        if self.sparsifier != "none":
-            masks = yield from _rescale(masks, settings)
-        elect = settings.shared["elect"] if self.elects else "none"
+        shared = settings.shared
+        densities = [float(d) for d in settings.column("density")]
+        outliers = self.sparsifier == "magnitude_outliers"
+        gammas = [float(g) for g in settings.column("gamma")] if outliers else []
+        masks = yield from sparsify_masks(
+            self.sparsifier,
+            tensor.numel,
+            densities,
+            gammas,
+            rescale_rule(shared["rescale"]),
+            tensor.seed,
+            tensor.name,
+        )
+        elect: Literal["none", "sum", "count"] = shared["elect"] if self.elects else "none"
         return MergeTaskVectors(
-            weights,
+            tuple(float(w) for w in settings.column("weight")),
             tuple(masks),
             elect=elect,
-            normalize=bool(settings.shared["normalize"]),
-            scale=float(settings.shared["lambda"]),
+            normalize=bool(shared["normalize"]),
+            scale=float(shared["lambda"]),
         )
-
-    def _masks(
-        self, tensor: TensorContext, settings: Settings
-    ) -> Generator[Statistic, Any, list[Sparsify]]:
-        densities = [float(d) for d in settings.column("density")]
-        if self.sparsifier == "none":
-            return [Sparsify() for _ in densities]
-        if self.sparsifier == "random":
-            return [_random(tensor, i, d) for i, d in enumerate(densities)]
-        if self.sparsifier == "magnitude":
-            bounds = [_largest(tensor.numel, d) for d in densities]
-        else:
-            gammas = [float(g) for g in settings.column("gamma")]
-            bounds = [
-                _without_outliers(tensor.numel, d, g) for d, g in zip(densities, gammas, strict=True)
-            ]
-        return (yield from _windows(bounds))
 
     def check(self, settings: Settings) -> list[str]:
         warnings = []
@@ -108,95 +86,6 @@ class TaskArithmetic(MergeMethod):
         if len(weights) == 1 and self.elects:
             warnings.append(f"{self.name} with one expert: sign election has nothing to decide")
         return warnings
-
-
-#: Which descending ranks (1 = largest) bound what is kept: (lowest kept, highest kept).
-Bounds: TypeAlias = tuple[int, int] | Literal["all", "none"]
-
-
-def _largest(numel: int, density: float) -> Bounds:
-    """Keep the k = max(1, trunc(density * numel)) largest magnitudes."""
-    if density >= 1.0:
-        return "all"
-    if density <= 0.0 or numel == 0:
-        return "none"
-    return max(1, int(density * numel)), 1
-
-
-def _without_outliers(numel: int, density: float, gamma: float) -> Bounds:
-    """Drop the ``gamma`` share of largest magnitudes, keep the next ``density`` share."""
-    if density >= 1.0:
-        return "all"
-    keep = int(density * numel)
-    if keep == 0:
-        return "none"
-    top = int(gamma * numel)
-    bottom = max(0, numel - keep - top)
-    return numel - bottom, numel - (bottom + keep - 1)
-
-
-def _windows(bounds: list[Bounds]) -> Generator[Statistic, Any, list[Sparsify]]:
-    ranks: list[tuple[int, int]] = []
-    for i, bound in enumerate(bounds):
-        if isinstance(bound, tuple):
-            ranks.append((i, bound[0]))
-            if bound[1] != 1:  # rank 1 is the maximum: no upper bound to look for
-                ranks.append((i, bound[1]))
-    found: dict[tuple[int, int], int] = {}
-    if ranks:
-        answers = yield KthMagnitude(tuple(ranks))
-        found = dict(zip(ranks, answers, strict=True))
-    masks = []
-    for i, bound in enumerate(bounds):
-        if bound == "all":
-            masks.append(Sparsify())
-        elif bound == "none":
-            masks.append(Sparsify(*KEEP_NONE))
-        else:
-            low = found[i, bound[0]]
-            masks.append(
-                Sparsify(low) if bound[1] == 1 else Sparsify(low, found[i, bound[1]])
-            )
-    return masks
-
-
-def _random(tensor: TensorContext, index: int, density: float) -> Sparsify:
-    if density >= 1.0:
-        return Sparsify()
-    return Sparsify(
-        random=True,
-        key=random_key(tensor.seed, tensor.name, index),
-        threshold=max(0, min(0xFFFFFFFF, int(density * 2.0**32))),
-    )
-
-
-def random_key(seed: int, name: str, index: int) -> int:
-    """64-bit Philox key of (seed, tensor name, expert index)."""
-    digest = blake2b(f"{seed}\0{index}\0{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
-def _rescale(
-    masks: list[Sparsify], settings: Settings
-) -> Generator[Statistic, Any, list[Sparsify]]:
-    """Factor on the survivors: norm(delta) / norm(masked delta), or 1 / density."""
-    rule = settings.shared["rescale"]
-    if rule is True:
-        rule = "l1"
-    if rule in (False, "none"):
-        return masks
-    if rule == "inverse_density":
-        factors = [1.0 / float(d) if d > 0 else 1.0 for d in settings.column("density")]
-    else:
-        norms = yield DeltaNorms(rule, tuple(masks))
-        factors = [
-            1.0 if before < TINY_NORM or after < TINY_NORM else before / after
-            for before, after in norms
-        ]
-    return [
-        Sparsify(m.lo, m.hi, m.random, m.key, m.threshold, factor)
-        for m, factor in zip(masks, factors, strict=True)
-    ]
 
 
 def _parameters(

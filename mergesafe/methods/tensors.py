@@ -1,0 +1,192 @@
+"""Runs a merge method on plain tensors, and makes the functions of :mod:`mergesafe.methods`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+
+from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.methods.registry import get_method
+from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
+from mergesafe.ops import arguments
+from mergesafe.ops.backends.registry import get_backend
+from mergesafe.ops.statistics import combine, drive
+
+#: Options of every method, besides its parameters.
+OPTIONS = {"name": "", "seed": 0, "out_dtype": None, "backend": "auto"}
+
+
+def run(
+    method: MergeMethod | str,
+    inputs: Sequence[torch.Tensor],
+    base: torch.Tensor | None = None,
+    *,
+    name: str = "",
+    seed: int = 0,
+    out_dtype: torch.dtype | None = None,
+    backend: str = "auto",
+    **parameters: Any,
+) -> torch.Tensor:
+    """Merge one tensor of several models.
+
+    ``inputs``: the experts where the method needs a ``base``, else every model (for slerp the
+    base comes first). ``parameters``: as in a recipe; one value for all inputs or a list with one
+    per input where the method takes one per model. ``lambda``, a Python keyword, may be written
+    ``lambda_``. ``name`` and ``seed`` choose the random masks of DARE. ``out_dtype`` defaults to
+    the common type of all tensors. Raises ArgumentError for a bad argument and BackendError for a
+    backend that is not available or a coefficient that requires grad.
+    """
+    if isinstance(method, str):
+        method = get_method(method)
+    named = arguments.listed("experts" if method.base == "required" else "tensors", inputs)
+    _check_count(method, len(named), base)
+    checked = arguments.operands(named if base is None else [("base", base), *named])
+    tensors = checked.tensors if base is None else checked.tensors[1:]
+    flat_base = None if base is None else checked.tensors[0]
+    settings = settings_of(method, len(tensors), parameters)
+    runner = get_backend(backend, checked.device)
+    dtype = arguments.dtype_or(out_dtype, checked.dtype)
+    context = TensorContext(name, tuple(checked.shape), checked.numel, len(tensors), seed)
+    how = drive(method.merge(context, settings), runner, flat_base, tensors)
+    return combine(how, runner, flat_base, tensors, dtype).view(checked.shape)
+
+
+def _check_count(method: MergeMethod, count: int, base: torch.Tensor | None) -> None:
+    if method.base == "required" and base is None:
+        raise ArgumentError(f"{method.name} works on task vectors and needs a base tensor")
+    if method.base != "required" and base is not None:
+        raise ArgumentError(f"{method.name} has no separate base; pass every model in one list")
+    low, high = method.min_inputs, method.max_inputs
+    if count < low or (high is not None and count > high):
+        expected = f"{low}" if low == high else f"{low} to {high}" if high else f"at least {low}"
+        kind = "experts" if method.base == "required" else "tensors"
+        raise ArgumentError(f"{method.name} got {count} {kind}; expected {expected}")
+
+
+def settings_of(method: MergeMethod, count: int, given: Mapping[str, Any]) -> Settings:
+    """Checks parameters against the method's declaration and fills in the defaults."""
+    values = dict(given)
+    if "lambda_" in values:
+        if "lambda" in values:
+            raise ArgumentError("lambda and lambda_ are the same parameter; give one of them")
+        values["lambda"] = values.pop("lambda_")
+    known = {parameter.name: parameter for parameter in method.parameters}
+    for name in values:
+        if name not in known:
+            hint = did_you_mean(name, [*known, *OPTIONS])
+            raise ArgumentError(f"{method.name} has no parameter '{name}'{hint}")
+    shared: dict[str, Any] = {}
+    each: list[dict[str, Any]] = [{} for _ in range(count)]
+    for parameter in method.parameters:
+        if parameter.name not in values and parameter.required:
+            raise ArgumentError(f"{method.name} needs '{parameter.name}': {parameter.help}")
+        value = values.get(parameter.name, parameter.default)
+        if parameter.scope == "global":
+            shared[parameter.name] = _checked(parameter, parameter.name, value)
+            continue
+        for i, one in enumerate(_per_input(parameter, value, count)):
+            each[i][parameter.name] = _checked(parameter, f"{parameter.name}[{i}]", one)
+    return Settings(shared, each)
+
+
+def _per_input(parameter: Parameter, value: Any, count: int) -> Sequence[Any]:
+    if parameter.kind == "float":
+        return arguments.coefficients(parameter.name, value, count, broadcast=True)
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * count
+    if len(values) != count:
+        raise ArgumentError(
+            f"{parameter.name} has {len(values)} values; expected {count}, one per tensor"
+        )
+    return values
+
+
+def _checked(parameter: Parameter, name: str, value: Any) -> Any:
+    """One value of a parameter, of its kind and within its range."""
+    if parameter.kind == "float":
+        return arguments.number(name, value, parameter.minimum, parameter.maximum)
+    if parameter.kind == "bool" and isinstance(value, bool):
+        return value
+    if value in parameter.choices:
+        return value
+    words = (["True", "False"] if parameter.kind == "bool" else []) + list(parameter.choices)
+    raise ArgumentError(f"{name} is {value!r}; expected {' or '.join(words)}")
+
+
+def function_of(method: MergeMethod) -> Callable[..., torch.Tensor]:
+    """The method as a function with a signature and a docstring of its own."""
+    function: Callable[..., torch.Tensor]
+    if method.base == "required":
+
+        def function(base: torch.Tensor, experts: Sequence[torch.Tensor], **given: Any) -> Any:
+            return run(method, experts, base, **given)
+
+    elif method.max_inputs == 1:
+
+        def function(tensor: torch.Tensor, **given: Any) -> Any:
+            return run(method, [tensor], **given)
+
+    elif method.base == "input" and method.max_inputs == 2:
+
+        def function(base: torch.Tensor, other: torch.Tensor, **given: Any) -> Any:
+            return run(method, [base, other], **given)
+
+    else:
+
+        def function(tensors: Sequence[torch.Tensor], **given: Any) -> Any:
+            return run(method, tensors, **given)
+
+    function.__name__ = function.__qualname__ = method.name
+    function.__module__ = "mergesafe.methods"
+    function.__doc__ = _documentation(method)
+    cast(Any, function).__signature__ = _signature(method, function)
+    return function
+
+
+def _python_name(parameter: Parameter) -> str:
+    return "lambda_" if parameter.name == "lambda" else parameter.name
+
+
+def _signature(method: MergeMethod, function: Callable[..., Any]) -> inspect.Signature:
+    leading = [
+        p
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    defaults = {
+        _python_name(p): inspect.Parameter.empty if p.required else p.default
+        for p in method.parameters
+    }
+    keywords = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in (defaults | OPTIONS).items()
+    ]
+    return inspect.Signature([*leading, *keywords], return_annotation=torch.Tensor)
+
+
+def _documentation(method: MergeMethod) -> str:
+    lines = [f"Merge one tensor of several models with {method.title}.", "", "Parameters:"]
+    for p in method.parameters:
+        notes = [] if p.required else [f"default {p.default}"]
+        if p.minimum is not None or p.maximum is not None:
+            notes.append(f"in [{p.minimum:g}, {p.maximum:g}]")
+        if p.choices:
+            notes.append("or " * (p.kind == "bool") + ", ".join(p.choices))
+        if p.scope != "global":
+            notes.append("one value or one per model")
+        if p.ignored:
+            notes.append("no effect here")
+        lines.append(f"    {_python_name(p)}: {p.help}" + f" ({'; '.join(notes)})" * bool(notes))
+    lines += [
+        "    name, seed: choose the random masks, where there are any",
+        "    out_dtype: dtype of the result (default: the common type of the tensors)",
+        "    backend: 'auto', or force one by name",
+        "",
+        inspect.getdoc(sys.modules[type(method).__module__]) or "",
+    ]
+    if method.paper and method.paper not in lines[-1]:
+        lines.append(f"Source: {method.paper}")
+    return "\n".join(lines)

@@ -1,0 +1,162 @@
+"""Checks of what callers pass, with errors that say what was given and what is expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TypeAlias
+
+import torch
+
+from mergesafe.errors import ArgumentError, BackendError, did_you_mean
+
+#: dtypes that can be merged -> how messages call them.
+DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
+
+Coefficients: TypeAlias = float | Sequence[float] | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Checked tensors: flat, contiguous, detached, of one shape and device."""
+
+    tensors: list[torch.Tensor]
+    shape: torch.Size
+    device: torch.device
+    #: The common type that holds every value.
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        return self.shape.numel()
+
+
+def operands(named: Iterable[tuple[str, object]]) -> Operands:
+    """Checks (name, tensor) pairs; the first sets the shape and device that all must have."""
+    pairs = [(name, _tensor(name, value)) for name, value in named]
+    first_name, first = pairs[0]
+    for name, tensor in pairs:
+        if tensor.shape != first.shape:
+            raise ArgumentError(
+                f"{name} has shape {tuple(tensor.shape)}, but {first_name} has "
+                f"{tuple(first.shape)}; all tensors of a merge must have the same shape"
+            )
+        if tensor.device != first.device:
+            raise ArgumentError(
+                f"{name} is on {tensor.device}, but {first_name} is on {first.device}; move all "
+                "tensors of a merge to one device"
+            )
+    tensors = [tensor for _, tensor in pairs]
+    dtype = reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
+    flat = [tensor.detach().contiguous().view(-1) for tensor in tensors]
+    return Operands(flat, first.shape, first.device, dtype)
+
+
+def _tensor(name: str, value: object) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise ArgumentError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype not in DTYPES:
+        raise ArgumentError(f"{name} has dtype {value.dtype}; expected {_one_of(DTYPES.values())}")
+    if value.layout != torch.strided:
+        raise ArgumentError(f"{name} has layout {value.layout}; expected a dense tensor")
+    return value
+
+
+def listed(name: str, value: object) -> list[tuple[str, object]]:
+    """(name of element, element) for a non-empty list or tuple of tensors."""
+    if isinstance(value, torch.Tensor) or not isinstance(value, Sequence):
+        raise ArgumentError(
+            f"{name} must be a list or tuple of tensors, got {type(value).__name__}"
+        )
+    if not value:
+        raise ArgumentError(f"{name} is empty; expected at least one tensor")
+    return [(f"{name}[{i}]", each) for i, each in enumerate(value)]
+
+
+def coefficients(name: str, value: object, count: int, *, broadcast: bool = False) -> list[float]:
+    """``count`` finite numbers from a sequence or a 1-D tensor; with ``broadcast`` also from one
+    number for all.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.requires_grad and torch.is_grad_enabled():
+            raise BackendError(
+                f"{name} requires grad, but merge operations do not compute gradients yet; pass "
+                f"{name}.detach() to merge without them"
+            )
+        if value.ndim > 1 or (value.ndim == 0 and not broadcast):
+            raise ArgumentError(
+                f"{name} has shape {tuple(value.shape)}; expected a 1-D tensor of {count} numbers"
+            )
+        value = value.tolist()
+    if _is_number(value) and broadcast:
+        values: list[object] = [value] * count
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        values = list(value)
+    else:
+        kind = "a number or a list of numbers" if broadcast else "a list of numbers"
+        raise ArgumentError(f"{name} must be {kind}, got {value!r}")
+    if len(values) != count:
+        raise ArgumentError(f"{name} has {len(values)} values; expected {count}, one per tensor")
+    return [number(f"{name}[{i}]", each) for i, each in enumerate(values)]
+
+
+def number(name: str, value: object, low: float | None = None, high: float | None = None) -> float:
+    """A finite number within [low, high]."""
+    if isinstance(value, torch.Tensor) and value.ndim == 0:
+        return coefficients(name, value, 1, broadcast=True)[0]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ArgumentError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ArgumentError(f"{name} must be finite, got {value}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ArgumentError(f"{name} is {value}; expected a number in {_interval(low, high)}")
+    return float(value)
+
+
+def choice(name: str, value: object, known: Sequence[str]) -> str:
+    """One of the known words."""
+    if isinstance(value, str) and value in known:
+        return value
+    hint = did_you_mean(value, known) if isinstance(value, str) else ""
+    raise ArgumentError(f"{name} is {value!r}; expected {_one_of(known)}{hint}")
+
+
+def dtype_or(value: torch.dtype | None, default: torch.dtype) -> torch.dtype:
+    """The dtype asked for, or the default for None."""
+    if value is None:
+        return default
+    if value not in DTYPES:
+        raise ArgumentError(f"out_dtype is {value}; expected {_one_of(DTYPES.values())}")
+    return value
+
+
+def ranks(keep: object, count: int, numel: int) -> list[int]:
+    """``count`` ranks in [1, numel] from one integer for all or a list."""
+    values = [keep] * count if isinstance(keep, int) else keep
+    if not isinstance(values, Sequence) or len(values) != count:
+        raise ArgumentError(f"keep is {keep!r}; expected an integer or {count} of them")
+    for k in values:
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= numel:
+            raise ArgumentError(
+                f"keep has {k!r}; expected integers in [1, {numel}], the number of elements"
+                if numel
+                else "keep: the tensors have no elements, so none can be the k-th largest"
+            )
+    return list(values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _one_of(names: Iterable[str]) -> str:
+    words = list(names)
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if high is None:
+        return f"[{low:g}, infinity)"
+    return f"(-infinity, {high:g}]" if low is None else f"[{low:g}, {high:g}]"

@@ -1,0 +1,1 @@
+"""Implementations of the fused primitives; :mod:`mergesafe.ops.backends.registry` picks one."""

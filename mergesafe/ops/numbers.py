@@ -1,0 +1,32 @@
+"""The float32 values that coefficients take before any kernel sees them, without torch.
+
+Kernels compute in float32, so weights, scales and rescale factors are rounded from Python's
+float64 here, once and for every backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import c_float
+
+#: Without election, a sum of weights this close to zero divides by 1 instead.
+TINY_DIVISOR = 1e-8
+
+
+def float32(value: float) -> float:
+    """``value`` rounded to the nearest float32; beyond its range, infinity."""
+    return c_float(value).value
+
+
+def divisor_of(weights: Sequence[float], normalize: bool) -> float:
+    """What the summed task vectors are divided by when no sign is elected.
+
+    The float32 sum of the weights in order, or 1 if that is next to nothing or not wanted.
+    """
+    if not normalize:
+        return 1.0
+    total = 0.0
+    for weight in weights:
+        # exact in float64, so the one rounding is that of a float32 addition
+        total = float32(total + float32(weight))
+    return 1.0 if abs(total) < TINY_DIVISOR else total

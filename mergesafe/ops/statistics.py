@@ -1,0 +1,92 @@
+"""Answers a merge method's requests for statistics, and carries out its combination, on tensors
+that are whole in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from mergesafe.methods.spec import (
+    Combine,
+    DeltaNorms,
+    Gram,
+    KthMagnitude,
+    Statistic,
+    WeightedSum,
+)
+from mergesafe.ops.backends.base import Backend
+
+T = TypeVar("T")
+
+
+def drive(
+    steps: Generator[Statistic, Any, T],
+    backend: Backend,
+    base: torch.Tensor | None,
+    inputs: Sequence[torch.Tensor],
+) -> T:
+    """Runs the generator to its return value, answering every request it yields."""
+    try:
+        request = next(steps)
+        while True:
+            request = steps.send(answer(request, backend, base, inputs))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def answer(
+    request: Statistic,
+    backend: Backend,
+    base: torch.Tensor | None,
+    inputs: Sequence[torch.Tensor],
+) -> Any:
+    """The scalars of one request: bits, (norm, norm of kept) pairs, or a matrix as nested lists."""
+    n = len(inputs)
+    if isinstance(request, Gram):
+        return full_matrix(backend.gram(inputs, [0.0] * (n * n)), n)
+    if base is None:
+        raise TypeError(f"{type(request).__name__} is about task vectors, which need a base")
+    if isinstance(request, KthMagnitude):
+        return backend.kth_magnitude(base, inputs, request.ranks)
+    if isinstance(request, DeltaNorms):
+        totals = [0.0] * (2 * n)
+        sums = backend.delta_norms(base, inputs, request.sparsify, request.norm, totals, 0)
+        if request.norm == "l2":
+            sums = [math.sqrt(value) for value in sums]
+        return list(zip(sums[0::2], sums[1::2], strict=True))
+    raise TypeError(f"unknown statistic {request!r}")
+
+
+def combine(
+    how: Combine,
+    backend: Backend,
+    base: torch.Tensor | None,
+    inputs: Sequence[torch.Tensor],
+    out_dtype: torch.dtype,
+) -> torch.Tensor:
+    """The element-wise pass that ends a merge."""
+    if isinstance(how, WeightedSum):
+        return backend.weighted_sum(inputs, how.weights, out_dtype)
+    if base is None:
+        raise TypeError("a merge of task vectors needs a base")
+    return backend.merge_task_vectors(
+        base,
+        inputs,
+        how.sparsify,
+        how.weights,
+        how.elect,
+        how.normalize,
+        how.scale,
+        0,
+        out_dtype,
+    )
+
+
+def full_matrix(upper: Sequence[float], n: int) -> list[list[float]]:
+    """Nested lists of the symmetric matrix whose upper triangle is given by rows."""
+    return [[upper[min(i, j) * n + max(i, j)] for j in range(n)] for i in range(n)]
