@@ -3,6 +3,7 @@
 // linker keeps one copy of a template for all sets.
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif

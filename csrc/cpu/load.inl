@@ -58,10 +58,12 @@ template <class T>
 bool convert_out(const float* values, int n, T* data) {
   using Bits = decltype(T::bits);
   Bits* __restrict__ bits = &data->bits;
+  // Not ~Bits{0} >> 1: short integers are promoted to int first.
+  constexpr Bits magnitude_mask = std::numeric_limits<Bits>::max() / 2;
   Bits largest = 0;
   for (int j = 0; j < n; ++j) {
     const Bits stored = static_cast<Bits>(to_bits<T>(values[j]));
-    const Bits magnitude = stored & static_cast<Bits>(~Bits{0} >> 1);
+    const Bits magnitude = stored & magnitude_mask;
     largest = magnitude > largest ? magnitude : largest;
     bits[j] = stored;
   }

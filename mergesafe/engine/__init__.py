@@ -1,0 +1,1 @@
+"""The merge engine: plan from headers, then stream."""

@@ -1,0 +1,184 @@
+"""``merge`` and ``plan``: what the command line and ``import mergesafe`` call."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.checkpoint.card import model_card
+from mergesafe.checkpoint.carry import carry_over
+from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.reader import Reader
+from mergesafe.engine.kernels import make_kernels
+from mergesafe.engine.memory import budget_of, parse_size
+from mergesafe.engine.plan import MergePlan, make_plan
+from mergesafe.engine.stream import Options, Schedule, Stream, schedule
+from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.recipe.load import load_recipe
+from mergesafe.version import __version__
+
+RecipeLike = str | Path | Mapping[str, Any]
+ON_NONFINITE: Final = ("error", "warn", "zero")
+MAX_SEED: Final = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What a merge did. ``seconds`` covers planning to the synced rename."""
+
+    path: Path
+    tensors: int
+    parameters: int
+    bytes_read: int
+    bytes_written: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """Bytes read and written per second, in 1e9."""
+        return (self.bytes_read + self.bytes_written) / self.seconds / 1e9
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A plan and how it would run under a budget."""
+
+    plan: MergePlan
+    schedule: Schedule
+    options: Options
+
+
+def plan(
+    recipe: RecipeLike,
+    *,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    max_shard_size: str | int = "5GB",
+    seed: int = 0,
+) -> PlanReport:
+    """What :func:`merge` would do with ``recipe``, from headers alone.
+
+    Raises:
+        MergesafeError: the recipe or an input is wrong; the message says where and what to do.
+    """
+    options = Options(budget_of(memory), _threads(threads))
+    shard = parse_size(max_shard_size, "--max-shard-size")
+    made = make_plan(load_recipe(recipe), max_shard_size=shard, seed=_seed(seed))
+    return PlanReport(made, schedule(made, options), options)
+
+
+def merge(
+    recipe: RecipeLike,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    backend: str = "auto",
+    memory: str | int | None = None,
+    threads: int | None = None,
+    max_shard_size: str | int = "5GB",
+    seed: int = 0,
+    overwrite: bool = False,
+    on_nonfinite: str = "error",
+    progress: Callable[[MergePlan, Schedule], Callable[[int], None]] | None = None,
+) -> MergeResult:
+    """Merge checkpoints as ``recipe`` says into the folder ``out``.
+
+    The output depends on the recipe, the inputs, ``seed``, ``max_shard_size`` and
+    ``on_nonfinite`` alone: not on memory, threads, backend or instruction set. It appears complete
+    or not at all.
+
+    Args:
+        recipe: path of a YAML recipe, or the same as a mapping.
+        memory: bytes for buffers, as a number or text such as ``"2GiB"``; default 4 GiB or half of
+            the available memory. The process needs a fixed amount more.
+        threads: default: the processors this process may use.
+        on_nonfinite: NaN or infinity in an input: ``error``, ``warn`` or ``zero``.
+        progress: called once with the plan and schedule; returns a function of bytes done.
+
+    Raises:
+        MergesafeError: the recipe, an input or the output is wrong; nothing is left behind.
+    """
+    started = time.perf_counter()
+    if on_nonfinite not in ON_NONFINITE:
+        hint = did_you_mean(on_nonfinite, ON_NONFINITE)
+        raise ArgumentError(f"--on-nonfinite {on_nonfinite}: unknown choice{hint}")
+    zero = on_nonfinite == "zero"
+    make_kernels(backend, device, threads=1, zero_nonfinite=zero)  # fail before reading anything
+    report = plan(recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed)
+    made, planned = report.plan, report.schedule
+    options = Options(report.options.memory, report.options.threads, on_nonfinite)
+    kernels = make_kernels(backend, device, threads=planned.kernel_threads, zero_nonfinite=zero)
+    advance = progress(made, planned) if progress is not None else None
+    folder = OutputFolder(Path(out), made.layout, overwrite=overwrite, protect=_protected(made))
+    with folder, Reader() as reader:
+        stream = Stream(made, planned, options, kernels, reader, folder, advance)
+        stream.run()
+        warnings = (*made.warnings, *stream.warnings)
+        _add_companions(folder, made, warnings)
+        folder.commit()
+    return MergeResult(
+        path=folder.path,
+        tensors=len(made.tasks),
+        parameters=sum(task.numel for task in made.tasks),
+        bytes_read=planned.bytes_read,
+        bytes_written=made.bytes_out,
+        seconds=time.perf_counter() - started,
+        warnings=warnings,
+    )
+
+
+def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, ...]) -> None:
+    recipe = made.recipe
+    if made.config:
+        carry_over(
+            folder,
+            made.models[0].checkpoint,
+            config=made.config,
+            tokenizer=made.tokenizer.checkpoint,
+        )
+    card = model_card(
+        recipe_text=recipe.text,
+        method=recipe.merge_method,
+        method_title=recipe.method.title,
+        paper=recipe.method.paper or None,
+        base=recipe.base_model.text if recipe.base_model else None,
+        models=[ref.text for ref in recipe.inputs],
+        version=__version__,
+        warnings=warnings,
+    )
+    folder.add_file("README.md", card)
+    folder.add_file("mergesafe-recipe.yml", recipe.text)
+
+
+def _protected(made: MergePlan) -> list[Path]:
+    paths = []
+    for model in made.models:
+        paths += [model.checkpoint.path, *model.checkpoint.shards]
+        if model.adapter is not None:
+            paths.append(model.adapter.path)
+    if made.recipe.source is not None:
+        paths.append(made.recipe.source)
+    return paths
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        return (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
+    if not 1 <= threads <= 4096:
+        raise ArgumentError(f"--threads {threads}: expected 1 to 4096")
+    return threads
+
+
+def _seed(seed: int) -> int:
+    if not 0 <= seed <= MAX_SEED:
+        raise ArgumentError(f"--seed {seed}: expected 0 to {MAX_SEED}")
+    return seed

@@ -1,0 +1,296 @@
+"""The primitives on raw buffers, for the streaming engine.
+
+:class:`NativeKernels` hands addresses to the C++ extension and needs no torch.
+:class:`TensorKernels` wraps the same buffers as tensors for any backend of :mod:`mergesafe.ops`.
+Both answer with *flags*: bit i says that input i held NaN or infinity, :data:`OUTPUT_FLAG` that
+the output does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from mergesafe import _native
+from mergesafe.errors import BackendError
+from mergesafe.methods.spec import (
+    Combine,
+    DeltaNorms,
+    MergeTaskVectors,
+    Sparsify,
+    WeightedSum,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+_CODES: Final = {"BF16": 0, "F16": 1, "F32": 2}
+_NORMS: Final = {"l1": 0, "l2": 1, "linf": 2}
+_ELECT: Final = {"none": 0, "sum": 1, "count": 2}
+OUTPUT_FLAG: Final = 1 << 63
+#: Inputs from this one on share a flag bit.
+SHARED_FLAG: Final = 62
+#: Without election a sum of weights this small does not divide (see METHODS of the family).
+TINY_DIVISOR: Final = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A contiguous run of elements in memory; ``cast`` is the type they are rounded to at load."""
+
+    address: int
+    view: memoryview
+    dtype: str
+    cast: str
+
+    def part(self, begin: int, count: int, itemsize: int) -> Buffer:
+        """Elements [begin, begin + count)."""
+        return Buffer(
+            self.address + begin * itemsize,
+            self.view[begin * itemsize : (begin + count) * itemsize],
+            self.dtype,
+            self.cast,
+        )
+
+
+class Kernels(Protocol):
+    """What the engine needs; inputs are in method order, a separate base first."""
+
+    name: str
+
+    def kth_magnitude(
+        self, inputs: Sequence[Buffer], ranks: Sequence[tuple[int, int]], n: int
+    ) -> tuple[int, list[int]]: ...
+
+    def histogram(
+        self, inputs: Sequence[Buffer], prefixes: list[int], counts: Any, n: int
+    ) -> int: ...
+
+    def gram(
+        self, inputs: Sequence[Buffer], totals: list[float], n: int
+    ) -> tuple[int, list[float]]: ...
+
+    def delta_norms(
+        self,
+        inputs: Sequence[Buffer],
+        request: DeltaNorms,
+        totals: list[float],
+        n: int,
+        offset: int,
+    ) -> tuple[int, list[float]]: ...
+
+    def combine(
+        self, inputs: Sequence[Buffer], combine: Combine, out: Buffer, n: int, offset: int
+    ) -> int: ...
+
+
+def no_contraction_divisor(weights: Sequence[float]) -> float:
+    """Sum of float32 weights in float32, in order; 1 where it is too small to divide by."""
+    total = ctypes.c_float(0.0)
+    for weight in weights:
+        total.value = total.value + ctypes.c_float(weight).value
+    return 1.0 if abs(total.value) < TINY_DIVISOR else total.value
+
+
+class NativeKernels:
+    """The C++ kernels of the chosen instruction set on the CPU."""
+
+    name = "native"
+
+    def __init__(self, threads: int, zero_nonfinite: bool) -> None:
+        self.threads = threads
+        self.zero = zero_nonfinite
+
+    @staticmethod
+    def _input(buffer: Buffer) -> tuple[int, int, int]:
+        return buffer.address, _CODES[buffer.dtype], _CODES[buffer.cast]
+
+    def _vectors(
+        self, inputs: Sequence[Buffer], sparsify: Sequence[Sparsify], weights: Sequence[float]
+    ) -> list[Any]:
+        return [
+            (self._input(x), w, s.rescale, s.lo, s.hi, s.random, s.threshold, s.key)
+            for x, s, w in zip(inputs, sparsify, weights, strict=True)
+        ]
+
+    def kth_magnitude(
+        self, inputs: Sequence[Buffer], ranks: Sequence[tuple[int, int]], n: int
+    ) -> tuple[int, list[int]]:
+        base, *experts = map(self._input, inputs)
+        return _native.kth_magnitude(base, experts, list(ranks), n, self.zero, self.threads)
+
+    def histogram(self, inputs: Sequence[Buffer], prefixes: list[int], counts: Any, n: int) -> int:
+        base, *experts = map(self._input, inputs)
+        address = ctypes.addressof(counts)
+        return _native.magnitude_histogram(
+            base, experts, prefixes, address, n, self.zero, self.threads
+        )
+
+    def gram(
+        self, inputs: Sequence[Buffer], totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        return _native.gram(list(map(self._input, inputs)), totals, n, self.zero, self.threads)
+
+    def delta_norms(
+        self,
+        inputs: Sequence[Buffer],
+        request: DeltaNorms,
+        totals: list[float],
+        n: int,
+        offset: int,
+    ) -> tuple[int, list[float]]:
+        vectors = self._vectors(inputs[1:], request.sparsify, [1.0] * (len(inputs) - 1))
+        norm = _NORMS[request.norm]
+        return _native.delta_norms(
+            self._input(inputs[0]), vectors, norm, totals, n, offset, self.zero, self.threads
+        )
+
+    def combine(
+        self, inputs: Sequence[Buffer], combine: Combine, out: Buffer, n: int, offset: int
+    ) -> int:
+        target = out.address, _CODES[out.dtype]
+        if isinstance(combine, WeightedSum):
+            return _native.weighted_sum(
+                list(map(self._input, inputs)), list(combine.weights), target, n, self.zero,
+                self.threads,
+            )  # fmt: skip
+        divisor = no_contraction_divisor(combine.weights) if combine.normalize else 1.0
+        return _native.merge_task_vectors(
+            self._input(inputs[0]),
+            self._vectors(inputs[1:], combine.sparsify, combine.weights),
+            target, n, offset, _ELECT[combine.elect], combine.normalize, divisor, combine.scale,
+            self.zero, self.threads,
+        )  # fmt: skip
+
+
+class TensorKernels:
+    """Any CPU backend of mergesafe.ops, on tensors that share the buffers' memory."""
+
+    def __init__(self, backend: str, zero_nonfinite: bool) -> None:
+        import torch
+
+        from mergesafe.ops.backends.registry import get_backend
+
+        self._torch = torch
+        self._backend = get_backend(backend)
+        self.name = self._backend.name
+        self.zero = zero_nonfinite
+        self._dtypes = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+    def _tensor(self, buffer: Buffer) -> torch.Tensor:
+        """The buffer's values after the cast at load; not a copy where nothing changes."""
+        stored = self._torch.frombuffer(buffer.view, dtype=self._dtypes[buffer.dtype])
+        cast = stored.to(self._dtypes[buffer.cast])
+        if self.zero and not bool(self._torch.isfinite(cast).all()):
+            cast = self._torch.where(self._torch.isfinite(cast), cast, 0)
+        return cast
+
+    def _flags(self, inputs: Sequence[Buffer]) -> int:
+        flags = 0
+        for i, buffer in enumerate(inputs):
+            stored = self._torch.frombuffer(buffer.view, dtype=self._dtypes[buffer.dtype])
+            if not bool(self._torch.isfinite(stored.to(self._dtypes[buffer.cast])).all()):
+                flags |= 1 << min(i, SHARED_FLAG)
+        return flags
+
+    def kth_magnitude(
+        self, inputs: Sequence[Buffer], ranks: Sequence[tuple[int, int]], n: int
+    ) -> tuple[int, list[int]]:
+        base, *experts = map(self._tensor, inputs)
+        return self._flags(inputs), self._backend.kth_magnitude(base, experts, ranks)
+
+    def histogram(self, inputs: Sequence[Buffer], prefixes: list[int], counts: Any, n: int) -> int:
+        base, *experts = map(self._tensor, inputs)
+        bins = self._backend.magnitude_histogram(base, experts, prefixes or None)
+        total = self._torch.frombuffer(counts, dtype=self._torch.int64)
+        total += bins.reshape(-1)
+        return self._flags(inputs)
+
+    def gram(
+        self, inputs: Sequence[Buffer], totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        return self._flags(inputs), self._backend.gram(list(map(self._tensor, inputs)), totals)
+
+    def delta_norms(
+        self,
+        inputs: Sequence[Buffer],
+        request: DeltaNorms,
+        totals: list[float],
+        n: int,
+        offset: int,
+    ) -> tuple[int, list[float]]:
+        base, *experts = map(self._tensor, inputs)
+        answer = self._backend.delta_norms(
+            base, experts, request.sparsify, request.norm, totals, offset
+        )
+        return self._flags(inputs), answer
+
+    def combine(
+        self, inputs: Sequence[Buffer], combine: Combine, out: Buffer, n: int, offset: int
+    ) -> int:
+        dtype = self._dtypes[out.dtype]
+        tensors = list(map(self._tensor, inputs))
+        if isinstance(combine, MergeTaskVectors):
+            merged = self._backend.merge_task_vectors(
+                tensors[0], tensors[1:], combine.sparsify, combine.weights, combine.elect,
+                combine.normalize, combine.scale, offset, dtype,
+            )  # fmt: skip
+        else:
+            merged = self._backend.weighted_sum(tensors, combine.weights, dtype)
+        self._torch.frombuffer(out.view, dtype=dtype).copy_(merged)
+        flags = self._flags(inputs)
+        return flags if bool(self._torch.isfinite(merged).all()) else flags | OUTPUT_FLAG
+
+
+def make_kernels(backend: str, device: str, *, threads: int, zero_nonfinite: bool) -> Kernels:
+    """The kernels for ``--backend`` and ``--device``.
+
+    Raises:
+        BackendError: the device or backend is unknown or not available.
+    """
+    if device not in ("auto", "cpu"):
+        reason = (
+            "this version has no CUDA kernels"
+            if device.split(":")[0] == "cuda"
+            else "expected auto or cpu"
+        )
+        raise BackendError(f"--device {device}: {reason}; use --device cpu")
+    choose_isa()
+    if backend in ("auto", "native"):
+        return NativeKernels(threads, zero_nonfinite)
+    return TensorKernels(backend, zero_nonfinite)
+
+
+def choose_isa() -> None:
+    """Apply ``MERGESAFE_ISA``, which forces one instruction set by name."""
+    name = os.environ.get("MERGESAFE_ISA", "auto")
+    try:
+        _native.use_isa(name)
+    except ValueError as error:
+        raise BackendError(f"MERGESAFE_ISA={name}: {error}") from error
+
+
+def low_rank(
+    w: Buffer, a: int, b: int, rank: int, columns: int, scale: float, begin: int, n: int, out: int,
+    threads: int,
+) -> None:  # fmt: skip
+    """Elements [begin, begin + n) of ``W + scale * (B @ A)`` in float32 at address ``out``."""
+    _native.add_low_rank(
+        (w.address, _CODES[w.dtype], _CODES[w.dtype]), a, b, rank, columns, scale, begin,
+        begin + n, threads, out,
+    )  # fmt: skip
+
+
+def to_float32(source: Buffer, out: int, n: int) -> None:
+    """Exact conversion of ``n`` elements to float32 at address ``out``."""
+    code = _CODES[source.dtype]
+    _native.weighted_sum([(source.address, code, code)], [1.0], (out, 2), n, False, 1)
+
+
+def count_nonfinite(buffer: Buffer, n: int) -> int:
+    return int(
+        _native.count_nonfinite((buffer.address, _CODES[buffer.dtype], _CODES[buffer.cast]), n)
+    )

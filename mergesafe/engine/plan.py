@@ -1,0 +1,280 @@
+"""The plan of a merge, made from headers alone.
+
+Everything that can be wrong without looking at tensor data is found here: recipes, shapes, dtypes,
+parameters, memory. What remains is ordered work with its bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any, Final
+
+from mergesafe.checkpoint.carry import remote_code_warning
+from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
+from mergesafe.dtypes import CONFIG_NAMES, FLOATS, SIZES, promote
+from mergesafe.engine.memory import aligned
+from mergesafe.engine.sources import Model, Source, open_models, output_names, sources_of
+from mergesafe.errors import MergesafeError, RecipeError
+from mergesafe.methods.spec import (
+    Combine,
+    DeltaNorms,
+    Gram,
+    KthMagnitude,
+    Merge,
+    Settings,
+    Statistic,
+    TensorContext,
+)
+from mergesafe.recipe.model import Recipe
+from mergesafe.recipe.resolve import settings_for
+from mergesafe.version import __version__
+
+_LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+)\.")
+#: Selection scratch per element and requested rank: one collected magnitude of four bytes for
+#: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
+SELECT_BYTES_PER_RANK: Final = 0.5
+#: Settings of config.json that change what the weights mean; a difference deserves a warning.
+_MEANINGFUL: Final = (
+    "architectures", "model_type", "hidden_act", "rope_theta", "rope_scaling", "rms_norm_eps",
+    "num_attention_heads", "num_key_value_heads", "sliding_window",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorTask:
+    """One output tensor: its inputs, its method parameters and where it goes."""
+
+    context: TensorContext
+    sources: tuple[Source, ...]
+    settings: Settings
+    out_dtype: str
+    cast: str | None
+    copied: bool
+    statistics: tuple[Statistic, ...]
+
+    @property
+    def name(self) -> str:
+        return self.context.name
+
+    @property
+    def numel(self) -> int:
+        return self.context.numel
+
+    @cached_property
+    def bytes_per_element(self) -> float:
+        """Buffer bytes per element when the whole tensor is resident, without output."""
+        size = float(sum(source.bytes_per_element for source in self.sources))
+        ranks = max(
+            (len(s.ranks) for s in self.statistics if isinstance(s, KthMagnitude)), default=0
+        )
+        return size + SELECT_BYTES_PER_RANK * ranks
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the inputs on disk."""
+        size = sum(source.info.nbytes for source in self.sources)
+        return size + sum(s.lora.a.nbytes + s.lora.b.nbytes for s in self.sources if s.lora)
+
+    @property
+    def low_rank_bytes(self) -> int:
+        """Float32 bytes of the adapters' factors."""
+        return sum(
+            aligned(4 * (s.lora.a.numel + s.lora.b.numel)) + 4096 for s in self.sources if s.lora
+        )
+
+    @property
+    def out_bytes(self) -> int:
+        return self.numel * SIZES[self.out_dtype]
+
+    def passes(self) -> int:
+        """Times the inputs are read when the tensor does not fit: two per selection."""
+        return 1 + sum(2 if isinstance(s, KthMagnitude) else 1 for s in self.statistics)
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """Ordered work, the output's layout, and what the user should know beforehand."""
+
+    recipe: Recipe
+    models: tuple[Model, ...]
+    tasks: tuple[TensorTask, ...]
+    layout: OutputLayout
+    config: dict[str, Any]
+    tokenizer: Model
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    seed: int
+
+    def placement(self, task: TensorTask) -> Placement:
+        return self.layout.placements[task.name]
+
+    @cached_property
+    def bytes_in(self) -> int:
+        return sum(task.stored_bytes for task in self.tasks)
+
+    @property
+    def bytes_out(self) -> int:
+        return self.layout.total_size
+
+    def has_base(self) -> bool:
+        return self.recipe.method.base == "required"
+
+
+def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
+    """Read the headers of every input and decide everything that does not need tensor data."""
+    models = open_models(recipe)
+    names, notes = output_names(models)
+    positions = layer_positions(names)
+    tasks = tuple(_task(recipe, models, name, positions[name], seed) for name in names)
+    warnings = [*recipe.warnings, *_method_warnings(recipe, tasks), *_config_warnings(models)]
+    layout = plan_layout(
+        [OutputTensor(task.name, task.out_dtype, task.context.shape) for task in tasks],
+        max_shard_size,
+        {"mergesafe_version": __version__, "mergesafe_recipe": recipe.text},
+    )
+    reference = models[0]
+    return MergePlan(
+        recipe, models, tasks, layout,
+        config=_output_config(reference, tasks),
+        tokenizer=_tokenizer_model(recipe, models),
+        warnings=tuple(dict.fromkeys(warnings)),
+        notes=tuple(notes),
+        seed=seed,
+    )  # fmt: skip
+
+
+def layer_positions(names: Iterable[str]) -> dict[str, float]:
+    """t in [0, 1] of every tensor in its stack of layers, for gradients of parameters.
+
+    Layer i of n has t = i / (n - 1), the only layer of one t = 1; a tensor outside any stack
+    t = 0. Each stack (``model.layers``, ``vision.blocks``) counts its own layers.
+    """
+    layers: dict[str, tuple[str, int]] = {}
+    depth: dict[str, int] = {}
+    positions: dict[str, float] = {}
+    for name in names:
+        positions[name] = 0.0
+        match = _LAYER.match(name)
+        if match:
+            stack, index = match[1], int(match[2])
+            layers[name] = stack, index
+            depth[stack] = max(depth.get(stack, 0), index + 1)
+    for name, (stack, index) in layers.items():
+        positions[name] = index / (depth[stack] - 1) if depth[stack] > 1 else 1.0
+    return positions
+
+
+def _task(
+    recipe: Recipe, models: Sequence[Model], name: str, position: float, seed: int
+) -> TensorTask:
+    sources = sources_of(name, models)
+    shape = sources[0].info.shape
+    dtype = promote([source.info.dtype for source in sources])
+    copied = dtype not in FLOATS
+    out_dtype = dtype if copied else (recipe.out_dtype or recipe.dtype or dtype)
+    settings = settings_for(recipe, name, position)
+    context = TensorContext(name, shape, prod(shape), len(recipe.inputs), seed)
+    statistics: tuple[Statistic, ...] = ()
+    if not copied:
+        try:
+            statistics = dry_run(recipe.method.merge(context, settings), context)
+        except RecipeError:
+            raise
+        except MergesafeError as error:
+            line = recipe.method_line
+            raise RecipeError(str(error), source=recipe.source, line=line) from error
+    return TensorTask(
+        context, sources, settings, out_dtype, None if copied else recipe.dtype, copied, statistics
+    )
+
+
+def dry_run(merge: Merge, context: TensorContext) -> tuple[Statistic, ...]:
+    """The statistics a method asks for, found by answering with neutral values."""
+    asked: list[Statistic] = []
+    try:
+        request = next(merge)
+        while True:
+            asked.append(request)
+            request = merge.send(_neutral(request, context))
+    except StopIteration:
+        return tuple(asked)
+
+
+def _neutral(request: Statistic, context: TensorContext) -> Any:
+    if isinstance(request, KthMagnitude):
+        return [0] * len(request.ranks)
+    if isinstance(request, DeltaNorms):
+        return [(1.0, 1.0)] * len(request.sparsify)
+    n = context.inputs
+    return [[1.0 if i == j else 0.0 for j in range(n)] for i in range(n)]
+
+
+def run_merge(merge: Merge, answer: Any) -> Combine:
+    """Drive a method: every yielded statistic is answered by ``answer(request)``."""
+    try:
+        request = next(merge)
+        while True:
+            request = merge.send(answer(request))
+    except StopIteration as stop:
+        combine: Combine = stop.value
+        return combine
+
+
+def statistic_name(statistic: Statistic) -> str:
+    if isinstance(statistic, KthMagnitude):
+        return "k-th magnitude"
+    return "Gram matrix" if isinstance(statistic, Gram) else "norms"
+
+
+def _method_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:
+    seen: dict[int, Settings] = {id(task.settings): task.settings for task in tasks}
+    return [warning for each in seen.values() for warning in recipe.method.check(each)]
+
+
+def _config_warnings(models: Sequence[Model]) -> list[str]:
+    warnings = []
+    reference = models[0]
+    for model in models[1:]:
+        for key in _MEANINGFUL:
+            ours, theirs = reference.checkpoint.config.get(key), model.checkpoint.config.get(key)
+            if ours is not None and theirs is not None and ours != theirs:
+                warnings.append(
+                    f"config.json differs in {key}: {ours!r} in {reference.text}, {theirs!r} in "
+                    f"{model.text}; the merged model takes {ours!r}"
+                )
+    remote = remote_code_warning(reference.checkpoint.config)
+    return [*warnings, remote] if remote else warnings
+
+
+def _output_config(reference: Model, tasks: Sequence[TensorTask]) -> dict[str, Any]:
+    """The reference's config.json with the dtype and the tying of what is written."""
+    config = dict(reference.checkpoint.config)
+    if not config:
+        return config
+    dtypes = {task.out_dtype for task in tasks if not task.copied}
+    if len(dtypes) == 1:
+        name = CONFIG_NAMES[dtypes.pop()]
+        for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
+            config[key] = name
+    heads = any(task.name.endswith("lm_head.weight") for task in tasks)
+    if heads and reference.checkpoint.tied:
+        config["tie_word_embeddings"] = False
+        if isinstance(config.get("text_config"), dict):
+            config["text_config"] = {**config["text_config"], "tie_word_embeddings": False}
+    return config
+
+
+def _tokenizer_model(recipe: Recipe, models: Sequence[Model]) -> Model:
+    wanted = recipe.tokenizer_source
+    if wanted in (None, "base"):
+        return models[0]
+    for model in models:
+        if wanted in (model.text, model.ref.path):
+            return model
+    raise RecipeError(
+        f"tokenizer_source '{wanted}' is not among the models of the recipe", source=recipe.source
+    )
