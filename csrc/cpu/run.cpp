@@ -1,7 +1,5 @@
 #include "cpu/run.h"
 
-#include <algorithm>
-
 #include "cpu/parallel.h"
 
 namespace mergesafe::cpu {
@@ -19,6 +17,9 @@ Flags over_threads(int64_t n, int threads, Body&& body) {
 }
 
 int64_t blocks_of(int64_t n) { return (n + kReduceBlock - 1) / kReduceBlock; }
+
+// The larger of the two; a NaN on either side stays, as it does in a sum.
+double larger(double total, double term) { return total >= term || total != total ? total : term; }
 
 }  // namespace
 
@@ -77,7 +78,7 @@ Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, do
   for (int64_t block = 0; block < blocks_of(n); ++block) {
     for (int64_t i = 0; i < stride; ++i) {
       const double term = sums[block * stride + i];
-      totals[i] = norm == Norm::kLinf ? std::max(totals[i], term) : totals[i] + term;
+      totals[i] = norm == Norm::kLinf ? larger(totals[i], term) : totals[i] + term;
     }
   }
   return flags;
