@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_reductions_continue_over_pieces_of_whole_blocks(backend) -> None:
     for norm in NORMS:
         whole = backend.delta_norms(**arguments, norm=norm, totals=[0.0] * 6, offset=0)
         totals = [0.0] * 6
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in itertools.pairwise(cuts):
             part = slice(start, end)
             totals = backend.delta_norms(
                 tensors[0][part],
@@ -106,7 +107,7 @@ def test_reductions_continue_over_pieces_of_whole_blocks(backend) -> None:
             )
         assert same_floats(totals, whole)
     totals = [0.0] * 16
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         totals = backend.gram([x[start:end] for x in tensors], totals)
     assert same_floats(totals, backend.gram(tensors, [0.0] * 16))
 
