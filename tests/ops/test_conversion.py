@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.ops.helpers import (
+from .helpers import (
     BF16,
     F16,
     F32,

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mergesafe.ops.backends.reference import magnitude_bits, random_words
-from tests.ops.helpers import (
+
+from .helpers import (
     BF16,
     DTYPES,
     F16,

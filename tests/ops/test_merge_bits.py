@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mergesafe.methods.spec import Sparsify
-from tests.ops.helpers import (
+
+from .helpers import (
     BF16,
     DTYPES,
     F16,

@@ -9,7 +9,8 @@ import torch
 
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.reference import philox4x32, random_words
-from tests.ops.helpers import F32, ISAS, NATIVE, REFERENCE, forced
+
+from .helpers import F32, ISAS, NATIVE, REFERENCE, forced
 
 CPU = torch.device("cpu")
 ONES = 0xFFFFFFFF
