@@ -18,8 +18,7 @@ namespace {
 // (address, dtype, cast)
 using PyInput = std::tuple<uintptr_t, int, int>;
 // (input, weight, rescale, lo, hi, random, threshold, key)
-using PyVector =
-    std::tuple<PyInput, float, float, uint32_t, uint32_t, bool, uint32_t, uint64_t>;
+using PyVector = std::tuple<PyInput, float, float, uint32_t, uint32_t, bool, uint32_t, uint64_t>;
 using PyOutput = std::tuple<uintptr_t, int>;
 
 Input input_of(const PyInput& p) {
@@ -58,9 +57,9 @@ uint64_t merge_task_vectors(const PyInput& base, const std::vector<PyVector>& li
                             bool normalize, float divisor, float scale, bool zero_nonfinite,
                             int threads) {
   const std::vector<TaskVector> vectors = vectors_of(list);
-  const MergeJob job{input_of(base),  vectors.data(), static_cast<int>(vectors.size()),
-                     output_of(out),  offset,         static_cast<Elect>(elect),
-                     normalize,       divisor,        scale,
+  const MergeJob job{input_of(base), vectors.data(), static_cast<int>(vectors.size()),
+                     output_of(out), offset,         static_cast<Elect>(elect),
+                     normalize,      divisor,        scale,
                      zero_nonfinite};
   py::gil_scoped_release release;
   return cpu::run_merge(job, n, threads);

@@ -9,8 +9,8 @@
 
 namespace mergesafe::cpu {
 
-#define MS_DECLARE(isa)         \
-  namespace isa {               \
+#define MS_DECLARE(isa)          \
+  namespace isa {                \
   extern const Kernels kKernels; \
   }
 #if defined(__x86_64__)
@@ -81,13 +81,15 @@ void use(const std::string& name) {
   for (const Entry& entry : entries()) {
     if (name != entry.kernels->name) continue;
     if (!entry.usable)
-      throw std::invalid_argument("instruction set '" + name + "' is not supported by this processor");
+      throw std::invalid_argument("instruction set '" + name +
+                                  "' is not supported by this processor");
     chosen() = entry.kernels;
     return;
   }
   std::string known;
   for (const std::string& each : compiled()) known += (known.empty() ? "" : ", ") + each;
-  throw std::invalid_argument("unknown instruction set '" + name + "'; this build has: auto, " + known);
+  throw std::invalid_argument("unknown instruction set '" + name + "'; this build has: auto, " +
+                              known);
 }
 
 std::vector<std::string> available() {

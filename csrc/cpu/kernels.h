@@ -50,9 +50,9 @@ struct Kernels {
 // Cache-line aligned scratch of the calling thread, kept for its next call.
 float* thread_scratch(int64_t floats);
 
-const Kernels& current();                         // what runs now
-void use(const std::string& name);                // force one by name; throws std::invalid_argument
-std::vector<std::string> available();             // names usable on this machine, best last
-std::vector<std::string> compiled();              // names in this build
+const Kernels& current();              // what runs now
+void use(const std::string& name);     // force one by name; throws std::invalid_argument
+std::vector<std::string> available();  // names usable on this machine, best last
+std::vector<std::string> compiled();   // names in this build
 
 }  // namespace mergesafe::cpu

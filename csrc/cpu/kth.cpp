@@ -22,47 +22,43 @@ constexpr double kMargin = 7.0;
 // The bracket holds about 2 * kMargin / sqrt(sample) of the elements; room for twice that.
 constexpr int64_t kCollectShare = 8;
 
-// Buffers handed from call to call, so that a stream of tensors does not allocate.
-class Pool {
- public:
-  std::unique_ptr<std::vector<uint32_t>> take(int64_t size) {
-    std::unique_ptr<std::vector<uint32_t>> buffer;
-    {
-      std::lock_guard<std::mutex> guard(mutex_);
-      if (!free_.empty()) {
-        buffer = std::move(free_.back());
-        free_.pop_back();
-      }
-    }
-    if (!buffer) buffer = std::make_unique<std::vector<uint32_t>>();
-    if (static_cast<int64_t>(buffer->size()) < size) buffer->resize(size);
-    return buffer;
-  }
-  void give(std::unique_ptr<std::vector<uint32_t>> buffer) {
-    std::lock_guard<std::mutex> guard(mutex_);
-    free_.push_back(std::move(buffer));
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<std::vector<uint32_t>>> free_;
-};
-
-Pool& pool() {
-  static Pool instance;
-  return instance;
-}
-
+// Buffers handed from call to call, so that a stream of tensors does not allocate. They are not
+// initialised: only the part that a selection writes becomes resident memory.
 class Buffer {
  public:
-  explicit Buffer(int64_t size) : data_(pool().take(size)) {}
-  ~Buffer() { pool().give(std::move(data_)); }
+  explicit Buffer(int64_t size) {
+    {
+      std::lock_guard<std::mutex> guard(mutex());
+      if (!idle().empty()) {
+        block_ = std::move(idle().back());
+        idle().pop_back();
+      }
+    }
+    if (block_.size < size) block_ = Block{std::unique_ptr<uint32_t[]>(new uint32_t[size]), size};
+  }
+  ~Buffer() {
+    std::lock_guard<std::mutex> guard(mutex());
+    idle().push_back(std::move(block_));
+  }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  uint32_t* data() { return data_->data(); }
+  uint32_t* data() { return block_.data.get(); }
 
  private:
-  std::unique_ptr<std::vector<uint32_t>> data_;
+  struct Block {
+    std::unique_ptr<uint32_t[]> data;
+    int64_t size = 0;
+  };
+  static std::mutex& mutex() {
+    static std::mutex instance;
+    return instance;
+  }
+  static std::vector<Block>& idle() {
+    static std::vector<Block> instance;
+    return instance;
+  }
+
+  Block block_;
 };
 
 uint32_t kth_largest(uint32_t* begin, uint32_t* end, int64_t k) {
@@ -106,8 +102,7 @@ Bracket bracket_of(uint32_t* values, int64_t size, int64_t k, int64_t n) {
   Bracket bracket{0, 0, kAbsMask};
   bracket.mid = kth_largest(values, values + size, mid + 1);
   if (hi >= 0) bracket.hi = kth_largest(values, values + mid + 1, hi + 1);
-  if (lo < size && lo > mid)
-    bracket.lo = kth_largest(values + mid, values + size, lo - mid + 1);
+  if (lo < size && lo > mid) bracket.lo = kth_largest(values + mid, values + size, lo - mid + 1);
   return bracket;
 }
 

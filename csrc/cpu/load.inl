@@ -73,14 +73,13 @@ bool convert_out(const float* values, int n, T* data) {
 // Rounds once to the output type; true when a stored value is not finite.
 inline bool store(const float* values, int n, const Output& out, int64_t pos) {
   switch (out.dtype) {
-    case DType::kBF16:
-      return convert_out(values, n, static_cast<BF16*>(out.data) + pos);
-    case DType::kF16:
-      return convert_out(values, n, static_cast<F16*>(out.data) + pos);
-    case DType::kF32:
-      break;
+    case DType::kBF16: return convert_out(values, n, static_cast<BF16*>(out.data) + pos);
+    case DType::kF16: return convert_out(values, n, static_cast<F16*>(out.data) + pos);
+    case DType::kF32: break;
   }
   return convert_out(values, n, static_cast<F32*>(out.data) + pos);
 }
 
-inline Flags flag(int input, bool set) { return static_cast<Flags>(set) << (input < 62 ? input : 62); }
+inline Flags flag(int input, bool set) {
+  return static_cast<Flags>(set) << (input < 62 ? input : 62);
+}

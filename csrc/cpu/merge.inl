@@ -1,8 +1,7 @@
 // weighted_sum and merge_task_vectors. Included once per instruction set.
 
 template <int N>
-void sum_chunk(const float* __restrict__ x, const float* weights, int n,
-               float* __restrict__ out) {
+void sum_chunk(const float* __restrict__ x, const float* weights, int n, float* __restrict__ out) {
   float weight[N];
   for (int i = 0; i < N; ++i) weight[i] = weights[i];
   for (int j = 0; j < n; ++j) {

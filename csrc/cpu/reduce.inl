@@ -4,8 +4,8 @@ inline void dot_chunk(const float* x, const float* y, int n, double* lanes) {
   int j = 0;
   for (; j + kReduceLanes <= n; j += kReduceLanes)
     for (int lane = 0; lane < kReduceLanes; ++lane)
-      lanes[lane] = lanes[lane] +
-                    static_cast<double>(x[j + lane]) * static_cast<double>(y[j + lane]);
+      lanes[lane] =
+          lanes[lane] + static_cast<double>(x[j + lane]) * static_cast<double>(y[j + lane]);
   for (int lane = 0; j < n; ++j, ++lane)
     lanes[lane] = lanes[lane] + static_cast<double>(x[j]) * static_cast<double>(y[j]);
 }

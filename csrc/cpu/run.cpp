@@ -84,9 +84,8 @@ Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, do
   return flags;
 }
 
-void run_add_low_rank(const Input& w, const float* a, const float* b, int64_t rank,
-                      int64_t columns, float scale, int64_t begin, int64_t end, int threads,
-                      float* out) {
+void run_add_low_rank(const Input& w, const float* a, const float* b, int64_t rank, int64_t columns,
+                      float scale, int64_t begin, int64_t end, int threads, float* out) {
   const Kernels& k = current();
   const int64_t size = w.dtype == DType::kF32 ? 4 : 2;
   over_threads(end - begin, threads, [&](int64_t from, int64_t to) {

@@ -1,0 +1,79 @@
+# Every target sets up what it needs in .venv; nothing is installed elsewhere.
+#
+#   make demo        the story on a real small model, about five minutes on two cores
+#   make test        what CI runs: lint, types, build, tests
+#   make bench       kernels and end-to-end merges against mergekit, minutes
+#   make docs        build the documentation strictly into site/
+#   make gpu-check   build, test and measure on a GPU
+SHELL := /bin/bash
+PYTHON ?= python3
+# Pinned so that a new machine gets a known build; the package itself takes any torch >= 2.6.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
+CPP := $(shell find csrc tests -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu')
+
+.PHONY: demo test fast-test lint types wheel-check bench docs gpu-check format clean
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+	$(PIP) install '$(TORCH)'
+	touch $@
+
+$(VENV)/.build-tools: $(VENV)/.torch pyproject.toml
+	$(PIP) install 'setuptools>=77' wheel 'pybind11>=2.13' 'ninja>=1.11' 'cmake>=3.24'
+	touch $@
+
+# The extension is rebuilt when its sources change; CMake keeps its objects in build/.
+$(VENV)/.package: $(VENV)/.build-tools $(SOURCES)
+	$(PIP) install --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.%-extra: $(VENV)/.package
+	$(PIP) install --no-build-isolation --editable '.[$*]'
+	touch $@
+
+demo: $(VENV)/.demo-extra
+	$(BIN)/mergesafe demo demo
+
+test: lint types fast-test wheel-check
+
+fast-test: $(VENV)/.test-extra $(VENV)/.demo-extra
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.test-extra
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+types: $(VENV)/.test-extra
+	$(BIN)/mypy
+
+# A wheel from an isolated build, imported from outside the source tree.
+wheel-check: $(VENV)/.package
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(PIP) wheel --no-deps --wheel-dir build/wheel .
+	$(PIP) install --no-deps --target build/wheel/site build/wheel/*.whl
+	cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/python -c "import mergesafe, mergesafe._native as n; \
+	  assert mergesafe.__file__.startswith('$(CURDIR)/build/wheel'), mergesafe.__file__; print('wheel:', n.isa())"
+
+bench: $(VENV)/.bench-extra $(VENV)/.test-extra
+	$(BIN)/python -m bench.kernels
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m bench.bench_merge
+
+docs: $(VENV)/.docs-extra
+	$(BIN)/mkdocs build --strict
+
+gpu-check:
+	@echo "mergesafe has no GPU kernels yet: nothing to check."
+
+format: $(VENV)/.test-extra
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+clean:
+	rm -rf build dist site demo *.egg-info mergesafe/*.so
