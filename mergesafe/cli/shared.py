@@ -6,6 +6,7 @@ import functools
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Any, Final, TypeVar
@@ -53,7 +54,7 @@ def guarded(command: Command) -> Command:
             fail("interrupted; the output folder is unchanged", INTERRUPTED)
         except Exception as error:
             if kwargs.get("debug"):
-                raise
+                traceback.print_exc()
             if isinstance(error, MergesafeError):
                 fail(str(error), error.exit_status)
             fail(
@@ -73,7 +74,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def fail(message: str, status: int) -> None:
     """Print ``mergesafe: error: message`` and exit."""
     sys.stdout.flush()
-    print(f"mergesafe: error: {message}", file=sys.stderr)
+    print(f"mergesafe: error: {printable(message)}", file=sys.stderr)
     raise typer.Exit(status)
 
 
@@ -83,4 +84,9 @@ def print_json(value: Any) -> None:
 
 def warn(messages: tuple[str, ...] | list[str]) -> None:
     for message in messages:
-        print(f"mergesafe: warning: {message}", file=sys.stderr)
+        print(f"mergesafe: warning: {printable(message)}", file=sys.stderr)
+
+
+def printable(message: str) -> str:
+    """One line: names of tensors and files come from strangers and may hold terminal commands."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)

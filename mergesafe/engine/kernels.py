@@ -266,7 +266,7 @@ def make_kernels(backend: str, device: str, *, threads: int, zero_nonfinite: boo
 
 def choose_isa() -> None:
     """Apply ``MERGESAFE_ISA``, which forces one instruction set by name."""
-    name = os.environ.get("MERGESAFE_ISA", "auto")
+    name = os.environ.get("MERGESAFE_ISA") or "auto"
     try:
         _native.use_isa(name)
     except ValueError as error:

@@ -25,6 +25,8 @@ ALIGNMENT: Final = 4096
 #: Budget when none is given: this much, or half of what is free.
 DEFAULT_BUDGET: Final = 4 << 30
 MINIMUM_BUDGET: Final = 16 << 20
+#: Sizes beyond this mean the same: everything.
+MAXIMUM_SIZE: Final = 2**62
 
 
 def parse_size(text: str | int, what: str) -> int:
@@ -38,7 +40,8 @@ def parse_size(text: str | int, what: str) -> int:
             raise ArgumentError(
                 f"{what} {text!r}: expected a size such as 2GiB, 500MB or 1073741824"
             )
-        size = int(float(match[1]) * _UNITS[unit])
+        number = float(match[1]) * _UNITS[unit]
+        size = int(number) if number < MAXIMUM_SIZE else MAXIMUM_SIZE
     if size <= 0:
         raise ArgumentError(f"{what} {text!r}: expected more than 0 bytes")
     return size

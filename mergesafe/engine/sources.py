@@ -123,12 +123,11 @@ def sources_of(name: str, models: Sequence[Model]) -> tuple[Source, ...]:
         if source.info.shape != first.info.shape:
             raise _shapes_differ(name, first, source)
     kinds = {source.info.dtype in FLOATS for source in sources}
-    dtypes = sorted({source.info.dtype for source in sources})
     if kinds == {True, False}:
+        other = next(s for s in sources if (s.info.dtype in FLOATS) != (first.info.dtype in FLOATS))
         raise CheckpointError(
-            f"tensor '{name}' is {' and '.join(dtypes)} in different models; floating-point and "
-            "integer tensors cannot be merged. The models do not belong together, or one is "
-            "quantized."
+            f"{_types_differ(name, first, other)}; floating-point and integer tensors cannot be "
+            "merged. The models do not belong together, or one is quantized."
         )
     unsupported = [s for s in sources if s.info.dtype in FLOATS and s.info.dtype not in MERGEABLE]
     if unsupported:
@@ -137,10 +136,11 @@ def sources_of(name: str, models: Sequence[Model]) -> tuple[Source, ...]:
             f"{source.info.path}: tensor '{name}' is {source.info.dtype}; merging computes with "
             f"{', '.join(MERGEABLE)}. Convert the checkpoint to one of these first."
         )
-    if kinds == {False} and len(dtypes) > 1:
+    other = next((s for s in sources if s.info.dtype != first.info.dtype), first)
+    if kinds == {False} and other is not first:
         raise CheckpointError(
-            f"integer tensor '{name}' is stored as {' and '.join(dtypes)}; it is copied, so all "
-            "models must agree."
+            f"{_types_differ(name, first, other)}; integer tensors are copied, so all models must "
+            "agree. Convert one of them."
         )
     return tuple(sources)
 
@@ -152,6 +152,13 @@ def _missing(name: str, model: Model, models: Sequence[Model]) -> CheckpointErro
         f"({len(owner.checkpoint.tensors)} tensors there, {len(model.checkpoint.tensors)} here); "
         "every model needs the same architecture. Check that the models belong together and that "
         "the download is complete."
+    )
+
+
+def _types_differ(name: str, first: Source, other: Source) -> str:
+    return (
+        f"tensor '{name}' is {first.info.dtype} in {first.info.path} and {other.info.dtype} in "
+        f"{other.info.path}"
     )
 
 

@@ -45,6 +45,8 @@ def task_layout(task: TensorTask, budget: int, threads: int) -> Layout:
     out_size = SIZES[task.out_dtype]
     out_tile = min(task.numel, WRITE_BYTES * max(1, threads) // out_size)
     fixed = task.low_rank_bytes + aligned(out_tile * out_size) + 4096 * (2 + 2 * len(task.sources))
+    if not task.numel:
+        return Layout(1, 1, fixed)
     whole = fixed + aligned(int(task.numel * task.bytes_per_element))
     if task.statistics:
         if whole <= budget:

@@ -1,0 +1,133 @@
+"""Outputs that cannot be written: exit status 2, nothing lost, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Family
+from tiny import command, digest, leftovers, recipe, write_recipe
+
+from .helpers import one_paragraph, refused
+
+
+@pytest.fixture
+def linear(family: Family) -> Path:
+    content = recipe("linear", family.models, each={"weight": 1})
+    return write_recipe(family.folder / "linear.yml", content)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB; skips where none may be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "mergesafe-test", str(place)]
+    try:
+        done = subprocess.run(mount, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip("file systems may not be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_folder_with_content_is_left_alone(linear: Path, family: Family) -> None:
+    out = family.folder / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    refused("merge", linear, out, words=(out, "not empty", "--overwrite"))
+    assert os.listdir(out) == ["notes.txt"]
+    assert leftovers(family.folder) == []
+
+
+def test_overwrite_replaces_everything(linear: Path, family: Family) -> None:
+    out = family.folder / "out"
+    out.mkdir()
+    (out / "model.safetensors.index.json").write_text("stale")
+    assert command("merge", linear, out, "--overwrite").returncode == 0
+    assert not (out / "model.safetensors.index.json").exists()
+    assert leftovers(family.folder) == []
+
+
+def test_empty_folder_needs_no_overwrite(linear: Path, family: Family) -> None:
+    (family.folder / "out").mkdir()
+    assert command("merge", linear, family.folder / "out").returncode == 0
+
+
+@pytest.mark.parametrize("where", ["one", "one/inside", "."])
+def test_overwrite_never_touches_an_input(linear: Path, family: Family, where: str) -> None:
+    before = digest(family.experts[0])
+    out = (family.folder / where).resolve()
+    refused("merge", linear, out, "--overwrite", words=(out, "input", "folder"))
+    assert digest(family.experts[0]) == before
+    assert not (family.folder / "one" / "inside").exists()
+    assert leftovers(family.folder) == []
+
+
+def test_overwrite_never_touches_the_recipe(linear: Path, family: Family) -> None:
+    folder = family.folder / "recipes"
+    folder.mkdir()
+    moved = linear.rename(folder / "linear.yml")
+    refused("merge", moved, folder, "--overwrite", words=(folder, moved))
+    assert moved.exists()
+
+
+def test_failed_overwrite_keeps_the_old_output(linear: Path, family: Family) -> None:
+    out = family.folder / "out"
+    assert command("merge", linear, out).returncode == 0
+    before = digest(out)
+    shard = family.base / "model.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    refused("merge", linear, out, "--overwrite", words=(shard,))
+    assert digest(out) == before
+    assert leftovers(family.folder) == []
+
+
+def test_output_is_a_file(linear: Path, family: Family) -> None:
+    refused("merge", linear, linear, "--overwrite", words=(linear, "file", "new folder"))
+
+
+def test_output_under_a_file(linear: Path, family: Family) -> None:
+    out = linear / "out"
+    refused("merge", linear, out, words=(out, "Not a directory", "Check"))
+
+
+def test_output_where_nobody_may_write(linear: Path) -> None:
+    refused("merge", linear, "/proc/merged", words=("/proc/merged", "choose another disk"))
+
+
+def test_output_is_the_current_folder(linear: Path) -> None:
+    refused("merge", linear, ".", words=("the output folder is", "new folder"))
+
+
+def test_too_little_space(linear: Path, small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes(50_000))  # the weights take 20 kB
+    out = small_disk / "sub" / "out"
+    refused("merge", linear, out, words=(out, "bytes", "free", "choose another disk"))
+    assert os.listdir(small_disk) == ["filler"]
+
+
+def test_disk_that_fills_up_with_companions(linear: Path, family: Family, small_disk: Path) -> None:
+    (family.base / "tokenizer.json").write_bytes(bytes(60_000))  # not part of the estimate
+    out = small_disk / "out"
+    refused("merge", linear, out, words=(out, "tokenizer.json", "No space left", "Free space"))
+    assert os.listdir(small_disk) == []
+
+
+def test_file_size_limit(linear: Path, family: Family) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    done = command("merge", linear, family.folder / "out", preexec_fn=limit)
+    assert done.returncode == 2
+    error = one_paragraph(done.stderr)
+    assert "model.safetensors" in error
+    assert "File too large" in error
+    assert not (family.folder / "out").exists()
+    assert leftovers(family.folder) == []

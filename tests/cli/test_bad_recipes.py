@@ -1,0 +1,162 @@
+"""Bad recipes and bad options: exit status 2, the line or the option, and no output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Family
+from tiny import command, recipe, write_recipe
+
+from .helpers import merge_refused, refused
+
+TIES = """\
+merge_method: ties
+base_model: {base}
+models:
+  - model: {one}
+    parameters: {{weight: 0.5, density: 0.3}}
+  - model: {two}
+    parameters: {{weight: 0.5, density: 0.3}}
+"""
+
+
+@pytest.fixture
+def good(family: Family) -> str:
+    """The text of a recipe that merges."""
+    one, two = family.experts
+    return TIES.format(base=family.base, one=one, two=two)
+
+
+def changed(family: Family, good: str, old: str, new: str) -> Path:
+    """A file with the good recipe in which ``old`` is replaced by ``new`` once."""
+    assert old in good
+    return write_recipe(family.folder / "recipe.yml", good.replace(old, new, 1))
+
+
+# --- recipes -------------------------------------------------------------------------------------
+
+
+def test_unknown_method(family: Family, good: str) -> None:
+    path = changed(family, good, "ties", "tise")
+    merge_refused(path, words=(f"{path}:1:", "tise", "did you mean 'ties'"))
+
+
+def test_unknown_key(family: Family, good: str) -> None:
+    path = changed(family, good, "density", "densty")
+    merge_refused(path, words=(f"{path}:5:", "densty", "did you mean 'density'"))
+
+
+def test_density_above_one(family: Family, good: str) -> None:
+    path = changed(family, good, "density: 0.3", "density: 1.2")
+    merge_refused(path, words=(f"{path}:5:", "density", "1.2", "[0, 1]"))
+
+
+def test_missing_base(family: Family, good: str) -> None:
+    path = changed(family, good, f"base_model: {family.base}\n", "")
+    merge_refused(path, words=(f"{path}:1:", "ties needs a 'base_model'"))
+
+
+def test_missing_weight(family: Family, good: str) -> None:
+    path = changed(family, good, "weight: 0.5, ", "")
+    merge_refused(path, words=(f"{path}:4:", "'weight'", family.experts[0], "parameters"))
+
+
+def test_weights_that_sum_to_zero(family: Family) -> None:
+    each = [{"weight": 1}, {"weight": -1}]
+    path = write_recipe(family.folder / "r.yml", recipe("linear", family.experts, each=each))
+    merge_refused(path, words=(f"{path}:2:", "[1.0, -1.0]", "normalize: false"))
+
+
+def test_syntax_error(family: Family, good: str) -> None:
+    path = changed(family, good, "{weight", "{{weight")
+    merge_refused(path, words=(f"{path}:5:",))
+
+
+def test_tag(family: Family, good: str) -> None:
+    path = changed(family, good, "merge_method: ", "merge_method: !!python/name:os.system ")
+    merge_refused(path, words=(f"{path}:1:", "tag"))
+
+
+def test_empty_recipe(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "empty.yml", "")
+    merge_refused(path, words=(path, "empty"))
+
+
+def test_missing_recipe(tmp_path: Path) -> None:
+    merge_refused(tmp_path / "none.yml", words=(tmp_path / "none.yml", "no such file"))
+
+
+def test_recipe_is_a_folder(family: Family) -> None:
+    merge_refused(family.base, words=(family.base, "folder", "YAML"))
+
+
+def test_recipe_is_not_text(family: Family) -> None:
+    path = family.base / "model.safetensors"
+    merge_refused(path, words=(path, "UTF-8"))
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--memory", "lots"), ("--memory 'lots'", "2GiB")),
+        (("--memory", "1MiB"), ("--memory 1MiB", "at least 16MiB")),
+        (("--memory", "0"), ("--memory '0'", "more than 0")),
+        (("--threads", "0"), ("--threads 0", "1 to")),
+        (("--threads", "99999"), ("--threads 99999", "1 to")),
+        (("--max-shard-size", "0"), ("--max-shard-size '0'", "more than 0")),
+        (("--max-shard-size", "5 bananas"), ("--max-shard-size '5 bananas'", "500MB")),
+        (("--device", "cuda"), ("--device cuda", "CUDA", "--device cpu")),
+        (("--device", "tpu"), ("--device tpu", "--device cpu")),
+        (("--backend", "foo"), ("foo", "native", "reference")),
+        (("--seed", "-1"), ("--seed -1", "0 to")),
+        (("--seed", str(2**64)), ("--seed 18446744073709551616", "0 to")),
+        (("--on-nonfinite", "ignore"), ("--on-nonfinite ignore", "error", "warn", "zero")),
+    ],
+)
+def test_bad_option(
+    family: Family, good: str, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    path = write_recipe(family.folder / "recipe.yml", good)
+    merge_refused(path, *options, words=words)
+
+
+def test_bad_instruction_set(family: Family, good: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGESAFE_ISA", "avx1024")
+    path = write_recipe(family.folder / "recipe.yml", good)
+    merge_refused(path, words=("MERGESAFE_ISA=avx1024", "x86-64-v2"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ((), "Usage"),
+        (("merge",), "RECIPE"),
+        (("merge", "r.yml"), "OUT"),
+        (("merge", "r.yml", "out", "--overwrit"), "--overwrit"),
+        (("merge", "r.yml", "out", "--threads", "two"), "--threads"),
+        (("merge", "r.yml", "out", "extra"), "extra"),
+        (("plan",), "RECIPE"),
+        (("unmerge",), "unmerge"),
+    ],
+)
+def test_bad_usage(arguments: tuple[str, ...], word: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert word in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_plan_checks_its_options_too(family: Family, good: str) -> None:
+    path = write_recipe(family.folder / "recipe.yml", good)
+    refused("plan", path, "--threads", "0", words=("--threads 0",))
+
+
+def test_debug_shows_the_traceback_and_keeps_the_status(tmp_path: Path) -> None:
+    done = command("merge", tmp_path / "none.yml", tmp_path / "out", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "mergesafe: error: " in done.stderr

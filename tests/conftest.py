@@ -1,0 +1,30 @@
+"""Fixtures shared by all tests: tiny checkpoints that transformers can load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+
+
+@dataclass(frozen=True)
+class Family:
+    """A base and two experts of it, and the folder that they lie in."""
+
+    folder: Path
+    base: Path
+    experts: tuple[Path, Path]
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        return (self.base, *self.experts)
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Family:
+    """Fresh bf16 checkpoints ``base``, ``one`` and ``two``, which a test may change."""
+    names = ("base", "one", "two")
+    base, one, two = (tiny.save(tmp_path / n, tiny.llama(i)) for i, n in enumerate(names))
+    return Family(tmp_path, base, (one, two))
