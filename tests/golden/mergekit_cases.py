@@ -1,0 +1,91 @@
+"""The cases compared with mergekit 0.1.5, and their inputs. Needs torch alone, because the script
+that stores mergekit's answers runs where mergesafe is not installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+SHAPE = (23, 41)
+
+
+@dataclass(frozen=True)
+class Case:
+    """``parameters`` as in a recipe; ``inputs`` counts the base where there is one."""
+
+    method: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    inputs: int = 4
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def has_base(self) -> bool:
+        return self.method != "linear"
+
+    def tensors(self) -> list[torch.Tensor]:
+        """A base and experts near it, the same wherever torch's generator is."""
+        generator = torch.Generator().manual_seed(len(self.method) + self.inputs)
+        base = torch.randn(SHAPE, generator=generator)
+        tensors = [base]
+        for _ in range(self.inputs - 1):
+            tensors.append(base + 0.1 * torch.randn(SHAPE, generator=generator))
+        return [x.to(self.dtype) for x in tensors]
+
+
+WEIGHTS = [0.5, 0.3, -0.4]
+#: Differences of bfloat16 values cancel often: with 0.3, whose rounding differs per dtype, the sign
+#: of such a sum would be chance, and the error that of the vote.
+EXACT = [0.5, 0.25, -0.375]
+
+CASES = {
+    "linear": Case("linear", {"weight": [0.5, 0.3, 0.9, 0.1]}),
+    "linear sum": Case("linear", {"weight": [0.5, -0.3, 0.9, 0.1], "normalize": False}),
+    "task arithmetic": Case("task_arithmetic", {"weight": WEIGHTS}),
+    "task arithmetic normalized": Case(
+        "task_arithmetic", {"weight": WEIGHTS, "normalize": True, "lambda": 0.7}
+    ),
+    "task arithmetic cancelled": Case(
+        "task_arithmetic", {"weight": [0.5, 0.25, -0.75], "normalize": True}
+    ),
+    "ties": Case("ties", {"weight": WEIGHTS, "density": 0.3}),
+    "ties densities": Case("ties", {"weight": WEIGHTS, "density": [0.1, 0.0, 1.0]}),
+    "ties one element": Case("ties", {"weight": WEIGHTS, "density": 1e-6}),
+    "ties plain": Case("ties", {"weight": WEIGHTS, "density": 0.7, "normalize": False}),
+    "ties rescaled": Case(
+        "ties", {"weight": WEIGHTS, "density": 0.5, "rescale": True, "lambda": 1.5}
+    ),
+    "ties int8 mask": Case("ties", {"weight": WEIGHTS, "density": 0.5, "int8_mask": True}),
+    "ties two": Case("ties", {"weight": [1.0, 1.0], "density": 0.5}, inputs=3),
+    "breadcrumbs": Case("breadcrumbs", {"weight": WEIGHTS, "density": 0.4}),
+    "breadcrumbs outliers": Case(
+        "breadcrumbs", {"weight": WEIGHTS, "density": [0.2, 0.5, 0.9], "gamma": [0.3, 0.1, 0.05]}
+    ),
+    "breadcrumbs too few": Case(
+        "breadcrumbs", {"weight": WEIGHTS, "density": 0.9, "gamma": 0.3, "rescale": True}
+    ),
+    "breadcrumbs ties": Case(
+        "breadcrumbs_ties", {"weight": WEIGHTS, "density": 0.5, "gamma": 0.02, "normalize": True}
+    ),
+    "breadcrumbs ties plain": Case(
+        "breadcrumbs_ties", {"weight": WEIGHTS, "density": 0.8, "lambda": 0.4}
+    ),
+    "slerp base": Case("slerp", {"t": 0.0}, inputs=2),
+    "slerp": Case("slerp", {"t": 0.3}, inputs=2),
+    "slerp other": Case("slerp", {"t": 1.0}, inputs=2),
+    "linear bf16": Case("linear", {"weight": [0.5, 0.25, 0.125, 0.125]}, dtype=torch.bfloat16),
+    "task arithmetic bf16": Case("task_arithmetic", {"weight": EXACT}, dtype=torch.bfloat16),
+    "ties bf16": Case("ties", {"weight": EXACT, "density": 0.3}, dtype=torch.bfloat16),
+    "ties rescaled bf16": Case(
+        "ties", {"weight": EXACT, "density": 0.5, "rescale": True}, dtype=torch.bfloat16
+    ),
+    "breadcrumbs bf16": Case(
+        "breadcrumbs", {"weight": EXACT, "density": 0.4}, dtype=torch.bfloat16
+    ),
+    "breadcrumbs ties bf16": Case(
+        "breadcrumbs_ties", {"weight": EXACT, "density": 0.5}, dtype=torch.bfloat16
+    ),
+    "slerp bf16": Case("slerp", {"t": 0.3}, inputs=2, dtype=torch.bfloat16),
+}

@@ -1,0 +1,167 @@
+"""Every merge method on four numbers, worked out by hand.
+
+    base   1     2    -1     0
+    x1     2     2.5  -3     0.25     d1 = x1 - base =  1    0.5  -2    0.25
+    x2     0     3     0     4        d2 = x2 - base = -1    1     1    4
+
+with weights 1 and 0.5 where there are two task vectors.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import pytest
+import torch
+
+from mergesafe import methods
+
+BASE = [1.0, 2.0, -1.0, 0.0]
+X1 = [2.0, 2.5, -3.0, 0.25]
+X2 = [0.0, 3.0, 0.0, 4.0]
+BOTH = {"weight": [1.0, 0.5]}
+
+TASK_VECTORS: list[tuple[str, dict[str, Any], list[float]]] = [
+    # d1 + d2 / 2 = 0.5  1  -1.5  2.25
+    ("task_arithmetic", BOTH, [1.5, 3.0, -2.5, 2.25]),
+    ("task_arithmetic", BOTH | {"lambda_": 2.0}, [2.0, 4.0, -4.0, 4.5]),
+    # divided by 1.5
+    ("task_arithmetic", BOTH | {"normalize": True}, [4 / 3, 8 / 3, -2.0, 1.5]),
+    # weights that cancel divide by 1: d1 - d2 = 2  -0.5  -3  -3.75
+    (
+        "task_arithmetic",
+        {"weight": [1.0, -1.0], "normalize": True},
+        [3.0, 1.5, -4.0, -3.75],
+    ),
+    # k = 2. d1 keeps 1 and -2. d2 keeps 4 and its second largest, which is any of the three with
+    # magnitude 1, so it keeps all. Weighted:  1  0  -2  0  and  -0.5  0.5  0.5  2.
+    # Their sums 0.5  0.5  -1.5  2 elect +  +  -  +, which keeps 1  0.5  -2  2 of weights
+    # 1  0.5  1  0.5.
+    ("ties", BOTH | {"density": 0.5}, [2.0, 3.0, -3.0, 4.0]),
+    ("ties", BOTH | {"density": 0.5, "normalize": False}, [2.0, 2.5, -3.0, 2.0]),
+    # one vote each: 1-1  +1  1-1  +1; a draw elects +, which keeps 1  0.5  0.5  2
+    ("ties", BOTH | {"density": 0.5, "elect": "count"}, [2.0, 3.0, 0.0, 4.0]),
+    # nothing of d1, all of d2: the weight cancels in the division
+    ("ties", BOTH | {"density": [0.0, 1.0]}, [0.0, 3.0, 0.0, 4.0]),
+    # gamma * 4 = 1 outlier falls off the top, density * 4 = 2 stay: d1 keeps 0.5 and 1; the two
+    # of d2 are of magnitude 1, and so is the third, which stays too.
+    # 1  0.5  0  0  plus  -0.5  0.5  0.5  0
+    ("breadcrumbs", BOTH | {"density": 0.5, "gamma": 0.25}, [1.5, 3.0, -0.5, 0.0]),
+    # sums 0.5  1  0.5  0 all elect +, which drops -0.5
+    ("breadcrumbs_ties", BOTH | {"density": 0.5, "gamma": 0.25}, [2.0, 3.0, -0.5, 0.0]),
+    # density 1 draws no mask
+    ("dare_linear", BOTH, [1.5, 3.0, -2.5, 2.25]),
+    ("dare_linear", BOTH | {"density": 0.0}, BASE),
+    # sums 0.5  1  -1.5  2.25 keep 1  0.5+0.5  -2  0.25+2
+    ("dare_ties", BOTH, [2.0, 3.0, -3.0, 2.25]),
+]
+
+#: d1 alone, of which 1 and -2 stay.
+ONE: list[tuple[Any, list[float]]] = [
+    ("none", [2.0, 2.0, -3.0, 0.0]),
+    # 3.75 / 3 = 1.25 times 1 and -2
+    ("l1", [2.25, 2.0, -3.5, 0.0]),
+    (True, [2.25, 2.0, -3.5, 0.0]),
+    # the largest stays, so nothing changes
+    ("linf", [2.0, 2.0, -3.0, 0.0]),
+    ("l2", [1 + sqrt(5.3125 / 5), 2.0, -1 - 2 * sqrt(5.3125 / 5), 0.0]),
+    # 1 / 0.5
+    ("inverse_density", [3.0, 2.0, -5.0, 0.0]),
+]
+
+
+@pytest.fixture(params=["native", "reference"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def _check(actual: torch.Tensor, expected: list[float]) -> None:
+    """Equal once the expected number is rounded to float32, give or take its last bit."""
+    torch.testing.assert_close(actual, torch.tensor(expected), rtol=2.0**-23, atol=0.0)
+
+
+@pytest.mark.parametrize(("method", "parameters", "expected"), TASK_VECTORS)
+def test_task_vectors(
+    method: str, parameters: dict[str, Any], expected: list[float], backend: str
+) -> None:
+    base, *experts = (torch.tensor(x) for x in (BASE, X1, X2))
+    merge = getattr(methods, method)
+    _check(merge(base, experts, **parameters, backend=backend), expected)
+
+
+@pytest.mark.parametrize(("rescale", "expected"), ONE)
+def test_rescale(rescale: Any, expected: list[float], backend: str) -> None:
+    merged = methods.ties(
+        torch.tensor(BASE),
+        [torch.tensor(X1)],
+        weight=1.0,
+        density=0.5,
+        rescale=rescale,
+        normalize=False,
+        backend=backend,
+    )
+    _check(merged, expected)
+
+
+def test_dare_keeps_or_drops_each_element(backend: str) -> None:
+    """With 1 / density, what survives is doubled."""
+    drawn = set()
+    for seed in range(40):
+        merged = methods.dare_linear(
+            torch.tensor(BASE),
+            [torch.tensor(X1)],
+            weight=1.0,
+            density=0.5,
+            rescale="inverse_density",
+            seed=seed,
+            backend=backend,
+        )
+        doubled = [3.0, 3.0, -5.0, 0.5]
+        for value, dropped, kept in zip(merged.tolist(), BASE, doubled, strict=True):
+            assert value in (dropped, kept)
+        drawn.add(tuple(merged.tolist()))
+    assert len(drawn) > 10, "sixteen masks are possible"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        # (x1 + 3 x2) / 4
+        ({"weight": [1.0, 3.0]}, [0.5, 2.875, -0.75, 3.0625]),
+        ({"weight": [1.0, 3.0], "normalize": False}, [2.0, 11.5, -3.0, 12.25]),
+        # one weight for all: the mean
+        ({"weight": 7.0}, [1.0, 2.75, -1.5, 2.125]),
+    ],
+)
+def test_linear(parameters: dict[str, Any], expected: list[float], backend: str) -> None:
+    models = [torch.tensor(X1), torch.tensor(X2)]
+    _check(methods.linear(models, **parameters, backend=backend), expected)
+
+
+@pytest.mark.parametrize(
+    ("t", "a", "b", "expected"),
+    [
+        # at a right angle: sin 60 = 1.7320508 / 2 and sin 30 = 1 / 2
+        (1 / 3, [2.0, 0, 0, 0], [0, 2.0, 0, 0], [sqrt(3), 1.0, 0.0, 0.0]),
+        (0.5, [2.0, 0, 0, 0], [0, 2.0, 0, 0], [sqrt(2), sqrt(2), 0.0, 0.0]),
+        (0.0, X1, X2, X1),
+        (1.0, X1, X2, X2),
+        # one direction: a straight line between them
+        (0.5, [1.0, 1, 0, 0], [3.0, 3, 0, 0], [2.0, 2.0, 0.0, 0.0]),
+        # opposite directions have no shortest arc: a straight line again
+        (0.25, [1.0, 0, 0, 0], [-1.0, 0, 0, 0], [0.5, 0.0, 0.0, 0.0]),
+        # a zero has no direction and counts as being at a right angle
+        (0.5, [0.0, 0, 0, 0], [2.0, 0, 0, 0], [sqrt(2), 0.0, 0.0, 0.0]),
+    ],
+)
+def test_slerp(
+    t: float, a: list[float], b: list[float], expected: list[float], backend: str
+) -> None:
+    merged = methods.slerp(torch.tensor(a), torch.tensor(b), t=t, backend=backend)
+    _check(merged, expected)
+
+
+def test_passthrough(backend: str) -> None:
+    _check(methods.passthrough(torch.tensor(X1), backend=backend), X1)
+    _check(methods.passthrough(torch.tensor(X1), scale=2.0, backend=backend), [4.0, 5.0, -6.0, 0.5])

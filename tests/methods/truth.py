@@ -1,0 +1,82 @@
+"""Merges in float64, written from the formulas and as plainly as possible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mergesafe.methods.definitions.slerp import COLLINEAR
+
+
+def merged(
+    method: str, tensors: Sequence[torch.Tensor], parameters: dict[str, Any]
+) -> torch.Tensor:
+    """The result in float64; the base comes first where there is one."""
+    wide = [x.double() for x in tensors]
+    if method == "linear":
+        weights = torch.tensor(parameters["weight"], dtype=torch.float64)
+        total = weights.sum() if parameters.get("normalize", True) else 1.0
+        return torch.einsum("i,i...->...", weights, torch.stack(wide)) / total
+    if method == "slerp":
+        return _slerp(wide[0], wide[1], parameters["t"])
+    return _task_vectors(method, wide[0], wide[1:], parameters)
+
+
+def _slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
+    cosine = (a * b).sum() / (a.norm() * b.norm())
+    if cosine.abs() > COLLINEAR:
+        return (1 - t) * a + t * b
+    theta = cosine.acos()
+    return (((1 - t) * theta).sin() * a + (t * theta).sin() * b) / theta.sin()
+
+
+def _task_vectors(
+    method: str, base: torch.Tensor, experts: list[torch.Tensor], parameters: dict[str, Any]
+) -> torch.Tensor:
+    n = len(experts)
+    deltas = torch.stack([x - base for x in experts])
+    each = {name: _each(parameters.get(name, default), n) for name, default in _DEFAULTS.items()}
+    for i in range(n):
+        mask = _mask(method, deltas[i], each["density"][i], each["gamma"][i])
+        kept = deltas[i] * mask
+        if parameters.get("rescale") and kept.abs().sum() > 0:
+            kept = kept * (deltas[i].abs().sum() / kept.abs().sum())
+        deltas[i] = kept
+    weights = torch.tensor(parameters["weight"], dtype=torch.float64).view(-1, *[1] * base.ndim)
+    d = deltas * weights
+    if method.endswith("ties"):
+        sign = torch.where(d.sum(0) >= 0, 1.0, -1.0)
+        agree = d.sign() == sign
+        d, divisor = d * agree, (weights * agree).sum(0)
+    else:
+        divisor = weights.sum(0)
+    divisor = torch.where(divisor.abs() < 1e-8, torch.ones_like(divisor), divisor)
+    total = d.sum(0)
+    if parameters.get("normalize", method == "ties"):
+        total = total / divisor
+    return base + parameters.get("lambda", 1.0) * total
+
+
+_DEFAULTS = {"density": 1.0, "gamma": 0.01}
+
+
+def _each(value: Any, n: int) -> list[float]:
+    return list(value) if isinstance(value, list) else [value] * n
+
+
+def _mask(method: str, delta: torch.Tensor, density: float, gamma: float) -> torch.Tensor:
+    """All elements that equal the last one kept are kept."""
+    size = delta.abs()
+    if density >= 1.0 or method == "task_arithmetic":
+        return torch.ones_like(size, dtype=torch.bool)
+    ascending = size.flatten().sort().values
+    count = len(ascending)
+    if method == "ties":
+        if density <= 0.0:
+            return torch.zeros_like(size, dtype=torch.bool)
+        return size >= ascending[count - max(1, int(density * count))]
+    keep = int(density * count)
+    bottom = max(0, count - keep - int(gamma * count))
+    return (size >= ascending[bottom]) & (size <= ascending[bottom + keep - 1])
