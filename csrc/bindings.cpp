@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cfenv>
 #include <cstdint>
 #include <string>
 #include <tuple>
@@ -14,6 +15,23 @@ namespace py = pybind11;
 using namespace mergesafe;
 
 namespace {
+
+// Runs without the GIL and in the default floating-point environment, which new threads inherit:
+// torch.set_flush_denormal, or a library built with -ffast-math, must not change a merge.
+class Kernel {
+ public:
+  Kernel() {
+    std::fegetenv(&saved_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~Kernel() { std::fesetenv(&saved_); }
+  Kernel(const Kernel&) = delete;
+  Kernel& operator=(const Kernel&) = delete;
+
+ private:
+  py::gil_scoped_release release_;
+  std::fenv_t saved_;
+};
 
 // (address, dtype, cast)
 using PyInput = std::tuple<uintptr_t, int, int>;
@@ -48,7 +66,7 @@ uint64_t weighted_sum(const std::vector<PyInput>& list, const std::vector<float>
   const std::vector<Input> inputs = inputs_of(list);
   const SumJob job{inputs.data(), weights.data(), static_cast<int>(inputs.size()), output_of(out),
                    zero_nonfinite};
-  py::gil_scoped_release release;
+  Kernel scope;
   return cpu::run_weighted_sum(job, n, threads);
 }
 
@@ -61,7 +79,7 @@ uint64_t merge_task_vectors(const PyInput& base, const std::vector<PyVector>& li
                      output_of(out), offset,         static_cast<Elect>(elect),
                      normalize,      divisor,        scale,
                      zero_nonfinite};
-  py::gil_scoped_release release;
+  Kernel scope;
   return cpu::run_merge(job, n, threads);
 }
 
@@ -75,7 +93,7 @@ std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(
   std::vector<RankQuery> queries;
   for (const auto& [expert, k] : ranks) queries.push_back({expert, k});
   std::vector<uint32_t> answers(queries.size());
-  py::gil_scoped_release release;
+  Kernel scope;
   const uint64_t flags = cpu::run_kth_magnitude(job, n, queries, threads, answers.data());
   return {flags, answers};
 }
@@ -86,7 +104,7 @@ uint64_t magnitude_histogram(const PyInput& base, const std::vector<PyInput>& li
   const std::vector<Input> experts = inputs_of(list);
   const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
                      zero_nonfinite};
-  py::gil_scoped_release release;
+  Kernel scope;
   return cpu::run_histogram(job, prefixes.empty() ? nullptr : prefixes.data(), n, threads,
                             reinterpret_cast<int64_t*>(counts));
 }
@@ -95,7 +113,7 @@ std::pair<uint64_t, std::vector<double>> gram(const std::vector<PyInput>& list,
                                               std::vector<double> totals, int64_t n,
                                               bool zero_nonfinite, int threads) {
   const std::vector<Input> inputs = inputs_of(list);
-  py::gil_scoped_release release;
+  Kernel scope;
   const uint64_t flags = cpu::run_gram(inputs, zero_nonfinite, n, threads, totals.data());
   return {flags, totals};
 }
@@ -112,7 +130,7 @@ std::pair<uint64_t, std::vector<double>> delta_norms(const PyInput& base,
   job.count = static_cast<int>(vectors.size());
   job.offset = offset;
   job.zero_nonfinite = zero_nonfinite;
-  py::gil_scoped_release release;
+  Kernel scope;
   const uint64_t flags =
       cpu::run_delta_norms(job, static_cast<Norm>(norm), n, threads, totals.data());
   return {flags, totals};
@@ -120,19 +138,19 @@ std::pair<uint64_t, std::vector<double>> delta_norms(const PyInput& base,
 
 void add_low_rank(const PyInput& w, uintptr_t a, uintptr_t b, int64_t rank, int64_t columns,
                   float scale, int64_t begin, int64_t end, int threads, uintptr_t out) {
-  py::gil_scoped_release release;
+  Kernel scope;
   cpu::run_add_low_rank(input_of(w), reinterpret_cast<const float*>(a),
                         reinterpret_cast<const float*>(b), rank, columns, scale, begin, end,
                         threads, reinterpret_cast<float*>(out));
 }
 
 int64_t count_nonfinite(const PyInput& input, int64_t n) {
-  py::gil_scoped_release release;
+  Kernel scope;
   return cpu::current().count_nonfinite(input_of(input), n);
 }
 
 void triad(uintptr_t a, uintptr_t b, uintptr_t c, float s, int64_t n, int threads) {
-  py::gil_scoped_release release;
+  Kernel scope;
   cpu::run_triad(reinterpret_cast<float*>(a), reinterpret_cast<const float*>(b),
                  reinterpret_cast<const float*>(c), s, n, threads);
 }

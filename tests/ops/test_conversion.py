@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mergesafe.methods.spec import Sparsify
+
 from .helpers import (
     BF16,
     F16,
@@ -17,6 +19,8 @@ from .helpers import (
     forced,
     generator,
     of_bits,
+    patterns,
+    same_floats,
 )
 
 NAN = {BF16: 0x7FC0, F16: 0x7E00, F32: 0x7FC00000}
@@ -72,3 +76,24 @@ def test_every_nan_becomes_the_canonical_one() -> None:
         for x in (nans, -nans):
             assert_same_bits(NATIVE.weighted_sum([x], [-1.0], out), expected)
             assert_same_bits(REFERENCE.weighted_sum([x], [-1.0], out), expected)
+
+
+@pytest.mark.parametrize("n", [100, 2 * 131072 + 5])
+def test_subnormals_survive_a_process_that_flushes_them(n: int) -> None:
+    """torch.set_flush_denormal, and any library built with -ffast-math, change the processor's
+    mode for the calling thread; the kernels do not depend on it and leave it as it was.
+    """
+    tensors = [patterns(n, F16, 1), patterns(n, F32, 2), patterns(n, BF16, 3)]
+    expected = REFERENCE.weighted_sum(tensors, [1.0, 1e-3, 1e-3], F32)
+    norms = REFERENCE.delta_norms(tensors[0], tensors[1:2], [Sparsify()], "l1", [0.0, 0.0], 0)
+    assert torch.set_flush_denormal(True)
+    try:
+        with forced(threads=2):
+            actual = NATIVE.weighted_sum(tensors, [1.0, 1e-3, 1e-3], F32)
+            found = NATIVE.delta_norms(tensors[0], tensors[1:2], [Sparsify()], "l1", [0.0, 0.0], 0)
+        subnormal = torch.full((1,), 1e-30) * 1e-10
+    finally:
+        torch.set_flush_denormal(False)
+    assert float(subnormal) == 0.0, "the mode was put back"
+    assert_same_bits(actual, expected)
+    assert same_floats(found, norms)
