@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib.util import find_spec
 from typing import Any
 
 from mergesafe import _native
 from mergesafe.cli.shared import print_json
-from mergesafe.engine.kernels import choose_isa
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.methods.registry import METHODS
+from mergesafe.ops.backends.isa import apply_environment
+from mergesafe.ops.backends.registry import describe_backends
 from mergesafe.version import __version__
 
 
@@ -26,9 +26,7 @@ def run(*, json: bool, quiet: bool) -> None:
 
 def describe() -> dict[str, Any]:
     """Version, backends, instruction sets, devices, methods."""
-    choose_isa()
-    torch = find_spec("torch") is not None
-    needs_torch = None if torch else "torch is not installed"
+    apply_environment()
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -40,8 +38,13 @@ def describe() -> dict[str, Any]:
             "compiled": _native.compiled_isas(),
         },
         "backends": {
-            "native": {"available": True, "devices": ["cpu"], "reason": None},
-            "reference": {"available": torch, "devices": ["cpu"], "reason": needs_torch},
+            each.name: {
+                "available": each.available,
+                "devices": list(each.devices),
+                "reason": each.reason or None,
+                "summary": each.summary,
+            }
+            for each in describe_backends()
         },
         "devices": {
             "cpu": {"available": True, "reason": None},

@@ -9,7 +9,6 @@ the output does.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -23,6 +22,8 @@ from mergesafe.methods.spec import (
     Sparsify,
     WeightedSum,
 )
+from mergesafe.ops.backends.isa import apply_environment
+from mergesafe.ops.numbers import divisor_of
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +34,6 @@ _ELECT: Final = {"none": 0, "sum": 1, "count": 2}
 OUTPUT_FLAG: Final = 1 << 63
 #: Inputs from this one on share a flag bit.
 SHARED_FLAG: Final = 62
-#: Without election a sum of weights this small does not divide (see METHODS of the family).
-TINY_DIVISOR: Final = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +84,6 @@ class Kernels(Protocol):
     def combine(
         self, inputs: Sequence[Buffer], combine: Combine, out: Buffer, n: int, offset: int
     ) -> int: ...
-
-
-def no_contraction_divisor(weights: Sequence[float]) -> float:
-    """Sum of float32 weights in float32, in order; 1 where it is too small to divide by."""
-    total = ctypes.c_float(0.0)
-    for weight in weights:
-        total.value = total.value + ctypes.c_float(weight).value
-    return 1.0 if abs(total.value) < TINY_DIVISOR else total.value
 
 
 class NativeKernels:
@@ -157,7 +148,7 @@ class NativeKernels:
                 list(map(self._input, inputs)), list(combine.weights), target, n, self.zero,
                 self.threads,
             )  # fmt: skip
-        divisor = no_contraction_divisor(combine.weights) if combine.normalize else 1.0
+        divisor = divisor_of(combine.weights, combine.normalize)
         return _native.merge_task_vectors(
             self._input(inputs[0]),
             self._vectors(inputs[1:], combine.sparsify, combine.weights),
@@ -258,19 +249,10 @@ def make_kernels(backend: str, device: str, *, threads: int, zero_nonfinite: boo
             else "expected auto or cpu"
         )
         raise BackendError(f"--device {device}: {reason}; use --device cpu")
-    choose_isa()
+    apply_environment()
     if backend in ("auto", "native"):
         return NativeKernels(threads, zero_nonfinite)
     return TensorKernels(backend, zero_nonfinite)
-
-
-def choose_isa() -> None:
-    """Apply ``MERGESAFE_ISA``, which forces one instruction set by name."""
-    name = os.environ.get("MERGESAFE_ISA") or "auto"
-    try:
-        _native.use_isa(name)
-    except ValueError as error:
-        raise BackendError(f"MERGESAFE_ISA={name}: {error}") from error
 
 
 def low_rank(
