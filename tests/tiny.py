@@ -147,10 +147,10 @@ def read(folder: Path) -> Tensors:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 over the weights of a checkpoint."""
+    """SHA-256 over the names and bytes of every file of a checkpoint."""
     sha = hashlib.sha256()
-    for shard in sorted(folder.glob("*.safetensors")):
-        sha.update(shard.read_bytes())
+    for path in sorted(folder.iterdir()):
+        sha.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return sha.hexdigest()
 
 

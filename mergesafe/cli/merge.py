@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.cli.shared import print_json, warn
+from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
 from mergesafe.engine.memory import format_size
@@ -36,7 +36,7 @@ def run(recipe: Path, out: Path, *, json: bool, quiet: bool, **options: Any) -> 
         return
     warn(result.warnings)
     if not quiet:
-        print(summary(result))
+        print(printable(summary(result)))
 
 
 def as_json(result: MergeResult) -> dict[str, Any]:

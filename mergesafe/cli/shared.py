@@ -79,7 +79,7 @@ def fail(message: str, status: int) -> None:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2))  # ASCII: a path need not be valid Unicode
 
 
 def warn(messages: tuple[str, ...] | list[str]) -> None:

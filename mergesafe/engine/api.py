@@ -118,7 +118,8 @@ def merge(
     with folder, Reader() as reader:
         stream = Stream(made, planned, options, kernels, reader, folder, advance)
         stream.run()
-        warnings = (*made.warnings, *stream.warnings)
+        # Sorted, because workers find them in any order and the model card lists them.
+        warnings = (*made.warnings, *sorted(stream.warnings))
         _add_companions(folder, made, warnings)
         folder.commit()
     return MergeResult(

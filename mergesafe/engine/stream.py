@@ -274,8 +274,8 @@ class Stream:
             message = _nonfinite_message(task, source, count)
             if self.options.on_nonfinite == "error":
                 raise NonFiniteError(
-                    f"{message}. Repair or replace the checkpoint, or accept it with "
-                    "--on-nonfinite zero (use 0 instead) or --on-nonfinite warn (merge it)."
+                    f"{message}. {_remedy(task, source)}, or accept it with --on-nonfinite zero "
+                    "(use 0 instead) or --on-nonfinite warn (merge it)."
                 )
             done = "replaced by 0" if self.options.on_nonfinite == "zero" else "merged as they are"
             self._warn(f"{message}; {done}")
@@ -313,7 +313,17 @@ def _nonfinite_message(task: TensorTask, source: Source, count: int) -> str:
     name = source.info.name
     if not count:
         return f"{source.model}: tensor '{name}' holds NaN or infinity after its adapter is applied"
-    cast = "" if task.cast in (None, source.info.dtype) else f" when read as {task.cast}"
-    return (
-        f"{source.info.path}: tensor '{name}' holds {count:,} values that are NaN or infinite{cast}"
-    )
+    values = "1 value that is" if count == 1 else f"{count:,} values that are"
+    cast = f" when read as {task.cast}" if _narrowed(task, source) else ""
+    return f"{source.info.path}: tensor '{name}' holds {values} NaN or infinite{cast}"
+
+
+def _narrowed(task: TensorTask, source: Source) -> bool:
+    return task.cast not in (None, source.info.dtype)
+
+
+def _remedy(task: TensorTask, source: Source) -> str:
+    repair = "Repair or replace the checkpoint"
+    if source.lora is None and _narrowed(task, source):
+        return f"{repair}, set dtype: float32 in the recipe if they are finite there"
+    return repair
