@@ -135,13 +135,12 @@ def merge(
 
 def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, ...]) -> None:
     recipe = made.recipe
-    if made.config:
-        carry_over(
-            folder,
-            made.models[0].checkpoint,
-            config=made.config,
-            tokenizer=made.tokenizer.checkpoint,
-        )
+    carry_over(
+        folder,
+        made.reference.checkpoint,
+        config=made.config,
+        tokenizer=made.tokenizer.checkpoint,
+    )
     card = model_card(
         recipe_text=recipe.text,
         method=recipe.merge_method,

@@ -101,6 +101,7 @@ class MergePlan:
 
     recipe: Recipe
     models: tuple[Model, ...]
+    reference: Model  # whose configuration the merged model takes
     tasks: tuple[TensorTask, ...]
     layout: OutputLayout
     config: dict[str, Any]
@@ -129,18 +130,22 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
     models = open_models(recipe)
     names, notes = output_names(models)
     positions = layer_positions(names)
+    reference = _reference(recipe, models)
     tasks = tuple(_task(recipe, models, name, positions[name], seed) for name in names)
-    warnings = [*recipe.warnings, *_method_warnings(recipe, tasks), *_config_warnings(models)]
+    warnings = [
+        *recipe.warnings,
+        *_method_warnings(recipe, tasks),
+        *_config_warnings(reference, models),
+    ]
     layout = plan_layout(
         [OutputTensor(task.name, task.out_dtype, task.context.shape) for task in tasks],
         max_shard_size,
         {"mergesafe_version": __version__, "mergesafe_recipe": recipe.text},
     )
-    reference = models[0]
     return MergePlan(
-        recipe, models, tasks, layout,
+        recipe, models, reference, tasks, layout,
         config=_output_config(reference, tasks),
-        tokenizer=_tokenizer_model(recipe, models),
+        tokenizer=_tokenizer_model(recipe, reference, models),
         warnings=tuple(dict.fromkeys(warnings)),
         notes=tuple(notes),
         seed=seed,
@@ -235,10 +240,15 @@ def _method_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:
     return [warning for each in seen.values() for warning in recipe.method.check(each)]
 
 
-def _config_warnings(models: Sequence[Model]) -> list[str]:
+def _reference(recipe: Recipe, models: Sequence[Model]) -> Model:
+    """The base, where the recipe names one, else the first model."""
+    base = recipe.base_model
+    return next((m for m in models if base is not None and m.ref.key == base.key), models[0])
+
+
+def _config_warnings(reference: Model, models: Sequence[Model]) -> list[str]:
     warnings = []
-    reference = models[0]
-    for model in models[1:]:
+    for model in models:
         for key in _MEANINGFUL:
             ours, theirs = reference.checkpoint.config.get(key), model.checkpoint.config.get(key)
             if ours is not None and theirs is not None and ours != theirs:
@@ -268,10 +278,10 @@ def _output_config(reference: Model, tasks: Sequence[TensorTask]) -> dict[str, A
     return config
 
 
-def _tokenizer_model(recipe: Recipe, models: Sequence[Model]) -> Model:
+def _tokenizer_model(recipe: Recipe, reference: Model, models: Sequence[Model]) -> Model:
     wanted = recipe.tokenizer_source
     if wanted in (None, "base"):
-        return models[0]
+        return reference
     for model in models:
         if wanted in (model.text, model.ref.path):
             return model

@@ -1,0 +1,132 @@
+"""``mergesafe plan`` says what a merge will do, from headers alone, without torch."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Family
+from tiny import COMMAND, command, llama, recipe, save, write_recipe
+
+HEAVY = ("torch", "transformers", "safetensors", "numpy", "peft")
+SIZE = sum(tensor.nbytes for tensor in llama(0).values())
+
+
+@pytest.fixture
+def ties(family: Family) -> Path:
+    content = recipe("ties", family.experts, family.base, each={"weight": 0.5, "density": 0.5})
+    return write_recipe(family.folder / "ties.yml", content)
+
+
+def plan(path: Path, *options: object) -> dict[str, Any]:
+    done = command("plan", path, "--json", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_fields(ties: Path, family: Family) -> None:
+    answer = plan(ties, "--memory", "64MiB", "--threads", 3, "--max-shard-size", "10kB")
+    assert answer.pop("estimated_seconds") >= 0
+    assert 0 < answer.pop("memory_buffers") <= 64 << 20
+    assert answer == {
+        "method": "ties",
+        "base": str(family.base),
+        "models": [str(expert) for expert in family.experts],
+        "tensors": len(llama(0)),
+        "copied_tensors": [],
+        "parameters": SIZE // 2,
+        "dtypes_out": ["BF16"],
+        "statistics": ["k-th magnitude"],
+        "bytes_in": 3 * SIZE,
+        "bytes_read": 3 * SIZE,
+        "bytes_out": SIZE,
+        "shards": ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+        "memory_budget": 64 << 20,
+        "workers": 3,
+        "kernel_threads": 1,
+        "tensors_read_more_than_once": [],
+        "warnings": [],
+        "notes": [],
+    }
+
+
+def test_the_merge_does_what_the_plan_says(ties: Path, family: Family) -> None:
+    planned = plan(ties)
+    done = json.loads(command("merge", ties, family.folder / "out", "--json").stdout)
+    assert done["bytes_read"] == planned["bytes_read"]
+    assert done["bytes_written"] == planned["bytes_out"]
+    shards = sorted(path.name for path in (family.folder / "out").glob("*.safetensors"))
+    assert shards == planned["shards"]
+
+
+def test_tensors_that_do_not_fit_are_read_again(tmp_path: Path) -> None:
+    values = torch.zeros(3 << 20, dtype=torch.bfloat16)
+    models = [
+        save(tmp_path / f"m{i}", {"big": values, "small": values[:10].clone()}) for i in range(3)
+    ]
+    content = recipe("ties", models[1:], models[0], each={"weight": 1, "density": 0.5})
+    path = write_recipe(tmp_path / "r.yml", content)
+    small, large = plan(path, "--memory", "16MiB"), plan(path, "--memory", "64MiB")
+    assert small["tensors_read_more_than_once"] == [{"name": "big", "passes": 3}]
+    assert small["bytes_read"] == small["bytes_in"] + 2 * 3 * values.nbytes
+    assert large["tensors_read_more_than_once"] == []
+    assert large["bytes_read"] == large["bytes_in"]
+
+
+def test_text(ties: Path, family: Family) -> None:
+    done = command("plan", ties)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"ties of {family.experts[0]}, {family.experts[1]} onto")
+    assert "30 tensors" not in done.stderr
+
+
+def test_nothing_is_written(ties: Path, family: Family) -> None:
+    before = sorted(path.name for path in family.folder.rglob("*"))
+    assert command("plan", ties).returncode == 0
+    assert sorted(path.name for path in family.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plan"], ["merge"]])
+def test_light_commands_import_no_heavy_package(arguments: list[str], ties: Path) -> None:
+    if arguments[0] in ("plan", "merge"):
+        arguments = [*arguments, str(ties), *([str(ties.parent / "o")] * (arguments[0] == "merge"))]
+    script = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules]))\n"
+        "from mergesafe.cli.main import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def seconds(*arguments: object) -> float:
+    """Processor time of the command, the best of five runs."""
+    best = float("inf")
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        best = min(best, used)
+    return best
+
+
+def test_help_is_quick() -> None:
+    assert seconds("--help") < 0.5
+
+
+def test_planning_a_thousand_tensors_is_quick(tmp_path: Path) -> None:
+    tensors = {f"model.layers.{i}.w": torch.zeros(4, dtype=torch.bfloat16) for i in range(1000)}
+    models = [save(tmp_path / f"m{i}", tensors) for i in range(3)]
+    content = recipe("ties", models[1:], models[0], each={"weight": 1, "density": 0.5})
+    assert seconds("plan", write_recipe(tmp_path / "r.yml", content)) < 0.5
