@@ -17,6 +17,7 @@ from mergesafe.errors import MergesafeError
 
 INTERNAL_ERROR: Final = 1
 INTERRUPTED: Final = 130
+INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -45,7 +46,8 @@ def guarded(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        signal.signal(signal.SIGTERM, _terminate)
+        for number in INTERRUPTS:
+            signal.signal(number, _interrupt)
         try:
             return command(*args, **kwargs)
         except (typer.Exit, typer.Abort):
@@ -66,8 +68,10 @@ def guarded(command: Command) -> Command:
     return wrapper  # type: ignore[return-value]  # same signature by functools.wraps
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM cleans up like Ctrl-C."""
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """SIGTERM cleans up like Ctrl-C, and neither disturbs the cleaning up that has begun."""
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

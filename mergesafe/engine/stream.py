@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mergesafe.checkpoint.output import OutputFolder
@@ -115,20 +116,23 @@ class Stream:
 
     def run(self) -> None:
         """Run all work; the first error of any worker is raised here, after all have stopped."""
+        done = [threading.Event() for _ in range(self.schedule.workers)]
         workers = [
-            threading.Thread(target=self._worker, name=f"merge-{i}", daemon=True)
-            for i in range(self.schedule.workers)
+            threading.Thread(target=self._worker, args=(event,), name=f"merge-{i}", daemon=True)
+            for i, event in enumerate(done)
         ]
-        for worker in workers:
-            worker.start()
         try:
             for worker in workers:
-                while worker.is_alive():
-                    worker.join(timeout=0.2)  # a bare join would not notice Ctrl-C
+                worker.start()
+            # Not Thread.join: interrupted in it, Python 3.11 takes a running thread for stopped.
+            for event in done:
+                event.wait()
         except BaseException:
             self._abort()
-            for worker in workers:
-                worker.join()
+            for worker, event in zip(workers, done, strict=True):
+                while worker.ident is not None and not event.is_set():
+                    with suppress(KeyboardInterrupt):  # we are stopping already
+                        event.wait()
             raise
         if self._error is not None:
             raise self._error
@@ -137,7 +141,7 @@ class Stream:
         self._stop.set()
         self._arena.close()
 
-    def _worker(self) -> None:
+    def _worker(self, done: threading.Event) -> None:
         try:
             while not self._stop.is_set():
                 with self._lock:
@@ -150,6 +154,8 @@ class Stream:
                 if self._error is None:
                     self._error = error
             self._abort()
+        finally:
+            done.set()
 
     # --- pieces --------------------------------------------------------------------------------
 

