@@ -29,9 +29,15 @@ class NativeBackend:
     name = "native"
 
     def weighted_sum(
-        self, tensors: Sequence[torch.Tensor], weights: Sequence[float], out_dtype: torch.dtype
+        self,
+        tensors: Sequence[torch.Tensor],
+        weights: Sequence[float],
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        out = torch.empty_like(tensors[0], dtype=out_dtype)
+        """Into ``out`` where given: fresh memory costs more than the sum."""
+        if out is None:
+            out = torch.empty_like(tensors[0], dtype=out_dtype)
         _native.weighted_sum(
             [input_of(x) for x in tensors],
             [float32(w) for w in weights],
@@ -53,8 +59,11 @@ class NativeBackend:
         scale: float,
         offset: int,
         out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        out = torch.empty_like(base, dtype=out_dtype)
+        """Into ``out`` where given: fresh memory costs more than the merge."""
+        if out is None:
+            out = torch.empty_like(base, dtype=out_dtype)
         _native.merge_task_vectors(
             input_of(base),
             vectors_of(experts, vectors, weights),

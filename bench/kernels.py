@@ -1,0 +1,69 @@
+"""``python -m bench.kernels``: every kernel in GB/s and as a share of the triad of the same run."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from bench.cases import ELEMENTS, Case, cases
+from bench.machine import describe, threads_here, triad_gbs, triad_rate
+from bench.plot import plot_kernels
+from bench.timing import Timing, measure, write_csv
+
+ROUNDS = 9
+
+
+def time_case(case: Case, elements: int, rounds: int) -> Timing:
+    """Seconds of one call on the native backend, after its answer was checked."""
+    case.check()
+    return measure(case.bind(elements), rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--elements", type=int, default=ELEMENTS)
+    parser.add_argument("--threads", type=int, default=threads_here())
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    about = describe()
+    rows: list[dict[str, object]] = []
+    print(f"{about['cpu']}, {args.threads} threads, {about['isa']}, load {about['load']}")
+    for case in cases():
+        if args.only not in case.name:
+            continue
+        # The yardstick beside every case: the machine may be busier now than a minute ago.
+        triad = triad_gbs(triad_rate(args.threads))
+        timing = time_case(case, args.elements, args.rounds)
+        moved = case.bytes_moved(args.elements)
+        rate = moved / timing.p50 / 1e9
+        rows.append(
+            {
+                "kernel": case.name,
+                "experts": case.experts,
+                "dtype": case.dtype,
+                "elements": args.elements,
+                "threads": args.threads,
+                "p20_ms": round(timing.p20 * 1e3, 3),
+                "p50_ms": round(timing.p50 * 1e3, 3),
+                "p80_ms": round(timing.p80 * 1e3, 3),
+                "GB/s": round(rate, 2),
+                "triad_GB/s": round(triad, 2),
+                "share": round(rate / triad, 3),
+                **about,
+            }
+        )
+        print(
+            f"{case.label:<28} {timing.p50 * 1e3:8.1f} ms {rate:7.1f} GB/s "
+            f"{rate / triad:5.0%} of triad {triad:.1f}",
+            flush=True,
+        )
+    if rows and not args.only:
+        path = write_csv("kernels", rows)
+        print(f"{path} and {plot_kernels(path)}")
+
+
+if __name__ == "__main__":
+    main()

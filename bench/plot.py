@@ -1,0 +1,61 @@
+"""Plots of the CSV files in bench/results."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+OURS, THEIRS, FLOOR = "#2a6fb0", "#c2603a", "#8a8a8a"
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def plot_kernels(path: Path) -> Path:
+    """Share of the triad's rate per kernel."""
+    rows = read(path)
+    labels = [f"{row['kernel']} {row['experts']}x{row['dtype']}" for row in rows]
+    shares = [100 * float(row["share"]) for row in rows]
+    figure, axes = plt.subplots(figsize=(8, 0.32 * len(rows) + 1))
+    axes.barh(labels, shares, color=OURS)
+    axes.axvline(100, color=FLOOR, linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"% of STREAM triad, {rows[0]['threads']} threads, {rows[0]['cpu']}")
+    return _save(figure, path)
+
+
+def plot_merges(path: Path) -> Path:
+    """Wall time per method: mergekit, mergesafe, and the floor of reading and copying."""
+    rows = read(path)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, axes = plt.subplots(figsize=(8, 0.7 * len(methods) + 1.2))
+    height = 0.26
+    colours = {"mergekit": THEIRS, "mergesafe": OURS, "floor": FLOOR}
+    for place, (tool, colour) in enumerate(colours.items()):
+        found = {row["method"]: float(row["p50_s"]) for row in rows if row["tool"] == tool}
+        ys = [i + (place - 1) * height for i, method in enumerate(methods) if method in found]
+        values = [found[method] for method in methods if method in found]
+        axes.barh(ys, values, height, color=colour, label=tool)
+        for y, value in zip(ys, values, strict=True):
+            axes.text(value, y, f" {value:.1f} s", va="center", fontsize=8)
+    axes.set_yticks(range(len(methods)), methods)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel(f"wall seconds, log scale; {rows[0]['cpu']}, {rows[0]['cores']} cores")
+    axes.legend()
+    return _save(figure, path)
+
+
+def _save(figure: plt.Figure, path: Path) -> Path:
+    target = path.with_suffix(".png")
+    figure.tight_layout()
+    figure.savefig(target, dpi=120)
+    plt.close(figure)
+    return target
