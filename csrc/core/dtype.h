@@ -82,12 +82,17 @@ MS_FN uint32_t to_bits<F32>(float value) {
   return select_bits(mask((bits & kAbsMask) > kInfBits), kNaNBits, bits);
 }
 
-// Add half a unit less one, plus the bit that breaks ties.
+// bfloat16 bits in the high half; the low half is left over. Add half a unit less one, plus the bit
+// that breaks ties.
+MS_FN uint32_t bf16_in_high_half(float value) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t rounded = bits + 0x7FFFu + ((bits >> 16) & 1u);
+  return select_bits(mask((bits & kAbsMask) > kInfBits), kNaNBits, rounded);
+}
+
 template <>
 MS_FN uint32_t to_bits<BF16>(float value) {
-  const uint32_t bits = bits_of(value);
-  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-  return select_bits(mask((bits & kAbsMask) > kInfBits), kNaNBits >> 16, rounded);
+  return bf16_in_high_half(value) >> 16;
 }
 
 template <>

@@ -23,10 +23,23 @@ MS_FN uint32_t magnitude_bits(float delta) {
 // around work: every instruction set vectorises it.
 MS_FN float pick(bool condition, float value) { return condition ? value : 0.0f; }
 
+// The magnitudes lo to hi, both included. NaN is moved from kNaNMagnitude to all patterns above
+// infinity once, in the bounds, so that elements need no clamp.
+struct Window {
+  int32_t lo;
+  int32_t hi;
+};
+
+MS_FN Window window(uint32_t lo, uint32_t hi) {
+  if (lo > kNaNMagnitude || hi > kAbsMask) hi = hi > kAbsMask ? kAbsMask : hi;
+  if (lo > kNaNMagnitude) return {0, -1};
+  return {static_cast<int32_t>(lo), static_cast<int32_t>(hi >= kNaNMagnitude ? kAbsMask : hi)};
+}
+
 // Signed comparison: magnitudes have no sign bit, and older instruction sets lack the unsigned one.
-MS_FN bool in_window(float delta, int32_t lo, int32_t hi) {
-  const int32_t magnitude = static_cast<int32_t>(magnitude_bits(delta));
-  return (magnitude >= lo) & (magnitude <= hi);
+MS_FN bool in_window(float delta, Window w) {
+  const int32_t magnitude = static_cast<int32_t>(bits_of(delta) & kAbsMask);
+  return (magnitude >= w.lo) & (magnitude <= w.hi);
 }
 
 // d = weight * (rescale * delta) where kept, else +0.

@@ -4,8 +4,13 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
+#endif
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
+// GCC 12 warns of its own intrinsics' deliberately undefined operands.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
 #include "core/element.h"
@@ -17,6 +22,7 @@ namespace mergesafe::cpu::MS_ISA {
 namespace {
 
 #include "cpu/load.inl"
+#include "cpu/masks.inl"
 #include "cpu/merge.inl"
 #include "cpu/reduce.inl"
 #include "cpu/select.inl"

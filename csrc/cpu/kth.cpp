@@ -118,9 +118,16 @@ uint32_t resolve(const std::vector<Part>& parts, uint32_t repeated, int64_t copi
   constexpr int kBins = 1 << 12;
   int shift = 0;
   while (((b.hi - b.lo) >> shift) >= static_cast<uint32_t>(kBins)) ++shift;
-  std::vector<int64_t> bins(kBins, 0);
-  for (const Part& part : parts)
-    for (int64_t i = 0; i < part.size; ++i) ++bins[(part.data[i] - b.lo) >> shift];
+  // Two tables in turn: neighbours are often equal, and an increment waits for the one before it.
+  std::vector<int64_t> bins(kBins, 0), others(kBins, 0);
+  for (const Part& part : parts) {
+    for (int64_t i = 0; i + 1 < part.size; i += 2) {
+      ++bins[(part.data[i] - b.lo) >> shift];
+      ++others[(part.data[i + 1] - b.lo) >> shift];
+    }
+    if (part.size % 2 != 0) ++bins[(part.data[part.size - 1] - b.lo) >> shift];
+  }
+  for (int i = 0; i < kBins; ++i) bins[i] += others[i];
   if (copies > 0) bins[(repeated - b.lo) >> shift] += copies;
   int bin = kBins - 1;
   while (k > bins[bin]) k -= bins[bin--];
@@ -128,14 +135,13 @@ uint32_t resolve(const std::vector<Part>& parts, uint32_t repeated, int64_t copi
   for (const Part& part : parts)
     for (int64_t i = 0; i < part.size; ++i)
       if (static_cast<int>((part.data[i] - b.lo) >> shift) == bin) members.push_back(part.data[i]);
-  std::sort(members.begin(), members.end(), std::greater<uint32_t>());
-  const bool here = copies > 0 && static_cast<int>((repeated - b.lo) >> shift) == bin;
-  if (!here) return members[k - 1];
-  const int64_t larger =
-      std::upper_bound(members.begin(), members.end(), repeated, std::greater<uint32_t>()) -
-      members.begin();
-  if (k <= larger) return members[k - 1];
-  return k <= larger + copies ? repeated : members[k - 1 - copies];
+  if (copies > 0 && static_cast<int>((repeated - b.lo) >> shift) == bin) {
+    const int64_t larger =
+        std::count_if(members.begin(), members.end(), [&](uint32_t m) { return m > repeated; });
+    if (k > larger && k <= larger + copies) return repeated;
+    if (k > larger) k -= copies;
+  }
+  return kth_largest(members.data(), members.data() + members.size(), k);
 }
 
 // True and the answer when the bracket held it.

@@ -80,6 +80,52 @@ inline bool store(const float* values, int n, const Output& out, int64_t pos) {
   return convert_out(values, n, static_cast<F32*>(out.data) + pos);
 }
 
+// Is any of the values, as they are stored, NaN or infinity?
+template <class T>
+bool any_nonfinite(const T* data, int n) {
+  using Bits = decltype(T::bits);
+  constexpr Bits magnitude_mask = std::numeric_limits<Bits>::max() / 2;
+  Bits largest = 0;
+  for (int j = 0; j < n; ++j) {
+    const Bits magnitude = data[j].bits & magnitude_mask;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return largest >= T::inf;
+}
+
+// The same for N rows of bfloat16 in one loop.
+template <int N>
+bool any_nonfinite(const BF16* const* rows, int n) {
+  const BF16* x[N];
+  for (int i = 0; i < N; ++i) x[i] = rows[i];
+  uint16_t largest = 0;
+  for (int j = 0; j < n; ++j) {
+    for (int i = 0; i < N; ++i) {
+      const uint16_t magnitude = x[i][j].bits & 0x7FFFu;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+  }
+  return largest >= BF16::inf;
+}
+
+// Two neighbouring bfloat16 elements, the even one in the low half. Loops that read them convert
+// in registers, with one instruction each and no shuffles, and save a pass through the cache.
+typedef uint32_t Pair __attribute__((may_alias, aligned(2)));
+
+inline float even(uint32_t pair) { return float_of(pair << 16); }
+inline float odd(uint32_t pair) { return float_of(pair & 0xFFFF0000u); }
+inline uint32_t make_pair(float even, float odd) {
+  return bf16_in_high_half(even) >> 16 | (bf16_in_high_half(odd) & 0xFFFF0000u);
+}
+
+inline bool is_bf16(const Input& input) {
+  return input.dtype == DType::kBF16 && input.cast == DType::kBF16;
+}
+
+inline const BF16* bf16_at(const Input& input, int64_t pos) {
+  return static_cast<const BF16*>(input.data) + pos;
+}
+
 inline Flags flag(int input, bool set) {
   return static_cast<Flags>(set) << (input < 62 ? input : 62);
 }

@@ -1,7 +1,12 @@
 // weighted_sum and merge_task_vectors. Included once per instruction set.
+//
+// Every loop exists twice: over rows that load() converted to float32, and over pairs of bfloat16
+// where they lie.
+
+constexpr int kFixed = 4;  // up to this many inputs or experts, loops are unrolled over them
 
 template <int N>
-void sum_chunk(const float* __restrict__ x, const float* weights, int n, float* __restrict__ out) {
+void sum_chunk(const float* x, const float* weights, int n, float* __restrict__ out) {
   float weight[N];
   for (int i = 0; i < N; ++i) weight[i] = weights[i];
   for (int j = 0; j < n; ++j) {
@@ -11,103 +16,171 @@ void sum_chunk(const float* __restrict__ x, const float* weights, int n, float* 
   }
 }
 
+template <int N>
+void sum_pairs(const BF16* const* rows, const float* weights, int n, BF16* to) {
+  const Pair* x[N];
+  float weight[N];
+  for (int i = 0; i < N; ++i) {
+    x[i] = reinterpret_cast<const Pair*>(rows[i]);
+    weight[i] = weights[i];
+  }
+  Pair* __restrict__ out = reinterpret_cast<Pair*>(to);
+  for (int j = 0; j < n / 2; ++j) {
+    float low = even(x[0][j]) * weight[0], high = odd(x[0][j]) * weight[0];
+    for (int i = 1; i < N; ++i) {
+      low = low + even(x[i][j]) * weight[i];
+      high = high + odd(x[i][j]) * weight[i];
+    }
+    out[j] = make_pair(low, high);
+  }
+  if (n % 2 == 0) return;
+  float last = to_float(rows[0][n - 1]) * weight[0];
+  for (int i = 1; i < N; ++i) last = last + to_float(rows[i][n - 1]) * weight[i];
+  to[n - 1].bits = static_cast<uint16_t>(to_bits<BF16>(last));
+}
+
 inline void sum_any(const float* x, const float* weights, int count, int n, float* out) {
   for (int j = 0; j < n; ++j) out[j] = x[j] * weights[0];
   for (int i = 1; i < count; ++i)
     for (int j = 0; j < n; ++j) out[j] = out[j] + x[i * kChunk + j] * weights[i];
 }
 
+inline void sum_rows(const SumJob& job, const float* x, int n, float* out) {
+  switch (job.count) {
+    case 1: return sum_chunk<1>(x, job.weights, n, out);
+    case 2: return sum_chunk<2>(x, job.weights, n, out);
+    case 3: return sum_chunk<3>(x, job.weights, n, out);
+    case 4: return sum_chunk<4>(x, job.weights, n, out);
+    default: return sum_any(x, job.weights, job.count, n, out);
+  }
+}
+
+// One chunk of bfloat16 rows. Its values are looked at last, from the cache, and most often all
+// rows at once; looking first would wait for memory without computing.
+template <int N>
+Flags sum_direct(const SumJob& job, int64_t pos, int n) {
+  const BF16* rows[N + 1];
+  for (int i = 0; i < N; ++i) rows[i] = bf16_at(job.inputs[i], pos);
+  BF16* out = static_cast<BF16*>(job.out.data) + pos;
+  rows[N] = out;
+  sum_pairs<N>(rows, job.weights, n, out);
+  if (!any_nonfinite<N + 1>(rows, n)) return 0;
+  Flags flags = any_nonfinite(out, n) ? kOutputFlag : 0;
+  for (int i = 0; i < N; ++i) flags |= flag(i, any_nonfinite(rows[i], n));
+  return flags;
+}
+
+inline Flags sum_direct_any(const SumJob& job, int64_t pos, int n) {
+  switch (job.count) {
+    case 1: return sum_direct<1>(job, pos, n);
+    case 2: return sum_direct<2>(job, pos, n);
+    case 3: return sum_direct<3>(job, pos, n);
+    default: return sum_direct<4>(job, pos, n);
+  }
+}
+
 Flags weighted_sum(const SumJob& job, int64_t begin, int64_t end) {
   float* x = thread_scratch(static_cast<int64_t>(job.count + 1) * kChunk);
   float* out = x + static_cast<int64_t>(job.count) * kChunk;
+  bool direct = job.count <= kFixed && job.out.dtype == DType::kBF16 && !job.zero_nonfinite;
+  for (int i = 0; i < job.count; ++i) direct = direct && is_bf16(job.inputs[i]);
   Flags flags = 0;
   for (int64_t pos = begin; pos < end; pos += kChunk) {
     const int n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
+    if (direct) {
+      flags |= sum_direct_any(job, pos, n);
+      continue;
+    }
     for (int i = 0; i < job.count; ++i)
       flags |= flag(i, load(job.inputs[i], pos, n, job.zero_nonfinite, x + i * kChunk));
-    switch (job.count) {
-      case 1: sum_chunk<1>(x, job.weights, n, out); break;
-      case 2: sum_chunk<2>(x, job.weights, n, out); break;
-      case 3: sum_chunk<3>(x, job.weights, n, out); break;
-      case 4: sum_chunk<4>(x, job.weights, n, out); break;
-      default: sum_any(x, job.weights, job.count, n, out);
-    }
+    sum_rows(job, x, n, out);
     if (store(out, n, job.out, pos)) flags |= kOutputFlag;
   }
   return flags;
 }
 
-// out[0, n) = the Philox words of elements [first, first + n), for any alignment of first.
-inline void random_words(uint64_t first, int n, uint64_t key, uint32_t* out) {
-  uint32_t group[kPhiloxGroup];
-  for (uint64_t at = first / kPhiloxGroup * kPhiloxGroup; at < first + n; at += kPhiloxGroup) {
-    const uint64_t counter = at / kPhiloxGroup * kPhiloxLanes;
-    for (int j = 0; j < kPhiloxLanes; ++j)
-      philox(counter + j, key, group[j], group[j + kPhiloxLanes], group[j + 2 * kPhiloxLanes],
-             group[j + 3 * kPhiloxLanes]);
-    const int skip = at < first ? static_cast<int>(first - at) : 0;
-    const int64_t to = static_cast<int64_t>(at + skip - first);
-    const int room = n - static_cast<int>(to);
-    const int take = kPhiloxGroup - skip < room ? kPhiloxGroup - skip : room;
-    std::memcpy(out + to, group + skip, take * sizeof(uint32_t));
-  }
-}
-
-// Turns Philox words into keep masks: below the threshold.
-inline void words_to_masks(uint32_t* words, int n, uint32_t threshold) {
-  for (int j = 0; j < n; ++j) words[j] = mask(words[j] < threshold);
-}
-
-// Keep masks of one expert's deltas into `masks`.
-inline void keep_masks(const TaskVector& v, const float* base, const float* x, uint64_t first,
-                       int n, uint32_t* masks) {
-  if (v.random) {
-    random_words(first, n, v.key, masks);
-    words_to_masks(masks, n, v.threshold);
-  } else {
-    const int32_t lo = static_cast<int32_t>(v.lo), hi = static_cast<int32_t>(v.hi);
-    for (int j = 0; j < n; ++j) masks[j] = mask(in_window(x[j] - base[j], lo, hi));
-  }
-}
-
-// The whole chain of one chunk in registers, for a fixed number N of experts.
-template <int N, Elect kElect, bool kRandom>
-void merge_chunk(const MergeJob& job, const float* __restrict__ base, const float* __restrict__ x,
-                 const uint32_t* __restrict__ masks, int n, float* __restrict__ out) {
+// The whole chain of one element in registers, for a fixed number N of experts.
+// kDivide: with election, divide by the weights that agree; without, by a divisor other than 1.
+template <int N, Elect kElect, bool kRandom, bool kDivide>
+struct Chain {
   float rescale[N], weight[N];
-  int32_t lo[N], hi[N];
-  for (int i = 0; i < N; ++i) {
-    rescale[i] = job.vectors[i].rescale;
-    weight[i] = job.vectors[i].weight;
-    lo[i] = static_cast<int32_t>(job.vectors[i].lo);
-    hi[i] = static_cast<int32_t>(job.vectors[i].hi);
+  Window kept[N];
+  float scale, divisor;
+
+  explicit Chain(const MergeJob& job) : scale(job.scale), divisor(job.divisor) {
+    for (int i = 0; i < N; ++i) {
+      rescale[i] = job.vectors[i].rescale;
+      weight[i] = job.vectors[i].weight;
+      kept[i] = window(job.vectors[i].lo, job.vectors[i].hi);
+    }
   }
-  const float scale = job.scale, fixed_divisor = job.divisor;
-  const bool normalize = job.normalize;
-  for (int j = 0; j < n; ++j) {
-    const float b = base[j];
+
+  MS_FN float operator()(float b, const float (&x)[N], const uint32_t (&masks)[N]) const {
     float d[N];
     float total = 0.0f;
     for (int i = 0; i < N; ++i) {
-      const float delta = x[i * kChunk + j] - b;
-      const bool keep = kRandom ? masks[i * kChunk + j] != 0 : in_window(delta, lo[i], hi[i]);
+      const float delta = x[i] - b;
+      const bool keep = kRandom ? masks[i] != 0 : in_window(delta, kept[i]);
       d[i] = weighted(keep, delta, rescale[i], weight[i]);
       total = total + (kElect == Elect::kCount ? sign(d[i]) : d[i]);
     }
-    float divisor = fixed_divisor;
+    float by = divisor;
     if (kElect != Elect::kNone) {
       const uint32_t flip = elected_flip(total);
       total = 0.0f;
-      divisor = 0.0f;
+      by = 0.0f;
       for (int i = 0; i < N; ++i) {
-        const bool kept = agrees(d[i], flip);
-        total = total + pick(kept, d[i]);
-        divisor = divisor + pick(kept, weight[i]);
+        const bool agreed = agrees(d[i], flip);
+        total = total + pick(agreed, d[i]);
+        by = by + pick(agreed, weight[i]);
       }
-      divisor = (divisor != 0.0f) & normalize ? divisor : 1.0f;
+      by = by != 0.0f ? by : 1.0f;
     }
-    out[j] = finish(b, total, divisor, scale);
+    return finish(b, total, kDivide ? by : 1.0f, scale);
   }
+};
+
+template <int N, class Chain>
+void merge_chunk(const Chain& given, const float* base, const float* x, const uint32_t* masks,
+                 int n, float* __restrict__ out) {
+  const Chain chain = given;
+  for (int j = 0; j < n; ++j) {
+    float row[N];
+    uint32_t keep[N];
+    for (int i = 0; i < N; ++i) {
+      row[i] = x[i * kChunk + j];
+      keep[i] = masks[i * kChunk + j];
+    }
+    out[j] = chain(base[j], row, keep);
+  }
+}
+
+template <int N, class Chain>
+void merge_pairs(const Chain& given, const BF16* base, const BF16* const* rows,
+                 const uint32_t* masks, int n, BF16* to) {
+  const Chain chain = given;
+  const Pair* b = reinterpret_cast<const Pair*>(base);
+  const Pair* x[N];
+  for (int i = 0; i < N; ++i) x[i] = reinterpret_cast<const Pair*>(rows[i]);
+  Pair* __restrict__ out = reinterpret_cast<Pair*>(to);
+  float low[N], high[N];
+  uint32_t keep_low[N], keep_high[N];
+  for (int j = 0; j < n / 2; ++j) {
+    for (int i = 0; i < N; ++i) {
+      low[i] = even(x[i][j]);
+      high[i] = odd(x[i][j]);
+      keep_low[i] = masks[i * kChunk + j];
+      keep_high[i] = masks[i * kChunk + kChunk / 2 + j];
+    }
+    out[j] = make_pair(chain(even(b[j]), low, keep_low), chain(odd(b[j]), high, keep_high));
+  }
+  if (n % 2 == 0) return;
+  for (int i = 0; i < N; ++i) {
+    low[i] = to_float(rows[i][n - 1]);
+    keep_low[i] = masks[i * kChunk + n / 2];
+  }
+  const float last = chain(to_float(base[n - 1]), low, keep_low);
+  to[n - 1].bits = static_cast<uint16_t>(to_bits<BF16>(last));
 }
 
 // The same chain for any number of experts, through scratch; x and masks are overwritten.
@@ -154,56 +227,113 @@ void merge_any(const MergeJob& job, const float* __restrict__ base, float* __res
   }
 }
 
-template <int N, bool kRandom>
-void merge_fixed(const MergeJob& job, const float* base, const float* x, const uint32_t* masks,
-                 int n, float* out) {
+// What the loops over one chunk work on: x and out, or rows and to.
+struct Chunk {
+  const float *base, *x;
+  float* out;
+  const BF16 *from, *rows[kFixed];
+  BF16* to;
+  uint32_t* masks;
+  int n;
+  bool paired;
+  bool clean;  // of pairs: all inputs and outputs are finite
+};
+
+template <int N, Elect kElect, bool kRandom, bool kDivide>
+void merge_either(const MergeJob& job, Chunk& c) {
+  const Chain<N, kElect, kRandom, kDivide> chain(job);
+  if (!c.paired) return merge_chunk<N>(chain, c.base, c.x, c.masks, c.n, c.out);
+  merge_pairs<N>(chain, c.from, c.rows, c.masks, c.n, c.to);
+  const BF16* all[N + 2] = {c.from, c.to};
+  for (int i = 0; i < N; ++i) all[i + 2] = c.rows[i];
+  c.clean = !any_nonfinite<N + 2>(all, c.n);
+}
+
+template <int N, bool kRandom, bool kDivide>
+void merge_elect(const MergeJob& job, Chunk& c) {
   switch (job.elect) {
-    case Elect::kNone: return merge_chunk<N, Elect::kNone, kRandom>(job, base, x, masks, n, out);
-    case Elect::kSum: return merge_chunk<N, Elect::kSum, kRandom>(job, base, x, masks, n, out);
-    case Elect::kCount: return merge_chunk<N, Elect::kCount, kRandom>(job, base, x, masks, n, out);
+    case Elect::kNone: return merge_either<N, Elect::kNone, kRandom, kDivide>(job, c);
+    case Elect::kSum: return merge_either<N, Elect::kSum, kRandom, kDivide>(job, c);
+    case Elect::kCount: return merge_either<N, Elect::kCount, kRandom, kDivide>(job, c);
   }
 }
 
-template <bool kRandom>
-void merge_dispatch(const MergeJob& job, const float* base, float* x, uint32_t* masks, int n,
-                    float* out) {
+template <int N>
+void merge_fixed(const MergeJob& job, bool random, Chunk& c) {
+  const bool divide = job.elect == Elect::kNone ? job.divisor != 1.0f : job.normalize;
+  if (random)
+    return divide ? merge_elect<N, true, true>(job, c) : merge_elect<N, true, false>(job, c);
+  return divide ? merge_elect<N, false, true>(job, c) : merge_elect<N, false, false>(job, c);
+}
+
+void merge_dispatch(const MergeJob& job, bool random, Chunk& c) {
   switch (job.count) {
-    case 1: return merge_fixed<1, kRandom>(job, base, x, masks, n, out);
-    case 2: return merge_fixed<2, kRandom>(job, base, x, masks, n, out);
-    case 3: return merge_fixed<3, kRandom>(job, base, x, masks, n, out);
-    case 4: return merge_fixed<4, kRandom>(job, base, x, masks, n, out);
-    default: break;
+    case 1: return merge_fixed<1>(job, random, c);
+    case 2: return merge_fixed<2>(job, random, c);
+    case 3: return merge_fixed<3>(job, random, c);
+    case 4: return merge_fixed<4>(job, random, c);
   }
-  switch (job.elect) {
-    case Elect::kNone: return merge_any<Elect::kNone>(job, base, x, masks, n, out);
-    case Elect::kSum: return merge_any<Elect::kSum>(job, base, x, masks, n, out);
-    case Elect::kCount: return merge_any<Elect::kCount>(job, base, x, masks, n, out);
+}
+
+Flags merge_direct(const MergeJob& job, bool random, int64_t pos, Chunk& c) {
+  c.paired = true;
+  c.from = bf16_at(job.base, pos);
+  c.to = static_cast<BF16*>(job.out.data) + pos;
+  for (int i = 0; i < job.count; ++i) {
+    c.rows[i] = bf16_at(job.vectors[i].input, pos);
+    if (random)
+      keep_pairs(job.vectors[i], c.from, c.rows[i], job.offset + pos, c.n, c.masks + i * kChunk);
   }
+  merge_dispatch(job, random, c);
+  if (c.clean) return 0;
+  Flags flags = flag(0, any_nonfinite(c.from, c.n));
+  for (int i = 0; i < job.count; ++i) flags |= flag(i + 1, any_nonfinite(c.rows[i], c.n));
+  return any_nonfinite(c.to, c.n) ? flags | kOutputFlag : flags;
+}
+
+Flags merge_loaded(const MergeJob& job, bool random, int64_t pos, float* base, float* x, Chunk& c) {
+  const bool fixed = job.count > 0 && job.count <= kFixed;
+  c.paired = false;
+  Flags flags = flag(0, load(job.base, pos, c.n, job.zero_nonfinite, base));
+  for (int i = 0; i < job.count; ++i) {
+    const TaskVector& v = job.vectors[i];
+    float* row = x + i * kChunk;
+    flags |= flag(i + 1, load(v.input, pos, c.n, job.zero_nonfinite, row));
+    if (random || !fixed) keep_masks(v, base, row, job.offset + pos, c.n, c.masks + i * kChunk);
+  }
+  if (fixed)
+    merge_dispatch(job, random, c);
+  else if (job.elect == Elect::kNone)
+    merge_any<Elect::kNone>(job, base, x, c.masks, c.n, c.out);
+  else if (job.elect == Elect::kSum)
+    merge_any<Elect::kSum>(job, base, x, c.masks, c.n, c.out);
+  else
+    merge_any<Elect::kCount>(job, base, x, c.masks, c.n, c.out);
+  return store(c.out, c.n, job.out, pos) ? flags | kOutputFlag : flags;
 }
 
 Flags merge_task_vectors(const MergeJob& job, int64_t begin, int64_t end) {
-  const int64_t row = kChunk;
-  float* base = thread_scratch((2 + 2 * static_cast<int64_t>(job.count)) * row);
-  float* out = base + row;
-  float* x = out + row;
-  uint32_t* masks = reinterpret_cast<uint32_t*>(x + job.count * row);
+  const int64_t count = job.count, row = kChunk;
+  float* base = thread_scratch((2 + 2 * count) * row);
+  float* x = base + 2 * row;
+  Chunk c{};
+  c.base = base;
+  c.x = x;
+  c.out = base + row;
+  c.masks = reinterpret_cast<uint32_t*>(x + count * row);
   bool random = false;
-  for (int i = 0; i < job.count; ++i) random |= job.vectors[i].random;
+  bool direct = count > 0 && count <= kFixed && job.out.dtype == DType::kBF16 &&
+                is_bf16(job.base) && !job.zero_nonfinite;
+  for (int i = 0; i < job.count; ++i) {
+    random |= job.vectors[i].random;
+    direct = direct && is_bf16(job.vectors[i].input);
+  }
+  direct = direct && (!random || (job.offset + begin) % kPhiloxGroup == 0);
   Flags flags = 0;
   for (int64_t pos = begin; pos < end; pos += kChunk) {
-    const int n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
-    flags |= flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
-    for (int i = 0; i < job.count; ++i) {
-      const TaskVector& v = job.vectors[i];
-      flags |= flag(i + 1, load(v.input, pos, n, job.zero_nonfinite, x + i * row));
-      if (random || job.count > 4)
-        keep_masks(v, base, x + i * row, job.offset + pos, n, masks + i * row);
-    }
-    if (random)
-      merge_dispatch<true>(job, base, x, masks, n, out);
-    else
-      merge_dispatch<false>(job, base, x, masks, n, out);
-    if (store(out, n, job.out, pos)) flags |= kOutputFlag;
+    c.n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
+    flags |=
+        direct ? merge_direct(job, random, pos, c) : merge_loaded(job, random, pos, base, x, c);
   }
   return flags;
 }

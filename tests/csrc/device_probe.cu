@@ -13,7 +13,7 @@ extern "C" __global__ void probe_elements(const uint16_t* base, const uint16_t* 
   const float b = ms::to_float(ms::BF16{base[j]});
   const float x = ms::to_float(ms::F16{expert[j]});
   const float delta = x - b;
-  const float d = ms::weighted(ms::in_window(delta, lo, hi), delta, rescale, weight);
+  const float d = ms::weighted(ms::in_window(delta, ms::window(lo, hi)), delta, rescale, weight);
   const float total = d + ms::sign(d);
   const bool kept = ms::agrees(d, ms::elected_flip(total));
   out[j] = ms::finish(b, total + ms::pick(kept, d), weight + rescale, scale);
