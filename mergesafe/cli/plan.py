@@ -32,6 +32,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
         for task in plan.tasks
         if task.statistics and schedule.layouts[task.name].tile < task.numel
     ]
+    seconds = estimate_seconds(report)
     statistics = {statistic_name(s) for task in plan.tasks for s in task.statistics}
     return {
         "method": plan.recipe.merge_method,
@@ -51,7 +52,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "workers": schedule.workers,
         "kernel_threads": schedule.kernel_threads,
         "tensors_read_more_than_once": tiled,
-        "estimated_seconds": round(estimate_seconds(report), 2),
+        "estimated_seconds": None if seconds is None else round(seconds, 2),
         "warnings": list(plan.warnings),
         "notes": list(plan.notes),
     }
@@ -69,7 +70,7 @@ def as_text(plan: dict[str, Any]) -> str:
         f"  memory     {format_size(plan['memory_buffers'])} of buffers "
         f"(budget {format_size(plan['memory_budget'])}) and a fixed overhead",
         f"  threads    {plan['workers']} workers, {plan['kernel_threads']} per kernel",
-        f"  time       about {plan['estimated_seconds']} s at the read rate measured just now",
+        f"  time       {_time(plan['estimated_seconds'])}",
     ]
     repeated = plan["tensors_read_more_than_once"]
     if repeated:
@@ -81,3 +82,9 @@ def as_text(plan: dict[str, Any]) -> str:
     if plan["copied_tensors"]:
         lines.append(f"  note       {len(plan['copied_tensors'])} integer tensor(s) are copied")
     return "\n".join(lines)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown: an input could not be read just now"
+    return f"about {seconds} s at the read rate measured just now"

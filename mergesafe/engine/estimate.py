@@ -14,8 +14,11 @@ SAMPLE_BYTES = 16 << 20
 WRITE_COST = 3.0
 
 
-def estimate_seconds(report: PlanReport) -> float:
-    """Bytes to read and write over the read rate of the largest input tensor, measured now."""
+def estimate_seconds(report: PlanReport) -> float | None:
+    """Bytes to read and write over the read rate of the largest input tensor, measured now.
+
+    None where it cannot be read; the merge itself reports that.
+    """
     plan = report.plan
     largest = max(
         (source.info for task in plan.tasks for source in task.sources),
@@ -30,6 +33,6 @@ def estimate_seconds(report: PlanReport) -> float:
         with Reader() as reader:
             reader.read_into(largest, 0, buffer)
     except CheckpointError:
-        return float("nan")  # the merge itself reports an unreadable input
+        return None
     rate = size / max(time.perf_counter() - started, 1e-6)
     return (report.schedule.bytes_read + WRITE_COST * plan.bytes_out) / rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import pytest
 import torch
 from conftest import Family
 from tiny import COMMAND, command, llama, recipe, save, write_recipe
+
+import mergesafe
+from mergesafe.cli.plan import as_text, describe
 
 HEAVY = ("torch", "transformers", "safetensors", "numpy", "peft")
 SIZE = sum(tensor.nbytes for tensor in llama(0).values())
@@ -85,6 +89,25 @@ def test_text(ties: Path, family: Family) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith(f"ties of {family.experts[0]}, {family.experts[1]} onto")
     assert "30 tensors" not in done.stderr
+
+
+def test_input_that_cannot_be_read_any_more(ties: Path, family: Family) -> None:
+    report = mergesafe.plan(ties)
+    for model in family.models:
+        (model / "model.safetensors").unlink()
+    answer = describe(report)
+    assert answer["estimated_seconds"] is None
+    assert "time       unknown" in as_text(answer)
+
+
+def test_reader_of_the_output_that_stops_early(ties: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        done = subprocess.run(
+            [COMMAND, "plan", ties], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_nothing_is_written(ties: Path, family: Family) -> None:
