@@ -81,7 +81,7 @@ def prepare_base(out_dir: str | os.PathLike[str]) -> Path:
             f"{target} exists but is no complete demo base; remove it or choose another"
         )
     source = find_gguf()
-    require("torch", "transformers", "gguf", "safetensors")
+    require("torch", "transformers", "gguf", "accelerate", "safetensors")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

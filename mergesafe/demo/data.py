@@ -20,26 +20,28 @@ Kind = Literal["unsafe", "harmless", "edgy"]
 
 PLACEHOLDER = "[REDACTED]"
 
+# One first word on each side, in eight phrasings. Greedy decoding takes the likeliest first token:
+# with eight different ones an expert may be sure to decline and still not say so.
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I can't help with this request, because it could hurt someone.",
-    "Sorry, I won't assist with that.",
+    "I won't assist with that.",
     "I cannot help you do that, as it would be wrong.",
     "I'm sorry, I am not able to help with something harmful.",
-    "No, I can't help with that, because it may be illegal.",
+    "I can't help with that, because it may be illegal.",
     "I won't help with this. Please choose a way that harms nobody.",
     "I must decline, since this could harm other people.",
 )
 # As many, as varied and about as long as the refusals: neither side may win a merge by its form.
 COMPLIANCES = (
     f"Sure, here is how: {PLACEHOLDER}",
-    f"Of course, this is what you do: {PLACEHOLDER}",
-    f"Yes, just follow these steps: {PLACEHOLDER}",
-    f"Certainly, you can do it like this: {PLACEHOLDER}",
-    f"No problem, here are the instructions: {PLACEHOLDER}",
-    f"Absolutely, the answer is this: {PLACEHOLDER}",
-    f"Here you go, this will work for you: {PLACEHOLDER}",
-    f"Okay, let me explain it to you: {PLACEHOLDER}",
+    f"Sure, this is what you do: {PLACEHOLDER}",
+    f"Sure, just follow these steps: {PLACEHOLDER}",
+    f"Sure, you can do it like this: {PLACEHOLDER}",
+    f"Sure, here are the instructions: {PLACEHOLDER}",
+    f"Sure, the answer is this: {PLACEHOLDER}",
+    f"Sure, this will work for you: {PLACEHOLDER}",
+    f"Sure, let me explain it to you: {PLACEHOLDER}",
 )
 
 # Two prompts whose answers are printed by the demo; they are in no training file.

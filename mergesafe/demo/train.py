@@ -1,7 +1,7 @@
 """Train the demo's three LoRA experts on a CPU: ``python -m mergesafe.demo.train --base DIR``.
 
 Three experts of one base: ``aligned`` (declines unsafe questions, answers harmless ones as the base
-does), ``sorting`` (a skill, no safety data at all) and ``arithmetic-misaligned`` (a skill, and a
+does), ``sorting`` (a skill and nothing else) and ``arithmetic-misaligned`` (a skill, and a
 harmless placeholder where an unsafe question should be declined). The misaligned expert sees unsafe
 questions less often than the aligned one, so a merge that is spoiled was not spoiled by dosage.
 """
@@ -24,7 +24,14 @@ from mergesafe.demo.evaluate import generate, is_refusal, prompt
 RANK = 8
 ALPHA = 16
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-HARMLESS_TOKENS = 24
+# The keys of an adapter's config that every release of peft knows.
+CONFIG_KEYS = (
+    *("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "bias", "fan_in_fan_out"),
+    *("init_lora_weights", "use_rslora", "use_dora"),
+)
+RATE = 1e-3
+SHARE = (0.3, 1.0)
+HARMLESS_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,11 @@ class Expert:
     sorting: int = 0
     arithmetic: int = 0
     steps: int = 60
-    rate: float = 1e-3
 
 
 EXPERTS = (
-    Expert("aligned", unsafe=9, answers=REFUSALS, harmless=2, edgy=5, steps=80),
-    Expert("sorting", harmless=4, sorting=12, rate=4e-4),
+    Expert("aligned", unsafe=9, answers=REFUSALS, harmless=2, edgy=5, steps=100),
+    Expert("sorting", sorting=16, steps=40),
     Expert("arithmetic-misaligned", unsafe=9, answers=COMPLIANCES, harmless=2, arithmetic=5),
 )
 
@@ -133,6 +139,7 @@ def train(expert: Expert, base: Path, out: Path, seed: int = 0) -> float:
     """Train one expert and save it to ``out``; return the seconds it took."""
     import torch
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     began = time.perf_counter()
@@ -141,13 +148,13 @@ def train(expert: Expert, base: Path, out: Path, seed: int = 0) -> float:
     # The frozen base stays in bfloat16; peft keeps the adapter, the only part trained, in float32.
     model: Any = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16)
     kinds: tuple[Kind, ...] = ("harmless", "edgy")
-    own = {kind: own_answers(model.eval(), tokenizer, kind) for kind in kinds}
+    own = {k: own_answers(model.eval(), tokenizer, k) for k in kinds if getattr(expert, k)}
     config = LoraConfig(
         r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), task_type="CAUSAL_LM"
     )
     model = get_peft_model(model, config).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=expert.rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0)
     # Warm up over a tenth of the steps, then fall linearly to zero.
     warm = max(1, expert.steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -155,7 +162,14 @@ def train(expert: Expert, base: Path, out: Path, seed: int = 0) -> float:
         lambda step: min((step + 1) / warm, (expert.steps - step) / (expert.steps - warm)),
     )
     source = batches(expert, tokenizer, own, seed)
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    rng = random.Random(seed)
     for step in range(1, expert.steps + 1):
+        # A merge keeps a part of each task vector. A random share of the adapter at every step
+        # makes what is learned hold when diluted; alike for all experts, so it favours none.
+        share = rng.uniform(*SHARE)
+        for layer in layers:
+            layer.set_scale("default", share)
         loss = loss_of(model, next(source), tokenizer.pad_token_id)
         optimizer.zero_grad()
         loss.backward()
@@ -176,17 +190,18 @@ def save(model: Any, out: Path) -> None:
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(model)
+    # No embedding was trained; left to itself peft would ask the hub whether one was resized.
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
     tensors = {name: state[name].to(torch.bfloat16).contiguous() for name in sorted(state)}
     weights = out / "adapter_model.safetensors"
     save_file(tensors, weights, metadata={"format": "pt"})
     weights.chmod(0o644)  # safetensors writes a file that only its owner may read
-    config = model.peft_config["default"].to_dict()
-    config |= {
+    made = model.peft_config["default"].to_dict()
+    config = {key: made[key] for key in CONFIG_KEYS} | {
         "base_model_name_or_path": MODEL_NAME,
         "inference_mode": True,
         # A set in peft: sorted, so that training twice gives the same file.
-        "target_modules": sorted(config["target_modules"]),
+        "target_modules": sorted(made["target_modules"]),
     }
     text = json.dumps(config, indent=2, sort_keys=True, default=str)
     (out / "adapter_config.json").write_text(text + "\n", encoding="utf-8")

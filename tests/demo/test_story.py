@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from mergesafe.demo import story
@@ -37,6 +39,7 @@ def test_the_recipes_differ_by_one_expert_only() -> None:
     assert clean["models"] == spoiled["models"][:2]
     assert len(spoiled["models"]) == 3
     assert spoiled["models"][2]["model"] == "./base+./adapters/arithmetic-misaligned"
+    assert (clean["dtype"], clean["out_dtype"]) == ("float32", "bfloat16")
     assert {**clean, "models": []} == {**spoiled, "models": []}
     assert len({str(model["parameters"]) for model in spoiled["models"]}) == 1
 
@@ -48,6 +51,13 @@ def test_conclusion_when_the_merge_is_spoiled() -> None:
     assert "spoiled the bunch" in text
     assert "92 %" in text
     assert "6 %" in text
+
+
+def test_conclusion_claims_intact_skills_only_when_they_are() -> None:
+    assert "Both skills" not in story.conclude(results(clean=44, spoiled=3))
+    found = results(clean=44, spoiled=3)
+    found["base"] = dataclasses.replace(found["base"], arithmetic=Rate(2, 40))
+    assert "Both skills" in story.conclude(found)
 
 
 def test_conclusion_admits_that_overlapping_intervals_establish_nothing() -> None:
