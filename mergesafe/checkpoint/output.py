@@ -20,6 +20,7 @@ from mergesafe.checkpoint._gate import Gate
 from mergesafe.checkpoint._guard import check_target, has_content, resolve
 from mergesafe.checkpoint._install import install, sibling, sync_folder
 from mergesafe.checkpoint._parse import open_regular, reason, show
+from mergesafe.checkpoint._writeback import Writeback
 from mergesafe.checkpoint.layout import (
     OutputLayout,
     OutputTensor,
@@ -66,6 +67,7 @@ class OutputFolder:
         self._working = sibling(self.path, "mergesafe")
         self._parents: list[Path] = []
         self._descriptors: list[int] = []
+        self._writebacks = [Writeback() for _ in layout.shards]
         self._gate = Gate("the output folder")
         self._names = {shard.name for shard in layout.shards} | {INDEX_NAME}
         self._made = self._committed = False
@@ -120,7 +122,9 @@ class OutputFolder:
         if not count:  # nothing to write, and a view of no elements cannot be cast
             return
         with self._gate:
-            self._write(file.name, self._descriptors[shard], offset, data.cast("B"))
+            descriptor = self._descriptors[shard]
+            self._write(file.name, descriptor, offset, data.cast("B"))
+            self._writebacks[shard].wrote(descriptor, count)
 
     def add_file(self, name: str, data: bytes | str) -> None:
         """Write a companion file; ``name`` may lie in a subfolder (``a/b.json``).

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import re
 from collections import deque
+from pathlib import Path
 from threading import Condition
 from typing import Final
 
@@ -20,6 +22,11 @@ _UNITS: Final = {
 }  # fmt: skip
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
+#: Limit and use of a container's memory: control groups version 2 and 1.
+_CGROUPS: Final = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 #: Buffers start at multiples of this: a page, and more than any vector needs.
 ALIGNMENT: Final = 4096
 #: Budget when none is given: this much, or half of what is free.
@@ -29,12 +36,12 @@ MINIMUM_BUDGET: Final = 16 << 20
 MAXIMUM_SIZE: Final = 2**62
 
 
-def parse_size(text: str | int, what: str) -> int:
+def parse_size(text: str | float, what: str) -> int:
     """Bytes of ``"2GiB"``, ``"500MB"``, ``"1.5g"`` or a number; ``what`` names it in errors."""
-    if isinstance(text, int):
-        size = text
+    if isinstance(text, (int, float)) and not isinstance(text, bool) and math.isfinite(text):
+        size = int(text)
     else:
-        match = _SIZE.fullmatch(text)
+        match = _SIZE.fullmatch(text) if isinstance(text, str) else None
         unit = match[2].lower() if match else None
         if match is None or unit not in _UNITS:
             raise ArgumentError(
@@ -56,7 +63,7 @@ def format_size(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def budget_of(memory: str | int | None) -> int:
+def budget_of(memory: str | float | None) -> int:
     """The buffer budget in bytes: as given, else 4 GiB or half of the available memory."""
     if memory is not None:
         size = parse_size(memory, "--memory")
@@ -67,14 +74,21 @@ def budget_of(memory: str | int | None) -> int:
 
 
 def _available() -> int:
+    """Bytes that this process may still take: of the machine, or of its container."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         with open("/proc/meminfo") as file:
             for line in file:
                 if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+                    free = int(line.split()[1]) * 1024
     except OSError:
-        pass  # not Linux: fall through to the physical size
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        pass  # not Linux: the physical size is known at least
+    for limit, used in _CGROUPS:
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue  # no such control group, or no limit ("max")
+    return max(0, free)
 
 
 def aligned(size: int) -> int:
@@ -112,7 +126,7 @@ class Arena:
 
     def __init__(self, size: int) -> None:
         self.size = aligned(size)
-        self._map = mmap.mmap(-1, self.size)
+        self._map = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self.view = memoryview(self._map)
