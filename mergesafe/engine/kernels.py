@@ -9,8 +9,9 @@ the output does.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mergesafe import _native
@@ -236,8 +237,8 @@ class TensorKernels:
         return flags if bool(self._torch.isfinite(merged).all()) else flags | OUTPUT_FLAG
 
 
-def make_kernels(backend: str, device: str, *, threads: int, zero_nonfinite: bool) -> Kernels:
-    """The kernels for ``--backend`` and ``--device``.
+def make_kernels(backend: str, device: str, *, zero_nonfinite: bool) -> Callable[[int], Kernels]:
+    """The kernels for ``--backend`` and ``--device``, as a function of the threads they may use.
 
     Raises:
         BackendError: the device or backend is unknown or not available.
@@ -251,8 +252,9 @@ def make_kernels(backend: str, device: str, *, threads: int, zero_nonfinite: boo
         raise BackendError(f"--device {device}: {reason}; use --device cpu")
     apply_environment()
     if backend in ("auto", "native"):
-        return NativeKernels(threads, zero_nonfinite)
-    return TensorKernels(backend, zero_nonfinite)
+        return partial(NativeKernels, zero_nonfinite=zero_nonfinite)
+    tensors = TensorKernels(backend, zero_nonfinite)
+    return lambda threads: tensors
 
 
 def low_rank(

@@ -121,9 +121,6 @@ class MergePlan:
     def bytes_out(self) -> int:
         return self.layout.total_size
 
-    def has_base(self) -> bool:
-        return self.recipe.method.base == "required"
-
 
 def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
     """Read the headers of every input and decide everything that does not need tensor data."""

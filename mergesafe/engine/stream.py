@@ -7,27 +7,23 @@ cut into cache-sized tiles which any worker may take; the others are one piece e
 
 from __future__ import annotations
 
-import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
-from mergesafe.dtypes import SIZES
 from mergesafe.engine.kernels import (
-    OUTPUT_FLAG,
-    SHARED_FLAG,
-    Buffer,
     Kernels,
-    count_nonfinite,
 )
+from mergesafe.engine.layout import Layout, task_layout
 from mergesafe.engine.memory import Arena
+from mergesafe.engine.nonfinite import NonFinite
 from mergesafe.engine.plan import MergePlan, TensorTask, run_merge
 from mergesafe.engine.sources import Source
-from mergesafe.engine.task_run import Layout, TaskRun, task_layout
-from mergesafe.errors import CheckpointError, NonFiniteError
+from mergesafe.engine.task_run import TaskRun
+from mergesafe.errors import CheckpointError
 from mergesafe.methods.spec import Combine
 
 #: Input bytes that the system is asked to read ahead of the workers.
@@ -51,31 +47,42 @@ class Schedule:
     layouts: dict[str, Layout]
     arena: int
     workers: int
-    kernel_threads: int
     bytes_read: int
+
+    @property
+    def kernel_threads(self) -> int:
+        """Threads of the kernels of the tensor that leaves least room for others."""
+        return max((layout.threads for layout in self.layouts.values()), default=1)
 
 
 def schedule(plan: MergePlan, options: Options) -> Schedule:
-    """Fit the plan into the budget: what is resident, how many workers, how large an arena."""
-    threads = options.threads
-    sized = {t.name: task_layout(t, options.memory, 1) for t in plan.tasks if not t.copied}
-    largest = max((layout.nbytes for layout in sized.values()), default=_COPY_BYTES)
-    # As many workers as large tensors fit at once; what is left of the threads goes to kernels.
-    workers = max(1, min(threads, options.memory // largest))
-    kernel_threads = max(1, threads // workers)
+    """Fit the plan into the budget: what is resident, how many workers, how large an arena.
+
+    Raises:
+        ArgumentError: the budget is too small for one of the tensors.
+    """
     layouts = {
-        t.name: task_layout(t, options.memory, kernel_threads) for t in plan.tasks if not t.copied
+        task.name: task_layout(task, options.memory, options.threads)
+        for task in plan.tasks
+        if not task.copied
     }
+    pieces = sum(
+        -(-task.numel // layouts[task.name].tile) if is_cut(task) else 1 for task in plan.tasks
+    )
+    workers = max(1, min(options.threads, pieces))
     largest = max((layout.nbytes for layout in layouts.values()), default=_COPY_BYTES)
-    # Idle workers cost nothing, and with more of them one always reads while another computes.
-    workers = max(workers, min(threads, len(plan.tasks)), 2)
     arena = min(options.memory, largest * (workers + 1))
     read = 0
     for task in plan.tasks:
         layout = layouts.get(task.name)
         again = layout is not None and bool(task.statistics) and layout.tile < task.numel
         read += task.stored_bytes * (task.passes() if again else 1)
-    return Schedule(layouts, max(arena, largest), workers, kernel_threads, read)
+    return Schedule(layouts, arena, workers, read)
+
+
+def is_cut(task: TensorTask) -> bool:
+    """Whether any worker may take any tile of the task: it needs no statistics and no adapter."""
+    return not (task.copied or task.statistics or task.low_rank_bytes)
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,9 @@ class _Piece:
     """Work for one worker: a whole task, or elements [begin, begin + count) of a simple one."""
 
     task: TensorTask
-    combine: Combine | None = None
-    begin: int = 0
-    count: int = 0
+    combine: Combine | None
+    begin: int
+    count: int
 
 
 class Stream:
@@ -96,7 +103,7 @@ class Stream:
         plan: MergePlan,
         planned: Schedule,
         options: Options,
-        kernels: Kernels,
+        kernels: Callable[[int], Kernels],
         reader: Reader,
         folder: OutputFolder,
         progress: Callable[[int], None] | None = None,
@@ -104,13 +111,12 @@ class Stream:
         self.plan, self.schedule, self.options = plan, planned, options
         self.kernels, self.reader, self.folder = kernels, reader, folder
         self.progress = progress
-        self.warnings: list[str] = []
+        self.nonfinite = NonFinite(options.on_nonfinite, reader)
         self._arena = Arena(planned.arena)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._pieces = self._work()
-        self._flagged: set[tuple[str, int]] = set()
         self._ahead = 0
         self._ahead_bytes = 0
 
@@ -134,6 +140,8 @@ class Stream:
                     with suppress(KeyboardInterrupt):  # we are stopping already
                         event.wait()
             raise
+        finally:
+            self._pieces.close()
         if self._error is not None:
             raise self._error
 
@@ -159,13 +167,12 @@ class Stream:
 
     # --- pieces --------------------------------------------------------------------------------
 
-    def _work(self) -> Iterator[_Piece]:
+    def _work(self) -> Generator[_Piece, None, None]:
         """Every piece in file order; called under the lock."""
         for index, task in enumerate(self.plan.tasks):
             self._read_ahead(index)
-            simple = not task.copied and not task.statistics and task.low_rank_bytes == 0
-            if not simple:
-                yield _Piece(task)
+            if not is_cut(task):
+                yield _Piece(task, None, 0, task.numel)
                 continue
             merge = self.plan.recipe.method.merge(task.context, task.settings)
             combine = run_merge(merge, None)
@@ -195,40 +202,12 @@ class Stream:
         if memory is None:
             return
         try:
-            if piece.combine is not None:
-                self._tile(piece, layout, memory.take)
-            else:
-                TaskRun(
-                    task, self.plan.recipe.method, self.kernels, self.reader, layout, memory,
-                    check=self._check, advance=self._advance, write=self._write,
-                    threads=self.schedule.kernel_threads,
-                ).run()  # fmt: skip
+            TaskRun(
+                task, self.plan.recipe.method, self.kernels(layout.threads), self.reader, layout,
+                memory, check=self.nonfinite.check, advance=self._advance, write=self._write,
+            ).run(piece.begin, piece.count, piece.combine)  # fmt: skip
         finally:
             memory.release()
-
-    def _tile(
-        self, piece: _Piece, layout: Layout, take: Callable[[int], tuple[int, memoryview]]
-    ) -> None:
-        """Read, combine and write one cache-sized tile of a task without statistics."""
-        task, count = piece.task, piece.count
-        assert piece.combine is not None
-        inputs = []
-        for source in task.sources:
-            size = SIZES[source.info.dtype]
-            address, view = take(count * size)
-            self.reader.read_into(source.info, piece.begin * size, view)
-            dtype = source.info.dtype
-            inputs.append(Buffer(address, view, dtype, task.cast or dtype))
-            self._advance(count * size)
-        size = SIZES[task.out_dtype]
-        address, view = take(layout.out_tile * size)
-        for at in range(0, count, layout.out_tile):
-            n = min(layout.out_tile, count - at)
-            out = Buffer(address, view[: n * size], task.out_dtype, task.out_dtype)
-            parts = [x.part(at, n, SIZES[x.dtype]) for x in inputs]
-            self._check(task, self.kernels.combine(parts, piece.combine, out, n, piece.begin + at))
-            self._write(task, (piece.begin + at) * size, out.view)
-            self._advance(n * size)
 
     def _copy(self, task: TensorTask) -> None:
         """Integer tensors: equal in every input, copied byte for byte."""
@@ -261,75 +240,3 @@ class Stream:
     def _write(self, task: TensorTask, begin: int, data: memoryview) -> None:
         placement = self.plan.placement(task)
         self.folder.pwrite(placement.shard, placement.offset + begin, data)
-
-    def _check(self, task: TensorTask, flags: int) -> None:
-        """Apply ``on_nonfinite`` to the flags of one kernel call."""
-        if not flags:
-            return
-        for index, source in enumerate(task.sources):
-            if not flags >> min(index, SHARED_FLAG) & 1:
-                continue
-            with self._lock:
-                known = (task.name, index) in self._flagged
-                self._flagged.add((task.name, index))
-            if known:
-                continue
-            count = self._count(task, source)
-            if index >= SHARED_FLAG and not count:
-                continue  # another input with the same flag
-            message = _nonfinite_message(task, source, count)
-            if self.options.on_nonfinite == "error":
-                raise NonFiniteError(
-                    f"{message}. {_remedy(task, source)}, or accept it with --on-nonfinite zero "
-                    "(use 0 instead) or --on-nonfinite warn (merge it)."
-                )
-            done = "replaced by 0" if self.options.on_nonfinite == "zero" else "merged as they are"
-            self._warn(f"{message}; {done}")
-        inputs_finite = not flags & (OUTPUT_FLAG - 1) or self.options.on_nonfinite == "zero"
-        if flags & OUTPUT_FLAG and inputs_finite:
-            message = (
-                f"tensor '{task.name}': merging finite inputs gave values beyond the range of "
-                f"{task.out_dtype}"
-            )
-            if self.options.on_nonfinite == "error":
-                raise NonFiniteError(
-                    f"{message}. Use out_dtype: bfloat16 or float32 in the recipe."
-                )
-            self._warn(message)
-
-    def _warn(self, message: str) -> None:
-        with self._lock:
-            if message not in self.warnings:
-                self.warnings.append(message)
-
-    def _count(self, task: TensorTask, source: Source) -> int:
-        """Values of the stored tensor that are not finite after the cast at load."""
-        dtype = source.info.dtype
-        size = SIZES[dtype]
-        count = 0
-        for begin in range(0, source.info.nbytes, _COPY_BYTES):
-            piece = self._bytes(source, begin, min(_COPY_BYTES, source.info.nbytes - begin))
-            address = ctypes.addressof(ctypes.c_char.from_buffer(piece))
-            buffer = Buffer(address, memoryview(piece), dtype, task.cast or dtype)
-            count += count_nonfinite(buffer, len(piece) // size)
-        return count
-
-
-def _nonfinite_message(task: TensorTask, source: Source, count: int) -> str:
-    name = source.info.name
-    if not count:
-        return f"{source.model}: tensor '{name}' holds NaN or infinity after its adapter is applied"
-    values = "1 value that is" if count == 1 else f"{count:,} values that are"
-    cast = f" when read as {task.cast}" if _narrowed(task, source) else ""
-    return f"{source.info.path}: tensor '{name}' holds {values} NaN or infinite{cast}"
-
-
-def _narrowed(task: TensorTask, source: Source) -> bool:
-    return task.cast not in (None, source.info.dtype)
-
-
-def _remedy(task: TensorTask, source: Source) -> str:
-    repair = "Repair or replace the checkpoint"
-    if source.lora is None and _narrowed(task, source):
-        return f"{repair}, set dtype: float32 in the recipe if they are finite there"
-    return repair

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tiny import FAMILY, Tensors, command, read, recipe, same_bits, save, write_recipe
 
 import mergesafe
-from mergesafe.engine import memory, task_run
+from mergesafe.engine import layout, memory
 
 from . import float64
 
@@ -47,7 +47,7 @@ def three(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) 
 
 def both_backends(method: str, models: list[Path], folder: Path, **keys: Any) -> Tensors:
     """The merge, checked to be the same with the reference backend on whole tensors."""
-    mergesafe.merge(content(method, models, **keys), folder / "native", memory="64KiB")
+    mergesafe.merge(content(method, models, **keys), folder / "native", memory="128KiB")
     mergesafe.merge(content(method, models, **keys), folder / "reference", backend="reference")
     ours, truth = read(folder / "native"), read(folder / "reference")
     assert [name for name in truth if not same_bits(ours[name], truth[name])] == []
@@ -75,9 +75,10 @@ def test_shapes(method: str, tmp_path: Path) -> None:
 def test_sizes_around_blocks_and_tiles(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_run, "WRITE_BYTES", 8192)  # pieces of one block in bf16
+    monkeypatch.setattr(layout, "WRITE_BYTES", 8192)  # pieces of one block in bf16
+    monkeypatch.setattr(layout, "SMALL_TILE", layout.BLOCK)
     models = three(tmp_path, {f"n{size}": (size,) for size in EDGES}, torch.bfloat16)
-    plan = mergesafe.plan(content("ties", models), memory="64KiB")
+    plan = mergesafe.plan(content("ties", models), memory="128KiB")
     tiles = {plan.schedule.layouts[f"n{size}"].tile for size in EDGES[3:]}
     assert 4096 in tiles
     both_backends(method, models, tmp_path)

@@ -1,0 +1,86 @@
+"""How much memory each task takes, how it is cut, and how many threads its kernels use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mergesafe.dtypes import SIZES
+from mergesafe.engine.memory import ALIGNMENT, aligned, format_size
+from mergesafe.engine.plan import TensorTask
+from mergesafe.errors import ArgumentError
+from mergesafe.methods.spec import KthMagnitude
+
+#: Tiles are whole reduction blocks (csrc/core/reduce.h).
+BLOCK = 4096
+#: Below this many elements, system calls and kernel starts cost more than the work.
+SMALL_TILE = 1 << 18
+#: Bytes of one written piece: small enough to stay in a cache between kernel and write.
+WRITE_BYTES = 1 << 20
+#: Bytes of inputs and output of a tile that is read once: a share of the cache.
+CACHED_BYTES = 4 << 20
+#: A tensor that does not fit is streamed in tiles of this share of the budget.
+STREAMED_SHARE = 4
+#: Counts of one streamed selection: 65,536 of eight bytes, per rank and kernel thread.
+HISTOGRAM_BYTES = 1 << 19
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Elements per tile (all of them when resident) and per written piece, bytes, threads."""
+
+    tile: int
+    out_tile: int
+    nbytes: int
+    threads: int
+
+
+def task_layout(task: TensorTask, budget: int, threads: int) -> Layout:
+    """Keep the tensor resident if it needs statistics and fits ``budget``, else cut tiles.
+
+    Without statistics the inputs are read once anyway, and small tiles stay in the cache.
+
+    Raises:
+        ArgumentError: not even a small tile fits the budget.
+    """
+    out_size = SIZES[task.out_dtype]
+    fixed = task.low_rank_bytes + ALIGNMENT * (2 + 2 * len(task.sources))
+    if not task.numel:
+        return Layout(1, 1, fixed, 1)
+    if task.statistics:
+        whole = fixed + aligned(int(task.numel * task.bytes_per_element))
+        # Few such tensors fit at once, so that the threads left over go to each one's kernels.
+        used = max(1, threads // max(1, budget // whole)) if whole <= budget else 1
+        out_tile = min(task.numel, used * WRITE_BYTES // out_size)
+        nbytes = whole + aligned(out_tile * out_size)
+        if nbytes <= budget:
+            return Layout(task.numel, out_tile, nbytes, used)
+        used = max(1, threads // STREAMED_SHARE)
+        room = budget // STREAMED_SHARE
+        # Counts live beside the arena: they take from the tiles, down to one block.
+        counts = histogram_bytes(task) * used
+    else:
+        used = 1
+        room = CACHED_BYTES
+        counts = 0
+    per_element = task.bytes_per_element + out_size
+    left = budget - fixed - 2 * ALIGNMENT
+    wanted = max(room - fixed - counts, int(SMALL_TILE * per_element))
+    room = min(left, max(min(wanted, left - counts), int(BLOCK * per_element)))
+    tile = int(room / per_element)
+    tile = task.numel if tile >= task.numel else tile // BLOCK * BLOCK
+    if tile <= 0:
+        raise ArgumentError(
+            f"--memory {format_size(budget)} is too small for tensor '{task.name}': "
+            f"{format_size(fixed)} are needed besides its tiles; give at least "
+            f"{format_size(2 * fixed + BLOCK * per_element)}"
+        )
+    out_tile = min(tile, used * WRITE_BYTES // out_size)
+    nbytes = fixed + aligned(int(tile * task.bytes_per_element)) + aligned(out_tile * out_size)
+    return Layout(tile, out_tile, nbytes, used)
+
+
+def histogram_bytes(task: TensorTask) -> int:
+    """Counts of the task's largest streamed selection, per kernel thread."""
+    ranks: Sequence[int] = [len(s.ranks) for s in task.statistics if isinstance(s, KthMagnitude)]
+    return HISTOGRAM_BYTES * max(ranks, default=0)
