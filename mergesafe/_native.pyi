@@ -12,31 +12,67 @@ def use_isa(name: str) -> None: ...
 def available_isas() -> list[str]: ...
 def compiled_isas() -> list[str]: ...
 def weighted_sum(
-    inputs: list[Input], weights: list[float], out: Output, n: int, zero_nonfinite: bool,
+    inputs: list[Input],
+    weights: list[float],
+    out: Output,
+    n: int,
+    zero_nonfinite: bool,
     threads: int,
 ) -> int: ...
 def merge_task_vectors(
-    base: Input, vectors: list[Vector], out: Output, n: int, offset: int, elect: int,
-    normalize: bool, divisor: float, scale: float, zero_nonfinite: bool, threads: int,
+    base: Input,
+    vectors: list[Vector],
+    out: Output,
+    n: int,
+    offset: int,
+    elect: int,
+    normalize: bool,
+    divisor: float,
+    scale: float,
+    zero_nonfinite: bool,
+    threads: int,
 ) -> int: ...
 def kth_magnitude(
-    base: Input, experts: list[Input], ranks: list[tuple[int, int]], n: int,
-    zero_nonfinite: bool, threads: int,
+    base: Input,
+    experts: list[Input],
+    ranks: list[tuple[int, int]],
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
 ) -> tuple[int, list[int]]: ...
 def magnitude_histogram(
-    base: Input, experts: list[Input], prefixes: list[int], counts: int, n: int,
-    zero_nonfinite: bool, threads: int,
+    base: Input,
+    experts: list[Input],
+    prefixes: list[int],
+    counts: int,
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
 ) -> int: ...
 def gram(
     inputs: list[Input], totals: list[float], n: int, zero_nonfinite: bool, threads: int
 ) -> tuple[int, list[float]]: ...
 def delta_norms(
-    base: Input, vectors: list[Vector], norm: int, totals: list[float], n: int, offset: int,
-    zero_nonfinite: bool, threads: int,
+    base: Input,
+    vectors: list[Vector],
+    norm: int,
+    totals: list[float],
+    n: int,
+    offset: int,
+    zero_nonfinite: bool,
+    threads: int,
 ) -> tuple[int, list[float]]: ...
 def add_low_rank(
-    w: Input, a: int, b: int, rank: int, columns: int, scale: float, begin: int, end: int,
-    threads: int, out: int,
+    w: Input,
+    a: int,
+    b: int,
+    rank: int,
+    columns: int,
+    scale: float,
+    begin: int,
+    end: int,
+    threads: int,
+    out: int,
 ) -> None: ...
 def count_nonfinite(input: Input, n: int) -> int: ...
 def triad(a: int, b: int, c: int, s: float, n: int, threads: int) -> None: ...

@@ -30,13 +30,17 @@ struct Entry {
 
 const std::vector<Entry>& entries() {
 #if defined(__x86_64__)
+  // Whole levels: a hypervisor may mask single features of one.
+#define MS_HAS(feature) static_cast<bool>(__builtin_cpu_supports(feature))
+  const bool v2 =
+      MS_HAS("sse3") && MS_HAS("ssse3") && MS_HAS("sse4.1") && MS_HAS("sse4.2") && MS_HAS("popcnt");
+  const bool v3 = v2 && MS_HAS("avx") && MS_HAS("avx2") && MS_HAS("bmi") && MS_HAS("bmi2") &&
+                  MS_HAS("fma") && MS_HAS("f16c") && MS_HAS("lzcnt") && MS_HAS("movbe");
+  const bool v4 = v3 && MS_HAS("avx512f") && MS_HAS("avx512bw") && MS_HAS("avx512cd") &&
+                  MS_HAS("avx512dq") && MS_HAS("avx512vl");
+#undef MS_HAS
   static const std::vector<Entry> list = {
-      {&x86_64_v2::kKernels, __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt")},
-      {&x86_64_v3::kKernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
-                                 __builtin_cpu_supports("fma")},
-      {&x86_64_v4::kKernels,
-       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")}};
+      {&x86_64_v2::kKernels, v2}, {&x86_64_v3::kKernels, v3}, {&x86_64_v4::kKernels, v4}};
 #else
   static const std::vector<Entry> list = {{&baseline::kKernels, true}};
 #endif

@@ -1,6 +1,10 @@
 // The kernels for one instruction set: compiled once per set, with MS_ISA (a C++ identifier),
 // MS_ISA_NAME (its public name) and that set's compiler flags. No standard containers in here: the
 // linker keeps one copy of a template for all sets.
+#if defined(__FAST_MATH__)
+#error "mergesafe promises exact bits: do not compile it with -ffast-math"
+#endif
+
 #include <cstdint>
 #include <cstring>
 #include <limits>

@@ -29,7 +29,7 @@ class Buffer {
   explicit Buffer(int64_t size) {
     {
       std::lock_guard<std::mutex> guard(mutex());
-      if (!idle().empty()) {
+      if (size > 0 && !idle().empty()) {
         block_ = std::move(idle().back());
         idle().pop_back();
       }
@@ -38,7 +38,7 @@ class Buffer {
   }
   ~Buffer() {
     std::lock_guard<std::mutex> guard(mutex());
-    idle().push_back(std::move(block_));
+    if (block_.size > 0) idle().push_back(std::move(block_));
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -201,7 +201,7 @@ Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQu
 
   // One pass: with small tensors it only looks for NaN and infinity.
   const int64_t capacity = small ? 0 : n / threads / kCollectShare + 4096;
-  Buffer storage(small ? 1 : (capacity + kSlack) * count * threads);
+  Buffer storage(small ? 0 : (capacity + kSlack) * count * threads);
   std::vector<BracketCounts> counts(static_cast<size_t>(count) * threads);
   std::vector<Collected> collected(static_cast<size_t>(count) * threads);
   std::vector<Flags> flags(threads, 0);
@@ -220,6 +220,7 @@ Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQu
     return all;
   }
 
+  std::vector<char> missed(count, 0);
   parallel_for(count * kReduceBlock, std::min(threads, count), [&](int, int64_t b, int64_t e) {
     for (int64_t q = b / kReduceBlock; q < e / kReduceBlock; ++q) {
       BracketCounts total;
@@ -232,10 +233,11 @@ Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQu
         total.at_lo += counts[at].at_lo;
         parts.push_back({collected[at].data, collected[at].size});
       }
-      if (!answer_of(brackets[q], total, parts, queries[q].k, &answers[q]))
-        histogram_kth(job, n, queries[q], 1, &answers[q]);
+      missed[q] = !answer_of(brackets[q], total, parts, queries[q].k, &answers[q]);
     }
   });
+  for (int q = 0; q < count; ++q)
+    if (missed[q]) histogram_kth(job, n, queries[q], threads, &answers[q]);
   return all;
 }
 

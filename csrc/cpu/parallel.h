@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -37,8 +38,15 @@ void parallel_for(int64_t n, int threads, Body&& body) {
     }
   };
   std::vector<std::thread> pool;
-  for (int t = 1; t < threads; ++t) pool.emplace_back(run, t);
+  pool.reserve(threads);
+  int started = 1;
+  try {
+    for (; started < threads; ++started) pool.emplace_back(run, started);
+  } catch (const std::system_error&) {
+    // No thread to be had (a limit of the container, say): this one does the rest.
+  }
   run(0);
+  for (int t = started; t < threads; ++t) run(t);
   for (std::thread& thread : pool) thread.join();
   for (const std::exception_ptr& error : errors)
     if (error) std::rethrow_exception(error);

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mergesafe.cli.shared import print_json, warn
+from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.api import plan as plan_merge
 from mergesafe.engine.estimate import estimate_seconds
@@ -19,9 +19,10 @@ def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:
     if json:
         print_json(described)
         return
-    warn(described["warnings"])
     if not quiet:
-        print(as_text(described))
+        warn(described["warnings"])
+        for line in as_text(described).splitlines():
+            print(printable(line))
 
 
 def describe(report: PlanReport) -> dict[str, Any]:

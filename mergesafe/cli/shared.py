@@ -58,7 +58,7 @@ def guarded(command: Command) -> Command:
         except BrokenPipeError:  # whoever read standard output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
-            fail("interrupted; the output folder is unchanged", INTERRUPTED)
+            fail("interrupted; nothing is left half-written", INTERRUPTED)
         except Exception as error:
             if kwargs.get("debug"):
                 traceback.print_exc()

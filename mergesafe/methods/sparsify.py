@@ -116,7 +116,7 @@ def random_key(seed: int, name: str, index: int) -> int:
 
 def _rescaled(masks: list[Sparsify], densities: Sequence[float], rescale: Rescale) -> Masks:
     """Factor on the survivors: norm(delta) / norm(masked delta), or 1 / density."""
-    if rescale == "none":
+    if rescale == "none" or all(mask == Sparsify() for mask in masks):  # nothing is dropped
         return masks
     if rescale == "inverse_density":
         factors = [1.0 / d if d > 0.0 else 1.0 for d in densities]

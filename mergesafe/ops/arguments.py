@@ -50,7 +50,7 @@ def operands(named: Iterable[tuple[str, object]]) -> Operands:
             )
     tensors = [tensor for _, tensor in pairs]
     dtype = reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
-    flat = [tensor.detach().contiguous().view(-1) for tensor in tensors]
+    flat = [tensor.detach().resolve_neg().contiguous().view(-1) for tensor in tensors]
     return Operands(flat, first.shape, first.device, dtype)
 
 

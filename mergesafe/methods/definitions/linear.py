@@ -18,6 +18,9 @@ from mergesafe.methods.spec import (
     WeightedSum,
 )
 
+#: A sum this small beside its terms is what rounding left of zero (0.1 + 0.2 - 0.3 is 5.5e-17).
+CANCELLED = 1e-8
+
 
 class Linear(MergeMethod):
     name = "linear"
@@ -33,7 +36,7 @@ class Linear(MergeMethod):
         weights = [float(w) for w in settings.column("weight")]
         if settings.shared["normalize"]:
             total = sum(weights)
-            if total == 0.0:
+            if abs(total) <= CANCELLED * sum(map(abs, weights)):
                 raise ArgumentError(
                     f"tensor '{tensor.name}': the weights {weights} sum to zero, so linear cannot "
                     "normalize them; change a weight or set normalize: false"
