@@ -99,7 +99,7 @@ def plan(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Say what merging RECIPE would do, from headers alone: tensors, bytes, memory, warnings."""
+    """Say what merging RECIPE would do: tensors, bytes, memory, time, warnings."""
     from mergesafe.cli.plan import run
 
     run(
