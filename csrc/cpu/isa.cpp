@@ -34,8 +34,10 @@ namespace {
 }  // namespace
 
 extern const Kernels kKernels;
-const Kernels kKernels = {
-    MS_ISA_NAME, weighted_sum, merge_task_vectors, magnitudes,      bracket, histogram,
-    gram,        delta_norms,  add_low_rank,       count_nonfinite, triad};
+const Kernels kKernels = {MS_ISA_NAME, weighted_sum, merge_task_vectors,
+                          magnitudes,  bracket,      count_above_all,
+                          narrow,      histogram,    gram,
+                          delta_norms, add_low_rank, count_nonfinite,
+                          triad};
 
 }  // namespace mergesafe::cpu::MS_ISA

@@ -31,6 +31,9 @@ struct Kernels {
   // One pass over all experts; query q looks at expert queries[q].expert, in ascending order.
   Flags (*bracket)(const DeltaJob&, const RankQuery* queries, const Bracket* brackets, int count,
                    int64_t begin, int64_t end, BracketCounts* counts, Collected* collected);
+  // Of n values with room for 15 more: how many exceed bound; those in [lo, hi] moved to the front.
+  int64_t (*count_above)(const uint32_t* values, int64_t n, uint32_t bound);
+  int64_t (*narrow)(uint32_t* values, int64_t n, uint32_t lo, uint32_t hi);
   // counts[expert][bin]: of the high 16 bits if prefixes is null, else of the low bits of those
   // whose high bits equal prefixes[expert].
   Flags (*histogram)(const DeltaJob&, const int64_t* prefixes, int64_t begin, int64_t end,

@@ -14,8 +14,8 @@ namespace {
 
 // Up to this many elements the magnitudes are simply kept and partitioned.
 constexpr int64_t kSmall = 1 << 16;
-constexpr int64_t kRun = 32;  // sampled neighbours: one cache line of 16-bit elements
-constexpr int64_t kSlack = 64;
+constexpr int64_t kRun = 32;    // sampled neighbours: one cache line of 16-bit elements
+constexpr int64_t kSlack = 64;  // kernels write whole registers
 // Standard deviations of the sampled rank on either side; neighbours are alike, hence more than
 // independent draws would need. A miss only costs time.
 constexpr double kMargin = 7.0;
@@ -106,46 +106,85 @@ Bracket bracket_of(uint32_t* values, int64_t size, int64_t k, int64_t n) {
   return bracket;
 }
 
+// Collected values of one thread, in memory with room for kSlack more.
 struct Part {
-  const uint32_t* data;
+  uint32_t* data;
   int64_t size;
 };
 
-// The k-th largest of the collected members and `copies` copies of `repeated`, all within
-// [lo, hi]: one histogram over the bracket, then a partition of a single bin.
-uint32_t resolve(const std::vector<Part>& parts, uint32_t repeated, int64_t copies, Bracket b,
-                 int64_t k) {
-  constexpr int kBins = 1 << 12;
-  int shift = 0;
-  while (((b.hi - b.lo) >> shift) >= static_cast<uint32_t>(kBins)) ++shift;
-  // Two tables in turn: neighbours are often equal, and an increment waits for the one before it.
-  std::vector<int64_t> bins(kBins, 0), others(kBins, 0);
-  for (const Part& part : parts) {
-    for (int64_t i = 0; i + 1 < part.size; i += 2) {
-      ++bins[(part.data[i] - b.lo) >> shift];
-      ++others[(part.data[i + 1] - b.lo) >> shift];
-    }
-    if (part.size % 2 != 0) ++bins[(part.data[part.size - 1] - b.lo) >> shift];
+int64_t count_above(const std::vector<Part>& parts, uint32_t bound) {
+  int64_t count = 0;
+  for (const Part& part : parts) count += current().count_above(part.data, part.size, bound);
+  return count;
+}
+
+// Keeps the values in [lo, hi]; returns how many are left.
+int64_t narrow(std::vector<Part>& parts, uint32_t lo, uint32_t hi) {
+  int64_t left = 0;
+  for (Part& part : parts) {
+    part.size = current().narrow(part.data, part.size, lo, hi);
+    left += part.size;
   }
-  for (int i = 0; i < kBins; ++i) bins[i] += others[i];
-  if (copies > 0) bins[(repeated - b.lo) >> shift] += copies;
-  int bin = kBins - 1;
-  while (k > bins[bin]) k -= bins[bin--];
-  std::vector<uint32_t> members;
+  return left;
+}
+
+// About 2048 of the values, evenly spread, in descending order.
+std::vector<uint32_t> spread_sample(const std::vector<Part>& parts, int64_t total) {
+  const int64_t step = std::max<int64_t>(1, total / 2048);
+  std::vector<uint32_t> values;
   for (const Part& part : parts)
-    for (int64_t i = 0; i < part.size; ++i)
-      if (static_cast<int>((part.data[i] - b.lo) >> shift) == bin) members.push_back(part.data[i]);
-  if (copies > 0 && static_cast<int>((repeated - b.lo) >> shift) == bin) {
-    const int64_t larger =
-        std::count_if(members.begin(), members.end(), [&](uint32_t m) { return m > repeated; });
-    if (k > larger && k <= larger + copies) return repeated;
-    if (k > larger) k -= copies;
+    for (int64_t i = 0; i < part.size; i += step) values.push_back(part.data[i]);
+  std::sort(values.begin(), values.end(), std::greater<uint32_t>());
+  return values;
+}
+
+// The k-th largest of `total` values: samples narrow them down, a few passes at most. Whatever the
+// sample says, the counts decide which side to keep; without progress, or with few values left, a
+// partition decides.
+uint32_t select(std::vector<Part>& parts, int64_t total, int64_t k) {
+  constexpr int64_t kFew = 1 << 13;
+  while (total > kFew) {
+    const std::vector<uint32_t> values = spread_sample(parts, total);
+    const int64_t size = static_cast<int64_t>(values.size());
+    const double share = static_cast<double>(k) / static_cast<double>(total);
+    const int64_t rank = static_cast<int64_t>(share * static_cast<double>(size));
+    const int64_t margin = static_cast<int64_t>(
+        3.0 * std::sqrt(static_cast<double>(size) * share * (1.0 - share)) + 2.0);
+    const uint32_t hi = values[std::max<int64_t>(0, rank - margin)];
+    const uint32_t lo = values[std::min(size - 1, rank + margin)];
+    const int64_t above = count_above(parts, hi);
+    const int64_t within = count_above(parts, lo - 1) - above;  // lo > 0: 0 is never collected
+    const int64_t before = total;
+    if (k <= above) {
+      total = narrow(parts, hi + 1, kAbsMask);
+    } else if (k > above + within) {
+      k -= above + within;
+      total = narrow(parts, 0, lo - 1);
+    } else {
+      if (lo == hi) return lo;
+      k -= above;
+      total = narrow(parts, lo, hi);
+    }
+    if (total == before) break;
   }
-  return kth_largest(members.data(), members.data() + members.size(), k);
+  std::vector<uint32_t> rest;
+  for (const Part& part : parts) rest.insert(rest.end(), part.data, part.data + part.size);
+  return kth_largest(rest.data(), rest.data() + rest.size(), k);
+}
+
+// The k-th largest of the collected values and `copies` copies of `repeated`.
+uint32_t resolve(std::vector<Part>& parts, uint32_t repeated, int64_t copies, int64_t k) {
+  int64_t total = 0;
+  for (const Part& part : parts) total += part.size;
+  if (copies == 0) return select(parts, total, k);
+  const int64_t larger = count_above(parts, repeated);
+  if (k <= larger) return select(parts, narrow(parts, repeated + 1, kAbsMask), k);
+  if (k <= larger + copies) return repeated;
+  return select(parts, narrow(parts, 0, repeated - 1), k - larger - copies);
 }
 
 // True and the answer when the bracket held it.
-bool answer_of(const Bracket& b, const BracketCounts& c, const std::vector<Part>& parts, int64_t k,
+bool answer_of(const Bracket& b, const BracketCounts& c, std::vector<Part>& parts, int64_t k,
                uint32_t* answer) {
   int64_t collected = 0;
   for (const Part& part : parts) {
@@ -157,10 +196,18 @@ bool answer_of(const Bracket& b, const BracketCounts& c, const std::vector<Part>
   if (k <= c.at_hi) return *answer = b.hi, true;
   k -= c.at_hi;
   const int64_t copies = b.mid == b.hi || b.mid == b.lo ? 0 : c.at_mid;
-  if (k <= collected + copies) return *answer = resolve(parts, b.mid, copies, b, k), true;
+  if (k <= collected + copies) return *answer = resolve(parts, b.mid, copies, k), true;
   k -= collected + copies;
   if (b.lo != b.hi && k <= c.at_lo) return *answer = b.lo, true;
   return false;
+}
+
+// body(from, to) for ranges of queries that cover [0, count).
+template <class Body>
+void over_queries(int count, int threads, Body&& body) {
+  parallel_for(count * kReduceBlock, std::min(threads, count), [&](int, int64_t b, int64_t e) {
+    body(static_cast<int>(b / kReduceBlock), static_cast<int>(e / kReduceBlock));
+  });
 }
 
 void histogram_kth(const DeltaJob& job, int64_t n, const RankQuery& query, int threads,
@@ -190,13 +237,15 @@ Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQu
   std::vector<Bracket> brackets(count, Bracket{0, 0, kAbsMask});
   if (!small) {
     const int64_t runs = std::clamp<int64_t>(n / 256, 8192, 32768) / kRun;
-    Buffer buffer(runs * kRun);
-    int loaded = -1;
-    for (int q = 0; q < count; ++q) {
-      if (queries[q].expert != loaded)
-        sample(job, loaded = queries[q].expert, n, runs, buffer.data());
-      brackets[q] = bracket_of(buffer.data(), runs * kRun, queries[q].k, n);
-    }
+    over_queries(count, threads, [&](int from, int to) {
+      Buffer buffer(runs * kRun);
+      int loaded = -1;
+      for (int q = from; q < to; ++q) {
+        if (queries[q].expert != loaded)
+          sample(job, loaded = queries[q].expert, n, runs, buffer.data());
+        brackets[q] = bracket_of(buffer.data(), runs * kRun, queries[q].k, n);
+      }
+    });
   }
 
   // One pass: with small tensors it only looks for NaN and infinity.
@@ -221,8 +270,8 @@ Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQu
   }
 
   std::vector<char> missed(count, 0);
-  parallel_for(count * kReduceBlock, std::min(threads, count), [&](int, int64_t b, int64_t e) {
-    for (int64_t q = b / kReduceBlock; q < e / kReduceBlock; ++q) {
+  over_queries(count, threads, [&](int from, int to) {
+    for (int q = from; q < to; ++q) {
       BracketCounts total;
       std::vector<Part> parts;
       for (int t = 0; t < threads; ++t) {

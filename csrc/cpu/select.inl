@@ -92,6 +92,25 @@ inline int count_above(const uint32_t* m, int n, uint32_t bound) {
   return above;
 }
 
+int64_t count_above_all(const uint32_t* values, int64_t n, uint32_t bound) {
+  int64_t count = 0;
+  for (int64_t pos = 0; pos < n; pos += kChunk)
+    count +=
+        count_above(values + pos, static_cast<int>(n - pos < kChunk ? n - pos : kChunk), bound);
+  return count;
+}
+
+// In place: what is written never passes what has been read.
+int64_t narrow(uint32_t* values, int64_t n, uint32_t lo, uint32_t hi) {
+  int64_t size = 0;
+  for (int64_t pos = 0; pos < n; pos += kChunk) {
+    const int part = static_cast<int>(n - pos < kChunk ? n - pos : kChunk);
+    pad(values + pos, part);
+    size += keep_range(values + pos, part, lo, hi, kNoMagnitude, values + size);
+  }
+  return size;
+}
+
 // The values of m in [lo, hi] to `members`; returns how many. `above` grows by those over hi.
 inline int members_of(uint32_t* m, int n, const Bracket& b, int64_t& above, uint32_t* members) {
   above += count_above(m, n, b.hi);
