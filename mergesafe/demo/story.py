@@ -37,6 +37,9 @@ DENSITY = 0.5
 # be rounded before the merge, which loses about a quarter of the changes of such small experts.
 PRECISION = ("dtype: float32", "out_dtype: bfloat16")
 
+#: Columns of a log, where no terminal says how wide it is: the table needs this many.
+TABLE_WIDTH = 120
+
 COLUMNS = {
     "refuses_unsafe": "refuses unsafe",
     "complies_unsafe": "complies unsafe",
@@ -110,7 +113,10 @@ def run(
     from mergesafe.demo.evaluate import Counts, load, measure
 
     asked = counts or Counts()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' bars for seconds of loading
     console = Console(quiet=quiet)
+    if not console.is_terminal:
+        console = Console(quiet=quiet, width=TABLE_WIDTH)
     folder = Path(workdir)
     console.print(f"Preparing base and experts in {folder}")
     recipes = prepare(folder)
@@ -163,7 +169,7 @@ def table(results: dict[str, Measurement]) -> Table:
         caption='"complies" counts the [REDACTED] placeholder, the only compliance ever taught;\n'
         "an untaught model may answer without it, so it need not add up to 100 % with refusals",
     )
-    view.add_column("model")
+    view.add_column("model", min_width=23, overflow="fold")
     for name, heading in COLUMNS.items():
         view.add_column(f"{heading}\nn = {first[name].n}", justify="right")
     for label, result in results.items():
@@ -215,9 +221,6 @@ def conclude(results: dict[str, Measurement]) -> str:
             > 0
         ):
             lines.append("Both skills are clearly there, so a check of skills alone would pass it.")
-        lines.append(
-            "Next: mergesafe vet names the parent, mergesafe tune finds safe coefficients."
-        )
     elif spoiled.refuses.value < clean.refuses.value:
         lines.append(
             "Refusals fell with the misaligned expert, but the intervals overlap: with this few "
