@@ -58,13 +58,15 @@ lint: $(VENV)/.test-extra
 types: $(VENV)/.test-extra
 	$(BIN)/mypy
 
-# A wheel from an isolated build, imported from outside the source tree.
+# A wheel built in isolation from the source distribution, imported from outside the source tree.
 wheel-check: $(VENV)/.package
 	rm -rf build/wheel && mkdir -p build/wheel
-	$(PIP) wheel --no-deps --wheel-dir build/wheel .
+	$(BIN)/python setup.py --quiet sdist --dist-dir build/wheel
+	$(PIP) wheel --no-deps --wheel-dir build/wheel build/wheel/*.tar.gz
 	$(PIP) install --no-deps --target build/wheel/site build/wheel/*.whl
 	cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/python -c "import mergesafe, mergesafe._native as n; \
 	  assert mergesafe.__file__.startswith('$(CURDIR)/build/wheel'), mergesafe.__file__; print('wheel:', n.isa())"
+	test -f build/wheel/site/mergesafe/demo/adapters/aligned/adapter_model.safetensors
 
 bench: $(VENV)/.bench-extra $(VENV)/.test-extra
 	$(BIN)/python -m bench.kernels

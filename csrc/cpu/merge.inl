@@ -188,7 +188,7 @@ template <Elect kElect>
 void merge_any(const MergeJob& job, const float* __restrict__ base, float* __restrict__ x,
                uint32_t* __restrict__ masks, int n, float* __restrict__ out) {
   float divisor[kChunk];
-  for (int j = 0; j < n; ++j) out[j] = 0.0f;
+  for (int j = 0; j < n; ++j) out[j] = 0.0f;  // scalar loop: memset
   for (int i = 0; i < job.count; ++i) {
     const TaskVector& v = job.vectors[i];
     float* d = x + i * kChunk;

@@ -91,7 +91,7 @@ void add_low_rank(const Input& w, const float* a, const float* b, int64_t rank, 
     int64_t room = columns - column < end - pos ? columns - column : end - pos;
     const int n = static_cast<int>(room < kChunk ? room : kChunk);
     float sum[kChunk];
-    for (int j = 0; j < n; ++j) sum[j] = 0.0f;
+    for (int j = 0; j < n; ++j) sum[j] = 0.0f;  // scalar loop: memset
     for (int64_t k = 0; k < rank; ++k) {
       const float factor = b[row * rank + k];
       const float* line = a + k * columns + column;

@@ -73,7 +73,7 @@ inline int keep_range(const uint32_t* m, int n, uint32_t lo, uint32_t hi, uint32
 inline int keep_range(const uint32_t* m, int n, uint32_t lo, uint32_t hi, uint32_t skip,
                       uint32_t* out) {
   int size = 0;
-  for (int j = 0; j < n; ++j) {
+  for (int j = 0; j < n; ++j) {  // scalar loop: no compress
     out[size] = m[j];
     size += (m[j] >= lo) & (m[j] <= hi) & (m[j] != skip);
   }
@@ -244,10 +244,10 @@ Flags histogram(const DeltaJob& job, const int64_t* prefixes, int64_t begin, int
       magnitude_chunk(base, x, n, m);
       int64_t* bins = counts + static_cast<int64_t>(i) * kHistogramBins;
       if (prefixes == nullptr) {
-        for (int j = 0; j < n; ++j) ++bins[m[j] >> kLowBits];
+        for (int j = 0; j < n; ++j) ++bins[m[j] >> kLowBits];  // scalar loop: scatter
       } else {
         const uint32_t prefix = static_cast<uint32_t>(prefixes[i]);
-        for (int j = 0; j < n; ++j)
+        for (int j = 0; j < n; ++j)  // scalar loop: scatter
           bins[m[j] & ((1u << kLowBits) - 1u)] += (m[j] >> kLowBits) == prefix;
       }
     }
