@@ -6,18 +6,12 @@ import argparse
 
 import torch
 
-from bench.cases import ELEMENTS, Case, cases
-from bench.machine import describe, threads_here, triad_gbs, triad_rate
+from bench.cases import ELEMENTS, cases
+from bench.machine import Triad, describe, threads_here
 from bench.plot import plot_kernels
-from bench.timing import Timing, measure, write_csv
+from bench.timing import measure, write_csv
 
-ROUNDS = 9
-
-
-def time_case(case: Case, elements: int, rounds: int) -> Timing:
-    """Seconds of one call on the native backend, after its answer was checked."""
-    case.check()
-    return measure(case.bind(elements), rounds)
+ROUNDS = 15
 
 
 def main() -> None:
@@ -30,13 +24,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     about = describe()
     rows: list[dict[str, object]] = []
+    yardstick = Triad(args.threads)
     print(f"{about['cpu']}, {args.threads} threads, {about['isa']}, load {about['load']}")
     for case in cases():
         if args.only not in case.name:
             continue
-        # The yardstick beside every case: the machine may be busier now than a minute ago.
-        triad = triad_gbs(triad_rate(args.threads))
-        timing = time_case(case, args.elements, args.rounds)
+        case.check()
+        timing, beside = measure([case.bind(args.elements), yardstick], args.rounds)
+        triad = yardstick.gbs(beside)
         moved = case.bytes_moved(args.elements)
         rate = moved / timing.p50 / 1e9
         rows.append(

@@ -10,27 +10,29 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.timing import Timing, measure
+from bench.timing import Timing
 from mergesafe import _native
 
 #: Elements of each triad array: three of these exceed every cache.
 TRIAD_ELEMENTS = 1 << 26
 
 
-def triad_rate(threads: int, rounds: int = 7) -> Timing:
-    """Seconds of STREAM's triad a = b + s c over float32 arrays, 12 bytes an element."""
-    a, b, c = (np.ones(TRIAD_ELEMENTS, dtype=np.float32) for _ in range(3))
-    return measure(
-        lambda: _native.triad(
-            a.ctypes.data, b.ctypes.data, c.ctypes.data, 3.0, TRIAD_ELEMENTS, threads
-        ),
-        rounds,
-    )
+class Triad:
+    """STREAM's triad a = b + s c over float32 arrays, 12 bytes an element."""
 
+    nbytes = 12 * TRIAD_ELEMENTS
 
-def triad_gbs(timing: Timing) -> float:
-    """GB/s of :func:`triad_rate`, counted as STREAM does: two arrays read, one written."""
-    return 12 * TRIAD_ELEMENTS / timing.p50 / 1e9
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._arrays = [np.ones(TRIAD_ELEMENTS, dtype=np.float32) for _ in range(3)]
+
+    def __call__(self) -> None:
+        a, b, c = (array.ctypes.data for array in self._arrays)
+        _native.triad(a, b, c, 3.0, TRIAD_ELEMENTS, self._threads)
+
+    def gbs(self, timing: Timing) -> float:
+        """GB/s as STREAM counts: two arrays read, one written."""
+        return self.nbytes / timing.p50 / 1e9
 
 
 def threads_here() -> int:

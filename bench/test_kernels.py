@@ -13,22 +13,25 @@ import pytest
 import torch
 
 from bench.cases import ELEMENTS, Case, cases
-from bench.machine import threads_here, triad_gbs, triad_rate
+from bench.machine import Triad, threads_here
+from bench.timing import measure
 
 SIZE = int(os.environ.get("BENCH_ELEMENTS", ELEMENTS))
 
 
 @pytest.fixture(scope="module")
-def triad() -> float:
-    return triad_gbs(triad_rate(threads_here()))
+def triad() -> Triad:
+    return Triad(threads_here())
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.label)
-def test_kernel(benchmark: Any, case: Case, triad: float) -> None:
+def test_kernel(benchmark: Any, case: Case, triad: Triad) -> None:
     torch.set_num_threads(threads_here())
     case.check()
-    benchmark.pedantic(case.bind(SIZE), rounds=5, warmup_rounds=1)
-    rate = case.bytes_moved(SIZE) / benchmark.stats.stats.median / 1e9
+    call = case.bind(SIZE)
+    benchmark.pedantic(call, rounds=5, warmup_rounds=1)
+    timing, beside = measure([call, triad], 5)  # the share needs both in turn
+    rate, limit = case.bytes_moved(SIZE) / timing.p50 / 1e9, triad.gbs(beside)
     benchmark.extra_info["GB/s"] = round(rate, 1)
-    benchmark.extra_info["share of triad"] = f"{rate / triad:.0%}"
-    print(f"\n{case.label}: {rate:.1f} GB/s, {rate / triad:.0%} of the triad ({triad:.1f} GB/s)")
+    benchmark.extra_info["share of triad"] = f"{rate / limit:.0%}"
+    print(f"\n{case.label}: {rate:.1f} GB/s, {rate / limit:.0%} of the triad ({limit:.1f} GB/s)")

@@ -29,15 +29,20 @@ def percentiles(seconds: Sequence[float]) -> Timing:
     return Timing(cuts[1], cuts[4], cuts[7])
 
 
-def measure(run: Callable[[], object], rounds: int) -> Timing:
-    """Wall time of ``run`` after one unmeasured call."""
-    run()
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return percentiles(seconds)
+def measure(runs: Sequence[Callable[[], object]], rounds: int) -> list[Timing]:
+    """Wall time of each after one unmeasured call, taken in turn.
+
+    The memory rate of a shared machine changes from second to second, by a factor of nearly two
+    where this was written: only what is measured in turn can be compared.
+    """
+    seconds: list[list[float]] = [[] for _ in runs]
+    for number in range(rounds + 1):
+        for run, taken in zip(runs, seconds, strict=True):
+            started = time.perf_counter()
+            run()
+            if number:
+                taken.append(time.perf_counter() - started)
+    return [percentiles(taken) for taken in seconds]
 
 
 def write_csv(name: str, rows: Sequence[dict[str, object]]) -> Path:
