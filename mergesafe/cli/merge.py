@@ -34,8 +34,8 @@ def run(recipe: Path, out: Path, *, json: bool, quiet: bool, **options: Any) -> 
     if json:
         print_json(as_json(result))
         return
-    warn(result.warnings)
     if not quiet:
+        warn(result.warnings)
         print(printable(summary(result)))
 
 

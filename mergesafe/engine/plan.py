@@ -6,6 +6,7 @@ parameters, memory. What remains is ordered work with its bytes.
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,16 +31,18 @@ from mergesafe.methods.spec import (
     TensorContext,
 )
 from mergesafe.recipe.model import Recipe
-from mergesafe.recipe.resolve import settings_for
+from mergesafe.recipe.resolve import filters_of, settings_for
 from mergesafe.version import __version__
 
 _LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+)\.")
 #: Selection scratch per element and requested rank: one collected magnitude of four bytes for
 #: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
 SELECT_BYTES_PER_RANK: Final = 0.5
+TOKENIZER_NAME: Final = "tokenizer.json"
 #: Settings of config.json that change what the weights mean; a difference deserves a warning.
 _MEANINGFUL: Final = (
-    "architectures", "model_type", "hidden_act", "rope_theta", "rope_scaling", "rms_norm_eps",
+    "architectures", "model_type", "hidden_act", "rope_theta", "rope_scaling", "rope_parameters",
+    "rms_norm_eps",
     "num_attention_heads", "num_key_value_heads", "sliding_window",
 )  # fmt: skip
 
@@ -129,20 +132,23 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
     positions = layer_positions(names)
     reference = _reference(recipe, models)
     tasks = tuple(_task(recipe, models, name, positions[name], seed) for name in names)
+    tokenizer = _tokenizer_model(recipe, reference, models)
     warnings = [
         *recipe.warnings,
         *_method_warnings(recipe, tasks),
+        *_filter_warnings(recipe, names),
         *_config_warnings(reference, models),
+        *_tokenizer_warnings(tokenizer, models),
     ]
     layout = plan_layout(
         [OutputTensor(task.name, task.out_dtype, task.context.shape) for task in tasks],
         max_shard_size,
-        {"mergesafe_version": __version__, "mergesafe_recipe": recipe.text},
+        _metadata(recipe, seed),
     )
     return MergePlan(
         recipe, models, reference, tasks, layout,
         config=_output_config(reference, tasks),
-        tokenizer=_tokenizer_model(recipe, reference, models),
+        tokenizer=tokenizer,
         warnings=tuple(dict.fromkeys(warnings)),
         notes=tuple(notes),
         seed=seed,
@@ -241,6 +247,36 @@ def _reference(recipe: Recipe, models: Sequence[Model]) -> Model:
     """The base, where the recipe names one, else the first model."""
     base = recipe.base_model
     return next((m for m in models if base is not None and m.ref.key == base.key), models[0])
+
+
+def _metadata(recipe: Recipe, seed: int) -> dict[str, str]:
+    """What it takes to make the output again; the seed only where it matters."""
+    metadata = {"mergesafe_version": __version__, "mergesafe_recipe": recipe.text}
+    if recipe.method.random:
+        metadata["mergesafe_seed"] = str(seed)
+    return metadata
+
+
+def _filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
+    return [
+        f"the filter '{filter}' is part of no tensor's name, so its value is never used"
+        for filter in filters_of(recipe)
+        if not any(filter in name for name in names)
+    ]
+
+
+def _tokenizer_warnings(chosen: Model, models: Sequence[Model]) -> list[str]:
+    """Token ids must mean the same: embeddings are merged row by row."""
+    ours = chosen.checkpoint.path / TOKENIZER_NAME
+    warnings = []
+    for model in models:
+        theirs = model.checkpoint.path / TOKENIZER_NAME
+        if ours.is_file() and theirs.is_file() and not filecmp.cmp(ours, theirs, shallow=False):
+            warnings.append(
+                f"{TOKENIZER_NAME} of {model.text} differs from that of {chosen.text}, which is "
+                "carried over; check that both give every token the same id"
+            )
+    return warnings
 
 
 def _config_warnings(reference: Model, models: Sequence[Model]) -> list[str]:

@@ -155,6 +155,8 @@ class MergeMethod(ABC):
     #: Bounds on the number of inputs (experts when ``base == "required"``).
     min_inputs: ClassVar[int] = 1
     max_inputs: ClassVar[int | None] = None
+    #: Whether the result depends on the seed.
+    random: bool = False
 
     @abstractmethod
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:

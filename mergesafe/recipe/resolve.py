@@ -28,6 +28,11 @@ def settings_for(recipe: Recipe, tensor_name: str, t: float) -> Settings:
     return _resolver(recipe).settings(tensor_name, t)
 
 
+def filters_of(recipe: Recipe) -> tuple[str, ...]:
+    """Every filter that some setting of the recipe uses, in order."""
+    return _resolver(recipe).filters
+
+
 @dataclass(frozen=True)
 class _Slot:
     """One value to find: a parameter, of one input unless it is global."""

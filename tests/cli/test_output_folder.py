@@ -26,8 +26,47 @@ def ties(family: Family) -> Path:
 def merge(recipe: Path, *options: object) -> Path:
     out = recipe.parent / "merged"
     done = command("merge", recipe, out, *options)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert all("tokenizer.json of" in line for line in done.stderr.splitlines())
     return out
+
+
+def test_tokenizers_that_differ_are_a_warning(family: Family, ties: Path) -> None:
+    for model, text in ((family.base, "{}"), *((expert, "[]") for expert in family.experts)):
+        (model / "tokenizer.json").write_text(text)
+    warnings = command("plan", ties).stderr.splitlines()
+    assert len(warnings) == len(family.experts)
+    assert all("tokenizer.json of" in line and str(family.base) in line for line in warnings)
+    (family.experts[0] / "tokenizer.json").write_text("{}")
+    assert len(command("plan", ties).stderr.splitlines()) == len(family.experts) - 1
+
+
+def test_seed_is_stored_where_it_matters(family: Family, ties: Path) -> None:
+    def metadata(method: str) -> dict[str, str]:
+        content = recipe(method, family.experts, family.base, each={"weight": 0.5, "density": 0.5})
+        out = family.folder / f"out-{method}"
+        path = write_recipe(family.folder / f"{method}.yml", content)
+        assert command("merge", path, out, "--seed", "7").returncode == 0
+        with safe_open(out / "model.safetensors", "pt") as file:
+            return dict(file.metadata())
+
+    assert metadata("dare_ties")["mergesafe_seed"] == "7"
+    assert "mergesafe_seed" not in metadata("ties")
+
+
+def test_a_filter_that_matches_nothing_is_a_warning(family: Family) -> None:
+    filters = [{"filter": "self_atn", "value": 0.2}, {"value": 1.0}]
+    content = recipe("ties", family.experts, family.base, each={"weight": filters, "density": 0.5})
+    done = command("plan", write_recipe(family.folder / "typo.yml", content))
+    assert done.returncode == 0
+    assert "filter 'self_atn'" in done.stderr
+
+
+def test_quiet_prints_no_warnings(family: Family, ties: Path) -> None:
+    for model, text in ((family.base, "{}"), *((expert, "[]") for expert in family.experts)):
+        (model / "tokenizer.json").write_text(text)
+    done = command("merge", ties, family.folder / "quiet", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def load_json(path: Path) -> Any:

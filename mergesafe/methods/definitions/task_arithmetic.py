@@ -50,6 +50,7 @@ class TaskArithmetic(MergeMethod):
         self.paper = paper
         self.sparsifier: Sparsifier = sparsify
         self.elects = elect
+        self.random = sparsify == "random"
         self.parameters = _parameters(sparsify, elect, normalize, rescale)
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
