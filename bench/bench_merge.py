@@ -162,6 +162,7 @@ def bench_method(
             shutil.rmtree(work / tool, ignore_errors=True)
             if args.cold:
                 drop_cache(inputs_of(method, models))
+            os.sync()  # what the tool before left to write must not slow down this one
             runs.setdefault(tool, []).append(run(command))
     agreement = ""
     if mergekit and METHODS[method][1]:
