@@ -18,15 +18,16 @@ def float32(value: float) -> float:
     return c_float(value).value
 
 
-def divisor_of(weights: Sequence[float], normalize: bool) -> float:
+def divisor_of(weights: Sequence[float], normalize: bool, *, float64: bool = False) -> float:
     """What the summed task vectors are divided by when no sign is elected.
 
-    The float32 sum of the weights in order, or 1 if that is next to nothing or not wanted.
+    The float32 (or float64) sum of the weights in order, or 1 if that is next to nothing or not
+    wanted.
     """
     if not normalize:
         return 1.0
     total = 0.0
     for weight in weights:
         # exact in float64, so the one rounding is that of a float32 addition
-        total = float32(total + float32(weight))
+        total = total + weight if float64 else float32(total + float32(weight))
     return 1.0 if abs(total) < TINY_DIVISOR else total

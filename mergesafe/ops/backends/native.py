@@ -10,6 +10,7 @@ import torch
 from mergesafe import _native
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.base import Elect, Norm
+from mergesafe.ops.backends.one_by_one import OneByOne
 from mergesafe.ops.numbers import divisor_of, float32
 
 # The numbering of csrc/core/dtype.h and job.h.
@@ -23,7 +24,7 @@ Input: TypeAlias = tuple[int, int, int]
 Vector: TypeAlias = tuple[Input, float, float, int, int, bool, int, int]
 
 
-class NativeBackend:
+class NativeBackend(OneByOne):
     """See :class:`mergesafe.ops.backends.base.Backend`; uses as many threads as torch does."""
 
     name = "native"

@@ -2,6 +2,10 @@
 
 Slow and memory-hungry on purpose; the other backends must give the same bits. Float32 arithmetic
 one operation at a time (so nothing can be contracted), experts ascending, one rounding at the end.
+
+Float64 tensors are taken too, here alone: everything is then computed in float64 (masks are still
+those of the float32 deltas). It is what results are compared with, and what gradients are checked
+with.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from collections.abc import Sequence
 import torch
 
 from mergesafe.methods.spec import Sparsify
-from mergesafe.ops.backends.base import Elect, Norm
+from mergesafe.ops.backends.base import Elect, MergeJob, Norm
+from mergesafe.ops.backends.one_by_one import OneByOne
 from mergesafe.ops.numbers import divisor_of, float32
 
 #: dtype -> (integers of its width, the one NaN that is ever written).
@@ -19,6 +24,7 @@ CANONICAL_NAN = {
     torch.bfloat16: (torch.int16, 0x7FC0),
     torch.float16: (torch.int16, 0x7E00),
     torch.float32: (torch.int32, 0x7FC00000),
+    torch.float64: (torch.int64, 0x7FF8000000000000),
 }
 #: Every NaN delta has this magnitude, just above infinity.
 NAN_MAGNITUDE = 0x7F800001
@@ -28,22 +34,30 @@ LOW_BITS = 15
 #: Reductions: element e of a block of 4096 goes to lane e % 16.
 BLOCK = 4096
 LANES = 16
+#: Gradients: so many consecutive terms are added at a time, until one is left.
+FAN = 64
 
+F64 = torch.float64
 _WORD = 0xFFFFFFFF
 
 
-class ReferenceBackend:
+class ReferenceBackend(OneByOne):
     """See :class:`mergesafe.ops.backends.base.Backend`."""
 
     name = "reference"
 
     def weighted_sum(
-        self, tensors: Sequence[torch.Tensor], weights: Sequence[float], out_dtype: torch.dtype
+        self,
+        tensors: Sequence[torch.Tensor],
+        weights: Sequence[float],
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        total = tensors[0].float() * float32(weights[0])
+        real = arithmetic(tensors)
+        total = tensors[0].to(real) * number(weights[0], real)
         for x, weight in zip(tensors[1:], weights[1:], strict=True):
-            total = total + x.float() * float32(weight)
-        return rounded(total, out_dtype)
+            total = total + x.to(real) * number(weight, real)
+        return stored(rounded(total, out_dtype), out)
 
     def merge_task_vectors(
         self,
@@ -56,21 +70,45 @@ class ReferenceBackend:
         scale: float,
         offset: int,
         out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        b = base.float()
-        weighted = []
-        for x, vector, weight in zip(experts, vectors, weights, strict=True):
-            delta = x.float() - b
-            d = (delta * float32(vector.rescale)) * float32(weight)
-            weighted.append(pick(keep_mask(vector, delta, offset), d))
+        real = arithmetic([base, *experts])
+        b = base.to(real)
+        kept = sparsified(MergeJob(base, experts, vectors, offset), real)
+        weighted = [u * number(w, real) for u, w in zip(kept, weights, strict=True)]
         if elect == "none":
             total = sum_in_order(weighted)
-            divisor = torch.full_like(b, divisor_of(weights, normalize))
+            divisor = torch.full_like(b, divisor_of(weights, normalize, float64=real is F64))
         else:
-            total, divisor = elected(weighted, weights, elect)
+            agrees = agreement(weighted, elect)
+            total, divisor = elected(weighted, weights, agrees)
             divisor = divisor.where((divisor != 0) & normalize, torch.ones_like(b))
         # a tensor divisor, because torch multiplies by the reciprocal of a number on CUDA
-        return rounded(b + (total / divisor) * float32(scale), out_dtype)
+        merged = b + (total / divisor) * number(scale, real)
+        return stored(rounded(merged, out_dtype), out)
+
+    def inner_products(
+        self, grads: Sequence[torch.Tensor], inputs: Sequence[Sequence[torch.Tensor]]
+    ) -> torch.Tensor:
+        rows = [
+            torch.stack([tree_sum(g.double() * x.double()) for x in xs])
+            for g, xs in zip(grads, inputs, strict=True)
+        ]
+        return torch.stack(rows)
+
+    def merge_gradients(
+        self,
+        grads: Sequence[torch.Tensor],
+        jobs: Sequence[MergeJob],
+        weights: torch.Tensor,
+        elect: Elect,
+        normalize: bool,
+    ) -> torch.Tensor:
+        rows = [
+            merge_gradient(grad, job, row, elect, normalize)
+            for grad, job, row in zip(grads, jobs, weights.tolist(), strict=True)
+        ]
+        return torch.stack(rows)
 
     def kth_magnitude(
         self,
@@ -80,7 +118,7 @@ class ReferenceBackend:
     ) -> list[int]:
         found = []
         for expert, k in ranks:
-            magnitudes = magnitude_bits(experts[expert].float() - base.float())
+            magnitudes = magnitude_bits(delta_of(experts[expert], base))
             found.append(int(magnitudes.sort(descending=True).values[k - 1]))
         return found
 
@@ -92,7 +130,7 @@ class ReferenceBackend:
     ) -> torch.Tensor:
         rows = []
         for i, x in enumerate(experts):
-            bits = magnitude_bits(x.float() - base.float())
+            bits = magnitude_bits(delta_of(x, base))
             high, low = bits >> LOW_BITS, bits & ((1 << LOW_BITS) - 1)
             bins = high if prefixes is None else low[high == prefixes[i]]
             rows.append(torch.bincount(bins, minlength=HISTOGRAM_BINS))
@@ -118,11 +156,26 @@ class ReferenceBackend:
     ) -> list[float]:
         result = list(totals)
         for i, (x, vector) in enumerate(zip(experts, sparsify, strict=True)):
-            delta = x.float() - base.float()
+            delta = delta_of(x, base)
             kept = pick(keep_mask(vector, delta, offset), delta)
             result[2 * i] = continued_norm(norm, delta, result[2 * i])
             result[2 * i + 1] = continued_norm(norm, kept, result[2 * i + 1])
         return result
+
+
+def arithmetic(tensors: Sequence[torch.Tensor]) -> torch.dtype:
+    """What to compute in: float32, or float64 if any tensor is."""
+    return F64 if any(x.dtype is F64 for x in tensors) else torch.float32
+
+
+def number(value: float, real: torch.dtype) -> float:
+    """``value`` as a kernel that computes in ``real`` sees it."""
+    return value if real is F64 else float32(value)
+
+
+def stored(values: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+    """``values``, in ``out`` where given."""
+    return values if out is None else out.copy_(values)
 
 
 def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -159,28 +212,70 @@ def sum_in_order(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return total
 
 
-def elected(
-    parts: Sequence[torch.Tensor], weights: Sequence[float], elect: Elect
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums of the parts, and of their weights, that agree with the elected sign.
+def delta_of(x: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """The float32 task vector that magnitudes and masks are about."""
+    real = arithmetic([x, base])
+    return (x.to(real) - base.to(real)).float()
+
+
+def sparsified(job: MergeJob, real: torch.dtype) -> list[torch.Tensor]:
+    """What survives of every task vector, rescaled."""
+    b = job.base.to(real)
+    kept = []
+    for x, vector in zip(job.experts, job.vectors, strict=True):
+        delta = x.to(real) - b
+        mask = keep_mask(vector, delta.float(), job.offset)
+        kept.append(pick(mask, delta * number(vector.rescale, real)))
+    return kept
+
+
+def agreement(parts: Sequence[torch.Tensor], elect: Elect) -> list[torch.Tensor]:
+    """Which elements of each part have the elected sign.
 
     A vote of zero elects +; a NaN vote elects -; an exact zero and a NaN never agree.
     """
-    votes = [(d > 0).float() - (d < 0).float() for d in parts] if elect == "count" else parts
+    votes = [(d > 0).to(d) - (d < 0).to(d) for d in parts] if elect == "count" else parts
     positive = sum_in_order(votes) >= 0
-    agrees = [torch.where(positive, d > 0, d < 0) for d in parts]
+    return [torch.where(positive, d > 0, d < 0) for d in parts]
+
+
+def elected(
+    parts: Sequence[torch.Tensor], weights: Sequence[float], agrees: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of the parts, and of their weights, that agree with the elected sign."""
     total = sum_in_order([pick(a, d) for a, d in zip(agrees, parts, strict=True)])
     divisor = sum_in_order(
         [
-            pick(a, torch.full_like(d, float32(w)))
+            pick(a, torch.full_like(d, number(w, d.dtype)))
             for a, d, w in zip(agrees, parts, weights, strict=True)
         ]
     )
     return total, divisor
 
 
-def ordered_sum(values: torch.Tensor, total: float) -> float:
-    """``total`` plus float64 values: lanes within a block, lanes as a tree, blocks in order."""
+def merge_gradient(
+    grad: torch.Tensor, job: MergeJob, weights: Sequence[float], elect: Elect, normalize: bool
+) -> torch.Tensor:
+    """One row of :meth:`ReferenceBackend.merge_gradients`."""
+    real = arithmetic([job.base, *job.experts])
+    kept = sparsified(job, real)
+    share, last = grad.to(real), torch.zeros((), dtype=torch.float64, device=grad.device)
+    if elect != "none":
+        weighted = [u * number(w, real) for u, w in zip(kept, weights, strict=True)]
+        agrees = agreement(weighted, elect)
+        if normalize:
+            total, divisor = elected(weighted, weights, agrees)
+            by = divisor.where(divisor != 0, torch.ones_like(divisor))
+            mean = total / by
+            last = tree_sum(grad.double() * mean.double())
+            share = share / by
+            kept = [u - pick(divisor != 0, mean) for u in kept]
+        kept = [pick(a, u) for a, u in zip(agrees, kept, strict=True)]
+    return torch.stack([*(tree_sum(share.double() * u.double()) for u in kept), last])
+
+
+def block_sums(values: torch.Tensor) -> torch.Tensor:
+    """Float64 sums of blocks of 4096 values: sixteen lanes, added as a tree."""
     blocks = -(-values.numel() // BLOCK)
     padded = torch.zeros(blocks * BLOCK, dtype=torch.float64, device=values.device)
     padded[: values.numel()] = values
@@ -191,9 +286,30 @@ def ordered_sum(values: torch.Tensor, total: float) -> float:
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
-    for term in lanes[:, 0].tolist():
+    return lanes[:, 0]
+
+
+def ordered_sum(values: torch.Tensor, total: float) -> float:
+    """``total`` plus float64 values: block sums in order."""
+    for term in block_sums(values).tolist():
         total = total + term
     return total
+
+
+def tree_sum(values: torch.Tensor) -> torch.Tensor:
+    """The sum of float64 values: block sums, then 64 consecutive terms at a time until one is left.
+
+    A zero that fills up a group of 64 changes nothing: no block sum is -0.
+    """
+    terms = block_sums(values)
+    while terms.numel() > 1:
+        groups = -(-terms.numel() // FAN)
+        padded = torch.nn.functional.pad(terms, (0, groups * FAN - terms.numel()))
+        columns = padded.view(groups, FAN).unbind(1)
+        terms = columns[0]
+        for column in columns[1:]:
+            terms = terms + column
+    return terms[0] if terms.numel() else values.new_zeros(())
 
 
 def continued_norm(norm: Norm, values: torch.Tensor, total: float) -> float:
