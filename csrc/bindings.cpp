@@ -10,6 +10,10 @@
 #include <vector>
 
 #include "cpu/run.h"
+#if MERGESAFE_CUDA_COMPILED
+#include "cuda/launch.h"
+#include "cuda/run.h"
+#endif
 
 namespace py = pybind11;
 using namespace mergesafe;
@@ -155,11 +159,136 @@ void triad(uintptr_t a, uintptr_t b, uintptr_t c, float s, int64_t n, int thread
                  reinterpret_cast<const float*>(c), s, n, threads);
 }
 
+#if MERGESAFE_CUDA_COMPILED
+// Everything below takes a device, a stream of it as torch names it, and addresses on the device.
+cuda::Stream stream_of(int device, uintptr_t handle) {
+  return {device, reinterpret_cast<cudaStream_t>(handle)};
+}
+
+template <class T>
+T* at(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+cuda::MergeCall merge_call(uintptr_t weights, uintptr_t scales, int elect, bool normalize) {
+  return {at<const float>(weights), at<const float>(scales), static_cast<Elect>(elect), normalize};
+}
+
+void bind_cuda(py::module_& m) {
+  using cuda::JobList;
+  using Free = py::call_guard<py::gil_scoped_release>;
+  py::register_local_exception<cuda::Error>(m, "CudaError", PyExc_RuntimeError);
+  py::class_<JobList>(m, "Jobs", py::module_local())
+      .def(py::init([](int count, std::vector<uint64_t> first, std::vector<int> first_dtype,
+                       std::vector<uint64_t> out, std::vector<int> out_dtype,
+                       std::vector<int64_t> n, std::vector<uint64_t> offset,
+                       std::vector<uint64_t> inputs, std::vector<int> dtypes) {
+        JobList jobs;
+        jobs.count = count;
+        jobs.first = std::move(first);
+        jobs.first_dtype = std::move(first_dtype);
+        jobs.out = std::move(out);
+        jobs.out_dtype = std::move(out_dtype);
+        jobs.n = std::move(n);
+        jobs.offset = std::move(offset);
+        jobs.inputs = std::move(inputs);
+        jobs.dtypes = std::move(dtypes);
+        jobs.validate();
+        return jobs;
+      }))
+      .def("sparsify",
+           [](JobList& jobs, std::vector<uint32_t> lo, std::vector<uint32_t> hi,
+              std::vector<bool> random, std::vector<uint32_t> threshold, std::vector<uint64_t> key,
+              std::vector<float> rescale) {
+             jobs.lo = std::move(lo);
+             jobs.hi = std::move(hi);
+             jobs.random = std::move(random);
+             jobs.threshold = std::move(threshold);
+             jobs.key = std::move(key);
+             jobs.rescale = std::move(rescale);
+             jobs.validate();
+           })
+      .def("ask_ranks", [](JobList& jobs, std::vector<uint64_t> ranks) {
+        jobs.key = std::move(ranks);
+        jobs.validate();
+      });
+  m.def("problem_of", &cuda::problem_of, Free());
+  m.def(
+      "run_nothing",
+      [](int64_t work, int device, uintptr_t stream) {
+        cuda::run_nothing(work, stream_of(device, stream));
+      },
+      Free());
+  m.def("reduction_workspace", &cuda::reduction_workspace);
+  m.def("rank_workspace", &cuda::rank_workspace);
+  m.def(
+      "sums",
+      [](const JobList& jobs, uintptr_t weights, int device, uintptr_t stream) {
+        cuda::run_sums(jobs, at<const float>(weights), stream_of(device, stream));
+      },
+      Free());
+  m.def(
+      "merges",
+      [](const JobList& jobs, uintptr_t weights, uintptr_t scales, int elect, bool normalize,
+         int device, uintptr_t stream) {
+        cuda::run_merges(jobs, merge_call(weights, scales, elect, normalize),
+                         stream_of(device, stream));
+      },
+      Free());
+  m.def(
+      "inner_products",
+      [](const JobList& jobs, uintptr_t workspace, uintptr_t totals, int device, uintptr_t stream) {
+        cuda::run_inner_products(jobs, at<double>(workspace), at<double>(totals),
+                                 stream_of(device, stream));
+      },
+      Free());
+  m.def(
+      "merge_gradients",
+      [](const JobList& jobs, uintptr_t weights, int elect, bool normalize, uintptr_t workspace,
+         uintptr_t totals, int device, uintptr_t stream) {
+        cuda::run_merge_gradients(jobs, merge_call(weights, 0, elect, normalize),
+                                  at<double>(workspace), at<double>(totals),
+                                  stream_of(device, stream));
+      },
+      Free());
+  m.def(
+      "gram",
+      [](const JobList& jobs, uintptr_t workspace, uintptr_t totals, int device, uintptr_t stream) {
+        cuda::run_gram(jobs, at<double>(workspace), at<double>(totals), stream_of(device, stream));
+      },
+      Free());
+  m.def(
+      "norms",
+      [](const JobList& jobs, int norm, uintptr_t workspace, uintptr_t totals, int device,
+         uintptr_t stream) {
+        cuda::run_norms(jobs, static_cast<Norm>(norm), at<double>(workspace), at<double>(totals),
+                        stream_of(device, stream));
+      },
+      Free());
+  m.def(
+      "ranks",
+      [](const JobList& jobs, uintptr_t workspace, uintptr_t answers, int device,
+         uintptr_t stream) {
+        cuda::run_ranks(jobs, at<void>(workspace), at<uint32_t>(answers),
+                        stream_of(device, stream));
+      },
+      Free());
+  m.def(
+      "histogram",
+      [](const JobList& jobs, uintptr_t prefixes, uintptr_t counts, int device, uintptr_t stream) {
+        cuda::run_histogram(jobs, at<const int64_t>(prefixes), at<unsigned long long>(counts),
+                            stream_of(device, stream));
+      },
+      Free());
+}
+#endif
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Fused merge kernels on raw addresses; use mergesafe.ops.";
-  m.attr("cuda_compiled") = MERGESAFE_CUDA_COMPILED;
+  m.attr("cuda_compiled") = static_cast<bool>(MERGESAFE_CUDA_COMPILED);
+  m.attr("cuda_compiler") = MERGESAFE_CUDA_COMPILER;
   m.attr("compiler") = MERGESAFE_COMPILER;
   m.attr("histogram_bins") = kHistogramBins;
   m.attr("low_bits") = kLowBits;
@@ -176,4 +305,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("add_low_rank", &add_low_rank);
   m.def("count_nonfinite", &count_nonfinite);
   m.def("triad", &triad);
+#if MERGESAFE_CUDA_COMPILED
+  py::module_ device = m.def_submodule("cuda", "The same on CUDA devices.");
+  bind_cuda(device);
+#endif
 }

@@ -17,6 +17,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
+#include "core/chain.h"
 #include "core/element.h"
 #include "core/philox.h"
 #include "core/reduce.h"

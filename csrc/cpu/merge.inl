@@ -99,46 +99,18 @@ Flags weighted_sum(const SumJob& job, int64_t begin, int64_t end) {
   return flags;
 }
 
-// The whole chain of one element in registers, for a fixed number N of experts.
-// kDivide: with election, divide by the weights that agree; without, by a divisor other than 1.
 template <int N, Elect kElect, bool kRandom, bool kDivide>
-struct Chain {
-  float rescale[N], weight[N];
-  Window kept[N];
-  float scale, divisor;
-
-  explicit Chain(const MergeJob& job) : scale(job.scale), divisor(job.divisor) {
-    for (int i = 0; i < N; ++i) {
-      rescale[i] = job.vectors[i].rescale;
-      weight[i] = job.vectors[i].weight;
-      kept[i] = window(job.vectors[i].lo, job.vectors[i].hi);
-    }
+Chain<N, kElect, kRandom, kDivide> chain_of(const MergeJob& job) {
+  Chain<N, kElect, kRandom, kDivide> chain;
+  chain.scale = job.scale;
+  chain.divisor = job.divisor;
+  for (int i = 0; i < N; ++i) {
+    chain.rescale[i] = job.vectors[i].rescale;
+    chain.weight[i] = job.vectors[i].weight;
+    chain.kept[i] = window(job.vectors[i].lo, job.vectors[i].hi);
   }
-
-  MS_FN float operator()(float b, const float (&x)[N], const uint32_t (&masks)[N]) const {
-    float d[N];
-    float total = 0.0f;
-    for (int i = 0; i < N; ++i) {
-      const float delta = x[i] - b;
-      const bool keep = kRandom ? masks[i] != 0 : in_window(delta, kept[i]);
-      d[i] = weighted(keep, delta, rescale[i], weight[i]);
-      total = total + (kElect == Elect::kCount ? sign(d[i]) : d[i]);
-    }
-    float by = divisor;
-    if (kElect != Elect::kNone) {
-      const uint32_t flip = elected_flip(total);
-      total = 0.0f;
-      by = 0.0f;
-      for (int i = 0; i < N; ++i) {
-        const bool agreed = agrees(d[i], flip);
-        total = total + pick(agreed, d[i]);
-        by = by + pick(agreed, weight[i]);
-      }
-      by = by != 0.0f ? by : 1.0f;
-    }
-    return finish(b, total, kDivide ? by : 1.0f, scale);
-  }
-};
+  return chain;
+}
 
 template <int N, class Chain>
 void merge_chunk(const Chain& given, const float* base, const float* x, const uint32_t* masks,
@@ -241,7 +213,7 @@ struct Chunk {
 
 template <int N, Elect kElect, bool kRandom, bool kDivide>
 void merge_either(const MergeJob& job, Chunk& c) {
-  const Chain<N, kElect, kRandom, kDivide> chain(job);
+  const auto chain = chain_of<N, kElect, kRandom, kDivide>(job);
   if (!c.paired) return merge_chunk<N>(chain, c.base, c.x, c.masks, c.n, c.out);
   merge_pairs<N>(chain, c.from, c.rows, c.masks, c.n, c.to);
   const BF16* all[N + 2] = {c.from, c.to};

@@ -1,0 +1,83 @@
+// The whole merge of one element, and its gradient, in registers, for a fixed number N of experts.
+#pragma once
+
+#include <cstdint>
+
+#include "core/element.h"
+#include "core/job.h"
+#include "core/macros.h"
+
+namespace mergesafe {
+
+// kRandom: masks say what is kept, else windows. kDivide: with election, divide by the weights that
+// agree; without, by a divisor other than 1.
+template <int N, Elect kElect, bool kRandom, bool kDivide>
+struct Chain {
+  float rescale[N], weight[N];
+  Window kept[N];
+  float scale, divisor;
+
+  MS_FN float operator()(float b, const float (&x)[N], const uint32_t (&masks)[N]) const {
+    float d[N];
+    float total = 0.0f;
+    for (int i = 0; i < N; ++i) {
+      const float delta = x[i] - b;
+      const bool keep = kRandom ? masks[i] != 0 : in_window(delta, kept[i]);
+      d[i] = weighted(keep, delta, rescale[i], weight[i]);
+      total = total + (kElect == Elect::kCount ? sign(d[i]) : d[i]);
+    }
+    float by = divisor;
+    if (kElect != Elect::kNone) {
+      const uint32_t flip = elected_flip(total);
+      total = 0.0f;
+      by = 0.0f;
+      for (int i = 0; i < N; ++i) {
+        const bool agreed = agrees(d[i], flip);
+        total = total + pick(agreed, d[i]);
+        by = by + pick(agreed, weight[i]);
+      }
+      by = by != 0.0f ? by : 1.0f;
+    }
+    return finish(b, total, kDivide ? by : 1.0f, scale);
+  }
+};
+
+// The gradient of one element: what is multiplied with what in float64, see the sums of
+// ops/backends/base.py merge_gradients. kNormalize only counts with election.
+template <int N, Elect kElect, bool kNormalize>
+struct GradientChain {
+  float rescale[N], weight[N];
+
+  // share * terms[i] belong to the weights, g * mean to the scale.
+  MS_FN void operator()(float g, float b, const float (&x)[N], const bool (&keep)[N], float& share,
+                        float (&terms)[N], float& mean) const {
+    float d[N];
+    float total = 0.0f;
+    for (int i = 0; i < N; ++i) {
+      terms[i] = pick(keep[i], (x[i] - b) * rescale[i]);
+      d[i] = terms[i] * weight[i];
+      total = total + (kElect == Elect::kCount ? sign(d[i]) : d[i]);
+    }
+    share = g;
+    mean = 0.0f;
+    if (kElect == Elect::kNone) return;
+    const uint32_t flip = elected_flip(total);
+    float sum = 0.0f, by = 0.0f;
+    for (int i = 0; i < N; ++i) {
+      const bool agreed = agrees(d[i], flip);
+      sum = sum + pick(agreed, d[i]);
+      by = by + pick(agreed, weight[i]);
+    }
+    float subtracted = 0.0f;
+    if (kNormalize) {
+      const float divisor = by != 0.0f ? by : 1.0f;
+      share = g / divisor;
+      mean = sum / divisor;
+      subtracted = pick(by != 0.0f, mean);
+    }
+    for (int i = 0; i < N; ++i)
+      terms[i] = pick(agrees(d[i], flip), kNormalize ? terms[i] - subtracted : terms[i]);
+  }
+};
+
+}  // namespace mergesafe

@@ -1,0 +1,157 @@
+// The backward pass of merge_task_vectors: one pass over the gradient and the inputs.
+#include "core/chain.h"
+#include "cuda/blocks.cuh"
+#include "cuda/merge.cuh"
+
+namespace mergesafe::cuda {
+namespace {
+
+// Bit 4 r + c: is element c of row r of this thread kept? `first` is the index, within its tensor,
+// of the step's first element, a multiple of 64.
+__device__ __forceinline__ uint32_t step_bits(const Expert& e, uint64_t first, int member) {
+  uint32_t bits = 0;
+#pragma unroll 1
+  for (int c = 0; c < kEach; ++c) {
+    uint32_t w[4];
+    philox(first / kPhiloxGroup * kPhiloxLanes + member * kEach + c, e.key, w[0], w[1], w[2], w[3]);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+      bits |= static_cast<uint32_t>(w[r] < e.threshold) << (kEach * r + c);
+  }
+  return bits;
+}
+
+template <int N, Elect kElect, bool kNormalize>
+struct Sums {
+  // The last belongs to the scale, and is only made where it does not follow from the others.
+  static constexpr int kCount = N + (kElect != Elect::kNone && kNormalize);
+  double lanes[kCount][kEach] = {};
+
+  __device__ __forceinline__ void add(const GradientChain<N, kElect, kNormalize>& chain, int c,
+                                      float g, float b, const float (&x)[N],
+                                      const bool (&keep)[N]) {
+    float share, mean, terms[N];
+    chain(g, b, x, keep, share, terms, mean);
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      lanes[i][c] = lanes[i][c] + static_cast<double>(share) * static_cast<double>(terms[i]);
+    if (kCount > N)
+      lanes[kCount - 1][c] = lanes[kCount - 1][c] + static_cast<double>(g) * static_cast<double>(mean);
+  }
+};
+
+template <int N, Elect kElect, bool kNormalize>
+__global__ void __launch_bounds__(kReduceThreads)
+    gradient_kernel(MS_PARAMETER(Batch) batch, const float* weights, double* partials) {
+  const Team team(batch);
+  const Job& job = batch.job(team.j);
+  const Source given{job.out, job.out_dtype, job.out_dtype};
+  GradientChain<N, kElect, kNormalize> chain;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    chain.rescale[i] = batch.expert(team.j, i).rescale;
+    chain.weight[i] = weights[static_cast<int64_t>(batch.before + team.j) * N + i];
+  }
+  Sums<N, kElect, kNormalize> sums;
+#pragma unroll 1
+  for (int64_t at = team.begin; at < team.end; at += kStep) {
+    const int64_t pos = at + team.member * kEach;
+    if (job.vectors && at + kStep <= team.end) {
+      Quad g[kRows], b[kRows], x[N][kRows];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        g[r] = fetch_quad(given, pos + r * kReduceLanes);
+        b[r] = fetch_quad(job.first, pos + r * kReduceLanes);
+#pragma unroll
+        for (int i = 0; i < N; ++i)
+          x[i][r] = fetch_quad(batch.expert(team.j, i).source, pos + r * kReduceLanes);
+      }
+      uint32_t words[N];
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        const Expert& e = batch.expert(team.j, i);
+        words[i] = e.kept.hi == kByWord ? step_bits(e, job.offset + at, team.member) : 0;
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        float gs[kEach], bs[kEach], xs[N][kEach];
+        expand(g[r], given, gs);
+        expand(b[r], job.first, bs);
+#pragma unroll
+        for (int i = 0; i < N; ++i) expand(x[i][r], batch.expert(team.j, i).source, xs[i]);
+#pragma unroll
+        for (int c = 0; c < kEach; ++c) {
+          float row[N];
+          bool keep[N];
+#pragma unroll
+          for (int i = 0; i < N; ++i) {
+            const Expert& e = batch.expert(team.j, i);
+            row[i] = xs[i][c];
+            keep[i] = keeps_bit(e, row[i] - bs[c], words[i] >> (kEach * r + c));
+          }
+          sums.add(chain, c, gs[c], bs[c], row, keep);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int c = 0; c < kEach; ++c) {
+        for (int64_t p = pos + c; p < at + kStep && p < team.end; p += kReduceLanes) {
+          const float g = load_one(given, p), b = load_one(job.first, p);
+          float row[N];
+          bool keep[N];
+#pragma unroll
+          for (int i = 0; i < N; ++i) {
+            const Expert& e = batch.expert(team.j, i);
+            row[i] = load_one(e.source, p);
+            keep[i] = keeps(e, row[i] - b, job.offset + p);
+          }
+          sums.add(chain, c, g, b, row, keep);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i <= N; ++i) {
+    const double sum = i < sums.kCount ? add_team(sums.lanes[i < sums.kCount ? i : 0]) : 0.0;
+    if (team.busy && team.member == 0)
+      partials[static_cast<int64_t>(i) * batch.tiles + team.block] = sum;
+  }
+}
+
+template <int N, Elect kElect>
+void launch(const Batch& batch, const float* weights, bool normalize, double* partials,
+            Stream stream) {
+  const int grid = static_cast<int>((batch.tiles + kBlocksPerLaunch - 1) / kBlocksPerLaunch);
+  if (normalize && kElect != Elect::kNone)
+    MS_LAUNCH((gradient_kernel<N, kElect, kElect != Elect::kNone>), grid, kReduceThreads,
+              stream.handle, batch, weights, partials);
+  else
+    MS_LAUNCH((gradient_kernel<N, kElect, false>), grid, kReduceThreads, stream.handle, batch,
+              weights, partials);
+}
+
+template <int N>
+void launch(const Batch& batch, const float* weights, Elect elect, bool normalize,
+            double* partials, Stream stream) {
+  if (elect == Elect::kSum)
+    launch<N, Elect::kSum>(batch, weights, normalize, partials, stream);
+  else
+    launch<N, Elect::kNone>(batch, weights, normalize, partials, stream);
+}
+
+}  // namespace
+
+void gradient_batch(const Batch& batch, const float* weights, Elect elect, bool normalize,
+                    double* partials, Stream stream) {
+  if (elect == Elect::kCount)
+    return gradient_any(batch, weights, elect, normalize, partials, stream);
+  switch (batch.count) {
+    case 1: return launch<1>(batch, weights, elect, normalize, partials, stream);
+    case 2: return launch<2>(batch, weights, elect, normalize, partials, stream);
+    case 3: return launch<3>(batch, weights, elect, normalize, partials, stream);
+    case 4: return launch<4>(batch, weights, elect, normalize, partials, stream);
+    default: return gradient_any(batch, weights, elect, normalize, partials, stream);
+  }
+}
+
+}  // namespace mergesafe::cuda

@@ -1,0 +1,98 @@
+// The backward pass for more experts than registers hold: inputs are read again, from the
+// first-level cache, for the votes, the sums and the terms.
+#include "core/chain.h"
+#include "cuda/blocks.cuh"
+#include "cuda/merge.cuh"
+
+namespace mergesafe::cuda {
+namespace {
+
+constexpr int kTogether = 4;  // experts of one thread; blockIdx.y says which
+
+struct Element {
+  const Batch& batch;
+  const float* weights;  // of the job
+  int j;
+  int64_t pos;
+  float base;
+
+  __device__ __forceinline__ float term(int i) const {
+    const Expert& e = batch.expert(j, i);
+    const float delta = load_one(e.source, pos) - base;
+    return pick(keeps(e, delta, batch.job(j).offset + pos), delta * e.rescale);
+  }
+};
+
+__global__ void __launch_bounds__(kReduceThreads)
+    gradient_any_kernel(MS_PARAMETER(Batch) batch, const float* all_weights, Elect elect,
+                        bool normalize, double* partials) {
+  const Team team(batch);
+  const Job& job = batch.job(team.j);
+  const Source given{job.out, job.out_dtype, job.out_dtype};
+  const float* weights = all_weights + static_cast<int64_t>(batch.before + team.j) * batch.count;
+  const int from = static_cast<int>(blockIdx.y) * kTogether;
+  double lanes[kTogether + 1][kEach] = {};
+#pragma unroll
+  for (int c = 0; c < kEach; ++c) {
+#pragma unroll 1
+    for (int64_t p = team.begin + team.member * kEach + c; p < team.end; p += kReduceLanes) {
+      const Element at{batch, weights, team.j, p, load_one(job.first, p)};
+      const float g = load_one(given, p);
+      float share = g, mean = 0.0f, subtracted = 0.0f;
+      uint32_t flip = 0;
+      if (elect != Elect::kNone) {
+        float total = 0.0f, sum = 0.0f, by = 0.0f;
+        for (int i = 0; i < batch.count; ++i) {
+          const float d = at.term(i) * weights[i];
+          total = total + (elect == Elect::kCount ? sign(d) : d);
+        }
+        flip = elected_flip(total);
+        for (int i = 0; i < batch.count && normalize; ++i) {
+          const float d = at.term(i) * weights[i];
+          const bool agreed = agrees(d, flip);
+          sum = sum + pick(agreed, d);
+          by = by + pick(agreed, weights[i]);
+        }
+        if (normalize) {
+          const float divisor = by != 0.0f ? by : 1.0f;
+          share = g / divisor;
+          mean = sum / divisor;
+          subtracted = pick(by != 0.0f, mean);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        if (from + i >= batch.count) continue;
+        float term = at.term(from + i);
+        if (elect != Elect::kNone)
+          term = pick(agrees(term * weights[from + i], flip), normalize ? term - subtracted : term);
+        lanes[i][c] = lanes[i][c] + static_cast<double>(share) * static_cast<double>(term);
+      }
+      lanes[kTogether][c] =
+          lanes[kTogether][c] + static_cast<double>(g) * static_cast<double>(mean);
+    }
+  }
+  const bool writes = team.busy && team.member == 0;
+#pragma unroll
+  for (int i = 0; i < kTogether; ++i) {
+    const double sum = add_team(lanes[i]);
+    if (writes && from + i < batch.count)
+      partials[static_cast<int64_t>(from + i) * batch.tiles + team.block] = sum;
+  }
+  const double last = add_team(lanes[kTogether]);
+  if (writes && from == 0)
+    partials[static_cast<int64_t>(batch.count) * batch.tiles + team.block] =
+        elect != Elect::kNone && normalize ? last : 0.0;
+}
+
+}  // namespace
+
+void gradient_any(const Batch& batch, const float* weights, Elect elect, bool normalize,
+                  double* partials, Stream stream) {
+  const dim3 grid((batch.tiles + kBlocksPerLaunch - 1) / kBlocksPerLaunch,
+                  (batch.count + kTogether - 1) / kTogether);
+  MS_LAUNCH(gradient_any_kernel, grid, kReduceThreads, stream.handle, batch, weights, elect,
+            normalize, partials);
+}
+
+}  // namespace mergesafe::cuda

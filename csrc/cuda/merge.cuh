@@ -1,0 +1,168 @@
+// merge_task_vectors: kernels for up to four experts, whose values stay in registers.
+#pragma once
+
+#include "core/chain.h"
+#include "cuda/launch.h"
+#include "cuda/run.h"
+#include "cuda/tiles.cuh"
+
+namespace mergesafe::cuda {
+
+// What all elements of a job share, besides its experts.
+struct Coefficients {
+  const float* weights;
+  float scale, divisor;
+  Elect elect;
+  bool normalize;
+};
+
+// csrc/../ops/numbers.py divisor_of, where the weights lie.
+__device__ __forceinline__ float divisor_of(const float* weights, int count, bool normalize) {
+  if (!normalize) return 1.0f;
+  float total = 0.0f;
+  for (int i = 0; i < count; ++i) total = total + weights[i];
+  return fabs(static_cast<double>(total)) < 1e-8 ? 1.0f : total;
+}
+
+__device__ __forceinline__ Coefficients coefficients_of(const MergeCall& call, const Batch& batch,
+                                                        int j) {
+  const int row = batch.before + j;
+  const float* weights = call.weights + static_cast<int64_t>(row) * batch.count;
+  return {weights, call.scales[row],
+          call.elect == Elect::kNone ? divisor_of(weights, batch.count, call.normalize) : 1.0f,
+          call.elect, call.normalize};
+}
+
+// d_i of one element, read again for every use: for any number of experts, and for places where
+// vectors do not fit.
+__device__ __forceinline__ float weighted_one(const Batch& batch, int j, int i, float base,
+                                              int64_t pos, float weight) {
+  const Expert& e = batch.expert(j, i);
+  const float delta = load_one(e.source, pos) - base;
+  return weighted(keeps(e, delta, batch.job(j).offset + pos), delta, e.rescale, weight);
+}
+
+// Sum of the votes, and the sums that agree with it, over all experts.
+__device__ MS_OUTLINE inline void merge_one(const Batch& batch, int j, const Coefficients& c, int64_t pos) {
+  const Job& job = batch.job(j);
+  const float base = load_one(job.first, pos);
+  float total = 0.0f, by = c.divisor;
+  for (int i = 0; i < batch.count; ++i) {
+    const float d = weighted_one(batch, j, i, base, pos, c.weights[i]);
+    total = total + (c.elect == Elect::kCount ? sign(d) : d);
+  }
+  if (c.elect != Elect::kNone) {
+    const uint32_t flip = elected_flip(total);
+    total = 0.0f;
+    by = 0.0f;
+    for (int i = 0; i < batch.count; ++i) {
+      const float d = weighted_one(batch, j, i, base, pos, c.weights[i]);
+      const bool agreed = agrees(d, flip);
+      total = total + pick(agreed, d);
+      by = by + pick(agreed, c.weights[i]);
+    }
+    by = (by != 0.0f) & c.normalize ? by : 1.0f;
+  }
+  store_one(finish(base, total, by, c.scale), job.out, job.out_dtype, pos);
+}
+
+// The whole chain of a vector. keep: bits of random_bits, from bit 8 v on.
+template <int N, Elect kElect, bool kRandom, bool kDivide>
+__device__ __forceinline__ void merge_vector(const Batch& batch, int j,
+                                             const Chain<N, kElect, kRandom, kDivide>& chain,
+                                             const uint32_t (&keep)[N], int v, int64_t pos) {
+  const Job& job = batch.job(j);
+  Raw raw[N + 1];
+  raw[N] = fetch(job.first, pos);
+#pragma unroll
+  for (int i = 0; i < N; ++i) raw[i] = fetch(batch.expert(j, i).source, pos);
+  float b[kVector], x[N][kVector], out[kVector];
+  expand(raw[N], job.first, b);
+#pragma unroll
+  for (int i = 0; i < N; ++i) expand(raw[i], batch.expert(j, i).source, x[i]);
+#pragma unroll
+  for (int k = 0; k < kVector; ++k) {
+    float row[N];
+    uint32_t masks[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      row[i] = x[i][k];
+      masks[i] = 1;
+      if (kRandom) {
+        const bool word = keep[i] >> (kVector * v + k) & 1u;
+        masks[i] = chain.kept[i].hi == kByWord ? word : in_window(row[i] - b[k], chain.kept[i]);
+      }
+    }
+    out[k] = chain(b[k], row, masks);
+  }
+  store(out, job.out, job.out_dtype, pos);
+}
+
+template <int N, Elect kElect, bool kRandom, bool kDivide>
+__global__ void __launch_bounds__(kThreads)
+    merge_kernel(MS_PARAMETER(Batch) batch, MS_PARAMETER(MergeCall) call) {
+  Chain<N, kElect, kRandom, kDivide> chain;
+  Coefficients c{};
+  int current = -1;
+  for (uint32_t tile = blockIdx.x; tile < batch.tiles; tile += gridDim.x) {
+    const int j = batch.find(tile);
+    const Job& job = batch.job(j);
+    if (j != current) {
+      current = j;
+      c = coefficients_of(call, batch, j);
+      chain.scale = c.scale;
+      chain.divisor = c.divisor;
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        const Expert& e = batch.expert(j, i);
+        chain.rescale[i] = e.rescale;
+        chain.weight[i] = c.weights[i];
+        chain.kept[i] = e.kept;
+      }
+    }
+    const int64_t start = static_cast<int64_t>(tile - batch.start(j)) * kTile;
+    const bool spread = kRandom && job.random && job.vectors;
+    uint32_t keep[N];
+    if (spread) {
+#pragma unroll
+      for (int i = 0; i < N; ++i)
+        keep[i] =
+            chain.kept[i].hi == kByWord ? random_bits(batch.expert(j, i), job.offset + start) : 0;
+    }
+#pragma unroll 1
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t pos = start + (spread ? random_place(v) : place(v));
+      if (job.vectors && pos + kVector <= job.n) {
+        merge_vector<N, kElect, kRandom, kDivide>(batch, j, chain, keep, v, pos);
+      } else {
+        for (int64_t p = pos; p < pos + kVector && p < job.n; ++p) merge_one(batch, j, c, p);
+      }
+    }
+  }
+}
+
+template <int N, Elect kElect>
+void launch_merge(const Batch& batch, const MergeCall& call, bool random, Stream stream) {
+  const bool divide = call.normalize;
+  const int grid = grid_for(batch.tiles);
+  if (random && divide)
+    MS_LAUNCH((merge_kernel<N, kElect, true, true>), grid, kThreads, stream.handle, batch, call);
+  else if (random)
+    MS_LAUNCH((merge_kernel<N, kElect, true, false>), grid, kThreads, stream.handle, batch, call);
+  else if (divide)
+    MS_LAUNCH((merge_kernel<N, kElect, false, true>), grid, kThreads, stream.handle, batch, call);
+  else
+    MS_LAUNCH((merge_kernel<N, kElect, false, false>), grid, kThreads, stream.handle, batch, call);
+}
+
+template <Elect kElect>
+void launch_merge(const Batch& batch, const MergeCall& call, bool random, Stream stream) {
+  switch (batch.count) {
+    case 1: return launch_merge<1, kElect>(batch, call, random, stream);
+    case 2: return launch_merge<2, kElect>(batch, call, random, stream);
+    case 3: return launch_merge<3, kElect>(batch, call, random, stream);
+    case 4: return launch_merge<4, kElect>(batch, call, random, stream);
+  }
+}
+
+}  // namespace mergesafe::cuda

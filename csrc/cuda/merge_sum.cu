@@ -1,0 +1,10 @@
+// merge_task_vectors that elects the sign of the sum.
+#include "cuda/merge.cuh"
+
+namespace mergesafe::cuda {
+
+void merge_sum(const Batch& batch, const MergeCall& call, bool random, Stream stream) {
+  launch_merge<Elect::kSum>(batch, call, random, stream);
+}
+
+}  // namespace mergesafe::cuda

@@ -1,0 +1,284 @@
+"""The compiled CUDA kernels on torch tensors: addresses in, bits out.
+
+Everything is enqueued on torch's current stream of the tensors' device. Only answers that are
+Python numbers (ranks, norms, inner products) wait for the device, once a call.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mergesafe.errors import BackendError
+from mergesafe.methods.spec import Sparsify
+from mergesafe.ops.backends.base import Elect, MergeJob, Norm, RankJob
+from mergesafe.ops.backends.native import DTYPES, ELECT, NORMS
+from mergesafe.ops.numbers import float32
+
+NOTHING_DROPPED = Sparsify()
+
+
+class CudaBackend:
+    """See :class:`mergesafe.ops.backends.base.Backend`; ``module`` is ``mergesafe._native.cuda``,
+    or one that runs the same kernels on the host.
+    """
+
+    name = "native"
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    # --- many jobs ----------------------------------------------------------------------------
+
+    def sum_jobs(
+        self,
+        inputs: Sequence[Sequence[torch.Tensor]],
+        weights: torch.Tensor,
+        outs: Sequence[torch.Tensor],
+    ) -> None:
+        jobs = self._jobs([tensors[0] for tensors in inputs], inputs, outs)
+        self._call("sums", outs[0], jobs, weights.data_ptr())
+
+    def merge_jobs(
+        self,
+        jobs: Sequence[MergeJob],
+        weights: torch.Tensor,
+        scales: torch.Tensor,
+        elect: Elect,
+        normalize: bool,
+        outs: Sequence[torch.Tensor],
+    ) -> None:
+        described = self._merge_jobs(jobs, outs)
+        self._call(
+            "merges", outs[0], described, weights.data_ptr(), scales.data_ptr(), ELECT[elect],
+            normalize,
+        )  # fmt: skip
+
+    def rank_jobs(self, jobs: Sequence[RankJob]) -> list[list[int]]:
+        """One launch serves jobs with equally many ranks."""
+        alike: dict[int, list[int]] = defaultdict(list)
+        for at, job in enumerate(jobs):
+            alike[len(job.ranks)].append(at)
+        answers = {
+            count: self._ranks([jobs[at] for at in places], count)
+            for count, places in alike.items()
+            if count
+        }
+        found: list[list[int]] = [[] for _ in jobs]
+        for count, places in alike.items():
+            if count:  # read after every launch has been made
+                for at, row in zip(places, answers[count].tolist(), strict=True):
+                    found[at] = [bits & 0xFFFFFFFF for bits in row]
+        return found
+
+    def norm_jobs(self, jobs: Sequence[MergeJob], norm: Norm) -> list[list[float]]:
+        count = len(jobs[0].experts)
+        totals = torch.zeros(len(jobs), 2 * count, dtype=torch.float64, device=jobs[0].base.device)
+        self._norms(jobs, norm, totals)
+        rows: list[list[float]] = totals.tolist()
+        return rows
+
+    def inner_products(
+        self, grads: Sequence[torch.Tensor], inputs: Sequence[Sequence[torch.Tensor]]
+    ) -> torch.Tensor:
+        jobs = self._jobs(grads, inputs, grads)
+        totals, workspace = self._reduction(jobs, grads[0], len(grads), len(inputs[0]))
+        self._call("inner_products", grads[0], jobs, workspace.data_ptr(), totals.data_ptr())
+        return totals
+
+    def merge_gradients(
+        self,
+        grads: Sequence[torch.Tensor],
+        jobs: Sequence[MergeJob],
+        weights: torch.Tensor,
+        elect: Elect,
+        normalize: bool,
+    ) -> torch.Tensor:
+        described = self._merge_jobs(jobs, grads)
+        totals, workspace = self._reduction(
+            described, grads[0], len(jobs), len(jobs[0].experts) + 1
+        )
+        self._call(
+            "merge_gradients", grads[0], described, weights.data_ptr(), ELECT[elect], normalize,
+            workspace.data_ptr(), totals.data_ptr(),
+        )  # fmt: skip
+        return totals
+
+    # --- one tensor ---------------------------------------------------------------------------
+
+    def weighted_sum(
+        self,
+        tensors: Sequence[torch.Tensor],
+        weights: Sequence[float],
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if out is None:
+            out = torch.empty_like(tensors[0], dtype=out_dtype)
+        self.sum_jobs([tensors], _numbers(weights, out), [out])
+        return out
+
+    def merge_task_vectors(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        vectors: Sequence[Sparsify],
+        weights: Sequence[float],
+        elect: Elect,
+        normalize: bool,
+        scale: float,
+        offset: int,
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if out is None:
+            out = torch.empty_like(base, dtype=out_dtype)
+        numbers = _numbers([*weights, scale], out)
+        job = MergeJob(base, experts, vectors, offset)
+        self.merge_jobs([job], numbers[:-1], numbers[-1:], elect, normalize, [out])
+        return out
+
+    def kth_magnitude(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        ranks: Sequence[tuple[int, int]],
+    ) -> list[int]:
+        return self.rank_jobs([RankJob(base, experts, ranks)])[0]
+
+    def magnitude_histogram(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        prefixes: Sequence[int] | None,
+    ) -> torch.Tensor:
+        counts = torch.zeros(len(experts), 1 << 16, dtype=torch.int64, device=base.device)
+        wanted = None if prefixes is None else _sent(torch.tensor(list(prefixes)), base.device)
+        self._call(
+            "histogram", base, self._jobs([base], [experts], [base]),
+            0 if wanted is None else wanted.data_ptr(), counts.data_ptr(),
+        )  # fmt: skip
+        return counts
+
+    def gram(self, tensors: Sequence[torch.Tensor], totals: Sequence[float]) -> list[float]:
+        jobs = self._jobs([tensors[0]], [tensors], [tensors[0]])
+        sums = _sent(torch.tensor(totals, dtype=torch.float64), tensors[0].device)
+        _, workspace = self._reduction(jobs, tensors[0], 1, len(totals))
+        self._call("gram", tensors[0], jobs, workspace.data_ptr(), sums.data_ptr())
+        answer: list[float] = sums.tolist()
+        return answer
+
+    def delta_norms(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        sparsify: Sequence[Sparsify],
+        norm: Norm,
+        totals: Sequence[float],
+        offset: int,
+    ) -> list[float]:
+        sums = _sent(torch.tensor([list(totals)], dtype=torch.float64), base.device)
+        self._norms([MergeJob(base, experts, sparsify, offset)], norm, sums)
+        answer: list[float] = sums[0].tolist()
+        return answer
+
+    # --- descriptions -------------------------------------------------------------------------
+
+    def _jobs(
+        self,
+        firsts: Sequence[torch.Tensor],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        outs: Sequence[torch.Tensor],
+        offsets: Sequence[int] | None = None,
+    ) -> Any:
+        """Flat lists: a tuple for every job would cost more than a small merge."""
+        flat = [x for tensors in inputs for x in tensors]
+        return self._module.Jobs(
+            len(inputs[0]),
+            [x.data_ptr() for x in firsts],
+            [DTYPES[x.dtype] for x in firsts],
+            [x.data_ptr() for x in outs],
+            [DTYPES[x.dtype] for x in outs],
+            [x.numel() for x in outs],
+            [0] * len(outs) if offsets is None else list(offsets),
+            [x.data_ptr() for x in flat],
+            [DTYPES[x.dtype] for x in flat],
+        )
+
+    def _merge_jobs(self, jobs: Sequence[MergeJob], outs: Sequence[torch.Tensor]) -> Any:
+        described = self._jobs(
+            [job.base for job in jobs],
+            [job.experts for job in jobs],
+            outs,
+            [job.offset for job in jobs],
+        )
+        vectors = [vector for job in jobs for vector in job.vectors]
+        if any(vector != NOTHING_DROPPED for vector in vectors):
+            described.sparsify(
+                [v.lo for v in vectors],
+                [v.hi for v in vectors],
+                [v.random for v in vectors],
+                [v.threshold for v in vectors],
+                [v.key for v in vectors],
+                [float32(v.rescale) for v in vectors],
+            )
+        return described
+
+    def _ranks(self, jobs: Sequence[RankJob], count: int) -> torch.Tensor:
+        """int32 [jobs, count] bit patterns, on the device."""
+        device = jobs[0].base.device
+        bases = [job.base for job in jobs]
+        described = self._jobs(
+            bases, [[job.experts[expert] for expert, _ in job.ranks] for job in jobs], bases
+        )
+        described.ask_ranks([k for job in jobs for _, k in job.ranks])
+        answers = torch.empty(len(jobs), count, dtype=torch.int32, device=device)
+        size = self._module.rank_workspace(described)
+        workspace = torch.empty(size, dtype=torch.uint8, device=device)
+        self._call("ranks", answers, described, workspace.data_ptr(), answers.data_ptr())
+        return answers
+
+    def _norms(self, jobs: Sequence[MergeJob], norm: Norm, totals: torch.Tensor) -> None:
+        described = self._merge_jobs(jobs, [job.base for job in jobs])
+        sums = 2 * len(jobs[0].experts)
+        _, workspace = self._reduction(described, totals, len(jobs), sums)
+        self._call(
+            "norms", totals, described, NORMS[norm], workspace.data_ptr(), totals.data_ptr()
+        )
+
+    def _reduction(
+        self, jobs: Any, like: torch.Tensor, count: int, sums: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Room for the sums [count, sums] and for those of blocks of 4096 elements: a share of
+        ``sums / 256`` (16-bit) of one input.
+        """
+        size = self._module.reduction_workspace(jobs, sums)
+        totals = torch.empty(count, sums, dtype=torch.float64, device=like.device)
+        return totals, torch.empty(size, dtype=torch.float64, device=like.device)
+
+    def _call(self, function: str, like: torch.Tensor, *arguments: Any) -> None:
+        """On the current stream of the device that ``like`` lies on."""
+        index, stream = 0, 0
+        if like.device.type == "cuda":
+            index = like.device.index
+            stream = torch.cuda.current_stream(like.device).cuda_stream
+        try:
+            getattr(self._module, function)(*arguments, index, stream)
+        except self._module.CudaError as error:
+            raise BackendError(
+                f"backend 'native': CUDA kernels on {like.device} failed: {error}. An earlier "
+                "operation on this device may be the cause; CUDA_LAUNCH_BLOCKING=1 tells which"
+            ) from None
+
+
+def _numbers(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """float32 on the device of ``like``."""
+    return _sent(torch.tensor([float32(value) for value in values], dtype=torch.float32), like.device)
+
+
+def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A small host tensor on the device, without waiting: CUDA stages pageable memory at once."""
+    return values.to(device, non_blocking=True)
