@@ -73,10 +73,10 @@ __device__ __forceinline__ void store(const float (&x)[kVector], void* out, uint
   uint32_t w[4];
   if (dtype == static_cast<uint8_t>(DType::kF32)) {
     uint4* to = reinterpret_cast<uint4*>(static_cast<uint32_t*>(out) + pos);
-    to[0] = make_uint4(to_bits<F32>(x[0]), to_bits<F32>(x[1]), to_bits<F32>(x[2]),
-                       to_bits<F32>(x[3]));
-    to[1] = make_uint4(to_bits<F32>(x[4]), to_bits<F32>(x[5]), to_bits<F32>(x[6]),
-                       to_bits<F32>(x[7]));
+    to[0] =
+        make_uint4(to_bits<F32>(x[0]), to_bits<F32>(x[1]), to_bits<F32>(x[2]), to_bits<F32>(x[3]));
+    to[1] =
+        make_uint4(to_bits<F32>(x[4]), to_bits<F32>(x[5]), to_bits<F32>(x[6]), to_bits<F32>(x[7]));
     return;
   }
   if (dtype == static_cast<uint8_t>(DType::kBF16)) {

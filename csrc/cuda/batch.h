@@ -46,7 +46,8 @@ struct Job {
   bool vectors;
 };
 
-// Up to kBatchBytes of jobs, each with `count` experts, cut into tiles that are numbered throughout.
+// Up to kBatchBytes of jobs, each with `count` experts, cut into tiles that are numbered
+// throughout.
 struct Batch {
   int32_t jobs, count;
   int32_t before;  // jobs of the call in earlier batches

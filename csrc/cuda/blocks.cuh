@@ -12,8 +12,8 @@ namespace mergesafe::cuda {
 constexpr int kReduceThreads = 128;
 constexpr int kEach = 4;  // lanes of a thread, and elements that it reads at once
 constexpr int kTeam = kReduceLanes / kEach;
-constexpr int kRows = 4;  // rows of lanes whose loads are in flight together
-constexpr int kStep = kRows * kReduceLanes;
+constexpr int kRows = 2;  // rows of lanes whose loads are in flight together
+constexpr int kStep = 4 * kReduceLanes;
 constexpr int kBlocksPerLaunch = kReduceThreads / kTeam;
 static_assert(kStep == kPhiloxGroup, "a step takes the four words of whole Philox counters");
 
@@ -58,6 +58,47 @@ __device__ __forceinline__ void expand(const Quad& quad, const Source& s, float 
     for (int c = 0; c < kEach; ++c) x[c] = cast_at_load(x[c], s.cast);
   }
 }
+
+// Four elements of a row that may end before them; zeros for what is missing, which add nothing to
+// any sum: lanes begin at +0 and are never -0. Not inlined: few rows need it.
+__device__ MS_OUTLINE inline float4 load_partly(const Source& s, int64_t pos, int64_t end) {
+  float4 row;
+  row.x = pos < end ? load_one(s, pos) : 0.0f;
+  row.y = pos + 1 < end ? load_one(s, pos + 1) : 0.0f;
+  row.z = pos + 2 < end ? load_one(s, pos + 2) : 0.0f;
+  row.w = pos + 3 < end ? load_one(s, pos + 3) : 0.0f;
+  return row;
+}
+
+// The rows of one input at pos, pos + kReduceLanes, ...: whole, or with elements up to `end`.
+struct Rows {
+  Quad quads[kRows];
+
+  __device__ __forceinline__ void fetch(const Source& s, int64_t pos) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) quads[r] = fetch_quad(s, pos + r * kReduceLanes);
+  }
+  __device__ __forceinline__ void fetch_partly(const Source& s, int64_t pos, int64_t end) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const float4 row = load_partly(s, pos + r * kReduceLanes, end);
+      quads[r].a = make_uint2(bits_of(row.x), bits_of(row.y));
+      quads[r].b = make_uint2(bits_of(row.z), bits_of(row.w));
+    }
+  }
+  // After fetch_partly the values are float32, whatever is stored.
+  __device__ __forceinline__ void expand(int r, const Source& s, bool whole,
+                                         float (&x)[kEach]) const {
+    if (whole) {
+      cuda::expand(quads[r], s, x);
+    } else {
+      x[0] = float_of(quads[r].a.x);
+      x[1] = float_of(quads[r].a.y);
+      x[2] = float_of(quads[r].b.x);
+      x[3] = float_of(quads[r].b.y);
+    }
+  }
+};
 
 // The lanes of a team, four in each of its threads, as one sum in the team's first thread.
 __device__ __forceinline__ double add_team(const double (&lanes)[kEach]) {

@@ -7,7 +7,8 @@ namespace {
 
 constexpr int kTogether = 4;  // inner products of one thread
 
-// kPairs: blockIdx.y chooses input i, times all inputs k >= i. Else: the gradient, times all inputs.
+// kPairs: blockIdx.y chooses input i, times all inputs k >= i. Else: the gradient, times all
+// inputs.
 template <bool kPairs>
 __global__ void __launch_bounds__(kReduceThreads)
     dots_kernel(MS_PARAMETER(Batch) batch, double* partials) {
@@ -17,45 +18,37 @@ __global__ void __launch_bounds__(kReduceThreads)
   const int row = static_cast<int>(blockIdx.y) / chunks;
   if (kPairs && from + kTogether <= row) return;
   const Job& job = batch.job(team.j);
-  const Source given = kPairs ? batch.expert(team.j, row).source
-                              : Source{job.out, job.out_dtype, job.out_dtype};
+  const Source given =
+      kPairs ? batch.expert(team.j, row).source : Source{job.out, job.out_dtype, job.out_dtype};
   double lanes[kTogether][kEach] = {};
 #pragma unroll 1
-  for (int64_t at = team.begin; at < team.end; at += kStep) {
+  for (int64_t at = team.begin; at < team.end; at += kRows * kReduceLanes) {
     const int64_t pos = at + team.member * kEach;
-    if (job.vectors && at + kStep <= team.end) {
-      Quad g[kRows], x[kTogether][kRows];
+    const bool whole = job.vectors && at + kRows * kReduceLanes <= team.end;
+    Rows g, x[kTogether];
+    if (whole) {
+      g.fetch(given, pos);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        g[r] = fetch_quad(given, pos + r * kReduceLanes);
-#pragma unroll
-        for (int i = 0; i < kTogether; ++i)
-          if (from + i < batch.count)
-            x[i][r] = fetch_quad(batch.expert(team.j, from + i).source, pos + r * kReduceLanes);
-      }
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        float gs[kEach], xs[kEach];
-        expand(g[r], given, gs);
-#pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          if (from + i >= batch.count) continue;
-          expand(x[i][r], batch.expert(team.j, from + i).source, xs);
-#pragma unroll
-          for (int c = 0; c < kEach; ++c)
-            lanes[i][c] = lanes[i][c] + static_cast<double>(gs[c]) * static_cast<double>(xs[c]);
-        }
-      }
+      for (int i = 0; i < kTogether; ++i)
+        if (from + i < batch.count) x[i].fetch(batch.expert(team.j, from + i).source, pos);
     } else {
+      g.fetch_partly(given, pos, team.end);
 #pragma unroll
-      for (int c = 0; c < kEach; ++c) {
-        for (int64_t p = pos + c; p < at + kStep && p < team.end; p += kReduceLanes) {
-          const double g = load_one(given, p);
+      for (int i = 0; i < kTogether; ++i)
+        if (from + i < batch.count)
+          x[i].fetch_partly(batch.expert(team.j, from + i).source, pos, team.end);
+    }
 #pragma unroll
-          for (int i = 0; i < kTogether; ++i)
-            if (from + i < batch.count)
-              lanes[i][c] = lanes[i][c] + g * load_one(batch.expert(team.j, from + i).source, p);
-        }
+    for (int r = 0; r < kRows; ++r) {
+      float gs[kEach], xs[kEach];
+      g.expand(r, given, whole, gs);
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        if (from + i >= batch.count) continue;
+        x[i].expand(r, batch.expert(team.j, from + i).source, whole, xs);
+#pragma unroll
+        for (int c = 0; c < kEach; ++c)
+          lanes[i][c] = lanes[i][c] + static_cast<double>(gs[c]) * static_cast<double>(xs[c]);
       }
     }
   }

@@ -6,17 +6,28 @@
 namespace mergesafe::cuda {
 namespace {
 
-// Bit 4 r + c: is element c of row r of this thread kept? `first` is the index, within its tensor,
-// of the step's first element, a multiple of 64.
-__device__ __forceinline__ uint32_t step_bits(const Expert& e, uint64_t first, int member) {
+// Bit 4 r + c: is element c of row r of this thread's step kept? `first` is the index, within its
+// tensor, of the step's first element; a multiple of 64 where vectors fit.
+__device__ __forceinline__ uint32_t step_bits(const Expert& e, uint64_t first, int member,
+                                              bool vectors) {
+  if (e.kept.hi != kByWord) return 0;
   uint32_t bits = 0;
 #pragma unroll 1
   for (int c = 0; c < kEach; ++c) {
-    uint32_t w[4];
-    philox(first / kPhiloxGroup * kPhiloxLanes + member * kEach + c, e.key, w[0], w[1], w[2], w[3]);
+    if (vectors) {
+      uint32_t w[4];
+      philox(first / kPhiloxGroup * kPhiloxLanes + member * kEach + c, e.key, w[0], w[1], w[2],
+             w[3]);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r)
-      bits |= static_cast<uint32_t>(w[r] < e.threshold) << (kEach * r + c);
+      for (int r = 0; r < 4; ++r)
+        bits |= static_cast<uint32_t>(w[r] < e.threshold) << (kEach * r + c);
+    } else {
+#pragma unroll 1
+      for (int r = 0; r < 4; ++r) {
+        const uint64_t element = first + r * kReduceLanes + member * kEach + c;
+        bits |= static_cast<uint32_t>(word_of(e.key, element) < e.threshold) << (kEach * r + c);
+      }
+    }
   }
   return bits;
 }
@@ -36,12 +47,14 @@ struct Sums {
     for (int i = 0; i < N; ++i)
       lanes[i][c] = lanes[i][c] + static_cast<double>(share) * static_cast<double>(terms[i]);
     if (kCount > N)
-      lanes[kCount - 1][c] = lanes[kCount - 1][c] + static_cast<double>(g) * static_cast<double>(mean);
+      lanes[kCount - 1][c] =
+          lanes[kCount - 1][c] + static_cast<double>(g) * static_cast<double>(mean);
   }
 };
 
+// Four blocks a processor: enough loads in flight.
 template <int N, Elect kElect, bool kNormalize>
-__global__ void __launch_bounds__(kReduceThreads)
+__global__ void __launch_bounds__(kReduceThreads, 4)
     gradient_kernel(MS_PARAMETER(Batch) batch, const float* weights, double* partials) {
   const Team team(batch);
   const Job& job = batch.job(team.j);
@@ -53,60 +66,46 @@ __global__ void __launch_bounds__(kReduceThreads)
     chain.weight[i] = weights[static_cast<int64_t>(batch.before + team.j) * N + i];
   }
   Sums<N, kElect, kNormalize> sums;
+  uint32_t words[N];
 #pragma unroll 1
-  for (int64_t at = team.begin; at < team.end; at += kStep) {
+  for (int64_t at = team.begin; at < team.end; at += kRows * kReduceLanes) {
     const int64_t pos = at + team.member * kEach;
-    if (job.vectors && at + kStep <= team.end) {
-      Quad g[kRows], b[kRows], x[N][kRows];
+    const bool whole = job.vectors && at + kRows * kReduceLanes <= team.end;
+    Rows g, b, x[N];
+    if (whole) {
+      g.fetch(given, pos);
+      b.fetch(job.first, pos);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        g[r] = fetch_quad(given, pos + r * kReduceLanes);
-        b[r] = fetch_quad(job.first, pos + r * kReduceLanes);
-#pragma unroll
-        for (int i = 0; i < N; ++i)
-          x[i][r] = fetch_quad(batch.expert(team.j, i).source, pos + r * kReduceLanes);
-      }
-      uint32_t words[N];
-#pragma unroll
-      for (int i = 0; i < N; ++i) {
-        const Expert& e = batch.expert(team.j, i);
-        words[i] = e.kept.hi == kByWord ? step_bits(e, job.offset + at, team.member) : 0;
-      }
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        float gs[kEach], bs[kEach], xs[N][kEach];
-        expand(g[r], given, gs);
-        expand(b[r], job.first, bs);
-#pragma unroll
-        for (int i = 0; i < N; ++i) expand(x[i][r], batch.expert(team.j, i).source, xs[i]);
-#pragma unroll
-        for (int c = 0; c < kEach; ++c) {
-          float row[N];
-          bool keep[N];
-#pragma unroll
-          for (int i = 0; i < N; ++i) {
-            const Expert& e = batch.expert(team.j, i);
-            row[i] = xs[i][c];
-            keep[i] = keeps_bit(e, row[i] - bs[c], words[i] >> (kEach * r + c));
-          }
-          sums.add(chain, c, gs[c], bs[c], row, keep);
-        }
-      }
+      for (int i = 0; i < N; ++i) x[i].fetch(batch.expert(team.j, i).source, pos);
     } else {
+      g.fetch_partly(given, pos, team.end);
+      b.fetch_partly(job.first, pos, team.end);
+#pragma unroll
+      for (int i = 0; i < N; ++i) x[i].fetch_partly(batch.expert(team.j, i).source, pos, team.end);
+    }
+    const bool begins = (at - team.begin) % kStep == 0;
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      words[i] = begins
+                     ? step_bits(batch.expert(team.j, i), job.offset + at, team.member, job.vectors)
+                     : words[i] >> (kEach * kRows);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float gs[kEach], bs[kEach], xs[N][kEach];
+      g.expand(r, given, whole, gs);
+      b.expand(r, job.first, whole, bs);
+#pragma unroll
+      for (int i = 0; i < N; ++i) x[i].expand(r, batch.expert(team.j, i).source, whole, xs[i]);
 #pragma unroll
       for (int c = 0; c < kEach; ++c) {
-        for (int64_t p = pos + c; p < at + kStep && p < team.end; p += kReduceLanes) {
-          const float g = load_one(given, p), b = load_one(job.first, p);
-          float row[N];
-          bool keep[N];
+        float row[N];
+        bool keep[N];
 #pragma unroll
-          for (int i = 0; i < N; ++i) {
-            const Expert& e = batch.expert(team.j, i);
-            row[i] = load_one(e.source, p);
-            keep[i] = keeps(e, row[i] - b, job.offset + p);
-          }
-          sums.add(chain, c, g, b, row, keep);
+        for (int i = 0; i < N; ++i) {
+          row[i] = xs[i][c];
+          keep[i] = keeps_bit(batch.expert(team.j, i), row[i] - bs[c], words[i] >> (kEach * r + c));
         }
+        sums.add(chain, c, gs[c], bs[c], row, keep);
       }
     }
   }
@@ -131,8 +130,8 @@ void launch(const Batch& batch, const float* weights, bool normalize, double* pa
 }
 
 template <int N>
-void launch(const Batch& batch, const float* weights, Elect elect, bool normalize,
-            double* partials, Stream stream) {
+void launch(const Batch& batch, const float* weights, Elect elect, bool normalize, double* partials,
+            Stream stream) {
   if (elect == Elect::kSum)
     launch<N, Elect::kSum>(batch, weights, normalize, partials, stream);
   else

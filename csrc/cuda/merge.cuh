@@ -43,7 +43,8 @@ __device__ __forceinline__ float weighted_one(const Batch& batch, int j, int i, 
 }
 
 // Sum of the votes, and the sums that agree with it, over all experts.
-__device__ MS_OUTLINE inline void merge_one(const Batch& batch, int j, const Coefficients& c, int64_t pos) {
+__device__ MS_OUTLINE inline void merge_one(const Batch& batch, int j, const Coefficients& c,
+                                            int64_t pos) {
   const Job& job = batch.job(j);
   const float base = load_one(job.first, pos);
   float total = 0.0f, by = c.divisor;

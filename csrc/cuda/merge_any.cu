@@ -20,8 +20,7 @@ __device__ __forceinline__ void weighted_vector(const View& view, int i, const f
   const float weight = view.c.weights[i];
   float x[kVector];
   expand(fetch(e.source, pos), e.source, x);
-  const uint32_t bits =
-      e.kept.hi == kByWord ? random_bits(e, view.first) >> (kVector * view.v) : 0;
+  const uint32_t bits = e.kept.hi == kByWord ? random_bits(e, view.first) >> (kVector * view.v) : 0;
 #pragma unroll
   for (int k = 0; k < kVector; ++k) {
     const float delta = x[k] - b[k];

@@ -110,13 +110,12 @@ int64_t most_blocks(const JobList& list) {
 void JobList::validate() const {
   const size_t jobs = n.size(), all = jobs * static_cast<size_t>(std::max(0, count));
   const auto has = [](size_t size, size_t wanted) { return size == 0 || size == wanted; };
-  const bool right = count >= 1 && count <= kMaxExperts && first.size() == jobs &&
-                     out.size() == jobs && first_dtype.size() == jobs &&
-                     out_dtype.size() == jobs && offset.size() == jobs && inputs.size() == all &&
-                     dtypes.size() == all && has(lo.size(), all) && hi.size() == lo.size() &&
-                     threshold.size() == lo.size() && rescale.size() == lo.size() &&
-                     random.size() == lo.size() && has(key.size(), all) &&
-                     (lo.empty() || key.size() == all);
+  const bool right =
+      count >= 1 && count <= kMaxExperts && first.size() == jobs && out.size() == jobs &&
+      first_dtype.size() == jobs && out_dtype.size() == jobs && offset.size() == jobs &&
+      inputs.size() == all && dtypes.size() == all && has(lo.size(), all) &&
+      hi.size() == lo.size() && threshold.size() == lo.size() && rescale.size() == lo.size() &&
+      random.size() == lo.size() && has(key.size(), all) && (lo.empty() || key.size() == all);
   if (!right) throw std::invalid_argument("the lists of jobs do not have matching lengths");
 }
 

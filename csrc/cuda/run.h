@@ -81,9 +81,9 @@ std::string problem_of(int device);
 constexpr int kBins = 512;
 
 struct RankState {
-  uint32_t lo, mid, hi;  // the bracket; mid ties often
-  uint32_t open;         // 0 when the answer is known
-  int64_t k;             // the rank asked for, from 1
+  uint32_t lo, mid, hi;      // the bracket; mid ties often
+  uint32_t open;             // 0 when the answer is known
+  int64_t k;                 // the rank asked for, from 1
   unsigned long long above;  // values above hi
 };
 

@@ -15,7 +15,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ static
 #define MS_PARAMETER(type) const type&
 
@@ -24,6 +24,9 @@ struct uint2 {
 };
 struct uint4 {
   unsigned x, y, z, w;
+};
+struct float4 {
+  float x, y, z, w;
 };
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
@@ -79,9 +82,9 @@ T of_word(uint64_t word) {
 #define blockDim (::emulate::block_size)
 #define gridDim (::emulate::grid_size)
 
-#define MS_LAUNCH(kernel, grid, threads, stream, ...)                         \
-  do {                                                                        \
-    (void)(stream);                                                           \
+#define MS_LAUNCH(kernel, grid, threads, stream, ...)                       \
+  do {                                                                      \
+    (void)(stream);                                                         \
     ::emulate::launch(dim3(grid), threads, [&] { (kernel)(__VA_ARGS__); }); \
   } while (false)
 

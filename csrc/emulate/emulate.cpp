@@ -42,8 +42,7 @@ void run_fiber() {
 Fiber& fiber(unsigned thread) {
   while (fibers.size() <= thread) {
     auto made = std::make_unique<Fiber>();
-    made->stack =
-        mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    made->stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (made->stack == MAP_FAILED) throw std::bad_alloc();
     getcontext(&made->context);
     made->context.uc_stack.ss_sp = made->stack;
