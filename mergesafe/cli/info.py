@@ -11,7 +11,7 @@ from mergesafe.cli.shared import print_json
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.methods.registry import METHODS
 from mergesafe.ops.backends.isa import apply_environment
-from mergesafe.ops.backends.registry import describe_backends
+from mergesafe.ops.backends.registry import cuda_problem, describe_backends, get_backend
 from mergesafe.version import __version__
 
 
@@ -27,6 +27,7 @@ def run(*, json: bool, quiet: bool) -> None:
 def describe() -> dict[str, Any]:
     """Version, backends, instruction sets, devices, methods."""
     apply_environment()
+    backends = describe_backends()
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -37,18 +38,24 @@ def describe() -> dict[str, Any]:
             "available": _native.available_isas(),
             "compiled": _native.compiled_isas(),
         },
+        "cuda": {"compiled": _native.cuda_compiled, "compiler": _native.cuda_compiler},
         "backends": {
             each.name: {
                 "available": each.available,
                 "devices": list(each.devices),
                 "reason": each.reason or None,
+                "problems": {device: why or None for device, why in each.problems.items()},
                 "summary": each.summary,
             }
-            for each in describe_backends()
+            for each in backends
         },
         "devices": {
-            "cpu": {"available": True, "reason": None},
-            "cuda": {"available": False, "reason": "this version has no CUDA kernels"},
+            device: {
+                "available": not why,
+                "reason": why or None,
+                "backend": None if why else get_backend("auto", device).name,
+            }
+            for device, why in (("cpu", ""), ("cuda", cuda_problem()))
         },
         "default_memory": budget_of(None),
         "methods": {name: method.paper for name, method in METHODS.items()},
@@ -62,11 +69,19 @@ def as_text(info: dict[str, Any]) -> str:
         f"instruction set  {info['isa']['chosen']} (available: "
         f"{', '.join(info['isa']['available'])}; force one with MERGESAFE_ISA)",
     ]
-    for kind in ("backends", "devices"):
-        for name, state in info[kind].items():
-            status = "available" if state["available"] else f"not available: {state['reason']}"
-            lines.append(f"{kind[:-1]:<16} {name}: {status}")
+    lines.append(f"CUDA kernels     compiled with {info['cuda']['compiler']}")
+    for name, state in info["devices"].items():
+        use = f"available, backend {state['backend']}" if state["available"] else _why_not(state)
+        lines.append(f"device           {name}: {use}")
+    for name, state in info["backends"].items():
+        for device, problem in state["problems"].items():
+            status = "available" if problem is None else f"not available: {problem}"
+            lines.append(f"backend          {name} on {device}: {status}")
     lines.append(f"default memory   {format_size(info['default_memory'])}")
     lines.append("merge methods")
     lines += [f"  {name:<18} {paper}" for name, paper in info["methods"].items()]
     return "\n".join(lines)
+
+
+def _why_not(state: dict[str, Any]) -> str:
+    return f"not available: {state['reason']}"

@@ -245,7 +245,8 @@ def make_kernels(backend: str, device: str, *, zero_nonfinite: bool) -> Callable
     """
     if device not in ("auto", "cpu"):
         reason = (
-            "this version has no CUDA kernels"
+            "this version merges checkpoints on the CPU; its CUDA kernels serve tensors, through "
+            "mergesafe.ops and mergesafe.methods"
             if device.split(":")[0] == "cuda"
             else "expected auto or cpu"
         )

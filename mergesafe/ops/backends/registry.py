@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -17,26 +19,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """One backend: ``load`` makes it, ``problem`` says why it cannot run here (or None)."""
+    """One backend: ``load`` makes it for a device type, ``problem`` says why it cannot run on one
+    here (or None).
+    """
 
     name: str
     summary: str
     devices: tuple[str, ...]
-    load: Callable[[], Backend]
-    problem: Callable[[], str | None]
+    load: Callable[[str], Backend]
+    problem: Callable[[str], str | None]
     details: Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """A row of ``mergesafe info``."""
+    """A row of ``mergesafe info``. ``problems``: why not, by device type, empty where it runs."""
 
     name: str
     summary: str
-    devices: tuple[str, ...]
-    available: bool
-    reason: str
+    problems: Mapping[str, str]
     details: Mapping[str, Any]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device types that it serves, whether they are here or not."""
+        return tuple(self.problems)
+
+    @property
+    def available(self) -> bool:
+        """Whether it runs on any device of this machine."""
+        return not all(self.problems.values())
+
+    @property
+    def reason(self) -> str:
+        """Why it runs nowhere here, or empty."""
+        if self.available:
+            return ""
+        return "; ".join(dict.fromkeys(self.problems.values()))
 
 
 @dataclass(frozen=True)
@@ -67,8 +86,8 @@ class Registry:
         """The backend called ``name``, or with "auto" the first that runs here on ``device``."""
         if name == "auto":
             for entry in self.entries:
-                if device in entry.devices and entry.problem() is None:
-                    return entry.load()
+                if device in entry.devices and entry.problem(device) is None:
+                    return entry.load(device)
             raise BackendError(f"no backend serves the device '{device}'; {self._known()}")
         if name not in self.by_name:
             names = [*self.by_name, "auto"]
@@ -76,40 +95,48 @@ class Registry:
                 f"unknown backend '{name}'{did_you_mean(name, names)}; {self._known()}"
             )
         entry = self.by_name[name]
-        problem = entry.problem()
-        if problem is not None:
-            raise BackendError(f"backend '{name}' is not available: {problem}; {self._known()}")
         if device not in entry.devices:
             raise BackendError(
                 f"backend '{name}' serves {' and '.join(entry.devices)} tensors, but these are on "
                 f"'{device}'; {self._known()}"
             )
-        return entry.load()
+        problem = entry.problem(device)
+        if problem is not None:
+            raise BackendError(
+                f"backend '{name}' is not available for {device} tensors: {problem}; "
+                f"{self._known()}"
+            )
+        return entry.load(device)
 
     def describe(self) -> list[BackendInfo]:
-        """Every backend with the reason why it cannot run here, empty if it can."""
+        """Every backend with the reasons why it cannot run here, empty where it can."""
         rows = []
         for entry in self.entries:
-            reason = entry.problem() or _refusal(entry)
-            details = {} if reason else entry.details()
-            rows.append(
-                BackendInfo(entry.name, entry.summary, entry.devices, not reason, reason, details)
-            )
+            problems = {
+                device: entry.problem(device) or _refusal(entry, device) for device in entry.devices
+            }
+            details = {} if all(problems.values()) else entry.details()
+            rows.append(BackendInfo(entry.name, entry.summary, problems, details))
         return rows
 
     def _known(self) -> str:
         return f"known backends: auto, {', '.join(self.by_name)}"
 
 
-def _refusal(entry: BackendEntry) -> str:
+def _refusal(entry: BackendEntry, device: str) -> str:
     try:
-        entry.load()
+        entry.load(device)
     except BackendError as error:
         return str(error)
     return ""
 
 
-def _load_native() -> Backend:
+def _load_native(device: str) -> Backend:
+    if device == "cuda":
+        from mergesafe import _native
+        from mergesafe.ops.backends.cuda import CudaBackend
+
+        return CudaBackend(_native.cuda)
     from mergesafe.ops.backends.isa import apply_environment
     from mergesafe.ops.backends.native import NativeBackend
 
@@ -117,12 +144,34 @@ def _load_native() -> Backend:
     return NativeBackend()
 
 
-def _native_problem() -> str | None:
+def _native_problem(device: str) -> str | None:
     try:
-        from mergesafe import _native  # noqa: F401
+        from mergesafe import _native
     except ImportError as error:
         return f"the compiled extension mergesafe._native cannot be imported ({error})"
-    return None
+    if device == "cpu":
+        return None
+    if not _native.cuda_compiled:
+        return (
+            "the extension was built without CUDA (no nvcc was found, or MERGESAFE_CUDA=OFF); "
+            "MERGESAFE_CUDA=ON pip install insists on it"
+        )
+    return _cuda_problem()
+
+
+@cache
+def _cuda_problem() -> str | None:
+    """Asked once: the answer takes a CUDA context."""
+    from mergesafe import _native
+
+    return cuda_problem() or _native.cuda.problem_of(0) or None
+
+
+def cuda_problem() -> str:
+    """Why tensors cannot lie on a CUDA device here, or empty."""
+    import torch
+
+    return "" if torch.cuda.is_available() else f"torch {torch.__version__} finds no CUDA device"
 
 
 def _native_details() -> dict[str, Any]:
@@ -134,10 +183,29 @@ def _native_details() -> dict[str, Any]:
         "compiled_isas": _native.compiled_isas(),
         "compiler": _native.compiler,
         "cuda_compiled": _native.cuda_compiled,
+        "cuda_compiler": _native.cuda_compiler,
     }
 
 
-def _load_reference() -> Backend:
+def _load_triton(device: str) -> Backend:
+    from mergesafe.ops.backends.triton import TritonBackend
+
+    return TritonBackend()
+
+
+def _triton_problem(device: str) -> str | None:
+    if find_spec("triton") is None:
+        return "the package triton is not installed (pip install triton)"
+    return cuda_problem() or None
+
+
+def _triton_details() -> dict[str, Any]:
+    import triton
+
+    return {"triton": triton.__version__}
+
+
+def _load_reference(device: str) -> Backend:
     from mergesafe.ops.backends.reference import ReferenceBackend
 
     return ReferenceBackend()
@@ -153,18 +221,26 @@ REGISTRY = Registry(
     (
         BackendEntry(
             name="native",
-            summary="fused C++ kernels, chosen per instruction set",
-            devices=("cpu",),
+            summary="fused C++ kernels, chosen per instruction set, and CUDA kernels",
+            devices=("cpu", "cuda"),
             load=_load_native,
             problem=_native_problem,
             details=_native_details,
+        ),
+        BackendEntry(
+            name="triton",
+            summary="the same kernels compiled at run time, where CUDA was missing at build time",
+            devices=("cuda",),
+            load=_load_triton,
+            problem=_triton_problem,
+            details=_triton_details,
         ),
         BackendEntry(
             name="reference",
             summary="the specification in plain torch: slow, runs on every device",
             devices=("cpu", "cuda"),
             load=_load_reference,
-            problem=lambda: None,
+            problem=lambda device: None,
             details=_torch_details,
         ),
     )
