@@ -18,8 +18,9 @@ from mergesafe.ops.numbers import float32
 
 #: Elements per program of an element-wise kernel: 8 per thread, one 16-byte access of bfloat16.
 TILE = 1024
-#: Elements per program of a selection, which counts them in shared memory first.
-DIGIT_TILE, DIGIT_STEPS = 1024, 32
+#: Elements that a program of a selection counts at a time, how many times at most, and how many
+#: programs there should be before it does so more than once.
+DIGIT_TILE, DIGIT_STEPS, DIGIT_PROGRAMS = 4096, 16, 512
 #: The 31 magnitude bits in digits, highest first: (bits below, number of digits).
 DIGITS = ((20, 2048), (10, 1024), (0, 1024))
 HISTOGRAM_BINS = 1 << 16
@@ -161,6 +162,7 @@ class TritonBackend:
         normalize: bool,
         outs: Sequence[torch.Tensor],
     ) -> None:
+        vectors = masks(jobs, weights.device)
         for row, (job, out) in enumerate(zip(jobs, outs, strict=True)):
             random = random_bits(job.vectors)
             group, shift = divmod(job.offset, 64) if random else (0, 0)
@@ -171,7 +173,7 @@ class TritonBackend:
                 out,
                 job.base,
                 tuple(job.experts),
-                settings(job.vectors),
+                vectors,
                 weights,
                 scales,
                 row,
@@ -209,6 +211,7 @@ class TritonBackend:
         normalize: bool,
     ) -> torch.Tensor:
         sums = []
+        vectors = masks(jobs, weights.device)
         for row, (grad, job) in enumerate(zip(grads, jobs, strict=True)):
             n, count = grad.numel(), len(job.experts)
             # zeros, because the last row is not always written
@@ -221,7 +224,7 @@ class TritonBackend:
                 grad,
                 job.base,
                 tuple(job.experts),
-                settings(job.vectors),
+                vectors,
                 weights,
                 row,
                 job.offset,
@@ -257,21 +260,20 @@ def float32_rows(rows: Sequence[Sequence[float]], device: torch.device) -> torch
     return values.to(device, non_blocking=True)
 
 
-def settings(vectors: Sequence[Sparsify]) -> tuple[tuple[int, ...], ...]:
-    """The masks as int32 bit patterns: Triton compiles anew for a wider integer, and Python's
-    floats may be subnormal in float32.
+def masks(jobs: Sequence[MergeJob], device: torch.device) -> torch.Tensor:
+    """[jobs, experts, 6] on the device, int32: see :mod:`mergesafe.ops.backends.triton_elements`.
+
+    Not arguments of the kernels, because Triton compiles anew for integers that are 1 or multiples
+    of 16.
     """
-    return tuple(
-        (
-            min(v.lo, _LARGEST),
-            min(v.hi, _LARGEST),
-            signed(v.key),
-            signed(v.key >> 32),
-            signed(v.threshold),
-            struct.unpack("=i", struct.pack("=f", float32(v.rescale)))[0],
-        )
-        for v in vectors
-    )
+    words = [[mask_words(v) for v in job.vectors] for job in jobs]
+    return torch.tensor(words, dtype=torch.int32).to(device, non_blocking=True)
+
+
+def mask_words(v: Sparsify) -> tuple[int, ...]:
+    rescale = struct.unpack("=i", struct.pack("=f", float32(v.rescale)))[0]
+    lo, hi = min(v.lo, _LARGEST), min(v.hi, _LARGEST)
+    return lo, hi, signed(v.key), signed(v.key >> 32), signed(v.threshold), rescale
 
 
 def signed(word: int) -> int:
@@ -347,8 +349,11 @@ def continued_norms(
     jobs: Sequence[MergeJob], norm: Norm, totals: Sequence[Sequence[float]]
 ) -> list[list[float]]:
     """The totals of each job, continued over its elements."""
-    sums = [norm_terms(job, norm) for job in jobs]
-    flat = iter(torch.cat([terms.flatten() for terms in sums]).tolist() if sums else ())
+    if not jobs:
+        return []
+    vectors = masks(jobs, jobs[0].base.device)
+    sums = [norm_terms(job, vectors, row, norm) for row, job in enumerate(jobs)]
+    flat = iter(torch.cat([terms.flatten() for terms in sums]).tolist())
     result = []
     for terms, before in zip(sums, totals, strict=True):
         rows = [[next(flat) for _ in range(terms.shape[1])] for _ in range(terms.shape[0])]
@@ -368,7 +373,7 @@ def continued(norm: Norm, terms: Sequence[float], total: float) -> float:
     return total
 
 
-def norm_terms(job: MergeJob, norm: Norm) -> torch.Tensor:
+def norm_terms(job: MergeJob, vectors: torch.Tensor, row: int, norm: Norm) -> torch.Tensor:
     """[2 * experts, blocks] of float64 sums, or [2 * experts, 0 or 1] of largest values."""
     n, count = job.base.numel(), len(job.experts)
     dtype = torch.int32 if norm == "linf" else torch.float64
@@ -380,7 +385,8 @@ def norm_terms(job: MergeJob, norm: Norm) -> torch.Tensor:
         terms,
         job.base,
         tuple(job.experts),
-        settings(job.vectors),
+        vectors,
+        row,
         job.offset,
         *extent(n),
         COUNT=count,
@@ -407,20 +413,22 @@ def selected(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], ks: Sequence[in
     for shift, bins in DIGITS:
         counts = torch.zeros((len(pairs), bins), dtype=torch.int64, device=device)
         for query, (base, x) in enumerate(pairs):
+            steps = min(max(base.numel() // (DIGIT_TILE * DIGIT_PROGRAMS), 1), DIGIT_STEPS)
             launch(
                 kernels.digit_counts,
                 base.numel(),
-                DIGIT_TILE * DIGIT_STEPS,
+                DIGIT_TILE * steps,
                 counts,
                 base,
                 x,
                 prefixes,
                 query,
                 base.numel(),
+                steps,
                 SHIFT=shift,
                 BINS=bins,
                 BLOCK=DIGIT_TILE,
-                STEPS=DIGIT_STEPS,
+                num_warps=8,
             )
         descending = counts.flip(1)
         at_least = descending.cumsum(1)

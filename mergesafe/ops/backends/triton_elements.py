@@ -1,9 +1,12 @@
 """csrc/core in Triton: conversions, magnitudes, Philox, and one element of a merge, bit for bit.
 
 Values are loaded and stored as bit patterns and converted by integer arithmetic, like dtype.h:
-Triton's interpreter truncates bfloat16, and devices differ in the NaN that they write. Only builtins
-of triton.language are called, for its library functions (tl.sum, tl.zeros, ...) cannot be
-interpreted where Triton itself was imported for compilation.
+Triton's interpreter truncates bfloat16, and devices differ in the NaN that they write. Of
+triton.language only builtins are called, for its library functions (tl.sum, tl.zeros, ...) cannot
+be interpreted where Triton itself was imported for compilation.
+
+``vector`` points at an expert's mask, int32 bit patterns of (lo, hi, low half of the key, high half
+of the key, threshold, rescale).
 """
 
 from __future__ import annotations
@@ -103,42 +106,45 @@ def philox(counter, key_low, key_high):
 
 
 @triton.jit
-def random_word(element, vector):
-    """The word of each int64 element: word (e / 16) % 4 of counter 16 * (e / 64) + e % 16."""
-    counter = ((element >> 6) << 4) | (element & 15)
-    w0, w1, w2, w3 = philox(counter, vector[2], vector[3])
-    place = (element >> 4) & 3
-    return tl.where(place < 2, tl.where(place == 0, w0, w1), tl.where(place == 2, w2, w3))
+def vector_at(vectors, row, i, COUNT: tl.constexpr):
+    """The mask of expert i in job ``row`` of ``vectors`` [jobs, COUNT, 6]."""
+    return vectors + (row * COUNT + i) * 6
 
 
 @triton.jit
-def random_words(group, vector, BLOCK: tl.constexpr):
-    """The words of BLOCK elements from element 64 * ``group``, each computed once."""
+def random_mask(element, vector):
+    """The masks of int64 elements: word (e / 16) % 4 of counter 16 * (e / 64) + e % 16 decides."""
+    counter = ((element >> 6) << 4) | (element & 15)
+    w0, w1, w2, w3 = philox(counter, tl.load(vector + 2), tl.load(vector + 3))
+    place = (element >> 4) & 3
+    word = tl.where(place < 2, tl.where(place == 0, w0, w1), tl.where(place == 2, w2, w3))
+    return word < tl.load(vector + 4).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def random_masks(group, vector, BLOCK: tl.constexpr):
+    """The random masks of BLOCK elements from element 64 * ``group``, every word computed once."""
     groups = group + tl.arange(0, BLOCK // 64)
     counter = (groups << 4)[:, None] | tl.arange(0, 16)[None, :]
-    w0, w1, w2, w3 = philox(counter, vector[2], vector[3])
-    # [group, lane, word % 2, word / 2] -> [group, word / 2, word % 2, lane]
-    words = tl.join(tl.join(w0, w1), tl.join(w2, w3))
-    return tl.reshape(tl.permute(words, (0, 3, 2, 1)), (BLOCK,))
-
-
-@triton.jit
-def below(word, vector):
-    """The random mask."""
-    return word < vector[4].to(tl.uint32, bitcast=True)
+    w0, w1, w2, w3 = philox(counter, tl.load(vector + 2), tl.load(vector + 3))
+    threshold = tl.load(vector + 4).to(tl.uint32, bitcast=True)
+    # [group, lane, word / 2, word % 2] -> [group, word / 2, word % 2, lane]
+    even = tl.join(w0 < threshold, w2 < threshold)
+    odd = tl.join(w1 < threshold, w3 < threshold)
+    return tl.reshape(tl.permute(tl.join(even, odd), (0, 2, 3, 1)), (BLOCK,))
 
 
 @triton.jit
 def in_window(delta, vector):
     """The mask of magnitudes between two bounds."""
     magnitude = magnitude_bits(delta)
-    return (magnitude >= vector[0]) & (magnitude <= vector[1])
+    return (magnitude >= tl.load(vector)) & (magnitude <= tl.load(vector + 1))
 
 
 @triton.jit
 def rescaled(keep, delta, vector):
     """What survives of a task vector."""
-    return pick(keep, delta * vector[5].to(tl.float32, bitcast=True))
+    return pick(keep, delta * tl.load(vector + 5).to(tl.float32, bitcast=True))
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """The element-wise kernels and the histograms: one program per BLOCK elements.
 
-``inputs``, ``experts``: tuples of pointers, whose element types say how to load. ``vectors``: per
-expert (lo, hi, key's low half, key's high half, threshold, rescale), all int32 bit patterns.
+``inputs``, ``experts``: tuples of COUNT pointers, whose element types say how to load. ``row``: the
+job's in ``weights`` [jobs, COUNT], ``scales`` [jobs] and ``vectors`` [jobs, COUNT, 6], the masks.
 ``RANDOM``: bit i is set where expert i has a random mask.
 """
 
@@ -11,16 +11,16 @@ import triton
 import triton.language as tl
 
 from mergesafe.ops.backends.triton_elements import (
-    below,
     elected_positive,
     elected_sums,
     in_window,
     load,
     magnitude_bits,
-    random_words,
+    random_masks,
     rescaled,
     store,
     sum_of_weights,
+    vector_at,
 )
 
 
@@ -37,7 +37,7 @@ def weighted_sum(out, inputs, weights, row, n, COUNT: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit(
-    do_not_specialize=["vectors", "row", "group"],
+    do_not_specialize=["row", "group"],
     do_not_specialize_on_alignment=["weights", "scales"],
 )
 def merge(
@@ -72,12 +72,13 @@ def merge(
     b = load(base, index, inside)
     parts = ()
     for i in tl.static_range(COUNT):
+        vector = vector_at(vectors, row, i, COUNT)
         delta = load(experts[i], index, inside) - b
         if (RANDOM >> i) & 1:
-            keep = below(random_words(group + (start >> 6), vectors[i], BLOCK), vectors[i])
+            keep = random_masks(group + (start >> 6), vector, BLOCK)
         else:
-            keep = in_window(delta, vectors[i])
-        parts = parts + (rescaled(keep, delta, vectors[i]) * tl.load(own + i),)
+            keep = in_window(delta, vector)
+        parts = parts + (rescaled(keep, delta, vector) * tl.load(own + i),)
     if ELECT == "none":
         total = 0.0
         for i in tl.static_range(COUNT):
@@ -108,7 +109,7 @@ def magnitude_counts(counts, base, expert, prefix, n, LOW: tl.constexpr, BLOCK: 
     tl.atomic_add(counts + bins, one, mask=inside, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["query"])
+@triton.jit(do_not_specialize=["query", "steps"])
 def digit_counts(
     counts,
     base,
@@ -116,20 +117,20 @@ def digit_counts(
     prefixes,
     query,
     n,
+    steps,
     SHIFT: tl.constexpr,
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
-    STEPS: tl.constexpr,
 ):
     """Adds to ``counts[query]``, int64 [BINS], how often each digit occurs among the magnitudes
     that begin with ``prefixes[query]``; a digit is log2(BINS) bits above the lowest SHIFT.
 
-    A program counts STEPS blocks in shared memory before it adds to what all programs share.
+    A program counts ``steps`` blocks before it adds to what all programs share.
     """
-    first = tl.program_id(0).to(tl.int64) * (BLOCK * STEPS)
+    first = tl.program_id(0).to(tl.int64) * BLOCK * steps
     prefix = tl.load(prefixes + query)
     found = tl.full((BINS,), 0, tl.int32)
-    for step in tl.range(0, STEPS):
+    for step in tl.range(0, steps):
         index = first + step * BLOCK + tl.arange(0, BLOCK)
         inside = index < n
         bits = magnitude_bits(load(expert, index, inside) - load(base, index, inside))

@@ -4,8 +4,8 @@ A program works on BLOCKS blocks at once, one row of sixteen elements of each at
 lanes of a block are sixteen threads, and each adds up its 256 elements from first to last. Terms
 beyond the last element are zeros and change no lane, because no lane is ever -0.
 
-``out`` [sums, ``blocks``] is the workspace: 8 bytes per sum and block (linf: 4). ``rows`` is 256, or
-fewer if there is no whole block. Other arguments are those of
+``out`` [sums, ``blocks``] is the workspace: 8 bytes per sum and block (linf: 4). ``rows`` is 256,
+or fewer if there is no whole block. Other arguments are those of
 :mod:`mergesafe.ops.backends.triton_kernels`.
 """
 
@@ -15,16 +15,16 @@ import triton
 import triton.language as tl
 
 from mergesafe.ops.backends.triton_elements import (
-    below,
     elected_positive,
     elected_sums,
     in_window,
     load,
     magnitude_bits,
     pick,
-    random_word,
+    random_mask,
     rescaled,
     signs_agree,
+    vector_at,
 )
 
 
@@ -78,8 +78,8 @@ def product_sums(
     """Float64 [TOTAL, blocks]: the products of inputs i < ROWS with inputs j >= i + SKIP."""
     sums = zeros(TOTAL, BLOCKS, tl.float64)
     first = lanes_of(BLOCKS)
-    for row in tl.range(0, rows):
-        index = first + row * 16
+    for step in tl.range(0, rows):
+        index = first + step * 16
         inside = index < n
         values = ()
         for i in tl.static_range(COUNT):
@@ -104,12 +104,13 @@ def norm_term(value, total, NORM: tl.constexpr):
     return total
 
 
-@triton.jit(do_not_specialize=["vectors", "offset", "n", "blocks", "rows"])
+@triton.jit(do_not_specialize=["row", "offset", "n", "blocks", "rows"])
 def norm_sums(
     out,
     base,
     experts,
     vectors,
+    row,
     offset,
     n,
     blocks,
@@ -124,17 +125,18 @@ def norm_sums(
     """
     sums = zeros(2 * COUNT, BLOCKS, tl.int32 if NORM == "linf" else tl.float64)
     first = lanes_of(BLOCKS)
-    for row in tl.range(0, rows):
-        index = first + row * 16
+    for step in tl.range(0, rows):
+        index = first + step * 16
         inside = index < n
         b = load(base, index, inside)
         added = ()
         for i in tl.static_range(COUNT):
             delta = load(experts[i], index, inside) - b
+            vector = vector_at(vectors, row, i, COUNT)
             if (RANDOM >> i) & 1:
-                keep = below(random_word(index + offset, vectors[i]), vectors[i])
+                keep = random_mask(index + offset, vector)
             else:
-                keep = in_window(delta, vectors[i])
+                keep = in_window(delta, vector)
             whole = norm_term(delta, sums[2 * i], NORM)
             kept = norm_term(pick(keep, delta), sums[2 * i + 1], NORM)
             added = added + (whole, kept)
@@ -142,7 +144,7 @@ def norm_sums(
     store_sums(out, sums, blocks, 2 * COUNT, BLOCKS, NORM == "linf")
 
 
-@triton.jit(do_not_specialize=["vectors", "row", "offset", "n", "blocks", "rows"])
+@triton.jit(do_not_specialize=["row", "offset", "n", "blocks", "rows"])
 def gradient_sums(
     out,
     grad,
@@ -177,11 +179,12 @@ def gradient_sums(
         kept = ()
         for i in tl.static_range(COUNT):
             delta = load(experts[i], index, inside) - b
+            vector = vector_at(vectors, row, i, COUNT)
             if (RANDOM >> i) & 1:
-                keep = below(random_word(index + offset, vectors[i]), vectors[i])
+                keep = random_mask(index + offset, vector)
             else:
-                keep = in_window(delta, vectors[i])
-            kept = kept + (rescaled(keep & inside, delta, vectors[i]),)
+                keep = in_window(delta, vector)
+            kept = kept + (rescaled(keep & inside, delta, vector),)
         added = ()
         if ELECT == "none":
             for i in tl.static_range(COUNT):
