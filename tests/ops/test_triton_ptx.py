@@ -6,7 +6,9 @@ for the arguments that it is given.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,8 +107,7 @@ def _every_kernel(tensors: Sequence[torch.Tensor]) -> None:
     TRITON.magnitude_histogram(base, experts, [5] * len(experts))
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtypes", [(BF16,), DTYPES])
+@pytest.mark.parametrize(("capability", "dtypes"), [(80, DTYPES), (90, (BF16,))])
 def test_arithmetic_is_exact(capability: int, dtypes, device_of) -> None:
     device = device_of(capability)
     _every_kernel(_tensors(3, 4096, dtypes))
@@ -169,3 +170,14 @@ def test_values_do_not_compile_anew(device_of) -> None:
     assert len({id(kernel) for kernel in device.kernels}) == 1
     _merge(vectors, tensors, elect="count")
     assert len({id(kernel) for kernel in device.kernels}) == 2
+
+
+def test_interpreting_leaves_no_trace() -> None:
+    """Neither in the environment, nor for whoever imports the backend or defines a kernel next."""
+    modules, environment = dict(sys.modules), dict(os.environ)
+    interpreted = triton_modules.load(interpret=True)
+    assert interpreted.kernels is not MODULE.kernels
+    assert not isinstance(interpreted.kernels.merge, triton.JITFunction)
+    assert isinstance(MODULE.kernels.merge, triton.JITFunction)
+    assert not triton.knobs.runtime.interpret
+    assert (dict(sys.modules), dict(os.environ)) == (modules, environment)

@@ -228,11 +228,13 @@ class TritonBackend:
                 weights,
                 row,
                 job.offset,
-                *extent(n),
+                n,
+                blocks_of(n),
                 COUNT=count,
                 ELECT=elect,
                 NORMALIZE=normalize,
                 RANDOM=random_bits(job.vectors),
+                STEPS=steps_of(n),
                 BLOCKS=REDUCE_BLOCKS,
             )
             sums.append(tree_sums(terms))
@@ -290,9 +292,14 @@ def blocks_of(n: int) -> int:
     return -(-n // BLOCK)
 
 
-def extent(n: int) -> tuple[int, int, int]:
-    """What reductions must know of the size: elements, blocks, rows of a block."""
-    return n, blocks_of(n), min(-(-n // LANES), BLOCK // LANES)
+def steps_of(n: int) -> int:
+    """How many rows of a block are added up: a power of two, so that few kernels are compiled."""
+    return power_of_two(min(-(-n // LANES), BLOCK // LANES))
+
+
+def power_of_two(n: int) -> int:
+    """The least that is not below n; 1 for 0."""
+    return 1 << max(n - 1, 0).bit_length()
 
 
 def rows_of_products(n: int) -> int:
@@ -316,11 +323,13 @@ def products(tensors: Sequence[torch.Tensor], rows: int, skip: int) -> torch.Ten
         BLOCK * REDUCE_BLOCKS,
         sums,
         tuple(tensors),
-        *extent(n),
+        n,
+        blocks_of(n),
         COUNT=count,
         ROWS=rows,
         SKIP=skip,
         TOTAL=total,
+        STEPS=steps_of(n),
         BLOCKS=REDUCE_BLOCKS,
     )
     return sums
@@ -388,10 +397,12 @@ def norm_terms(job: MergeJob, vectors: torch.Tensor, row: int, norm: Norm) -> to
         vectors,
         row,
         job.offset,
-        *extent(n),
+        n,
+        blocks_of(n),
         COUNT=count,
         NORM=norm,
         RANDOM=random_bits(job.vectors),
+        STEPS=steps_of(n),
         BLOCKS=REDUCE_BLOCKS,
     )
     if norm == "linf" and n:
@@ -413,7 +424,8 @@ def selected(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], ks: Sequence[in
     for shift, bins in DIGITS:
         counts = torch.zeros((len(pairs), bins), dtype=torch.int64, device=device)
         for query, (base, x) in enumerate(pairs):
-            steps = min(max(base.numel() // (DIGIT_TILE * DIGIT_PROGRAMS), 1), DIGIT_STEPS)
+            shares = base.numel() // (DIGIT_TILE * DIGIT_PROGRAMS)
+            steps = min(power_of_two(shares), DIGIT_STEPS)
             launch(
                 kernels.digit_counts,
                 base.numel(),
@@ -424,10 +436,10 @@ def selected(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], ks: Sequence[in
                 prefixes,
                 query,
                 base.numel(),
-                steps,
                 SHIFT=shift,
                 BINS=bins,
                 BLOCK=DIGIT_TILE,
+                STEPS=steps,
                 num_warps=8,
             )
         descending = counts.flip(1)

@@ -109,7 +109,7 @@ def magnitude_counts(counts, base, expert, prefix, n, LOW: tl.constexpr, BLOCK: 
     tl.atomic_add(counts + bins, one, mask=inside, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["query", "steps"])
+@triton.jit(do_not_specialize=["query"])
 def digit_counts(
     counts,
     base,
@@ -117,20 +117,20 @@ def digit_counts(
     prefixes,
     query,
     n,
-    steps,
     SHIFT: tl.constexpr,
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
+    STEPS: tl.constexpr,
 ):
     """Adds to ``counts[query]``, int64 [BINS], how often each digit occurs among the magnitudes
     that begin with ``prefixes[query]``; a digit is log2(BINS) bits above the lowest SHIFT.
 
-    A program counts ``steps`` blocks before it adds to what all programs share.
+    A program counts STEPS blocks before it adds to what all programs share.
     """
-    first = tl.program_id(0).to(tl.int64) * BLOCK * steps
+    first = tl.program_id(0).to(tl.int64) * (BLOCK * STEPS)
     prefix = tl.load(prefixes + query)
     found = tl.full((BINS,), 0, tl.int32)
-    for step in tl.range(0, steps):
+    for step in tl.range(0, STEPS):
         index = first + step * BLOCK + tl.arange(0, BLOCK)
         inside = index < n
         bits = magnitude_bits(load(expert, index, inside) - load(base, index, inside))

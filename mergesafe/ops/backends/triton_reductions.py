@@ -4,8 +4,8 @@ A program works on BLOCKS blocks at once, one row of sixteen elements of each at
 lanes of a block are sixteen threads, and each adds up its 256 elements from first to last. Terms
 beyond the last element are zeros and change no lane, because no lane is ever -0.
 
-``out`` [sums, ``blocks``] is the workspace: 8 bytes per sum and block (linf: 4). ``rows`` is 256,
-or fewer if there is no whole block. Other arguments are those of
+``out`` [sums, ``blocks``] is the workspace: 8 bytes per sum and block (linf: 4). STEPS is 256,
+or less where no block is whole. Other arguments are those of
 :mod:`mergesafe.ops.backends.triton_kernels`.
 """
 
@@ -62,23 +62,23 @@ def zeros(COUNT: tl.constexpr, BLOCKS: tl.constexpr, dtype: tl.constexpr):
     return sums
 
 
-@triton.jit(do_not_specialize=["n", "blocks", "rows"])
+@triton.jit(do_not_specialize=["n", "blocks"])
 def product_sums(
     out,
     inputs,
     n,
     blocks,
-    rows,
     COUNT: tl.constexpr,
     ROWS: tl.constexpr,
     SKIP: tl.constexpr,
     TOTAL: tl.constexpr,
+    STEPS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
     """Float64 [TOTAL, blocks]: the products of inputs i < ROWS with inputs j >= i + SKIP."""
     sums = zeros(TOTAL, BLOCKS, tl.float64)
     first = lanes_of(BLOCKS)
-    for step in tl.range(0, rows):
+    for step in tl.range(0, STEPS):
         index = first + step * 16
         inside = index < n
         values = ()
@@ -104,7 +104,7 @@ def norm_term(value, total, NORM: tl.constexpr):
     return total
 
 
-@triton.jit(do_not_specialize=["row", "offset", "n", "blocks", "rows"])
+@triton.jit(do_not_specialize=["row", "offset", "n", "blocks"])
 def norm_sums(
     out,
     base,
@@ -114,10 +114,10 @@ def norm_sums(
     offset,
     n,
     blocks,
-    rows,
     COUNT: tl.constexpr,
     NORM: tl.constexpr,
     RANDOM: tl.constexpr,
+    STEPS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
     """[2 * COUNT, blocks]: of every task vector and of what its mask keeps, float64 sums of
@@ -125,7 +125,7 @@ def norm_sums(
     """
     sums = zeros(2 * COUNT, BLOCKS, tl.int32 if NORM == "linf" else tl.float64)
     first = lanes_of(BLOCKS)
-    for step in tl.range(0, rows):
+    for step in tl.range(0, STEPS):
         index = first + step * 16
         inside = index < n
         b = load(base, index, inside)
@@ -144,7 +144,7 @@ def norm_sums(
     store_sums(out, sums, blocks, 2 * COUNT, BLOCKS, NORM == "linf")
 
 
-@triton.jit(do_not_specialize=["row", "offset", "n", "blocks", "rows"])
+@triton.jit(do_not_specialize=["row", "offset", "n", "blocks"])
 def gradient_sums(
     out,
     grad,
@@ -156,11 +156,11 @@ def gradient_sums(
     offset,
     n,
     blocks,
-    rows,
     COUNT: tl.constexpr,
     ELECT: tl.constexpr,
     NORMALIZE: tl.constexpr,
     RANDOM: tl.constexpr,
+    STEPS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
     """Float64 [COUNT + 1, blocks]: see :meth:`mergesafe.ops.backends.base.Backend.merge_gradients`;
@@ -171,7 +171,7 @@ def gradient_sums(
     own = weights + row * COUNT
     sums = zeros(TOTAL, BLOCKS, tl.float64)
     first = lanes_of(BLOCKS)
-    for step in tl.range(0, rows):
+    for step in tl.range(0, STEPS):
         index = first + step * 16
         inside = index < n
         share = load(grad, index, inside)
