@@ -1,14 +1,13 @@
 """The Triton backend gives the reference's bits: on a GPU, or interpreted where there is none.
 
-The interpreter takes milliseconds per program, so sizes are those around the edges of a program,
-of a block of sums and of its lanes, and no larger.
+The interpreter takes milliseconds per program, so sizes are those around the edges of a program and
+no larger.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,9 +17,7 @@ pytest.importorskip("triton")
 
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.base import MergeJob, RankJob
-from mergesafe.ops.backends.reference import tree_sum
 
-from . import triton_modules
 from .helpers import (
     BF16,
     DTYPES,
@@ -32,20 +29,13 @@ from .helpers import (
     of_bits,
     ordinary,
     patterns,
-    same_floats,
 )
+from .triton_modules import DEVICE, MODULES, TRITON, moved
 
 #: NumPy, which interprets the kernels, warns of what the patterns are made for.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if GPU else "cpu")
-MODULE = triton_modules.load(interpret=not GPU)
-TRITON = MODULE.TritonBackend()
-
 SIZES = (0, 1, 15, 16, 17, 1023, 1025, 4097)
-#: More than the eight blocks of sums that one program takes.
-BLOCKS = 8 * 4096 + 5
 KINDS = ("none", "magnitude", "window", "random", "empty")
 ELECT = ("none", "sum", "count")
 OFFSETS = (0, 1, 63, 2**40 + 17)
@@ -53,15 +43,6 @@ OFFSETS = (0, 1, 63, 2**40 + 17)
 
 def _inputs(n: int, count: int, seed: int, dtypes: Sequence[torch.dtype] = DTYPES):
     return [patterns(n, dtypes[(seed + i) % len(dtypes)], seed * 31 + i) for i in range(count)]
-
-
-def _moved(value: Any) -> Any:
-    """Tensors, and jobs and lists of them, on the device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(DEVICE)
-    if isinstance(value, MergeJob | RankJob):
-        return replace(value, base=_moved(value.base), experts=_moved(value.experts))
-    return [_moved(x) for x in value] if isinstance(value, list | tuple) else value
 
 
 def _misaligned(x: torch.Tensor, shift: int) -> torch.Tensor:
@@ -73,7 +54,7 @@ def _misaligned(x: torch.Tensor, shift: int) -> torch.Tensor:
 
 def _check_merge(arguments: dict[str, Any]) -> None:
     expected = REFERENCE.merge_task_vectors(**arguments)
-    actual = TRITON.merge_task_vectors(**{name: _moved(x) for name, x in arguments.items()})
+    actual = TRITON.merge_task_vectors(**{name: moved(x) for name, x in arguments.items()})
     assert_same_bits(actual.cpu(), expected)
 
 
@@ -91,18 +72,12 @@ def _merge(seed: int, n: int, experts: int, dtypes, kinds, elect, normalize) -> 
     )
 
 
-def _assert_same_sums(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    assert actual.dtype == expected.dtype == torch.float64
-    assert actual.shape == expected.shape
-    assert same_floats(actual.flatten().tolist(), expected.flatten().tolist())
-
-
 @pytest.mark.parametrize("dtype", [BF16, F16])
 def test_every_pattern_is_loaded_and_stored_exactly(dtype: torch.dtype) -> None:
     x = of_bits(torch.arange(1 << 16), dtype)
     for out_dtype in DTYPES:
         expected = REFERENCE.weighted_sum([x], [1.0], out_dtype)
-        assert_same_bits(TRITON.weighted_sum([_moved(x)], [1.0], out_dtype).cpu(), expected)
+        assert_same_bits(TRITON.weighted_sum([moved(x)], [1.0], out_dtype).cpu(), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -112,7 +87,7 @@ def test_rounding_to_nearest_even(dtype: torch.dtype) -> None:
     halves = torch.arange(1 << 16)
     x = of_bits(halves << 16 | torch.tensor(low)[(halves * 7 + (halves >> 8)) % len(low)], F32)
     expected = REFERENCE.weighted_sum([x], [1.0], dtype)
-    assert_same_bits(TRITON.weighted_sum([_moved(x)], [1.0], dtype).cpu(), expected)
+    assert_same_bits(TRITON.weighted_sum([moved(x)], [1.0], dtype).cpu(), expected)
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -122,7 +97,7 @@ def test_weighted_sum(n: int, count: int) -> None:
     weights = [(0.3, -1.0, 1e-40, 3e38, 0.0, 1.0)[(n + i) % 6] for i in range(count)]
     out_dtype = DTYPES[(n + count) % 3]
     expected = REFERENCE.weighted_sum(tensors, weights, out_dtype)
-    actual = TRITON.weighted_sum(_moved(tensors), weights, out_dtype)
+    actual = TRITON.weighted_sum(moved(tensors), weights, out_dtype)
     assert_same_bits(actual.cpu(), expected)
 
 
@@ -196,13 +171,12 @@ def test_coefficients_beyond_float32() -> None:
         _check_merge(arguments | options | {"out_dtype": F32})
 
 
-def _row_blocks(seed: int, experts: int) -> list[MergeJob]:
-    """Blocks of rows of one matrix, and whole tensors of other sizes and dtypes."""
+def _jobs(seed: int, experts: int) -> list[MergeJob]:
+    """Whole tensors of several sizes and dtypes, and blocks of rows of the first."""
     jobs = []
     for i, (n, dtypes) in enumerate([(37 * 17, (BF16,)), (1, DTYPES), (0, DTYPES), (64, (F32,))]):
         tensors = _inputs(n, experts + 1, seed + i, dtypes)
-        job = MergeJob(**_without_weights(tensors, KINDS[i:] + KINDS[:i], seed))
-        jobs.append(job)
+        jobs.append(MergeJob(**_without_weights(tensors, KINDS[i:] + KINDS[:i], seed)))
     whole = jobs[0]
     for start, end in itertools.pairwise([0, 3 * 17, 10 * 17, 37 * 17]):
         part = slice(start, end)
@@ -219,24 +193,24 @@ def _without_weights(tensors, kinds, seed) -> dict[str, Any]:
 
 @pytest.mark.parametrize("elect", ELECT)
 def test_jobs(elect: str) -> None:
-    jobs = _row_blocks(3, 3)
+    jobs = _jobs(3, 3)
     weights = torch.linspace(-1.0, 1.5, 3 * len(jobs)).view(-1, 3)
     scales = torch.linspace(0.5, 2.0, len(jobs))
     expected = [torch.empty_like(job.base, dtype=BF16) for job in jobs]
-    outs = _moved(expected)
+    outs = moved(expected)
     REFERENCE.merge_jobs(jobs, weights, scales, elect, True, expected)
-    TRITON.merge_jobs(_moved(jobs), _moved(weights), _moved(scales), elect, True, outs)
+    TRITON.merge_jobs(moved(jobs), moved(weights), moved(scales), elect, True, outs)
     for actual, wanted in zip(outs, expected, strict=True):
         assert_same_bits(actual.cpu(), wanted)
     inputs = [job.experts for job in jobs]
     REFERENCE.sum_jobs(inputs, weights, expected)
-    TRITON.sum_jobs(_moved(inputs), _moved(weights), outs)
+    TRITON.sum_jobs(moved(inputs), moved(weights), outs)
     for actual, wanted in zip(outs, expected, strict=True):
         assert_same_bits(actual.cpu(), wanted)
 
 
 def test_blocks_of_rows_equal_the_whole() -> None:
-    whole, *_, first, second, third = _moved(_row_blocks(2, 2))
+    whole, *_, first, second, third = moved(_jobs(2, 2))
     jobs = [whole, first, second, third]
     weights = torch.tensor([[0.3, 0.7]], device=DEVICE).repeat(4, 1)
     scales = torch.full((4,), 0.5, device=DEVICE)
@@ -251,9 +225,9 @@ def test_kth_magnitude(n: int, dtypes: tuple[torch.dtype, ...]) -> None:
     tensors = _inputs(n, 3, n, dtypes)
     ks = sorted({k for k in (1, 2, n // 5, n // 2, n) if 1 <= k <= n})
     ranks = [(i, k) for k in reversed(ks) for i in (1, 0)] + [(0, 1)]
-    found = TRITON.kth_magnitude(_moved(tensors[0]), _moved(tensors[1:]), ranks)
+    found = TRITON.kth_magnitude(moved(tensors[0]), moved(tensors[1:]), ranks)
     assert found == REFERENCE.kth_magnitude(tensors[0], tensors[1:], ranks)
-    assert TRITON.kth_magnitude(_moved(tensors[0]), _moved(tensors[1:]), []) == []
+    assert TRITON.kth_magnitude(moved(tensors[0]), moved(tensors[1:]), []) == []
 
 
 def test_every_rank_around_the_ties() -> None:
@@ -264,15 +238,15 @@ def test_every_rank_around_the_ties() -> None:
     edges = (ordered[1:] != ordered[:-1]).nonzero().flatten() + 1
     ks = sorted({int(edge) + step for edge in edges for step in (-1, 0, 1)} & set(range(1, n + 1)))
     ranks = [(0, k) for k in ks]
-    found = TRITON.kth_magnitude(_moved(torch.zeros(n)), [_moved(x)], ranks)
+    found = TRITON.kth_magnitude(moved(torch.zeros(n)), [moved(x)], ranks)
     assert found == REFERENCE.kth_magnitude(torch.zeros(n), [x], ranks)
 
 
 def test_a_program_of_the_selection_takes_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "DIGIT_PROGRAMS", 1)
+    monkeypatch.setattr(MODULES["triton_selection"], "PROGRAMS", 1)
     base, x = _inputs(3 * 4096 + 7, 2, 5, (BF16,))
     ranks = [(0, 1), (0, 5000), (0, 12_000)]
-    found = TRITON.kth_magnitude(_moved(base), [_moved(x)], ranks)
+    found = TRITON.kth_magnitude(moved(base), [moved(x)], ranks)
     assert found == REFERENCE.kth_magnitude(base, [x], ranks)
 
 
@@ -282,7 +256,7 @@ def test_rank_jobs() -> None:
         for n, x in ((n, _inputs(n, 3, n)) for n in (1, 40, 1030))
     ]
     jobs.append(RankJob(torch.empty(0), [torch.empty(0)], []))
-    assert TRITON.rank_jobs(_moved(jobs)) == REFERENCE.rank_jobs(jobs)
+    assert TRITON.rank_jobs(moved(jobs)) == REFERENCE.rank_jobs(jobs)
     assert TRITON.rank_jobs([]) == []
 
 
@@ -290,117 +264,9 @@ def test_rank_jobs() -> None:
 def test_histogram(n: int) -> None:
     tensors = _inputs(n, 3, n + 1)
     base, experts = tensors[0], tensors[1:]
-    moved = _moved(tensors)
+    on_device = moved(tensors)
     high = REFERENCE.magnitude_histogram(base, experts, None)
     prefixes = [int(row.argmax()) for row in high]
     low = REFERENCE.magnitude_histogram(base, experts, prefixes)
-    assert torch.equal(TRITON.magnitude_histogram(moved[0], moved[1:], None).cpu(), high)
-    assert torch.equal(TRITON.magnitude_histogram(moved[0], moved[1:], prefixes).cpu(), low)
-
-
-@pytest.mark.parametrize("n", [0, 1, 15, 17, 1025, 4097])
-@pytest.mark.parametrize("finite", [True, False])
-def test_gram(n: int, finite: bool) -> None:
-    tensors = (
-        [ordinary(n, dtype, i) for i, dtype in enumerate(DTYPES)] if finite else _inputs(n, 3, n)
-    )
-    totals = [0.5 * i for i in range(9)]
-    expected = REFERENCE.gram(tensors, totals)
-    assert same_floats(TRITON.gram(_moved(tensors), totals), expected)
-
-
-@pytest.mark.parametrize("most", [1, 4, 7, 36])
-def test_gram_in_several_launches(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "MAX_PRODUCTS", most)
-    tensors = [ordinary(40, F32, i) for i in range(4)]
-    expected = REFERENCE.gram(tensors, [1.0] * 16)
-    assert same_floats(TRITON.gram(_moved(tensors), [1.0] * 16), expected)
-
-
-@pytest.mark.parametrize("n", [0, 1, 17, 1025])
-@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
-@pytest.mark.parametrize("finite", [True, False])
-def test_delta_norms(n: int, norm: str, finite: bool) -> None:
-    x = [ordinary(n, dtype, i) for i, dtype in enumerate(DTYPES)] if finite else _inputs(n, 3, n)
-    arguments = merge_arguments(x[0], x[1:], ("window", "random", "none"), n)
-    options = (norm, [0.5 * i for i in range(4)], OFFSETS[n % 4])
-    expected = REFERENCE.delta_norms(x[0], x[1:], arguments["vectors"], *options)
-    x = _moved(x)
-    assert same_floats(TRITON.delta_norms(x[0], x[1:], arguments["vectors"], *options), expected)
-
-
-@pytest.mark.parametrize("norm", ["l1", "linf"])
-def test_a_nan_stays_in_the_totals(norm: str) -> None:
-    x = torch.zeros(20)
-    for totals in ([float("nan"), 1.0], [1.0, float("nan")]):
-        expected = REFERENCE.delta_norms(x, [x], [Sparsify()], norm, totals, 0)
-        actual = TRITON.delta_norms(_moved(x), [_moved(x)], [Sparsify()], norm, totals, 0)
-        assert same_floats(actual, expected)
-
-
-def test_norm_jobs() -> None:
-    jobs = _row_blocks(1, 2)
-    for norm in ("l2", "linf"):
-        for actual, expected in zip(
-            TRITON.norm_jobs(_moved(jobs), norm), REFERENCE.norm_jobs(jobs, norm), strict=True
-        ):
-            assert same_floats(actual, expected)
-    assert TRITON.norm_jobs([], "l2") == []
-
-
-def test_sums_over_several_programs() -> None:
-    base, x, grad = (ordinary(BLOCKS, dtype, i) for i, dtype in enumerate((BF16, F32, F16)))
-    moved = _moved([base, x, grad])
-    expected = REFERENCE.gram([base, x], [0.0] * 4)
-    assert same_floats(TRITON.gram(moved[:2], [0.0] * 4), expected)
-    expected = REFERENCE.delta_norms(base, [x], [Sparsify(0x3F000000)], "l2", [0.0, 0.0], 0)
-    options = ([Sparsify(0x3F000000)], "l2", [0.0, 0.0], 0)
-    assert same_floats(TRITON.delta_norms(moved[0], [moved[1]], *options), expected)
-    job, weights = MergeJob(base, [x], [Sparsify()], 0), torch.tensor([[0.3]])
-    expected = REFERENCE.merge_gradients([grad], [job], weights, "none", False)
-    actual = TRITON.merge_gradients([moved[2]], [_moved(job)], _moved(weights), "none", False)
-    _assert_same_sums(actual.cpu(), expected)
-
-
-@pytest.mark.parametrize("blocks", [1, 2, 63, 64, 65, 130])
-def test_blocks_are_added_64_at_a_time(blocks: int) -> None:
-    values = torch.zeros(2, blocks, 4096, dtype=torch.float64)
-    values[:, :, 0] = ordinary(2 * blocks, F32, blocks).double().view(2, blocks) ** 3
-    expected = torch.stack([tree_sum(row.flatten()) for row in values])
-    _assert_same_sums(MODULE.tree_sums(_moved(values[:, :, 0].contiguous())).cpu(), expected)
-
-
-@pytest.mark.parametrize("n", [0, 1, 17, 1025])
-@pytest.mark.parametrize("finite", [True, False])
-def test_inner_products(n: int, finite: bool) -> None:
-    x = [ordinary(n, DTYPES[i % 3], i) for i in range(4)] if finite else _inputs(n, 4, n)
-    grads, inputs = [x[0], x[1]], [[x[1], x[2]], [x[3], x[0]]]
-    expected = REFERENCE.inner_products(grads, inputs)
-    _assert_same_sums(TRITON.inner_products(_moved(grads), _moved(inputs)).cpu(), expected)
-
-
-@pytest.mark.parametrize("elect", ELECT)
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("finite", [True, False])
-def test_merge_gradients(elect: str, normalize: bool, finite: bool) -> None:
-    jobs = []
-    for i, n in enumerate((0, 1, 100)):
-        x = [ordinary(n, DTYPES[j % 3], i * j) for j in range(4)] if finite else _inputs(n, 4, n)
-        masks = _without_weights(x, ("random", "magnitude", "none"), i)
-        jobs.append(MergeJob(**masks, offset=OFFSETS[i + 1]))
-    grads = [ordinary(job.base.numel(), DTYPES[i], i) for i, job in enumerate(jobs)]
-    weights = torch.tensor([[0.5, -0.25, 1.0], [0.0, 0.0, 0.0], [0.3, 0.7, -1.0]])
-    expected = REFERENCE.merge_gradients(grads, jobs, weights, elect, normalize)
-    actual = TRITON.merge_gradients(_moved(grads), _moved(jobs), _moved(weights), elect, normalize)
-    _assert_same_sums(actual.cpu(), expected)
-
-
-def test_gradients_of_infinite_coefficients_end_with_the_tensor() -> None:
-    """What lies beyond the last element is no zero task vector, which infinity would make NaN."""
-    n = 21
-    base, x = torch.zeros(n), ordinary(n, F32, 1)
-    job, weights = MergeJob(base, [x], [Sparsify(rescale=1e300)]), torch.tensor([[0.5]])
-    expected = REFERENCE.merge_gradients([x], [job], weights, "none", False)
-    assert expected.tolist() == [[float("inf"), 0.0]]
-    actual = TRITON.merge_gradients([_moved(x)], [_moved(job)], _moved(weights), "none", False)
-    _assert_same_sums(actual.cpu(), expected)
+    assert torch.equal(TRITON.magnitude_histogram(on_device[0], on_device[1:], None).cpu(), high)
+    assert torch.equal(TRITON.magnitude_histogram(on_device[0], on_device[1:], prefixes).cpu(), low)

@@ -1,6 +1,6 @@
 """What Triton compiles for NVIDIA GPUs, which need not be there: exact arithmetic, wide accesses.
 
-The backend is called as ever, on CPU tensors; where it would launch, the kernel is only compiled
+The backend is called as ever, on CPU tensors; where it launches a kernel, Triton only compiles it
 for the arguments that it is given.
 """
 
@@ -27,8 +27,11 @@ from mergesafe.ops.backends.base import MergeJob, RankJob
 from . import triton_modules
 from .helpers import BF16, DTYPES, F16
 
-MODULE = triton_modules.load(interpret=False)
-TRITON = MODULE.TritonBackend()
+MODULES = triton_modules.load(interpret=False)
+KERNELS = MODULES["triton_kernels"]
+TRITON = MODULES["triton"].TritonBackend()
+
+RUN = triton.JITFunction.run
 
 FUSED = re.compile(r"\bfma\.rn\.f")
 WIDE_LOAD = re.compile(r"\bld\.global[.\w:]*\.v4\.[bu]32")
@@ -56,9 +59,10 @@ class Device:
     def get_current_stream(self, device: int) -> int:
         return 0
 
-    def compile(self, kernel: Any, elements: int, share: int, *args: Any, **meta: Any) -> None:
-        meta["enable_fp_fusion"] = self.fusion
-        self.kernels.append(kernel.warmup(*args, **meta, grid=(1,)))
+    def compile(self, kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        """In place of JITFunction.run."""
+        options["enable_fp_fusion"] |= self.fusion
+        self.kernels.append(RUN(kernel, *args, grid=grid, warmup=True, **options))
 
     @property
     def ptx(self) -> list[str]:
@@ -70,7 +74,11 @@ def device_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Device]:
     def make(capability: int, fusion: bool = False) -> Device:
         device = Device(capability, fusion)
         monkeypatch.setattr(triton.runtime.driver, "_active", device)
-        monkeypatch.setattr(MODULE, "launch", device.compile)
+        monkeypatch.setattr(
+            triton.JITFunction,
+            "run",
+            lambda kernel, *args, **options: device.compile(kernel, *args, **options),
+        )
         return device
 
     return make
@@ -128,17 +136,6 @@ def test_the_check_for_contraction_can_fail(device_of) -> None:
     assert all(FUSED.search(ptx) for ptx in device.ptx)
 
 
-def test_launches_forbid_contraction() -> None:
-    given = {}
-
-    class Kernel:
-        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
-            return lambda *args, **meta: given.update(meta, grid=grid)
-
-    MODULE.launch(Kernel(), 1025, 1024, torch.empty(1))
-    assert given == {"enable_fp_fusion": False, "grid": (2,)}
-
-
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("random", [False, True])
 def test_bfloat16_is_read_and_written_16_bytes_at_a_time(
@@ -175,10 +172,10 @@ def test_values_do_not_compile_anew(device_of) -> None:
 def test_interpreting_leaves_no_trace() -> None:
     """Neither in the environment, nor for whoever imports the backend or defines a kernel next."""
     before = dict(os.environ), own_modules()
-    interpreted = triton_modules.load(interpret=True)
-    assert interpreted.kernels is not MODULE.kernels
-    assert not isinstance(interpreted.kernels.merge, triton.JITFunction)
-    assert isinstance(MODULE.kernels.merge, triton.JITFunction)
+    interpreted = triton_modules.load(interpret=True)["triton_kernels"]
+    assert interpreted is not KERNELS
+    assert not isinstance(interpreted.merge, triton.JITFunction)
+    assert isinstance(KERNELS.merge, triton.JITFunction)
     assert not triton.knobs.runtime.interpret
     assert (dict(os.environ), own_modules()) == before
 
