@@ -4,8 +4,8 @@ A program works on BLOCKS blocks at once, one row of sixteen elements of each at
 lanes of a block are sixteen threads, and each adds up its 256 elements from first to last. Terms
 beyond the last element are zeros and change no lane, because no lane is ever -0.
 
-``out`` [sums, ``blocks``] is the workspace: 8 bytes per sum and block (linf: 4). STEPS is 256,
-or less where no block is whole. Other arguments are those of
+``out`` [sums, ``blocks``] is the workspace: 8 bytes per sum and block (linf: 4). STEPS is 256, or
+less where no block is whole. Other arguments are those of
 :mod:`mergesafe.ops.backends.triton_kernels`.
 """
 
