@@ -176,6 +176,7 @@ cuda::MergeCall merge_call(uintptr_t weights, uintptr_t scales, int elect, bool 
 
 void bind_cuda(py::module_& m) {
   using cuda::JobList;
+  m.attr("max_experts") = cuda::kMaxExperts;
   using Free = py::call_guard<py::gil_scoped_release>;
   py::register_local_exception<cuda::Error>(m, "CudaError", PyExc_RuntimeError);
   py::class_<JobList>(m, "Jobs", py::module_local())
@@ -212,6 +213,9 @@ void bind_cuda(py::module_& m) {
         jobs.key = std::move(ranks);
         jobs.validate();
       });
+#if defined(MERGESAFE_EMULATE)
+  m.def("launches", &emulate::launches);
+#endif
   m.def("problem_of", &cuda::problem_of, Free());
   m.def(
       "run_nothing",

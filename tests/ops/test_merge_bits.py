@@ -146,7 +146,7 @@ def test_overflowing_coefficients_become_infinite_alike() -> None:
     arguments = {
         "base": tensors[0],
         "experts": tensors[1:],
-        "vectors": [Sparsify(rescale=1e300), Sparsify()],
+        "vectors": [Sparsify(rescale=1e300), Sparsify(random=True, threshold=1 << 31)],
         "weights": [1e300, -1e300],
         "elect": "none",
         "normalize": True,

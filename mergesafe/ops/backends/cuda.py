@@ -195,9 +195,15 @@ class CudaBackend:
         offsets: Sequence[int] | None = None,
     ) -> Any:
         """Flat lists: a tuple for every job would cost more than a small merge."""
+        count, most = len(inputs[0]), self._module.max_experts
+        if count > most:
+            raise BackendError(
+                f"backend 'native' was given {count} experts on CUDA; it takes at most {most}: use "
+                "backend='reference', or the CPU"
+            )
         flat = [x for tensors in inputs for x in tensors]
         return self._module.Jobs(
-            len(inputs[0]),
+            count,
             [x.data_ptr() for x in firsts],
             [DTYPES[x.dtype] for x in firsts],
             [x.data_ptr() for x in outs],
@@ -245,9 +251,7 @@ class CudaBackend:
         described = self._merge_jobs(jobs, [job.base for job in jobs])
         sums = 2 * len(jobs[0].experts)
         _, workspace = self._reduction(described, totals, len(jobs), sums)
-        self._call(
-            "norms", totals, described, NORMS[norm], workspace.data_ptr(), totals.data_ptr()
-        )
+        self._call("norms", totals, described, NORMS[norm], workspace.data_ptr(), totals.data_ptr())
 
     def _reduction(
         self, jobs: Any, like: torch.Tensor, count: int, sums: int
@@ -276,7 +280,9 @@ class CudaBackend:
 
 def _numbers(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     """float32 on the device of ``like``."""
-    return _sent(torch.tensor([float32(value) for value in values], dtype=torch.float32), like.device)
+    return _sent(
+        torch.tensor([float32(value) for value in values], dtype=torch.float32), like.device
+    )
 
 
 def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -74,8 +74,11 @@ class ReferenceBackend(OneByOne):
     ) -> torch.Tensor:
         real = arithmetic([base, *experts])
         b = base.to(real)
-        kept = sparsified(MergeJob(base, experts, vectors, offset), real)
-        weighted = [u * number(w, real) for u, w in zip(kept, weights, strict=True)]
+        job = MergeJob(base, experts, vectors, offset)
+        weighted = [
+            pick(mask, rescaled * number(w, real))
+            for (mask, rescaled), w in zip(sparsified(job, real), weights, strict=True)
+        ]
         if elect == "none":
             total = sum_in_order(weighted)
             divisor = torch.full_like(b, divisor_of(weights, normalize, float64=real is F64))
@@ -218,15 +221,15 @@ def delta_of(x: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     return (x.to(real) - base.to(real)).float()
 
 
-def sparsified(job: MergeJob, real: torch.dtype) -> list[torch.Tensor]:
-    """What survives of every task vector, rescaled."""
+def sparsified(job: MergeJob, real: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Which elements of every task vector survive, and the rescaled task vector."""
     b = job.base.to(real)
-    kept = []
+    found = []
     for x, vector in zip(job.experts, job.vectors, strict=True):
         delta = x.to(real) - b
         mask = keep_mask(vector, delta.float(), job.offset)
-        kept.append(pick(mask, delta * number(vector.rescale, real)))
-    return kept
+        found.append((mask, delta * number(vector.rescale, real)))
+    return found
 
 
 def agreement(parts: Sequence[torch.Tensor], elect: Elect) -> list[torch.Tensor]:
@@ -258,7 +261,7 @@ def merge_gradient(
 ) -> torch.Tensor:
     """One row of :meth:`ReferenceBackend.merge_gradients`."""
     real = arithmetic([job.base, *job.experts])
-    kept = sparsified(job, real)
+    kept = [pick(mask, rescaled) for mask, rescaled in sparsified(job, real)]
     share, last = grad.to(real), torch.zeros((), dtype=torch.float64, device=grad.device)
     if elect != "none":
         weighted = [u * number(w, real) for u, w in zip(kept, weights, strict=True)]

@@ -148,6 +148,12 @@ def rescaled(keep, delta, vector):
 
 
 @triton.jit
+def weighted(keep, delta, vector, weight):
+    """The same times a weight; what is dropped is +0 whatever the weight."""
+    return pick(keep, (delta * tl.load(vector + 5).to(tl.float32, bitcast=True)) * weight)
+
+
+@triton.jit
 def signs_agree(value, positive):
     """Whether values have the elected sign; an exact zero and a NaN never do."""
     return tl.where(positive, value > 0.0, value < 0.0)

@@ -17,10 +17,10 @@ from mergesafe.ops.backends.triton_elements import (
     load,
     magnitude_bits,
     random_masks,
-    rescaled,
     store,
     sum_of_weights,
     vector_at,
+    weighted,
 )
 
 
@@ -78,7 +78,7 @@ def merge(
             keep = random_masks(group + (start >> 6), vector, BLOCK)
         else:
             keep = in_window(delta, vector)
-        parts = parts + (rescaled(keep, delta, vector) * tl.load(own + i),)
+        parts = parts + (weighted(keep, delta, vector, tl.load(own + i)),)
     if ELECT == "none":
         total = 0.0
         for i in tl.static_range(COUNT):
