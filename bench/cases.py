@@ -46,9 +46,10 @@ class WrongAnswer(Exception):
 class Case:
     """One kernel on one kind of data.
 
-    ``call(backend, data)`` answers, in ``data.out`` where the kernel ``writes`` a tensor. ``beside``
-    names what is read beside the experts. ``pieces``: the elements are those of so many tensors.
-    ``fixed``: the number of elements, where it is the point of the case.
+    ``call(backend, data)`` answers, in ``data.out`` where the kernel ``writes`` a tensor.
+    ``beside`` names what is read beside the experts, ``passes`` how often all inputs are.
+    ``pieces``: the elements are those of so many tensors. ``fixed``: the number of elements, where
+    it is the point of the case.
     """
 
     name: str
@@ -118,7 +119,7 @@ def same_bits(answer: Any, expected: Any) -> bool:
         return bool(answer == expected)
     if answer.dtype != expected.dtype or answer.shape != expected.shape:
         return False
-    integers = INTEGERS[expected.dtype]
+    integers = INTEGERS.get(expected.dtype, expected.dtype)
     return torch.equal(answer.view(integers), expected.to(answer.device).view(integers))
 
 

@@ -77,13 +77,14 @@ def over_one_tensor(row: Row, rows: Sequence[Row]) -> float | None:
     return None if batch is None or one is None else batch / one
 
 
+TWICE = "x time to read twice and write once"
 GPU_SHARE = "share of the device copy rate"
 CPU_SHARE = "share of the triad"
 TARGETS = (
     Target("cuda", "weighted_sum[3xbf16]", GPU_SHARE, share, 0.9, True),
     Target("cuda", "merge_task_arithmetic[3xbf16]", GPU_SHARE, share, 0.9, True),
     Target("cuda", "merge_ties[3xbf16]", GPU_SHARE, share, 0.9, True),
-    Target("cuda", "ties_whole[3xbf16]", "x time to read twice and write once", multiple, 2.2, False),
+    Target("cuda", "ties_whole[3xbf16]", TWICE, multiple, 2.2, False),
     Target("cuda", "ties_whole[3xbf16]", "x faster than mergekit", over_mergekit, 25, True),
     Target(
         "cuda", "gradient_task_arithmetic[3xbf16]", "x time to read gradient and inputs once",
