@@ -42,8 +42,8 @@ def plan(python: str, out: Path) -> list[Step]:
             environment={"MERGESAFE_CUDA": "ON"},
         ),
         Step("tests", [python, "-m", "pytest", "-q", "-rs", "tests/ops", "tests/csrc"], 180),
-        sanitizer(python, "memcheck", 60),
-        sanitizer(python, "racecheck", 60),
+        sanitizer(python, "memcheck", 90),
+        sanitizer(python, "racecheck", 90),
         Step(
             "roofline",
             [python, "-m", "bench.roofline", "--device", "cuda", "--out", str(out),
@@ -68,7 +68,8 @@ def sanitizer(python: str, tool: str, limit_s: float) -> Step:
     """
     return Step(
         tool,
-        ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1",
+        # without API errors: torch asks for things that a driver may refuse, and copes
+        ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", "--report-api-errors", "no",
          python, "-m", "bench.sanitize", "--device", "cuda"],
         limit_s,
         missing=lambda: tool_missing("compute-sanitizer"),

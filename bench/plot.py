@@ -39,7 +39,7 @@ def plot_roofline(path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(9, 0.34 * len(labels) + 1.2))
     height = 0.8 / len(backends)
     for place, (backend, colour) in enumerate(zip(backends, (OURS, THEIRS), strict=False)):
-        own = [row for row in rows if row["backend"] == backend and row["share"]]
+        own = [row for row in rows if row["backend"] == backend and row.get("share")]
         ys = [labels.index(row["case"]) + (place - (len(backends) - 1) / 2) * height for row in own]
         axes.barh(
             ys, [100 * float(row["share"]) for row in own], height, color=colour, label=backend
@@ -47,7 +47,7 @@ def plot_roofline(path: Path) -> Path:
     axes.set_yticks(range(len(labels)), labels)
     axes.axvline(100, color=FLOOR, linewidth=1)
     axes.invert_yaxis()
-    limit = next((row["limit"] for row in rows if row["limit"]), "limit")
+    limit = next((row["limit"] for row in rows if row.get("limit")), "limit")
     axes.set_xlabel(f"% of the {limit} rate; {rows[0]['device']}")
     axes.legend()
     return _save(figure, path)

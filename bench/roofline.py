@@ -28,8 +28,6 @@ ROUNDS = {"cpu": 7, "cuda": 25}
 #: Peers differ by factors, so fewer rounds do; and some take many seconds a call.
 PEER_ROUNDS = 3
 BACKENDS = {"cpu": ("native",), "cuda": ("native", "triton")}
-#: What peers are checked on: enough elements for a share of 2 %, not many more than it takes.
-PEER_CHECKED = CHECKED
 
 HEAD = (
     f"{'kernel':<34} {'backend':<8} {'MB':>7} {'ms p20':>9} {'p50':>9} {'p80':>9} {'host ms':>8} "
@@ -117,9 +115,9 @@ class Bench:
                 run = peers.peer(name, case)
                 if run is None:
                     continue
-                data = case.data(PEER_CHECKED, self.device)
+                data = case.data(CHECKED, self.device)
                 peers.check(case, run, data, case.answer(get_backend("reference"), data.on("cpu")))
-                found[name] = self.time(rotated(run, sets), PEER_ROUNDS)[0].call
+                found[name] = self.time(rotated(run, sets), PEER_ROUNDS, self.limit)[0].call
             except peers.NoPeer as error:
                 self.note(f"{name}: {error}")
             except Exception as error:  # a peer that breaks costs its own column only

@@ -1,4 +1,4 @@
-"""Runs commands one after the other, each with a time limit and a log, whatever the last one did."""
+"""Runs commands in turn, each with a time limit and a log, whatever became of the one before."""
 
 from __future__ import annotations
 
@@ -48,7 +48,11 @@ class Outcome:
 
 
 def run_all(
-    steps: Iterable[Step], folder: Path, cwd: Path, total_s: float, say: Callable[[str], None] = print
+    steps: Iterable[Step],
+    folder: Path,
+    cwd: Path,
+    total_s: float,
+    say: Callable[[str], None] = print,
 ) -> list[Outcome]:
     """Every step in order, none beyond ``total_s`` seconds in all; logs go to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
