@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import steps, targets
-from bench.device import leave, why_no_gpu
+from bench.device import choose, leave, why_no_gpu
 from bench.ncu import METRICS, REFUSALS, parse
 from bench.steps import Outcome, Step
 
@@ -86,18 +86,22 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def about() -> dict[str, str]:
+    """The GPU, its software and the commit, whatever became of the steps."""
+    from bench.machine import commit, hardware
+
+    return {**hardware(choose("cuda")), "commit": commit()}
+
+
 def summarize(outcomes: Sequence[Outcome], out: Path) -> str:
     """Writes ``summary.json`` and returns what is printed last."""
     rows = rows_of(out / "roofline_cuda.csv")
     verdicts = targets.verdicts(rows, "cuda", BACKENDS)
     log = out / "ncu.log"
     counters = parse(log.read_text(errors="replace")) if log.exists() else []
-    about = {
-        key: rows[0][key] if rows else "unknown"
-        for key in ("device", "driver", "torch", "triton", "commit", "date")
-    }
+    machine = about()
     summary = {
-        "about": about,
+        "about": machine,
         "steps": [asdict(outcome) for outcome in outcomes],
         "targets": [
             {
@@ -118,7 +122,7 @@ def summarize(outcomes: Sequence[Outcome], out: Path) -> str:
     counted = [" ".join(f"{key} {value}" for key, value in row.items()) for row in counters]
     return "\n".join(
         [
-            ", ".join(f"{key} {value}" for key, value in about.items()),
+            ", ".join(f"{key} {value}" for key, value in machine.items() if value),
             *(f"ncu: {each}" for each in counted),
             *(verdict.text() for verdict in verdicts),
             *(steps.text(outcome) for outcome in outcomes),

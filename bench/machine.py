@@ -98,8 +98,8 @@ def describe() -> dict[str, str]:
     }
 
 
-def describe_device(device: torch.device) -> dict[str, str]:
-    """Columns of a row that was measured on ``device``."""
+def hardware(device: torch.device) -> dict[str, str]:
+    """The device, and the versions of what drives it and of the peers."""
     gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if gpu else _cpu(),
@@ -107,8 +107,12 @@ def describe_device(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "triton": _version("triton"),
         "mergekit": _version("mergekit"),
-        **describe(),
     }
+
+
+def describe_device(device: torch.device) -> dict[str, str]:
+    """Columns of a row that was measured on ``device``."""
+    return {**hardware(device), **describe()}
 
 
 def _version(package: str) -> str:

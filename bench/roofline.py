@@ -169,7 +169,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backends", help="comma-separated; all of the device")
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="comma-separated")
     parser.add_argument("--only", default="", help="cases whose label contains this")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV and the plot")
+    parser.add_argument("--out", type=Path, help="folder of the CSV and the plot; bench/results")
     return parser.parse_args()
 
 
@@ -201,8 +201,8 @@ def main() -> int:
                 rows.append(row)
                 print(line(row), flush=True)
     report(bench, rows, wanted)
-    if rows:
-        save(rows, kind, args.out)
+    if rows and (args.out or not args.only):  # some cases do not replace the results of all
+        save(rows, kind, args.out or RESULTS)
     wrong = [row for row in rows if row["status"] != "ok"]
     return 1 if wrong or missing or not rows else 0
 

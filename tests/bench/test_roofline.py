@@ -18,7 +18,6 @@ from bench.device import NoDevice, choose
 from bench.machine import DeviceCopy
 from bench.peers.plain import EXPRESSIONS
 from mergesafe.ops.backends.reference import ReferenceBackend
-from mergesafe.ops.backends.registry import get_backend
 
 CPU = torch.device("cpu")
 CASES = {case.label: case for case in cases()}
@@ -229,4 +228,3 @@ def test_timing_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_checked_size_straddles_blocks() -> None:
     assert CHECKED % 4096
     assert CHECKED % 16
-    get_backend("reference")
