@@ -1,10 +1,10 @@
-# Every target sets up what it needs in .venv; nothing is installed elsewhere.
+# Every target but gpu-check sets up what it needs in .venv; nothing is installed elsewhere.
 #
 #   make demo        the story on a real small model, about five minutes on two cores
 #   make test        what CI runs: lint, types, build, tests
 #   make bench       kernels and end-to-end merges against mergekit, minutes
 #   make docs        build the documentation strictly into site/
-#   make gpu-check   build, test and measure on a GPU
+#   make gpu-check   build, test and measure on a GPU, minutes; installs into PYTHON
 SHELL := /bin/bash
 PYTHON ?= python3
 # Pinned so that a new machine gets a known build; the package itself takes any torch >= 2.6.
@@ -70,13 +70,15 @@ wheel-check: $(VENV)/.package
 
 bench: $(VENV)/.bench-extra $(VENV)/.test-extra
 	$(BIN)/python -m bench.kernels
+	$(BIN)/python -m bench.roofline --device cpu
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m bench.bench_merge
 
 docs: $(VENV)/.docs-extra
 	$(BIN)/mkdocs build --strict
 
+# Offline, with PYTHON and the packages that it has: no .venv. Ends with status 3 without a GPU.
 gpu-check:
-	@echo "mergesafe has no GPU kernels yet: nothing to check."
+	$(PYTHON) -m bench.gpu_check
 
 format: $(VENV)/.test-extra
 	$(BIN)/ruff check --fix .

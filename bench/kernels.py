@@ -10,10 +10,11 @@ import argparse
 
 import torch
 
-from bench.cases import ELEMENTS, cases
+from bench.cases import CHECKED, ELEMENTS, cases
 from bench.machine import Triad, describe, threads_here
 from bench.plot import plot_kernels
 from bench.timing import measure, write_csv
+from mergesafe.ops.backends.registry import get_backend
 
 ROUNDS = 15
 
@@ -29,12 +30,14 @@ def main() -> None:
     about = describe()
     rows: list[dict[str, object]] = []
     yardstick = Triad(args.threads)
+    cpu, native = torch.device("cpu"), get_backend("native")
     print(f"{about['cpu']}, {args.threads} threads, {about['isa']}, load {about['load']}")
     for case in cases():
         if args.only not in case.name:
             continue
-        case.check()
-        timing, beside = measure([case.bind(args.elements), yardstick], args.rounds)
+        case.check(native, case.data(CHECKED, cpu))
+        call = case.bind(args.elements, native, cpu)
+        timing, beside = measure([call, yardstick], args.rounds)
         triad = yardstick.gbs(beside)
         moved = case.bytes_moved(args.elements)
         rate = moved / timing.p50 / 1e9
@@ -44,7 +47,8 @@ def main() -> None:
                 "kernel": case.name,
                 "experts": case.experts,
                 "dtype": case.dtype,
-                "elements": args.elements,
+                "pieces": case.pieces,
+                "elements": case.size(args.elements),
                 "threads": args.threads,
                 "p20_ms": round(timing.p20 * 1e3, 3),
                 "p50_ms": round(timing.p50 * 1e3, 3),

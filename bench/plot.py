@@ -31,6 +31,28 @@ def plot_kernels(path: Path) -> Path:
     return _save(figure, path)
 
 
+def plot_roofline(path: Path) -> Path:
+    """Share of the measured limit per kernel and backend; a wrong answer has no bar."""
+    rows = read(path)
+    backends = list(dict.fromkeys(row["backend"] for row in rows))
+    labels = list(dict.fromkeys(row["case"] for row in rows))
+    figure, axes = plt.subplots(figsize=(9, 0.34 * len(labels) + 1.2))
+    height = 0.8 / len(backends)
+    for place, (backend, colour) in enumerate(zip(backends, (OURS, THEIRS), strict=False)):
+        own = [row for row in rows if row["backend"] == backend and row.get("share")]
+        ys = [labels.index(row["case"]) + (place - (len(backends) - 1) / 2) * height for row in own]
+        axes.barh(
+            ys, [100 * float(row["share"]) for row in own], height, color=colour, label=backend
+        )
+    axes.set_yticks(range(len(labels)), labels)
+    axes.axvline(100, color=FLOOR, linewidth=1)
+    axes.invert_yaxis()
+    limit = next((row["limit"] for row in rows if row.get("limit")), "limit")
+    axes.set_xlabel(f"% of the {limit} rate; {rows[0]['device']}")
+    axes.legend()
+    return _save(figure, path)
+
+
 def plot_merges(path: Path) -> Path:
     """Wall time per method: mergekit, mergesafe, and the floor of reading and copying."""
     rows = read(path)

@@ -1,0 +1,205 @@
+"""``python -m bench.sanitize``: every kernel once or more on awkward sizes, for compute-sanitizer.
+
+Sizes straddle vectors, chunks and reduction blocks, tensors start off the 16-byte grid, and some
+values are NaN and infinite. Answers are compared with the reference on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench.cases import same_bits
+from bench.device import NoDevice, choose, leave
+from mergesafe.errors import BackendError
+from mergesafe.methods.spec import Sparsify
+from mergesafe.ops.backends.base import Backend, Elect, MergeJob, RankJob
+from mergesafe.ops.backends.registry import get_backend
+
+SIZES = (1, 15, 17, 1023, 4097, 65539)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+WEIGHTS = [0.5, -0.25, 0.75]
+MASKS = (
+    [Sparsify(lo=0x3F000000, rescale=1.5)] * 3,
+    [Sparsify(lo=0x3E000000, hi=0x3F800000)] * 3,
+    [Sparsify(random=True, key=7 + i, threshold=1 << 31) for i in range(3)],
+)
+ELECTIONS: tuple[Elect, ...] = ("none", "sum", "count")
+
+
+class Inputs:
+    """Three experts, a base and a gradient of one size, one element into their allocations."""
+
+    def __init__(self, n: int, dtype: torch.dtype, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+
+        def tensor() -> torch.Tensor:
+            made = torch.randn(n + 1, generator=generator)
+            made[n // 2 :: 997] = float("nan")
+            made[n // 3 :: 499] = float("inf")
+            return made.to(dtype)
+
+        self._made = [tensor() for _ in range(5)]
+        self.n, self.dtype = n, dtype
+        self._to("cpu")
+
+    def _to(self, device: str | torch.device) -> None:
+        moved = [x.to(device)[1:] for x in self._made]
+        self.grad, self.base, self.experts = moved[0], moved[1], moved[2:]
+
+    def on(self, device: str | torch.device) -> Inputs:
+        self._to(device)
+        return self
+
+    def out(self) -> torch.Tensor:
+        whole = torch.full((self.n + 1,), float("nan"), dtype=self.dtype, device=self.base.device)
+        return whole[1:]
+
+    @property
+    def job(self) -> MergeJob:
+        return MergeJob(self.base, self.experts, MASKS[0], 3)
+
+    def row(self, jobs: int) -> torch.Tensor:
+        return torch.tensor([WEIGHTS] * jobs, device=self.base.device)
+
+
+Call = Callable[[Backend, Inputs], Any]
+
+
+def weighted_sum(b: Backend, x: Inputs) -> Any:
+    return b.weighted_sum(x.experts, WEIGHTS, x.dtype, x.out())
+
+
+def merge_task_vectors(b: Backend, x: Inputs) -> Any:
+    return torch.stack(
+        [
+            b.merge_task_vectors(
+                x.base, x.experts, vectors, WEIGHTS, elect, elect == "sum", 0.9, 3, x.dtype, x.out()
+            )
+            for vectors in MASKS
+            for elect in ELECTIONS
+        ]
+    )
+
+
+def kth_magnitude(b: Backend, x: Inputs) -> Any:
+    return b.kth_magnitude(x.base, x.experts, ranks(x))
+
+
+def ranks(x: Inputs) -> list[tuple[int, int]]:
+    return [(i, k) for i in range(3) for k in (1, (x.n + 1) // 2, x.n)]
+
+
+def magnitude_histogram(b: Backend, x: Inputs) -> Any:
+    high = b.magnitude_histogram(x.base, x.experts, None)
+    low = b.magnitude_histogram(x.base, x.experts, high.argmax(1).tolist())
+    return torch.cat([high, low])
+
+
+def gram(b: Backend, x: Inputs) -> Any:
+    """The upper triangle, which is what counts."""
+    return torch.tensor(b.gram(x.experts, [0.0] * 9), dtype=torch.float64).view(3, 3).triu()
+
+
+def delta_norms(b: Backend, x: Inputs) -> Any:
+    rows = [
+        b.delta_norms(x.base, x.experts, MASKS[0], norm, [0.0] * 6, 3)
+        for norm in ("l1", "l2", "linf")
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def sum_jobs(b: Backend, x: Inputs) -> Any:
+    outs = [x.out(), x.out()]
+    b.sum_jobs([x.experts, x.experts], x.row(2), outs)
+    return torch.stack(outs)
+
+
+def merge_jobs(b: Backend, x: Inputs) -> Any:
+    outs = [x.out(), x.out()]
+    scales = torch.full((2,), 0.9, device=x.base.device)
+    b.merge_jobs([x.job, x.job], x.row(2), scales, "sum", True, outs)
+    return torch.stack(outs)
+
+
+def rank_jobs(b: Backend, x: Inputs) -> Any:
+    return b.rank_jobs([RankJob(x.base, x.experts, ranks(x))] * 2)
+
+
+def norm_jobs(b: Backend, x: Inputs) -> Any:
+    return torch.tensor(b.norm_jobs([x.job, x.job], "l2"), dtype=torch.float64)
+
+
+def inner_products(b: Backend, x: Inputs) -> Any:
+    return b.inner_products([x.grad, x.grad], [x.experts, x.experts])
+
+
+def merge_gradients(b: Backend, x: Inputs) -> Any:
+    jobs, grads = [x.job, x.job], [x.grad, x.grad]
+    return torch.stack([b.merge_gradients(grads, jobs, x.row(2), e, True) for e in ELECTIONS])
+
+
+#: One for every method of the Backend protocol.
+CALLS: tuple[Call, ...] = (
+    weighted_sum,
+    merge_task_vectors,
+    kth_magnitude,
+    magnitude_histogram,
+    gram,
+    delta_norms,
+    sum_jobs,
+    merge_jobs,
+    rank_jobs,
+    norm_jobs,
+    inner_products,
+    merge_gradients,
+)
+
+
+def canonical(answer: Any) -> Any:
+    """NaN of any bit pattern made one: in float64 sums it comes from the processor, not from us."""
+    if isinstance(answer, torch.Tensor) and answer.dtype is torch.float64:
+        return answer.masked_fill(answer.isnan(), float("nan"))
+    return answer
+
+
+def wrong(backend: Backend, device: torch.device, sizes: tuple[int, ...] = SIZES) -> list[str]:
+    """Calls whose answer differs from the reference's."""
+    reference = get_backend("reference")
+    found = []
+    for n in sizes:
+        for seed, dtype in enumerate(DTYPES):
+            inputs = Inputs(n, dtype, seed)
+            for call in CALLS:
+                expected = canonical(call(reference, inputs.on("cpu")))
+                answer = canonical(call(backend, inputs.on(device)))
+                if not same_bits(answer, expected):
+                    found.append(f"{call.__name__} of {n} {dtype} elements")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--backend", default="native")
+    args = parser.parse_args()
+    try:
+        device = choose(args.device)
+    except NoDevice as error:
+        leave(error)
+    try:
+        found = wrong(get_backend(args.backend, device), device)
+    except BackendError as error:
+        print(error)
+        return 1
+    for each in found:
+        print(f"differs from the reference: {each}")
+    print(f"{len(CALLS)} calls on {len(SIZES)} sizes and {len(DTYPES)} dtypes: {len(found)} wrong")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
