@@ -1,9 +1,14 @@
+from typing import Any
+
 Input = tuple[int, int, int]
 Output = tuple[int, int]
 Vector = tuple[Input, float, float, int, int, bool, int, int]
 
 cuda_compiled: bool
 compiler: str
+cuda_compiler: str
+#: The kernels on CUDA devices (see csrc/bindings.cpp), where they are compiled.
+cuda: Any
 histogram_bins: int
 low_bits: int
 
