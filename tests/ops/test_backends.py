@@ -20,41 +20,85 @@ from mergesafe.ops.numbers import divisor_of, float32
 
 from .helpers import ISAS
 
-NATIVE, REFERENCE = REGISTRY.entries
+NATIVE, TRITON, REFERENCE = REGISTRY.entries
+GPU = torch.cuda.is_available()
+no_gpu = pytest.mark.skipif(GPU, reason="needs a machine without a GPU")
+
+
+def broken(entry: Any, why: str) -> Any:
+    return replace(entry, problem=lambda device: why)
+
+
+def working(entry: Any, load: Any) -> Any:
+    return replace(entry, problem=lambda device: None, load=lambda device: load)
 
 
 def test_auto_takes_the_fastest_for_the_device() -> None:
     assert ops.get_backend().name == "native"
     assert ops.get_backend("auto", torch.device("cpu")).name == "native"
-    assert ops.get_backend("auto", "cuda:1").name == "reference"
     assert ops.get_backend("reference").name == "reference"
 
 
+def test_auto_on_a_gpu_takes_native_then_triton_then_the_reference() -> None:
+    native, triton = (working(NATIVE, "the CUDA kernels"), working(TRITON, "the Triton kernels"))
+    no_cuda, no_triton = broken(NATIVE, "no nvcc"), broken(TRITON, "no triton")
+    assert Registry((native, triton, REFERENCE)).get("auto", "cuda") == "the CUDA kernels"
+    assert Registry((no_cuda, triton, REFERENCE)).get("auto", "cuda") == "the Triton kernels"
+    assert Registry((no_cuda, no_triton, REFERENCE)).get("auto", "cuda").name == "reference"
+
+
 def test_auto_without_the_extension() -> None:
-    broken = replace(NATIVE, problem=lambda: "it was not built")
-    without = Registry((broken, REFERENCE))
+    without = Registry((broken(NATIVE, "it was not built"), REFERENCE))
     assert without.get("auto", "cpu").name == "reference"
-    with pytest.raises(BackendError, match="'native' is not available: it was not built; known"):
+    message = "'native' is not available for cpu tensors: it was not built; known"
+    with pytest.raises(BackendError, match=message):
         without.get("native", "cpu")
     row = without.describe()[0]
     assert (row.available, row.reason, row.details) == (False, "it was not built", {})
+    assert row.problems == {"cpu": "it was not built", "cuda": "it was not built"}
+
+
+def test_a_backend_may_work_on_some_devices() -> None:
+    half = replace(NATIVE, problem=lambda device: "no nvcc" if device == "cuda" else None)
+    registry = Registry((half, REFERENCE))
+    assert registry.get("native", "cpu").name == "native"
+    with pytest.raises(BackendError, match="'native' is not available for cuda tensors: no nvcc"):
+        registry.get("native", "cuda")
+    row = registry.describe()[0]
+    assert (row.available, row.reason) == (True, "")
+    assert row.problems == {"cpu": "", "cuda": "no nvcc"}
 
 
 def test_unknown_backends_and_devices() -> None:
     with pytest.raises(BackendError, match=r"unknown backend 'natve'.*did you mean 'native'"):
         ops.get_backend("natve")
-    with pytest.raises(BackendError, match="known backends: auto, native, reference"):
+    with pytest.raises(BackendError, match="known backends: auto, native, triton, reference"):
         ops.weighted_sum([torch.ones(1)], [1.0], backend="tpu")
-    with pytest.raises(BackendError, match="'native' serves cpu tensors, but these are on 'cuda'"):
-        ops.get_backend("native", "cuda")
+    with pytest.raises(BackendError, match="'triton' serves cuda tensors, but these are on 'cpu'"):
+        ops.weighted_sum([torch.ones(1)], [1.0], backend="triton")
     with pytest.raises(BackendError, match="no backend serves the device 'meta'"):
         ops.weighted_sum([torch.ones(1, device="meta")], [1.0])
 
 
+@no_gpu
+def test_without_a_gpu_backends_say_why() -> None:
+    for name in ("native", "triton"):
+        with pytest.raises(BackendError, match=f"'{name}' is not available for cuda tensors: "):
+            ops.get_backend(name, "cuda")
+    rows = {row.name: row for row in ops.describe_backends()}
+    assert "CUDA" in rows["native"].problems["cuda"]
+    assert not rows["triton"].available
+    assert rows["triton"].reason
+
+
 def test_describe_backends() -> None:
     rows = {row.name: row for row in ops.describe_backends()}
-    assert list(rows) == ["native", "reference"]
-    assert all(row.available and not row.reason and row.summary for row in rows.values())
+    assert list(rows) == ["native", "triton", "reference"]
+    assert all(row.summary for row in rows.values())
+    assert rows["native"].problems["cpu"] == ""
+    assert rows["native"].available
+    assert rows["reference"].problems == {"cpu": "", "cuda": ""}
+    assert rows["triton"].devices == ("cuda",)
     assert rows["native"].details["isa"] == _native.isa()
     assert rows["native"].details["available_isas"] == list(ISAS)
     assert rows["reference"].details["torch"] == torch.__version__
