@@ -40,6 +40,13 @@ def is_traced(*values: object) -> bool:
     return torch.compiler.is_compiling() or any(isinstance(x, torch.Tensor) for x in values)
 
 
+def are_numbers(weights: object, scale: object = 1.0) -> bool:
+    """Whether there is one row of plain numbers, outside of a compiler."""
+    if is_traced(weights, scale) or not isinstance(scale, (int, float)):
+        return False
+    return not (isinstance(weights, Sequence) and any(_is_row(row) for row in weights))
+
+
 def weights_of(value: object, count: int) -> torch.Tensor:
     """float64 [count] or [rows, count]."""
     if isinstance(value, torch.Tensor):

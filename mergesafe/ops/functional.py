@@ -9,19 +9,22 @@ import torch
 from mergesafe.methods.sparsify import Rescale, Sparsifier
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops import arguments
+from mergesafe.ops.arguments import Operands
 from mergesafe.ops.backends.base import Elect
 from mergesafe.ops.backends.registry import get_backend
-from mergesafe.ops.batch import merge_checked, sum_checked
+from mergesafe.ops.batch import ELECTS, merge_checked, sum_checked
 from mergesafe.ops.coefficients import (
     Numbers,
     Scales,
+    are_numbers,
     is_traced,
     row_blocks,
     rows,
     scale_of,
     weights_of,
 )
-from mergesafe.ops.masks import GAMMA, find_all, mask_choice, mask_options
+from mergesafe.ops.jobs import named_memory_errors
+from mergesafe.ops.masks import GAMMA, MaskOptions, find_all, mask_choice, mask_options
 from mergesafe.ops.statistics import full_matrix
 
 #: Elements per piece where float32 copies are made: bounds the extra memory. A multiple of the
@@ -120,6 +123,10 @@ def merge_task_vectors(
         seed=seed,
         name=name,
     )
+    if block_rows is None and are_numbers(weights, scale):
+        return _merge_numbers(
+            checked, choice, name, weights, scale, elect, normalize, out_dtype, backend
+        )
     numbers, factors = weights_of(weights, len(experts)), scale_of(scale)
     layout = row_blocks(checked.shape, block_rows, numbers, factors)
     [merged] = merge_checked(
@@ -136,6 +143,35 @@ def merge_task_vectors(
         traced=is_traced(weights, scale),
     )
     return merged
+
+
+def _merge_numbers(
+    checked: Operands,
+    masks: MaskOptions | list[list[Sparsify]],
+    name: str,
+    weights: object,
+    scale: object,
+    elect: Elect,
+    normalize: bool,
+    out_dtype: torch.dtype | None,
+    backend: str,
+) -> torch.Tensor:
+    """One tensor and one row of numbers: without tensors of coefficients, which cost more than a
+    small merge.
+    """
+    base, *experts = checked.tensors
+    lambdas = arguments.coefficients("weights", weights, len(experts))
+    factor = arguments.number("scale", scale)
+    arguments.choice("elect", elect, ELECTS)
+    dtype = arguments.dtype_or(out_dtype, checked.dtype, backend)
+    runner = get_backend(backend, checked.device)
+    if isinstance(masks, MaskOptions):
+        masks = find_all(masks, [base], [experts], [name], runner)
+    with named_memory_errors([checked.tensors], dtype):
+        out = runner.merge_task_vectors(
+            base, experts, masks[0], lambdas, elect, bool(normalize), factor, 0, dtype
+        )
+    return out.view(checked.shape)
 
 
 def weighted_sum(
@@ -163,6 +199,12 @@ def weighted_sum(
     """
     named = arguments.constants(arguments.listed("tensors", tensors))
     checked = arguments.operands(named, backend)
+    if block_rows is None and are_numbers(weights):
+        dtype = arguments.dtype_or(out_dtype, checked.dtype, backend)
+        factors = arguments.coefficients("weights", weights, len(named))
+        runner = get_backend(backend, checked.device)
+        with named_memory_errors([checked.tensors], dtype):
+            return runner.weighted_sum(checked.tensors, factors, dtype).view(checked.shape)
     numbers = weights_of(weights, len(named))
     layout = row_blocks(checked.shape, block_rows, numbers)
     each = rows("weights", numbers, 1, layout, checked.device)

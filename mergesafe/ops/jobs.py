@@ -37,7 +37,7 @@ def sum_jobs(
     """The weighted sum of every job, one output per tensor."""
     groups = grouped(inputs, weights.shape[1])
     runner = get_backend(backend, inputs[0].device)
-    with _named_memory_errors(groups, out_dtype):
+    with named_memory_errors(groups, out_dtype):
         outs = empty_outputs(groups, out_dtype)
         runner.sum_jobs(
             [[cut(x, run) for x in groups[run[0]]] for run in runs(layout)],
@@ -75,7 +75,7 @@ def merge_jobs(
     """The merge of every job, one output per tensor."""
     groups = [[b, *xs] for b, xs in zip(bases, grouped(experts, weights.shape[1]), strict=True)]
     runner = get_backend(backend, bases[0].device)
-    with _named_memory_errors(groups, out_dtype):
+    with named_memory_errors(groups, out_dtype):
         outs = empty_outputs(groups, out_dtype)
         runner.merge_jobs(
             [job_at(run, groups, masks) for run in runs(layout)],
@@ -186,7 +186,8 @@ def _live(grads: Sequence[torch.Tensor | None], layout: Layout) -> _Live:
 
 
 @contextmanager
-def _named_memory_errors(groups: Groups, out_dtype: torch.dtype | None) -> Iterator[None]:
+def named_memory_errors(groups: Groups, out_dtype: torch.dtype | None) -> Iterator[None]:
+    """Says what the outputs of these groups take, where a device runs out of memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
