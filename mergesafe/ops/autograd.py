@@ -18,9 +18,12 @@ from mergesafe.ops import jobs
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.coefficients import Layout
 from mergesafe.ops.masks import MaskOptions, decode, encode, find_all
+from mergesafe.ops.memory import named_memory_errors
 
 Tensor = torch.Tensor
 Grads = list[Tensor | None]
+
+IN_BACKWARD = "in the backward pass of a merge"
 
 
 def _check_finite(name: str, values: Tensor) -> None:
@@ -63,7 +66,8 @@ def _(inputs: list[Tensor], weights: Tensor, *rest: Any) -> list[Tensor]:
 def weighted_sum_backward(
     grads: Grads, inputs: list[Tensor], owners: list[int], sizes: list[int], backend: str
 ) -> Tensor:
-    return jobs.sum_gradients(grads, inputs, Layout(owners, sizes), backend)
+    with named_memory_errors(inputs[0].device, lambda: IN_BACKWARD):
+        return jobs.sum_gradients(grads, inputs, Layout(owners, sizes), backend)
 
 
 @weighted_sum_backward.register_fake
@@ -151,9 +155,10 @@ def merge_task_vectors_backward(
 ) -> Tensor:
     layout = Layout(owners, sizes)
     vectors = decode(masks)
-    return jobs.merge_gradients(
-        grads, bases, experts, weights, scales, vectors, layout, elect, normalize, backend
-    )
+    with named_memory_errors(bases[0].device, lambda: IN_BACKWARD):
+        return jobs.merge_gradients(
+            grads, bases, experts, weights, scales, vectors, layout, elect, normalize, backend
+        )
 
 
 @merge_task_vectors_backward.register_fake

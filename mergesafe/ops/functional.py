@@ -23,8 +23,9 @@ from mergesafe.ops.coefficients import (
     scale_of,
     weights_of,
 )
-from mergesafe.ops.jobs import named_memory_errors
+from mergesafe.ops.jobs import needs
 from mergesafe.ops.masks import GAMMA, MaskOptions, find_all, mask_choice, mask_options
+from mergesafe.ops.memory import named_memory_errors
 from mergesafe.ops.statistics import full_matrix
 
 #: Elements per piece where float32 copies are made: bounds the extra memory. A multiple of the
@@ -167,7 +168,7 @@ def _merge_numbers(
     runner = get_backend(backend, checked.device)
     if isinstance(masks, MaskOptions):
         masks = find_all(masks, [base], [experts], [name], runner)
-    with named_memory_errors([checked.tensors], dtype):
+    with named_memory_errors(checked.device, lambda: needs([checked.tensors], dtype)):
         out = runner.merge_task_vectors(
             base, experts, masks[0], lambdas, elect, bool(normalize), factor, 0, dtype
         )
@@ -203,7 +204,7 @@ def weighted_sum(
         dtype = arguments.dtype_or(out_dtype, checked.dtype, backend)
         factors = arguments.coefficients("weights", weights, len(named))
         runner = get_backend(backend, checked.device)
-        with named_memory_errors([checked.tensors], dtype):
+        with named_memory_errors(checked.device, lambda: needs([checked.tensors], dtype)):
             return runner.weighted_sum(checked.tensors, factors, dtype).view(checked.shape)
     numbers = weights_of(weights, len(named))
     layout = row_blocks(checked.shape, block_rows, numbers)

@@ -7,19 +7,18 @@ and so on. Weights [jobs, N] and scales [jobs] are float64 tensors on any device
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeAlias
 
 import torch
 
-from mergesafe.errors import DeviceMemoryError
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.base import Elect, MergeJob
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.coefficients import Layout
 from mergesafe.ops.gradients import finish
+from mergesafe.ops.memory import named_memory_errors
 
 Tensors: TypeAlias = Sequence[torch.Tensor]
 Groups: TypeAlias = Sequence[Tensors]
@@ -37,7 +36,7 @@ def sum_jobs(
     """The weighted sum of every job, one output per tensor."""
     groups = grouped(inputs, weights.shape[1])
     runner = get_backend(backend, inputs[0].device)
-    with named_memory_errors(groups, out_dtype):
+    with named_memory_errors(inputs[0].device, lambda: needs(groups, out_dtype)):
         outs = empty_outputs(groups, out_dtype)
         runner.sum_jobs(
             [[cut(x, run) for x in groups[run[0]]] for run in runs(layout)],
@@ -75,7 +74,7 @@ def merge_jobs(
     """The merge of every job, one output per tensor."""
     groups = [[b, *xs] for b, xs in zip(bases, grouped(experts, weights.shape[1]), strict=True)]
     runner = get_backend(backend, bases[0].device)
-    with named_memory_errors(groups, out_dtype):
+    with named_memory_errors(bases[0].device, lambda: needs(groups, out_dtype)):
         outs = empty_outputs(groups, out_dtype)
         runner.merge_jobs(
             [job_at(run, groups, masks) for run in runs(layout)],
@@ -145,6 +144,12 @@ def empty_outputs(groups: Groups, out_dtype: torch.dtype | None) -> list[torch.T
     return [group[0].new_empty(group[0].shape, dtype=_dtype(group, out_dtype)) for group in groups]
 
 
+def needs(groups: Groups, out_dtype: torch.dtype | None) -> str:
+    """The bytes of the outputs of these groups, for messages."""
+    size = sum(group[0].numel() * _dtype(group, out_dtype).itemsize for group in groups)
+    return f"in a merge of {len(groups)} tensors whose output takes {size:,} bytes"
+
+
 def _dtype(group: Tensors, out_dtype: torch.dtype | None) -> torch.dtype:
     return out_dtype or reduce(torch.promote_types, [x.dtype for x in group])
 
@@ -183,17 +188,3 @@ def _live(grads: Sequence[torch.Tensor | None], layout: Layout) -> _Live:
     live = [(j, run) for j, run in enumerate(runs(layout)) if run[0] in flat]
     pieces = [cut(flat[run[0]], run) for _, run in live]
     return _Live(layout.count, [j for j, _ in live], [run for _, run in live], pieces)
-
-
-@contextmanager
-def named_memory_errors(groups: Groups, out_dtype: torch.dtype | None) -> Iterator[None]:
-    """Says what the outputs of these groups take, where a device runs out of memory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        needed = sum(group[0].numel() * _dtype(group, out_dtype).itemsize for group in groups)
-        raise DeviceMemoryError(
-            f"{groups[0][0].device} ran out of memory in a merge whose output takes {needed:,} "
-            f"bytes for {len(groups)} tensors; merge fewer tensors in one call, ask for a "
-            "narrower out_dtype, or free what else lies there"
-        ) from error

@@ -15,6 +15,7 @@ from mergesafe.methods.sparsify import Rescale, Sparsifier, rescale_rule, sparsi
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops import arguments
 from mergesafe.ops.backends.base import Backend
+from mergesafe.ops.memory import named_memory_errors
 from mergesafe.ops.statistics import drive_many
 
 KINDS: Final[tuple[str, ...]] = get_args(Sparsifier)
@@ -70,7 +71,9 @@ def find_all(
         )
         for base, name in zip(bases, names, strict=True)
     ]
-    return drive_many(steps, backend, bases, experts)
+    doing = f"while the thresholds and norms of {len(bases)} tensors were sought"
+    with named_memory_errors(bases[0].device, lambda: doing):
+        return drive_many(steps, backend, bases, experts)
 
 
 def mask_choice(

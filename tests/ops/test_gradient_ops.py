@@ -109,6 +109,19 @@ def test_compiled_batches(compiler: str) -> None:
     _compiled_equals_eager(both, compiler)
 
 
+def test_other_masks_compile_again() -> None:
+    base, experts = models(30, 40)
+    masks = [masks_of(base, experts, kind, "reference") for kind in MASKS]
+
+    def merged(weights: torch.Tensor, masks: list[Sparsify]) -> torch.Tensor:
+        return ops.merge_task_vectors(base, experts, weights, sparsify=masks) + 1
+
+    compiled = torch.compile(merged, fullgraph=True, backend="aot_eager")
+    weights = torch.tensor([0.5, -0.25, 0.75])
+    for each in masks:
+        assert_same_bits(compiled(weights, each), merged(weights, each))
+
+
 def test_compiled_numbers_are_traced_too() -> None:
     base, experts = models(30, 40)
 
