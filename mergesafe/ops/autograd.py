@@ -29,8 +29,9 @@ IN_BACKWARD = "in the backward pass of a merge"
 def _check_finite(name: str, values: Tensor) -> None:
     """Values on another device than the CPU are not read, which would wait for the device."""
     if values.device.type == "cpu" and not values.isfinite().all():
-        first = values[~values.isfinite()][0]
-        raise ArgumentError(f"{name} must be finite, got {float(first)} in {values.tolist()}")
+        bad = ~values.isfinite()
+        row = int(bad.nonzero()[0, 0])
+        raise ArgumentError(f"{name} must be finite, got {float(values[bad][0])} in row {row}")
 
 
 @custom_op(
@@ -47,6 +48,7 @@ def weighted_sum(
     out_dtype: torch.dtype | None,
     backend: str,
 ) -> list[Tensor]:
+    """See :func:`mergesafe.ops.jobs.sum_jobs`."""
     _check_finite("weights", weights)
     return jobs.sum_jobs(inputs, weights, Layout(owners, sizes), out_dtype, backend)
 
@@ -66,6 +68,7 @@ def _(inputs: list[Tensor], weights: Tensor, *rest: Any) -> list[Tensor]:
 def weighted_sum_backward(
     grads: Grads, inputs: list[Tensor], owners: list[int], sizes: list[int], backend: str
 ) -> Tensor:
+    """See :func:`mergesafe.ops.jobs.sum_gradients`."""
     with named_memory_errors(inputs[0].device, lambda: IN_BACKWARD):
         return jobs.sum_gradients(grads, inputs, Layout(owners, sizes), backend)
 
@@ -116,6 +119,7 @@ def merge_task_vectors(
     out_dtype: torch.dtype | None,
     backend: str,
 ) -> list[Tensor]:
+    """See :func:`mergesafe.ops.jobs.merge_jobs`; masks as :func:`encode` writes them."""
     _check_finite("weights", weights)
     _check_finite("scale", scales)
     layout = Layout(owners, sizes)
@@ -153,6 +157,7 @@ def merge_task_vectors_backward(
     normalize: bool,
     backend: str,
 ) -> Tensor:
+    """See :func:`mergesafe.ops.jobs.merge_gradients`."""
     layout = Layout(owners, sizes)
     vectors = decode(masks)
     with named_memory_errors(bases[0].device, lambda: IN_BACKWARD):

@@ -57,8 +57,8 @@ def weights_of(value: object, count: int) -> torch.Tensor:
             )
         return _float64("weights", value)
     if isinstance(value, Sequence) and any(_is_row(row) for row in value):
-        rows = [arguments.coefficients(f"weights[{r}]", row, count) for r, row in enumerate(value)]
-        return torch.tensor(rows, dtype=torch.float64)
+        table = [arguments.coefficients(f"weights[{r}]", row, count) for r, row in enumerate(value)]
+        return torch.tensor(table, dtype=torch.float64)
     return torch.tensor(arguments.coefficients("weights", value, count), dtype=torch.float64)
 
 

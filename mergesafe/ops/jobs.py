@@ -107,8 +107,8 @@ def merge_gradients(
     live = _live(grads, layout)
     used = live.chosen(_values(weights, [*bases, *experts]))
     factors = live.chosen(_values(scales, [*bases, *experts]))
-    where = [job_at(run, groups, masks) for run in live.runs]
-    sums = runner.merge_gradients(live.grads, where, used, elect, normalize)
+    merges = [job_at(run, groups, masks) for run in live.runs]
+    sums = runner.merge_gradients(live.grads, merges, used, elect, normalize)
     of_weights, of_scales = finish(sums, used, factors, elect, normalize)
     return live.spread(torch.cat([of_weights, of_scales.unsqueeze(1)], dim=1))
 

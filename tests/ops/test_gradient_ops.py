@@ -134,8 +134,12 @@ def test_compiled_numbers_are_traced_too() -> None:
 
 def test_values_are_checked_where_the_graph_runs() -> None:
     base, experts = models(3, 4)
+    rows = torch.tensor([[0.5, 0.5, 0.5]] * 3)
+    rows[2, 1] = -float("inf")
+    with pytest.raises(ArgumentError, match="weights must be finite, got -inf in row 2"):
+        ops.merge_task_vectors(base, experts, rows)
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(ArgumentError, match="weights must be finite, got"):
+        with pytest.raises(ArgumentError, match=f"weights must be finite, got {bad} in row 0"):
             ops.merge_task_vectors(base, experts, torch.tensor([0.5, bad, 0.75]))
         with pytest.raises(ArgumentError, match="weights must be finite, got"):
             ops.weighted_sum(experts, torch.tensor([0.5, bad, 0.75]))
