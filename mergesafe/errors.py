@@ -44,6 +44,10 @@ class BackendError(MergesafeError):
     """A forced backend, device or instruction set is unknown or not available here."""
 
 
+class DeviceMemoryError(MergesafeError):
+    """A device ran out of memory; the message says what the output needed."""
+
+
 class ArgumentError(MergesafeError, ValueError):
     """An argument of a public function or a command-line option has an invalid value."""
 

@@ -38,18 +38,19 @@ def run(
     per input where the method takes one per model. ``lambda``, a Python keyword, may be written
     ``lambda_``. ``name`` and ``seed`` choose the random masks of DARE. ``out_dtype`` defaults to
     the common type of all tensors. Raises ArgumentError for a bad argument and BackendError for a
-    backend that is not available or a coefficient that requires grad.
+    backend that is not available or a coefficient that requires grad: methods take numbers, and
+    :func:`mergesafe.ops.merge_task_vectors` gives gradients.
     """
     if isinstance(method, str):
         method = get_method(method)
     named = arguments.listed("experts" if method.base == "required" else "tensors", inputs)
     _check_count(method, len(named), base)
-    checked = arguments.operands(named if base is None else [("base", base), *named])
+    checked = arguments.operands(named if base is None else [("base", base), *named], backend)
     tensors = checked.tensors if base is None else checked.tensors[1:]
     flat_base = None if base is None else checked.tensors[0]
     settings = settings_of(method, len(tensors), parameters)
     runner = get_backend(backend, checked.device)
-    dtype = arguments.dtype_or(out_dtype, checked.dtype)
+    dtype = arguments.dtype_or(out_dtype, checked.dtype, backend)
     context = TensorContext(name, tuple(checked.shape), checked.numel, len(tensors), seed)
     how = drive(method.merge(context, settings), runner, flat_base, tensors)
     return combine(how, runner, flat_base, tensors, dtype).view(checked.shape)

@@ -14,13 +14,17 @@ from mergesafe.errors import ArgumentError, BackendError, did_you_mean
 
 #: dtypes that can be merged -> how messages call them.
 DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
+#: Inputs only: bfloat16 holds every value of these.
+EIGHT_BIT = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
+#: The one backend that computes in float64.
+FLOAT64_BACKEND = "reference"
 
 Coefficients: TypeAlias = float | Sequence[float] | torch.Tensor
 
 
 @dataclass(frozen=True)
 class Operands:
-    """Checked tensors: flat, contiguous, detached, of one shape and device."""
+    """Checked tensors: flat, contiguous, detached, of one shape and device, none of eight bits."""
 
     tensors: list[torch.Tensor]
     shape: torch.Size
@@ -33,9 +37,12 @@ class Operands:
         return self.shape.numel()
 
 
-def operands(named: Iterable[tuple[str, object]]) -> Operands:
-    """Checks (name, tensor) pairs; the first sets the shape and device that all must have."""
-    pairs = [(name, _tensor(name, value)) for name, value in named]
+def operands(named: Iterable[tuple[str, object]], backend: str = "auto") -> Operands:
+    """Checks (name, tensor) pairs; the first sets the shape and device that all must have.
+
+    Eight-bit floats become bfloat16, which is exact. float64 is taken where the backend is.
+    """
+    pairs = [(name, _tensor(name, value, backend)) for name, value in named]
     first_name, first = pairs[0]
     for name, tensor in pairs:
         if tensor.shape != first.shape:
@@ -48,20 +55,44 @@ def operands(named: Iterable[tuple[str, object]]) -> Operands:
                 f"{name} is on {tensor.device}, but {first_name} is on {first.device}; move all "
                 "tensors of a merge to one device"
             )
-    tensors = [tensor for _, tensor in pairs]
-    dtype = reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
-    flat = [tensor.detach().resolve_neg().contiguous().view(-1) for tensor in tensors]
+    flat = [_flat(tensor) for _, tensor in pairs]
+    dtype = reduce(torch.promote_types, [tensor.dtype for tensor in flat])
     return Operands(flat, first.shape, first.device, dtype)
 
 
-def _tensor(name: str, value: object) -> torch.Tensor:
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    wide = tensor.to(torch.bfloat16) if tensor.dtype in EIGHT_BIT else tensor
+    return wide.detach().resolve_neg().contiguous().view(-1)
+
+
+def _tensor(name: str, value: object, backend: str) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         raise ArgumentError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if value.dtype not in DTYPES:
-        raise ArgumentError(f"{name} has dtype {value.dtype}; expected {_one_of(DTYPES.values())}")
+    if not (value.dtype in DTYPES or value.dtype in EIGHT_BIT or _is_float64(value.dtype, backend)):
+        raise ArgumentError(
+            f"{name} has dtype {value.dtype}; expected {_one_of(DTYPES.values())} (or "
+            f"{_one_of(EIGHT_BIT.values())}, which become bfloat16; float64 with "
+            f"backend='{FLOAT64_BACKEND}' alone)"
+        )
     if value.layout != torch.strided:
         raise ArgumentError(f"{name} has layout {value.layout}; expected a dense tensor")
     return value
+
+
+def _is_float64(dtype: torch.dtype, backend: str) -> bool:
+    return dtype is torch.float64 and backend == FLOAT64_BACKEND
+
+
+def constants(named: Iterable[tuple[str, object]]) -> list[tuple[str, object]]:
+    """The pairs, none of which may ask for a gradient."""
+    pairs = list(named)
+    for name, value in pairs:
+        if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+            raise ArgumentError(
+                f"{name} requires grad, but merges give gradients for weights and scale alone; "
+                f"pass {name}.detach(), or merge under torch.no_grad()"
+            )
+    return pairs
 
 
 def listed(name: str, value: object) -> list[tuple[str, object]]:
@@ -82,8 +113,9 @@ def coefficients(name: str, value: object, count: int, *, broadcast: bool = Fals
     if isinstance(value, torch.Tensor):
         if value.requires_grad and torch.is_grad_enabled():
             raise BackendError(
-                f"{name} requires grad, but merge operations do not compute gradients yet; pass "
-                f"{name}.detach() to merge without them"
+                f"{name} requires grad, but is taken as plain numbers here; pass {name}.detach(), "
+                "or get gradients from mergesafe.ops.merge_task_vectors or weighted_sum, with all "
+                "weights in one tensor"
             )
         if value.ndim > 1 or (value.ndim == 0 and not broadcast):
             raise ArgumentError(
@@ -123,12 +155,18 @@ def choice(name: str, value: object, known: Sequence[str]) -> str:
     raise ArgumentError(f"{name} is {value!r}; expected {_one_of(known)}{hint}")
 
 
-def dtype_or(value: torch.dtype | None, default: torch.dtype) -> torch.dtype:
+def dtype_or(value: torch.dtype | None, default: torch.dtype, backend: str = "auto") -> torch.dtype:
     """The dtype asked for, or the default for None."""
-    if value is None:
-        return default
-    if value not in DTYPES:
-        raise ArgumentError(f"out_dtype is {value}; expected {_one_of(DTYPES.values())}")
+    return default if value is None else out_dtype(value, backend)
+
+
+def out_dtype(value: torch.dtype, backend: str) -> torch.dtype:
+    """A dtype that results may have."""
+    if value not in DTYPES and not _is_float64(value, backend):
+        raise ArgumentError(
+            f"out_dtype is {value}; expected {_one_of(DTYPES.values())} (float64 with "
+            f"backend='{FLOAT64_BACKEND}' alone)"
+        )
     return value
 
 

@@ -121,16 +121,87 @@ def test_weights_may_be_a_tensor() -> None:
         )
 
 
-def test_weights_that_require_grad_are_refused() -> None:
+def test_numbers_that_require_grad_are_refused() -> None:
+    """In a list, or where only plain numbers are taken: their gradient would be lost silently."""
     x = torch.ones(3)
-    weights = torch.tensor([1.0], requires_grad=True)
-    with pytest.raises(BackendError, match=r"weights requires grad.*weights\.detach\(\)"):
-        ops.weighted_sum([x], weights)
-    with pytest.raises(BackendError, match="requires grad"):
-        ops.merge_task_vectors(x, [x], weights)
+    number = torch.tensor(1.0, requires_grad=True)
+    message = (
+        r"weights\[0\] requires grad, but is taken as plain numbers here; pass weights\[0\]\.det"
+    )
+    with pytest.raises(BackendError, match=message):
+        ops.weighted_sum([x], [number])
+    with pytest.raises(BackendError, match="density requires grad"):
+        ops.merge_task_vectors(x, [x], [1.0], sparsify="random", density=number)
     with torch.no_grad():
-        assert ops.weighted_sum([x], weights).tolist() == [1.0] * 3
-    assert ops.weighted_sum([x], weights.detach()).tolist() == [1.0] * 3
+        assert ops.weighted_sum([x], [number]).tolist() == [1.0] * 3
+    assert ops.weighted_sum([x], [number.detach()]).tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_eight_bit_floats_are_exact_in_bfloat16(dtype: torch.dtype, backend: str) -> None:
+    """All 256 patterns against the format's definition: bits of exponent, mantissa and bias."""
+    exponent_bits, bias = (4, 7) if dtype is torch.float8_e4m3fn else (5, 15)
+    mantissa_bits = 7 - exponent_bits
+    expected = []
+    for pattern in range(256):
+        sign = -1.0 if pattern & 0x80 else 1.0
+        exponent = pattern >> mantissa_bits & ((1 << exponent_bits) - 1)
+        mantissa = pattern & ((1 << mantissa_bits) - 1)
+        if dtype is torch.float8_e4m3fn and pattern & 0x7F == 0x7F:
+            value = math.nan
+        elif dtype is torch.float8_e5m2 and exponent == 31:
+            value = math.nan if mantissa else sign * math.inf
+        else:
+            fraction = mantissa / (1 << mantissa_bits) + (exponent > 0)
+            value = sign * math.ldexp(fraction, max(exponent, 1) - bias)
+        expected.append(value)
+    x = torch.arange(256).to(torch.uint8).view(dtype)
+    copy = ops.weighted_sum([x], [1.0], backend=backend)
+    assert_same_bits(copy.float(), torch.tensor(expected, dtype=F32))
+    assert copy.dtype is BF16
+
+
+def test_eight_bit_floats_merge_with_the_others() -> None:
+    base = ordinary(600, F32, 1).view(20, 30)
+    narrow = [base.to(torch.float8_e4m3fn), base.to(torch.float8_e5m2).t().contiguous().t()]
+    for out, other in ((BF16, BF16), (F32, F16), (F32, F32)):
+        wide = [x.to(BF16) for x in narrow]
+        options = {"sparsify": "magnitude", "density": 0.5}
+        merged = _both(ops.merge_task_vectors, base.to(other), narrow, [0.5, 0.5], **options)
+        expected = ops.merge_task_vectors(base.to(other), wide, [0.5, 0.5], **options)
+        assert_same_bits(merged, expected)
+        assert merged.dtype is out
+    assert torch.equal(_both(ops.gram, narrow), ops.gram([x.to(BF16) for x in narrow]))
+    assert_same_bits(
+        _both(ops.kth_magnitude, base, narrow, 7),
+        ops.kth_magnitude(base, [x.to(BF16) for x in narrow], 7),
+    )
+
+
+def test_float64_is_for_the_reference_alone() -> None:
+    x = ordinary(600, torch.float64, 1)
+    options = {"sparsify": "magnitude", "density": 0.5, "rescale": "l2"}
+    merged = ops.merge_task_vectors(x, [2 * x], [0.3], **options, backend="reference")
+    assert merged.dtype is torch.float64
+    kept = merged != x
+    assert int(kept.sum()) == 300
+    norms = x.norm() / x[kept].norm()
+    # deltas and norms are those of float32 values, so that the factor has a few of their roundings
+    torch.testing.assert_close(merged[kept], x[kept] * (1 + 0.3 * norms), rtol=1e-6, atol=0)
+    assert ops.weighted_sum([x], [0.5], backend="reference", out_dtype=BF16).dtype is BF16
+    for backend in ("auto", "native"):
+        for call in (
+            lambda b: ops.weighted_sum([x], [0.5], backend=b),
+            lambda b: ops.gram([x], backend=b),
+            lambda b: ops.kth_magnitude(x, [x], 1, backend=b),
+            lambda b: ops.find_masks(x, [x], sparsify="random", density=0.5, backend=b),
+        ):
+            with pytest.raises(
+                ArgumentError,
+                match=r"torch.float64; .*float64 with backend='reference' alone",
+            ):
+                call(backend)
 
 
 def test_masks_depend_on_seed_name_and_expert_alone() -> None:
