@@ -1,13 +1,14 @@
 """``python -m bench.sanitize``: every kernel once or more on awkward sizes, for compute-sanitizer.
 
-Sizes straddle vectors, chunks and reduction blocks, tensors start off the 16-byte grid, and some
-values are NaN and infinite. Answers are compared with the reference on the CPU.
+Sizes straddle vectors, chunks and reduction blocks, tensors start on the 16-byte grid and off it,
+and some values are NaN and infinite. Answers are compared with the reference on the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -31,13 +32,16 @@ ELECTIONS: tuple[Elect, ...] = ("none", "sum", "count")
 
 
 class Inputs:
-    """Three experts, a base and a gradient of one size, one element into their allocations."""
+    """Three experts, a base and a gradient of one size, ``shift`` elements into their allocations;
+    as a part of a tensor, they begin at ``offset``.
+    """
 
-    def __init__(self, n: int, dtype: torch.dtype, seed: int) -> None:
+    def __init__(self, n: int, dtype: torch.dtype, seed: int, shift: int) -> None:
+        self.shift, self.offset = shift, 3 if shift else 64
         generator = torch.Generator().manual_seed(seed)
 
         def tensor() -> torch.Tensor:
-            made = torch.randn(n + 1, generator=generator)
+            made = torch.randn(n + shift, generator=generator)
             made[n // 2 :: 997] = float("nan")
             made[n // 3 :: 499] = float("inf")
             return made.to(dtype)
@@ -47,7 +51,7 @@ class Inputs:
         self._to("cpu")
 
     def _to(self, device: str | torch.device) -> None:
-        moved = [x.to(device)[1:] for x in self._made]
+        moved = [x.to(device)[self.shift :] for x in self._made]
         self.grad, self.base, self.experts = moved[0], moved[1], moved[2:]
 
     def on(self, device: str | torch.device) -> Inputs:
@@ -55,12 +59,13 @@ class Inputs:
         return self
 
     def out(self) -> torch.Tensor:
-        whole = torch.full((self.n + 1,), float("nan"), dtype=self.dtype, device=self.base.device)
-        return whole[1:]
+        size = self.n + self.shift
+        whole = torch.full((size,), float("nan"), dtype=self.dtype, device=self.base.device)
+        return whole[self.shift :]
 
     @property
     def job(self) -> MergeJob:
-        return MergeJob(self.base, self.experts, MASKS[0], 3)
+        return MergeJob(self.base, self.experts, MASKS[0], self.offset)
 
     def row(self, jobs: int) -> torch.Tensor:
         return torch.tensor([WEIGHTS] * jobs, device=self.base.device)
@@ -77,7 +82,16 @@ def merge_task_vectors(b: Backend, x: Inputs) -> Any:
     return torch.stack(
         [
             b.merge_task_vectors(
-                x.base, x.experts, vectors, WEIGHTS, elect, elect == "sum", 0.9, 3, x.dtype, x.out()
+                x.base,
+                x.experts,
+                vectors,
+                WEIGHTS,
+                elect,
+                elect == "sum",
+                0.9,
+                x.offset,
+                x.dtype,
+                x.out(),
             )
             for vectors in MASKS
             for elect in ELECTIONS
@@ -106,7 +120,7 @@ def gram(b: Backend, x: Inputs) -> Any:
 
 def delta_norms(b: Backend, x: Inputs) -> Any:
     rows = [
-        b.delta_norms(x.base, x.experts, MASKS[0], norm, [0.0] * 6, 3)
+        b.delta_norms(x.base, x.experts, MASKS[0], norm, [0.0] * 6, x.offset)
         for norm in ("l1", "l2", "linf")
     ]
     return torch.tensor(rows, dtype=torch.float64)
@@ -138,11 +152,21 @@ def inner_products(b: Backend, x: Inputs) -> Any:
 
 
 def merge_gradients(b: Backend, x: Inputs) -> Any:
-    jobs, grads = [x.job, x.job], [x.grad, x.grad]
-    return torch.stack([b.merge_gradients(grads, jobs, x.row(2), e, True) for e in ELECTIONS])
+    masked = [MergeJob(x.base, x.experts, masks, x.offset) for masks in MASKS]
+    grads, row = [x.grad] * len(masked), x.row(len(masked))
+    return torch.stack([b.merge_gradients(grads, masked, row, e, True) for e in ELECTIONS])
 
 
-#: One for every method of the Backend protocol.
+def many_experts(b: Backend, x: Inputs) -> Any:
+    """More than most kernels hold in registers."""
+    job = MergeJob(x.base, [*x.experts, x.grad, x.base], [*MASKS[2], *MASKS[1][:2]], x.offset)
+    weights = torch.tensor([[*WEIGHTS, 0.1, -0.3]], device=x.base.device)
+    scales, out = torch.ones(1, device=x.base.device), x.out()
+    b.merge_jobs([job], weights, scales, "count", True, [out])
+    return torch.cat([out.double(), b.merge_gradients([x.grad], [job], weights, "sum", True)[0]])
+
+
+#: One for every method of the Backend protocol, and one for its limits.
 CALLS: tuple[Call, ...] = (
     weighted_sum,
     merge_task_vectors,
@@ -156,6 +180,7 @@ CALLS: tuple[Call, ...] = (
     norm_jobs,
     inner_products,
     merge_gradients,
+    many_experts,
 )
 
 
@@ -171,13 +196,13 @@ def wrong(backend: Backend, device: torch.device, sizes: tuple[int, ...] = SIZES
     reference = get_backend("reference")
     found = []
     for n in sizes:
-        for seed, dtype in enumerate(DTYPES):
-            inputs = Inputs(n, dtype, seed)
+        for seed, (dtype, shift) in enumerate(product(DTYPES, (0, 1))):
+            inputs = Inputs(n, dtype, seed, shift)
             for call in CALLS:
                 expected = canonical(call(reference, inputs.on("cpu")))
                 answer = canonical(call(backend, inputs.on(device)))
                 if not same_bits(answer, expected):
-                    found.append(f"{call.__name__} of {n} {dtype} elements")
+                    found.append(f"{call.__name__} of {n} {dtype} elements, shifted by {shift}")
     return found
 
 

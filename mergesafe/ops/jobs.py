@@ -158,7 +158,10 @@ def _values(values: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     """As kernels take them: of the dtype they compute in, beside the tensors."""
     wide = any(x.dtype is torch.float64 for x in tensors)
     real = torch.float64 if wide else torch.float32
-    return values.to(tensors[0].device, real).contiguous()
+    device = tensors[0].device
+    # To a device without waiting; from one to the CPU the values must have arrived.
+    waits = device.type == "cpu"
+    return values.to(real).to(device, non_blocking=not waits).contiguous()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def test_every_method_of_a_backend_is_called() -> None:
     methods = {name for name, _ in inspect.getmembers(Backend, inspect.isfunction)}
     called = {call.__name__ for call in sanitize.CALLS}
-    assert called == {name for name in methods if not name.startswith("_")}
+    assert called - {"many_experts"} == {name for name in methods if not name.startswith("_")}
 
 
 def test_a_wrong_backend_is_found() -> None:
@@ -32,10 +32,11 @@ def test_a_wrong_backend_is_found() -> None:
     assert all(each.startswith("inner_products of 1 ") for each in found)
 
 
-def test_tensors_start_off_the_grid() -> None:
-    x = sanitize.Inputs(17, torch.bfloat16, 0)
-    tensors = [x.grad, x.base, *x.experts, x.out()]
-    assert all(t.storage_offset() == 1 and t.is_contiguous() for t in tensors)
+def test_tensors_start_on_the_grid_and_off_it() -> None:
+    for shift in (0, 1):
+        x = sanitize.Inputs(17, torch.bfloat16, 0, shift)
+        tensors = [x.grad, x.base, *x.experts, x.out()]
+        assert all(t.storage_offset() == shift and t.is_contiguous() for t in tensors)
 
 
 PRINTED = """==PROF== Connected to process 1
