@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from mergesafe.ops.backends.native import DTYPES, ELECT, NORMS
 from mergesafe.ops.numbers import float32
 
 NOTHING_DROPPED = Sparsify()
+#: What the extension asks of every mask; it rounds rescale to float32.
+MASK_FIELDS = tuple(map(attrgetter, ("lo", "hi", "random", "threshold", "key", "rescale")))
+DTYPE = attrgetter("dtype")
 
 
 class CudaBackend:
@@ -204,14 +208,11 @@ class CudaBackend:
         flat = [x for tensors in inputs for x in tensors]
         return self._module.Jobs(
             count,
-            [x.data_ptr() for x in firsts],
-            [DTYPES[x.dtype] for x in firsts],
-            [x.data_ptr() for x in outs],
-            [DTYPES[x.dtype] for x in outs],
+            *_described(firsts),
+            *_described(outs),
             [x.numel() for x in outs],
             [0] * len(outs) if offsets is None else list(offsets),
-            [x.data_ptr() for x in flat],
-            [DTYPES[x.dtype] for x in flat],
+            *_described(flat),
         )
 
     def _merge_jobs(self, jobs: Sequence[MergeJob], outs: Sequence[torch.Tensor]) -> Any:
@@ -223,14 +224,7 @@ class CudaBackend:
         )
         vectors = [vector for job in jobs for vector in job.vectors]
         if any(vector != NOTHING_DROPPED for vector in vectors):
-            described.sparsify(
-                [v.lo for v in vectors],
-                [v.hi for v in vectors],
-                [v.random for v in vectors],
-                [v.threshold for v in vectors],
-                [v.key for v in vectors],
-                [float32(v.rescale) for v in vectors],
-            )
+            described.sparsify(*(list(map(field, vectors)) for field in MASK_FIELDS))
         return described
 
     def _ranks(self, jobs: Sequence[RankJob], count: int) -> torch.Tensor:
@@ -276,6 +270,13 @@ class CudaBackend:
                 f"backend 'native': CUDA kernels on {like.device} failed: {error}. An earlier "
                 "operation on this device may be the cause; CUDA_LAUNCH_BLOCKING=1 tells which"
             ) from None
+
+
+def _described(tensors: Sequence[torch.Tensor]) -> tuple[list[int], list[int]]:
+    """Addresses, and dtypes as numbers; by ``map``, since a call may have thousands."""
+    return list(map(torch.Tensor.data_ptr, tensors)), list(
+        map(DTYPES.__getitem__, map(DTYPE, tensors))
+    )
 
 
 def _numbers(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
