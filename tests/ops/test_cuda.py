@@ -5,6 +5,7 @@ the host, where threads are fibers and vector accesses check their alignment.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,8 +128,9 @@ def test_overflowing_coefficients_become_infinite_alike() -> None:
     assert_same_bits(actual.cpu(), expected)
 
 
-def test_misaligned_inputs_and_outputs() -> None:
-    n = 4099
+@pytest.mark.parametrize("n", [4096, 4099, 4103])
+def test_misaligned_inputs_and_outputs(n: int) -> None:
+    """Nothing is written beside the output, whether vectors fit or not."""
     for shift in (1, 3, 4, 8):
         tensors = there([patterns(n + shift, DTYPES[i], shift + i) for i in range(3)])
         tensors = [x[shift:] for x in tensors]
@@ -166,6 +168,19 @@ def test_gradients(elect: str, normalize: bool) -> None:
                 finite(job.base), [finite(x) for x in job.experts], job.vectors, job.offset
             )
             check_gradient(finite(grad), job, weights, elect, normalize)
+
+
+@pytest.mark.parametrize("offset", [0, 2**40 + 64, 3])
+@pytest.mark.parametrize("count", [2, 5])
+def test_gradients_under_random_masks(offset: int, count: int) -> None:
+    for seed in (0, 3):  # thresholds of three tenths and one half
+        tensors = [finite(x) for x in inputs(8300, count + 1, seed)]
+        masks = [some_mask("random", tensors[0], tensors[1], seed) for _ in range(count)]
+        masks = [replace(mask, key=mask.key ^ i) for i, mask in enumerate(masks)]
+        job = MergeJob(tensors[0], tensors[1:], masks, offset)
+        weights = torch.tensor([[0.3, -0.7, 1.0, 0.25, 2.5][:count]])
+        for elect, normalize in (("none", False), ("sum", True)):
+            check_gradient(ordinary(8300, BF16, 3), job, weights, elect, normalize)
 
 
 def test_gradients_of_a_tensor_with_more_blocks_than_one_level_adds() -> None:
