@@ -82,7 +82,7 @@ inline void keep_deltas(const GradientJob& job, const GradientRows& rows, int64_
 template <Elect kElect>
 void elect_signs(const GradientJob& job, const GradientRows& rows, int n) {
   float* total = rows.total;
-  for (int j = 0; j < n; ++j) total[j] = 0.0f;  // scalar loop: memset
+  std::memset(total, 0, n * sizeof(float));
   for (int i = 0; i < job.count; ++i) {
     const float weight = job.vectors[i].weight;
     const float* u = rows.expert(i);
@@ -100,10 +100,8 @@ inline void divide_by_weights(const GradientJob& job, const GradientRows& rows, 
   const float* grad = rows.grad;
   const uint32_t* flip = rows.masks;
   float *base = rows.base, *total = rows.total, *weights = rows.divisor;
-  for (int j = 0; j < n; ++j) {
-    total[j] = 0.0f;
-    weights[j] = 0.0f;
-  }
+  std::memset(total, 0, n * sizeof(float));
+  std::memset(weights, 0, n * sizeof(float));
   for (int i = 0; i < job.count; ++i) {
     const float weight = job.vectors[i].weight;
     const float* u = rows.expert(i);
@@ -142,7 +140,7 @@ inline void gradient_loaded(const GradientJob& job, const GradientRows& rows, in
   if (job.normalize)
     divide_by_weights(job, rows, n);
   else
-    for (int j = 0; j < n; ++j) less[j] = 0.0f;  // scalar loop: memset
+    std::memset(less, 0, n * sizeof(float));
   const uint32_t* flip = rows.masks;
   const float* share = job.normalize ? rows.divisor : rows.grad;
   for (int i = 0; i < job.count; ++i) {
@@ -154,15 +152,38 @@ inline void gradient_loaded(const GradientJob& job, const GradientRows& rows, in
   if (job.normalize) add_products(rows.grad, rows.total, n, lanes + job.count * kReduceLanes);
 }
 
+// Adds the elements from pos to stop that pairs take; returns where they end.
+inline int64_t add_pairs(GradientPairs pairs, Keep keep, const GradientJob& job, int64_t pos,
+                         int64_t stop, uint32_t* masks, double* lanes) {
+  const int64_t end = stop - (stop - pos) % kPairStep;
+  const int64_t step = keep == Keep::kMasks ? kChunk : kReduceBlock;
+  for (; pos < end; pos += step) {
+    const int n = static_cast<int>(end - pos < step ? end - pos : step);
+    if (keep == Keep::kMasks)
+      for (int i = 0; i < job.count; ++i)
+        keep_pairs(job.vectors[i], bf16_at(job.base, pos), bf16_at(job.vectors[i].input, pos),
+                   job.offset + pos, n, masks + i * kChunk);
+    pairs(job, pos, n, masks, lanes);
+  }
+  return end;
+}
+
 void merge_gradient(const GradientJob& job, int64_t begin, int64_t end, double* sums) {
+  const Keep keep = keep_of(job);
+  const bool aligned = keep != Keep::kMasks || (job.offset + begin) % kPhiloxGroup == 0;
+  const GradientPairs pairs = aligned ? gradient_pairs_of(job, keep) : nullptr;
   const int64_t stride = job.count + 1, room = 2 * stride * kReduceLanes;
-  float* scratch = thread_scratch(room + GradientRows::floats(job.count));
+  const int64_t floats = GradientRows::floats(job.count);
+  float* scratch = thread_scratch(room + floats + (pairs != nullptr ? job.count * kChunk : 0));
   double* lanes = reinterpret_cast<double*>(scratch);
   const GradientRows rows(scratch + room);
+  uint32_t* masks = reinterpret_cast<uint32_t*>(scratch + room + floats);
   for (int64_t block = begin; block < end; block += kReduceBlock) {
     const int64_t stop = end - block < kReduceBlock ? end : block + kReduceBlock;
     std::memset(lanes, 0, room * sizeof(float));
-    for (int64_t pos = block; pos < stop; pos += kGradientChunk)
+    int64_t pos = block;
+    if (pairs != nullptr) pos = add_pairs(pairs, keep, job, pos, stop, masks, lanes);
+    for (; pos < stop; pos += kGradientChunk)
       gradient_loaded(job, rows, pos,
                       static_cast<int>(stop - pos < kGradientChunk ? stop - pos : kGradientChunk),
                       lanes);
@@ -170,18 +191,37 @@ void merge_gradient(const GradientJob& job, int64_t begin, int64_t end, double* 
   }
 }
 
+// Adds grad times 1 to kFixed inputs at [pos, pos + n) to their lanes; x has room for two rows.
+inline void add_inner_products(const Input& grad, const Input* inputs, int count, int64_t pos,
+                               int n, float* x, double* lanes) {
+  const BF16* rows[kFixed];
+  ProductPairs pairs = is_bf16(grad) ? product_pairs_of(count) : nullptr;
+  for (int i = 0; i < count; ++i) {
+    if (is_bf16(inputs[i]))
+      rows[i] = bf16_at(inputs[i], pos);
+    else
+      pairs = nullptr;
+  }
+  const int paired = pairs != nullptr ? n - n % kPairStep : 0;
+  if (paired > 0) pairs(bf16_at(grad, pos), rows, paired, lanes);
+  if (paired == n) return;
+  load(grad, pos + paired, n - paired, false, x);
+  for (int i = 0; i < count; ++i) {
+    load(inputs[i], pos + paired, n - paired, false, x + kReduceBlock);
+    add_products(x, x + kReduceBlock, n - paired, lanes + i * kReduceLanes);
+  }
+}
+
 void inner_products(const Input& grad, const Input* inputs, int count, int64_t begin, int64_t end,
                     double* sums) {
-  float* g = thread_scratch(2 * kReduceBlock);
-  float* x = g + kReduceBlock;
+  float* x = thread_scratch(2 * kReduceBlock);
   for (int64_t pos = begin; pos < end; pos += kReduceBlock) {
     const int n = static_cast<int>(end - pos < kReduceBlock ? end - pos : kReduceBlock);
-    load(grad, pos, n, false, g);
-    for (int i = 0; i < count; ++i) {
-      double lanes[kReduceLanes] = {};
-      load(inputs[i], pos, n, false, x);
-      add_products(g, x, n, lanes);
-      *sums++ = add_lanes(lanes);
+    for (int first = 0; first < count; first += kFixed) {
+      const int some = count - first < kFixed ? count - first : kFixed;
+      double lanes[kFixed * kReduceLanes] = {};
+      add_inner_products(grad, inputs + first, some, pos, n, x, lanes);
+      for (int i = 0; i < some; ++i) *sums++ = add_lanes(lanes + i * kReduceLanes);
     }
   }
 }

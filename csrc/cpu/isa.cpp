@@ -32,7 +32,8 @@ namespace {
 #include "cpu/reduce.inl"
 #include "cpu/select.inl"
 
-// These use the files above.
+// These use the ones above.
+#include "cpu/avx512_gradient.inl"
 #include "cpu/gradient.inl"
 
 }  // namespace
