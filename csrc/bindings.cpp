@@ -140,6 +140,29 @@ std::pair<uint64_t, std::vector<double>> delta_norms(const PyInput& base,
   return {flags, totals};
 }
 
+std::vector<double> inner_products(const PyInput& grad, const std::vector<PyInput>& list, int64_t n,
+                                   int threads) {
+  const std::vector<Input> inputs = inputs_of(list);
+  std::vector<double> sums(inputs.size());
+  Kernel scope;
+  cpu::run_inner_products(input_of(grad), inputs, n, threads, sums.data());
+  return sums;
+}
+
+std::vector<double> merge_gradient(const PyInput& grad, const PyInput& base,
+                                   const std::vector<PyVector>& list, int64_t n, uint64_t offset,
+                                   int elect, bool normalize, int threads) {
+  const std::vector<TaskVector> vectors = vectors_of(list);
+  const GradientJob job{input_of(grad), input_of(base),
+                        vectors.data(), static_cast<int>(vectors.size()),
+                        offset,         static_cast<Elect>(elect),
+                        normalize};
+  std::vector<double> sums(vectors.size() + 1);
+  Kernel scope;
+  cpu::run_merge_gradient(job, n, threads, sums.data());
+  return sums;
+}
+
 void add_low_rank(const PyInput& w, uintptr_t a, uintptr_t b, int64_t rank, int64_t columns,
                   float scale, int64_t begin, int64_t end, int threads, uintptr_t out) {
   Kernel scope;
@@ -306,6 +329,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("magnitude_histogram", &magnitude_histogram);
   m.def("gram", &gram);
   m.def("delta_norms", &delta_norms);
+  m.def("inner_products", &inner_products);
+  m.def("merge_gradient", &merge_gradient);
   m.def("add_low_rank", &add_low_rank);
   m.def("count_nonfinite", &count_nonfinite);
   m.def("triad", &triad);

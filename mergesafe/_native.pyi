@@ -67,6 +67,17 @@ def delta_norms(
     zero_nonfinite: bool,
     threads: int,
 ) -> tuple[int, list[float]]: ...
+def inner_products(grad: Input, inputs: list[Input], n: int, threads: int) -> list[float]: ...
+def merge_gradient(
+    grad: Input,
+    base: Input,
+    vectors: list[Vector],
+    n: int,
+    offset: int,
+    elect: int,
+    normalize: bool,
+    threads: int,
+) -> list[float]: ...
 def add_low_rank(
     w: Input,
     a: int,

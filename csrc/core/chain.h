@@ -1,4 +1,4 @@
-// The whole merge of one element, and its gradient, in registers, for a fixed number N of experts.
+// The whole merge of one element in registers, for a fixed number N of experts.
 #pragma once
 
 #include <cstdint>
@@ -39,44 +39,6 @@ struct Chain {
       by = by != 0.0f ? by : 1.0f;
     }
     return finish(b, total, kDivide ? by : 1.0f, scale);
-  }
-};
-
-// The gradient of one element: what is multiplied with what in float64, see the sums of
-// ops/backends/base.py merge_gradients. kNormalize only counts with election.
-template <int N, Elect kElect, bool kNormalize>
-struct GradientChain {
-  float rescale[N], weight[N];
-
-  // share * terms[i] belong to the weights, g * mean to the scale.
-  MS_FN void operator()(float g, float b, const float (&x)[N], const bool (&keep)[N], float& share,
-                        float (&terms)[N], float& mean) const {
-    float d[N];
-    float total = 0.0f;
-    for (int i = 0; i < N; ++i) {
-      terms[i] = pick(keep[i], (x[i] - b) * rescale[i]);
-      d[i] = terms[i] * weight[i];
-      total = total + (kElect == Elect::kCount ? sign(d[i]) : d[i]);
-    }
-    share = g;
-    mean = 0.0f;
-    if (kElect == Elect::kNone) return;
-    const uint32_t flip = elected_flip(total);
-    float sum = 0.0f, by = 0.0f;
-    for (int i = 0; i < N; ++i) {
-      const bool agreed = agrees(d[i], flip);
-      sum = sum + pick(agreed, d[i]);
-      by = by + pick(agreed, weight[i]);
-    }
-    float subtracted = 0.0f;
-    if (kNormalize) {
-      const float divisor = by != 0.0f ? by : 1.0f;
-      share = g / divisor;
-      mean = sum / divisor;
-      subtracted = pick(by != 0.0f, mean);
-    }
-    for (int i = 0; i < N; ++i)
-      terms[i] = pick(agrees(d[i], flip), kNormalize ? terms[i] - subtracted : terms[i]);
   }
 };
 

@@ -46,6 +46,17 @@ struct MergeJob {
   bool zero_nonfinite;
 };
 
+// The backward pass of a MergeJob: sums over elements of a gradient with what it depends on.
+struct GradientJob {
+  Input grad;
+  Input base;
+  const TaskVector* vectors;
+  int count;
+  uint64_t offset;  // as in MergeJob
+  Elect elect;
+  bool normalize;
+};
+
 struct SumJob {
   const Input* inputs;
   const float* weights;

@@ -19,6 +19,7 @@
 
 #include "core/chain.h"
 #include "core/element.h"
+#include "core/gradient.h"
 #include "core/philox.h"
 #include "core/reduce.h"
 #include "cpu/kernels.h"
@@ -32,13 +33,17 @@ namespace {
 #include "cpu/reduce.inl"
 #include "cpu/select.inl"
 
+// These use the ones above.
+#include "cpu/avx512_gradient.inl"
+#include "cpu/gradient.inl"
+
 }  // namespace
 
 extern const Kernels kKernels;
-const Kernels kKernels = {MS_ISA_NAME, weighted_sum, merge_task_vectors,
-                          magnitudes,  bracket,      count_above_all,
-                          narrow,      histogram,    gram,
-                          delta_norms, add_low_rank, count_nonfinite,
-                          triad};
+const Kernels kKernels = {MS_ISA_NAME,  weighted_sum,    merge_task_vectors,
+                          magnitudes,   bracket,         count_above_all,
+                          narrow,       histogram,       gram,
+                          delta_norms,  inner_products,  merge_gradient,
+                          add_low_rank, count_nonfinite, triad};
 
 }  // namespace mergesafe::cpu::MS_ISA

@@ -43,6 +43,11 @@ struct Kernels {
                 double* sums);
   // sums[block][expert][2]: norm terms (|d|, d^2 or max |d|) of all and of the kept elements.
   Flags (*delta_norms)(const MergeJob&, Norm norm, int64_t begin, int64_t end, double* sums);
+  // sums[block][i] of grad times input i.
+  void (*inner_products)(const Input& grad, const Input* inputs, int count, int64_t begin,
+                         int64_t end, double* sums);
+  // sums[block][count + 1]: the terms of each weight, then of the scale; see core/gradient.h.
+  void (*merge_gradient)(const GradientJob&, int64_t begin, int64_t end, double* sums);
   // out = w + scale * (b a) for elements [begin, end) of a matrix with `columns` columns.
   void (*add_low_rank)(const Input& w, const float* a, const float* b, int64_t rank,
                        int64_t columns, float scale, int64_t begin, int64_t end, float* out);

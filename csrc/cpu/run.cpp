@@ -18,6 +18,23 @@ Flags over_threads(int64_t n, int threads, Body&& body) {
 
 int64_t blocks_of(int64_t n) { return (n + kReduceBlock - 1) / kReduceBlock; }
 
+// out[i] = the sum of sums[term][i], kReduceFan consecutive terms at a time until one is left.
+void add_terms(std::vector<double>& sums, int64_t terms, int64_t stride, double* out) {
+  while (terms > 1) {
+    const int64_t groups = (terms + kReduceFan - 1) / kReduceFan;
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t first = group * kReduceFan, end = std::min(terms, first + kReduceFan);
+      for (int64_t i = 0; i < stride; ++i) {
+        double total = sums[first * stride + i];
+        for (int64_t term = first + 1; term < end; ++term) total = total + sums[term * stride + i];
+        sums[group * stride + i] = total;
+      }
+    }
+    terms = groups;
+  }
+  for (int64_t i = 0; i < stride; ++i) out[i] = terms > 0 ? sums[i] : 0.0;
+}
+
 // The larger of the two; a NaN on either side stays, as it does in a sum.
 double larger(double total, double term) { return total >= term || total != total ? total : term; }
 
@@ -82,6 +99,29 @@ Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, do
     }
   }
   return flags;
+}
+
+void run_inner_products(const Input& grad, const std::vector<Input>& inputs, int64_t n, int threads,
+                        double* out) {
+  const Kernels& k = current();
+  const int count = static_cast<int>(inputs.size());
+  std::vector<double> sums(blocks_of(n) * count);
+  over_threads(n, threads, [&](int64_t b, int64_t e) {
+    k.inner_products(grad, inputs.data(), count, b, e, sums.data() + b / kReduceBlock * count);
+    return Flags{0};
+  });
+  add_terms(sums, blocks_of(n), count, out);
+}
+
+void run_merge_gradient(const GradientJob& job, int64_t n, int threads, double* out) {
+  const Kernels& k = current();
+  const int64_t stride = job.count + 1;
+  std::vector<double> sums(blocks_of(n) * stride);
+  over_threads(n, threads, [&](int64_t b, int64_t e) {
+    k.merge_gradient(job, b, e, sums.data() + b / kReduceBlock * stride);
+    return Flags{0};
+  });
+  add_terms(sums, blocks_of(n), stride, out);
 }
 
 void run_add_low_rank(const Input& w, const float* a, const float* b, int64_t rank, int64_t columns,

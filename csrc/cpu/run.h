@@ -22,6 +22,11 @@ Flags run_gram(const std::vector<Input>& inputs, bool zero_nonfinite, int64_t n,
                double* totals);
 // Continues totals[expert][2]: sums of |d| or d^2, or maxima, of all and of the kept elements.
 Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, double* totals);
+// out[i] = the sum over elements of grad times input i.
+void run_inner_products(const Input& grad, const std::vector<Input>& inputs, int64_t n, int threads,
+                        double* out);
+// out[count + 1]: the sums for each weight, then for the scale.
+void run_merge_gradient(const GradientJob& job, int64_t n, int threads, double* out);
 void run_add_low_rank(const Input& w, const float* a, const float* b, int64_t rank, int64_t columns,
                       float scale, int64_t begin, int64_t end, int threads, float* out);
 void run_triad(float* a, const float* b, const float* c, float s, int64_t n, int threads);

@@ -1,5 +1,5 @@
 // The backward pass of merge_task_vectors: one pass over the gradient and the inputs.
-#include "core/chain.h"
+#include "core/gradient.h"
 #include "cuda/blocks.cuh"
 #include "cuda/merge.cuh"
 

@@ -1,6 +1,6 @@
 // The backward pass for more experts than registers hold: inputs are read again, from the
 // first-level cache, for the votes, the sums and the terms.
-#include "core/chain.h"
+#include "core/gradient.h"
 #include "cuda/blocks.cuh"
 #include "cuda/merge.cuh"
 
@@ -16,10 +16,10 @@ struct Element {
   int64_t pos;
   float base;
 
-  __device__ __forceinline__ float term(int i) const {
+  __device__ __forceinline__ float kept(int i) const {
     const Expert& e = batch.expert(j, i);
     const float delta = load_one(e.source, pos) - base;
-    return pick(keeps(e, delta, batch.job(j).offset + pos), delta * e.rescale);
+    return kept_delta(keeps(e, delta, batch.job(j).offset + pos), delta, e.rescale);
   }
 };
 
@@ -38,35 +38,34 @@ __global__ void __launch_bounds__(kReduceThreads)
     for (int64_t p = team.begin + team.member * kEach + c; p < team.end; p += kReduceLanes) {
       const Element at{batch, weights, team.j, p, load_one(job.first, p)};
       const float g = load_one(given, p);
-      float share = g, mean = 0.0f, subtracted = 0.0f;
+      float share = g, mean = 0.0f, less = 0.0f;
       uint32_t flip = 0;
       if (elect != Elect::kNone) {
         float total = 0.0f, sum = 0.0f, by = 0.0f;
         for (int i = 0; i < batch.count; ++i) {
-          const float d = at.term(i) * weights[i];
+          const float d = at.kept(i) * weights[i];
           total = total + (elect == Elect::kCount ? sign(d) : d);
         }
         flip = elected_flip(total);
         for (int i = 0; i < batch.count && normalize; ++i) {
-          const float d = at.term(i) * weights[i];
+          const float d = at.kept(i) * weights[i];
           const bool agreed = agrees(d, flip);
           sum = sum + pick(agreed, d);
           by = by + pick(agreed, weights[i]);
         }
         if (normalize) {
-          const float divisor = by != 0.0f ? by : 1.0f;
-          share = g / divisor;
-          mean = sum / divisor;
-          subtracted = pick(by != 0.0f, mean);
+          share = g / divisor(by);
+          mean = sum / divisor(by);
+          less = subtracted(by, mean);
         }
       }
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
         if (from + i >= batch.count) continue;
-        float term = at.term(from + i);
+        float factor = at.kept(from + i);
         if (elect != Elect::kNone)
-          term = pick(agrees(term * weights[from + i], flip), normalize ? term - subtracted : term);
-        lanes[i][c] = lanes[i][c] + static_cast<double>(share) * static_cast<double>(term);
+          factor = term(agrees(factor * weights[from + i], flip), factor, less);
+        lanes[i][c] = lanes[i][c] + static_cast<double>(share) * static_cast<double>(factor);
       }
       lanes[kTogether][c] =
           lanes[kTogether][c] + static_cast<double>(g) * static_cast<double>(mean);

@@ -1,6 +1,7 @@
 // Compiles every function of csrc/core for a device, to prove that the headers are device-ready and
 // that no multiply-add is contracted. It is compiled to PTX and never run.
 #include "core/element.h"
+#include "core/gradient.h"
 #include "core/philox.h"
 #include "core/reduce.h"
 

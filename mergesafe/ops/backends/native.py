@@ -9,7 +9,7 @@ import torch
 
 from mergesafe import _native
 from mergesafe.methods.spec import Sparsify
-from mergesafe.ops.backends.base import Elect, Norm
+from mergesafe.ops.backends.base import Elect, MergeJob, Norm
 from mergesafe.ops.backends.one_by_one import OneByOne
 from mergesafe.ops.numbers import divisor_of, float32
 
@@ -143,6 +143,40 @@ class NativeBackend(OneByOne):
             torch.get_num_threads(),
         )
         return sums
+
+    def inner_products(
+        self, grads: Sequence[torch.Tensor], inputs: Sequence[Sequence[torch.Tensor]]
+    ) -> torch.Tensor:
+        rows = [
+            _native.inner_products(
+                input_of(grad), [input_of(x) for x in xs], grad.numel(), torch.get_num_threads()
+            )
+            for grad, xs in zip(grads, inputs, strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def merge_gradients(
+        self,
+        grads: Sequence[torch.Tensor],
+        jobs: Sequence[MergeJob],
+        weights: torch.Tensor,
+        elect: Elect,
+        normalize: bool,
+    ) -> torch.Tensor:
+        rows = [
+            _native.merge_gradient(
+                input_of(grad),
+                input_of(job.base),
+                vectors_of(job.experts, job.vectors, row),
+                grad.numel(),
+                job.offset,
+                ELECT[elect],
+                normalize,
+                torch.get_num_threads(),
+            )
+            for grad, job, row in zip(grads, jobs, weights.tolist(), strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.float64)
 
 
 def input_of(tensor: torch.Tensor) -> Input:

@@ -1,0 +1,227 @@
+// Sums of a gradient with inputs and with task vectors, per block. Included once per instruction
+// set.
+
+constexpr int kGradientChunk = 512;  // all rows of a few experts stay in the first-level cache
+
+// The sixteen lanes of a sum in registers. Fused where the instruction set can: products are exact,
+// see core/gradient.h.
+struct Lanes {
+#if defined(__AVX512F__)
+  __m512d part[2];
+  static constexpr int kPart = 8;
+  static __m512d read(const double* x) { return _mm512_loadu_pd(x); }
+  static void write(double* x, __m512d v) { _mm512_storeu_pd(x, v); }
+  static __m512d wide(const float* x) { return _mm512_cvtps_pd(_mm256_loadu_ps(x)); }
+  static __m512d fused(__m512d a, __m512d b, __m512d c) { return _mm512_fmadd_pd(a, b, c); }
+#elif defined(__FMA__)
+  __m256d part[4];
+  static constexpr int kPart = 4;
+  static __m256d read(const double* x) { return _mm256_loadu_pd(x); }
+  static void write(double* x, __m256d v) { _mm256_storeu_pd(x, v); }
+  static __m256d wide(const float* x) { return _mm256_cvtps_pd(_mm_loadu_ps(x)); }
+  static __m256d fused(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
+#else
+  double part[kReduceLanes];
+  static constexpr int kPart = 1;
+  static double read(const double* x) { return *x; }
+  static void write(double* x, double v) { *x = v; }
+  static double wide(const float* x) { return static_cast<double>(*x); }
+  static double fused(double a, double b, double c) { return c + a * b; }
+#endif
+  static constexpr int kParts = kReduceLanes / kPart;
+};
+
+// Adds x[j] * y[j] to lane j % 16.
+inline void add_products(const float* x, const float* y, int n, double* lanes) {
+  Lanes sums;
+  for (int p = 0; p < Lanes::kParts; ++p) sums.part[p] = Lanes::read(lanes + p * Lanes::kPart);
+  int j = 0;
+  for (; j + kReduceLanes <= n; j += kReduceLanes) {
+    for (int p = 0; p < Lanes::kParts; ++p) {
+      const int at = j + p * Lanes::kPart;
+      sums.part[p] = Lanes::fused(Lanes::wide(x + at), Lanes::wide(y + at), sums.part[p]);
+    }
+  }
+  for (int p = 0; p < Lanes::kParts; ++p) Lanes::write(lanes + p * Lanes::kPart, sums.part[p]);
+  for (int lane = 0; j < n; ++j, ++lane)
+    lanes[lane] = lanes[lane] + static_cast<double>(x[j]) * static_cast<double>(y[j]);
+}
+
+// The rows of a chunk.
+struct GradientRows {
+  float *grad, *base, *total, *divisor;
+  uint32_t* masks;
+  float* x;  // a row per expert: first its values, then u_i, then what the gradient multiplies
+
+  static int64_t floats(int64_t count) { return (5 + count) * kGradientChunk; }
+  explicit GradientRows(float* scratch)
+      : grad(scratch),
+        base(grad + kGradientChunk),
+        total(base + kGradientChunk),
+        divisor(total + kGradientChunk),
+        masks(reinterpret_cast<uint32_t*>(divisor + kGradientChunk)),
+        x(divisor + 2 * kGradientChunk) {}
+  float* expert(int i) const { return x + static_cast<int64_t>(i) * kGradientChunk; }
+};
+
+// Makes u_i of every expert's values.
+inline void keep_deltas(const GradientJob& job, const GradientRows& rows, int64_t pos, int n) {
+  const float* base = rows.base;
+  uint32_t* masks = rows.masks;
+  for (int i = 0; i < job.count; ++i) {
+    const TaskVector& v = job.vectors[i];
+    float* u = rows.expert(i);
+    load(v.input, pos, n, false, u);
+    keep_masks(v, base, u, job.offset + pos, n, masks);
+    const float rescale = v.rescale;
+    for (int j = 0; j < n; ++j) u[j] = kept_delta(masks[j] != 0, u[j] - base[j], rescale);
+  }
+}
+
+// Makes of the masks what agrees() wants to know.
+template <Elect kElect>
+void elect_signs(const GradientJob& job, const GradientRows& rows, int n) {
+  float* total = rows.total;
+  std::memset(total, 0, n * sizeof(float));
+  for (int i = 0; i < job.count; ++i) {
+    const float weight = job.vectors[i].weight;
+    const float* u = rows.expert(i);
+    for (int j = 0; j < n; ++j) {
+      const float d = u[j] * weight;
+      total[j] = total[j] + (kElect == Elect::kCount ? sign(d) : d);
+    }
+  }
+  uint32_t* flip = rows.masks;
+  for (int j = 0; j < n; ++j) flip[j] = elected_flip(total[j]);
+}
+
+// Makes h = g / D of the divisors, q = S / D of the totals, and of the base what is subtracted.
+inline void divide_by_weights(const GradientJob& job, const GradientRows& rows, int n) {
+  const float* grad = rows.grad;
+  const uint32_t* flip = rows.masks;
+  float *base = rows.base, *total = rows.total, *weights = rows.divisor;
+  std::memset(total, 0, n * sizeof(float));
+  std::memset(weights, 0, n * sizeof(float));
+  for (int i = 0; i < job.count; ++i) {
+    const float weight = job.vectors[i].weight;
+    const float* u = rows.expert(i);
+    for (int j = 0; j < n; ++j) {
+      const float d = u[j] * weight;
+      const bool agreed = agrees(d, flip[j]);
+      total[j] = total[j] + pick(agreed, d);
+      weights[j] = weights[j] + pick(agreed, weight);
+    }
+  }
+  for (int j = 0; j < n; ++j) {
+    const float agreed = weights[j];
+    const float mean = total[j] / divisor(agreed);
+    weights[j] = grad[j] / divisor(agreed);
+    total[j] = mean;
+    base[j] = subtracted(agreed, mean);
+  }
+}
+
+// One chunk of inputs of any dtype, count and alignment, through float32 rows.
+inline void gradient_loaded(const GradientJob& job, const GradientRows& rows, int64_t pos, int n,
+                            double* lanes) {
+  load(job.grad, pos, n, false, rows.grad);
+  load(job.base, pos, n, false, rows.base);
+  keep_deltas(job, rows, pos, n);
+  if (job.elect == Elect::kNone) {
+    for (int i = 0; i < job.count; ++i)
+      add_products(rows.grad, rows.expert(i), n, lanes + i * kReduceLanes);
+    return;
+  }
+  if (job.elect == Elect::kSum)
+    elect_signs<Elect::kSum>(job, rows, n);
+  else
+    elect_signs<Elect::kCount>(job, rows, n);
+  float* less = rows.base;
+  if (job.normalize)
+    divide_by_weights(job, rows, n);
+  else
+    std::memset(less, 0, n * sizeof(float));
+  const uint32_t* flip = rows.masks;
+  const float* share = job.normalize ? rows.divisor : rows.grad;
+  for (int i = 0; i < job.count; ++i) {
+    const float weight = job.vectors[i].weight;
+    float* u = rows.expert(i);
+    for (int j = 0; j < n; ++j) u[j] = term(agrees(u[j] * weight, flip[j]), u[j], less[j]);
+    add_products(share, u, n, lanes + i * kReduceLanes);
+  }
+  if (job.normalize) add_products(rows.grad, rows.total, n, lanes + job.count * kReduceLanes);
+}
+
+// Adds the elements from pos to stop that pairs take; returns where they end.
+inline int64_t add_pairs(GradientPairs pairs, Keep keep, const GradientJob& job, int64_t pos,
+                         int64_t stop, uint32_t* masks, double* lanes) {
+  const int64_t end = stop - (stop - pos) % kPairStep;
+  const int64_t step = keep == Keep::kMasks ? kChunk : kReduceBlock;
+  for (; pos < end; pos += step) {
+    const int n = static_cast<int>(end - pos < step ? end - pos : step);
+    if (keep == Keep::kMasks)
+      for (int i = 0; i < job.count; ++i)
+        keep_pairs(job.vectors[i], bf16_at(job.base, pos), bf16_at(job.vectors[i].input, pos),
+                   job.offset + pos, n, masks + i * kChunk);
+    pairs(job, pos, n, masks, lanes);
+  }
+  return end;
+}
+
+void merge_gradient(const GradientJob& job, int64_t begin, int64_t end, double* sums) {
+  const Keep keep = keep_of(job);
+  const bool aligned = keep != Keep::kMasks || (job.offset + begin) % kPhiloxGroup == 0;
+  const GradientPairs pairs = aligned ? gradient_pairs_of(job, keep) : nullptr;
+  const int64_t stride = job.count + 1, room = 2 * stride * kReduceLanes;
+  const int64_t floats = GradientRows::floats(job.count);
+  float* scratch = thread_scratch(room + floats + (pairs != nullptr ? job.count * kChunk : 0));
+  double* lanes = reinterpret_cast<double*>(scratch);
+  const GradientRows rows(scratch + room);
+  uint32_t* masks = reinterpret_cast<uint32_t*>(scratch + room + floats);
+  for (int64_t block = begin; block < end; block += kReduceBlock) {
+    const int64_t stop = end - block < kReduceBlock ? end : block + kReduceBlock;
+    std::memset(lanes, 0, room * sizeof(float));
+    int64_t pos = block;
+    if (pairs != nullptr) pos = add_pairs(pairs, keep, job, pos, stop, masks, lanes);
+    for (; pos < stop; pos += kGradientChunk)
+      gradient_loaded(job, rows, pos,
+                      static_cast<int>(stop - pos < kGradientChunk ? stop - pos : kGradientChunk),
+                      lanes);
+    for (int64_t i = 0; i < stride; ++i) *sums++ = add_lanes(lanes + i * kReduceLanes);
+  }
+}
+
+// Adds grad times 1 to kFixed inputs at [pos, pos + n) to their lanes; x has room for two rows.
+inline void add_inner_products(const Input& grad, const Input* inputs, int count, int64_t pos,
+                               int n, float* x, double* lanes) {
+  const BF16* rows[kFixed];
+  ProductPairs pairs = is_bf16(grad) ? product_pairs_of(count) : nullptr;
+  for (int i = 0; i < count; ++i) {
+    if (is_bf16(inputs[i]))
+      rows[i] = bf16_at(inputs[i], pos);
+    else
+      pairs = nullptr;
+  }
+  const int paired = pairs != nullptr ? n - n % kPairStep : 0;
+  if (paired > 0) pairs(bf16_at(grad, pos), rows, paired, lanes);
+  if (paired == n) return;
+  load(grad, pos + paired, n - paired, false, x);
+  for (int i = 0; i < count; ++i) {
+    load(inputs[i], pos + paired, n - paired, false, x + kReduceBlock);
+    add_products(x, x + kReduceBlock, n - paired, lanes + i * kReduceLanes);
+  }
+}
+
+void inner_products(const Input& grad, const Input* inputs, int count, int64_t begin, int64_t end,
+                    double* sums) {
+  float* x = thread_scratch(2 * kReduceBlock);
+  for (int64_t pos = begin; pos < end; pos += kReduceBlock) {
+    const int n = static_cast<int>(end - pos < kReduceBlock ? end - pos : kReduceBlock);
+    for (int first = 0; first < count; first += kFixed) {
+      const int some = count - first < kFixed ? count - first : kFixed;
+      double lanes[kFixed * kReduceLanes] = {};
+      add_inner_products(grad, inputs + first, some, pos, n, x, lanes);
+      for (int i = 0; i < some; ++i) *sums++ = add_lanes(lanes + i * kReduceLanes);
+    }
+  }
+}
