@@ -33,7 +33,7 @@ class CMakeBuild(build_ext):
         if cuda not in ("AUTO", "ON", "OFF"):
             raise SystemExit(f"MERGESAFE_CUDA={cuda!r}: expected AUTO, ON or OFF")
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        # Not build_temp: an editable install takes a new one each time, and would compile all again.
+        # Not build_temp: editable installs take a new one each time, and would compile all again.
         build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         build.mkdir(parents=True, exist_ok=True)
         cmake, ninja = find_tool("cmake"), find_tool("ninja")

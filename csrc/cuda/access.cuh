@@ -10,7 +10,9 @@ constexpr int kVector = 8;  // 16 bytes of 16-bit elements
 // Eight elements as stored: fetched first for all inputs, converted later, so that the loads of a
 // thread are in flight together.
 struct Raw {
-  uint4 a, b;  // b for 32-bit elements only
+  // b for 32-bit elements only. Else it is not set: a copy of a would wait for its load before the
+  // next one starts.
+  uint4 a, b;
 };
 
 __device__ __forceinline__ Raw fetch(const Source& s, int64_t pos) {
@@ -21,7 +23,6 @@ __device__ __forceinline__ Raw fetch(const Source& s, int64_t pos) {
     raw.b = __ldcs(from + 1);
   } else {
     raw.a = __ldcs(reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(s.data) + pos));
-    raw.b = raw.a;
   }
   return raw;
 }
@@ -40,9 +41,8 @@ __device__ __forceinline__ float cast_at_load(float value, uint8_t cast) {
 }
 
 __device__ __forceinline__ void expand(const Raw& raw, const Source& s, float (&x)[kVector]) {
-  uint32_t a[4], b[4];
+  uint32_t a[4];
   words_of(raw.a, a);
-  words_of(raw.b, b);
   if (s.dtype == static_cast<uint8_t>(DType::kBF16)) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -56,6 +56,8 @@ __device__ __forceinline__ void expand(const Raw& raw, const Source& s, float (&
       x[2 * k + 1] = to_float(F16{static_cast<uint16_t>(a[k] >> 16)});
     }
   } else {
+    uint32_t b[4];
+    words_of(raw.b, b);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       x[k] = float_of(a[k]);

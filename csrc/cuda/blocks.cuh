@@ -19,7 +19,7 @@ static_assert(kStep == kPhiloxGroup, "a step takes the four words of whole Philo
 
 // Four elements as stored.
 struct Quad {
-  uint2 a, b;  // b for 32-bit elements only
+  uint2 a, b;  // b for 32-bit elements only, else not even set: see Raw
 };
 
 __device__ __forceinline__ Quad fetch_quad(const Source& s, int64_t pos) {
@@ -31,7 +31,6 @@ __device__ __forceinline__ Quad fetch_quad(const Source& s, int64_t pos) {
     quad.b = make_uint2(all.z, all.w);
   } else {
     quad.a = __ldcs(reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(s.data) + pos));
-    quad.b = quad.a;
   }
   return quad;
 }
@@ -127,9 +126,8 @@ struct Team {
   int64_t begin, end;  // its elements, within job j
 
   __device__ explicit Team(const Batch& batch) {
-    const uint32_t thread = blockIdx.x * kReduceThreads + threadIdx.x;
-    block = thread / kTeam;
-    member = static_cast<int>(thread % kTeam);
+    block = blockIdx.x * kBlocksPerLaunch + threadIdx.x / kTeam;
+    member = static_cast<int>(threadIdx.x % kTeam);
     busy = block < batch.tiles;
     j = busy ? batch.find(block) : 0;
     begin = busy ? static_cast<int64_t>(block - batch.start(j)) * kReduceBlock : 0;

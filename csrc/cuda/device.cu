@@ -22,6 +22,8 @@ __global__ void nothing_kernel(int64_t work) {
 }
 
 constexpr int kNothingThreads = 256;
+// A kernel's parameters may be as large as a Batch since then.
+constexpr int kLeastDriver = kBatchBytes > 4096 ? 12010 : 0;
 
 }  // namespace
 
@@ -54,17 +56,22 @@ int grid_for(int64_t work) {
 }
 
 std::string problem_of(int device) {
-  int count = 0;
-  cudaError_t code = cudaGetDeviceCount(&count);
-  if (code == cudaSuccess && device >= count) return "there is no device " + std::to_string(device);
-  if (code == cudaSuccess) {
+  int count = 0, driver = 0;
+  try {
+    check(cudaGetDeviceCount(&count));
+    if (device >= count) return "there is no device " + std::to_string(device);
+    check(cudaDriverGetVersion(&driver));
+    if (driver < kLeastDriver)
+      return "the driver supports CUDA " + std::to_string(driver / 1000) + "." +
+             std::to_string(driver % 1000 / 10) + ", but these kernels' parameters need 12.1";
     OnDevice current(device);
     cudaFuncAttributes attributes;
-    code = cudaFuncGetAttributes(&attributes, nothing_kernel);
+    check(cudaFuncGetAttributes(&attributes, nothing_kernel));
+  } catch (const Error& error) {
+    cudaGetLastError();  // reported: later calls must not find it
+    return error.what();
   }
-  if (code == cudaSuccess) return "";
-  cudaGetLastError();  // the failure has been reported: later calls must not find it
-  return std::string(cudaGetErrorName(code)) + ": " + cudaGetErrorString(code);
+  return "";
 }
 
 }  // namespace mergesafe::cuda

@@ -1,7 +1,8 @@
 """The compiled CUDA kernels on torch tensors: addresses in, bits out.
 
 Everything is enqueued on torch's current stream of the tensors' device. Only answers that are
-Python numbers (ranks, norms, inner products) wait for the device, once a call.
+Python numbers (ranks, norms, the Gram matrix) wait for the device, once a call. A CUDA graph can
+capture the methods that take weights as a tensor on the device; plain numbers have to be sent.
 """
 
 from __future__ import annotations
@@ -259,12 +260,14 @@ class CudaBackend:
 
     def _call(self, function: str, like: torch.Tensor, *arguments: Any) -> None:
         """On the current stream of the device that ``like`` lies on."""
-        index, stream = 0, 0
-        if like.device.type == "cuda":
-            index = like.device.index
-            stream = torch.cuda.current_stream(like.device).cuda_stream
         try:
-            getattr(self._module, function)(*arguments, index, stream)
+            if like.device.type != "cuda":  # the kernels run on the host
+                getattr(self._module, function)(*arguments, 0, 0)
+                return
+            # torch's guard, because it makes no context on a device that is only gone back to
+            with torch.cuda.device(like.device):
+                stream = torch.cuda.current_stream().cuda_stream
+                getattr(self._module, function)(*arguments, like.device.index, stream)
         except self._module.CudaError as error:
             raise BackendError(
                 f"backend 'native': CUDA kernels on {like.device} failed: {error}. An earlier "
@@ -288,4 +291,9 @@ def _numbers(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
 
 def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A small host tensor on the device, without waiting: CUDA stages pageable memory at once."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise BackendError(
+            "backend 'native' was given plain numbers while a CUDA graph is captured, which would "
+            "replay a copy of memory that is gone; give weights as a tensor on the device"
+        )
     return values.to(device, non_blocking=True)

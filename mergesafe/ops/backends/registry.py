@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """One backend: ``load`` makes it for a device type, ``problem`` says why it cannot run on one
-    here (or None).
+    """One backend: ``load`` makes it for a device type, ``problem`` says why it cannot run on a
+    device such as "cuda" or "cuda:1" here (or None).
     """
 
     name: str
@@ -84,10 +84,11 @@ class Registry:
 
     def get(self, name: str, device: str) -> Backend:
         """The backend called ``name``, or with "auto" the first that runs here on ``device``."""
+        kind = device.partition(":")[0]
         if name == "auto":
             for entry in self.entries:
-                if device in entry.devices and entry.problem(device) is None:
-                    return entry.load(device)
+                if kind in entry.devices and entry.problem(device) is None:
+                    return entry.load(kind)
             raise BackendError(f"no backend serves the device '{device}'; {self._known()}")
         if name not in self.by_name:
             names = [*self.by_name, "auto"]
@@ -95,7 +96,7 @@ class Registry:
                 f"unknown backend '{name}'{did_you_mean(name, names)}; {self._known()}"
             )
         entry = self.by_name[name]
-        if device not in entry.devices:
+        if kind not in entry.devices:
             raise BackendError(
                 f"backend '{name}' serves {' and '.join(entry.devices)} tensors, but these are on "
                 f"'{device}'; {self._known()}"
@@ -106,7 +107,7 @@ class Registry:
                 f"backend '{name}' is not available for {device} tensors: {problem}; "
                 f"{self._known()}"
             )
-        return entry.load(device)
+        return entry.load(kind)
 
     def describe(self) -> list[BackendInfo]:
         """Every backend with the reasons why it cannot run here, empty where it can."""
@@ -156,15 +157,24 @@ def _native_problem(device: str) -> str | None:
             "the extension was built without CUDA (no nvcc was found, or MERGESAFE_CUDA=OFF); "
             "MERGESAFE_CUDA=ON pip install insists on it"
         )
-    return _cuda_problem()
+    without = cuda_problem()
+    if without:
+        return without
+    import torch
+
+    index = device.partition(":")[2]
+    return _cuda_problem(int(index) if index else torch.cuda.current_device())
 
 
 @cache
-def _cuda_problem() -> str | None:
-    """Asked once: the answer takes a CUDA context."""
+def _cuda_problem(index: int) -> str | None:
+    """Asked once for each device in use: the answer takes a CUDA context there."""
+    import torch
+
     from mergesafe import _native
 
-    return cuda_problem() or _native.cuda.problem_of(0) or None
+    with torch.cuda.device(index):
+        return _native.cuda.problem_of(index) or None
 
 
 def cuda_problem() -> str:
@@ -253,8 +263,7 @@ def get_backend(name: str = "auto", device: str | torch.device = "cpu") -> Backe
     Raises :class:`BackendError` with the reason and the known names if it is unknown, cannot run
     here or does not serve the device.
     """
-    kind = device if isinstance(device, str) else device.type
-    return REGISTRY.get(name, kind.partition(":")[0])
+    return REGISTRY.get(name, str(device))
 
 
 def describe_backends() -> list[BackendInfo]:
