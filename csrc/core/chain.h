@@ -38,7 +38,7 @@ struct Chain {
       }
       by = by != 0.0f ? by : 1.0f;
     }
-    return finish(b, total, kDivide ? by : 1.0f, scale);
+    return kDivide ? finish(b, total, by, scale) : b + total * scale;
   }
 };
 

@@ -57,9 +57,21 @@ MS_FN uint32_t elected_flip(float total) { return mask(!(total >= 0.0f)) & 0x800
 // Does d vote with the elected sign? An exact zero never does.
 MS_FN bool agrees(float d, uint32_t flip) { return float_of(bits_of(d) ^ flip) > 0.0f; }
 
+// sum / divisor for a divisor other than 0. A device divides a zero by a slow subroutine, and where
+// nothing was kept the sum is zero: there it divides 1 instead and puts the zero of the right sign.
+MS_FN float quotient(float sum, float divisor) {
+#if defined(__CUDA_ARCH__) || defined(MERGESAFE_EMULATE)
+  const bool zero = (sum == 0.0f) & (divisor == divisor);
+  const float divided = (zero ? 1.0f : sum) / divisor;
+  return zero ? float_of((bits_of(sum) ^ bits_of(divisor)) & 0x80000000u) : divided;
+#else
+  return sum / divisor;
+#endif
+}
+
 // base + scale * (sum / divisor).
 MS_FN float finish(float base, float sum, float divisor, float scale) {
-  return base + (sum / divisor) * scale;
+  return base + quotient(sum, divisor) * scale;
 }
 
 }  // namespace mergesafe

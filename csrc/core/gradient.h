@@ -64,8 +64,8 @@ struct GradientChain {
       by = by + pick(agreed, weight[i]);
     }
     if (kNormalize) {
-      share = g / divisor(by);
-      mean = sum / divisor(by);
+      share = quotient(g, divisor(by));
+      mean = quotient(sum, divisor(by));
     }
     const float less = kNormalize ? subtracted(by, mean) : 0.0f;
     for (int i = 0; i < N; ++i) terms[i] = term(agrees(d[i], flip), terms[i], less);

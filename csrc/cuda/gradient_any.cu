@@ -54,8 +54,8 @@ __global__ void __launch_bounds__(kReduceThreads)
           by = by + pick(agreed, weights[i]);
         }
         if (normalize) {
-          share = g / divisor(by);
-          mean = sum / divisor(by);
+          share = quotient(g, divisor(by));
+          mean = quotient(sum, divisor(by));
           less = subtracted(by, mean);
         }
       }

@@ -212,13 +212,18 @@ __device__ inline void scan(const Batch& batch, int j, int first, uint32_t from,
       }
     }
   }
+  // One thread of a warp for all: many at one counter would queue.
+  const bool leads = threadIdx.x % 32 == 0;
 #pragma unroll
   for (int q = 0; q < kTogether; ++q) {
-    Watch& w = watch[q];
-    if (w.above != 0) atomicAdd(&memory.above[q], static_cast<unsigned long long>(w.above));
-    if (w.at_mid == 0) continue;
+    const Watch& w = watch[q];
+    if (!w.open) continue;
+    const uint32_t above = __reduce_add_sync(0xFFFFFFFFu, w.above);
+    const uint32_t at_mid = __reduce_add_sync(0xFFFFFFFFu, w.at_mid);
+    if (leads && above != 0) atomicAdd(&memory.above[q], static_cast<unsigned long long>(above));
+    if (!leads || at_mid == 0) continue;
     const uint32_t bin = (w.mid - w.lo) >> w.shift;
-    atomicAdd(&memory.counts[q][bin], w.at_mid);
+    atomicAdd(&memory.counts[q][bin], at_mid);
     atomicMin(&memory.least[q][bin], w.mid);
     atomicMax(&memory.largest[q][bin], w.mid);
   }

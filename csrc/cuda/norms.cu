@@ -21,18 +21,36 @@ __global__ void __launch_bounds__(kReduceThreads)
   const Expert& e = batch.expert(team.j, i);
   double all[kEach] = {}, kept[kEach] = {};
   uint32_t largest = 0, largest_kept = 0;
+#pragma unroll 1
+  for (int64_t at = team.begin; at < team.end; at += kRows * kReduceLanes) {
+    const int64_t pos = at + team.member * kEach;
+    const bool whole = job.vectors && at + kRows * kReduceLanes <= team.end;
+    Rows x, base;
+    if (whole) {
+      x.fetch(e.source, pos);
+      base.fetch(job.first, pos);
+    } else {
+      x.fetch_partly(e.source, pos, team.end);
+      base.fetch_partly(job.first, pos, team.end);
+    }
 #pragma unroll
-  for (int c = 0; c < kEach; ++c) {
-#pragma unroll 4
-    for (int64_t p = team.begin + team.member * kEach + c; p < team.end; p += kReduceLanes) {
-      const float delta = load_one(e.source, p) - load_one(job.first, p);
-      const float survivor = pick(keeps(e, delta, job.offset + p), delta);
-      if (norm == Norm::kLinf) {
-        largest = max(largest, magnitude_bits(delta));
-        largest_kept = max(largest_kept, magnitude_bits(survivor));
-      } else {
-        all[c] = all[c] + norm_term(norm, delta);
-        kept[c] = kept[c] + norm_term(norm, survivor);
+    for (int r = 0; r < kRows; ++r) {
+      float xs[kEach], bs[kEach];
+      x.expand(r, e.source, whole, xs);
+      base.expand(r, job.first, whole, bs);
+#pragma unroll
+      for (int c = 0; c < kEach; ++c) {
+        // What is missing at the end is 0 - 0: it adds nothing to either.
+        const float delta = xs[c] - bs[c];
+        const bool keep = keeps(e, delta, job.offset + pos + r * kReduceLanes + c);
+        const float survivor = pick(keep, delta);
+        if (norm == Norm::kLinf) {
+          largest = max(largest, magnitude_bits(delta));
+          largest_kept = max(largest_kept, magnitude_bits(survivor));
+        } else {
+          all[c] = all[c] + norm_term(norm, delta);
+          kept[c] = kept[c] + norm_term(norm, survivor);
+        }
       }
     }
   }

@@ -113,6 +113,14 @@ inline unsigned __match_any_sync(unsigned, int value) {
   return peers;
 }
 
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
+  uint64_t all[32];
+  emulate::exchange(value, all);
+  unsigned sum = 0;
+  for (int lane = 0; lane < 32; ++lane) sum += static_cast<unsigned>(all[lane]);
+  return sum;
+}
+
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 

@@ -13,7 +13,7 @@ import torch
 
 from mergesafe import _native
 from mergesafe.errors import BackendError
-from mergesafe.methods.spec import Sparsify
+from mergesafe.methods.spec import KEEP_NONE, Sparsify
 from mergesafe.ops.backends.base import MergeJob, RankJob
 from mergesafe.ops.backends.cuda import CudaBackend
 from mergesafe.ops.backends.reference import random_words
@@ -126,6 +126,19 @@ def test_overflowing_coefficients_become_infinite_alike() -> None:
         there(job.base), there(job.experts), vectors, offset=0, **arguments
     )
     assert_same_bits(actual.cpu(), expected)
+
+
+@pytest.mark.parametrize("weights", [[-0.5, 0.25], [1e300, 1.0], [-1e300, 1.0], [1e300, -1e300]])
+@pytest.mark.parametrize("elect", ELECT)
+def test_zeros_are_divided_exactly(weights: list[float], elect: str) -> None:
+    """Where nothing is kept a device does not divide; the zero has the sign that a division gives,
+    which shows where the base is -0.
+    """
+    base = torch.tensor([0.0, -0.0, 1.0, float("nan")] * 20)
+    for vectors in ([Sparsify(*KEEP_NONE)] * 2, [Sparsify(0x3F800000)] * 2):
+        job = MergeJob(base, [base + 0.5, base - 2.0], vectors)
+        options = {"elect": elect, "normalize": True, "scale": 1.0, "out_dtype": F32}
+        check_merge(job, torch.tensor([weights], dtype=torch.float64), **options)
 
 
 @pytest.mark.parametrize("n", [4096, 4099, 4103])
