@@ -67,20 +67,27 @@ __device__ MS_OUTLINE inline void merge_one(const Batch& batch, int j, const Coe
   store_one(finish(base, total, by, c.scale), job.out, job.out_dtype, pos);
 }
 
+// The same place, with the dtype known to the compiler where all is bfloat16 without a cast.
+template <bool kPlain>
+__device__ __forceinline__ Source known(const Source& s) {
+  constexpr auto code = static_cast<uint8_t>(DType::kBF16);
+  return kPlain ? Source{s.data, code, code} : s;
+}
+
 // The whole chain of a vector. keep: bits of random_bits, from bit 8 v on.
-template <int N, Elect kElect, bool kRandom, bool kDivide>
+template <bool kPlain, int N, Elect kElect, bool kRandom, bool kDivide>
 __device__ __forceinline__ void merge_vector(const Batch& batch, int j,
                                              const Chain<N, kElect, kRandom, kDivide>& chain,
                                              const uint32_t (&keep)[N], int v, int64_t pos) {
   const Job& job = batch.job(j);
   Raw raw[N + 1];
-  raw[N] = fetch(job.first, pos);
+  raw[N] = fetch(known<kPlain>(job.first), pos);
 #pragma unroll
-  for (int i = 0; i < N; ++i) raw[i] = fetch(batch.expert(j, i).source, pos);
+  for (int i = 0; i < N; ++i) raw[i] = fetch(known<kPlain>(batch.expert(j, i).source), pos);
   float b[kVector], x[N][kVector], out[kVector];
-  expand(raw[N], job.first, b);
+  expand(raw[N], known<kPlain>(job.first), b);
 #pragma unroll
-  for (int i = 0; i < N; ++i) expand(raw[i], batch.expert(j, i).source, x[i]);
+  for (int i = 0; i < N; ++i) expand(raw[i], known<kPlain>(batch.expert(j, i).source), x[i]);
 #pragma unroll
   for (int k = 0; k < kVector; ++k) {
     float row[N];
@@ -96,11 +103,13 @@ __device__ __forceinline__ void merge_vector(const Batch& batch, int j,
     }
     out[k] = chain(b[k], row, masks);
   }
-  store(out, job.out, job.out_dtype, pos);
+  store(out, job.out, kPlain ? static_cast<uint8_t>(DType::kBF16) : job.out_dtype, pos);
 }
 
-template <int N, Elect kElect, bool kRandom, bool kDivide>
-__global__ void __launch_bounds__(kThreads)
+// kPlain: all inputs and outputs are bfloat16. Blocks a processor: enough loads in flight, and no
+// spills.
+template <bool kPlain, int N, Elect kElect, bool kRandom, bool kDivide>
+__global__ void __launch_bounds__(kThreads, kRandom ? 2 : (N < 4 ? 4 : 3))
     merge_kernel(MS_PARAMETER(Batch) batch, MS_PARAMETER(MergeCall) call) {
   Chain<N, kElect, kRandom, kDivide> chain;
   Coefficients c{};
@@ -134,7 +143,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int v = 0; v < kVectors; ++v) {
       const int64_t pos = start + (spread ? random_place(v) : place(v));
       if (job.vectors && pos + kVector <= job.n) {
-        merge_vector<N, kElect, kRandom, kDivide>(batch, j, chain, keep, v, pos);
+        merge_vector<kPlain>(batch, j, chain, keep, v, pos);
       } else {
         for (int64_t p = pos; p < pos + kVector && p < job.n; ++p) merge_one(batch, j, c, p);
       }
@@ -142,27 +151,34 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <int N, Elect kElect>
-void launch_merge(const Batch& batch, const MergeCall& call, bool random, Stream stream) {
-  const bool divide = call.normalize;
+template <bool kPlain, int N, Elect kElect, bool kRandom>
+void launch_merge(const Batch& batch, const MergeCall& call, Stream stream) {
   const int grid = grid_for(batch.tiles);
-  if (random && divide)
-    MS_LAUNCH((merge_kernel<N, kElect, true, true>), grid, kThreads, stream.handle, batch, call);
-  else if (random)
-    MS_LAUNCH((merge_kernel<N, kElect, true, false>), grid, kThreads, stream.handle, batch, call);
-  else if (divide)
-    MS_LAUNCH((merge_kernel<N, kElect, false, true>), grid, kThreads, stream.handle, batch, call);
+  if (call.normalize)
+    MS_LAUNCH((merge_kernel<kPlain, N, kElect, kRandom, true>), grid, kThreads, stream.handle,
+              batch, call);
   else
-    MS_LAUNCH((merge_kernel<N, kElect, false, false>), grid, kThreads, stream.handle, batch, call);
+    MS_LAUNCH((merge_kernel<kPlain, N, kElect, kRandom, false>), grid, kThreads, stream.handle,
+              batch, call);
+}
+
+template <int N, Elect kElect>
+void launch_merge(const Batch& batch, const MergeCall& call, Kind kind, Stream stream) {
+  if (kind.random)
+    launch_merge<false, N, kElect, true>(batch, call, stream);
+  else if (kind.plain)
+    launch_merge<true, N, kElect, false>(batch, call, stream);
+  else
+    launch_merge<false, N, kElect, false>(batch, call, stream);
 }
 
 template <Elect kElect>
-void launch_merge(const Batch& batch, const MergeCall& call, bool random, Stream stream) {
+void launch_merge(const Batch& batch, const MergeCall& call, Kind kind, Stream stream) {
   switch (batch.count) {
-    case 1: return launch_merge<1, kElect>(batch, call, random, stream);
-    case 2: return launch_merge<2, kElect>(batch, call, random, stream);
-    case 3: return launch_merge<3, kElect>(batch, call, random, stream);
-    case 4: return launch_merge<4, kElect>(batch, call, random, stream);
+    case 1: return launch_merge<1, kElect>(batch, call, kind, stream);
+    case 2: return launch_merge<2, kElect>(batch, call, kind, stream);
+    case 3: return launch_merge<3, kElect>(batch, call, kind, stream);
+    case 4: return launch_merge<4, kElect>(batch, call, kind, stream);
   }
 }
 

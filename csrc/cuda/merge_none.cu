@@ -3,8 +3,8 @@
 
 namespace mergesafe::cuda {
 
-void merge_none(const Batch& batch, const MergeCall& call, bool random, Stream stream) {
-  launch_merge<Elect::kNone>(batch, call, random, stream);
+void merge_none(const Batch& batch, const MergeCall& call, Kind kind, Stream stream) {
+  launch_merge<Elect::kNone>(batch, call, kind, stream);
 }
 
 }  // namespace mergesafe::cuda

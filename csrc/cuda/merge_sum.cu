@@ -3,8 +3,8 @@
 
 namespace mergesafe::cuda {
 
-void merge_sum(const Batch& batch, const MergeCall& call, bool random, Stream stream) {
-  launch_merge<Elect::kSum>(batch, call, random, stream);
+void merge_sum(const Batch& batch, const MergeCall& call, Kind kind, Stream stream) {
+  launch_merge<Elect::kSum>(batch, call, kind, stream);
 }
 
 }  // namespace mergesafe::cuda

@@ -40,8 +40,13 @@ Expert expert_of(const JobList& list, size_t at) {
 // The jobs from `begin` on, as many as fit; `begin` moves behind them.
 struct Packed {
   std::unique_ptr<Batch> batch = std::make_unique<Batch>();
-  bool random = false;
+  Kind kind{false, true};
 };
+
+bool is_plain(const Source& s) {
+  constexpr auto code = static_cast<uint8_t>(DType::kBF16);
+  return s.dtype == code && s.cast == code;
+}
 
 Packed pack(const JobList& list, int tile, int& begin) {
   Packed packed;
@@ -68,9 +73,12 @@ Packed pack(const JobList& list, int tile, int& begin) {
       experts.push_back(expert_of(list, at));
       job.vectors = job.vectors && on_16_bytes(list.inputs[at]);
       job.random = job.random || experts.back().kept.hi == kByWord;
+      packed.kind.plain = packed.kind.plain && is_plain(experts.back().source);
     }
     job.vectors = job.vectors && (!job.random || job.offset % kPhiloxGroup == 0);
-    packed.random = packed.random || job.random;
+    packed.kind.random = packed.kind.random || job.random;
+    packed.kind.plain = packed.kind.plain && is_plain(job.first) &&
+                        is_plain({nullptr, job.out_dtype, job.out_dtype});
     jobs.push_back(job);
   }
   if (tiles > kTiles) throw std::invalid_argument("a tensor has more than 2^43 elements");
@@ -132,9 +140,9 @@ void run_merges(const JobList& jobs, const MergeCall& call, Stream stream) {
     if (batch.count > 4 || call.elect == Elect::kCount)
       merge_any(batch, call, stream);
     else if (call.elect == Elect::kSum)
-      merge_sum(batch, call, packed.random, stream);
+      merge_sum(batch, call, packed.kind, stream);
     else
-      merge_none(batch, call, packed.random, stream);
+      merge_none(batch, call, packed.kind, stream);
   });
 }
 

@@ -92,9 +92,15 @@ struct RankBins {
   uint32_t least[kBins], largest[kBins];
 };
 
+// What a batch of merges has in common, for kernels that are made for it.
+struct Kind {
+  bool random;  // any job keeps elements at random
+  bool plain;   // all inputs and outputs are bfloat16, without a cast
+};
+
 void sum_batch(const Batch& batch, const float* weights, Stream stream);
-void merge_none(const Batch& batch, const MergeCall& call, bool random, Stream stream);
-void merge_sum(const Batch& batch, const MergeCall& call, bool random, Stream stream);
+void merge_none(const Batch& batch, const MergeCall& call, Kind kind, Stream stream);
+void merge_sum(const Batch& batch, const MergeCall& call, Kind kind, Stream stream);
 void merge_any(const Batch& batch, const MergeCall& call, Stream stream);
 void dots_batch(const Batch& batch, bool pairs, double* partials, Stream stream);
 void gradient_batch(const Batch& batch, const float* weights, Elect elect, bool normalize,

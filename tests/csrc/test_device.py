@@ -63,7 +63,8 @@ def test_the_built_kernels_divide_exactly(kernels: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("kernel", "reads", "writes"),
     [
-        ("merge_kernelILi3", "v4", True),
+        ("merge_kernelILb1ELi3", "v4", True),
+        ("merge_kernelILb0ELi3", "v4", True),
         ("merge_any_kernel", "v4", True),
         ("sum_kernel", "v4", True),
         ("round_kernel", "v4", False),

@@ -98,6 +98,19 @@ def test_merge_with_every_option(count: int, kinds: tuple[str, ...]) -> None:
         check_merge(job, weights, elect=elect, normalize=normalize, scale=0.5, out_dtype=BF16)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_merge_of_bfloat16_alone(count: int) -> None:
+    """Kernels of their own; with an output of another type, not those."""
+    for seed, (elect, normalize, dtype) in enumerate(
+        itertools.product(ELECT[:2], (False, True), (BF16, F32))
+    ):
+        tensors = inputs(8199, count + 1, seed, (BF16,))
+        made = merge_arguments(tensors[0], tensors[1:], ("window", "magnitude"), seed)
+        job = MergeJob(tensors[0], tensors[1:], made["vectors"])
+        weights = torch.tensor([made["weights"]], dtype=torch.float32)
+        check_merge(job, weights, elect=elect, normalize=normalize, scale=0.5, out_dtype=dtype)
+
+
 def test_more_experts_than_a_launch_describes() -> None:
     job, weights = a_job(10, 61, 1)
     with pytest.raises(BackendError, match=r"61 experts.* at most 60"):
