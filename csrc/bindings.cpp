@@ -176,6 +176,13 @@ int64_t count_nonfinite(const PyInput& input, int64_t n) {
   return cpu::current().count_nonfinite(input_of(input), n);
 }
 
+std::pair<uint64_t, uint64_t> digest(uintptr_t data, int64_t nbytes, uint64_t first_block) {
+  uint64_t sum[2];
+  py::gil_scoped_release release;
+  cpu::current().digest(reinterpret_cast<const void*>(data), nbytes, first_block, sum);
+  return {sum[0], sum[1]};
+}
+
 void triad(uintptr_t a, uintptr_t b, uintptr_t c, float s, int64_t n, int threads) {
   Kernel scope;
   cpu::run_triad(reinterpret_cast<float*>(a), reinterpret_cast<const float*>(b),
@@ -334,6 +341,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("add_low_rank", &add_low_rank);
   m.def("count_nonfinite", &count_nonfinite);
   m.def("triad", &triad);
+  m.attr("digest_block") = cpu::kDigestBlock;
+  m.def("digest", &digest);
 #if MERGESAFE_CUDA_COMPILED
   py::module_ device = m.def_submodule("cuda", "The same on CUDA devices.");
   bind_cuda(device);

@@ -23,10 +23,14 @@
 #include "core/philox.h"
 #include "core/reduce.h"
 #include "cpu/kernels.h"
+// Everything static, and vectorised for the flags of this set.
+#define XXH_INLINE_ALL
+#include "third_party/xxhash.h"
 
 namespace mergesafe::cpu::MS_ISA {
 namespace {
 
+#include "cpu/digest.inl"
 #include "cpu/load.inl"
 #include "cpu/masks.inl"
 #include "cpu/merge.inl"
@@ -44,6 +48,7 @@ const Kernels kKernels = {MS_ISA_NAME,  weighted_sum,    merge_task_vectors,
                           magnitudes,   bracket,         count_above_all,
                           narrow,       histogram,       gram,
                           delta_norms,  inner_products,  merge_gradient,
-                          add_low_rank, count_nonfinite, triad};
+                          add_low_rank, count_nonfinite, triad,
+                          digest};
 
 }  // namespace mergesafe::cpu::MS_ISA

@@ -16,6 +16,9 @@ namespace mergesafe::cpu {
 using Flags = uint64_t;
 constexpr Flags kOutputFlag = Flags{1} << 63;
 
+// Bytes of one block of a digest; tiles of a tensor begin at multiples of it.
+constexpr int64_t kDigestBlock = 8192;
+
 struct Collected {
   uint32_t* data;  // room for `capacity` + 64 values
   int64_t capacity;
@@ -53,6 +56,8 @@ struct Kernels {
                        int64_t columns, float scale, int64_t begin, int64_t end, float* out);
   int64_t (*count_nonfinite)(const Input& input, int64_t n);
   void (*triad)(float* a, const float* b, const float* c, float s, int64_t begin, int64_t end);
+  // sum = {high, low} of the digest of these bytes, which begin at block number first_block.
+  void (*digest)(const void* data, int64_t nbytes, uint64_t first_block, uint64_t sum[2]);
 };
 
 // Cache-line aligned scratch of the calling thread, kept for its next call.

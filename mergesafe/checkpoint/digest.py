@@ -1,0 +1,60 @@
+"""A digest of tensor bytes that any worker can compute over any tiles in any order.
+
+The bytes are cut into blocks of 8192, the last of which may be shorter. The digest is the sum over
+blocks i of XXH3-128(block, seed = i), modulo 2**128; that of no bytes is 0. Digests of ranges that
+begin at multiples of :data:`BLOCK` therefore add up to the digest of the whole, whatever the size
+of the tiles. It shows damage, not forgery: XXH3 is fast and not cryptographic.
+
+XXH3: Collet, https://github.com/Cyan4973/xxHash.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from typing import Final
+
+from mergesafe import _native
+
+BLOCK: Final = _native.digest_block
+ALGORITHM: Final = "sum over 8192-byte blocks i of XXH3-128(block, seed=i), modulo 2**128"
+_MODULUS: Final = 1 << 128
+_TEXT: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def digest_at(address: int, nbytes: int, first_block: int = 0) -> int:
+    """Digest of ``nbytes`` bytes at ``address``, which begin at block number ``first_block``."""
+    high, low = _native.digest(address, nbytes, first_block)
+    return high << 64 | low
+
+
+def digest_of(data: bytes | bytearray | memoryview, first_block: int = 0) -> int:
+    """Digest of contiguous bytes, which begin at block number ``first_block``."""
+    view = memoryview(data)
+    if not view.nbytes:
+        return 0
+    if view.readonly:  # ctypes takes no address of those: one copy
+        view = memoryview(bytearray(view))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    return digest_at(address, view.nbytes, first_block)
+
+
+def add(first: int, second: int) -> int:
+    """Digest of two disjoint ranges of one tensor."""
+    return (first + second) % _MODULUS
+
+
+def text(digest: int) -> str:
+    """32 hexadecimal digits."""
+    return f"{digest:032x}"
+
+
+def parse(digits: str) -> int:
+    """The digest that :func:`text` wrote.
+
+    Raises:
+        ValueError: ``digits`` is anything else.
+    """
+    if not _TEXT.fullmatch(digits):
+        raise ValueError(f"{digits!r} is not a digest of 32 hexadecimal digits")
+    return int(digits, 16)
