@@ -13,13 +13,14 @@ from mergesafe.version import __version__
 
 if TYPE_CHECKING:
     from mergesafe import methods, ops
-    from mergesafe.engine.api import merge, plan
+    from mergesafe.engine.api import merge, plan, verify
 
-__all__ = ["MergesafeError", "__version__", "merge", "methods", "ops", "plan"]
+__all__ = ["MergesafeError", "__version__", "merge", "methods", "ops", "plan", "verify"]
 
 _LAZY = {
     "merge": ("mergesafe.engine.api", "merge"),
     "plan": ("mergesafe.engine.api", "plan"),
+    "verify": ("mergesafe.engine.api", "verify"),
     "methods": ("mergesafe.methods", None),
     "ops": ("mergesafe.ops", None),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -147,10 +148,15 @@ def read(folder: Path) -> Tensors:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of every file of a checkpoint."""
+    """SHA-256 over the names and bytes of every file of a checkpoint, but for the backend's name
+    in the manifest, which says by whom and not what was merged.
+    """
     sha = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        sha.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+        content = path.read_bytes()
+        if path.name == "mergesafe-manifest.json":
+            content = re.sub(rb'"backend": "\w+"', b"", content, count=1)
+        sha.update(f"{path.name}\0{len(content)}\0".encode() + content)
     return sha.hexdigest()
 
 

@@ -112,6 +112,24 @@ def plan(
     )
 
 
+@app.command(epilog="Example: mergesafe verify merged/")
+@guarded
+def verify(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a merged model.")],
+    threads: Threads = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Check every byte of the merged model OUT against its manifest.
+
+    Exit status 3 when anything differs from what the merge wrote.
+    """
+    from mergesafe.cli.verify import run
+
+    run(out, threads=threads, json=json, quiet=quiet)
+
+
 @app.command(epilog="Example: mergesafe info --json")
 @guarded
 def info(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:

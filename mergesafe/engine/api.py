@@ -14,9 +14,12 @@ from mergesafe.checkpoint.carry import carry_over
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine.kernels import make_kernels
+from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.engine.stream import Options, Schedule, Stream, schedule
+from mergesafe.engine.verify import Verified
+from mergesafe.engine.verify import verify as verify_model
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.recipe.load import load_recipe
 from mergesafe.version import __version__
@@ -122,6 +125,11 @@ def merge(
         stream.run()
         warnings = (*made.warnings, *stream.nonfinite.warnings(made.tasks))
         _add_companions(folder, made, warnings)
+        manifest = manifest_text(
+            made, stream.digests, folder.working,
+            backend=kernels(1).name, on_nonfinite=on_nonfinite,
+        )  # fmt: skip
+        folder.add_file(MANIFEST_NAME, manifest)
         folder.commit()
     return MergeResult(
         path=folder.path,
@@ -132,6 +140,16 @@ def merge(
         seconds=time.perf_counter() - started,
         warnings=warnings,
     )
+
+
+def verify(out: str | Path, *, threads: int | None = None) -> Verified:
+    """Check every byte of the merged model in ``out`` against its manifest.
+
+    Raises:
+        CheckpointError: there is no manifest, or it or the model cannot be read.
+        VerificationError: something differs from what the merge wrote.
+    """
+    return verify_model(out, threads=_threads(threads))
 
 
 def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, ...]) -> None:

@@ -12,12 +12,14 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from mergesafe.checkpoint.digest import BLOCK, digest_of
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine.kernels import (
     Kernels,
 )
 from mergesafe.engine.layout import Layout, task_layout
+from mergesafe.engine.manifest import OUTPUT, Digests
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.nonfinite import NonFinite
 from mergesafe.engine.plan import MergePlan, TensorTask, run_merge
@@ -111,6 +113,7 @@ class Stream:
         self.plan, self.schedule, self.options = plan, planned, options
         self.kernels, self.reader, self.folder = kernels, reader, folder
         self.progress = progress
+        self.digests = Digests()
         self.nonfinite = NonFinite(options.on_nonfinite, reader)
         self._arena = Arena(planned.arena)
         self._lock = threading.Lock()
@@ -205,6 +208,7 @@ class Stream:
             TaskRun(
                 task, self.plan.recipe.method, self.kernels(layout.threads), self.reader, layout,
                 memory, check=self.nonfinite.check, advance=self._advance, write=self._write,
+                digests=self.digests,
             ).run(piece.begin, piece.count, piece.combine)  # fmt: skip
         finally:
             memory.release()
@@ -221,6 +225,9 @@ class Stream:
                         f"integer tensor '{task.name}' differs between {first.info.path} and "
                         f"{other.info.path}; integers cannot be merged, so all models must agree."
                     )
+            digest = digest_of(piece, begin // BLOCK)
+            for part in (OUTPUT, *map(str, range(len(task.sources)))):  # all equal
+                self.digests.add(task, part, digest)
             self._write(task, begin, memoryview(piece))
             self._advance(size * (1 + len(task.sources)))
 

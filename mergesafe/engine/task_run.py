@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mergesafe import _native
+from mergesafe.checkpoint.digest import BLOCK, digest_at, digest_of
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.kernels import (
@@ -24,6 +25,7 @@ from mergesafe.engine.kernels import (
     to_float32,
 )
 from mergesafe.engine.layout import Layout
+from mergesafe.engine.manifest import OUTPUT, Digests
 from mergesafe.engine.memory import Slice
 from mergesafe.engine.plan import TensorTask, run_merge
 from mergesafe.engine.sources import Source
@@ -52,12 +54,16 @@ class TaskRun:
         check: Callable[[TensorTask, Iterable[int], bool], None],
         advance: Callable[[int], None],
         write: Callable[[TensorTask, int, memoryview], None],
+        digests: Digests,
     ) -> None:
         self.task, self.method, self.kernels, self.reader = task, method, kernels, reader
         self.layout, self.memory = layout, memory
         self.report, self.advance, self.write = check, advance, write
+        self.digests = digests
         self._out = memory.take(layout.out_tile * SIZES[task.out_dtype])
-        self._factors = [self._load_factors(s) if s.lora else None for s in task.sources]
+        self._factors = [
+            self._load_factors(i, s) if s.lora else None for i, s in enumerate(task.sources)
+        ]
         self._areas = [
             (
                 memory.take(layout.tile * SIZES[s.info.dtype]),
@@ -83,8 +89,19 @@ class TaskRun:
                 parts = [x.part(at, n, SIZES[x.dtype]) for x in inputs]
                 flags = self.kernels.combine(parts, combine, out, n, begin + at)
                 self.check(flags)
+                self._digest(begin, at, n, address)
                 self.write(self.task, (begin + at) * size, out.view)
                 self.advance(n * size)
+
+    def _digest(self, tile: int, at: int, n: int, out: int) -> None:
+        """Add elements [tile + at, tile + at + n), which are in the cache just now."""
+        for index, source in enumerate(self.task.sources):
+            size = SIZES[source.info.dtype]
+            stored = self._areas[index][0][0] + at * size
+            digest = digest_at(stored, n * size, (tile + at) * size // BLOCK)
+            self.digests.add(self.task, str(index), digest)
+        size = SIZES[self.task.out_dtype]
+        self.digests.add(self.task, OUTPUT, digest_at(out, n * size, (tile + at) * size // BLOCK))
 
     def check(self, flags: int, inputs: Sequence[int] | None = None) -> None:
         """Report a kernel's flags; ``inputs`` says which of the task's inputs it was given."""
@@ -178,13 +195,14 @@ class TaskRun:
         )  # fmt: skip
         return Buffer(made[0], made[1][: count * 4], "F32", self.task.cast or "F32")
 
-    def _load_factors(self, source: Source) -> tuple[int, int]:
+    def _load_factors(self, index: int, source: Source) -> tuple[int, int]:
         """Addresses of A and B in float32."""
         assert source.lora is not None  # only called for adapted tensors
         addresses = []
-        for info in (source.lora.a, source.lora.b):
+        for side, info in (("A", source.lora.a), ("B", source.lora.b)):
             raw = bytearray(info.nbytes)
             self.reader.read_into(info, 0, memoryview(raw))
+            self.digests.add(self.task, f"{index}.{side}", digest_of(raw))
             pointer = ctypes.addressof(ctypes.c_char.from_buffer(raw))
             address, _ = self.memory.take(4 * info.numel)
             stored = Buffer(pointer, memoryview(raw), info.dtype, info.dtype)

@@ -1,0 +1,100 @@
+"""``mergesafe-manifest.json``: what was merged into what, with a digest of every tensor.
+
+Digests are taken of the bytes as they pass through the merge (see
+:mod:`mergesafe.checkpoint.digest`), so they cost no second reading. The manifest says nothing that
+memory, threads or the machine decide: the same recipe and inputs give the same manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.checkpoint.digest import ALGORITHM, add, text
+from mergesafe.checkpoint.model import INDEX_NAME
+from mergesafe.engine.plan import MergePlan, TensorTask
+from mergesafe.version import __version__
+
+MANIFEST_NAME: Final = "mergesafe-manifest.json"
+FORMAT: Final = 1
+#: Names of a tensor's parts: its output, input i, and the factors of input i's adapter.
+OUTPUT: Final = "output"
+
+
+class Digests:
+    """Sums of the digests of tiles, by tensor and part. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sums: dict[str, dict[str, int]] = defaultdict(dict)
+
+    def add(self, task: TensorTask, part: str, digest: int) -> None:
+        """One tile of ``part`` of the task: each byte once, tiles in any order."""
+        with self._lock:
+            sums = self._sums[task.name]
+            sums[part] = add(sums.get(part, 0), digest)
+
+    def text(self, task: TensorTask, part: str) -> str:
+        """The digest of all tiles so far."""
+        return text(self._sums[task.name].get(part, 0))
+
+
+def manifest_text(
+    plan: MergePlan, digests: Digests, folder: Path, *, backend: str, on_nonfinite: str
+) -> str:
+    """The manifest of a finished merge whose companion files lie in ``folder``."""
+    shards = {shard.name: shard for shard in plan.layout.shards}
+    files = {
+        path.relative_to(folder).as_posix(): _sha256(path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in shards
+    }
+    if plan.layout.index is not None:
+        files[INDEX_NAME] = _sha256(plan.layout.index.encode())
+    content = {
+        "format": FORMAT,
+        "mergesafe_version": __version__,
+        "backend": backend,
+        "recipe": plan.recipe.text,
+        "merge_method": plan.recipe.merge_method,
+        "seed": plan.seed if plan.recipe.method.random else None,
+        "on_nonfinite": on_nonfinite,
+        "digest": ALGORITHM,
+        "files_sha256": files,
+        "shards": {
+            name: {"size": shard.size, "header_sha256": _sha256(shard.header)}
+            for name, shard in shards.items()
+        },
+        "tensors": {task.name: _tensor(plan, task, digests) for task in plan.tasks},
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _tensor(plan: MergePlan, task: TensorTask, digests: Digests) -> dict[str, Any]:
+    inputs = []
+    for index, source in enumerate(task.sources):
+        entry = {
+            "model": source.model,
+            "file": source.info.path.name,
+            "tensor": source.info.name,
+            "digest": digests.text(task, str(index)),
+        }
+        if source.lora is not None:
+            entry["lora_A"] = digests.text(task, f"{index}.A")
+            entry["lora_B"] = digests.text(task, f"{index}.B")
+        inputs.append(entry)
+    return {
+        "file": plan.layout.shards[plan.placement(task).shard].name,
+        "dtype": task.out_dtype,
+        "shape": list(task.context.shape),
+        "digest": digests.text(task, OUTPUT),
+        "inputs": inputs,
+    }
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
