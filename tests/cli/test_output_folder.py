@@ -155,7 +155,7 @@ def test_companions_come_from_the_base(ties: Path, family: Family) -> None:
         name: f'"base: {name}"' for name in names
     }
     expected = {*names, "config.json", "README.md", "mergesafe-recipe.yml", "model.safetensors"}
-        expected.add("mergesafe-manifest.json")
+    expected.add("mergesafe-manifest.json")
     assert set(os.listdir(out)) == expected
 
 
