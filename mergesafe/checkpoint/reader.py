@@ -23,6 +23,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
+        self._opened: dict[Path, tuple[int, int]] = {}  # size and time of modification then
         self._opening = Lock()
         self._gate = Gate("the reader")
 
@@ -89,6 +90,22 @@ class Reader:
             except OSError:
                 return  # a hint: file systems without read-ahead refuse it, and reading still works
 
+    def check_unchanged(self) -> None:
+        """Check that no shard was written to since it was opened: its bytes would be a mixture.
+
+        A shard that was replaced or removed is fine, since the opened one stays what it was.
+
+        Raises:
+            CheckpointError: a shard has another size or time of modification than when opened.
+        """
+        with self._gate:
+            for path, descriptor in self._descriptors.items():
+                if _state(descriptor) != self._opened[path]:
+                    raise CheckpointError(
+                        f"{path}: the shard was written to while it was read, so what was read may "
+                        "be a mixture. Leave the checkpoint alone and run again."
+                    )
+
     def _descriptor(self, info: TensorInfo) -> int:
         descriptor = self._descriptors.get(info.path)
         if descriptor is not None:
@@ -96,8 +113,15 @@ class Reader:
         with self._opening:
             descriptor = self._descriptors.get(info.path)
             if descriptor is None:
-                descriptor = self._descriptors[info.path] = _open(info)
+                descriptor = _open(info)
+                self._opened[info.path] = _state(descriptor)
+                self._descriptors[info.path] = descriptor
         return descriptor
+
+
+def _state(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
 
 
 def _open(info: TensorInfo) -> int:

@@ -123,6 +123,7 @@ def merge(
     with folder, Reader() as reader:
         stream = Stream(made, planned, options, kernels, reader, folder, advance)
         stream.run()
+        reader.check_unchanged()
         warnings = (*made.warnings, *stream.nonfinite.warnings(made.tasks))
         _add_companions(folder, made, warnings)
         manifest = manifest_text(

@@ -15,6 +15,7 @@ from tiny import Tensors, bits, command, llama, read, recipe, save, save_adapter
 
 import mergesafe
 from mergesafe.engine import memory
+from mergesafe.errors import CheckpointError
 
 MANIFEST = "mergesafe-manifest.json"
 #: Larger than a block of the digest, and not a multiple of one.
@@ -169,3 +170,19 @@ def test_a_bad_manifest_is_bad_input(
     done = command("verify", out)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_an_input_that_is_written_to_during_the_merge(models: list[Path], tmp_path: Path) -> None:
+    """Its size stays, so nothing else would notice."""
+
+    def progress(*_: object) -> Callable[[int], None]:
+        def write(_: int) -> None:
+            with open(models[1] / "model.safetensors", "r+b") as file:
+                file.seek(-1, 2)
+                file.write(b"\1")
+
+        return write
+
+    with pytest.raises(CheckpointError, match="written to while it was read"):
+        mergesafe.merge(ties(models), tmp_path / "out", progress=progress, threads=1)
+    assert not (tmp_path / "out").exists()
