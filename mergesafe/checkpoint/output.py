@@ -1,8 +1,9 @@
 """The output folder: complete and durable, or absent.
 
-Everything is written to a temporary sibling of the output folder. :meth:`OutputFolder.commit`
-syncs it and renames it into place; leaving the ``with`` block in any other way removes it. A
-process that is killed leaves a hidden ``.NAME.mergesafe-XXXXXXXX`` folder, never a partial NAME.
+Everything is written to a hidden sibling of the output folder (see _area.py).
+:meth:`OutputFolder.commit` syncs it and renames it into place; leaving the ``with`` block in any
+other way removes it, unless :attr:`OutputFolder.keep` is set. A process that is killed leaves the
+hidden ``.NAME.mergesafe-XXXXXXXX`` folder, never a partial NAME.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import errno
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
+from mergesafe.checkpoint._area import Area
 from mergesafe.checkpoint._gate import Gate
 from mergesafe.checkpoint._guard import check_target, has_content, resolve
-from mergesafe.checkpoint._install import install, sibling, sync_folder
+from mergesafe.checkpoint._install import install, sync_folder
 from mergesafe.checkpoint._parse import open_regular, reason, show
 from mergesafe.checkpoint._writeback import Writeback
 from mergesafe.checkpoint.layout import (
@@ -53,29 +55,50 @@ _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 class OutputFolder:
     """Writes the shards of ``layout`` and their companions to ``path``, all or nothing.
 
+    ``resume`` is given the path of an earlier run's journal and says whether its shards, where they
+    are of this layout, are to be continued; what it raises leaves them alone. Whether their content
+    is right is for the caller to check.
+
     ``overwrite`` allows replacing a folder that has content, except one that is, contains or
     lies inside a path of ``protect`` (the inputs; pass shards too where they may be links).
     """
 
     def __init__(
-        self, path: Path, layout: OutputLayout, *, overwrite: bool, protect: Sequence[Path]
+        self,
+        path: Path,
+        layout: OutputLayout,
+        *,
+        overwrite: bool,
+        protect: Sequence[Path],
+        resume: Callable[[Path], bool] | None = None,
     ) -> None:
         self.path = resolve(Path(path))
         self.layout = layout
         self._overwrite = overwrite
         self._protect = tuple(protect)
-        self._working = sibling(self.path, "mergesafe")
+        self._area = Area(self.path)
+        self._working = self._area.model
+        self._resume = resume
+        #: Whether to leave what is written for a later run when the block ends without commit.
+        self.keep = False
+        #: Whether shards of an earlier run are continued.
+        self.resumed = False
         self._parents: list[Path] = []
         self._descriptors: list[int] = []
         self._writebacks = [Writeback() for _ in layout.shards]
         self._gate = Gate("the output folder")
         self._names = {shard.name for shard in layout.shards} | {INDEX_NAME}
-        self._made = self._committed = False
+        self._committed = False
 
     @property
     def working(self) -> Path:
         """The temporary folder that becomes :attr:`path`."""
         return self._working
+
+    @property
+    def journal(self) -> Path:
+        """Where the caller may keep a journal of what is finished; it goes with the work."""
+        return self._area.journal
 
     def __enter__(self) -> OutputFolder:
         """Check the target and the free space, then create every shard at its full size.
@@ -86,11 +109,18 @@ class OutputFolder:
         check_target(self.path, overwrite=self._overwrite, protect=self._protect)
         self._check_space()
         try:
-            self._make_folder()
-            for shard in self.layout.shards:
-                self._create(shard)
+            self._make_parents()
+            with self._failing("create", ""):
+                self._area.open()
+            wanted = self._resume is not None and self._resume(self._area.journal)
+            self.resumed = wanted and self._continue()
+            if not self.resumed:
+                self._begin()
         except BaseException:
-            self._discard()
+            self.keep = (
+                self._resume is not None
+            )  # an earlier run's work outlives this one's failure to start
+            self._leave()
             raise
         return self
 
@@ -101,7 +131,7 @@ class OutputFolder:
         trace: TracebackType | None,
     ) -> None:
         if not self._committed:
-            self._discard()
+            self._leave()
 
     def pwrite(self, shard: int, offset: int, data: memoryview) -> None:
         """Write ``data`` at the absolute byte ``offset`` of a shard. Thread-safe.
@@ -188,11 +218,12 @@ class OutputFolder:
             sync_folder(self.path.parent)
         if old is not None:
             _remove(old)
+        self._remove_area()
 
     def _check_space(self) -> None:
         place = next(folder for folder in self.path.parents if os.path.exists(folder))
         with self._failing("ask for the free space of", ""):
-            free = shutil.disk_usage(place).free
+            free = shutil.disk_usage(place).free + _allocated(self._working)
         needed = self.layout.file_bytes
         if needed > free:
             raise OutputError(
@@ -200,14 +231,56 @@ class OutputFolder:
                 f"free ({needed - free:,} too few). Free space or choose another disk."
             )
 
-    def _make_folder(self) -> None:
+    def _make_parents(self) -> None:
         missing = [folder for folder in self.path.parents if not os.path.exists(folder)]
         with self._failing("create", ""):
             for folder in reversed(missing):
                 folder.mkdir(exist_ok=True)
                 self._parents.append(folder)
+
+    def _begin(self) -> None:
+        """Start afresh: nothing of an earlier run stays, and every shard has its full size."""
+        with self._failing("create", ""):
+            if self._working.exists():
+                shutil.rmtree(self._working)
+            self._area.journal.unlink(missing_ok=True)
+        with self._failing("create", ""):
             self._working.mkdir()
-            self._made = True
+        for shard in self.layout.shards:
+            self._create(shard)
+
+    def _continue(self) -> bool:
+        """Open the shards of an earlier run; False when they are not those of this layout."""
+        paths = [self._working / shard.name for shard in self.layout.shards]
+        try:
+            if [path.stat().st_size for path in paths] != [s.size for s in self.layout.shards]:
+                return False
+        except OSError:
+            return False
+        with self._failing("open", ""):
+            for other in set(self._working.iterdir()) - set(paths):  # companions are made again
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
+            for path in paths:
+                self._descriptors.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        for shard, descriptor in zip(self.layout.shards, self._descriptors, strict=True):
+            self._write(shard.name, descriptor, 0, memoryview(shard.header))
+        return True
+
+    def sync(self) -> None:
+        """Make what is written so far durable.
+
+        Raises:
+            OutputError: the system could not.
+        """
+        with self._gate:
+            for shard, descriptor in zip(self.layout.shards, self._descriptors, strict=True):
+                with self._failing("sync", shard.name):
+                    os.fdatasync(descriptor)
+
+    def pread(self, shard: int, offset: int, buffer: memoryview) -> None:
+        """Read back what was written; bytes beyond the file's end stay as they are."""
+        with self._gate, self._failing("read", self.layout.shards[shard].name):
+            os.preadv(self._descriptors[shard], [buffer], offset)
 
     def _create(self, shard: ShardFile) -> None:
         with self._failing("create", shard.name):
@@ -262,22 +335,29 @@ class OutputFolder:
                 f"{self.path / name}: could not {action} it ({reason(error)}). {_advice(error)}"
             ) from error
 
+    def _remove_area(self) -> None:
+        if self._area.held:  # else it is another process's
+            _remove(self._area.path)
+            self._area.close()
+
     def _close(self) -> None:
         self._gate.shut()
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def _discard(self) -> None:
+    def _leave(self) -> None:
         self._close()
-        if self._made:
-            _remove(self._working)
+        if self.keep and self._area.held and self._working.exists():
+            self._area.close()
+            return
+        self._remove_area()
         for folder in reversed(self._parents):
             with suppress(OSError):  # someone else uses it by now
                 folder.rmdir()
 
 
 def _create(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
 def _allocate(descriptor: int, size: int) -> None:
@@ -290,6 +370,11 @@ def _allocate(descriptor: int, size: int) -> None:
             if error.errno not in _NO_FALLOCATE:
                 raise
     os.ftruncate(descriptor, size)
+
+
+def _allocated(folder: Path) -> int:
+    """Bytes on the disk of what an earlier run left, which is continued or removed first."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
 def _remove(folder: Path) -> None:

@@ -67,6 +67,10 @@ def merge(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue an unfinished merge of the same recipe into OUT."),
+    ] = False,
     on_nonfinite: Annotated[
         str, typer.Option(metavar="RULE", help="NaN or infinity in an input: error, warn or zero.")
     ] = "error",
@@ -83,8 +87,8 @@ def merge(
 
     run(
         recipe, out, device=device, backend=backend, memory=memory, threads=threads,
-        max_shard_size=max_shard_size, seed=seed, overwrite=overwrite, on_nonfinite=on_nonfinite,
-        json=json, quiet=quiet,
+        max_shard_size=max_shard_size, seed=seed, overwrite=overwrite, resume=resume,
+        on_nonfinite=on_nonfinite, json=json, quiet=quiet,
     )  # fmt: skip
 
 

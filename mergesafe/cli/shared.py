@@ -57,8 +57,8 @@ def guarded(command: Command) -> Command:
             raise
         except BrokenPipeError:  # whoever read standard output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except KeyboardInterrupt:
-            fail("interrupted; nothing is left half-written", INTERRUPTED)
+        except KeyboardInterrupt as interrupt:
+            fail(str(interrupt) or "interrupted; nothing is left half-written", INTERRUPTED)
         except Exception as error:
             if kwargs.get("debug"):
                 traceback.print_exc()

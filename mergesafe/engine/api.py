@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,14 +14,16 @@ from mergesafe.checkpoint.card import model_card
 from mergesafe.checkpoint.carry import carry_over
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
+from mergesafe.engine.journal import Finished, Journal, Statistics, Tile
 from mergesafe.engine.kernels import make_kernels
 from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
-from mergesafe.engine.memory import budget_of, parse_size
+from mergesafe.engine.memory import budget_of, format_size, parse_size
 from mergesafe.engine.plan import MergePlan, make_plan
+from mergesafe.engine.resume import is_finished, subject_of, verified, work_to_resume
 from mergesafe.engine.stream import Options, Schedule, Stream, schedule
 from mergesafe.engine.verify import Verified
 from mergesafe.engine.verify import verify as verify_model
-from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.errors import ArgumentError, MergesafeError, did_you_mean
 from mergesafe.recipe.load import load_recipe
 from mergesafe.version import __version__
 
@@ -28,6 +31,8 @@ RecipeLike = str | Path | Mapping[str, Any]
 ON_NONFINITE: Final = ("error", "warn", "zero")
 MAX_SEED: Final = 2**63 - 1
 MAX_THREADS: Final = 4096
+#: Finished work of at least this many bytes is kept when a merge fails or is interrupted.
+KEEP_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def merge(
     max_shard_size: str | int = "5GB",
     seed: int = 0,
     overwrite: bool = False,
+    resume: bool = False,
     on_nonfinite: str = "error",
     progress: Callable[[MergePlan, Schedule], Callable[[int], None]] | None = None,
 ) -> MergeResult:
@@ -98,11 +104,17 @@ def merge(
     ``on_nonfinite`` alone: not on memory, threads, backend or instruction set. It appears complete
     or not at all.
 
+    What is finished when a merge of more than 256 MiB fails, is interrupted or killed stays in a
+    hidden folder beside ``out``, for a run with ``resume``; a run without it starts afresh.
+
     Args:
         recipe: path of a YAML recipe, or the same as a mapping.
         memory: bytes for buffers, as a number or text such as ``"2GiB"``; default 4 GiB or half of
             the available memory. The process needs a fixed amount more.
         threads: default: the processors this process may use.
+        resume: continue an unfinished merge of the same recipe, inputs and options into ``out``
+            after checking what is there; start where there is none; do nothing where ``out`` is
+            finished. What is finished is kept if this run fails, whatever its size.
         on_nonfinite: NaN or infinity in an input: ``error``, ``warn`` or ``zero``.
         progress: called once with the plan and schedule; returns a function of bytes done.
 
@@ -118,20 +130,49 @@ def merge(
     report = plan(recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed)
     made, planned = report.plan, report.schedule
     options = Options(report.options.memory, report.options.threads, on_nonfinite)
+    if resume and is_finished(made, Path(out), on_nonfinite):
+        return _nothing_to_do(made, Path(out), started)
+    subject = subject_of(made, on_nonfinite)
+    earlier: list[Finished] = []
+
+    def look(journal: Path) -> bool:
+        work = work_to_resume(journal, subject, Path(out))
+        earlier.extend([work] if work else [])
+        return bool(earlier)
+
     advance = progress(made, planned) if progress is not None else None
-    folder = OutputFolder(Path(out), made.layout, overwrite=overwrite, protect=_protected(made))
-    with folder, Reader() as reader:
-        stream = Stream(made, planned, options, kernels, reader, folder, advance)
-        stream.run()
-        reader.check_unchanged()
-        warnings = (*made.warnings, *stream.nonfinite.warnings(made.tasks))
-        _add_companions(folder, made, warnings)
-        manifest = manifest_text(
-            made, stream.digests, folder.working,
-            backend=kernels(1).name, on_nonfinite=on_nonfinite,
-        )  # fmt: skip
-        folder.add_file(MANIFEST_NAME, manifest)
-        folder.commit()
+    folder = OutputFolder(
+        Path(out), made.layout, overwrite=overwrite, protect=_protected(made),
+        resume=look if resume else None,
+    )  # fmt: skip
+    with folder, Reader() as reader, ExitStack() as stack:
+        folder.keep = resume
+        tiles: dict[int, list[Tile]] = {}
+        statistics: dict[int, Statistics] = {}
+        if folder.resumed:
+            tiles, statistics = verified(made, earlier[0], folder, options.threads)
+        done: list[Tile | Statistics] = [*statistics.values()]
+        done += [tile for each in tiles.values() for tile in each]
+        journal = Journal(folder.journal, subject, done)
+        stack.callback(journal.close)
+        stream = Stream(made, planned, options, kernels, reader, folder, advance, journal=journal)
+        stream.skip(tiles, statistics)
+        try:
+            stream.run()
+            reader.check_unchanged()
+            warnings = (*made.warnings, *stream.nonfinite.warnings(made.tasks))
+            _add_companions(folder, made, warnings)
+            manifest = manifest_text(
+                made, stream.digests, folder.working,
+                backend=kernels(1).name, on_nonfinite=on_nonfinite,
+            )  # fmt: skip
+            folder.add_file(MANIFEST_NAME, manifest)
+            folder.commit()
+        except BaseException as error:
+            folder.keep = resume or stream.bytes_done >= KEEP_BYTES
+            if folder.keep:
+                _say_kept(error, stream.bytes_done, made.bytes_out)
+            raise
     return MergeResult(
         path=folder.path,
         tensors=len(made.tasks),
@@ -151,6 +192,30 @@ def verify(out: str | Path, *, threads: int | None = None) -> Verified:
         VerificationError: something differs from what the merge wrote.
     """
     return verify_model(out, threads=_threads(threads))
+
+
+def _say_kept(error: BaseException, done: int, total: int) -> None:
+    """Add to the message of an interrupt or an error that the work is not lost."""
+    kept = (
+        f"{format_size(done)} of {format_size(total)} are finished and kept: run the same command "
+        "with --resume to go on"
+    )
+    if isinstance(error, KeyboardInterrupt):
+        error.args = (f"interrupted; {kept}",)
+    elif isinstance(error, MergesafeError):
+        error.args = (f"{error} ({kept}.)",)
+
+
+def _nothing_to_do(made: MergePlan, out: Path, started: float) -> MergeResult:
+    return MergeResult(
+        path=out,
+        tensors=len(made.tasks),
+        parameters=sum(task.numel for task in made.tasks),
+        bytes_read=0,
+        bytes_written=0,
+        seconds=time.perf_counter() - started,
+        warnings=(*made.warnings, f"{out} is finished already: nothing was done"),
+    )
 
 
 def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, ...]) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from mergesafe.checkpoint.digest import BLOCK, digest_of
+from mergesafe.checkpoint.digest import BLOCK, add, digest_of
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
+from mergesafe.dtypes import SIZES
+from mergesafe.engine.journal import Journal, Statistics, Tile
 from mergesafe.engine.kernels import (
     Kernels,
 )
@@ -23,6 +25,7 @@ from mergesafe.engine.manifest import OUTPUT, Digests
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.nonfinite import NonFinite
 from mergesafe.engine.plan import MergePlan, TensorTask, run_merge
+from mergesafe.engine.resume import gaps
 from mergesafe.engine.sources import Source
 from mergesafe.engine.task_run import TaskRun
 from mergesafe.errors import CheckpointError
@@ -31,6 +34,8 @@ from mergesafe.methods.spec import Combine
 #: Input bytes that the system is asked to read ahead of the workers.
 READ_AHEAD = 256 << 20
 _COPY_BYTES = 1 << 20
+#: How much work a power cut may cost: finished tiles and the journal are synced this often.
+SYNC_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def is_cut(task: TensorTask) -> bool:
 class _Piece:
     """Work for one worker: a whole task, or elements [begin, begin + count) of a simple one."""
 
-    task: TensorTask
+    number: int
     combine: Combine | None
     begin: int
     count: int
@@ -109,19 +114,39 @@ class Stream:
         reader: Reader,
         folder: OutputFolder,
         progress: Callable[[int], None] | None = None,
+        *,
+        journal: Journal,
     ) -> None:
         self.plan, self.schedule, self.options = plan, planned, options
         self.kernels, self.reader, self.folder = kernels, reader, folder
         self.progress = progress
         self.digests = Digests()
         self.nonfinite = NonFinite(options.on_nonfinite, reader)
+        self.journal = journal
+        #: Bytes of the output that are finished, by this run and earlier ones.
+        self.bytes_done = 0
+        self._tiles: dict[int, list[Tile]] = {}
+        self._statistics: dict[int, Statistics] = {}
         self._arena = Arena(planned.arena)
         self._lock = threading.Lock()
+        self._reports = threading.Lock()
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._pieces = self._work()
         self._ahead = 0
         self._ahead_bytes = 0
+
+    def skip(self, tiles: dict[int, list[Tile]], statistics: dict[int, Statistics]) -> None:
+        """Take over what an earlier run finished, by task: tiles disjoint and in order."""
+        self._tiles, self._statistics = tiles, statistics
+        for number, known in statistics.items():
+            self.nonfinite.check(self.plan.tasks[number], known.nonfinite, False)
+        for tile in (tile for finished in tiles.values() for tile in finished):
+            task = self.plan.tasks[tile.task]
+            self.nonfinite.check(task, tile.nonfinite, tile.overflow)
+            self._count(tile)
+            sizes = [SIZES[source.info.dtype] for source in task.sources]
+            self._advance(tile.count * (sum(sizes) + SIZES[task.out_dtype]))
 
     def run(self) -> None:
         """Run all work; the first error of any worker is raised here, after all have stopped."""
@@ -135,7 +160,8 @@ class Stream:
                 worker.start()
             # Not Thread.join: interrupted in it, Python 3.11 takes a running thread for stopped.
             for event in done:
-                event.wait()
+                while not event.wait(SYNC_SECONDS):
+                    self._sync()
         except BaseException:
             self._abort()
             for worker, event in zip(workers, done, strict=True):
@@ -174,14 +200,25 @@ class Stream:
         """Every piece in file order; called under the lock."""
         for index, task in enumerate(self.plan.tasks):
             self._read_ahead(index)
-            if not is_cut(task):
-                yield _Piece(task, None, 0, task.numel)
+            done = self._tiles.get(index, [])
+            if not (done or is_cut(task)):
+                yield _Piece(index, None, 0, task.numel)
                 continue
-            merge = self.plan.recipe.method.merge(task.context, task.settings)
-            combine = run_merge(merge, None)
-            tile = self.schedule.layouts[task.name].tile
-            for begin in range(0, task.numel, tile):
-                yield _Piece(task, combine, begin, min(tile, task.numel - begin))
+            combine = self._combine(index)
+            tile = self.schedule.layouts[task.name].tile if is_cut(task) else task.numel
+            for gap, length in gaps(done, task.numel):
+                for begin in range(gap, gap + length, tile):
+                    yield _Piece(index, combine, begin, min(tile, gap + length - begin))
+
+    def _combine(self, index: int) -> Combine | None:
+        """The combination where it needs no further statistics; None for what is copied."""
+        task = self.plan.tasks[index]
+        if task.copied:
+            return None
+        known = self._statistics.get(index)
+        answers = iter(known.answers if known is not None else ())
+        merge = self.plan.recipe.method.merge(task.context, task.settings)
+        return run_merge(merge, lambda request: next(answers))
 
     def _read_ahead(self, index: int) -> None:
         tasks = self.plan.tasks
@@ -196,9 +233,9 @@ class Stream:
                     self.reader.advise(source.info)
 
     def _execute(self, piece: _Piece) -> None:
-        task = piece.task
+        task = self.plan.tasks[piece.number]
         if task.copied:
-            self._copy(task)
+            self._copy(piece.number, task)
             return
         layout = self.schedule.layouts[task.name]
         memory = self._arena.acquire(layout.nbytes)
@@ -208,14 +245,15 @@ class Stream:
             TaskRun(
                 task, self.plan.recipe.method, self.kernels(layout.threads), self.reader, layout,
                 memory, check=self.nonfinite.check, advance=self._advance, write=self._write,
-                digests=self.digests,
+                finished=self._finished, number=piece.number,
             ).run(piece.begin, piece.count, piece.combine)  # fmt: skip
         finally:
             memory.release()
 
-    def _copy(self, task: TensorTask) -> None:
+    def _copy(self, number: int, task: TensorTask) -> None:
         """Integer tensors: equal in every input, copied byte for byte."""
         first, *others = task.sources
+        total = 0
         for begin in range(0, first.info.nbytes, _COPY_BYTES):
             size = min(_COPY_BYTES, first.info.nbytes - begin)
             piece = self._bytes(first, begin, size)
@@ -225,11 +263,11 @@ class Stream:
                         f"integer tensor '{task.name}' differs between {first.info.path} and "
                         f"{other.info.path}; integers cannot be merged, so all models must agree."
                     )
-            digest = digest_of(piece, begin // BLOCK)
-            for part in (OUTPUT, *map(str, range(len(task.sources)))):  # all equal
-                self.digests.add(task, part, digest)
+            total = add(total, digest_of(piece, begin // BLOCK))
             self._write(task, begin, memoryview(piece))
             self._advance(size * (1 + len(task.sources)))
+        parts = (OUTPUT, *map(str, range(len(task.sources))))  # all equal
+        self._finished(Tile(number, 0, task.numel, dict.fromkeys(parts, total)))
 
     def _bytes(self, source: Source, begin: int, size: int) -> bytearray:
         piece = bytearray(size)
@@ -237,6 +275,24 @@ class Stream:
         return piece
 
     # --- what pieces report --------------------------------------------------------------------
+
+    def _finished(self, entry: Tile | Statistics) -> None:
+        with self._reports:
+            self.journal.append(entry)
+            if isinstance(entry, Tile):
+                self._count(entry)
+
+    def _count(self, tile: Tile) -> None:
+        task = self.plan.tasks[tile.task]
+        self.bytes_done += tile.count * SIZES[task.out_dtype]
+        for part, digest in tile.digests.items():
+            self.digests.add(task, part, digest)
+
+    def _sync(self) -> None:
+        """First the tiles, then the journal that tells of them."""
+        self.folder.sync()
+        with self._reports:
+            self.journal.sync()
 
     def _advance(self, nbytes: int) -> None:
         if self._stop.is_set():

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mergesafe import _native
-from mergesafe.checkpoint.digest import BLOCK, digest_at, digest_of
+from mergesafe.checkpoint.digest import BLOCK, add, digest_at, digest_of
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.dtypes import SIZES
+from mergesafe.engine.journal import Statistics, Tile
 from mergesafe.engine.kernels import (
     OUTPUT_FLAG,
     SHARED_FLAG,
@@ -25,7 +26,7 @@ from mergesafe.engine.kernels import (
     to_float32,
 )
 from mergesafe.engine.layout import Layout
-from mergesafe.engine.manifest import OUTPUT, Digests
+from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice
 from mergesafe.engine.plan import TensorTask, run_merge
 from mergesafe.engine.sources import Source
@@ -54,12 +55,17 @@ class TaskRun:
         check: Callable[[TensorTask, Iterable[int], bool], None],
         advance: Callable[[int], None],
         write: Callable[[TensorTask, int, memoryview], None],
-        digests: Digests,
+        finished: Callable[[Tile | Statistics], None],
+        number: int,
     ) -> None:
         self.task, self.method, self.kernels, self.reader = task, method, kernels, reader
         self.layout, self.memory = layout, memory
         self.report, self.advance, self.write = check, advance, write
-        self.digests = digests
+        self.finished, self.number = finished, number
+        self._digests: dict[str, int] = {}
+        self._factor_digests: dict[str, int] = {}
+        self._nonfinite: set[int] = set()
+        self._overflow = False
         self._out = memory.take(layout.out_tile * SIZES[task.out_dtype])
         self._factors = [
             self._load_factors(i, s) if s.lora else None for i, s in enumerate(task.sources)
@@ -78,11 +84,11 @@ class TaskRun:
         """Elements [begin, begin + count); the whole tensor where ``combine`` is to be found."""
         self._span = begin, begin + count
         if combine is None:
-            merge = self.method.merge(self.task.context, self.task.settings)
-            combine = run_merge(merge, self.answer)
+            combine = self._statistics()
         size = SIZES[self.task.out_dtype]
         address, view = self._out
         for begin, count, inputs in self.tiles():
+            self._begin_tile(begin)
             for at in range(0, count, self.layout.out_tile):
                 n = min(self.layout.out_tile, count - at)
                 out = Buffer(address, view[: n * size], self.task.out_dtype, self.task.out_dtype)
@@ -92,22 +98,52 @@ class TaskRun:
                 self._digest(begin, at, n, address)
                 self.write(self.task, (begin + at) * size, out.view)
                 self.advance(n * size)
+            self.finished(
+                Tile(
+                    self.number, begin, count, self._digests, tuple(sorted(self._nonfinite)),
+                    self._overflow,
+                )
+            )  # fmt: skip
+
+    def _begin_tile(self, begin: int) -> None:
+        # The factors of adapters belong to no tile: they are counted with the first.
+        self._digests = {} if begin else dict(self._factor_digests)
+        self._nonfinite, self._overflow = set(), False
+
+    def _statistics(self) -> Combine:
+        """The method's combination, from statistics of the whole tensor."""
+        answers: list[Any] = []
+
+        def answer(request: Statistic) -> Any:
+            answers.append(self.answer(request))
+            return answers[-1]
+
+        merge = self.method.merge(self.task.context, self.task.settings)
+        combine = run_merge(merge, answer)
+        if answers and self.layout.tile < self.task.numel:  # else it is done again as one tile
+            found = tuple(sorted(self._nonfinite))
+            self.finished(Statistics(self.number, tuple(answers), found))
+        return combine
 
     def _digest(self, tile: int, at: int, n: int, out: int) -> None:
         """Add elements [tile + at, tile + at + n), which are in the cache just now."""
         for index, source in enumerate(self.task.sources):
             size = SIZES[source.info.dtype]
             stored = self._areas[index][0][0] + at * size
-            digest = digest_at(stored, n * size, (tile + at) * size // BLOCK)
-            self.digests.add(self.task, str(index), digest)
+            self._add(str(index), digest_at(stored, n * size, (tile + at) * size // BLOCK))
         size = SIZES[self.task.out_dtype]
-        self.digests.add(self.task, OUTPUT, digest_at(out, n * size, (tile + at) * size // BLOCK))
+        self._add(OUTPUT, digest_at(out, n * size, (tile + at) * size // BLOCK))
+
+    def _add(self, part: str, digest: int) -> None:
+        self._digests[part] = add(self._digests.get(part, 0), digest)
 
     def check(self, flags: int, inputs: Sequence[int] | None = None) -> None:
         """Report a kernel's flags; ``inputs`` says which of the task's inputs it was given."""
         if flags:
             given = range(len(self.task.sources)) if inputs is None else inputs
             found = {index for i, index in enumerate(given) if flags >> min(i, SHARED_FLAG) & 1}
+            self._nonfinite |= found
+            self._overflow |= bool(flags & OUTPUT_FLAG)
             self.report(self.task, found, bool(flags & OUTPUT_FLAG))
 
     # --- statistics ----------------------------------------------------------------------------
@@ -202,7 +238,7 @@ class TaskRun:
         for side, info in (("A", source.lora.a), ("B", source.lora.b)):
             raw = bytearray(info.nbytes)
             self.reader.read_into(info, 0, memoryview(raw))
-            self.digests.add(self.task, f"{index}.{side}", digest_of(raw))
+            self._factor_digests[f"{index}.{side}"] = digest_of(raw)
             pointer = ctypes.addressof(ctypes.c_char.from_buffer(raw))
             address, _ = self.memory.take(4 * info.numel)
             stored = Buffer(pointer, memoryview(raw), info.dtype, info.dtype)

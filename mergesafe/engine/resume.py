@@ -1,0 +1,163 @@
+"""What ``--resume`` may continue: the same recipe, inputs, options and version, checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.checkpoint._parse import open_regular, read_json_file
+from mergesafe.checkpoint.digest import BLOCK, add, digest_of
+from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.safetensors import HEADER_LIMIT
+from mergesafe.dtypes import SIZES
+from mergesafe.engine.journal import Finished, Line, Statistics, Tile, read_journal
+from mergesafe.engine.manifest import MANIFEST_NAME, OUTPUT
+from mergesafe.engine.plan import MergePlan
+from mergesafe.errors import CheckpointError, OutputError
+from mergesafe.version import __version__
+
+_PIECE: Final = 512 * BLOCK
+_AFRESH: Final = "Merge without --resume to start afresh, which discards the unfinished work."
+
+
+def subject_of(plan: MergePlan, on_nonfinite: str) -> Line:
+    """Everything that the output's bytes depend on, as plain data.
+
+    An input file counts as unchanged when its size, time of modification and header are.
+    """
+    layout = hashlib.sha256()
+    for shard in plan.layout.shards:
+        layout.update(shard.header)
+    paths = {source.info.path for task in plan.tasks for source in task.sources}
+    for task in plan.tasks:
+        paths |= {source.lora.a.path for source in task.sources if source.lora}
+    return {
+        "mergesafe_version": __version__,
+        "recipe": hashlib.sha256(plan.recipe.text.encode()).hexdigest(),
+        "options": {
+            "--seed": plan.seed,
+            "--on-nonfinite": on_nonfinite,
+            "--max-shard-size (or what it makes of the shards)": layout.hexdigest(),
+        },
+        "inputs": {str(path.absolute()): _file(path) for path in sorted(paths)},
+    }
+
+
+def _file(path: Path) -> list[Any]:
+    with open_regular(path) as file:
+        prefix = file.read(8)
+        header = file.read(min(int.from_bytes(prefix, "little"), HEADER_LIMIT))
+        status = path.stat()
+    return [status.st_size, status.st_mtime_ns, hashlib.sha256(prefix + header).hexdigest()]
+
+
+def work_to_resume(journal: Path, subject: Line, target: Path) -> Finished | None:
+    """The finished work that ``journal`` tells of, or None where there is none.
+
+    Raises:
+        OutputError: it is of another recipe, other inputs, options or another version.
+    """
+    found = read_journal(journal)
+    if found is None:
+        return None
+    old = found.subject
+    version = old.get("mergesafe_version")
+    if version != subject["mergesafe_version"]:
+        raise _refusal(target, f"it was begun by mergesafe {version}, this is {__version__}")
+    if old.get("recipe") != subject["recipe"]:
+        raise _refusal(target, "the recipe has changed since")
+    for option, value in subject["options"].items():
+        if old["options"].get(option) != value:
+            raise _refusal(target, f"{option} is another than then")
+    for path, state in subject["inputs"].items():
+        before = old["inputs"].get(path)
+        if before is None:
+            raise _refusal(target, f"the input {path} was not part of it")
+        if before != state:
+            what = next(
+                name
+                for name, a, b in zip(("size", "time", "header"), before, state, strict=True)
+                if a != b
+            )
+            raise _refusal(target, f"the input {path} has changed since ({what})")
+    return found
+
+
+def _refusal(target: Path, why: str) -> OutputError:
+    return OutputError(f"{target}: the unfinished merge cannot be resumed: {why}. {_AFRESH}")
+
+
+def verified(
+    plan: MergePlan, found: Finished, folder: OutputFolder, threads: int
+) -> tuple[dict[int, list[Tile]], dict[int, Statistics]]:
+    """The tiles whose bytes are what the journal says, disjoint and in order, by task."""
+    tiles: dict[int, list[Tile]] = {}
+    with ThreadPoolExecutor(threads) as pool:
+        for task, candidates in found.tiles.items():
+            good = pool.map(lambda tile: _intact(plan, tile, folder), candidates)
+            end = 0
+            kept = []
+            intact = [tile for tile, whole in zip(candidates, good, strict=True) if whole]
+            for tile in sorted(intact, key=lambda tile: tile.begin):
+                if tile.begin >= end:
+                    kept.append(tile)
+                    end = tile.begin + tile.count
+            if kept:
+                tiles[task] = kept
+    # Without its statistics, a tensor that needs them is merged again as a whole.
+    for task in list(tiles):
+        needs = plan.tasks[task].statistics and task not in found.statistics
+        if needs and sum(tile.count for tile in tiles[task]) < plan.tasks[task].numel:
+            del tiles[task]
+    return tiles, found.statistics
+
+
+def _intact(plan: MergePlan, tile: Tile, folder: OutputFolder) -> bool:
+    task = plan.tasks[tile.task]
+    size = SIZES[task.out_dtype]
+    place = plan.placement(task)
+    begin, end = tile.begin * size, (tile.begin + tile.count) * size
+    buffer = bytearray(min(_PIECE, end - begin))
+    total = 0
+    for at in range(begin, end, _PIECE):
+        view = memoryview(buffer)[: min(_PIECE, end - at)]
+        folder.pread(place.shard, place.offset + at, view)
+        total = add(total, digest_of(view, at // BLOCK))
+    return total == tile.digests.get(OUTPUT)
+
+
+def gaps(tiles: Sequence[Tile], numel: int) -> list[tuple[int, int]]:
+    """(begin, count) of what the tiles, disjoint and in order, leave of a task."""
+    found, at = [], 0
+    for tile in tiles:
+        if tile.begin > at:
+            found.append((at, tile.begin - at))
+        at = tile.begin + tile.count
+    if at < numel:
+        found.append((at, numel - at))
+    return found
+
+
+def is_finished(plan: MergePlan, target: Path, on_nonfinite: str) -> bool:
+    """Whether ``target`` is the output of this very plan, by its manifest."""
+    try:
+        manifest = read_json_file(target / MANIFEST_NAME, HEADER_LIMIT)
+        shards = {shard.name: shard for shard in plan.layout.shards}
+        sizes = {name: (target / name).stat().st_size for name in shards}
+    except (CheckpointError, OSError):
+        return False
+    headers = {
+        name: {"size": shard.size, "header_sha256": hashlib.sha256(shard.header).hexdigest()}
+        for name, shard in shards.items()
+    }
+    return (
+        manifest.get("recipe") == plan.recipe.text
+        and manifest.get("mergesafe_version") == __version__
+        and manifest.get("on_nonfinite") == on_nonfinite
+        and json.dumps(manifest.get("shards")) == json.dumps(headers)
+        and all(sizes[name] == shard.size for name, shard in shards.items())
+    )
