@@ -35,7 +35,7 @@ class Gate:
     ) -> None:
         with self._changed:
             self._inside -= 1
-            if not self._inside:
+            if not (self._inside or self._open):
                 self._changed.notify_all()
 
     def shut(self) -> None:

@@ -7,11 +7,15 @@ import os
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
+from typing import Final
 
 from mergesafe.checkpoint._gate import Gate
 from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.errors import ArgumentError, CheckpointError
+
+#: Tensors smaller than this are not worth a system call.
+_ADVISED_BYTES: Final = 128 << 10
 
 
 class Reader:
@@ -81,7 +85,8 @@ class Reader:
         Raises:
             CheckpointError: the shard cannot be opened.
         """
-        if not hasattr(os, "posix_fadvise") or not info.nbytes:  # 0 bytes would mean "to the end"
+        # The system reads ahead of small reads by itself; and 0 bytes would mean "to the end".
+        if not hasattr(os, "posix_fadvise") or info.nbytes < _ADVISED_BYTES:
             return
         with self._gate:
             descriptor = self._descriptor(info)

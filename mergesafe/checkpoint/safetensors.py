@@ -155,10 +155,22 @@ def _check_metadata(path: Path, value: object) -> dict[str, str]:
     return value
 
 
+class _Where:
+    """The beginning of an error about one entry, made only when there is one."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __str__(self) -> str:
+        return f"tensor {show(self._name)}:"
+
+
 def _check_entry(path: Path, name: str, entry: object, data_start: int) -> TensorInfo:
     if not name or not is_text(name):
         _fail(path, f"the tensor name {show(name)} is empty or not plain text.")
-    where = f"tensor {show(name)}:"
+    where = _Where(name)
     if not isinstance(entry, dict):
         _fail(path, f"{where} its entry is {show(entry)}, expected an object.")
     if missing := _FIELDS - entry.keys():
@@ -192,7 +204,7 @@ def _check_entry(path: Path, name: str, entry: object, data_start: int) -> Tenso
     return TensorInfo(name, dtype, tuple(shape), path, data_start + begin, needed)
 
 
-def _fail_dtype(path: Path, where: str, dtype: object) -> NoReturn:
+def _fail_dtype(path: Path, where: _Where, dtype: object) -> NoReturn:
     if isinstance(dtype, str) and dtype in _UNSUPPORTED:
         raise CheckpointError(
             f"{path}: {where} dtype {dtype} is not supported. Convert the checkpoint to bf16, "

@@ -21,6 +21,7 @@ from mergesafe.checkpoint.digest import digest_of, text
 from mergesafe.errors import OutputError
 
 _SEPARATOR: Final = "\t"
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 Line: TypeAlias = dict[str, Any]
 
 
@@ -150,7 +151,7 @@ def _record(entry: Tile | Statistics) -> Line:
 
 def _line(record: Line) -> str:
     # Floats are written with all their digits, and NaN and infinity as Python reads them.
-    content = json.dumps(record, separators=(",", ":"))
+    content = _encode(record)
     return f"{content}{_SEPARATOR}{_check(content)}\n"
 
 
