@@ -41,7 +41,8 @@ def plan(python: str, out: Path) -> list[Step]:
             180,
             environment={"MERGESAFE_CUDA": "ON"},
         ),
-        Step("tests", [python, "-m", "pytest", "-q", "-rs", "tests/ops", "tests/csrc"], 180),
+        Step("tests", [python, "-m", "pytest", "-q", "-rs", "tests/ops", "tests/csrc",
+              "tests/engine/test_device.py"], 180),
         sanitizer(python, "memcheck", 90),
         sanitizer(python, "racecheck", 90),
         Step(
@@ -50,6 +51,7 @@ def plan(python: str, out: Path) -> list[Step]:
              "--backends", ",".join(BACKENDS)],
             240,
         ),
+        Step("merge", [python, "-m", "bench.gpu_merge"], 120),
         Step(
             "ncu",
             # --clock-control none: leave the settings of the card as they are

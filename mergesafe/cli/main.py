@@ -58,9 +58,17 @@ def common(
 def merge(
     recipe: RecipeArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the merged model.")],
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-    backend: Annotated[str, typer.Option(help="auto, native or reference.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto (the CPU), cpu, cuda (all GPUs) or cuda:N.")
+    ] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, native, triton or reference.")] = "auto",
     memory: Memory = None,
+    vram: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Bytes of each GPU (default: 8GiB or half of what is free)."
+        ),
+    ] = None,
     threads: Threads = None,
     max_shard_size: ShardSize = "5GB",
     seed: Seed = 0,
@@ -86,8 +94,9 @@ def merge(
     from mergesafe.cli.merge import run
 
     run(
-        recipe, out, device=device, backend=backend, memory=memory, threads=threads,
-        max_shard_size=max_shard_size, seed=seed, overwrite=overwrite, resume=resume,
+        recipe, out, device=device, backend=backend, memory=memory, vram=vram,
+        threads=threads, max_shard_size=max_shard_size, seed=seed, overwrite=overwrite,
+        resume=resume,
         on_nonfinite=on_nonfinite, json=json, quiet=quiet,
     )  # fmt: skip
 

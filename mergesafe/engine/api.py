@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +14,8 @@ from mergesafe.checkpoint.card import model_card
 from mergesafe.checkpoint.carry import carry_over
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
+from mergesafe.engine.choose import choose
 from mergesafe.engine.journal import Finished, Journal, Statistics, Tile
-from mergesafe.engine.kernels import make_kernels
 from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
 from mergesafe.engine.memory import budget_of, format_size, parse_size
 from mergesafe.engine.plan import MergePlan, make_plan
@@ -90,6 +90,7 @@ def merge(
     device: str = "auto",
     backend: str = "auto",
     memory: str | int | None = None,
+    vram: str | int | None = None,
     threads: int | None = None,
     max_shard_size: str | int = "5GB",
     seed: int = 0,
@@ -111,6 +112,8 @@ def merge(
         recipe: path of a YAML recipe, or the same as a mapping.
         memory: bytes for buffers, as a number or text such as ``"2GiB"``; default 4 GiB or half of
             the available memory. The process needs a fixed amount more.
+        device: ``auto`` and ``cpu``: the CPU. ``cuda``: all GPUs, ``cuda:1`` one of them.
+        vram: bytes of a GPU's memory, default 8 GiB or half of what is free there.
         threads: default: the processors this process may use.
         resume: continue an unfinished merge of the same recipe, inputs and options into ``out``
             after checking what is there; start where there is none; do nothing where ``out`` is
@@ -126,10 +129,13 @@ def merge(
         hint = did_you_mean(on_nonfinite, ON_NONFINITE)
         raise ArgumentError(f"--on-nonfinite {on_nonfinite}: unknown choice{hint}")
     zero = on_nonfinite == "zero"
-    kernels = make_kernels(backend, device, zero_nonfinite=zero)  # fails before anything is read
+    chosen = choose(backend, device, vram, zero_nonfinite=zero)  # fails before anything is read
     report = plan(recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed)
-    made, planned = report.plan, report.schedule
-    options = Options(report.options.memory, report.options.threads, on_nonfinite)
+    made = report.plan
+    options = replace(
+        report.options, on_nonfinite=on_nonfinite, slab=chosen.slab, lanes=chosen.lanes
+    )
+    planned = schedule(made, options) if chosen.lanes else report.schedule
     if resume and is_finished(made, Path(out), on_nonfinite):
         return _nothing_to_do(made, Path(out), started)
     subject = subject_of(made, on_nonfinite)
@@ -155,16 +161,19 @@ def merge(
         done += [tile for each in tiles.values() for tile in each]
         journal = Journal(folder.journal, subject, done)
         stack.callback(journal.close)
-        stream = Stream(made, planned, options, kernels, reader, folder, advance, journal=journal)
+        stream = Stream(
+            made, planned, options, chosen.kernels, reader, folder, advance, journal=journal
+        )
         stream.skip(tiles, statistics)
         try:
-            stream.run()
+            with chosen.pinned(stream.arena):
+                stream.run()
             reader.check_unchanged()
             warnings = (*made.warnings, *stream.nonfinite.warnings(made.tasks))
             _add_companions(folder, made, warnings)
             manifest = manifest_text(
                 made, stream.digests, folder.working,
-                backend=kernels(1).name, on_nonfinite=on_nonfinite,
+                backend=chosen.name, on_nonfinite=on_nonfinite,
             )  # fmt: skip
             folder.add_file(MANIFEST_NAME, manifest)
             folder.commit()

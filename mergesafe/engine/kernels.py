@@ -9,13 +9,11 @@ the output does.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mergesafe import _native
-from mergesafe.errors import BackendError
 from mergesafe.methods.spec import (
     Combine,
     DeltaNorms,
@@ -23,11 +21,12 @@ from mergesafe.methods.spec import (
     Sparsify,
     WeightedSum,
 )
-from mergesafe.ops.backends.isa import apply_environment
 from mergesafe.ops.numbers import divisor_of
 
 if TYPE_CHECKING:
     import torch
+
+    from mergesafe.ops.backends.base import Backend
 
 _CODES: Final = {"BF16": 0, "F16": 1, "F32": 2}
 _NORMS: Final = {"l1": 0, "l2": 1, "linf": 2}
@@ -60,6 +59,9 @@ class Kernels(Protocol):
     """What the engine needs; inputs are in method order, a separate base first."""
 
     name: str
+
+    def stage(self, buffer: Buffer) -> None:
+        """The buffer's content is complete and will be given to kernels, as a whole or in parts."""
 
     def kth_magnitude(
         self, inputs: Sequence[Buffer], ranks: Sequence[tuple[int, int]], n: int
@@ -95,6 +97,9 @@ class NativeKernels:
     def __init__(self, threads: int, zero_nonfinite: bool) -> None:
         self.threads = threads
         self.zero = zero_nonfinite
+
+    def stage(self, buffer: Buffer) -> None:
+        pass  # it is where kernels read it
 
     @staticmethod
     def _input(buffer: Buffer) -> tuple[int, int, int]:
@@ -159,32 +164,44 @@ class NativeKernels:
 
 
 class TensorKernels:
-    """Any CPU backend of mergesafe.ops, on tensors that share the buffers' memory."""
+    """Any backend of mergesafe.ops; as it is, on CPU tensors that share the buffers' memory."""
 
-    def __init__(self, backend: str, zero_nonfinite: bool) -> None:
+    def __init__(self, backend: Backend, zero_nonfinite: bool) -> None:
         import torch
 
-        from mergesafe.ops.backends.registry import get_backend
-
         self._torch = torch
-        self._backend = get_backend(backend)
+        self._backend = backend
         self.name = self._backend.name
         self.zero = zero_nonfinite
         self._dtypes = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
+    def stage(self, buffer: Buffer) -> None:
+        pass  # tensors share the buffer's memory
+
+    def _stored(self, buffer: Buffer) -> torch.Tensor:
+        return self._torch.frombuffer(buffer.view, dtype=self._dtypes[buffer.dtype])
+
+    def _target(self, out: Buffer) -> torch.Tensor:
+        """Where the backend writes a result."""
+        return self._torch.frombuffer(out.view, dtype=self._dtypes[out.dtype])
+
+    def _deliver(self, merged: torch.Tensor, out: Buffer) -> None:
+        """Bring a result from its target to the buffer."""
+
+    def _finite(self, values: torch.Tensor) -> bool:
+        return bool(self._torch.isfinite(values).all())
+
     def _tensor(self, buffer: Buffer) -> torch.Tensor:
         """The buffer's values after the cast at load; not a copy where nothing changes."""
-        stored = self._torch.frombuffer(buffer.view, dtype=self._dtypes[buffer.dtype])
-        cast = stored.to(self._dtypes[buffer.cast])
-        if self.zero and not bool(self._torch.isfinite(cast).all()):
+        cast = self._stored(buffer).to(self._dtypes[buffer.cast])
+        if self.zero and not self._finite(cast):
             cast = self._torch.where(self._torch.isfinite(cast), cast, 0)
         return cast
 
     def _flags(self, inputs: Sequence[Buffer]) -> int:
         flags = 0
         for i, buffer in enumerate(inputs):
-            stored = self._torch.frombuffer(buffer.view, dtype=self._dtypes[buffer.dtype])
-            if not bool(self._torch.isfinite(stored.to(self._dtypes[buffer.cast])).all()):
+            if not self._finite(self._stored(buffer).to(self._dtypes[buffer.cast])):
                 flags |= 1 << min(i, SHARED_FLAG)
         return flags
 
@@ -198,7 +215,7 @@ class TensorKernels:
         base, *experts = map(self._tensor, inputs)
         bins = self._backend.magnitude_histogram(base, experts, prefixes or None)
         total = self._torch.frombuffer(counts, dtype=self._torch.int64)
-        total += bins.reshape(-1)
+        total += bins.reshape(-1).cpu()
         return self._flags(inputs)
 
     def gram(
@@ -225,37 +242,17 @@ class TensorKernels:
     ) -> int:
         dtype = self._dtypes[out.dtype]
         tensors = list(map(self._tensor, inputs))
+        target = self._target(out)
         if isinstance(combine, MergeTaskVectors):
             merged = self._backend.merge_task_vectors(
                 tensors[0], tensors[1:], combine.sparsify, combine.weights, combine.elect,
-                combine.normalize, combine.scale, offset, dtype,
+                combine.normalize, combine.scale, offset, dtype, target,
             )  # fmt: skip
         else:
-            merged = self._backend.weighted_sum(tensors, combine.weights, dtype)
-        self._torch.frombuffer(out.view, dtype=dtype).copy_(merged)
+            merged = self._backend.weighted_sum(tensors, combine.weights, dtype, target)
+        self._deliver(merged, out)
         flags = self._flags(inputs)
-        return flags if bool(self._torch.isfinite(merged).all()) else flags | OUTPUT_FLAG
-
-
-def make_kernels(backend: str, device: str, *, zero_nonfinite: bool) -> Callable[[int], Kernels]:
-    """The kernels for ``--backend`` and ``--device``, as a function of the threads they may use.
-
-    Raises:
-        BackendError: the device or backend is unknown or not available.
-    """
-    if device not in ("auto", "cpu"):
-        reason = (
-            "this version merges checkpoints on the CPU; its CUDA kernels serve tensors, through "
-            "mergesafe.ops and mergesafe.methods"
-            if device.split(":")[0] == "cuda"
-            else "expected auto or cpu"
-        )
-        raise BackendError(f"--device {device}: {reason}; use --device cpu")
-    apply_environment()
-    if backend in ("auto", "native"):
-        return partial(NativeKernels, zero_nonfinite=zero_nonfinite)
-    tensors = TensorKernels(backend, zero_nonfinite)
-    return lambda threads: tensors
+        return flags if self._finite(merged) else flags | OUTPUT_FLAG
 
 
 def low_rank(

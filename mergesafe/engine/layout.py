@@ -15,14 +15,28 @@ from mergesafe.methods.spec import KthMagnitude
 BLOCK = 4096
 #: Below this many elements, system calls and kernel starts cost more than the work.
 SMALL_TILE = 1 << 18
-#: Bytes of one written piece: small enough to stay in a cache between kernel and write.
-WRITE_BYTES = 1 << 20
-#: Bytes of inputs and output of a tile that is read once: a share of the cache.
-CACHED_BYTES = 4 << 20
-#: A tensor that does not fit is streamed in tiles of this share of the budget.
-STREAMED_SHARE = 4
 #: Counts of one streamed selection: 65,536 of eight bytes, per rank and kernel thread.
 HISTOGRAM_BYTES = 1 << 19
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What suits the processor that computes.
+
+    ``write``: bytes of one written piece. ``once``: bytes of inputs and output of a tile that is
+    read once. ``streamed``: a tensor that does not fit is read in tiles of one part in this many of
+    the budget.
+    """
+
+    write: int
+    once: int
+    streamed: int
+
+
+#: A written piece stays in a cache between kernel and write, a tile between reading and kernel.
+CPU_SIZES = Sizes(write=1 << 20, once=4 << 20, streamed=4)
+#: Every kernel call is waited for, so tiles are large; each worker has a slab for itself.
+DEVICE_SIZES = Sizes(write=32 << 20, once=128 << 20, streamed=1)
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,7 @@ class Layout:
     threads: int
 
 
-def task_layout(task: TensorTask, budget: int, threads: int) -> Layout:
+def task_layout(task: TensorTask, budget: int, threads: int, sizes: Sizes = CPU_SIZES) -> Layout:
     """Keep the tensor resident if it needs statistics and fits ``budget``, else cut tiles.
 
     Without statistics the inputs are read once anyway, and small tiles stay in the cache.
@@ -51,17 +65,17 @@ def task_layout(task: TensorTask, budget: int, threads: int) -> Layout:
         whole = fixed + aligned(int(task.numel * task.bytes_per_element))
         # Few such tensors fit at once, so that the threads left over go to each one's kernels.
         used = max(1, threads // max(1, budget // whole)) if whole <= budget else 1
-        out_tile = min(task.numel, used * WRITE_BYTES // out_size)
+        out_tile = min(task.numel, used * sizes.write // out_size)
         nbytes = whole + aligned(out_tile * out_size)
         if nbytes <= budget:
             return Layout(task.numel, out_tile, nbytes, used)
-        used = max(1, threads // STREAMED_SHARE)
-        room = budget // STREAMED_SHARE
+        used = max(1, threads // sizes.streamed)
+        room = budget // sizes.streamed
         # Counts live beside the arena: they take from the tiles, down to one block.
         counts = histogram_bytes(task) * used
     else:
         used = 1
-        room = CACHED_BYTES
+        room = sizes.once
         counts = 0
     per_element = task.bytes_per_element + out_size
     left = budget - fixed - 2 * ALIGNMENT
@@ -75,7 +89,7 @@ def task_layout(task: TensorTask, budget: int, threads: int) -> Layout:
             f"{format_size(fixed)} are needed besides its tiles; give at least "
             f"{format_size(2 * fixed + BLOCK * per_element)}"
         )
-    out_tile = min(tile, used * WRITE_BYTES // out_size)
+    out_tile = min(tile, used * sizes.write // out_size)
     nbytes = fixed + aligned(int(tile * task.bytes_per_element)) + aligned(out_tile * out_size)
     return Layout(tile, out_tile, nbytes, used)
 

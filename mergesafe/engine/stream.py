@@ -20,7 +20,7 @@ from mergesafe.engine.journal import Journal, Statistics, Tile
 from mergesafe.engine.kernels import (
     Kernels,
 )
-from mergesafe.engine.layout import Layout, task_layout
+from mergesafe.engine.layout import CPU_SIZES, DEVICE_SIZES, Layout, task_layout
 from mergesafe.engine.manifest import OUTPUT, Digests
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.nonfinite import NonFinite
@@ -40,11 +40,16 @@ SYNC_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Options:
-    """How to run a plan. ``on_nonfinite``: error, warn or zero."""
+    """How to run a plan. ``on_nonfinite``: error, warn or zero.
+
+    On devices, ``slab`` is what one of their ``lanes`` workers may take of a device's memory.
+    """
 
     memory: int
     threads: int
     on_nonfinite: str = "error"
+    slab: int = 0
+    lanes: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,18 @@ def schedule(plan: MergePlan, options: Options) -> Schedule:
     Raises:
         ArgumentError: the budget is too small for one of the tensors.
     """
+    device = options.lanes > 0
+    budget = min(options.memory, options.slab) if device else options.memory
+    threads, sizes = (1, DEVICE_SIZES) if device else (options.threads, CPU_SIZES)
     layouts = {
-        task.name: task_layout(task, options.memory, options.threads)
+        task.name: task_layout(task, budget, threads, sizes)
         for task in plan.tasks
         if not task.copied
     }
     pieces = sum(
         -(-task.numel // layouts[task.name].tile) if is_cut(task) else 1 for task in plan.tasks
     )
-    workers = max(1, min(options.threads, pieces))
+    workers = max(1, min(options.lanes if device else options.threads, pieces))
     largest = max((layout.nbytes for layout in layouts.values()), default=_COPY_BYTES)
     arena = min(options.memory, largest * (workers + 1))
     read = 0
@@ -127,7 +135,7 @@ class Stream:
         self.bytes_done = 0
         self._tiles: dict[int, list[Tile]] = {}
         self._statistics: dict[int, Statistics] = {}
-        self._arena = Arena(planned.arena)
+        self.arena = Arena(planned.arena)
         self._lock = threading.Lock()
         self._reports = threading.Lock()
         self._stop = threading.Event()
@@ -176,7 +184,7 @@ class Stream:
 
     def _abort(self) -> None:
         self._stop.set()
-        self._arena.close()
+        self.arena.close()
 
     def _worker(self, done: threading.Event) -> None:
         try:
@@ -238,7 +246,7 @@ class Stream:
             self._copy(piece.number, task)
             return
         layout = self.schedule.layouts[task.name]
-        memory = self._arena.acquire(layout.nbytes)
+        memory = self.arena.acquire(layout.nbytes)
         if memory is None:
             return
         try:

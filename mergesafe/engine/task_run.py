@@ -222,6 +222,7 @@ class TaskRun:
         cast = self.task.cast or source.info.dtype
         buffer = Buffer(address, stored, source.info.dtype, cast)
         if source.lora is None or made is None:
+            self.kernels.stage(buffer)
             return buffer
         factors = self._factors[index]
         assert factors is not None  # made together with the areas
@@ -229,7 +230,9 @@ class TaskRun:
             buffer, *factors, source.lora.rank, source.info.shape[-1], source.lora.scale, begin,
             count, made[0], self.layout.threads,
         )  # fmt: skip
-        return Buffer(made[0], made[1][: count * 4], "F32", self.task.cast or "F32")
+        adapted = Buffer(made[0], made[1][: count * 4], "F32", self.task.cast or "F32")
+        self.kernels.stage(adapted)
+        return adapted
 
     def _load_factors(self, index: int, source: Source) -> tuple[int, int]:
         """Addresses of A and B in float32."""

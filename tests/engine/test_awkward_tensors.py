@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from tiny import FAMILY, Tensors, command, read, recipe, same_bits, save, write_recipe
 
 import mergesafe
-from mergesafe.engine import layout, memory
+from mergesafe.engine import layout, memory, stream
 
 from . import float64
 
@@ -75,7 +76,8 @@ def test_shapes(method: str, tmp_path: Path) -> None:
 def test_sizes_around_blocks_and_tiles(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "WRITE_BYTES", 8192)  # pieces of one block in bf16
+    one_block = replace(stream.CPU_SIZES, write=8192)  # in bf16
+    monkeypatch.setattr(stream, "CPU_SIZES", one_block)
     monkeypatch.setattr(layout, "SMALL_TILE", layout.BLOCK)
     models = three(tmp_path, {f"n{size}": (size,) for size in EDGES}, torch.bfloat16)
     plan = mergesafe.plan(content("ties", models), memory="128KiB")
