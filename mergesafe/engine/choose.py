@@ -65,7 +65,8 @@ def choose(backend: str, device: str, vram: str | int | None, *, zero_nonfinite:
         return _on_cpu(backend, zero_nonfinite)
     if device != "cuda" and not device.startswith("cuda:"):
         raise BackendError(
-            f"--device {device}: expected auto, cpu, cuda or cuda:NUMBER for one GPU; without one use --device cpu"
+            f"--device {device}: expected auto, cpu, cuda or cuda:NUMBER for one GPU; without one "
+            "use --device cpu"
         )
     from mergesafe.engine.device import DevicePool, cuda_devices
 
