@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import tiny
+
+# Tests that need a Hub bring their own: without this, a recipe with a wrong path would ask the real
+# one. Set before huggingface_hub is imported, and inherited by the commands that tests run.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @dataclass(frozen=True)

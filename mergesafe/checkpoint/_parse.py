@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-import stat
-from pathlib import Path
-from typing import Any, BinaryIO
-
-from mergesafe.errors import CheckpointError
+from typing import Any
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 120
@@ -38,30 +34,6 @@ def reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open ``path`` for reading.
-
-    Raises:
-        CheckpointError: it does not exist, cannot be read, or is not a regular file (a named pipe
-            would block for ever).
-    """
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
-            raise CheckpointError(f"{path}: this is {kind}, expected a regular file.")
-        return path.open("rb")
-    except FileNotFoundError:
-        detail = "a symbolic link to a missing file" if path.is_symlink() else "no such file"
-        raise CheckpointError(
-            f"{path}: {detail}. Check the path, or download the checkpoint again."
-        ) from None
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot open the file ({reason(error)}). Check its permissions and the disk."
-        ) from error
-
-
 def parse_object(data: bytes) -> dict[str, Any]:
     """Parse ``data`` as one JSON object in which no key appears twice, at any depth.
 
@@ -81,30 +53,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"a JSON {type(value).__name__}, not an object")
     return value
-
-
-def read_json_file(path: Path, limit: int) -> dict[str, Any]:
-    """The JSON object in the file ``path``, which may be at most ``limit`` bytes long.
-
-    Raises:
-        CheckpointError: the file is missing, unreadable, too large, or not one JSON object.
-    """
-    with open_regular(path) as file:
-        try:
-            data = file.read(limit + 1)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot read ({reason(error)}).") from error
-    if len(data) > limit:
-        raise CheckpointError(
-            f"{path}: larger than {limit:,} bytes, which no genuine file of this name is. "
-            "Download it again from its publisher."
-        )
-    try:
-        return parse_object(data)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path}: {error}; expected one JSON object. Download or write the file again."
-        ) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Final
 
-#: A Hub id (``org/name``) or a plain folder name.
+from mergesafe.references import hub_id, is_url
+
+#: A Hub id (``org/name``, where a revision may follow) or a plain folder name.
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 #: How the Hub's cache names the folder of ``org/name``.
 _CACHED: Final = re.compile(r"models--(?P<org>[\w.-]+?)--(?P<name>[\w.-]+)", re.ASCII)
@@ -65,6 +67,10 @@ def display_name(model: str) -> str:
     for part in PurePath(model).parts:
         if cached := _CACHED.fullmatch(part):
             return f"{cached['org']}/{cached['name']}"
+    if named := hub_id(model):
+        return named[0]
+    if is_url(model):
+        model = model.partition("?")[0]
     if _HUB_ID.fullmatch(model):
         return model
     return " ".join(PurePath(model).name.split()) or "(unnamed)"

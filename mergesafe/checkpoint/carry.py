@@ -6,12 +6,12 @@ Only files on a fixed list are carried, so code (``.py``), pickles and other wei
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 from mergesafe.checkpoint._parse import reason, show
+from mergesafe.checkpoint.location import Location, at
 from mergesafe.checkpoint.model import CONFIG_NAME, Checkpoint
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.errors import CheckpointError
@@ -51,15 +51,20 @@ def carry_over(
         CheckpointError: a companion cannot be read.
         OutputError: it cannot be written.
     """
-    names: list[str] = []
+    names = []
     if config:
         folder.add_file(CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         names.append(CONFIG_NAME)
-    tokenizer_path = (tokenizer or source).path
-    for path, name in (*_model_files(source.path), *_tokenizer_files(tokenizer_path)):
+    for path, name in companions(source, tokenizer):
         folder.copy_file(path, name)
         names.append(name)
     return names
+
+
+def companions(source: Checkpoint, tokenizer: Checkpoint | None) -> Iterator[tuple[Location, str]]:
+    """The files that :func:`carry_over` copies, and their names in the output."""
+    yield from _model_files(source.path)
+    yield from _tokenizer_files((tokenizer or source).path)
 
 
 def remote_code_warning(config: dict[str, Any]) -> str | None:
@@ -73,23 +78,30 @@ def remote_code_warning(config: dict[str, Any]) -> str | None:
     )
 
 
-def _model_files(path: Path) -> Iterator[tuple[Path, str]]:
-    # lexists, not exists: a dangling link is an incomplete download and must fail, not be skipped.
-    yield from ((path / name, name) for name in MODEL_FILES if os.path.lexists(path / name))
+def _model_files(path: Location) -> Iterator[tuple[Location, str]]:
+    yield from _present(path, MODEL_FILES)
 
 
-def _tokenizer_files(path: Path) -> Iterator[tuple[Path, str]]:
-    yield from ((path / name, name) for name in TOKENIZER_FILES if os.path.lexists(path / name))
+def _tokenizer_files(path: Location) -> Iterator[tuple[Location, str]]:
+    yield from _present(path, TOKENIZER_FILES)
     yield from ((found, found.name) for found in _listed(path, TOKENIZER_SUFFIX))
     for found in _listed(path / TEMPLATE_FOLDER, TEMPLATE_SUFFIX):
         yield found, f"{TEMPLATE_FOLDER}/{found.name}"
 
 
-def _listed(folder: Path, suffix: str) -> list[Path]:
-    """Files of ``folder`` with this suffix, in order of name; none if it is not a folder."""
-    if not os.path.isdir(folder):
+def _present(path: Location, names: Sequence[str]) -> Iterator[tuple[Location, str]]:
+    if at(path).is_dir():
+        # present, not exists: a dangling link is an incomplete download and must fail, not be
+        # skipped.
+        yield from ((path / name, name) for name in names if at(path / name).present())
+
+
+def _listed(folder: Location, suffix: str) -> list[Location]:
+    """Files of ``folder`` with this suffix, in order of name; none if it has no listing."""
+    if not at(folder).is_dir():
         return []
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == suffix)
+        names = at(folder).names() or []
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot list the folder ({reason(error)}).") from error
+    return [folder / name for name in sorted(names) if PurePath(name).suffix == suffix]

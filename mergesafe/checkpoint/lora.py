@@ -11,14 +11,13 @@ https://arxiv.org/abs/2312.03732. Variants whose delta is anything else are refu
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from mergesafe.checkpoint._parse import read_json_file, show
+from mergesafe.checkpoint._parse import show
+from mergesafe.checkpoint.location import Location, at, read_json_file
 from mergesafe.checkpoint.model import (
     CONFIG_LIMIT,
     CONVERT_ADVICE,
@@ -81,18 +80,17 @@ class LoraPair:
 class Adapter:
     """A LoRA adapter; ``pairs`` is keyed by the names of the base checkpoint's tensors."""
 
-    path: Path
+    path: Location
     pairs: dict[str, LoraPair]
 
 
-def open_adapter(path: Path | str, base: Checkpoint) -> Adapter:
+def open_adapter(path: Location, base: Checkpoint) -> Adapter:
     """Read the adapter in the folder ``path`` and match it to ``base``; headers only.
 
     Raises:
         CheckpointError: the adapter is missing, malformed, of a kind whose delta is not
             ``scale * B @ A``, or does not fit ``base``.
     """
-    path = Path(path)
     weights = _find_weights(path)
     config_path = path / CONFIG_NAME
     config = read_json_file(config_path, CONFIG_LIMIT)
@@ -115,25 +113,25 @@ def open_adapter(path: Path | str, base: Checkpoint) -> Adapter:
     return Adapter(path, pairs)
 
 
-def _fail(path: Path, problem: str) -> NoReturn:
+def _fail(path: Location, problem: str) -> NoReturn:
     raise CheckpointError(f"{path}: {problem}")
 
 
-def _find_weights(path: Path) -> Path:
-    if not os.path.exists(path):
+def _find_weights(path: Location) -> Location:
+    if not at(path).exists():
         refuse_missing(path)
-    if not os.path.exists(path / CONFIG_NAME):
+    if not at(path / CONFIG_NAME).exists():
         _fail(path, f"this is not a LoRA adapter: it has no {CONFIG_NAME}. Give PEFT's folder.")
     weights = path / WEIGHTS_NAME
-    if not os.path.exists(weights):
+    if not at(weights).exists():
         for suffix in PICKLE_SUFFIXES:
-            if os.path.exists(weights.with_suffix(suffix)):
+            if at(weights.with_suffix(suffix)).exists():
                 _fail(path, f"adapter_model{suffix} is a pickle. {CONVERT_ADVICE}")
         _fail(path, f"the adapter has no {WEIGHTS_NAME}. Download it again.")
     return weights
 
 
-def _check_config(path: Path, config: dict[str, Any]) -> None:
+def _check_config(path: Location, config: dict[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         _fail(
             path,
@@ -154,7 +152,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
 
 
 def _setting(
-    path: Path, config: dict[str, Any], key: str, patterns_key: str, *, whole: bool
+    path: Location, config: dict[str, Any], key: str, patterns_key: str, *, whole: bool
 ) -> Callable[[str], float]:
     """A function from module name to the value of ``key`` (rank or alpha) there.
 
@@ -176,7 +174,7 @@ def _setting(
     return find
 
 
-def _compile(path: Path, key: str, text: str) -> re.Pattern[str]:
+def _compile(path: Location, key: str, text: str) -> re.Pattern[str]:
     if len(text) > _PATTERN_LENGTH or _UNSAFE_PATTERN.search(text):
         _fail(
             path,
@@ -189,7 +187,7 @@ def _compile(path: Path, key: str, text: str) -> re.Pattern[str]:
         _fail(path, f"{key} has the invalid pattern {show(text)} ({error}).")
 
 
-def _number(path: Path, key: str, value: object, *, whole: bool) -> float:
+def _number(path: Location, key: str, value: object, *, whole: bool) -> float:
     kinds = (int,) if whole else (int, float)
     # bool is a subclass of int; NaN and huge values fail the comparison.
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < 2**31:
@@ -198,7 +196,7 @@ def _number(path: Path, key: str, value: object, *, whole: bool) -> float:
     return value
 
 
-def _pair_up(weights: Path) -> dict[str, tuple[TensorInfo, TensorInfo]]:
+def _pair_up(weights: Location) -> dict[str, tuple[TensorInfo, TensorInfo]]:
     """Module name -> (A, B), in file order; every tensor is accounted for."""
     sides: dict[str, dict[str, TensorInfo]] = {}
     for name, info in read_header(weights)[0].items():

@@ -13,13 +13,15 @@ plain file name: an index cannot point outside its folder.
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from mergesafe.checkpoint._parse import is_text, read_json_file, reason, show
+from mergesafe.checkpoint._parse import is_text, reason, show
+from mergesafe.checkpoint.location import Location, at, read_json_file
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
 from mergesafe.errors import CheckpointError
 
@@ -29,6 +31,8 @@ CONFIG_NAME: Final = "config.json"
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 #: Configuration files larger than this are not read.
 CONFIG_LIMIT: Final = 16_000_000
+#: Headers of remote shards that are read at a time.
+_REMOTE_HEADERS: Final = 16
 CONVERT_ADVICE: Final = (
     "Pickled weights can run code when they are loaded, so they are refused. Convert them where "
     "you trust them: AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(TARGET)."
@@ -39,10 +43,10 @@ CONVERT_ADVICE: Final = (
 class Checkpoint:
     """A model's tensors (shard by shard, offsets ascending), its ``config.json`` and its shards."""
 
-    path: Path
+    path: Location
     tensors: dict[str, TensorInfo]
     config: dict[str, Any]
-    shards: tuple[Path, ...]
+    shards: tuple[Location, ...]
 
     @property
     def tied(self) -> bool:
@@ -61,7 +65,7 @@ class Checkpoint:
         return embedded and not any(name.endswith("lm_head.weight") for name in names)
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
+def open_checkpoint(path: Location | str) -> Checkpoint:
     """Read the headers of the checkpoint at ``path``: a folder or one ``.safetensors`` file.
 
     A single file is weights alone: its ``config`` is empty, whatever lies beside it.
@@ -70,39 +74,43 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         CheckpointError: there is no checkpoint, it is of a refused kind, or a file of it is
             malformed, missing or inconsistent with the index.
     """
-    path = Path(path)
-    if not os.path.exists(path):  # unlike Path.exists, False where the path cannot be looked at
+    path = Path(path) if isinstance(path, str) else path
+    if not at(path).exists():
         refuse_missing(path)
-    if not path.is_dir():
+    if not at(path).is_dir():
         return _open_file(path)
     index, single = path / INDEX_NAME, path / SINGLE_NAME
-    if index.exists():
+    if at(index).exists():
         weight_map = _read_index(index)
-        if single.exists():
+        if at(single).exists():
             _check_same_weights(path, weight_map)
-        shards = tuple(path / name for name in sorted(set(weight_map.values()), key=_natural))
+        names = sorted(set(weight_map.values()), key=_natural)
+        shards: tuple[Location, ...] = tuple(path / name for name in names)
         tensors = _read_shards(shards, index)
         _check_index(index, weight_map, tensors)
-    elif single.exists():
+    elif at(single).exists():
         shards = (single,)
         tensors = read_header(single)[0]
     else:
         _refuse_folder(path)
     config = path / CONFIG_NAME
     return _checkpoint(
-        path, tensors, read_json_file(config, CONFIG_LIMIT) if config.exists() else {}, shards
+        path, tensors, read_json_file(config, CONFIG_LIMIT) if at(config).exists() else {}, shards
     )
 
 
 def _checkpoint(
-    path: Path, tensors: dict[str, TensorInfo], config: dict[str, Any], shards: tuple[Path, ...]
+    path: Location,
+    tensors: dict[str, TensorInfo],
+    config: dict[str, Any],
+    shards: tuple[Location, ...],
 ) -> Checkpoint:
     if not tensors:
         raise CheckpointError(f"{path}: the checkpoint holds no tensors. Download it again.")
     return Checkpoint(path, tensors, config, shards)
 
 
-def _open_file(path: Path) -> Checkpoint:
+def _open_file(path: Location) -> Checkpoint:
     suffix = path.suffix.lower()
     if suffix in PICKLE_SUFFIXES:
         raise CheckpointError(f"{path}: this is a pickle. {CONVERT_ADVICE}")
@@ -116,7 +124,7 @@ def _open_file(path: Path) -> Checkpoint:
     return _checkpoint(path, read_header(path)[0], {}, (path,))
 
 
-def _read_index(index: Path) -> dict[str, str]:
+def _read_index(index: Location) -> dict[str, str]:
     """The validated ``weight_map``: tensor name -> file name of its shard."""
     weight_map = read_json_file(index, HEADER_LIMIT).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -135,7 +143,7 @@ def _read_index(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _check_shard_name(index: Path, shard: str) -> None:
+def _check_shard_name(index: Location, shard: str) -> None:
     if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
         raise CheckpointError(
             f"{index}: the shard {show(shard)} is not a plain file name; an index may not leave "
@@ -146,17 +154,11 @@ def _check_shard_name(index: Path, shard: str) -> None:
             f"{index}: the shard {show(shard)} is not a .safetensors file. Only safetensors shards "
             "are read; convert the checkpoint."
         )
-    if not os.path.exists(index.parent / shard):
-        raise CheckpointError(
-            f"{index}: the shard {show(shard)} is not in the folder. The download is incomplete: "
-            "fetch the missing shard."
-        )
 
 
-def _read_shards(shards: tuple[Path, ...], index: Path) -> dict[str, TensorInfo]:
+def _read_shards(shards: tuple[Location, ...], index: Location) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
-    for shard in shards:
-        infos, _ = read_header(shard)
+    for shard, infos in zip(shards, _headers(shards, index), strict=True):
         name = next((name for name in infos if name in tensors), None)
         if name is not None:
             raise CheckpointError(
@@ -167,7 +169,24 @@ def _read_shards(shards: tuple[Path, ...], index: Path) -> dict[str, TensorInfo]
     return tensors
 
 
-def _check_index(index: Path, weight_map: dict[str, str], tensors: dict[str, TensorInfo]) -> None:
+def _headers(shards: Sequence[Location], index: Location) -> Iterable[dict[str, TensorInfo]]:
+    def read(shard: Location) -> dict[str, TensorInfo]:
+        if not at(shard).exists():
+            raise CheckpointError(
+                f"{index}: the shard {show(shard.name)} is not in the folder. The download is "
+                "incomplete: fetch the missing shard."
+            )
+        return read_header(shard)[0]
+
+    if isinstance(index, Path):  # one after the other: parsing holds the interpreter's lock
+        return map(read, shards)
+    with ThreadPoolExecutor(_REMOTE_HEADERS) as pool:  # each costs round trips to the server
+        return list(pool.map(read, shards))
+
+
+def _check_index(
+    index: Location, weight_map: dict[str, str], tensors: dict[str, TensorInfo]
+) -> None:
     for name, shard in weight_map.items():
         found = tensors.get(name)
         if found is None or found.path.name != shard:
@@ -184,7 +203,7 @@ def _check_index(index: Path, weight_map: dict[str, str], tensors: dict[str, Ten
             )
 
 
-def _check_same_weights(path: Path, weight_map: dict[str, str]) -> None:
+def _check_same_weights(path: Location, weight_map: dict[str, str]) -> None:
     others = sorted(set(weight_map.values()) - {SINGLE_NAME}, key=_natural)
     if others:
         raise CheckpointError(
@@ -193,23 +212,17 @@ def _check_same_weights(path: Path, weight_map: dict[str, str]) -> None:
         )
 
 
-def refuse_missing(path: Path) -> NoReturn:
-    """Raise the error for a path that does not exist, with advice if it looks like a Hub id."""
-    advice = "Check the spelling."
-    if path.is_symlink():
-        advice = "It is a symbolic link to a missing place."
-    elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(path)):
-        advice = (
-            f"If it is a Hugging Face Hub id: this version reads local folders, so run "
-            f"'hf download {path} --local-dir FOLDER' and give the folder."
-        )
+def refuse_missing(path: Location) -> NoReturn:
+    """Raise the error for a location where nothing is."""
+    linked = at(path).present()
+    advice = "It is a symbolic link to a missing place." if linked else "Check the spelling."
     raise CheckpointError(f"{path}: no such file or folder. {advice}")
 
 
-def _refuse_folder(path: Path) -> NoReturn:
+def _refuse_folder(path: Location) -> NoReturn:
     """Say what the folder holds instead of a safetensors checkpoint."""
     try:
-        names = sorted(entry.name for entry in path.iterdir())
+        names = sorted(at(path).names() or [])
     except OSError as error:
         raise CheckpointError(f"{path}: cannot list the folder ({reason(error)}).") from error
     if "adapter_config.json" in names:

@@ -21,7 +21,7 @@ from mergesafe.checkpoint._area import Area
 from mergesafe.checkpoint._gate import Gate
 from mergesafe.checkpoint._guard import check_target, has_content, resolve
 from mergesafe.checkpoint._install import install, sync_folder
-from mergesafe.checkpoint._parse import open_regular, reason, show
+from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint._writeback import Writeback
 from mergesafe.checkpoint.layout import (
     OutputLayout,
@@ -30,6 +30,7 @@ from mergesafe.checkpoint.layout import (
     ShardFile,
     plan_layout,
 )
+from mergesafe.checkpoint.location import Location, open_regular
 from mergesafe.checkpoint.model import INDEX_NAME
 from mergesafe.errors import ArgumentError, CheckpointError, OutputError
 
@@ -167,7 +168,7 @@ class OutputFolder:
         with self._companion(name) as descriptor:
             self._write(name, descriptor, 0, memoryview(content))
 
-    def copy_file(self, source: Path, name: str | None = None) -> None:
+    def copy_file(self, source: Location, name: str | None = None) -> None:
         """Copy the content of ``source`` (links are followed) as ``name``, by default its own.
 
         Raises:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Final
 
+from mergesafe.checkpoint._blocks import Blocks
 from mergesafe.checkpoint._gate import Gate
 from mergesafe.checkpoint._parse import reason, show
+from mergesafe.checkpoint.location import Location, OpenFile, at
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.errors import ArgumentError, CheckpointError
 
@@ -21,13 +20,13 @@ _ADVISED_BYTES: Final = 128 << 10
 class Reader:
     """Opens each shard once, on first use, and reads from it at explicit offsets.
 
-    Thread-safe: reads carry their own position and share no state but the descriptors.
+    Thread-safe: reads carry their own position and share no state but the open files.
     :meth:`close` waits for reads in progress.
     """
 
     def __init__(self) -> None:
-        self._descriptors: dict[Path, int] = {}
-        self._opened: dict[Path, tuple[int, int]] = {}  # size and time of modification then
+        self._files: dict[Location, OpenFile] = {}
+        self._blocks = Blocks()
         self._opening = Lock()
         self._gate = Gate("the reader")
 
@@ -45,8 +44,9 @@ class Reader:
     def close(self) -> None:
         """Close every shard; later reads raise :class:`~mergesafe.errors.ArgumentError`."""
         self._gate.shut()
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        self._blocks.close()
+        while self._files:
+            self._files.popitem()[1].close()
 
     def read_into(self, info: TensorInfo, begin: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the tensor's bytes from ``begin`` (bytes from the tensor's start).
@@ -68,15 +68,15 @@ class Reader:
         view = buffer.cast("B")
         got = 0
         with self._gate:
-            descriptor = self._descriptor(info)
+            file = self._file(info)
             while got < expected:
-                # One call reads at most 2 GiB, and may be cut short by a signal or the file's end.
                 try:
-                    count = os.preadv(descriptor, [view[got:]], info.offset + begin + got)
+                    count = self._read(file, info.offset + begin + got, view[got:])
                 except OSError as error:
-                    raise _failed(info, expected, got, reason(error)) from error
+                    raise _failed(info, expected, got, reason(error), file.advice) from error
                 if count == 0:
-                    raise _failed(info, expected, got, "the file ends there; it has shrunk")
+                    why = "the file ends there; it has shrunk"
+                    raise _failed(info, expected, got, why, file.advice)
                 got += count
 
     def advise(self, info: TensorInfo) -> None:
@@ -85,15 +85,11 @@ class Reader:
         Raises:
             CheckpointError: the shard cannot be opened.
         """
-        # The system reads ahead of small reads by itself; and 0 bytes would mean "to the end".
-        if not hasattr(os, "posix_fadvise") or info.nbytes < _ADVISED_BYTES:
+        # The system reads ahead of small reads by itself.
+        if info.nbytes < _ADVISED_BYTES:
             return
         with self._gate:
-            descriptor = self._descriptor(info)
-            try:
-                os.posix_fadvise(descriptor, info.offset, info.nbytes, os.POSIX_FADV_WILLNEED)
-            except OSError:
-                return  # a hint: file systems without read-ahead refuse it, and reading still works
+            self._file(info).advise(info.offset, info.nbytes)
 
     def check_unchanged(self) -> None:
         """Check that no shard was written to since it was opened: its bytes would be a mixture.
@@ -104,46 +100,40 @@ class Reader:
             CheckpointError: a shard has another size or time of modification than when opened.
         """
         with self._gate:
-            for path, descriptor in self._descriptors.items():
-                if _state(descriptor) != self._opened[path]:
+            for location, file in self._files.items():
+                if file.changed():
                     raise CheckpointError(
-                        f"{path}: the shard was written to while it was read, so what was read may "
-                        "be a mixture. Leave the checkpoint alone and run again."
+                        f"{location}: the shard was written to while it was read, so what was read "
+                        "may be a mixture. Leave the checkpoint alone and run again."
                     )
 
-    def _descriptor(self, info: TensorInfo) -> int:
-        descriptor = self._descriptors.get(info.path)
-        if descriptor is not None:
-            return descriptor
+    def _read(self, file: OpenFile, begin: int, view: memoryview) -> int:
+        return file.read(begin, view) if file.local else self._blocks.read(file, begin, view)
+
+    def _file(self, info: TensorInfo) -> OpenFile:
+        file = self._files.get(info.path)
+        if file is not None:
+            return file
         with self._opening:
-            descriptor = self._descriptors.get(info.path)
-            if descriptor is None:
-                descriptor = _open(info)
-                self._opened[info.path] = _state(descriptor)
-                self._descriptors[info.path] = descriptor
-        return descriptor
+            file = self._files.get(info.path)
+            if file is None:
+                file = self._files[info.path] = _open(info)
+        return file
 
 
-def _state(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
-
-
-def _open(info: TensorInfo) -> int:
+def _open(info: TensorInfo) -> OpenFile:
     try:
-        return os.open(info.path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        advice = "The checkpoint changed after its headers were read: put the shard back."
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            advice = "Raise the limit on open files (ulimit -n)."
+        return at(info.path).open()
+    except CheckpointError as error:
+        name = show(info.name)
         raise CheckpointError(
-            f"{info.path}: cannot open the shard to read tensor {show(info.name)} "
-            f"({reason(error)}). {advice}"
+            f"{error} Its header could be read before, now mergesafe cannot open the shard to read "
+            f"tensor {name}. If the checkpoint changed meanwhile, put the shard back."
         ) from error
 
 
-def _failed(info: TensorInfo, expected: int, got: int, why: str) -> CheckpointError:
+def _failed(info: TensorInfo, expected: int, got: int, why: str, advice: str) -> CheckpointError:
     return CheckpointError(
         f"{info.path}: tensor {show(info.name)}: expected {expected:,} bytes, got {got:,} ({why}). "
-        "Check the disk, and leave the checkpoint alone while it is read."
+        f"{advice}"
     )

@@ -12,14 +12,14 @@ and everything wrong with it raises :class:`~mergesafe.errors.CheckpointError`.
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from mergesafe.checkpoint._parse import is_text, open_regular, parse_object, reason, show
+from mergesafe.checkpoint._parse import is_text, parse_object, reason, show
+from mergesafe.checkpoint.location import Location, OpenFile, at
 from mergesafe.dtypes import SIZES
 from mergesafe.errors import CheckpointError, OutputError
 
@@ -47,7 +47,7 @@ class TensorInfo:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    path: Path
+    path: Location
     offset: int
     nbytes: int
 
@@ -57,13 +57,12 @@ class TensorInfo:
         return self.nbytes // SIZES[self.dtype]
 
 
-def read_header(path: Path | str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def read_header(path: Location) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Tensors of the file in offset order, and its ``__metadata__``.
 
     Raises:
         CheckpointError: the file cannot be read or breaks the format in any way.
     """
-    path = Path(path)
     header, data_start, file_size = _load(path)
     metadata = _check_metadata(path, header.pop(_METADATA, {}))
     infos = [_check_entry(path, name, entry, data_start) for name, entry in header.items()]
@@ -98,18 +97,18 @@ def build_header(
     return struct.pack("<Q", len(text)) + text
 
 
-def _fail(path: Path, problem: str) -> NoReturn:
+def _fail(path: Location, problem: str) -> NoReturn:
     raise CheckpointError(f"{path}: {problem} {_AGAIN}")
 
 
-def _load(path: Path) -> tuple[dict[str, Any], int, int]:
+def _load(path: Location) -> tuple[dict[str, Any], int, int]:
     """The parsed JSON, the absolute offset of the data and the size of the file."""
     try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            prefix = file.read(8)
+        with closing(at(path).open()) as file:
+            size = file.size
+            prefix = _read(file, 0, 8)
             length = _check_length(path, prefix, size)
-            raw = file.read(length)
+            raw = _read(file, 8, length)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read the header ({reason(error)}).") from error
     if len(raw) != length:
@@ -122,7 +121,16 @@ def _load(path: Path) -> tuple[dict[str, Any], int, int]:
         _fail(path, f"the header is {error}.")
 
 
-def _check_length(path: Path, prefix: bytes, size: int) -> int:
+def _read(file: OpenFile, begin: int, count: int) -> bytes:
+    """Bytes from ``begin``, fewer where the file ends."""
+    data, got = bytearray(count), 0
+    with memoryview(data) as view:
+        while got < count and (more := file.read(begin + got, view[got:])):
+            got += more
+    return bytes(data[:got])
+
+
+def _check_length(path: Location, prefix: bytes, size: int) -> int:
     if len(prefix) < 8:
         _fail(path, f"the file has {size} bytes, expected at least the 8 of a header length.")
     if prefix == b"version ":
@@ -143,7 +151,7 @@ def _check_length(path: Path, prefix: bytes, size: int) -> int:
     return int(length)
 
 
-def _check_metadata(path: Path, value: object) -> dict[str, str]:
+def _check_metadata(path: Location, value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         _fail(path, f"{_METADATA} is {show(value)}, expected an object of strings.")
     for key, item in value.items():
@@ -167,7 +175,7 @@ class _Where:
         return f"tensor {show(self._name)}:"
 
 
-def _check_entry(path: Path, name: str, entry: object, data_start: int) -> TensorInfo:
+def _check_entry(path: Location, name: str, entry: object, data_start: int) -> TensorInfo:
     if not name or not is_text(name):
         _fail(path, f"the tensor name {show(name)} is empty or not plain text.")
     where = _Where(name)
@@ -204,7 +212,7 @@ def _check_entry(path: Path, name: str, entry: object, data_start: int) -> Tenso
     return TensorInfo(name, dtype, tuple(shape), path, data_start + begin, needed)
 
 
-def _fail_dtype(path: Path, where: _Where, dtype: object) -> NoReturn:
+def _fail_dtype(path: Location, where: _Where, dtype: object) -> NoReturn:
     if isinstance(dtype, str) and dtype in _UNSUPPORTED:
         raise CheckpointError(
             f"{path}: {where} dtype {dtype} is not supported. Convert the checkpoint to bf16, "
@@ -228,7 +236,7 @@ def _nbytes(shape: list[int], size: int) -> int | None:
     return total
 
 
-def _check_tiling(path: Path, infos: list[TensorInfo], data_start: int, file_size: int) -> None:
+def _check_tiling(path: Location, infos: list[TensorInfo], data_start: int, file_size: int) -> None:
     """``infos`` (in offset order) must cover the data exactly once."""
     end = data_start
     previous = "the header"

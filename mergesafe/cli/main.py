@@ -57,7 +57,7 @@ def common(
 @guarded
 def merge(
     recipe: RecipeArgument,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the merged model.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL of the merged model.")],
     device: Annotated[
         str, typer.Option(help="auto (the CPU), cpu, cuda (all GPUs) or cuda:N.")
     ] = "auto",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 0.1
 
 
-def run(recipe: Path, out: Path, *, json: bool, quiet: bool, **options: Any) -> None:
+def run(recipe: Path, out: str, *, json: bool, quiet: bool, **options: Any) -> None:
     """Merge with a progress bar on a terminal; print a summary or JSON."""
     bar = None
     if not (json or quiet) and sys.stderr.isatty():

@@ -87,5 +87,5 @@ def as_text(plan: dict[str, Any]) -> str:
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
-        return "unknown: an input could not be read just now"
+        return "unknown: an input is not on this machine or could not be read just now"
     return f"about {seconds} s at the read rate measured just now"

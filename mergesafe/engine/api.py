@@ -3,43 +3,42 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint.card import model_card
-from mergesafe.checkpoint.carry import carry_over
-from mergesafe.checkpoint.output import OutputFolder
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint._guard import resolve
+from mergesafe.checkpoint.upload import check_upload, staging_folder, upload_folder
 from mergesafe.engine.choose import choose
-from mergesafe.engine.journal import Finished, Journal, Statistics, Tile
-from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
-from mergesafe.engine.memory import budget_of, format_size, parse_size
+from mergesafe.engine.download import download
+from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.engine.plan import MergePlan, make_plan
-from mergesafe.engine.resume import is_finished, subject_of, verified, work_to_resume
-from mergesafe.engine.stream import Options, Schedule, Stream, schedule
+from mergesafe.engine.resume import is_finished, subject_of
+from mergesafe.engine.run import merge_into
+from mergesafe.engine.stream import Options, Schedule, schedule
 from mergesafe.engine.verify import Verified
 from mergesafe.engine.verify import verify as verify_model
-from mergesafe.errors import ArgumentError, MergesafeError, did_you_mean
+from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.recipe.load import load_recipe
-from mergesafe.version import __version__
+from mergesafe.references import is_url, redact
 
 RecipeLike = str | Path | Mapping[str, Any]
 ON_NONFINITE: Final = ("error", "warn", "zero")
 MAX_SEED: Final = 2**63 - 1
 MAX_THREADS: Final = 4096
-#: Finished work of at least this many bytes is kept when a merge fails or is interrupted.
-KEEP_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True)
 class MergeResult:
-    """What a merge did. ``seconds`` covers planning to the synced rename."""
+    """What a merge did. ``seconds`` covers planning to the synced rename, or the upload.
 
-    path: Path
+    ``path``: the folder, or the URL without what is secret in it.
+    """
+
+    path: Path | str
     tensors: int
     parameters: int
     bytes_read: int
@@ -136,54 +135,30 @@ def merge(
         report.options, on_nonfinite=on_nonfinite, slab=chosen.slab, lanes=chosen.lanes
     )
     planned = schedule(made, options) if chosen.lanes else report.schedule
-    if resume and is_finished(made, Path(out), on_nonfinite):
-        return _nothing_to_do(made, Path(out), started)
-    subject = subject_of(made, on_nonfinite)
-    earlier: list[Finished] = []
-
-    def look(journal: Path) -> bool:
-        work = work_to_resume(journal, subject, Path(out))
-        earlier.extend([work] if work else [])
-        return bool(earlier)
-
-    advance = progress(made, planned) if progress is not None else None
-    folder = OutputFolder(
-        Path(out), made.layout, overwrite=overwrite, protect=_protected(made),
-        resume=look if resume else None,
-    )  # fmt: skip
-    with folder, Reader() as reader, ExitStack() as stack:
-        folder.keep = resume
-        tiles: dict[int, list[Tile]] = {}
-        statistics: dict[int, Statistics] = {}
-        if folder.resumed:
-            tiles, statistics = verified(made, earlier[0], folder, options.threads)
-        done: list[Tile | Statistics] = [*statistics.values()]
-        done += [tile for each in tiles.values() for tile in each]
-        journal = Journal(folder.journal, subject, done)
-        stack.callback(journal.close)
-        stream = Stream(
-            made, planned, options, chosen.kernels, reader, folder, advance, journal=journal
-        )
-        stream.skip(tiles, statistics)
-        try:
-            with chosen.pinned(stream.arena):
-                stream.run()
-            reader.check_unchanged()
-            warnings = (*made.warnings, *stream.nonfinite.warnings(made.tasks))
-            _add_companions(folder, made, warnings)
-            manifest = manifest_text(
-                made, stream.digests, folder.working,
-                backend=chosen.name, on_nonfinite=on_nonfinite,
-            )  # fmt: skip
-            folder.add_file(MANIFEST_NAME, manifest)
-            folder.commit()
-        except BaseException as error:
-            folder.keep = resume or stream.bytes_done >= KEEP_BYTES
-            if folder.keep:
-                _say_kept(error, stream.bytes_done, made.bytes_out)
-            raise
+    url = str(out) if is_url(str(out)) else None
+    target = Path(out) if url is None else staging_folder(url)
+    replace_there = False
+    if url is not None:
+        check_upload(url, overwrite=overwrite, protect=[ref.path for ref in made.recipe.inputs])
+        replace_there, overwrite = overwrite, True  # of the staging folder
+    warnings = made.warnings
+    finished = resume and is_finished(made, target, on_nonfinite)
+    if finished and url is None:
+        return _nothing_to_do(made, target, started)
+    silent = progress is None
+    if not finished:
+        download(made, silent=silent)
+        subject = subject_of(made, on_nonfinite)
+        advance = progress(made, planned) if progress is not None else None
+        warnings = merge_into(
+            target, made, planned, options, chosen,
+            overwrite=overwrite, resume=resume, advance=advance, subject=subject,
+        )  # fmt: skip
+    if url is not None:
+        upload_folder(target, url, replace_there)
+        shutil.rmtree(target)
     return MergeResult(
-        path=folder.path,
+        path=resolve(target) if url is None else redact(url),
         tensors=len(made.tasks),
         parameters=sum(task.numel for task in made.tasks),
         bytes_read=planned.bytes_read,
@@ -203,18 +178,6 @@ def verify(out: str | Path, *, threads: int | None = None) -> Verified:
     return verify_model(out, threads=_threads(threads))
 
 
-def _say_kept(error: BaseException, done: int, total: int) -> None:
-    """Add to the message of an interrupt or an error that the work is not lost."""
-    kept = (
-        f"{format_size(done)} of {format_size(total)} are finished and kept: run the same command "
-        "with --resume to go on"
-    )
-    if isinstance(error, KeyboardInterrupt):
-        error.args = (f"interrupted; {kept}",)
-    elif isinstance(error, MergesafeError):
-        error.args = (f"{error} ({kept}.)",)
-
-
 def _nothing_to_do(made: MergePlan, out: Path, started: float) -> MergeResult:
     return MergeResult(
         path=out,
@@ -225,39 +188,6 @@ def _nothing_to_do(made: MergePlan, out: Path, started: float) -> MergeResult:
         seconds=time.perf_counter() - started,
         warnings=(*made.warnings, f"{out} is finished already: nothing was done"),
     )
-
-
-def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, ...]) -> None:
-    recipe = made.recipe
-    carry_over(
-        folder,
-        made.reference.checkpoint,
-        config=made.config,
-        tokenizer=made.tokenizer.checkpoint,
-    )
-    card = model_card(
-        recipe_text=recipe.text,
-        method=recipe.merge_method,
-        method_title=recipe.method.title,
-        paper=recipe.method.paper or None,
-        base=recipe.base_model.text if recipe.base_model else None,
-        models=[ref.text for ref in recipe.inputs],
-        version=__version__,
-        warnings=warnings,
-    )
-    folder.add_file("README.md", card)
-    folder.add_file("mergesafe-recipe.yml", recipe.text)
-
-
-def _protected(made: MergePlan) -> list[Path]:
-    paths = []
-    for model in made.models:
-        paths += [model.checkpoint.path, *model.checkpoint.shards]
-        if model.adapter is not None:
-            paths.append(model.adapter.path)
-    if made.recipe.source is not None:
-        paths.append(made.recipe.source)
-    return paths
 
 
 def _whole(value: object, what: str, lowest: int, highest: int) -> int:

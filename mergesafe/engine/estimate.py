@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine.api import PlanReport
@@ -17,13 +18,16 @@ WRITE_COST = 3.0
 def estimate_seconds(report: PlanReport) -> float | None:
     """Bytes to read and write over the read rate of the largest input tensor, measured now.
 
-    None where it cannot be read; the merge itself reports that.
+    None where it cannot be read, which the merge itself reports, or lies elsewhere: a plan does not
+    fetch tensors.
     """
     plan = report.plan
     largest = max(
         (source.info for task in plan.tasks for source in task.sources),
         key=lambda info: info.nbytes,
     )
+    if not isinstance(largest.path, Path):
+        return None
     size = min(SAMPLE_BYTES, largest.nbytes)
     if size == 0:
         return 0.0

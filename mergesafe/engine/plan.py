@@ -6,7 +6,6 @@ parameters, memory. What remains is ordered work with its bytes.
 
 from __future__ import annotations
 
-import filecmp
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from typing import Any, Final
 
 from mergesafe.checkpoint.carry import remote_code_warning
 from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
+from mergesafe.checkpoint.location import at, same_content
 from mergesafe.dtypes import CONFIG_NAMES, FLOATS, SIZES, promote
 from mergesafe.engine.memory import aligned
-from mergesafe.engine.sources import Model, Source, open_models, output_names, sources_of
+from mergesafe.engine.sources import Model, Source, hub_notes, open_models, output_names, sources_of
 from mergesafe.errors import MergesafeError, RecipeError
 from mergesafe.methods.spec import (
     Combine,
@@ -150,7 +150,7 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
         config=_output_config(reference, tasks),
         tokenizer=tokenizer,
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=tuple(notes),
+        notes=(*notes, *hub_notes(models)),
         seed=seed,
     )  # fmt: skip
 
@@ -271,7 +271,7 @@ def _tokenizer_warnings(chosen: Model, models: Sequence[Model]) -> list[str]:
     warnings = []
     for model in models:
         theirs = model.checkpoint.path / TOKENIZER_NAME
-        if ours.is_file() and theirs.is_file() and not filecmp.cmp(ours, theirs, shallow=False):
+        if at(ours).exists() and at(theirs).exists() and not same_content(ours, theirs):
             warnings.append(
                 f"{TOKENIZER_NAME} of {model.text} differs from that of {chosen.text}, which is "
                 "carried over; check that both give every token the same id"

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import open_regular, read_json_file
 from mergesafe.checkpoint.digest import BLOCK, add, digest_of
+from mergesafe.checkpoint.location import Location, at, open_regular, read_json_file
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT
 from mergesafe.dtypes import SIZES
@@ -27,7 +27,8 @@ _AFRESH: Final = "Merge without --resume to start afresh, which discards the unf
 def subject_of(plan: MergePlan, on_nonfinite: str) -> Line:
     """Everything that the output's bytes depend on, as plain data.
 
-    An input file counts as unchanged when its size, time of modification and header are.
+    An input file counts as unchanged when its header is, and its size and time of modification, or
+    what else tells one content from another where it lies.
     """
     layout = hashlib.sha256()
     for shard in plan.layout.shards:
@@ -43,16 +44,20 @@ def subject_of(plan: MergePlan, on_nonfinite: str) -> Line:
             "--on-nonfinite": on_nonfinite,
             "--max-shard-size (or what it makes of the shards)": layout.hexdigest(),
         },
-        "inputs": {str(path.absolute()): _file(path) for path in sorted(paths)},
+        "inputs": {_name(path): _file(path) for path in sorted(paths, key=str)},
     }
 
 
-def _file(path: Path) -> list[Any]:
+def _name(path: Location) -> str:
+    return str(path.absolute() if isinstance(path, Path) else path)
+
+
+def _file(path: Location) -> dict[str, Any]:
     with open_regular(path) as file:
         prefix = file.read(8)
         header = file.read(min(int.from_bytes(prefix, "little"), HEADER_LIMIT))
-        status = path.stat()
-    return [status.st_size, status.st_mtime_ns, hashlib.sha256(prefix + header).hexdigest()]
+    header_sha256 = hashlib.sha256(prefix + header).hexdigest()
+    return {**at(path).fingerprint(), "header": header_sha256}
 
 
 def work_to_resume(journal: Path, subject: Line, target: Path) -> Finished | None:
@@ -78,12 +83,8 @@ def work_to_resume(journal: Path, subject: Line, target: Path) -> Finished | Non
         if before is None:
             raise _refusal(target, f"the input {path} was not part of it")
         if before != state:
-            what = next(
-                name
-                for name, a, b in zip(("size", "time", "header"), before, state, strict=True)
-                if a != b
-            )
-            raise _refusal(target, f"the input {path} has changed since ({what})")
+            what = sorted(key for key in before | state if before.get(key) != state.get(key))
+            raise _refusal(target, f"the input {path} has changed since ({', '.join(what)})")
     return found
 
 
@@ -123,10 +124,10 @@ def _intact(plan: MergePlan, tile: Tile, folder: OutputFolder) -> bool:
     begin, end = tile.begin * size, (tile.begin + tile.count) * size
     buffer = bytearray(min(_PIECE, end - begin))
     total = 0
-    for at in range(begin, end, _PIECE):
-        view = memoryview(buffer)[: min(_PIECE, end - at)]
-        folder.pread(place.shard, place.offset + at, view)
-        total = add(total, digest_of(view, at // BLOCK))
+    for piece in range(begin, end, _PIECE):
+        view = memoryview(buffer)[: min(_PIECE, end - piece)]
+        folder.pread(place.shard, place.offset + piece, view)
+        total = add(total, digest_of(view, piece // BLOCK))
     return total == tile.digests.get(OUTPUT)
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mergesafe.checkpoint.hub import HubStore
+from mergesafe.checkpoint.locate import locate
 from mergesafe.checkpoint.lora import Adapter, LoraPair, open_adapter
 from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
+from mergesafe.checkpoint.remote import RemotePath
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import FLOATS, MERGEABLE, SIZES
 from mergesafe.errors import CheckpointError
@@ -66,17 +69,28 @@ def open_models(recipe: Recipe) -> tuple[Model, ...]:
     refs = recipe.inputs
     if recipe.method.base == "required" and recipe.base_model is not None:
         refs = (recipe.base_model, *refs)
-    opened: dict[Path, Checkpoint] = {}
+    opened: dict[Path | str, Checkpoint] = {}
     models = []
     for ref in refs:
-        path, adapter_path = ref.resolve(recipe.folder)
-        if path not in opened:
-            opened[path] = open_checkpoint(path)
-            _refuse_quantized(opened[path])
-        checkpoint = opened[path]
-        adapter = open_adapter(adapter_path, checkpoint) if adapter_path else None
+        place, adapter_place = ref.resolve(recipe.folder)
+        if place not in opened:
+            opened[place] = open_checkpoint(locate(place))
+            _refuse_quantized(opened[place])
+        checkpoint = opened[place]
+        adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
         models.append(Model(ref, checkpoint, adapter))
     return tuple(models)
+
+
+def hub_notes(models: Sequence[Model]) -> list[str]:
+    """Which commits the Hub's models are read at."""
+    notes = []
+    for model in models:
+        adapter = model.adapter.path if model.adapter else None
+        for location in (model.checkpoint.path, adapter):
+            if isinstance(location, RemotePath) and isinstance(location.store, HubStore):
+                notes.append(f"{location.store.text} is read at commit {location.store.commit}")
+    return list(dict.fromkeys(notes))
 
 
 def _refuse_quantized(checkpoint: Checkpoint) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import open_regular, read_json_file, show
+from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.digest import ALGORITHM, BLOCK, add, digest_of, text
+from mergesafe.checkpoint.location import open_regular, read_json_file
 from mergesafe.checkpoint.model import open_checkpoint
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo

@@ -31,6 +31,7 @@ from mergesafe.recipe.nodes import (
 )
 from mergesafe.recipe.parameters import ParameterReader
 from mergesafe.recipe.write import dump_recipe
+from mergesafe.references import is_url, redact, redact_text
 
 #: A recipe is a page of text; more is the wrong file.
 MAX_BYTES = 1_000_000
@@ -65,7 +66,7 @@ def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
     if isinstance(source, Mapping):
         report = Reporter(None)
         recipe = _Reader(FromPython(report).node(source), report).recipe("", Path.cwd())
-        return replace(recipe, text=dump_recipe(recipe))
+        return _shown_text(recipe, dump_recipe(recipe))
     path = Path(source)
     if not str(path).isprintable():
         raise Reporter(None).error(
@@ -73,7 +74,18 @@ def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         )
     report = Reporter(path)
     text = _read_text(path, report)
-    return _Reader(parse_yaml(text, report), report).recipe(text, path.absolute().parent)
+    recipe = _Reader(parse_yaml(text, report), report).recipe(text, path.absolute().parent)
+    return _shown_text(recipe, text)
+
+
+def _shown_text(recipe: Recipe, text: str) -> Recipe:
+    """The recipe with a text that goes into outputs: URLs without their passwords and queries."""
+    refs = [entry.ref for entry in recipe.models]
+    for ref in refs if recipe.base_model is None else [*refs, recipe.base_model]:
+        for reference in (ref.path, ref.adapter or ""):
+            if is_url(reference):
+                text = text.replace(reference, redact(reference))
+    return replace(recipe, text=redact_text(text))
 
 
 def _read_text(path: Path, report: Reporter) -> str:
@@ -306,8 +318,8 @@ def read_model(node: Node, what: str, report: Reporter) -> ModelRef:
     path, *adapters = text.split("+")
     if len(adapters) > 1 or not path or "" in adapters:
         raise report.error(
-            f"{what} must be PATH or PATH+ADAPTER, got {shown(text)}; for a path that contains '+' "
-            "write {model: {path: ...}, lora: {path: ...}}",
+            f"{what} must be PATH or PATH+ADAPTER, got {shown(redact(text))}; for a path that "
+            "contains '+' write {model: {path: ...}, lora: {path: ...}}",
             node.line,
         )
     return ModelRef(path, adapters[0] if adapters else None, node.line)

@@ -11,11 +11,15 @@ from pathlib import Path
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.setting import Setting
+from mergesafe.references import hub_id, is_url, redact
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model's folder as the recipe writes it, and the LoRA adapter to apply to it, if any."""
+    """A model as the recipe writes it, and the LoRA adapter to apply to it, if any.
+
+    Each is a path, a URL or a Hub id.
+    """
 
     path: str
     adapter: str | None = None
@@ -23,33 +27,41 @@ class ModelRef:
 
     @property
     def text(self) -> str:
-        """``path`` or ``path+adapter``."""
-        return self.path if self.adapter is None else f"{self.path}+{self.adapter}"
+        """``path`` or ``path+adapter``, fit to be shown: without a URL's password and query."""
+        path = redact(self.path)
+        return path if self.adapter is None else f"{path}+{redact(self.adapter)}"
 
     @property
     def key(self) -> tuple[str, str | None]:
         """Identity: ``./model/`` and ``model`` are the same model."""
         return _normal(self.path), None if self.adapter is None else _normal(self.adapter)
 
-    def resolve(self, folder: Path) -> tuple[Path, Path | None]:
+    def resolve(self, folder: Path) -> tuple[Path | str, Path | str | None]:
         """Where the model and its adapter lie, whether or not anything exists there.
 
         ``~`` is the home folder. A relative path is taken from the current directory if something
-        exists there, else from ``folder``, the recipe's own.
+        exists there, else from ``folder``, the recipe's own. Text is a URL, or a Hub id
+        (``org/name``, ``org/name@revision``) since there is nothing local of that name.
         """
         adapter = None if self.adapter is None else _locate(self.adapter, folder)
         return _locate(self.path, folder), adapter
 
 
 def _normal(path: str) -> str:
+    if is_url(path):
+        return path.rstrip("/")
     return os.path.normpath(os.path.expanduser(path))
 
 
-def _locate(path: str, folder: Path) -> Path:
+def _locate(path: str, folder: Path) -> Path | str:
+    if is_url(path):
+        return path
     # os.path, because unlike Path its calls answer instead of raising on odd names.
     expanded = os.path.expanduser(path)
     if os.path.isabs(expanded) or os.path.exists(expanded):
         return Path(expanded)
+    if hub_id(path) and not any(os.path.lexists(p) for p in (expanded, folder / expanded)):
+        return path
     return folder / expanded
 
 

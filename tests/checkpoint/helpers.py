@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fsspec.implementations.memory import MemoryFileSystem
+
 from mergesafe.checkpoint.output import OutputFolder, OutputLayout, OutputTensor, plan_layout
 
 #: One tensor "w": two F32 elements, eight bytes of data.
@@ -94,3 +96,9 @@ def failing(code: int) -> Callable[..., int]:
         raise OSError(code, os.strerror(code))
 
     return fail
+
+
+def forget(fs: MemoryFileSystem) -> None:
+    """Empty fsspec's memory file system, which all of a process share."""
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]

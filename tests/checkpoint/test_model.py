@@ -207,10 +207,6 @@ def test_missing_path(tmp_path: Path) -> None:
     fails(tmp_path / "none", "no such file or folder. Check the spelling.")
 
 
-def test_missing_path_that_looks_like_a_hub_id() -> None:
-    fails(Path("some-org/some-model"), "hf download some-org/some-model")
-
-
 def test_dangling_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "none")
     fails(tmp_path / "link", "symbolic link to a missing place")

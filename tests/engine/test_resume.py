@@ -263,7 +263,7 @@ def other_version(merges: Merges) -> None:
 
 CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "recipe": (other_recipe, (), "the recipe has changed since"),
-    "input": (other_input, (), "model.safetensors has changed since (time)"),
+    "input": (other_input, (), "model.safetensors has changed since (mtime_ns)"),
     "version": (other_version, (), "begun by mergesafe 0.0.9"),
     "seed": (None, ("--seed", "1"), "--seed is another"),
     "rule": (None, ("--on-nonfinite", "zero"), "--on-nonfinite is another"),

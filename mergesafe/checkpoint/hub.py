@@ -1,0 +1,279 @@
+"""Models on the Hugging Face Hub, through huggingface_hub.
+
+A reference is resolved once, to a commit: a branch that moves cannot mix two versions. Until
+:meth:`HubStore.download`, headers of shards are read by ranges and small files through the cache;
+afterwards everything comes from the cache. HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME, HF_HUB_CACHE and
+the token mean what huggingface_hub says they mean.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.checkpoint.location import OpenFile, at
+from mergesafe.checkpoint.remote import PassingError, RemoteError, RemoteFile, RemotePath, retried
+from mergesafe.checkpoint.url import why
+from mergesafe.errors import CheckpointError
+from mergesafe.version import __version__
+
+#: A snapshot in the cache is found by one of these.
+_LANDMARKS: Final = (
+    "model.safetensors.index.json", "model.safetensors", "adapter_config.json", "config.json",
+)  # fmt: skip
+_WEIGHTS: Final = ".safetensors"
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a commit: ``hashes`` are what the Hub knows of its content."""
+
+    size: int
+    hashes: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class HubStore:
+    """The files of ``repo`` at ``commit``, the tip of ``revision`` when it was resolved.
+
+    ``text`` is the reference as it was written.
+    """
+
+    repo: str
+    revision: str
+    commit: str
+    text: str
+    files: Mapping[str, HubFile] = field(repr=False)
+
+    def exists(self, name: str) -> bool:
+        return name in self.files or self.is_dir(name)
+
+    def is_dir(self, name: str) -> bool:
+        return not name or any(file.startswith(f"{name}/") for file in self.files)
+
+    def names(self, name: str) -> list[str] | None:
+        prefix = f"{name}/" if name else ""
+        inside = (file.removeprefix(prefix) for file in self.files if file.startswith(prefix))
+        return sorted({file.partition("/")[0] for file in inside})
+
+    def open(self, name: str) -> OpenFile:
+        """From the cache if it is there; weights by ranges, other files by way of the cache."""
+        size = self._file(name).size
+        cached = self.cached(name)
+        if cached is None and name.endswith(_WEIGHTS):
+            return RemoteFile(
+                size, lambda begin, end: retried(lambda: self._range(name, begin, end))
+            )
+        if cached is None:
+            from huggingface_hub import hf_hub_download
+
+            with _failures(self.text):
+                cached = Path(hf_hub_download(self.repo, name, revision=self.commit))
+        return at(cached).open()
+
+    def fingerprint(self, name: str) -> dict[str, Any]:
+        file = self._file(name)
+        return {"size": file.size, **file.hashes, "commit": self.commit}
+
+    def cached(self, name: str) -> Path | None:
+        """Where the file lies in the cache, complete, or None."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo, name, revision=self.commit)
+        return Path(found) if isinstance(found, str) else None
+
+    def missing(self, names: Iterable[str]) -> dict[str, int]:
+        """Those of ``names`` that are not in the cache, and their sizes in bytes."""
+        return {name: self._file(name).size for name in names if self.cached(name) is None}
+
+    def download(self, names: Iterable[str]) -> None:
+        """Bring the files into the cache, and nothing else; it then knows the revision too.
+
+        Raises:
+            CheckpointError: the Hub refuses, cannot be reached, or sent something else.
+        """
+        from huggingface_hub import snapshot_download
+
+        wanted = sorted(names)
+        if wanted:
+            patterns = [glob.escape(name) for name in wanted]
+            with _failures(self.text):
+                snapshot_download(self.repo, revision=self.commit, allow_patterns=patterns)
+        for name in wanted:
+            path, size = self.cached(name), self.files[name].size
+            if path is None or path.stat().st_size != size:
+                raise CheckpointError(
+                    f"{self.text}/{name}: the downloaded file does not have the {size:,} bytes "
+                    "that the Hub names. Remove it from the cache and run again."
+                )
+        self._remember()
+
+    def _remember(self) -> None:
+        """Note the revision's commit in the cache, as huggingface_hub does, to find it offline."""
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
+
+        if self.revision == self.commit:
+            return
+        folder = repo_folder_name(repo_id=self.repo, repo_type="model")
+        path = Path(constants.HF_HUB_CACHE, folder, "refs", self.revision)
+        with _failures(self.text):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_name(f"{path.name}.{os.getpid()}")
+            fresh.write_text(self.commit)
+            fresh.replace(path)  # a reader never sees half of it
+
+    def _file(self, name: str) -> HubFile:
+        file = self.files.get(name)
+        if file is None:
+            raise CheckpointError(f"{self.text}/{name}: the model has no such file.")
+        return file
+
+    def _range(self, name: str, begin: int, end: int) -> bytes:
+        from huggingface_hub import HfFileSystem
+        from huggingface_hub.errors import HfHubHTTPError
+
+        path = f"{self.repo}@{self.commit}/{name}"
+        try:
+            with _failures(self.text, named_only=True):
+                data: bytes = HfFileSystem().cat_file(path, begin, end, cache_type="none")
+        except CheckpointError:
+            raise
+        except FileNotFoundError:
+            raise RemoteError("the file is no longer on the Hub") from None
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            kind = PassingError if status == 429 or status >= 500 else RemoteError
+            raise kind(f"HTTP {status}") from None
+        except Exception as error:  # of the HTTP library, which differs between versions
+            raise PassingError(why(error)) from None
+        if len(data) != end - begin:
+            raise RemoteError(
+                f"asked for {end - begin:,} bytes, got {len(data):,}: does the server support "
+                "range requests?"
+            )
+        return data
+
+
+def open_hub(repo: str, revision: str | None, text: str) -> Path | RemotePath:
+    """The model ``repo`` at ``revision`` (default: its main branch), headers not yet read.
+
+    Without a connection it is a folder of the cache, if that has it.
+
+    Raises:
+        CheckpointError: there is no such model or revision, it is not open to you, or the Hub
+            cannot be reached and the cache does not have it.
+    """
+    try:
+        from huggingface_hub import HfApi, constants
+    except ImportError:
+        raise CheckpointError(
+            f"{text}: no such file or folder. If it is a model on the Hugging Face Hub: run "
+            "pip install 'mergesafe[hub]' to read it from there."
+        ) from None
+    if constants.HF_HUB_OFFLINE:
+        return _snapshot(repo, revision, text, "HF_HUB_OFFLINE is set")
+    api = HfApi(library_name="mergesafe", library_version=__version__)
+    try:
+        with _failures(text, named_only=True):
+            info = api.model_info(repo, revision=revision, files_metadata=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # of the HTTP library, which differs between versions
+        return _snapshot(repo, revision, text, f"the Hub cannot be asked ({why(error)})")
+    files = {file.rfilename: _hub_file(file) for file in info.siblings or ()}
+    return RemotePath(HubStore(repo, revision or "main", str(info.sha), text, files))
+
+
+def check_space(missing: Iterable[int]) -> None:
+    """Check that the cache's disk has room for files of these sizes.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    from huggingface_hub import constants
+
+    cache, needed = Path(constants.HF_HUB_CACHE), sum(missing)
+    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise CheckpointError(
+            f"{cache}: the models to download take {needed:,} bytes, but only {free:,} are free "
+            f"there ({needed - free:,} too few). Free space, or set HF_HUB_CACHE to another disk."
+        )
+
+
+@contextmanager
+def silent_bars(silent: bool) -> Iterator[None]:
+    """huggingface_hub shows no progress bars inside the block, if ``silent``."""
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if not silent or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _snapshot(repo: str, revision: str | None, text: str, problem: str) -> Path:
+    """The folder of the cache that holds the model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in _LANDMARKS:
+        found = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent
+    raise CheckpointError(
+        f"{text}: no such file or folder; as a model on the Hugging Face Hub it is not in the "
+        f"cache, and {problem}. Check the spelling, or download it while there is a connection."
+    )
+
+
+def _hub_file(file: Any) -> HubFile:
+    # The blob of a file in large file storage is that of its pointer: its own hash counts.
+    hashes = {"sha256": file.lfs.sha256} if file.lfs else {"git_sha1": str(file.blob_id)}
+    return HubFile(int(file.size or 0), hashes)
+
+
+@contextmanager
+def _failures(text: str, *, named_only: bool = False) -> Iterator[None]:
+    """Turn the failures of huggingface_hub that have a name, or all of them, into ours."""
+    from huggingface_hub import constants, errors
+
+    hub = constants.ENDPOINT
+    try:
+        yield
+    except errors.GatedRepoError:
+        problem = (
+            f"access to this model is restricted. Ask for it on its page at {hub} and "
+            "set HF_TOKEN, or run 'hf auth login'."
+        )
+    except errors.RepositoryNotFoundError:
+        problem = (
+            f"no such file or folder here, and {hub} has no such model, or it is private. Check "
+            "the spelling; for a private model set HF_TOKEN or run 'hf auth login'."
+        )
+    except errors.RevisionNotFoundError:
+        problem = f"the model is on {hub}, but has no such revision. Check what follows the '@'."
+    except errors.HFValidationError:
+        problem = "no such file or folder, and not a valid name of a model on the Hub."
+    except Exception as error:
+        if named_only:
+            raise
+        problem = f"the Hub did not send it ({why(error)}). Check the connection and run again."
+    else:
+        return
+    raise CheckpointError(f"{text}: {problem}") from None

@@ -1,0 +1,264 @@
+"""Where a checkpoint's files lie, and how they are read: one interface for disks and networks.
+
+A :data:`Location` names a file or folder: a :class:`~pathlib.Path`, or a
+:class:`~mergesafe.checkpoint.remote.RemotePath`, which has the same ``/``, ``name``, ``parent`` and
+``suffix``. :func:`at` gives the :class:`Place` that answers questions about it and opens it.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeAlias, cast
+
+from mergesafe.checkpoint._parse import parse_object, reason
+from mergesafe.checkpoint.remote import RemotePath
+from mergesafe.errors import CheckpointError
+
+Location: TypeAlias = Path | RemotePath
+
+
+class OpenFile(Protocol):
+    """A file that is being read, from any number of threads."""
+
+    #: What to do when reading fails.
+    advice: str
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+
+    @property
+    def local(self) -> bool:
+        """Whether small reads are cheap: the system reads ahead and caches."""
+
+    def read(self, begin: int, view: memoryview) -> int:
+        """Read bytes from ``begin`` into ``view``; how many, which may be few; 0 at the end.
+
+        Raises:
+            OSError: with a ``strerror`` that says why.
+        """
+
+    def advise(self, begin: int, count: int) -> None:
+        """Hint that these bytes will be read soon."""
+
+    def changed(self) -> bool:
+        """Whether the file was written to since it was opened."""
+
+    def close(self) -> None:
+        """Release it; no thread reads any more."""
+
+
+class Place(Protocol):
+    """A location that can be asked."""
+
+    def exists(self) -> bool:
+        """Whether something that can be read lies there."""
+
+    def present(self) -> bool:
+        """Whether there is such a name, be it a link to a missing file."""
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+
+    def names(self) -> list[str] | None:
+        """What the folder holds; None where a place has no listing (HTTP).
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+
+    def open(self) -> OpenFile:
+        """Open the file.
+
+        Raises:
+            CheckpointError: it is missing, not a regular file, or cannot be read.
+        """
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Size and version of the file, as text and numbers; another content has another one.
+
+        A local file has ``size`` and ``mtime_ns``, a remote one ``size`` and what its server
+        offers: ``etag``, ``sha256``, ``modified``, ...
+
+        Raises:
+            CheckpointError: as :meth:`open`.
+        """
+
+
+def at(location: Location) -> Place:
+    """The place that ``location`` names."""
+    return _LocalPlace(location) if isinstance(location, Path) else location
+
+
+def open_regular(location: Location) -> BinaryIO:
+    """Open the file for sequential reading; reading raises OSError.
+
+    Raises:
+        CheckpointError: it does not exist, cannot be read, or is not a regular file (a named pipe
+            would block for ever).
+    """
+    return cast(BinaryIO, io.BufferedReader(_Stream(at(location).open()), 1 << 20))
+
+
+def read_json_file(location: Location, limit: int) -> dict[str, Any]:
+    """The JSON object in the file, which may be at most ``limit`` bytes long.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, too large, or not one JSON object.
+    """
+    with open_regular(location) as file:
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise CheckpointError(f"{location}: cannot read ({reason(error)}).") from error
+    if len(data) > limit:
+        raise CheckpointError(
+            f"{location}: larger than {limit:,} bytes, which no genuine file of this name is. "
+            "Download it again from its publisher."
+        )
+    try:
+        return parse_object(data)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{location}: {error}; expected one JSON object. Download or write the file again."
+        ) from None
+
+
+def same_content(first: Location, second: Location) -> bool:
+    """Whether two files hold the same bytes; hashes that a server names spare reading them.
+
+    Raises:
+        CheckpointError: one of them cannot be read.
+    """
+    ours, theirs = at(first).fingerprint(), at(second).fingerprint()
+    if ours["size"] != theirs["size"]:
+        return False
+    for key in ("sha256", "git_sha1"):
+        if key in ours and key in theirs:
+            return bool(ours[key] == theirs[key])
+    with open_regular(first) as one, open_regular(second) as two:
+        try:
+            while (piece := one.read(1 << 20)) == two.read(1 << 20):
+                if not piece:
+                    return True
+        except OSError as error:
+            raise CheckpointError(
+                f"{first}: cannot compare it with {second} ({reason(error)})."
+            ) from error
+    return False
+
+
+class _Stream(io.RawIOBase):
+    """An open file read from its beginning to its end."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        got = self._file.read(self._at, memoryview(buffer).cast("B"))
+        self._at += got
+        return got
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+class _LocalFile:
+    """A descriptor and what the file was when it was opened."""
+
+    advice = "Check the disk, and leave the checkpoint alone while it is read."
+    local = True
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._state = self._now()
+
+    @property
+    def size(self) -> int:
+        return self._state[0]
+
+    def read(self, begin: int, view: memoryview) -> int:
+        # One call reads at most 2 GiB, and may be cut short by a signal.
+        return os.preadv(self._descriptor, [view], begin)
+
+    def advise(self, begin: int, count: int) -> None:
+        if not hasattr(os, "posix_fadvise") or not count:  # 0 bytes would mean "to the end"
+            return
+        try:
+            os.posix_fadvise(self._descriptor, begin, count, os.POSIX_FADV_WILLNEED)
+        except OSError:
+            return  # a hint: file systems without read-ahead refuse it, and reading still works
+
+    def changed(self) -> bool:
+        return self._now() != self._state
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _now(self) -> tuple[int, int]:
+        status = os.fstat(self._descriptor)
+        return status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class _LocalPlace:
+    """A path of this machine. Unlike Path's, its questions are answered for odd names too."""
+
+    path: Path
+
+    def exists(self) -> bool:
+        return os.path.exists(self.path)
+
+    def present(self) -> bool:
+        return os.path.lexists(self.path)
+
+    def is_dir(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def names(self) -> list[str] | None:
+        return os.listdir(self.path)
+
+    def open(self) -> OpenFile:
+        self._regular()
+        try:
+            return _LocalFile(self.path)
+        except OSError as error:
+            raise self._cannot_open(error) from error
+
+    def fingerprint(self) -> dict[str, Any]:
+        status = self._regular()
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+    def _regular(self) -> os.stat_result:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            detail = (
+                "a symbolic link to a missing file" if self.path.is_symlink() else "no such file"
+            )
+            raise CheckpointError(
+                f"{self.path}: {detail}. Check the path, or download the checkpoint again."
+            ) from None
+        except OSError as error:
+            raise self._cannot_open(error) from error
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
+            raise CheckpointError(f"{self.path}: this is {kind}, expected a regular file.")
+        return status
+
+    def _cannot_open(self, error: OSError) -> CheckpointError:
+        advice = "Check its permissions and the disk."
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            advice = "Raise the limit on open files (ulimit -n)."
+        return CheckpointError(f"{self.path}: cannot open the file ({reason(error)}). {advice}")

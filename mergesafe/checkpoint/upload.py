@@ -1,0 +1,149 @@
+"""Put a finished model behind a URL: weights first, and last what makes the folder loadable.
+
+Object stores have no rename, so a folder cannot appear there in one step. What a loader looks for
+(index, configuration, manifest) comes last: an interrupted upload leaves a folder that nothing
+takes for a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.checkpoint._parse import reason
+from mergesafe.checkpoint.model import CONFIG_NAME, INDEX_NAME, SINGLE_NAME
+from mergesafe.checkpoint.remote import RemoteError, retried
+from mergesafe.checkpoint.url import attempt, file_system
+from mergesafe.errors import OutputError
+from mergesafe.references import redact
+
+#: Written last, in this order, and removed first from a folder that is replaced.
+LAST: Final = (INDEX_NAME, CONFIG_NAME, "mergesafe-manifest.json")
+
+
+def staging_folder(url: str) -> Path:
+    """Where the model that goes to ``url`` is made: the same place for the same URL.
+
+    In MERGESAFE_STAGING, else below the user's cache folder.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    staging = os.environ.get("MERGESAFE_STAGING")
+    folder = Path(staging) if staging else cache / "mergesafe" / "staging"
+    return folder / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+
+
+def check_upload(url: str, *, overwrite: bool, protect: Sequence[str] = ()) -> None:
+    """Check before any work that a model may be uploaded to the folder ``url``.
+
+    ``protect``: URLs of the inputs, which are not replaced.
+
+    Raises:
+        OutputError: it cannot be written to, has content and ``overwrite`` is off, or is, contains
+            or lies inside one of ``protect``.
+    """
+    target = _Target(url)
+    if overwrite and "/" not in target.root.strip("/"):
+        raise OutputError(
+            f"{target.text}: this is a whole store, and it would be replaced. Give a folder in it."
+        )
+    for place in protect:
+        ours, theirs = f"{url.rstrip('/')}/", f"{place.rstrip('/')}/"
+        if overwrite and (ours.startswith(theirs) or theirs.startswith(ours)):
+            raise OutputError(
+                f"{target.text}: overwriting it would replace the input {redact(place)}. Give "
+                "another output folder."
+            )
+    if not overwrite and target.listing():
+        raise OutputError(
+            f"{target.text}: the output folder is not empty. Give another folder, or --overwrite "
+            "to replace it."
+        )
+
+
+def upload_folder(local: Path, url: str, overwrite: bool) -> None:
+    """Upload the finished model in ``local`` to the folder ``url``, and check the sizes there.
+
+    With ``overwrite`` what was there is replaced: it stops being a model first, and files that the
+    new one does not have are removed at the end. ``local`` stays as it is.
+
+    Raises:
+        OutputError: the target is refused or the upload failed; names the file and says that the
+            model is still in ``local``.
+    """
+    check_upload(url, overwrite=overwrite)
+    target = _Target(url)
+    files = sorted((path for path in local.rglob("*") if path.is_file()), key=_order)
+    names = [path.relative_to(local).as_posix() for path in files]
+    try:
+        old = target.listing()
+        for name in (*LAST, SINGLE_NAME):
+            if name in old:
+                target.remove(name)
+        for path, name in zip(files, names, strict=True):
+            target.put(path, name)
+        for name in sorted(old.keys() - set(names)):
+            if name not in (*LAST, SINGLE_NAME):
+                target.remove(name)
+    except OutputError as error:
+        raise OutputError(
+            f"{error} The merged model is complete in {local}: upload that folder, or run again."
+        ) from None
+
+
+class _Target:
+    """A folder in an fsspec file system that is written to."""
+
+    def __init__(self, url: str) -> None:
+        self.text = redact(url.rstrip("/"))
+        if url.startswith(("http://", "https://")):
+            raise OutputError(
+                f"{self.text}: web servers do not take folders. Give a local folder or the URL "
+                "of a store, such as s3://bucket/folder."
+            )
+        self.fs, root = file_system(url, OutputError)
+        self.root = root.rstrip("/")
+
+    def listing(self) -> dict[str, int]:
+        """Names and sizes of the files there, at any depth."""
+        self.fs.invalidate_cache()
+        try:
+            found = self._do("list", "", lambda: self.fs.find(self.root, detail=True))
+        except FileNotFoundError:
+            return {}
+        return {name.removeprefix(f"{self.root}/"): info["size"] for name, info in found.items()}
+
+    def put(self, path: Path, name: str) -> None:
+        """Upload one file; what is there afterwards has its size."""
+        place, size = f"{self.root}/{name}", path.stat().st_size
+        folder = place.rpartition("/")[0]
+        self._do("create the folder of", name, lambda: self.fs.makedirs(folder, exist_ok=True))
+        self._do("upload", name, lambda: self.fs.put_file(str(path), place))
+        self.fs.invalidate_cache()
+        there = self._do("look at", name, lambda: self.fs.info(place))["size"]
+        if there != size:
+            raise OutputError(
+                f"{self.text}/{name}: {there} bytes are there after the upload, expected {size}. "
+                "Something else writes to the folder, or the store lost data."
+            )
+
+    def remove(self, name: str) -> None:
+        self._do("remove the old", name, lambda: self.fs.rm_file(f"{self.root}/{name}"))
+
+    def _do(self, action: str, name: str, call: Callable[[], Any]) -> Any:
+        try:
+            return retried(lambda: attempt(call))
+        except RemoteError as error:
+            where = f"{self.text}/{name}" if name else self.text
+            raise OutputError(
+                f"{where}: could not {action} it ({reason(error)}). Check credentials, permissions "
+                "and the connection."
+            ) from None
+
+
+def _order(path: Path) -> tuple[int, str]:
+    if path.name in LAST:
+        return 2 + LAST.index(path.name), path.name
+    return (0 if path.suffix == ".safetensors" else 1), str(path)

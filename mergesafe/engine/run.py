@@ -1,0 +1,136 @@
+"""Run a plan into a local folder, from the journal of an earlier run where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from mergesafe.checkpoint.card import model_card
+from mergesafe.checkpoint.carry import carry_over
+from mergesafe.checkpoint.location import Location
+from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.reader import Reader
+from mergesafe.engine.choose import Chosen
+from mergesafe.engine.journal import Finished, Journal, Line, Statistics, Tile
+from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
+from mergesafe.engine.memory import format_size
+from mergesafe.engine.plan import MergePlan
+from mergesafe.engine.resume import verified, work_to_resume
+from mergesafe.engine.stream import Options, Schedule, Stream
+from mergesafe.errors import MergesafeError
+from mergesafe.version import __version__
+
+#: Finished work of at least this many bytes is kept when a merge fails or is interrupted.
+KEEP_BYTES: Final = 256 << 20
+
+
+def merge_into(
+    target: Path,
+    made: MergePlan,
+    planned: Schedule,
+    options: Options,
+    chosen: Chosen,
+    *,
+    overwrite: bool,
+    resume: bool,
+    advance: Callable[[int], None] | None,
+    subject: Line,
+) -> tuple[str, ...]:
+    """Merge as planned into the folder ``target``, all or nothing; returns all warnings.
+
+    ``subject``: what the output depends on, by :func:`mergesafe.engine.resume.subject_of`.
+
+    Raises:
+        MergesafeError: an input or the output is wrong, or another merge writes there.
+    """
+    earlier: list[Finished] = []
+
+    def look(journal: Path) -> bool:
+        work = work_to_resume(journal, subject, target)
+        earlier.extend([work] if work else [])
+        return bool(earlier)
+
+    folder = OutputFolder(
+        target, made.layout, overwrite=overwrite, protect=_protected(made),
+        resume=look if resume else None,
+    )  # fmt: skip
+    with folder, Reader() as reader, ExitStack() as stack:
+        folder.keep = resume
+        tiles: dict[int, list[Tile]] = {}
+        statistics: dict[int, Statistics] = {}
+        if folder.resumed:
+            tiles, statistics = verified(made, earlier[0], folder, options.threads)
+        done: list[Tile | Statistics] = [*statistics.values()]
+        done += [tile for each in tiles.values() for tile in each]
+        journal = Journal(folder.journal, subject, done)
+        stack.callback(journal.close)
+        stream = Stream(
+            made, planned, options, chosen.kernels, reader, folder, advance, journal=journal
+        )
+        stream.skip(tiles, statistics)
+        try:
+            with chosen.pinned(stream.arena):
+                stream.run()
+            reader.check_unchanged()
+            warnings = (*made.warnings, *stream.nonfinite.warnings(made.tasks))
+            _add_companions(folder, made, warnings)
+            manifest = manifest_text(
+                made, stream.digests, folder.working,
+                backend=chosen.name, on_nonfinite=options.on_nonfinite,
+            )  # fmt: skip
+            folder.add_file(MANIFEST_NAME, manifest)
+            folder.commit()
+        except BaseException as error:
+            folder.keep = resume or stream.bytes_done >= KEEP_BYTES
+            if folder.keep:
+                _say_kept(error, stream.bytes_done, made.bytes_out)
+            raise
+    return warnings
+
+
+def _say_kept(error: BaseException, done: int, total: int) -> None:
+    """Add to the message of an interrupt or an error that the work is not lost."""
+    kept = (
+        f"{format_size(done)} of {format_size(total)} are finished and kept: run the same command "
+        "with --resume to go on"
+    )
+    if isinstance(error, KeyboardInterrupt):
+        error.args = (f"interrupted; {kept}",)
+    elif isinstance(error, MergesafeError):
+        error.args = (f"{error} ({kept}.)",)
+
+
+def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, ...]) -> None:
+    recipe = made.recipe
+    carry_over(
+        folder,
+        made.reference.checkpoint,
+        config=made.config,
+        tokenizer=made.tokenizer.checkpoint,
+    )
+    card = model_card(
+        recipe_text=recipe.text,
+        method=recipe.merge_method,
+        method_title=recipe.method.title,
+        paper=recipe.method.paper or None,
+        base=recipe.base_model.text if recipe.base_model else None,
+        models=[ref.text for ref in recipe.inputs],
+        version=__version__,
+        warnings=warnings,
+    )
+    folder.add_file("README.md", card)
+    folder.add_file("mergesafe-recipe.yml", recipe.text)
+
+
+def _protected(made: MergePlan) -> list[Path]:
+    inputs: list[Location] = []
+    for model in made.models:
+        inputs += [model.checkpoint.path, *model.checkpoint.shards]
+        if model.adapter is not None:
+            inputs.append(model.adapter.path)
+    paths = [path for path in inputs if isinstance(path, Path)]
+    if made.recipe.source is not None:
+        paths.append(made.recipe.source)
+    return paths
