@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/run.h"
+#include "cpu/selection.h"
 #if MERGESAFE_CUDA_COMPILED
 #include "cuda/launch.h"
 #include "cuda/run.h"
@@ -87,6 +88,52 @@ uint64_t merge_task_vectors(const PyInput& base, const std::vector<PyVector>& li
   return cpu::run_merge(job, n, threads);
 }
 
+// cpu::Selection on numbers as they come from Python.
+class PySelection {
+ public:
+  PySelection(int64_t n, const std::vector<std::pair<int, int64_t>>& ranks, int64_t sample,
+              uintptr_t storage, int64_t size, bool zero_nonfinite, int threads)
+      : count_(ranks.size()),
+        zero_nonfinite_(zero_nonfinite),
+        selection_(n, queries_of(ranks), sample, reinterpret_cast<uint32_t*>(storage), size,
+                   threads) {}
+
+  void sample(const PyInput& base, const std::vector<PyInput>& list, int64_t count) {
+    const std::vector<Input> experts = inputs_of(list);
+    Kernel scope;
+    selection_.sample(job_of(base, experts), 0, count);
+  }
+
+  uint64_t add(const PyInput& base, const std::vector<PyInput>& list, int64_t count) {
+    const std::vector<Input> experts = inputs_of(list);
+    Kernel scope;
+    return selection_.add(job_of(base, experts), count);
+  }
+
+  // Answers by query, and the queries that have none.
+  std::pair<std::vector<uint32_t>, std::vector<int>> finish() {
+    std::vector<uint32_t> answers(count_);
+    Kernel scope;
+    const std::vector<int> missed = selection_.finish(answers.data());
+    return {answers, missed};
+  }
+
+  static std::vector<RankQuery> queries_of(const std::vector<std::pair<int, int64_t>>& ranks) {
+    std::vector<RankQuery> queries;
+    for (const auto& [expert, k] : ranks) queries.push_back({expert, k});
+    return queries;
+  }
+
+ private:
+  DeltaJob job_of(const PyInput& base, const std::vector<Input>& experts) const {
+    return {input_of(base), experts.data(), static_cast<int>(experts.size()), zero_nonfinite_};
+  }
+
+  size_t count_;
+  bool zero_nonfinite_;
+  cpu::Selection selection_;
+};
+
 std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(
     const PyInput& base, const std::vector<PyInput>& list,
     const std::vector<std::pair<int, int64_t>>& ranks, int64_t n, bool zero_nonfinite,
@@ -94,8 +141,7 @@ std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(
   const std::vector<Input> experts = inputs_of(list);
   const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
                      zero_nonfinite};
-  std::vector<RankQuery> queries;
-  for (const auto& [expert, k] : ranks) queries.push_back({expert, k});
+  const std::vector<RankQuery> queries = PySelection::queries_of(ranks);
   std::vector<uint32_t> answers(queries.size());
   Kernel scope;
   const uint64_t flags = cpu::run_kth_magnitude(job, n, queries, threads, answers.data());
@@ -334,6 +380,13 @@ PYBIND11_MODULE(_native, m) {
   m.def("merge_task_vectors", &merge_task_vectors);
   m.def("kth_magnitude", &kth_magnitude);
   m.def("magnitude_histogram", &magnitude_histogram);
+  m.attr("selection_slack") = cpu::kSlack;
+  py::class_<PySelection>(m, "Selection", py::module_local())
+      .def(py::init<int64_t, const std::vector<std::pair<int, int64_t>>&, int64_t, uintptr_t,
+                    int64_t, bool, int>())
+      .def("sample", &PySelection::sample)
+      .def("add", &PySelection::add)
+      .def("finish", &PySelection::finish);
   m.def("gram", &gram);
   m.def("delta_norms", &delta_norms);
   m.def("inner_products", &inner_products);

@@ -4,21 +4,23 @@
 #include <cmath>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 
 #include "core/philox.h"
 #include "cpu/parallel.h"
 #include "cpu/run.h"
+#include "cpu/selection.h"
 
 namespace mergesafe::cpu {
 namespace {
 
 // Up to this many elements the magnitudes are simply kept and partitioned.
 constexpr int64_t kSmall = 1 << 16;
-constexpr int64_t kRun = 32;    // sampled neighbours: one cache line of 16-bit elements
-constexpr int64_t kSlack = 64;  // kernels write whole registers
-// Standard deviations of the sampled rank on either side; neighbours are alike, hence more than
-// independent draws would need. A miss only costs time.
+constexpr int64_t kRun = 32;  // sampled neighbours: one cache line of 16-bit elements
+// Standard deviations of the sampled rank on either side, were its elements drawn one by one, and
+// by what its runs differ. A miss only costs time.
 constexpr double kMargin = 7.0;
+constexpr double kRunMargin = 5.0;
 // The bracket holds about 2 * kMargin / sqrt(sample) of the elements; room for twice that.
 constexpr int64_t kCollectShare = 8;
 
@@ -80,29 +82,48 @@ void small_kth(const DeltaJob& job, int64_t n, const std::vector<RankQuery>& que
   }
 }
 
-// Magnitudes of runs of neighbours at scattered, reproducible positions.
-int64_t sample(const DeltaJob& job, int expert, int64_t n, int64_t runs, uint32_t* out) {
+// The first element of run r of `runs`: scattered, reproducible, each in its own part of n
+// elements.
+int64_t position_of(int64_t r, int64_t runs, int64_t n) {
   const int64_t stride = n / runs;
-  for (int64_t r = 0; r < runs; ++r) {
-    uint32_t word, unused1, unused2, unused3;
-    philox(static_cast<uint64_t>(r), 0, word, unused1, unused2, unused3);
-    const int64_t spread = stride > kRun ? stride - kRun : 1;
-    const int64_t pos = r * stride + static_cast<int64_t>(word) % spread;
-    current().magnitudes(job, expert, pos, pos + kRun, out + r * kRun);
-  }
-  return runs * kRun;
+  uint32_t word, unused1, unused2, unused3;
+  philox(static_cast<uint64_t>(r), 0, word, unused1, unused2, unused3);
+  const int64_t spread = stride > kRun ? stride - kRun : 1;
+  return r * stride + static_cast<int64_t>(word) % spread;
 }
 
-Bracket bracket_of(uint32_t* values, int64_t size, int64_t k, int64_t n) {
+// The standard deviation of the sampled number above `bound`, from how much runs differ in it.
+double deviation_of(const uint32_t* values, const std::vector<int64_t>& run_ends, uint32_t bound) {
+  double sum = 0.0, squares = 0.0;
+  int64_t begin = 0;
+  for (int64_t end : run_ends) {
+    int64_t above = 0;
+    for (int64_t i = begin; i < end; ++i) above += values[i] > bound;
+    sum += static_cast<double>(above);
+    squares += static_cast<double>(above) * static_cast<double>(above);
+    begin = end;
+  }
+  const double runs = static_cast<double>(run_ends.size());
+  return std::sqrt(std::max(0.0, squares - sum * sum / runs));
+}
+
+// `values` are the sample in runs, `sorted` has room for a copy.
+Bracket bracket_of(const uint32_t* values, const std::vector<int64_t>& run_ends, uint32_t* sorted,
+                   int64_t k, int64_t n) {
+  const int64_t size = run_ends.back();
+  std::copy(values, values + size, sorted);
   const double share = static_cast<double>(k) / static_cast<double>(n);
   const double rank = share * static_cast<double>(size);
-  const double margin = kMargin * std::sqrt(rank * (1.0 - share)) + 8.0;
   const auto at = [&](double r) { return static_cast<int64_t>(std::floor(r)); };
-  const int64_t hi = at(rank - margin), mid = std::min(at(rank), size - 1), lo = at(rank + margin);
+  const int64_t mid = std::min(at(rank), size - 1);
   Bracket bracket{0, 0, kAbsMask};
-  bracket.mid = kth_largest(values, values + size, mid + 1);
-  if (hi >= 0) bracket.hi = kth_largest(values, values + mid + 1, hi + 1);
-  if (lo < size && lo > mid) bracket.lo = kth_largest(values + mid, values + size, lo - mid + 1);
+  bracket.mid = kth_largest(sorted, sorted + size, mid + 1);
+  const double alone = kMargin * std::sqrt(rank * (1.0 - share));
+  const double margin =
+      std::max(alone, kRunMargin * deviation_of(values, run_ends, bracket.mid)) + 8.0;
+  const int64_t hi = at(rank - margin), lo = at(rank + margin);
+  if (hi >= 0) bracket.hi = kth_largest(sorted, sorted + mid + 1, hi + 1);
+  if (lo < size && lo > mid) bracket.lo = kth_largest(sorted + mid, sorted + size, lo - mid + 1);
   return bracket;
 }
 
@@ -227,67 +248,115 @@ void histogram_kth(const DeltaJob& job, int64_t n, const RankQuery& query, int t
 
 }  // namespace
 
-Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQuery>& queries,
-                        int threads, uint32_t* answers) {
-  const int count = static_cast<int>(queries.size());
-  const Kernels& kernels = current();
-  threads = threads_for(n, threads);
-  const bool small = n <= kSmall;
+Selection::Selection(int64_t n, std::vector<RankQuery> queries, int64_t sample, uint32_t* storage,
+                     int64_t size, int threads)
+    : n_(n), queries_(std::move(queries)), wanted_(sample), storage_(storage), threads_(threads) {
+  const int64_t count = static_cast<int64_t>(queries_.size());
+  share_ = size / std::max<int64_t>(1, count);
+  if (share_ < 2 * sample + kSlack || share_ < 2 * kSlack * threads)
+    throw std::length_error("the storage of a selection is too small for its sample");
+}
 
-  std::vector<Bracket> brackets(count, Bracket{0, 0, kAbsMask});
-  if (!small) {
-    const int64_t runs = std::clamp<int64_t>(n / 256, 8192, 32768) / kRun;
-    over_queries(count, threads, [&](int from, int to) {
-      Buffer buffer(runs * kRun);
-      int loaded = -1;
-      for (int q = from; q < to; ++q) {
-        if (queries[q].expert != loaded)
-          sample(job, loaded = queries[q].expert, n, runs, buffer.data());
-        brackets[q] = bracket_of(buffer.data(), runs * kRun, queries[q].k, n);
-      }
+void Selection::sample(const DeltaJob& job, int64_t begin, int64_t count) {
+  const int64_t taken = run_ends_.empty() ? 0 : run_ends_.back();
+  if (ready_ || taken + count > wanted_) throw std::length_error("the sample is complete");
+  for (size_t q = 0; q < queries_.size(); ++q)
+    current().magnitudes(job, queries_[q].expert, begin, begin + count,
+                         share_of(static_cast<int>(q)) + taken);
+  run_ends_.push_back(taken + count);
+}
+
+void Selection::set_brackets() {
+  const int count = static_cast<int>(queries_.size());
+  brackets_.assign(count, Bracket{0, 0, kAbsMask});
+  if (!run_ends_.empty()) {
+    over_queries(count, threads_, [&](int from, int to) {
+      for (int q = from; q < to; ++q)
+        brackets_[q] = bracket_of(share_of(q), run_ends_, share_of(q) + wanted_, queries_[q].k, n_);
     });
   }
+  counts_.resize(static_cast<size_t>(count) * threads_);
+  const int64_t room = share_ / threads_;
+  for (int t = 0; t < threads_; ++t)
+    for (int q = 0; q < count; ++q)
+      collected_.push_back({share_of(q) + t * room, room - kSlack, 0});
+  ready_ = true;
+}
 
-  // One pass: with small tensors it only looks for NaN and infinity.
-  const int64_t capacity = small ? 0 : n / threads / kCollectShare + 4096;
-  Buffer storage(small ? 0 : (capacity + kSlack) * count * threads);
-  std::vector<BracketCounts> counts(static_cast<size_t>(count) * threads);
-  std::vector<Collected> collected(static_cast<size_t>(count) * threads);
+Flags Selection::add(const DeltaJob& job, int64_t count) {
+  if (!ready_) set_brackets();
+  const int queries = static_cast<int>(queries_.size());
+  const int threads = std::min(threads_, threads_for(count, threads_));
   std::vector<Flags> flags(threads, 0);
-  for (size_t i = 0; i < collected.size(); ++i)
-    collected[i] = {storage.data() + (small ? 0 : i * (capacity + kSlack)), capacity,
-                    small ? -1 : 0};
-  parallel_for(n, threads, [&](int t, int64_t begin, int64_t end) {
-    flags[t] = kernels.bracket(job, queries.data(), brackets.data(), count, begin, end,
-                               &counts[static_cast<size_t>(t) * count],
-                               &collected[static_cast<size_t>(t) * count]);
+  // The emptiest rooms first: small pieces need fewer threads than there are.
+  std::vector<int> rooms(threads_);
+  for (int t = 0; t < threads_; ++t) rooms[t] = t;
+  const auto filled = [&](int t) {
+    int64_t most = 0;
+    for (int q = 0; q < queries; ++q)
+      most = std::max(most, collected_[static_cast<size_t>(t) * queries + q].size);
+    return most;
+  };
+  std::stable_sort(rooms.begin(), rooms.end(), [&](int a, int b) { return filled(a) < filled(b); });
+  parallel_for(count, threads, [&](int t, int64_t begin, int64_t end) {
+    const size_t first = static_cast<size_t>(rooms[t]) * queries;
+    flags[t] = current().bracket(job, queries_.data(), brackets_.data(), queries, begin, end,
+                                 &counts_[first], &collected_[first]);
   });
   Flags all = 0;
   for (Flags each : flags) all |= each;
-  if (small) {
-    small_kth(job, n, queries, answers);
-    return all;
-  }
+  return all;
+}
 
+std::vector<int> Selection::finish(uint32_t* answers) {
+  const int count = static_cast<int>(queries_.size());
+  if (!ready_) set_brackets();
   std::vector<char> missed(count, 0);
-  over_queries(count, threads, [&](int from, int to) {
+  over_queries(count, threads_, [&](int from, int to) {
     for (int q = from; q < to; ++q) {
       BracketCounts total;
       std::vector<Part> parts;
-      for (int t = 0; t < threads; ++t) {
+      for (int t = 0; t < threads_; ++t) {
         const size_t at = static_cast<size_t>(t) * count + q;
-        total.above += counts[at].above;
-        total.at_hi += counts[at].at_hi;
-        total.at_mid += counts[at].at_mid;
-        total.at_lo += counts[at].at_lo;
-        parts.push_back({collected[at].data, collected[at].size});
+        total.above += counts_[at].above;
+        total.at_hi += counts_[at].at_hi;
+        total.at_mid += counts_[at].at_mid;
+        total.at_lo += counts_[at].at_lo;
+        parts.push_back({collected_[at].data, collected_[at].size});
       }
-      missed[q] = !answer_of(brackets[q], total, parts, queries[q].k, &answers[q]);
+      missed[q] = !answer_of(brackets_[q], total, parts, queries_[q].k, &answers[q]);
     }
   });
+  std::vector<int> without;
   for (int q = 0; q < count; ++q)
-    if (missed[q]) histogram_kth(job, n, queries[q], threads, &answers[q]);
-  return all;
+    if (missed[q]) without.push_back(q);
+  return without;
+}
+
+Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQuery>& queries,
+                        int threads, uint32_t* answers) {
+  const int64_t count = static_cast<int64_t>(queries.size());
+  threads = threads_for(n, threads);
+  if (n <= kSmall) {
+    // One pass that only looks for NaN and infinity.
+    std::vector<Bracket> brackets(queries.size(), Bracket{0, 0, kAbsMask});
+    std::vector<BracketCounts> counts(queries.size());
+    std::vector<Collected> collected(queries.size(), Collected{nullptr, 0, -1});
+    const Flags flags =
+        current().bracket(job, queries.data(), brackets.data(), static_cast<int>(count), 0, n,
+                          counts.data(), collected.data());
+    small_kth(job, n, queries, answers);
+    return flags;
+  }
+  const int64_t runs = std::clamp<int64_t>(n / 256, 8192, 32768) / kRun;
+  const int64_t room = n / threads / kCollectShare + 4096 + kSlack;
+  const int64_t share = std::max(room * threads, 2 * runs * kRun + kSlack);
+  Buffer storage(share * count);
+  Selection selection(n, queries, runs * kRun, storage.data(), share * count, threads);
+  for (int64_t r = 0; r < runs; ++r) selection.sample(job, position_of(r, runs, n), kRun);
+  const Flags flags = selection.add(job, n);
+  for (int q : selection.finish(answers)) histogram_kth(job, n, queries[q], threads, &answers[q]);
+  return flags;
 }
 
 }  // namespace mergesafe::cpu

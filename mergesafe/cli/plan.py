@@ -9,6 +9,7 @@ from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.api import plan as plan_merge
 from mergesafe.engine.estimate import estimate_seconds
+from mergesafe.engine.layout import reads
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan import statistic_name
 
@@ -29,7 +30,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
     """The plan as plain data."""
     plan, schedule = report.plan, report.schedule
     tiled = [
-        {"name": task.name, "passes": task.passes()}
+        {"name": task.name, "passes": reads(task, schedule.layouts[task.name])}
         for task in plan.tasks
         if task.statistics and schedule.layouts[task.name].tile < task.numel
     ]

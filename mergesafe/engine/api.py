@@ -132,9 +132,10 @@ def merge(
     report = plan(recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed)
     made = report.plan
     options = replace(
-        report.options, on_nonfinite=on_nonfinite, slab=chosen.slab, lanes=chosen.lanes
-    )
-    planned = schedule(made, options) if chosen.lanes else report.schedule
+        report.options, on_nonfinite=on_nonfinite, slab=chosen.slab, lanes=chosen.lanes,
+        selects=chosen.selects,
+    )  # fmt: skip
+    planned = schedule(made, options)
     url = str(out) if is_url(str(out)) else None
     target = Path(out) if url is None else staging_folder(url)
     replace_there = False

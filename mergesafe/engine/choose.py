@@ -25,13 +25,14 @@ MINIMUM_VRAM: Final = 64 << 20
 class Chosen:
     """Kernels as a function of the threads they may use, called by each worker for each piece.
 
-    ``slab`` and ``lanes`` are those of :class:`mergesafe.engine.stream.Options`.
+    ``slab``, ``lanes`` and ``selects`` are those of :class:`mergesafe.engine.stream.Options`.
     """
 
     name: str
     kernels: Callable[[int], Kernels]
     slab: int = 0
     lanes: int = 0
+    selects: bool = False
 
     @contextmanager
     def pinned(self, arena: Arena) -> Iterator[None]:
@@ -85,7 +86,8 @@ def on_devices(pool: DevicePool) -> Chosen:
 def _on_cpu(backend: str, zero_nonfinite: bool) -> Chosen:
     apply_environment()
     if backend in ("auto", "native"):
-        return Chosen("native", partial(NativeKernels, zero_nonfinite=zero_nonfinite))
+        kernels = partial(NativeKernels, zero_nonfinite=zero_nonfinite)
+        return Chosen("native", kernels, selects=True)
     from mergesafe.ops.backends.registry import get_backend
 
     tensors = TensorKernels(get_backend(backend), zero_nonfinite)

@@ -55,6 +55,19 @@ class Buffer:
         )
 
 
+class Selection(Protocol):
+    """Exact selection in one pass over the tiles of a tensor; see csrc/cpu/selection.h."""
+
+    def sample(self, inputs: Sequence[Buffer], n: int) -> None:
+        """A run of neighbours, for the sample; runs are scattered over the tensor."""
+
+    def add(self, inputs: Sequence[Buffer], n: int) -> int:
+        """The next tile, once the sample is complete; answers with flags."""
+
+    def finish(self) -> tuple[list[int], list[int]]:
+        """Bits by rank, and the numbers of the ranks that were not found."""
+
+
 class Kernels(Protocol):
     """What the engine needs; inputs are in method order, a separate base first."""
 
@@ -66,6 +79,13 @@ class Kernels(Protocol):
     def kth_magnitude(
         self, inputs: Sequence[Buffer], ranks: Sequence[tuple[int, int]], n: int
     ) -> tuple[int, list[int]]: ...
+
+    def selection(
+        self, ranks: Sequence[tuple[int, int]], n: int, sample: int, storage: int, size: int
+    ) -> Selection:
+        """A selection over ``n`` elements, of which ``sample`` are sampled, that collects in
+        ``size`` four-byte values at the address ``storage``.
+        """
 
     def histogram(
         self, inputs: Sequence[Buffer], prefixes: list[int], counts: Any, n: int
@@ -87,6 +107,24 @@ class Kernels(Protocol):
     def combine(
         self, inputs: Sequence[Buffer], combine: Combine, out: Buffer, n: int, offset: int
     ) -> int: ...
+
+
+class NativeSelection:
+    """See :class:`Selection`."""
+
+    def __init__(self, selection: _native.Selection) -> None:
+        self._selection = selection
+
+    def sample(self, inputs: Sequence[Buffer], n: int) -> None:
+        base, *experts = map(NativeKernels._input, inputs)
+        self._selection.sample(base, experts, n)
+
+    def add(self, inputs: Sequence[Buffer], n: int) -> int:
+        base, *experts = map(NativeKernels._input, inputs)
+        return self._selection.add(base, experts, n)
+
+    def finish(self) -> tuple[list[int], list[int]]:
+        return self._selection.finish()
 
 
 class NativeKernels:
@@ -118,6 +156,13 @@ class NativeKernels:
     ) -> tuple[int, list[int]]:
         base, *experts = map(self._input, inputs)
         return _native.kth_magnitude(base, experts, list(ranks), n, self.zero, self.threads)
+
+    def selection(
+        self, ranks: Sequence[tuple[int, int]], n: int, sample: int, storage: int, size: int
+    ) -> Selection:
+        return NativeSelection(
+            _native.Selection(n, list(ranks), sample, storage, size, self.zero, self.threads)
+        )
 
     def histogram(self, inputs: Sequence[Buffer], prefixes: list[int], counts: Any, n: int) -> int:
         base, *experts = map(self._input, inputs)
@@ -210,6 +255,11 @@ class TensorKernels:
     ) -> tuple[int, list[int]]:
         base, *experts = map(self._tensor, inputs)
         return self._flags(inputs), self._backend.kth_magnitude(base, experts, ranks)
+
+    def selection(
+        self, ranks: Sequence[tuple[int, int]], n: int, sample: int, storage: int, size: int
+    ) -> Selection:
+        raise AssertionError("planned for kernels that have no selection in pieces")
 
     def histogram(self, inputs: Sequence[Buffer], prefixes: list[int], counts: Any, n: int) -> int:
         base, *experts = map(self._tensor, inputs)

@@ -93,10 +93,6 @@ class TensorTask:
     def out_bytes(self) -> int:
         return self.numel * SIZES[self.out_dtype]
 
-    def passes(self) -> int:
-        """Times the inputs are read when the tensor does not fit: two per selection."""
-        return 1 + sum(2 if isinstance(s, KthMagnitude) else 1 for s in self.statistics)
-
 
 @dataclass(frozen=True)
 class MergePlan:

@@ -20,7 +20,7 @@ from mergesafe.engine.journal import Journal, Statistics, Tile
 from mergesafe.engine.kernels import (
     Kernels,
 )
-from mergesafe.engine.layout import CPU_SIZES, DEVICE_SIZES, Layout, task_layout
+from mergesafe.engine.layout import CPU_SIZES, DEVICE_SIZES, Layout, bytes_read, task_layout
 from mergesafe.engine.manifest import OUTPUT, Digests
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.nonfinite import NonFinite
@@ -43,6 +43,7 @@ class Options:
     """How to run a plan. ``on_nonfinite``: error, warn or zero.
 
     On devices, ``slab`` is what one of their ``lanes`` workers may take of a device's memory.
+    ``selects``: the kernels can select over several tiles in one pass.
     """
 
     memory: int
@@ -50,6 +51,7 @@ class Options:
     on_nonfinite: str = "error"
     slab: int = 0
     lanes: int = 0
+    selects: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def schedule(plan: MergePlan, options: Options) -> Schedule:
     budget = min(options.memory, options.slab) if device else options.memory
     threads, sizes = (1, DEVICE_SIZES) if device else (options.threads, CPU_SIZES)
     layouts = {
-        task.name: task_layout(task, budget, threads, sizes)
+        task.name: task_layout(task, budget, threads, sizes, selects=options.selects)
         for task in plan.tasks
         if not task.copied
     }
@@ -87,11 +89,10 @@ def schedule(plan: MergePlan, options: Options) -> Schedule:
     workers = max(1, min(options.lanes if device else options.threads, pieces))
     largest = max((layout.nbytes for layout in layouts.values()), default=_COPY_BYTES)
     arena = min(options.memory, largest * (workers + 1))
-    read = 0
-    for task in plan.tasks:
-        layout = layouts.get(task.name)
-        again = layout is not None and bool(task.statistics) and layout.tile < task.numel
-        read += task.stored_bytes * (task.passes() if again else 1)
+    read = sum(
+        task.stored_bytes if task.copied else bytes_read(task, layouts[task.name])
+        for task in plan.tasks
+    )
     return Schedule(layouts, arena, workers, read)
 
 

@@ -25,7 +25,7 @@ from mergesafe.engine.kernels import (
     low_rank,
     to_float32,
 )
-from mergesafe.engine.layout import Layout
+from mergesafe.engine.layout import SAMPLE_RUN, Layout, rank_count, sample_positions
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice
 from mergesafe.engine.plan import TensorTask, run_merge
@@ -77,7 +77,9 @@ class TaskRun:
             )
             for s in task.sources
         ]
+        self._storage = memory.take(layout.select * rank_count(task))[0] if layout.select else 0
         self._resident: list[Buffer] | None = None
+        self._planned = True  # whether reading counts as progress
         self._span = 0, task.numel
 
     def run(self, begin: int, count: int, combine: Combine | None) -> None:
@@ -161,7 +163,35 @@ class TaskRun:
                 flags, answers = self.kernels.kth_magnitude(inputs, request.ranks, count)
                 self.check(flags)
                 return answers
-        # Radix selection over streamed tiles: the high 16 bits, then the low 15 within those.
+        if not self._storage:
+            return self._radix(request)
+        answers, missed = self._select(request)
+        if missed:  # unplanned reading
+            self._planned = False
+            again = self._radix(KthMagnitude(tuple(request.ranks[i] for i in missed)))
+            self._planned = True
+            for i, bits in zip(missed, again, strict=True):
+                answers[i] = bits
+        return answers
+
+    def _select(self, request: KthMagnitude) -> tuple[list[int], list[int]]:
+        """Sample, then one pass; answers by rank, and which ranks have none."""
+        positions = sample_positions(self.task.numel)
+        selection = self.kernels.selection(
+            request.ranks,
+            self.task.numel,
+            len(positions) * SAMPLE_RUN,
+            self._storage,
+            self.layout.select // 4 * len(request.ranks),
+        )
+        for begin in positions:
+            selection.sample(self._inputs(begin, SAMPLE_RUN), SAMPLE_RUN)
+        for _, count, inputs in self.tiles():
+            self.check(selection.add(inputs, count))
+        return selection.finish()
+
+    def _radix(self, request: KthMagnitude) -> list[int]:
+        """Histograms over streamed tiles: the high 16 bits, then the low 15 within those."""
         high = self._histogram(request, [], [k for _, k in request.ranks])
         prefixes = [prefix for prefix, _ in high]
         low = self._histogram(request, prefixes, [rest for _, rest in high])
@@ -206,19 +236,20 @@ class TaskRun:
             return
         for begin in range(*self._span, self.layout.tile):
             count = min(self.layout.tile, self._span[1] - begin)
-            inputs = [
-                self._read(i, source, begin, count) for i, source in enumerate(self.task.sources)
-            ]
+            inputs = self._inputs(begin, count)
             if count == self.task.numel:
                 self._resident = inputs
             yield begin, count, inputs
+
+    def _inputs(self, begin: int, count: int) -> list[Buffer]:
+        return [self._read(i, source, begin, count) for i, source in enumerate(self.task.sources)]
 
     def _read(self, index: int, source: Source, begin: int, count: int) -> Buffer:
         (address, view), made = self._areas[index]
         size = SIZES[source.info.dtype]
         stored = view[: count * size]
         self.reader.read_into(source.info, begin * size, stored)
-        self.advance(count * size)
+        self.advance(count * size if self._planned else 0)
         cast = self.task.cast or source.info.dtype
         buffer = Buffer(address, stored, source.info.dtype, cast)
         if source.lora is None or made is None:
