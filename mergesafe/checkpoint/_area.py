@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -42,6 +43,14 @@ class Area:
             OSError: the folder or the lock cannot be made.
             OutputError: another process holds the lock.
         """
+        try:
+            self._open()
+        except BaseException:
+            if not self.held:  # interrupted, or another process's: no empty folder stays behind
+                self._abandon()
+            raise
+
+    def _open(self) -> None:
         while True:
             self.path.mkdir(exist_ok=True)
             lock = self.path / "lock"
@@ -58,6 +67,19 @@ class Area:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
+
+    def _abandon(self) -> None:
+        lock = self.path / "lock"
+        with suppress(OSError):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.listdir(self.path) == [lock.name]:
+                    lock.unlink()
+            finally:
+                os.close(descriptor)
+        with suppress(OSError):
+            self.path.rmdir()
 
     def _acquire(self, descriptor: int) -> None:
         try:
