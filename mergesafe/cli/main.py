@@ -82,6 +82,10 @@ def merge(
     on_nonfinite: Annotated[
         str, typer.Option(metavar="RULE", help="NaN or infinity in an input: error, warn or zero.")
     ] = "error",
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a timeline (JSON, for Perfetto) to FILE."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -97,7 +101,7 @@ def merge(
         recipe, out, device=device, backend=backend, memory=memory, vram=vram,
         threads=threads, max_shard_size=max_shard_size, seed=seed, overwrite=overwrite,
         resume=resume,
-        on_nonfinite=on_nonfinite, json=json, quiet=quiet,
+        on_nonfinite=on_nonfinite, trace=trace, json=json, quiet=quiet,
     )  # fmt: skip
 
 

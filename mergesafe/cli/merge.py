@@ -13,6 +13,7 @@ from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
 from mergesafe.engine.memory import format_size
+from mergesafe.engine.trace import TraceSummary
 
 if TYPE_CHECKING:
     from mergesafe.engine.plan import MergePlan
@@ -37,10 +38,12 @@ def run(recipe: Path, out: str, *, json: bool, quiet: bool, **options: Any) -> N
     if not quiet:
         warn(result.warnings)
         print(printable(summary(result)))
+        if result.trace is not None:
+            print(printable(trace_summary(result.trace)))
 
 
 def as_json(result: MergeResult) -> dict[str, Any]:
-    return {
+    described = {
         "out": str(result.path),
         "tensors": result.tensors,
         "parameters": result.parameters,
@@ -50,6 +53,15 @@ def as_json(result: MergeResult) -> dict[str, Any]:
         "gigabytes_per_second": round(result.gigabytes_per_second, 3),
         "warnings": list(result.warnings),
     }
+    if result.trace is not None:
+        described["trace"] = {
+            "path": str(result.trace.path),
+            "wall_s": round(result.trace.wall, 4),
+            "seconds": {step: round(spent, 4) for step, spent in result.trace.seconds.items()},
+            "read_compute_overlap": round(result.trace.overlap, 4),
+            "events_not_listed": result.trace.unlisted,
+        }
+    return described
 
 
 def summary(result: MergeResult) -> str:
@@ -57,6 +69,17 @@ def summary(result: MergeResult) -> str:
         f"{result.path}: {result.tensors:,} tensors, {result.parameters / 1e6:,.1f} M parameters; "
         f"read {format_size(result.bytes_read)}, wrote {format_size(result.bytes_written)} in "
         f"{result.seconds:.1f} s ({result.gigabytes_per_second:.1f} GB/s)"
+    )
+
+
+def trace_summary(trace: TraceSummary) -> str:
+    """One line: seconds of each step over all threads, longest first."""
+    longest = sorted(trace.seconds.items(), key=lambda item: -item[1])
+    steps = ", ".join(f"{step} {spent:.2f}" for step, spent in longest)
+    unlisted = f"; {trace.unlisted:,} events are counted but not listed" if trace.unlisted else ""
+    return (
+        f"{trace.path}: seconds over all threads: {steps}; reading and computing overlap in "
+        f"{trace.overlap:.0%} of {trace.wall:.2f} s{unlisted}"
     )
 
 

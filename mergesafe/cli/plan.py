@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.api import plan as plan_merge
-from mergesafe.engine.estimate import estimate_seconds
+from mergesafe.engine.calibrate import calibrate
+from mergesafe.engine.estimate import Estimate, TensorClass, predict, tensor_classes
 from mergesafe.engine.layout import reads
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan import statistic_name
+from mergesafe.errors import CheckpointError
 
 
 def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:
@@ -34,7 +37,8 @@ def describe(report: PlanReport) -> dict[str, Any]:
         for task in plan.tasks
         if task.statistics and schedule.layouts[task.name].tile < task.numel
     ]
-    seconds = estimate_seconds(report)
+    classes = tensor_classes(plan, schedule)
+    estimate = _estimate(report, classes)
     statistics = {statistic_name(s) for task in plan.tasks for s in task.statistics}
     return {
         "method": plan.recipe.merge_method,
@@ -54,10 +58,32 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "workers": schedule.workers,
         "kernel_threads": schedule.kernel_threads,
         "tensors_read_more_than_once": tiled,
-        "estimated_seconds": None if seconds is None else round(seconds, 2),
+        "classes": [asdict(each) for each in classes],
+        "estimated_seconds": None if estimate is None else round(estimate.seconds, 2),
+        "estimate": None if estimate is None else _as_json(estimate),
         "warnings": list(plan.warnings),
         "notes": list(plan.notes),
     }
+
+
+def _estimate(report: PlanReport, classes: list[TensorClass]) -> Estimate | None:
+    """None where an input cannot be read, which the merge itself reports, or lies elsewhere: a plan
+    does not fetch tensors.
+    """
+    inputs = [path for model in report.plan.models for path in model.checkpoint.shards]
+    inputs += [model.adapter.path for model in report.plan.models if model.adapter]
+    if not all(isinstance(path, Path) for path in inputs):
+        return None
+    try:
+        rates = calibrate(report.plan, report.schedule, report.options)
+    except CheckpointError:
+        return None
+    return predict(classes, report.plan.bytes_in, rates)
+
+
+def _as_json(estimate: Estimate) -> dict[str, Any]:
+    parts = {name: round(value, 4) for name, value in asdict(estimate).items()}
+    return {**parts, "processor_s": round(estimate.processor_s, 4), "limit": estimate.limit}
 
 
 def as_text(plan: dict[str, Any]) -> str:
@@ -68,11 +94,12 @@ def as_text(plan: dict[str, Any]) -> str:
         f"{'/'.join(plan['dtypes_out'])}",
         f"  passes     {', '.join([*plan['statistics'], 'combine'])}",
         f"  read       {format_size(plan['bytes_read'])}",
+        *map(_class, plan["classes"]),
         f"  write      {format_size(plan['bytes_out'])} in {len(plan['shards'])} file(s)",
         f"  memory     {format_size(plan['memory_buffers'])} of buffers "
         f"(budget {format_size(plan['memory_budget'])}) and a fixed overhead",
         f"  threads    {plan['workers']} workers, {plan['kernel_threads']} per kernel",
-        f"  time       {_time(plan['estimated_seconds'])}",
+        *_time(plan["estimate"]),
     ]
     repeated = plan["tensors_read_more_than_once"]
     if repeated:
@@ -86,7 +113,38 @@ def as_text(plan: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown: an input is not on this machine or could not be read just now"
-    return f"about {seconds} s at the read rate measured just now"
+_KINDS = {
+    "once": "read once, in small tiles",
+    "resident": "read once and kept for every pass",
+    "streamed": "read {passes} times, too large for the budget",
+    "copied": "integers, copied",
+}
+_LIMITS = {
+    "disk": "the disk that the inputs come from",
+    "read": "copying inputs from the page cache",
+    "compute": "the kernels",
+    "write": "copying the output to the page cache",
+    "overhead": "the number of tensors",
+}
+
+
+def _class(each: dict[str, Any]) -> str:
+    kind = _KINDS[each["kind"]].format(passes=each["passes"])
+    return f"             {each['tensors']:,} {kind}: {format_size(each['bytes_read'])}"
+
+
+def _time(estimate: dict[str, Any] | None) -> list[str]:
+    if estimate is None:
+        return [
+            "  time       unknown: an input is not on this machine or could not be read just now"
+        ]
+    seconds = max(estimate["processor_s"], estimate["disk_s"])
+    digits = 1 if seconds < 10 else 0
+    steps = ("read", "compute", "write", "overhead")
+    parts = ", ".join(f"{step} {estimate[f'{step}_s']:.2f}" for step in steps)
+    return [
+        f"  time       about {seconds:.{digits}f} s, from rates measured just now; the limit is "
+        f"{_LIMITS[estimate['limit']]}",
+        f"             processors {estimate['processor_s']:.2f} s ({parts}) beside disk "
+        f"{estimate['disk_s']:.2f} s; {estimate['cached']:.0%} of the inputs are in the page cache",
+    ]

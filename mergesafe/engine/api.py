@@ -17,13 +17,15 @@ from mergesafe.engine.download import download
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.engine.resume import is_finished, subject_of
-from mergesafe.engine.run import merge_into
+from mergesafe.engine.run import merge_into, protected
 from mergesafe.engine.stream import Options, Schedule, schedule
+from mergesafe.engine.trace import Trace, TraceSummary
 from mergesafe.engine.verify import Verified
 from mergesafe.engine.verify import verify as verify_model
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.recipe.load import load_recipe
 from mergesafe.references import is_url, redact
+from mergesafe.version import __version__
 
 RecipeLike = str | Path | Mapping[str, Any]
 ON_NONFINITE: Final = ("error", "warn", "zero")
@@ -45,6 +47,7 @@ class MergeResult:
     bytes_written: int
     seconds: float
     warnings: tuple[str, ...]
+    trace: TraceSummary | None = None
 
     @property
     def gigabytes_per_second(self) -> float:
@@ -96,6 +99,7 @@ def merge(
     overwrite: bool = False,
     resume: bool = False,
     on_nonfinite: str = "error",
+    trace: str | Path | None = None,
     progress: Callable[[MergePlan, Schedule], Callable[[int], None]] | None = None,
 ) -> MergeResult:
     """Merge checkpoints as ``recipe`` says into the folder ``out``.
@@ -118,6 +122,8 @@ def merge(
             after checking what is there; start where there is none; do nothing where ``out`` is
             finished. What is finished is kept if this run fails, whatever its size.
         on_nonfinite: NaN or infinity in an input: ``error``, ``warn`` or ``zero``.
+        trace: a file for a timeline of the merge in Chrome's trace event format, for Perfetto;
+            written also when the merge fails.
         progress: called once with the plan and schedule; returns a function of bytes done.
 
     Raises:
@@ -146,6 +152,7 @@ def merge(
     finished = resume and is_finished(made, target, on_nonfinite)
     if finished and url is None:
         return _nothing_to_do(made, target, started)
+    timeline = None if trace is None else _timeline(Path(trace), target, made, planned, options)
     silent = progress is None
     if not finished:
         download(made, silent=silent)
@@ -154,6 +161,7 @@ def merge(
         warnings = merge_into(
             target, made, planned, options, chosen,
             overwrite=overwrite, resume=resume, advance=advance, subject=subject,
+            timeline=timeline,
         )  # fmt: skip
     if url is not None:
         upload_folder(target, url, replace_there)
@@ -166,6 +174,7 @@ def merge(
         bytes_written=made.bytes_out,
         seconds=time.perf_counter() - started,
         warnings=warnings,
+        trace=None if timeline is None else timeline.summary(),
     )
 
 
@@ -177,6 +186,19 @@ def verify(out: str | Path, *, threads: int | None = None) -> Verified:
         VerificationError: something differs from what the merge wrote.
     """
     return verify_model(out, threads=_threads(threads))
+
+
+def _timeline(path: Path, out: Path, made: MergePlan, planned: Schedule, options: Options) -> Trace:
+    timeline = Trace(path, [out, *protected(made)])
+    timeline.about = {
+        "mergesafe_version": __version__,
+        "merge_method": made.recipe.merge_method,
+        "memory": options.memory,
+        "buffers": planned.arena,
+        "workers": planned.workers,
+        "kernel_threads": planned.kernel_threads,
+    }
+    return timeline
 
 
 def _nothing_to_do(made: MergePlan, out: Path, started: float) -> MergeResult:

@@ -19,6 +19,7 @@ from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan import MergePlan
 from mergesafe.engine.resume import verified, work_to_resume
 from mergesafe.engine.stream import Options, Schedule, Stream
+from mergesafe.engine.trace import Trace, no_lap
 from mergesafe.errors import MergesafeError
 from mergesafe.version import __version__
 
@@ -37,15 +38,18 @@ def merge_into(
     resume: bool,
     advance: Callable[[int], None] | None,
     subject: Line,
+    timeline: Trace | None = None,
 ) -> tuple[str, ...]:
     """Merge as planned into the folder ``target``, all or nothing; returns all warnings.
 
     ``subject``: what the output depends on, by :func:`mergesafe.engine.resume.subject_of`.
+    ``timeline``: recorded, and written whether the merge succeeds or fails.
 
     Raises:
         MergesafeError: an input or the output is wrong, or another merge writes there.
     """
     earlier: list[Finished] = []
+    lap = no_lap if timeline is None else timeline.laps("")
 
     def look(journal: Path) -> bool:
         work = work_to_resume(journal, subject, target)
@@ -53,11 +57,13 @@ def merge_into(
         return bool(earlier)
 
     folder = OutputFolder(
-        target, made.layout, overwrite=overwrite, protect=_protected(made),
+        target, made.layout, overwrite=overwrite, protect=protected(made),
         resume=look if resume else None,
     )  # fmt: skip
     with folder, Reader() as reader, ExitStack() as stack:
         folder.keep = resume
+        if timeline is not None:
+            stack.callback(timeline.write)
         tiles: dict[int, list[Tile]] = {}
         statistics: dict[int, Statistics] = {}
         if folder.resumed:
@@ -67,12 +73,15 @@ def merge_into(
         journal = Journal(folder.journal, subject, done)
         stack.callback(journal.close)
         stream = Stream(
-            made, planned, options, chosen.kernels, reader, folder, advance, journal=journal
-        )
+            made, planned, options, chosen.kernels, reader, folder, advance, journal=journal,
+            trace=timeline,
+        )  # fmt: skip
         stream.skip(tiles, statistics)
+        lap("prepare", 0, 0)
         try:
             with chosen.pinned(stream.arena):
                 stream.run()
+            lap("wait", 0, 0)
             reader.check_unchanged()
             warnings = (*made.warnings, *stream.nonfinite.warnings(made.tasks))
             _add_companions(folder, made, warnings)
@@ -81,7 +90,9 @@ def merge_into(
                 backend=chosen.name, on_nonfinite=options.on_nonfinite,
             )  # fmt: skip
             folder.add_file(MANIFEST_NAME, manifest)
+            lap("companions", 0, 0)
             folder.commit()
+            lap("commit", 0, 0)
         except BaseException as error:
             folder.keep = resume or stream.bytes_done >= KEEP_BYTES
             if folder.keep:
@@ -124,7 +135,8 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
     folder.add_file("mergesafe-recipe.yml", recipe.text)
 
 
-def _protected(made: MergePlan) -> list[Path]:
+def protected(made: MergePlan) -> list[Path]:
+    """What a merge must not write to."""
     inputs: list[Location] = []
     for model in made.models:
         inputs += [model.checkpoint.path, *model.checkpoint.shards]

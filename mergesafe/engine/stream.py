@@ -28,6 +28,7 @@ from mergesafe.engine.plan import MergePlan, TensorTask, run_merge
 from mergesafe.engine.resume import gaps
 from mergesafe.engine.sources import Source
 from mergesafe.engine.task_run import TaskRun
+from mergesafe.engine.trace import Lap, Trace, no_lap
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.spec import Combine
 
@@ -125,6 +126,7 @@ class Stream:
         progress: Callable[[int], None] | None = None,
         *,
         journal: Journal,
+        trace: Trace | None = None,
     ) -> None:
         self.plan, self.schedule, self.options = plan, planned, options
         self.kernels, self.reader, self.folder = kernels, reader, folder
@@ -132,6 +134,7 @@ class Stream:
         self.digests = Digests()
         self.nonfinite = NonFinite(options.on_nonfinite, reader)
         self.journal = journal
+        self.trace = trace
         #: Bytes of the output that are finished, by this run and earlier ones.
         self.bytes_done = 0
         self._tiles: dict[int, list[Tile]] = {}
@@ -243,28 +246,36 @@ class Stream:
 
     def _execute(self, piece: _Piece) -> None:
         task = self.plan.tasks[piece.number]
+        lap = self._laps(task.name)
         if task.copied:
-            self._copy(piece.number, task)
+            self._copy(piece.number, task, lap)
             return
         layout = self.schedule.layouts[task.name]
+        lap("schedule", piece.begin, 0)
         memory = self.arena.acquire(layout.nbytes)
+        lap("memory", piece.begin, layout.nbytes)
         if memory is None:
             return
         try:
             TaskRun(
                 task, self.plan.recipe.method, self.kernels(layout.threads), self.reader, layout,
                 memory, check=self.nonfinite.check, advance=self._advance, write=self._write,
-                finished=self._finished, number=piece.number,
+                finished=self._finished, number=piece.number, lap=lap,
             ).run(piece.begin, piece.count, piece.combine)  # fmt: skip
         finally:
             memory.release()
 
-    def _copy(self, number: int, task: TensorTask) -> None:
+    def _laps(self, tensor: str) -> Lap:
+        return no_lap if self.trace is None else self.trace.laps(tensor)
+
+    def _copy(self, number: int, task: TensorTask, lap: Lap) -> None:
         """Integer tensors: equal in every input, copied byte for byte."""
         first, *others = task.sources
         total = 0
+        lap("schedule", 0, 0)
         for begin in range(0, first.info.nbytes, _COPY_BYTES):
             size = min(_COPY_BYTES, first.info.nbytes - begin)
+            element = begin // SIZES[first.info.dtype]
             piece = self._bytes(first, begin, size)
             for other in others:
                 if self._bytes(other, begin, size) != piece:
@@ -272,11 +283,15 @@ class Stream:
                         f"integer tensor '{task.name}' differs between {first.info.path} and "
                         f"{other.info.path}; integers cannot be merged, so all models must agree."
                     )
+            lap("read", element, size * len(task.sources))
             total = add(total, digest_of(piece, begin // BLOCK))
+            lap("digest", element, size)
             self._write(task, begin, memoryview(piece))
+            lap("write", element, size)
             self._advance(size * (1 + len(task.sources)))
         parts = (OUTPUT, *map(str, range(len(task.sources))))  # all equal
         self._finished(Tile(number, 0, task.numel, dict.fromkeys(parts, total)))
+        lap("journal", 0, 0)
 
     def _bytes(self, source: Source, begin: int, size: int) -> bytearray:
         piece = bytearray(size)
@@ -299,9 +314,12 @@ class Stream:
 
     def _sync(self) -> None:
         """First the tiles, then the journal that tells of them."""
+        lap = self._laps("")
+        lap("wait", 0, 0)
         self.folder.sync()
         with self._reports:
             self.journal.sync()
+        lap("sync", 0, 0)
 
     def _advance(self, nbytes: int) -> None:
         if self._stop.is_set():

@@ -30,6 +30,7 @@ from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice
 from mergesafe.engine.plan import TensorTask, run_merge
 from mergesafe.engine.sources import Source
+from mergesafe.engine.trace import Lap, no_lap
 from mergesafe.methods.spec import (
     Combine,
     DeltaNorms,
@@ -57,11 +58,13 @@ class TaskRun:
         write: Callable[[TensorTask, int, memoryview], None],
         finished: Callable[[Tile | Statistics], None],
         number: int,
+        lap: Lap = no_lap,
     ) -> None:
         self.task, self.method, self.kernels, self.reader = task, method, kernels, reader
         self.layout, self.memory = layout, memory
         self.report, self.advance, self.write = check, advance, write
         self.finished, self.number = finished, number
+        self.lap = lap
         self._digests: dict[str, int] = {}
         self._factor_digests: dict[str, int] = {}
         self._nonfinite: set[int] = set()
@@ -96,9 +99,12 @@ class TaskRun:
                 out = Buffer(address, view[: n * size], self.task.out_dtype, self.task.out_dtype)
                 parts = [x.part(at, n, SIZES[x.dtype]) for x in inputs]
                 flags = self.kernels.combine(parts, combine, out, n, begin + at)
+                self.lap("combine", begin + at, n * size)
                 self.check(flags)
                 self._digest(begin, at, n, address)
+                self.lap("digest", begin + at, n * size)
                 self.write(self.task, (begin + at) * size, out.view)
+                self.lap("write", begin + at, n * size)
                 self.advance(n * size)
             self.finished(
                 Tile(
@@ -106,6 +112,7 @@ class TaskRun:
                     self._overflow,
                 )
             )  # fmt: skip
+            self.lap("journal", begin, 0)
 
     def _begin_tile(self, begin: int) -> None:
         # The factors of adapters belong to no tile: they are counted with the first.
@@ -161,6 +168,7 @@ class TaskRun:
         if self.layout.tile >= self.task.numel:
             for _, count, inputs in self.tiles():
                 flags, answers = self.kernels.kth_magnitude(inputs, request.ranks, count)
+                self.lap("statistics", 0, _bytes(inputs))
                 self.check(flags)
                 return answers
         if not self._storage:
@@ -186,9 +194,13 @@ class TaskRun:
         )
         for begin in positions:
             selection.sample(self._inputs(begin, SAMPLE_RUN), SAMPLE_RUN)
-        for _, count, inputs in self.tiles():
+            self.lap("statistics", begin, 0)
+        for begin, count, inputs in self.tiles():
             self.check(selection.add(inputs, count))
-        return selection.finish()
+            self.lap("statistics", begin, _bytes(inputs))
+        found = selection.finish()
+        self.lap("statistics", 0, 0)
+        return found
 
     def _radix(self, request: KthMagnitude) -> list[int]:
         """Histograms over streamed tiles: the high 16 bits, then the low 15 within those."""
@@ -204,16 +216,18 @@ class TaskRun:
         bins = _native.histogram_bins
         counts = (ctypes.c_int64 * (bins * len(ranks)))()
         chosen = [0, *(1 + i for i, _ in request.ranks)]
-        for _, count, inputs in self.tiles():
+        for begin, count, inputs in self.tiles():
             flags = self.kernels.histogram([inputs[i] for i in chosen], prefixes, counts, count)
+            self.lap("statistics", begin, _bytes(inputs))
             self.check(flags, chosen)
         return [_find(counts[i * bins : (i + 1) * bins], k) for i, k in enumerate(ranks)]
 
     def _gram(self, request: Gram) -> list[list[float]]:
         n = len(self.task.sources)
         totals = [0.0] * (n * n)
-        for _, count, inputs in self.tiles():
+        for begin, count, inputs in self.tiles():
             flags, totals = self.kernels.gram(inputs, totals, count)
+            self.lap("statistics", begin, _bytes(inputs))
             self.check(flags)
         return [[totals[min(i, j) * n + max(i, j)] for j in range(n)] for i in range(n)]
 
@@ -222,6 +236,7 @@ class TaskRun:
         totals = [0.0] * (2 * n)
         for begin, count, inputs in self.tiles():
             flags, totals = self.kernels.delta_norms(inputs, request, totals, count, begin)
+            self.lap("statistics", begin, _bytes(inputs))
             self.check(flags)
         if request.norm == "l2":
             totals = [math.sqrt(total) for total in totals]
@@ -249,6 +264,7 @@ class TaskRun:
         size = SIZES[source.info.dtype]
         stored = view[: count * size]
         self.reader.read_into(source.info, begin * size, stored)
+        self.lap("read", begin, count * size)
         self.advance(count * size if self._planned else 0)
         cast = self.task.cast or source.info.dtype
         buffer = Buffer(address, stored, source.info.dtype, cast)
@@ -261,6 +277,7 @@ class TaskRun:
             buffer, *factors, source.lora.rank, source.info.shape[-1], source.lora.scale, begin,
             count, made[0], self.layout.threads,
         )  # fmt: skip
+        self.lap("adapter", begin, count * size)
         adapted = Buffer(made[0], made[1][: count * 4], "F32", self.task.cast or "F32")
         self.kernels.stage(adapted)
         return adapted
@@ -272,13 +289,19 @@ class TaskRun:
         for side, info in (("A", source.lora.a), ("B", source.lora.b)):
             raw = bytearray(info.nbytes)
             self.reader.read_into(info, 0, memoryview(raw))
+            self.lap("read", 0, info.nbytes)
             self._factor_digests[f"{index}.{side}"] = digest_of(raw)
             pointer = ctypes.addressof(ctypes.c_char.from_buffer(raw))
             address, _ = self.memory.take(4 * info.numel)
             stored = Buffer(pointer, memoryview(raw), info.dtype, info.dtype)
             to_float32(stored, address, info.numel)
+            self.lap("adapter", 0, info.nbytes)
             addresses.append(address)
         return addresses[0], addresses[1]
+
+
+def _bytes(inputs: Sequence[Buffer]) -> int:
+    return sum(buffer.view.nbytes for buffer in inputs)
 
 
 def _find(counts: Sequence[int], k: int) -> tuple[int, int]:

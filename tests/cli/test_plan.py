@@ -37,7 +37,7 @@ def plan(path: Path, *options: object) -> dict[str, Any]:
 
 def test_fields(ties: Path, family: Family) -> None:
     answer = plan(ties, "--memory", "64MiB", "--threads", 3, "--max-shard-size", "10kB")
-    assert answer.pop("estimated_seconds") >= 0
+    assert answer.pop("estimated_seconds") == round(answer.pop("estimate")["processor_s"], 2)
     assert 0 < answer.pop("memory_buffers") <= 64 << 20
     assert answer == {
         "method": "ties",
@@ -56,6 +56,17 @@ def test_fields(ties: Path, family: Family) -> None:
         "workers": 3,
         "kernel_threads": 1,
         "tensors_read_more_than_once": [],
+        "classes": [
+            {
+                "kind": "resident",
+                "passes": 1,
+                "tensors": len(llama(0)),
+                "pieces": len(llama(0)),
+                "elements": SIZE // 2,
+                "bytes_read": 3 * SIZE,
+                "bytes_out": SIZE,
+            }
+        ],
         "warnings": [],
         "notes": [],
     }
@@ -78,8 +89,9 @@ def test_tensors_that_do_not_fit_are_read_again(tmp_path: Path) -> None:
     content = recipe("ties", models[1:], models[0], each={"weight": 1, "density": 0.5})
     path = write_recipe(tmp_path / "r.yml", content)
     small, large = plan(path, "--memory", "16MiB"), plan(path, "--memory", "64MiB")
-    assert small["tensors_read_more_than_once"] == [{"name": "big", "passes": 3}]
-    assert small["bytes_read"] == small["bytes_in"] + 2 * 3 * values.nbytes
+    assert small["tensors_read_more_than_once"] == [{"name": "big", "passes": 2}]
+    again = small["bytes_read"] - small["bytes_in"]
+    assert 3 * values.nbytes < again < 4 * values.nbytes  # once more, and a sample
     assert large["tensors_read_more_than_once"] == []
     assert large["bytes_read"] == large["bytes_in"]
 
