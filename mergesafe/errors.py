@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Final
+
+#: Mistakes of one recipe that are reported in full.
+MAX_REPORTED: Final = 10
 
 
 class MergesafeError(Exception):
@@ -17,15 +21,47 @@ class MergesafeError(Exception):
 
     exit_status = 2
 
+    @property
+    def paragraphs(self) -> tuple[str, ...]:
+        """The message, as one text for each mistake."""
+        return (str(self),)
+
 
 class RecipeError(MergesafeError):
-    """The recipe is not valid; the message starts with ``file:line:``."""
+    """The recipe is not valid; every paragraph of the message starts with ``file:line:``.
+
+    One error may tell of several mistakes; ``source`` and ``line`` are those of the first.
+    """
 
     def __init__(self, message: str, *, source: Path | str | None = None, line: int | None = None):
         self.source = source
         self.line = line
         where = "recipe" if source is None else str(source)
-        super().__init__(f"{where}:{line}: {message}" if line else f"{where}: {message}")
+        text = f"{where}:{line}: {message}" if line else f"{where}: {message}"
+        self._paragraphs: tuple[str, ...] = (text,)
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return "\n".join(self._paragraphs)
+
+    @property
+    def paragraphs(self) -> tuple[str, ...]:
+        return self._paragraphs
+
+    @classmethod
+    def joined(cls, errors: Iterable[RecipeError], *, stopped: bool = False) -> RecipeError:
+        """One error of at least one, in line order, each mistake told once.
+
+        ``stopped``: there may be others, because reading ended early.
+        """
+        distinct = sorted({str(e): e for e in errors}.values(), key=lambda error: error.line or 0)
+        first, more = distinct[0], len(distinct) - MAX_REPORTED
+        joined = cls(first.args[0], source=first.source, line=first.line)
+        joined._paragraphs = tuple(str(error) for error in distinct[:MAX_REPORTED])
+        if more > 0 or stopped:
+            rest = "and more; reading stopped here" if stopped else f"and {more} more"
+            joined._paragraphs += (str(cls(rest, source=first.source)),)
+        return joined
 
 
 class CheckpointError(MergesafeError):
@@ -52,10 +88,17 @@ class ArgumentError(MergesafeError, ValueError):
     """An argument of a public function or a command-line option has an invalid value."""
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that ``word`` most resembles, if it resembles any."""
+    # The comparison takes quadratic time, and the word may come from a hostile file.
+    close = get_close_matches(word[:1000], sorted(known), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``" (did you mean 'density'?)"`` for the nearest known word, else the list of known words."""
     names = sorted(known)
-    close = get_close_matches(word, names, n=1, cutoff=0.6)
-    if close:
-        return f" (did you mean '{close[0]}'?)"
+    close = nearest(word, names)
+    if close is not None:
+        return f" (did you mean '{close}'?)"
     return f" (known: {', '.join(names)})" if names else ""

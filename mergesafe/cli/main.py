@@ -18,13 +18,17 @@ from mergesafe.cli.shared import (
     ShardSize,
     Threads,
     guarded,
+    print_errors,
 )
+from mergesafe.cli.usage import Commands, UsageError, usage_paragraph
+from mergesafe.errors import ArgumentError, MergesafeError
 from mergesafe.version import __version__
 
 app = typer.Typer(
     name="mergesafe",
     help="Merge LLM checkpoints fast, in bounded memory, and keep the merged model safe.",
-    no_args_is_help=True,
+    cls=Commands,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,12 +49,16 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Options of mergesafe itself."""
+    if context.invoked_subcommand is None:
+        print(context.get_help(), end="")
+        raise typer.Exit(MergesafeError.exit_status)
 
 
 @app.command(epilog="Example: mergesafe merge ties.yml merged/ --memory 2GiB")
@@ -178,6 +186,11 @@ def demo(
 def main() -> None:
     """Entry point; Ctrl-C outside a command exits with the same status as inside."""
     try:
-        app()
-    except KeyboardInterrupt:
+        sys.exit(app(prog_name="mergesafe", standalone_mode=False))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
+    except ArgumentError as error:
+        print_errors(error.paragraphs)
+    except UsageError as error:
+        print_errors([usage_paragraph(error)])
+    sys.exit(MergesafeError.exit_status)

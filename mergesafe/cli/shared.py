@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Annotated, Any, Final, TypeVar
 
@@ -63,7 +63,8 @@ def guarded(command: Command) -> Command:
             if kwargs.get("debug"):
                 traceback.print_exc()
             if isinstance(error, MergesafeError):
-                fail(str(error), error.exit_status)
+                print_errors(error.paragraphs)
+                raise typer.Exit(error.exit_status) from None
             fail(
                 f"internal error ({type(error).__name__}: {error}). This is a bug in mergesafe: "
                 "please report it with the output of the same command with --debug.",
@@ -82,9 +83,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 def fail(message: str, status: int) -> None:
     """Print ``mergesafe: error: message`` and exit."""
-    sys.stdout.flush()
-    print(f"mergesafe: error: {printable(message)}", file=sys.stderr)
+    print_errors([message])
     raise typer.Exit(status)
+
+
+def print_errors(paragraphs: Iterable[str]) -> None:
+    sys.stdout.flush()
+    for paragraph in paragraphs:
+        print(f"mergesafe: error: {printable(paragraph)}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

@@ -124,13 +124,14 @@ class MergePlan:
 def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
     """Read the headers of every input and decide everything that does not need tensor data."""
     models = open_models(recipe)
-    names, notes = output_names(models)
+    names, notes, lost = output_names(models)
     positions = layer_positions(names)
     reference = _reference(recipe, models)
     tasks = tuple(_task(recipe, models, name, positions[name], seed) for name in names)
     tokenizer = _tokenizer_model(recipe, reference, models)
     warnings = [
         *recipe.warnings,
+        *lost,
         *_method_warnings(recipe, tasks),
         *_filter_warnings(recipe, names),
         *_config_warnings(reference, models),

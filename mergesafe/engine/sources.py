@@ -104,24 +104,30 @@ def _refuse_quantized(checkpoint: Checkpoint) -> None:
         )
 
 
-def output_names(models: Sequence[Model]) -> tuple[list[str], list[str]]:
-    """Names of the merged model's tensors, in file order of the first model, and notes.
+def output_names(models: Sequence[Model]) -> tuple[list[str], list[str], list[str]]:
+    """Names of the merged model's tensors, in file order of the first model, notes and warnings.
 
-    Every tensor of every input is accounted for: it is an output, or a note says why not.
+    Every tensor of every input is accounted for: it is an output, or a note or a warning says why
+    not.
     """
     names: dict[str, None] = {}
     for model in models:
         names.update(dict.fromkeys(model.checkpoint.tensors))
-    notes = []
+    notes, warnings = [], []
     for name in list(names):
         stored = [name in model.checkpoint.tensors for model in models]
         if name.endswith(_HEAD) and all(model.checkpoint.tied for model in models):
             del names[name]
-            notes.append(f"{name} is dropped: every model ties it to the input embedding")
+            holders = ", ".join(m.text for m in models if name in m.checkpoint.tensors)
+            warnings.append(
+                f"{name}, stored in {holders}, is dropped: config.json of every model ties it to "
+                "the input embedding. If it differs from the embedding, set tie_word_embeddings to "
+                "false where it is stored"
+            )
         elif _RECOMPUTED.search(name) and not all(stored):
             del names[name]
             notes.append(f"{name} is dropped: models compute it, and not every input stores it")
-    return list(names), notes
+    return list(names), notes, warnings
 
 
 def sources_of(name: str, models: Sequence[Model]) -> tuple[Source, ...]:

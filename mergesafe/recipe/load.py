@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mergesafe.dtypes import RECIPE_NAMES
-from mergesafe.errors import RecipeError, did_you_mean
+from mergesafe.errors import RecipeError, did_you_mean, nearest
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe
+from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import (
     FromPython,
     ListNode,
@@ -30,6 +31,7 @@ from mergesafe.recipe.nodes import (
     string,
 )
 from mergesafe.recipe.parameters import ParameterReader
+from mergesafe.recipe.resolve import unset_parameters
 from mergesafe.recipe.write import dump_recipe
 from mergesafe.references import is_url, redact, redact_text
 
@@ -40,6 +42,7 @@ KEYS = (
     "models", "base_model", "merge_method", "parameters", "dtype", "out_dtype",
     "tokenizer_source", "name",
 )  # fmt: skip
+ENTRY_KEYS = ("model", "parameters")
 #: What mergekit 0.1.5 understands and this version does not -> what to do instead.
 UNSUPPORTED_KEYS = {
     "slices": "list whole models under 'models'",
@@ -47,6 +50,8 @@ UNSUPPORTED_KEYS = {
     "tokenizer": "use 'tokenizer_source: base' or name a model",
     "chat_template": "edit the merged model's tokenizer_config.json",
 }
+#: Those that say, in mergekit, which models are merged.
+MODELS_ELSEWHERE = ("slices", "modules")
 MERGEKIT_METHODS = frozenset(
     (
         "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della",
@@ -112,36 +117,56 @@ def _read_text(path: Path, report: Reporter) -> str:
 
 
 class _Reader:
-    """Turns the tree of a recipe into a :class:`Recipe`, or raises."""
+    """Turns the tree of a recipe into a :class:`Recipe`, or raises one error with every mistake."""
 
     def __init__(self, root: Node, report: Reporter) -> None:
         self.report = report
-        self.root = mapping(root, "a recipe", report)
+        self.written = mapping(root, "a recipe", report)
+        self.root = _as_meant(self.written, KEYS)
 
     def recipe(self, text: str, folder: Path) -> Recipe:
-        method = self._method()
-        self._check_keys(method)
-        reader = ParameterReader(method, self.report)
-        node = self.root.get("base_model")
-        base = None if node is None else read_model(node, "'base_model'", self.report)
-        models = self._models(method, reader)
+        attempt = self.report.attempt
+        method = attempt(self._method)
+        reader = None if method is None else ParameterReader(method, self.report)
+        self._check_keys(reader)
+        base = attempt(self._base)
+        models = attempt(self._models, reader) or ()
+        tokenizer = attempt(self._tokenizer, base, models)
+        dtype, out_dtype = attempt(self._dtype, "dtype"), attempt(self._dtype, "out_dtype")
+        name = attempt(self._text, "name")
+        if reader is None:
+            raise RecipeError.joined(self.report.errors)
         recipe = Recipe(
             source=self.report.source,
             folder=folder,
             text=text,
-            merge_method=method.name,
+            merge_method=reader.method.name,
             base_model=base,
             models=models,
             parameters=reader.read(self.root.get("parameters")),
-            dtype=self._dtype("dtype"),
-            out_dtype=self._dtype("out_dtype"),
-            tokenizer_source=self._tokenizer(base, models),
-            name=self._text("name"),
+            dtype=dtype,
+            out_dtype=out_dtype,
+            tokenizer_source=tokenizer,
+            name=name,
             method_line=self._line("merge_method"),
         )
-        self._check_base(recipe)
-        self._check_count(recipe)
+        if self._are_all(base, models):
+            attempt(self._check_base, recipe)
+        if self.report.errors:
+            unset = unset_parameters(recipe, reader.misplaced)
+            raise RecipeError.joined([*self.report.errors, *unset])
         return replace(recipe, warnings=tuple(self.report.warnings))
+
+    def _are_all(self, base: ModelRef | None, models: tuple[ModelEntry, ...]) -> bool:
+        """Whether every model that the recipe names could be read."""
+        listed = self.root.get("models")
+        if not models or not isinstance(listed, ListNode) or len(models) < len(listed.items):
+            return False
+        return (base is None) == (self.root.get("base_model") is None)
+
+    def _base(self) -> ModelRef | None:
+        node = self.root.get("base_model")
+        return None if node is None else read_model(node, "'base_model'", self.report)
 
     def _line(self, key: str) -> int | None:
         return self.root.entries[key][0] if key in self.root.entries else None
@@ -169,28 +194,38 @@ class _Reader:
             f"unknown merge method {shown(name)}{did_you_mean(name, METHODS)}", line
         )
 
-    def _check_keys(self, method: MergeMethod) -> None:
-        for key, line, _ in self.root:
-            if key in UNSUPPORTED_KEYS and self.root.get(key) is not None:
-                raise self.report.error(
+    def _check_keys(self, reader: ParameterReader | None) -> None:
+        for key, line, _ in self.written:
+            if key not in UNSUPPORTED_KEYS:
+                self._check_key(key, line, KEYS, reader, "")
+            elif self.written.get(key) is not None:
+                self.report.record(
                     f"'{key}' is known to mergekit, not supported by this version; "
                     f"{UNSUPPORTED_KEYS[key]}",
                     line,
                 )
-            if key not in KEYS and key not in UNSUPPORTED_KEYS:
-                raise self._unknown_key(key, line, KEYS, method, "")
 
-    def _unknown_key(
-        self, key: str, line: int | None, known: tuple[str, ...], method: MergeMethod, where: str
-    ) -> RecipeError:
-        if any(parameter.name == key for parameter in method.parameters):
-            hint = f"; it is a parameter of {method.name}: move it under 'parameters'"
+    def _check_key(
+        self,
+        key: str,
+        line: int | None,
+        known: tuple[str, ...],
+        reader: ParameterReader | None,
+        where: str,
+    ) -> None:
+        if key in known:
+            return
+        if reader is not None and key in reader.known:
+            reader.misplaced.add(key)
+            hint = f"; it is a parameter of {reader.method.name}: move it under 'parameters'"
         else:
             hint = did_you_mean(key, known)
-        return self.report.error(f"unknown key {shown(key)}{where}{hint}", line)
+        self.report.record(f"unknown key {shown(key)}{where}{hint}", line)
 
-    def _models(self, method: MergeMethod, reader: ParameterReader) -> tuple[ModelEntry, ...]:
+    def _models(self, reader: ParameterReader | None) -> tuple[ModelEntry, ...]:
         node = self.root.get("models")
+        if node is None and any(self.root.get(key) is not None for key in MODELS_ELSEWHERE):
+            return ()  # reported as not supported
         if node is None:
             raise self.report.error(
                 "'models' is missing; list the models to merge",
@@ -202,18 +237,20 @@ class _Reader:
             raise self.report.error("'models' is empty; list the models to merge", node.line)
         entries: dict[tuple[str, str | None], ModelEntry] = {}
         for item in node.items:
-            entry = self._entry(item, method, reader)
+            entry = self.report.attempt(self._entry, item, reader)
+            if entry is None:
+                continue
             first = entries.setdefault(entry.ref.key, entry)
             if first is not entry:
                 where = f" (first on line {first.line})" if first.line else ""
-                raise self.report.error(
+                self.report.record(
                     f"model {shown(entry.ref.text)} is listed twice{where}; to count it more, give "
                     "it a larger weight",
                     entry.line,
                 )
         return tuple(entries.values())
 
-    def _entry(self, node: Node, method: MergeMethod, reader: ParameterReader) -> ModelEntry:
+    def _entry(self, node: Node, reader: ParameterReader | None) -> ModelEntry:
         if not isinstance(node, MapNode):
             raise self.report.error(
                 f"an entry of 'models' must be a mapping such as {{model: PATH}}, got "
@@ -221,14 +258,14 @@ class _Reader:
                 node.line,
             )
         for key, line, _ in node:
-            if key not in ("model", "parameters"):
-                known = ("model", "parameters")
-                raise self._unknown_key(key, line, known, method, " in an entry of 'models'")
+            self._check_key(key, line, ENTRY_KEYS, reader, " in an entry of 'models'")
+        node = _as_meant(node, ENTRY_KEYS)
         model = node.get("model")
         if model is None:
             raise self.report.error("an entry of 'models' has no 'model'", node.line)
         ref = read_model(model, "'model'", self.report)
-        return ModelEntry(ref, reader.read(node.get("parameters"), ref.text), node.line)
+        parameters = {} if reader is None else reader.read(node.get("parameters"), ref.text)
+        return ModelEntry(ref, parameters, node.line)
 
     def _dtype(self, key: str) -> str | None:
         name = self._text(key)
@@ -242,10 +279,12 @@ class _Reader:
         raise self.report.error(f"'{key}': the type {shown(name)} {reason}", self._line(key))
 
     def _check_base(self, recipe: Recipe) -> None:
+        """The base is as the method wants it, and so is the number of models."""
         method, base = recipe.method, recipe.base_model
+        if base is None and method.base != "listed":
+            raise self.report.error(f"{method.name} needs a 'base_model'", recipe.method_line)
+        self._check_count(recipe)
         if base is None:
-            if method.base != "listed":
-                raise self.report.error(f"{method.name} needs a 'base_model'", recipe.method_line)
             return
         entry = recipe.entry(base)
         if entry is None and method.base == "listed":
@@ -288,7 +327,7 @@ class _Reader:
                 "use 'base' or name a model whose tokenizer fits all inputs",
                 line,
             )
-        if source == "base" and base is None:
+        if source == "base" and base is None and models:
             self.report.warn(
                 "'tokenizer_source: base' without a 'base_model' takes the first model, "
                 f"{shown(models[0].ref.text)}",
@@ -303,6 +342,8 @@ class _Reader:
         for ref in refs:
             if ref.key == wanted.key:
                 return ref.text
+        if not self._are_all(base, models):
+            return None
         raise self.report.error(
             f"'tokenizer_source' must be base or one of the recipe's models, got {shown(source)}"
             f"{did_you_mean(source, {ref.text for ref in refs})}",
@@ -310,49 +351,16 @@ class _Reader:
         )
 
 
-def read_model(node: Node, what: str, report: Reporter) -> ModelRef:
-    """A model: ``PATH``, ``PATH+ADAPTER`` or ``{model: {path: P}, lora: {path: A}}``."""
-    if isinstance(node, MapNode):
-        return _model_from_mapping(node, what, report)
-    text = string(node, what, report)
-    path, *adapters = text.split("+")
-    if len(adapters) > 1 or not path or "" in adapters:
-        raise report.error(
-            f"{what} must be PATH or PATH+ADAPTER, got {shown(redact(text))}; for a path that "
-            "contains '+' write {model: {path: ...}, lora: {path: ...}}",
-            node.line,
-        )
-    return ModelRef(path, adapters[0] if adapters else None, node.line)
+def _as_meant(node: MapNode, known: tuple[str, ...]) -> MapNode:
+    """``node`` with misspelt keys read as the known ones that they resemble and that are absent.
 
-
-def _model_from_mapping(node: MapNode, what: str, report: Reporter) -> ModelRef:
-    _check_model_keys(node, ("model", "lora"), ("override_architecture",), what, report)
-    path = _path(node.get("model"), f"{what}, 'model'", node.line, report)
-    lora = node.get("lora")
-    adapter = None if lora is None else _path(lora, f"{what}, 'lora'", node.line, report)
-    return ModelRef(path, adapter, node.line)
-
-
-def _path(node: Node | None, what: str, line: int | None, report: Reporter) -> str:
-    if isinstance(node, MapNode):
-        _check_model_keys(node, ("path",), ("revision",), what, report)
-        line, node, what = node.line, node.get("path"), f"{what}, 'path'"
-    if node is None:
-        raise report.error(f"{what} is missing", line)
-    return string(node, what, report)
-
-
-def _check_model_keys(
-    node: MapNode, known: tuple[str, ...], unsupported: tuple[str, ...], what: str, report: Reporter
-) -> None:
-    for key, line, _ in node:
-        if key in unsupported and node.get(key) is not None:
-            raise report.error(
-                f"'{key}' is known to mergekit, not supported by this version; give the path of "
-                "a local folder that holds the model as it shall be merged",
-                line,
-            )
-        if key not in known and key not in unsupported:
-            raise report.error(
-                f"{what} has the unknown key {shown(key)}{did_you_mean(key, known)}", line
-            )
+    They are reported as unknown; this finds what is wrong under them, and nothing is called
+    missing that is there.
+    """
+    entries: dict[str, tuple[int | None, Node]] = {}
+    for key, line, value in node:
+        meant = None if key in known or key in UNSUPPORTED_KEYS else nearest(key, known)
+        if meant is None or meant in node.entries:
+            meant = key
+        entries[meant] = line, value
+    return MapNode(entries, node.line, node.size)

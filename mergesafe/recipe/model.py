@@ -117,4 +117,8 @@ class Recipe:
 
     def entry(self, ref: ModelRef) -> ModelEntry | None:
         """The element of ``models`` that lists ``ref``; None for a base that is not listed."""
-        return next((entry for entry in self.models if entry.ref.key == ref.key), None)
+        return self._entries.get(ref.key)
+
+    @cached_property
+    def _entries(self) -> Mapping[tuple[str, str | None], ModelEntry]:
+        return {entry.ref.key: entry for entry in self.models}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from mergesafe.errors import RecipeError
 
@@ -20,6 +20,8 @@ from mergesafe.errors import RecipeError
 MAX_DEPTH = 32
 #: Nodes after expanding aliases: far above any recipe, and read in about a second.
 MAX_NODES = 100_000
+#: Mistakes after which a recipe is not read on: building messages takes time.
+MAX_ERRORS = 100
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 NOT_FINITE = re.compile(r"[-+]?\.?(?:nan|inf|infinity)", re.IGNORECASE)
@@ -74,21 +76,43 @@ class MapNode:
 
 
 Node: TypeAlias = ScalarNode | ListNode | MapNode
+Result = TypeVar("Result")
 
 
 class Reporter:
-    """Builds errors and collects warnings that say ``file:line:``.
+    """Builds and collects errors and warnings that say ``file:line:``.
 
+    What makes sense without the wrong part is read on, so that one run reports all mistakes.
     Recipes may be hostile: control characters never reach the terminal unescaped.
     """
 
     def __init__(self, source: Path | None) -> None:
         self.source = source
         self.warnings: list[str] = []
+        self.errors: list[RecipeError] = []
 
     def error(self, message: str, line: int | None = None) -> RecipeError:
         message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
         return RecipeError(message, source=self.source, line=line)
+
+    def record(self, message: str, line: int | None = None) -> None:
+        """Report a mistake that does not keep the caller from reading on."""
+        self._keep(self.error(message, line))
+
+    def attempt(self, read: Callable[..., Result], *args: object) -> Result | None:
+        """``read(*args)``, or None when it raises, which is recorded."""
+        try:
+            return read(*args)
+        except RecipeError as error:
+            if len(self.errors) >= MAX_ERRORS:
+                raise
+            self._keep(error.with_traceback(None))
+            return None
+
+    def _keep(self, error: RecipeError) -> None:
+        self.errors.append(error)
+        if len(self.errors) >= MAX_ERRORS:
+            raise RecipeError.joined(self.errors, stopped=True)
 
     def warn(self, message: str, line: int | None = None) -> None:
         self.warnings.append(str(self.error(message, line)))

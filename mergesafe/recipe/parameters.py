@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Final
 
-from mergesafe.errors import RecipeError, did_you_mean
+from mergesafe.errors import RecipeError, did_you_mean, nearest
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod, Parameter, Scalar
 from mergesafe.recipe.nodes import (
@@ -24,6 +25,9 @@ from mergesafe.recipe.nodes import (
 )
 from mergesafe.recipe.setting import Branch, Setting
 
+#: Stands for a value that was refused, which must not be reported as missing too.
+REFUSED: Final = Setting(())
+
 
 class ParameterReader:
     """Reads the ``parameters`` of one recipe, whose method is ``method``."""
@@ -32,36 +36,57 @@ class ParameterReader:
         self.method = method
         self.report = report
         self.known = {parameter.name: parameter for parameter in method.parameters}
+        #: Parameters that were reported as written in the wrong place.
+        self.misplaced: set[str] = set()
         self._noted: set[str] = set()
 
     def read(self, node: Node | None, model: str | None = None) -> Mapping[str, Setting]:
-        """The settings under ``parameters``; ``model`` is whose, None for the whole merge."""
+        """The settings under ``parameters``; ``model`` is whose, None for the whole merge.
+
+        Mistakes are recorded; a value that cannot be read is :data:`REFUSED`.
+        """
         if node is None:
             return {}
         owner = "" if model is None else f" of model {shown(model)}"
+        entries = self.report.attempt(mapping, node, f"'parameters'{owner}", self.report)
+        if entries is None:
+            return dict.fromkeys(self.known, REFUSED)
         settings = {}
-        for name, line, value in mapping(node, f"'parameters'{owner}", self.report):
-            parameter = self._declared(name, line, model)
-            settings[name] = self._setting(parameter, value, line, f"'{name}'{owner}")
+        for written, line, value in entries:
+            name = self._meant(written, line, entries)
+            if name is None or not self._placed(name, line, model):
+                continue
+            what = f"'{name}'{owner}"
+            setting = self.report.attempt(self._setting, self.known[name], value, line, what)
+            settings[name] = REFUSED if setting is None else setting
         return settings
 
-    def _declared(self, name: str, line: int | None, model: str | None) -> Parameter:
-        method = self.method.name
-        parameter = self.known.get(name)
-        if parameter is None:
-            takers = [m.name for m in METHODS.values() if any(p.name == name for p in m.parameters)]
-            hint = f" (taken by {', '.join(takers)})" if takers else did_you_mean(name, self.known)
-            raise self.report.error(f"{method} has no parameter {shown(name)}{hint}", line)
+    def _meant(self, name: str, line: int | None, entries: MapNode) -> str | None:
+        """``name`` if it is declared; else it is reported and read as what it resembles."""
+        if name in self.known:
+            return name
+        takers = [m.name for m in METHODS.values() if any(p.name == name for p in m.parameters)]
+        hint = f" (taken by {', '.join(takers)})" if takers else did_you_mean(name, self.known)
+        self.report.record(f"{self.method.name} has no parameter {shown(name)}{hint}", line)
+        meant = None if takers else nearest(name, self.known)
+        return None if meant in entries.entries else meant
+
+    def _placed(self, name: str, line: int | None, model: str | None) -> bool:
+        """Whether the parameter may stand here; otherwise it is reported."""
+        parameter = self.known[name]
         if model is not None and parameter.scope == "global":
-            raise self.report.error(
+            self.misplaced.add(name)
+            self.report.record(
                 f"'{name}' holds for the whole merge and not for one model; move it from model "
                 f"{shown(model)} to the recipe's own 'parameters'",
                 line,
             )
+            return False
         if parameter.ignored and name not in self._noted:
             self._noted.add(name)
+            method = self.method.name
             self.report.warn(f"'{name}' is accepted but has no effect for {method}", line)
-        return parameter
+        return True
 
     def _setting(self, parameter: Parameter, node: Node, line: int | None, what: str) -> Setting:
         if isinstance(node, MapNode):

@@ -6,6 +6,7 @@ filters all miss the tensor passes to the next.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -33,6 +34,21 @@ def filters_of(recipe: Recipe) -> tuple[str, ...]:
     return _resolver(recipe).filters
 
 
+def unset_parameters(recipe: Recipe, known: Collection[str]) -> list[RecipeError]:
+    """An error for every required value that the recipe sets nowhere, but for parameters ``known``.
+
+    Without the base that the method needs, nothing tells which models are experts and need values.
+    """
+    resolver = _Resolver(recipe)
+    complete = recipe.base_model is not None or recipe.method.base == "listed"
+    rows = [resolver.shared, *(resolver.inputs if complete else ())]
+    return [
+        slot.missing(recipe)
+        for slot in (slot for row in rows for slot in row)
+        if slot.parameter.required and not slot.sources and slot.parameter.name not in known
+    ]
+
+
 @dataclass(frozen=True)
 class _Slot:
     """One value to find: a parameter, of one input unless it is global."""
@@ -49,16 +65,17 @@ class _Slot:
                 return found
         if not self.parameter.required:
             return self.parameter.default
-        raise self._missing(recipe, tensor_name)
+        raise self.missing(recipe, tensor_name)
 
-    def _missing(self, recipe: Recipe, tensor_name: str) -> RecipeError:
+    def missing(self, recipe: Recipe, tensor_name: str | None = None) -> RecipeError:
         name = self.parameter.name
         model = "" if self.ref is None else f" of model '{self.ref.text}'"
         if self.sources:
             what = f"no filter of '{name}'{model} matches tensor '{tensor_name}'"
             todo = "add a last entry {value: ...} for all other tensors"
         else:
-            what = f"{recipe.merge_method} needs '{name}'{model} (tensor '{tensor_name}')"
+            tensor = "" if tensor_name is None else f" (tensor '{tensor_name}')"
+            what = f"{recipe.merge_method} needs '{name}'{model}{tensor}"
             todo = "set it under 'parameters'"
         line = self.sources[0].line if self.sources else self.line
         return Reporter(recipe.source).error(f"{what}; {todo}", line)
@@ -101,7 +118,16 @@ class _Resolver:
         def row(slots: list[_Slot]) -> dict[str, Any]:
             return {s.parameter.name: s.value(self.recipe, tensor_name, t) for s in slots}
 
-        return Settings(row(self.shared), tuple(row(slots) for slots in self.inputs))
+        try:
+            return Settings(row(self.shared), tuple(row(slots) for slots in self.inputs))
+        except RecipeError:
+            raise self._all_missing(tensor_name, t) from None
+
+    def _all_missing(self, tensor_name: str, t: float) -> RecipeError:
+        report = Reporter(self.recipe.source)
+        for slot in (slot for row in (self.shared, *self.inputs) for slot in row):
+            report.attempt(slot.value, self.recipe, tensor_name, t)
+        return RecipeError.joined(report.errors)
 
 
 @lru_cache(maxsize=16)

@@ -62,6 +62,42 @@ def test_missing_weight(family: Family, good: str) -> None:
     merge_refused(path, words=(f"{path}:4:", "'weight'", family.experts[0], "parameters"))
 
 
+def test_missing_weights_are_reported_together(family: Family, good: str) -> None:
+    path = write_recipe(family.folder / "recipe.yml", good.replace("weight: 0.5, ", ""))
+    done = command("plan", path)
+    first, second = done.stderr.splitlines()
+    one, two = family.experts
+    assert first.startswith(f"mergesafe: error: {path}:4: ties needs 'weight' of model '{one}'")
+    assert second.startswith(f"mergesafe: error: {path}:6: ties needs 'weight' of model '{two}'")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_several_mistakes_in_one_run(family: Family, good: str) -> None:
+    text = good.replace("merge_method", "merge_metod").replace("density: 0.3", "density: 1.2", 1)
+    path = write_recipe(family.folder / "recipe.yml", text.replace("weight: 0.5, d", "d") + "x: 1")
+    done = command("merge", path, family.folder / "out")
+    one, two = family.experts
+    assert done.stderr.splitlines() == [
+        f"mergesafe: error: {path}:{line}: {message}"
+        for line, message in (
+            (1, "unknown key 'merge_metod' (did you mean 'merge_method'?)"),
+            (4, f"ties needs 'weight' of model '{one}'; set it under 'parameters'"),
+            (5, f"'density' of model '{one}' is 1.2, outside the allowed range [0, 1]"),
+            (6, f"ties needs 'weight' of model '{two}'; set it under 'parameters'"),
+            (8, "unknown key 'x' (known: base_model, dtype, merge_method, models, name, "
+                "out_dtype, parameters, tokenizer_source)"),
+        )
+    ]  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not (family.folder / "out").exists()
+
+
+def test_line_breaks_of_a_file_name_make_no_new_paragraph(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "recipe.yml", 'merge_method: "a\\nb: c"\nmodels: []\n')
+    lines = command("plan", path).stderr.splitlines()
+    assert [line.split(": ")[2] for line in lines] == [f"{path}:1", f"{path}:2"]
+
+
 def test_weights_that_sum_to_zero(family: Family) -> None:
     each = [{"weight": 1}, {"weight": -1}]
     path = write_recipe(family.folder / "r.yml", recipe("linear", family.experts, each=each))
@@ -128,26 +164,6 @@ def test_bad_instruction_set(family: Family, good: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("MERGESAFE_ISA", "avx1024")
     path = write_recipe(family.folder / "recipe.yml", good)
     merge_refused(path, words=("avx1024", "MERGESAFE_ISA", "x86-64-v2"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        ((), "Usage"),
-        (("merge",), "RECIPE"),
-        (("merge", "r.yml"), "OUT"),
-        (("merge", "r.yml", "out", "--overwrit"), "--overwrit"),
-        (("merge", "r.yml", "out", "--threads", "two"), "--threads"),
-        (("merge", "r.yml", "out", "extra"), "extra"),
-        (("plan",), "RECIPE"),
-        (("unmerge",), "unmerge"),
-    ],
-)
-def test_bad_usage(arguments: tuple[str, ...], word: str) -> None:
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert word in done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
 
 
 def test_plan_checks_its_options_too(family: Family, good: str) -> None:

@@ -22,10 +22,14 @@ def case(name: str, recipe: str, line: int | None, *parts: str) -> None:
 
 
 def parameters(name: str, line: int, body: str, *parts: str, method: str = "ties") -> None:
-    """A case whose model 'a' has the parameters ``body``; they start on line 5."""
+    """A case whose model 'a' has the parameters ``body``; they start on line 5.
+
+    The recipe's own weight keeps it from missing where the case is about something else.
+    """
     recipe = f"merge_method: {method}\nbase_model: base\nmodels:\n- model: a\n  parameters:\n"
     recipe = recipe.replace("parameters:\n", "parameters:  # line 5\n")
-    CASES.append((name, recipe + "".join(f"    {row}\n" for row in body.split("\n")), line, parts))
+    recipe += "".join(f"    {row}\n" for row in body.split("\n"))
+    CASES.append((name, recipe + "parameters: {weight: 1}\n", line, parts))
 
 
 # --- the document -----------------------------------------------------------------------------
@@ -70,7 +74,7 @@ case("parameter beside models", MODELS + "normalize: false\n", 4,
 )  # fmt: skip
 case("parameter beside model", "merge_method: linear\nmodels:\n- model: a\n  weight: 1\n", 4,
      "unknown key 'weight' in an entry of 'models'", "move it under 'parameters'")  # fmt: skip
-case("unknown key of an entry", "merge_method: linear\nmodels:\n- modle: a\n", 3,
+case("unknown key of an entry", "merge_method: passthrough\nmodels:\n- modle: a\n", 3,
      "unknown key 'modle' in an entry of 'models' (did you mean 'model'?)")  # fmt: skip
 for key, value, hint in (
     ("slices", "[]", "list whole models under 'models'"),
@@ -85,12 +89,13 @@ case("union tokenizer", MODELS + "tokenizer_source: union\n", 4,
 case("foreign tokenizer", MODELS + "tokenizer_source: c\n", 4,
      "must be base or one of the recipe's models, got 'c'", "known: a")  # fmt: skip
 case("method missing", "models:\n- model: a\n", 1, "'merge_method' is missing; one of ")
-case("method null", "models: []\nmerge_method:\n\n# x\n", 2, "'merge_method' is missing")
-case("method unknown", "models: []\nmerge_method: tie\n", 2,
+case("method null", "models: [model: a]\nmerge_method:\n\n# x\n", 2, "'merge_method' is missing")
+case("method unknown", "models: [model: a]\nmerge_method: tie\n", 2,
      "unknown merge method 'tie' (did you mean 'ties'?)")  # fmt: skip
-case("method as a list", "merge_method: [ties]\n", 1, "'merge_method' must be text, got a list")
+case("method as a list", "merge_method: [ties]\nmodels: [model: a]\n", 1,
+     "'merge_method' must be text, got a list")  # fmt: skip
 for method in sorted(MERGEKIT_METHODS - set(METHODS)):
-    case(f"unsupported method {method}", f"models: []\nmerge_method: {method}\n", 2,
+    case(f"unsupported method {method}", f"models: [model: a]\nmerge_method: {method}\n", 2,
          f"merge method '{method}' is known to mergekit, not supported by this version; supported",
          "ties")  # fmt: skip
 case("long text", MODELS + f"dtype: {'x' * 500}\n", 4, f"'{'x' * 77}...' is unknown")
@@ -131,15 +136,20 @@ case("model twice",
      "merge_method: linear\nmodels:\n- {model: a, parameters: {weight: 1}}\n- model: ./a/\n", 4,
      "model './a/' is listed twice (first on line 3)", "larger weight")  # fmt: skip
 case("base missing", "merge_method: ties\nmodels:\n- model: a\n", 1, "ties needs a 'base_model'")
-case("base missing for slerp", "models: [model: a, model: b]\nmerge_method: slerp\n", 2,
+case("base missing for slerp",
+     "models: [model: a, model: b]\nmerge_method: slerp\nparameters: {t: 0.5}\n", 2,
      "slerp needs a 'base_model'")  # fmt: skip
-case("base not listed", "merge_method: linear\nbase_model: c\nmodels: [model: a, model: b]\n", 2,
+case("base not listed",
+     "merge_method: linear\nbase_model: c\nmodels: [model: a, model: b]\n"
+     "parameters: {weight: 1}\n", 2,
      "linear has no separate base: list base_model 'c' under 'models'", "or remove")  # fmt: skip
 case("only the base", "merge_method: ties\nbase_model: a\nmodels:\n- model: a\n", 3,
      "ties merges at least 1 expert besides the base, got 0: none")  # fmt: skip
-case("slerp of three", "merge_method: slerp\nbase_model: c\nmodels: [model: a, model: b]\n", 3,
+case("slerp of three",
+     "merge_method: slerp\nbase_model: c\nmodels: [model: a, model: b]\nparameters: {t: 0}\n", 3,
      "slerp merges exactly 2 models, the base included, got 3: c, a, b")  # fmt: skip
-case("slerp of one", "merge_method: slerp\nbase_model: a\nmodels: [model: a]\n", 3,
+case("slerp of one",
+     "merge_method: slerp\nbase_model: a\nmodels: [model: a]\nparameters: {t: 0}\n", 3,
      "slerp merges exactly 2 models, the base included, got 1: a")  # fmt: skip
 case("passthrough of two", "merge_method: passthrough\nmodels: [model: a, model: b]\n", 2,
      "passthrough merges exactly 1 model, got 2: a, b")  # fmt: skip
@@ -182,8 +192,9 @@ parameters("a list", 6, "- weight", "'parameters' of model 'a' must be a mapping
 
 
 def shared(name: str, body: str, *parts: str, method: str = "dare_ties") -> None:
-    case(f"shared {name}", f"merge_method: {method}\nbase_model: b\nmodels: [model: a]\n"
-         f"parameters:\n  {body}\n", 5, *parts)  # fmt: skip
+    weight = "" if method == "slerp" else ", parameters: {weight: 1}"
+    head = f"merge_method: {method}\nbase_model: b\nmodels: [{{model: a{weight}}}]\n"
+    case(f"shared {name}", head + f"parameters:\n  {body}\n", 5, *parts)
 
 
 shared("1 for a boolean", "normalize: 1",
@@ -238,9 +249,9 @@ def test_one_sided_range(low: float | None, high: float | None, text: str, expec
             raise NotImplementedError
 
     node = MapNode({"x": (None, ScalarNode(text, quoted=False))})
-    with pytest.raises(RecipeError) as caught:
-        ParameterReader(Bounded(), Reporter(None)).read(node)
-    assert str(caught.value) == f"recipe: {expected}"
+    report = Reporter(None)
+    ParameterReader(Bounded(), report).read(node)
+    assert [str(error) for error in report.errors] == [f"recipe: {expected}"]
 
 
 # --- the file -------------------------------------------------------------------------------------
