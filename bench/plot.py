@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import matplotlib
+from typing import TYPE_CHECKING, Any
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OURS, THEIRS, FLOOR = "#2a6fb0", "#c2603a", "#8a8a8a"
 
@@ -23,7 +23,7 @@ def plot_kernels(path: Path) -> Path:
     rows = read(path)
     labels = [f"{row['kernel']} {row['experts']}x{row['dtype']}" for row in rows]
     shares = [100 * float(row["share"]) for row in rows]
-    figure, axes = plt.subplots(figsize=(8, 0.32 * len(rows) + 1))
+    figure, axes = _subplots(figsize=(8, 0.32 * len(rows) + 1))
     axes.barh(labels, shares, color=OURS)
     axes.axvline(100, color=FLOOR, linewidth=1)
     axes.invert_yaxis()
@@ -36,7 +36,7 @@ def plot_roofline(path: Path) -> Path:
     rows = read(path)
     backends = list(dict.fromkeys(row["backend"] for row in rows))
     labels = list(dict.fromkeys(row["case"] for row in rows))
-    figure, axes = plt.subplots(figsize=(9, 0.34 * len(labels) + 1.2))
+    figure, axes = _subplots(figsize=(9, 0.34 * len(labels) + 1.2))
     height = 0.8 / len(backends)
     for place, (backend, colour) in enumerate(zip(backends, (OURS, THEIRS), strict=False)):
         own = [row for row in rows if row["backend"] == backend and row.get("share")]
@@ -57,7 +57,7 @@ def plot_merges(path: Path) -> Path:
     """Wall time per method: mergekit, mergesafe, and the floor of reading and copying."""
     rows = read(path)
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    figure, axes = plt.subplots(figsize=(8, 0.7 * len(methods) + 1.2))
+    figure, axes = _subplots(figsize=(8, 0.7 * len(methods) + 1.2))
     height = 0.26
     colours = {"mergekit": THEIRS, "mergesafe": OURS, "floor": FLOOR}
     for place, (tool, colour) in enumerate(colours.items()):
@@ -75,7 +75,19 @@ def plot_merges(path: Path) -> Path:
     return _save(figure, path)
 
 
-def _save(figure: plt.Figure, path: Path) -> Path:
+def _subplots(**options: Any) -> tuple[Figure, Any]:
+    """matplotlib is imported here: tests use modules that only plot when they are run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(**options)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
     target = path.with_suffix(".png")
     figure.tight_layout()
     figure.savefig(target, dpi=120)
