@@ -84,6 +84,10 @@ class DeviceMemoryError(MergesafeError):
     """A device ran out of memory; the message says what the output needed."""
 
 
+class ClusterError(MergesafeError):
+    """A cluster cannot be reached, lost a task too often, or does not see the files."""
+
+
 class ArgumentError(MergesafeError, ValueError):
     """An argument of a public function or a command-line option has an invalid value."""
 

@@ -8,7 +8,6 @@ hidden ``.NAME.mergesafe-XXXXXXXX`` folder, never a partial NAME.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import warnings
@@ -18,11 +17,10 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from mergesafe.checkpoint._area import Area
-from mergesafe.checkpoint._gate import Gate
 from mergesafe.checkpoint._guard import check_target, has_content, resolve
 from mergesafe.checkpoint._install import install, sync_folder
 from mergesafe.checkpoint._parse import reason, show
-from mergesafe.checkpoint._writeback import Writeback
+from mergesafe.checkpoint._shards import Shards, create_file, failing, write_all
 from mergesafe.checkpoint.layout import (
     OutputLayout,
     OutputTensor,
@@ -39,18 +37,6 @@ __all__ = [
 ]  # fmt: skip
 
 _COPY_CHUNK = 1 << 20
-_ADVICE = {
-    errno.ENOSPC: "Free space or choose another disk, then run again.",
-    errno.EDQUOT: "Your disk quota is used up: free space, then run again.",
-    errno.EROFS: "The file system is read-only: choose another place.",
-    errno.EACCES: "You may not write there: choose another place or change its permissions.",
-    errno.EPERM: "You may not write there: choose another place or change its permissions.",
-    errno.EIO: "The disk reports an error: check it, or choose another one.",
-    errno.ENOTEMPTY: "Something else wrote to it during the merge: choose another folder.",
-    errno.EEXIST: "Something else wrote to it during the merge: choose another folder.",
-}
-#: posix_fallocate is an optimisation; these mean that the file system does not have it.
-_NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class OutputFolder:
@@ -85,9 +71,7 @@ class OutputFolder:
         #: Whether shards of an earlier run are continued.
         self.resumed = False
         self._parents: list[Path] = []
-        self._descriptors: list[int] = []
-        self._writebacks = [Writeback() for _ in layout.shards]
-        self._gate = Gate("the output folder")
+        self._shards = Shards(layout.shards, self.path)
         self._names = {shard.name for shard in layout.shards} | {INDEX_NAME}
         self._committed = False
 
@@ -111,7 +95,7 @@ class OutputFolder:
         self._check_space()
         try:
             self._make_parents()
-            with self._failing("create", ""):
+            with failing(self.path, "create"):
                 self._area.open()
             wanted = self._resume is not None and self._resume(self._area.journal)
             self.resumed = wanted and self._continue()
@@ -141,21 +125,7 @@ class OutputFolder:
             ArgumentError: no such shard, outside its data, or the folder is closed.
             OutputError: the system could not write; names the file and the bytes.
         """
-        count = data.nbytes
-        if not 0 <= shard < len(self.layout.shards):
-            raise ArgumentError(f"there is no shard {shard}; {len(self.layout.shards)} are planned")
-        file = self.layout.shards[shard]
-        if offset < len(file.header) or offset + count > file.size:
-            raise ArgumentError(
-                f"{file.name}: bytes {offset} to {offset + count} lie outside the data, which is "
-                f"{len(file.header)} to {file.size}"
-            )
-        if not count:  # nothing to write, and a view of no elements cannot be cast
-            return
-        with self._gate:
-            descriptor = self._descriptors[shard]
-            self._write(file.name, descriptor, offset, data.cast("B"))
-            self._writebacks[shard].wrote(descriptor, count)
+        self._shards.pwrite(shard, offset, data)
 
     def add_file(self, name: str, data: bytes | str) -> None:
         """Write a companion file; ``name`` may lie in a subfolder (``a/b.json``).
@@ -166,7 +136,7 @@ class OutputFolder:
         """
         content = data.encode() if isinstance(data, str) else data
         with self._companion(name) as descriptor:
-            self._write(name, descriptor, 0, memoryview(content))
+            write_all(self.path / name, descriptor, 0, memoryview(content))
 
     def copy_file(self, source: Location, name: str | None = None) -> None:
         """Copy the content of ``source`` (links are followed) as ``name``, by default its own.
@@ -186,7 +156,7 @@ class OutputFolder:
                     raise CheckpointError(f"{source}: cannot read ({reason(error)}).") from error
                 if not chunk:
                     return
-                self._write(name, descriptor, offset, memoryview(chunk))
+                write_all(self.path / name, descriptor, offset, memoryview(chunk))
                 offset += len(chunk)
 
     def commit(self) -> None:
@@ -202,20 +172,17 @@ class OutputFolder:
         if self.layout.index is not None:
             self._names.discard(INDEX_NAME)  # reserved until now
             self.add_file(INDEX_NAME, self.layout.index)
-        with self._gate:
-            for shard, descriptor in zip(self.layout.shards, self._descriptors, strict=True):
-                with self._failing("sync", shard.name):
-                    os.fsync(descriptor)
-        self._close()
-        with self._failing("sync", ""):
+        self._shards.sync()
+        self._shards.close()
+        with failing(self.path, "sync"):
             for folder, _, _ in os.walk(self._working, topdown=False):
                 sync_folder(Path(folder))
-        with self._failing("rename the finished folder to", ""):
+        with failing(self.path, "rename the finished folder to"):
             old = install(
                 self._working, self.path, replace=self._overwrite and has_content(self.path)
             )
         self._committed = True
-        with self._failing("sync the folder above", ""):
+        with failing(self.path, "sync the folder above"):
             sync_folder(self.path.parent)
         if old is not None:
             _remove(old)
@@ -223,7 +190,7 @@ class OutputFolder:
 
     def _check_space(self) -> None:
         place = next(folder for folder in self.path.parents if os.path.exists(folder))
-        with self._failing("ask for the free space of", ""):
+        with failing(self.path, "ask for the free space of"):
             free = shutil.disk_usage(place).free + _allocated(self._working)
         needed = self.layout.file_bytes
         if needed > free:
@@ -234,21 +201,20 @@ class OutputFolder:
 
     def _make_parents(self) -> None:
         missing = [folder for folder in self.path.parents if not os.path.exists(folder)]
-        with self._failing("create", ""):
+        with failing(self.path, "create"):
             for folder in reversed(missing):
                 folder.mkdir(exist_ok=True)
                 self._parents.append(folder)
 
     def _begin(self) -> None:
         """Start afresh: nothing of an earlier run stays, and every shard has its full size."""
-        with self._failing("create", ""):
+        with failing(self.path, "create"):
             if self._working.exists():
                 shutil.rmtree(self._working)
             self._area.journal.unlink(missing_ok=True)
-        with self._failing("create", ""):
+        with failing(self.path, "create"):
             self._working.mkdir()
-        for shard in self.layout.shards:
-            self._create(shard)
+        self._shards.create(self._working)
 
     def _continue(self) -> bool:
         """Open the shards of an earlier run; False when they are not those of this layout."""
@@ -258,13 +224,10 @@ class OutputFolder:
                 return False
         except OSError:
             return False
-        with self._failing("open", ""):
+        with failing(self.path, "open"):
             for other in set(self._working.iterdir()) - set(paths):  # companions are made again
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
-            for path in paths:
-                self._descriptors.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-        for shard, descriptor in zip(self.layout.shards, self._descriptors, strict=True):
-            self._write(shard.name, descriptor, 0, memoryview(shard.header))
+        self._shards.reopen(self._working)
         return True
 
     def sync(self) -> None:
@@ -273,37 +236,11 @@ class OutputFolder:
         Raises:
             OutputError: the system could not.
         """
-        with self._gate:
-            for shard, descriptor in zip(self.layout.shards, self._descriptors, strict=True):
-                with self._failing("sync", shard.name):
-                    os.fdatasync(descriptor)
+        self._shards.sync()
 
     def pread(self, shard: int, offset: int, buffer: memoryview) -> None:
         """Read back what was written; bytes beyond the file's end stay as they are."""
-        with self._gate, self._failing("read", self.layout.shards[shard].name):
-            os.preadv(self._descriptors[shard], [buffer], offset)
-
-    def _create(self, shard: ShardFile) -> None:
-        with self._failing("create", shard.name):
-            descriptor = _create(self._working / shard.name)
-            self._descriptors.append(descriptor)
-            _allocate(descriptor, shard.size)
-        self._write(shard.name, descriptor, 0, memoryview(shard.header))
-
-    def _write(self, name: str, descriptor: int, offset: int, view: memoryview) -> None:
-        done, count = 0, len(view)
-        while done < count:
-            # One call writes at most 2 GiB, and less when a signal arrives or the disk fills up.
-            try:
-                written = os.pwrite(descriptor, view[done:], offset + done)
-                if not written:
-                    raise OSError(errno.EIO, "nothing was written")
-                done += written
-            except OSError as error:
-                raise OutputError(
-                    f"{self.path / name}: wrote {done:,} of {count:,} bytes at byte {offset:,} "
-                    f"({reason(error)}). {_advice(error)}"
-                ) from error
+        self._shards.pread(shard, offset, buffer)
 
     @contextmanager
     def _companion(self, name: str) -> Iterator[int]:
@@ -315,39 +252,24 @@ class OutputFolder:
             raise ArgumentError(f"the output already has a file {show(name)}")
         self._names.add(name)
         path = self._working.joinpath(*parts)
-        with self._gate:
-            with self._failing("create", name):
+        with self._shards.gate:
+            with failing(self.path / name, "create"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = _create(path)
+                descriptor = create_file(path)
             try:
                 yield descriptor
-                with self._failing("sync", name):
+                with failing(self.path / name, "sync"):
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-    @contextmanager
-    def _failing(self, action: str, name: str) -> Iterator[None]:
-        """Turn an OSError of the block into an OutputError: could not ``action`` that file."""
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(
-                f"{self.path / name}: could not {action} it ({reason(error)}). {_advice(error)}"
-            ) from error
 
     def _remove_area(self) -> None:
         if self._area.held:  # else it is another process's
             _remove(self._area.path)
             self._area.close()
 
-    def _close(self) -> None:
-        self._gate.shut()
-        while self._descriptors:
-            os.close(self._descriptors.pop())
-
     def _leave(self) -> None:
-        self._close()
+        self._shards.close()
         if self.keep and self._area.held and self._working.exists():
             self._area.close()
             return
@@ -355,22 +277,6 @@ class OutputFolder:
         for folder in reversed(self._parents):
             with suppress(OSError):  # someone else uses it by now
                 folder.rmdir()
-
-
-def _create(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-
-
-def _allocate(descriptor: int, size: int) -> None:
-    """Reserve the blocks now, so that a full disk shows before hours of work, not after."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-            return
-        except OSError as error:
-            if error.errno not in _NO_FALLOCATE:
-                raise
-    os.ftruncate(descriptor, size)
 
 
 def _allocated(folder: Path) -> int:
@@ -385,7 +291,3 @@ def _remove(folder: Path) -> None:
         return
     except OSError as error:
         warnings.warn(f"{folder}: could not be removed ({error}); remove it by hand", stacklevel=3)
-
-
-def _advice(error: OSError) -> str:
-    return _ADVICE.get(error.errno or 0, "Check the disk and the path.")

@@ -79,17 +79,17 @@ class Reader:
                     raise _failed(info, expected, got, why, file.advice)
                 got += count
 
-    def advise(self, info: TensorInfo) -> None:
-        """Ask the system to read the tensor ahead, where it supports that.
+    def advise(self, info: TensorInfo, begin: int, count: int) -> None:
+        """Ask the system to read ``count`` bytes from the tensor's byte ``begin`` ahead.
 
         Raises:
             CheckpointError: the shard cannot be opened.
         """
         # The system reads ahead of small reads by itself.
-        if info.nbytes < _ADVISED_BYTES:
+        if count < _ADVISED_BYTES:
             return
         with self._gate:
-            self._file(info).advise(info.offset, info.nbytes)
+            self._file(info).advise(info.offset + begin, count)
 
     def check_unchanged(self) -> None:
         """Check that no shard was written to since it was opened: its bytes would be a mixture.

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mergesafe.cli.optional_value import MergeCommand
 from mergesafe.cli.shared import (
     INTERRUPTED,
     Debug,
@@ -61,7 +62,7 @@ def common(
         raise typer.Exit(MergesafeError.exit_status)
 
 
-@app.command(epilog="Example: mergesafe merge ties.yml merged/ --memory 2GiB")
+@app.command(cls=MergeCommand, epilog="Example: mergesafe merge ties.yml merged/ --memory 2GiB")
 @guarded
 def merge(
     recipe: RecipeArgument,
@@ -94,6 +95,14 @@ def merge(
         Path | None,
         typer.Option(metavar="FILE", help="Write a timeline (JSON, for Perfetto) to FILE."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Run on the Ray cluster at ADDRESS (auto, host:port, ray://host:port), or on this "
+            "machine through Ray.",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -109,7 +118,7 @@ def merge(
         recipe, out, device=device, backend=backend, memory=memory, vram=vram,
         threads=threads, max_shard_size=max_shard_size, seed=seed, overwrite=overwrite,
         resume=resume,
-        on_nonfinite=on_nonfinite, trace=trace, json=json, quiet=quiet,
+        on_nonfinite=on_nonfinite, trace=trace, ray=ray, json=json, quiet=quiet,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,11 +14,12 @@ from typing import Any, Final
 from mergesafe.checkpoint._guard import resolve
 from mergesafe.checkpoint.upload import check_upload, staging_folder, upload_folder
 from mergesafe.engine.choose import choose
+from mergesafe.engine.cluster import LOCAL
 from mergesafe.engine.download import download
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.engine.resume import is_finished, subject_of
-from mergesafe.engine.run import merge_into, protected
+from mergesafe.engine.run import CarryOut, merge_into, on_this_machine, protected
 from mergesafe.engine.stream import Options, Schedule, schedule
 from mergesafe.engine.trace import Trace, TraceSummary
 from mergesafe.engine.verify import Verified
@@ -100,6 +102,7 @@ def merge(
     resume: bool = False,
     on_nonfinite: str = "error",
     trace: str | Path | None = None,
+    ray: bool | str | None = None,
     progress: Callable[[MergePlan, Schedule], Callable[[int], None]] | None = None,
 ) -> MergeResult:
     """Merge checkpoints as ``recipe`` says into the folder ``out``.
@@ -124,6 +127,9 @@ def merge(
         on_nonfinite: NaN or infinity in an input: ``error``, ``warn`` or ``zero``.
         trace: a file for a timeline of the merge in Chrome's trace event format, for Perfetto;
             written also when the merge fails.
+        ray: run on several machines with Ray: the address of a cluster whose nodes share the file
+            system, or True to start Ray on this machine. Then ``memory`` and ``threads`` are those
+            of one task.
         progress: called once with the plan and schedule; returns a function of bytes done.
 
     Raises:
@@ -133,15 +139,14 @@ def merge(
     if on_nonfinite not in ON_NONFINITE:
         hint = did_you_mean(on_nonfinite, ON_NONFINITE)
         raise ArgumentError(f"--on-nonfinite {on_nonfinite}: unknown choice{hint}")
-    zero = on_nonfinite == "zero"
-    chosen = choose(backend, device, vram, zero_nonfinite=zero)  # fails before anything is read
+    address = _address(ray)
+    if address is not None and trace is not None:
+        raise ArgumentError("--trace: a merge through Ray has no timeline; leave out one of them")
+    # Fails before anything is read.
+    where = _machines(address, backend, device, vram, on_nonfinite)
     report = plan(recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed)
     made = report.plan
-    options = replace(
-        report.options, on_nonfinite=on_nonfinite, slab=chosen.slab, lanes=chosen.lanes,
-        selects=chosen.selects,
-    )  # fmt: skip
-    planned = schedule(made, options)
+    options = replace(report.options, on_nonfinite=on_nonfinite)
     url = str(out) if is_url(str(out)) else None
     target = Path(out) if url is None else staging_folder(url)
     replace_there = False
@@ -152,17 +157,19 @@ def merge(
     finished = resume and is_finished(made, target, on_nonfinite)
     if finished and url is None:
         return _nothing_to_do(made, target, started)
-    timeline = None if trace is None else _timeline(Path(trace), target, made, planned, options)
-    silent = progress is None
+    planned, timeline = report.schedule, None
     if not finished:
-        download(made, silent=silent)
-        subject = subject_of(made, on_nonfinite)
-        advance = progress(made, planned) if progress is not None else None
-        warnings = merge_into(
-            target, made, planned, options, chosen,
-            overwrite=overwrite, resume=resume, advance=advance, subject=subject,
-            timeline=timeline,
-        )  # fmt: skip
+        with where(made, options, threads, memory) as (planned, carry_out):
+            if trace is not None:
+                timeline = _timeline(Path(trace), target, made, planned, options)
+            download(made, silent=progress is None)
+            subject = subject_of(made, on_nonfinite)
+            advance = progress(made, planned) if progress is not None else None
+            warnings = merge_into(
+                target, made, options, carry_out,
+                overwrite=overwrite, resume=resume, advance=advance, subject=subject,
+                timeline=timeline,
+            )  # fmt: skip
     if url is not None:
         upload_folder(target, url, replace_there)
         shutil.rmtree(target)
@@ -199,6 +206,34 @@ def _timeline(path: Path, out: Path, made: MergePlan, planned: Schedule, options
         "kernel_threads": planned.kernel_threads,
     }
     return timeline
+
+
+def _machines(
+    address: str | None, backend: str, device: str, vram: str | int | None, on_nonfinite: str
+) -> Callable[..., AbstractContextManager[tuple[Schedule, CarryOut]]]:
+    """What gives, for a plan and options, the schedule and what carries it out."""
+    if address is None:
+        zero = on_nonfinite == "zero"
+        chosen = choose(backend, device, vram, zero_nonfinite=zero)
+        return lambda made, options, threads, memory: nullcontext(
+            on_this_machine(made, options, chosen)
+        )
+    from mergesafe.engine.distributed import check_device, on_ray
+
+    check_device(backend, device, vram)
+    return lambda made, options, threads, memory: on_ray(
+        address, made, options, threads=threads, memory=memory, backend=backend, device=device,
+        vram=vram,
+    )  # fmt: skip
+
+
+def _address(ray: object) -> str | None:
+    """Where Ray is; None for a merge without it."""
+    if ray is None or isinstance(ray, bool):
+        return LOCAL if ray else None
+    if not isinstance(ray, str) or not ray:
+        raise ArgumentError(f"--ray {ray!r}: expected the address of a cluster, such as host:6379")
+    return ray
 
 
 def _nothing_to_do(made: MergePlan, out: Path, started: float) -> MergeResult:

@@ -26,6 +26,7 @@ from mergesafe.methods.spec import (
     Gram,
     KthMagnitude,
     Merge,
+    MergeMethod,
     Settings,
     Statistic,
     TensorContext,
@@ -108,6 +109,10 @@ class MergePlan:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     seed: int
+
+    @property
+    def method(self) -> MergeMethod:
+        return self.recipe.method
 
     def placement(self, task: TensorTask) -> Placement:
         return self.layout.placements[task.name]

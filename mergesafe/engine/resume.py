@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -129,18 +128,6 @@ def _intact(plan: MergePlan, tile: Tile, folder: OutputFolder) -> bool:
         folder.pread(place.shard, place.offset + piece, view)
         total = add(total, digest_of(view, piece // BLOCK))
     return total == tile.digests.get(OUTPUT)
-
-
-def gaps(tiles: Sequence[Tile], numel: int) -> list[tuple[int, int]]:
-    """(begin, count) of what the tiles, disjoint and in order, leave of a task."""
-    found, at = [], 0
-    for tile in tiles:
-        if tile.begin > at:
-            found.append((at, tile.begin - at))
-        at = tile.begin + tile.count
-    if at < numel:
-        found.append((at, numel - at))
-    return found
 
 
 def is_finished(plan: MergePlan, target: Path, on_nonfinite: str) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from mergesafe.checkpoint.card import model_card
 from mergesafe.checkpoint.carry import carry_over
@@ -14,11 +15,13 @@ from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine.choose import Chosen
 from mergesafe.engine.journal import Finished, Journal, Line, Statistics, Tile
+from mergesafe.engine.ledger import Ledger, Span, moved_bytes, spans_left
 from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
 from mergesafe.engine.memory import format_size
+from mergesafe.engine.nonfinite import NonFinite
 from mergesafe.engine.plan import MergePlan
 from mergesafe.engine.resume import verified, work_to_resume
-from mergesafe.engine.stream import Options, Schedule, Stream
+from mergesafe.engine.stream import Options, Schedule, Stream, schedule
 from mergesafe.engine.trace import Trace, no_lap
 from mergesafe.errors import MergesafeError
 from mergesafe.version import __version__
@@ -27,12 +30,48 @@ from mergesafe.version import __version__
 KEEP_BYTES: Final = 256 << 20
 
 
+@dataclass(frozen=True)
+class Remaining:
+    """What is left to do of a merge whose output folder is open."""
+
+    plan: MergePlan
+    folder: OutputFolder
+    reader: Reader
+    ledger: Ledger
+    spans: Sequence[Span]
+    statistics: Mapping[int, Statistics]
+    progress: Callable[[int], None] | None
+    timeline: Trace | None
+
+
+#: Does all that remains, writing it to the folder and noting it in the ledger; returns the name
+#: of the backend.
+CarryOut: TypeAlias = Callable[[Remaining], str]
+
+
+def on_this_machine(made: MergePlan, options: Options, chosen: Chosen) -> tuple[Schedule, CarryOut]:
+    """The schedule of a merge in this process, and what carries it out."""
+    options = replace(options, slab=chosen.slab, lanes=chosen.lanes, selects=chosen.selects)
+    planned = schedule(made, options)
+
+    def carry_out(left: Remaining) -> str:
+        stream = Stream(
+            left.plan, planned, options, chosen.kernels, left.reader, left.folder, left.ledger,
+            nonfinite=left.ledger.nonfinite, spans=left.spans, statistics=left.statistics,
+            progress=left.progress, trace=left.timeline,
+        )  # fmt: skip
+        with chosen.pinned(stream.arena):
+            stream.run()
+        return chosen.name
+
+    return planned, carry_out
+
+
 def merge_into(
     target: Path,
     made: MergePlan,
-    planned: Schedule,
     options: Options,
-    chosen: Chosen,
+    carry_out: CarryOut,
     *,
     overwrite: bool,
     resume: bool,
@@ -72,31 +111,34 @@ def merge_into(
         done += [tile for each in tiles.values() for tile in each]
         journal = Journal(folder.journal, subject, done)
         stack.callback(journal.close)
-        stream = Stream(
-            made, planned, options, chosen.kernels, reader, folder, advance, journal=journal,
-            trace=timeline,
+        ledger = Ledger(made.tasks, NonFinite(options.on_nonfinite, reader), journal)
+        ledger.restore(done)
+        if advance is not None and tiles:
+            tiles_done = (tile for each in tiles.values() for tile in each)
+            advance(sum(moved_bytes(made.tasks[tile.task], tile.count) for tile in tiles_done))
+        left = Remaining(
+            made, folder, reader, ledger, tuple(spans_left(made.tasks, tiles)), statistics, advance,
+            timeline,
         )  # fmt: skip
-        stream.skip(tiles, statistics)
         lap("prepare", 0, 0)
         try:
-            with chosen.pinned(stream.arena):
-                stream.run()
+            backend = carry_out(left)
             lap("wait", 0, 0)
             reader.check_unchanged()
-            warnings = (*made.warnings, *stream.nonfinite.warnings(made.tasks))
+            warnings = (*made.warnings, *ledger.nonfinite.warnings(made.tasks))
             _add_companions(folder, made, warnings)
             manifest = manifest_text(
-                made, stream.digests, folder.working,
-                backend=chosen.name, on_nonfinite=options.on_nonfinite,
+                made, ledger.digests, folder.working,
+                backend=backend, on_nonfinite=options.on_nonfinite,
             )  # fmt: skip
             folder.add_file(MANIFEST_NAME, manifest)
             lap("companions", 0, 0)
             folder.commit()
             lap("commit", 0, 0)
         except BaseException as error:
-            folder.keep = resume or stream.bytes_done >= KEEP_BYTES
+            folder.keep = resume or ledger.bytes_done >= KEEP_BYTES
             if folder.keep:
-                _say_kept(error, stream.bytes_done, made.bytes_out)
+                _say_kept(error, ledger.bytes_done, made.bytes_out)
             raise
     return warnings
 

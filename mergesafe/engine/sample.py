@@ -146,7 +146,7 @@ class SampleReader(Reader):
         started = time.perf_counter()
         if started > self.deadline and self._fetched:
             return False
-        self.advise(rest)
+        self.advise(rest, 0, rest.nbytes)
         done = 0
         while done < rest.nbytes and (not done or time.perf_counter() <= self.deadline):
             piece = scratch[: min(_CHUNK, rest.nbytes - done)]

@@ -8,35 +8,66 @@ cut into cache-sized tiles which any worker may take; the others are one piece e
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from mergesafe.checkpoint.digest import BLOCK, add, digest_of
-from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.layout import Placement
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.journal import Journal, Statistics, Tile
-from mergesafe.engine.kernels import (
-    Kernels,
-)
+from mergesafe.engine.journal import Statistics, Tile
+from mergesafe.engine.kernels import Kernels
 from mergesafe.engine.layout import CPU_SIZES, DEVICE_SIZES, Layout, bytes_read, task_layout
-from mergesafe.engine.manifest import OUTPUT, Digests
+from mergesafe.engine.ledger import Span
+from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.nonfinite import NonFinite
-from mergesafe.engine.plan import MergePlan, TensorTask, run_merge
-from mergesafe.engine.resume import gaps
+from mergesafe.engine.plan import TensorTask, run_merge
 from mergesafe.engine.sources import Source
 from mergesafe.engine.task_run import TaskRun
 from mergesafe.engine.trace import Lap, Trace, no_lap
 from mergesafe.errors import CheckpointError
-from mergesafe.methods.spec import Combine
+from mergesafe.methods.spec import Combine, MergeMethod
 
 #: Input bytes that the system is asked to read ahead of the workers.
 READ_AHEAD = 256 << 20
 _COPY_BYTES = 1 << 20
 #: How much work a power cut may cost: finished tiles and the journal are synced this often.
 SYNC_SECONDS = 20.0
+
+
+class Work(Protocol):
+    """What a stream needs of a plan, or of a part of one."""
+
+    @property
+    def tasks(self) -> Sequence[TensorTask]: ...
+
+    @property
+    def method(self) -> MergeMethod: ...
+
+    def placement(self, task: TensorTask) -> Placement:
+        """Where the task's output goes in the sink."""
+
+
+class Sink(Protocol):
+    """Where output bytes go."""
+
+    def pwrite(self, shard: int, offset: int, data: memoryview) -> None:
+        """Write at the absolute byte ``offset`` of a shard. Thread-safe."""
+
+    def sync(self) -> None:
+        """Make what is written durable."""
+
+
+class Record(Protocol):
+    """Where finished work is noted. Thread-safe."""
+
+    def append(self, entry: Tile | Statistics) -> None: ...
+
+    def sync(self) -> None:
+        """Make what is noted durable."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +101,8 @@ class Schedule:
         return max((layout.threads for layout in self.layouts.values()), default=1)
 
 
-def schedule(plan: MergePlan, options: Options) -> Schedule:
-    """Fit the plan into the budget: what is resident, how many workers, how large an arena.
+def schedule(plan: Work, options: Options) -> Schedule:
+    """Fit the work into the budget: what is resident, how many workers, how large an arena.
 
     Raises:
         ArgumentError: the budget is too small for one of the tensors.
@@ -113,52 +144,39 @@ class _Piece:
 
 
 class Stream:
-    """Executes a plan into an open output folder."""
+    """Carries out ``spans`` of a plan: reads, merges, writes to ``sink``, then tells ``record``.
+
+    ``statistics``: those that are known, by task; a task of which not all is left needs its own.
+    """
 
     def __init__(
         self,
-        plan: MergePlan,
+        plan: Work,
         planned: Schedule,
         options: Options,
         kernels: Callable[[int], Kernels],
         reader: Reader,
-        folder: OutputFolder,
-        progress: Callable[[int], None] | None = None,
+        sink: Sink,
+        record: Record,
         *,
-        journal: Journal,
+        nonfinite: NonFinite,
+        spans: Iterable[Span],
+        statistics: Mapping[int, Statistics],
+        progress: Callable[[int], None] | None = None,
         trace: Trace | None = None,
     ) -> None:
         self.plan, self.schedule, self.options = plan, planned, options
-        self.kernels, self.reader, self.folder = kernels, reader, folder
-        self.progress = progress
-        self.digests = Digests()
-        self.nonfinite = NonFinite(options.on_nonfinite, reader)
-        self.journal = journal
-        self.trace = trace
-        #: Bytes of the output that are finished, by this run and earlier ones.
-        self.bytes_done = 0
-        self._tiles: dict[int, list[Tile]] = {}
-        self._statistics: dict[int, Statistics] = {}
+        self.kernels, self.reader, self.sink, self.record = kernels, reader, sink, record
+        self.nonfinite, self.progress, self.trace = nonfinite, progress, trace
         self.arena = Arena(planned.arena)
+        self._statistics = statistics
         self._lock = threading.Lock()
-        self._reports = threading.Lock()
         self._stop = threading.Event()
         self._error: BaseException | None = None
+        self._spans = tuple(spans)
         self._pieces = self._work()
         self._ahead = 0
         self._ahead_bytes = 0
-
-    def skip(self, tiles: dict[int, list[Tile]], statistics: dict[int, Statistics]) -> None:
-        """Take over what an earlier run finished, by task: tiles disjoint and in order."""
-        self._tiles, self._statistics = tiles, statistics
-        for number, known in statistics.items():
-            self.nonfinite.check(self.plan.tasks[number], known.nonfinite, False)
-        for tile in (tile for finished in tiles.values() for tile in finished):
-            task = self.plan.tasks[tile.task]
-            self.nonfinite.check(task, tile.nonfinite, tile.overflow)
-            self._count(tile)
-            sizes = [SIZES[source.info.dtype] for source in task.sources]
-            self._advance(tile.count * (sum(sizes) + SIZES[task.out_dtype]))
 
     def run(self) -> None:
         """Run all work; the first error of any worker is raised here, after all have stopped."""
@@ -209,18 +227,18 @@ class Stream:
     # --- pieces --------------------------------------------------------------------------------
 
     def _work(self) -> Generator[_Piece, None, None]:
-        """Every piece in file order; called under the lock."""
-        for index, task in enumerate(self.plan.tasks):
-            self._read_ahead(index)
-            done = self._tiles.get(index, [])
-            if not (done or is_cut(task)):
+        """Every piece in the order of the spans; called under the lock."""
+        for number, span in enumerate(self._spans):
+            index, task = span.task, self.plan.tasks[span.task]
+            self._read_ahead(number)
+            if span.count == task.numel and not is_cut(task):
                 yield _Piece(index, None, 0, task.numel)
                 continue
             combine = self._combine(index)
-            tile = self.schedule.layouts[task.name].tile if is_cut(task) else task.numel
-            for gap, length in gaps(done, task.numel):
-                for begin in range(gap, gap + length, tile):
-                    yield _Piece(index, combine, begin, min(tile, gap + length - begin))
+            end = span.begin + span.count
+            tile = self.schedule.layouts[task.name].tile if is_cut(task) else span.count
+            for begin in range(span.begin, end, tile):
+                yield _Piece(index, combine, begin, min(tile, end - begin))
 
     def _combine(self, index: int) -> Combine | None:
         """The combination where it needs no further statistics; None for what is copied."""
@@ -229,20 +247,27 @@ class Stream:
             return None
         known = self._statistics.get(index)
         answers = iter(known.answers if known is not None else ())
-        merge = self.plan.recipe.method.merge(task.context, task.settings)
+        merge = self.plan.method.merge(task.context, task.settings)
         return run_merge(merge, lambda request: next(answers))
 
-    def _read_ahead(self, index: int) -> None:
-        tasks = self.plan.tasks
-        if index:
-            self._ahead_bytes -= tasks[index - 1].stored_bytes
-        while self._ahead < len(tasks) and (self._ahead <= index or self._ahead_bytes < READ_AHEAD):
-            task = tasks[self._ahead]
+    def _read_ahead(self, number: int) -> None:
+        """Called as span ``number`` begins."""
+        if number:
+            self._ahead_bytes -= self._input_bytes(self._spans[number - 1])
+        while self._ahead < len(self._spans) and (
+            self._ahead <= number or self._ahead_bytes < READ_AHEAD
+        ):
+            span = self._spans[self._ahead]
             self._ahead += 1
-            self._ahead_bytes += task.stored_bytes
+            self._ahead_bytes += self._input_bytes(span)
             if self._ahead > 1:  # the first is about to be read anyway
-                for source in task.sources:
-                    self.reader.advise(source.info)
+                for source in self.plan.tasks[span.task].sources:
+                    size = SIZES[source.info.dtype]
+                    self.reader.advise(source.info, span.begin * size, span.count * size)
+
+    def _input_bytes(self, span: Span) -> int:
+        sources = self.plan.tasks[span.task].sources
+        return span.count * sum(SIZES[source.info.dtype] for source in sources)
 
     def _execute(self, piece: _Piece) -> None:
         task = self.plan.tasks[piece.number]
@@ -258,9 +283,9 @@ class Stream:
             return
         try:
             TaskRun(
-                task, self.plan.recipe.method, self.kernels(layout.threads), self.reader, layout,
+                task, self.plan.method, self.kernels(layout.threads), self.reader, layout,
                 memory, check=self.nonfinite.check, advance=self._advance, write=self._write,
-                finished=self._finished, number=piece.number, lap=lap,
+                finished=self.record.append, number=piece.number, lap=lap,
             ).run(piece.begin, piece.count, piece.combine)  # fmt: skip
         finally:
             memory.release()
@@ -290,7 +315,7 @@ class Stream:
             lap("write", element, size)
             self._advance(size * (1 + len(task.sources)))
         parts = (OUTPUT, *map(str, range(len(task.sources))))  # all equal
-        self._finished(Tile(number, 0, task.numel, dict.fromkeys(parts, total)))
+        self.record.append(Tile(number, 0, task.numel, dict.fromkeys(parts, total)))
         lap("journal", 0, 0)
 
     def _bytes(self, source: Source, begin: int, size: int) -> bytearray:
@@ -300,25 +325,12 @@ class Stream:
 
     # --- what pieces report --------------------------------------------------------------------
 
-    def _finished(self, entry: Tile | Statistics) -> None:
-        with self._reports:
-            self.journal.append(entry)
-            if isinstance(entry, Tile):
-                self._count(entry)
-
-    def _count(self, tile: Tile) -> None:
-        task = self.plan.tasks[tile.task]
-        self.bytes_done += tile.count * SIZES[task.out_dtype]
-        for part, digest in tile.digests.items():
-            self.digests.add(task, part, digest)
-
     def _sync(self) -> None:
         """First the tiles, then the journal that tells of them."""
         lap = self._laps("")
         lap("wait", 0, 0)
-        self.folder.sync()
-        with self._reports:
-            self.journal.sync()
+        self.sink.sync()
+        self.record.sync()
         lap("sync", 0, 0)
 
     def _advance(self, nbytes: int) -> None:
@@ -329,4 +341,4 @@ class Stream:
 
     def _write(self, task: TensorTask, begin: int, data: memoryview) -> None:
         placement = self.plan.placement(task)
-        self.folder.pwrite(placement.shard, placement.offset + begin, data)
+        self.sink.pwrite(placement.shard, placement.offset + begin, data)

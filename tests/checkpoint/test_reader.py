@@ -166,11 +166,11 @@ def test_advise_never_fails(info: TensorInfo, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.EOPNOTSUPP, "no")
 
     with Reader() as reader:
-        reader.advise(info)
+        reader.advise(info, 0, info.nbytes)
         monkeypatch.setattr(os, "posix_fadvise", unsupported)
-        reader.advise(info)
+        reader.advise(info, 0, info.nbytes)
         monkeypatch.delattr(os, "posix_fadvise")
-        reader.advise(info)
+        reader.advise(info, 0, info.nbytes)
 
 
 def test_empty_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +180,6 @@ def test_empty_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     advised: list[object] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: advised.append(arguments))
     with Reader() as reader:
-        reader.advise(info)
+        reader.advise(info, 0, info.nbytes)
         reader.read_into(info, 0, memoryview(bytearray()))
     assert advised == []  # a length of 0 would mean "up to the end of the file"

@@ -1,0 +1,189 @@
+"""The shards of an unfinished output, written at explicit offsets by any thread of any process."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from mergesafe.checkpoint._gate import Gate
+from mergesafe.checkpoint._parse import reason
+from mergesafe.checkpoint._writeback import Writeback
+from mergesafe.checkpoint.layout import ShardFile
+from mergesafe.errors import ArgumentError, OutputError
+
+_ADVICE = {
+    errno.ENOSPC: "Free space or choose another disk, then run again.",
+    errno.EDQUOT: "Your disk quota is used up: free space, then run again.",
+    errno.EROFS: "The file system is read-only: choose another place.",
+    errno.EACCES: "You may not write there: choose another place or change its permissions.",
+    errno.EPERM: "You may not write there: choose another place or change its permissions.",
+    errno.EIO: "The disk reports an error: check it, or choose another one.",
+    errno.ENOTEMPTY: "Something else wrote to it during the merge: choose another folder.",
+    errno.EEXIST: "Something else wrote to it during the merge: choose another folder.",
+}
+#: posix_fallocate is an optimisation; these mean that the file system does not have it.
+_NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class Shards:
+    """``files`` in the folder that is to become ``target``, which errors name."""
+
+    def __init__(self, files: Sequence[ShardFile], target: Path) -> None:
+        self.gate = Gate("the output folder")
+        self._files, self._target = files, target
+        self._descriptors: list[int] = []
+        self._writebacks = [Writeback() for _ in files]
+
+    def __enter__(self) -> Shards:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def create(self, folder: Path) -> None:
+        """Make every file in ``folder``, at its full size and with its header.
+
+        Raises:
+            OutputError: the system could not.
+        """
+        for file in self._files:
+            with failing(self._target / file.name, "create"):
+                descriptor = create_file(folder / file.name)
+                self._descriptors.append(descriptor)
+                _allocate(descriptor, file.size)
+            self._write_header(file, descriptor)
+
+    def reopen(self, folder: Path) -> None:
+        """Open the files that an earlier run made, and write their headers again.
+
+        Raises:
+            OutputError: the system could not.
+        """
+        self._open(folder, os.O_RDWR)
+        for file, descriptor in zip(self._files, self._descriptors, strict=True):
+            self._write_header(file, descriptor)
+
+    def join(self, folder: Path) -> None:
+        """Open the files that another process made, for writing beside it.
+
+        Raises:
+            OutputError: the system could not.
+        """
+        # Opened for reading too, NFS would read a page before it writes a part of it, and send all
+        # of it later, which undoes what another machine wrote there meanwhile.
+        self._open(folder, os.O_WRONLY)
+
+    def pwrite(self, shard: int, offset: int, data: memoryview) -> None:
+        """Write ``data`` at the absolute byte ``offset`` of a shard. Thread-safe.
+
+        Raises:
+            ArgumentError: no such shard, outside its data, or closed.
+            OutputError: the system could not write; names the file and the bytes.
+        """
+        count = data.nbytes
+        if not 0 <= shard < len(self._files):
+            raise ArgumentError(f"there is no shard {shard}; {len(self._files)} are planned")
+        file = self._files[shard]
+        if offset < len(file.header) or offset + count > file.size:
+            raise ArgumentError(
+                f"{file.name}: bytes {offset} to {offset + count} lie outside the data, which is "
+                f"{len(file.header)} to {file.size}"
+            )
+        if not count:  # nothing to write, and a view of no elements cannot be cast
+            return
+        with self.gate:
+            descriptor = self._descriptors[shard]
+            write_all(self._target / file.name, descriptor, offset, data.cast("B"))
+            self._writebacks[shard].wrote(descriptor, count)
+
+    def pread(self, shard: int, offset: int, buffer: memoryview) -> None:
+        """Read back what was written; bytes beyond the file's end stay as they are."""
+        with self.gate, failing(self._target / self._files[shard].name, "read"):
+            os.preadv(self._descriptors[shard], [buffer], offset)
+
+    def sync(self) -> None:
+        """Make what is written so far durable, and visible to other machines.
+
+        Raises:
+            OutputError: the system could not.
+        """
+        with self.gate:
+            for file, descriptor in zip(self._files, self._descriptors, strict=True):
+                with failing(self._target / file.name, "sync"):
+                    os.fsync(descriptor)
+
+    def close(self) -> None:
+        """Wait for writes in progress and close every file. May be called again."""
+        self.gate.shut()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _open(self, folder: Path, flags: int) -> None:
+        for file in self._files:
+            with failing(self._target / file.name, "open"):
+                self._descriptors.append(os.open(folder / file.name, flags | os.O_CLOEXEC))
+
+    def _write_header(self, file: ShardFile, descriptor: int) -> None:
+        write_all(self._target / file.name, descriptor, 0, memoryview(file.header))
+
+
+def create_file(path: Path) -> int:
+    """Descriptor of a new file."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def write_all(path: Path, descriptor: int, offset: int, view: memoryview) -> None:
+    """Write every byte of ``view`` at ``offset``.
+
+    Raises:
+        OutputError: the system could not; it names ``path``.
+    """
+    done, count = 0, len(view)
+    while done < count:
+        # One call writes at most 2 GiB, and less when a signal arrives or the disk fills up.
+        try:
+            written = os.pwrite(descriptor, view[done:], offset + done)
+            if not written:
+                raise OSError(errno.EIO, "nothing was written")
+            done += written
+        except OSError as error:
+            raise OutputError(
+                f"{path}: wrote {done:,} of {count:,} bytes at byte {offset:,} "
+                f"({reason(error)}). {_advice(error)}"
+            ) from error
+
+
+@contextmanager
+def failing(path: Path, action: str) -> Iterator[None]:
+    """Turn an OSError of the block into an OutputError: could not ``action`` ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: could not {action} it ({reason(error)}). {_advice(error)}"
+        ) from error
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Reserve the blocks now, so that a full disk shows before hours of work, not after."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in _NO_FALLOCATE:
+                raise
+    os.ftruncate(descriptor, size)
+
+
+def _advice(error: OSError) -> str:
+    return _ADVICE.get(error.errno or 0, "Check the disk and the path.")

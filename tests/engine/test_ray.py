@@ -1,0 +1,449 @@
+"""Merges through Ray, on a cluster of two nodes on this machine: the bytes of a local merge."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import Tensors, command, digest, leftovers, llama, recipe, save, save_adapter
+from web import Web, serve
+
+import mergesafe
+from mergesafe import errors
+from mergesafe.cli.optional_value import with_address
+from mergesafe.engine import distributed, memory
+from mergesafe.engine.api import plan
+from mergesafe.engine.cluster import Needs
+from mergesafe.engine.distributed import cut
+from mergesafe.engine.ledger import Ledger, spans_left
+
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+BIG = "model.layers.0.mlp.big.weight"
+#: The big tensor is streamed in tiles.
+OPTIONS: dict[str, Any] = {"memory": "500KiB", "threads": 1}
+TIMEOUT = 60
+
+
+def disturbed(control: Path) -> Callable[[], None]:
+    """What runs first in every worker process: files in ``control`` say what goes wrong there."""
+
+    def set_up() -> None:
+        from mergesafe.checkpoint._shards import Shards
+
+        original, stat = Shards.pwrite, Path.stat
+        calls = 0
+
+        def pwrite(self: Any, *arguments: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if (control / "slow").exists():
+                time.sleep(0.2)
+            if calls % 5 == 0 and (control / "kill").exists():
+                (control / "kill").unlink()  # once
+                os.kill(os.getpid(), signal.SIGKILL)
+            if (control / "kill-always").exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            original(self, *arguments)
+
+        def seen(self: Path, **options: Any) -> os.stat_result:
+            if self != control / "hide" and os.path.exists(control / "hide"):
+                with open(control / "hide") as hidden:
+                    if str(self) == hidden.read():
+                        raise FileNotFoundError(2, "hidden", str(self))
+            return stat(self, **options)
+
+        Shards.pwrite = pwrite  # type: ignore[method-assign]
+        Path.stat = seen  # type: ignore[method-assign, assignment]
+
+    return set_up
+
+
+class Running:
+    """A cluster of two nodes with one processor each, and what disturbs its workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.control = folder
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
+        self.cluster.add_node(num_cpus=1)
+        self.address = str(self.cluster.address)
+        ray.init(self.address, runtime_env=self.environment(), log_to_driver=False)
+
+    def environment(self) -> dict[str, Any]:
+        return {"worker_process_setup_hook": disturbed(self.control)}
+
+    def idle(self) -> bool:
+        """Whether no task runs."""
+        return bool(ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    started = Running(tmp_path_factory.mktemp("control"))
+    yield started
+    ray.shutdown()
+    started.cluster.shutdown()
+
+
+@pytest.fixture
+def undisturbed(running: Running) -> Iterator[Running]:
+    yield running
+    for file in running.control.iterdir():
+        file.unlink()
+
+
+def tensors(seed: int) -> Tensors:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        **llama(seed),
+        BIG: torch.randn(310, 301, generator=generator).bfloat16(),
+        "ids": torch.arange(2000),
+        "empty": torch.zeros(0, 4, dtype=torch.bfloat16),
+    }
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for seed, name in enumerate(("base", "a", "b")):
+        save(tmp_path / name, tensors(seed))
+    save_adapter(tmp_path / "adapter", tensors(0), 1)
+    monkeypatch.setattr(memory, "MINIMUM_BUDGET", 1)
+    monkeypatch.setattr(distributed, "LEAST_PART", 2_000)
+    monkeypatch.setattr(distributed, "PARTS_PER_SLOT", 30)
+    return tmp_path
+
+
+def a_recipe(models: Path, method: str) -> dict[str, Any]:
+    parents = [models / "a", models / "b", f"{models / 'base'}+{models / 'adapter'}"]
+    each: dict[str, Any] = {"weight": 0.4}
+    if method == "linear":
+        return recipe(method, parents, each=each)
+    return recipe(method, parents, models / "base", each={**each, "density": 0.5})
+
+
+def local(models: Path, method: str, **options: Any) -> str:
+    out = models / f"local-{method}"
+    mergesafe.merge(a_recipe(models, method), out, **{**OPTIONS, **options})
+    return digest(out)
+
+
+# --- the same bytes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "linear"])
+def test_bytes_of_a_local_merge(method: str, models: Path, undisturbed: Running) -> None:
+    moved: list[int] = []
+    done = mergesafe.merge(
+        a_recipe(models, method), models / "out", ray=True, max_shard_size="90kB",
+        progress=lambda plan, schedule: moved.append, **OPTIONS,
+    )  # fmt: skip
+    assert digest(models / "out") == local(models, method, max_shard_size="90kB")
+    assert len(moved) > 4  # one number for every part
+    assert sum(moved) >= done.bytes_written
+    assert leftovers(models) == []
+
+
+def test_a_killed_worker_process(models: Path, undisturbed: Running) -> None:
+    (undisturbed.control / "kill").touch()
+    mergesafe.merge(a_recipe(models, "dare_ties"), models / "out", ray=True, **OPTIONS)
+    assert not (undisturbed.control / "kill").exists()
+    assert digest(models / "out") == local(models, "dare_ties")
+
+
+def test_a_worker_that_is_killed_every_time(models: Path, undisturbed: Running) -> None:
+    (undisturbed.control / "kill-always").touch()
+    with pytest.raises(errors.ClusterError, match="was given up") as caught:
+        mergesafe.merge(a_recipe(models, "linear"), models / "out", ray=True, **OPTIONS)
+    assert "finished and kept" not in str(caught.value)
+    assert leftovers(models) == []
+
+
+def test_a_node_that_dies(models: Path, undisturbed: Running) -> None:
+    doomed = undisturbed.cluster.add_node(num_cpus=1)
+    (undisturbed.control / "slow").touch()
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            mergesafe.merge(a_recipe(models, "ties"), models / "out", ray=True, **OPTIONS)
+        except BaseException as error:
+            failed.append(error)
+
+    merging = threading.Thread(target=run)
+    merging.start()
+    wait_until(lambda: ray.available_resources().get("CPU", 0) == 0)
+    undisturbed.cluster.remove_node(doomed)
+    (undisturbed.control / "slow").unlink()
+    merging.join(TIMEOUT)
+    assert not failed
+    assert digest(models / "out") == local(models, "ties")
+
+
+@pytest.mark.parametrize("first", ["ray", "local"])
+def test_resume_elsewhere(
+    first: str, models: Path, undisturbed: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a merge through Ray has done, a local one continues, and the other way round."""
+    content, out = a_recipe(models, "ties"), models / "out"
+    original = Ledger.append
+    left = 25
+
+    def append(self: Ledger, entry: Any) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        original(self, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "append", append)
+        with pytest.raises(KeyboardInterrupt, match="finished and kept"):
+            mergesafe.merge(content, out, resume=True, ray=first == "ray", **OPTIONS)
+    entries = 0
+
+    def counted(self: Ledger, entry: Any) -> None:
+        nonlocal entries
+        entries += 1
+        original(self, entry)
+
+    monkeypatch.setattr(Ledger, "append", counted)
+    mergesafe.merge(content, out, resume=True, ray=first == "local", **OPTIONS)
+    again, entries = entries, 0
+    assert digest(out) == local(models, "ties")
+    assert again <= entries - 20  # the merge as a whole
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def test_the_error_of_a_task_is_that_of_a_local_merge(models: Path, undisturbed: Running) -> None:
+    values = tensors(1)
+    values["model.norm.weight"][3] = float("nan")
+    save(models / "a", values)
+    path = models / "r.yml"
+    path.write_text(json.dumps(a_recipe(models, "ties")))
+    here = command("merge", path, models / "out")
+    there = command("merge", f"--ray={undisturbed.address}", path, models / "out")
+    assert there.returncode == here.returncode == 2
+    assert "model.norm.weight" in there.stderr
+    assert there.stderr == here.stderr  # nothing of Ray's either
+    assert leftovers(models) == []
+
+
+def test_a_node_that_does_not_see_a_file(models: Path, undisturbed: Running) -> None:
+    shard = models / "a" / "model.safetensors"
+    (undisturbed.control / "hide").write_text(str(shard))
+    with pytest.raises(errors.ClusterError) as caught:
+        mergesafe.merge(a_recipe(models, "ties"), models / "out", ray=True, **OPTIONS)
+    for word in (os.uname().nodename, str(shard), "no such file", "share"):
+        assert word in str(caught.value)
+    assert not (models / "out").exists()
+
+
+def test_an_input_that_is_replaced_meanwhile(
+    models: Path, undisturbed: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each task opens the shards anew, so that a replaced one is a mixture too."""
+    shard = models / "a" / "model.safetensors"
+    original = distributed._run
+
+    def run(*arguments: Any) -> Any:
+        names = original(*arguments)
+        copy = shard.with_name("copy")
+        copy.write_bytes(shard.read_bytes())
+        copy.replace(shard)
+        return names
+
+    monkeypatch.setattr(distributed, "_run", run)
+    with pytest.raises(errors.CheckpointError, match="may be a mixture"):
+        mergesafe.merge(a_recipe(models, "linear"), models / "out", ray=True, **OPTIONS)
+
+
+@pytest.mark.parametrize("options", [{"threads": 64}, {"memory": "1TB"}, {"device": "cuda"}])
+def test_more_than_a_node_has(options: dict[str, Any], models: Path, undisturbed: Running) -> None:
+    with pytest.raises(errors.ArgumentError, match="no node of the cluster has what one task"):
+        mergesafe.merge(a_recipe(models, "linear"), models / "out", ray=True, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_tasks_on_a_device_ask_for_a_gpu(models: Path, undisturbed: Running) -> None:
+    """Only the node that claims to have one runs them, and finds out that it has not."""
+    node = undisturbed.cluster.add_node(num_cpus=1, num_gpus=1)
+    try:
+        with pytest.raises(errors.BackendError, match="--device cuda"):
+            mergesafe.merge(
+                a_recipe(models, "linear"), models / "out", ray=True, device="cuda", **OPTIONS
+            )
+    finally:
+        undisturbed.cluster.remove_node(node)
+
+
+def test_interrupt(models: Path, undisturbed: Running) -> None:
+    """Tasks end before the command does, and nothing is left."""
+    (undisturbed.control / "slow").touch()
+    path = models / "r.yml"
+    path.write_text(json.dumps(a_recipe(models, "ties")))
+    script = (
+        "import sys, ray; sys.path[:0] = sys.argv.pop(1).split(':')\n"
+        "from engine.test_ray import disturbed\n"
+        "from pathlib import Path\n"
+        "from mergesafe.cli.main import main\n"
+        "hook = disturbed(Path(sys.argv.pop(1)))\n"
+        "environment = {'worker_process_setup_hook': hook}\n"
+        "ray.init(sys.argv.pop(1), runtime_env=environment, log_to_driver=False)\n"
+        "main()\n"
+    )
+    tests = str(Path(__file__).parents[1])
+    arguments = ["merge", path, models / "out", "--ray", "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, tests, undisturbed.control, undisturbed.address, *arguments],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_until(lambda: not undisturbed.idle())
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130, stderr
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    wait_until(undisturbed.idle)
+    assert leftovers(models) == []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# --- without a cluster ---------------------------------------------------------------------------
+
+
+def test_inputs_behind_a_url(models: Path, undisturbed: Running) -> None:
+    """Every node reads them by itself."""
+    with serve(Web(models)) as web:
+        content = recipe("linear", [f"{web.url}/a", models / "b"], each={"weight": 0.4})
+        mergesafe.merge(content, models / "here", **OPTIONS)
+        mergesafe.merge(content, models / "there", ray=True, **OPTIONS)
+    assert digest(models / "there") == digest(models / "here")
+
+
+def test_ray_on_this_machine(models: Path) -> None:
+    """The command starts Ray itself; nothing of Ray is seen."""
+    path = models / "r.yml"
+    path.write_text(json.dumps(a_recipe(models, "linear")))
+    done = command("merge", "--ray", path, models / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert command("merge", path, models / "local").returncode == 0
+    assert digest(models / "out") == digest(models / "local")
+
+
+def test_a_timeline_is_refused(models: Path) -> None:
+    with pytest.raises(errors.ArgumentError, match="--trace"):
+        mergesafe.merge(a_recipe(models, "linear"), models / "out", ray=True, trace=models / "t")
+
+
+def test_nobody_answers(models: Path) -> None:
+    path = models / "r.yml"
+    path.write_text(json.dumps(a_recipe(models, "linear")))
+    done = command("merge", path, models / "out", "--ray", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "nobody answers" in done.stderr
+
+
+def test_ray_is_missing(models: Path) -> None:
+    script = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from mergesafe.cli.main import main; main()\n"
+    )  # fmt: skip
+    path = models / "r.yml"
+    path.write_text(json.dumps(a_recipe(models, "linear")))
+    done = subprocess.run(
+        [sys.executable, "-c", script, "merge", str(path), str(models / "out"), "--ray"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "pip install 'mergesafe[ray]'" in done.stderr
+
+
+def test_ray_is_imported_when_it_is_used() -> None:
+    script = "import sys, mergesafe.engine.api, mergesafe.cli.main; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("--ray r.yml out", "--ray=local r.yml out"),
+        ("r.yml out --ray", "r.yml out --ray=local"),
+        ("--ray --quiet r.yml out", "--ray=local --quiet r.yml out"),
+        ("--ray auto r.yml out", "--ray auto r.yml out"),
+        ("--ray head:6379 r.yml out", "--ray head:6379 r.yml out"),
+        ("--ray ray://10.0.0.1:10001 r.yml", "--ray ray://10.0.0.1:10001 r.yml"),
+        ("--ray [::1]:6379 r.yml", "--ray [::1]:6379 r.yml"),
+        ("--ray s3://bucket/out r.yml", "--ray=local s3://bucket/out r.yml"),
+        ("--ray=head:6379 r.yml", "--ray=head:6379 r.yml"),
+        ("r.yml -- --ray", "r.yml -- --ray"),
+        ("-- r.yml", "-- r.yml"),
+        ("", ""),
+    ],
+)
+def test_the_address_may_be_left_out(given: str, expected: str) -> None:
+    assert with_address(given.split()) == expected.split()
+
+
+def test_parts_cover_what_is_left(models: Path) -> None:
+    report = plan(a_recipe(models, "linear"), memory="100KiB", threads=1)
+    made, schedule = report.plan, report.schedule
+    spans = tuple(spans_left(made.tasks, {}))
+    groups = cut(made, schedule, spans, 20_000)
+    assert len(groups) > 4
+    pieces = sorted((span.task, span.begin, span.count) for group in groups for span in group)
+    joined: list[list[int]] = []
+    for task, begin, count in pieces:
+        if joined and joined[-1][0] == task:
+            assert begin == joined[-1][1] + joined[-1][2]
+            joined[-1][2] += count
+        else:
+            joined.append([task, begin, count])
+    assert joined == [[span.task, span.begin, span.count] for span in spans]
+    assert any(span.begin for group in groups for span in group)  # the big tensor is cut
+
+
+def test_slots() -> None:
+    needs = Needs(2, 1 << 30, 0)
+    assert needs.slots({"CPU": 7, "memory": 16 << 30}) == 3
+    assert needs.slots({"CPU": 64, "memory": 4 << 30}) == 4
+    assert Needs(2, 1 << 30, 1).slots({"CPU": 64, "memory": 64 << 30, "GPU": 2}) == 2
+    assert Needs(2, 1 << 30, 1).slots({"CPU": 64, "memory": 64 << 30}) == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.RecipeError("wrong", source="r.yml", line=3),
+        errors.NonFiniteError("NaN"),
+        errors.ArgumentError("bad"),
+    ],
+)
+def test_errors_survive_the_way_between_processes(error: errors.MergesafeError) -> None:
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is type(error)
+    assert str(found) == str(error)
+    assert vars(found) == vars(error)
