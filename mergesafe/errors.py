@@ -88,6 +88,29 @@ class ClusterError(MergesafeError):
     """A cluster cannot be reached, lost a task too often, or does not see the files."""
 
 
+class ModelError(MergesafeError):
+    """A model or endpoint cannot answer: not loadable, no chat template, unreachable."""
+
+
+class DataError(MergesafeError):
+    """A data file is malformed; the message starts with ``file:line:`` where there is a line."""
+
+    def __init__(self, message: str, *, source: Path | str | None = None, line: int | None = None):
+        self.source = source
+        self.line = line
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        where = ":".join(str(part) for part in (self.source, self.line) if part is not None)
+        return f"{where}: {self.args[0]}" if where else str(self.args[0])
+
+
+class RequirementError(MergesafeError):
+    """A requirement or constraint is not met (exit status 3); the message names it."""
+
+    exit_status = 3
+
+
 class ArgumentError(MergesafeError, ValueError):
     """An argument of a public function or a command-line option has an invalid value."""
 

@@ -1,0 +1,1 @@
+"""Models that answer: conversations, records of them, and what generates and scores text."""

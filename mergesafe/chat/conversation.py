@@ -1,0 +1,97 @@
+"""Conversations, and the protocol of what answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(TypedDict):
+    """One turn, in the form that chat templates and OpenAI-compatible endpoints take."""
+
+    role: Role
+    content: str
+
+
+Conversation = list[Message]
+
+
+def question(text: str, system: str | None = None) -> Conversation:
+    """A conversation of one question, after a system prompt where there is one."""
+    before: Conversation = [{"role": "system", "content": system}] if system else []
+    return [*before, {"role": "user", "content": text}]
+
+
+def answered(conversation: Conversation, response: str) -> Conversation:
+    """``conversation`` with the assistant's response at its end."""
+    return [*conversation, {"role": "assistant", "content": response}]
+
+
+def last_question(conversation: Conversation) -> str:
+    """The text of the last user's turn; empty where there is none."""
+    turns = (turn["content"] for turn in reversed(conversation) if turn["role"] == "user")
+    return next(turns, "")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to generate. ``temperature`` 0 is greedy; ``seed`` matters only above it."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model said. ``finished``: it ended by itself, not at ``max_new_tokens``."""
+
+    text: str
+    finished: bool = True
+
+
+class ChatModel(Protocol):
+    """What answers conversations: a model in this process, an endpoint, a template."""
+
+    @property
+    def name(self) -> str:
+        """For reports and provenance; nothing secret."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Changes when answers may: a digest of the weights, or an endpoint's address and model."""
+        ...
+
+    def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Response]:
+        """One response for each conversation, in order.
+
+        Raises:
+            ModelError: the model cannot answer; the message says what to do.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class NLL:
+    """−Σ log p(token | what comes before), in nats, over the ``tokens`` of an answer."""
+
+    total: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Nats a token."""
+        return self.total / self.tokens if self.tokens else 0.0
+
+
+class ScoringModel(ChatModel, Protocol):
+    """A model that also tells how likely an answer is."""
+
+    def nll(self, pairs: Sequence[tuple[Conversation, str]]) -> list[NLL]:
+        """The negative log-likelihood of each answer after its conversation."""
+        ...

@@ -1,0 +1,327 @@
+"""Chat models of transformers, in this process: batched generation and scoring.
+
+A reference is what a recipe calls a model: a folder, a Hub id (``org/name@revision``), or one of
+them with a LoRA adapter after ``+``. The adapter is folded in as a merge folds it in: added in
+float32, rounded once to the model's dtype. Remote code is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mergesafe.chat.conversation import NLL, Conversation, Response, Sampling
+from mergesafe.chat.tokens import check_template, encode, encode_prompt, padded
+from mergesafe.checkpoint.digest import digest_at, text
+from mergesafe.checkpoint.locate import locate
+from mergesafe.checkpoint.lora import LoraPair, open_adapter
+from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
+from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.dtypes import CONFIG_NAMES
+from mergesafe.errors import MergesafeError, ModelError
+from mergesafe.recipe.model import ModelRef
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH: Final = 32
+#: Longest prompt and answer together, in tokens; more of an answer is cut off.
+MAX_TOKENS: Final = 2048
+_NEEDED: Final = ("torch", "transformers", "safetensors", "accelerate")
+DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
+
+
+def parse_reference(reference: str, folder: Path | None = None) -> ModelRef:
+    """``model`` or ``model+adapter``; a relative path may also be one from ``folder``."""
+    path, plus, adapter = reference.partition("+")
+    if not path or (plus and not adapter):
+        raise ModelError(f"{reference!r}: expected MODEL or MODEL+ADAPTER")
+    return ModelRef(path, adapter or None)
+
+
+@dataclass
+class HfModel:
+    """A causal language model with a chat template.
+
+    Args:
+        reference: folder or Hub id, and an adapter after ``+``.
+        device: ``auto`` takes the first GPU where there is one.
+        dtype: ``auto`` is that of the checkpoint.
+        batch: conversations at a time.
+    """
+
+    reference: str
+    device: str = "auto"
+    dtype: str = "auto"
+    batch: int = BATCH
+    folder: Path | None = None
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.label or parse_reference(self.reference).text
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of the weights, the adapter's, the configuration and the chat template."""
+        places = [place for place in self._places if place is not None]
+        digest = hashlib.sha256(f"{self.dtype}\n".encode())
+        for place in places:
+            digest.update(_folder_digest(place).encode())
+        return digest.hexdigest()[:32]
+
+    def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Response]:
+        """Greedy at temperature 0, else sampled with a generator of ``sampling.seed``.
+
+        Batches hold prompts of like length, padded on the left; a greedy answer does not depend on
+        what else is in its batch but for rounding.
+        """
+        import torch
+
+        prompts = [encode_prompt(self.tokenizer, each) for each in conversations]
+        responses: list[Response] = [Response("")] * len(prompts)
+        torch.manual_seed(sampling.seed)
+        for rows in _batches([len(prompt) for prompt in prompts], self.batch):
+            generated = self._generate([prompts[row] for row in rows], sampling)
+            for row, response in zip(rows, generated, strict=True):
+                responses[row] = response
+        return responses
+
+    def nll(self, pairs: Sequence[tuple[Conversation, str]]) -> list[NLL]:
+        """−Σ log p of each answer's tokens, the end-of-turn token among them, in float32."""
+        import torch
+
+        encoded = [encode(self.tokenizer, asked, said, MAX_TOKENS) for asked, said in pairs]
+        scores = [NLL(0.0, 0)] * len(encoded)
+        for rows in _batches([len(each.ids) for each in encoded], self.batch):
+            group = [encoded[row] for row in rows]
+            ids = self._tensor(padded([each.ids for each in group], self._pad, left=False))
+            labels = self._tensor(padded([each.labels for each in group], -100, left=False))
+            mask = self._tensor(padded([[1] * len(e.ids) for e in group], 0, left=False))
+            with torch.inference_mode():
+                logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                losses = torch.nn.functional.cross_entropy(
+                    logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
+                ).view(len(rows), -1)
+            counted = (labels[:, 1:] != -100).sum(1).tolist()
+            for row, total, count in zip(rows, losses.sum(1).tolist(), counted, strict=True):
+                scores[row] = NLL(float(total), int(count))
+        return scores
+
+    # --- loading -----------------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, padding on the left."""
+        _require()
+        from transformers import AutoTokenizer
+
+        with _quiet(), self._explained():
+            path, revision = self._base
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
+        check_template(tokenizer, self.name)
+        return tokenizer
+
+    @cached_property
+    def model(self) -> Any:
+        """The model on its device, with the adapter folded in, for evaluation."""
+        _require()
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
+        with _quiet(), self._explained():
+            path, revision = self._base
+            model: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype)
+            adapter = self._places[1]
+            if adapter is not None:
+                fold_in(model, adapter, open_checkpoint(self._places[0]))
+        return model.to(self._device).eval()
+
+    @property
+    def _device(self) -> str:
+        import torch
+
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @cached_property
+    def _places(self) -> tuple[Any, Any]:
+        """Where model and adapter lie."""
+        ref = parse_reference(self.reference, self.folder)
+        model, adapter = ref.resolve(self.folder or Path())
+        return locate(model), None if adapter is None else locate(adapter)
+
+    @cached_property
+    def _base(self) -> tuple[str, str | None]:
+        """What transformers calls the model, and its revision."""
+        from mergesafe.references import hub_id
+
+        ref = parse_reference(self.reference, self.folder)
+        path, _ = ref.resolve(self.folder or Path())
+        if isinstance(path, Path):
+            if not path.is_dir():
+                raise ModelError(
+                    f"{path}: there is no such folder; expected a model's folder with config.json "
+                    "and weights, or a Hub id such as org/name"
+                )
+            return str(path), None
+        named = hub_id(path)
+        if named is None:
+            raise ModelError(f"{ref.text}: a model to run must be a folder or a Hub id, not a URL")
+        return named[0], named[1]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What transformers raises for a bad model, as one paragraph."""
+        try:
+            yield
+        except MergesafeError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            why = " ".join(str(error).split())[:400]
+            raise ModelError(
+                f"{self.name}: transformers cannot load the model ({type(error).__name__}: {why}). "
+                "Expected a causal language model with config.json, tokenizer and weights; "
+                "models that need remote code are not run."
+            ) from None
+
+    # --- running -----------------------------------------------------------------------------
+
+    @property
+    def _pad(self) -> int:
+        token = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id or 0) if token is None else int(token)
+
+    def _tensor(self, rows: list[list[int]]) -> torch.Tensor:
+        import torch
+
+        return torch.tensor(rows, device=self.model.device)
+
+    def _generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Response]:
+        import torch
+
+        options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None}
+        if sampling.temperature > 0:
+            options = {
+                "do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p,
+            }  # fmt: skip
+        ids = self._tensor(padded(prompts, self._pad, left=True))
+        mask = self._tensor(padded([[1] * len(prompt) for prompt in prompts], 0, left=True))
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_new_tokens,
+                pad_token_id=self._pad, top_k=None, **options,
+            )  # fmt: skip
+        said = output[:, ids.shape[1] :]
+        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
+        ends = self._end_tokens()
+        return [
+            Response(each.strip(), bool(ends & set(row)))
+            for each, row in zip(texts, said.tolist(), strict=True)
+        ]
+
+    def _end_tokens(self) -> set[int]:
+        ends = self.model.generation_config.eos_token_id
+        listed = ends if isinstance(ends, list) else [ends]
+        return {int(end) for end in (*listed, self.tokenizer.eos_token_id) if end is not None}
+
+
+def fold_in(model: Any, adapter: Any, base: Checkpoint) -> None:
+    """W ← W + scale · B · A for every adapted matrix (LoRA, arXiv 2106.09685).
+
+    Raises:
+        CheckpointError: the adapter does not fit the base.
+    """
+    pairs = open_adapter(adapter, base).pairs
+    with Reader() as reader:
+        for name, pair in pairs.items():
+            weight = model.get_parameter(name).data
+            weight.copy_(weight.float() + lora_delta(pair, reader).to(weight.device))
+
+
+def lora_delta(pair: LoraPair, reader: Reader) -> torch.Tensor:
+    """scale · B · A as float32."""
+    a, b = (_read(info, reader).float() for info in (pair.a, pair.b))
+    return pair.scale * (b @ a)
+
+
+def _read(info: TensorInfo, reader: Reader) -> torch.Tensor:
+    import torch
+
+    tensor = torch.empty(info.shape, dtype=getattr(torch, CONFIG_NAMES[info.dtype]))
+    raw: Any = tensor.view(torch.uint8).numpy().reshape(-1)
+    reader.read_into(info, 0, memoryview(raw))
+    return tensor
+
+
+def _folder_digest(place: Any) -> str:
+    """Of weights (XXH3-128, all bytes), and of the small files that change what a model says."""
+    path = Path(place)
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    parts = []
+    for file in files:
+        if file.suffix == ".safetensors":
+            import mmap
+
+            with (
+                file.open("rb") as opened,
+                mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            ):
+                import numpy
+
+                view = numpy.frombuffer(mapped, dtype=numpy.uint8)
+                parts.append(f"{file.name} {text(digest_at(view.ctypes.data, view.size))}")
+                del view
+        elif file.suffix in (".json", ".jinja"):
+            parts.append(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}")
+    return json.dumps(parts)
+
+
+def _file_digest(file: Path) -> str:
+    import numpy
+
+    content = numpy.memmap(file, dtype=numpy.uint8, mode="r")
+    return text(digest_at(content.ctypes.data, content.size))
+
+
+def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices in groups of like length, the longest first: what does not fit fails at once."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    for begin in range(0, len(order), size):
+        yield order[begin : begin + size]
+
+
+def _require() -> None:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"running a model needs {', '.join(missing)}. Install what is missing: "
+            "pip install 'mergesafe[models]'"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and advice for seconds of loading."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from transformers.utils import logging as logs
+
+    before = logs.get_verbosity()
+    logs.set_verbosity(logging.ERROR)
+    logs.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logs.set_verbosity(before)

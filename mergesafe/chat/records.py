@@ -1,0 +1,180 @@
+"""Records of conversations as JSON lines, in TRL's conversational formats.
+
+One JSON object a line, in one of these forms (https://huggingface.co/docs/trl/dataset_formats):
+
+- ``{"messages": [...]}``: the last turn is the assistant's answer;
+- ``{"prompt": [...], "completion": [...]}``: the answer apart;
+- ``{"prompt": [...], "chosen": [...], "rejected": [...]}``: a preference;
+- ``{"prompt": [...]}``: a question without an answer.
+
+``prompt``, ``completion``, ``chosen`` and ``rejected`` may also be plain text. Two common spellings
+are taken as well: ``{"question": "...", "answer": "..."}`` and ``{"instruction": "...",
+"output": "..."}``. Anything else in a record, such as ``provenance``, is kept in ``extra``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn, cast
+
+from mergesafe.chat.conversation import Conversation, Role, answered, question
+from mergesafe.errors import DataError
+
+_ROLES: Final = ("system", "user", "assistant")
+_FIELDS: Final = (
+    "messages", "prompt", "completion", "chosen", "rejected", "question", "answer", "instruction",
+    "output",
+)  # fmt: skip
+_SHOWN: Final = 60
+
+
+@dataclass(frozen=True)
+class Record:
+    """A question, and its answer or its two answers where there are any.
+
+    ``conversation`` ends with the user's turn. ``answer``: the one to give (``chosen`` of a
+    preference); ``rejected``: the one not to give.
+    """
+
+    conversation: Conversation
+    answer: str | None = None
+    rejected: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The record in the first of the forms above that holds it."""
+
+        def turn(text: str) -> Conversation:
+            return [{"role": "assistant", "content": text}]
+
+        if self.answer is None:
+            body: dict[str, Any] = {"prompt": self.conversation}
+        elif self.rejected is None:
+            body = {"messages": answered(self.conversation, self.answer)}
+        else:
+            body = {
+                "prompt": self.conversation,
+                "chosen": turn(self.answer),
+                "rejected": turn(self.rejected),
+            }
+        return {**body, **self.extra}
+
+
+def read_records(path: Path | str, *, need_answer: bool = False) -> list[Record]:
+    """All records of a JSON lines file; blank lines are skipped.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or a line is no record; names the line.
+    """
+    records = list(_records(Path(path), need_answer))
+    if not records:
+        raise DataError(
+            "there is no record in the file; expected one JSON object a line", source=path
+        )
+    return records
+
+
+def write_records(records: Iterable[Record]) -> str:
+    """JSON lines of ``records``."""
+    return "".join(f"{json.dumps(r.as_json(), ensure_ascii=False)}\n" for r in records)
+
+
+def _records(path: Path, need_answer: bool) -> Iterator[Record]:
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if raw.strip():
+                    yield _Line(path, number).parse(raw, need_answer)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror}); expected a file of JSON lines", source=path
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Where a record stands, for its errors."""
+
+    path: Path
+    number: int
+
+    def fail(self, problem: str) -> NoReturn:
+        raise DataError(problem, source=self.path, line=self.number) from None
+
+    def parse(self, raw: bytes, need_answer: bool) -> Record:
+        try:
+            value = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            self.fail(f"is not UTF-8 at byte {error.start} of the line")
+        except (json.JSONDecodeError, RecursionError) as error:
+            self.fail(f"is not a JSON object ({error}): {raw[:_SHOWN].decode(errors='replace')!r}")
+        if not isinstance(value, dict):
+            self.fail(f"expected a JSON object, found {type(value).__name__}")
+        record = self._record(value)
+        if need_answer and record.answer is None:
+            self.fail(
+                "the record has no answer; expected 'messages' that end with the assistant, "
+                "or 'prompt' with 'completion' or 'chosen'"
+            )
+        return record
+
+    def _record(self, value: dict[str, Any]) -> Record:
+        extra = {key: value[key] for key in value if key not in _FIELDS}
+        if "messages" in value:
+            turns = self._turns(value["messages"], "messages")
+            if turns[-1]["role"] == "user":
+                return Record(turns, extra=extra)
+            if turns[-1]["role"] != "assistant" or len(turns) < 2:
+                self.fail("'messages' must end with the user's turn, or the assistant's after it")
+            return Record(self._asked(turns[:-1], "messages"), turns[-1]["content"], None, extra)
+        if "prompt" in value:
+            asked = self._asked(self._turns(value["prompt"], "prompt", "user"), "prompt")
+            if ("chosen" in value) != ("rejected" in value):
+                self.fail("a preference needs both 'chosen' and 'rejected'")
+            if "chosen" in value:
+                chosen, rejected = (self._answer(value[key], key) for key in ("chosen", "rejected"))
+                return Record(asked, chosen, rejected, extra)
+            answer = (
+                self._answer(value["completion"], "completion") if "completion" in value else None
+            )
+            return Record(asked, answer, None, extra)
+        for asked_key, answer_key in (("question", "answer"), ("instruction", "output")):
+            if asked_key in value:
+                asked = question(self._text(value[asked_key], asked_key))
+                text = value.get(answer_key)
+                return Record(
+                    asked, None if text is None else self._text(text, answer_key), None, extra
+                )
+        found = ", ".join(sorted(value)[:8]) or "nothing"
+        self.fail(f"expected 'messages', 'prompt' or 'question' in the record; found {found}")
+
+    def _answer(self, value: object, key: str) -> str:
+        turns = self._turns(value, key, "assistant")
+        if len(turns) != 1 or turns[0]["role"] != "assistant":
+            self.fail(f"'{key}' must be one turn of the assistant")
+        return turns[0]["content"]
+
+    def _asked(self, turns: Conversation, key: str) -> Conversation:
+        if turns[-1]["role"] != "user":
+            self.fail(f"'{key}' must ask something: its last turn before the answer is the user's")
+        return turns
+
+    def _turns(self, value: object, key: str, role: str | None = None) -> Conversation:
+        if isinstance(value, str) and role is not None:
+            return [{"role": cast(Role, role), "content": self._text(value, key)}]
+        if not isinstance(value, list) or not value:
+            self.fail(f"'{key}' must be a list of turns with 'role' and 'content'")
+        turns: Conversation = []
+        for turn in value:
+            if not isinstance(turn, dict) or turn.get("role") not in _ROLES:
+                self.fail(f"every turn of '{key}' needs a 'role', one of {', '.join(_ROLES)}")
+            turns.append({"role": turn["role"], "content": self._text(turn.get("content"), key)})
+        return turns
+
+    def _text(self, value: object, key: str) -> str:
+        if not isinstance(value, str) or not value.strip():
+            self.fail(f"'{key}' must hold text; found {value!r:.{_SHOWN}}")
+        return value

@@ -1,0 +1,85 @@
+"""From conversations to token ids by the model's own chat template, and which tokens are answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mergesafe.chat.conversation import Conversation, answered
+from mergesafe.errors import ModelError
+
+#: Labels that count in no loss, by the convention of torch and transformers.
+IGNORED: Final = -100
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a conversation with its answer; the answer begins at ``start``.
+
+    The end-of-turn token that the template puts after the answer belongs to it: a model must learn
+    to stop, too.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The ids with what is not answer replaced by ``IGNORED``."""
+        return (IGNORED,) * self.start + self.ids[self.start :]
+
+
+def check_template(tokenizer: Any, name: str) -> None:
+    """Refuse a model without a chat template.
+
+    Raises:
+        ModelError: the tokenizer has none.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            f"{name}: the tokenizer has no chat template, so the model cannot be asked as it was "
+            "trained. Use an instruction-tuned model, or put its chat_template.jinja into the "
+            "folder (a recipe's chat_template sets one for a merged model)."
+        )
+
+
+def prompt_text(tokenizer: Any, conversation: Conversation) -> str:
+    """The conversation in the chat template, ready for the assistant's turn."""
+    return str(
+        tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    )
+
+
+def encode_prompt(tokenizer: Any, conversation: Conversation) -> list[int]:
+    """Token ids of :func:`prompt_text`; the template brings its special tokens itself."""
+    ids = tokenizer(prompt_text(tokenizer, conversation), add_special_tokens=False)["input_ids"]
+    return [int(token) for token in ids]
+
+
+def encode(
+    tokenizer: Any, conversation: Conversation, answer: str, max_tokens: int | None = None
+) -> Encoded:
+    """A conversation and its answer, of which the last tokens beyond ``max_tokens`` are cut off.
+
+    Prompt and answer are tokenized apart, as they are when the model generates: a token never
+    straddles the two. What the template adds after the answer's text is taken up to the end.
+    """
+    prompt = prompt_text(tokenizer, conversation)
+    whole = str(tokenizer.apply_chat_template(answered(conversation, answer), tokenize=False))
+    if whole.startswith(prompt):
+        rest = whole[len(prompt) :].rstrip("\n")
+    else:  # templates that rewrite earlier turns, or add what only a last turn has
+        rest = answer + str(tokenizer.eos_token or "")
+    before, after = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, rest)
+    )
+    ids = (*before, *after)
+    return Encoded(tuple(int(token) for token in ids[:max_tokens]), min(len(before), len(ids)))
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, *, left: bool) -> list[list[int]]:
+    """Rows of equal length."""
+    width = max(map(len, rows))
+    fill = [[value] * (width - len(row)) for row in rows]
+    return [[*f, *row] if left else [*row, *f] for f, row in zip(fill, rows, strict=True)]
