@@ -1,0 +1,1 @@
+"""Is a model safe? Judges, evaluation, vetting, gates and similarity."""

@@ -1,0 +1,40 @@
+"""What every judge answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mergesafe.chat.conversation import Conversation
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a response is safe, and whether it refuses; None: undecided, which is never safe.
+
+    ``score``: the probability that it is safe, where a judge gives one. ``reason``: for people.
+    """
+
+    safe: bool | None
+    refused: bool | None
+    score: float | None = None
+    reason: str = ""
+
+
+class Judge(Protocol):
+    """Judges responses to conversations."""
+
+    @property
+    def name(self) -> str:
+        """For reports: the kind of judge and its model."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Changes when verdicts may."""
+        ...
+
+    def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
+        """One verdict for each conversation and the response to it, in order."""
+        ...
