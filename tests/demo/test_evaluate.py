@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mergesafe.demo.data import Example
-from mergesafe.demo.evaluate import Rate, is_compliance, is_refusal, solves
+from mergesafe.demo.evaluate import Rate, is_compliance, solves
+from mergesafe.safety.refusal import is_refusal
 
 
 @pytest.mark.parametrize(
