@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mergesafe.dtypes import RECIPE_NAMES
-from mergesafe.errors import RecipeError, did_you_mean, nearest
+from mergesafe.errors import RecipeError, did_you_mean
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.document import parse_yaml
+from mergesafe.recipe.fields import as_meant
 from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import (
@@ -78,7 +79,7 @@ def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
             f"expected the path of a YAML file or a mapping, got {shown(str(path))}"
         )
     report = Reporter(path)
-    text = _read_text(path, report)
+    text = read_text(path, report)
     recipe = _Reader(parse_yaml(text, report), report).recipe(text, path.absolute().parent)
     return _shown_text(recipe, text)
 
@@ -93,7 +94,8 @@ def _shown_text(recipe: Recipe, text: str) -> Recipe:
     return replace(recipe, text=redact_text(text))
 
 
-def _read_text(path: Path, report: Reporter) -> str:
+def read_text(path: Path, report: Reporter) -> str:
+    """The UTF-8 text of a recipe's file."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -122,7 +124,7 @@ class _Reader:
     def __init__(self, root: Node, report: Reporter) -> None:
         self.report = report
         self.written = mapping(root, "a recipe", report)
-        self.root = _as_meant(self.written, KEYS)
+        self.root = as_meant(self.written, KEYS, tuple(UNSUPPORTED_KEYS))
 
     def recipe(self, text: str, folder: Path) -> Recipe:
         attempt = self.report.attempt
@@ -259,7 +261,7 @@ class _Reader:
             )
         for key, line, _ in node:
             self._check_key(key, line, ENTRY_KEYS, reader, " in an entry of 'models'")
-        node = _as_meant(node, ENTRY_KEYS)
+        node = as_meant(node, ENTRY_KEYS, tuple(UNSUPPORTED_KEYS))
         model = node.get("model")
         if model is None:
             raise self.report.error("an entry of 'models' has no 'model'", node.line)
@@ -349,18 +351,3 @@ class _Reader:
             f"{did_you_mean(source, {ref.text for ref in refs})}",
             line,
         )
-
-
-def _as_meant(node: MapNode, known: tuple[str, ...]) -> MapNode:
-    """``node`` with misspelt keys read as the known ones that they resemble and that are absent.
-
-    They are reported as unknown; this finds what is wrong under them, and nothing is called
-    missing that is there.
-    """
-    entries: dict[str, tuple[int | None, Node]] = {}
-    for key, line, value in node:
-        meant = None if key in known or key in UNSUPPORTED_KEYS else nearest(key, known)
-        if meant is None or meant in node.entries:
-            meant = key
-        entries[meant] = line, value
-    return MapNode(entries, node.line, node.size)
