@@ -57,8 +57,11 @@ def run(models: Models, options: EvaluationOptions, tell: Tell) -> Evaluation:
     sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
     cache = Cache(None if options.cache is None else Path(options.cache))
     judges = [CachedJudge(each, cache, 256) for each in _judges(options.judges)]
+    named = named_models(models, options)
+    # All of them first: the last model that is missing is told before the first is asked.
+    identities = {name: model.identity for name, model in named.items()}
     results, asked = [], []
-    for name, model in named_models(models, options).items():
+    for name, model in named.items():
         found, answers = _one(name, model, sets, judges, cache, options, tell)
         results.append(found)
         asked += answers
