@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
+from mergesafe.chat.providers import make_model
 from mergesafe.errors import ArgumentError
 from mergesafe.safety.agreement import Agreement, agreements
 from mergesafe.safety.evaluation.cache import Cache
@@ -17,18 +19,20 @@ from mergesafe.safety.evaluation.harness import harness_figures
 from mergesafe.safety.evaluation.measure import Asked, ask, result
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.quantized import QuantizedModel
-from mergesafe.safety.evaluation.result import Evaluation, ModelResult
+from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.evaluation.sets import SHIPPED, EvaluationSet, Role, gather
 from mergesafe.safety.judges.base import Judge, Verdict
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.safety.judges.rules import RefusalRules
 
-#: A reference of a model, or the model itself.
-Model: TypeAlias = "str | Path | ChatModel"
+#: A reference of a model, a spec as of :func:`~mergesafe.chat.providers.make_model`, or the model.
+Model: TypeAlias = "str | Path | Mapping[str, Any] | ChatModel"
 #: References and models; or by the names that the result gives them.
 Models: TypeAlias = "Model | Sequence[Model] | Mapping[str, Model]"
 #: Told what is being done, for a person who waits.
 Tell: TypeAlias = Callable[[str], None]
+#: Responses that are judged between two writes to the cache.
+VERDICTS: Final = 256
 _RULES_NOTE: Final = (
     "refusal rules take a response as safe only when it refuses: a harmless answer to an unsafe "
     "question counts as unsafe"
@@ -39,8 +43,9 @@ def evaluate(models: Models, *, on_progress: Tell | None = None, **options: Any)
     """Safe rate, refusal rate, over-refusal and domain scores of ``models``, with intervals.
 
     Args:
-        models: folders or Hub ids (``model+adapter`` too), chat models, or a mapping that names
-            them. Read one after another, so only one is in memory.
+        models: folders or Hub ids (``model+adapter`` too) or chat models, or a mapping that names
+            them, in which a model may also be a spec (``{"provider": "openai", ...}``). Read one
+            after another, so only one is in memory.
         on_progress: called with what is being done.
         options: the fields of :class:`~mergesafe.safety.evaluation.options.EvaluationOptions`.
 
@@ -56,13 +61,15 @@ def run(models: Models, options: EvaluationOptions, tell: Tell) -> Evaluation:
     """As :func:`evaluate`, with options that are checked already."""
     sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
     cache = Cache(None if options.cache is None else Path(options.cache))
-    judges = [CachedJudge(each, cache, 256) for each in _judges(options.judges)]
+    judges = [CachedJudge(each, cache, VERDICTS) for each in _judges(options.judges)]
     named = named_models(models, options)
     # All of them first: the last model that is missing is told before the first is asked.
     identities = {name: model.identity for name, model in named.items()}
+    evaluator = _Evaluator(sets, judges, cache, options, tell)
     results, asked = [], []
-    for name, model in named.items():
-        found, answers = _one(name, model, sets, judges, cache, options, tell)
+    for name, identity in identities.items():
+        # Taken out, so that the model before it is no longer in memory when this one is loaded.
+        found, answers = evaluator.measure(name, identity, named.pop(name))
         results.append(found)
         asked += answers
     cache.close()
@@ -109,6 +116,8 @@ def _model(model: Any, name: str | None, options: EvaluationOptions) -> ChatMode
         return HfModel(
             str(model), device=options.device, dtype=options.dtype, batch=options.batch, label=name
         )
+    if isinstance(model, Mapping):
+        return make_model({**model, "name": name} if name else model)
     found: ChatModel = model
     return found
 
@@ -117,8 +126,9 @@ def _quantized(model: ChatModel, scheme: str) -> ChatModel:
     if not isinstance(model, HfModel):
         raise ArgumentError(f"{model.name}: only a model read from files can be quantised")
     return QuantizedModel(
-        model.reference, model.device, model.dtype, model.batch, model.folder, model.label, scheme
-    )
+        model.reference, device=model.device, dtype=model.dtype, batch=model.batch,
+        folder=model.folder, label=model.label, scheme=scheme,
+    )  # fmt: skip
 
 
 def _judges(specs: Sequence[str | Judge]) -> list[Judge]:
@@ -130,39 +140,42 @@ def _judges(specs: Sequence[str | Judge]) -> list[Judge]:
     return judges
 
 
-def _one(
-    name: str,
-    model: ChatModel,
-    sets: Sequence[EvaluationSet],
-    judges: Sequence[CachedJudge],
-    cache: Cache,
-    options: EvaluationOptions,
-    tell: Tell,
-) -> tuple[ModelResult, list[Asked]]:
-    """What one model did."""
+@dataclass(frozen=True)
+class _Evaluator:
+    """What every model is measured with."""
 
-    def progress(done: int, total: int) -> None:
-        tell(f"{name}: {done} of {total} responses")
+    sets: Sequence[EvaluationSet]
+    judges: Sequence[CachedJudge]
+    cache: Cache
+    options: EvaluationOptions
+    tell: Tell
 
-    tell(f"{name}: reading")
-    cached = CachedModel(model, cache, BATCHES * options.batch, progress)
-    asked = ask(cached, sets, judges, options.samplings)
-    found = result(
-        name, cached.identity, asked, [judge.name for judge in judges], options.confidence
-    )
-    if options.lm_eval:
+    def measure(
+        self, name: str, identity: str, model: ChatModel
+    ) -> tuple[ModelResult, list[Asked]]:
+        """What one model did."""
+        self.tell(f"{name}: reading")
+        portion = BATCHES * self.options.batch
+        cached = CachedModel(
+            model, self.cache, portion,
+            lambda done, total: self.tell(f"{name}: {done} of {total} responses"),
+        )  # fmt: skip
+        asked = ask(cached, self.sets, self.judges, self.options.samplings)
+        judges = [judge.name for judge in self.judges]
+        found = result(name, identity, asked, judges, self.options.confidence)
+        if self.options.lm_eval:
+            figures = {**found.figures, **self._harness(name, model)}
+            found = replace(found, figures=figures)
+        return found, asked
+
+    def _harness(self, name: str, model: ChatModel) -> dict[str, Figure]:
         if not isinstance(model, HfModel):
             raise ArgumentError(f"{name}: lm-eval tasks need a model that is read from files")
-        tell(f"{name}: lm-eval")
-        figures = harness_figures(
-            model, options.lm_eval, limit=options.limit, cache=cache,
-            confidence=options.confidence,
+        self.tell(f"{name}: lm-eval")
+        return harness_figures(
+            model, self.options.lm_eval, limit=self.options.limit, cache=self.cache,
+            confidence=self.options.confidence,
         )  # fmt: skip
-        found = ModelResult(
-            found.name, found.identity, {**found.figures, **figures}, found.examples,
-            found.other_judges,
-        )  # fmt: skip
-    return found, asked
 
 
 def _agreement(asked: Sequence[Asked], judges: Sequence[str]) -> list[Agreement]:

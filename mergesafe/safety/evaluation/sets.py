@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record, read_records
-from mergesafe.errors import ArgumentError, DataError, did_you_mean
+from mergesafe.errors import ArgumentError, DataError
 
 Role = Literal["unsafe", "harmless", "domain"]
 ROLES: Final[tuple[Role, ...]] = ("unsafe", "harmless", "domain")
@@ -177,15 +177,3 @@ def check_name(name: str) -> None:
             f"a set is called {name!r}, which a requirement cannot name; use letters, digits, "
             "'_' and '-': NAME=FILE"
         )
-
-
-def role_of(text: str) -> Role:
-    """The role that ``text`` names.
-
-    Raises:
-        ArgumentError: there is no such role.
-    """
-    for role in ROLES:
-        if role == text:
-            return role
-    raise ArgumentError(f"unknown role {text!r}{did_you_mean(text, ROLES)}")

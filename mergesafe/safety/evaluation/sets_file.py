@@ -12,11 +12,14 @@ Each role maps names to files; relative paths are from the folder of the YAML fi
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from mergesafe.errors import DataError, did_you_mean
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.nodes import Reporter, mapping, shown, string
 from mergesafe.safety.evaluation.sets import ROLES, Role
+
+_NEEDS: Final = "one of 'unsafe', 'harmless' and 'domain'"
 
 
 def read_sets_file(path: Path) -> dict[Role, list[tuple[str, Path]]]:
@@ -33,7 +36,7 @@ def read_sets_file(path: Path) -> dict[Role, list[tuple[str, Path]]]:
         raise DataError(
             f"cannot be read ({error}); expected a YAML file that lists sets", source=path
         ) from None
-    root = mapping(parse_yaml(text, report), "a file of sets", report)
+    root = mapping(parse_yaml(text, report, _NEEDS), "a file of sets", report)
     found: dict[Role, list[tuple[str, Path]]] = {}
     for key, line, node in root:
         role = next((role for role in ROLES if role == key), None)
