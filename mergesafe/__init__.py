@@ -14,13 +14,21 @@ from mergesafe.version import __version__
 if TYPE_CHECKING:
     from mergesafe import methods, ops
     from mergesafe.engine.api import merge, plan, verify
+    from mergesafe.safety.inspector.train import measure_inspector, train_inspector
+    from mergesafe.safety.judges.registry import make_judge
 
-__all__ = ["MergesafeError", "__version__", "merge", "methods", "ops", "plan", "verify"]
+__all__ = [
+    "MergesafeError", "__version__", "make_judge", "measure_inspector", "merge", "methods", "ops",
+    "plan", "train_inspector", "verify",
+]  # fmt: skip
 
 _LAZY = {
     "merge": ("mergesafe.engine.api", "merge"),
     "plan": ("mergesafe.engine.api", "plan"),
     "verify": ("mergesafe.engine.api", "verify"),
+    "make_judge": ("mergesafe.safety.judges.registry", "make_judge"),
+    "measure_inspector": ("mergesafe.safety.inspector.train", "measure_inspector"),
+    "train_inspector": ("mergesafe.safety.inspector.train", "train_inspector"),
     "methods": ("mergesafe.methods", None),
     "ops": ("mergesafe.ops", None),
 }

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mergesafe.cli.inspector import app as inspector
 from mergesafe.cli.optional_value import MergeCommand
 from mergesafe.cli.shared import (
     INTERRUPTED,
@@ -190,6 +191,9 @@ def demo(
     from mergesafe.cli.demo import run
 
     run(workdir, json=json, quiet=quiet)
+
+
+app.add_typer(inspector, name="inspector")
 
 
 def main() -> None:
