@@ -16,27 +16,35 @@ if TYPE_CHECKING:
     from mergesafe.engine.api import merge, plan, verify
     from mergesafe.safety.evaluation.api import evaluate
     from mergesafe.safety.gate.api import gate
+    from mergesafe.safety.inspector.train import measure_inspector, train_inspector
+    from mergesafe.safety.judges.registry import make_judge
 
 __all__ = [
     "MergesafeError",
     "__version__",
     "evaluate",
     "gate",
+    "make_judge",
+    "measure_inspector",
     "merge",
     "methods",
     "ops",
     "plan",
+    "train_inspector",
     "verify",
 ]
 
 _LAZY = {
     "evaluate": ("mergesafe.safety.evaluation.api", "evaluate"),
     "gate": ("mergesafe.safety.gate.api", "gate"),
+    "make_judge": ("mergesafe.safety.judges.registry", "make_judge"),
+    "measure_inspector": ("mergesafe.safety.inspector.train", "measure_inspector"),
     "merge": ("mergesafe.engine.api", "merge"),
-    "plan": ("mergesafe.engine.api", "plan"),
-    "verify": ("mergesafe.engine.api", "verify"),
     "methods": ("mergesafe.methods", None),
     "ops": ("mergesafe.ops", None),
+    "plan": ("mergesafe.engine.api", "plan"),
+    "train_inspector": ("mergesafe.safety.inspector.train", "train_inspector"),
+    "verify": ("mergesafe.engine.api", "verify"),
 }
 
 

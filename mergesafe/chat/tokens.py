@@ -53,8 +53,12 @@ def prompt_text(tokenizer: Any, conversation: Conversation) -> str:
 
 def encode_prompt(tokenizer: Any, conversation: Conversation) -> list[int]:
     """Token ids of :func:`prompt_text`; the template brings its special tokens itself."""
-    ids = tokenizer(prompt_text(tokenizer, conversation), add_special_tokens=False)["input_ids"]
-    return [int(token) for token in ids]
+    return encode_text(tokenizer, prompt_text(tokenizer, conversation))
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of ``text`` as it stands; control tokens in it count as such."""
+    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
 def encode(

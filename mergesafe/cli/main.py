@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mergesafe.cli import evaluation as ask
+from mergesafe.cli.inspector import app as inspector
 from mergesafe.cli.optional_value import MergeCommand
 from mergesafe.cli.shared import (
     INTERRUPTED,
@@ -298,6 +299,9 @@ def demo(
     from mergesafe.cli.demo import run
 
     run(workdir, json=json, quiet=quiet)
+
+
+app.add_typer(inspector, name="inspector")
 
 
 def main() -> None:
