@@ -13,11 +13,13 @@ from mergesafe.version import __version__
 
 if TYPE_CHECKING:
     from mergesafe import methods, ops
+    from mergesafe.data.api import generate
     from mergesafe.engine.api import merge, plan, verify
 
-__all__ = ["MergesafeError", "__version__", "merge", "methods", "ops", "plan", "verify"]
+__all__ = ["MergesafeError", "__version__", "generate", "merge", "methods", "ops", "plan", "verify"]
 
 _LAZY = {
+    "generate": ("mergesafe.data.api", "generate"),
     "merge": ("mergesafe.engine.api", "merge"),
     "plan": ("mergesafe.engine.api", "plan"),
     "verify": ("mergesafe.engine.api", "verify"),

@@ -164,6 +164,35 @@ def verify(
     run(out, threads=threads, json=json, quiet=quiet)
 
 
+@app.command(epilog="Example: mergesafe generate data.yml --out data/")
+@guarded
+def generate(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A data recipe in YAML: sets, models, judge.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Default: 'out' of DATA, else its name without .yml."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from a run that did not finish.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace sets that exist; start anew.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make safety and domain sets as JSON lines, with provenance and data cards.
+
+    Models are folders, Hub ids, OpenAI-compatible endpoints, or shipped templates.
+    """
+    from mergesafe.cli.generate import run
+
+    run(recipe, out, resume=resume, overwrite=overwrite, json=json, quiet=quiet)
+
+
 @app.command(epilog="Example: mergesafe info --json")
 @guarded
 def info(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
