@@ -122,5 +122,5 @@ def _check(
         )
     if len(questions) < share:
         built.warnings.append(
-            f"set '{wanted.name}': {len(questions)} questions by '{expert.name}' instead of {share}"
+            f"set '{wanted.name}': {len(questions)} of {share} questions found by '{expert.name}'"
         )

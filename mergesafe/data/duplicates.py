@@ -18,6 +18,8 @@ from mergesafe.errors import DataError
 
 WORDS: Final = 3
 PERMUTATIONS: Final = 128
+#: Share of pairs just at the threshold that the index may miss.
+MISSED: Final = 1e-3
 #: Chinese, Japanese and Korean characters one by one, words, and signs such as + and -, without
 #: which sums and differences would be the same question; not punctuation.
 _CJK: Final = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -40,6 +42,18 @@ def similarity(first: str, second: str) -> float:
     """The Jaccard similarity of two texts' shingles, in [0, 1]."""
     a, b = shingles(first), shingles(second)
     return len(a & b) / len(a | b)
+
+
+def bands(threshold: float) -> tuple[int, int]:
+    """Bands b and rows r of the index: the longest rows that miss at most one pair in a thousand.
+
+    Two texts of similarity s become candidates with the probability 1 − (1 − s^r)^b.
+    """
+    for rows in range(PERMUTATIONS, 1, -1):
+        count = PERMUTATIONS // rows
+        if count > 1 and (1 - threshold**rows) ** count <= MISSED:
+            return count, rows
+    return PERMUTATIONS, 1
 
 
 @dataclass
@@ -66,8 +80,7 @@ class Seen:
             )
         from datasketch import MinHashLSH
 
-        # Bands for few misses: candidates that are no duplicates cost one comparison each.
-        self._index = MinHashLSH(self.threshold, PERMUTATIONS, weights=(0.1, 0.9))
+        self._index = MinHashLSH(num_perm=PERMUTATIONS, params=bands(self.threshold))
 
     def find(self, text: str) -> str | None:
         """An earlier text that ``text`` duplicates, or None."""

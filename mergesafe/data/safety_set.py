@@ -180,10 +180,12 @@ def _warn_of_gaps(wanted: SafetySet, questions: Sequence[Question], built: Built
     """Say where fewer questions were found than the recipe wants."""
     if len(questions) == wanted.count:
         return
-    found = by_topic(questions)
-    quota = shares(wanted.count, len(wanted.topics))
-    short = [t.name for t, n in zip(wanted.topics, quota, strict=True) if found[t.name] < n]
-    where = f" (topics: {', '.join(short)})" if wanted.topics else ""
+    short = ""
+    if isinstance(wanted.questions, ModelSpec):
+        found = by_topic(questions)
+        quota = zip(wanted.topics, shares(wanted.count, len(wanted.topics)), strict=True)
+        short = ", ".join(topic.name for topic, count in quota if found[topic.name] < count)
     built.warnings.append(
-        f"set '{wanted.name}': {len(questions)} questions instead of {wanted.count}{where}"
+        f"set '{wanted.name}': {len(questions)} of {wanted.count} questions found"
+        f"{f' (short of: {short})' if short else ''}"
     )

@@ -33,8 +33,8 @@ MERGE_HELP = "; see 'mergesafe merge --help'"
                                   "--threads, -q); see 'mergesafe verify --help'"),
         (("mereg", "r.yml"), "unknown command 'mereg' (did you mean 'merge'?); "
                              "see 'mergesafe --help'"),
-        (("a\x1b[31m",), "unknown command 'a\\x1b[31m' (known: demo, generate, info, merge, plan, verify); "
-                         "see 'mergesafe --help'"),
+        (("a\x1b[31m",), "unknown command 'a\\x1b[31m' (known: demo, generate, info, merge, plan, "
+                         "verify); see 'mergesafe --help'"),
         ((*MERGE, "--memory"), "option '--memory' requires an argument; "
                                "see 'mergesafe COMMAND --help'"),
     ],
