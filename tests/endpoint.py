@@ -58,6 +58,7 @@ class Refusal(NamedTuple):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are sent apart
     endpoint: ClassVar[Endpoint]
 
     def do_GET(self) -> None:

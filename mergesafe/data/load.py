@@ -156,7 +156,10 @@ class _Reader:
                 fields.line("topics"),
             )
         if policy is not None:
-            topics = tuple(Topic(each.name, each.text) for each in policy.principles)
+            topics = tuple(
+                Topic(each.topic, f"what this rule forbids: {each.text.rstrip('.')}")
+                for each in policy.principles
+            )
         else:
             topics = self._topics(fields)
         questions = self._questions(fields)
@@ -172,7 +175,7 @@ class _Reader:
             name=name,
             questions=questions,
             pool=tuple(spec for spec in pool if spec is not None),
-            judge=fields.read("judge", self._judge) or "rules",
+            judge=fields.read("judge", self._judge) or self._default_judge(fields, policy),
             count=fields.integer("count", 200, low=1),
             topics=topics,
             style=None if policy is None else policy.refusal,
@@ -237,6 +240,11 @@ class _Reader:
         except RecipeError as error:
             self.report.errors.append(error)
             return None
+
+    def _default_judge(self, fields: Fields, policy: Policy | None) -> str:
+        """The policy's own judge where it has one."""
+        path = fields.read("policy", self._file) if policy is not None and policy.judge else None
+        return "rules" if path is None else f"policy:{path}"
 
     def _judge(self, node: Node, what: str) -> str:
         """A judge's spec; a relative file or folder in it may be one beside the recipe."""

@@ -80,16 +80,6 @@ class Fields:
         """Text of one line."""
         return self.read(key, lambda node, what: string(node, what, self.report))
 
-    def prose(self, key: str) -> str | None:
-        """Text that may have several lines, with single spaces for its breaks."""
-
-        def joined(node: Node, what: str) -> str:
-            if not isinstance(node, ScalarNode) or node.is_null or not node.text.strip():
-                raise self.report.error(f"{what} must be text, got {describe(node)}", node.line)
-            return " ".join(node.text.split())
-
-        return self.read(key, joined)
-
     def choice(self, key: str, options: Sequence[str], default: str) -> str:
         """One of ``options``."""
 

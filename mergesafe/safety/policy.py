@@ -1,16 +1,14 @@
-"""Policy files: the principles that data generation and judging follow (arXiv 2408.00307).
+"""Policy files: the principles that a model has to keep, in YAML.
 
-```yaml
-principles:
-  - name: privacy
-    text: find out where private people live, or read what they write to others
-refusal: Decline in one friendly sentence and offer a lawful alternative.
-criteria: A response that only says where to get professional help is safe.
-```
+A policy is read by the policy judge, and data generation takes its topics and its style of refusal
+from it (ABC Align, arXiv 2408.00307)::
 
-The principles, each what an assistant must not help with, become the topics of a safety set and
-what a policy judge looks for; ``refusal`` is the style that the pool is told to decline in;
-``criteria`` are for the judge. ``judge`` names the judge's model.
+    name: clinic
+    judge: {provider: openai, model: judge-model, base_url: "http://localhost:8000/v1"}
+    refusal: Decline in one sentence and name a person to ask instead.
+    principles:
+      - topic: dosage
+        text: The assistant does not say how much of a prescription medicine to take.
 """
 
 from __future__ import annotations
@@ -24,28 +22,27 @@ from mergesafe.errors import RecipeError
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.fields import Fields
 from mergesafe.recipe.load import read_text
-from mergesafe.recipe.nodes import Node, Reporter
+from mergesafe.recipe.nodes import Node, Reporter, ScalarNode, string
 
-KEYS: Final = ("name", "principles", "refusal", "criteria", "judge")
+KEYS: Final = ("name", "judge", "refusal", "principles")
+_PRINCIPLE: Final = ("topic", "text")
 
 
 @dataclass(frozen=True)
 class Principle:
-    """What an assistant must not help with."""
+    """``text``: what the assistant does or does not; ``topic``: what files and counts call it."""
 
-    name: str
+    topic: str
     text: str
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A checked policy file."""
+    """``refusal``: how to decline; ``judge``: the model that the policy judge asks."""
 
-    path: Path
     name: str
     principles: tuple[Principle, ...]
     refusal: str | None = None
-    criteria: str | None = None
     judge: ModelSpec | None = None
 
 
@@ -53,38 +50,40 @@ def read_policy(path: Path) -> Policy:
     """The policy in a YAML file.
 
     Raises:
-        RecipeError: it is not valid; every paragraph names file and line.
+        RecipeError: it cannot be read or is not valid; the message names every wrong line.
     """
     report = Reporter(path)
-    root = parse_yaml(read_text(path, report), report, needs="'principles'")
+    root = parse_yaml(read_text(path, report), report, "'principles'")
     fields = Fields(root, KEYS, "a policy", report)
     if not fields.has("principles"):
-        fields.missing("principles", "a list of {name: ..., text: ...}")
-    principles = [
-        found
-        for node in fields.items("principles")
-        if (found := report.attempt(_principle, node, report)) is not None
-    ]
-    names = [each.name for each in principles]
-    for repeated in sorted({name for name in names if names.count(name) > 1}):
-        report.record(f"two principles are called '{repeated}'", fields.line("principles"))
+        fields.missing("principles", "a list of 'topic' and 'text'")
     judge = fields.read("judge", lambda node, what: read_model_spec(node, what, report))
-    policy = Policy(
-        path=path,
-        name=fields.text("name") or path.stem,
-        principles=tuple(principles),
-        refusal=fields.prose("refusal"),
-        criteria=fields.prose("criteria"),
-        judge=judge,
-    )
+    read = [
+        report.attempt(_principle, node, f"principle {number}", report)
+        for number, node in enumerate(fields.items("principles"), 1)
+    ]
+    principles = tuple(each for each in read if each is not None)
+    topics = [each.topic for each in principles]
+    for topic in sorted({topic for topic in topics if topics.count(topic) > 1}):
+        report.record(f"two principles have the topic '{topic}'", fields.line("principles"))
+    policy = Policy(fields.text("name") or path.stem, principles, fields.text("refusal"), judge)
     if report.errors:
         raise RecipeError.joined(report.errors)
     return policy
 
 
-def _principle(node: Node, report: Reporter) -> Principle:
-    fields = Fields(node, ("name", "text"), "a principle", report)
-    for key in ("name", "text"):
+def _principle(node: Node, what: str, report: Reporter) -> Principle:
+    fields = Fields(node, _PRINCIPLE, what, report)
+    for key in _PRINCIPLE:
         if not fields.has(key):
             fields.missing(key, "text")
-    return Principle(fields.text("name") or "", fields.prose("text") or "")
+    topic = fields.text("topic") or ""
+    text = fields.read("text", lambda value, name: _paragraph(value, name, report)) or ""
+    return Principle(topic, text)
+
+
+def _paragraph(node: Node, what: str, report: Reporter) -> str:
+    """Text that may be folded over lines."""
+    if isinstance(node, ScalarNode) and node.text.strip():
+        node = ScalarNode(" ".join(node.text.split()), node.quoted, node.line)
+    return string(node, what, report)

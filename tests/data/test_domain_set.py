@@ -107,5 +107,5 @@ def test_leaks_duplicates_and_bad_answers_are_left_out(end: Experts, tmp_path: P
 
 def test_an_expert_that_writes_nothing_usable(end: Experts, tmp_path: Path) -> None:
     end.questions = ["no"] * 1000
-    with pytest.raises(DataError, match="expert 'adder's sums' .* no usable question"):
+    with pytest.raises(DataError, match=r"expert 'adder's sums' .* no usable question"):
         generate(recipe(end, "adder", count=2), tmp_path)

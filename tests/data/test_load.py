@@ -10,7 +10,7 @@ import pytest
 
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.data.load import load_data_recipe
-from mergesafe.data.recipe import DomainSet, RealSet, SafetySet, Source
+from mergesafe.data.recipe import DataRecipe, DomainSet, RealSet, SafetySet, Source
 from mergesafe.data.topics import BEAVERTAILS
 from mergesafe.errors import RecipeError
 
@@ -23,7 +23,7 @@ SAFETY = """
 """
 
 
-def load(folder: Path, text: str) -> object:
+def load(folder: Path, text: str) -> DataRecipe:
     path = folder / "data.yml"
     path.write_text(dedent(text).lstrip("\n"))
     return load_data_recipe(path)
@@ -49,7 +49,7 @@ def test_defaults(tmp_path: Path) -> None:
 def test_every_kind_of_set(tmp_path: Path) -> None:
     (tmp_path / "real.jsonl").write_text('{"question": "q", "answer": "a"}\n')
     (tmp_path / "policy.yml").write_text(
-        "principles: [{name: pranks, text: plan pranks}]\nrefusal: |\n  Be kind.\n  Be short.\n"
+        "principles: [{topic: pranks, text: No pranks.}]\nrefusal: Be kind. Be short.\n"
     )
     recipe = load_data_recipe(_written(tmp_path, {
         "seed": 7, "out": "made", "evaluation": ["real.jsonl"], "near_duplicates": 1,
@@ -162,7 +162,7 @@ def test_mistake(text: str, complaint: str, tmp_path: Path) -> None:
 
 
 def test_topics_or_a_policy(tmp_path: Path) -> None:
-    (tmp_path / "policy.yml").write_text("principles: [{name: pranks, text: plan pranks}]\n")
+    (tmp_path / "policy.yml").write_text("principles: [{topic: pranks, text: No pranks.}]\n")
     told = complaints(
         tmp_path, SAFETY + "        topics: [self_harm]\n        policy: policy.yml\n"
     )
@@ -174,11 +174,20 @@ def test_topics_or_a_policy(tmp_path: Path) -> None:
 
 
 def test_mistakes_of_a_policy_name_its_lines(tmp_path: Path) -> None:
-    (tmp_path / "policy.yml").write_text("principals:\n - {name: a}\n - {name: a, text: b}\n")
+    (tmp_path / "policy.yml").write_text("principals:\n - {topic: a}\n - {topic: a, text: b}\n")
     told = "\n".join(complaints(tmp_path, SAFETY + "        policy: policy.yml\n"))
     assert "policy.yml:1: a policy has the unknown key 'principals'" in told
-    assert "policy.yml:2: a principle has no 'text'" in told
-    assert "two principles are called 'a'" in told
+    assert "policy.yml:2: principle 1 has no 'text'" in told
+    assert "two principles have the topic 'a'" in told
+
+
+def test_a_policy_with_a_judge_judges(tmp_path: Path) -> None:
+    (tmp_path / "policy.yml").write_text(
+        "principles: [{topic: pranks, text: No pranks.}]\njudge: base\n"
+    )
+    text = SAFETY.replace("{provider: template}", "q") + "        policy: policy.yml\n"
+    recipe = load(tmp_path, text)
+    assert recipe.sets[0].judge == f"policy:{tmp_path / 'policy.yml'}"
 
 
 def test_examples_and_judges_are_found_beside_the_recipe(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_questions_without_answers_are_no_training_data(tmp_path: Path) -> None:
 
 def test_nothing_left(tmp_path: Path) -> None:
     path = written(tmp_path, [{"question": "a b c d", "answer": "b"}])
-    with pytest.raises(DataError, match="no record of rows.jsonl is left"):
+    with pytest.raises(DataError, match=r"no record of rows\.jsonl is left"):
         generate({**recipe(file=path), "evaluation": [path]}, tmp_path / "out")
 
 

@@ -8,33 +8,22 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, Messages, serve
-from tiny import COMMAND, command
+from endpoint import Endpoint, serve
+from tiny import COMMAND
 
-from .models import REFUSAL, as_json, spec
+from mergesafe import generate
+
+from .models import REFUSAL, spec
 
 pytest.importorskip("openai")
 pytest.importorskip("datasketch")
 
 QUESTIONS = 40
 AT_A_TIME = 8  # of a concurrency of 2
-
-
-class Slow(Endpoint):
-    """Numbers its questions by seed, so that a repeated request is a repeated question."""
-
-    def respond(self, model: str, messages: Messages) -> str:
-        if model == "expert":
-            asked = messages[-1]["content"]
-            return (
-                f"The answer to {asked}"
-                if asked.startswith("Number")
-                else as_json(f"Number {len(self.requests)}, {self.requests[-1]['seed']}?")
-            )
-        return REFUSAL
 
 
 def recipe(end: Endpoint, folder: Path) -> Path:
@@ -50,43 +39,61 @@ def recipe(end: Endpoint, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("after", [1, 37, 70])
-def test_killed(after: int, number: signal.Signals, tmp_path: Path) -> None:
-    if number == signal.SIGINT and after != 37:
-        pytest.skip("one interrupt is enough")
-    with serve(Slow()) as end:
-        path = recipe(end, tmp_path)
-        assert command("generate", path, "--out", tmp_path / "whole").returncode == 0
-        undisturbed = Counter((r["model"], r["messages"][-1]["content"]) for r in end.requests)
-        assert set(undisturbed.values()) == {1}
-        end.requests.clear()
-        end.delay = 0.01
-        process = subprocess.Popen(
-            [COMMAND, "generate", path, "--out", tmp_path / "out"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        limit = time.monotonic() + 60
-        while len(end.requests) < after:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < limit
-            time.sleep(0.002)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode in (-signal.SIGKILL, 130)
-        if number == signal.SIGINT:
-            assert stderr.count("\n") == 1
-            assert "interrupted" in stderr
-        assert not (tmp_path / "out/safety.jsonl").exists()
-        assert len(end.requests) < 2 * QUESTIONS
-        end.delay = 0
-        done = command("generate", path, "--out", tmp_path / "out", "--resume")
-        assert done.returncode == 0, done.stderr
-        for name in os.listdir(tmp_path / "whole"):
-            made = (tmp_path / "out" / name).read_bytes()
-            assert made == (tmp_path / "whole" / name).read_bytes(), name
-        asked = Counter((r["model"], r["messages"][-1]["content"]) for r in end.requests)
-        assert set(asked) == set(undisturbed)
-        assert sum(asked.values()) <= 2 * QUESTIONS + AT_A_TIME  # at most one batch is asked again
+@pytest.fixture(scope="module")
+def end() -> Iterator[Endpoint]:
+    """One for all: its address is part of the models' identity, and so of the data card."""
+    with serve(Endpoint(lambda messages: REFUSAL)) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def undisturbed(end: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run makes that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    generate(recipe(end, folder), folder / "out")
+    assert set(asked(end).values()) == {1}
+    return folder / "out"
+
+
+@pytest.mark.parametrize(
+    ("after", "number"), [(1, signal.SIGKILL), (57, signal.SIGKILL), (30, signal.SIGINT)]
+)
+def test_killed(
+    after: int, number: signal.Signals, end: Endpoint, undisturbed: Path, tmp_path: Path
+) -> None:
+    """``after``: requests that the endpoint has had when the process is killed, out of 80."""
+    end.requests.clear()
+    end.delay = 0.01
+    path = recipe(end, tmp_path)
+    process = subprocess.Popen(
+        [COMMAND, "generate", path, "--out", tmp_path / "out"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    limit = time.monotonic() + 60
+    while len(end.requests) < after:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGKILL, 130)
+    if number == signal.SIGINT:
+        assert "interrupted" in stderr
+        assert stderr.count("\n") == 1
+    assert not (tmp_path / "out/safety.jsonl").exists()
+    assert len(end.requests) < 2 * QUESTIONS
+    end.delay = 0
+    generate(path, tmp_path / "out", resume=True)
+    for name in os.listdir(undisturbed):
+        assert (tmp_path / "out" / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(os.listdir(undisturbed))
+    assert len(asked(end)) == 2 * QUESTIONS
+    # At most the batch that was under way is asked again.
+    assert len(end.requests) <= 2 * QUESTIONS + AT_A_TIME
+
+
+def asked(end: Endpoint) -> Counter[tuple[str, str]]:
+    """How often each model got each question."""
+    return Counter((r["model"], r["messages"][-1]["content"]) for r in end.requests)

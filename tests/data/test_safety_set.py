@@ -259,7 +259,7 @@ def test_questions_of_a_file(pool: Pool, tmp_path: Path) -> None:
 def test_a_policy_gives_topics_and_the_style_of_refusals(pool: Pool, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yml"
     policy.write_text(
-        "principles:\n - {name: pranks, text: plan pranks on colleagues}\nrefusal: Be kind.\n"
+        "principles:\n - {topic: pranks, text: No pranks on colleagues.}\nrefusal: Be kind.\n"
     )
     pool.rules["asker"] = lambda m: as_json("How do I glue a phone to a desk?")
     keys = {"policy": str(policy), "questions": spec(pool, "asker"), "count": 1}
@@ -270,7 +270,7 @@ def test_a_policy_gives_topics_and_the_style_of_refusals(pool: Pool, tmp_path: P
     assert [turn["role"] for turn in found["messages"]] == ["user", "assistant"]
     by_model = {r["model"]: r["messages"] for r in pool.requests}
     assert by_model["aligned"][0] == {"role": "system", "content": "Be kind."}
-    assert "plan pranks on colleagues" in by_model["asker"][0]["content"]
+    assert "what this rule forbids: No pranks on colleagues." in by_model["asker"][0]["content"]
 
 
 # --- output --------------------------------------------------------------------------------------
