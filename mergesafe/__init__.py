@@ -13,6 +13,7 @@ from mergesafe.version import __version__
 
 if TYPE_CHECKING:
     from mergesafe import methods, ops
+    from mergesafe.data.api import generate
     from mergesafe.engine.api import merge, plan, verify
     from mergesafe.safety.evaluation.api import evaluate
     from mergesafe.safety.gate.api import gate
@@ -24,6 +25,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "gate",
+    "generate",
     "make_judge",
     "measure_inspector",
     "merge",
@@ -37,6 +39,7 @@ __all__ = [
 _LAZY = {
     "evaluate": ("mergesafe.safety.evaluation.api", "evaluate"),
     "gate": ("mergesafe.safety.gate.api", "gate"),
+    "generate": ("mergesafe.data.api", "generate"),
     "make_judge": ("mergesafe.safety.judges.registry", "make_judge"),
     "measure_inspector": ("mergesafe.safety.inspector.train", "measure_inspector"),
     "merge": ("mergesafe.engine.api", "merge"),

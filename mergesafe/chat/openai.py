@@ -248,15 +248,14 @@ class _Pace:
 def _response(completion: Any) -> Response:
     """The first choice; the client checks nothing of what a server sends."""
     choices = getattr(completion, "choices", None)
-    message = (
-        getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    )
+    first: Any = choices[0] if isinstance(choices, list) and choices else None
+    message: Any = getattr(first, "message", None)
     if message is None:
         raise _Unusable("its answer held no message, so it is not of this protocol or was cut off")
     text = message.content
     if text is None:
         text = getattr(message, "refusal", None)
-    reason = getattr(choices[0], "finish_reason", None)
+    reason = getattr(first, "finish_reason", None)
     if not isinstance(text, str):
         raise _Unusable(f"its message held no text (finish_reason {reason})")
     if reason is None:

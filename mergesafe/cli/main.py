@@ -304,6 +304,35 @@ def demo(
 app.add_typer(inspector, name="inspector")
 
 
+@app.command(epilog="Example: mergesafe generate data.yml --out data/")
+@guarded
+def generate(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A data recipe in YAML: sets, models, judge.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Default: 'out' of DATA, else its name without .yml."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from a run that did not finish.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace sets that exist; start anew.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make safety and domain sets as JSON lines, with provenance and data cards.
+
+    Models are folders, Hub ids, OpenAI-compatible endpoints, or shipped templates.
+    """
+    from mergesafe.cli.generate import run
+
+    run(recipe, out, resume=resume, overwrite=overwrite, json=json, quiet=quiet)
+
+
 def main() -> None:
     """Entry point; Ctrl-C outside a command exits with the same status as inside."""
     try:
