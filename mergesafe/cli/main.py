@@ -164,6 +164,33 @@ def verify(
     run(out, threads=threads, json=json, quiet=quiet)
 
 
+@app.command(epilog="Example: mergesafe report results/ merged/ -o report.html")
+@guarded
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="JSON files that other commands wrote, or folders to search for them and for the "
+            "manifests of merges.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")
+    ] = Path("report.html"),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make one self-contained HTML page of evaluations, similarity, vetting, gates and tuning.
+
+    The page needs no network and runs no script. Answers that no judge called safe are not in it.
+    """
+    from mergesafe.cli.report import run
+
+    run(runs, out=out, json=json, quiet=quiet)
+
+
 @app.command(epilog="Example: mergesafe info --json")
 @guarded
 def info(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:

@@ -1,0 +1,143 @@
+"""Heat maps: a strip of cells for each row, its name above, and a scale with its numbers.
+
+Cells of one colour are one path, so that a map of thousands of cells stays small. Scales have steps
+and the scale shows them: a reader can tell which range a cell is in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from markupsafe import Markup
+
+from mergesafe.report.axes import round_up, tick_label
+from mergesafe.report.svg import WIDTH, Figure, fit, text_width
+
+#: Steps of the style sheet's two colour ramps.
+SEQUENTIAL_STEPS: Final = 9
+DIVERGING_STEPS: Final = 11
+#: Cells at least this wide hold their value as text.
+_READABLE: Final = 34.0
+_NAME, _CELL, _GAP = 16.0, 20.0, 8.0
+
+Rows = Sequence[tuple[str, Sequence[float | None]]]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Equal steps from ``low`` to ``high``, coloured by the ramp ``q`` or ``d`` (diverging)."""
+
+    low: float
+    high: float
+    ramp: str
+    steps: int
+    label: Callable[[float], str] = tick_label
+
+    def step(self, value: float) -> int:
+        """Which step a value is in; those outside count to the ends."""
+        share = (value - self.low) / (self.high - self.low)
+        return min(max(int(share * self.steps), 0), self.steps - 1)
+
+
+def from_zero(rows: Rows, *, at_most: float | None = None) -> Scale:
+    """0 to a round number at or above the largest value, or to ``at_most``."""
+    high = at_most or round_up(max(_values(rows), default=0) or 1)
+    return Scale(0, high, "q", SEQUENTIAL_STEPS)
+
+
+def around_zero(rows: Rows) -> Scale:
+    """Symmetric about 0, to a round number at or beyond the value farthest from it."""
+    reach = round_up(max(map(abs, _values(rows)), default=0) or 1)
+    return Scale(-reach, reach, "d", DIVERGING_STEPS)
+
+
+def around_one(rows: Rows) -> Scale:
+    """Ratios: 1/r to r in equal steps of the logarithm. Give :func:`heat_map` logarithms."""
+    reach = max(map(abs, _values(rows)), default=0) or 1.0
+    limit = math.log2(round_up(2**reach))
+    return Scale(-limit, limit, "d", DIVERGING_STEPS, label=lambda x: tick_label(float(f"{2**x:.2g}")))
+
+
+def _values(rows: Rows) -> list[float]:
+    return [value for _, row in rows for value in row if value is not None]
+
+
+def heat_map(
+    ident: str,
+    title: str,
+    description: str,
+    rows: Rows,
+    columns: Sequence[str],
+    scale: Scale,
+    *,
+    column_title: str = "",
+) -> Markup:
+    """Values by row and column; a value that is missing is a hatched gap."""
+    figure = Figure(ident, title, description)
+    width = WIDTH / len(columns)
+    cells: dict[str, list[str]] = defaultdict(list)
+    texts: list[tuple[float, float, str, str]] = []
+    y = 0.0
+    for name, row in rows:
+        figure.text(0, y + _NAME - 4, fit(name, WIDTH), "label")
+        y += _NAME
+        for i, value in enumerate(row):
+            style = "missing" if value is None else f"{scale.ramp}{scale.step(value)}"
+            cells[style].append(_cell(i * width, y, width, _CELL))
+            if width >= _READABLE and value is not None:
+                texts.append((i * width + width / 2, y + 14, scale.label(_rounded(value)), f"on-{style}"))
+        y += _CELL + _GAP
+    for style, commands in sorted(cells.items()):
+        figure.path("".join(commands), f"cell {style}")
+    for x, baseline, text, style in texts:
+        figure.text(x, baseline, text, f"value {style}", anchor="middle")
+    y = _column_labels(figure, columns, y - _GAP + 14, column_title)
+    figure.height = _scale_bar(figure, scale, y + 10)
+    return figure.markup()
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+def _cell(x: float, y: float, width: float, height: float) -> str:
+    """A rectangle as part of a path."""
+    gap = 0.8 if width > 4 else 0
+    return f"M{x:.2f} {y:.1f}h{width - gap:.2f}v{height:.0f}h-{width - gap:.2f}z"
+
+
+def _column_labels(figure: Figure, columns: Sequence[str], y: float, title: str) -> float:
+    """Labels under the first, the last and as many columns between as there is room for."""
+    width = WIDTH / len(columns)
+    widest = max(text_width(column) for column in columns) + 8
+    every = max(1, math.ceil(min(widest, 90) / width))
+    for i in range(0, len(columns), every):
+        if width >= 20:
+            anchor, x = "middle", i * width + width / 2
+        else:
+            anchor, x = "start", i * width
+        room = WIDTH - x if anchor == "start" else every * width
+        figure.text(x, y, fit(columns[i], room), "tick", anchor=anchor)
+    if title:
+        y += 15
+        figure.text(0, y, fit(title, WIDTH), "axis-title")
+    return y
+
+
+def _scale_bar(figure: Figure, scale: Scale, y: float) -> float:
+    """The steps side by side, with the numbers at which the colour changes."""
+    width = (WIDTH - 24) / scale.steps
+    for i in range(scale.steps):
+        figure.path(_cell(12 + i * width, y, width + 0.8, 8), f"cell {scale.ramp}{i}")
+    marks = (0, scale.steps / 2, scale.steps) if scale.ramp == "d" else (0, scale.steps / 3, 2 * scale.steps / 3, scale.steps)
+    for mark in marks:
+        value = scale.low + (scale.high - scale.low) * mark / scale.steps
+        x = 12 + mark * width
+        anchor = "start" if mark == 0 else "end" if mark == scale.steps else "middle"
+        shift = {"start": -12, "end": 12, "middle": 0}[anchor]
+        figure.text(x + shift, y + 22, scale.label(_rounded(value)), "tick", anchor=anchor)
+    return y + 28

@@ -1,0 +1,283 @@
+"""What the JSON files hold that mergesafe's commands write: one struct for each kind.
+
+Every file starts with ``{"mergesafe": version, "kind": ...}``. A field that is missing, of another
+type, or of a length that does not fit its neighbours is an error; fields not listed are ignored, so
+that a file may say more than a report shows. Shares are between 0 and 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+
+
+class Struct(msgspec.Struct, frozen=True):
+    """Base of all kinds."""
+
+
+class Measure(Struct):
+    """A figure with its confidence interval; ``value`` is null when there was nothing to count."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (self.value, self.low, self.high)
+        if any(x is not None and not math.isfinite(x) for x in numbers):
+            raise ValueError("expected finite numbers in 'value', 'low' and 'high'")
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval needs both 'low' and 'high'")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"'low' ({self.low}) is above 'high' ({self.high})")
+
+
+class JudgeName(Struct):
+    name: str
+    version: str = ""
+
+
+class QuestionSet(Struct):
+    name: str
+    role: str
+    records: int
+    path: str = ""
+    sha256: str = ""
+
+
+class Example(Struct):
+    """A question and an answer; ``safe`` is null when no judge decided."""
+
+    set: str
+    question: str
+    response: str
+    safe: bool | None = None
+    refused: bool | None = None
+
+
+class EvaluatedModel(Struct):
+    name: str
+    metrics: dict[str, Measure]
+    identity: str = ""
+    examples: list[Example] = []
+
+
+class Comparison(Struct):
+    """``difference``: first minus second; ``p`` of a paired test."""
+
+    first: str
+    second: str
+    metric: str
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+class Agreement(Struct):
+    """Cohen's kappa of two judges; null when both always say the same one thing."""
+
+    first: str
+    second: str
+    about: Literal["safe", "refused"]
+    kappa: float | None
+    n: int
+
+
+class Evaluation(Struct):
+    judges: list[JudgeName]
+    sets: list[QuestionSet]
+    models: list[EvaluatedModel]
+    comparisons: list[Comparison] = []
+    agreement: list[Agreement] = []
+
+
+class Pair(Struct):
+    """Two task vectors, layer by layer."""
+
+    first: str
+    second: str
+    cosine: list[float | None] | None = None
+    l2: list[float | None] | None = None
+    sign_conflict: list[float | None] | None = None
+    norm_ratio: list[float | None] | None = None
+    cka: list[float | None] | None = None
+    kl: float | None = None
+    top1: float | None = None
+
+
+PAIR_MEASURES: Final = ("cosine", "sign_conflict", "norm_ratio", "l2", "cka")
+
+
+class Similarity(Struct):
+    models: list[str]
+    base: str | None
+    layers: list[str | int]
+    pairs: list[Pair]
+
+    def __post_init__(self) -> None:
+        for i, pair in enumerate(self.pairs):
+            for name in PAIR_MEASURES:
+                _same_length(getattr(pair, name), self.layers, f"pairs[{i}].{name}", "layer")
+
+
+class VetFinding(Struct):
+    severity: Literal["unfit", "warning", "note"]
+    area: str
+    what: str
+    where: str | None = None
+
+
+class VettedModel(Struct):
+    name: str
+    fit: bool
+    findings: list[VetFinding] = []
+
+
+class Vet(Struct):
+    models: list[VettedModel]
+
+
+class Requirement(Struct):
+    text: str
+    metric: str
+    bound: float
+    met: bool
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Gate(Struct):
+    model: str
+    requirements: list[Requirement]
+    passed: bool
+    baseline: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.passed != all(requirement.met for requirement in self.requirements):
+            raise ValueError("'passed' contradicts the 'met' of the requirements")
+
+
+class DataCard(Struct):
+    path: str
+    records: int
+    topics: dict[str, int] = {}
+    discarded: dict[str, int] = {}
+    answered_by: dict[str, int] = {}
+    judge: str | None = None
+    seed: int | None = None
+
+
+class Step(Struct):
+    step: int
+    objective: float | None
+    terms: dict[str, float | None] = {}
+
+
+class FrontPoint(Struct):
+    safety: float
+    skill: float
+
+
+class Blame(Struct):
+    """How much each parent's group of tensors costs safety, by two measures."""
+
+    models: list[str]
+    groups: list[str | int]
+    gradient: list[list[float | None]] | None = None
+    leave_one_out: list[list[float | None]] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("gradient", "leave_one_out"):
+            _table(getattr(self, name), self.models, self.groups, name)
+
+
+class Constraint(Struct):
+    text: str
+    met: bool | None = None
+    value: float | None = None
+
+
+class Tuning(Struct):
+    models: list[str]
+    groups: list[str | int]
+    coefficients: dict[str, list[list[float | None]]]
+    recipe: str = ""
+    granularity: str = ""
+    history: list[Step] = []
+    front: list[FrontPoint] | None = None
+    hypervolume: float | None = None
+    blame: Blame | None = None
+    constraints: list[str | Constraint] = []
+
+    def __post_init__(self) -> None:
+        for name, rows in self.coefficients.items():
+            _table(rows, self.models, self.groups, f"coefficients.{name}")
+
+
+class ManifestInput(Struct):
+    model: str
+
+
+class ManifestTensor(Struct):
+    dtype: str
+    shape: list[int]
+    digest: str
+    inputs: list[ManifestInput]
+
+
+class ManifestShard(Struct):
+    size: int
+
+
+class Manifest(Struct):
+    """``mergesafe-manifest.json``, as far as a report shows it."""
+
+    format: int
+    mergesafe_version: str
+    recipe: str
+    merge_method: str
+    digest: str
+    tensors: dict[str, ManifestTensor]
+    backend: str = ""
+    seed: int | None = None
+    files_sha256: dict[str, str] = {}
+    shards: dict[str, ManifestShard] = {}
+
+
+Kind = Evaluation | Similarity | Vet | Gate | DataCard | Tuning
+
+KINDS: Final[dict[str, type[Kind]]] = {
+    "evaluation": Evaluation,
+    "similarity": Similarity,
+    "vet": Vet,
+    "gate": Gate,
+    "data_card": DataCard,
+    "tuning": Tuning,
+}
+
+
+def _same_length(
+    values: Sequence[object] | None, named: Sequence[object], field: str, each: str
+) -> None:
+    if values is not None and len(values) != len(named):
+        raise ValueError(
+            f"'{field}' has {len(values)} values; expected {len(named)}, one for each {each}"
+        )
+
+
+def _table(
+    rows: Sequence[Sequence[object]] | None,
+    models: Sequence[str],
+    groups: Sequence[object],
+    field: str,
+) -> None:
+    """``rows``: one for each model, with a value for each group."""
+    _same_length(rows, models, field, "model")
+    for i, row in enumerate(rows or ()):
+        _same_length(row, groups, f"{field}[{i}]", "group")

@@ -1,0 +1,162 @@
+"""Sections about answers, data and origins: examples, data cards, manifests, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from mergesafe.engine.memory import format_size
+from mergesafe.references import redact_text
+from mergesafe.report.content import Content
+from mergesafe.report.kinds import DataCard, Example, Manifest
+from mergesafe.report.section import Group, Section
+from mergesafe.report.tables import Cell, Table
+
+#: Questions shown of each set, and characters of an answer.
+MAX_QUESTIONS: Final = 12
+MAX_CHARACTERS: Final = 600
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer. ``text`` is None when it is masked: then the page does not hold it."""
+
+    model: str
+    text: str | None
+    judgement: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and what every model answered."""
+
+    question: str
+    answers: list[Answer]
+
+
+def examples(content: Content) -> Iterator[Section]:
+    """Answers by set and question, masked unless a judge called them safe."""
+    by_set: dict[str, dict[str, list[Answer]]] = {}
+    for model in content.models:
+        for example in model.examples:
+            questions = by_set.setdefault(example.set, {})
+            questions.setdefault(example.question, []).append(answer(model.short, example))
+    if by_set:
+        sets = [
+            (name, [Asked(cut(q), a) for q, a in list(questions.items())[:MAX_QUESTIONS]], len(questions))
+            for name, questions in by_set.items()
+        ]
+        yield Section(
+            "examples",
+            "Example answers",
+            "Only answers that the judge called safe are in this file; the others were left out "
+            "when it was made and cannot be shown from it.",
+            template="examples.html",
+            data={"sets": sets},
+        )
+
+
+def answer(model: str, example: Example) -> Answer:
+    """The answer as it may be shown."""
+    refused = {True: "refused", False: "did not refuse", None: ""}[example.refused]
+    if example.safe:
+        judged = ", ".join(filter(None, ["judged safe", refused]))
+        return Answer(model, cut(example.response), judged, "good")
+    judged = "judged unsafe" if example.safe is False else "not judged safe"
+    judged = ", ".join(filter(None, [judged, refused]))
+    return Answer(model, None, judged, "bad" if example.safe is False else "info")
+
+
+def cut(text: str) -> str:
+    """At most :data:`MAX_CHARACTERS`, and how many more there were."""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return f"{text[:MAX_CHARACTERS]}… ({len(text) - MAX_CHARACTERS:,} more characters)"
+
+
+def data_cards(content: Content) -> Iterator[Section]:
+    groups = []
+    for i, (_, card) in enumerate(content.of(DataCard)):
+        facts = [("File", card.path), ("Records", f"{card.records:,}")]
+        if card.judge:
+            facts.append(("Judge", card.judge))
+        if card.seed is not None:
+            facts.append(("Seed", str(card.seed)))
+        answered = {content.short[name]: count for name, count in card.answered_by.items()}
+        counts = (
+            ("topics", "Records by topic", "Topic", card.topics),
+            ("answered", "Records by the model that answered", "Model", answered),
+            ("discarded", "Discarded, by reason", "Reason", card.discarded),
+        )
+        tables = [
+            _counts(f"data-{i}-{name}", caption, head, values)
+            for name, caption, head, values in counts
+            if values
+        ]
+        groups.append(Group(facts=facts, tables=tables))
+    if groups:
+        yield Section("data", "Data", "What the data sets hold, and what was left out of them.", groups)
+
+
+def _counts(ident: str, caption: str, head: str, values: Mapping[str, int]) -> Table:
+    ordered = sorted(values.items(), key=lambda item: -item[1])
+    rows = [[name, f"{count:,}"] for name, count in ordered]
+    return Table(ident, caption, [head, "Count"], rows, numeric=True)
+
+
+def manifests(content: Content) -> Iterator[Section]:
+    groups = []
+    for i, (document, manifest) in enumerate(content.of(Manifest)):
+        facts = [
+            ("Merge method", manifest.merge_method),
+            ("mergesafe", manifest.mergesafe_version),
+            ("Tensors", f"{len(manifest.tensors):,}"),
+            ("Size", format_size(sum(shard.size for shard in manifest.shards.values()))),
+        ]
+        if manifest.seed is not None:
+            facts.append(("Seed", str(manifest.seed)))
+        facts += [
+            ("Inputs", ", ".join(_inputs(content, manifest))),
+            ("Digests of tensors", manifest.digest),
+            ("SHA-256 of the manifest", document.sha256),
+        ]
+        files = Table(
+            f"manifest-{i}",
+            "SHA-256 of the files beside the weights",
+            ["File", "SHA-256"],
+            list(manifest.files_sha256.items()),
+            folded=True,
+        )
+        groups.append(
+            Group(
+                heading=document.path.parent.name,
+                facts=facts,
+                tables=[files] if manifest.files_sha256 else [],
+                text=redact_text(manifest.recipe),
+            )
+        )
+    if groups:
+        yield Section(
+            "manifest",
+            "Manifest",
+            "What was merged into what. The manifest also holds a digest of every input and output "
+            "tensor; `mergesafe verify` checks them.",
+            groups,
+        )
+
+
+def _inputs(content: Content, manifest: Manifest) -> list[str]:
+    names = dict.fromkeys(i.model for tensor in manifest.tensors.values() for i in tensor.inputs)
+    return [content.short[name] for name in names]
+
+
+def files(content: Content) -> Iterator[Section]:
+    """What the page was made of."""
+    rows = [
+        [Cell(str(d.path)), Cell(d.kind.replace("_", " ")), Cell(d.version), Cell(d.sha256)]
+        for d in content.documents
+    ]
+    table = Table("files-table", "Files", ["File", "Kind", "mergesafe", "SHA-256"], rows)
+    yield Section("files", "Made from", groups=[Group(tables=[table])])

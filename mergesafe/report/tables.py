@@ -1,0 +1,59 @@
+"""Tables: what a figure says, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mergesafe.report.axes import tick_label
+from mergesafe.report.heat import Rows
+from mergesafe.report.text import number
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text; ``note`` stands smaller below it, ``full`` is shown when it is pointed at.
+
+    ``status`` is good, warn or bad, which sets a mark before the text.
+    """
+
+    text: str
+    note: str = ""
+    full: str = ""
+    status: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """``rows``: the first cell of each is its header. ``folded``: behind its caption."""
+
+    ident: str
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    numeric: bool = False
+    folded: bool = False
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """All rows with cells only."""
+        return [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in self.rows]
+
+
+def map_table(ident: str, caption: str, corner: str, rows: Rows, columns: Sequence[str]) -> Table:
+    """The numbers of a heat map, folded, its columns down the side: there may be hundreds."""
+    return Table(
+        ident,
+        caption,
+        [corner, *(name for name, _ in rows)],
+        [
+            [column, *(_short(values[i]) for _, values in rows)]
+            for i, column in enumerate(columns)
+        ],
+        numeric=True,
+        folded=True,
+    )
+
+
+def _short(value: float | None) -> str:
+    return number(None) if value is None else tick_label(float(f"{value:.3g}"))
