@@ -81,6 +81,6 @@ def _write(target: Path, page: bytes) -> None:
             new.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{target}: cannot be written ({error.strerror}); give -o a path in a folder that exists "
-            "and is writable"
+            f"{target}: cannot be written ({error.strerror}); give -o a path "
+            "in a folder that exists and is writable"
         ) from None

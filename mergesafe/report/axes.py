@@ -54,7 +54,7 @@ def fitted_axis(values: Iterable[float], start: float, end: float, *, ticks: int
 
 def round_up(value: float) -> float:
     """The next of 1, 2, 2.5, 5 times a power of ten."""
-    power = 10 ** math.floor(math.log10(value))
+    power: float = 10.0 ** math.floor(math.log10(value))
     return next(m * power for m in _ROUND if m * power >= value * (1 - 1e-9))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from mergesafe.report.find import Document
@@ -23,7 +24,8 @@ from mergesafe.report.kinds import (
     Tuning,
     Vet,
 )
-from mergesafe.report.text import is_nll, same_path, short_names
+from mergesafe.report.names import Names, shortest
+from mergesafe.report.text import is_nll
 
 Role = Literal["base", "parent", "merge", "model"]
 Value = TypeVar("Value")
@@ -31,13 +33,17 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Model:
-    """A measured model. ``role`` is ``model`` where no file says what it is."""
+    """A measured model. ``role`` is ``model`` where no file says what it is.
+
+    ``name`` is its canonical name, ``sources`` are the files that measured it.
+    """
 
     name: str
     short: str
     role: Role
     metrics: dict[str, Measure]
-    examples: Sequence[Example]
+    examples: tuple[Example, ...]
+    sources: frozenset[Path]
 
 
 @dataclass
@@ -61,26 +67,43 @@ class Content:
         return [(d, d.value) for d in self.documents if isinstance(d.value, kind)]
 
     @cached_property
-    def short(self) -> dict[str, str]:
-        """A short name for every model that is named anywhere."""
-        return short_names(_names(self.documents))
+    def names(self) -> Names:
+        """The names of models in all files."""
+        return Names(_names(self.documents))
+
+    def short(self, name: str) -> str:
+        """A short name for a model that is named anywhere."""
+        return self.names.short(name)
 
     @cached_property
     def models(self) -> list[Model]:
-        """Measured models, in the order of the files; a model of several files once a file."""
-        measured: list[tuple[Document, EvaluatedModel]] = [
-            (document, model) for document, value in self.of(Evaluation) for model in value.models
+        """Measured models, in the order of the files.
+
+        A model that two files measured by different metrics is one; where both have a metric, it is
+        listed for each file.
+        """
+        found: list[Model] = []
+        for document, value in self.of(Evaluation):
+            for each in value.models:
+                found = _with(found, self._model(document.path, each))
+        names = [model.name for model in found]
+        paths = shortest(str(document.path) for document, _ in self.of(Evaluation))
+        return [
+            replace(m, short=f"{m.short} ({', '.join(sorted(paths[str(s)] for s in m.sources))})")
+            if names.count(m.name) > 1
+            else m
+            for m in found
         ]
-        names = [model.name for _, model in measured]
-        found = []
-        for document, model in measured:
-            short = self.short[model.name]
-            if names.count(model.name) > 1:
-                short = f"{short} ({document.path.stem})"
-            found.append(
-                Model(model.name, short, self.role(model.name), model.metrics, model.examples)
-            )
-        return found
+
+    def _model(self, source: Path, model: EvaluatedModel) -> Model:
+        return Model(
+            self.names.canonical(model.name),
+            self.short(model.name),
+            self.role(model.name),
+            model.metrics,
+            tuple(model.examples),
+            frozenset({source}),
+        )
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -95,7 +118,19 @@ class Content:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
+        """The paired tests of all files."""
         return [c for _, value in self.of(Evaluation) for c in value.comparisons]
+
+    def comparison(self, first: Model, second: Model, metric: str) -> Comparison | None:
+        """The test of two models on a metric, in a file that measured both."""
+        wanted = {first.name, second.name}
+        for document, value in self.of(Evaluation):
+            if document.path in first.sources & second.sources:
+                for c in value.comparisons:
+                    named = {self.names.canonical(c.first), self.names.canonical(c.second)}
+                    if c.metric == metric and named == wanted:
+                        return c
+        return None
 
     @cached_property
     def agreement(self) -> list[Agreement]:
@@ -107,30 +142,56 @@ class Content:
 
     def role(self, name: str) -> Role:
         """What the files say that the model ``name`` is; the merge counts before its parts."""
-        for role, names in self._roles.items():
-            if any(name == known or same_path(name, known) for known in names):
-                return role
-        return "model"
+        canonical = self.names.canonical(name)
+        return next((role for role, names in self._roles.items() if canonical in names), "model")
+
+    def parents(self, merge: Model) -> list[Model]:
+        """The measured models that went into ``merge``; all parents where no manifest says it."""
+        for document, manifest in self.of(Manifest):
+            if self.names.canonical(_folder(document)) == merge.name:
+                inputs = {self.names.canonical(name) for name in manifest.inputs}
+                return [model for model in self.models if model.name in inputs]
+        return [model for model in self.models if model.role in ("base", "parent")]
 
     @cached_property
     def _roles(self) -> dict[Role, set[str]]:
-        roles: dict[Role, set[str]] = {"merge": set(), "base": set(), "parent": set()}
+        said: dict[Role, list[str | None]] = {"merge": [], "base": [], "parent": []}
         for document in self.documents:
             value = document.value
             if isinstance(value, Manifest):
-                roles["merge"].add(str(document.path.parent))
-                roles["parent"].update(i.model for t in value.tensors.values() for i in t.inputs)
+                said["merge"].append(_folder(document))
+                said["base"].append(value.base)
+                said["parent"] += value.inputs
             elif isinstance(value, Gate):
-                roles["merge"].add(value.model)
-                roles["parent"].update(filter(None, [value.baseline]))
+                said["merge"].append(value.model)
+                said["parent"].append(value.baseline)
             elif isinstance(value, Similarity):
-                roles["base"].update(filter(None, [value.base]))
-                roles["parent"].update(value.models)
+                said["base"].append(value.base)
+                said["parent"] += value.models
             elif isinstance(value, Tuning):
-                roles["parent"].update(value.models)
+                said["parent"] += value.models
             elif isinstance(value, Vet):
-                roles["parent"].update(model.name for model in value.models)
-        return roles
+                said["parent"] += [model.name for model in value.models]
+        return {role: {self.names.canonical(n) for n in names if n} for role, names in said.items()}
+
+
+def _folder(document: Document) -> str:
+    """The merge that a manifest lies in."""
+    return str(document.path.resolve().parent)
+
+
+def _with(models: list[Model], new: Model) -> list[Model]:
+    """``models`` and ``new``, joined to the one of its name that has other metrics."""
+    for i, model in enumerate(models):
+        if model.name == new.name and not model.metrics.keys() & new.metrics.keys():
+            joined = replace(
+                model,
+                metrics={**model.metrics, **new.metrics},
+                examples=model.examples + new.examples,
+                sources=model.sources | new.sources,
+            )
+            return [*models[:i], joined, *models[i + 1 :]]
+    return [*models, new]
 
 
 def _names(documents: Iterable[Document]) -> list[str]:
@@ -152,7 +213,7 @@ def _names(documents: Iterable[Document]) -> list[str]:
         elif isinstance(value, DataCard):
             names += list(value.answered_by)
         elif isinstance(value, Manifest):
-            names += [i.model for t in value.tensors.values() for i in t.inputs]
+            names += [_folder(document), *value.inputs]
     return names
 
 

@@ -17,7 +17,7 @@ from mergesafe.errors import DataError, did_you_mean
 from mergesafe.report.kinds import KINDS, Kind, Manifest
 from mergesafe.version import __version__
 
-#: A file of ours starts like this; other JSON in a folder (config.json, tokenizer.json) is not read.
+#: A file of ours starts like this; other JSON in a folder (config.json, ...) is not read.
 _START: Final = re.compile(rb'\s*\{\s*"mergesafe"\s*:')
 _START_BYTES: Final = 512
 #: A manifest of 14,000 tensors has 14 MB.
@@ -67,9 +67,9 @@ def read_documents(runs: Sequence[str | os.PathLike[str]]) -> list[Document]:
         found = list(_files(Path(run)))
         if not found:
             raise DataError(
-                f"holds no file that a report can show; expected {_EXPECTED}, as the commands write "
-                "them with --out or --json",
-                source=run,
+                f"holds no file that a report can show; expected {_EXPECTED}, as the "
+                "commands write them with --out or --json",
+                source=str(run),
             )
         for path in found:
             documents.setdefault(path.resolve(), _read(path))
@@ -154,9 +154,7 @@ def _decode(path: Path, data: bytes, struct: type[Any], version: str | None) -> 
     except msgspec.ValidationError as error:
         problem, _, field = str(error).rpartition(" - at ")
         where = field.strip("`") if problem else "$"
-        raise DataError(
-            f"{where}: {problem or error}{_if_newer(version)}", source=path
-        ) from None
+        raise DataError(f"{where}: {problem or error}{_if_newer(version)}", source=path) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise DataError(f"is not valid JSON ({error}); it may be cut short", source=path) from None
 

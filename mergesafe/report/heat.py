@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from mergesafe.report.axes import round_up, tick_label
 from mergesafe.report.svg import WIDTH, Figure, fit, text_width
+from mergesafe.report.text import number
 
 #: Steps of the style sheet's two colour ramps.
 SEQUENTIAL_STEPS: Final = 9
@@ -49,17 +50,17 @@ def from_zero(rows: Rows, *, at_most: float | None = None) -> Scale:
     return Scale(0, high, "q", SEQUENTIAL_STEPS)
 
 
-def around_zero(rows: Rows) -> Scale:
-    """Symmetric about 0, to a round number at or beyond the value farthest from it."""
-    reach = round_up(max(map(abs, _values(rows)), default=0) or 1)
-    return Scale(-reach, reach, "d", DIVERGING_STEPS)
+def around(centre: float, rows: Rows) -> Scale:
+    """Symmetric about ``centre``, out to a round distance that reaches the farthest value."""
+    reach = round_up(max((abs(x - centre) for x in _values(rows)), default=0) or 1)
+    return Scale(centre - reach, centre + reach, "d", DIVERGING_STEPS)
 
 
 def around_one(rows: Rows) -> Scale:
     """Ratios: 1/r to r in equal steps of the logarithm. Give :func:`heat_map` logarithms."""
     reach = max(map(abs, _values(rows)), default=0) or 1.0
     limit = math.log2(round_up(2**reach))
-    return Scale(-limit, limit, "d", DIVERGING_STEPS, label=lambda x: tick_label(float(f"{2**x:.2g}")))
+    return Scale(-limit, limit, "d", DIVERGING_STEPS, label=lambda x: tick_label(_rounded(2**x)))
 
 
 def _values(rows: Rows) -> list[float]:
@@ -76,7 +77,7 @@ def heat_map(
     *,
     column_title: str = "",
 ) -> Markup:
-    """Values by row and column; a value that is missing is a hatched gap."""
+    """Values by row and column; a value that is missing has a colour outside the scale."""
     figure = Figure(ident, title, description)
     width = WIDTH / len(columns)
     cells: dict[str, list[str]] = defaultdict(list)
@@ -89,7 +90,9 @@ def heat_map(
             style = "missing" if value is None else f"{scale.ramp}{scale.step(value)}"
             cells[style].append(_cell(i * width, y, width, _CELL))
             if width >= _READABLE and value is not None:
-                texts.append((i * width + width / 2, y + 14, scale.label(_rounded(value)), f"on-{style}"))
+                texts.append(
+                    (i * width + width / 2, y + 14, scale.label(_rounded(value)), f"on-{style}")
+                )
         y += _CELL + _GAP
     for style, commands in sorted(cells.items()):
         figure.path("".join(commands), f"cell {style}")
@@ -98,6 +101,16 @@ def heat_map(
     y = _column_labels(figure, columns, y - _GAP + 14, column_title)
     figure.height = _scale_bar(figure, scale, y + 10)
     return figure.markup()
+
+
+def ranges(rows: Rows) -> str:
+    """The map for those who cannot see it: from where to where each row goes."""
+    parts = []
+    for name, row in rows:
+        values = [value for value in row if value is not None]
+        if values:
+            parts.append(f"{name}: from {number(min(values))} to {number(max(values))}")
+    return "; ".join(parts) + "."
 
 
 def _rounded(value: float) -> float:
@@ -129,12 +142,11 @@ def _column_labels(figure: Figure, columns: Sequence[str], y: float, title: str)
 
 
 def _scale_bar(figure: Figure, scale: Scale, y: float) -> float:
-    """The steps side by side, with the numbers at which the colour changes."""
+    """The steps side by side, with the numbers at its ends and middle."""
     width = (WIDTH - 24) / scale.steps
     for i in range(scale.steps):
         figure.path(_cell(12 + i * width, y, width + 0.8, 8), f"cell {scale.ramp}{i}")
-    marks = (0, scale.steps / 2, scale.steps) if scale.ramp == "d" else (0, scale.steps / 3, 2 * scale.steps / 3, scale.steps)
-    for mark in marks:
+    for mark in (0, scale.steps / 2, scale.steps):
         value = scale.low + (scale.high - scale.low) * mark / scale.steps
         x = 12 + mark * width
         anchor = "start" if mark == 0 else "end" if mark == scale.steps else "middle"

@@ -13,7 +13,7 @@ from mergesafe.report.svg import WIDTH, Figure, fit, text_width
 from mergesafe.report.text import measured
 
 LEFT, RIGHT = 8.0, WIDTH - 12
-_ROW: Final = 34.0
+_ROW: Final = 40.0
 _AXIS: Final = 24.0
 
 
@@ -32,15 +32,18 @@ def intervals(
     axis = share_axis(LEFT, RIGHT) if share else fitted_axis(values, LEFT, RIGHT)
     for tick in axis.ticks:
         figure.line(axis.at(tick), 4, axis.at(tick), bottom, "grid")
-        figure.text(axis.at(tick), bottom + 16, axis.label(tick), "tick", anchor=_anchor(axis.at(tick)))
+        figure.text(
+            axis.at(tick), bottom + 16, axis.label(tick), "tick", anchor=_anchor(axis.at(tick))
+        )
     for i, (name, role, measure) in enumerate(rows):
         words, y = measured(measure, share), _ROW * i + 27
+        figure.line(LEFT, y, RIGHT, y, "grid")
         figure.text(0, y - 12, fit(name, WIDTH - text_width(words) - 12), f"halo label {role}")
         figure.text(WIDTH, y - 12, words, "halo figure", anchor="end")
         if measure.low is not None and measure.high is not None:
             figure.line(axis.at(measure.low), y, axis.at(measure.high), y, f"bar {role}")
         if measure.value is not None:
-            figure.circle(axis.at(measure.value), y, 4, f"mark {role}")
+            figure.circle(axis.at(measure.value), y, 4.5, f"mark {role}")
     return figure.markup()
 
 

@@ -13,12 +13,12 @@ from typing import Final, Literal
 
 import msgspec
 
+from mergesafe.errors import RecipeError
+from mergesafe.recipe.document import parse_yaml
+from mergesafe.recipe.nodes import MapNode, Reporter, ScalarNode
 
-class Struct(msgspec.Struct, frozen=True):
-    """Base of all kinds."""
 
-
-class Measure(Struct):
+class Measure(msgspec.Struct):
     """A figure with its confidence interval; ``value`` is null when there was nothing to count."""
 
     value: float | None
@@ -36,12 +36,12 @@ class Measure(Struct):
             raise ValueError(f"'low' ({self.low}) is above 'high' ({self.high})")
 
 
-class JudgeName(Struct):
+class JudgeName(msgspec.Struct):
     name: str
     version: str = ""
 
 
-class QuestionSet(Struct):
+class QuestionSet(msgspec.Struct):
     name: str
     role: str
     records: int
@@ -49,7 +49,7 @@ class QuestionSet(Struct):
     sha256: str = ""
 
 
-class Example(Struct):
+class Example(msgspec.Struct):
     """A question and an answer; ``safe`` is null when no judge decided."""
 
     set: str
@@ -59,14 +59,14 @@ class Example(Struct):
     refused: bool | None = None
 
 
-class EvaluatedModel(Struct):
+class EvaluatedModel(msgspec.Struct):
     name: str
     metrics: dict[str, Measure]
     identity: str = ""
     examples: list[Example] = []
 
 
-class Comparison(Struct):
+class Comparison(msgspec.Struct):
     """``difference``: first minus second; ``p`` of a paired test."""
 
     first: str
@@ -78,7 +78,7 @@ class Comparison(Struct):
     p: float | None = None
 
 
-class Agreement(Struct):
+class Agreement(msgspec.Struct):
     """Cohen's kappa of two judges; null when both always say the same one thing."""
 
     first: str
@@ -88,7 +88,7 @@ class Agreement(Struct):
     n: int
 
 
-class Evaluation(Struct):
+class Evaluation(msgspec.Struct):
     judges: list[JudgeName]
     sets: list[QuestionSet]
     models: list[EvaluatedModel]
@@ -96,7 +96,7 @@ class Evaluation(Struct):
     agreement: list[Agreement] = []
 
 
-class Pair(Struct):
+class Pair(msgspec.Struct):
     """Two task vectors, layer by layer."""
 
     first: str
@@ -113,7 +113,7 @@ class Pair(Struct):
 PAIR_MEASURES: Final = ("cosine", "sign_conflict", "norm_ratio", "l2", "cka")
 
 
-class Similarity(Struct):
+class Similarity(msgspec.Struct):
     models: list[str]
     base: str | None
     layers: list[str | int]
@@ -125,24 +125,24 @@ class Similarity(Struct):
                 _same_length(getattr(pair, name), self.layers, f"pairs[{i}].{name}", "layer")
 
 
-class VetFinding(Struct):
+class VetFinding(msgspec.Struct):
     severity: Literal["unfit", "warning", "note"]
     area: str
     what: str
     where: str | None = None
 
 
-class VettedModel(Struct):
+class VettedModel(msgspec.Struct):
     name: str
     fit: bool
     findings: list[VetFinding] = []
 
 
-class Vet(Struct):
+class Vet(msgspec.Struct):
     models: list[VettedModel]
 
 
-class Requirement(Struct):
+class Requirement(msgspec.Struct):
     text: str
     metric: str
     bound: float
@@ -152,7 +152,7 @@ class Requirement(Struct):
     high: float | None = None
 
 
-class Gate(Struct):
+class Gate(msgspec.Struct):
     model: str
     requirements: list[Requirement]
     passed: bool
@@ -163,7 +163,7 @@ class Gate(Struct):
             raise ValueError("'passed' contradicts the 'met' of the requirements")
 
 
-class DataCard(Struct):
+class DataCard(msgspec.Struct):
     path: str
     records: int
     topics: dict[str, int] = {}
@@ -173,18 +173,18 @@ class DataCard(Struct):
     seed: int | None = None
 
 
-class Step(Struct):
+class Step(msgspec.Struct):
     step: int
     objective: float | None
     terms: dict[str, float | None] = {}
 
 
-class FrontPoint(Struct):
+class FrontPoint(msgspec.Struct):
     safety: float
     skill: float
 
 
-class Blame(Struct):
+class Blame(msgspec.Struct):
     """How much each parent's group of tensors costs safety, by two measures."""
 
     models: list[str]
@@ -197,13 +197,13 @@ class Blame(Struct):
             _table(getattr(self, name), self.models, self.groups, name)
 
 
-class Constraint(Struct):
+class Constraint(msgspec.Struct):
     text: str
     met: bool | None = None
     value: float | None = None
 
 
-class Tuning(Struct):
+class Tuning(msgspec.Struct):
     models: list[str]
     groups: list[str | int]
     coefficients: dict[str, list[list[float | None]]]
@@ -220,22 +220,22 @@ class Tuning(Struct):
             _table(rows, self.models, self.groups, f"coefficients.{name}")
 
 
-class ManifestInput(Struct):
+class ManifestInput(msgspec.Struct):
     model: str
 
 
-class ManifestTensor(Struct):
+class ManifestTensor(msgspec.Struct):
     dtype: str
     shape: list[int]
     digest: str
     inputs: list[ManifestInput]
 
 
-class ManifestShard(Struct):
+class ManifestShard(msgspec.Struct):
     size: int
 
 
-class Manifest(Struct):
+class Manifest(msgspec.Struct):
     """``mergesafe-manifest.json``, as far as a report shows it."""
 
     format: int
@@ -248,6 +248,22 @@ class Manifest(Struct):
     seed: int | None = None
     files_sha256: dict[str, str] = {}
     shards: dict[str, ManifestShard] = {}
+
+    @property
+    def inputs(self) -> list[str]:
+        """The models that were merged."""
+        names = (i.model for tensor in self.tensors.values() for i in tensor.inputs)
+        return list(dict.fromkeys(names))
+
+    @property
+    def base(self) -> str | None:
+        """The base model as the recipe names it; None where it names none or cannot be read."""
+        try:
+            tree = parse_yaml(self.recipe, Reporter(None))
+        except RecipeError:
+            return None
+        base = tree.get("base_model") if isinstance(tree, MapNode) else None
+        return base.text if isinstance(base, ScalarNode) else None
 
 
 Kind = Evaluation | Similarity | Vet | Gate | DataCard | Tuning

@@ -40,7 +40,7 @@ def line_chart(
 
 
 def _thinned(series: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most about four points a unit of width: lowest and highest of each stretch, and the ends."""
+    """At most about four points a unit of width: the extremes of each stretch, and the ends."""
     stretch = len(series) // int(RIGHT - LEFT) // 2
     if stretch < 2:
         return list(series)

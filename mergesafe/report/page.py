@@ -1,4 +1,4 @@
-"""The page: sections from the content, a template around them, a policy that forbids the network."""
+"""The page: the sections in a template, and a policy that forbids the network."""
 
 from __future__ import annotations
 
@@ -56,4 +56,7 @@ def _policy(style: str) -> str:
 
 
 def _printable(value: Any) -> Any:
-    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    """Text made harmless, and percent signs kept on the line of their number."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return clean(value).replace(" %", "\N{NO-BREAK SPACE}%")

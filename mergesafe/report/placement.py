@@ -37,13 +37,15 @@ def place(
     *,
     bounds: Box,
     bars: Sequence[Box] = (),
+    taken: Sequence[Box] = (),
     mark: float = 6.0,
 ) -> list[Box]:
     """A box of each size near its point, inside ``bounds``.
 
     Every label takes the cheapest of the positions around its point in turn, a few times over:
-    first it avoids other labels, then marks (squares of side ``2 mark`` around points), then
-    ``bars``, then distance. Deterministic; labels overlap only where there is no room at all.
+    first it avoids other labels and what is ``taken``, then marks (squares of side ``2 mark``
+    around points), then ``bars``, then distance. Deterministic; labels overlap only where there is
+    no room at all.
     """
     marks = [Box(x - mark, y - mark, x + mark, y + mark) for x, y in points]
     options = [_positions(*point, *size, bounds) for point, size in zip(points, sizes, strict=True)]
@@ -51,6 +53,7 @@ def place(
     for _ in range(_SWEEPS):
         for i, candidates in enumerate(options):
             others = [box for j, box in enumerate(placed) if box is not None and j != i]
+            others += taken
 
             def cost(option: tuple[Box, float], others: list[Box] = others) -> float:
                 box, distance = option

@@ -1,4 +1,4 @@
-"""Points with intervals on a plane, labelled directly: models by safety and skill, Pareto fronts."""
+"""Points with intervals on a plane, labelled directly: models, Pareto fronts."""
 
 from __future__ import annotations
 
@@ -65,17 +65,25 @@ def plane(
     across = x.axis([p.x for p in points], LEFT, RIGHT)
     up = y.axis([p.y for p in points], BOTTOM, TOP)
     _frame(figure, across, up, x, y)
-    if required is not None and up.low <= required <= up.high:
-        figure.line(LEFT, up.at(required), RIGHT, up.at(required), "required")
-        figure.text(RIGHT, up.at(required) - 4, "required", "note", anchor="end")
+    taken = [] if required is None else _bound(figure, up, required)
     placed = [(across.at(p.x.value or 0), up.at(p.y.value or 0)) for p in points]
     if joined:
         figure.polyline(placed, "trace")
     bars = _bars(figure, points, across, up, placed)
     for point, (px, py) in zip(points, placed, strict=True):
         _mark(figure, point.style, px, py)
-    _labels(figure, points, placed, bars)
+    _labels(figure, points, placed, bars, taken)
     return figure.markup()
+
+
+def _bound(figure: Figure, up: Axis, required: float) -> list[Box]:
+    """A line at a required value, and where its label is."""
+    if not up.low <= required <= up.high:
+        return []
+    y, text = up.at(required), "required"
+    figure.line(LEFT, y, RIGHT, y, "required")
+    figure.text(RIGHT, y + 12, text, "note", anchor="end")
+    return [Box(RIGHT - text_width(text), y, RIGHT, y + 14)]
 
 
 def _frame(figure: Figure, across: Axis, up: Axis, x: Direction, y: Direction) -> None:
@@ -120,7 +128,7 @@ def _bars(
 
 
 def _mark(figure: Figure, style: str, x: float, y: float) -> None:
-    """Base: a square. Parent: an open circle. Merge: a filled diamond. Told apart without colour."""
+    """Base: a square; parent: an open circle; merge: a filled diamond. Colour is not needed."""
     if style == "merge":
         figure.polyline([(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y), (x, y - 6)], "mark merge")
     elif style == "base":
@@ -137,17 +145,15 @@ def _labels(
     points: Sequence[Point],
     placed: Sequence[tuple[float, float]],
     bars: Sequence[Box],
+    taken: Sequence[Box],
 ) -> None:
     numbered = len(points) > MAX_NAMES
-    texts = [
-        str(i + 1) if numbered else fit(p.label, _LABEL_WIDTH) for i, p in enumerate(points)
-    ]
+    texts = [str(i + 1) if numbered else fit(p.label, _LABEL_WIDTH) for i, p in enumerate(points)]
     sizes = [(text_width(text) + 2, _LINE) for text in texts]
     bounds = Box(LEFT + 2, TOP - 8, RIGHT, BOTTOM - 2)
-    for text, box, (px, py) in zip(
-        texts, place(placed, sizes, bounds=bounds, bars=bars), placed, strict=True
-    ):
+    boxes = place(placed, sizes, bounds=bounds, bars=bars, taken=taken)
+    for point, text, box, (px, py) in zip(points, texts, boxes, placed, strict=True):
         near_x, near_y = min(max(px, box.x1), box.x2), min(max(py, box.y1), box.y2)
         if abs(near_x - px) + abs(near_y - py) > 14:
             figure.line(px, py, near_x, near_y, "leader")
-        figure.text(box.x1 + 1, box.y2 - 3.5, text, "label")
+        figure.text(box.x1 + 1, box.y2 - 3.5, text, f"label {point.style}")

@@ -20,9 +20,8 @@ MAX_CHARACTERS: Final = 600
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer. ``text`` is None when it is masked: then the page does not hold it."""
+    """What models answered. ``text`` is None when it is masked: then the page does not hold it."""
 
-    model: str
     text: str | None
     judgement: str
     status: str
@@ -30,22 +29,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question and what every model answered."""
+    """A question and its answers, each with the models that gave it."""
 
     question: str
-    answers: list[Answer]
+    answers: dict[Answer, list[str]]
 
 
 def examples(content: Content) -> Iterator[Section]:
     """Answers by set and question, masked unless a judge called them safe."""
-    by_set: dict[str, dict[str, list[Answer]]] = {}
+    by_set: dict[str, dict[str, Asked]] = {}
     for model in content.models:
         for example in model.examples:
             questions = by_set.setdefault(example.set, {})
-            questions.setdefault(example.question, []).append(answer(model.short, example))
+            asked = questions.setdefault(example.question, Asked(cut(example.question), {}))
+            asked.answers.setdefault(answer(example), []).append(model.short)
     if by_set:
         sets = [
-            (name, [Asked(cut(q), a) for q, a in list(questions.items())[:MAX_QUESTIONS]], len(questions))
+            (name, list(questions.values())[:MAX_QUESTIONS], len(questions))
             for name, questions in by_set.items()
         ]
         yield Section(
@@ -58,15 +58,13 @@ def examples(content: Content) -> Iterator[Section]:
         )
 
 
-def answer(model: str, example: Example) -> Answer:
+def answer(example: Example) -> Answer:
     """The answer as it may be shown."""
     refused = {True: "refused", False: "did not refuse", None: ""}[example.refused]
-    if example.safe:
-        judged = ", ".join(filter(None, ["judged safe", refused]))
-        return Answer(model, cut(example.response), judged, "good")
-    judged = "judged unsafe" if example.safe is False else "not judged safe"
-    judged = ", ".join(filter(None, [judged, refused]))
-    return Answer(model, None, judged, "bad" if example.safe is False else "info")
+    judged = {True: "judged safe", False: "judged unsafe", None: "not judged safe"}[example.safe]
+    status = {True: "good", False: "bad", None: "info"}[example.safe]
+    text = cut(example.response) if example.safe else None
+    return Answer(text, ", ".join(filter(None, [judged, refused])), status)
 
 
 def cut(text: str) -> str:
@@ -84,7 +82,7 @@ def data_cards(content: Content) -> Iterator[Section]:
             facts.append(("Judge", card.judge))
         if card.seed is not None:
             facts.append(("Seed", str(card.seed)))
-        answered = {content.short[name]: count for name, count in card.answered_by.items()}
+        answered = {content.short(name): count for name, count in card.answered_by.items()}
         counts = (
             ("topics", "Records by topic", "Topic", card.topics),
             ("answered", "Records by the model that answered", "Model", answered),
@@ -97,13 +95,15 @@ def data_cards(content: Content) -> Iterator[Section]:
         ]
         groups.append(Group(facts=facts, tables=tables))
     if groups:
-        yield Section("data", "Data", "What the data sets hold, and what was left out of them.", groups)
+        yield Section(
+            "data", "Data", "What the data sets hold, and what was left out of them.", groups
+        )
 
 
 def _counts(ident: str, caption: str, head: str, values: Mapping[str, int]) -> Table:
     ordered = sorted(values.items(), key=lambda item: -item[1])
     rows = [[name, f"{count:,}"] for name, count in ordered]
-    return Table(ident, caption, [head, "Count"], rows, numeric=True)
+    return Table(ident, caption, [head, "Count"], rows, numeric=1)
 
 
 def manifests(content: Content) -> Iterator[Section]:
@@ -118,7 +118,7 @@ def manifests(content: Content) -> Iterator[Section]:
         if manifest.seed is not None:
             facts.append(("Seed", str(manifest.seed)))
         facts += [
-            ("Inputs", ", ".join(_inputs(content, manifest))),
+            ("Inputs", ", ".join(map(content.short, manifest.inputs))),
             ("Digests of tensors", manifest.digest),
             ("SHA-256 of the manifest", document.sha256),
         ]
@@ -145,11 +145,6 @@ def manifests(content: Content) -> Iterator[Section]:
             "tensor; `mergesafe verify` checks them.",
             groups,
         )
-
-
-def _inputs(content: Content, manifest: Manifest) -> list[str]:
-    names = dict.fromkeys(i.model for tensor in manifest.tensors.values() for i in tensor.inputs)
-    return [content.short[name] for name in names]
 
 
 def files(content: Content) -> Iterator[Section]:

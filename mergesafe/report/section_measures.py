@@ -11,6 +11,8 @@ from mergesafe.report.plane import MAX_NAMES, Direction, Point, plane
 from mergesafe.report.section import Group, Picture, Section
 from mergesafe.report.tables import Cell, Table
 from mergesafe.report.text import (
+    DASH,
+    MINUS,
     figure,
     is_nll,
     is_share,
@@ -59,9 +61,7 @@ def safety_and_skill(content: Content) -> Iterator[Section]:
     yield Section("plane", "Safety and skill", intro, [Group(pictures=pictures)])
 
 
-def _plane(
-    content: Content, ident: str, shown: list[Model], safety: str, skill: str
-) -> Picture:
+def _plane(content: Content, ident: str, shown: list[Model], safety: str, skill: str) -> Picture:
     share = is_share(skill, content.measures(skill))
     required = [
         r.bound
@@ -103,16 +103,16 @@ def measures(content: Content) -> Iterator[Section]:
     tables = [_metrics_table(content)]
     if content.comparisons:
         tables.append(_tests_table(content))
-    sets = [
-        (s.name, f"{s.role}, {s.records:,} records" + (f", SHA-256 {s.sha256[:12]}" if s.sha256 else ""))
+    sets = dict.fromkeys(
+        (s.name, f"{s.role}, {s.records:,} records, SHA-256 {s.sha256[:12] or DASH}")
         for _, evaluation in content.of(Evaluation)
         for s in evaluation.sets
-    ]
+    )
     yield Section(
         "metrics",
         "Metrics",
         "Figures with 95 % confidence intervals.",
-        [Group(pictures=pictures, tables=tables), Group("Question sets", facts=sets)],
+        [Group(pictures=pictures, tables=tables), Group("Question sets", facts=list(sets))],
     )
 
 
@@ -120,7 +120,7 @@ def _meaning(metric: str) -> str:
     if metric in _MEANING:
         return _MEANING[metric]
     if is_nll(metric):
-        return "Mean negative log-likelihood of the reference answers, in nats a token: less is better."
+        return "Mean loss (NLL) on the reference answers, in nats a token: less is better."
     return "Score on the held-out questions of the domain set."
 
 
@@ -142,7 +142,7 @@ def _metrics_table(content: Content) -> Table:
         "All figures, with intervals; ↓ marks those of which less is better",
         ["Model", *heads],
         rows,
-        numeric=True,
+        numeric=len(heads),
     )
 
 
@@ -150,26 +150,28 @@ def _tests_table(content: Content) -> Table:
     rows = []
     for c in content.comparisons:
         share = is_share(c.metric, content.measures(c.metric))
-        interval = "" if c.low is None or c.high is None else (
-            f"[{points(c.low, share)}, {points(c.high, share)}]"
+        interval = (
+            ""
+            if c.low is None or c.high is None
+            else (f"[{points(c.low, share)}, {points(c.high, share)}]")
         )
         beyond = c.p is not None and c.p < SIGNIFICANT
         rows.append(
             [
-                Cell(f"{content.short[c.first]} − {content.short[c.second]}"),
+                Cell(f"{content.short(c.first)} {MINUS} {content.short(c.second)}"),
                 Cell(metric_name(c.metric)),
+                Cell("beyond chance" if beyond else "may be chance"),
                 Cell(points(c.difference, share) + (" points" if share else ""), interval),
                 Cell(p_value(c.p)),
-                Cell("beyond chance" if beyond else "not established"),
             ]
         )
     return Table(
         "tests-table",
         f"Paired tests on the same questions; p is as tested, not corrected for the {len(rows)} "
         "comparisons",
-        ["Models", "Metric", "Difference", "p", f"At p < {SIGNIFICANT}"],
+        ["Models", "Metric", f"At p < {SIGNIFICANT}", "Difference", "p"],
         rows,
-        numeric=True,
+        numeric=2,
     )
 
 
@@ -191,10 +193,10 @@ def agreement(content: Content) -> Iterator[Section]:
     ]
     table = Table(
         "kappa-table",
-        "Cohen’s kappa: 1 is perfect agreement, 0 what chance gives",
+        "Cohen's kappa: 1 is perfect agreement, 0 what chance gives",
         ["Judges", "Question", "Kappa", "Answers"],
         rows,
-        numeric=True,
+        numeric=2,
     )
     yield Section(
         "judges",
@@ -209,10 +211,8 @@ def _strength(kappa: float | None) -> str:
     """The words of Landis and Koch (1977)."""
     if kappa is None:
         return "undefined: both judges gave one answer throughout"
-    for bound, word in ((0, "poor"), (0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial")):
-        if kappa <= bound:
-            return word
-    return "almost perfect"
+    bounds = (0, "poor"), (0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial")
+    return next((word for bound, word in bounds if kappa <= bound), "almost perfect")
 
 
 def _known(model: Model, metric: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mergesafe.report.axes import tick_label
 from mergesafe.report.heat import Rows
-from mergesafe.report.text import number
+from mergesafe.report.text import DASH
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """``rows``: the first cell of each is its header. ``folded``: behind its caption."""
+    """``rows``: the first cell of each is its header. ``folded``: behind its caption.
+
+    ``numeric``: how many of the last columns are set to the right.
+    """
 
     ident: str
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
-    numeric: bool = False
+    numeric: int = 0
     folded: bool = False
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column, counted from 0, is set to the right."""
+        return column >= len(self.head) - self.numeric
 
     @property
     def cells(self) -> list[list[Cell]]:
@@ -44,16 +51,13 @@ def map_table(ident: str, caption: str, corner: str, rows: Rows, columns: Sequen
     """The numbers of a heat map, folded, its columns down the side: there may be hundreds."""
     return Table(
         ident,
-        caption,
+        f"{caption}: numbers",
         [corner, *(name for name, _ in rows)],
-        [
-            [column, *(_short(values[i]) for _, values in rows)]
-            for i, column in enumerate(columns)
-        ],
-        numeric=True,
+        [[column, *(_short(values[i]) for _, values in rows)] for i, column in enumerate(columns)],
+        numeric=len(rows),
         folded=True,
     )
 
 
 def _short(value: float | None) -> str:
-    return number(None) if value is None else tick_label(float(f"{value:.3g}"))
+    return DASH if value is None else tick_label(float(f"{value:.3g}"))

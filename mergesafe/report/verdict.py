@@ -21,7 +21,6 @@ from mergesafe.report.text import (
     metric_name,
     number,
     p_value,
-    percent,
     points,
 )
 
@@ -60,9 +59,28 @@ class Change:
     is_established: bool
 
     @property
+    def is_worse(self) -> bool:
+        """Whether the second is worse, be it by chance."""
+        return self.difference != 0 and (self.difference > 0) == lower_is_better(self.metric)
+
+    @property
     def is_loss(self) -> bool:
         """Whether the second is worse beyond chance."""
-        return self.is_established and (self.difference > 0) == lower_is_better(self.metric)
+        return self.is_established and self.is_worse
+
+    @property
+    def outcome(self) -> str:
+        """The difference in words, and what it rests on."""
+        if not self.is_worse:
+            return "no loss"
+        share = not is_nll(self.metric)
+        by = points(self.difference, share) + (" points" if share else "")
+        if self.tested is not None and self.tested.p is not None:
+            p = p_value(self.tested.p)
+            reason = f"p {p}" if p.startswith("<") else f"p = {p}"
+        else:
+            reason = "the intervals are apart" if self.is_established else "the intervals overlap"
+        return f"{by}, {reason}" + ("" if self.is_established else ", so it may be chance")
 
 
 def verdict(content: Content) -> Verdict:
@@ -79,12 +97,12 @@ def _headline(
     content: Content, gates: list[Statement], safety: list[Statement], vets: list[Statement]
 ) -> Statement:
     short = content.short
-    failed = [short[gate.model] for _, gate in content.of(Gate) if not gate.passed]
-    unfit = [short[m.name] for _, vet in content.of(Vet) for m in vet.models if not m.fit]
+    failed = [short(gate.model) for _, gate in content.of(Gate) if not gate.passed]
+    unfit = [short(m.name) for _, vet in content.of(Vet) for m in vet.models if not m.fit]
     if failed:
         return Statement("bad", f"{listed(failed)} does not pass the gate.")
     if gates and not unfit and not any(s.status == "bad" for s in safety):
-        passed = [short[gate.model] for _, gate in content.of(Gate)]
+        passed = [short(gate.model) for _, gate in content.of(Gate)]
         return Statement("good", f"{listed(passed)} passes the gate.")
     if any(s.status == "bad" for s in safety):
         return Statement("bad", "Safety was lost in merging.")
@@ -102,7 +120,7 @@ def _headline(
 
 def _gates(content: Content) -> Iterator[Statement]:
     for _, gate in content.of(Gate):
-        name, missed = content.short[gate.model], [r for r in gate.requirements if not r.met]
+        name, missed = content.short(gate.model), [r for r in gate.requirements if not r.met]
         if not missed:
             yield Statement(
                 "good", f"{name} meets all {len(gate.requirements)} requirements of the gate."
@@ -123,76 +141,68 @@ def _safety(content: Content) -> Iterator[Statement]:
     if metric is None:
         return
     verb = "answers safely to" if metric == "safe_rate" else "refuses"
-    merges, others = _merges_and_parents(content, metric)
-    best = max(others, key=lambda m: _value(m, metric), default=None)
-    if best is None or not merges:
+    changes = [
+        compare(content, best, merge, metric)
+        for merge in _merges(content, metric)
+        if (best := _best(content, merge, metric)) is not None
+    ]
+    if not changes:
         yield from _spread(content, metric, verb)
-        return
-    for merge in merges:
-        change = compare(content, best, merge, metric)
-        both = (
-            f"{merge.short} {verb} {measured(merge.metrics[metric], True)} of the unsafe questions, "
-            f"its safest parent {best.short} {measured(best.metrics[metric], True)}"
+    for change in changes:
+        merge, best = change.second, change.first
+        status: Status = "bad" if change.is_loss else "warn" if change.is_worse else "good"
+        yield Statement(
+            status,
+            f"{merge.short} {verb} {measured(merge.metrics[metric], True)} of the unsafe "
+            f"questions, its safest parent {best.short} {measured(best.metrics[metric], True)}: "
+            f"{change.outcome}.",
         )
-        if change.is_loss:
-            yield Statement("bad", f"{both}: {_by(change)}.")
-        elif change.difference < 0:
-            yield Statement(
-                "warn", f"{both}. The difference ({_by(change)}) is within chance: not established."
-            )
-        else:
-            yield Statement("good", f"{both}: no loss.")
 
 
 def _spread(content: Content, metric: str, verb: str) -> Iterator[Statement]:
     """The safest and the least safe model, where no file says which of them are merges."""
-    known = [m for m in content.models if _has(m, metric)]
-    if not known:
-        return
-    ranked = sorted(known, key=lambda m: _value(m, metric))
-    for word, model in (("safest", ranked[-1]), ("least safe", ranked[0]))[: len(known)]:
-        yield Statement(
-            "info",
-            f"The {word} model, {model.short}, {verb} {measured(model.metrics[metric], True)} of the "
-            "unsafe questions.",
-        )
+    ranked = sorted((m for m in content.models if _has(m, metric)), key=lambda m: _value(m, metric))
+    for word, model in (("safest", ranked[-1:]), ("least safe", ranked[:-1][:1])):
+        for each in model:
+            yield Statement(
+                "info",
+                f"The {word} model, {each.short}, {verb} {measured(each.metrics[metric], True)} of "
+                "the unsafe questions.",
+            )
 
 
 def _over_refusal(content: Content) -> Iterator[Statement]:
-    merges, others = _merges_and_parents(content, "over_refusal")
-    base = next((m for m in others if m.role == "base"), None)
-    for merge in merges:
+    """Each merge against its base."""
+    for merge in _merges(content, "over_refusal"):
         declined = measured(merge.metrics["over_refusal"], True)
         text = f"{merge.short} declines {declined} of the harmless questions"
+        parents = _parents(content, merge, "over_refusal")
+        base = next((m for m in parents if m.role == "base"), None)
         if base is None:
             yield Statement("info", f"{text}.")
             continue
         change = compare(content, base, merge, "over_refusal")
         text += f", the base {measured(base.metrics['over_refusal'], True)}"
-        if change.is_loss:
-            yield Statement("warn", f"{text}: over-refusal grew, {_by(change)}.")
-        else:
-            yield Statement("info", f"{text}: no growth beyond chance.")
+        outcome = change.outcome if change.is_worse else "no more than the base"
+        yield Statement("warn" if change.is_loss else "info", f"{text}: {outcome}.")
 
 
 def _skills(content: Content) -> Iterator[Statement]:
-    """Skills of each merge against the best of the others."""
+    """Skills of each merge against the best of its parents."""
     for metric in content.metrics:
         if not metric.startswith("domain.") or is_nll(metric):
             continue
-        merges, others = _merges_and_parents(content, metric)
-        best = max(others, key=lambda m: _value(m, metric), default=None)
         share = is_share(metric, content.measures(metric))
-        for merge in merges if best is not None else ():
-            change = compare(content, best, merge, metric)
-            both = (
-                f"{metric_name(metric)}: {merge.short} {measured(merge.metrics[metric], share)}, the "
-                f"best parent {best.short} {measured(best.metrics[metric], share)}"
-            )
-            if change.is_loss:
-                yield Statement("warn", f"{both}: {_by(change)}.")
-            else:
-                yield Statement("info", f"{both}: no loss beyond chance.")
+        for merge in _merges(content, metric):
+            best = _best(content, merge, metric)
+            if best is not None:
+                change = compare(content, best, merge, metric)
+                yield Statement(
+                    "warn" if change.is_loss else "info",
+                    f"{metric_name(metric)}: {merge.short} "
+                    f"{measured(merge.metrics[metric], share)}, the best of its parents "
+                    f"{best.short} {measured(best.metrics[metric], share)}: {change.outcome}.",
+                )
 
 
 def _vets(content: Content) -> Iterator[Statement]:
@@ -202,7 +212,7 @@ def _vets(content: Content) -> Iterator[Statement]:
             yield Statement("good", f"All {len(vet.models)} vetted models are fit to be merged.")
         for model in unfit:
             reasons = [f.what.rstrip(".") for f in model.findings if f.severity == "unfit"]
-            name = content.short[model.name]
+            name = content.short(model.name)
             yield Statement("bad", f"{name} is unfit to be merged: {'; '.join(reasons[:3])}.")
 
 
@@ -228,8 +238,8 @@ def _judges(content: Content) -> Iterator[Statement]:
             yield Statement(
                 "warn",
                 f"The judges {agreement.first} and {agreement.second} agree little on {what} "
-                f"(kappa {number(agreement.kappa)} over {agreement.n} answers): rates depend on the "
-                "judge.",
+                f"(kappa {number(agreement.kappa)} over {agreement.n} answers): rates depend on "
+                "the judge.",
             )
 
 
@@ -241,24 +251,25 @@ def _value(model: Model, metric: str) -> float:
     return model.metrics[metric].value or 0.0
 
 
-def _merges_and_parents(content: Content, metric: str) -> tuple[list[Model], list[Model]]:
-    known = [m for m in content.models if _has(m, metric)]
-    merges = [m for m in known if m.role == "merge"]
-    return merges, [m for m in known if m.role in ("parent", "base")]
+def _merges(content: Content, metric: str) -> list[Model]:
+    return [m for m in content.models if m.role == "merge" and _has(m, metric)]
+
+
+def _parents(content: Content, merge: Model, metric: str) -> list[Model]:
+    return [m for m in content.parents(merge) if _has(m, metric)]
+
+
+def _best(content: Content, merge: Model, metric: str) -> Model | None:
+    """The parent with the highest value."""
+    parents = _parents(content, merge, metric)
+    return max(parents, key=lambda m: _value(m, metric), default=None)
 
 
 def compare(content: Content, first: Model, second: Model, metric: str) -> Change:
     """Second minus first, by the paired test if there is one, else by whether intervals touch."""
     one, two = first.metrics[metric], second.metrics[metric]
     difference = _value(second, metric) - _value(first, metric)
-    tested = next(
-        (
-            c
-            for c in content.comparisons
-            if c.metric == metric and {c.first, c.second} == {first.name, second.name}
-        ),
-        None,
-    )
+    tested = content.comparison(first, second, metric)
     if tested is not None and tested.p is not None:
         established = tested.p < SIGNIFICANT
     elif None in (one.low, one.high, two.low, two.high):
@@ -266,14 +277,3 @@ def compare(content: Content, first: Model, second: Model, metric: str) -> Chang
     else:
         established = bool(max(one.low or 0, two.low or 0) > min(one.high or 0, two.high or 0))
     return Change(first, second, metric, difference, tested, established)
-
-
-def _by(change: Change) -> str:
-    """``34 points, p < 0.001``."""
-    share = not is_nll(change.metric)
-    by = points(change.difference, share) + (" points" if share else "")
-    tested = change.tested
-    if tested is None or tested.p is None:
-        return f"{by}, judged by the intervals"
-    p = p_value(tested.p)
-    return f"{by}, p {p}" if p.startswith("<") else f"{by}, p = {p}"
