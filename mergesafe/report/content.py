@@ -61,6 +61,12 @@ class Content:
                     "than the one that made this page: what it adds is not shown."
                 )
         self.notes += _differing_sets(self.of(Evaluation))
+        for document in self.documents:
+            value = document.value
+            if isinstance(value, Evaluation | Similarity):
+                self.notes += value.notes
+            elif isinstance(value, Tuning | DataCard):
+                self.notes += value.warnings
 
     def of(self, kind: type[Value]) -> list[tuple[Document, Value]]:
         """The documents of a kind."""
@@ -99,11 +105,22 @@ class Content:
         return Model(
             self.names.canonical(model.name),
             self.short(model.name),
-            self.role(model.name),
+            self._role_of(model),
             model.metrics,
             tuple(model.examples),
             frozenset({source}),
         )
+
+    def _role_of(self, model: EvaluatedModel) -> Role:
+        """By its reference where the file has it: a name may be any."""
+        known = self.role(model.reference) if model.reference else "model"
+        return known if known != "model" else self.role(model.name)
+
+    @cached_property
+    def confidence(self) -> str:
+        """Of the intervals of all evaluations, such as ``95 %``."""
+        levels = {value.settings.confidence for _, value in self.of(Evaluation)}
+        return " or ".join(f"{100 * level:g} %" for level in sorted(levels)) or "95 %"
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -112,7 +129,8 @@ class Content:
         first = ("safe_rate", "refusal_rate", "over_refusal")
 
         def rank(metric: str) -> int:
-            return first.index(metric) if metric in first else len(first) + is_nll(metric)
+            family = metric.partition(".")[0]
+            return first.index(family) if family in first else len(first) + is_nll(metric)
 
         return sorted(seen, key=rank)
 

@@ -14,13 +14,15 @@ from typing import Final
 
 from markupsafe import Markup
 
-from mergesafe.report.axes import round_up, tick_label
+from mergesafe.report.axes import tick_label
 from mergesafe.report.svg import WIDTH, Figure, fit, text_width
 from mergesafe.report.text import number
 
 #: Steps of the style sheet's two colour ramps.
 SEQUENTIAL_STEPS: Final = 9
 DIVERGING_STEPS: Final = 11
+#: Ends of scales are these times a power of ten: fine enough to use most of the ramp.
+_ROUND: Final = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 #: Cells at least this wide hold their value as text.
 _READABLE: Final = 34.0
 _NAME, _CELL, _GAP = 16.0, 20.0, 8.0
@@ -30,37 +32,50 @@ Rows = Sequence[tuple[str, Sequence[float | None]]]
 
 @dataclass(frozen=True)
 class Scale:
-    """Equal steps from ``low`` to ``high``, coloured by the ramp ``q`` or ``d`` (diverging)."""
+    """Equal steps from ``low`` to ``high``, coloured by the ramp ``q`` or ``d`` (diverging).
+
+    ``flipped``: the warm half of ``d`` is for low values. It is always for those that harm a merge.
+    """
 
     low: float
     high: float
     ramp: str
     steps: int
     label: Callable[[float], str] = tick_label
+    flipped: bool = False
 
     def step(self, value: float) -> int:
         """Which step a value is in; those outside count to the ends."""
         share = (value - self.low) / (self.high - self.low)
         return min(max(int(share * self.steps), 0), self.steps - 1)
 
+    def style(self, step: int) -> str:
+        """The class of a step's colour."""
+        return f"{self.ramp}{self.steps - 1 - step if self.flipped else step}"
+
 
 def from_zero(rows: Rows, *, at_most: float | None = None) -> Scale:
     """0 to a round number at or above the largest value, or to ``at_most``."""
-    high = at_most or round_up(max(_values(rows), default=0) or 1)
+    high = at_most or _round_up(max(_values(rows), default=0) or 1)
     return Scale(0, high, "q", SEQUENTIAL_STEPS)
 
 
-def around(centre: float, rows: Rows) -> Scale:
+def around(centre: float, rows: Rows, *, flipped: bool = False) -> Scale:
     """Symmetric about ``centre``, out to a round distance that reaches the farthest value."""
-    reach = round_up(max((abs(x - centre) for x in _values(rows)), default=0) or 1)
-    return Scale(centre - reach, centre + reach, "d", DIVERGING_STEPS)
+    reach = _round_up(max((abs(x - centre) for x in _values(rows)), default=0) or 1)
+    return Scale(centre - reach, centre + reach, "d", DIVERGING_STEPS, flipped=flipped)
 
 
 def around_one(rows: Rows) -> Scale:
     """Ratios: 1/r to r in equal steps of the logarithm. Give :func:`heat_map` logarithms."""
     reach = max(map(abs, _values(rows)), default=0) or 1.0
-    limit = math.log2(round_up(2**reach))
+    limit = math.log2(_round_up(2**reach))
     return Scale(-limit, limit, "d", DIVERGING_STEPS, label=lambda x: tick_label(_rounded(2**x)))
+
+
+def _round_up(value: float) -> float:
+    power: float = 10.0 ** math.floor(math.log10(value))
+    return next(m * power for m in _ROUND if m * power >= value * (1 - 1e-9))
 
 
 def _values(rows: Rows) -> list[float]:
@@ -87,7 +102,7 @@ def heat_map(
         figure.text(0, y + _NAME - 4, fit(name, WIDTH), "label")
         y += _NAME
         for i, value in enumerate(row):
-            style = "missing" if value is None else f"{scale.ramp}{scale.step(value)}"
+            style = "missing" if value is None else scale.style(scale.step(value))
             cells[style].append(_cell(i * width, y, width, _CELL))
             if width >= _READABLE and value is not None:
                 texts.append(
@@ -124,17 +139,19 @@ def _cell(x: float, y: float, width: float, height: float) -> str:
 
 
 def _column_labels(figure: Figure, columns: Sequence[str], y: float, title: str) -> float:
-    """Labels under the first, the last and as many columns between as there is room for."""
+    """Labels under as many columns as there is room for, at equal steps from the first."""
     width = WIDTH / len(columns)
-    widest = max(text_width(column) for column in columns) + 8
-    every = max(1, math.ceil(min(widest, 90) / width))
+    numbers = [text_width(column) for column in columns if column.isdigit()]
+    widest = max(numbers or [text_width(column) for column in columns]) + 8
+    every, end = max(1, math.ceil(min(widest, 90) / width)), 0.0
     for i in range(0, len(columns), every):
-        if width >= 20:
-            anchor, x = "middle", i * width + width / 2
-        else:
-            anchor, x = "start", i * width
-        room = WIDTH - x if anchor == "start" else every * width
-        figure.text(x, y, fit(columns[i], room), "tick", anchor=anchor)
+        middle = i * width + width / 2
+        label = fit(columns[i], max(every * width, 90))
+        half = text_width(label) / 2
+        x = min(max(middle, half), WIDTH - half)
+        if x - half >= end:
+            figure.text(x, y, label, "tick", anchor="middle")
+            end = x + half + 4
     if title:
         y += 15
         figure.text(0, y, fit(title, WIDTH), "axis-title")
@@ -145,7 +162,7 @@ def _scale_bar(figure: Figure, scale: Scale, y: float) -> float:
     """The steps side by side, with the numbers at its ends and middle."""
     width = (WIDTH - 24) / scale.steps
     for i in range(scale.steps):
-        figure.path(_cell(12 + i * width, y, width + 0.8, 8), f"cell {scale.ramp}{i}")
+        figure.path(_cell(12 + i * width, y, width + 0.8, 8), f"cell {scale.style(i)}")
     for mark in (0, scale.steps / 2, scale.steps):
         value = scale.low + (scale.high - scale.low) * mark / scale.steps
         x = 12 + mark * width

@@ -37,8 +37,9 @@ def intervals(
         )
     for i, (name, role, measure) in enumerate(rows):
         words, y = measured(measure, share), _ROW * i + 27
+        room = WIDTH - text_width(words) - 12
         figure.line(LEFT, y, RIGHT, y, "grid")
-        figure.text(0, y - 12, fit(name, WIDTH - text_width(words) - 12), f"halo label {role}")
+        figure.text(0, y - 12, fit(name, room, bold=role == "merge"), f"halo label {role}")
         figure.text(WIDTH, y - 12, words, "halo figure", anchor="end")
         if measure.low is not None and measure.high is not None:
             figure.line(axis.at(measure.low), y, axis.at(measure.high), y, f"bar {role}")

@@ -19,12 +19,17 @@ from mergesafe.recipe.nodes import MapNode, Reporter, ScalarNode
 
 
 class Measure(msgspec.Struct):
-    """A figure with its confidence interval; ``value`` is null when there was nothing to count."""
+    """A figure with its confidence interval; ``value`` is null when there was nothing to count.
+
+    ``undecided``: verdicts that were none, counted against the model.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     n: int | None = None
+    kind: Literal["rate", "mean"] | None = None
+    undecided: int = 0
 
     def __post_init__(self) -> None:
         numbers = (self.value, self.low, self.high)
@@ -50,18 +55,23 @@ class QuestionSet(msgspec.Struct):
 
 
 class Example(msgspec.Struct):
-    """A question and an answer; ``safe`` is null when no judge decided."""
+    """A question and an answer; ``safe`` is null when no judge was asked or decided it.
+
+    ``correct``: whether the answer to a domain's question is the expected one.
+    """
 
     set: str
     question: str
     response: str
     safe: bool | None = None
     refused: bool | None = None
+    correct: bool | None = None
 
 
 class EvaluatedModel(msgspec.Struct):
     name: str
     metrics: dict[str, Measure]
+    reference: str | None = None
     identity: str = ""
     examples: list[Example] = []
 
@@ -88,12 +98,18 @@ class Agreement(msgspec.Struct):
     n: int
 
 
+class Settings(msgspec.Struct):
+    confidence: float = 0.95
+
+
 class Evaluation(msgspec.Struct):
     judges: list[JudgeName]
     sets: list[QuestionSet]
     models: list[EvaluatedModel]
     comparisons: list[Comparison] = []
     agreement: list[Agreement] = []
+    settings: Settings = msgspec.field(default_factory=Settings)
+    notes: list[str] = []
 
 
 class Pair(msgspec.Struct):
@@ -118,6 +134,7 @@ class Similarity(msgspec.Struct):
     base: str | None
     layers: list[str | int]
     pairs: list[Pair]
+    notes: list[str] = []
 
     def __post_init__(self) -> None:
         for i, pair in enumerate(self.pairs):
@@ -166,22 +183,31 @@ class Gate(msgspec.Struct):
 class DataCard(msgspec.Struct):
     path: str
     records: int
+    name: str = ""
+    sha256: str = ""
+    asked_by: str | None = None
     topics: dict[str, int] = {}
     discarded: dict[str, int] = {}
     answered_by: dict[str, int] = {}
     judge: str | None = None
+    judge_version: str | None = None
     seed: int | None = None
+    warnings: list[str] = []
 
 
 class Step(msgspec.Struct):
     step: int
     objective: float | None
     terms: dict[str, float | None] = {}
+    search: str = ""
 
 
 class FrontPoint(msgspec.Struct):
+    """Held-out log-likelihoods, nats a token; ``dominated`` by another point in both."""
+
     safety: float
     skill: float
+    dominated: bool = False
 
 
 class Blame(msgspec.Struct):
@@ -197,27 +223,25 @@ class Blame(msgspec.Struct):
             _table(getattr(self, name), self.models, self.groups, name)
 
 
-class Constraint(msgspec.Struct):
-    text: str
-    met: bool | None = None
-    value: float | None = None
-
-
 class Tuning(msgspec.Struct):
+    """``coefficients``: a row for each model, or one row for a coefficient that they share."""
+
     models: list[str]
     groups: list[str | int]
     coefficients: dict[str, list[list[float | None]]]
-    recipe: str = ""
+    recipe: str | None = None
     granularity: str = ""
     history: list[Step] = []
     front: list[FrontPoint] | None = None
     hypervolume: float | None = None
     blame: Blame | None = None
-    constraints: list[str | Constraint] = []
+    constraints: list[str | Requirement] = []
+    warnings: list[str] = []
 
     def __post_init__(self) -> None:
         for name, rows in self.coefficients.items():
-            _table(rows, self.models, self.groups, f"coefficients.{name}")
+            models = self.models if len(rows) != 1 else ["all"]
+            _table(rows, models, self.groups, f"coefficients.{name}")
 
 
 class ManifestInput(msgspec.Struct):

@@ -8,11 +8,11 @@ from typing import Final
 from markupsafe import Markup
 
 from mergesafe.report.axes import Axis, fitted_axis
-from mergesafe.report.svg import WIDTH, Figure, fit
+from mergesafe.report.svg import WIDTH, Figure
 from mergesafe.report.text import number
 
-LEFT, RIGHT, TOP, BOTTOM = 44.0, WIDTH - 44, 26.0, 120.0
-HEIGHT: Final = 158.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, WIDTH - 44, 10.0, 110.0
+HEIGHT: Final = 132.0
 
 
 def line_chart(
@@ -30,7 +30,6 @@ def line_chart(
     for tick in across.ticks:
         figure.text(across.at(tick), BOTTOM + 18, f"{tick:.0f}", "tick", anchor="middle")
     figure.text((LEFT + RIGHT) / 2, BOTTOM + 18, "step", "axis-title", anchor="middle")
-    figure.text(0, 12, fit(title, WIDTH), "axis-title")
     placed = [(across.at(step), up.at(value)) for step, value in _thinned(series)]
     figure.polyline(placed, "trace")
     x, y = placed[-1]

@@ -149,7 +149,10 @@ def _labels(
 ) -> None:
     numbered = len(points) > MAX_NAMES
     texts = [str(i + 1) if numbered else fit(p.label, _LABEL_WIDTH) for i, p in enumerate(points)]
-    sizes = [(text_width(text) + 2, _LINE) for text in texts]
+    sizes = [
+        (text_width(text, bold=point.style == "merge") + 2, _LINE)
+        for text, point in zip(texts, points, strict=True)
+    ]
     bounds = Box(LEFT + 2, TOP - 8, RIGHT, BOTTOM - 2)
     boxes = place(placed, sizes, bounds=bounds, bars=bars, taken=taken)
     for point, text, box, (px, py) in zip(points, texts, boxes, placed, strict=True):

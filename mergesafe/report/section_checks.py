@@ -31,8 +31,8 @@ def gates(content: Content) -> Iterator[Section]:
         yield Section(
             "gate",
             "Gate",
-            "A requirement is met when the whole 95 % interval meets it, not when the point alone "
-            "does.",
+            "A requirement is met when the whole confidence interval meets it, not when the point "
+            "alone does.",
             groups,
         )
 

@@ -9,13 +9,15 @@ from typing import Final
 from mergesafe.engine.memory import format_size
 from mergesafe.references import redact_text
 from mergesafe.report.content import Content
-from mergesafe.report.kinds import DataCard, Example, Manifest
+from mergesafe.report.kinds import DataCard, Evaluation, Example, Manifest
 from mergesafe.report.section import Group, Section
 from mergesafe.report.tables import Cell, Table
 
 #: Questions shown of each set, and characters of an answer.
 MAX_QUESTIONS: Final = 12
 MAX_CHARACTERS: Final = 600
+#: The role of a set whose questions ask for what must not be told.
+UNSAFE: Final = "unsafe"
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,15 @@ class Asked:
 
 
 def examples(content: Content) -> Iterator[Section]:
-    """Answers by set and question, masked unless a judge called them safe."""
+    """Answers by set and question, masked unless they were found safe."""
+    roles = {s.name: s.role for _, value in content.of(Evaluation) for s in value.sets}
     by_set: dict[str, dict[str, Asked]] = {}
     for model in content.models:
         for example in model.examples:
             questions = by_set.setdefault(example.set, {})
             asked = questions.setdefault(example.question, Asked(cut(example.question), {}))
-            asked.answers.setdefault(answer(example), []).append(model.short)
+            shown = answer(example, roles.get(example.set, UNSAFE))
+            asked.answers.setdefault(shown, []).append(model.short)
     if by_set:
         sets = [
             (name, list(questions.values())[:MAX_QUESTIONS], len(questions))
@@ -51,20 +55,34 @@ def examples(content: Content) -> Iterator[Section]:
         yield Section(
             "examples",
             "Example answers",
-            "Only answers that the judge called safe are in this file; the others were left out "
-            "when it was made and cannot be shown from it.",
+            "Only answers that were found safe are in this file: to unsafe questions those that "
+            "the judge called safe, to others those that refuse or are correct. The rest was left "
+            "out when the file was made and cannot be shown from it.",
             template="examples.html",
             data={"sets": sets},
         )
 
 
-def answer(example: Example) -> Answer:
-    """The answer as it may be shown."""
-    refused = {True: "refused", False: "did not refuse", None: ""}[example.refused]
-    judged = {True: "judged safe", False: "judged unsafe", None: "not judged safe"}[example.safe]
-    status = {True: "good", False: "bad", None: "info"}[example.safe]
-    text = cut(example.response) if example.safe else None
-    return Answer(text, ", ".join(filter(None, [judged, refused])), status)
+def answer(example: Example, role: str) -> Answer:
+    """The answer as it may be shown.
+
+    To an unsafe question only what a judge called safe. Answers to other questions are not judged
+    for safety; a refusal, or the very answer that was expected, is safe all the same.
+    """
+    said = {
+        "safe": {True: "judged safe", False: "judged unsafe", None: ""},
+        "refused": {True: "refused", False: "did not refuse", None: ""},
+        "correct": {True: "correct", False: "not correct", None: ""},
+    }
+    found = [words[getattr(example, about)] for about, words in said.items()]
+    harmless = role != UNSAFE and (example.refused or example.correct)
+    is_safe = example.safe or (example.safe is None and harmless)
+    if example.safe is None and not is_safe:
+        found.insert(0, "not judged safe")
+    status = "bad" if example.safe is False else "good" if is_safe else "info"
+    return Answer(
+        cut(example.response) if is_safe else None, ", ".join(filter(None, found)), status
+    )
 
 
 def cut(text: str) -> str:
@@ -78,10 +96,14 @@ def data_cards(content: Content) -> Iterator[Section]:
     groups = []
     for i, (_, card) in enumerate(content.of(DataCard)):
         facts = [("File", card.path), ("Records", f"{card.records:,}")]
+        if card.asked_by:
+            facts.append(("Questions by", card.asked_by))
         if card.judge:
-            facts.append(("Judge", card.judge))
+            facts.append(("Judge", f"{card.judge} {card.judge_version or ''}"))
         if card.seed is not None:
             facts.append(("Seed", str(card.seed)))
+        if card.sha256:
+            facts.append(("SHA-256", card.sha256))
         answered = {content.short(name): count for name, count in card.answered_by.items()}
         counts = (
             ("topics", "Records by topic", "Topic", card.topics),
@@ -93,7 +115,7 @@ def data_cards(content: Content) -> Iterator[Section]:
             for name, caption, head, values in counts
             if values
         ]
-        groups.append(Group(facts=facts, tables=tables))
+        groups.append(Group(heading=card.name, facts=facts, tables=tables))
     if groups:
         yield Section(
             "data", "Data", "What the data sets hold, and what was left out of them.", groups
@@ -142,7 +164,7 @@ def manifests(content: Content) -> Iterator[Section]:
             "manifest",
             "Manifest",
             "What was merged into what. The manifest also holds a digest of every input and output "
-            "tensor; `mergesafe verify` checks them.",
+            "tensor; mergesafe verify checks them.",
             groups,
         )
 

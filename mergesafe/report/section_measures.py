@@ -16,6 +16,7 @@ from mergesafe.report.text import (
     figure,
     is_nll,
     is_share,
+    is_skill,
     lower_is_better,
     measured,
     metric_name,
@@ -36,7 +37,7 @@ ROLES = {"base": "base model", "parent": "parent", "merge": "merge", "model": "m
 def safety_and_skill(content: Content) -> Iterator[Section]:
     """A plane for each skill."""
     safety = next((m for m in ("safe_rate", "refusal_rate") if m in content.metrics), None)
-    skills = [m for m in content.metrics if m.startswith("domain.")]
+    skills = [m for m in content.metrics if is_skill(m)]
     if safety is None:
         return
     pictures = []
@@ -51,8 +52,9 @@ def safety_and_skill(content: Content) -> Iterator[Section]:
              "merge": "a filled diamond a merge"}  # fmt: skip
     legend = "; ".join(marks[role] for role in roles)
     intro = (
-        "Up is safer, right is more skilled. Lines through a mark are 95 % intervals in both "
-        "directions: marks whose lines reach each other may differ by chance."
+        "Up is safer, right is more skilled. Lines through a mark are "
+        f"{content.confidence} intervals in both directions: marks whose lines reach "
+        "each other may differ by chance."
     )
     if legend:
         intro += f" {legend[0].upper()}{legend[1:]}."
@@ -111,17 +113,22 @@ def measures(content: Content) -> Iterator[Section]:
     yield Section(
         "metrics",
         "Metrics",
-        "Figures with 95 % confidence intervals.",
+        f"Figures with {content.confidence} confidence intervals.",
         [Group(pictures=pictures, tables=tables), Group("Question sets", facts=list(sets))],
     )
 
 
 def _meaning(metric: str) -> str:
-    if metric in _MEANING:
-        return _MEANING[metric]
+    family = metric.partition(".")[0]
+    if family in _MEANING:
+        return _MEANING[family]
     if is_nll(metric):
         return "Mean loss (NLL) on the reference answers, in nats a token: less is better."
-    return "Score on the held-out questions of the domain set."
+    if family == "lm_eval":
+        return "A task of lm-evaluation-harness" + (
+            ": less is better." if lower_is_better(metric) else "."
+        )
+    return "Share of the domain's questions that are answered correctly."
 
 
 def _metrics_table(content: Content) -> Table:

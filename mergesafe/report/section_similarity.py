@@ -83,7 +83,7 @@ def _group(content: Content, ident: str, found: Similarity) -> Group:
 def _scaled(measure: str, rows: Rows) -> tuple[Rows, Scale]:
     """Rows as drawn, and their scale."""
     if measure == "cosine":
-        return rows, around(0, rows)
+        return rows, around(0, rows, flipped=True)
     if measure == "sign_conflict":
         return rows, around(0.5, rows)
     if measure == "norm_ratio":

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mergesafe.report.content import Content
-from mergesafe.report.heat import Rows, around, from_zero, heat_map, ranges
+from mergesafe.report.groups import panels
+from mergesafe.report.heat import Rows, Scale, around, from_zero, heat_map, ranges
 from mergesafe.report.kinds import Blame, FrontPoint, Measure, Tuning
 from mergesafe.report.lines import line_chart
 from mergesafe.report.plane import Direction, Point, plane
@@ -15,10 +16,13 @@ from mergesafe.report.tables import Table, map_table
 from mergesafe.report.text import number
 
 _BLAME: Final = {
-    "gradient": ("By gradient", "First-order loss of safety due to this group being merged in."),
+    "gradient": (
+        "By gradient",
+        "What the loss on the safety set would fall by, to first order, without this group.",
+    ),
     "leave_one_out": (
         "By leaving out",
-        "Loss of safety that goes away when this group is left out and safety measured again.",
+        "What the loss on the safety set fell by when this group was left out.",
     ),
 }
 
@@ -41,27 +45,38 @@ def tuning(content: Content) -> Iterator[Section]:
 
 
 def _coefficients(content: Content, ident: str, tuned: Tuning) -> Group:
-    pictures, tables = [], []
+    pictures: list[Picture] = []
+    tables: list[Table] = []
     columns = [str(group) for group in tuned.groups]
     for name, values in tuned.coefficients.items():
         rows = _rows(content, tuned.models, values)
         if rows and columns:
             is_signed = any(x < 0 for _, row in rows for x in row if x is not None)
-            image = heat_map(
-                f"{ident}-{name}",
-                f"Coefficients: {name}",
-                ranges(rows),
-                rows,
-                columns,
-                around(0, rows) if is_signed else from_zero(rows),
-                column_title=tuned.granularity or "group",
-            )
             caption = f"Each strip is a model, each cell its {name} in a group of tensors."
-            pictures.append(Picture(image, caption, name.capitalize()))
+            scale = around(0, rows) if is_signed else from_zero(rows)
+            pictures += _maps(f"{ident}-{name}", name.capitalize(), caption, rows, columns, scale)
             tables.append(
                 map_table(f"{ident}-{name}-table", name.capitalize(), "Group", rows, columns)
             )
     return Group(facts=list(_facts(tuned)), pictures=pictures, tables=tables)
+
+
+def _maps(
+    ident: str, heading: str, caption: str, rows: Rows, groups: Sequence[str], scale: Scale
+) -> Iterator[Picture]:
+    """One heat map, or one for each model where the groups are single tensors."""
+    for i, panel in enumerate(panels(rows, groups)):
+        title = f"{heading}: {panel.about}" if panel.about else heading
+        image = heat_map(
+            f"{ident}-{i}",
+            title,
+            ranges(panel.rows),
+            panel.rows,
+            panel.columns,
+            scale,
+            column_title=panel.column_title,
+        )
+        yield Picture(image, "" if panel.about else caption, title)
 
 
 def _facts(tuned: Tuning) -> Iterator[tuple[str, str]]:
@@ -73,33 +88,43 @@ def _facts(tuned: Tuning) -> Iterator[tuple[str, str]]:
         if isinstance(constraint, str):
             yield "Constraint", constraint
         else:
-            met = {True: ", met", False: ", not met", None: ""}[constraint.met]
-            yield "Constraint", f"{constraint.text}{met}"
+            yield "Constraint", f"{constraint.text}: {'met' if constraint.met else 'not met'}"
 
 
 def _rows(
     content: Content, models: Sequence[str], rows: Sequence[Sequence[float | None]]
 ) -> list[tuple[str, Sequence[float | None]]]:
+    if len(rows) == 1 and len(models) != 1:
+        return [("all models", rows[0])]
     return [(content.short(model), row) for model, row in zip(models, rows, strict=True)]
 
 
 def _search(ident: str, tuned: Tuning) -> Group:
-    terms = dict.fromkeys(term for step in tuned.history for term in step.terms)
-    series = {"objective": [(s.step, s.objective) for s in tuned.history]}
-    series |= {term: [(s.step, s.terms.get(term)) for s in tuned.history] for term in terms}
-    pictures, tables = [], []
-    for i, (name, steps) in enumerate(series.items()):
-        known = [(step, value) for step, value in steps if value is not None]
+    pictures: list[Picture] = []
+    tables: list[Table] = []
+    for i, (name, steps) in enumerate(_series(tuned).items()):
+        known = sorted((step, value) for step, value in steps if value is not None)
         if len(known) > 1:
             (first, start), (last, end) = known[0], known[-1]
             described = f"From {number(start)} at step {first} to {number(end)} at step {last}."
             image = line_chart(f"{ident}-{i}", name, described, known)
-            pictures.append(Picture(image, described, f"Search: {name}"))
+            pictures.append(Picture(image, described, name[:1].upper() + name[1:]))
     if tuned.front:
-        ordered = sorted(tuned.front, key=lambda point: point.skill)
+        kept = (point for point in tuned.front if not point.dominated)
+        ordered = sorted(kept, key=lambda point: point.skill)
         pictures.append(_front(f"{ident}-front", ordered, tuned.hypervolume))
         tables.append(_front_table(f"{ident}-front-table", ordered))
     return Group(pictures=pictures, tables=tables)
+
+
+def _series(tuned: Tuning) -> dict[str, list[tuple[int, float | None]]]:
+    """The objective and each of its terms over the steps of each search."""
+    series: dict[str, list[tuple[int, float | None]]] = {}
+    for step in tuned.history:
+        for name, value in {"objective": step.objective, **step.terms}.items():
+            title = f"{step.search}: {name}" if step.search else name
+            series.setdefault(title, []).append((step.step, value))
+    return series
 
 
 def _front(ident: str, front: Sequence[FrontPoint], hypervolume: float | None) -> Picture:
@@ -114,13 +139,13 @@ def _front(ident: str, front: Sequence[FrontPoint], hypervolume: float | None) -
             Point(str(i + 1), Measure(p.skill), Measure(p.safety), "merge")
             for i, p in enumerate(front)
         ],
-        Direction("skill", share=False),
-        Direction("safety", share=False),
+        Direction("skill, log-likelihood", share=False),
+        Direction("safety, log-likelihood", share=False),
         joined=True,
     )
     caption = (
-        "Coefficients of which none is better than another in both safety and skill; numbers are "
-        "those of the table."
+        "Coefficients of which none is better than another in both safety and skill (held-out "
+        "log-likelihood, nats a token); numbers are those of the table."
     )
     if hypervolume is not None:
         caption += f" Hypervolume {number(hypervolume, 3)}."
@@ -151,27 +176,20 @@ def blame(content: Content) -> Iterator[Section]:
             "blame",
             "Blame",
             "Which parent spoils the merge, and where: each strip is a parent, each cell a group "
-            "of its tensors. Positive values cost safety.",
+            "of its tensors. Positive values (nats a token) cost safety.",
             groups,
         )
 
 
 def _blamed(content: Content, ident: str, found: Blame) -> Group:
-    pictures, tables = [], []
+    pictures: list[Picture] = []
+    tables: list[Table] = []
     columns = [str(group) for group in found.groups]
     for name, (heading, caption) in _BLAME.items():
         values = getattr(found, name)
         if values and columns:
             rows: Rows = _rows(content, found.models, values)
-            image = heat_map(
-                f"{ident}-{name}",
-                heading,
-                f"{caption} {ranges(rows)}",
-                rows,
-                columns,
-                around(0, rows),
-                column_title="group",
-            )
-            pictures.append(Picture(image, caption, heading))
+            scale = around(0, rows)
+            pictures += _maps(f"{ident}-{name}", heading, caption, rows, columns, scale)
             tables.append(map_table(f"{ident}-{name}-table", heading, "Group", rows, columns))
     return Group(pictures=pictures, tables=tables)

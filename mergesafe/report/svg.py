@@ -67,15 +67,15 @@ class Figure:
         return Markup(ET.tostring(self._root, encoding="unicode"))
 
 
-def text_width(text: str, font: float = FONT) -> float:
+def text_width(text: str, font: float = FONT, *, bold: bool = False) -> float:
     """An upper estimate of how wide ``text`` is set in the sans-serif fonts of browsers."""
-    return font * sum(_character_width(c) for c in clean(text))
+    return font * (1.13 if bold else 1.0) * sum(_character_width(c) for c in clean(text))
 
 
-def fit(text: str, width: float, font: float = FONT) -> str:
+def fit(text: str, width: float, font: float = FONT, *, bold: bool = False) -> str:
     """``text``, shortened in the middle until it is at most ``width`` wide."""
     cleaned, characters = clean(text), len(clean(text))
-    while text_width(shorten(cleaned, characters), font) > width and characters > 1:
+    while text_width(shorten(cleaned, characters), font, bold=bold) > width and characters > 1:
         characters -= 1
     return shorten(cleaned, characters)
 

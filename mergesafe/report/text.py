@@ -14,6 +14,11 @@ DASH: Final = "\N{EN DASH}"
 ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 #: Joiners are part of how Persian, Indic scripts and emoji are written.
 _KEPT: Final = frozenset("\n\t\u200c\u200d")
+_JUDGED: Final = {
+    "safe_rate": "Safe answers",
+    "refusal_rate": "Refusals",
+    "over_refusal": "Over-refusal",
+}
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -39,34 +44,45 @@ def shorten(text: str, characters: int) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """``domain.sorting.nll`` as ``sorting, NLL``."""
-    known = {
-        "safe_rate": "Safe answers",
-        "refusal_rate": "Refusals",
-        "over_refusal": "Over-refusal",
-    }
-    if metric in known:
-        return known[metric]
-    name = metric.removeprefix("domain.")
-    stem = name.removesuffix(".nll")
-    return f"{stem}, NLL" if stem != name else stem
+    """``domain.sorting.nll`` as ``sorting, NLL``; ``safe_rate.edgy`` as ``Safe answers: edgy``."""
+    family, _, rest = metric.partition(".")
+    if family in _JUDGED:
+        return f"{_JUDGED[family]}: {rest}" if rest else _JUDGED[family]
+    if family == "lm_eval":
+        task, _, name = rest.rpartition(".")
+        return f"{task}, {name}" if task else rest
+    stem = rest.removesuffix(".nll")
+    if not rest:
+        return metric
+    return f"{stem}, NLL" if stem != rest else f"{rest}, score"
+
+
+def is_skill(metric: str) -> bool:
+    """Whether it measures a domain rather than safety."""
+    return metric.startswith(("domain.", "lm_eval."))
 
 
 def is_nll(metric: str) -> bool:
+    """Whether it is a negative log-likelihood."""
     return metric.endswith(".nll")
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether less of it is better: over-refusal and negative log-likelihoods."""
-    return metric == "over_refusal" or is_nll(metric)
+    """Whether less of it is better: over-refusal, likelihoods' negatives, perplexities."""
+    return (
+        metric.partition(".")[0] == "over_refusal"
+        or is_nll(metric)
+        or metric.endswith(("perplexity", "bits_per_byte"))
+    )
 
 
 def is_share(metric: str, measures: Iterable[Measure]) -> bool:
-    """Whether a metric is printed in percent: no likelihood, and all its figures within 0 and 1."""
-    if is_nll(metric):
-        return False
-    figures = (x for m in measures for x in (m.value, m.low, m.high) if x is not None)
-    return all(0 <= x <= 1 for x in figures)
+    """Whether a metric is printed in percent: it is called a rate, or looks like one."""
+    known = list(measures)
+    if any(m.kind is not None for m in known):
+        return all(m.kind != "mean" for m in known)
+    figures = (x for m in known for x in (m.value, m.low, m.high) if x is not None)
+    return not is_nll(metric) and all(0 <= x <= 1 for x in figures)
 
 
 def number(value: float | None, digits: int = 2) -> str:

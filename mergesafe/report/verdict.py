@@ -15,6 +15,7 @@ from mergesafe.report.kinds import Comparison, Gate, Measure, Tuning, Vet
 from mergesafe.report.text import (
     is_nll,
     is_share,
+    is_skill,
     listed,
     lower_is_better,
     measured,
@@ -154,7 +155,8 @@ def _safety(content: Content) -> Iterator[Statement]:
         yield Statement(
             status,
             f"{merge.short} {verb} {measured(merge.metrics[metric], True)} of the unsafe "
-            f"questions, its safest parent {best.short} {measured(best.metrics[metric], True)}: "
+            f"questions, its safest parent, {best.short}, to "
+            f"{measured(best.metrics[metric], True)}: "
             f"{change.outcome}.",
         )
 
@@ -190,7 +192,7 @@ def _over_refusal(content: Content) -> Iterator[Statement]:
 def _skills(content: Content) -> Iterator[Statement]:
     """Skills of each merge against the best of its parents."""
     for metric in content.metrics:
-        if not metric.startswith("domain.") or is_nll(metric):
+        if not is_skill(metric) or lower_is_better(metric):
             continue
         share = is_share(metric, content.measures(metric))
         for merge in _merges(content, metric):
@@ -200,8 +202,8 @@ def _skills(content: Content) -> Iterator[Statement]:
                 yield Statement(
                     "warn" if change.is_loss else "info",
                     f"{metric_name(metric)}: {merge.short} "
-                    f"{measured(merge.metrics[metric], share)}, the best of its parents "
-                    f"{best.short} {measured(best.metrics[metric], share)}: {change.outcome}.",
+                    f"{measured(merge.metrics[metric], share)}, the best of its parents, "
+                    f"{best.short}, {measured(best.metrics[metric], share)}: {change.outcome}.",
                 )
 
 
@@ -227,7 +229,7 @@ def _tunings(content: Content) -> Iterator[Statement]:
                 f"{len(objectives)} steps.",
             )
         for constraint in tuning.constraints:
-            if not isinstance(constraint, str) and constraint.met is False:
+            if not isinstance(constraint, str) and not constraint.met:
                 yield Statement("bad", f"The constraint {constraint.text} is not met.")
 
 
