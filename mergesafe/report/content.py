@@ -102,19 +102,15 @@ class Content:
         ]
 
     def _model(self, source: Path, model: EvaluatedModel) -> Model:
+        name = self.names.canonical(model.reference or model.name)
         return Model(
-            self.names.canonical(model.name),
+            name,
             self.short(model.name),
-            self._role_of(model),
+            self.role(name),
             model.metrics,
             tuple(model.examples),
             frozenset({source}),
         )
-
-    def _role_of(self, model: EvaluatedModel) -> Role:
-        """By its reference where the file has it: a name may be any."""
-        known = self.role(model.reference) if model.reference else "model"
-        return known if known != "model" else self.role(model.name)
 
     @cached_property
     def confidence(self) -> str:
@@ -144,8 +140,9 @@ class Content:
         wanted = {first.name, second.name}
         for document, value in self.of(Evaluation):
             if document.path in first.sources & second.sources:
+                full = {m.name: self.names.canonical(m.reference or m.name) for m in value.models}
                 for c in value.comparisons:
-                    named = {self.names.canonical(c.first), self.names.canonical(c.second)}
+                    named = {full.get(c.first, c.first), full.get(c.second, c.second)}
                     if c.metric == metric and named == wanted:
                         return c
         return None
@@ -217,7 +214,7 @@ def _names(documents: Iterable[Document]) -> list[str]:
     for document in documents:
         value = document.value
         if isinstance(value, Evaluation):
-            names += [model.name for model in value.models]
+            names += [name for m in value.models for name in (m.name, m.reference) if name]
             names += [name for c in value.comparisons for name in (c.first, c.second)]
         elif isinstance(value, Similarity):
             names += value.models + ([value.base] if value.base else [])

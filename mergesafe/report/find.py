@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -150,13 +151,27 @@ def _struct_of(path: Path, head: _Head) -> tuple[type[Any], str]:
 
 def _decode(path: Path, data: bytes, struct: type[Any], version: str | None) -> Any:
     try:
-        return msgspec.json.decode(data, type=struct)
+        return _parse(data, struct)
     except msgspec.ValidationError as error:
         problem, _, field = str(error).rpartition(" - at ")
         where = field.strip("`") if problem else "$"
         raise DataError(f"{where}: {problem or error}{_if_newer(version)}", source=path) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"is not valid JSON ({error}); it may be cut short", source=path) from None
+
+
+def _parse(data: bytes, struct: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(data, type=struct)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        # A model's answer may hold half a surrogate pair, which msgspec does not take.
+        return msgspec.convert(json.loads(data, parse_constant=_refuse), struct)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _if_newer(version: str | None) -> str:

@@ -76,4 +76,3 @@ def _findings(content: Content, model: VettedModel) -> Iterator[list[Cell]]:
     for finding in model.findings:
         what = Cell(finding.what, finding.where or "", status=_SEVERITY[finding.severity])
         yield [name, verdict, what, Cell(finding.severity), Cell(finding.area)]
-        name, verdict = Cell(""), Cell("")

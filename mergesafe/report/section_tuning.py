@@ -48,16 +48,15 @@ def _coefficients(content: Content, ident: str, tuned: Tuning) -> Group:
     pictures: list[Picture] = []
     tables: list[Table] = []
     columns = [str(group) for group in tuned.groups]
-    for name, values in tuned.coefficients.items():
+    for i, (name, values) in enumerate(tuned.coefficients.items()):
         rows = _rows(content, tuned.models, values)
         if rows and columns:
             is_signed = any(x < 0 for _, row in rows for x in row if x is not None)
-            caption = f"Each strip is a model, each cell its {name} in a group of tensors."
             scale = around(0, rows) if is_signed else from_zero(rows)
-            pictures += _maps(f"{ident}-{name}", name.capitalize(), caption, rows, columns, scale)
-            tables.append(
-                map_table(f"{ident}-{name}-table", name.capitalize(), "Group", rows, columns)
-            )
+            title = name.capitalize()
+            caption = f"Each strip is a model, each cell its {name} in a group of tensors."
+            pictures += _maps(f"{ident}-{i}", title, caption, rows, columns, scale)
+            tables.append(map_table(f"{ident}-{i}-table", title, "Group", rows, columns))
     return Group(facts=list(_facts(tuned)), pictures=pictures, tables=tables)
 
 

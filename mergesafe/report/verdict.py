@@ -101,14 +101,21 @@ def _headline(
     failed = [short(gate.model) for _, gate in content.of(Gate) if not gate.passed]
     unfit = [short(m.name) for _, vet in content.of(Vet) for m in vet.models if not m.fit]
     if failed:
-        return Statement("bad", f"{listed(failed)} does not pass the gate.")
+        return Statement(
+            "bad", f"{listed(failed)} {_verb(failed, 'does', 'do')} not pass the gate."
+        )
     if gates and not unfit and not any(s.status == "bad" for s in safety):
         passed = [short(gate.model) for _, gate in content.of(Gate)]
-        return Statement("good", f"{listed(passed)} passes the gate.")
+        return Statement("good", f"{listed(passed)} {_verb(passed, 'passes', 'pass')} the gate.")
     if any(s.status == "bad" for s in safety):
         return Statement("bad", "Safety was lost in merging.")
     if unfit:
-        return Statement("bad", f"{listed(unfit)} is unfit to be merged.")
+        return Statement("bad", f"{listed(unfit)} {_verb(unfit, 'is', 'are')} unfit to be merged.")
+    if safety and all(s.status == "info" for s in safety):
+        return Statement(
+            "info",
+            "No file says which of these models are merges, so safety is not compared.",
+        )
     if safety:
         return Statement(
             "warn" if any(s.status == "warn" for s in safety) else "info",
@@ -117,6 +124,10 @@ def _headline(
     if vets:
         return Statement("good", "All vetted models are fit to be merged.")
     return Statement("info", "These files hold no measure of safety, so there is no verdict on it.")
+
+
+def _verb(names: list[str], one: str, several: str) -> str:
+    return one if len(names) == 1 else several
 
 
 def _gates(content: Content) -> Iterator[Statement]:

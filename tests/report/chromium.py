@@ -23,7 +23,7 @@ OPTIONS = (
 
 
 class Page:
-    """One tab. ``messages``: what the console said; ``requests``: URLs that were asked for."""
+    """One tab. ``messages``: what the console said."""
 
     def __init__(self, to_browser: int, from_browser: int):
         self._write = os.fdopen(to_browser, "wb", buffering=0)
@@ -31,12 +31,17 @@ class Page:
         self._numbers = itertools.count(1)
         self._session: str | None = None
         self.messages: list[str] = []
-        self.requests: list[str] = []
+        self._asked: dict[str, str] = {}
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+
+    @property
+    def requests(self) -> list[str]:
+        """URLs that were asked for, less those that the page's policy stopped."""
+        return list(self._asked.values())
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send one command and return its result; events on the way are recorded."""
@@ -65,7 +70,9 @@ class Page:
             case "Log.entryAdded":
                 self.messages.append(parameters["entry"]["text"])
             case "Network.requestWillBeSent":
-                self.requests.append(parameters["request"]["url"])
+                self._asked[parameters["requestId"]] = parameters["request"]["url"]
+            case "Network.loadingFailed" if parameters.get("blockedReason") == "csp":
+                del self._asked[parameters["requestId"]]
         return message
 
     def open(self, path: Path, *, width: int, dark: bool = False, media: str = "screen") -> None:
@@ -77,14 +84,16 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.messages.clear()
-        self.requests.clear()
+        self._asked.clear()
         self.call("Page.navigate", url=path.resolve().as_uri())
         while self._next().get("method") != "Page.loadEventFired":
             pass
 
-    def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+    def evaluate(self, expression: str, *, wait: bool = False) -> Any:
+        """The value of a JavaScript expression; of the promise that it is, with ``wait``."""
+        result = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=wait
+        )
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
