@@ -2,8 +2,8 @@
 
 :mod:`~mergesafe.report.kinds` says what the files of the other commands hold,
 :mod:`~mergesafe.report.find` reads them, :mod:`~mergesafe.report.content` joins them,
-:mod:`~mergesafe.report.verdict` puts them into words, the figures' modules draw them as SVG and
-:mod:`~mergesafe.report.page` writes the page.
+:mod:`~mergesafe.report.verdict` puts them into words, :mod:`~mergesafe.report.figures` draw them,
+:mod:`~mergesafe.report.sections` lay them out and :mod:`~mergesafe.report.page` writes the page.
 """
 
 from __future__ import annotations

@@ -96,13 +96,15 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def percent(value: float | None, *, unit: bool = True) -> str:
-    """A share in percent; one decimal at the ends, where 99.6 must not read as 100."""
+    """A share in percent; near the ends so that 99.6 does not read as 100."""
     if value is None:
         return DASH
     scaled = 100 * value
     text = f"{scaled:.0f}"
-    if (text in ("0", "-0") and scaled != 0) or (text == "100" and scaled != 100):
-        text = f"{scaled:.1f}"
+    if 0 < scaled < 0.5:
+        text = f"{scaled:.1f}" if scaled >= 0.05 else "< 0.1"
+    elif 99.5 <= scaled < 100:
+        text = f"{scaled:.1f}" if scaled < 99.95 else "> 99.9"
     return text.replace("-", MINUS) + (" %" if unit else "")
 
 

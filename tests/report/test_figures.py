@@ -9,15 +9,15 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from mergesafe.report.axes import fitted_axis
-from mergesafe.report.groups import labels, panels
-from mergesafe.report.heat import around, around_one, from_zero, heat_map
-from mergesafe.report.intervals import intervals
+from mergesafe.report.figures.axes import fitted_axis
+from mergesafe.report.figures.groups import labels, panels
+from mergesafe.report.figures.heat import around, around_one, from_zero, heat_map
+from mergesafe.report.figures.intervals import intervals
+from mergesafe.report.figures.lines import line_chart
+from mergesafe.report.figures.placement import Box, place
+from mergesafe.report.figures.plane import Direction, Point, plane
+from mergesafe.report.figures.svg import Figure, fit, text_width
 from mergesafe.report.kinds import Measure
-from mergesafe.report.lines import line_chart
-from mergesafe.report.placement import Box, place
-from mergesafe.report.plane import Direction, Point, plane
-from mergesafe.report.svg import Figure, fit, text_width
 
 
 def parsed(markup: str) -> ET.Element:

@@ -12,7 +12,7 @@ import pytest
 from mergesafe.report.content import Content
 from mergesafe.report.find import read_documents
 from mergesafe.report.page import render
-from mergesafe.report.section_data import MAX_CHARACTERS, MAX_QUESTIONS
+from mergesafe.report.sections.data import MAX_CHARACTERS, MAX_QUESTIONS
 
 from .documents import FIXTURES, Json, content_of, document, evaluation, manifest, rate, write
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mergesafe.report.heat import DIVERGING_STEPS, SEQUENTIAL_STEPS
+from mergesafe.report.figures.heat import DIVERGING_STEPS, SEQUENTIAL_STEPS
 from mergesafe.report.page import TEMPLATES
 
 STYLE = (TEMPLATES / "style.css").read_text(encoding="utf-8")

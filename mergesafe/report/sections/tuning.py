@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mergesafe.report.content import Content
-from mergesafe.report.groups import panels
-from mergesafe.report.heat import Rows, Scale, around, from_zero, heat_map, ranges
+from mergesafe.report.figures.groups import panels
+from mergesafe.report.figures.heat import Rows, Scale, around, from_zero, heat_map, ranges
+from mergesafe.report.figures.lines import line_chart
+from mergesafe.report.figures.plane import Direction, Point, plane
 from mergesafe.report.kinds import Blame, FrontPoint, Measure, Tuning
-from mergesafe.report.lines import line_chart
-from mergesafe.report.plane import Direction, Point, plane
-from mergesafe.report.section import Group, Picture, Section
-from mergesafe.report.tables import Table, map_table
+from mergesafe.report.sections.parts import Group, Picture, Section
+from mergesafe.report.sections.tables import Table, map_table
 from mergesafe.report.text import number
 
 _BLAME: Final = {

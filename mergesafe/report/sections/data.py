@@ -10,8 +10,8 @@ from mergesafe.engine.memory import format_size
 from mergesafe.references import redact_text
 from mergesafe.report.content import Content
 from mergesafe.report.kinds import DataCard, Evaluation, Example, Manifest
-from mergesafe.report.section import Group, Section
-from mergesafe.report.tables import Cell, Table
+from mergesafe.report.sections.parts import Group, Section
+from mergesafe.report.sections.tables import Cell, Table
 
 #: Questions shown of each set, and characters of an answer.
 MAX_QUESTIONS: Final = 12

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mergesafe.report.content import Content, Model
-from mergesafe.report.intervals import intervals
+from mergesafe.report.figures.intervals import intervals
+from mergesafe.report.figures.plane import MAX_NAMES, Direction, Point, plane
 from mergesafe.report.kinds import Evaluation, Gate, Measure
-from mergesafe.report.plane import MAX_NAMES, Direction, Point, plane
-from mergesafe.report.section import Group, Picture, Section
-from mergesafe.report.tables import Cell, Table
+from mergesafe.report.sections.parts import Group, Picture, Section
+from mergesafe.report.sections.tables import Cell, Table
 from mergesafe.report.text import (
     DASH,
     MINUS,

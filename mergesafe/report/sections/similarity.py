@@ -7,10 +7,19 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mergesafe.report.content import Content
-from mergesafe.report.heat import Rows, Scale, around, around_one, from_zero, heat_map, ranges
+from mergesafe.report.figures.heat import (
+    Rows,
+    Scale,
+    around,
+    around_one,
+    from_zero,
+    heat_map,
+    ranges,
+)
+from mergesafe.report.figures.svg import WIDTH, fit, text_width
 from mergesafe.report.kinds import Pair, Similarity
-from mergesafe.report.section import Group, Picture, Section
-from mergesafe.report.tables import Table, map_table
+from mergesafe.report.sections.parts import Group, Picture, Section
+from mergesafe.report.sections.tables import Table, map_table
 from mergesafe.report.text import DASH, MINUS, number, percent
 
 _MEASURES: Final = {
@@ -58,18 +67,18 @@ def _group(content: Content, ident: str, found: Similarity) -> Group:
     if outputs:
         tables.append(_outputs(content, f"{ident}-outputs", outputs))
     for measure, (heading, caption) in _MEASURES.items():
-        rows = [
-            (_pair(content, pair), values)
-            for pair in found.pairs
-            if (values := getattr(pair, measure)) is not None
-        ]
-        if rows and columns:
+        shown = [pair for pair in found.pairs if getattr(pair, measure) is not None]
+        if shown and columns:
+            rows = [(_pair(content, pair), getattr(pair, measure)) for pair in shown]
             drawn, scale = _scaled(measure, rows)
             image = heat_map(
                 f"{ident}-{measure}",
                 heading,
                 f"{caption} {ranges(rows)}",
-                drawn,
+                [
+                    (_fitted(content, pair), row)
+                    for pair, (_, row) in zip(shown, drawn, strict=True)
+                ],
                 columns,
                 scale,
                 column_title="layer",
@@ -98,6 +107,13 @@ def _log2(ratio: float | None) -> float | None:
 
 def _pair(content: Content, pair: Pair) -> str:
     return f"{content.short(pair.first)} {DASH} {content.short(pair.second)}"
+
+
+def _fitted(content: Content, pair: Pair) -> str:
+    """Each name shortened by itself, so that both can be told."""
+    dash = f" {DASH} "
+    room = (WIDTH - text_width(dash)) / 2
+    return dash.join(fit(content.short(name), room) for name in (pair.first, pair.second))
 
 
 def _outputs(content: Content, ident: str, pairs: Sequence[Pair]) -> Table:

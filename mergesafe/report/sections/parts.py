@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mergesafe.report.tables import Table
+from mergesafe.report.sections.tables import Table
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Final
 
 from mergesafe.report.content import Content
 from mergesafe.report.kinds import Gate, Measure, Requirement, Vet, VettedModel
-from mergesafe.report.section import Group, Section
-from mergesafe.report.tables import Cell, Table
+from mergesafe.report.sections.parts import Group, Section
+from mergesafe.report.sections.tables import Cell, Table
 from mergesafe.report.text import is_nll, measured
 
 _SEVERITY: Final = {"unfit": "bad", "warning": "warn", "note": "info"}

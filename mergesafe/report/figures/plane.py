@@ -8,10 +8,10 @@ from typing import Final
 
 from markupsafe import Markup
 
-from mergesafe.report.axes import Axis, fitted_axis, share_axis
+from mergesafe.report.figures.axes import Axis, fitted_axis, share_axis
+from mergesafe.report.figures.placement import Box, place
+from mergesafe.report.figures.svg import FONT, WIDTH, Figure, fit, text_width
 from mergesafe.report.kinds import Measure
-from mergesafe.report.placement import Box, place
-from mergesafe.report.svg import FONT, WIDTH, Figure, fit, text_width
 
 LEFT, RIGHT, TOP, BOTTOM = 44.0, WIDTH - 10, 30.0, 270.0
 HEIGHT: Final = 312.0

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from mergesafe.report.content import Content
-from mergesafe.report.section import Section
-from mergesafe.report.section_checks import gates, vetting
-from mergesafe.report.section_data import data_cards, examples, files, manifests
-from mergesafe.report.section_measures import agreement, measures, safety_and_skill
-from mergesafe.report.section_similarity import similarity
-from mergesafe.report.section_tuning import blame, tuning
+from mergesafe.report.sections.checks import gates, vetting
+from mergesafe.report.sections.data import data_cards, examples, files, manifests
+from mergesafe.report.sections.measures import agreement, measures, safety_and_skill
+from mergesafe.report.sections.parts import Section
+from mergesafe.report.sections.similarity import similarity
+from mergesafe.report.sections.tuning import blame, tuning
 
 _ORDER: Final[tuple[Callable[[Content], Iterator[Section]], ...]] = (
     gates, safety_and_skill, measures, examples, agreement, vetting, similarity, tuning, blame,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mergesafe.report.axes import tick_label
-from mergesafe.report.heat import Rows
+from mergesafe.report.figures.axes import tick_label
+from mergesafe.report.figures.heat import Rows
 from mergesafe.report.text import DASH
 
 
@@ -37,9 +37,14 @@ class Table:
     numeric: int = 0
     folded: bool = False
 
-    def is_numeric(self, column: int) -> bool:
-        """Whether a column, counted from 0, is set to the right."""
-        return column >= len(self.head) - self.numeric
+    @property
+    def is_numeric(self) -> bool:
+        """Whether all columns but the first are numbers: then the table says it once."""
+        return self.numeric == len(self.head) - 1
+
+    def is_number(self, column: int) -> bool:
+        """Whether cells of a column, counted from 0, say that they are set to the right."""
+        return not self.is_numeric and column >= len(self.head) - self.numeric
 
     @property
     def cells(self) -> list[list[Cell]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mergesafe.report.heat import Rows
+from mergesafe.report.figures.heat import Rows
 
 #: A stack of layers, a layer or a block of them, and what of it: ``model.layers``, ``0-3``, None.
 _GROUP: Final = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+(?:-\d+)?)(?:\.(?P<kind>.+))?")

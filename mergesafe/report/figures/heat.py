@@ -14,8 +14,8 @@ from typing import Final
 
 from markupsafe import Markup
 
-from mergesafe.report.axes import tick_label
-from mergesafe.report.svg import WIDTH, Figure, fit, text_width
+from mergesafe.report.figures.axes import tick_label
+from mergesafe.report.figures.svg import WIDTH, Figure, fit, text_width
 from mergesafe.report.text import number
 
 #: Steps of the style sheet's two colour ramps.

@@ -7,8 +7,8 @@ from typing import Final
 
 from markupsafe import Markup
 
-from mergesafe.report.axes import Axis, fitted_axis
-from mergesafe.report.svg import WIDTH, Figure
+from mergesafe.report.figures.axes import Axis, fitted_axis
+from mergesafe.report.figures.svg import WIDTH, Figure
 from mergesafe.report.text import number
 
 LEFT, RIGHT, TOP, BOTTOM = 44.0, WIDTH - 44, 10.0, 110.0
