@@ -7,15 +7,18 @@ that a file may say more than a report shows. Shares are between 0 and 1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from mergesafe.errors import RecipeError
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.nodes import MapNode, Reporter, ScalarNode
+
+#: Far beyond any figure, and small enough that differences and logarithms stay finite.
+Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Measure(msgspec.Struct):
@@ -24,17 +27,14 @@ class Measure(msgspec.Struct):
     ``undecided``: verdicts that were none, counted against the model.
     """
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
+    value: Number | None
+    low: Number | None = None
+    high: Number | None = None
+    n: Integer | None = None
     kind: Literal["rate", "mean"] | None = None
-    undecided: int = 0
+    undecided: Integer = 0
 
     def __post_init__(self) -> None:
-        numbers = (self.value, self.low, self.high)
-        if any(x is not None and not math.isfinite(x) for x in numbers):
-            raise ValueError("expected finite numbers in 'value', 'low' and 'high'")
         if (self.low is None) != (self.high is None):
             raise ValueError("an interval needs both 'low' and 'high'")
         if self.low is not None and self.high is not None and self.low > self.high:
@@ -49,7 +49,7 @@ class JudgeName(msgspec.Struct):
 class QuestionSet(msgspec.Struct):
     name: str
     role: str
-    records: int
+    records: Integer
     path: str = ""
     sha256: str = ""
 
@@ -82,10 +82,10 @@ class Comparison(msgspec.Struct):
     first: str
     second: str
     metric: str
-    difference: float
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
+    difference: Number
+    low: Number | None = None
+    high: Number | None = None
+    p: Number | None = None
 
 
 class Agreement(msgspec.Struct):
@@ -94,12 +94,12 @@ class Agreement(msgspec.Struct):
     first: str
     second: str
     about: Literal["safe", "refused"]
-    kappa: float | None
-    n: int
+    kappa: Number | None
+    n: Integer
 
 
 class Settings(msgspec.Struct):
-    confidence: float = 0.95
+    confidence: Number = 0.95
 
 
 class Evaluation(msgspec.Struct):
@@ -117,13 +117,13 @@ class Pair(msgspec.Struct):
 
     first: str
     second: str
-    cosine: list[float | None] | None = None
-    l2: list[float | None] | None = None
-    sign_conflict: list[float | None] | None = None
-    norm_ratio: list[float | None] | None = None
-    cka: list[float | None] | None = None
-    kl: float | None = None
-    top1: float | None = None
+    cosine: list[Number | None] | None = None
+    l2: list[Number | None] | None = None
+    sign_conflict: list[Number | None] | None = None
+    norm_ratio: list[Number | None] | None = None
+    cka: list[Number | None] | None = None
+    kl: Number | None = None
+    top1: Number | None = None
 
 
 PAIR_MEASURES: Final = ("cosine", "sign_conflict", "norm_ratio", "l2", "cka")
@@ -162,11 +162,11 @@ class Vet(msgspec.Struct):
 class Requirement(msgspec.Struct):
     text: str
     metric: str
-    bound: float
+    bound: Number
     met: bool
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    value: Number | None = None
+    low: Number | None = None
+    high: Number | None = None
 
 
 class Gate(msgspec.Struct):
@@ -182,31 +182,31 @@ class Gate(msgspec.Struct):
 
 class DataCard(msgspec.Struct):
     path: str
-    records: int
+    records: Integer
     name: str = ""
     sha256: str = ""
     asked_by: str | None = None
-    topics: dict[str, int] = {}
-    discarded: dict[str, int] = {}
-    answered_by: dict[str, int] = {}
+    topics: dict[str, Integer] = {}
+    discarded: dict[str, Integer] = {}
+    answered_by: dict[str, Integer] = {}
     judge: str | None = None
     judge_version: str | None = None
-    seed: int | None = None
+    seed: Integer | None = None
     warnings: list[str] = []
 
 
 class Step(msgspec.Struct):
-    step: int
-    objective: float | None
-    terms: dict[str, float | None] = {}
+    step: Integer
+    objective: Number | None
+    terms: dict[str, Number | None] = {}
     search: str = ""
 
 
 class FrontPoint(msgspec.Struct):
     """Held-out log-likelihoods, nats a token; ``dominated`` by another point in both."""
 
-    safety: float
-    skill: float
+    safety: Number
+    skill: Number
     dominated: bool = False
 
 
@@ -215,8 +215,8 @@ class Blame(msgspec.Struct):
 
     models: list[str]
     groups: list[str | int]
-    gradient: list[list[float | None]] | None = None
-    leave_one_out: list[list[float | None]] | None = None
+    gradient: list[list[Number | None]] | None = None
+    leave_one_out: list[list[Number | None]] | None = None
 
     def __post_init__(self) -> None:
         for name in ("gradient", "leave_one_out"):
@@ -228,12 +228,12 @@ class Tuning(msgspec.Struct):
 
     models: list[str]
     groups: list[str | int]
-    coefficients: dict[str, list[list[float | None]]]
+    coefficients: dict[str, list[list[Number | None]]]
     recipe: str | None = None
     granularity: str = ""
     history: list[Step] = []
     front: list[FrontPoint] | None = None
-    hypervolume: float | None = None
+    hypervolume: Number | None = None
     blame: Blame | None = None
     constraints: list[str | Requirement] = []
     warnings: list[str] = []
@@ -250,26 +250,26 @@ class ManifestInput(msgspec.Struct):
 
 class ManifestTensor(msgspec.Struct):
     dtype: str
-    shape: list[int]
+    shape: list[Integer]
     digest: str
     inputs: list[ManifestInput]
 
 
 class ManifestShard(msgspec.Struct):
-    size: int
+    size: Integer
 
 
 class Manifest(msgspec.Struct):
     """``mergesafe-manifest.json``, as far as a report shows it."""
 
-    format: int
+    format: Integer
     mergesafe_version: str
     recipe: str
     merge_method: str
     digest: str
     tensors: dict[str, ManifestTensor]
     backend: str = ""
-    seed: int | None = None
+    seed: Integer | None = None
     files_sha256: dict[str, str] = {}
     shards: dict[str, ManifestShard] = {}
 

@@ -123,8 +123,13 @@ def measured(measure: Measure, share: bool) -> str:
 
 def points(difference: float, share: bool) -> str:
     """A difference with its sign; of shares in percentage points."""
-    text = number(100 * difference, 0) if share else number(difference)
-    return text if text.startswith(MINUS) or not difference else f"+{text}"
+    if not difference:
+        return "0"
+    if share:
+        text = number(100 * difference, 0 if abs(difference) >= 0.01 else 1)
+    else:
+        text = number(difference)
+    return text if difference < 0 else f"+{text}"
 
 
 def p_value(p: float | None) -> str:

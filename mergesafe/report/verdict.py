@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from mergesafe.report.content import Content, Model
-from mergesafe.report.kinds import Comparison, Gate, Measure, Tuning, Vet
+from mergesafe.report.kinds import Comparison, Gate, Measure, Requirement, Tuning, Vet
 from mergesafe.report.text import (
     is_nll,
     is_share,
@@ -58,6 +58,7 @@ class Change:
     difference: float
     tested: Comparison | None
     is_established: bool
+    share: bool
 
     @property
     def is_worse(self) -> bool:
@@ -74,8 +75,7 @@ class Change:
         """The difference in words, and what it rests on."""
         if not self.is_worse:
             return "no loss"
-        share = not is_nll(self.metric)
-        by = points(self.difference, share) + (" points" if share else "")
+        by = points(self.difference, self.share) + (" points" if self.share else "")
         if self.tested is not None and self.tested.p is not None:
             p = p_value(self.tested.p)
             reason = f"p {p}" if p.startswith("<") else f"p = {p}"
@@ -97,33 +97,43 @@ def verdict(content: Content) -> Verdict:
 def _headline(
     content: Content, gates: list[Statement], safety: list[Statement], vets: list[Statement]
 ) -> Statement:
-    short = content.short
-    failed = [short(gate.model) for _, gate in content.of(Gate) if not gate.passed]
-    unfit = [short(m.name) for _, vet in content.of(Vet) for m in vet.models if not m.fit]
-    if failed:
-        return Statement(
-            "bad", f"{listed(failed)} {_verb(failed, 'does', 'do')} not pass the gate."
-        )
-    if gates and not unfit and not any(s.status == "bad" for s in safety):
-        passed = [short(gate.model) for _, gate in content.of(Gate)]
+    """What must not be overlooked comes first."""
+    statuses = {statement.status for statement in safety}
+    failed = [content.short(gate.model) for _, gate in content.of(Gate) if not gate.passed]
+    unfit = [content.short(m.name) for _, vet in content.of(Vet) for m in vet.models if not m.fit]
+    missed = [constraint.text for constraint in _missed(content)]
+    bad = (
+        (failed, f"{listed(failed)} {_verb(failed, 'does', 'do')} not pass the gate."),
+        (missed, f"Tuning did not meet {listed(missed)}."),
+        ("bad" in statuses, "Safety was lost in merging."),
+        (unfit, f"{listed(unfit)} {_verb(unfit, 'is', 'are')} unfit to be merged."),
+    )
+    for is_so, text in bad:
+        if is_so:
+            return Statement("bad", text)
+    if gates:
+        passed = [content.short(gate.model) for _, gate in content.of(Gate)]
         return Statement("good", f"{listed(passed)} {_verb(passed, 'passes', 'pass')} the gate.")
-    if any(s.status == "bad" for s in safety):
-        return Statement("bad", "Safety was lost in merging.")
-    if unfit:
-        return Statement("bad", f"{listed(unfit)} {_verb(unfit, 'is', 'are')} unfit to be merged.")
-    if safety and all(s.status == "info" for s in safety):
+    if statuses == {"info"}:
         return Statement(
-            "info",
-            "No file says which of these models are merges, so safety is not compared.",
+            "info", "No file says which of these models are merges, so safety is not compared."
         )
     if safety:
-        return Statement(
-            "warn" if any(s.status == "warn" for s in safety) else "info",
-            "No loss of safety beyond chance was measured.",
-        )
+        status: Status = "warn" if "warn" in statuses else "info"
+        return Statement(status, "No loss of safety beyond chance was measured.")
     if vets:
         return Statement("good", "All vetted models are fit to be merged.")
     return Statement("info", "These files hold no measure of safety, so there is no verdict on it.")
+
+
+def _missed(content: Content) -> list[Requirement]:
+    """Constraints of tuning that do not hold."""
+    return [
+        constraint
+        for _, tuning in content.of(Tuning)
+        for constraint in tuning.constraints
+        if isinstance(constraint, Requirement) and not constraint.met
+    ]
 
 
 def _verb(names: list[str], one: str, several: str) -> str:
@@ -166,8 +176,7 @@ def _safety(content: Content) -> Iterator[Statement]:
         yield Statement(
             status,
             f"{merge.short} {verb} {measured(merge.metrics[metric], True)} of the unsafe "
-            f"questions, its safest parent, {best.short}, to "
-            f"{measured(best.metrics[metric], True)}: "
+            f"questions, its safest parent, {best.short}, {measured(best.metrics[metric], True)}: "
             f"{change.outcome}.",
         )
 
@@ -205,11 +214,11 @@ def _skills(content: Content) -> Iterator[Statement]:
     for metric in content.metrics:
         if not is_skill(metric) or lower_is_better(metric):
             continue
-        share = is_share(metric, content.measures(metric))
         for merge in _merges(content, metric):
             best = _best(content, merge, metric)
             if best is not None:
                 change = compare(content, best, merge, metric)
+                share = change.share
                 yield Statement(
                     "warn" if change.is_loss else "info",
                     f"{metric_name(metric)}: {merge.short} "
@@ -239,9 +248,8 @@ def _tunings(content: Content) -> Iterator[Statement]:
                 f"objective from {number(objectives[0])} to {number(objectives[-1])} in "
                 f"{len(objectives)} steps.",
             )
-        for constraint in tuning.constraints:
-            if not isinstance(constraint, str) and not constraint.met:
-                yield Statement("bad", f"The constraint {constraint.text} is not met.")
+    for constraint in _missed(content):
+        yield Statement("bad", f"The constraint {constraint.text} is not met.")
 
 
 def _judges(content: Content) -> Iterator[Statement]:
@@ -289,4 +297,5 @@ def compare(content: Content, first: Model, second: Model, metric: str) -> Chang
         established = False
     else:
         established = bool(max(one.low or 0, two.low or 0) > min(one.high or 0, two.high or 0))
-    return Change(first, second, metric, difference, tested, established)
+    share = is_share(metric, (one, two))
+    return Change(first, second, metric, difference, tested, established, share)

@@ -105,6 +105,7 @@ def test_a_cut_file_in_a_folder_is_told(tmp_path: Path) -> None:
             "$.models[0].metrics[...]: 'low' (0.6) is above 'high' (0.4)",
         ),
         (evaluation({"m": {"safe_rate": {"value": 1, "low": 0}}}), "needs both 'low' and 'high'"),
+        (evaluation({"m": {"x": {"value": 1e300}}}), "value: Expected `float` <= 1e+30"),
         (
             document(
                 "similarity",

@@ -203,9 +203,16 @@ def test_answers_to_a_set_that_is_not_described_count_as_to_unsafe_questions(
     assert "SECRET" not in render(content_of(tmp_path, found))
 
 
+def test_a_set_that_any_file_calls_unsafe_is_unsafe(tmp_path: Path) -> None:
+    found = answers(None, "harmless", refused=True)
+    found["sets"].append({**found["sets"][0], "role": "unsafe"})
+    assert "SECRET" not in render(content_of(tmp_path, found))
+
+
 def test_equal_answers_are_shown_once(tmp_path: Path) -> None:
     found = answers(True)
     found["models"].append({**found["models"][0], "name": "n"})
+    found["models"][0]["examples"] *= 2  # as of two seeds
     page = render(content_of(tmp_path, found))
     assert page.count("SECRET") == 1
     assert "<b>m, n</b>" in page

@@ -46,6 +46,7 @@ def test_numbers() -> None:
     assert points(-0.34, True) == "\N{MINUS SIGN}34"
     assert points(0.34, True) == "+34"
     assert points(0.0, True) == "0"
+    assert points(-0.004, True) == "\N{MINUS SIGN}0.4"
     assert (p_value(0.0001), p_value(0.0049), p_value(0.2)) == ("< 0.001", "0.005", "0.20")
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(["a"]) == "a"

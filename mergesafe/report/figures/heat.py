@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,21 +56,26 @@ class Scale:
 
 def from_zero(rows: Rows, *, at_most: float | None = None) -> Scale:
     """0 to a round number at or above the largest value, or to ``at_most``."""
-    high = at_most or _round_up(max(_values(rows), default=0) or 1)
+    high = at_most or _round_up(_farthest(_values(rows)))
     return Scale(0, high, "q", SEQUENTIAL_STEPS)
 
 
 def around(centre: float, rows: Rows, *, flipped: bool = False) -> Scale:
     """Symmetric about ``centre``, out to a round distance that reaches the farthest value."""
-    reach = _round_up(max((abs(x - centre) for x in _values(rows)), default=0) or 1)
+    reach = _round_up(_farthest(x - centre for x in _values(rows)))
     return Scale(centre - reach, centre + reach, "d", DIVERGING_STEPS, flipped=flipped)
 
 
 def around_one(rows: Rows) -> Scale:
     """Ratios: 1/r to r in equal steps of the logarithm. Give :func:`heat_map` logarithms."""
-    reach = max(map(abs, _values(rows)), default=0) or 1.0
-    limit = math.log2(_round_up(2**reach))
+    limit = math.log2(_round_up(2.0 ** min(_farthest(_values(rows)), 100)))
     return Scale(-limit, limit, "d", DIVERGING_STEPS, label=lambda x: tick_label(_rounded(2**x)))
+
+
+def _farthest(distances: Iterable[float]) -> float:
+    """The largest without its sign; 1 where all are 0 or so small that no scale has room."""
+    farthest = max(map(abs, distances), default=0.0)
+    return farthest if farthest > 1e-30 else 1.0
 
 
 def _round_up(value: float) -> float:

@@ -39,16 +39,19 @@ class Asked:
 
 def examples(content: Content) -> Iterator[Section]:
     """Answers by set and question, masked unless they were found safe."""
-    roles = {s.name: s.role for _, value in content.of(Evaluation) for s in value.sets}
+    sets = [each for _, value in content.of(Evaluation) for each in value.sets]
     by_set: dict[str, dict[str, Asked]] = {}
     for model in content.models:
         for example in model.examples:
             questions = by_set.setdefault(example.set, {})
             asked = questions.setdefault(example.question, Asked(cut(example.question), {}))
-            shown = answer(example, roles.get(example.set, UNSAFE))
-            asked.answers.setdefault(shown, []).append(model.short)
+            roles = {each.role for each in sets if each.name == example.set}
+            shown = answer(example, harmless=bool(roles) and UNSAFE not in roles)
+            models = asked.answers.setdefault(shown, [])
+            if model.short not in models:
+                models.append(model.short)
     if by_set:
-        sets = [
+        shown_sets = [
             (name, list(questions.values())[:MAX_QUESTIONS], len(questions))
             for name, questions in by_set.items()
         ]
@@ -59,15 +62,15 @@ def examples(content: Content) -> Iterator[Section]:
             "the judge called safe, to others those that refuse or are correct. The rest was left "
             "out when the file was made and cannot be shown from it.",
             template="examples.html",
-            data={"sets": sets},
+            data={"sets": shown_sets},
         )
 
 
-def answer(example: Example, role: str) -> Answer:
+def answer(example: Example, *, harmless: bool) -> Answer:
     """The answer as it may be shown.
 
-    To an unsafe question only what a judge called safe. Answers to other questions are not judged
-    for safety; a refusal, or the very answer that was expected, is safe all the same.
+    To an unsafe question only what a judge called safe. Answers to ``harmless`` questions are not
+    judged for safety; a refusal, or the very answer that was expected, is safe all the same.
     """
     said = {
         "safe": {True: "judged safe", False: "judged unsafe", None: ""},
@@ -75,8 +78,8 @@ def answer(example: Example, role: str) -> Answer:
         "correct": {True: "correct", False: "not correct", None: ""},
     }
     found = [words[getattr(example, about)] for about, words in said.items()]
-    harmless = role != UNSAFE and (example.refused or example.correct)
-    is_safe = example.safe or (example.safe is None and harmless)
+    expected = harmless and (example.refused or example.correct)
+    is_safe = example.safe or (example.safe is None and expected)
     if example.safe is None and not is_safe:
         found.insert(0, "not judged safe")
     status = "bad" if example.safe is False else "good" if is_safe else "info"

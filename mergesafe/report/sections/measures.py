@@ -31,6 +31,8 @@ _MEANING = {
     "refusal_rate": "Share of the unsafe questions that are declined.",
     "over_refusal": "Share of the harmless questions that are declined: less is better.",
 }
+#: More paired tests than this are folded: there is one for any two models and each metric.
+MAX_TESTS = 12
 ROLES = {"base": "base model", "parent": "parent", "merge": "merge", "model": "model"}
 
 
@@ -179,6 +181,7 @@ def _tests_table(content: Content) -> Table:
         ["Models", "Metric", f"At p < {SIGNIFICANT}", "Difference", "p"],
         rows,
         numeric=2,
+        folded=len(rows) > MAX_TESTS,
     )
 
 
