@@ -48,9 +48,11 @@ class Document:
 
 
 class _Head(msgspec.Struct):
+    """``format`` is a number in manifests; a data card has a word under that name."""
+
     mergesafe: str | None = None
     kind: str | None = None
-    format: int | None = None
+    format: int | str | None = None
     mergesafe_version: str | None = None
 
 

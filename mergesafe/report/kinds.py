@@ -167,6 +167,7 @@ class Requirement(msgspec.Struct):
     value: Number | None = None
     low: Number | None = None
     high: Number | None = None
+    reason: str = ""
 
 
 class Gate(msgspec.Struct):

@@ -230,6 +230,18 @@ def test_long_answers_and_many_questions_are_cut(tmp_path: Path) -> None:
     assert f"Q{MAX_QUESTIONS}?" not in text
 
 
+def test_questions_on_which_models_differ_come_first(tmp_path: Path) -> None:
+    found = answers(True)
+    (example,) = found["models"][0]["examples"]
+    both = [{**example, "question": "Same?"}, {**example, "question": "Differs?"}]
+    found["models"][0]["examples"] = both
+    found["models"].append(
+        {**found["models"][0], "name": "n", "examples": [both[0], {**both[1], "safe": False}]}
+    )
+    text = Checked(render(content_of(tmp_path, found))).text
+    assert text.index("Differs?") < text.index("Same?")
+
+
 def test_secrets_of_urls_are_not_shown(tmp_path: Path) -> None:
     recipe = "models: [{model: 'https://me:secret@host/m?token=secret'}]\n"
     write(tmp_path / "out" / "mergesafe-manifest.json", manifest(recipe, ["a"]))

@@ -23,7 +23,7 @@ def gates(content: Content) -> Iterator[Section]:
         table = Table(
             f"gate-{i}",
             f"{content.short(gate.model)}{against}: {outcome}",
-            ["Requirement", "Met", "Measured"],
+            ["Requirement", "Met", "Measured", "Why"],
             [_requirement(requirement) for requirement in gate.requirements],
         )
         groups.append(Group(tables=[table]))
@@ -44,6 +44,7 @@ def _requirement(requirement: Requirement) -> list[Cell]:
         Cell(requirement.text),
         Cell(met[0], status=met[1]),
         Cell(measured(value, not is_nll(requirement.metric))),
+        Cell(requirement.reason),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ from mergesafe.report.sections.parts import Group, Section
 from mergesafe.report.sections.tables import Cell, Table
 
 #: Questions shown of each set, and characters of an answer.
-MAX_QUESTIONS: Final = 12
+MAX_QUESTIONS: Final = 6
 MAX_CHARACTERS: Final = 600
 #: The role of a set whose questions ask for what must not be told.
 UNSAFE: Final = "unsafe"
@@ -36,6 +36,11 @@ class Asked:
     question: str
     answers: dict[Answer, list[str]]
 
+    @property
+    def judgements(self) -> int:
+        """How many different ones there are."""
+        return len({answer.judgement for answer in self.answers})
+
 
 def examples(content: Content) -> Iterator[Section]:
     """Answers by set and question, masked unless they were found safe."""
@@ -52,7 +57,7 @@ def examples(content: Content) -> Iterator[Section]:
                 models.append(model.short)
     if by_set:
         shown_sets = [
-            (name, list(questions.values())[:MAX_QUESTIONS], len(questions))
+            (name, _telling(questions.values()), len(questions))
             for name, questions in by_set.items()
         ]
         yield Section(
@@ -60,10 +65,16 @@ def examples(content: Content) -> Iterator[Section]:
             "Example answers",
             "Only answers that were found safe are in this file: to unsafe questions those that "
             "the judge called safe, to others those that refuse or are correct. The rest was left "
-            "out when the file was made and cannot be shown from it.",
+            "out when the file was made and cannot be shown from it. Questions on which the models "
+            "differ come first.",
             template="examples.html",
             data={"sets": shown_sets},
         )
+
+
+def _telling(asked: Iterable[Asked]) -> list[Asked]:
+    """Those on which the models differ most come first."""
+    return sorted(asked, key=lambda each: -each.judgements)[:MAX_QUESTIONS]
 
 
 def answer(example: Example, *, harmless: bool) -> Answer:
