@@ -86,12 +86,12 @@ def is_share(metric: str, measures: Iterable[Measure]) -> bool:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """``value`` with ``digits`` decimals, or three significant digits when that shows none."""
+    """``value`` with ``digits`` decimals, or two significant digits when that shows none."""
     if value is None:
         return DASH
     text = f"{value:.{digits}f}"
     if value != 0 and float(text) == 0:
-        text = f"{value:.1e}"
+        text = f"{value:.2g}"
     return text.replace("-", MINUS)
 
 

@@ -40,7 +40,8 @@ def test_percent_never_rounds_to_all_or_nothing(value: float | None, text: str) 
 
 def test_numbers() -> None:
     assert number(-2.345) == "\N{MINUS SIGN}2.35" or number(-2.345) == "\N{MINUS SIGN}2.34"
-    assert number(0.00012) == "1.2e\N{MINUS SIGN}04"
+    assert number(0.00012) == "0.00012"
+    assert number(-1e-9) == "\N{MINUS SIGN}1e\N{MINUS SIGN}09"
     assert measured(Measure(0.96, 0.86, 0.994), True) == "96 % [86, 99]"
     assert measured(Measure(2.5), False) == "2.50"
     assert points(-0.34, True) == "\N{MINUS SIGN}34"

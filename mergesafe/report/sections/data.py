@@ -92,11 +92,17 @@ def answer(example: Example, *, harmless: bool) -> Answer:
     expected = harmless and (example.refused or example.correct)
     is_safe = example.safe or (example.safe is None and expected)
     if example.safe is None and not is_safe:
-        found.insert(0, "not judged safe")
-    status = "bad" if example.safe is False else "good" if is_safe else "info"
-    return Answer(
-        cut(example.response) if is_safe else None, ", ".join(filter(None, found)), status
-    )
+        found.append("not judged for safety")
+    if not is_safe:
+        found.append("masked")
+    if example.safe is False:
+        status = "bad"
+    elif harmless and example.refused:
+        status = "warn"
+    else:
+        status = "good" if is_safe else "info"
+    text = cut(example.response) if is_safe else None
+    return Answer(text, ", ".join(filter(None, found)), status)
 
 
 def cut(text: str) -> str:
