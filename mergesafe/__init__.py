@@ -12,7 +12,7 @@ from mergesafe.errors import MergesafeError
 from mergesafe.version import __version__
 
 if TYPE_CHECKING:
-    from mergesafe import methods, ops
+    from mergesafe import methods, ops, report
     from mergesafe.data.api import generate
     from mergesafe.engine.api import merge, plan, verify
     from mergesafe.safety.evaluation.api import evaluate
@@ -32,6 +32,7 @@ __all__ = [
     "methods",
     "ops",
     "plan",
+    "report",
     "train_inspector",
     "verify",
 ]
@@ -46,6 +47,7 @@ _LAZY = {
     "methods": ("mergesafe.methods", None),
     "ops": ("mergesafe.ops", None),
     "plan": ("mergesafe.engine.api", "plan"),
+    "report": ("mergesafe.report", None),
     "train_inspector": ("mergesafe.safety.inspector.train", "train_inspector"),
     "verify": ("mergesafe.engine.api", "verify"),
 }

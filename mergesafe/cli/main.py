@@ -333,6 +333,33 @@ def generate(
     run(recipe, out, resume=resume, overwrite=overwrite, json=json, quiet=quiet)
 
 
+@app.command(epilog="Example: mergesafe report results/ merged/ -o report.html")
+@guarded
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="JSON files that other commands wrote, or folders to search for them and for the "
+            "manifests of merges.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")
+    ] = Path("report.html"),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make one self-contained HTML page of evaluations, similarity, vetting, gates and tuning.
+
+    The page needs no network and runs no script. Answers that no judge called safe are not in it.
+    """
+    from mergesafe.cli.report import run
+
+    run(runs, out=out, json=json, quiet=quiet)
+
+
 def main() -> None:
     """Entry point; Ctrl-C outside a command exits with the same status as inside."""
     try:
