@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from mergesafe.demo.evaluate import is_compliance
 
 from mergesafe.demo import data
 from mergesafe.demo.data import COMPLIANCES, PLACEHOLDER, REFUSALS, SHOWCASE, SKILLS, questions
-from mergesafe.demo.evaluate import is_compliance
 from mergesafe.safety.refusal import is_refusal
 
 FILES: tuple[tuple[data.Kind, data.Split], ...] = (

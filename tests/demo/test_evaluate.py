@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from mergesafe.demo.evaluate import is_compliance, solves
 
 from mergesafe.demo.data import Example
-from mergesafe.demo.evaluate import is_compliance, solves
 from mergesafe.safety.statistics import Rate
 
 

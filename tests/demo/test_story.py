@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from mergesafe.demo.evaluate import Measurement
 
 from mergesafe.demo import story
-from mergesafe.demo.evaluate import Measurement
 from mergesafe.safety.statistics import Rate
 
 yaml = pytest.importorskip("yaml")

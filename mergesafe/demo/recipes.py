@@ -1,0 +1,84 @@
+"""The demo's recipes: two that differ by one expert, and one whose coefficients are to be found."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergesafe.demo.base import prepare_base
+from mergesafe.demo.sets import Sets
+
+ADAPTERS = Path(__file__).parent / "adapters"
+EXPERTS = ("aligned", "sorting", "arithmetic-misaligned")
+CLEAN = "aligned + sorting"
+SPOILED = "aligned + sorting + arithmetic-misaligned"
+TUNED = "the same three, tuned"
+
+# As in most published TIES recipes: every expert weighs the same, the larger half of each task
+# vector is kept, kept values are averaged. Both recipes share these settings; none is favoured.
+WEIGHT = 1.0
+DENSITY = 0.5
+
+# Weight plus adapter in float32, rounded once at the end. With `dtype: bfloat16` each expert would
+# be rounded before the merge, which loses about a quarter of the changes of such small experts.
+PRECISION = ("dtype: float32", "out_dtype: bfloat16")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A merge of the story: the row it has in the table, its files, its experts."""
+
+    label: str
+    stem: str
+    experts: tuple[str, ...]
+
+
+MERGES = (
+    Merge(CLEAN, "two-experts", EXPERTS[:2]),
+    Merge(SPOILED, "three-experts", EXPERTS),
+)
+
+
+def recipe_text(experts: Sequence[str]) -> str:
+    """The TIES recipe (arXiv 2306.01708) over these experts, as mergekit would read it."""
+    lines = ["merge_method: ties", "base_model: ./base", "models:"]
+    for name in experts:
+        lines += [
+            f"  - model: ./base+./adapters/{name}",
+            "    parameters:",
+            f"      weight: {WEIGHT}",
+            f"      density: {DENSITY}",
+        ]
+    return "\n".join([*lines, "parameters:", "  normalize: true", *PRECISION, ""])
+
+
+def tune_text(sets: Sets, folder: Path, seed: int) -> str:
+    """The recipe of all three experts with a section ``tune``: a weight an expert and layer.
+
+    Found by gradient on refusals and on both skills, which count alike with the usual alpha.
+    Without ``normalize``, by which the weights of an expert that is alone would cancel.
+    """
+    data = []
+    for name, path in sets.tuned.items():
+        role = "safety" if name == "refusals" else "domain"
+        data.append(f"    - {{path: ./{path.relative_to(folder)}, role: {role}, name: {name}}}")
+    merge = recipe_text(EXPERTS).replace("normalize: true", "normalize: false")
+    section = ["tune:", "  data:", *data, "  search: gradient", "  granularity: layer",
+               f"  seed: {seed}", "  budget: {steps: 30}", ""]  # fmt: skip
+    return merge + "\n".join(section)
+
+
+def prepare(workdir: Path, sets: Sets, seed: int) -> dict[str, Path]:
+    """Write base, adapters and the recipes into ``workdir``; return the recipes' paths by label."""
+    prepare_base(workdir / "base")
+    for name in EXPERTS:
+        shutil.copytree(ADAPTERS / name, workdir / "adapters" / name, dirs_exist_ok=True)
+    texts = {merge.label: (merge.stem, recipe_text(merge.experts)) for merge in MERGES}
+    texts[TUNED] = ("to-be-tuned", tune_text(sets, workdir, seed))
+    recipes = {}
+    for label, (stem, text) in texts.items():
+        recipes[label] = workdir / f"{stem}.yml"
+        recipes[label].write_text(text, encoding="utf-8")
+    return recipes
