@@ -117,7 +117,7 @@ def test_unknown_dtype(ties: Path, family: Family) -> None:
 
 
 def test_missing_folder(ties: Path, family: Family) -> None:
-    family.experts[0].rename(family.folder / "elsewhere")
+    family.experts[0].rename(family.folder / f"{family.experts[0].name}s")
     merge_refused(
         ties, words=(family.experts[0], "no such file or folder", "Did you mean", f"{ties}:")
     )

@@ -17,6 +17,7 @@ from mergesafe.chat.records import read_records
 from mergesafe.data import safety_set
 from mergesafe.errors import DataError, ModelError, OutputError
 from mergesafe.safety.judges.base import Verdict
+from mergesafe.safety.judges.rules import RefusalRules
 
 from .models import COMPLIANCE, REFUSAL, as_json, spec
 
@@ -81,8 +82,8 @@ def test_refusals_are_kept_with_provenance(pool: Pool, tmp_path: Path) -> None:
     assert len(provenance.pop("prompt_sha256")) == 32
     assert provenance == {
         "set": "safety", "kind": "safety", "topic": "animal_abuse", "asked_by": "templates",
-        "answered_by": "aligned", "judge": "refusal rules", "judge_version": "1", "style": None,
-        "seed": 3,
+        "answered_by": "aligned", "judge": "refusal rules", "seed": 3,
+        "judge_version": RefusalRules.version, "style": None,
     }  # fmt: skip
     made = card(tmp_path)
     assert made["records"] == 14
