@@ -174,7 +174,10 @@ def verify(
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]MODEL...", help="Folders or Hub ids, with +ADAPTER or not."),
+        typer.Argument(
+            metavar="[NAME=]MODEL...",
+            help="Folders or Hub ids, with +ADAPTER or not; or MODEL@URL of an endpoint.",
+        ),
     ],
     unsafe: ask.Unsafe = None,
     harmless: ask.Harmless = None,
