@@ -36,8 +36,11 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        tensors = (self.ids, self.mask, self.positions, self.targets, self.rows)
-        return Batch(*(each.to(device) for each in tensors), self.items)
+        ids, mask, positions, targets, rows = (
+            each.to(device, non_blocking=True)
+            for each in (self.ids, self.mask, self.positions, self.targets, self.rows)
+        )
+        return Batch(ids, mask, positions, targets, rows, self.items)
 
 
 def answer_batch(encoded: Sequence[Encoded], items: Sequence[int], pad: int) -> Batch:

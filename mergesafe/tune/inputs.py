@@ -7,7 +7,7 @@ Inputs are what the merge engine would compute with: stored values, rounded to t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +26,7 @@ class Inputs(Protocol):
 
     reused: bool
 
-    def open(self, task: TensorTask) -> Any:
+    def open(self, task: TensorTask) -> AbstractContextManager[list[torch.Tensor]]:
         """A context that gives the task's inputs in the plan's order."""
 
     def expect(self, names: Sequence[str]) -> None:

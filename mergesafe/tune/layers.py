@@ -23,6 +23,8 @@ Tensor = torch.Tensor
 class MergedLinear(nn.Module):
     """``x @ W.T + bias`` with a merged W; ``transposed``: W is stored [in, out], as in GPT-2."""
 
+    bias: nn.Parameter | None
+
     def __init__(
         self, weight: MergedWeight, bias: nn.Parameter | None, *, transposed: bool = False
     ) -> None:
@@ -36,10 +38,11 @@ class MergedLinear(nn.Module):
         if self.select is not None:
             x = x.flatten(0, -2)[self.select]
         x = x.to(self.source.dtype)
+        out: Tensor
         if self.source.kept is not None:
             out = _multiply(x, self.source.kept, self.transposed)
         else:
-            out = _Linear.apply(x, self.source.row, self)
+            out = _Linear.apply(x, self.source.row, self)  # type: ignore[no-untyped-call]
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
 
@@ -51,7 +54,8 @@ class MergedEmbedding(nn.Module):
         self.source = weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        out: Tensor = _Embedding.apply(ids, self.source.row, self.source)
+        out: Tensor
+        out = _Embedding.apply(ids, self.source.row, self.source)  # type: ignore[no-untyped-call]
         return out
 
 

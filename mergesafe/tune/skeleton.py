@@ -40,7 +40,8 @@ def make_skeleton(
     try:
         with _quiet(), init_empty_weights(include_buffers=False):
             config = AutoConfig.for_model(kind, **settings)
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            factory: Any = AutoModelForCausalLM
+            model = factory.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError, TypeError, ImportError) as error:
         why = " ".join(str(error).split())[:300]
         raise ModelError(f"{where}: transformers cannot build the model ({why})") from None

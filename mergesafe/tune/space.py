@@ -115,7 +115,7 @@ class CoefficientSpace:
     @property
     def size(self) -> int:
         """The number of elements of ``x``."""
-        return self.slices[self.names[-1]].stop
+        return sum(self._rows(p) for p in self.parameters) * len(self.groups)
 
     @cached_property
     def labels(self) -> tuple[Label, ...]:
@@ -179,7 +179,7 @@ class CoefficientSpace:
     def split(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
         """A tensor's coefficients as :meth:`index` orders them, by name."""
         sizes = [self._rows(parameter) for parameter in self.parameters]
-        return dict(zip(self.names, row.split(sizes), strict=True))
+        return dict(zip(self.names, torch.split(row, sizes), strict=True))
 
     def settings(self, x: torch.Tensor, tensor: str) -> Settings:
         """The method's parameters for one tensor: the recipe's, with ``x`` filled in."""

@@ -35,7 +35,8 @@ class MergedWeight:
         """The tensor, or the rows ``chosen`` of it; no graph."""
         dtype = dtype or self.dtype
         if self.kept is not None:
-            return (self.kept if chosen is None else self.kept[chosen]).to(dtype)
+            kept: torch.Tensor = self.kept if chosen is None else self.kept[chosen]
+            return kept.to(dtype)
         with torch.no_grad(), self.inputs.open(self.task) as inputs:
             if self.combination is None or self.row is None or self.choice is not None:
                 one = inputs[self.choice or 0]
