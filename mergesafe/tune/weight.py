@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+
 import torch
 
 from mergesafe.engine.plan import TensorTask
@@ -35,8 +37,7 @@ class MergedWeight:
         """The tensor, or the rows ``chosen`` of it; no graph."""
         dtype = dtype or self.dtype
         if self.kept is not None:
-            kept: torch.Tensor = self.kept if chosen is None else self.kept[chosen]
-            return kept.to(dtype)
+            return (self.kept if chosen is None else self.kept[chosen]).to(dtype)
         with torch.no_grad(), self.inputs.open(self.task) as inputs:
             if self.combination is None or self.row is None or self.choice is not None:
                 one = inputs[self.choice or 0]
@@ -89,6 +90,11 @@ class Made:
         [found] = torch.autograd.grad(self._made, self._leaf, gradient)
         return found
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         del self.value, self._made
-        self._open.__exit__(*error)
+        self._open.__exit__(kind, error, trace)
