@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from tune.dense import DenseModel
-from tune.models import make_models, plan_of
 
 from mergesafe.chat.tokens import Encoded
 from mergesafe.tune.batch import Batch, batches
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.space import CoefficientSpace
+from tune.dense import DenseModel
+from tune.models import make_models, plan_of
 
 START = 5
 METHODS: dict[str, dict[str, Any]] = {
