@@ -50,16 +50,16 @@ class MergedLinear(nn.Module):
 
 
 class MergedEmbedding(nn.Module):
-    """Rows of a merged table, in float32."""
+    """Rows of a merged table times ``scale``, in float32."""
 
-    def __init__(self, weight: MergedWeight) -> None:
+    def __init__(self, weight: MergedWeight, scale: float | Tensor = 1.0) -> None:
         super().__init__()
-        self.source = weight
+        self.source, self.scale = weight, scale
 
     def forward(self, ids: Tensor) -> Tensor:
         out: Tensor
         out = _Embedding.apply(ids, self.source.row, self.source)  # type: ignore[no-untyped-call]
-        return out
+        return out if isinstance(self.scale, float) and self.scale == 1.0 else out * self.scale
 
 
 class _Linear(torch.autograd.Function):
