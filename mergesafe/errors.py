@@ -68,6 +68,10 @@ class CheckpointError(MergesafeError):
     """An input checkpoint, adapter or one of its tensors is missing, malformed or mismatched."""
 
 
+class ChangedInputError(CheckpointError):
+    """An input was written to during the merge: what was made of it may be a mixture."""
+
+
 class NonFiniteError(CheckpointError):
     """NaN or infinity in an input, or produced by rounding to the output dtype."""
 

@@ -23,7 +23,7 @@ from mergesafe.checkpoint.remote import (
     RemotePath,
     retried,
 )
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import ChangedInputError, CheckpointError
 from mergesafe.references import redact, redact_text
 
 #: Suffixes of a URL that names one file rather than a folder.
@@ -116,7 +116,7 @@ class FileSystemStore:
     def open(self, name: str) -> RemoteFile:
         known, size = self._file(name)
         if name in self._opened and self._changed(name, known):
-            raise CheckpointError(
+            raise ChangedInputError(
                 f"{self.text}/{name}: the file changed after its header was read. Leave the "
                 "checkpoint alone and run again."
             )

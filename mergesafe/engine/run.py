@@ -23,7 +23,7 @@ from mergesafe.engine.plan import MergePlan
 from mergesafe.engine.resume import verified, work_to_resume
 from mergesafe.engine.stream import Options, Schedule, Stream, schedule
 from mergesafe.engine.trace import Trace, no_lap
-from mergesafe.errors import MergesafeError
+from mergesafe.errors import ChangedInputError, MergesafeError
 from mergesafe.version import __version__
 
 #: Finished work of at least this many bytes is kept when a merge fails or is interrupted.
@@ -136,23 +136,36 @@ def merge_into(
             folder.commit()
             lap("commit", 0, 0)
         except BaseException as error:
-            folder.keep = resume or ledger.bytes_done >= KEEP_BYTES
-            if folder.keep:
-                _say_kept(error, ledger.bytes_done, made.bytes_out)
+            kept = resume or ledger.bytes_done >= KEEP_BYTES
+            mixed = kept and _mixed(error, reader)
+            folder.keep = kept and not mixed
+            if kept:
+                _say_what_stays(error, mixed, ledger.bytes_done, made.bytes_out)
             raise
     return warnings
 
 
-def _say_kept(error: BaseException, done: int, total: int) -> None:
-    """Add to the message of an interrupt or an error that the work is not lost."""
-    kept = (
+def _mixed(error: BaseException, reader: Reader) -> bool:
+    """Whether finished work may be made of an input while it was written to."""
+    try:
+        reader.check_unchanged(remote=False)
+    except ChangedInputError:
+        return True
+    return isinstance(error, ChangedInputError)
+
+
+def _say_what_stays(error: BaseException, mixed: bool, done: int, total: int) -> None:
+    """Add to the message of an interrupt or an error whether the work is lost."""
+    what = (
         f"{format_size(done)} of {format_size(total)} are finished and kept: run the same command "
         "with --resume to go on"
     )
+    if mixed:
+        what = "what was finished is discarded, since an input was written to meanwhile"
     if isinstance(error, KeyboardInterrupt):
-        error.args = (f"interrupted; {kept}",)
+        error.args = (f"interrupted; {what}",)
     elif isinstance(error, MergesafeError):
-        error.args = (f"{error} ({kept}.)",)
+        error.args = (f"{error} ({what[0].upper() + what[1:]}.)",)
 
 
 def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, ...]) -> None:

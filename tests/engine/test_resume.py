@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ from tiny import (
     save_adapter,
     write_recipe,
 )
+
+import mergesafe
+from mergesafe.engine import run
+from mergesafe.errors import ChangedInputError
 
 #: Counts calls that change files; at number AT does WHAT: kill, term, ENOSPC, EIO, or nothing but
 #: print the count at the end. The smallest budget is lifted, so that small tensors are streamed.
@@ -194,7 +199,6 @@ def test_nothing_finished_is_done_again(ties: Merges, monkeypatch: pytest.Monkey
     """Killed near its end, a merge reads what is left: the tile of each worker, and no statistics
     of the streamed tensor again.
     """
-    import mergesafe
     from mergesafe.checkpoint.reader import Reader
     from mergesafe.engine import memory
 
@@ -323,3 +327,38 @@ def test_warnings_of_the_first_run_are_not_lost(tmp_path: Path) -> None:
     assert merges.run("kill", merges.calls - 20, *rule).returncode == -signal.SIGKILL
     assert merges.resume(*rule).returncode == 0
     assert digest(merges.out) == expected
+
+
+@pytest.mark.parametrize("ending", ["to its end", "interrupted"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_work_of_an_input_that_was_written_to_is_discarded(
+    ending: str, resume: bool, ties: Merges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put back with its old time, the input looks as if nothing had happened: what was made of it
+    must not be there to go on from.
+    """
+    shard = ties.folder / "a" / "model.safetensors"
+    original, status = shard.read_bytes(), shard.stat()
+
+    def progress(*_: object) -> Callable[[int], None]:
+        left = 20
+
+        def write(_: int) -> None:
+            nonlocal left
+            left -= 1
+            shard.write_bytes(original[:5000] + bytes(len(original) - 5000))
+            if ending == "interrupted" and not left:
+                raise KeyboardInterrupt
+
+        return write
+
+    monkeypatch.setattr(run, "KEEP_BYTES", 1)
+    failure = KeyboardInterrupt if ending == "interrupted" else ChangedInputError
+    with pytest.raises(failure) as caught:
+        mergesafe.merge(ties.recipe, ties.out, threads=1, resume=resume, progress=progress)
+    assert "hat was finished is discarded" in str(caught.value)
+    assert "--resume" not in str(caught.value)
+    assert leftovers(ties.folder) == []
+    shard.write_bytes(original)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    ties.finished()
