@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, Final
 
 from mergesafe.checkpoint._parse import reason
@@ -18,7 +19,7 @@ from mergesafe.checkpoint.model import CONFIG_NAME, INDEX_NAME, SINGLE_NAME
 from mergesafe.checkpoint.remote import RemoteError, retried
 from mergesafe.checkpoint.url import attempt, file_system
 from mergesafe.errors import OutputError
-from mergesafe.references import redact
+from mergesafe.references import hub_id, is_url, redact
 
 #: Written last, in this order, and removed first from a folder that is replaced.
 LAST: Final = (INDEX_NAME, CONFIG_NAME, "mergesafe-manifest.json")
@@ -38,7 +39,7 @@ def staging_folder(url: str) -> Path:
 def check_upload(url: str, *, overwrite: bool, protect: Sequence[str] = ()) -> None:
     """Check before any work that a model may be uploaded to the folder ``url``.
 
-    ``protect``: URLs of the inputs, which are not replaced.
+    ``protect``: URLs and Hub ids of the inputs, which are not replaced; other text is ignored.
 
     Raises:
         OutputError: it cannot be written to, has content and ``overwrite`` is off, or is, contains
@@ -49,9 +50,8 @@ def check_upload(url: str, *, overwrite: bool, protect: Sequence[str] = ()) -> N
         raise OutputError(
             f"{target.text}: this is a whole store, and it would be replaced. Give a folder in it."
         )
-    for place in protect:
-        ours, theirs = f"{url.rstrip('/')}/", f"{place.rstrip('/')}/"
-        if overwrite and (ours.startswith(theirs) or theirs.startswith(ours)):
+    for place in protect if overwrite else ():
+        if target.overlaps(place):
             raise OutputError(
                 f"{target.text}: overwriting it would replace the input {redact(place)}. Give "
                 "another output folder."
@@ -105,6 +105,19 @@ class _Target:
             )
         self.fs, root = file_system(url, OutputError)
         self.root = root.rstrip("/")
+
+    def overlaps(self, place: str) -> bool:
+        """Whether the input ``place`` is this folder, in it, or holds it."""
+        named = hub_id(place)
+        if named is not None:
+            place = f"hf://{named[0]}"
+        if not is_url(place) or place.startswith(("http://", "https://")):
+            return False
+        if named is not None and not self.text.startswith("hf://"):
+            return False  # does not need the package for hf://
+        fs, root = file_system(place.partition("?")[0], OutputError)
+        ours, theirs = (f"/{normpath(path.strip('/'))}/" for path in (self.root, root))
+        return type(fs) is type(self.fs) and (ours.startswith(theirs) or theirs.startswith(ours))
 
     def listing(self) -> dict[str, int]:
         """Names and sizes of the files there, at any depth."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -46,14 +46,12 @@ class Info:
     version: dict[str, Any] = field(default_factory=dict)
 
 
-def open_url(url: str) -> Path | RemotePath:
+def open_url(url: str) -> RemotePath:
     """The location that ``url`` names: a folder, or one file by its suffix.
 
     Raises:
         CheckpointError: nothing here can read such URLs.
     """
-    if url.startswith("file://"):
-        return Path(unquote(url.removeprefix("file://")))
     place, mark, query = url.partition("?")
     place = place.rstrip("/")
     name = ""

@@ -149,7 +149,7 @@ def plan(
 @app.command(epilog="Example: mergesafe verify merged/")
 @guarded
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a merged model.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Local folder of a merged model.")],
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,

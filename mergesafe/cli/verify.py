@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mergesafe.cli.shared import print_json, printable
 from mergesafe.engine.api import verify
 from mergesafe.engine.memory import format_size
 
 
-def run(out: Path, *, threads: int | None, json: bool, quiet: bool) -> None:
+def run(out: str, *, threads: int | None, json: bool, quiet: bool) -> None:
     """Print what was checked; an error says what differs."""
     found = verify(out, threads=threads)
     if json:

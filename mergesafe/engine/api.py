@@ -26,7 +26,7 @@ from mergesafe.engine.verify import Verified
 from mergesafe.engine.verify import verify as verify_model
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.recipe.load import load_recipe
-from mergesafe.references import is_url, redact
+from mergesafe.references import is_url, local_path, redact
 from mergesafe.version import __version__
 
 RecipeLike = str | Path | Mapping[str, Any]
@@ -147,11 +147,12 @@ def merge(
     report = plan(recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed)
     made = report.plan
     options = replace(report.options, on_nonfinite=on_nonfinite)
-    url = str(out) if is_url(str(out)) else None
+    out = local_path(str(out))
+    url = out if is_url(out) else None
     target = Path(out) if url is None else staging_folder(url)
     replace_there = False
     if url is not None:
-        check_upload(url, overwrite=overwrite, protect=[ref.path for ref in made.recipe.inputs])
+        check_upload(url, overwrite=overwrite, protect=_references(made))
         replace_there, overwrite = overwrite, True  # of the staging folder
     warnings = made.warnings
     finished = resume and is_finished(made, target, on_nonfinite)
@@ -189,10 +190,23 @@ def verify(out: str | Path, *, threads: int | None = None) -> Verified:
     """Check every byte of the merged model in ``out`` against its manifest.
 
     Raises:
-        CheckpointError: there is no manifest, or it or the model cannot be read.
+        ArgumentError: ``out`` is a URL.
+        CheckpointError: there is no manifest, or it cannot be read.
         VerificationError: something differs from what the merge wrote.
     """
-    return verify_model(out, threads=_threads(threads))
+    place = local_path(str(out))
+    if is_url(place):
+        raise ArgumentError(
+            f"{redact(place)}: verify reads local folders only. Download the model, then give its "
+            "folder."
+        )
+    return verify_model(place, threads=_threads(threads))
+
+
+def _references(made: MergePlan) -> list[str]:
+    """What the recipe calls the inputs, adapters too."""
+    refs = [model.ref for model in made.models]
+    return [text for ref in refs for text in (ref.path, ref.adapter) if text is not None]
 
 
 def _timeline(path: Path, out: Path, made: MergePlan, planned: Schedule, options: Options) -> Trace:

@@ -70,6 +70,23 @@ def test_overwrite_never_touches_an_input(linear: Path, family: Family, where: s
     assert leftovers(family.folder) == []
 
 
+@pytest.mark.parametrize("scheme", ["file://", "local://", "file:"])
+@pytest.mark.parametrize("way", ["output", "input"])
+def test_overwrite_sees_through_local_urls(family: Family, scheme: str, way: str) -> None:
+    one = family.experts[0]
+    url = f"{scheme}{one}"
+    models = [family.base, url if way == "input" else one]
+    recipe_path = write_recipe(
+        family.folder / "r.yml", recipe("linear", models, each={"weight": 1})
+    )
+    before = digest(one)
+    out = url if way == "output" else one
+    refused("merge", recipe_path, out, "--overwrite", words=("would delete the input", one))
+    above = f"{scheme}{family.folder}"  # holds every input
+    refused("merge", recipe_path, above, "--overwrite", words=("would delete the input",))
+    assert digest(one) == before
+
+
 def test_overwrite_never_touches_the_recipe(linear: Path, family: Family) -> None:
     folder = family.folder / "recipes"
     folder.mkdir()
