@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from mergesafe.checkpoint._parse import reason
 from mergesafe.checkpoint.model import CONFIG_NAME, INDEX_NAME, SINGLE_NAME
-from mergesafe.checkpoint.remote import RemoteError, retried
-from mergesafe.checkpoint.url import attempt, file_system
+from mergesafe.checkpoint.remote import RemoteError, RemotePath, retried
+from mergesafe.checkpoint.url import FileSystemStore, attempt, file_system
 from mergesafe.errors import OutputError
 from mergesafe.references import hub_id, is_url, redact
 
@@ -34,6 +34,17 @@ def staging_folder(url: str) -> Path:
     staging = os.environ.get("MERGESAFE_STAGING")
     folder = Path(staging) if staging else cache / "mergesafe" / "staging"
     return folder / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+
+
+def output_location(url: str) -> RemotePath:
+    """The folder ``url`` that a model may be uploaded to, to look at what is there.
+
+    Raises:
+        OutputError: no folder can be there.
+    """
+    target = _Target(url)
+    target.fs.invalidate_cache()
+    return RemotePath(FileSystemStore(target.fs, target.root, target.text))
 
 
 def check_upload(url: str, *, overwrite: bool, protect: Sequence[str] = ()) -> None:

@@ -49,6 +49,7 @@ def as_json(result: MergeResult) -> dict[str, Any]:
         "parameters": result.parameters,
         "bytes_read": result.bytes_read,
         "bytes_written": result.bytes_written,
+        "resumed_bytes": result.resumed_bytes,
         "seconds": round(result.seconds, 4),
         "gigabytes_per_second": round(result.gigabytes_per_second, 3),
         "warnings": list(result.warnings),
@@ -65,8 +66,10 @@ def as_json(result: MergeResult) -> dict[str, Any]:
 
 
 def summary(result: MergeResult) -> str:
+    earlier = result.resumed_bytes
     return (
         f"{result.path}: {result.tensors:,} tensors, {result.parameters / 1e6:,.1f} M parameters; "
+        f"{f'{format_size(earlier)} were finished before; ' if earlier else ''}"
         f"read {format_size(result.bytes_read)}, wrote {format_size(result.bytes_written)} in "
         f"{result.seconds:.1f} s ({result.gigabytes_per_second:.1f} GB/s)"
     )

@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.checkpoint._guard import resolve
-from mergesafe.checkpoint.upload import check_upload, staging_folder, upload_folder
+from mergesafe.checkpoint.location import Location
+from mergesafe.checkpoint.upload import (
+    check_upload,
+    output_location,
+    staging_folder,
+    upload_folder,
+)
 from mergesafe.engine.choose import choose
 from mergesafe.engine.cluster import LOCAL
 from mergesafe.engine.download import download
+from mergesafe.engine.finished import is_finished
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.engine.plan import MergePlan, make_plan
-from mergesafe.engine.resume import is_finished, subject_of
-from mergesafe.engine.run import CarryOut, merge_into, on_this_machine, protected
+from mergesafe.engine.resume import subject_of
+from mergesafe.engine.run import CarryOut, Done, merge_into, on_this_machine, protected
 from mergesafe.engine.stream import Options, Schedule, schedule
 from mergesafe.engine.trace import Trace, TraceSummary
 from mergesafe.engine.verify import Verified
@@ -39,6 +46,8 @@ MAX_THREADS: Final = 4096
 class MergeResult:
     """What a merge did. ``seconds`` covers planning to the synced rename, or the upload.
 
+    ``bytes_read`` of inputs and ``bytes_written`` of the output are those of this run,
+    ``resumed_bytes`` what an earlier one had finished of the output.
     ``path``: the folder, or the URL without what is secret in it.
     """
 
@@ -47,6 +56,7 @@ class MergeResult:
     parameters: int
     bytes_read: int
     bytes_written: int
+    resumed_bytes: int
     seconds: float
     warnings: tuple[str, ...]
     trace: TraceSummary | None = None
@@ -151,22 +161,23 @@ def merge(
     url = out if is_url(out) else None
     target = Path(out) if url is None else staging_folder(url)
     replace_there = False
+    place: Location = target if url is None else output_location(url)
+    if resume and is_finished(made, place, on_nonfinite, overwrite=overwrite):
+        return _nothing_to_do(made, place, started)
     if url is not None:
         check_upload(url, overwrite=overwrite, protect=_references(made))
         replace_there, overwrite = overwrite, True  # of the staging folder
-    warnings = made.warnings
-    finished = resume and is_finished(made, target, on_nonfinite)
-    if finished and url is None:
-        return _nothing_to_do(made, target, started)
-    planned, timeline = report.schedule, None
-    if not finished:
+    done = Done(made.warnings, 0, 0, made.bytes_out)
+    timeline = None
+    # A model that waits to be uploaded is as good as a merge.
+    if not (url is not None and resume and is_finished(made, target, on_nonfinite, overwrite=True)):
         with where(made, options, threads, memory) as (planned, carry_out):
             if trace is not None:
                 timeline = _timeline(Path(trace), target, made, planned, options)
             download(made, silent=progress is None)
             subject = subject_of(made, on_nonfinite)
             advance = progress(made, planned) if progress is not None else None
-            warnings = merge_into(
+            done = merge_into(
                 target, made, options, carry_out,
                 overwrite=overwrite, resume=resume, advance=advance, subject=subject,
                 timeline=timeline,
@@ -178,10 +189,11 @@ def merge(
         path=resolve(target) if url is None else redact(url),
         tensors=len(made.tasks),
         parameters=sum(task.numel for task in made.tasks),
-        bytes_read=planned.bytes_read,
-        bytes_written=made.bytes_out,
+        bytes_read=done.bytes_read,
+        bytes_written=done.bytes_written,
+        resumed_bytes=done.resumed_bytes,
         seconds=time.perf_counter() - started,
-        warnings=warnings,
+        warnings=done.warnings,
         trace=None if timeline is None else timeline.summary(),
     )
 
@@ -250,13 +262,14 @@ def _address(ray: object) -> str | None:
     return ray
 
 
-def _nothing_to_do(made: MergePlan, out: Path, started: float) -> MergeResult:
+def _nothing_to_do(made: MergePlan, out: Location, started: float) -> MergeResult:
     return MergeResult(
-        path=out,
+        path=resolve(out) if isinstance(out, Path) else str(out),
         tensors=len(made.tasks),
         parameters=sum(task.numel for task in made.tasks),
         bytes_read=0,
         bytes_written=0,
+        resumed_bytes=made.bytes_out,
         seconds=time.perf_counter() - started,
         warnings=(*made.warnings, f"{out} is finished already: nothing was done"),
     )

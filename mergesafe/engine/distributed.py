@@ -252,8 +252,7 @@ def _run(cluster: Cluster, needs: Needs, parts: Iterator[Part], left: Remaining)
                 names.add(outcome.backend)
                 for entry in outcome.entries:
                     left.ledger.append(replace(entry, task=entry.task + part.first))
-                if left.progress is not None:
-                    left.progress(outcome.moved)
+                left.progress(outcome.moved)
     except BaseException:
         _cancel(cluster.ray, list(running))
         raise

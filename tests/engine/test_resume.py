@@ -135,6 +135,13 @@ def ties(tmp_path: Path) -> Merges:
     return Merges(tmp_path, "ties")
 
 
+@pytest.fixture
+def finished(tmp_path: Path) -> Merges:
+    merges = Merges(tmp_path, "dare_ties")
+    merges.finished()
+    return merges
+
+
 def kill_points(merges: Merges, count: int) -> None:
     for at in sorted(random.Random(0).sample(range(1, merges.calls), count)):
         merges.remove()
@@ -218,8 +225,13 @@ def test_nothing_finished_is_done_again(ties: Merges, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Reader, "read_into", counted)
     monkeypatch.setattr(memory, "MINIMUM_BUDGET", 1)
-    mergesafe.merge(ties.recipe, ties.out, memory="500KiB", threads=2, resume=True)
+    result = mergesafe.merge(ties.recipe, ties.out, memory="500KiB", threads=2, resume=True)
     assert digest(ties.out) == ties.digest
+    # What the summary says is what this run did.
+    size = sum(x.nbytes for x in tensors(0).values())
+    assert result.bytes_read == read
+    assert result.bytes_written == size - result.resumed_bytes
+    assert 0.5 * size < result.resumed_bytes < size
     # Of each element that is left at most five bytes per model: those of the adapter's factors too.
     assert read <= 4 * 8 * (total - done) + 100_000
 
@@ -231,10 +243,76 @@ def test_resume_starts_where_there_is_nothing(ties: Merges) -> None:
 def test_resume_of_a_finished_merge_does_nothing(ties: Merges) -> None:
     ties.finished()
     before = (ties.out / "model.safetensors").stat()
-    done = command("merge", ties.recipe, ties.out, "--resume")
+    done = command("merge", ties.recipe, "out", "--resume", "--json", cwd=ties.folder)
     assert done.returncode == 0, done.stderr
-    assert "finished already" in done.stderr
+    found = json.loads(done.stdout)
+    assert "finished already" in found["warnings"][-1]
+    assert found["out"] == str(ties.out)
+    assert (found["bytes_read"], found["bytes_written"]) == (0, 0)
     assert (ties.out / "model.safetensors").stat() == before
+
+
+def other_recipe(merges: Merges) -> None:
+    merges.recipe.write_text(merges.recipe.read_text().replace("0.4", "0.6"))
+
+
+def written_to(merges: Merges) -> None:
+    os.utime(merges.folder / "a" / "model.safetensors")
+
+
+def tokenizer(merges: Merges) -> None:
+    (merges.folder / "base" / "tokenizer.json").write_text("{}")
+
+
+def other_header(merges: Merges) -> None:
+    """As large as before, and older than the merge."""
+    shard = merges.folder / "a" / "model.safetensors"
+    old = shard.stat()
+    shard.write_bytes(shard.read_bytes().replace(b'"pt"', b'"tp"'))
+    os.utime(shard, ns=(old.st_atime_ns, old.st_mtime_ns))
+
+
+def lost_shard(merges: Merges) -> None:
+    (merges.out / "model.safetensors").unlink()
+
+
+def cut_shard(merges: Merges) -> None:
+    os.truncate(merges.out / "model.safetensors", 1000)
+
+
+def lost_config(merges: Merges) -> None:
+    (merges.out / "config.json").unlink()
+
+
+FINISHED: dict[str, tuple[Any, tuple[str, ...], str]] = {
+    "recipe": (other_recipe, (), "the recipe is another"),
+    "seed": (None, ("--seed", "1"), "--seed is another"),
+    "rule": (None, ("--on-nonfinite", "zero"), "--on-nonfinite is another"),
+    "shards": (None, ("--max-shard-size", "90kB"), "--max-shard-size"),
+    "input": (written_to, (), "a/model.safetensors was written to after it"),
+    "tokenizer": (tokenizer, (), "base/tokenizer.json was written to after it"),
+    "header": (other_header, (), "the input model.safetensors of"),
+    "lost shard": (lost_shard, (), "its model.safetensors is missing"),
+    "cut shard": (cut_shard, (), "its model.safetensors has 1,000 bytes instead of"),
+    "lost configuration": (lost_config, (), "its config.json is missing"),
+}
+
+
+@pytest.mark.parametrize("change", FINISHED)
+def test_a_finished_merge_of_something_else(change: str, finished: Merges) -> None:
+    """Refused with the difference; --overwrite makes it again."""
+    act, options, message = FINISHED[change]
+    if act is not None:
+        act(finished)
+    done = finished.resume(*options)
+    assert done.returncode == 2, done.stderr
+    assert "a merge is finished there, but " in done.stderr
+    assert message in done.stderr
+    assert "--overwrite" in done.stderr
+    again = finished.resume(*options, "--overwrite")
+    assert again.returncode == 0, again.stderr
+    assert command("verify", finished.out).returncode == 0
+    assert finished.resume(*options).returncode == 0
 
 
 def test_a_run_without_resume_starts_afresh(ties: Merges) -> None:
@@ -242,10 +320,6 @@ def test_a_run_without_resume_starts_afresh(ties: Merges) -> None:
     assert ties.run("none", 0).returncode == 0
     assert digest(ties.out) == ties.digest
     assert leftovers(ties.folder) == []
-
-
-def other_recipe(merges: Merges) -> None:
-    merges.recipe.write_text(merges.recipe.read_text().replace("0.4", "0.6"))
 
 
 def other_input(merges: Merges) -> None:

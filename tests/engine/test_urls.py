@@ -190,6 +190,22 @@ def test_output_to_a_web_server_is_refused_before_any_work(family: Family, stagi
     assert not staging.exists()
 
 
+def test_resume_of_a_finished_upload_does_nothing(family: Family, staging: Path) -> None:
+    recipe, url = content("ties", str(family.folder)), "memory://bucket/finished"
+    merge(recipe, url)
+    memory = fsspec.filesystem("memory")
+    before = memory.find("/bucket/finished", detail=True)
+    result = merge(recipe, url, resume=True)
+    assert result.warnings[-1] == f"{url} is finished already: nothing was done"
+    assert (result.path, result.bytes_written) == (url, 0)
+    assert memory.find("/bucket/finished", detail=True) == before
+    memory.rm_file("/bucket/finished/config.json")
+    with pytest.raises(
+        OutputError, match=r"finished there, but its config.json is missing.*--over"
+    ):
+        merge(recipe, url, resume=True)
+
+
 def test_a_failed_upload_keeps_the_model(
     family: Family, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +219,7 @@ def test_a_failed_upload_keeps_the_model(
         with pytest.raises(OutputError, match="The merged model is complete in"):
             merge(content("linear", str(family.folder)), "memory://bucket/failed")
     assert len(list(staging.iterdir())) == 1
-    merge(content("linear", str(family.folder)), "memory://bucket/failed", resume=True)
+    result = merge(content("linear", str(family.folder)), "memory://bucket/failed", resume=True)
+    assert (result.bytes_read, result.resumed_bytes) == (0, result.parameters * 2)
     assert list(staging.iterdir()) == []
     assert "/bucket/failed/mergesafe-manifest.json" in memory.find("/bucket/failed")
