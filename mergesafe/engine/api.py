@@ -20,7 +20,7 @@ from mergesafe.checkpoint.upload import (
     upload_folder,
 )
 from mergesafe.engine.choose import choose
-from mergesafe.engine.cluster import LOCAL
+from mergesafe.engine.cluster import ADDRESS, LOCAL
 from mergesafe.engine.download import download
 from mergesafe.engine.finished import is_finished
 from mergesafe.engine.memory import budget_of, parse_size
@@ -257,8 +257,10 @@ def _address(ray: object) -> str | None:
     """Where Ray is; None for a merge without it."""
     if ray is None or isinstance(ray, bool):
         return LOCAL if ray else None
-    if not isinstance(ray, str) or not ray:
-        raise ArgumentError(f"--ray {ray!r}: expected the address of a cluster, such as host:6379")
+    if not isinstance(ray, str) or not (ray == LOCAL or ADDRESS.fullmatch(ray)):
+        raise ArgumentError(
+            f"--ray {ray}: not an address; expected auto, host:port or ray://host:port"
+        )
     return ray
 
 
