@@ -47,13 +47,16 @@ def output_location(url: str) -> RemotePath:
     return RemotePath(FileSystemStore(target.fs, target.root, target.text))
 
 
-def check_upload(url: str, *, overwrite: bool, protect: Sequence[str] = ()) -> None:
-    """Check before any work that a model may be uploaded to the folder ``url``.
+def check_upload(
+    url: str, *, overwrite: bool, protect: Sequence[str] = (), begun: Path | None = None
+) -> None:
+    """Check before any work that a model may be uploaded to the folder ``url``, and create it.
 
     ``protect``: URLs and Hub ids of the inputs, which are not replaced; other text is ignored.
+    ``begun``: the model whose upload was begun before, so that files of it may be there.
 
     Raises:
-        OutputError: it cannot be written to, has content and ``overwrite`` is off, or is, contains
+        OutputError: it cannot be made, has content and ``overwrite`` is off, or is, contains
             or lies inside one of ``protect``.
     """
     target = _Target(url)
@@ -67,41 +70,44 @@ def check_upload(url: str, *, overwrite: bool, protect: Sequence[str] = ()) -> N
                 f"{target.text}: overwriting it would replace the input {redact(place)}. Give "
                 "another output folder."
             )
-    if not overwrite and target.listing():
+    if not overwrite and target.listing().keys() - (_files(begun).keys() if begun else ()):
         raise OutputError(
             f"{target.text}: the output folder is not empty. Give another folder, or --overwrite "
             "to replace it."
         )
+    target.make()
 
 
-def upload_folder(local: Path, url: str, overwrite: bool) -> None:
+def upload_folder(local: Path, url: str, overwrite: bool, *, begun: bool = False) -> None:
     """Upload the finished model in ``local`` to the folder ``url``, and check the sizes there.
 
     With ``overwrite`` what was there is replaced: it stops being a model first, and files that the
-    new one does not have are removed at the end. ``local`` stays as it is.
+    new one does not have are removed at the end. ``local`` stays as it is. ``begun``: an upload of
+    it ended early.
 
     Raises:
         OutputError: the target is refused or the upload failed; names the file and says that the
             model is still in ``local``.
     """
-    check_upload(url, overwrite=overwrite)
-    target = _Target(url)
-    files = sorted((path for path in local.rglob("*") if path.is_file()), key=_order)
-    names = [path.relative_to(local).as_posix() for path in files]
+    files = _files(local)
+    kept = f"The merged model is complete in {local}"
     try:
+        check_upload(url, overwrite=overwrite, begun=local if begun else None)
+        target = _Target(url)
         old = target.listing()
         for name in (*LAST, SINGLE_NAME):
             if name in old:
                 target.remove(name)
-        for path, name in zip(files, names, strict=True):
+        for name, path in files.items():
             target.put(path, name)
-        for name in sorted(old.keys() - set(names)):
+        for name in sorted(old.keys() - files.keys()):
             if name not in (*LAST, SINGLE_NAME):
                 target.remove(name)
     except OutputError as error:
-        raise OutputError(
-            f"{error} The merged model is complete in {local}: upload that folder, or run again."
-        ) from None
+        raise OutputError(f"{error} {kept}: the same command with --resume uploads it.") from None
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (f"interrupted. {kept}: the same command with --resume uploads it",)
+        raise
 
 
 class _Target:
@@ -133,11 +139,19 @@ class _Target:
     def listing(self) -> dict[str, int]:
         """Names and sizes of the files there, at any depth."""
         self.fs.invalidate_cache()
+        found = self._do("list", "", self._find)
+        return {name.removeprefix(f"{self.root}/"): info["size"] for name, info in found.items()}
+
+    def _find(self) -> dict[str, Any]:
         try:
-            found = self._do("list", "", lambda: self.fs.find(self.root, detail=True))
+            found: dict[str, Any] = self.fs.find(self.root, detail=True)
         except FileNotFoundError:
             return {}
-        return {name.removeprefix(f"{self.root}/"): info["size"] for name, info in found.items()}
+        return found
+
+    def make(self) -> None:
+        """Create the folder, where the store has any."""
+        self._do("create", "", lambda: self.fs.makedirs(self.root, exist_ok=True))
 
     def put(self, path: Path, name: str) -> None:
         """Upload one file; what is there afterwards has its size."""
@@ -159,12 +173,18 @@ class _Target:
     def _do(self, action: str, name: str, call: Callable[[], Any]) -> Any:
         try:
             return retried(lambda: attempt(call))
-        except RemoteError as error:
+        except (RemoteError, FileNotFoundError) as error:
             where = f"{self.text}/{name}" if name else self.text
             raise OutputError(
                 f"{where}: could not {action} it ({reason(error)}). Check credentials, permissions "
                 "and the connection."
             ) from None
+
+
+def _files(local: Path) -> dict[str, Path]:
+    """The files of a model by name, in the order in which they are uploaded."""
+    files = sorted((path for path in local.rglob("*") if path.is_file()), key=_order)
+    return {path.relative_to(local).as_posix(): path for path in files}
 
 
 def _order(path: Path) -> tuple[int, str]:

@@ -19,6 +19,7 @@ from mergesafe.cli.shared import (
     ShardSize,
     Threads,
     guarded,
+    open_standard_streams,
     print_errors,
 )
 from mergesafe.cli.usage import Commands, UsageError, usage_paragraph
@@ -194,6 +195,7 @@ def demo(
 
 def main() -> None:
     """Entry point; Ctrl-C outside a command exits with the same status as inside."""
+    open_standard_streams()
     try:
         sys.exit(app(prog_name="mergesafe", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):

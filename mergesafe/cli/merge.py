@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.cli.shared import print_json, printable, warn
+from mergesafe.cli.shared import print_json, printable, say, warn
 from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
 from mergesafe.engine.memory import format_size
@@ -37,9 +37,9 @@ def run(recipe: Path, out: str, *, json: bool, quiet: bool, **options: Any) -> N
         return
     if not quiet:
         warn(result.warnings)
-        print(printable(summary(result)))
+        say(printable(summary(result)))
         if result.trace is not None:
-            print(printable(trace_summary(result.trace)))
+            say(printable(trace_summary(result.trace)))
 
 
 def as_json(result: MergeResult) -> dict[str, Any]:

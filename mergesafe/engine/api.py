@@ -164,13 +164,17 @@ def merge(
     place: Location = target if url is None else output_location(url)
     if resume and is_finished(made, place, on_nonfinite, overwrite=overwrite):
         return _nothing_to_do(made, place, started)
+    staged = False
     if url is not None:
-        check_upload(url, overwrite=overwrite, protect=_references(made))
+        # A model that waits to be uploaded is as good as a merge.
+        staged = resume and is_finished(made, target, on_nonfinite, overwrite=True)
+        check_upload(
+            url, overwrite=overwrite, protect=_references(made), begun=target if staged else None
+        )
         replace_there, overwrite = overwrite, True  # of the staging folder
     done = Done(made.warnings, 0, 0, made.bytes_out)
     timeline = None
-    # A model that waits to be uploaded is as good as a merge.
-    if not (url is not None and resume and is_finished(made, target, on_nonfinite, overwrite=True)):
+    if not staged:
         with where(made, options, threads, memory) as (planned, carry_out):
             if trace is not None:
                 timeline = _timeline(Path(trace), target, made, planned, options)
@@ -183,7 +187,7 @@ def merge(
                 timeline=timeline,
             )  # fmt: skip
     if url is not None:
-        upload_folder(target, url, replace_there)
+        upload_folder(target, url, replace_there, begun=staged)
         shutil.rmtree(target)
     return MergeResult(
         path=resolve(target) if url is None else redact(url),
