@@ -21,6 +21,7 @@ from mergesafe.cli.shared import (
     ShardSize,
     Threads,
     guarded,
+    open_standard_streams,
     print_errors,
 )
 from mergesafe.cli.usage import Commands, UsageError, usage_paragraph
@@ -151,7 +152,7 @@ def plan(
 @app.command(epilog="Example: mergesafe verify merged/")
 @guarded
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a merged model.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Local folder of a merged model.")],
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -365,6 +366,7 @@ def report(
 
 def main() -> None:
     """Entry point; Ctrl-C outside a command exits with the same status as inside."""
+    open_standard_streams()
     try:
         sys.exit(app(prog_name="mergesafe", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):

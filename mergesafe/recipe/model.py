@@ -11,7 +11,7 @@ from pathlib import Path
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.setting import Setting
-from mergesafe.references import hub_id, is_url, redact
+from mergesafe.references import hub_id, is_url, local_path, redact
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class ModelRef:
 def _normal(path: str) -> str:
     if is_url(path):
         return path.rstrip("/")
-    return os.path.normpath(os.path.expanduser(path))
+    return os.path.normpath(os.path.expanduser(local_path(path)))
 
 
 def _locate(path: str, folder: Path) -> Path | str:
     if is_url(path):
         return path
     # os.path, because unlike Path its calls answer instead of raising on odd names.
-    expanded = os.path.expanduser(path)
+    expanded = os.path.expanduser(local_path(path))
     if os.path.isabs(expanded) or os.path.exists(expanded):
         return Path(expanded)
     if hub_id(path) and not any(os.path.lexists(p) for p in (expanded, folder / expanded)):

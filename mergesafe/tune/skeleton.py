@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from mergesafe.chat.hf import _quiet, _require
+from mergesafe.chat.hf import _require, quiet
 from mergesafe.engine.plan import MergePlan
 from mergesafe.errors import ModelError
 from mergesafe.tune.layers import MergedEmbedding, MergedLinear
@@ -38,7 +38,7 @@ def make_skeleton(
     if kind is None:
         raise ModelError(f"{where}: no model_type, so transformers cannot build the model")
     try:
-        with _quiet(), init_empty_weights(include_buffers=False):
+        with quiet(), init_empty_weights(include_buffers=False):
             config = AutoConfig.for_model(kind, **settings)
             factory: Any = AutoModelForCausalLM
             model = factory.from_config(config, dtype=torch.float32)
