@@ -41,7 +41,7 @@ _LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+
 SELECT_BYTES_PER_RANK: Final = 0.5
 TOKENIZER_NAME: Final = "tokenizer.json"
 #: Settings of config.json that change what the weights mean; a difference deserves a warning.
-_MEANINGFUL: Final = (
+MEANINGFUL: Final = (
     "architectures", "model_type", "hidden_act", "rope_theta", "rope_scaling", "rope_parameters",
     "rms_norm_eps",
     "num_attention_heads", "num_key_value_heads", "sliding_window",
@@ -157,6 +157,12 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
     )  # fmt: skip
 
 
+def layer_of(name: str) -> tuple[str, int] | None:
+    """(stack, number) of the layer that a tensor belongs to: ``model.layers`` and 3."""
+    match = _LAYER.match(name)
+    return (match[1], int(match[2])) if match else None
+
+
 def layer_positions(names: Iterable[str]) -> dict[str, float]:
     """t in [0, 1] of every tensor in its stack of layers, for gradients of parameters.
 
@@ -168,11 +174,10 @@ def layer_positions(names: Iterable[str]) -> dict[str, float]:
     positions: dict[str, float] = {}
     for name in names:
         positions[name] = 0.0
-        match = _LAYER.match(name)
-        if match:
-            stack, index = match[1], int(match[2])
-            layers[name] = stack, index
-            depth[stack] = max(depth.get(stack, 0), index + 1)
+        found = layer_of(name)
+        if found:
+            layers[name] = found
+            depth[found[0]] = max(depth.get(found[0], 0), found[1] + 1)
     for name, (stack, index) in layers.items():
         positions[name] = index / (depth[stack] - 1) if depth[stack] > 1 else 1.0
     return positions
@@ -284,7 +289,7 @@ def _tokenizer_warnings(chosen: Model, models: Sequence[Model]) -> list[str]:
 def _config_warnings(reference: Model, models: Sequence[Model]) -> list[str]:
     warnings = []
     for model in models:
-        for key in _MEANINGFUL:
+        for key in MEANINGFUL:
             ours, theirs = reference.checkpoint.config.get(key), model.checkpoint.config.get(key)
             if ours is not None and theirs is not None and ours != theirs:
                 warnings.append(

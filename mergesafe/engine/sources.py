@@ -70,11 +70,22 @@ def open_models(recipe: Recipe) -> tuple[Model, ...]:
     refs = recipe.inputs
     if recipe.method.base == "required" and recipe.base_model is not None:
         refs = (recipe.base_model, *refs)
+    return open_refs(refs, recipe.folder, recipe.source)
+
+
+def open_refs(
+    refs: Sequence[ModelRef], folder: Path, source: Path | None = None
+) -> tuple[Model, ...]:
+    """The models in their order, each checkpoint opened once; relative paths from ``folder``.
+
+    Raises:
+        CheckpointError: one cannot be opened or is quantized; says where ``source`` names it.
+    """
     opened: dict[Path | str, Checkpoint] = {}
     models = []
     for ref in refs:
-        place, adapter_place = ref.resolve(recipe.folder)
-        with _named_in(recipe, ref):
+        place, adapter_place = ref.resolve(folder)
+        with _named_in(source, ref):
             if place not in opened:
                 opened[place] = open_checkpoint(locate(place))
                 _refuse_quantized(opened[place])
@@ -85,13 +96,13 @@ def open_models(recipe: Recipe) -> tuple[Model, ...]:
 
 
 @contextmanager
-def _named_in(recipe: Recipe, ref: ModelRef) -> Iterator[None]:
-    """Add to an error where the recipe names the model."""
+def _named_in(source: Path | None, ref: ModelRef) -> Iterator[None]:
+    """Add to an error where the recipe ``source`` names the model."""
     try:
         yield
     except CheckpointError as error:
-        if recipe.source is not None and ref.line is not None:
-            error.args = (f"{error} ({recipe.source}:{ref.line} names it.)",)
+        if source is not None and ref.line is not None:
+            error.args = (f"{error} ({source}:{ref.line} names it.)",)
         raise
 
 
