@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mergesafe.cli import evaluation as ask
+from mergesafe.cli import parents
 from mergesafe.cli.inspector import app as inspector
 from mergesafe.cli.optional_value import MergeCommand
 from mergesafe.cli.shared import (
@@ -362,6 +363,9 @@ def report(
     from mergesafe.cli.report import run
 
     run(runs, out=out, json=json, quiet=quiet)
+
+
+parents.register(app)
 
 
 def main() -> None:

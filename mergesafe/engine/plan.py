@@ -41,7 +41,7 @@ _LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+
 SELECT_BYTES_PER_RANK: Final = 0.5
 TOKENIZER_NAME: Final = "tokenizer.json"
 #: Settings of config.json that change what the weights mean; a difference deserves a warning.
-_MEANINGFUL: Final = (
+MEANINGFUL: Final = (
     "architectures", "model_type", "hidden_act", "rope_theta", "rope_scaling", "rope_parameters",
     "rms_norm_eps",
     "num_attention_heads", "num_key_value_heads", "sliding_window",
@@ -289,7 +289,7 @@ def _tokenizer_warnings(chosen: Model, models: Sequence[Model]) -> list[str]:
 def _config_warnings(reference: Model, models: Sequence[Model]) -> list[str]:
     warnings = []
     for model in models:
-        for key in _MEANINGFUL:
+        for key in MEANINGFUL:
             ours, theirs = reference.checkpoint.config.get(key), model.checkpoint.config.get(key)
             if ours is not None and theirs is not None and ours != theirs:
                 warnings.append(

@@ -69,11 +69,22 @@ def open_models(recipe: Recipe) -> tuple[Model, ...]:
     refs = recipe.inputs
     if recipe.method.base == "required" and recipe.base_model is not None:
         refs = (recipe.base_model, *refs)
+    return open_refs(refs, recipe.folder, recipe.source)
+
+
+def open_refs(
+    refs: Sequence[ModelRef], folder: Path, source: Path | None = None
+) -> tuple[Model, ...]:
+    """The models in their order, each checkpoint opened once; relative paths from ``folder``.
+
+    Raises:
+        CheckpointError: one cannot be opened or is quantized; says where ``source`` names it.
+    """
     opened: dict[Path | str, Checkpoint] = {}
     failed: dict[Path | str, tuple[int, CheckpointError]] = {}
     models = []
     for ref in refs:
-        place, adapter_place = ref.resolve(recipe.folder)
+        place, adapter_place = ref.resolve(folder)
         if place in failed:
             continue
         try:
@@ -83,8 +94,8 @@ def open_models(recipe: Recipe) -> tuple[Model, ...]:
             checkpoint = opened[place]
             adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
         except CheckpointError as error:
-            if recipe.source is not None and ref.line is not None:
-                error.args = (f"{error} ({recipe.source}:{ref.line} names it.)",)
+            if source is not None and ref.line is not None:
+                error.args = (f"{error} ({source}:{ref.line} names it.)",)
             failed[place] = ref.line or 0, error
             continue
         models.append(Model(ref, checkpoint, adapter))
