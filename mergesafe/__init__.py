@@ -14,13 +14,15 @@ from mergesafe.version import __version__
 if TYPE_CHECKING:
     from mergesafe import methods, ops
     from mergesafe.engine.api import merge, plan, verify
+    from mergesafe.tune.api import tune
 
-__all__ = ["MergesafeError", "__version__", "merge", "methods", "ops", "plan", "verify"]
+__all__ = ["MergesafeError", "__version__", "merge", "methods", "ops", "plan", "tune", "verify"]
 
 _LAZY = {
     "merge": ("mergesafe.engine.api", "merge"),
     "plan": ("mergesafe.engine.api", "plan"),
     "verify": ("mergesafe.engine.api", "verify"),
+    "tune": ("mergesafe.tune.api", "tune"),
     "methods": ("mergesafe.methods", None),
     "ops": ("mergesafe.ops", None),
 }

@@ -81,8 +81,8 @@ class Recipe:
 
     ``source`` is None for a recipe given as a mapping. ``text`` is the YAML as read, or a dump of
     the mapping. ``dtype`` and ``out_dtype`` are safetensors names. ``folder`` is what relative
-    model paths fall back to. ``tune``: the section that :mod:`mergesafe.tune.section` reads; a merge
-    makes no use of it.
+    model paths fall back to. ``tune``: the section of :mod:`mergesafe.tune.section`, of which a
+    merge makes no use.
     """
 
     source: Path | None

@@ -34,9 +34,13 @@ def _least(low: int) -> Reader:
 
 
 #: Search -> its options: default and reader. Defaults from arXiv 2406.14563 (CMA-ES, LM-Cocktail
-#: and the grid); the learning rate is measured in docs/tuning.md.
+#: and the grid). Rate 0 stands for that of the granularity, population 0 for CMA-ES's own.
 SEARCHES: Final[Mapping[str, Mapping[str, tuple[Option, Reader]]]] = {
-    "gradient": {"rate": (0.02, _positive), "patience": (0, _least(0))},
+    "gradient": {
+        "rate": (0.0, _positive),
+        "patience": (4, _least(0)),
+        "check_every": (5, _least(1)),
+    },
     "cmaes": {"sigma": (1 / 6, _positive), "population": (0, _least(2))},
     "lm_cocktail": {"temperature": (1.0, _positive)},
     "grid": {"values": ((0.25, 0.5, 1.0), _values)},

@@ -37,7 +37,7 @@ from mergesafe.tune.section import (
 
 KEYS: Final = (
     "data", "alpha", "objective", "search", "granularity", "coefficients", "bounds", "init",
-    "seed", "budget", "heldout", "constraints", "front", "batch", "max_tokens", "judge",
+    "seed", "budget", "heldout", "constraints", "front", "batch", "judge",
 )  # fmt: skip
 GRANULARITY: Final = re.compile(r"model|layer|tensor|block:[1-9]\d{0,3}", re.ASCII)
 #: Parameters of merge methods that tuning can find, with the bounds it takes by default. Density 0
@@ -112,7 +112,6 @@ class _SectionReader:
             constraints=constraints,
             front_points=front,
             batch=fields.whole("batch", 16),
-            max_tokens=fields.whole("max_tokens", 512),
             judge=fields.text("judge") or "rules",
             warnings=tuple(self.report.warnings),
         )

@@ -65,6 +65,18 @@ class SearchSpec:
     budget: Budget = Budget()
     line: int | None = field(default=None, compare=False)
 
+    def number(self, key: str) -> float:
+        """An option that is a number."""
+        value = self.options[key]
+        assert not isinstance(value, tuple)
+        return value
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """An option that is a list of numbers."""
+        value = self.options[key]
+        assert isinstance(value, tuple)
+        return value
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -108,7 +120,6 @@ class TuneSection:
     constraints: tuple[Constraint, ...] = ()
     front_points: int | None = None
     batch: int = 16
-    max_tokens: int = 512
     judge: str = "rules"
     warnings: tuple[str, ...] = ()
 
