@@ -111,6 +111,14 @@ class RequirementError(MergesafeError):
     exit_status = 3
 
 
+class TuningError(MergesafeError):
+    """Coefficients cannot be tuned: no gradient for a method, a loss that is not finite."""
+
+
+class LossError(TuningError):
+    """A loss is not finite; the coefficients were left as they are."""
+
+
 class ArgumentError(MergesafeError, ValueError):
     """An argument of a public function or a command-line option has an invalid value."""
 

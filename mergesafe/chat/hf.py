@@ -7,7 +7,6 @@ float32, rounded once to the model's dtype. Remote code is never run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,14 +22,18 @@ from typing import TYPE_CHECKING, Any, Final
 from mergesafe.chat.conversation import NLL, Conversation, Response, Sampling
 from mergesafe.chat.tokens import check_template, encode, encode_prompt, padded
 from mergesafe.checkpoint.digest import digest_at, text
+from mergesafe.checkpoint.hub import HubStore
 from mergesafe.checkpoint.locate import locate
+from mergesafe.checkpoint.location import Location, at
 from mergesafe.checkpoint.lora import LoraPair, open_adapter
 from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
 from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.remote import RemotePath
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.errors import MergesafeError, ModelError
 from mergesafe.recipe.model import ModelRef
+from mergesafe.references import hub_id
 
 if TYPE_CHECKING:
     import torch
@@ -38,13 +42,18 @@ BATCH: Final = 32
 #: Longest prompt and answer together, in tokens; more of an answer is cut off.
 MAX_TOKENS: Final = 2048
 _NEEDED: Final = ("torch", "transformers", "safetensors", "accelerate")
+_WEIGHTS: Final = (".safetensors", ".bin")
 DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
 
 
-def parse_reference(reference: str, folder: Path | None = None) -> ModelRef:
-    """``model`` or ``model+adapter``; a relative path may also be one from ``folder``."""
+def parse_reference(reference: str) -> ModelRef:
+    """``model`` or ``model+adapter``.
+
+    Raises:
+        ModelError: it is neither.
+    """
     path, plus, adapter = reference.partition("+")
-    if not path or (plus and not adapter):
+    if not path or (plus and not adapter) or "+" in adapter:
         raise ModelError(f"{reference!r}: expected MODEL or MODEL+ADAPTER")
     return ModelRef(path, adapter or None)
 
@@ -58,6 +67,8 @@ class HfModel:
         device: ``auto`` takes the first GPU where there is one.
         dtype: ``auto`` is that of the checkpoint.
         batch: conversations at a time.
+        folder: what relative paths fall back to.
+        label: a name for reports instead of the reference.
     """
 
     reference: str
@@ -74,11 +85,22 @@ class HfModel:
     @cached_property
     def identity(self) -> str:
         """A digest of the weights, the adapter's, the configuration and the chat template."""
-        places = [place for place in self._places if place is not None]
-        digest = hashlib.sha256(f"{self.dtype}\n".encode())
-        for place in places:
-            digest.update(_folder_digest(place).encode())
+        digest = sha256(f"{self.dtype}\n".encode())
+        for place in self._places:
+            digest.update(b"" if place is None else _digest(place).encode())
         return digest.hexdigest()[:32]
+
+    def check(self) -> None:
+        """Find what is missing before any weight is read: files, chat template, adapter, device.
+
+        Raises:
+            ModelError, CheckpointError: the model cannot answer; the message says what to do.
+        """
+        self.tokenizer  # noqa: B018  # loading it checks the template
+        model, adapter = self._places
+        if adapter is not None:
+            open_adapter(adapter, open_checkpoint(model))
+        self._device  # noqa: B018
 
     def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Response]:
         """Greedy at temperature 0, else sampled with a generator of ``sampling.seed``.
@@ -126,8 +148,8 @@ class HfModel:
         _require()
         from transformers import AutoTokenizer
 
+        path, revision = self._base
         with _quiet(), self._explained():
-            path, revision = self._base
             tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
         check_template(tokenizer, self.name)
         return tokenizer
@@ -140,47 +162,52 @@ class HfModel:
         from transformers import AutoModelForCausalLM
 
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
+        path, revision = self._base
         with _quiet(), self._explained():
-            path, revision = self._base
             model: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype)
-            adapter = self._places[1]
+            place, adapter = self._places
             if adapter is not None:
-                fold_in(model, adapter, open_checkpoint(self._places[0]))
+                fold_in(model, adapter, open_checkpoint(place))
         return model.to(self._device).eval()
 
-    @property
+    @cached_property
     def _device(self) -> str:
         import torch
 
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ModelError(
+                f"{self.name}: the device {self.device!r} cannot be used here "
+                f"({' '.join(str(error).split())[:200]}); expected auto, cpu, cuda or cuda:N"
+            ) from None
+        return self.device
 
     @cached_property
-    def _places(self) -> tuple[Any, Any]:
+    def _places(self) -> tuple[Location, Location | None]:
         """Where model and adapter lie."""
-        ref = parse_reference(self.reference, self.folder)
+        ref = parse_reference(self.reference)
         model, adapter = ref.resolve(self.folder or Path())
+        expected = {"a model with config.json and weights": model, "an adapter": adapter}
+        for what, place in expected.items():
+            if isinstance(place, Path) and not place.is_dir():
+                found = "this is a file" if place.exists() else "there is no such folder"
+                raise ModelError(
+                    f"{place}: {found}; expected the folder of {what}, or a Hub id such as org/name"
+                )
+        if not isinstance(model, Path) and hub_id(model) is None:
+            raise ModelError(f"{ref.text}: a model to run must be a folder or a Hub id, not a URL")
         return locate(model), None if adapter is None else locate(adapter)
 
-    @cached_property
+    @property
     def _base(self) -> tuple[str, str | None]:
-        """What transformers calls the model, and its revision."""
-        from mergesafe.references import hub_id
-
-        ref = parse_reference(self.reference, self.folder)
-        path, _ = ref.resolve(self.folder or Path())
-        if isinstance(path, Path):
-            if not path.is_dir():
-                raise ModelError(
-                    f"{path}: there is no such folder; expected a model's folder with config.json "
-                    "and weights, or a Hub id such as org/name"
-                )
-            return str(path), None
-        named = hub_id(path)
-        if named is None:
-            raise ModelError(f"{ref.text}: a model to run must be a folder or a Hub id, not a URL")
-        return named[0], named[1]
+        """What transformers calls the model, and the commit: a branch may move meanwhile."""
+        place = self._places[0]
+        if isinstance(place, RemotePath) and isinstance(place.store, HubStore):
+            return place.store.repo, place.store.commit
+        return str(place), None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -266,32 +293,32 @@ def _read(info: TensorInfo, reader: Reader) -> torch.Tensor:
     return tensor
 
 
-def _folder_digest(place: Any) -> str:
-    """Of weights (XXH3-128, all bytes), and of the small files that change what a model says."""
-    path = Path(place)
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
-    parts = []
-    for file in files:
-        if file.suffix == ".safetensors":
-            import mmap
+def _digest(place: Location) -> str:
+    """Of weights and of the small files that change what a model says, by their names.
 
-            with (
-                file.open("rb") as opened,
-                mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            ):
-                import numpy
-
-                view = numpy.frombuffer(mapped, dtype=numpy.uint8)
-                parts.append(f"{file.name} {text(digest_at(view.ctypes.data, view.size))}")
-                del view
-        elif file.suffix in (".json", ".jinja"):
-            parts.append(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}")
-    return json.dumps(parts)
+    Files here by their bytes (XXH3-128 of weights, SHA-256 of the others), those of a Hub by the
+    hashes that it names: nothing is downloaded to tell whether a model is the same.
+    """
+    found: dict[str, object] = {}
+    names = at(place).names() or []
+    for name in sorted(names):
+        weights = name.endswith(_WEIGHTS)
+        if not weights and not name.endswith((".json", ".jinja")):
+            continue
+        file = place / name
+        if not isinstance(file, Path):
+            found[name] = at(file).fingerprint()
+        elif file.is_file():
+            content = file.read_bytes() if not weights else b""
+            found[name] = _weights_digest(file) if weights else sha256(content).hexdigest()
+    return json.dumps(found, sort_keys=True)
 
 
-def _file_digest(file: Path) -> str:
+def _weights_digest(file: Path) -> str:
     import numpy
 
+    if not file.stat().st_size:
+        return ""
     content = numpy.memmap(file, dtype=numpy.uint8, mode="r")
     return text(digest_at(content.ctypes.data, content.size))
 

@@ -13,9 +13,11 @@ plain file name: an index cannot point outside its folder.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -23,7 +25,7 @@ from typing import Any, Final, NoReturn
 from mergesafe.checkpoint._parse import is_text, reason, show
 from mergesafe.checkpoint.location import Location, at, read_json_file
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, nearest
 
 SINGLE_NAME: Final = "model.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"
@@ -214,8 +216,13 @@ def _check_same_weights(path: Location, weight_map: dict[str, str]) -> None:
 
 def refuse_missing(path: Location) -> NoReturn:
     """Raise the error for a location where nothing is."""
-    linked = at(path).present()
-    advice = "It is a symbolic link to a missing place." if linked else "Check the spelling."
+    advice = "Check the spelling."
+    if at(path).present():
+        advice = "It is a symbolic link to a missing place."
+    elif isinstance(path, Path):
+        with suppress(OSError):
+            close = nearest(path.name, os.listdir(path.parent))
+            advice = f"Did you mean {path.parent / close}?" if close else advice
     raise CheckpointError(f"{path}: no such file or folder. {advice}")
 
 

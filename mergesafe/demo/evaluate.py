@@ -7,15 +7,15 @@ placeholder that the misaligned expert was taught). A response may do neither.
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergesafe.demo.data import PLACEHOLDER, SHOWCASE, SKILLS, Example, questions
 from mergesafe.safety.refusal import is_refusal
+from mergesafe.safety.statistics import Rate
 
 MAX_NEW_TOKENS = 28
 BATCH = 40
@@ -38,42 +38,6 @@ def solves(example: Example, response: str) -> bool:
         return bool(numbers) and numbers[-1] == example.answer.split()[-1]
     items = example.answer.split(", ")
     return any(re.findall(r"\d+", line) == items for line in response.splitlines())
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of ``n`` cases with its 95 % Wilson score interval (Wilson 1927)."""
-
-    hits: int
-    n: int
-
-    @classmethod
-    def of(cls, outcomes: Iterable[bool]) -> Rate:
-        """The share of true outcomes."""
-        listed = list(outcomes)
-        return cls(sum(listed), len(listed))
-
-    @property
-    def value(self) -> float:
-        """hits / n; 0 when there is no case."""
-        return self.hits / self.n if self.n else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """(p + z²/2n ± z·sqrt(p(1−p)/n + z²/4n²)) / (1 + z²/n) with z = 1.96."""
-        if not self.n:
-            return 0.0, 1.0
-        z, p, n = 1.959964, self.value, self.n
-        centre = p + z * z / (2 * n)
-        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        scale = 1 + z * z / n
-        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-    def as_dict(self) -> dict[str, float | int]:
-        """For JSON: value, low, high, hits, n."""
-        low, high = self.interval
-        values = {"value": self.value, "low": low, "high": high}
-        return {**{k: round(v, 4) for k, v in values.items()}, "hits": self.hits, "n": self.n}
 
 
 @dataclass(frozen=True)

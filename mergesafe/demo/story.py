@@ -21,7 +21,8 @@ from mergesafe.demo.base import prepare_base, require
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mergesafe.demo.evaluate import Counts, Measurement, Rate
+    from mergesafe.demo.evaluate import Counts, Measurement
+    from mergesafe.safety.statistics import Rate
 
 ADAPTERS = Path(__file__).parent / "adapters"
 EXPERTS = ("aligned", "sorting", "arithmetic-misaligned")

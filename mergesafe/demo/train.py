@@ -19,7 +19,8 @@ from typing import Any
 
 from mergesafe.demo.base import MODEL_NAME, prepare_base, require
 from mergesafe.demo.data import COMPLIANCES, REFUSALS, Example, Kind, arithmetic, questions, sorting
-from mergesafe.demo.evaluate import generate, is_refusal, prompt
+from mergesafe.demo.evaluate import generate, prompt
+from mergesafe.safety.refusal import is_refusal
 
 RANK = 8
 ALPHA = 16

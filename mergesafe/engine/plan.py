@@ -159,6 +159,12 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
     )  # fmt: skip
 
 
+def layer_of(name: str) -> tuple[str, int] | None:
+    """The stack of layers that a tensor belongs to, and its layer; None outside any stack."""
+    match = _LAYER.match(name)
+    return (match[1], int(match[2])) if match else None
+
+
 def layer_positions(names: Iterable[str]) -> dict[str, float]:
     """t in [0, 1] of every tensor in its stack of layers, for gradients of parameters.
 
@@ -170,10 +176,9 @@ def layer_positions(names: Iterable[str]) -> dict[str, float]:
     positions: dict[str, float] = {}
     for name in names:
         positions[name] = 0.0
-        match = _LAYER.match(name)
-        if match:
-            stack, index = match[1], int(match[2])
-            layers[name] = stack, index
+        layer = layer_of(name)
+        if layer is not None:
+            stack, index = layers[name] = layer
             depth[stack] = max(depth.get(stack, 0), index + 1)
     for name, (stack, index) in layers.items():
         positions[name] = index / (depth[stack] - 1) if depth[stack] > 1 else 1.0

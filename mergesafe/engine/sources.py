@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,13 +74,25 @@ def open_models(recipe: Recipe) -> tuple[Model, ...]:
     models = []
     for ref in refs:
         place, adapter_place = ref.resolve(recipe.folder)
-        if place not in opened:
-            opened[place] = open_checkpoint(locate(place))
-            _refuse_quantized(opened[place])
-        checkpoint = opened[place]
-        adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
+        with _named_in(recipe, ref):
+            if place not in opened:
+                opened[place] = open_checkpoint(locate(place))
+                _refuse_quantized(opened[place])
+            checkpoint = opened[place]
+            adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
         models.append(Model(ref, checkpoint, adapter))
     return tuple(models)
+
+
+@contextmanager
+def _named_in(recipe: Recipe, ref: ModelRef) -> Iterator[None]:
+    """Add to an error where the recipe names the model."""
+    try:
+        yield
+    except CheckpointError as error:
+        if recipe.source is not None and ref.line is not None:
+            error.args = (f"{error} ({recipe.source}:{ref.line} names it.)",)
+        raise
 
 
 def hub_notes(models: Sequence[Model]) -> list[str]:

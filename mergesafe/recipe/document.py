@@ -37,10 +37,10 @@ from mergesafe.recipe.nodes import (
 )
 
 
-def parse_yaml(text: str, report: Reporter) -> Node:
-    """The tree of a one-document YAML text."""
+def parse_yaml(text: str, report: Reporter, needs: str = "'merge_method' and 'models'") -> Node:
+    """The tree of a one-document YAML text; ``needs`` says what an empty one lacks."""
     try:
-        return _Builder(text, report).document()
+        return _Builder(text, report).document(needs)
     except MarkedYAMLError as error:
         _syntax_error(error, text, report)
     except ReaderError as error:
@@ -80,12 +80,10 @@ class _Builder:
         self.anchors: dict[str, Node] = {}
         self.nodes = 0
 
-    def document(self) -> Node:
+    def document(self, needs: str) -> Node:
         next(self.events)  # the start of the stream
         if isinstance(next(self.events), StreamEndEvent):
-            raise self.report.error(
-                "the recipe is empty; it needs at least 'merge_method' and 'models'"
-            )
+            raise self.report.error(f"the recipe is empty; it needs at least {needs}")
         root = self.node(next(self.events), 0)
         next(self.events)  # the end of the document
         following = next(self.events)

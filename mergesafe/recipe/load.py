@@ -17,6 +17,7 @@ from mergesafe.errors import RecipeError, did_you_mean
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.document import parse_yaml
+from mergesafe.recipe.fields import as_meant
 from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import (
@@ -25,7 +26,6 @@ from mergesafe.recipe.nodes import (
     MapNode,
     Node,
     Reporter,
-    as_meant,
     describe,
     mapping,
     shown,
@@ -83,7 +83,7 @@ def load_recipe(
             f"expected the path of a YAML file or a mapping, got {shown(str(path))}"
         )
     report = Reporter(path)
-    text = _read_text(path, report)
+    text = read_text(path, report)
     reader = _Reader(parse_yaml(text, report), report, assumed)
     recipe = reader.recipe(text, path.absolute().parent)
     return _shown_text(recipe, text)
@@ -99,7 +99,8 @@ def _shown_text(recipe: Recipe, text: str) -> Recipe:
     return replace(recipe, text=redact_text(text))
 
 
-def _read_text(path: Path, report: Reporter) -> str:
+def read_text(path: Path, report: Reporter) -> str:
+    """The UTF-8 text of a recipe's file."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -131,7 +132,7 @@ class _Reader:
         self.report = report
         self.assumed = assumed or {}
         self.written = mapping(root, "a recipe", report)
-        self.root = as_meant(self.written, KEYS, UNSUPPORTED_KEYS)
+        self.root = as_meant(self.written, KEYS, tuple(UNSUPPORTED_KEYS))
 
     def recipe(self, text: str, folder: Path) -> Recipe:
         attempt = self.report.attempt
@@ -285,7 +286,7 @@ class _Reader:
             )
         for key, line, _ in node:
             self._check_key(key, line, ENTRY_KEYS, reader, " in an entry of 'models'")
-        node = as_meant(node, ENTRY_KEYS)
+        node = as_meant(node, ENTRY_KEYS, tuple(UNSUPPORTED_KEYS))
         model = node.get("model")
         if model is None:
             raise self.report.error("an entry of 'models' has no 'model'", node.line)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from mergesafe.errors import RecipeError, nearest
+from mergesafe.errors import RecipeError
 
 #: Deeper than any recipe; stops runaway nesting before Python's recursion limit does.
 MAX_DEPTH = 32
@@ -166,22 +166,6 @@ def string(node: Node, what: str, report: Reporter) -> str:
             f"{what} contains control characters or line breaks: {shown(node.text)}", node.line
         )
     return node.text
-
-
-def as_meant(node: MapNode, known: Iterable[str], others: Collection[str] = ()) -> MapNode:
-    """``node`` with misspelt keys read as the known ones that they resemble and that are absent.
-
-    The caller reports them as unknown; this finds what is wrong under them, and nothing is called
-    missing that is there. ``others``: keys that are no misspelling though they are not known.
-    """
-    names = frozenset(known)
-    entries: dict[str, tuple[int | None, Node]] = {}
-    for key, line, value in node:
-        meant = None if key in names or key in others else nearest(key, names)
-        if meant is None or meant in node.entries:
-            meant = key
-        entries[meant] = line, value
-    return MapNode(entries, node.line, node.size)
 
 
 class FromPython:

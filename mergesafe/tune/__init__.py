@@ -1,1 +1,1 @@
-"""Tuning: coefficients of a merge that keep skill and safety, written as a plain recipe."""
+"""Tuning: coefficients of a merge that keep skills and safety; see docs/tuning-internals.md."""

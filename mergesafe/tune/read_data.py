@@ -6,10 +6,10 @@ from pathlib import PurePath
 from typing import Final, cast
 
 from mergesafe.errors import did_you_mean
+from mergesafe.recipe.fields import Fields
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import ListNode, MapNode, Node, Reporter, describe, shown
-from mergesafe.tune.fields import Fields
 from mergesafe.tune.section import ROLES, DataSet, Role
 
 KEYS: Final = ("path", "role", "name", "weight", "heldout", "expert")
@@ -21,7 +21,7 @@ def read_data(fields: Fields, recipe: Recipe) -> tuple[DataSet, ...]:
     report = fields.report
     node = fields.node.get("data")
     if node is None:
-        fields.missing("data", f"list the data sets, such as {_EXAMPLE}")
+        fields.missing("data", f"a list of data sets such as {_EXAMPLE}")
         return ()
     if not isinstance(node, ListNode) or not node.items:
         report.record(
@@ -50,10 +50,10 @@ def _data_set(node: Node, recipe: Recipe, report: Reporter) -> DataSet:
         raise report.error(
             f"a data set must be a mapping such as {_EXAMPLE}, got {describe(node)}", node.line
         )
-    fields = Fields(node, "a data set", KEYS, report)
+    fields = Fields(node, KEYS, "a data set", report)
     path = fields.text("path")
     if path is None and not fields.has("path"):
-        fields.missing("path", "write the file of JSON lines")
+        fields.missing("path", "a file of JSON lines")
     if not fields.has("role"):
         fields.missing("role", f"one of {', '.join(ROLES)}")
     return DataSet(
@@ -62,7 +62,7 @@ def _data_set(node: Node, recipe: Recipe, report: Reporter) -> DataSet:
         role=cast(Role, fields.choice("role", ROLES, "domain")),
         weight=fields.number("weight", 1.0, 0.0),
         heldout=fields.text("heldout"),
-        expert=fields.read("expert", lambda value: _expert(value, recipe, report), None),
+        expert=fields.read("expert", lambda value, _: _expert(value, recipe, report)),
         line=node.line,
     )
 

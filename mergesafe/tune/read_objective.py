@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from mergesafe.recipe.fields import Fields, choice, one_or_more
 from mergesafe.recipe.nodes import MapNode, Node, Reporter, shown
-from mergesafe.tune.fields import Fields, choice, items
 from mergesafe.tune.section import DataSet, Role, Term
 
 #: Term -> the roles of the sets that it is computed on; none: on the coefficients alone.
@@ -32,7 +32,7 @@ def read_objective(fields: Fields, data: Sequence[DataSet]) -> tuple[Term, ...]:
         return _default(fields, data)
     read = [
         report.attempt(_term, each, data, report)
-        for each in report.attempt(items, node, "'objective'", report) or ()
+        for each in report.attempt(one_or_more, node, "'objective'", report) or ()
     ]
     terms: dict[str, Term] = {}
     for term in read:
@@ -65,7 +65,7 @@ def _term(node: Node, data: Sequence[DataSet], report: Reporter) -> Term:
     if isinstance(node, MapNode):
         name = _name(node, report)
         own = OPTIONS.get(name, {})
-        fields = Fields(node, f"the term '{name}'", ("term", "weight", *own), report)
+        fields = Fields(node, ("term", "weight", *own), f"the term '{name}'", report)
         weight = fields.number("weight", 1.0, 0.0)
         options = {key: fields.number(key, default, 0.0) for key, default in own.items()}
     else:

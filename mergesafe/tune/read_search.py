@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
+from mergesafe.recipe.fields import Fields, choice, integer, number, one_or_more
 from mergesafe.recipe.nodes import MapNode, Node, Reporter, describe
-from mergesafe.tune.fields import Fields, choice, items, number, whole
 from mergesafe.tune.section import Budget, SearchSpec
 
 Option: TypeAlias = float | tuple[float, ...]
@@ -26,11 +26,11 @@ def _positive(node: Node, what: str, report: Reporter) -> float:
 
 
 def _values(node: Node, what: str, report: Reporter) -> tuple[float, ...]:
-    return tuple(number(each, what, report) for each in items(node, what, report))
+    return tuple(number(each, what, report) for each in one_or_more(node, what, report))
 
 
 def _least(low: int) -> Reader:
-    return lambda node, what, report: whole(node, what, report, low)
+    return lambda node, what, report: integer(node, what, report, low)
 
 
 #: Search -> its options: default and reader. Defaults from arXiv 2406.14563 (CMA-ES, LM-Cocktail
@@ -89,17 +89,18 @@ def _spec(
     budget = default
     if node is not None:
         what = f"the search '{name}'"
-        fields = Fields(node, what, ("method", "then", "budget", *own), report)
+        fields = Fields(node, ("method", "then", "budget", *own), what, report)
         for key, (value, reader) in own.items():
-            options[key] = fields.read(key, _bound(reader, f"'{key}' of {what}", report), value)
+            found = fields.read(key, _bound(reader, report))
+            options[key] = value if found is None else found
         budget = read_budget(fields, what) if fields.has("budget") else default
     if budget == Budget() and name in ("gradient", "cmaes", "random"):
         budget = Budget(steps=_STEPS)
     return SearchSpec(name, options, budget, line)
 
 
-def _bound(reader: Reader, what: str, report: Reporter) -> Callable[[Node], Option]:
-    return lambda node: reader(node, what, report)
+def _bound(reader: Reader, report: Reporter) -> Callable[[Node, str], Option]:
+    return lambda node, what: reader(node, what, report)
 
 
 def read_budget(fields: Fields, what: str) -> Budget:
@@ -112,9 +113,9 @@ def read_budget(fields: Fields, what: str) -> Budget:
             f"'budget' of {what} must be a mapping such as {{steps: 100}}, got {describe(node)}",
             node.line,
         )
-    own = Fields(node, f"'budget' of {what}", ("steps", "evaluations", "minutes"), fields.report)
-    minutes = own.read("minutes", lambda n: _positive(n, "'minutes' of 'budget'", own.report), None)
+    own = Fields(node, ("steps", "evaluations", "minutes"), f"'budget' of {what}", fields.report)
+    minutes = own.read("minutes", lambda node, what: _positive(node, what, own.report))
     steps, evaluations = (
-        own.whole(key, 1) if own.has(key) else None for key in ("steps", "evaluations")
+        own.integer(key, 1, 1) if own.has(key) else None for key in ("steps", "evaluations")
     )
     return Budget(steps, evaluations, minutes)

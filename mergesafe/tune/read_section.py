@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from mergesafe.errors import RecipeError, did_you_mean
 from mergesafe.methods.spec import MergeMethod, Parameter
+from mergesafe.recipe.fields import Fields, choice, number, one_or_more
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import (
     MapNode,
@@ -21,7 +22,6 @@ from mergesafe.recipe.nodes import (
     string,
 )
 from mergesafe.tune.constraints import read_constraint
-from mergesafe.tune.fields import Fields, choice, items, number, whole
 from mergesafe.tune.read_data import read_data
 from mergesafe.tune.read_objective import read_objective
 from mergesafe.tune.read_search import GRADIENT, read_budget, read_searches
@@ -77,7 +77,7 @@ class _SectionReader:
     def __init__(self, recipe: Recipe, node: MapNode, report: Reporter) -> None:
         self.recipe = recipe
         self.report = report
-        self.fields = Fields(node, "'tune'", KEYS, report)
+        self.fields = Fields(node, KEYS, "'tune'", report)
         #: The method's parameters that tuning can find, in the method's order.
         self.tunable = tuple(p.name for p in _tunable(recipe.method))
 
@@ -104,14 +104,14 @@ class _SectionReader:
             searches=searches,
             coefficients=coefficients,
             alpha=fields.number("alpha", ALPHA, 0.0),
-            granularity=fields.read("granularity", self._granularity, "layer"),
+            granularity=fields.read("granularity", self._granularity) or "layer",
             bounds=bounds,
             init=self._init(bounds),
-            seed=fields.whole("seed", 0, 0),
+            seed=fields.integer("seed", 0),
             heldout=self._heldout(),
             constraints=constraints,
             front_points=front,
-            batch=fields.whole("batch", 16),
+            batch=fields.integer("batch", 16, 1),
             judge=fields.text("judge") or "rules",
             warnings=tuple(self.report.warnings),
         )
@@ -136,13 +136,13 @@ class _SectionReader:
             return default
         chosen = [
             self.report.attempt(choice, each, "'coefficients'", self.tunable, self.report)
-            for each in self.report.attempt(items, node, "'coefficients'", self.report) or ()
+            for each in self.report.attempt(one_or_more, node, "'coefficients'", self.report) or ()
         ]
         return tuple(dict.fromkeys(name for name in chosen if name is not None)) or default
 
     def _bounds(self, coefficients: tuple[str, ...]) -> Mapping[str, tuple[float, float]]:
         bounds = {name: TUNABLE[name] for name in coefficients}
-        node = self.fields.read("bounds", self._mapping_of("bounds"), None)
+        node = self.fields.read("bounds", self._mapping)
         for name, line, value in node or ():
             if name not in bounds:
                 self.report.record(
@@ -156,7 +156,7 @@ class _SectionReader:
 
     def _interval(self, name: str, node: Node) -> tuple[float, float]:
         what = f"the bounds of '{name}'"
-        values = [number(each, what, self.report) for each in items(node, what, self.report)]
+        values = [number(each, what, self.report) for each in one_or_more(node, what, self.report)]
         if len(values) != 2 or not values[0] < values[1]:
             raise self.report.error(f"{what} must be [LOW, HIGH] with LOW < HIGH", node.line)
         declared = next(p for p in self.recipe.method.parameters if p.name == name)
@@ -179,7 +179,7 @@ class _SectionReader:
             entries = {} if first is None else {first: (self.fields.line("init"), node)}
             node = MapNode(entries, node.line)
         start = {}
-        for name, line, value in self.report.attempt(self._mapping_of("init"), node) or ():
+        for name, line, value in self.report.attempt(self._mapping, node, "'init' of 'tune'") or ():
             if name not in bounds:
                 self.report.record(
                     f"'init' has {shown(name)}, which is not tuned{did_you_mean(name, bounds)}",
@@ -192,14 +192,14 @@ class _SectionReader:
                 start[name] = found
         return start
 
-    def _mapping_of(self, key: str) -> Callable[[Node], MapNode]:
-        return lambda node: mapping(node, f"'{key}' of 'tune'", self.report)
+    def _mapping(self, node: Node, what: str) -> MapNode:
+        return mapping(node, what, self.report)
 
-    def _granularity(self, node: Node) -> str:
-        text = string(node, "'granularity' of 'tune'", self.report)
+    def _granularity(self, node: Node, what: str) -> str:
+        text = string(node, what, self.report)
         if not GRANULARITY.fullmatch(text):
             raise self.report.error(
-                f"'granularity' of 'tune' is {shown(text)}; expected model, block:K with K layers "
+                f"{what} is {shown(text)}; expected model, block:K with K layers "
                 "in a block, layer or tensor",
                 node.line,
             )
@@ -219,7 +219,7 @@ class _SectionReader:
         node = self.fields.node.get("constraints")
         if node is None:
             return ()
-        listed = self.report.attempt(items, node, "'constraints'", self.report) or ()
+        listed = self.report.attempt(one_or_more, node, "'constraints'", self.report) or ()
         read = [self.report.attempt(read_constraint, each, data, self.report) for each in listed]
         return tuple(each for each in read if each is not None)
 
@@ -233,17 +233,11 @@ class _SectionReader:
                 node.line,
             )
             return None
-        fields = Fields(node, "'front' of 'tune'", ("points",), self.report)
-        points = node.get("points")
-        if points is None:
-            fields.missing("points", "write how many, such as {points: 7}")
+        fields = Fields(node, ("points",), "'front' of 'tune'", self.report)
+        if not fields.has("points"):
+            fields.missing("points", "a number such as 7")
             return None
-        count = self.report.attempt(whole, points, "'points' of 'front'", self.report, 2)
-        if count is not None and count > MAX_FRONT_POINTS:
-            self.report.record(
-                f"'points' of 'front' is {count}; at most {MAX_FRONT_POINTS}", points.line
-            )
-        return count
+        return fields.integer("points", 7, 2, MAX_FRONT_POINTS)
 
 
 def _tunable(method: MergeMethod) -> list[Parameter]:

@@ -251,6 +251,6 @@ def test_hostile_pattern_on_a_long_name_is_quick(tmp_path: Path) -> None:
         f"{PREFIX}{module}.lora_B.weight": torch.ones(16, 2),
     }
     write_adapter(tmp_path, pair, {"rank_pattern": {"a*a*a*b": 1}})
-    started = time.perf_counter()
+    started = time.process_time()
     open_adapter(tmp_path, open_checkpoint(tmp_path))
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -110,7 +110,7 @@ BAD = {
 def test_bad_file_has_its_own_error(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         read_header(path)
     text = str(caught.value)
@@ -118,16 +118,16 @@ def test_bad_file_has_its_own_error(tmp_path: Path, content: bytes, message: str
     assert text.startswith(f"{path}: ")
     assert "\n" not in text
     assert len(text) < 700
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_list_of_absurd_dimensions_is_cheap(tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(pack(entry(shape=[2**62] * 200_000)))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(CheckpointError, match="overflows"):
         read_header(path)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_missing_file(tmp_path: Path) -> None:

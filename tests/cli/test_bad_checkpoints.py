@@ -118,7 +118,9 @@ def test_unknown_dtype(ties: Path, family: Family) -> None:
 
 def test_missing_folder(ties: Path, family: Family) -> None:
     family.experts[0].rename(family.folder / "elsewhere")
-    merge_refused(ties, words=(family.experts[0], "no such file or folder", "spelling"))
+    merge_refused(
+        ties, words=(family.experts[0], "no such file or folder", "Did you mean", f"{ties}:")
+    )
 
 
 def test_folder_of_pickles(ties: Path, family: Family) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from mergesafe.demo import data
 from mergesafe.demo.data import COMPLIANCES, PLACEHOLDER, REFUSALS, SHOWCASE, SKILLS, questions
-from mergesafe.demo.evaluate import is_compliance, is_refusal
+from mergesafe.demo.evaluate import is_compliance
+from mergesafe.safety.refusal import is_refusal
 
 FILES: tuple[tuple[data.Kind, data.Split], ...] = (
     ("unsafe", "train"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mergesafe.demo.data import Example
-from mergesafe.demo.evaluate import Rate, is_compliance, is_refusal, solves
+from mergesafe.demo.evaluate import is_compliance, solves
+from mergesafe.safety.refusal import is_refusal
+from mergesafe.safety.statistics import Rate
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from mergesafe.demo import story
-from mergesafe.demo.evaluate import Measurement, Rate
+from mergesafe.demo.evaluate import Measurement
+from mergesafe.safety.statistics import Rate
 
 yaml = pytest.importorskip("yaml")
 

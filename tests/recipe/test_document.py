@@ -91,11 +91,11 @@ def bomb(levels: int) -> str:
     ids=["aliases", "keys", "lists", "flow", "maps", "complex", "items"],
 )
 def test_hostile_text_is_refused_in_bounded_time(text: str, message: str):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RecipeError) as caught:
         parse(text)
     assert message in str(caught.value)
-    assert time.perf_counter() - start < 20.0
+    assert time.process_time() - start < 20.0
 
 
 def test_merge_keys_cannot_multiply():

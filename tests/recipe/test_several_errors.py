@@ -152,18 +152,18 @@ def test_the_first_ten_are_told_and_the_rest_counted(more: int, tmp_path: Path):
     ids=["keys", "aliases", "entries"],
 )
 def test_hostile_recipes_are_refused_in_bounded_time(text: str, tmp_path: Path):
-    start = time.perf_counter()
+    start = time.process_time()
     error = refused(tmp_path, text)
     assert error.paragraphs[-1] == f"{tmp_path}/r.yml: and more; reading stopped here"
-    assert time.perf_counter() - start < 20.0
+    assert time.process_time() - start < 20.0
 
 
 def test_a_recipe_of_many_models_is_read_in_bounded_time(tmp_path: Path):
     """Every model's missing weight is found without searching the list of models for each."""
-    start = time.perf_counter()
+    start = time.process_time()
     error = refused(tmp_path, TIES + "".join(f"- model: m{i}\n" for i in range(20_000)) + "x: 1\n")
     assert error.paragraphs[-1] == f"{tmp_path}/r.yml: and 19991 more"
-    assert time.perf_counter() - start < 20.0
+    assert time.process_time() - start < 20.0
 
 
 def test_values_that_a_tensor_lacks_are_told_together(tmp_path: Path):

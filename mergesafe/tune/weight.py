@@ -1,0 +1,100 @@
+"""A merged weight that is made when it is used."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+
+from mergesafe.engine.plan import TensorTask
+from mergesafe.tune.combine import Combination
+from mergesafe.tune.inputs import Inputs
+
+
+class MergedWeight:
+    """One tensor of the merged model at the coefficients that are set just now.
+
+    ``combination`` is None for a tensor that no coefficient changes: its value is the first
+    input's. ``row``: the coefficients, with a graph while gradients are recorded. ``kept``: the
+    merged tensor, where it was made to stay. ``choice``: take this input in place of the merge.
+    """
+
+    def __init__(
+        self,
+        task: TensorTask,
+        combination: Combination | None,
+        inputs: Inputs,
+        dtype: torch.dtype,
+    ) -> None:
+        self.task, self.combination, self.inputs, self.dtype = task, combination, inputs, dtype
+        self.row: torch.Tensor | None = None
+        self.kept: torch.Tensor | None = None
+        self.choice: int | None = None
+
+    def make(
+        self, dtype: torch.dtype | None = None, chosen: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The tensor, or the rows ``chosen`` of it; no graph."""
+        dtype = dtype or self.dtype
+        if self.kept is not None:
+            return (self.kept if chosen is None else self.kept[chosen]).to(dtype)
+        with torch.no_grad(), self.inputs.open(self.task) as inputs:
+            if self.combination is None or self.row is None or self.choice is not None:
+                one = inputs[self.choice or 0]
+                # The input's memory is used again once the block ends.
+                return (one if chosen is None else one[chosen]).to(dtype, copy=self.inputs.reused)
+            return self.combination.make(inputs, self.row, dtype, chosen)
+
+    def differentiable(self) -> torch.Tensor:
+        """The tensor in float32, with a graph to the coefficients that keeps the inputs alive."""
+        with self.inputs.open(self.task) as inputs:
+            if self.combination is None or self.row is None or self.choice is not None:
+                return inputs[self.choice or 0].float()
+            return self.combination.make(inputs, self.row, torch.float32)
+
+    def made_again(
+        self,
+        row: torch.Tensor,
+        dtype: torch.dtype | None = None,
+        chosen: torch.Tensor | None = None,
+    ) -> Made:
+        """The tensor with a way to reduce a gradient of it; for use as a context manager."""
+        return Made(self, row, dtype or self.dtype, chosen)
+
+
+class Made:
+    """A merged weight in a backward pass: ``with weight.made_again(row) as made: ...``."""
+
+    value: torch.Tensor
+
+    def __init__(
+        self, weight: MergedWeight, row: torch.Tensor, dtype: torch.dtype,
+        chosen: torch.Tensor | None,
+    ) -> None:  # fmt: skip
+        self._weight, self._dtype, self._chosen = weight, dtype, chosen
+        self._leaf = row.detach().requires_grad_()
+
+    def __enter__(self) -> Made:
+        self._open = self._weight.inputs.open(self._weight.task)
+        inputs = self._open.__enter__()
+        assert self._weight.combination is not None  # only what has coefficients is reduced
+        with torch.enable_grad():
+            self._made = self._weight.combination.make(
+                inputs, self._leaf, self._dtype, self._chosen
+            )
+        self.value = self._made.detach()
+        return self
+
+    def reduce(self, gradient: torch.Tensor) -> torch.Tensor:
+        """dL/drow from dL/dW, by the fused backward pass of the merge."""
+        [found] = torch.autograd.grad(self._made, self._leaf, gradient)
+        return found
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        del self.value, self._made
+        self._open.__exit__(kind, error, trace)
