@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: Steps between two lines of progress in a log.
 _LOGGED: Final = 10
+#: Parts that are named, the worst first.
+_WORST: Final = 5
+_SHADES: Final = " ░▒▓█"
 
 
 def run(
@@ -63,7 +66,51 @@ def summary(result: TuneResult) -> list[str]:
         f"  optimised on  {_listed(result.terms)}",
         f"  held out      {_listed(result.heldout)}",
     ]
+    if result.front is not None:
+        lines += front_lines(result)
+    if result.blame is not None:
+        lines += blame_lines(result.blame)
     return lines
+
+
+def front_lines(result: TuneResult) -> list[str]:
+    """The front's points, from safe to skilled."""
+    lines = ["", "  safety  skill   (log-likelihood of held-out answers, nats a token)"]
+    for point in result.front or ():
+        mark = "  beaten by another point" if point.dominated else ""
+        lines.append(f"  {point.safety:6.3f}  {point.skill:6.3f}{mark}")
+    assert result.reference is not None  # as there is a front
+    safety, skill = result.reference
+    return [
+        *lines,
+        f"  hypervolume {result.hypervolume:.4f} beyond the untuned merge ({safety:.3f}, "
+        f"{skill:.3f})",
+    ]
+
+
+def blame_lines(blame: dict[str, Any]) -> list[str]:
+    """A heat map: a row for each model, a column for each group, darker being more to blame."""
+    table = blame["leave_one_out"]
+    worst = max((value for row in table for value in row), default=0.0)
+    width = max(map(len, blame["models"]))
+    lines = ["", "blame for the safety loss of the untuned merge: what it falls by without a part"]
+    for model, row in sorted(zip(blame["models"], table, strict=True), key=lambda m: -sum(m[1])):
+        cells = "".join(_shade(value / worst if worst > 0 else 0.0) for value in row)
+        lines.append(f"  {model:<{width}} |{cells}| {sum(row):+.3f}")
+    lines.append(f"  {'':<{width}}  {blame['groups'][0]} ... {blame['groups'][-1]}")
+    parts = [
+        (value, model, group)
+        for model, row in zip(blame["models"], table, strict=True)
+        for group, value in zip(blame["groups"], row, strict=True)
+    ]
+    for value, model, group in sorted(parts, reverse=True)[:_WORST]:
+        lines.append(f"  {value:+.4f}  {model}  {group}")
+    return lines
+
+
+def _shade(share: float) -> str:
+    """From a space (harmless, or good for safety) to a full block."""
+    return _SHADES[max(0, min(len(_SHADES) - 1, round(share * (len(_SHADES) - 1))))]
 
 
 def _listed(terms: dict[str, float]) -> str:

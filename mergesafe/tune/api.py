@@ -66,8 +66,9 @@ def tune(
     trajectory = Trajectory(state_path(target), subject, resume=resume)
     try:
         run = Run(setup, merged, trajectory, progress)
+        blamed = run.explain() if explain else None
         found = run.solve()
-        result = run.result(found, target)
+        result = run.result(found, target, blamed)
         _write(target, tuned_text(setup.recipe, setup.space, found.x, header(setup, result)))
     except BaseException:
         trajectory.close()

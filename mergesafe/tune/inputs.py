@@ -6,7 +6,7 @@ Inputs are what the merge engine would compute with: stored values, rounded to t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -27,10 +27,13 @@ class Inputs(Protocol):
     reused: bool
 
     def open(self, task: TensorTask) -> AbstractContextManager[list[torch.Tensor]]:
-        """A context that gives the task's inputs in the plan's order."""
+        """The task's inputs in the plan's order, one block at a time."""
 
     def expect(self, names: Sequence[str]) -> None:
         """The tensors that will be opened next, in order."""
+
+    def close(self) -> None:
+        """Give up memory, files and threads."""
 
 
 class Resident:
@@ -40,13 +43,12 @@ class Resident:
 
     def __init__(self, tasks: Sequence[TensorTask], device: torch.device) -> None:
         self._loaded: dict[str, list[torch.Tensor]] = {}
-        shared: dict[Any, torch.Tensor] = {}
         with Reader() as reader:
             for task in tasks:
-                self._loaded[task.name] = [
-                    _once(shared, source, task, reader, device) for source in task.sources
-                ]
-                shared.clear()
+                stored = {s.info: read(s.info, reader) for s in task.sources}
+                factors = {s.lora: lora_factors(s.lora, reader) for s in task.sources if s.lora}
+                made = [made_of(s, stored[s.info], factors, task.cast) for s in task.sources]
+                self._loaded[task.name] = [tensor.to(device) for tensor in made]
 
     @contextmanager
     def open(self, task: TensorTask) -> Iterator[list[torch.Tensor]]:
@@ -55,35 +57,53 @@ class Resident:
     def expect(self, names: Sequence[str]) -> None:
         pass
 
+    def close(self) -> None:
+        self._loaded.clear()
 
-def _once(
-    shared: dict[Any, torch.Tensor],
+
+#: A and B in float32 by their pair.
+Factors = Mapping[LoraPair, tuple[torch.Tensor, torch.Tensor]]
+
+
+def distinct(task: TensorTask) -> list[Source]:
+    """The sources that differ, in order."""
+    return list({(source.info, source.lora): source for source in task.sources}.values())
+
+
+def resident_bytes(task: TensorTask) -> int:
+    """What a task's inputs take in memory."""
+    stored = {source.info: source.info.nbytes for source in task.sources}
+    return sum(stored.values()) + sum(4 * s.info.numel for s in distinct(task) if s.lora)
+
+
+def made_of(
     source: Source,
-    task: TensorTask,
-    reader: Reader,
-    device: torch.device,
+    stored: torch.Tensor,
+    factors: Factors,
+    cast: str | None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    key = source.info.path, source.info.name, id(source.lora) if source.lora else None
-    if key not in shared:
-        shared[key] = load(source, task.cast, reader).to(device)
-    return shared[key]
-
-
-def load(source: Source, cast: str | None, reader: Reader) -> torch.Tensor:
-    """One input on the CPU, as the merge engine takes it."""
-    tensor = read(source.info, reader)
+    """One input on the CPU, as the merge engine takes it; a LoRA expert's into ``out``."""
+    tensor = stored
     if source.lora is not None:
-        tensor = adapted(tensor, source.lora, reader)
+        if out is None:
+            out = torch.empty(stored.shape, dtype=torch.float32)
+        tensor = _adapted(stored, source.lora, *factors[source.lora], out)
     if cast is not None and SIZES[cast] < tensor.element_size():
         tensor = tensor.to(torch_dtype(cast))
     return tensor
 
 
-def adapted(weight: torch.Tensor, pair: LoraPair, reader: Reader) -> torch.Tensor:
+def lora_factors(pair: LoraPair, reader: Reader) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and B in float32."""
+    return read(pair.a, reader).float(), read(pair.b, reader).float()
+
+
+def _adapted(
+    weight: torch.Tensor, pair: LoraPair, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor
+) -> torch.Tensor:
     """``weight + scale * B @ A`` in float32, to the bits of a merge."""
-    a, b = (read(info, reader).float() for info in (pair.a, pair.b))
-    out = torch.empty(weight.shape, dtype=torch.float32)
-    name = next(key for key, value in CONFIG_NAMES.items() if torch_dtype(key) == weight.dtype)
+    name = next(key for key in CONFIG_NAMES if torch_dtype(key) == weight.dtype)
     stored = Buffer(weight.data_ptr(), memoryview(b""), name, name)
     low_rank(
         stored, a.data_ptr(), b.data_ptr(), pair.rank, weight.shape[-1], pair.scale, 0,
@@ -92,12 +112,13 @@ def adapted(weight: torch.Tensor, pair: LoraPair, reader: Reader) -> torch.Tenso
     return out
 
 
-def read(info: TensorInfo, reader: Reader) -> torch.Tensor:
-    """The stored tensor."""
-    tensor = torch.empty(info.shape, dtype=torch_dtype(info.dtype))
-    raw: Any = tensor.view(-1).view(torch.uint8).numpy()
+def read(info: TensorInfo, reader: Reader, into: torch.Tensor | None = None) -> torch.Tensor:
+    """The stored tensor; its bytes into ``into`` where given."""
+    if into is None:
+        into = torch.empty(info.nbytes, dtype=torch.uint8)
+    raw: Any = into.numpy()
     reader.read_into(info, 0, memoryview(raw))
-    return tensor
+    return into.view(torch_dtype(info.dtype)).view(info.shape)
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -64,7 +64,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, row: Tensor | None, layer: MergedLinear) -> Tensor:
         ctx.save_for_backward(x, row)
         ctx.layer = layer
-        return _multiply(x, layer.source.make(), layer.transposed)
+        return _multiply(x, layer.source.use(), layer.transposed)
 
     @staticmethod
     @once_differentiable
@@ -90,7 +90,7 @@ class _Embedding(torch.autograd.Function):
         chosen, places = torch.unique(ids, return_inverse=True)
         ctx.save_for_backward(chosen, places, row)
         ctx.weight = weight
-        return weight.make(torch.float32, chosen)[places]
+        return weight.use(torch.float32, chosen)[places]
 
     @staticmethod
     @once_differentiable

@@ -13,14 +13,16 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from mergesafe.chat.hf import HfModel
-from mergesafe.engine.plan import MergePlan
+from mergesafe.engine.memory import MINIMUM_BUDGET, available_bytes, budget_of
+from mergesafe.engine.plan import MergePlan, TensorTask
 from mergesafe.errors import ArgumentError, LossError
 from mergesafe.tune.batch import Batch
 from mergesafe.tune.combine import Combination, check_differentiable
-from mergesafe.tune.inputs import Resident
+from mergesafe.tune.inputs import Inputs, Resident, resident_bytes
 from mergesafe.tune.layers import MergedLinear
 from mergesafe.tune.skeleton import make_skeleton
 from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.streamed import Streamed
 from mergesafe.tune.weight import MergedWeight
 
 Compute = Callable[[], torch.Tensor]
@@ -52,21 +54,32 @@ class MergedModel:
         self.device = _device(device)
         self.dtype = _dtype(dtype, self.device)
         tasks = [task for task in plan.tasks if not task.copied]
-        self._inputs = Resident(tasks, self.device)
-        self._weights = {
-            task.name: MergedWeight(
-                task,
-                None
-                if space.group_of(task.name) is None
-                else Combination(task, plan.method, space),
-                self._inputs,
-                self.dtype,
-            )
-            for task in tasks
-        }
+        self._weights = {task.name: self._weight(task) for task in tasks}
         self.module, self._small = make_skeleton(plan, self._weights, self.device)
+        self._inputs = self._open_inputs(tasks, memory)
+        for weight in self._weights.values():
+            weight.inputs, weight.used = self._inputs, self._trace
         self._tuned = [name for name, weight in self._weights.items() if weight.combination]
         self._index = torch.stack([space.index(name) for name in self._tuned])
+        # The order in which forward takes the weights: until one has run, that of the modules.
+        self._order: list[str] = [name for name in self._weights if name not in self._small]
+        self._seen: list[str] = []
+        self._made: dict[str, torch.Tensor] = {}
+
+    def close(self) -> None:
+        """Give up the inputs; the model cannot be used any more."""
+        self._inputs.close()
+
+    def __enter__(self) -> MergedModel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def streamed(self) -> bool:
+        """Whether inputs are read from the checkpoints in every pass."""
+        return isinstance(self._inputs, Streamed)
 
     @property
     def head(self) -> MergedLinear:
@@ -117,6 +130,9 @@ class MergedModel:
         """
         batch = batch.to(self.device)
         self.head.select = batch.positions
+        back = reversed(self._order) if torch.is_grad_enabled() else ()
+        self._inputs.expect([*self._order, *back])
+        self._seen = []
         try:
             with self._autocast():
                 out = functional_call(
@@ -128,6 +144,7 @@ class MergedModel:
                 )  # fmt: skip
         finally:
             self.head.select = None
+        self._order = self._seen or self._order
         logits: torch.Tensor = out.logits
         return logits.float()
 
@@ -172,6 +189,24 @@ class MergedModel:
             self._made = {}
             for weight in self._weights.values():
                 weight.choice = None
+
+    def _weight(self, task: TensorTask) -> MergedWeight:
+        tuned = self.space.group_of(task.name) is not None
+        how = Combination(task, self.plan.method, self.space) if tuned else None
+        return MergedWeight(task, how, self.dtype)
+
+    def _open_inputs(self, tasks: list[TensorTask], memory: str | int | None) -> Inputs:
+        total = sum(map(resident_bytes, tasks))
+        if memory is None:
+            budget = max(available_bytes() // 2, MINIMUM_BUDGET)
+        else:
+            budget = budget_of(memory)
+        if total <= budget:
+            return Resident(tasks, self.device)
+        return Streamed(tasks, self.device, budget, self._small)
+
+    def _trace(self, name: str) -> None:
+        self._seen.append(name)
 
     @contextmanager
     def using(self, x: torch.Tensor) -> Iterator[None]:

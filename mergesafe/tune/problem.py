@@ -11,7 +11,7 @@ from mergesafe.tune.gradient import Evaluates
 from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.section import Budget
 from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.trajectory import Trajectory
+from mergesafe.tune.trajectory import Trajectory, question
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,16 @@ class Recorded:
 
     def __init__(self, name: str, objective: Evaluates, trajectory: Trajectory) -> None:
         self.name, self.objective, self.trajectory = name, objective, trajectory
+        self._known: dict[str, Evaluation] = {}
 
     def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
-        """The objective's answer, from the trajectory where it is known."""
-        what = f"{self.name} step {step}{' gradient' if grad else ''}"
-        return self.trajectory.evaluation(
-            x, what, lambda: self.objective.evaluate(x, grad=grad, step=step)
-        )
+        """The objective's answer; a question asked before costs nothing."""
+        key = question(x, f"{self.name} step {step}{' gradient' if grad else ''}")
+        if key not in self._known:
+            self._known[key] = self.trajectory.evaluation(
+                key, lambda: self.objective.evaluate(x, grad=grad, step=step)
+            )
+        return self._known[key]
 
 
 @dataclass

@@ -39,7 +39,8 @@ class TuneResult:
     """Coefficients, and how they came about.
 
     ``coefficients``: by name, [experts][groups]. ``terms`` and ``heldout``: the objective's terms
-    at the result, on the data it was optimised on and on those held out.
+    at the result, on the data it was optimised on and on those held out. ``hypervolume``: the area
+    of the front beyond ``reference``, the start's (safety, skill).
     """
 
     recipe: Path | None
@@ -60,6 +61,7 @@ class TuneResult:
     constraints: tuple[Checked, ...] = ()
     front: tuple[FrontPoint, ...] | None = None
     hypervolume: float | None = None
+    reference: tuple[float, float] | None = None
     blame: dict[str, Any] | None = None
     feasible: bool = True
     searches: tuple[str, ...] = field(default=())

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import torch
 
+from mergesafe.errors import TuningError
+from mergesafe.tune.blame import Blame, blame
+from mergesafe.tune.front import Sides, find_front
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.objectives import Evaluation
+from mergesafe.tune.pareto import hypervolume, nondominated
 from mergesafe.tune.problem import Problem, Progress, Recorded
 from mergesafe.tune.result import Checked, FrontPoint, TuneResult
 from mergesafe.tune.search import run_searches
 from mergesafe.tune.setup import Setup
-from mergesafe.tune.terms import Terms, make_terms
+from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.terms import SAFETY, Terms, make_sides, make_terms
 from mergesafe.tune.trajectory import Trajectory
 from mergesafe.tune.tuned import rounded
+
+#: Records of each safety set that blame is found on: leaving out every part takes a pass for each.
+EXPLAINED: Final = 32
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,16 @@ class Found:
     constraints: tuple[Checked, ...] = ()
     front: tuple[FrontPoint, ...] | None = None
     hypervolume: float | None = None
+    reference: tuple[float, float] | None = None
 
     @property
     def feasible(self) -> bool:
         return all(each.met for each in self.constraints)
+
+
+def values_of(space: CoefficientSpace, x: torch.Tensor) -> dict[str, list[list[float]]]:
+    """The coefficients by name, [experts][groups]."""
+    return {name: space.view(x, name).tolist() for name in space.names}
 
 
 class Run:
@@ -62,10 +77,64 @@ class Run:
     def solve(self) -> Found:
         """Search as the section says."""
         setup = self.setup
+        if setup.section.front_points is not None:
+            return self._front(setup.section.front_points)
         x = run_searches(self.problem, setup.start, setup.section.searches)
         return Found(rounded(setup.space, x))
 
-    def result(self, found: Found, out: Path) -> TuneResult:
+    def _front(self, count: int) -> Found:
+        """The front, and of its points the one with the lowest objective of the section."""
+        setup, space = self.setup, self.setup.space
+        sides = self._sides()
+        ways = find_front(self.problem, setup.start, setup.section.searches, sides, count)
+        listed = [(share, rounded(space, x)) for share, x in ways]
+        points = [sides.point(x) for _, x in listed]
+        reference = sides.point(setup.start)
+        kept = set(nondominated(points))
+        front = tuple(
+            FrontPoint(*point, share, values_of(space, x), dominated=number not in kept)
+            for number, (point, (share, x)) in enumerate(zip(points, listed, strict=True))
+        )
+        best = self.problem.best([x for _, x in listed])
+        volume = hypervolume(points, reference)
+        return Found(best, front=front, hypervolume=volume, reference=reference)
+
+    def _sides(self) -> Sides:
+        """The two losses of a front.
+
+        Raises:
+            TuningError: there are no data for one of them.
+        """
+        section, splits = self.setup.section, self.setup.splits
+        both = [make_sides(splits, heldout=heldout) for heldout in (False, True)]
+        for side, terms in both[0].items():
+            if not terms:
+                raise TuningError(
+                    f"a front has a safety side and a skill side, and no data set with answers "
+                    f"gives the {side} side; add one under 'data'"
+                )
+        train, heldout = ({side: Terms(terms) for side, terms in each.items()} for each in both)
+        return Sides(
+            {side: self.recorded(side, terms, section.batch) for side, terms in train.items()},
+            {side: self.recorded(f"all {side}", terms, None) for side, terms in train.items()},
+            {side: self.recorded(f"held-out {side}", t, None) for side, t in heldout.items()},
+        )
+
+    def explain(self) -> Blame:
+        """Which model and layer the safety loss of the untuned merge is due to.
+
+        Raises:
+            TuningError: there are no safety data, or the merge has no gradients.
+        """
+        terms = make_sides(self.setup.splits)[SAFETY]
+        if not terms:
+            raise TuningError(
+                "--explain needs a data set with 'role: safety': it blames its loss on models"
+            )
+        few = Terms(tuple(replace(t, records=t.records[:EXPLAINED]) for t in terms))
+        return blame(self.recorded("blame", few, None), self.setup.space, self.setup.start)
+
+    def result(self, found: Found, out: Path, blamed: Blame | None = None) -> TuneResult:
         """What there is to say about ``found``."""
         setup, problem, x = self.setup, self.problem, found.x
         space = setup.space
@@ -77,7 +146,7 @@ class Run:
             granularity=space.granularity,
             models=space.experts,
             groups=tuple(group.name for group in space.groups),
-            coefficients={name: space.view(x, name).tolist() for name in space.names},
+            coefficients=values_of(space, x),
             searches=tuple(spec.method for spec in setup.section.searches),
             start=start.value,
             objective=there.value,
@@ -92,6 +161,8 @@ class Run:
             feasible=found.feasible,
             front=found.front,
             hypervolume=found.hypervolume,
+            reference=found.reference,
+            blame=None if blamed is None else blamed.as_json(),
         )
 
     def _heldout(self, x: torch.Tensor) -> Evaluation:

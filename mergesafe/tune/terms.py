@@ -7,8 +7,9 @@ skill.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from mergesafe.chat.records import Record
 from mergesafe.errors import DataError, TuningError
@@ -20,7 +21,12 @@ from mergesafe.tune.section import Term as Wanted
 from mergesafe.tune.space import CoefficientSpace
 from mergesafe.tune.splits import Split
 
-_SIDES: tuple[tuple[Role, ...], ...] = (("safety",), ("domain", "harmless"))
+SAFETY: Final = "safety"
+SKILL: Final = "skill"
+_SIDES: Final[Mapping[str, tuple[Role, ...]]] = {
+    SAFETY: ("safety",),
+    SKILL: ("domain", "harmless"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,15 +40,6 @@ class Terms:
     def objective(self, merged: MergedModel, batch: int | None, seed: int) -> Objective:
         """On ``batch`` examples of each term a step, or on all of them."""
         return Objective(merged, self.terms, batch=batch, l1=self.l1, l2=self.l2, seed=seed)
-
-    def weighted(self, safety: float, skill: float, splits: Sequence[Split]) -> Terms:
-        """With the safety sets' cross-entropy times ``safety`` and the others' times ``skill``."""
-        safe = {split.name for split in splits if split.about.role == "safety"}
-        scaled = tuple(
-            replace(term, weight=term.weight * (safety if term.name in safe else skill))
-            for term in self.terms
-        )
-        return replace(self, terms=scaled)
 
 
 def make_terms(
@@ -74,19 +71,35 @@ def records_of(split: Split, heldout: bool, *, answered: bool = True) -> tuple[R
 def _cross_entropy(
     wanted: Wanted, section: TuneSection, splits: Sequence[Split], heldout: bool
 ) -> list[objectives.Term]:
-    terms = []
-    for roles, factor in zip(_SIDES, (1.0, section.alpha), strict=True):
+    sides = make_sides(splits, heldout=heldout)
+    factors = {SAFETY: wanted.weight, SKILL: wanted.weight * section.alpha}
+    return [
+        replace(term, weight=term.weight * factors[side])
+        for side, found in sides.items()
+        for term in found
+        if factors[side]
+    ]
+
+
+def make_sides(
+    splits: Sequence[Split], *, heldout: bool = False
+) -> dict[str, tuple[objectives.Term, ...]]:
+    """L_safety and L_domain, each as terms whose weights sum to 1; those without data are empty."""
+    sides: dict[str, tuple[objectives.Term, ...]] = {}
+    for side, roles in _SIDES.items():
         used = [
             (split, records)
             for split in splits
-            if split.about.role in roles and (records := records_of(split, heldout))
+            if split.about.role in roles
+            and split.about.weight
+            and (records := records_of(split, heldout))
         ]
         total = sum(split.about.weight for split, _ in used)
-        for split, records in used:
-            if total and split.about.weight:
-                weight = wanted.weight * factor * split.about.weight / total
-                terms.append(objectives.Term(split.name, records, "cross_entropy", weight))
-    return terms
+        sides[side] = tuple(
+            objectives.Term(split.name, records, "cross_entropy", split.about.weight / total)
+            for split, records in used
+        )
+    return sides
 
 
 def _others(

@@ -52,16 +52,14 @@ class Trajectory:
         """Whether the next answer comes from the file."""
         return bool(self._before)
 
-    def evaluation(
-        self, x: torch.Tensor, what: str, compute: Callable[[], Evaluation]
-    ) -> Evaluation:
-        """The answer to ``what`` about ``x``: recorded, or computed and recorded.
+    def evaluation(self, key: str, compute: Callable[[], Evaluation]) -> Evaluation:
+        """The answer to the :func:`question` ``key``: recorded, or computed and recorded.
 
         Raises:
             LossError: the loss is not finite, which is recorded too.
             OutputError: the file holds the answer to another question.
         """
-        answer = self.answer(_key(x, what), lambda: _outcome(compute))
+        answer = self.answer(key, lambda: _outcome(compute))
         self.evaluations += 1
         if "error" in answer:
             raise LossError(answer["error"])
@@ -150,7 +148,8 @@ class Trajectory:
         )
 
 
-def _key(x: torch.Tensor, what: str) -> str:
+def question(x: torch.Tensor, what: str) -> str:
+    """What is asked about the coefficients ``x``, as a key."""
     content = x.detach().to(torch.float64).cpu().numpy().tobytes()
     return f"{what} {hashlib.sha256(content).hexdigest()[:32]}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 import torch
@@ -17,19 +18,27 @@ class MergedWeight:
     ``combination`` is None for a tensor that no coefficient changes: its value is the first
     input's. ``row``: the coefficients, with a graph while gradients are recorded. ``kept``: the
     merged tensor, where it was made to stay. ``choice``: take this input in place of the merge.
+    ``inputs`` are set before any use; ``used`` is called with the name of what is made in forward.
     """
 
+    inputs: Inputs
+
     def __init__(
-        self,
-        task: TensorTask,
-        combination: Combination | None,
-        inputs: Inputs,
-        dtype: torch.dtype,
+        self, task: TensorTask, combination: Combination | None, dtype: torch.dtype
     ) -> None:
-        self.task, self.combination, self.inputs, self.dtype = task, combination, inputs, dtype
+        self.task, self.combination, self.dtype = task, combination, dtype
         self.row: torch.Tensor | None = None
         self.kept: torch.Tensor | None = None
         self.choice: int | None = None
+        self.used: Callable[[str], None] = lambda name: None
+
+    def use(
+        self, dtype: torch.dtype | None = None, chosen: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """:meth:`make` in a forward pass."""
+        if self.kept is None:
+            self.used(self.task.name)
+        return self.make(dtype, chosen)
 
     def make(
         self, dtype: torch.dtype | None = None, chosen: torch.Tensor | None = None

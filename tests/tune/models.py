@@ -12,51 +12,18 @@ import torch
 from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.recipe.load import load_recipe
 
-WORDS = [
-    "how",
-    "do",
-    "i",
-    "sort",
-    "pick",
-    "a",
-    "lock",
-    "add",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "no",
-    "sorry",
-    "i",
-    "cannot",
-    "help",
-    "sure",
-    "here",
-    "is",
-    "the",
-    "answer",
-    "yes",
-    "bake",
-    "bread",
-    "open",
-    "door",
-    "close",
-    "window",
-    "today",
-    "please",
-    "thanks",
-]
+#: The vocabulary of the tests' conversations.
+TEXT = (
+    "how do i sort pick a lock add two three four five six seven eight nine no sorry cannot help "
+    "sure here is the answer yes bake bread open door close window today please thanks"
+)
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>")
 TEMPLATE = (
     "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' ' }}"
     "{% if m['role'] == 'assistant' %}{{ '</s>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
 )
-CONFIG: dict[str, Any] = {"hidden_size": 16, "vocab_size": 50, "pad_token_id": 0}
+CONFIG = {"pad_token_id": 0, "max_position_embeddings": 256}
 
 
 def add_tokenizer(folder: Path) -> None:
@@ -64,7 +31,7 @@ def add_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = list(dict.fromkeys((*SPECIAL, *WORDS)))
+    words = list(dict.fromkeys((*SPECIAL, *TEXT.split())))
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(list(SPECIAL))
@@ -76,17 +43,26 @@ def add_tokenizer(folder: Path) -> None:
 
 
 def make_models(
-    folder: Path, *, tied: bool = False, experts: int = 3, dtype: torch.dtype = torch.float32
+    folder: Path,
+    *,
+    tied: bool = False,
+    experts: int = 3,
+    dtype: torch.dtype = torch.float32,
+    vocab: int = 50,
 ) -> list[Path]:
     """The base's folder, then the experts'; every tensor of every model differs."""
     made = []
     for seed in range(experts + 1):
-        tensors = tiny.llama(seed, tied=tied, dtype=dtype)
+        tensors = tiny.llama(seed, tied=tied, dtype=dtype, vocab=vocab)
         if seed:
-            base = tiny.llama(0, tied=tied, dtype=dtype)
+            base = tiny.llama(0, tied=tied, dtype=dtype, vocab=vocab)
             tensors = {n: base[n] + (0.5 * (t - base[n])).to(dtype) for n, t in tensors.items()}
         name = f"expert{seed}" if seed else "base"
-        made.append(tiny.save(folder / name, tensors, {"tie_word_embeddings": tied}))
+        made.append(
+            tiny.save(
+                folder / name, tensors, {**CONFIG, "tie_word_embeddings": tied, "vocab_size": vocab}
+            )
+        )
     add_tokenizer(made[0])
     return made
 
