@@ -14,11 +14,26 @@ from mergesafe.version import __version__
 if TYPE_CHECKING:
     from mergesafe import methods, ops
     from mergesafe.engine.api import merge, plan, verify
+    from mergesafe.safety.evaluation.api import evaluate
+    from mergesafe.safety.gate.api import gate
     from mergesafe.tune.api import tune
 
-__all__ = ["MergesafeError", "__version__", "merge", "methods", "ops", "plan", "tune", "verify"]
+__all__ = [
+    "MergesafeError",
+    "__version__",
+    "evaluate",
+    "gate",
+    "merge",
+    "methods",
+    "ops",
+    "plan",
+    "tune",
+    "verify",
+]
 
 _LAZY = {
+    "evaluate": ("mergesafe.safety.evaluation.api", "evaluate"),
+    "gate": ("mergesafe.safety.gate.api", "gate"),
     "merge": ("mergesafe.engine.api", "merge"),
     "plan": ("mergesafe.engine.api", "plan"),
     "verify": ("mergesafe.engine.api", "verify"),
