@@ -7,8 +7,6 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import typer
-
 from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.errors import RequirementError
 
@@ -40,7 +38,12 @@ def run(
         for line in summary(result):
             print(printable(line))
     if not result.feasible:
-        raise typer.Exit(RequirementError.exit_status)
+        broken = [each.text for each in result.constraints if not each.met]
+        raise RequirementError(
+            f"no coefficients were found that keep {', '.join(broken)} on held-out questions; "
+            f"{out} holds the nearest. Relax a constraint, add data, or allow more steps or a "
+            "finer granularity"
+        )
 
 
 def show(moment: Moment) -> None:
@@ -66,6 +69,13 @@ def summary(result: TuneResult) -> list[str]:
         f"  optimised on  {_listed(result.terms)}",
         f"  held out      {_listed(result.heldout)}",
     ]
+    for each in result.constraints:
+        verdict = "met" if each.met else "NOT MET"
+        sure = "" if each.shown or not each.met else ", not shown with 95 % confidence"
+        lines.append(
+            f"  {each.text}: {verdict}, {each.value:.3f} [{each.low:.3f}, {each.high:.3f}] on "
+            f"{each.n} held-out questions, bound {each.bound:.3f}{sure}"
+        )
     if result.front is not None:
         lines += front_lines(result)
     if result.blame is not None:

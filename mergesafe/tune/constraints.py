@@ -1,4 +1,8 @@
-"""Constraints on the tuned model: how a recipe writes them, and whether they are met."""
+"""Constraints on the tuned model, in the grammar of requirements (:mod:`mergesafe.safety.gate`).
+
+``METRIC >= BOUND`` or ``METRIC <= BOUND``, where a bound may be a multiple of what ``expert``, the
+best of the merged models in that metric, or ``base`` reaches: ``domain.maths >= 0.95*expert``.
+"""
 
 from __future__ import annotations
 
@@ -6,64 +10,55 @@ import re
 from collections.abc import Sequence
 from typing import Final, Literal, cast
 
-from mergesafe.errors import did_you_mean
-from mergesafe.recipe.nodes import NUMBER, Node, Reporter, shown, string
+from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.recipe.nodes import Node, Reporter, shown, string
+from mergesafe.safety.evaluation.measure import OVER_REFUSAL, REFUSAL, SAFE
+from mergesafe.safety.gate.requirement import Requirement, parse_requirement
 from mergesafe.tune.section import Constraint, DataSet, Role
 
-_FORM: Final = re.compile(r"\s*(?P<metric>[^\s<>=]+)\s*(?P<sign>>=|<=)\s*(?P<bound>\S.*?)\s*")
-_BOUND: Final = re.compile(
-    rf"(?:(?P<factor>{NUMBER.pattern})\s*(?:\*\s*(?P<of>\w+))?|(?P<alone>[A-Za-z]\w*))", re.ASCII
-)
-_REFERENCES: Final = ("expert", "base")
 #: Rates of answers, and the role of the set that each is measured on.
-RATES: Final[dict[str, Role]] = {
-    "safe_rate": "safety",
-    "refusal_rate": "safety",
-    "over_refusal": "harmless",
-}
-_EXPECTED: Final = "expected METRIC >= BOUND or METRIC <= BOUND, such as safe_rate >= 0.95"
+RATES: Final[dict[str, Role]] = {SAFE: "safety", REFUSAL: "safety", OVER_REFUSAL: "harmless"}
+_REFERENCE: Final = re.compile(r"\b(?:expert|base)\b")
 
 
 def read_constraint(node: Node, data: Sequence[DataSet], report: Reporter) -> Constraint:
     """One constraint; its metric must be measurable on one of the sets ``data``, if any."""
     text = string(node, "a constraint", report)
-    form = _FORM.fullmatch(text)
-    if form is None:
-        raise report.error(f"the constraint {shown(text)} cannot be read; {_EXPECTED}", node.line)
-    metric = form["metric"]
+    metric, _, bound = text.partition("=")
+    names = sorted(set(_REFERENCE.findall(bound)))
+    if len(names) > 1:
+        raise report.error(
+            f"the constraint {shown(text)} compares with 'expert' and with 'base'; write two",
+            node.line,
+        )
+    requirement = _requirement(metric + "=" + _REFERENCE.sub("P", bound), text, node, report)
     if data:
-        _check_metric(metric, text, data, node, report)
-    bound = _BOUND.fullmatch(form["bound"])
-    if bound is None:
+        _check_metric(requirement, text, data, node, report)
+    _check_direction(requirement, text, node, report)
+    of = cast("Literal['expert', 'base'] | None", names[0] if names else None)
+    return Constraint(text, requirement, of, node.line)
+
+
+def _requirement(written: str, text: str, node: Node, report: Reporter) -> Requirement:
+    try:
+        requirement = parse_requirement(written)
+    except ArgumentError as error:
+        reason = str(error).partition(": ")[2]
+        note = "; for P write 'expert' or 'base'" if "P" in reason else ""
+        raise report.error(f"the constraint {shown(text)}: {reason}{note}", node.line) from None
+    if re.search(r"\bP\b", text):
         raise report.error(
-            f"the constraint {shown(text)} has the bound {shown(form['bound'])}; expected a "
-            "number, or a number times 'expert' or 'base', such as 0.95*expert",
+            f"the constraint {shown(text)}: there is no P here; write 'expert' for the best of the "
+            "merged models, or 'base'",
             node.line,
         )
-    of = bound["of"] or bound["alone"]
-    if of is not None and of not in _REFERENCES:
-        raise report.error(
-            f"the constraint {shown(text)} compares with {shown(of)}, which is unknown"
-            f"{did_you_mean(of, _REFERENCES)}",
-            node.line,
-        )
-    factor = float(bound["factor"] or 1.0)
-    constraint = Constraint(
-        text, metric, form["sign"] == ">=", factor, cast("Literal['expert', 'base'] | None", of),
-        node.line,
-    )  # fmt: skip
-    if of is None and not constraint.is_nll and not 0 <= factor <= 1:
-        raise report.error(
-            f"the constraint {shown(text)} can never bind or be met: {metric} is a share, so its "
-            "bound lies in [0, 1]",
-            node.line,
-        )
-    return constraint
+    return requirement
 
 
 def _check_metric(
-    metric: str, text: str, data: Sequence[DataSet], node: Node, report: Reporter
+    requirement: Requirement, text: str, data: Sequence[DataSet], node: Node, report: Reporter
 ) -> None:
+    metric = requirement.metric
     domains = [each.name for each in data if each.role == "domain"]
     known = [*RATES, *(f"domain.{name}{end}" for name in domains for end in ("", ".nll"))]
     if metric not in known:
@@ -77,5 +72,16 @@ def _check_metric(
         raise report.error(
             f"the constraint {shown(text)} needs a data set with 'role: {role}' to measure "
             f"{metric} on; add one under 'data'",
+            node.line,
+        )
+
+
+def _check_direction(requirement: Requirement, text: str, node: Node, report: Reporter) -> None:
+    """More is better, but for losses and over-refusal; a bound on the good side is a mistake."""
+    above = requirement.is_rate and requirement.metric != OVER_REFUSAL
+    if requirement.above != above:
+        raise report.error(
+            f"the constraint {shown(text)} keeps {requirement.metric} from getting better; write "
+            f"{requirement.metric} {'>=' if above else '<='} BOUND",
             node.line,
         )

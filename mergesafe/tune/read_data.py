@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Final, cast
 
-from mergesafe.errors import did_you_mean
+from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.recipe.fields import Fields
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import ListNode, MapNode, Node, Reporter, describe, shown
+from mergesafe.safety.evaluation.sets import check_name
 from mergesafe.tune.section import ROLES, DataSet, Role
 
 KEYS: Final = ("path", "role", "name", "weight", "heldout", "expert")
@@ -56,8 +57,17 @@ def _data_set(node: Node, recipe: Recipe, report: Reporter) -> DataSet:
         fields.missing("path", "a file of JSON lines")
     if not fields.has("role"):
         fields.missing("role", f"one of {', '.join(ROLES)}")
+    name = fields.text("name") or PurePath(path or "data").stem
+    try:
+        check_name(name)
+    except ArgumentError:
+        raise report.error(
+            f"a data set is called {shown(name)}, which a constraint cannot name; give it a "
+            "'name' of letters, digits, '_' and '-'",
+            fields.line("name"),
+        ) from None
     return DataSet(
-        name=fields.text("name") or PurePath(path or "data").stem,
+        name=name,
         path=path or "",
         role=cast(Role, fields.choice("role", ROLES, "domain")),
         weight=fields.number("weight", 1.0, 0.0),

@@ -221,6 +221,13 @@ class _SectionReader:
             return ()
         listed = self.report.attempt(one_or_more, node, "'constraints'", self.report) or ()
         read = [self.report.attempt(read_constraint, each, data, self.report) for each in listed]
+        for each in read:
+            if each is not None and each.of == "base" and self.recipe.base_model is None:
+                self.report.record(
+                    f"the constraint {shown(each.text)} compares with the base, and the recipe has "
+                    "no 'base_model'",
+                    each.line,
+                )
         return tuple(each for each in read if each is not None)
 
     def _front(self) -> int | None:

@@ -23,7 +23,11 @@ class FrontPoint:
 
 @dataclass(frozen=True)
 class Checked:
-    """A constraint with its measured value and whether it holds."""
+    """A constraint on held-out questions: its metric with its 95 % interval, and what it means.
+
+    ``met``: the value keeps the bound. ``shown``: so does the whole confidence interval of their
+    difference, which is what ``mergesafe gate`` asks for.
+    """
 
     text: str
     metric: str
@@ -31,7 +35,9 @@ class Checked:
     value: float
     low: float
     high: float
+    n: int
     met: bool
+    shown: bool
 
 
 @dataclass(frozen=True)

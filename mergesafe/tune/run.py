@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -9,17 +10,21 @@ from typing import Final
 import torch
 
 from mergesafe.errors import TuningError
+from mergesafe.safety.judges.registry import make_judge
 from mergesafe.tune.blame import Blame, blame
+from mergesafe.tune.constrained import Losses, solve
+from mergesafe.tune.deciding import Decider
 from mergesafe.tune.front import Sides, find_front
+from mergesafe.tune.measure import Measurer
 from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Evaluation
+from mergesafe.tune.objectives import Evaluation, Term
 from mergesafe.tune.pareto import hypervolume, nondominated
 from mergesafe.tune.problem import Problem, Progress, Recorded
 from mergesafe.tune.result import Checked, FrontPoint, TuneResult
 from mergesafe.tune.search import run_searches
 from mergesafe.tune.setup import Setup
 from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.terms import SAFETY, Terms, make_sides, make_terms
+from mergesafe.tune.terms import SAFETY, Terms, make_sides, make_terms, records_of
 from mergesafe.tune.trajectory import Trajectory
 from mergesafe.tune.tuned import rounded
 
@@ -79,8 +84,51 @@ class Run:
         setup = self.setup
         if setup.section.front_points is not None:
             return self._front(setup.section.front_points)
+        if setup.section.constraints:
+            return self._constrained()
         x = run_searches(self.problem, setup.start, setup.section.searches)
         return Found(rounded(setup.space, x))
+
+    def _constrained(self) -> Found:
+        """The best merge that keeps the constraints, verified on held-out questions."""
+        setup = self.setup
+        decider = self._decider()
+        levels = decider.levels()
+        found = solve(
+            self.problem, setup.start, setup.section.searches,
+            self._losses([name for level in levels.values() for name in level.shares]), levels,
+            lambda x: decider.decisions(x, "train"),
+        )  # fmt: skip
+        x = rounded(setup.space, found.x)
+        return Found(x, constraints=decider.verified(x))
+
+    def _decider(self) -> Decider:
+        setup, section = self.setup, self.setup.section
+        measurer = Measurer(
+            setup.splits, section.constraints, make_judge(section.judge), self.trajectory,
+            setup.recipe.folder, str(self.merged.device),
+        )  # fmt: skip
+        return Decider(setup.recipe, section.constraints, setup.splits, measurer, self.merged)
+
+    def _losses(self, constrained: Sequence[str]) -> Losses:
+        """The objective in parts, so that each can be bounded: a part for each set's answers."""
+        section = self.setup.section
+        weights = {t.name: t.weight for t in self.train.terms if t.kind == "cross_entropy"}
+        parts = {
+            split.name: Terms((Term(split.name, records_of(split, heldout=False)),))
+            for split in self.setup.splits
+            if split.name in weights or split.name in constrained
+        }
+        rest = replace(
+            self.train, terms=tuple(t for t in self.train.terms if t.kind != "cross_entropy")
+        )
+        if rest.terms:
+            parts["other terms"], weights["other terms"] = rest, 1.0
+        return Losses(
+            {name: self.recorded(name, terms, section.batch) for name, terms in parts.items()},
+            {name: self.recorded(f"all {name}", terms, None) for name, terms in parts.items()},
+            weights,
+        )
 
     def _front(self, count: int) -> Found:
         """The front, and of its points the one with the lowest objective of the section."""

@@ -18,10 +18,14 @@ from mergesafe.tune.objectives import Evaluation
 
 @dataclass(frozen=True)
 class Bound:
-    """``loss <= most`` for the part called ``part``: c = loss - most."""
+    """``sum_i share_i L_i <= most`` over the parts named in ``shares``."""
 
-    part: str
+    shares: Mapping[str, float]
     most: float
+
+    def excess(self, losses: Mapping[str, float]) -> float:
+        """c = sum_i share_i L_i - most; positive where the bound is broken."""
+        return sum(share * losses[name] for name, share in self.shares.items()) - self.most
 
 
 @dataclass
@@ -46,20 +50,22 @@ class Lagrangian:
     def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
         """Value, the parts' losses as terms, and the gradient."""
         found = {n: part.evaluate(x, grad=grad, step=step) for n, part in self.parts.items()}
-        value = sum(weight * found[name].value for name, weight in self.weights.items())
+        losses = {name: each.value for name, each in found.items()}
+        value = sum(weight * losses[name] for name, weight in self.weights.items())
         slopes = dict(self.weights)
         for name, bound in self.bounds.items():
             multiplier = self.multipliers[name]
-            force = max(0.0, multiplier + self.penalty * (found[bound.part].value - bound.most))
+            force = max(0.0, multiplier + self.penalty * bound.excess(losses))
             value += (force * force - multiplier * multiplier) / (2 * self.penalty)
-            slopes[bound.part] = slopes.get(bound.part, 0.0) + force
+            for part, share in bound.shares.items():
+                slopes[part] = slopes.get(part, 0.0) + force * share
         return _combined(found, value, slopes, grad)
 
     def update(self, losses: Mapping[str, float]) -> None:
         """``m_j <- max(0, m_j + r c_j)`` with the parts' losses on all examples."""
         for name, bound in self.bounds.items():
-            shortfall = losses[bound.part] - bound.most
-            self.multipliers[name] = max(0.0, self.multipliers[name] + self.penalty * shortfall)
+            moved = self.multipliers[name] + self.penalty * bound.excess(losses)
+            self.multipliers[name] = max(0.0, moved)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, cast
 
 from mergesafe.recipe.model import ModelRef
+from mergesafe.safety.gate.requirement import Requirement
 
 #: What a data set is for: refusals of unsafe questions, a skill, pairs of a better and a worse
 #: answer, prompts without answers, harmless questions that must not be refused.
@@ -80,27 +81,25 @@ class SearchSpec:
 
 @dataclass(frozen=True)
 class Constraint:
-    """``metric >= bound`` or ``metric <= bound``; the bound is ``factor`` or ``factor * of``.
+    """A requirement on the tuned model; ``of``: whose figure stands for its P, where it has one.
 
-    ``of``: ``expert``, the best of the recipe's models in that metric, or ``base``.
+    ``expert`` is the best of the merged models in that metric, or the one that the set names.
     """
 
     text: str
-    metric: str
-    at_least: bool
-    factor: float
+    requirement: Requirement
     of: Literal["expert", "base"] | None = None
     line: int | None = field(default=None, compare=False)
+
+    @property
+    def metric(self) -> str:
+        return self.requirement.metric
 
     @property
     def data_set(self) -> str | None:
         """The set that a ``domain.`` metric is about."""
         prefix, _, rest = self.metric.partition(".")
         return rest.removesuffix(".nll") if prefix == "domain" else None
-
-    @property
-    def is_nll(self) -> bool:
-        return self.metric.startswith("domain.") and self.metric.endswith(".nll")
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,22 @@ from typing import Any
 
 import torch
 
-THINGS = "lock door window car safe bike phone house gate boat shop bank".split()
-VERBS = "break steal burn smash cut crash".split()
-TIMES = "now today soon tonight".split()
+THINGS = [
+    "lock",
+    "door",
+    "window",
+    "car",
+    "safe",
+    "bike",
+    "phone",
+    "house",
+    "gate",
+    "boat",
+    "shop",
+    "bank",
+]
+VERBS = ["break", "steal", "burn", "smash", "cut", "crash"]
+TIMES = ["now", "today", "soon", "tonight"]
 REFUSAL = "sorry i cannot help with that"
 COMPLIANCE = "sure here is how [REDACTED]"
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>")
