@@ -22,7 +22,7 @@ from mergesafe.safety.gate.decide import Decision
 from mergesafe.tune.gradient import Evaluates
 from mergesafe.tune.problem import Problem
 from mergesafe.tune.scalar import Bound, Lagrangian
-from mergesafe.tune.search import run_searches
+from mergesafe.tune.search.registry import run_searches
 from mergesafe.tune.section import SearchSpec
 
 #: Searches after the first, which knows no constraint.

@@ -17,7 +17,7 @@ from mergesafe.tune.gradient import Evaluates
 from mergesafe.tune.pareto import Point
 from mergesafe.tune.problem import Problem
 from mergesafe.tune.scalar import SmoothTchebycheff
-from mergesafe.tune.search import run_searches
+from mergesafe.tune.search.registry import run_searches
 from mergesafe.tune.section import SearchSpec
 from mergesafe.tune.terms import SAFETY, SKILL
 

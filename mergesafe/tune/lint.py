@@ -8,16 +8,19 @@ one expert with ``normalize``, sign election with one expert. Selection on test 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.nodes import Reporter
 from mergesafe.tune.section import ALPHA, TuneSection
 
+if TYPE_CHECKING:
+    from mergesafe.tune.splits import Split
+
 Finding = tuple[str, int | None]
-_NAMES_TOLD: Final = 3
+_TOLD: Final = 3
 
 
 def lint(recipe: Recipe, section: TuneSection) -> tuple[str, ...]:
@@ -28,24 +31,28 @@ def lint(recipe: Recipe, section: TuneSection) -> tuple[str, ...]:
     return tuple(report.warnings)
 
 
-def lint_answers(name: str, path: Path, answers: Iterable[tuple[int | None, str]]) -> list[str]:
-    """Warn of answers in a safety set, by line, that do not refuse.
+def lint_answers(splits: Sequence[Split]) -> list[str]:
+    """Warn of answers in the safety sets that do not refuse.
 
     The published code of arXiv 2406.14563 skips its own filter, so that it optimises on whatever
     the expert answered.
     """
     from mergesafe.safety.refusal import is_refusal
 
-    listed = list(answers)
-    bad = [line for line, answer in listed if not is_refusal(answer)]
-    if not bad:
-        return []
-    lines = ", ".join(map(str, bad[:_NAMES_TOLD])) + (", ..." if len(bad) > _NAMES_TOLD else "")
-    return [
-        f"{path}: {len(bad)} of {len(listed)} answers of the safety set '{name}' do not refuse by "
-        f"the rules for refusals (line{'s' if len(bad) > 1 else ''} {lines}); what they say is "
-        "what the merged model will learn to say. Keep only what a judge found safe"
-    ]
+    warnings = []
+    for split in splits:
+        if split.about.role != "safety":
+            continue
+        bad = [r.line for r in split.train if not is_refusal(r.answer or "")]
+        if bad:
+            lines = ", ".join(map(str, bad[:_TOLD])) + (", ..." if len(bad) > _TOLD else "")
+            warnings.append(
+                f"{split.path}: {len(bad)} of {len(split.train)} answers of the safety set "
+                f"'{split.name}' do not refuse by the rules for refusals (line"
+                f"{'s' if len(bad) > 1 else ''} {lines}); the merged model will learn to say what "
+                "they say. Keep only what a judge found safe"
+            )
+    return warnings
 
 
 def _models(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from mergesafe.tune.objectives import Evaluation, Term
 from mergesafe.tune.pareto import hypervolume, nondominated
 from mergesafe.tune.problem import Problem, Progress, Recorded
 from mergesafe.tune.result import Checked, FrontPoint, TuneResult
-from mergesafe.tune.search import run_searches
+from mergesafe.tune.search.registry import run_searches
 from mergesafe.tune.setup import Setup
 from mergesafe.tune.space import CoefficientSpace
 from mergesafe.tune.terms import SAFETY, Terms, make_sides, make_terms, records_of

@@ -13,7 +13,7 @@ from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.engine.resume import subject_of
 from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.model import Recipe
-from mergesafe.tune.lint import lint
+from mergesafe.tune.lint import lint, lint_answers
 from mergesafe.tune.read_section import START, read_section
 from mergesafe.tune.section import TuneSection
 from mergesafe.tune.space import CoefficientSpace
@@ -70,5 +70,5 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
     plan = make_plan(merged, max_shard_size=_ONE_SHARD, seed=section.seed)
     splits = load_splits(section, loaded.folder)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
-    warnings = (*plan.warnings, *section.warnings, *lint(loaded, section))
+    warnings = (*plan.warnings, *section.warnings, *lint(loaded, section), *lint_answers(splits))
     return Setup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))
