@@ -19,6 +19,7 @@ from mergesafe.methods.definitions.slerp import Slerp, slerp_angle
 from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
 from mergesafe.methods.spec import MergeMethod, MergeTaskVectors
 from mergesafe.ops.backends.registry import get_backend
+from mergesafe.ops.numbers import TINY_DIVISOR
 from mergesafe.ops.statistics import combine, drive
 from mergesafe.tune.space import DIFFERENTIABLE, CoefficientSpace, filled
 
@@ -39,6 +40,11 @@ class Combination:
         self.task, self.method, self.space = task, method, space
         self._family: tuple[list[list[float]], MergeTaskVectors] | None = None
         self._angle: tuple[float | None] | None = None
+
+    @property
+    def first(self) -> int:
+        """Where the experts begin among the inputs."""
+        return 1 if self.method.base == "required" else 0
 
     def make(
         self,
@@ -69,6 +75,25 @@ class Combination:
         else:
             return _rows([self._by_numbers(inputs, values, dtype)], chosen)[0]
         return ops.weighted_sum(_rows(inputs, chosen), weights, out_dtype=dtype)
+
+    def linear_form(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(c_0, c): the merged tensor as ``c_0 W + sum_i c_i delta_i``, where it is one.
+
+        For task vectors ``c_0 = 1`` and ``c_i = lambda w_i / (normalize: sum w)``; for a linear sum
+        c are its weights and c_0 is their sum, since every input is ``W + delta_i``.
+        """
+        values = self.space.split(row)
+        if isinstance(self.method, Linear):
+            weights = self._linear(values["weight"])
+            return weights.sum(), weights
+        shared = self.task.settings.shared
+        column = [float(weight) for weight in self.task.settings.column("weight")]
+        weights = values.get("weight", row.new_tensor(column))
+        scale = values["lambda"][0] if "lambda" in values else float(shared["lambda"])
+        if shared["normalize"]:
+            total = weights.sum()
+            scale = scale / total if float(total.detach().abs()) >= TINY_DIVISOR else scale
+        return row.new_ones(()), scale * weights
 
     def _task_vectors(
         self,

@@ -41,22 +41,25 @@ class MergedLinear(nn.Module):
         out: Tensor
         if self.source.kept is not None:
             out = _multiply(x, self.source.kept, self.transposed)
+        elif self.source.low_rank is not None and self.source.row is not None:
+            product = _Linear.apply(x, None, self)  # type: ignore[no-untyped-call]
+            out = self.source.low_rank.linear(x, product, self.source.row)
         else:
             out = _Linear.apply(x, self.source.row, self)  # type: ignore[no-untyped-call]
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
 
 class MergedEmbedding(nn.Module):
-    """Rows of a merged table, in float32."""
+    """Rows of a merged table times ``scale``, in float32."""
 
-    def __init__(self, weight: MergedWeight) -> None:
+    def __init__(self, weight: MergedWeight, scale: float | Tensor = 1.0) -> None:
         super().__init__()
-        self.source = weight
+        self.source, self.scale = weight, scale
 
     def forward(self, ids: Tensor) -> Tensor:
         out: Tensor
         out = _Embedding.apply(ids, self.source.row, self.source)  # type: ignore[no-untyped-call]
-        return out
+        return out if isinstance(self.scale, float) and self.scale == 1.0 else out * self.scale
 
 
 class _Linear(torch.autograd.Function):
@@ -64,7 +67,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, row: Tensor | None, layer: MergedLinear) -> Tensor:
         ctx.save_for_backward(x, row)
         ctx.layer = layer
-        return _multiply(x, layer.source.use(), layer.transposed)
+        return _multiply(x, layer.source.use(row), layer.transposed)
 
     @staticmethod
     @once_differentiable
@@ -73,7 +76,7 @@ class _Linear(torch.autograd.Function):
         layer: MergedLinear = ctx.layer
         needs_x, needs_row, _ = ctx.needs_input_grad
         if not needs_row:
-            weight = layer.source.make()
+            weight = layer.source.make(row)
             return _multiply(gradient, weight, not layer.transposed), None, None
         of_x = None
         with layer.source.made_again(row) as made:
@@ -90,7 +93,7 @@ class _Embedding(torch.autograd.Function):
         chosen, places = torch.unique(ids, return_inverse=True)
         ctx.save_for_backward(chosen, places, row)
         ctx.weight = weight
-        return weight.use(torch.float32, chosen)[places]
+        return weight.use(row, torch.float32, chosen)[places]
 
     @staticmethod
     @once_differentiable

@@ -20,6 +20,7 @@ from mergesafe.tune.batch import Batch
 from mergesafe.tune.combine import Combination, check_differentiable
 from mergesafe.tune.inputs import Inputs, Resident, resident_bytes
 from mergesafe.tune.layers import MergedLinear
+from mergesafe.tune.low_rank import LowRank, is_low_rank
 from mergesafe.tune.skeleton import make_skeleton
 from mergesafe.tune.space import CoefficientSpace
 from mergesafe.tune.streamed import Streamed
@@ -56,7 +57,7 @@ class MergedModel:
         tasks = [task for task in plan.tasks if not task.copied]
         self._weights = {task.name: self._weight(task) for task in tasks}
         self.module, self._small = make_skeleton(plan, self._weights, self.device)
-        self._inputs = self._open_inputs(tasks, memory)
+        self._inputs = self._open_inputs([w.task for w in self._weights.values()], memory)
         for weight in self._weights.values():
             weight.inputs, weight.used = self._inputs, self._trace
         self._tuned = [name for name, weight in self._weights.items() if weight.combination]
@@ -169,7 +170,7 @@ class MergedModel:
                 self.module.get_parameter(name).copy_(value)
             try:
                 for weight in self._weights.values():
-                    weight.kept = weight.make()
+                    weight.kept = weight.make(weight.row)
                 yield MergedChat(self, x.detach().clone())
             finally:
                 for weight in self._weights.values():
@@ -178,9 +179,8 @@ class MergedModel:
     @contextmanager
     def expert(self, index: int) -> Iterator[None]:
         """The model is one input of the merge, by its number among ``space.experts``."""
-        first = 1 if self.plan.method.base == "required" else 0
         for weight in self._weights.values():
-            weight.choice = first + index
+            weight.choice = index
         try:
             self._made = {name: weight.differentiable() for name, weight in self._small.items()}
             with torch.no_grad():
@@ -192,8 +192,11 @@ class MergedModel:
 
     def _weight(self, task: TensorTask) -> MergedWeight:
         tuned = self.space.group_of(task.name) is not None
-        how = Combination(task, self.plan.method, self.space) if tuned else None
-        return MergedWeight(task, how, self.dtype)
+        if not tuned:
+            return MergedWeight(task, None, self.dtype)
+        how = Combination(task, self.plan.method, self.space)
+        factors = LowRank(how, self.dtype, self.device) if is_low_rank(how) else None
+        return MergedWeight(task, how, self.dtype, factors)
 
     def _open_inputs(self, tasks: list[TensorTask], memory: str | int | None) -> Inputs:
         total = sum(map(resident_bytes, tasks))

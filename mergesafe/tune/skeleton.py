@@ -106,4 +106,6 @@ def _merged_layer(module: nn.Module, weight: MergedWeight | None) -> nn.Module |
         return MergedLinear(weight, module.bias, transposed=True)
     if type(module) is nn.Embedding:
         return MergedEmbedding(weight)
+    if isinstance(module, nn.Embedding) and hasattr(module, "embed_scale"):  # of Gemma
+        return MergedEmbedding(weight, module.embed_scale)
     return None

@@ -37,7 +37,9 @@ class DenseModel:
         """Mean over rows of the mean over tokens from ``start`` on; rows are of equal length."""
         weights = self.weights(x)
         if self.model.config.tie_word_embeddings:
-            weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+            embedding = self.model.get_input_embeddings().weight
+            name = next(n for n, p in self.model.named_parameters() if p is embedding)
+            weights["lm_head.weight"] = weights[name]
         logits = functional_call(self.model, weights, kwargs={"input_ids": ids}).logits
         return torch.nn.functional.cross_entropy(
             logits[:, start - 1 : -1].flatten(0, 1), ids[:, start:].flatten()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def batch_of(rows: int = 3, width: int = 12) -> tuple[Batch, torch.Tensor]:
     return batch, ids
 
 
-def check(models: list[Path], method: str, granularity: str, **keys: Any) -> None:
+def check(models: Sequence[Path | str], method: str, granularity: str, **keys: Any) -> None:
     each = {"weight": 0.4, **METHODS[method]}
     if method == "slerp":
         keys = {"parameters": {"t": 0.3}, **keys}
@@ -71,3 +72,14 @@ def test_the_gradient_is_that_of_dense_autograd(
 @pytest.mark.parametrize("method", METHODS)
 def test_tied_embeddings_get_the_gradient_of_both_uses(tied: list[Path], method: str) -> None:
     check(tied, method, "tensor")
+
+
+@pytest.mark.parametrize("granularity", ["layer", "tensor"])
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "dare_linear"])
+def test_lora_experts_merged_by_their_factors_or_as_dense_weights(
+    untied: list[Path], tmp_path: Path, method: str, granularity: str
+) -> None:
+    base = tiny.read(untied[0])
+    adapters = [tiny.save_adapter(tmp_path / f"adapter{i}", base, i) for i in range(3)]
+    models = [untied[0], *(f"{untied[0]}+{adapter}" for adapter in adapters)]
+    check(models, method, granularity)
