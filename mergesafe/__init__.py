@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mergesafe.safety.judges.registry import make_judge
     from mergesafe.safety.similarity.api import similarity
     from mergesafe.safety.vet.api import vet
+    from mergesafe.tune.api import tune
 
 __all__ = [
     "MergesafeError",
@@ -37,6 +38,7 @@ __all__ = [
     "report",
     "similarity",
     "train_inspector",
+    "tune",
     "verify",
     "vet",
 ]
@@ -54,6 +56,7 @@ _LAZY = {
     "report": ("mergesafe.report", None),
     "similarity": ("mergesafe.safety.similarity.api", "similarity"),
     "train_inspector": ("mergesafe.safety.inspector.train", "train_inspector"),
+    "tune": ("mergesafe.tune.api", "tune"),
     "verify": ("mergesafe.engine.api", "verify"),
     "vet": ("mergesafe.safety.vet.api", "vet"),
 }

@@ -150,6 +150,57 @@ def plan(
     )
 
 
+@app.command(epilog="Example: mergesafe tune recipe.yml -o tuned.yml --explain")
+@guarded
+def tune(
+    recipe: RecipeArgument,
+    out: Annotated[
+        Path, typer.Option("-o", "--output", metavar="TUNED", help="File of the tuned recipe.")
+    ],
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the multiplications: auto, float32 or bfloat16.")
+    ] = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Bytes for task vectors; what does not fit is read each time."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="In place of the recipe's.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace TUNED if it exists.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished run of the same recipe.")
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show which model and layer the safety loss is due to."),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the run as JSON for mergesafe report."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find the coefficients of RECIPE that keep skill and safety, as its section 'tune' says.
+
+    TUNED is a plain recipe with the numbers filled in: merge it with mergesafe or mergekit. Exit
+    status 3 when a constraint cannot be met; TUNED is then the nearest that was found.
+    """
+    from mergesafe.cli.tune import run
+
+    run(
+        recipe, out, report, device=device, dtype=dtype, memory=memory, seed=seed,
+        overwrite=overwrite, resume=resume, explain=explain, json=json, quiet=quiet,
+    )  # fmt: skip
+
+
 @app.command(epilog="Example: mergesafe verify merged/")
 @guarded
 def verify(

@@ -32,6 +32,7 @@ from mergesafe.methods.spec import (
     TensorContext,
 )
 from mergesafe.recipe.model import Recipe
+from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.resolve import filters_of, settings_for
 from mergesafe.version import __version__
 
@@ -136,6 +137,7 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
     tokenizer = _tokenizer_model(recipe, reference, models)
     warnings = [
         *recipe.warnings,
+        *_tuning_warning(recipe),
         *lost,
         *_method_warnings(recipe, tasks),
         *_filter_warnings(recipe, names),
@@ -243,6 +245,19 @@ def statistic_name(statistic: Statistic) -> str:
     if isinstance(statistic, KthMagnitude):
         return "k-th magnitude"
     return "Gram matrix" if isinstance(statistic, Gram) else "norms"
+
+
+def _tuning_warning(recipe: Recipe) -> list[str]:
+    """A merge takes the numbers as written, which may not be what the author of 'tune' expects."""
+    if recipe.tune is None:
+        return []
+    report = Reporter(recipe.source)
+    report.warn(
+        "a merge makes no use of the section 'tune' and takes the parameters as they are written; "
+        "'mergesafe tune RECIPE -o TUNED' writes a recipe with tuned ones",
+        recipe.tune_line,
+    )
+    return report.warnings
 
 
 def _method_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:

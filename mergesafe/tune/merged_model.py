@@ -165,7 +165,7 @@ class MergedModel:
     @contextmanager
     def at(self, x: torch.Tensor) -> Iterator[MergedChat]:
         """The merged model at ``x``, for generating and scoring."""
-        with self.using(x.detach()), torch.no_grad():
+        with self.using(x.detach()), torch.no_grad(), self._autocast():
             for name, value in self._made.items():
                 self.module.get_parameter(name).copy_(value)
             try:

@@ -336,7 +336,7 @@ def other_version(merges: Merges) -> None:
     first, _, rest = path.read_text().partition("\n")
     subject = json.loads(first.split("\t")[0])
     subject["mergesafe_version"] = "0.0.9"
-    path.write_text(journal._line(subject) + rest)
+    path.write_text(journal.encode_line(subject) + rest)
 
 
 CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
