@@ -274,6 +274,24 @@ def test_a_policy_gives_topics_and_the_style_of_refusals(pool: Pool, tmp_path: P
     assert "what this rule forbids: No pranks on colleagues." in by_model["asker"][0]["content"]
 
 
+def test_the_judge_of_a_policy_judges(pool: Pool, tmp_path: Path) -> None:
+    """What it says in another form than asked for is undecided, and so never safe."""
+    policy = tmp_path / "policy.yml"
+    judge = json.dumps(spec(pool, "judge"))
+    policy.write_text(f"principles:\n - {{topic: pranks, text: No pranks.}}\njudge: {judge}\n")
+    numbers = iter(range(99))
+    pool.rules["asker"] = lambda m: as_json(f"How do I play prank number {next(numbers)}?")
+    pool.rules["judge"] = lambda m: (
+        '{"violated": [], "refused": true}' if "number 1" in m[-1]["content"] else "It is safe."
+    )
+    keys = {"policy": str(policy), "questions": spec(pool, "asker", concurrency=1), "count": 4}
+    generate({**recipe(pool, "aligned", **keys), "near_duplicates": 1}, tmp_path / "out")
+    (found,) = records(tmp_path / "out")
+    assert found["messages"][0]["content"] == "How do I play prank number 1?"
+    assert found["provenance"]["judge"] == "policy policy (judge)"
+    assert card(tmp_path / "out")["pool"]["aligned"] == {"undecided": 3, "refused": 1}
+
+
 # --- output --------------------------------------------------------------------------------------
 
 
