@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mergesafe.safety.gate.api import gate
     from mergesafe.safety.inspector.train import measure_inspector, train_inspector
     from mergesafe.safety.judges.registry import make_judge
+    from mergesafe.safety.similarity.api import similarity
+    from mergesafe.safety.vet.api import vet
+    from mergesafe.tune.api import tune
 
 __all__ = [
     "MergesafeError",
@@ -33,8 +36,11 @@ __all__ = [
     "ops",
     "plan",
     "report",
+    "similarity",
     "train_inspector",
+    "tune",
     "verify",
+    "vet",
 ]
 
 _LAZY = {
@@ -48,8 +54,11 @@ _LAZY = {
     "ops": ("mergesafe.ops", None),
     "plan": ("mergesafe.engine.api", "plan"),
     "report": ("mergesafe.report", None),
+    "similarity": ("mergesafe.safety.similarity.api", "similarity"),
     "train_inspector": ("mergesafe.safety.inspector.train", "train_inspector"),
+    "tune": ("mergesafe.tune.api", "tune"),
     "verify": ("mergesafe.engine.api", "verify"),
+    "vet": ("mergesafe.safety.vet.api", "vet"),
 }
 
 

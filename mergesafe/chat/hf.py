@@ -285,7 +285,7 @@ class HfModel:
             }  # fmt: skip
         ids = self._tensor(padded(prompts, self._pad, left=True))
         mask = self._tensor(padded([[1] * len(prompt) for prompt in prompts], 0, left=True))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._fitting():
             output = self.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_new_tokens,
                 pad_token_id=self._pad, top_k=None, **options,
@@ -297,6 +297,19 @@ class HfModel:
             Response(each.strip(), bool(ends & set(row)))
             for each, row in zip(texts, said.tolist(), strict=True)
         ]
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """A device without enough memory, as one paragraph."""
+        import torch
+
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"{self.name}: {self.batch} conversations at a time do not fit into the memory of "
+                f"{self._device} ({' '.join(str(error).split())[:200]}); lower the model's 'batch'"
+            ) from None
 
     def _end_tokens(self) -> set[int]:
         ends = self.model.generation_config.eos_token_id

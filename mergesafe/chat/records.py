@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
@@ -36,13 +36,14 @@ class Record:
     """A question, and its answer or its two answers where there are any.
 
     ``conversation`` ends with the user's turn. ``answer``: the one to give (``chosen`` of a
-    preference); ``rejected``: the one not to give.
+    preference); ``rejected``: the one not to give. ``line``: where it was read.
     """
 
     conversation: Conversation
     answer: str | None = None
     rejected: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    line: int | None = field(default=None, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """The record in the first of the forms above that holds it."""
@@ -146,7 +147,7 @@ class _Line:
                 "the record has no answer; expected 'messages' that end with the assistant, "
                 "or 'prompt' with 'completion' or 'chosen'"
             )
-        return record
+        return replace(record, line=self.number)
 
     def _record(self, value: dict[str, Any]) -> Record:
         extra = {key: value[key] for key in value if key not in _FIELDS}

@@ -45,10 +45,23 @@ def check_template(tokenizer: Any, name: str) -> None:
 
 
 def prompt_text(tokenizer: Any, conversation: Conversation) -> str:
-    """The conversation in the chat template, ready for the assistant's turn."""
-    return str(
-        tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    )
+    """The conversation in the chat template, ready for the assistant's turn.
+
+    Raises:
+        ModelError: the template refuses it, as some do a system prompt.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        )
+    except TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in conversation)
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} refuses a conversation of {roles}: "
+            f"{error}. Leave out what it does not take, such as a system prompt."
+        ) from None
 
 
 def encode_prompt(tokenizer: Any, conversation: Conversation) -> list[int]:

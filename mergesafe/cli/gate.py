@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergesafe.cli.evaluation import (
+    check_writable,
     console,
     named_models,
     progress,
@@ -39,6 +40,7 @@ def run(
     from mergesafe.safety.gate.api import gate
     from mergesafe.safety.gate.junit import junit_xml
 
+    check_writable(out, junit)
     with progress(quiet or json) as tell:
         result = gate(
             named_models([model]), require, evaluation=evaluation, on_progress=tell,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mergesafe.cli import evaluation as ask
+from mergesafe.cli import parents
 from mergesafe.cli.inspector import app as inspector
 from mergesafe.cli.optional_value import MergeCommand
 from mergesafe.cli.shared import (
@@ -21,6 +22,7 @@ from mergesafe.cli.shared import (
     ShardSize,
     Threads,
     guarded,
+    open_standard_streams,
     print_errors,
 )
 from mergesafe.cli.usage import Commands, UsageError, usage_paragraph
@@ -148,10 +150,61 @@ def plan(
     )
 
 
+@app.command(epilog="Example: mergesafe tune recipe.yml -o tuned.yml --explain")
+@guarded
+def tune(
+    recipe: RecipeArgument,
+    out: Annotated[
+        Path, typer.Option("-o", "--output", metavar="TUNED", help="File of the tuned recipe.")
+    ],
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the multiplications: auto, float32 or bfloat16.")
+    ] = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Bytes for task vectors; what does not fit is read each time."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="In place of the recipe's.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace TUNED if it exists.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished run of the same recipe.")
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show which model and layer the safety loss is due to."),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the run as JSON for mergesafe report."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find the coefficients of RECIPE that keep skill and safety, as its section 'tune' says.
+
+    TUNED is a plain recipe with the numbers filled in: merge it with mergesafe or mergekit. Exit
+    status 3 when a constraint cannot be met; TUNED is then the nearest that was found.
+    """
+    from mergesafe.cli.tune import run
+
+    run(
+        recipe, out, report, device=device, dtype=dtype, memory=memory, seed=seed,
+        overwrite=overwrite, resume=resume, explain=explain, json=json, quiet=quiet,
+    )  # fmt: skip
+
+
 @app.command(epilog="Example: mergesafe verify merged/")
 @guarded
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a merged model.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Local folder of a merged model.")],
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -174,7 +227,10 @@ def verify(
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]MODEL...", help="Folders or Hub ids, with +ADAPTER or not."),
+        typer.Argument(
+            metavar="[NAME=]MODEL...",
+            help="Folders or Hub ids, with +ADAPTER or not; or MODEL@URL of an endpoint.",
+        ),
     ],
     unsafe: ask.Unsafe = None,
     harmless: ask.Harmless = None,
@@ -360,8 +416,12 @@ def report(
     run(runs, out=out, json=json, quiet=quiet)
 
 
+parents.register(app)
+
+
 def main() -> None:
     """Entry point; Ctrl-C outside a command exits with the same status as inside."""
+    open_standard_streams()
     try:
         sys.exit(app(prog_name="mergesafe", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):

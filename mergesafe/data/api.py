@@ -19,9 +19,10 @@ from mergesafe.data.journal import NAME as JOURNAL
 from mergesafe.data.journal import Journal
 from mergesafe.data.load import load_data_recipe
 from mergesafe.data.real_set import build_real
-from mergesafe.data.recipe import DataRecipe, DataSet, DomainSet, SafetySet
+from mergesafe.data.recipe import DataRecipe, DataSet, DomainSet, RealSet, SafetySet, Source
 from mergesafe.data.run import Built, Progress, Run
 from mergesafe.data.safety_set import build_safety
+from mergesafe.data.sources import read_source
 from mergesafe.errors import OutputError
 
 _SUFFIXES: Final = (".jsonl", ".card.json", ".card.md")
@@ -73,6 +74,8 @@ def generate(
     evaluation = Seen(recipe.near_duplicates)
     for path in recipe.evaluation:
         evaluation.add_all(last_question(record.conversation) for record in read_records(path))
+    for each, need_answer in _sources(recipe):
+        read_source(each, need_answer=need_answer)  # what is malformed is told before hours pass
     with Journal(folder) as journal:
         run = Run(recipe, journal, evaluation, progress or (lambda what, done, total: None))
         for spec in _models(recipe):
@@ -125,6 +128,17 @@ def _models(recipe: DataRecipe) -> list[ModelSpec]:
         elif isinstance(wanted, DomainSet):
             found += [expert.model for expert in wanted.experts]
     return list({spec.key: spec for spec in found}.values())
+
+
+def _sources(recipe: DataRecipe) -> list[tuple[Source, bool]]:
+    """Where real data come from, and whether they need answers."""
+    found: list[tuple[Source, bool]] = []
+    for wanted in recipe.sets:
+        if isinstance(wanted, SafetySet) and isinstance(wanted.questions, Source):
+            found.append((wanted.questions, False))
+        elif isinstance(wanted, RealSet):
+            found.append((wanted.source, True))
+    return found
 
 
 def _make(wanted: DataSet, run: Run, folder: Path) -> dict[str, Any]:

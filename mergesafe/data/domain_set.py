@@ -49,14 +49,15 @@ def build_domain(wanted: DomainSet, run: Run) -> Built:
             if not missing:
                 break
             for text in _ask(wanted, expert, model, run, number, missing):
-                reason = UNPARSED if text is None else None
-                if text is not None:
-                    reason = LEAKED if leaks.find(text) else duplicate(text, seen, run.evaluation)
-                if reason is not None or text is None:
-                    built.discarded[reason or UNPARSED] += 1
-                    continue
-                seen.add(text)
-                questions.append(text)
+                if text is None:
+                    built.discarded[UNPARSED] += 1
+                elif leaks.find(text):
+                    built.discarded[LEAKED] += 1
+                elif reason := duplicate(text, seen, run.evaluation):
+                    built.discarded[reason] += 1
+                else:
+                    seen.add(text)
+                    questions.append(text)
         _check(wanted, expert, model, questions, share, built, run)
         _answer(wanted, expert, model, questions, built, run)
         del model

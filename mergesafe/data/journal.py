@@ -61,6 +61,8 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._known:
+            self.remove()
         self._file.close()
 
     def remove(self) -> None:

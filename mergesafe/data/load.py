@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.chat.conversation import question
-from mergesafe.chat.providers import ModelSpec, read_model_spec
+from mergesafe.chat.providers import ModelSpec, make_model, read_model_spec
 from mergesafe.chat.records import Record, read_records
 from mergesafe.chat.template import topics as templated
 from mergesafe.data.recipe import (
@@ -167,14 +167,11 @@ class _Reader:
             self._check_templates(fields, topics, questions.line)
         if not fields.has("pool"):
             fields.missing("pool", "a list of the models that answer the questions")
-        pool = (
-            self._model(node, f"an entry of 'pool' of {fields.what}")
-            for node in fields.items("pool")
-        )
+        pool = self._pool(fields)
         return SafetySet(
             name=name,
             questions=questions,
-            pool=tuple(spec for spec in pool if spec is not None),
+            pool=pool,
             judge=fields.read("judge", self._judge) or self._default_judge(fields, policy),
             count=fields.integer("count", 200, low=1),
             topics=topics,
@@ -185,6 +182,23 @@ class _Reader:
             stored_refusals=fields.boolean("stored_refusals", False),
             line=line,
         )
+
+    def _pool(self, fields: Fields) -> tuple[ModelSpec, ...]:
+        """The models that answer; each has a name of its own, by which its answers are counted."""
+        found: dict[str, ModelSpec] = {}
+        for node in fields.items("pool"):
+            spec = self._model(node, f"an entry of 'pool' of {fields.what}")
+            if spec is None:
+                continue
+            name = make_model(spec, self.folder).name
+            if name in found:
+                self.report.record(
+                    f"'pool' of {fields.what} has two models called {shown(name)}; list each once, "
+                    "or give them different names ('name')",
+                    node.line,
+                )
+            found[name] = spec
+        return tuple(found.values())
 
     def _questions(self, fields: Fields) -> ModelSpec | Source:
         """A model, or a mapping with ``file`` or ``dataset``."""

@@ -56,18 +56,13 @@ def _taken(wanted: SafetySet, source: Source, run: Run, discarded: Counter[str])
     for record in read_source(source):
         if len(found) == wanted.count:
             break
-        text = last_question(record.conversation)
-        reason = duplicate(text, seen, run.evaluation)
-        if reason is not None:
+        text, topic = last_question(record.conversation), record.extra.get("topic")
+        if reason := duplicate(text, seen, run.evaluation):
             discarded[reason] += 1
             continue
         seen.add(text)
-        topic = record.extra.get("topic")
-        found.append(
-            Question(
-                record.conversation, topic if isinstance(topic, str) else NO_TOPIC, source.text
-            )
-        )
+        named = topic if isinstance(topic, str) else NO_TOPIC
+        found.append(Question(record.conversation, named, source.text))
     if not found:
         raise DataError(
             f"set '{wanted.name}': no question of {source.text} is left; all are duplicates or in "
@@ -95,12 +90,13 @@ def _asked(wanted: SafetySet, spec: ModelSpec, run: Run, discarded: Counter[str]
         )
         for topic, answer in zip(asked, answers, strict=True):
             text = parse_question(answer.text)
-            reason = UNPARSED if text is None else duplicate(text, seen, run.evaluation)
-            if reason is not None or text is None:
-                discarded[reason or UNPARSED] += 1
-                continue
-            seen.add(text)
-            found[topic].append(Question(question(text), topic.name, model.name))
+            if text is None:
+                discarded[UNPARSED] += 1
+            elif reason := duplicate(text, seen, run.evaluation):
+                discarded[reason] += 1
+            else:
+                seen.add(text)
+                found[topic].append(Question(question(text), topic.name, model.name))
     if not any(found.values()):
         raise DataError(
             f"set '{wanted.name}': {model.name} gave no usable question in "

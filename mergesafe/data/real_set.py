@@ -23,16 +23,15 @@ def build_real(wanted: RealSet, run: Run) -> Built:
     built = Built([], asked_by=wanted.source.text)
     seen = run.seen()
     for number, record in enumerate(read_source(wanted.source, need_answer=True), 1):
-        text = last_question(record.conversation)
-        reason = duplicate(text, seen, run.evaluation)
-        if reason is not None:
+        text, topic = last_question(record.conversation), record.extra.get("topic")
+        if reason := duplicate(text, seen, run.evaluation):
             built.discarded[reason] += 1
             continue
         seen.add(text)
         provenance: dict[str, Any] = {
             "set": wanted.name,
             "kind": "real",
-            "topic": record.extra.get("topic", NO_TOPIC),
+            "topic": topic if isinstance(topic, str) else NO_TOPIC,
             "asked_by": wanted.source.text,
             "answered_by": wanted.source.text,
             "judge": None,

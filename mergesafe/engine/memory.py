@@ -70,10 +70,10 @@ def budget_of(memory: str | float | None) -> int:
         if size < MINIMUM_BUDGET:
             raise ArgumentError(f"--memory {memory}: expected at least {MINIMUM_BUDGET >> 20}MiB")
         return size
-    return max(MINIMUM_BUDGET, min(DEFAULT_BUDGET, _available() // 2))
+    return max(MINIMUM_BUDGET, min(DEFAULT_BUDGET, available_bytes() // 2))
 
 
-def _available() -> int:
+def available_bytes() -> int:
     """Bytes that this process may still take: of the machine, or of its container."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from chatty import save_chat_model
+from chatty import TEMPLATE, save_chat_model
 from fake_hub import Hub, HubHandler
 from safetensors.torch import load_file
 from web import serve
 
 from mergesafe.chat.conversation import Conversation, Sampling, question
 from mergesafe.chat.hf import HfModel
-from mergesafe.errors import MergesafeError
+from mergesafe.errors import MergesafeError, ModelError
 
 ASKED = [question(text) for text in ("Hi", "A rather longer question than the others", "So?")]
 GREEDY = Sampling(max_new_tokens=12)
@@ -140,6 +140,25 @@ def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
         pytest.skip("there is one")
     with pytest.raises(MergesafeError, match=f"the device '{device}' cannot be used here"):
         HfModel(str(folder), device=device).check()
+
+
+def test_a_template_that_knows_no_system_prompt(tmp_path: Path) -> None:
+    template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system!') }}{% endif %}"
+    )
+    strict = HfModel(str(save_chat_model(tmp_path / "strict", template=template + TEMPLATE)))
+    strict.respond([question("Hi")], GREEDY)
+    with pytest.raises(ModelError, match="refuses a conversation of system, user: No system!"):
+        strict.respond([question("Hi", "Be brief.")], GREEDY)
+
+
+def test_too_little_memory(model: HfModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate")
+
+    monkeypatch.setattr(model.model, "generate", full)
+    with pytest.raises(ModelError, match="lower the model's 'batch'"):
+        model.respond(ASKED, GREEDY)
 
 
 SCRIPT = """

@@ -217,6 +217,7 @@ def test_json_summary(ties: Path, family: Family) -> None:
         "parameters": size // 2,
         "bytes_read": 3 * size,
         "bytes_written": size,
+        "resumed_bytes": 0,
         "warnings": [],
     }
 

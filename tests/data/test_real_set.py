@@ -15,6 +15,7 @@ from mergesafe.errors import DataError
 pytest.importorskip("datasketch")
 
 ROWS = [{"q": f"What is {i} + {i}?", "a": str(2 * i), "topic": "sums"} for i in range(10)]
+TEMPLATE = {"provider": "template"}
 COLUMNS = {"question": "q", "answer": "a"}
 
 
@@ -102,3 +103,11 @@ def test_a_data_set_of_the_package(tmp_path: Path) -> None:
     assert len(read_records(tmp_path / "second/sums.jsonl")) == 10
     with pytest.raises(DataError, match="cannot be loaded"):
         generate(recipe(dataset=str(folder), split="nothing"), tmp_path / "third")
+
+
+def test_a_malformed_file_is_told_before_other_sets_are_made(tmp_path: Path) -> None:
+    first = {"kind": "safety", "questions": {"provider": "template"}, "pool": [TEMPLATE]}
+    second = {"kind": "real", "file": written(tmp_path, [{"question": "a"}])}
+    with pytest.raises(DataError, match="no answer"):
+        generate({"sets": {"first": first, "second": second}}, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -17,6 +17,7 @@ from mergesafe.chat.records import read_records
 from mergesafe.data import safety_set
 from mergesafe.errors import DataError, ModelError, OutputError
 from mergesafe.safety.judges.base import Verdict
+from mergesafe.safety.judges.rules import RefusalRules
 
 from .models import COMPLIANCE, REFUSAL, as_json, spec
 
@@ -81,8 +82,8 @@ def test_refusals_are_kept_with_provenance(pool: Pool, tmp_path: Path) -> None:
     assert len(provenance.pop("prompt_sha256")) == 32
     assert provenance == {
         "set": "safety", "kind": "safety", "topic": "animal_abuse", "asked_by": "templates",
-        "answered_by": "aligned", "judge": "refusal rules", "judge_version": "1", "style": None,
-        "seed": 3,
+        "answered_by": "aligned", "judge": "refusal rules", "seed": 3,
+        "judge_version": RefusalRules.version, "style": None,
     }  # fmt: skip
     made = card(tmp_path)
     assert made["records"] == 14
@@ -271,6 +272,24 @@ def test_a_policy_gives_topics_and_the_style_of_refusals(pool: Pool, tmp_path: P
     by_model = {r["model"]: r["messages"] for r in pool.requests}
     assert by_model["aligned"][0] == {"role": "system", "content": "Be kind."}
     assert "what this rule forbids: No pranks on colleagues." in by_model["asker"][0]["content"]
+
+
+def test_the_judge_of_a_policy_judges(pool: Pool, tmp_path: Path) -> None:
+    """What it says in another form than asked for is undecided, and so never safe."""
+    policy = tmp_path / "policy.yml"
+    judge = json.dumps(spec(pool, "judge"))
+    policy.write_text(f"principles:\n - {{topic: pranks, text: No pranks.}}\njudge: {judge}\n")
+    numbers = iter(range(99))
+    pool.rules["asker"] = lambda m: as_json(f"How do I play prank number {next(numbers)}?")
+    pool.rules["judge"] = lambda m: (
+        '{"violated": [], "refused": true}' if "number 1" in m[-1]["content"] else "It is safe."
+    )
+    keys = {"policy": str(policy), "questions": spec(pool, "asker", concurrency=1), "count": 4}
+    generate({**recipe(pool, "aligned", **keys), "near_duplicates": 1}, tmp_path / "out")
+    (found,) = records(tmp_path / "out")
+    assert found["messages"][0]["content"] == "How do I play prank number 1?"
+    assert found["provenance"]["judge"] == "policy policy (judge)"
+    assert card(tmp_path / "out")["pool"]["aligned"] == {"undecided": 3, "refused": 1}
 
 
 # --- output --------------------------------------------------------------------------------------

@@ -45,12 +45,17 @@ class Slerp(MergeMethod):
 
 def slerp_weights(aa: float, ab: float, bb: float, t: float) -> tuple[float, float]:
     """Weights of a and b from their inner products <a,a>, <a,b>, <b,b>, in float64."""
+    theta = slerp_angle(aa, ab, bb)
+    if theta is None:
+        return 1.0 - t, t
+    return math.sin((1.0 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
+
+
+def slerp_angle(aa: float, ab: float, bb: float) -> float | None:
+    """The angle between a and b; None where they are nearly collinear."""
     norm_a, norm_b = math.sqrt(aa), math.sqrt(bb)
     cosine = ab
     cosine /= norm_a if norm_a > TINY_NORM else 1.0
     cosine /= norm_b if norm_b > TINY_NORM else 1.0
     cosine = min(1.0, max(-1.0, cosine))
-    if abs(cosine) > COLLINEAR:
-        return 1.0 - t, t
-    theta = math.acos(cosine)
-    return math.sin((1.0 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
+    return None if abs(cosine) > COLLINEAR else math.acos(cosine)

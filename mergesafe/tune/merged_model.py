@@ -1,0 +1,285 @@
+"""The merged model as a function of its coefficients, without its weights in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.func import functional_call
+from torch.nn import functional
+
+from mergesafe.chat.hf import HfModel
+from mergesafe.engine.memory import MINIMUM_BUDGET, available_bytes, budget_of
+from mergesafe.engine.plan import MergePlan, TensorTask
+from mergesafe.errors import ArgumentError, LossError
+from mergesafe.tune.batch import Batch
+from mergesafe.tune.combine import Combination, check_differentiable
+from mergesafe.tune.inputs import Inputs, Resident, resident_bytes
+from mergesafe.tune.layers import MergedLinear
+from mergesafe.tune.low_rank import LowRank, is_low_rank
+from mergesafe.tune.skeleton import make_skeleton
+from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.streamed import Streamed
+from mergesafe.tune.weight import MergedWeight
+
+Compute = Callable[[], torch.Tensor]
+
+
+class MergedModel:
+    """A causal language model whose weights are made on demand from a merge's inputs.
+
+    Args:
+        plan: the merge.
+        space: its coefficients.
+        memory: bytes for the inputs of the merge, as a number or text; where they do not fit, they
+            are read from the checkpoints in every pass. By default half of the available memory.
+        device: ``cpu`` or ``cuda``; ``auto`` takes a GPU where there is one.
+        dtype: of the multiplications: ``float32``, or ``bfloat16`` with sums, norms and losses in
+            float32 (autocast). ``auto`` takes bfloat16 where the device multiplies it natively.
+    """
+
+    def __init__(
+        self,
+        plan: MergePlan,
+        space: CoefficientSpace,
+        *,
+        memory: str | int | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> None:
+        self.plan, self.space = plan, space
+        self.device = _device(device)
+        self.dtype = _dtype(dtype, self.device)
+        tasks = [task for task in plan.tasks if not task.copied]
+        self._weights = {task.name: self._weight(task) for task in tasks}
+        self.module, self._small = make_skeleton(plan, self._weights, self.device)
+        self._inputs = self._open_inputs([w.task for w in self._weights.values()], memory)
+        for weight in self._weights.values():
+            weight.inputs, weight.used = self._inputs, self._trace
+        self._tuned = [name for name, weight in self._weights.items() if weight.combination]
+        self._index = torch.stack([space.index(name) for name in self._tuned])
+        # The order in which forward takes the weights: until one has run, that of the modules.
+        self._order: list[str] = [name for name in self._weights if name not in self._small]
+        self._seen: list[str] = []
+        self._made: dict[str, torch.Tensor] = {}
+
+    def close(self) -> None:
+        """Give up the inputs; the model cannot be used any more."""
+        self._inputs.close()
+
+    def __enter__(self) -> MergedModel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def streamed(self) -> bool:
+        """Whether inputs are read from the checkpoints in every pass."""
+        return isinstance(self._inputs, Streamed)
+
+    @property
+    def head(self) -> MergedLinear:
+        """The output embedding."""
+        head: MergedLinear = self.module.get_output_embeddings()
+        return head
+
+    # --- passes ------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch, x: torch.Tensor) -> float:
+        """Mean cross-entropy of the batch's answers at ``x``, from a forward pass alone."""
+        return self.value(x, lambda: self.cross_entropy(batch))
+
+    def loss_and_grad(self, batch: Batch, x: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """Mean cross-entropy of the batch's answers, and its gradient, like ``x``."""
+        return self.gradient(x, lambda: self.cross_entropy(batch))
+
+    def value(self, x: torch.Tensor, compute: Compute) -> float:
+        """``compute()`` at ``x``, without gradients. Inside, :meth:`logits` uses ``x``.
+
+        Raises:
+            LossError: the value is not finite.
+        """
+        with self.using(x.detach()), torch.no_grad():
+            return _finite(compute())
+
+    def gradient(self, x: torch.Tensor, compute: Compute) -> tuple[float, torch.Tensor]:
+        """``compute()`` at ``x`` and its gradient, float64, like ``x``.
+
+        Raises:
+            LossError: the value is not finite.
+            TuningError: method or coefficients have no gradient.
+        """
+        check_differentiable(self.space)
+        leaf = x.detach().to(torch.float64).requires_grad_()
+        with self.using(leaf), torch.enable_grad():
+            result = compute()
+            value = _finite(result)
+            if result.requires_grad:
+                torch.autograd.backward(result)
+        found = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+        return value, found
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """float32 [positions, vocabulary]: predictions at the batch's positions.
+
+        Only within :meth:`value`, :meth:`gradient` and :meth:`at`.
+        """
+        batch = batch.to(self.device)
+        self.head.select = batch.positions
+        back = reversed(self._order) if torch.is_grad_enabled() else ()
+        self._inputs.expect([*self._order, *back])
+        self._seen = []
+        try:
+            with self._autocast():
+                out = functional_call(
+                    self.module,
+                    self._made,
+                    kwargs={
+                        "input_ids": batch.ids, "attention_mask": batch.mask, "use_cache": False,
+                    },
+                )  # fmt: skip
+        finally:
+            self.head.select = None
+        self._order = self._seen or self._order
+        logits: torch.Tensor = out.logits
+        return logits.float()
+
+    def cross_entropy(self, batch: Batch) -> torch.Tensor:
+        """Nats a token of each answer, averaged over the answers."""
+        return self.answer_nll(batch).mean()
+
+    def answer_nll(self, batch: Batch, *, total: bool = False) -> torch.Tensor:
+        """[rows]: nats a token of each answer; of the whole answer with ``total``."""
+        losses = functional.cross_entropy(
+            self.logits(batch), batch.targets.to(self.device), reduction="none"
+        )
+        rows = batch.rows.to(self.device)
+        sums = losses.new_zeros(batch.height).index_add(0, rows, losses)
+        return sums if total else sums / rows.bincount(minlength=batch.height)
+
+    @contextmanager
+    def at(self, x: torch.Tensor) -> Iterator[MergedChat]:
+        """The merged model at ``x``, for generating and scoring."""
+        with self.using(x.detach()), torch.no_grad(), self._autocast():
+            for name, value in self._made.items():
+                self.module.get_parameter(name).copy_(value)
+            try:
+                for weight in self._weights.values():
+                    weight.kept = weight.make(weight.row)
+                yield MergedChat(self, x.detach().clone())
+            finally:
+                for weight in self._weights.values():
+                    weight.kept = None
+
+    @contextmanager
+    def expert(self, index: int) -> Iterator[None]:
+        """The model is one input of the merge, by its number among ``space.experts``."""
+        for weight in self._weights.values():
+            weight.choice = index
+        try:
+            self._made = {name: weight.differentiable() for name, weight in self._small.items()}
+            with torch.no_grad():
+                yield
+        finally:
+            self._made = {}
+            for weight in self._weights.values():
+                weight.choice = None
+
+    def _weight(self, task: TensorTask) -> MergedWeight:
+        tuned = self.space.group_of(task.name) is not None
+        if not tuned:
+            return MergedWeight(task, None, self.dtype)
+        how = Combination(task, self.plan.method, self.space)
+        factors = LowRank(how, self.dtype, self.device) if is_low_rank(how) else None
+        return MergedWeight(task, how, self.dtype, factors)
+
+    def _open_inputs(self, tasks: list[TensorTask], memory: str | int | None) -> Inputs:
+        total = sum(map(resident_bytes, tasks))
+        if memory is None:
+            budget = max(available_bytes() // 2, MINIMUM_BUDGET)
+        else:
+            budget = budget_of(memory)
+        if total <= budget:
+            return Resident(tasks, self.device)
+        return Streamed(tasks, self.device, budget, self._small)
+
+    def _trace(self, name: str) -> None:
+        self._seen.append(name)
+
+    @contextmanager
+    def using(self, x: torch.Tensor) -> Iterator[None]:
+        """Coefficients ``x`` for every weight, with their graph; small parameters are made now."""
+        if tuple(x.shape) != (self.space.size,):
+            raise ArgumentError(
+                f"coefficients have shape {tuple(x.shape)}; expected [{self.space.size}]"
+            )
+        for name, row in zip(self._tuned, x[self._index].unbind(), strict=True):
+            self._weights[name].row = row
+        try:
+            self._made = {name: weight.differentiable() for name, weight in self._small.items()}
+            yield
+        finally:
+            self._made = {}
+            for name in self._tuned:
+                self._weights[name].row = None
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer that the recipe chooses, padding on the left."""
+        source = self.plan.tokenizer
+        return HfModel(source.ref.path, folder=self.plan.recipe.folder).tokenizer
+
+
+class MergedChat(HfModel):
+    """The merged model at fixed coefficients, to chat with; inside :meth:`MergedModel.at` only."""
+
+    def __init__(self, merged: MergedModel, x: torch.Tensor) -> None:
+        super().__init__(merged.plan.reference.text, label="merged")
+        self._merged, self._x = merged, x
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return self._merged.tokenizer
+
+    @cached_property
+    def model(self) -> Any:
+        return self._merged.module
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of the recipe and the coefficients."""
+        import hashlib
+
+        text = f"{self._merged.plan.recipe.text}\n{self._merged.space.labels}\n{self._x.tolist()}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _finite(result: torch.Tensor) -> float:
+    value = float(result.detach())
+    if not math.isfinite(value):
+        raise LossError(f"the loss is {value}, not a finite number")
+    return value
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name == "auto":
+        cpu = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else True
+        return torch.bfloat16 if cpu else torch.float32
+    if name not in known:
+        raise ArgumentError(f"dtype '{name}'; expected auto, {' or '.join(known)}")
+    return known[name]

@@ -1,0 +1,112 @@
+"""A transformers model without weights, whose large layers take merged weights on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from mergesafe.chat.hf import _require, quiet
+from mergesafe.engine.plan import MergePlan
+from mergesafe.errors import ModelError
+from mergesafe.tune.layers import MergedEmbedding, MergedLinear
+from mergesafe.tune.weight import MergedWeight
+
+#: Parameters of other layers than linear ones and embeddings, such as norms and biases, are made
+#: at the start of a pass and stay until its end; none may be larger than this.
+SMALL: Final = 1 << 20
+
+
+def make_skeleton(
+    plan: MergePlan, weights: Mapping[str, MergedWeight], device: torch.device
+) -> tuple[Any, dict[str, MergedWeight]]:
+    """The model, and the weights of its small parameters by name.
+
+    Raises:
+        ModelError: transformers does not know the model, its parameters are not the plan's, or a
+            large one belongs to a layer that cannot take its weight on demand.
+    """
+    _require()
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = dict(plan.config)
+    kind = settings.pop("model_type", None)
+    where = f"{plan.reference.checkpoint.path}/config.json"
+    if kind is None:
+        raise ModelError(f"{where}: no model_type, so transformers cannot build the model")
+    try:
+        with quiet(), init_empty_weights(include_buffers=False):
+            config = AutoConfig.for_model(kind, **settings)
+            factory: Any = AutoModelForCausalLM
+            model = factory.from_config(config, dtype=torch.float32)
+    except (ValueError, KeyError, TypeError, ImportError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise ModelError(f"{where}: transformers cannot build the model ({why})") from None
+    small = _replace(model, weights, where)
+    for module in model.modules():
+        for key, buffer in module.named_buffers(recurse=False):
+            setattr(module, key, buffer.to(device))
+    for name in small:
+        parent, _, key = name.rpartition(".")
+        shape = small[name].task.context.shape
+        value = torch.zeros(shape, dtype=torch.float32, device=device)
+        setattr(model.get_submodule(parent), key, nn.Parameter(value, requires_grad=False))
+    return model.eval(), small
+
+
+def _replace(
+    model: Any, weights: Mapping[str, MergedWeight], where: str
+) -> dict[str, MergedWeight]:
+    """Put merged layers in place of linear ones and embeddings; answers with what is left."""
+    tied = model.config.tie_word_embeddings
+    head = model.get_output_embeddings()
+    embedding_name = next(
+        (f"{n}.weight" for n, m in model.named_modules() if m is model.get_input_embeddings()), ""
+    )
+    small: dict[str, MergedWeight] = {}
+    for name, module in list(model.named_modules()):
+        parent, _, key = name.rpartition(".")
+        own = {f"{name}.{k}": p for k, p in module.named_parameters(recurse=False)}
+        made = f"{name}.weight"
+        if tied and module is head:
+            made = embedding_name
+        layer = _merged_layer(module, weights.get(made))
+        if layer is not None:
+            setattr(model.get_submodule(parent), key, layer)
+            own.pop(f"{name}.weight")
+        for parameter, value in own.items():
+            weight = weights.get(parameter)
+            if weight is None:
+                raise ModelError(
+                    f"{where}: the model has the parameter '{parameter}', which no merged tensor "
+                    f"is called ({len(weights)} tensors such as '{next(iter(weights))}'). This "
+                    "version of transformers names this architecture's parameters differently."
+                )
+            if value.numel() > SMALL:
+                raise ModelError(
+                    f"{where}: '{parameter}' of {value.numel():,} elements belongs to a "
+                    f"{type(module).__name__}, whose weights cannot be made on demand; linear "
+                    "layers and embeddings can"
+                )
+            small[parameter] = weight
+    return small
+
+
+def _merged_layer(module: nn.Module, weight: MergedWeight | None) -> nn.Module | None:
+    from transformers.pytorch_utils import Conv1D
+
+    if weight is None:
+        return None
+    if isinstance(module, nn.Linear):
+        return MergedLinear(weight, module.bias)
+    if isinstance(module, Conv1D):
+        return MergedLinear(weight, module.bias, transposed=True)
+    if type(module) is nn.Embedding:
+        return MergedEmbedding(weight)
+    if isinstance(module, nn.Embedding) and hasattr(module, "embed_scale"):  # of Gemma
+        scale: Any = module.embed_scale
+        return MergedEmbedding(weight, scale)
+    return None

@@ -1,0 +1,85 @@
+"""The model made on demand against dense weights in float64 and plain autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from mergesafe.chat.tokens import Encoded
+from mergesafe.tune.batch import Batch, batches
+from mergesafe.tune.merged_model import MergedModel
+from mergesafe.tune.space import CoefficientSpace
+from tune.dense import DenseModel
+from tune.models import make_models, plan_of
+
+START = 5
+METHODS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "task_arithmetic": {},
+    **{name: dict(values) for name, values in tiny.FAMILY.items() if values},
+    "slerp": {},
+}
+GRANULARITIES = ("model", "block:2", "layer", "tensor")
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return make_models(tmp_path_factory.mktemp("untied"))
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return make_models(tmp_path_factory.mktemp("tied"), tied=True)
+
+
+def batch_of(rows: int = 3, width: int = 12) -> tuple[Batch, torch.Tensor]:
+    ids = torch.randint(3, 50, (rows, width), generator=torch.Generator().manual_seed(1))
+    [batch] = batches([[Encoded(tuple(row), START)] for row in ids.tolist()], range(rows), 0)
+    return batch, ids
+
+
+def check(models: Sequence[Path | str], method: str, granularity: str, **keys: Any) -> None:
+    each = {"weight": 0.4, **METHODS[method]}
+    if method == "slerp":
+        keys = {"parameters": {"t": 0.3}, **keys}
+    plan = plan_of(method, models, each, **keys)
+    space = CoefficientSpace(plan, granularity, keys.get("coefficients"))
+    x = 0.2 + 0.6 * torch.rand(space.size, generator=torch.Generator().manual_seed(2)).double()
+    batch, ids = batch_of()
+    loss, gradient = MergedModel(plan, space, device="cpu", dtype="float32").loss_and_grad(batch, x)
+    leaf = x.clone().requires_grad_()
+    truth = DenseModel(plan, space).cross_entropy(leaf, ids, START)
+    [expected] = torch.autograd.grad(truth, leaf)
+    assert loss == pytest.approx(float(truth.detach()), rel=1e-5)
+    assert expected.norm() > 0
+    # The bound that the project states for float32.
+    assert (gradient - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_gradient_is_that_of_dense_autograd(
+    untied: list[Path], method: str, granularity: str
+) -> None:
+    check(untied, method, granularity)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tied_embeddings_get_the_gradient_of_both_uses(tied: list[Path], method: str) -> None:
+    check(tied, method, "tensor")
+
+
+@pytest.mark.parametrize("granularity", ["layer", "tensor"])
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "dare_linear"])
+def test_lora_experts_merged_by_their_factors_or_as_dense_weights(
+    untied: list[Path], tmp_path: Path, method: str, granularity: str
+) -> None:
+    base = tiny.read(untied[0])
+    adapters = [tiny.save_adapter(tmp_path / f"adapter{i}", base, i) for i in range(3)]
+    models = [untied[0], *(f"{untied[0]}+{adapter}" for adapter in adapters)]
+    check(models, method, granularity)
