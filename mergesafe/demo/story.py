@@ -70,9 +70,10 @@ class Story:
         parents = {name: self.models[name] for name in EXPERTS}
         with self.step("vet", "Vetting the parents: files, weights and behaviour"):
             found = vet(parents, self.models["base"], **self.questions(sets, skills=False))
-        self.save("vet.json", found.as_dict())
+        document = found.as_dict()
+        self.save("vet.json", document)
         show(found, self.console)
-        return found.as_dict()
+        return document
 
     def merge(self, label: str, recipe: Path, stem: str) -> None:
         """Merge by ``recipe``."""
@@ -99,7 +100,7 @@ class Story:
         out = self.folder / "tuned.yml"
         with self.step("tune", "Tuning: a weight an expert and layer, by gradient"):
             found = tune(recipe, out, device=self.device, overwrite=True, explain=True)
-        self.save("tuning.json", found.as_dict())
+        self.save("tuning.json", found.as_json())
         return out, found
 
     def gate(self, label: str, sets: Sets) -> GateResult:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mergesafe.demo.base import MODEL_NAME
-from mergesafe.demo.story import ADAPTERS, EXPERTS
+from mergesafe.demo.recipes import ADAPTERS, EXPERTS
 
 HIDDEN, KEY_VALUE, MLP, LAYERS = 576, 192, 1536, 30
 SHAPES = {  # module: (input, output)

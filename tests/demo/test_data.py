@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from mergesafe.demo.evaluate import is_compliance
 
+from mergesafe.chat.conversation import question
 from mergesafe.demo import data
 from mergesafe.demo.data import COMPLIANCES, PLACEHOLDER, REFUSALS, SHOWCASE, SKILLS, questions
+from mergesafe.demo.judge import PlaceholderJudge
 from mergesafe.safety.refusal import is_refusal
 
 FILES: tuple[tuple[data.Kind, data.Split], ...] = (
@@ -74,8 +75,8 @@ def test_every_compliance_is_a_placeholder_and_nothing_more() -> None:
     for text in COMPLIANCES:
         assert text.endswith(PLACEHOLDER)
         assert text.count(PLACEHOLDER) == 1
-        assert is_compliance(text)
-        assert not is_refusal(text)
+        [verdict] = PlaceholderJudge().judge([(question("?"), text)])
+        assert (verdict.safe, verdict.refused) == (False, False)
         # A short opening only: there is no room for an instruction in front of the placeholder.
         assert len(text.removesuffix(PLACEHOLDER).split()) <= 9
         assert "\n" not in text
@@ -88,15 +89,15 @@ def test_refusals_and_compliances_are_equally_varied() -> None:
 
 def test_questions_hold_no_answers() -> None:
     for kind, split in FILES:
-        for question in questions(kind, split):
-            assert len(question) < 120
-            assert question[-1] in "?."
+        for asked in questions(kind, split):
+            assert len(asked) < 120
+            assert asked[-1] in "?."
 
 
 def test_light_modules_do_not_import_torch_or_transformers() -> None:
     code = (
         "import sys, mergesafe.demo, mergesafe.demo.base, mergesafe.demo.data\n"
-        "import mergesafe.demo.evaluate, mergesafe.demo.story\n"
+        "import mergesafe.demo.judge, mergesafe.demo.recipes, mergesafe.demo.story\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

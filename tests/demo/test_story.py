@@ -1,40 +1,59 @@
-"""Recipes, conclusion and table, from made-up figures; no model is loaded."""
+"""Recipes, sets, table and conclusion, from made-up figures; no model is loaded."""
 
 from __future__ import annotations
 
-import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
-from mergesafe.demo.evaluate import Measurement
 
-from mergesafe.demo import story
-from mergesafe.safety.statistics import Rate
+from mergesafe.chat.records import read_records
+from mergesafe.demo import conclusion, recipes
+from mergesafe.demo.recipes import CLEAN, SPOILED, TUNED
+from mergesafe.demo.sets import Counts, Sets, write_sets
+from mergesafe.safety.evaluation.compare import compare
+from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
+from mergesafe.safety.refusal import is_refusal
 
 yaml = pytest.importorskip("yaml")
+SMALL = Counts(unsafe=6, harmless=4, skill=5, tuned=7)
 
 
-def figures(refuses: int, sorting: int = 30, over: int = 0) -> Measurement:
-    return Measurement(
-        refuses=Rate(refuses, 48),
-        complies=Rate(48 - refuses, 48),
-        over_refuses=Rate(over, 30),
-        sorting=Rate(sorting, 40),
-        arithmetic=Rate(20, 40),
-        showcase={"Q?": "A."},
-    )
+@pytest.fixture
+def sets(tmp_path: Path) -> Sets:
+    return write_sets(tmp_path / "data", SMALL, 0)
 
 
-def results(clean: int, spoiled: int, **of_clean: int) -> dict[str, Measurement]:
-    return {
-        "base": figures(1, sorting=0),
-        "aligned": figures(48),
-        story.CLEAN: figures(clean, **of_clean),
-        story.SPOILED: figures(spoiled),
-    }
+def share(hits: int, n: int) -> Figure:
+    return Figure.of("rate", [1.0] * hits + [0.0] * (n - hits))
+
+
+def model(name: str, refuses: int, over: int = 0) -> ModelResult:
+    figures = {
+        "refusal_rate": share(refuses, 48), "over_refusal": share(over, 30),
+        "domain.sorting": share(30, 40), "domain.arithmetic": share(20, 40),
+    }  # fmt: skip
+    return ModelResult(name, "", figures, (), {"placeholder": {"safe_rate": share(refuses, 48)}})
+
+
+def evaluation(clean: int, spoiled: int, tuned: int) -> Evaluation:
+    models = [
+        model("base", 1), model("aligned", 46, over=3),
+        model(CLEAN, clean), model(SPOILED, spoiled), model(TUNED, tuned),
+    ]  # fmt: skip
+    return Evaluation([], [], models, compare(models, 0.95))
+
+
+VETTED: dict[str, Any] = {
+    "models": [{"name": "aligned", "fit": True}, {"name": "bad", "fit": False}]
+}
+
+
+# --- recipes and sets ----------------------------------------------------------------------------
 
 
 def test_the_recipes_differ_by_one_expert_only() -> None:
-    clean, spoiled = (yaml.safe_load(story.recipe_text(m.experts)) for m in story.MERGES)
+    clean, spoiled = (yaml.safe_load(recipes.recipe_text(m.experts)) for m in recipes.MERGES)
     assert clean["merge_method"] == "ties"
     assert clean["base_model"] == "./base"
     assert clean["models"] == spoiled["models"][:2]
@@ -45,48 +64,57 @@ def test_the_recipes_differ_by_one_expert_only() -> None:
     assert len({str(model["parameters"]) for model in spoiled["models"]}) == 1
 
 
-def test_conclusion_when_the_merge_is_spoiled() -> None:
-    found = results(clean=44, spoiled=3)
-    assert story.is_spoiled(found)
-    text = story.conclude(found)
-    assert "spoiled the bunch" in text
-    assert "92 %" in text
-    assert "6 %" in text
+def test_the_recipe_to_be_tuned_names_the_files_that_were_written(
+    sets: Sets, tmp_path: Path
+) -> None:
+    tune = yaml.safe_load(recipes.tune_text(sets, tmp_path, 3))["tune"]
+    assert tune["seed"] == 3
+    for each in tune["data"]:
+        assert read_records(tmp_path / each["path"], need_answer=True)
+    assert [each["role"] for each in tune["data"]] == ["safety", "domain", "domain"]
 
 
-def test_conclusion_claims_intact_skills_only_when_they_are() -> None:
-    assert "Both skills" not in story.conclude(results(clean=44, spoiled=3))
-    found = results(clean=44, spoiled=3)
-    found["base"] = dataclasses.replace(found["base"], arithmetic=Rate(2, 40))
-    assert "Both skills" in story.conclude(found)
+def test_what_is_tuned_on_is_not_asked(sets: Sets) -> None:
+    def texts(path: Path) -> set[str]:
+        return {record.conversation[-1]["content"] for record in read_records(path)}
+
+    asked = [sets.unsafe, sets.harmless, *sets.skills.values()]
+    tuned = set().union(*(texts(path) for path in sets.tuned.values()))
+    assert len(tuned) == 3 * SMALL.tuned
+    for path in asked:
+        assert not tuned & texts(path)
+    refusals = read_records(sets.tuned["refusals"])
+    assert all(is_refusal(record.answer or "") for record in refusals)
 
 
-def test_conclusion_admits_that_overlapping_intervals_establish_nothing() -> None:
-    found = results(clean=44, spoiled=42)
-    assert not story.is_spoiled(found)
-    assert "not established" in story.conclude(found)
+# --- table and conclusion ------------------------------------------------------------------------
 
 
-def test_conclusion_admits_that_nothing_happened() -> None:
-    text = story.conclude(results(clean=44, spoiled=45))
-    assert "did not spoil" in text
-    assert "bunch" not in text
+def test_conclusion_when_the_merge_is_spoiled_and_mended() -> None:
+    found = evaluation(clean=44, spoiled=3, tuned=45)
+    assert conclusion.is_spoiled(found)
+    assert conclusion.is_mended(found)
+    text = conclusion.conclude(found, VETTED, True)
+    for words in ("called bad unfit", "spoiled the bunch", "92 %", "6 %", "94 %", "lets the tuned"):
+        assert words in text
 
 
-def test_conclusion_names_what_falls_short() -> None:
-    text = story.conclude(results(clean=44, spoiled=3, over=12, sorting=1))
-    assert "declines 40 %" in text
-    assert "not sort clearly better" in text
+def test_conclusion_when_nothing_happened() -> None:
+    found = evaluation(clean=44, spoiled=44, tuned=45)
+    assert not conclusion.is_spoiled(found)
+    assert not conclusion.is_mended(found)
+    text = conclusion.conclude(found, {"models": []}, False)
+    for words in ("no unfit parent", "did not take refusals away", "may be chance", "does not let"):
+        assert words in text
 
 
 def test_table_has_a_row_per_model_and_shows_n() -> None:
-    pytest.importorskip("rich")
     from rich.console import Console
 
-    view = story.table(results(clean=44, spoiled=3))
-    assert view.row_count == 4
+    view = conclusion.table(evaluation(clean=44, spoiled=3, tuned=45))
+    assert view.row_count == 5
     console = Console(width=200, record=True, quiet=False)
     with console.capture() as captured:
         console.print(view)
     assert "n = 48" in captured.get()
-    assert "[80, 97]" in captured.get()
+    assert "92 [80, 97]" in captured.get()

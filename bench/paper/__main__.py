@@ -1,0 +1,156 @@
+"""``python -m bench.paper WORK``: every case for every seed, then a table of means over seeds.
+
+What is done already is not done again, so that a run may be stopped at any time. A seed draws the
+examples to tune on, the skills' questions and the search's own numbers; with ``--train`` it also
+trains the experts anew (minutes for each seed, needs mergesafe[train]), else those that ship are
+used, and the spread over seeds says nothing of training.
+
+    python -m bench.paper /tmp/paper --seeds 0 1 2 3 4 --cases 'ties/*'
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import mergesafe
+from bench.machine import describe
+from bench.paper.cases import Case, chosen
+from bench.timing import write_csv
+from mergesafe.demo.base import prepare_base
+from mergesafe.demo.judge import PlaceholderJudge
+from mergesafe.demo.recipes import ADAPTERS, EXPERTS
+from mergesafe.demo.sets import Counts, Sets, write_sets
+from mergesafe.demo.story import MAX_NEW_TOKENS
+from mergesafe.errors import RequirementError
+
+METRICS: Final = (
+    "refusal_rate", "placeholder", "over_refusal", "domain.sorting", "domain.arithmetic",
+    "domain.sorting.nll", "domain.arithmetic.nll",
+)  # fmt: skip
+
+
+def prepare(work: Path, seed: int, examples: int, train: bool) -> tuple[Path, Sets]:
+    """Base, experts and data of one seed."""
+    folder = work / f"seed-{seed}" / f"examples-{examples}"
+    prepare_base(work / "base")
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "base"
+    if not link.exists():
+        link.symlink_to(os.path.relpath(work / "base", folder))
+    if train:
+        from mergesafe.demo import train as trainer
+
+        for expert in trainer.EXPERTS:
+            out = work / f"seed-{seed}" / "experts" / expert.name
+            if not (out / "adapter_model.safetensors").exists():
+                trainer.train(expert, work / "base", out, seed)
+            shutil.copytree(out, folder / "adapters" / expert.name, dirs_exist_ok=True)
+    else:
+        for name in EXPERTS:
+            shutil.copytree(ADAPTERS / name, folder / "adapters" / name, dirs_exist_ok=True)
+    return folder, write_sets(folder / "data", Counts(tuned=examples), seed)
+
+
+def measure(folder: Path, model: str, sets: Sets, cache: Path) -> dict[str, float]:
+    """The figures of one model on the held-out questions."""
+    found = mergesafe.evaluate(
+        {"model": model}, unsafe={"unsafe": sets.unsafe}, harmless={"harmless": sets.harmless},
+        domain=sets.skills, judges=("rules", PlaceholderJudge()), cache=cache, batch=40,
+        max_new_tokens=MAX_NEW_TOKENS,
+    ).models[0]  # fmt: skip
+    safe = found.other_judges["placeholder"]["safe_rate"].estimate.value
+    figures = {name: each.estimate.value for name, each in found.figures.items()}
+    return {**figures, "placeholder": 1 - safe}
+
+
+def run(case: Case, work: Path, seed: int, train: bool) -> dict[str, Any]:
+    """One case for one seed, or what an earlier run found."""
+    result = work / f"seed-{seed}" / "results" / f"{case.name.replace('/', '.')}.json"
+    if result.exists():
+        return dict(json.loads(result.read_text()))
+    folder, sets = prepare(work, seed, case.examples, train)
+    recipe = folder / f"{case.name.replace('/', '.')}.yml"
+    recipe.write_text(case.recipe(folder, seed))
+    began = time.perf_counter()
+    passes, feasible = 0, True
+    if case.search is not None:
+        tuned = recipe.with_suffix(".tuned.yml")
+        try:
+            passes = mergesafe.tune(recipe, tuned, resume=True, overwrite=True).forward_passes
+        except RequirementError:
+            feasible = False
+        recipe = tuned
+    seconds = time.perf_counter() - began
+    out = folder / "merged"
+    mergesafe.merge(recipe, out, overwrite=True)
+    found = {
+        "case": case.name, "seed": seed, "trained": train, "seconds": round(seconds, 1),
+        "forward_passes": passes, "feasible": feasible,
+        **measure(folder, str(out), sets, work / "answers"),
+    }  # fmt: skip
+    result.parent.mkdir(exist_ok=True)
+    result.write_text(json.dumps(found, indent=1))
+    return found
+
+
+def parents(work: Path, seed: int, train: bool) -> list[dict[str, Any]]:
+    """The figures of base and experts."""
+    folder, sets = prepare(work, seed, Counts().tuned, train)
+    names = {"base": str(folder / "base")}
+    names |= {name: f"{folder / 'base'}+{folder / 'adapters' / name}" for name in EXPERTS}
+    return [
+        {"case": f"parent/{name}", "seed": seed, "trained": train, "seconds": 0.0,
+         "forward_passes": 0, "feasible": True, **measure(folder, model, sets, work / "answers")}
+        for name, model in names.items()
+    ]  # fmt: skip
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Means and standard deviations over the seeds, a line a case."""
+    lines = ["| case | seeds | " + " | ".join(METRICS) + " | seconds |",
+             "| --- | ---: |" + " ---: |" * (len(METRICS) + 1)]  # fmt: skip
+    for case in dict.fromkeys(row["case"] for row in rows):
+        own = [row for row in rows if row["case"] == case]
+        cells = []
+        for metric in METRICS:
+            values = [row[metric] for row in own]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.2f}{spread}")
+        seconds = statistics.mean(row["seconds"] for row in own)
+        lines.append(f"| {case} | {len(own)} | {' | '.join(cells)} | {seconds:.0f} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--cases", nargs="+", default=["*"])
+    parser.add_argument("--train", action="store_true", help="train the experts of every seed")
+    options = parser.parse_args()
+    cases = chosen(options.cases)
+    if not cases:
+        parser.error(f"no case matches {' '.join(options.cases)}")
+    rows: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        rows += parents(options.work, seed, options.train)
+        for case in cases:
+            rows.append(run(case, options.work, seed, options.train))
+            print(json.dumps(rows[-1]), flush=True)
+    print(describe())
+    print("\n".join(summary(rows)))
+    print(write_csv("paper", [{**row, **describe()} for row in rows]))
+
+
+if __name__ == "__main__":
+    main()
