@@ -99,7 +99,7 @@ class Story:
 
         out = self.folder / "tuned.yml"
         with self.step("tune", "Tuning: a weight an expert and layer, by gradient"):
-            found = tune(recipe, out, device=self.device, overwrite=True, explain=True)
+            found = tune(recipe, out, device=self.device, overwrite=True)
         self.save("tuning.json", found.as_json())
         return out, found
 
