@@ -240,13 +240,12 @@ def _vets(content: Content) -> Iterator[Statement]:
 
 def _tunings(content: Content) -> Iterator[Statement]:
     for _, tuning in content.of(Tuning):
-        objectives = [s.objective for s in tuning.history if s.objective is not None]
-        if len(objectives) > 1:
+        if tuning.start is not None and tuning.objective is not None:
+            count = "" if tuning.evaluations is None else f" in {tuning.evaluations} evaluations"
             yield Statement(
                 "info",
-                f"Tuning {len(tuning.models)} models over {len(tuning.groups)} groups moved the "
-                f"objective from {number(objectives[0])} to {number(objectives[-1])} in "
-                f"{len(objectives)} steps.",
+                f"Tuning {len(tuning.models)} models over {len(tuning.groups)} groups took the "
+                f"objective from {number(tuning.start)} to {number(tuning.objective)}{count}.",
             )
     for constraint in _missed(content):
         yield Statement("bad", f"The constraint {constraint.text} is not met.")
