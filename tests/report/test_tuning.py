@@ -56,7 +56,7 @@ def test_a_coefficient_of_all_models_has_one_strip(tmp_path: Path) -> None:
 def test_the_objective_is_told_with_its_start(tmp_path: Path) -> None:
     said = verdict(content_of(tmp_path, tuned(start=2.5, objective=0.5, evaluations=42)))
     assert said.statements[0].text == (
-        "Tuning 2 models over 1 groups took the objective from 2.50 to 0.50 in 42 evaluations."
+        "Tuning 2 models over 1 group took the objective from 2.50 to 0.50 in 42 evaluations."
     )
 
 
