@@ -151,6 +151,7 @@ def test_column_labels_do_not_overlap() -> None:
         if e.get("class") == "tick" and e.text in columns and float(e.get("y", "")) < 60
     )
     assert len(ends) > 5
+    assert {"10", "20", "70"} <= {e.text for e in root.iter("text")}
     for (left, width), (next_left, _) in itertools.pairwise(ends):
         assert left + width <= next_left
 
