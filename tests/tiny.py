@@ -80,12 +80,8 @@ def save(
     *,
     shards: int = 1,
 ) -> Path:
-    """Write a checkpoint with the safetensors package; ``config`` updates :data:`CONFIG`.
-
-    Its tokenizer is there, and no more than that.
-    """
+    """Write a checkpoint with the safetensors package; ``config`` updates :data:`CONFIG`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text("{}")
     (folder / "config.json").write_text(json.dumps({**CONFIG, **(config or {})}))
     names = list(tensors)
     if shards == 1:
