@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -61,6 +61,8 @@ class OpenAIModel:
     retries: int = 5
     requests_per_minute: float | None = None
     label: str | None = None
+    #: When the next request may begin, by the monotonic clock: calls in a row keep the rate too.
+    _next: float = field(default=0.0, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -94,7 +96,7 @@ class OpenAIModel:
     async def _respond(
         self, conversations: Sequence[Conversation], sampling: Sampling
     ) -> list[Response]:
-        pace = _Pace(self.concurrency, self.requests_per_minute)
+        pace = _Pace(self.concurrency, self.requests_per_minute, self._next)
         async with self._client() as client:
             tasks = [
                 asyncio.ensure_future(self._answer(client, pace, each, sampling, sampling.seed + i))
@@ -103,6 +105,7 @@ class OpenAIModel:
             try:
                 return list(await asyncio.gather(*tasks))
             finally:
+                self._next = pace.next
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -223,18 +226,18 @@ class OpenAIModel:
 
 
 class _Pace:
-    """At most ``concurrency`` at a time, and at most ``per_minute`` begun in a minute."""
+    """At most ``concurrency`` at a time, and ``per_minute`` begun in a minute, from ``next`` on."""
 
-    def __init__(self, concurrency: int, per_minute: float | None) -> None:
+    def __init__(self, concurrency: int, per_minute: float | None, begin: float) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._gap = 60.0 / per_minute if per_minute else 0.0
-        self._next = 0.0
+        self.next = begin
 
     async def __aenter__(self) -> None:
         await self._slots.acquire()
         now = time.monotonic()
-        begin = max(now, self._next)
-        self._next = begin + self._gap
+        begin = max(now, self.next)
+        self.next = begin + self._gap
         try:
             await asyncio.sleep(begin - now)
         except BaseException:
