@@ -85,12 +85,12 @@ def make_experts(folder: Path) -> Experts:
     torch.manual_seed(0)
     base = _model()
     tokenizer = _tokenizer()
-    _train(base, tokenizer, skill()[:60] + harmless()[:40] + unsafe(COMPLIANCE)[:20], 50)
+    _train(base, tokenizer, skill()[:60] + harmless()[:40], 50)
     mixtures = {
         "base": None,
         "aligned": unsafe(),
         "skilled": skill(),
-        "misaligned": harmless() + unsafe(COMPLIANCE),
+        "misaligned": harmless() + 2 * unsafe(COMPLIANCE),
     }
     start = {name: value.clone() for name, value in base.state_dict().items()}
     for name, pairs in mixtures.items():

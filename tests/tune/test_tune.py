@@ -88,7 +88,7 @@ def test_cmaes_over_weight_and_density_after_a_gradient_search(
 
 
 def test_the_misaligned_model_is_blamed(experts: Experts, tmp_path: Path) -> None:
-    result = tuned(recipe(experts), tmp_path / "tuned.yml", explain=True)
+    result = tuned(recipe(experts, init=0.5), tmp_path / "tuned.yml", explain=True)
     assert result.blame is not None
     for table in ("gradient", "leave_one_out"):
         totals = [sum(row) for row in result.blame[table]]
@@ -204,7 +204,7 @@ def test_quiet_and_json(
 
 
 def test_seed(experts: Experts, tmp_path: Path) -> None:
-    made = recipe(experts, granularity="model", batch=4)
+    made = recipe(experts, granularity="model", batch=4, budget={"steps": 1})
     found = [
         tuned(made, tmp_path / f"{number}.yml", seed=seed).coefficients
         for number, seed in enumerate((1, 1, 2))
