@@ -23,13 +23,14 @@ Tensor = torch.Tensor
 class MergedLinear(nn.Module):
     """``x @ W.T + bias`` with a merged W; ``transposed``: W is stored [in, out], as in GPT-2."""
 
-    bias: nn.Parameter | None
+    bias: Tensor | None
 
     def __init__(
         self, weight: MergedWeight, bias: nn.Parameter | None, *, transposed: bool = False
     ) -> None:
         super().__init__()
         self.source, self.transposed = weight, transposed
+        # Where there is one it is a small parameter, which the model is given with the others.
         self.register_parameter("bias", bias)
         #: Rows of the flattened input that are multiplied; None for all.
         self.select: Tensor | None = None
@@ -67,7 +68,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, row: Tensor | None, layer: MergedLinear) -> Tensor:
         ctx.save_for_backward(x, row)
         ctx.layer = layer
-        return _multiply(x, layer.source.use(row), layer.transposed)
+        return _multiply(x, layer.source.make(row), layer.transposed)
 
     @staticmethod
     @once_differentiable
@@ -93,7 +94,7 @@ class _Embedding(torch.autograd.Function):
         chosen, places = torch.unique(ids, return_inverse=True)
         ctx.save_for_backward(chosen, places, row)
         ctx.weight = weight
-        return weight.use(row, torch.float32, chosen)[places]
+        return weight.make(row, torch.float32, chosen)[places]
 
     @staticmethod
     @once_differentiable

@@ -207,6 +207,29 @@ class Streamed:
         return [made[source.info, source.lora] for source in task.sources]
 
 
+class Trail:
+    """The order in which passes take their tensors, so that the next can be told beforehand.
+
+    Before there has been a pass, that of ``names``, and the reverse in backward.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._known = {False: [*names], True: [*names, *reversed(names)]}
+        self._backward: bool | None = None
+        self._seen: list[str] = []
+
+    def add(self, name: str) -> None:
+        """A tensor was taken."""
+        self._seen.append(name)
+
+    def begin(self, *, backward: bool) -> list[str]:
+        """What a pass that begins now will take, with or without a backward pass."""
+        if self._backward is not None and self._seen:
+            self._known[self._backward] = self._seen
+        self._backward, self._seen = backward, []
+        return self._known[backward]
+
+
 def _need(task: TensorTask) -> int:
     """Bytes of memory that a tensor's inputs take."""
     infos = {source.info for source in task.sources}

@@ -22,7 +22,7 @@ class MergedWeight:
     merge.
     ``low_rank``: the
     factors of LoRA experts, where the inputs are the stored matrix alone. ``inputs`` are set before
-    any use; ``used`` is called with the name of what is made in forward.
+    any use; ``used`` is called with its name whenever it is made.
     """
 
     inputs: Inputs
@@ -41,17 +41,6 @@ class MergedWeight:
         self.choice: int | None = None
         self.used: Callable[[str], None] = lambda name: None
 
-    def use(
-        self,
-        row: torch.Tensor | None,
-        dtype: torch.dtype | None = None,
-        chosen: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """:meth:`make` in a forward pass."""
-        if self.kept is None:
-            self.used(self.task.name)
-        return self.make(row, dtype, chosen)
-
     def make(
         self,
         row: torch.Tensor | None,
@@ -65,6 +54,7 @@ class MergedWeight:
         dtype = dtype or self.dtype
         if self.kept is not None:
             return (self.kept if chosen is None else self.kept[chosen]).to(dtype)
+        self.used(self.task.name)
         with torch.no_grad(), self.inputs.open(self.task) as inputs:
             if self.combination is None or row is None:
                 one = self._chosen(inputs)
@@ -112,6 +102,7 @@ class Made:
         self._leaf = row.detach().requires_grad_()
 
     def __enter__(self) -> Made:
+        self._weight.used(self._weight.task.name)
         self._open = self._weight.inputs.open(self._weight.task)
         inputs = self._open.__enter__()
         assert self._weight.combination is not None  # only what has coefficients is reduced

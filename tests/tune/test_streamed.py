@@ -32,11 +32,16 @@ def plan(models: list[Path]) -> MergePlan:
     return plan_of("ties", models, {"weight": 0.4, "density": 0.5}, parameters={"normalize": False})
 
 
-def test_gradients_are_those_of_resident_inputs_to_the_bit(plan: MergePlan) -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_are_those_of_resident_inputs_to_the_bit(
+    plan: MergePlan, recompute: bool
+) -> None:
     space = CoefficientSpace(plan, "layer")
     x, (batch, _) = space.initial(), batch_of()
     whole = MergedModel(plan, space, device="cpu", dtype="float32")
-    with MergedModel(plan, space, memory="16MiB", device="cpu", dtype="float32") as streamed:
+    with MergedModel(
+        plan, space, memory="16MiB", device="cpu", dtype="float32", recompute=recompute
+    ) as streamed:
         assert streamed.streamed
         assert not whole.streamed
         for _ in range(2):  # in the order of the modules, then in that of the first pass
