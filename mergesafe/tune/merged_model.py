@@ -161,7 +161,7 @@ class MergedModel:
         with self.using(x.detach()), torch.no_grad():
             try:
                 for weight in self._weights.values():
-                    weight.kept = weight.make(weight.row)
+                    weight.kept = weight.make()
                 yield MergedChat(self, x.detach().clone())
             finally:
                 for weight in self._weights.values():
@@ -210,15 +210,17 @@ class MergedModel:
             raise ArgumentError(
                 f"coefficients have shape {tuple(x.shape)}; expected [{self.space.size}]"
             )
-        for name, row in zip(self._tuned, x[self._index].unbind(), strict=True):
-            self._weights[name].row = row
+        numbers = x.detach().cpu()[self._index].unbind()
+        rows = x.to(self.device)[self._index.to(self.device)].unbind()
+        for name, number, row in zip(self._tuned, numbers, rows, strict=True):
+            self._weights[name].numbers, self._weights[name].row = number, row
         try:
             self._make_small()
             yield
         finally:
             set_small(self.module, dict.fromkeys(self._small))
             for name in self._tuned:
-                self._weights[name].row = None
+                self._weights[name].numbers = self._weights[name].row = None
 
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
