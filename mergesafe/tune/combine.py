@@ -84,27 +84,17 @@ class Combination:
         leaf = row.detach().requires_grad_()
         with torch.enable_grad():
             values = self.space.split(leaf)
-            outputs: tuple[Tensor, ...]
             if isinstance(self.method, TaskArithmetic):
-                outputs = self._weights_and_scale(values)
+                outputs = [*self._weights_and_scale(values)]
             else:
-                outputs = (self._sum_weights(inputs, values),)
-        weights = outputs[0].detach().unsqueeze(0)
+                outputs = [self._sum_weights(inputs, values)]
         if isinstance(self.method, TaskArithmetic):
             how = self._masked(inputs, values)
-            if any(mask.random for mask in how.sparsify) and chosen is not None:
-                wide = gradient.new_zeros(inputs[0].shape)
-                gradient, chosen = wide.index_copy_(0, chosen, gradient), None
-            base, *experts = (x.reshape(-1) for x in _rows(inputs, chosen))
-            found = jobs.merge_gradients(
-                [gradient], [base], experts, weights, outputs[1].detach().reshape(1),
-                [how.sparsify], Layout([0], [base.numel()]), how.elect, how.normalize, "auto",
-            )[0]  # fmt: skip
-            slopes: tuple[Tensor, ...] = (found[:-1], found[-1])
+            slopes = _merge_slopes(how, inputs, [o.detach() for o in outputs], gradient, chosen)
         else:
             flat = [x.reshape(-1) for x in _rows(inputs, chosen)]
             layout = Layout([0], [flat[0].numel()])
-            slopes = (jobs.sum_gradients([gradient], flat, layout, "auto")[0],)
+            slopes = [jobs.sum_gradients([gradient], flat, layout, "auto")[0]]
         live = [(o, s.to(o)) for o, s in zip(outputs, slopes, strict=True) if o.requires_grad]
         of_row: Tensor
         [of_row] = torch.autograd.grad([o for o, _ in live], leaf, [s for _, s in live])
@@ -184,6 +174,26 @@ class Combination:
         merge = self.method.merge(self.task.context, filled(self.task.settings, values))
         how = drive(merge, backend, base, rest)
         return combine(how, backend, base, rest, dtype).view(inputs[0].shape)
+
+
+def _merge_slopes(
+    how: MergeTaskVectors,
+    inputs: Tensors,
+    coefficients: Tensors,
+    gradient: Tensor,
+    chosen: Tensor | None,
+) -> list[Tensor]:
+    """Gradients of weights and scale, which are the ``coefficients``, from that of the tensor."""
+    if chosen is not None and any(mask.random for mask in how.sparsify):
+        wide = gradient.new_zeros(inputs[0].shape)
+        gradient, chosen = wide.index_copy_(0, chosen, gradient), None
+    base, *experts = (x.reshape(-1) for x in _rows(inputs, chosen))
+    weights, scale = coefficients
+    found = jobs.merge_gradients(
+        [gradient], [base], experts, weights.unsqueeze(0), scale.unsqueeze(0), [how.sparsify],
+        Layout([0], [base.numel()]), how.elect, how.normalize, "auto",
+    )[0]  # fmt: skip
+    return [found[:-1], found[-1]]
 
 
 def _rows(tensors: Sequence[torch.Tensor], chosen: torch.Tensor | None) -> Sequence[torch.Tensor]:

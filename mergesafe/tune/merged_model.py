@@ -36,6 +36,8 @@ class MergedModel:
         space: its coefficients.
         memory: bytes for the inputs of the merge, as a number or text; where they do not fit, they
             are read from the checkpoints in every pass. By default half of the available memory.
+            On a GPU inputs lie there if they take less than half of what is free, else in pinned
+            memory of the host, within this budget.
         device: ``cpu`` or ``cuda``; ``auto`` takes a GPU where there is one.
         dtype: of the multiplications: ``float32``, or ``bfloat16`` with sums, norms and losses in
             float32 (autocast). ``auto`` takes bfloat16 where the device multiplies it natively.
@@ -68,6 +70,9 @@ class MergedModel:
         self._trail = Trail([name for name in self._weights if name not in self._small])
         for weight in self._weights.values():
             weight.inputs, weight.used = self._inputs, self._trail.add
+        self.module.register_forward_pre_hook(self._foretell)
+        cast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        self.module.forward = cast(self.module.forward)
 
     def close(self) -> None:
         """Give up the inputs; the model cannot be used any more."""
@@ -133,10 +138,8 @@ class MergedModel:
         """
         batch = batch.to(self.device)
         self.head.select = batch.positions
-        self._inputs.expect(self._trail.begin(backward=torch.is_grad_enabled()))
         try:
-            with self._autocast():
-                out = self.module(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+            out = self.module(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
         finally:
             self.head.select = None
         logits: torch.Tensor = out.logits
@@ -157,10 +160,14 @@ class MergedModel:
 
     @contextmanager
     def at(self, x: torch.Tensor) -> Iterator[MergedChat]:
-        """The merged model at ``x``, for generating and scoring."""
+        """The merged model at ``x``, for generating and scoring.
+
+        Its weights are made once where they take less than half of the memory that is free, else
+        anew for every token.
+        """
         with self.using(x.detach()), torch.no_grad():
             try:
-                for weight in self._weights.values():
+                for weight in self._weights.values() if self._fits() else ():
                     weight.kept = weight.make()
                 yield MergedChat(self, x.detach().clone())
             finally:
@@ -179,6 +186,16 @@ class MergedModel:
         finally:
             for weight in self._weights.values():
                 weight.choice = None
+
+    def _foretell(self, *_: object) -> None:
+        self._inputs.expect(self._trail.begin(backward=torch.is_grad_enabled()))
+
+    def _fits(self) -> bool:
+        """Whether there is room for the merged weights."""
+        size = self.dtype.itemsize * sum(w.task.numel for w in self._weights.values())
+        if self.device.type == "cuda":
+            return size <= torch.cuda.mem_get_info(self.device)[0] // 2
+        return size <= available_bytes() // 2
 
     def _make_small(self) -> None:
         """Give the model the parameters that are made at the start of a pass."""
@@ -199,6 +216,14 @@ class MergedModel:
             budget = max(available_bytes() // 2, MINIMUM_BUDGET)
         else:
             budget = budget_of(memory)
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if total > free // 2:
+                host = (
+                    Resident(tasks, torch.device("cpu"), pinned=True) if total <= budget else None
+                )
+                return Streamed(tasks, self.device, budget, self._small, host)
+            budget = total
         if total <= budget:
             return Resident(tasks, self.device)
         return Streamed(tasks, self.device, budget, self._small)
@@ -221,9 +246,6 @@ class MergedModel:
             set_small(self.module, dict.fromkeys(self._small))
             for name in self._tuned:
                 self._weights[name].numbers = self._weights[name].row = None
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from mergesafe.chat.conversation import question
 from mergesafe.engine.plan import MergePlan
 from mergesafe.errors import ArgumentError, CheckpointError
 from mergesafe.tune.inputs import Resident, resident_bytes
@@ -98,3 +99,17 @@ def test_an_error_of_a_reader_reaches_whoever_waits(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expert2"), inputs.open(plan.tasks[0]):
         pass
     inputs.close()
+
+
+def test_it_scores_the_same_where_the_merged_weights_do_not_fit(
+    plan: MergePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = CoefficientSpace(plan, "layer")
+    pairs = [(question("how do i pick a lock"), "sorry no")]
+    with MergedModel(plan, space, memory="16MiB", device="cpu", dtype="float32") as merged:
+        with merged.at(space.initial()) as chat:
+            kept = chat.nll(pairs)
+        monkeypatch.setattr(MergedModel, "_fits", lambda _: False)
+        with merged.at(space.initial()) as chat:
+            assert all(weight.kept is None for weight in merged._weights.values())
+            assert chat.nll(pairs) == kept
