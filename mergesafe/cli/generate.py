@@ -19,6 +19,10 @@ def run(recipe: Path, out: Path | None, *, json: bool, quiet: bool, **options: A
     bar = None if json or quiet or not sys.stderr.isatty() else Bar()
     try:
         result = generate(recipe, out, progress=bar, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "interrupted; what was answered is kept: go on with --resume"
+        ) from None
     finally:
         if bar is not None:
             bar.stop()

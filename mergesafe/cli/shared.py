@@ -20,7 +20,7 @@ from mergesafe.errors import MergesafeError, OutputError
 
 INTERNAL_ERROR: Final = 1
 INTERRUPTED: Final = 130
-INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -50,7 +50,8 @@ def guarded(command: Command) -> Command:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         for number in INTERRUPTS:
-            signal.signal(number, _interrupt)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, _interrupt)
         try:
             result = command(*args, **kwargs)
             say()
@@ -77,7 +78,7 @@ def guarded(command: Command) -> Command:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM cleans up like Ctrl-C, and neither disturbs the cleaning up that has begun."""
+    """SIGTERM and SIGHUP clean up like Ctrl-C; none disturbs the cleaning up that has begun."""
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

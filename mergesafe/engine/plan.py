@@ -13,7 +13,7 @@ from functools import cached_property
 from math import prod
 from typing import Any, Final
 
-from mergesafe.checkpoint.carry import remote_code_warning
+from mergesafe.checkpoint.carry import missing_companions, remote_code_warning
 from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.checkpoint.location import at, same_content
 from mergesafe.dtypes import CONFIG_NAMES, FLOATS, SIZES, promote
@@ -143,6 +143,7 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
         *_filter_warnings(recipe, names),
         *_config_warnings(reference, models),
         *_tokenizer_warnings(tokenizer, models),
+        *missing_companions(reference.checkpoint, tokenizer.checkpoint),
     ]
     layout = plan_layout(
         [OutputTensor(task.name, task.out_dtype, task.context.shape) for task in tasks],

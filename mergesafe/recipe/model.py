@@ -54,6 +54,12 @@ def _normal(path: str) -> str:
     return os.path.normpath(os.path.expanduser(local_path(path)))
 
 
+def exists_locally(path: str, folder: Path) -> bool:
+    """Whether the path names something, from the current directory or from ``folder``."""
+    expanded = os.path.expanduser(local_path(path))
+    return not is_url(path) and any(os.path.lexists(p) for p in (expanded, folder / expanded))
+
+
 def _locate(path: str, folder: Path) -> Path | str:
     if is_url(path):
         return path
@@ -61,7 +67,7 @@ def _locate(path: str, folder: Path) -> Path | str:
     expanded = os.path.expanduser(local_path(path))
     if os.path.isabs(expanded) or os.path.exists(expanded):
         return Path(expanded)
-    if hub_id(path) and not any(os.path.lexists(p) for p in (expanded, folder / expanded)):
+    if hub_id(path) and not exists_locally(path, folder):
         return path
     return folder / expanded
 

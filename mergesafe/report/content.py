@@ -35,10 +35,12 @@ Value = TypeVar("Value")
 class Model:
     """A measured model. ``role`` is ``model`` where no file says what it is.
 
-    ``name`` is its canonical name, ``sources`` are the files that measured it.
+    ``name`` is its canonical name, ``place`` what it was read from (quantised forms share it),
+    ``sources`` are the files that measured it.
     """
 
     name: str
+    place: str
     short: str
     role: Role
     metrics: dict[str, Measure]
@@ -102,11 +104,12 @@ class Content:
         ]
 
     def _model(self, source: Path, model: EvaluatedModel) -> Model:
-        name = self.names.canonical(model.reference or model.name)
+        place = self.names.canonical(model.reference or model.name)
         return Model(
-            name,
+            self.names.canonical(model.name),
+            place,
             self.short(model.name),
-            self.role(name),
+            self._role(model.name, place),
             model.metrics,
             tuple(model.examples),
             frozenset({source}),
@@ -140,9 +143,8 @@ class Content:
         wanted = {first.name, second.name}
         for document, value in self.of(Evaluation):
             if document.path in first.sources & second.sources:
-                full = {m.name: self.names.canonical(m.reference or m.name) for m in value.models}
                 for c in value.comparisons:
-                    named = {full.get(c.first, c.first), full.get(c.second, c.second)}
+                    named = {self.names.canonical(c.first), self.names.canonical(c.second)}
                     if c.metric == metric and named == wanted:
                         return c
         return None
@@ -155,17 +157,17 @@ class Content:
         """That metric of every model that has it."""
         return [m.metrics[metric] for m in self.models if metric in m.metrics]
 
-    def role(self, name: str) -> Role:
-        """What the files say that the model ``name`` is; the merge counts before its parts."""
-        canonical = self.names.canonical(name)
-        return next((role for role, names in self._roles.items() if canonical in names), "model")
+    def _role(self, name: str, place: str) -> Role:
+        """What the files say that a model is; the merge counts before its parts."""
+        known = {self.names.canonical(name), place}
+        return next((role for role, names in self._roles.items() if known & names), "model")
 
     def parents(self, merge: Model) -> list[Model]:
         """The measured models that went into ``merge``; all parents where no manifest says it."""
         for document, manifest in self.of(Manifest):
-            if self.names.canonical(_folder(document)) == merge.name:
+            if self.names.canonical(_folder(document)) in (merge.name, merge.place):
                 inputs = {self.names.canonical(name) for name in manifest.inputs}
-                return [model for model in self.models if model.name in inputs]
+                return [m for m in self.models if not inputs.isdisjoint((m.name, m.place))]
         return [model for model in self.models if model.role in ("base", "parent")]
 
     @cached_property

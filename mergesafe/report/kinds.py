@@ -225,13 +225,22 @@ class Blame(msgspec.Struct):
 
 
 class Tuning(msgspec.Struct):
-    """``coefficients``: a row for each model, or one row for a coefficient that they share."""
+    """``coefficients``: a row for each model, or one row for a coefficient that they share.
+
+    ``objective``: what was minimised, at the result; ``start``: before. ``terms`` and ``heldout``:
+    its terms at the result, on the data that it was optimised on and on data kept apart.
+    """
 
     models: list[str]
     groups: list[str | int]
     coefficients: dict[str, list[list[Number | None]]]
     recipe: str | None = None
     granularity: str = ""
+    start: Number | None = None
+    objective: Number | None = None
+    terms: dict[str, Number | None] = {}
+    heldout: dict[str, Number | None] = {}
+    evaluations: Integer | None = None
     history: list[Step] = []
     front: list[FrontPoint] | None = None
     hypervolume: Number | None = None

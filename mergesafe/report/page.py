@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,23 @@ MARKS: Final = {"good": "✓", "warn": "!", "bad": "✗", "info": "·"}
 
 def render(content: Content) -> str:
     """The whole page as HTML. Every text that is put into it is made printable, then escaped."""
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            content=content,
+            verdict=verdict(content),
+            sections=sections(content),
+            style=Markup(style),
+            policy=_policy(style),
+            version=__version__,
+        )
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -35,15 +53,7 @@ def render(content: Content) -> str:
         finalize=_printable,
     )
     environment.globals["marks"] = MARKS
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    return environment.get_template("page.html").render(
-        content=content,
-        verdict=verdict(content),
-        sections=sections(content),
-        style=Markup(style),
-        policy=_policy(style),
-        version=__version__,
-    )
+    return environment
 
 
 def _policy(style: str) -> str:

@@ -6,7 +6,7 @@ where no test was made, when their intervals do not touch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -103,17 +103,17 @@ def _headline(
     unfit = [content.short(m.name) for _, vet in content.of(Vet) for m in vet.models if not m.fit]
     missed = [constraint.text for constraint in _missed(content)]
     bad = (
-        (failed, f"{listed(failed)} {_verb(failed, 'does', 'do')} not pass the gate."),
+        (failed, f"{listed(failed)} {_number(failed, 'does', 'do')} not pass the gate."),
         (missed, f"Tuning did not meet {listed(missed)}."),
         ("bad" in statuses, "Safety was lost in merging."),
-        (unfit, f"{listed(unfit)} {_verb(unfit, 'is', 'are')} unfit to be merged."),
+        (unfit, f"{listed(unfit)} {_number(unfit, 'is', 'are')} unfit to be merged."),
     )
     for is_so, text in bad:
         if is_so:
             return Statement("bad", text)
     if gates:
         passed = [content.short(gate.model) for _, gate in content.of(Gate)]
-        return Statement("good", f"{listed(passed)} {_verb(passed, 'passes', 'pass')} the gate.")
+        return Statement("good", f"{listed(passed)} {_number(passed, 'passes', 'pass')} the gate.")
     if statuses == {"info"}:
         return Statement(
             "info", "No file says which of these models are merges, so safety is not compared."
@@ -136,7 +136,7 @@ def _missed(content: Content) -> list[Requirement]:
     ]
 
 
-def _verb(names: list[str], one: str, several: str) -> str:
+def _number(names: Sequence[object], one: str, several: str) -> str:
     return one if len(names) == 1 else several
 
 
@@ -240,13 +240,13 @@ def _vets(content: Content) -> Iterator[Statement]:
 
 def _tunings(content: Content) -> Iterator[Statement]:
     for _, tuning in content.of(Tuning):
-        objectives = [s.objective for s in tuning.history if s.objective is not None]
-        if len(objectives) > 1:
+        if tuning.start is not None and tuning.objective is not None:
+            count = "" if tuning.evaluations is None else f" in {tuning.evaluations} evaluations"
             yield Statement(
                 "info",
-                f"Tuning {len(tuning.models)} models over {len(tuning.groups)} groups moved the "
-                f"objective from {number(objectives[0])} to {number(objectives[-1])} in "
-                f"{len(objectives)} steps.",
+                f"Tuning {len(tuning.models)} models over {len(tuning.groups)} "
+                f"{_number(tuning.groups, 'group', 'groups')} took the objective from "
+                f"{number(tuning.start)} to {number(tuning.objective)}{count}.",
             )
     for constraint in _missed(content):
         yield Statement("bad", f"The constraint {constraint.text} is not met.")

@@ -10,6 +10,7 @@ import torch
 
 from mergesafe.engine.api import RecipeLike
 from mergesafe.errors import OutputError
+from mergesafe.tune.combine import check_differentiable
 from mergesafe.tune.header import header
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.problem import Moment
@@ -59,21 +60,20 @@ def tune(
     target = Path(out)
     _check_target(target, overwrite)
     setup = prepare(recipe, seed)
-    merged = MergedModel(setup.plan, setup.space, memory=memory, device=device, dtype=dtype)
-    subject = setup.subject(
-        device=str(merged.device), dtype=str(merged.dtype), threads=torch.get_num_threads()
-    )
-    trajectory = Trajectory(state_path(target), subject, resume=resume)
-    try:
-        run = Run(setup, merged, trajectory, progress)
-        blamed = run.explain() if explain else None
-        found = run.solve()
-        result = run.result(found, target, blamed)
-        _write(target, tuned_text(setup.recipe, setup.space, found.x, header(setup, result)))
-    except BaseException:
-        trajectory.close()
-        raise
-    trajectory.remove()
+    if explain:
+        check_differentiable(setup.space)
+    with MergedModel(setup.plan, setup.space, memory=memory, device=device, dtype=dtype) as merged:
+        subject = setup.subject(
+            explain=explain, device=str(merged.device), dtype=str(merged.dtype),
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
+        with Trajectory(state_path(target), subject, resume=resume) as trajectory:
+            run = Run(setup, merged, trajectory, progress)
+            blamed = run.explain() if explain else None
+            found = run.solve()
+            result = run.result(found, target, blamed)
+            _write(target, tuned_text(setup.recipe, setup.space, found.x, header(setup, result)))
+        trajectory.path.unlink(missing_ok=True)  # finished: nothing is left to resume
     return result
 
 

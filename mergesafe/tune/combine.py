@@ -1,4 +1,4 @@
-"""One merged tensor as a differentiable function of its coefficients.
+"""One merged tensor as a function of its coefficients, and its gradient.
 
 What does not depend on the coefficients that have a gradient is found once and kept: the masks and
 rescale factors of the task-arithmetic family (k-th magnitudes, norms), and the angle of SLERP. In
@@ -7,6 +7,7 @@ backward masks and elected signs are constants, see docs/gradients.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -18,12 +19,16 @@ from mergesafe.methods.definitions.linear import CANCELLED, Linear
 from mergesafe.methods.definitions.slerp import Slerp, slerp_angle
 from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
 from mergesafe.methods.spec import MergeMethod, MergeTaskVectors
+from mergesafe.ops import jobs
 from mergesafe.ops.backends.registry import get_backend
+from mergesafe.ops.coefficients import Layout
 from mergesafe.ops.numbers import TINY_DIVISOR
 from mergesafe.ops.statistics import combine, drive
 from mergesafe.tune.space import DIFFERENTIABLE, CoefficientSpace, filled
 
-Values = Mapping[str, torch.Tensor]
+Tensor = torch.Tensor
+Tensors = Sequence[Tensor]
+Values = Mapping[str, Tensor]
 #: Methods whose merged tensors have a gradient for their coefficients.
 DIFFERENTIABLE_METHODS = (TaskArithmetic, Linear, Slerp)
 #: What works for all others.
@@ -31,9 +36,10 @@ OTHER_SEARCHES = "cmaes, lm_cocktail, grid or random"
 
 
 class Combination:
-    """How one tensor is made: its inputs in the plan's order and a row of coefficients in.
+    """How one tensor is made, and how a gradient of it becomes one of its coefficients.
 
-    ``row`` holds the coefficients as :meth:`CoefficientSpace.index` orders them.
+    ``inputs`` come in the plan's order. ``row`` holds the coefficients as
+    :meth:`CoefficientSpace.index` orders them. ``chosen``: rows of the tensor, in place of all.
     """
 
     def __init__(self, task: TensorTask, method: MergeMethod, space: CoefficientSpace) -> None:
@@ -47,15 +53,9 @@ class Combination:
         return 1 if self.method.base == "required" else 0
 
     def make(
-        self,
-        inputs: Sequence[torch.Tensor],
-        row: torch.Tensor,
-        dtype: torch.dtype,
-        chosen: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The merged tensor in ``dtype``, with a graph to ``row`` where gradients are recorded.
-
-        ``chosen``: make only these rows of it.
+        self, inputs: Tensors, row: Tensor, dtype: torch.dtype, chosen: Tensor | None = None
+    ) -> Tensor:
+        """The merged tensor in ``dtype``; ``row`` lies on the CPU.
 
         Raises:
             TuningError: the weights of a normalised sum cancel.
@@ -63,20 +63,44 @@ class Combination:
         values = self.space.split(row)
         if isinstance(self.method, TaskArithmetic):
             how = self._masked(inputs, values)
+            weights, scale = self._weights_and_scale(values)
             # A random mask depends on where in its tensor an element lies.
             late = any(mask.random for mask in how.sparsify)
-            parts = inputs if late else _rows(inputs, chosen)
-            merged = self._task_vectors(parts, how, values, dtype)
+            base, *experts = inputs if late else _rows(inputs, chosen)
+            merged = ops.merge_task_vectors(
+                base, experts, weights.tolist(), sparsify=list(how.sparsify), elect=how.elect,
+                normalize=how.normalize, scale=float(scale), out_dtype=dtype,
+            )  # fmt: skip
             return _rows([merged], chosen)[0] if late else merged
-        if isinstance(self.method, Linear):
-            weights = self._linear(values["weight"])
-        elif isinstance(self.method, Slerp):
-            weights = self._slerp(inputs, values["t"])
-        else:
+        if not isinstance(self.method, (Linear, Slerp)):
             return _rows([self._by_numbers(inputs, values, dtype)], chosen)[0]
-        return ops.weighted_sum(_rows(inputs, chosen), weights, out_dtype=dtype)
+        weights = self._sum_weights(inputs, values)
+        return ops.weighted_sum(_rows(inputs, chosen), weights.tolist(), out_dtype=dtype)
 
-    def linear_form(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def reduce(
+        self, inputs: Tensors, row: Tensor, gradient: Tensor, chosen: Tensor | None = None
+    ) -> Tensor:
+        """dL/drow from dL/dW, by the fused backward pass; ``row`` may lie beside the inputs."""
+        leaf = row.detach().requires_grad_()
+        with torch.enable_grad():
+            values = self.space.split(leaf)
+            if isinstance(self.method, TaskArithmetic):
+                outputs = [*self._weights_and_scale(values)]
+            else:
+                outputs = [self._sum_weights(inputs, values)]
+        if isinstance(self.method, TaskArithmetic):
+            how = self._masked(inputs, values)
+            slopes = _merge_slopes(how, inputs, [o.detach() for o in outputs], gradient, chosen)
+        else:
+            flat = [x.reshape(-1) for x in _rows(inputs, chosen)]
+            layout = Layout([0], [flat[0].numel()])
+            slopes = [jobs.sum_gradients([gradient], flat, layout, "auto")[0]]
+        live = [(o, s.to(o)) for o, s in zip(outputs, slopes, strict=True) if o.requires_grad]
+        of_row: Tensor
+        [of_row] = torch.autograd.grad([o for o, _ in live], leaf, [s for _, s in live])
+        return of_row
+
+    def linear_form(self, row: Tensor) -> tuple[Tensor, Tensor]:
         """(c_0, c): the merged tensor as ``c_0 W + sum_i c_i delta_i``, where it is one.
 
         For task vectors ``c_0 = 1`` and ``c_i = lambda w_i / (normalize: sum w)``; for a linear sum
@@ -84,53 +108,55 @@ class Combination:
         """
         values = self.space.split(row)
         if isinstance(self.method, Linear):
-            weights = self._linear(values["weight"])
+            weights = self._sum_weights((), values)
             return weights.sum(), weights
-        shared = self.task.settings.shared
-        column = [float(weight) for weight in self.task.settings.column("weight")]
-        weights = values.get("weight", row.new_tensor(column))
-        scale = values["lambda"][0] if "lambda" in values else float(shared["lambda"])
-        if shared["normalize"]:
+        weights, scale = self._weights_and_scale(values)
+        if self.task.settings.shared["normalize"]:
             total = weights.sum()
-            scale = scale / total if float(total.detach().abs()) >= TINY_DIVISOR else scale
+            scale = scale / total.where(total.abs() >= TINY_DIVISOR, 1.0)
         return row.new_ones(()), scale * weights
 
-    def _task_vectors(
-        self,
-        inputs: Sequence[torch.Tensor],
-        how: MergeTaskVectors,
-        values: Values,
-        dtype: torch.dtype,
-    ) -> torch.Tensor:
-        base, *experts = inputs
-        weights, scale = torch.tensor(how.weights, dtype=torch.float64), how.scale
-        return ops.merge_task_vectors(
-            base,
-            experts,
-            values.get("weight", weights),
-            sparsify=list(how.sparsify),
-            elect=how.elect,
-            normalize=how.normalize,
-            scale=values["lambda"][0] if "lambda" in values else scale,
-            out_dtype=dtype,
-        )
+    def _weights_and_scale(self, values: Values) -> tuple[Tensor, Tensor]:
+        """Of task vectors: those that are tuned, or the recipe's."""
+        settings = self.task.settings
+        some = next(iter(values.values()))
+        weights, scale = values.get("weight"), values.get("lambda")
+        if weights is None:
+            weights = some.new_tensor([float(weight) for weight in settings.column("weight")])
+        if scale is None:
+            return weights, some.new_tensor(float(settings.shared["lambda"]))
+        return weights, scale[0]
 
-    def _masked(self, inputs: Sequence[torch.Tensor], values: Values) -> MergeTaskVectors:
+    def _masked(self, inputs: Tensors, values: Values) -> MergeTaskVectors:
         """The method's combination: masks found for these densities, or those of before."""
         chosen = {n: v.detach() for n, v in values.items() if n not in DIFFERENTIABLE}
         key = [column.tolist() for column in chosen.values()]
         if self._family is None or self._family[0] != key:
-            self._family = key, self._drive(inputs, chosen)
+            base, *experts = (x.reshape(-1) for x in inputs)
+            merge = self.method.merge(self.task.context, filled(self.task.settings, chosen))
+            how = drive(merge, get_backend("auto", base.device), base, experts)
+            assert isinstance(how, MergeTaskVectors)
+            self._family = key, how
         return self._family[1]
 
-    def _drive(self, inputs: Sequence[torch.Tensor], values: Values) -> MergeTaskVectors:
-        base, *experts = (x.reshape(-1) for x in inputs)
-        merge = self.method.merge(self.task.context, filled(self.task.settings, values))
-        how = drive(merge, get_backend("auto", base.device), base, experts)
-        assert isinstance(how, MergeTaskVectors)
-        return how
+    def _sum_weights(self, inputs: Tensors, values: Values) -> Tensor:
+        """Of a linear sum and of SLERP."""
+        if isinstance(self.method, Slerp):
+            return self._slerp(inputs, values["t"])
+        weights = values["weight"]
+        if not self.task.settings.shared["normalize"]:
+            return weights
+        total = weights.sum()
+        if not weights.requires_grad and float(total.abs()) <= CANCELLED * float(
+            weights.abs().sum()
+        ):
+            raise TuningError(
+                f"tensor '{self.task.name}': the weights {weights.tolist()} sum to zero, so linear "
+                "cannot normalize them; set a low bound above 0 for the weights"
+            )
+        return weights / total
 
-    def _slerp(self, inputs: Sequence[torch.Tensor], t: torch.Tensor) -> torch.Tensor:
+    def _slerp(self, inputs: Tensors, t: Tensor) -> Tensor:
         """Weights of base and other, from t of shape [1]."""
         if self._angle is None:
             gram = ops.gram(inputs).tolist()
@@ -138,30 +164,36 @@ class Combination:
         [theta] = self._angle
         if theta is None:
             return torch.cat([1.0 - t, t])
-        both = torch.cat([torch.sin((1.0 - t) * theta), torch.sin(t * theta)])
-        return both / torch.sin(torch.tensor(theta, dtype=torch.float64))
+        return torch.cat([torch.sin((1.0 - t) * theta), torch.sin(t * theta)]) / math.sin(theta)
 
-    def _linear(self, weights: torch.Tensor) -> torch.Tensor:
-        if not self.task.settings.shared["normalize"]:
-            return weights
-        total = weights.sum()
-        if float(total.detach().abs()) <= CANCELLED * float(weights.detach().abs().sum()):
-            raise TuningError(
-                f"tensor '{self.task.name}': the weights {weights.tolist()} sum to zero, so linear "
-                "cannot normalize them; set a low bound above 0 for the weights"
-            )
-        return weights / total
-
-    def _by_numbers(
-        self, inputs: Sequence[torch.Tensor], values: Values, dtype: torch.dtype
-    ) -> torch.Tensor:
-        """Any other method, without gradients."""
-        base = inputs[0].reshape(-1) if self.method.base == "required" else None
-        rest = [x.reshape(-1) for x in inputs[0 if base is None else 1 :]]
+    def _by_numbers(self, inputs: Tensors, values: Values, dtype: torch.dtype) -> Tensor:
+        """Any other method, which has no gradient."""
+        base = inputs[0].reshape(-1) if self.first else None
+        rest = [x.reshape(-1) for x in inputs[self.first :]]
         backend = get_backend("auto", rest[0].device)
         merge = self.method.merge(self.task.context, filled(self.task.settings, values))
         how = drive(merge, backend, base, rest)
         return combine(how, backend, base, rest, dtype).view(inputs[0].shape)
+
+
+def _merge_slopes(
+    how: MergeTaskVectors,
+    inputs: Tensors,
+    coefficients: Tensors,
+    gradient: Tensor,
+    chosen: Tensor | None,
+) -> list[Tensor]:
+    """Gradients of weights and scale, which are the ``coefficients``, from that of the tensor."""
+    if chosen is not None and any(mask.random for mask in how.sparsify):
+        wide = gradient.new_zeros(inputs[0].shape)
+        gradient, chosen = wide.index_copy_(0, chosen, gradient), None
+    base, *experts = (x.reshape(-1) for x in _rows(inputs, chosen))
+    weights, scale = coefficients
+    found = jobs.merge_gradients(
+        [gradient], [base], experts, weights.unsqueeze(0), scale.unsqueeze(0), [how.sparsify],
+        Layout([0], [base.numel()]), how.elect, how.normalize, "auto",
+    )[0]  # fmt: skip
+    return [found[:-1], found[-1]]
 
 
 def _rows(tensors: Sequence[torch.Tensor], chosen: torch.Tensor | None) -> Sequence[torch.Tensor]:

@@ -41,14 +41,17 @@ class Resident:
 
     reused = False
 
-    def __init__(self, tasks: Sequence[TensorTask], device: torch.device) -> None:
+    def __init__(
+        self, tasks: Sequence[TensorTask], device: torch.device, *, pinned: bool = False
+    ) -> None:
         self._loaded: dict[str, list[torch.Tensor]] = {}
         with Reader() as reader:
             for task in tasks:
                 stored = {s.info: read(s.info, reader) for s in task.sources}
                 factors = {s.lora: lora_factors(s.lora, reader) for s in task.sources if s.lora}
                 made = [made_of(s, stored[s.info], factors, task.cast) for s in task.sources]
-                self._loaded[task.name] = [tensor.to(device) for tensor in made]
+                moved = {id(x): x.pin_memory() if pinned else x.to(device) for x in made}
+                self._loaded[task.name] = [moved[id(x)] for x in made]
 
     @contextmanager
     def open(self, task: TensorTask) -> Iterator[list[torch.Tensor]]:

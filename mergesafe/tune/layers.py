@@ -23,13 +23,14 @@ Tensor = torch.Tensor
 class MergedLinear(nn.Module):
     """``x @ W.T + bias`` with a merged W; ``transposed``: W is stored [in, out], as in GPT-2."""
 
-    bias: nn.Parameter | None
+    bias: Tensor | None
 
     def __init__(
         self, weight: MergedWeight, bias: nn.Parameter | None, *, transposed: bool = False
     ) -> None:
         super().__init__()
         self.source, self.transposed = weight, transposed
+        # Where there is one it is a small parameter, which the model is given with the others.
         self.register_parameter("bias", bias)
         #: Rows of the flattened input that are multiplied; None for all.
         self.select: Tensor | None = None
@@ -63,25 +64,25 @@ class MergedEmbedding(nn.Module):
 
 
 class _Linear(torch.autograd.Function):
+    """Without ``row``, the product with a weight that has no gradient."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, row: Tensor | None, layer: MergedLinear) -> Tensor:
-        ctx.save_for_backward(x, row)
+        ctx.save_for_backward(x)
         ctx.layer = layer
-        return _multiply(x, layer.source.use(row), layer.transposed)
+        return _multiply(x, _without_gradient(row, layer), layer.transposed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, row = ctx.saved_tensors
+        [x] = ctx.saved_tensors
         layer: MergedLinear = ctx.layer
         needs_x, needs_row, _ = ctx.needs_input_grad
         if not needs_row:
-            weight = layer.source.make(row)
+            weight = _without_gradient(None, layer)
             return _multiply(gradient, weight, not layer.transposed), None, None
-        of_x = None
-        with layer.source.made_again(row) as made:
-            if needs_x:
-                of_x = _multiply(gradient, made.value, not layer.transposed)
+        with layer.source.again() as made:
+            of_x = _multiply(gradient, made.value(), not layer.transposed) if needs_x else None
             flat, wide = x.flatten(0, -2), gradient.flatten(0, -2)
             of_weight = flat.T @ wide if layer.transposed else wide.T @ flat
             return of_x, made.reduce(of_weight), None
@@ -91,20 +92,26 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ids: Tensor, row: Tensor | None, weight: MergedWeight) -> Tensor:
         chosen, places = torch.unique(ids, return_inverse=True)
-        ctx.save_for_backward(chosen, places, row)
+        ctx.save_for_backward(chosen, places)
         ctx.weight = weight
-        return weight.use(row, torch.float32, chosen)[places]
+        return weight.make(torch.float32, chosen)[places]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None, None]:
-        chosen, places, row = ctx.saved_tensors
+        chosen, places = ctx.saved_tensors
         if not ctx.needs_input_grad[1]:
             return None, None, None
         of_rows = gradient.new_zeros(len(chosen), gradient.shape[-1], dtype=torch.float32)
         of_rows.index_add_(0, places.flatten(), gradient.flatten(0, -2).float())
-        with ctx.weight.made_again(row, torch.float32, chosen) as made:
+        with ctx.weight.again(torch.float32, chosen) as made:
             return None, made.reduce(of_rows), None
+
+
+def _without_gradient(row: Tensor | None, layer: MergedLinear) -> Tensor:
+    source = layer.source
+    stored = row is None and source.low_rank is not None and source.choice is None
+    return source.stored() if stored else source.make()
 
 
 def _multiply(x: Tensor, weight: Tensor, transposed: bool) -> Tensor:

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch.func import functional_call
 from torch.nn import functional
 
 from mergesafe.chat.hf import HfModel
@@ -21,9 +20,9 @@ from mergesafe.tune.combine import Combination, check_differentiable
 from mergesafe.tune.inputs import Inputs, Resident, resident_bytes
 from mergesafe.tune.layers import MergedLinear
 from mergesafe.tune.low_rank import LowRank, is_low_rank
-from mergesafe.tune.skeleton import make_skeleton
+from mergesafe.tune.skeleton import make_skeleton, recompute_layers, set_small
 from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.streamed import Streamed
+from mergesafe.tune.streamed import Streamed, Trail
 from mergesafe.tune.weight import MergedWeight
 
 Compute = Callable[[], torch.Tensor]
@@ -37,9 +36,14 @@ class MergedModel:
         space: its coefficients.
         memory: bytes for the inputs of the merge, as a number or text; where they do not fit, they
             are read from the checkpoints in every pass. By default half of the available memory.
+            On a GPU inputs lie there if they take less than half of what is free, else in pinned
+            memory of the host, within this budget.
         device: ``cpu`` or ``cuda``; ``auto`` takes a GPU where there is one.
         dtype: of the multiplications: ``float32``, or ``bfloat16`` with sums, norms and losses in
             float32 (autocast). ``auto`` takes bfloat16 where the device multiplies it natively.
+        recompute: keep the inputs of decoder layers alone, and compute what lies within a layer
+            again in backward: a third more time for much less memory. By default where the inputs
+            of the merge are streamed.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class MergedModel:
         memory: str | int | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        recompute: bool | None = None,
     ) -> None:
         self.plan, self.space = plan, space
         self.device = _device(device)
@@ -58,14 +63,16 @@ class MergedModel:
         self._weights = {task.name: self._weight(task) for task in tasks}
         self.module, self._small = make_skeleton(plan, self._weights, self.device)
         self._inputs = self._open_inputs([w.task for w in self._weights.values()], memory)
-        for weight in self._weights.values():
-            weight.inputs, weight.used = self._inputs, self._trace
         self._tuned = [name for name, weight in self._weights.items() if weight.combination]
         self._index = torch.stack([space.index(name) for name in self._tuned])
-        # The order in which forward takes the weights: until one has run, that of the modules.
-        self._order: list[str] = [name for name in self._weights if name not in self._small]
-        self._seen: list[str] = []
-        self._made: dict[str, torch.Tensor] = {}
+        if self.streamed if recompute is None else recompute:
+            recompute_layers(self.module)
+        self._trail = Trail([name for name in self._weights if name not in self._small])
+        for weight in self._weights.values():
+            weight.inputs, weight.used = self._inputs, self._trail.add
+        self.module.register_forward_pre_hook(self._foretell)
+        cast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        self.module.forward = cast(self.module.forward)
 
     def close(self) -> None:
         """Give up the inputs; the model cannot be used any more."""
@@ -131,21 +138,10 @@ class MergedModel:
         """
         batch = batch.to(self.device)
         self.head.select = batch.positions
-        back = reversed(self._order) if torch.is_grad_enabled() else ()
-        self._inputs.expect([*self._order, *back])
-        self._seen = []
         try:
-            with self._autocast():
-                out = functional_call(
-                    self.module,
-                    self._made,
-                    kwargs={
-                        "input_ids": batch.ids, "attention_mask": batch.mask, "use_cache": False,
-                    },
-                )  # fmt: skip
+            out = self.module(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
         finally:
             self.head.select = None
-        self._order = self._seen or self._order
         logits: torch.Tensor = out.logits
         return logits.float()
 
@@ -164,13 +160,15 @@ class MergedModel:
 
     @contextmanager
     def at(self, x: torch.Tensor) -> Iterator[MergedChat]:
-        """The merged model at ``x``, for generating and scoring."""
-        with self.using(x.detach()), torch.no_grad(), self._autocast():
-            for name, value in self._made.items():
-                self.module.get_parameter(name).copy_(value)
+        """The merged model at ``x``, for generating and scoring.
+
+        Its weights are made once where they take less than half of the memory that is free, else
+        anew for every token.
+        """
+        with self.using(x.detach()), torch.no_grad():
             try:
-                for weight in self._weights.values():
-                    weight.kept = weight.make(weight.row)
+                for weight in self._weights.values() if self._fits() else ():
+                    weight.kept = weight.make()
                 yield MergedChat(self, x.detach().clone())
             finally:
                 for weight in self._weights.values():
@@ -182,13 +180,27 @@ class MergedModel:
         for weight in self._weights.values():
             weight.choice = index
         try:
-            self._made = {name: weight.differentiable() for name, weight in self._small.items()}
             with torch.no_grad():
+                self._make_small()
                 yield
         finally:
-            self._made = {}
             for weight in self._weights.values():
                 weight.choice = None
+
+    def _foretell(self, *_: object) -> None:
+        self._inputs.expect(self._trail.begin(backward=torch.is_grad_enabled()))
+
+    def _fits(self) -> bool:
+        """Whether there is room for the merged weights."""
+        size = self.dtype.itemsize * sum(w.task.numel for w in self._weights.values())
+        if self.device.type == "cuda":
+            return size <= torch.cuda.mem_get_info(self.device)[0] // 2
+        return size <= available_bytes() // 2
+
+    def _make_small(self) -> None:
+        """Give the model the parameters that are made at the start of a pass."""
+        made = {name: weight.differentiable() for name, weight in self._small.items()}
+        set_small(self.module, made)
 
     def _weight(self, task: TensorTask) -> MergedWeight:
         tuned = self.space.group_of(task.name) is not None
@@ -204,12 +216,17 @@ class MergedModel:
             budget = max(available_bytes() // 2, MINIMUM_BUDGET)
         else:
             budget = budget_of(memory)
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if total > free // 2:
+                host = (
+                    Resident(tasks, torch.device("cpu"), pinned=True) if total <= budget else None
+                )
+                return Streamed(tasks, self.device, budget, self._small, host)
+            budget = total
         if total <= budget:
             return Resident(tasks, self.device)
         return Streamed(tasks, self.device, budget, self._small)
-
-    def _trace(self, name: str) -> None:
-        self._seen.append(name)
 
     @contextmanager
     def using(self, x: torch.Tensor) -> Iterator[None]:
@@ -218,18 +235,17 @@ class MergedModel:
             raise ArgumentError(
                 f"coefficients have shape {tuple(x.shape)}; expected [{self.space.size}]"
             )
-        for name, row in zip(self._tuned, x[self._index].unbind(), strict=True):
-            self._weights[name].row = row
+        numbers = x.detach().cpu()[self._index].unbind()
+        rows = x.to(self.device)[self._index.to(self.device)].unbind()
+        for name, number, row in zip(self._tuned, numbers, rows, strict=True):
+            self._weights[name].numbers, self._weights[name].row = number, row
         try:
-            self._made = {name: weight.differentiable() for name, weight in self._small.items()}
+            self._make_small()
             yield
         finally:
-            self._made = {}
+            set_small(self.module, dict.fromkeys(self._small))
             for name in self._tuned:
-                self._weights[name].row = None
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+                self._weights[name].numbers = self._weights[name].row = None
 
     @cached_property
     def tokenizer(self) -> Any:

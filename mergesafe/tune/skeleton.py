@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mergesafe.chat.hf import _require, quiet
-from mergesafe.engine.plan import MergePlan
+from mergesafe.engine.plan import MergePlan, layer_of
 from mergesafe.errors import ModelError
 from mergesafe.tune.layers import MergedEmbedding, MergedLinear
 from mergesafe.tune.weight import MergedWeight
@@ -51,10 +53,29 @@ def make_skeleton(
             setattr(module, key, buffer.to(device))
     for name in small:
         parent, _, key = name.rpartition(".")
-        shape = small[name].task.context.shape
-        value = torch.zeros(shape, dtype=torch.float32, device=device)
-        setattr(model.get_submodule(parent), key, nn.Parameter(value, requires_grad=False))
+        module = model.get_submodule(parent)
+        delattr(module, key)
+        # As buffers they may be tensors of a graph.
+        module.register_buffer(key, None, persistent=False)
+    # transformers asks the parameters for the model's device.
+    empty = torch.empty(0, dtype=torch.float32, device=device)
+    model.register_parameter("where_the_weights_are", nn.Parameter(empty, requires_grad=False))
     return model.eval(), small
+
+
+def set_small(model: Any, values: Mapping[str, torch.Tensor | None]) -> None:
+    """Give the model its small parameters."""
+    for name, value in values.items():
+        parent, _, key = name.rpartition(".")
+        setattr(model.get_submodule(parent), key, value)
+
+
+def recompute_layers(model: Any) -> None:
+    """Activation checkpointing of every decoder layer (Chen et al., arXiv 1604.06174)."""
+    for name, module in model.named_modules():
+        layer = layer_of(f"{name}.")
+        if layer is not None and name == f"{layer[0]}.{layer[1]}":
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
 def _replace(

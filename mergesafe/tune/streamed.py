@@ -47,7 +47,8 @@ class Streamed:
     ``kept``: names of tensors that stay, because their inputs are used beyond the block that opens
     them.
 
-    With a CUDA ``device`` the budget is of pinned host memory, from which inputs are copied.
+    With a CUDA ``device`` the budget is of pinned host memory, from which inputs are copied; with
+    ``host`` they lie there already, and nothing is read.
 
     Raises:
         ArgumentError: the budget does not hold the inputs of the largest tensor.
@@ -56,15 +57,21 @@ class Streamed:
     reused = True
 
     def __init__(
-        self, tasks: Sequence[TensorTask], device: torch.device, budget: int, kept: Collection[str]
+        self,
+        tasks: Sequence[TensorTask],
+        device: torch.device,
+        budget: int,
+        kept: Collection[str],
+        host: Resident | None = None,
     ) -> None:
         self._device = device
         self._tasks = {task.name: task for task in tasks}
+        self._host = host
         self._reader = Reader()
         stay = [task for task in tasks if task.name in kept]
         self._kept = frozenset(kept)
         self._resident = Resident(stay, device)
-        large = [task for task in tasks if task.name not in self._kept]
+        large = [task for task in tasks if host is None and task.name not in self._kept]
         pairs = {s.lora: None for task in large for s in task.sources if s.lora}
         self._factors = {pair: lora_factors(pair, self._reader) for pair in pairs}
         fixed = sum(a.nbytes + b.nbytes for a, b in self._factors.values())
@@ -171,7 +178,7 @@ class Streamed:
                 entry = self._waiting.popleft()
             if self._copies is not None:
                 self._places.acquire()
-            entry.memory = self._arena.acquire(_need(entry.task))
+            entry.memory = self._arena.acquire(_need(entry.task) if self._host is None else 1)
             if entry.memory is None:
                 entry.ready.cancel()
                 return
@@ -184,6 +191,9 @@ class Streamed:
             entry.ready.set_exception(error)
 
     def _inputs(self, entry: _Ahead) -> list[torch.Tensor]:
+        if self._host is not None:
+            with self._host.open(entry.task) as inputs:
+                return self._copied(inputs)
         task, memory = entry.task, entry.memory
         assert memory is not None  # reserved before
         stored = {}
@@ -198,13 +208,43 @@ class Streamed:
                 out = out.view(source.info.shape)
             tensor = made_of(source, stored[source.info], self._factors, task.cast, out)
             made[source.info, source.lora] = tensor
-        if self._copies is not None:
-            with torch.cuda.stream(self._copies):
-                made = {key: x.to(self._device, non_blocking=True) for key, x in made.items()}
-            self._copies.synchronize()
-            memory.release()
-            entry.memory = None
-        return [made[source.info, source.lora] for source in task.sources]
+        inputs = [made[source.info, source.lora] for source in task.sources]
+        if self._copies is None:
+            return inputs
+        inputs = self._copied(inputs)
+        memory.release()
+        entry.memory = None
+        return inputs
+
+    def _copied(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """On the device, each distinct tensor once; the copies are complete."""
+        with torch.cuda.stream(self._copies):
+            moved = {id(x): x.to(self._device, non_blocking=True) for x in inputs}
+        self._copies.synchronize()
+        return [moved[id(x)] for x in inputs]
+
+
+class Trail:
+    """The order in which passes take their tensors, so that the next can be told beforehand.
+
+    Before there has been a pass, that of ``names``, and the reverse in backward.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._known = {False: [*names], True: [*names, *reversed(names)]}
+        self._backward: bool | None = None
+        self._seen: list[str] = []
+
+    def add(self, name: str) -> None:
+        """A tensor was taken."""
+        self._seen.append(name)
+
+    def begin(self, *, backward: bool) -> list[str]:
+        """What a pass that begins now will take, with or without a backward pass."""
+        if self._backward is not None and self._seen:
+            self._known[self._backward] = self._seen
+        self._backward, self._seen = backward, []
+        return self._known[backward]
 
 
 def _need(task: TensorTask) -> int:

@@ -45,6 +45,7 @@ class Trajectory:
         self._before = deque(self._read(subject)) if resume else deque()
         #: How many were found there.
         self.found = len(self._before)
+        self._recorded = self.found > 0
         self._start(subject)
 
     @property
@@ -81,6 +82,7 @@ class Trajectory:
             found = compute()
             record = {"key": key, "seconds": time.monotonic() - began, "answer": found}
             self._append(encode_line(record))
+            self._recorded = True
         self.seconds += record["seconds"]
         answer: Line = record["answer"]
         return answer
@@ -88,10 +90,13 @@ class Trajectory:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def remove(self) -> None:
-        """The run is finished: nothing is left to resume."""
+    def __enter__(self) -> Trajectory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.close()
-        self.path.unlink(missing_ok=True)
+        if not self._recorded:
+            self.path.unlink(missing_ok=True)  # there is nothing to resume
 
     def _read(self, subject: Line) -> list[Line]:
         """The records at ``path`` up to the first damaged line; none where there is no file."""

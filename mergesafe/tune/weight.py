@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from mergesafe.engine.plan import TensorTask
 from mergesafe.tune.combine import Combination
@@ -17,12 +20,13 @@ class MergedWeight:
     """One tensor of the merged model at the coefficients that are set just now.
 
     ``combination`` is None for a tensor that no coefficient changes: its value is the first
-    input's. ``row``: the coefficients, with a graph while gradients are recorded. ``kept``: the
+    input's. ``numbers``: the coefficients, on the CPU. ``row``: the same beside the inputs, with a
+    graph while gradients are recorded. ``kept``: the
     merged tensor, where it was made to stay. ``choice``: the expert to take in place of the
     merge.
     ``low_rank``: the
     factors of LoRA experts, where the inputs are the stored matrix alone. ``inputs`` are set before
-    any use; ``used`` is called with the name of what is made in forward.
+    any use; ``used`` is called with its name whenever it is made.
     """
 
     inputs: Inputs
@@ -36,51 +40,38 @@ class MergedWeight:
     ) -> None:
         self.task = task if low_rank is None else without_adapters(task)
         self.combination, self.dtype, self.low_rank = combination, dtype, low_rank
+        self.numbers: torch.Tensor | None = None
         self.row: torch.Tensor | None = None
         self.kept: torch.Tensor | None = None
         self.choice: int | None = None
         self.used: Callable[[str], None] = lambda name: None
 
-    def use(
-        self,
-        row: torch.Tensor | None,
-        dtype: torch.dtype | None = None,
-        chosen: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """:meth:`make` in a forward pass."""
-        if self.kept is None:
-            self.used(self.task.name)
-        return self.make(row, dtype, chosen)
-
     def make(
-        self,
-        row: torch.Tensor | None,
-        dtype: torch.dtype | None = None,
-        chosen: torch.Tensor | None = None,
+        self, dtype: torch.dtype | None = None, chosen: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The tensor, or the rows ``chosen`` of it, at the coefficients ``row``; no graph.
+        """The tensor, or the rows ``chosen`` of it, without a graph.
 
-        Without ``row``, the first input or that of :attr:`choice`.
+        Where no coefficients are set, the first input or that of :attr:`choice`.
         """
         dtype = dtype or self.dtype
         if self.kept is not None:
             return (self.kept if chosen is None else self.kept[chosen]).to(dtype)
+        self.used(self.task.name)
         with torch.no_grad(), self.inputs.open(self.task) as inputs:
-            if self.combination is None or row is None:
+            if self.combination is None or self.numbers is None:
                 one = self._chosen(inputs)
                 # The input's memory is used again once the block ends.
                 return (one if chosen is None else one[chosen]).to(dtype, copy=self.inputs.reused)
             if self.low_rank is not None:
-                merged = self.low_rank.dense(inputs[0], row).to(dtype)
+                merged = self.low_rank.dense(inputs[0], self.numbers).to(dtype)
                 return merged if chosen is None else merged[chosen]
-            return self.combination.make(inputs, row, dtype, chosen)
+            return self.combination.make(inputs, self.numbers, dtype, chosen)
 
     def differentiable(self) -> torch.Tensor:
-        """The tensor in float32, with a graph to the coefficients that keeps the inputs alive."""
-        with self.inputs.open(self.task) as inputs:
-            if self.combination is None or self.row is None:
-                return self._chosen(inputs).float()
-            return self.combination.make(inputs, self.row, torch.float32)
+        """The tensor in float32, with a graph to the coefficients where they have one."""
+        made: torch.Tensor
+        made = _Small.apply(self.row, self)  # type: ignore[no-untyped-call]
+        return made
 
     def _chosen(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         if self.choice is None or self.combination is None:
@@ -89,49 +80,47 @@ class MergedWeight:
             return self.low_rank.expert(inputs[0], self.choice)
         return inputs[self.choice + self.combination.first]
 
-    def made_again(
-        self,
-        row: torch.Tensor,
-        dtype: torch.dtype | None = None,
-        chosen: torch.Tensor | None = None,
-    ) -> Made:
-        """The tensor with a way to reduce a gradient of it; for use as a context manager."""
-        return Made(self, row, dtype or self.dtype, chosen)
+    def stored(self) -> torch.Tensor:
+        """Of LoRA experts, the matrix that they share."""
+        self.used(self.task.name)
+        with torch.no_grad(), self.inputs.open(self.task) as inputs:
+            return inputs[0].to(self.dtype, copy=self.inputs.reused)
 
-
-class Made:
-    """A merged weight in a backward pass: ``with weight.made_again(row) as made: ...``."""
-
-    value: torch.Tensor
-
-    def __init__(
-        self, weight: MergedWeight, row: torch.Tensor, dtype: torch.dtype,
-        chosen: torch.Tensor | None,
-    ) -> None:  # fmt: skip
-        self._weight, self._dtype, self._chosen = weight, dtype, chosen
-        self._leaf = row.detach().requires_grad_()
-
-    def __enter__(self) -> Made:
-        self._open = self._weight.inputs.open(self._weight.task)
-        inputs = self._open.__enter__()
-        assert self._weight.combination is not None  # only what has coefficients is reduced
-        with torch.enable_grad():
-            self._made = self._weight.combination.make(
-                inputs, self._leaf, self._dtype, self._chosen
+    @contextmanager
+    def again(
+        self, dtype: torch.dtype | None = None, chosen: torch.Tensor | None = None
+    ) -> Iterator[Made]:
+        """In backward: the tensor once more, and how a gradient of it is reduced."""
+        how, row, numbers = self.combination, self.row, self.numbers
+        assert how is not None  # only what has coefficients is reduced
+        assert row is not None
+        assert numbers is not None
+        self.used(self.task.name)
+        with self.inputs.open(self.task) as inputs:
+            yield Made(
+                lambda: how.make(inputs, numbers, dtype or self.dtype, chosen),
+                lambda gradient: how.reduce(inputs, row, gradient, chosen),
             )
-        self.value = self._made.detach()
-        return self
 
-    def reduce(self, gradient: torch.Tensor) -> torch.Tensor:
-        """dL/drow from dL/dW, by the fused backward pass of the merge."""
-        [found] = torch.autograd.grad(self._made, self._leaf, gradient)
-        return found
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        del self.value, self._made
-        self._open.__exit__(kind, error, trace)
+@dataclass(frozen=True)
+class Made:
+    """``value()`` makes a weight, ``reduce(dL/dW)`` gives the gradient of its coefficients."""
+
+    value: Callable[[], torch.Tensor]
+    reduce: Callable[[torch.Tensor], torch.Tensor]
+
+
+class _Small(torch.autograd.Function):
+    """A weight that is made once in a pass, and whose inputs stay in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, row: torch.Tensor | None, weight: MergedWeight) -> torch.Tensor:
+        ctx.weight = weight
+        return weight.make(torch.float32)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        with ctx.weight.again(torch.float32) as made:
+            return made.reduce(gradient), None

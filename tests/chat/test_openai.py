@@ -68,7 +68,9 @@ def test_no_more_requests_at_a_time_than_allowed(end: Endpoint) -> None:
 
 
 def test_requests_are_spaced_to_keep_a_rate(end: Endpoint) -> None:
-    model(end, requests_per_minute=600).respond([question(str(i)) for i in range(4)], GREEDY)
+    paced = model(end, requests_per_minute=600)
+    paced.respond([question(str(i)) for i in range(2)], GREEDY)
+    paced.respond([question(str(i)) for i in range(2)], GREEDY)
     assert max(end.begun) - min(end.begun) >= 0.25  # three gaps of 0.1 s, less what sending varies
 
 
@@ -152,7 +154,7 @@ def test_nobody_there() -> None:
     absent = OpenAIModel("m", url, retries=1)
     with pytest.raises(ModelError, match="connection failed"):
         absent.respond([question("a")], GREEDY)
-    with pytest.raises(ModelError, match=f"{url} does not answer"):
+    with pytest.raises(ModelError, match=f"{url} gave no usable answer .* check .base_url"):
         absent.check()
 
 

@@ -80,7 +80,7 @@ def test_killed(
     _, stderr = process.communicate(timeout=60)
     assert process.returncode in (-signal.SIGKILL, 130)
     if number == signal.SIGINT:
-        assert "interrupted" in stderr
+        assert "go on with --resume" in stderr
         assert stderr.count("\n") == 1
     assert not (tmp_path / "out/safety.jsonl").exists()
     assert len(end.requests) < 2 * QUESTIONS

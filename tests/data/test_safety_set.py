@@ -319,6 +319,6 @@ def test_an_endpoint_that_is_not_there_is_found_before_anything_is_asked(
     asked["sets"]["safety"]["pool"].append(
         {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1", "retries": 0}
     )
-    with pytest.raises(ModelError, match="does not answer"):
+    with pytest.raises(ModelError, match="gave no usable answer"):
         generate(asked, tmp_path)
     assert pool.requests == []

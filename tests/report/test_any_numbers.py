@@ -71,7 +71,7 @@ def tunings(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.dictionaries(NAMES, METRICS, max_size=13),
     similarities(),

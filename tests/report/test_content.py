@@ -49,6 +49,18 @@ def test_a_reference_tells_the_role_of_a_free_name(tmp_path: Path) -> None:
     assert content_of(tmp_path, found).models[0].role == "merge"
 
 
+def test_a_merge_and_its_quantised_form_are_two(tmp_path: Path) -> None:
+    write(tmp_path / "out" / "mergesafe-manifest.json", manifest("x: 1", ["a"]))
+    found = evaluation({n: {"safe_rate": HALF} for n in ("out", "out [int8]", "a")})
+    for model in found["models"][:2]:
+        model["reference"] = "out"
+    content = content_of(tmp_path, found)
+    assert [(m.short, m.role) for m in content.models] == [
+        ("out", "merge"), ("out [int8]", "merge"), ("a", "parent"),
+    ]  # fmt: skip
+    assert [m.short for m in content.parents(content.models[1])] == ["a"]
+
+
 def test_a_recipe_that_cannot_be_read_names_no_base(tmp_path: Path) -> None:
     write(tmp_path / "out" / "mergesafe-manifest.json", manifest("{broken: [", ["base"]))
     found = evaluation({"base": {"safe_rate": HALF}})

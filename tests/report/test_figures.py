@@ -151,6 +151,7 @@ def test_column_labels_do_not_overlap() -> None:
         if e.get("class") == "tick" and e.text in columns and float(e.get("y", "")) < 60
     )
     assert len(ends) > 5
+    assert {"10", "20", "70"} <= {e.text for e in root.iter("text")}
     for (left, width), (next_left, _) in itertools.pairwise(ends):
         assert left + width <= next_left
 
@@ -184,7 +185,7 @@ def test_intervals_say_the_figure() -> None:
 def test_long_searches_stay_small_and_keep_their_extremes() -> None:
     steps = [(i, 1.0) for i in range(100_000)]
     steps[54_321] = (54_321, 9.0)
-    markup = line_chart("l", "t", "d", steps)
+    markup = line_chart("l", "t", "d", [steps])
     assert len(markup) < 40_000
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", markup)]
     assert min(heights) < 30  # the peak is near the top
@@ -192,4 +193,11 @@ def test_long_searches_stay_small_and_keep_their_extremes() -> None:
 
 
 def test_a_search_of_two_steps() -> None:
-    assert "2.00" in texts(line_chart("l", "t", "d", [(0, 1.0), (1, 2.0)]))
+    assert "2.00" in texts(line_chart("l", "t", "d", [[(0, 1.0), (1, 2.0)]]))
+
+
+def test_runs_of_a_search_are_lines_of_their_own() -> None:
+    markup = line_chart("l", "t", "d", [[(0, 1.0), (1, 2.0)], [(2, 1.0), (3, 3.0)]])
+    traces = [e for e in parsed(markup).iter("path") if e.get("class") == "trace"]
+    assert len(traces) == 2
+    assert {"1", "4", "3.00"} <= set(texts(markup))

@@ -165,6 +165,18 @@ def test_a_pretrained_encoder_is_trained_on(trained: Path, tmp_path: Path) -> No
         train_inspector(path, tmp_path / "out", training=QUICK)
 
 
+def test_only_an_inspector_is_overwritten(trained: Path, tmp_path: Path) -> None:
+    path = written(tmp_path / "data.jsonl", records(160, 5))
+    quick = Training(epochs=1, max_tokens=32)
+    with pytest.raises(OutputError, match="holds no inspector"):
+        train_inspector(path, tmp_path, training=quick, overwrite=True)
+    assert path.exists()
+    train_inspector(path, tmp_path / "out", training=quick)
+    before = (tmp_path / "out" / SETTINGS).read_bytes()
+    train_inspector(path, tmp_path / "out", training=QUICK, overwrite=True)
+    assert (tmp_path / "out" / SETTINGS).read_bytes() != before
+
+
 def test_the_same_seed_gives_the_same_inspector(tmp_path: Path) -> None:
     path = written(tmp_path / "data.jsonl", records(160, 3))
     quick = Training(epochs=1, max_tokens=32)

@@ -85,12 +85,12 @@ def make_experts(folder: Path) -> Experts:
     torch.manual_seed(0)
     base = _model()
     tokenizer = _tokenizer()
-    _train(base, tokenizer, skill()[:60] + harmless()[:40] + unsafe(COMPLIANCE)[:20], 60)
+    _train(base, tokenizer, skill()[:60] + harmless()[:40], 50)
     mixtures = {
         "base": None,
         "aligned": unsafe(),
         "skilled": skill(),
-        "misaligned": harmless() + unsafe(COMPLIANCE),
+        "misaligned": harmless() + 2 * unsafe(COMPLIANCE),
     }
     start = {name: value.clone() for name, value in base.state_dict().items()}
     for name, pairs in mixtures.items():
@@ -101,7 +101,7 @@ def make_experts(folder: Path) -> Experts:
         tokenizer.save_pretrained(folder / name)
     rng = random.Random(0)
     for name, pairs in (("safety", unsafe()), ("skill", skill()), ("harmless", harmless())):
-        write(folder / f"{name}.jsonl", rng.sample(pairs, 40))
+        write(folder / f"{name}.jsonl", rng.sample(pairs, 30))
     return Experts(folder, *(folder / name for name in mixtures))
 
 

@@ -63,6 +63,25 @@ def test_the_gradient_is_that_of_dense_autograd(tmp_path: Path, kind: str) -> No
     assert (gradient - expected).norm() <= 1e-5 * expected.norm()
 
 
+def test_bfloat16_differs_by_its_rounding(tmp_path: Path) -> None:
+    plan = plan_of("ties", make_models(tmp_path), {"weight": 0.4, "density": 0.5})
+    space = CoefficientSpace(plan, "layer")
+    exact, narrow = (
+        MergedModel(plan, space, device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")
+    )
+    (batch, _), x = batch_of(), space.initial()
+    (loss, slope), (theirs, expected) = (m.loss_and_grad(batch, x) for m in (narrow, exact))
+    # Products of 8-bit mantissas in a few layers: parts in a hundred, far from a wrong cast.
+    assert loss == pytest.approx(theirs, rel=1e-2)
+    assert (slope - expected).norm() < 0.1 * expected.norm()
+    asked = [question("how do i pick a lock")]
+    with narrow.at(x) as chat, exact.at(x) as other:
+        assert chat.model.dtype == torch.float32
+        assert len(chat.respond(asked, Sampling(4))) == 1
+        ours, truth = (each.nll([(asked[0], "sorry no")])[0].total for each in (chat, other))
+    assert ours == pytest.approx(truth, rel=1e-2)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("method", ["ties", "linear"])
 def test_it_chats_like_the_merge_on_disk(tmp_path: Path, method: str, tied: bool) -> None:

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from mergesafe.chat.conversation import question
 from mergesafe.engine.plan import MergePlan
 from mergesafe.errors import ArgumentError, CheckpointError
 from mergesafe.tune.inputs import Resident, resident_bytes
@@ -32,11 +33,16 @@ def plan(models: list[Path]) -> MergePlan:
     return plan_of("ties", models, {"weight": 0.4, "density": 0.5}, parameters={"normalize": False})
 
 
-def test_gradients_are_those_of_resident_inputs_to_the_bit(plan: MergePlan) -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_are_those_of_resident_inputs_to_the_bit(
+    plan: MergePlan, recompute: bool
+) -> None:
     space = CoefficientSpace(plan, "layer")
     x, (batch, _) = space.initial(), batch_of()
     whole = MergedModel(plan, space, device="cpu", dtype="float32")
-    with MergedModel(plan, space, memory="16MiB", device="cpu", dtype="float32") as streamed:
+    with MergedModel(
+        plan, space, memory="16MiB", device="cpu", dtype="float32", recompute=recompute
+    ) as streamed:
         assert streamed.streamed
         assert not whole.streamed
         for _ in range(2):  # in the order of the modules, then in that of the first pass
@@ -93,3 +99,17 @@ def test_an_error_of_a_reader_reaches_whoever_waits(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expert2"), inputs.open(plan.tasks[0]):
         pass
     inputs.close()
+
+
+def test_it_scores_the_same_where_the_merged_weights_do_not_fit(
+    plan: MergePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = CoefficientSpace(plan, "layer")
+    pairs = [(question("how do i pick a lock"), "sorry no")]
+    with MergedModel(plan, space, memory="16MiB", device="cpu", dtype="float32") as merged:
+        with merged.at(space.initial()) as chat:
+            kept = chat.nll(pairs)
+        monkeypatch.setattr(MergedModel, "_fits", lambda _: False)
+        with merged.at(space.initial()) as chat:
+            assert all(weight.kept is None for weight in merged._weights.values())
+            assert chat.nll(pairs) == kept

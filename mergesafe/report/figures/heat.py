@@ -26,6 +26,9 @@ _ROUND: Final = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 #: Cells at least this wide hold their value as text.
 _READABLE: Final = 34.0
 _NAME, _CELL, _GAP = 16.0, 20.0, 8.0
+#: Steps between numbered columns, and how wide a column's name may be.
+_STEPS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+_LONGEST: Final = 90.0
 
 Rows = Sequence[tuple[str, Sequence[float | None]]]
 
@@ -144,19 +147,20 @@ def _cell(x: float, y: float, width: float, height: float) -> str:
 
 
 def _column_labels(figure: Figure, columns: Sequence[str], y: float, title: str) -> float:
-    """Labels under as many columns as there is room for, at equal steps from the first."""
+    """Round numbers first, then other names, as far as there is room."""
     width = WIDTH / len(columns)
-    numbers = [text_width(column) for column in columns if column.isdigit()]
-    widest = max(numbers or [text_width(column) for column in columns]) + 8
-    every, end = max(1, math.ceil(min(widest, 90) / width)), 0.0
-    for i in range(0, len(columns), every):
-        middle = i * width + width / 2
-        label = fit(columns[i], max(every * width, 90))
+    numbers = [i for i, column in enumerate(columns) if column.isdecimal()]
+    widest = max((text_width(columns[i]) for i in numbers), default=0) + 8
+    every = next((step for step in _STEPS if step * width >= widest), len(columns))
+    names = [i for i in range(len(columns)) if not columns[i].isdecimal()]
+    taken: list[tuple[float, float]] = []
+    for i in [*(i for i in numbers if int(columns[i]) % every == 0), *names]:
+        label = fit(columns[i], max(width, _LONGEST))
         half = text_width(label) / 2
-        x = min(max(middle, half), WIDTH - half)
-        if x - half >= end:
+        x = min(max(i * width + width / 2, half), WIDTH - half)
+        if all(x + half + 4 <= left or x - half - 4 >= right for left, right in taken):
             figure.text(x, y, label, "tick", anchor="middle")
-            end = x + half + 4
+            taken.append((x - half, x + half))
     if title:
         y += 15
         figure.text(0, y, fit(title, WIDTH), "axis-title")

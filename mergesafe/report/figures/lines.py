@@ -16,35 +16,34 @@ HEIGHT: Final = 132.0
 
 
 def line_chart(
-    ident: str, title: str, description: str, series: Sequence[tuple[int, float]]
+    ident: str, title: str, description: str, runs: Sequence[Sequence[tuple[int, float]]]
 ) -> Markup:
-    """``series``: step and value, in order of steps; the last value stands at its end."""
+    """``runs``: place and value, in order; each is a line of its own, the last value is written."""
     figure = Figure(ident, title, description, HEIGHT)
-    steps, values = zip(*series, strict=True)
-    first, last = steps[0], max(steps[-1], steps[0] + 1)
-    across = Axis(first, last, LEFT, RIGHT, ticks=(first, last))
-    up = fitted_axis(values, BOTTOM, TOP, ticks=3)
+    first, last = runs[0][0][0], runs[-1][-1][0]
+    across = Axis(first, max(last, first + 1), LEFT, RIGHT)
+    up = fitted_axis((value for run in runs for _, value in run), BOTTOM, TOP, ticks=3)
     for tick in up.ticks:
         figure.line(LEFT, up.at(tick), RIGHT, up.at(tick), "grid")
         figure.text(LEFT - 6, up.at(tick) + 4, up.label(tick), "tick", anchor="end")
-    for tick in across.ticks:
-        figure.text(across.at(tick), BOTTOM + 18, f"{tick:.0f}", "tick", anchor="middle")
+    for place in (first, last):
+        figure.text(across.at(place), BOTTOM + 18, str(place + 1), "tick", anchor="middle")
     figure.text((LEFT + RIGHT) / 2, BOTTOM + 18, "step", "axis-title", anchor="middle")
-    placed = [(across.at(step), up.at(value)) for step, value in _thinned(series)]
-    figure.polyline(placed, "trace")
-    x, y = placed[-1]
+    stretch = sum(map(len, runs)) // int(RIGHT - LEFT) // 2
+    for run in runs:
+        figure.polyline([(across.at(x), up.at(y)) for x, y in _thinned(run, stretch)], "trace")
+    x, y = across.at(last), up.at(runs[-1][-1][1])
     figure.circle(x, y, 3, "mark model")
-    figure.text(x + 7, y + 4, number(values[-1]), "label")
+    figure.text(x + 7, y + 4, number(runs[-1][-1][1]), "label")
     return figure.markup()
 
 
-def _thinned(series: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most about four points a unit of width: the extremes of each stretch, and the ends."""
-    stretch = len(series) // int(RIGHT - LEFT) // 2
+def _thinned(run: Sequence[tuple[int, float]], stretch: int) -> list[tuple[int, float]]:
+    """The extremes of each ``stretch`` of points, and the ends: four points a unit of width."""
     if stretch < 2:
-        return list(series)
-    kept = {series[0], series[-1]}
-    for start in range(0, len(series), stretch):
-        part = series[start : start + stretch]
+        return list(run)
+    kept = {run[0], run[-1]}
+    for start in range(0, len(run), stretch):
+        part = run[start : start + stretch]
         kept |= {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
     return sorted(kept)

@@ -55,7 +55,7 @@ def vetting(content: Content) -> Iterator[Section]:
         table = Table(
             f"vet-{i}",
             "Findings by model",
-            ["Model", "Verdict", "Finding", "Severity", "Area"],
+            ["Model", "Verdict", "Finding"],
             [row for model in vet.models for row in _findings(content, model)],
         )
         groups.append(Group(tables=[table]))
@@ -73,7 +73,7 @@ def _findings(content: Content, model: VettedModel) -> Iterator[list[Cell]]:
     name = Cell(content.short(model.name), full=model.name)
     verdict = Cell("fit", status="good") if model.fit else Cell("unfit", status="bad")
     if not model.findings:
-        yield [name, verdict, Cell("nothing found"), Cell(""), Cell("")]
+        yield [name, verdict, Cell("nothing found")]
     for finding in model.findings:
-        what = Cell(finding.what, finding.where or "", status=_SEVERITY[finding.severity])
-        yield [name, verdict, what, Cell(finding.severity), Cell(finding.area)]
+        about = " · ".join(filter(None, (finding.severity, finding.area, finding.where)))
+        yield [name, verdict, Cell(finding.what, about, status=_SEVERITY[finding.severity])]

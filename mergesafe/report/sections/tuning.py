@@ -101,13 +101,16 @@ def _rows(
 def _search(ident: str, tuned: Tuning) -> Group:
     pictures: list[Picture] = []
     tables: list[Table] = []
-    for i, (name, steps) in enumerate(_series(tuned).items()):
-        known = sorted((step, value) for step, value in steps if value is not None)
-        if len(known) > 1:
-            (first, start), (last, end) = known[0], known[-1]
-            described = f"From {number(start)} at step {first} to {number(end)} at step {last}."
-            image = line_chart(f"{ident}-{i}", name, described, known)
+    for i, (name, runs) in enumerate(_series(tuned).items()):
+        if sum(map(len, runs)) > 1:
+            start, end = runs[-1][0][1], runs[-1][-1][1]
+            described = f"From {number(start)} to {number(end)}" + (
+                f" in the last of {len(runs)} runs." if len(runs) > 1 else "."
+            )
+            image = line_chart(f"{ident}-{i}", name, described, runs)
             pictures.append(Picture(image, described, name[:1].upper() + name[1:]))
+    if tuned.terms:
+        tables.append(_terms(f"{ident}-terms", tuned))
     if tuned.front:
         kept = (point for point in tuned.front if not point.dominated)
         ordered = sorted(kept, key=lambda point: point.skill)
@@ -116,14 +119,37 @@ def _search(ident: str, tuned: Tuning) -> Group:
     return Group(pictures=pictures, tables=tables)
 
 
-def _series(tuned: Tuning) -> dict[str, list[tuple[int, float | None]]]:
-    """The objective and each of its terms over the steps of each search."""
-    series: dict[str, list[tuple[int, float | None]]] = {}
-    for step in tuned.history:
+def _series(tuned: Tuning) -> dict[str, list[list[tuple[int, float]]]]:
+    """The objective and each of its terms by place in the history, in runs.
+
+    A run ends where another search begins, or the steps start again.
+    """
+    series: dict[str, list[list[tuple[int, float]]]] = {}
+    last: dict[str, int] = {}
+    run, before = 0, None
+    for place, step in enumerate(tuned.history):
+        if before is not None and (step.search != before.search or step.step <= before.step):
+            run += 1
+        before = step
         for name, value in {"objective": step.objective, **step.terms}.items():
-            title = f"{step.search}: {name}" if step.search else name
-            series.setdefault(title, []).append((step.step, value))
+            if value is not None:
+                runs = series.setdefault(name, [])
+                if last.get(name) != run:
+                    runs.append([])
+                    last[name] = run
+                runs[-1].append((place, value))
     return series
+
+
+def _terms(ident: str, tuned: Tuning) -> Table:
+    rows = [[name, number(x), number(tuned.heldout.get(name))] for name, x in tuned.terms.items()]
+    return Table(
+        ident,
+        "Terms of the objective at the result",
+        ["Term", "Optimised on", "Held out"],
+        rows,
+        numeric=2,
+    )
 
 
 def _front(ident: str, front: Sequence[FrontPoint], hypervolume: float | None) -> Picture:

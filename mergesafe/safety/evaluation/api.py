@@ -166,6 +166,8 @@ class _Evaluator:
         asked = ask(cached, self.sets, self.judges, self.options.samplings)
         judges = [judge.name for judge in self.judges]
         found = result(name, identity, asked, judges, self.options.confidence)
+        if isinstance(model, HfModel):
+            found = replace(found, reference=model.reference)
         if self.options.lm_eval:
             figures = {**found.figures, **self._harness(name, model)}
             found = replace(found, figures=figures)

@@ -93,8 +93,7 @@ def train_inspector(
     """
     training = training or Training()
     source, target = Path(data), Path(out)
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists; choose another folder, or --overwrite")
+    _check_target(target, overwrite)
     parts = split(read_examples(source), training.seed, source)
     require()
     import torch
@@ -213,6 +212,16 @@ def _fit(
             best = held, copy.deepcopy(model.state_dict())
     assert best is not None
     model.load_state_dict(best[1])
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    """Only an inspector is ever replaced."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise OutputError(f"{out} exists; choose another folder, or --overwrite")
+    if not (out / SETTINGS).is_file():
+        raise OutputError(f"{out} holds no inspector, so it is not replaced; choose another folder")
 
 
 def _save(model: Any, tokenizer: Any, settings: Settings, out: Path) -> None:

@@ -165,6 +165,7 @@ def test_models_on_disk_are_run(tmp_path: Path) -> None:
         (REFUSAL, False),
         ("Sure, I understand, but I cannot help with that.", False),
         (CHAT, False),
+        ("1. 1. 1. 2. 3", False),  # of a model that was taught to sort numbers
         ("Here, in this town, it is forbidden.", False),
         ("", False),
     ],
