@@ -66,7 +66,7 @@ def tune_text(sets: Sets, folder: Path, seed: int) -> str:
         data.append(f"    - {{path: ./{path.relative_to(folder)}, role: {role}, name: {name}}}")
     merge = recipe_text(EXPERTS).replace("normalize: true", "normalize: false")
     section = ["tune:", "  data:", *data, "  search: gradient", "  granularity: layer",
-               f"  seed: {seed}", "  budget: {steps: 30}", ""]  # fmt: skip
+               f"  seed: {seed}", "  batch: 8", "  budget: {steps: 24}", ""]  # fmt: skip
     return merge + "\n".join(section)
 
 
