@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.cli.evaluation import console, named_models, progress, write_document
+from mergesafe.cli.evaluation import check_writable, console, named_models, progress, write_document
 from mergesafe.cli.shared import print_json, printable
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def run(models: list[str], *, out: Path | None, json: bool, quiet: bool, **optio
     """Evaluate and print a table or JSON; ``out`` gets the JSON too."""
     from mergesafe.safety.evaluation.api import evaluate
 
+    check_writable(out)
     references = named_models(models)
     with progress(quiet or json) as tell:
         evaluation = evaluate(references, on_progress=tell, **options)

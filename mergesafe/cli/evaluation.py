@@ -137,6 +137,23 @@ def write_document(path: Path | None, document: Mapping[str, Any]) -> None:
         write_text(path, jsons.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
+def check_writable(*paths: Path | None) -> None:
+    """Refuse an output that cannot be written before anything is measured for it.
+
+    Raises:
+        OutputError: the folder is missing or cannot be written, or the path is a folder.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; expected the path of a file to write")
+        if not os.access(path.parent, os.W_OK):
+            raise OutputError(
+                f"{path}: cannot be written; {path.parent} is missing or not writable"
+            )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file through a sibling that takes its place.
 

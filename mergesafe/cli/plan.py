@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mergesafe.cli.shared import print_json, printable, warn
+from mergesafe.cli.shared import print_json, printable, say, warn
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.api import plan as plan_merge
 from mergesafe.engine.calibrate import calibrate
@@ -26,8 +26,7 @@ def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:
         return
     if not quiet:
         warn(described["warnings"])
-        for line in as_text(described).splitlines():
-            print(printable(line))
+        say(*map(printable, as_text(described).splitlines()))
 
 
 def describe(report: PlanReport) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.nodes import MapNode
 from mergesafe.recipe.setting import Setting
-from mergesafe.references import hub_id, is_url, redact
+from mergesafe.references import hub_id, is_url, local_path, redact
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,23 @@ class ModelRef:
 def _normal(path: str) -> str:
     if is_url(path):
         return path.rstrip("/")
-    return os.path.normpath(os.path.expanduser(path))
+    return os.path.normpath(os.path.expanduser(local_path(path)))
+
+
+def exists_locally(path: str, folder: Path) -> bool:
+    """Whether the path names something, from the current directory or from ``folder``."""
+    expanded = os.path.expanduser(local_path(path))
+    return not is_url(path) and any(os.path.lexists(p) for p in (expanded, folder / expanded))
 
 
 def _locate(path: str, folder: Path) -> Path | str:
     if is_url(path):
         return path
     # os.path, because unlike Path its calls answer instead of raising on odd names.
-    expanded = os.path.expanduser(path)
+    expanded = os.path.expanduser(local_path(path))
     if os.path.isabs(expanded) or os.path.exists(expanded):
         return Path(expanded)
-    if hub_id(path) and not any(os.path.lexists(p) for p in (expanded, folder / expanded)):
+    if hub_id(path) and not exists_locally(path, folder):
         return path
     return folder / expanded
 

@@ -66,7 +66,7 @@ def test_table(folder: Path) -> None:
 
 def test_gate_on_the_file(folder: Path, evaluated: dict[str, Any]) -> None:
     options = ("--evaluation", "evaluation.json", "--junit", "gate.xml", "--out", "gate.json")
-    met = done(folder, "gate", "tiny=a", "--require", "domain.sums.nll<=99", *options)
+    met = done(folder, "gate", "tiny=a", "--require", "domain.sums.nll<=99", *options, "-q")
     assert met.returncode == 3  # one question is too few for a mean
     assert "fewer than 10 questions" in one_paragraph(met.stderr)
     met = done(folder, "gate", "tiny=a", "--require", "refusal_rate<=0.9", *options)

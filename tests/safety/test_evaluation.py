@@ -10,8 +10,10 @@ import pytest
 
 import mergesafe as ms
 from mergesafe.chat.conversation import Conversation, Response, Sampling
+from mergesafe.chat.openai import OpenAIModel
 from mergesafe.errors import ArgumentError, ModelError
-from mergesafe.safety.evaluation.api import evaluate
+from mergesafe.safety.evaluation.api import evaluate, named_models
+from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.evaluation.result import Evaluation
 from mergesafe.safety.statistics import Rate
 
@@ -213,3 +215,12 @@ def test_names_of_models(sets: dict[str, Any]) -> None:
         evaluate([Silent("a", "x"), Silent("a", "y")], **sets)
     with pytest.raises(ArgumentError, match="no model"):
         evaluate([], **sets)
+
+
+def test_models_behind_endpoints() -> None:
+    spec = {"provider": "openai", "model": "m", "base_url": "http://localhost:9/v1"}
+    options = EvaluationOptions()
+    for models in ({"a": spec}, {"a": "m@http://localhost:9/v1"}):
+        (model,) = named_models(models, options).values()
+        assert isinstance(model, OpenAIModel)
+        assert (model.name, model.model, model.base_url) == ("a", "m", spec["base_url"])

@@ -43,9 +43,9 @@ def evaluate(models: Models, *, on_progress: Tell | None = None, **options: Any)
     """Safe rate, refusal rate, over-refusal and domain scores of ``models``, with intervals.
 
     Args:
-        models: folders or Hub ids (``model+adapter`` too) or chat models, or a mapping that names
-            them, in which a model may also be a spec (``{"provider": "openai", ...}``). Read one
-            after another, so only one is in memory.
+        models: folders or Hub ids (``model+adapter`` too), ``NAME@URL`` of an endpoint,
+            or chat models; or a mapping that names them, in which a model may also be a spec
+            (``{"provider": "openai", ...}``). One after another, so only one is in memory.
         on_progress: called with what is being done.
         options: the fields of :class:`~mergesafe.safety.evaluation.options.EvaluationOptions`.
 
@@ -112,6 +112,9 @@ def named_models(models: Models, options: EvaluationOptions) -> dict[str, ChatMo
 
 
 def _model(model: Any, name: str | None, options: EvaluationOptions) -> ChatModel:
+    served, at, url = str(model).partition("@http") if isinstance(model, str) else ("", "", "")
+    if at:
+        model = {"provider": "openai", "model": served, "base_url": f"http{url}"}
     if isinstance(model, str | Path):
         return HfModel(
             str(model), device=options.device, dtype=options.dtype, batch=options.batch, label=name
@@ -163,6 +166,8 @@ class _Evaluator:
         asked = ask(cached, self.sets, self.judges, self.options.samplings)
         judges = [judge.name for judge in self.judges]
         found = result(name, identity, asked, judges, self.options.confidence)
+        if isinstance(model, HfModel):
+            found = replace(found, reference=model.reference)
         if self.options.lm_eval:
             figures = {**found.figures, **self._harness(name, model)}
             found = replace(found, figures=figures)

@@ -7,6 +7,7 @@ intervals and paired tests as everything else. Metrics that the harness makes of
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -71,6 +72,8 @@ def _run(model: HfModel, task: str, limit: int | None) -> dict[str, list[float]]
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
+    # It warns that a model which is loaded already ignores options for loading it.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         wrapped = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=model.batch)
         found = simple_evaluate(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
-from mergesafe.chat.conversation import NLL, Conversation, Sampling, last_question
+from mergesafe.chat.conversation import NLL, Sampling, last_question
 from mergesafe.errors import ModelError
 from mergesafe.safety.evaluation.cached import CachedJudge, CachedModel
 from mergesafe.safety.evaluation.result import Example, Figure, ModelResult
@@ -39,10 +39,6 @@ class Asked:
     responses: list[list[str]]
     verdicts: dict[str, list[list[Verdict]]]
     scores: list[NLL]
-
-    @property
-    def conversations(self) -> list[Conversation]:
-        return [record.conversation for record in self.set.records]
 
 
 def planned_metrics(sets: Sequence[EvaluationSet]) -> list[str]:

@@ -82,6 +82,7 @@ class ModelResult:
     """One model: its figures by metric, and its answers.
 
     ``other_judges``: the figures that depend on a judge, by every judge but the first.
+    ``reference``: where a model was read from, by which a report tells merges from their parents.
     """
 
     name: str
@@ -89,10 +90,12 @@ class ModelResult:
     figures: Mapping[str, Figure]
     examples: Sequence[Example] = ()
     other_judges: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    reference: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            "reference": self.reference,
             "identity": self.identity,
             "metrics": {metric: each.as_dict() for metric, each in self.figures.items()},
             "other_judges": {
