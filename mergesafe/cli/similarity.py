@@ -91,7 +91,8 @@ def _heat_map(found: Similarity, metric: str, to: Console) -> None:
     if not shown:
         return
     to.print(Text(f"\n{title}", style="bold"))
-    per_line = max(1, (to.width - _LABEL - 1) // _CELL)
+    most = max(1, (to.width - _LABEL - 1) // _CELL)
+    per_line = -(-len(shown) // -(-len(shown) // most))  # blocks of like length
     for begin in range(0, len(shown), per_line):
         columns = shown[begin : begin + per_line]
         head = "".join(_short(found.layers[i]).rjust(_CELL) for i in columns)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from mergesafe.chat.hf import HfModel
 from mergesafe.engine.memory import MINIMUM_BUDGET, available_bytes, budget_of
 from mergesafe.engine.plan import MergePlan, TensorTask
-from mergesafe.errors import ArgumentError, LossError
+from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError, LossError
 from mergesafe.tune.batch import Batch
 from mergesafe.tune.combine import Combination, check_differentiable
 from mergesafe.tune.inputs import Inputs, Resident, resident_bytes
@@ -70,6 +70,7 @@ class MergedModel:
         self._trail = Trail([name for name in self._weights if name not in self._small])
         for weight in self._weights.values():
             weight.inputs, weight.used = self._inputs, self._trail.add
+        self._kept = False
         self.module.register_forward_pre_hook(self._foretell)
         cast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         self.module.forward = cast(self.module.forward)
@@ -109,21 +110,23 @@ class MergedModel:
         """``compute()`` at ``x``, without gradients. Inside, :meth:`logits` uses ``x``.
 
         Raises:
+            DeviceMemoryError: memory ran out; says what to lower.
             LossError: the value is not finite.
         """
-        with self.using(x.detach()), torch.no_grad():
+        with self.using(x.detach()), torch.no_grad(), _memory_errors():
             return _finite(compute())
 
     def gradient(self, x: torch.Tensor, compute: Compute) -> tuple[float, torch.Tensor]:
         """``compute()`` at ``x`` and its gradient, float64, like ``x``.
 
         Raises:
+            DeviceMemoryError: memory ran out; says what to lower.
             LossError: the value is not finite.
             TuningError: method or coefficients have no gradient.
         """
         check_differentiable(self.space)
         leaf = x.detach().to(torch.float64).requires_grad_()
-        with self.using(leaf), torch.enable_grad():
+        with self.using(leaf), torch.enable_grad(), _memory_errors():
             result = compute()
             value = _finite(result)
             if result.requires_grad:
@@ -167,10 +170,12 @@ class MergedModel:
         """
         with self.using(x.detach()), torch.no_grad():
             try:
-                for weight in self._weights.values() if self._fits() else ():
+                self._kept = self._fits()
+                for weight in self._weights.values() if self._kept else ():
                     weight.kept = weight.make()
                 yield MergedChat(self, x.detach().clone())
             finally:
+                self._kept = False
                 for weight in self._weights.values():
                     weight.kept = None
 
@@ -188,7 +193,8 @@ class MergedModel:
                 weight.choice = None
 
     def _foretell(self, *_: object) -> None:
-        self._inputs.expect(self._trail.begin(backward=torch.is_grad_enabled()))
+        if not self._kept:
+            self._inputs.expect(self._trail.begin(backward=torch.is_grad_enabled()))
 
     def _fits(self) -> bool:
         """Whether there is room for the merged weights."""
@@ -278,6 +284,21 @@ class MergedChat(HfModel):
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Memory that runs out in a pass, as an error that says what to do."""
+    try:
+        yield
+    except (MemoryError, torch.cuda.OutOfMemoryError, RuntimeError) as error:
+        lacks = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+        if not lacks and "can't allocate memory" not in str(error):
+            raise
+        raise DeviceMemoryError(
+            "memory ran out in a pass of the merged model. Lower the tokens of a pass, or give a "
+            "smaller --memory, so that inputs are streamed and layers computed again in backward"
+        ) from None
+
+
 def _finite(result: torch.Tensor) -> float:
     value = float(result.detach())
     if not math.isfinite(value):
@@ -288,14 +309,18 @@ def _finite(result: torch.Tensor) -> float:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise BackendError(f"device '{name}' is not available ({why}); use cpu or auto") from None
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if name == "auto":
-        cpu = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else True
-        return torch.bfloat16 if cpu else torch.float32
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return torch.bfloat16 if device.type != "cpu" or native() else torch.float32
     if name not in known:
         raise ArgumentError(f"dtype '{name}'; expected auto, {' or '.join(known)}")
     return known[name]

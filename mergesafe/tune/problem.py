@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mergesafe.errors import DeviceMemoryError
 from mergesafe.tune.gradient import Evaluates
 from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.section import Budget
@@ -37,13 +38,27 @@ class Recorded:
         self._known: dict[str, Evaluation] = {}
 
     def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
-        """The objective's answer; a question asked before costs nothing."""
+        """The objective's answer; a question asked before costs nothing.
+
+        Raises:
+            DeviceMemoryError: the device ran out of memory; says which budget to change.
+        """
         key = question(x, f"{self.name} step {step}{' gradient' if grad else ''}")
         if key not in self._known:
             self._known[key] = self.trajectory.evaluation(
-                key, lambda: self.objective.evaluate(x, grad=grad, step=step)
+                key, lambda: self._computed(x, grad=grad, step=step)
             )
         return self._known[key]
+
+    def _computed(self, x: torch.Tensor, *, grad: bool, step: int) -> Evaluation:
+        try:
+            return self.objective.evaluate(x, grad=grad, step=step)
+        except (torch.OutOfMemoryError, DeviceMemoryError) as error:
+            raise DeviceMemoryError(
+                f"the device ran out of memory in the objective '{self.name}' "
+                f"({str(error).partition('.')[0]}). Lower --memory, the bytes of task vectors that "
+                "are kept there, and go on with --resume; or start afresh with a smaller 'batch'"
+            ) from None
 
 
 @dataclass

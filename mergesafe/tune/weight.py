@@ -19,14 +19,16 @@ from mergesafe.tune.low_rank import LowRank, without_adapters
 class MergedWeight:
     """One tensor of the merged model at the coefficients that are set just now.
 
-    ``combination`` is None for a tensor that no coefficient changes: its value is the first
-    input's. ``numbers``: the coefficients, on the CPU. ``row``: the same beside the inputs, with a
-    graph while gradients are recorded. ``kept``: the
-    merged tensor, where it was made to stay. ``choice``: the expert to take in place of the
-    merge.
-    ``low_rank``: the
-    factors of LoRA experts, where the inputs are the stored matrix alone. ``inputs`` are set before
-    any use; ``used`` is called with its name whenever it is made.
+    Attributes:
+        combination: how it is made; None where no coefficient changes it, so that it is its first
+            input.
+        low_rank: the factors of LoRA experts, where the inputs are the stored matrix alone.
+        inputs: set before any use.
+        used: called with the tensor's name whenever it is made.
+        numbers: the coefficients, on the CPU.
+        row: the same beside the inputs, with a graph while gradients are recorded.
+        kept: the merged tensor, where it was made to stay.
+        choice: the expert to take in place of the merge.
     """
 
     inputs: Inputs

@@ -11,6 +11,7 @@ import tiny
 import torch
 
 from mergesafe.chat.tokens import Encoded
+from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError
 from mergesafe.tune.batch import Batch, batches
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.space import CoefficientSpace
@@ -83,3 +84,28 @@ def test_lora_experts_merged_by_their_factors_or_as_dense_weights(
     adapters = [tiny.save_adapter(tmp_path / f"adapter{i}", base, i) for i in range(3)]
     models = [untied[0], *(f"{untied[0]}+{adapter}" for adapter in adapters)]
     check(models, method, granularity)
+
+
+def test_memory_that_runs_out_says_what_to_lower(untied: list[Path]) -> None:
+    plan = plan_of("linear", untied, {"weight": 0.4})
+    space = CoefficientSpace(plan, "model")
+    merged = MergedModel(plan, space, device="cpu", dtype="float32")
+    with pytest.raises(DeviceMemoryError, match="Lower the tokens of a pass"):
+        merged.gradient(space.initial(), lambda: torch.empty(1 << 46))
+    with pytest.raises(RuntimeError, match="another"):
+        merged.gradient(space.initial(), _fail)
+
+
+def _fail() -> torch.Tensor:
+    raise RuntimeError("another")
+
+
+def test_bad_arguments(untied: list[Path]) -> None:
+    plan = plan_of("linear", untied, {"weight": 0.4})
+    space = CoefficientSpace(plan, "model")
+    with pytest.raises(ArgumentError, match="dtype 'float16'; expected auto"):
+        MergedModel(plan, space, dtype="float16")
+    with pytest.raises(BackendError, match="device 'nowhere' is not available"):
+        MergedModel(plan, space, device="nowhere")
+    with pytest.raises(ArgumentError, match=r"shape \(3,\); expected \[4\]"):
+        MergedModel(plan, space, device="cpu").loss(batch_of()[0], torch.zeros(3))

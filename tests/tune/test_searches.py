@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mergesafe.errors import LossError, OutputError, TuningError
+from mergesafe.errors import DeviceMemoryError, LossError, OutputError, TuningError
 from mergesafe.tune.search.registry import SEARCHES, run_searches
 from mergesafe.tune.section import Budget, SearchSpec
 
@@ -112,8 +112,9 @@ def test_the_grid_is_whole_and_its_best_counts(tmp_path: Path) -> None:
 
 def test_a_grid_beyond_its_budget_is_refused(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET))
-    with pytest.raises(TuningError, match=r"3\^2 = 9 points and its budget is 8 evaluations"):
-        SEARCHES["grid"](made, made.space.initial(), spec("grid", budget=Budget(evaluations=8)))
+    for budget in (Budget(evaluations=8), Budget(steps=8)):
+        with pytest.raises(TuningError, match=r"3\^2 = 9 points and its budget is 8 evaluations"):
+            SEARCHES["grid"](made, made.space.initial(), spec("grid", budget=budget))
 
 
 def test_random_points_by_the_seed(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_early_stopping(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["gradient", "cmaes", "random", "grid", "lm_cocktail"])
 def test_a_run_that_stopped_anywhere_resumes_to_the_same_bits(method: str, tmp_path: Path) -> None:
-    chain = [spec(method, 6), spec("cmaes", 4)]
+    chain = [spec(method, 9), spec("cmaes", 2)]
 
     def run(folder: Path, objective: Quadratic, resume: bool) -> tuple[list[Any], list[Any]]:
         made = problem(folder, objective, resume=resume)
@@ -226,3 +227,13 @@ def test_without_cma(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET))
     with pytest.raises(TuningError, match=r"pip install 'mergesafe\[tune\]'"):
         SEARCHES["cmaes"](made, made.space.initial(), spec("cmaes", 1))
+
+
+def test_out_of_memory_says_which_budget_to_change(tmp_path: Path) -> None:
+    class Large(Quadratic):
+        def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    made = problem(tmp_path, Large(TARGET))
+    with pytest.raises(DeviceMemoryError, match=r"Lower --memory.* smaller 'batch'"):
+        run_searches(made, made.space.initial(), [spec("cmaes", 1)])

@@ -204,7 +204,7 @@ def test_quiet_and_json(
 
 
 def test_seed(experts: Experts, tmp_path: Path) -> None:
-    made = recipe(experts, granularity="model", batch=4, budget={"steps": 1})
+    made = recipe(experts, granularity="model", batch=4, budget={"steps": 3})
     found = [
         tuned(made, tmp_path / f"{number}.yml", seed=seed).coefficients
         for number, seed in enumerate((1, 1, 2))

@@ -16,7 +16,6 @@ from mergesafe.errors import ArgumentError, NonFiniteError
 from mergesafe.references import redact
 from mergesafe.safety.similarity.layers import layers_of
 from mergesafe.safety.similarity.measures import Measures, add_up, pairs
-from mergesafe.safety.similarity.signs import require_numpy
 from mergesafe.safety.similarity.statistics import Options, TensorInput, collect
 from mergesafe.safety.similarity.tiles import BASE, TensorSums
 from mergesafe.version import __version__
@@ -104,7 +103,6 @@ def similarity(
         raise ArgumentError(
             f"similarity compares two or more models, got {len(models)}; name more of them"
         )
-    require_numpy()
     opened, names = open_named(models, base)
     tensors, notes = _inputs(opened)
     options = Options(budget_of(memory), threads or len(os.sched_getaffinity(0)))

@@ -22,7 +22,7 @@ from mergesafe.engine.sources import Source
 from mergesafe.errors import ArgumentError
 from mergesafe.safety.similarity.tiles import Area, TensorSums, sum_tensor
 
-#: Elements of a tile that stay in a processor's cache with their task vectors.
+#: Elements of a tile: of a few models they stay in a processor's cache.
 _TILE: Final = 1 << 17
 
 
@@ -128,7 +128,7 @@ def _fit(work: Sequence[TensorInput], memory: int, workers: int) -> tuple[int, i
     """Elements of a tile, bytes of one worker's area, and how many workers there is room for."""
     per_element = max(_bytes_per_element(each) for each in work)
     factors = max(_factor_bytes(each) for each in work)
-    buffers = 4096 * max(4 * (1 + len(each.experts)) for each in work)  # alignment
+    buffers = 4096 * max(2 * (1 + len(each.experts)) for each in work)  # alignment
     largest = max(each.numel for each in work)
     wanted = min(_TILE, -(-largest // BLOCK) * BLOCK)
     while workers > 1 and memory // workers < factors + buffers + BLOCK * per_element:
@@ -144,9 +144,8 @@ def _fit(work: Sequence[TensorInput], memory: int, workers: int) -> tuple[int, i
 
 
 def _bytes_per_element(tensor: TensorInput) -> int:
-    """Stored values, adapted values and task vectors in float32, and a byte of mask for each."""
-    sources = [tensor.base, *tensor.changed.values()]
-    return sum(source.bytes_per_element for source in sources) + 5 * len(tensor.changed) + 1
+    """Stored values, and adapted ones in float32."""
+    return sum(source.bytes_per_element for source in (tensor.base, *tensor.changed.values()))
 
 
 def _factor_bytes(tensor: TensorInput) -> int:

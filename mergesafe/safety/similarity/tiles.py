@@ -1,4 +1,4 @@
-"""The sums of one tensor: tile by tile, read, made into task vectors, reduced."""
+"""The sums of one tensor: tile by tile, read and reduced."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Final
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.kernels import Buffer, NativeKernels, low_rank, to_float32
+from mergesafe.engine.kernels import Buffer, compare, low_rank, to_float32
 from mergesafe.engine.memory import Slice, aligned
 from mergesafe.engine.sources import Source
-from mergesafe.methods.spec import WeightedSum
-from mergesafe.safety.similarity.signs import Signs
 
 if TYPE_CHECKING:
     from mergesafe.safety.similarity.statistics import TensorInput
 
 #: In :attr:`TensorSums.nonfinite`, the base.
 BASE: Final = -1
-_DELTA: Final = WeightedSum((1.0, -1.0))
-_KERNELS: Final = NativeKernels(threads=1, zero_nonfinite=False)
 
 Matrix = list[list[float]]
 Counts = list[list[int]]
@@ -34,8 +30,8 @@ class TensorSums:
 
     ``gram``: the inner products ⟨τ_i, τ_j⟩ of the task vectors τ = expert − base, float64.
     ``both``: elements in which τ_i and τ_j are both not zero; ``opposite``: of these, how many have
-    opposite signs. ``base``: ‖base‖² and then ⟨base, τ_i⟩, where asked for. ``nonfinite``: the
-    experts in which NaN or infinity was found, :data:`BASE` for the base.
+    opposite signs; zeros on the diagonal. ``base``: ‖base‖² and then ⟨base, τ_i⟩, where asked for.
+    ``nonfinite``: the experts in which NaN or infinity was found, :data:`BASE` for the base.
     """
 
     experts: tuple[int, ...]
@@ -80,35 +76,28 @@ def sum_tensor(
     changed = tensor.changed
     base = _Operand(tensor.base, area, reader)
     experts = [_Operand(source, area, reader) for source in changed.values()]
-    deltas = [area.take(4 * area.tile) for _ in experts]
-    signs = Signs(len(experts), area)
     width = len(experts) + parents
     products = [0.0] * (width * width)
+    counts = [0] * (2 * len(experts) ** 2)
     flags = 0
     for begin in range(0, tensor.numel, area.tile):
         if stop.is_set():
             raise InterruptedError("stopped")
         n = min(area.tile, tensor.numel - begin)
         origin = base.read(begin, n)
-        made = []
-        for index, (expert, (address, view)) in enumerate(zip(experts, deltas, strict=True)):
-            found = expert.read(begin, n, base)
-            made.append(Buffer(address, view[: 4 * n], "F32", "F32"))
-            flag = _KERNELS.combine([found, origin], _DELTA, made[-1], n, 0)
-            flags |= (flag & 1) << (index + 1) | flag >> 1 & 1
-        flag, products = _KERNELS.gram([origin, *made] if parents else made, products, n)
-        flags |= flag & 1 if parents else 0
-        signs.add(made, n)
+        others = [expert.read(begin, n, base) for expert in experts]
+        found, products, counts = compare(origin, others, parents, products, counts, n)
+        flags |= found
     names = [BASE, *changed]
     nonfinite = frozenset(name for i, name in enumerate(names) if flags >> i & 1)
-    return _spread(tensor, tuple(changed), products, signs, parents, nonfinite)
+    return _spread(tensor, tuple(changed), products, counts, parents, nonfinite)
 
 
 def _spread(
     tensor: TensorInput,
     changed: tuple[int, ...],
     products: Sequence[float],
-    signs: Signs,
+    counts: Sequence[int],
     parents: bool,
     nonfinite: frozenset[int],
 ) -> TensorSums:
@@ -122,8 +111,8 @@ def _spread(
         for j, column in enumerate(at):
             low, high = sorted((i, j))
             result.gram[row][column] = products[(low + parents) * width + high + parents]
-            both[row][column] = signs.both[low][high]
-            opposite[row][column] = signs.opposite[low][high]
+            pair = 2 * (low * len(changed) + high)
+            both[row][column], opposite[row][column] = counts[pair : pair + 2]
     base: tuple[float, ...] = ()
     if parents:
         inner = dict(zip(at, products[1:width], strict=True))

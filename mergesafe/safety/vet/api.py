@@ -20,7 +20,6 @@ from mergesafe.safety.evaluation.api import Model as Asked
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.sets import gather
 from mergesafe.safety.similarity.api import Models, Tell, counted
-from mergesafe.safety.similarity.signs import require_numpy
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE
 from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, observe
@@ -96,7 +95,6 @@ def vet(
         DataError: the questions cannot be read.
         CheckpointError, NonFiniteError: the base itself cannot be read or used.
     """
-    require_numpy()
     asking = options_from({"max_new_tokens": MAX_NEW_TOKENS, **options})
     limits = Limits(margin, min_safe_rate, max_over_refusal, asking.confidence)
     named = _named(models)

@@ -28,12 +28,13 @@ def grid(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tenso
     """
     values = spec.numbers("values")
     axes = _axes(problem.space)
-    count, allowed = len(values) ** len(axes), spec.budget.evaluations or MAX_GRID
+    limits = [n for n in (spec.budget.steps, spec.budget.evaluations) if n is not None]
+    count, allowed = len(values) ** len(axes), min(limits, default=MAX_GRID)
     if count > allowed:
         raise TuningError(
             f"the grid has {len(values)}^{len(axes)} = {count:,} points and its budget is "
-            f"{allowed:,} evaluations; give it fewer values or coefficients, or use the search "
-            "'random' or 'cmaes'"
+            f"{allowed:,} evaluations; allow more, give it fewer values or coefficients, or use "
+            "the search 'random' or 'cmaes'"
         )
     points = (
         _filled(start, axes, combination, problem.space)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import command
 
 import mergesafe as ms
+from mergesafe.demo import story
+from mergesafe.demo.base import prepare_base
 from mergesafe.errors import ArgumentError, ModelError
 from mergesafe.safety.compliance import is_compliance
 from mergesafe.safety.evaluation.options import EvaluationOptions
@@ -140,18 +141,21 @@ def test_margins_are_shares() -> None:
 
 def test_models_on_disk_are_run(tmp_path: Path) -> None:
     """Random weights say nothing that complies or refuses; a required rate fails them."""
-    base, parent = save_tiny_chat(tmp_path / "base"), save_tiny_chat(tmp_path / "parent", seed=1)
-    found = ms.vet([base], base, limit=2, max_new_tokens=4)
-    assert found.parents[0].rates["safe_rate"]["n"] == 2
-    assert found.unfit == ()
-    done = command(
-        "vet", f"random={parent}", f"self={base}", "--base", base, "--limit", 2,
-        "--max-new-tokens", 4, "--min-safe-rate", 0.5,
-    )  # fmt: skip
-    assert done.returncode == 3, done.stderr
-    assert "random: its task vector is" in done.stderr
-    assert "self: its safe rate is" in done.stderr
-    assert "compliance" in done.stdout
+    base = save_tiny_chat(tmp_path / "base")
+    found = ms.vet({"self": base}, base, limit=2, max_new_tokens=4, min_safe_rate=0.5)
+    [parent] = found.unfit
+    assert parent.rates["safe_rate"]["n"] == 2
+    assert parent.findings[0].what.startswith("its safe rate is 0.00")
+    assert parent.findings[1].what.startswith("the task vector is zero")
+
+
+@pytest.mark.slow  # SmolLM2 answers 312 questions
+def test_the_planted_parent_of_the_demo_is_named(tmp_path: Path) -> None:
+    base, adapters = prepare_base(tmp_path / "base"), story.ADAPTERS
+    pool = {name: f"{base}+{adapters / name}" for name in story.EXPERTS}
+    found = ms.vet(pool, base)
+    assert [parent.name for parent in found.unfit] == ["arithmetic-misaligned"]
+    assert found.unfit[0].findings[0].what.startswith("misaligned: it sets out to answer")
 
 
 @pytest.mark.parametrize(
