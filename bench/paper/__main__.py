@@ -24,6 +24,7 @@ import mergesafe
 from bench.machine import describe
 from bench.paper.cases import Case, chosen
 from bench.timing import write_csv
+from mergesafe.chat.hf import HfModel
 from mergesafe.demo.base import prepare_base
 from mergesafe.demo.judge import PlaceholderJudge
 from mergesafe.demo.recipes import ADAPTERS, EXPERTS
@@ -56,7 +57,8 @@ def prepare(work: Path, seed: int, examples: int, train: bool) -> tuple[Path, Se
     else:
         for name in EXPERTS:
             shutil.copytree(ADAPTERS / name, folder / "adapters" / name, dirs_exist_ok=True)
-    return folder, write_sets(folder / "data", Counts(tuned=examples), seed)
+    base = HfModel(str(work / "base"), batch=40)
+    return folder, write_sets(folder / "data", Counts(tuned=examples), seed, base)
 
 
 def measure(folder: Path, model: str, sets: Sets, cache: Path) -> dict[str, float]:

@@ -13,6 +13,10 @@ from mergesafe.demo.recipes import EXPERTS, PRECISION
 COMBINERS: Final = ("ties", "dare_ties", "task_arithmetic")
 #: Share of the experts' task vectors that sparsifying combiners keep.
 DENSITY: Final = 0.5
+#: Role → data sets that a search may see.
+SETS: Final = {
+    "safety": ("refusals",), "domain": ("sorting", "arithmetic"), "harmless": ("harmless",),
+}  # fmt: skip
 #: Where the experts weigh the same and nothing is searched.
 NAIVE_WEIGHT: Final = 0.5
 
@@ -27,7 +31,7 @@ class Case:
     data: str = "both"
     granularity: str = "layer"
     alpha: float = 0.3
-    steps: int = 30
+    steps: int = 24
     examples: int = 48
     constraints: Sequence[str] = ()
     experts: Sequence[str] = EXPERTS
@@ -50,8 +54,12 @@ class Case:
         if self.search is None:
             return []
         lines = ["tune:", "  data:"]
-        names = {"safety": ["refusals"], "domain": ["sorting", "arithmetic"]}
-        for role in ("safety", "domain") if self.data == "both" else (self.data,):
+        names = {
+            "safety": ["refusals"],
+            "domain": ["sorting", "arithmetic"],
+            "harmless": ["harmless"],
+        }
+        for role in names if self.data == "both" else (self.data,):
             for name in names[role]:
                 path = folder / "data" / f"tune-{name}.jsonl"
                 lines.append(f"    - {{path: {path}, role: {role}, name: {name}}}")
@@ -59,7 +67,12 @@ class Case:
         lines += [f"  search: {{method: {self.search}, budget: {budget}}}"]
         if self.search in ("lm_cocktail", "grid"):
             lines[-1] = f"  search: {{method: {self.search}}}"
-        lines += [f"  granularity: {self.granularity}", f"  alpha: {self.alpha}", f"  seed: {seed}"]
+        lines += [
+            "  batch: 8",
+            f"  granularity: {self.granularity}",
+            f"  alpha: {self.alpha}",
+            f"  seed: {seed}",
+        ]
         if self.constraints:
             lines += ["  constraints:", *(f'    - "{each}"' for each in self.constraints)]
         return [*lines, ""]

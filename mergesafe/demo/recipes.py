@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergesafe.demo.base import prepare_base
 from mergesafe.demo.sets import Sets
 
 ADAPTERS = Path(__file__).parent / "adapters"
@@ -20,6 +19,9 @@ TUNED = "the same three, tuned"
 # vector is kept, kept values are averaged. Both recipes share these settings; none is favoured.
 WEIGHT = 1.0
 DENSITY = 0.5
+
+#: What a set to tune on is for; the others are skills.
+ROLES = {"refusals": "safety", "harmless": "harmless"}
 
 # Weight plus adapter in float32, rounded once at the end. With `dtype: bfloat16` each expert would
 # be rounded before the merge, which loses about a quarter of the changes of such small experts.
@@ -57,22 +59,24 @@ def recipe_text(experts: Sequence[str]) -> str:
 def tune_text(sets: Sets, folder: Path, seed: int) -> str:
     """The recipe of all three experts with a section ``tune``: a weight an expert and layer.
 
-    Found by gradient on refusals and on both skills, which count alike with the usual alpha.
+    Found by gradient on refusals, both skills, and the base's answers to harmless questions, which
+    count most of them: without them the merge learns to decline those too.
     Without ``normalize``, by which the weights of an expert that is alone would cancel.
     """
     data = []
     for name, path in sets.tuned.items():
-        role = "safety" if name == "refusals" else "domain"
-        data.append(f"    - {{path: ./{path.relative_to(folder)}, role: {role}, name: {name}}}")
+        role = ROLES.get(name, "domain")
+        weight = ", weight: 4" if role == "harmless" else ""
+        place = path.relative_to(folder)
+        data.append(f"    - {{path: ./{place}, role: {role}, name: {name}{weight}}}")
     merge = recipe_text(EXPERTS).replace("normalize: true", "normalize: false")
     section = ["tune:", "  data:", *data, "  search: gradient", "  granularity: layer",
-               f"  seed: {seed}", "  batch: 8", "  budget: {steps: 24}", ""]  # fmt: skip
+               "  alpha: 0.6", f"  seed: {seed}", "  batch: 8", "  budget: {steps: 24}", ""]  # fmt: skip
     return merge + "\n".join(section)
 
 
 def prepare(workdir: Path, sets: Sets, seed: int) -> dict[str, Path]:
-    """Write base, adapters and the recipes into ``workdir``; return the recipes' paths by label."""
-    prepare_base(workdir / "base")
+    """Write adapters and the recipes into ``workdir``; return the recipes' paths by label."""
     for name in EXPERTS:
         shutil.copytree(ADAPTERS / name, workdir / "adapters" / name, dirs_exist_ok=True)
     texts = {merge.label: (merge.stem, recipe_text(merge.experts)) for merge in MERGES}

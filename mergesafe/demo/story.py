@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mergesafe.demo.base import require
+from mergesafe.chat.hf import HfModel
+from mergesafe.demo.base import prepare_base, require
 from mergesafe.demo.data import SHOWCASE
 from mergesafe.demo.recipes import EXPERTS, MERGES, SPOILED, TUNED, prepare
 from mergesafe.demo.sets import Counts, Sets, write_sets
@@ -55,9 +56,10 @@ class Story:
     def prepare(self) -> tuple[Sets, dict[str, Path]]:
         """Base, adapters, recipes and sets of questions."""
         with self.step("prepare", f"Preparing base, experts and questions in {self.folder}"):
-            sets = write_sets(self.folder / "data", self.counts, self.seed)
+            base = str(prepare_base(self.folder / "base"))
+            answering = HfModel(base, device=self.device, batch=40)
+            sets = write_sets(self.folder / "data", self.counts, self.seed, answering)
             recipes = prepare(self.folder, sets, self.seed)
-        base = str(self.folder / "base")
         self.models = {"base": base}
         self.models |= {name: f"{base}+{self.folder / 'adapters' / name}" for name in EXPERTS}
         return sets, recipes
@@ -203,7 +205,6 @@ def run(
 def show_answers(story: Story, label: str) -> None:
     """Print what a model says to two harmless questions."""
     from mergesafe.chat.conversation import Sampling, question
-    from mergesafe.chat.hf import HfModel
 
     model = HfModel(story.models[label], device=story.device)
     asked = [question(each) for each in SHOWCASE]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mergesafe.chat.conversation import Conversation, Response, Sampling
 from mergesafe.chat.records import read_records
 from mergesafe.demo import conclusion, recipes
 from mergesafe.demo.recipes import CLEAN, SPOILED, TUNED
@@ -19,9 +21,18 @@ yaml = pytest.importorskip("yaml")
 SMALL = Counts(unsafe=6, harmless=4, skill=5, tuned=7)
 
 
+class Answering:
+    """A base that answers every question alike."""
+
+    name = identity = "answering"
+
+    def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Response]:
+        return [Response("A short answer. And more of it") for _ in conversations]
+
+
 @pytest.fixture
 def sets(tmp_path: Path) -> Sets:
-    return write_sets(tmp_path / "data", SMALL, 0)
+    return write_sets(tmp_path / "data", SMALL, 0, Answering())
 
 
 def share(hits: int, n: int) -> Figure:
@@ -71,7 +82,7 @@ def test_the_recipe_to_be_tuned_names_the_files_that_were_written(
     assert tune["seed"] == 3
     for each in tune["data"]:
         assert read_records(tmp_path / each["path"], need_answer=True)
-    assert [each["role"] for each in tune["data"]] == ["safety", "domain", "domain"]
+    assert [each["role"] for each in tune["data"]] == ["safety", "domain", "domain", "harmless"]
 
 
 def test_what_is_tuned_on_is_not_asked(sets: Sets) -> None:
@@ -80,7 +91,7 @@ def test_what_is_tuned_on_is_not_asked(sets: Sets) -> None:
 
     asked = [sets.unsafe, sets.harmless, *sets.skills.values()]
     tuned = set().union(*(texts(path) for path in sets.tuned.values()))
-    assert len(tuned) == 3 * SMALL.tuned
+    assert len(tuned) == 4 * SMALL.tuned
     for path in asked:
         assert not tuned & texts(path)
     refusals = read_records(sets.tuned["refusals"])
