@@ -20,6 +20,7 @@ from bench.cases import CHECKED, ELEMENTS, Case, cases, rotated
 from bench.data import Data
 from bench.device import NoDevice, choose, leave
 from bench.machine import Yardstick, describe_device, threads_here, yardstick
+from bench.plot import plot_roofline
 from bench.timing import RESULTS, Timing, measure_on, write_csv
 from mergesafe.errors import BackendError
 from mergesafe.ops.backends.registry import get_backend
@@ -219,11 +220,9 @@ def report(bench: Bench, rows: Sequence[dict[str, object]], backends: Sequence[s
 def save(rows: Sequence[dict[str, object]], kind: str, folder: Path) -> None:
     path = write_csv(f"roofline_{kind}", rows, folder)
     try:
-        from bench.plot import plot_roofline
-    except ImportError as error:
-        print(f"{path}; no plot: {error}")
-    else:
         print(f"{path} and {plot_roofline(path)}")
+    except ImportError as error:  # matplotlib
+        print(f"{path}; no plot: {error}")
 
 
 if __name__ == "__main__":

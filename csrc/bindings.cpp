@@ -186,6 +186,21 @@ std::pair<uint64_t, std::vector<double>> delta_norms(const PyInput& base,
   return {flags, totals};
 }
 
+std::tuple<uint64_t, std::vector<double>, std::vector<int64_t>> compare(
+    const PyInput& base, const std::vector<PyInput>& list, bool with_base,
+    std::vector<double> totals, std::vector<int64_t> counts, int64_t n, bool zero_nonfinite,
+    int threads) {
+  const std::vector<Input> experts = inputs_of(list);
+  const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
+                     zero_nonfinite};
+  const size_t count = experts.size(), width = count + with_base;
+  if (totals.size() != width * width || counts.size() != 2 * count * count)
+    throw py::value_error("totals and counts do not fit the number of experts");
+  Kernel scope;
+  const uint64_t flags = cpu::run_compare(job, with_base, n, threads, totals.data(), counts.data());
+  return {flags, totals, counts};
+}
+
 std::vector<double> inner_products(const PyInput& grad, const std::vector<PyInput>& list, int64_t n,
                                    int threads) {
   const std::vector<Input> inputs = inputs_of(list);
@@ -389,6 +404,7 @@ PYBIND11_MODULE(_native, m) {
       .def("finish", &PySelection::finish);
   m.def("gram", &gram);
   m.def("delta_norms", &delta_norms);
+  m.def("compare", &compare);
   m.def("inner_products", &inner_products);
   m.def("merge_gradient", &merge_gradient);
   m.def("add_low_rank", &add_low_rank);

@@ -12,17 +12,53 @@ from mergesafe.errors import MergesafeError
 from mergesafe.version import __version__
 
 if TYPE_CHECKING:
-    from mergesafe import methods, ops
+    from mergesafe import methods, ops, report
+    from mergesafe.data.api import generate
     from mergesafe.engine.api import merge, plan, verify
+    from mergesafe.safety.evaluation.api import evaluate
+    from mergesafe.safety.gate.api import gate
+    from mergesafe.safety.inspector.train import measure_inspector, train_inspector
+    from mergesafe.safety.judges.registry import make_judge
+    from mergesafe.safety.similarity.api import similarity
+    from mergesafe.safety.vet.api import vet
+    from mergesafe.tune.api import tune
 
-__all__ = ["MergesafeError", "__version__", "merge", "methods", "ops", "plan", "verify"]
+__all__ = [
+    "MergesafeError",
+    "__version__",
+    "evaluate",
+    "gate",
+    "generate",
+    "make_judge",
+    "measure_inspector",
+    "merge",
+    "methods",
+    "ops",
+    "plan",
+    "report",
+    "similarity",
+    "train_inspector",
+    "tune",
+    "verify",
+    "vet",
+]
 
 _LAZY = {
+    "evaluate": ("mergesafe.safety.evaluation.api", "evaluate"),
+    "gate": ("mergesafe.safety.gate.api", "gate"),
+    "generate": ("mergesafe.data.api", "generate"),
+    "make_judge": ("mergesafe.safety.judges.registry", "make_judge"),
+    "measure_inspector": ("mergesafe.safety.inspector.train", "measure_inspector"),
     "merge": ("mergesafe.engine.api", "merge"),
-    "plan": ("mergesafe.engine.api", "plan"),
-    "verify": ("mergesafe.engine.api", "verify"),
     "methods": ("mergesafe.methods", None),
     "ops": ("mergesafe.ops", None),
+    "plan": ("mergesafe.engine.api", "plan"),
+    "report": ("mergesafe.report", None),
+    "similarity": ("mergesafe.safety.similarity.api", "similarity"),
+    "train_inspector": ("mergesafe.safety.inspector.train", "train_inspector"),
+    "tune": ("mergesafe.tune.api", "tune"),
+    "verify": ("mergesafe.engine.api", "verify"),
+    "vet": ("mergesafe.safety.vet.api", "vet"),
 }
 
 

@@ -68,6 +68,16 @@ def delta_norms(
     zero_nonfinite: bool,
     threads: int,
 ) -> tuple[int, list[float]]: ...
+def compare(
+    base: Input,
+    experts: list[Input],
+    with_base: bool,
+    totals: list[float],
+    counts: list[int],
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> tuple[int, list[float], list[int]]: ...
 def inner_products(grad: Input, inputs: list[Input], n: int, threads: int) -> list[float]: ...
 def merge_gradient(
     grad: Input,

@@ -7,7 +7,7 @@ line prints it without a traceback and exits with :attr:`MergesafeError.exit_sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -65,7 +65,32 @@ class RecipeError(MergesafeError):
 
 
 class CheckpointError(MergesafeError):
-    """An input checkpoint, adapter or one of its tensors is missing, malformed or mismatched."""
+    """An input checkpoint, adapter or one of its tensors is missing, malformed or mismatched.
+
+    One error may tell of several inputs.
+    """
+
+    _joined: tuple[str, ...] = ()
+
+    @property
+    def paragraphs(self) -> tuple[str, ...]:
+        return self._joined or (str(self),)
+
+    @classmethod
+    def joined(cls, errors: Sequence[CheckpointError]) -> CheckpointError:
+        """One error of at least one, in their order."""
+        if len(errors) == 1:
+            return errors[0]
+        more = len(errors) - MAX_REPORTED
+        told = [str(error) for error in errors[:MAX_REPORTED]]
+        told += [f"and {more} more"] if more > 0 else []
+        joined = cls("\n".join(told))
+        joined._joined = tuple(told)
+        return joined
+
+
+class ChangedInputError(CheckpointError):
+    """An input was written to during the merge: what was made of it may be a mixture."""
 
 
 class NonFiniteError(CheckpointError):

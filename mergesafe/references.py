@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 from typing import Final
+from urllib.parse import unquote
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+#: What fsspec, too, takes for a place on this machine.
+_LOCAL: Final = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?|(?=/))", re.IGNORECASE)
 #: A URL in running text; a query that is hidden already is left as it is, with what follows it.
 _IN_TEXT: Final = re.compile(_URL.pattern + r"[^\s'\"?]+(?:\?(?!\*\*\*)[^\s'\"]*)?")
 _HUB_ID: Final = re.compile(
@@ -19,8 +22,14 @@ HIDDEN: Final = "***"
 
 
 def is_url(reference: str) -> bool:
-    """Whether ``reference`` is ``scheme://...``."""
-    return _URL.match(reference) is not None
+    """Whether ``reference`` is ``scheme://...`` and leads elsewhere, unlike ``file://``."""
+    return _URL.match(reference) is not None and _LOCAL.match(reference) is None
+
+
+def local_path(reference: str) -> str:
+    """The path in ``file:///x``, ``file:/x`` or ``local:///x``; other text unchanged."""
+    match = _LOCAL.match(reference)
+    return unquote(reference[match.end() :]) if match else reference
 
 
 def hub_id(reference: str) -> tuple[str, str | None] | None:

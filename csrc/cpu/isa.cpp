@@ -39,16 +39,16 @@ namespace {
 
 // These use the ones above.
 #include "cpu/avx512_gradient.inl"
+#include "cpu/compare.inl"
 #include "cpu/gradient.inl"
 
 }  // namespace
 
 extern const Kernels kKernels;
-const Kernels kKernels = {MS_ISA_NAME,  weighted_sum,    merge_task_vectors,
-                          magnitudes,   bracket,         count_above_all,
-                          narrow,       histogram,       gram,
-                          delta_norms,  inner_products,  merge_gradient,
-                          add_low_rank, count_nonfinite, triad,
-                          digest};
+const Kernels kKernels = {
+    MS_ISA_NAME,     weighted_sum,   merge_task_vectors, magnitudes,   bracket,
+    count_above_all, narrow,         histogram,          gram,         delta_norms,
+    compare,         inner_products, merge_gradient,     add_low_rank, count_nonfinite,
+    triad,           digest};
 
 }  // namespace mergesafe::cpu::MS_ISA

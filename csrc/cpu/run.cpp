@@ -101,6 +101,29 @@ Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, do
   return flags;
 }
 
+Flags run_compare(const DeltaJob& job, bool with_base, int64_t n, int threads, double* totals,
+                  int64_t* counts) {
+  const Kernels& k = current();
+  const int64_t width = job.count + with_base, stride = width * width;
+  const int64_t counters = 2 * static_cast<int64_t>(job.count) * job.count;
+  const int used = threads_for(n, threads);
+  std::vector<double> sums(blocks_of(n) * stride);
+  std::vector<std::vector<int64_t>> partial(used, std::vector<int64_t>(counters, 0));
+  std::vector<Flags> flags(used, 0);
+  parallel_for(n, used, [&](int t, int64_t b, int64_t e) {
+    flags[t] =
+        k.compare(job, with_base, b, e, sums.data() + b / kReduceBlock * stride, partial[t].data());
+  });
+  Flags all = 0;
+  for (int t = 0; t < used; ++t) {
+    all |= flags[t];
+    for (int64_t i = 0; i < counters; ++i) counts[i] += partial[t][i];
+  }
+  for (int64_t block = 0; block < blocks_of(n); ++block)
+    for (int64_t i = 0; i < stride; ++i) totals[i] = totals[i] + sums[block * stride + i];
+  return all;
+}
+
 void run_inner_products(const Input& grad, const std::vector<Input>& inputs, int64_t n, int threads,
                         double* out) {
   const Kernels& k = current();

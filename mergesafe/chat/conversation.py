@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
 
@@ -94,4 +94,26 @@ class ScoringModel(ChatModel, Protocol):
 
     def nll(self, pairs: Sequence[tuple[Conversation, str]]) -> list[NLL]:
         """The negative log-likelihood of each answer after its conversation."""
+        ...
+
+
+@runtime_checkable
+class CompletionModel(ChatModel, Protocol):
+    """A model that also continues a text as it stands, without its chat template."""
+
+    def complete(self, prompts: Sequence[str], sampling: Sampling) -> list[Response]:
+        """What follows each prompt. Control tokens must be written out in it."""
+        ...
+
+
+@runtime_checkable
+class ChoosingModel(ChatModel, Protocol):
+    """A model that also tells how likely single tokens are to come next."""
+
+    def next_token(self, prompts: Sequence[str], tokens: Sequence[str]) -> list[tuple[float, ...]]:
+        """p(token | prompt) of each of ``tokens`` after each prompt, which is taken as it stands.
+
+        Raises:
+            ModelError: one of ``tokens`` is not a single token of the model's vocabulary.
+        """
         ...

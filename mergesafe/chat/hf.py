@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.chat.conversation import NLL, Conversation, Response, Sampling
-from mergesafe.chat.tokens import check_template, encode, encode_prompt, padded
+from mergesafe.chat.tokens import check_template, encode, encode_prompt, encode_text, padded
 from mergesafe.checkpoint.digest import digest_at, text
 from mergesafe.checkpoint.hub import HubStore
 from mergesafe.checkpoint.locate import locate
@@ -87,7 +87,7 @@ class HfModel:
         """A digest of the weights, the adapter's, the configuration and the chat template."""
         digest = sha256(f"{self.dtype}\n".encode())
         for place in self._places:
-            digest.update(b"" if place is None else _digest(place).encode())
+            digest.update(b"" if place is None else files_digest(place).encode())
         return digest.hexdigest()[:32]
 
     def check(self) -> None:
@@ -108,9 +108,44 @@ class HfModel:
         Batches hold prompts of like length, padded on the left; a greedy answer does not depend on
         what else is in its batch but for rounding.
         """
+        return self._responses(
+            [encode_prompt(self.tokenizer, each) for each in conversations], sampling
+        )
+
+    def complete(self, prompts: Sequence[str], sampling: Sampling) -> list[Response]:
+        """What follows each prompt; its text is tokenized as it stands, control tokens included."""
+        return self._responses([encode_text(self.plain_tokenizer, p) for p in prompts], sampling)
+
+    def next_token(self, prompts: Sequence[str], tokens: Sequence[str]) -> list[tuple[float, ...]]:
+        """p(token | prompt) by a softmax over the whole vocabulary, in float32."""
         import torch
 
-        prompts = [encode_prompt(self.tokenizer, each) for each in conversations]
+        wanted = [self._single_token(token) for token in tokens]
+        encoded = [encode_text(self.plain_tokenizer, prompt) for prompt in prompts]
+        likely: list[tuple[float, ...]] = [()] * len(encoded)
+        for rows in _batches([len(each) for each in encoded], self.batch):
+            group = [encoded[row] for row in rows]
+            ids = self._tensor(padded(group, self._pad, left=False))
+            mask = self._tensor(padded([[1] * len(each) for each in group], 0, left=False))
+            with torch.inference_mode():
+                logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            last = logits[torch.arange(len(rows)), mask.sum(1) - 1].float().softmax(-1)
+            for row, values in zip(rows, last[:, wanted].tolist(), strict=True):
+                likely[row] = tuple(values)
+        return likely
+
+    def _single_token(self, text: str) -> int:
+        ids = encode_text(self.plain_tokenizer, text)
+        if len(ids) != 1:
+            raise ModelError(
+                f"{self.name}: {text!r} is {len(ids)} tokens of the model's vocabulary; expected "
+                "one. Is this the model that the judge was made for?"
+            )
+        return ids[0]
+
+    def _responses(self, prompts: list[list[int]], sampling: Sampling) -> list[Response]:
+        import torch
+
         responses: list[Response] = [Response("")] * len(prompts)
         torch.manual_seed(sampling.seed)
         for rows in _batches([len(prompt) for prompt in prompts], self.batch):
@@ -142,17 +177,21 @@ class HfModel:
 
     # --- loading -----------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def tokenizer(self) -> Any:
-        """The model's tokenizer, padding on the left."""
+        """The model's tokenizer, padding on the left; it has a chat template."""
+        check_template(self.plain_tokenizer, self.name)
+        return self.plain_tokenizer
+
+    @cached_property
+    def plain_tokenizer(self) -> Any:
+        """The model's tokenizer, with a chat template or without."""
         _require()
         from transformers import AutoTokenizer
 
         path, revision = self._base
-        with _quiet(), self._explained():
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
-        check_template(tokenizer, self.name)
-        return tokenizer
+        with quiet(), self._explained():
+            return AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
 
     @cached_property
     def model(self) -> Any:
@@ -163,7 +202,7 @@ class HfModel:
 
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
         path, revision = self._base
-        with _quiet(), self._explained():
+        with quiet(), self._explained():
             model: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype)
             place, adapter = self._places
             if adapter is not None:
@@ -228,8 +267,8 @@ class HfModel:
 
     @property
     def _pad(self) -> int:
-        token = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id or 0) if token is None else int(token)
+        token = self.plain_tokenizer.pad_token_id
+        return int(self.plain_tokenizer.eos_token_id or 0) if token is None else int(token)
 
     def _tensor(self, rows: list[list[int]]) -> torch.Tensor:
         import torch
@@ -246,23 +285,36 @@ class HfModel:
             }  # fmt: skip
         ids = self._tensor(padded(prompts, self._pad, left=True))
         mask = self._tensor(padded([[1] * len(prompt) for prompt in prompts], 0, left=True))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._fitting():
             output = self.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_new_tokens,
                 pad_token_id=self._pad, top_k=None, **options,
             )  # fmt: skip
         said = output[:, ids.shape[1] :]
-        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
+        texts = self.plain_tokenizer.batch_decode(said, skip_special_tokens=True)
         ends = self._end_tokens()
         return [
             Response(each.strip(), bool(ends & set(row)))
             for each, row in zip(texts, said.tolist(), strict=True)
         ]
 
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """A device without enough memory, as one paragraph."""
+        import torch
+
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"{self.name}: {self.batch} conversations at a time do not fit into the memory of "
+                f"{self._device} ({' '.join(str(error).split())[:200]}); lower the model's 'batch'"
+            ) from None
+
     def _end_tokens(self) -> set[int]:
         ends = self.model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
-        return {int(end) for end in (*listed, self.tokenizer.eos_token_id) if end is not None}
+        return {int(end) for end in (*listed, self.plain_tokenizer.eos_token_id) if end is not None}
 
 
 def fold_in(model: Any, adapter: Any, base: Checkpoint) -> None:
@@ -293,7 +345,7 @@ def _read(info: TensorInfo, reader: Reader) -> torch.Tensor:
     return tensor
 
 
-def _digest(place: Location) -> str:
+def files_digest(place: Location) -> str:
     """Of weights and of the small files that change what a model says, by their names.
 
     Files here by their bytes (XXH3-128 of weights, SHA-256 of the others), those of a Hub by the
@@ -340,7 +392,7 @@ def _require() -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' bars and advice for seconds of loading."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     from transformers.utils import logging as logs

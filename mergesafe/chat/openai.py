@@ -11,9 +11,9 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -61,6 +61,8 @@ class OpenAIModel:
     retries: int = 5
     requests_per_minute: float | None = None
     label: str | None = None
+    #: When the next request may begin, by the monotonic clock: calls in a row keep the rate too.
+    _next: float = field(default=0.0, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -94,7 +96,7 @@ class OpenAIModel:
     async def _respond(
         self, conversations: Sequence[Conversation], sampling: Sampling
     ) -> list[Response]:
-        pace = _Pace(self.concurrency, self.requests_per_minute)
+        pace = _Pace(self.concurrency, self.requests_per_minute, self._next)
         async with self._client() as client:
             tasks = [
                 asyncio.ensure_future(self._answer(client, pace, each, sampling, sampling.seed + i))
@@ -103,6 +105,7 @@ class OpenAIModel:
             try:
                 return list(await asyncio.gather(*tasks))
             finally:
+                self._next = pace.next
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -110,48 +113,53 @@ class OpenAIModel:
     async def _answer(
         self, client: Any, pace: _Pace, asked: Conversation, sampling: Sampling, seed: int
     ) -> Response:
+        async def request() -> Response:
+            async with pace:
+                completion = await asyncio.wait_for(
+                    client.chat.completions.create(
+                        model=self.model,
+                        messages=asked,
+                        max_tokens=sampling.max_new_tokens,
+                        temperature=sampling.temperature,
+                        top_p=sampling.top_p,
+                        seed=seed,
+                    ),
+                    self.timeout,
+                )
+            return _response(completion)
+
+        return await self._retried(
+            request,
+            "a longer 'timeout', more 'retries', a smaller 'concurrency' or 'requests_per_minute' "
+            "may help. What was answered before is kept where the command can resume",
+        )
+
+    async def _check(self) -> None:
+        async with self._client() as client:
+
+            async def request() -> None:
+                try:
+                    await asyncio.wait_for(client.models.list(), self.timeout)
+                except Exception as error:
+                    # A list of models is not part of every server: it was reached.
+                    if getattr(error, "status_code", None) not in (404, 405, 501):
+                        raise
+
+            await self._retried(request, "check 'base_url' (with its /v1) and that the server runs")
+
+    async def _retried(self, request: Callable[[], Awaitable[Result]], advice: str) -> Result:
+        """The result of ``request``, which is tried again after what may pass."""
+        last = ""
         for attempt in range(self.retries + 1):
             try:
-                async with pace:
-                    completion = await asyncio.wait_for(
-                        client.chat.completions.create(
-                            model=self.model,
-                            messages=asked,
-                            max_tokens=sampling.max_new_tokens,
-                            temperature=sampling.temperature,
-                            top_p=sampling.top_p,
-                            seed=seed,
-                        ),
-                        self.timeout,
-                    )
-                return _response(completion)
+                return await request()
             except Exception as error:
                 last = self._passing(error)
                 if attempt < self.retries:
                     await asyncio.sleep(_delay(error, attempt))
         raise ModelError(
-            f"{self.name}: no usable answer in {self.retries + 1} tries of one question; the last "
-            f"time {last}. Check the endpoint at {redact(self._address)}; a longer 'timeout', more "
-            "'retries', a smaller 'concurrency' or 'requests_per_minute' may help. What was "
-            "answered before is kept where the command can resume."
-        )
-
-    async def _check(self) -> None:
-        async with self._client() as client:
-            for attempt in range(self.retries + 1):
-                try:
-                    await asyncio.wait_for(client.models.list(), self.timeout)
-                    return
-                except Exception as error:
-                    if getattr(error, "status_code", None) in (404, 405, 501):
-                        return  # reachable; the list of models is not part of every server
-                    last = self._passing(error)
-                    if attempt < self.retries:
-                        await asyncio.sleep(_delay(error, attempt))
-        raise ModelError(
-            f"{self.name}: {redact(self._address)} does not answer; the last of "
-            f"{self.retries + 1} tries: {last}. Check 'base_url' (with its /v1) and that the "
-            "server runs."
+            f"{self.name}: {redact(self._address)} gave no usable answer in {self.retries + 1} "
+            f"tries; the last time {last}; {advice}."
         )
 
     def _client(self) -> Any:
@@ -223,18 +231,18 @@ class OpenAIModel:
 
 
 class _Pace:
-    """At most ``concurrency`` at a time, and at most ``per_minute`` begun in a minute."""
+    """At most ``concurrency`` at a time, and ``per_minute`` begun in a minute, from ``next`` on."""
 
-    def __init__(self, concurrency: int, per_minute: float | None) -> None:
+    def __init__(self, concurrency: int, per_minute: float | None, begin: float) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._gap = 60.0 / per_minute if per_minute else 0.0
-        self._next = 0.0
+        self.next = begin
 
     async def __aenter__(self) -> None:
         await self._slots.acquire()
         now = time.monotonic()
-        begin = max(now, self._next)
-        self._next = begin + self._gap
+        begin = max(now, self.next)
+        self.next = begin + self._gap
         try:
             await asyncio.sleep(begin - now)
         except BaseException:
@@ -248,15 +256,14 @@ class _Pace:
 def _response(completion: Any) -> Response:
     """The first choice; the client checks nothing of what a server sends."""
     choices = getattr(completion, "choices", None)
-    message = (
-        getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    )
+    first: Any = choices[0] if isinstance(choices, list) and choices else None
+    message: Any = getattr(first, "message", None)
     if message is None:
         raise _Unusable("its answer held no message, so it is not of this protocol or was cut off")
     text = message.content
     if text is None:
         text = getattr(message, "refusal", None)
-    reason = getattr(choices[0], "finish_reason", None)
+    reason = getattr(first, "finish_reason", None)
     if not isinstance(text, str):
         raise _Unusable(f"its message held no text (finish_reason {reason})")
     if reason is None:

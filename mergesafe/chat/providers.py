@@ -13,6 +13,7 @@ mapping with a ``provider``, ``hf`` where it is not named:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,9 +48,9 @@ class ModelSpec:
     line: int | None = None
 
     @property
-    def model(self) -> str | None:
-        """What the provider calls the model; None for templates."""
-        return self.options.get("reference") or self.options.get("model")
+    def key(self) -> str:
+        """Equal for equal specs."""
+        return json.dumps([self.provider, dict(self.options)], sort_keys=True)
 
 
 def make_model(spec: str | Mapping[str, Any] | ModelSpec, folder: Path | None = None) -> Model:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
@@ -36,13 +36,14 @@ class Record:
     """A question, and its answer or its two answers where there are any.
 
     ``conversation`` ends with the user's turn. ``answer``: the one to give (``chosen`` of a
-    preference); ``rejected``: the one not to give.
+    preference); ``rejected``: the one not to give. ``line``: where it was read.
     """
 
     conversation: Conversation
     answer: str | None = None
     rejected: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    line: int | None = field(default=None, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """The record in the first of the forms above that holds it."""
@@ -63,13 +64,17 @@ class Record:
         return {**body, **self.extra}
 
 
-def read_records(path: Path | str, *, need_answer: bool = False) -> list[Record]:
+def read_records(
+    path: Path | str, *, need_answer: bool = False, columns: Mapping[str, str] | None = None
+) -> list[Record]:
     """All records of a JSON lines file; blank lines are skipped.
+
+    ``columns``: what a field above is called in this file, where it is something else.
 
     Raises:
         DataError: the file cannot be read, is empty, or a line is no record; names the line.
     """
-    records = list(_records(Path(path), need_answer))
+    records = list(_records(Path(path), need_answer, columns or {}))
     if not records:
         raise DataError(
             "there is no record in the file; expected one JSON object a line", source=path
@@ -77,17 +82,34 @@ def read_records(path: Path | str, *, need_answer: bool = False) -> list[Record]
     return records
 
 
+def record_from(
+    value: object,
+    source: Path | str,
+    line: int,
+    *,
+    need_answer: bool = False,
+    columns: Mapping[str, str] | None = None,
+) -> Record:
+    """The record in a JSON object that stands at ``line`` (or row) of ``source``.
+
+    Raises:
+        DataError: it is no record; names the line.
+    """
+    return _Line(Path(source), line).record(value, need_answer, columns or {})
+
+
 def write_records(records: Iterable[Record]) -> str:
     """JSON lines of ``records``."""
     return "".join(f"{json.dumps(r.as_json(), ensure_ascii=False)}\n" for r in records)
 
 
-def _records(path: Path, need_answer: bool) -> Iterator[Record]:
+def _records(path: Path, need_answer: bool, columns: Mapping[str, str]) -> Iterator[Record]:
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
                 if raw.strip():
-                    yield _Line(path, number).parse(raw, need_answer)
+                    line = _Line(path, number)
+                    yield line.record(line.parse(raw), need_answer, columns)
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror}); expected a file of JSON lines", source=path
@@ -104,22 +126,28 @@ class _Line:
     def fail(self, problem: str) -> NoReturn:
         raise DataError(problem, source=self.path, line=self.number) from None
 
-    def parse(self, raw: bytes, need_answer: bool) -> Record:
+    def parse(self, raw: bytes) -> object:
         try:
-            value = json.loads(raw.decode("utf-8"))
+            return cast(object, json.loads(raw.decode("utf-8")))
         except UnicodeDecodeError as error:
             self.fail(f"is not UTF-8 at byte {error.start} of the line")
         except (json.JSONDecodeError, RecursionError) as error:
             self.fail(f"is not a JSON object ({error}): {raw[:_SHOWN].decode(errors='replace')!r}")
+
+    def record(self, value: object, need_answer: bool, columns: Mapping[str, str]) -> Record:
         if not isinstance(value, dict):
             self.fail(f"expected a JSON object, found {type(value).__name__}")
+        for meant, column in columns.items():
+            if column not in value:
+                self.fail(f"there is no column {column!r}; found {', '.join(sorted(value)[:8])}")
+            value[meant] = value.pop(column)
         record = self._record(value)
         if need_answer and record.answer is None:
             self.fail(
                 "the record has no answer; expected 'messages' that end with the assistant, "
                 "or 'prompt' with 'completion' or 'chosen'"
             )
-        return record
+        return replace(record, line=self.number)
 
     def _record(self, value: dict[str, Any]) -> Record:
         extra = {key: value[key] for key in value if key not in _FIELDS}

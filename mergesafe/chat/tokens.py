@@ -45,16 +45,33 @@ def check_template(tokenizer: Any, name: str) -> None:
 
 
 def prompt_text(tokenizer: Any, conversation: Conversation) -> str:
-    """The conversation in the chat template, ready for the assistant's turn."""
-    return str(
-        tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    )
+    """The conversation in the chat template, ready for the assistant's turn.
+
+    Raises:
+        ModelError: the template refuses it, as some do a system prompt.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        )
+    except TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in conversation)
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} refuses a conversation of {roles}: "
+            f"{error}. Leave out what it does not take, such as a system prompt."
+        ) from None
 
 
 def encode_prompt(tokenizer: Any, conversation: Conversation) -> list[int]:
     """Token ids of :func:`prompt_text`; the template brings its special tokens itself."""
-    ids = tokenizer(prompt_text(tokenizer, conversation), add_special_tokens=False)["input_ids"]
-    return [int(token) for token in ids]
+    return encode_text(tokenizer, prompt_text(tokenizer, conversation))
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of ``text`` as it stands; control tokens in it count as such."""
+    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
 def encode(

@@ -30,6 +30,14 @@ TOKENIZER_FILES: Final = (
     "chat_template.jinja",
     "chat_template.json",
 )
+#: Each is a tokenizer's vocabulary; the other files only add to one.
+VOCABULARIES: Final = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
 TOKENIZER_SUFFIX: Final = ".tiktoken"
 TEMPLATE_FOLDER: Final = "additional_chat_templates"
 TEMPLATE_SUFFIX: Final = ".jinja"
@@ -65,6 +73,21 @@ def companions(source: Checkpoint, tokenizer: Checkpoint | None) -> Iterator[tup
     """The files that :func:`carry_over` copies, and their names in the output."""
     yield from _model_files(source.path)
     yield from _tokenizer_files((tokenizer or source).path)
+
+
+def missing_companions(source: Checkpoint, tokenizer: Checkpoint) -> Iterator[str]:
+    """What to tell the user if the output will lack what it takes to load it."""
+    if not source.config:
+        yield (
+            f"the merged model will have no {CONFIG_NAME}, since {source.path} has none; it cannot "
+            "be loaded without: copy one beside the weights, or name a folder that has one"
+        )
+    names = [name for _, name in companions(source, tokenizer)]
+    if not any(name in VOCABULARIES or name.endswith(TOKENIZER_SUFFIX) for name in names):
+        yield (
+            f"the merged model will have no tokenizer, since {tokenizer.path} has none; copy one "
+            "beside the weights, or name a model that has one as tokenizer_source"
+        )
 
 
 def remote_code_warning(config: dict[str, Any]) -> str | None:

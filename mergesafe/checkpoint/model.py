@@ -221,7 +221,7 @@ def refuse_missing(path: Location) -> NoReturn:
         advice = "It is a symbolic link to a missing place."
     elif isinstance(path, Path):
         with suppress(OSError):
-            close = nearest(path.name, os.listdir(path.parent))
+            close = nearest(path.name, {*os.listdir(path.parent)} - {path.name})
             advice = f"Did you mean {path.parent / close}?" if close else advice
     raise CheckpointError(f"{path}: no such file or folder. {advice}")
 

@@ -11,7 +11,7 @@ from mergesafe.checkpoint._gate import Gate
 from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.location import Location, OpenFile, at
 from mergesafe.checkpoint.safetensors import TensorInfo
-from mergesafe.errors import ArgumentError, CheckpointError
+from mergesafe.errors import ArgumentError, ChangedInputError, CheckpointError
 
 #: Tensors smaller than this are not worth a system call.
 _ADVISED_BYTES: Final = 128 << 10
@@ -91,18 +91,19 @@ class Reader:
         with self._gate:
             self._file(info).advise(info.offset + begin, count)
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, *, remote: bool = True) -> None:
         """Check that no shard was written to since it was opened: its bytes would be a mixture.
 
         A shard that was replaced or removed is fine, since the opened one stays what it was.
+        ``remote``: ask servers too.
 
         Raises:
-            CheckpointError: a shard has another size or time of modification than when opened.
+            ChangedInputError: a shard has another size or time of modification than when opened.
         """
         with self._gate:
             for location, file in self._files.items():
-                if file.changed():
-                    raise CheckpointError(
+                if (file.local or remote) and file.changed():
+                    raise ChangedInputError(
                         f"{location}: the shard was written to while it was read, so what was read "
                         "may be a mixture. Leave the checkpoint alone and run again."
                     )

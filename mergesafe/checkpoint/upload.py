@@ -11,14 +11,15 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, Final
 
 from mergesafe.checkpoint._parse import reason
 from mergesafe.checkpoint.model import CONFIG_NAME, INDEX_NAME, SINGLE_NAME
-from mergesafe.checkpoint.remote import RemoteError, retried
-from mergesafe.checkpoint.url import attempt, file_system
+from mergesafe.checkpoint.remote import RemoteError, RemotePath, retried
+from mergesafe.checkpoint.url import FileSystemStore, attempt, file_system
 from mergesafe.errors import OutputError
-from mergesafe.references import redact
+from mergesafe.references import hub_id, is_url, redact
 
 #: Written last, in this order, and removed first from a folder that is replaced.
 LAST: Final = (INDEX_NAME, CONFIG_NAME, "mergesafe-manifest.json")
@@ -35,13 +36,27 @@ def staging_folder(url: str) -> Path:
     return folder / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
 
 
-def check_upload(url: str, *, overwrite: bool, protect: Sequence[str] = ()) -> None:
-    """Check before any work that a model may be uploaded to the folder ``url``.
-
-    ``protect``: URLs of the inputs, which are not replaced.
+def output_location(url: str) -> RemotePath:
+    """The folder ``url`` that a model may be uploaded to, to look at what is there.
 
     Raises:
-        OutputError: it cannot be written to, has content and ``overwrite`` is off, or is, contains
+        OutputError: no folder can be there.
+    """
+    target = _Target(url)
+    target.fs.invalidate_cache()
+    return RemotePath(FileSystemStore(target.fs, target.root, target.text))
+
+
+def check_upload(
+    url: str, *, overwrite: bool, protect: Sequence[str] = (), begun: Path | None = None
+) -> None:
+    """Check before any work that a model may be uploaded to the folder ``url``, and create it.
+
+    ``protect``: URLs and Hub ids of the inputs, which are not replaced; other text is ignored.
+    ``begun``: the model whose upload was begun before, so that files of it may be there.
+
+    Raises:
+        OutputError: it cannot be made, has content and ``overwrite`` is off, or is, contains
             or lies inside one of ``protect``.
     """
     target = _Target(url)
@@ -49,48 +64,50 @@ def check_upload(url: str, *, overwrite: bool, protect: Sequence[str] = ()) -> N
         raise OutputError(
             f"{target.text}: this is a whole store, and it would be replaced. Give a folder in it."
         )
-    for place in protect:
-        ours, theirs = f"{url.rstrip('/')}/", f"{place.rstrip('/')}/"
-        if overwrite and (ours.startswith(theirs) or theirs.startswith(ours)):
+    for place in protect if overwrite else ():
+        if target.overlaps(place):
             raise OutputError(
                 f"{target.text}: overwriting it would replace the input {redact(place)}. Give "
                 "another output folder."
             )
-    if not overwrite and target.listing():
+    if not overwrite and target.listing().keys() - (_files(begun).keys() if begun else ()):
         raise OutputError(
             f"{target.text}: the output folder is not empty. Give another folder, or --overwrite "
             "to replace it."
         )
+    target.make()
 
 
-def upload_folder(local: Path, url: str, overwrite: bool) -> None:
+def upload_folder(local: Path, url: str, overwrite: bool, *, begun: bool = False) -> None:
     """Upload the finished model in ``local`` to the folder ``url``, and check the sizes there.
 
     With ``overwrite`` what was there is replaced: it stops being a model first, and files that the
-    new one does not have are removed at the end. ``local`` stays as it is.
+    new one does not have are removed at the end. ``local`` stays as it is. ``begun``: an upload of
+    it ended early.
 
     Raises:
         OutputError: the target is refused or the upload failed; names the file and says that the
             model is still in ``local``.
     """
-    check_upload(url, overwrite=overwrite)
-    target = _Target(url)
-    files = sorted((path for path in local.rglob("*") if path.is_file()), key=_order)
-    names = [path.relative_to(local).as_posix() for path in files]
+    files = _files(local)
+    kept = f"The merged model is complete in {local}"
     try:
+        check_upload(url, overwrite=overwrite, begun=local if begun else None)
+        target = _Target(url)
         old = target.listing()
         for name in (*LAST, SINGLE_NAME):
             if name in old:
                 target.remove(name)
-        for path, name in zip(files, names, strict=True):
+        for name, path in files.items():
             target.put(path, name)
-        for name in sorted(old.keys() - set(names)):
+        for name in sorted(old.keys() - files.keys()):
             if name not in (*LAST, SINGLE_NAME):
                 target.remove(name)
     except OutputError as error:
-        raise OutputError(
-            f"{error} The merged model is complete in {local}: upload that folder, or run again."
-        ) from None
+        raise OutputError(f"{error} {kept}: the same command with --resume uploads it.") from None
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (f"interrupted. {kept}: the same command with --resume uploads it",)
+        raise
 
 
 class _Target:
@@ -106,14 +123,35 @@ class _Target:
         self.fs, root = file_system(url, OutputError)
         self.root = root.rstrip("/")
 
+    def overlaps(self, place: str) -> bool:
+        """Whether the input ``place`` is this folder, in it, or holds it."""
+        named = hub_id(place)
+        if named is not None:
+            place = f"hf://{named[0]}"
+        if not is_url(place) or place.startswith(("http://", "https://")):
+            return False
+        if named is not None and not self.text.startswith("hf://"):
+            return False  # does not need the package for hf://
+        fs, root = file_system(place.partition("?")[0], OutputError)
+        ours, theirs = (f"/{normpath(path.strip('/'))}/" for path in (self.root, root))
+        return type(fs) is type(self.fs) and (ours.startswith(theirs) or theirs.startswith(ours))
+
     def listing(self) -> dict[str, int]:
         """Names and sizes of the files there, at any depth."""
         self.fs.invalidate_cache()
+        found = self._do("list", "", self._find)
+        return {name.removeprefix(f"{self.root}/"): info["size"] for name, info in found.items()}
+
+    def _find(self) -> dict[str, Any]:
         try:
-            found = self._do("list", "", lambda: self.fs.find(self.root, detail=True))
+            found: dict[str, Any] = self.fs.find(self.root, detail=True)
         except FileNotFoundError:
             return {}
-        return {name.removeprefix(f"{self.root}/"): info["size"] for name, info in found.items()}
+        return found
+
+    def make(self) -> None:
+        """Create the folder, where the store has any."""
+        self._do("create", "", lambda: self.fs.makedirs(self.root, exist_ok=True))
 
     def put(self, path: Path, name: str) -> None:
         """Upload one file; what is there afterwards has its size."""
@@ -135,12 +173,18 @@ class _Target:
     def _do(self, action: str, name: str, call: Callable[[], Any]) -> Any:
         try:
             return retried(lambda: attempt(call))
-        except RemoteError as error:
+        except (RemoteError, FileNotFoundError) as error:
             where = f"{self.text}/{name}" if name else self.text
             raise OutputError(
                 f"{where}: could not {action} it ({reason(error)}). Check credentials, permissions "
                 "and the connection."
             ) from None
+
+
+def _files(local: Path) -> dict[str, Path]:
+    """The files of a model by name, in the order in which they are uploaded."""
+    files = sorted((path for path in local.rglob("*") if path.is_file()), key=_order)
+    return {path.relative_to(local).as_posix(): path for path in files}
 
 
 def _order(path: Path) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -23,7 +23,7 @@ from mergesafe.checkpoint.remote import (
     RemotePath,
     retried,
 )
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import ChangedInputError, CheckpointError
 from mergesafe.references import redact, redact_text
 
 #: Suffixes of a URL that names one file rather than a folder.
@@ -46,14 +46,12 @@ class Info:
     version: dict[str, Any] = field(default_factory=dict)
 
 
-def open_url(url: str) -> Path | RemotePath:
+def open_url(url: str) -> RemotePath:
     """The location that ``url`` names: a folder, or one file by its suffix.
 
     Raises:
         CheckpointError: nothing here can read such URLs.
     """
-    if url.startswith("file://"):
-        return Path(unquote(url.removeprefix("file://")))
     place, mark, query = url.partition("?")
     place = place.rstrip("/")
     name = ""
@@ -116,7 +114,7 @@ class FileSystemStore:
     def open(self, name: str) -> RemoteFile:
         known, size = self._file(name)
         if name in self._opened and self._changed(name, known):
-            raise CheckpointError(
+            raise ChangedInputError(
                 f"{self.text}/{name}: the file changed after its header was read. Leave the "
                 "checkpoint alone and run again."
             )

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from mergesafe import _native
-from mergesafe.cli.shared import print_json
+from mergesafe.cli.shared import print_json, say
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.methods.registry import METHODS
 from mergesafe.ops.backends.isa import apply_environment
@@ -21,7 +21,7 @@ def run(*, json: bool, quiet: bool) -> None:
     if json:
         print_json(described)
     elif not quiet:
-        print(as_text(described))
+        say(as_text(described))
 
 
 def describe() -> dict[str, Any]:

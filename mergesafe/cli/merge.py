@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.cli.shared import print_json, printable, warn
+from mergesafe.cli.shared import print_json, printable, say, warn
 from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
 from mergesafe.engine.memory import format_size
@@ -37,9 +37,9 @@ def run(recipe: Path, out: str, *, json: bool, quiet: bool, **options: Any) -> N
         return
     if not quiet:
         warn(result.warnings)
-        print(printable(summary(result)))
+        say(printable(summary(result)))
         if result.trace is not None:
-            print(printable(trace_summary(result.trace)))
+            say(printable(trace_summary(result.trace)))
 
 
 def as_json(result: MergeResult) -> dict[str, Any]:
@@ -49,6 +49,7 @@ def as_json(result: MergeResult) -> dict[str, Any]:
         "parameters": result.parameters,
         "bytes_read": result.bytes_read,
         "bytes_written": result.bytes_written,
+        "resumed_bytes": result.resumed_bytes,
         "seconds": round(result.seconds, 4),
         "gigabytes_per_second": round(result.gigabytes_per_second, 3),
         "warnings": list(result.warnings),
@@ -65,8 +66,10 @@ def as_json(result: MergeResult) -> dict[str, Any]:
 
 
 def summary(result: MergeResult) -> str:
+    earlier = result.resumed_bytes
     return (
         f"{result.path}: {result.tensors:,} tensors, {result.parameters / 1e6:,.1f} M parameters; "
+        f"{f'{format_size(earlier)} were finished before; ' if earlier else ''}"
         f"read {format_size(result.bytes_read)}, wrote {format_size(result.bytes_written)} in "
         f"{result.seconds:.1f} s ({result.gigabytes_per_second:.1f} GB/s)"
     )

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
+from itertools import pairwise
 
 import typer
 from typer.core import TyperCommand
 
-from mergesafe.engine.cluster import LOCAL
-
-#: What is an address of Ray where it follows ``--ray``, and else a recipe or an output.
-_ADDRESS: Final = re.compile(r"auto|ray://.+|(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d+")
+from mergesafe.cli.usage import UsageError
+from mergesafe.engine.cluster import ADDRESS, LOCAL
+from mergesafe.errors import ArgumentError
 
 
 class MergeCommand(TyperCommand):
     """Gives a bare ``--ray`` the value that it stands for before the arguments are parsed."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        return super().parse_args(ctx, with_address(args))
+        try:
+            return super().parse_args(ctx, with_address(args))
+        except UsageError as error:
+            for option, word in pairwise(args):
+                if option == "--ray" and f"({word})" in str(error):  # taken for an argument
+                    raise ArgumentError(
+                        f"--ray {word}: not an address; expected auto, host:port or ray://host:port"
+                    ) from None
+            raise
 
 
 def with_address(arguments: list[str]) -> list[str]:
@@ -26,7 +32,7 @@ def with_address(arguments: list[str]) -> list[str]:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     following = [*arguments[1:end], ""][:end]
     options = [
-        f"--ray={LOCAL}" if word == "--ray" and not _ADDRESS.fullmatch(next_word) else word
+        f"--ray={LOCAL}" if word == "--ray" and not ADDRESS.fullmatch(next_word) else word
         for word, next_word in zip(arguments[:end], following, strict=True)
     ]
     return options + arguments[end:]

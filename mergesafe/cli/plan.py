@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mergesafe.cli.shared import print_json, printable, warn
+from mergesafe.cli.shared import print_json, printable, say, warn
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.api import plan as plan_merge
 from mergesafe.engine.calibrate import calibrate
@@ -15,6 +15,7 @@ from mergesafe.engine.layout import reads
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan import statistic_name
 from mergesafe.errors import CheckpointError
+from mergesafe.recipe.model import Recipe
 
 
 def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:
@@ -25,8 +26,7 @@ def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:
         return
     if not quiet:
         warn(described["warnings"])
-        for line in as_text(described).splitlines():
-            print(printable(line))
+        say(*map(printable, as_text(described).splitlines()))
 
 
 def describe(report: PlanReport) -> dict[str, Any]:
@@ -61,9 +61,19 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "classes": [asdict(each) for each in classes],
         "estimated_seconds": None if estimate is None else round(estimate.seconds, 2),
         "estimate": None if estimate is None else _as_json(estimate),
-        "warnings": list(plan.warnings),
+        "warnings": [*plan.warnings, *_tuning_warnings(plan.recipe)],
         "notes": list(plan.notes),
     }
+
+
+def _tuning_warnings(recipe: Recipe) -> tuple[str, ...]:
+    """What is wrong with a section 'tune' is an error, as in tuning; traps are warnings."""
+    if recipe.tune is None:
+        return ()
+    from mergesafe.tune.lint import lint
+    from mergesafe.tune.read_section import read_section
+
+    return lint(recipe, read_section(recipe))
 
 
 def _estimate(report: PlanReport, classes: list[TensorClass]) -> Estimate | None:

@@ -9,16 +9,18 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import FrameType
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from mergesafe.errors import MergesafeError
+from mergesafe.checkpoint._parse import reason
+from mergesafe.errors import MergesafeError, OutputError
 
 INTERNAL_ERROR: Final = 1
 INTERRUPTED: Final = 130
-INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -48,15 +50,16 @@ def guarded(command: Command) -> Command:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         for number in INTERRUPTS:
-            signal.signal(number, _interrupt)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, _interrupt)
         try:
             result = command(*args, **kwargs)
-            sys.stdout.flush()
+            say()
             return result
         except (typer.Exit, typer.Abort):
             raise
         except BrokenPipeError:  # whoever read standard output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
         except KeyboardInterrupt as interrupt:
             fail(str(interrupt) or "interrupted; nothing is left half-written", INTERRUPTED)
         except Exception as error:
@@ -75,10 +78,23 @@ def guarded(command: Command) -> Command:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM cleans up like Ctrl-C, and neither disturbs the cleaning up that has begun."""
+    """SIGTERM and SIGHUP clean up like Ctrl-C; none disturbs the cleaning up that has begun."""
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def open_standard_streams() -> None:
+    """Let what the caller closed (``>&-``) lead nowhere: else a file that is opened takes its
+    number, and Python has no such stream to print to.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # by their numbers
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for good
 
 
 def fail(message: str, status: int) -> None:
@@ -89,17 +105,42 @@ def fail(message: str, status: int) -> None:
 
 def print_errors(paragraphs: Iterable[str]) -> None:
     sys.stdout.flush()
-    for paragraph in paragraphs:
-        print(f"mergesafe: error: {printable(paragraph)}", file=sys.stderr)
+    _print_on_stderr(f"mergesafe: error: {printable(paragraph)}" for paragraph in paragraphs)
+
+
+def say(*lines: str) -> None:
+    """Print lines on standard output.
+
+    Raises:
+        OutputError: it cannot be written.
+        BrokenPipeError: nobody reads it any more.
+    """
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise OutputError(
+            f"standard output cannot be written ({reason(error)}). What the command does besides "
+            "is done."
+        ) from error
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))  # ASCII: a path need not be valid Unicode
+    say(json.dumps(value, indent=2))  # ASCII: a path need not be valid Unicode
 
 
 def warn(messages: tuple[str, ...] | list[str]) -> None:
-    for message in messages:
-        print(f"mergesafe: warning: {printable(message)}", file=sys.stderr)
+    _print_on_stderr(f"mergesafe: warning: {printable(message)}" for message in messages)
+
+
+def _print_on_stderr(lines: Iterable[str]) -> None:
+    with suppress(OSError):  # there is nowhere to say that nothing can be said
+        for line in lines:
+            print(line, file=sys.stderr)
 
 
 def printable(message: str) -> str:

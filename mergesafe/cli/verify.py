@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from mergesafe.cli.shared import print_json, printable
+from mergesafe.cli.shared import print_json, printable, say
 from mergesafe.engine.api import verify
 from mergesafe.engine.memory import format_size
 
 
-def run(out: Path, *, threads: int | None, json: bool, quiet: bool) -> None:
+def run(out: str, *, threads: int | None, json: bool, quiet: bool) -> None:
     """Print what was checked; an error says what differs."""
     found = verify(out, threads=threads)
     if json:
@@ -22,7 +20,7 @@ def run(out: Path, *, threads: int | None, json: bool, quiet: bool) -> None:
             }
         )
     elif not quiet:
-        print(
+        say(
             printable(
                 f"{found.path}: {found.tensors:,} tensors ({format_size(found.bytes_read)}) and "
                 f"{found.files:,} files are what the merge wrote"

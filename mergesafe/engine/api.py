@@ -12,21 +12,28 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.checkpoint._guard import resolve
-from mergesafe.checkpoint.upload import check_upload, staging_folder, upload_folder
+from mergesafe.checkpoint.location import Location
+from mergesafe.checkpoint.upload import (
+    check_upload,
+    output_location,
+    staging_folder,
+    upload_folder,
+)
 from mergesafe.engine.choose import choose
-from mergesafe.engine.cluster import LOCAL
+from mergesafe.engine.cluster import ADDRESS, LOCAL
 from mergesafe.engine.download import download
+from mergesafe.engine.finished import is_finished
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.engine.plan import MergePlan, make_plan
-from mergesafe.engine.resume import is_finished, subject_of
-from mergesafe.engine.run import CarryOut, merge_into, on_this_machine, protected
+from mergesafe.engine.resume import subject_of
+from mergesafe.engine.run import CarryOut, Done, merge_into, on_this_machine, protected
 from mergesafe.engine.stream import Options, Schedule, schedule
 from mergesafe.engine.trace import Trace, TraceSummary
 from mergesafe.engine.verify import Verified
 from mergesafe.engine.verify import verify as verify_model
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.recipe.load import load_recipe
-from mergesafe.references import is_url, redact
+from mergesafe.references import is_url, local_path, redact
 from mergesafe.version import __version__
 
 RecipeLike = str | Path | Mapping[str, Any]
@@ -39,6 +46,8 @@ MAX_THREADS: Final = 4096
 class MergeResult:
     """What a merge did. ``seconds`` covers planning to the synced rename, or the upload.
 
+    ``bytes_read`` of inputs and ``bytes_written`` of the output are those of this run,
+    ``resumed_bytes`` what an earlier one had finished of the output.
     ``path``: the folder, or the URL without what is secret in it.
     """
 
@@ -47,6 +56,7 @@ class MergeResult:
     parameters: int
     bytes_read: int
     bytes_written: int
+    resumed_bytes: int
     seconds: float
     warnings: tuple[str, ...]
     trace: TraceSummary | None = None
@@ -147,40 +157,47 @@ def merge(
     report = plan(recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed)
     made = report.plan
     options = replace(report.options, on_nonfinite=on_nonfinite)
-    url = str(out) if is_url(str(out)) else None
+    out = local_path(str(out))
+    url = out if is_url(out) else None
     target = Path(out) if url is None else staging_folder(url)
     replace_there = False
+    place: Location = target if url is None else output_location(url)
+    if resume and is_finished(made, place, on_nonfinite, overwrite=overwrite):
+        return _nothing_to_do(made, place, started)
+    staged = False
     if url is not None:
-        check_upload(url, overwrite=overwrite, protect=[ref.path for ref in made.recipe.inputs])
+        # A model that waits to be uploaded is as good as a merge.
+        staged = resume and is_finished(made, target, on_nonfinite, overwrite=True)
+        check_upload(
+            url, overwrite=overwrite, protect=_references(made), begun=target if staged else None
+        )
         replace_there, overwrite = overwrite, True  # of the staging folder
-    warnings = made.warnings
-    finished = resume and is_finished(made, target, on_nonfinite)
-    if finished and url is None:
-        return _nothing_to_do(made, target, started)
-    planned, timeline = report.schedule, None
-    if not finished:
+    done = Done(made.warnings, 0, 0, made.bytes_out)
+    timeline = None
+    if not staged:
         with where(made, options, threads, memory) as (planned, carry_out):
             if trace is not None:
                 timeline = _timeline(Path(trace), target, made, planned, options)
             download(made, silent=progress is None)
             subject = subject_of(made, on_nonfinite)
             advance = progress(made, planned) if progress is not None else None
-            warnings = merge_into(
+            done = merge_into(
                 target, made, options, carry_out,
                 overwrite=overwrite, resume=resume, advance=advance, subject=subject,
                 timeline=timeline,
             )  # fmt: skip
     if url is not None:
-        upload_folder(target, url, replace_there)
+        upload_folder(target, url, replace_there, begun=staged)
         shutil.rmtree(target)
     return MergeResult(
         path=resolve(target) if url is None else redact(url),
         tensors=len(made.tasks),
         parameters=sum(task.numel for task in made.tasks),
-        bytes_read=planned.bytes_read,
-        bytes_written=made.bytes_out,
+        bytes_read=done.bytes_read,
+        bytes_written=done.bytes_written,
+        resumed_bytes=done.resumed_bytes,
         seconds=time.perf_counter() - started,
-        warnings=warnings,
+        warnings=done.warnings,
         trace=None if timeline is None else timeline.summary(),
     )
 
@@ -189,10 +206,23 @@ def verify(out: str | Path, *, threads: int | None = None) -> Verified:
     """Check every byte of the merged model in ``out`` against its manifest.
 
     Raises:
-        CheckpointError: there is no manifest, or it or the model cannot be read.
+        ArgumentError: ``out`` is a URL.
+        CheckpointError: there is no manifest, or it cannot be read.
         VerificationError: something differs from what the merge wrote.
     """
-    return verify_model(out, threads=_threads(threads))
+    place = local_path(str(out))
+    if is_url(place):
+        raise ArgumentError(
+            f"{redact(place)}: verify reads local folders only. Download the model, then give its "
+            "folder."
+        )
+    return verify_model(place, threads=_threads(threads))
+
+
+def _references(made: MergePlan) -> list[str]:
+    """What the recipe calls the inputs, adapters too."""
+    refs = [model.ref for model in made.models]
+    return [text for ref in refs for text in (ref.path, ref.adapter) if text is not None]
 
 
 def _timeline(path: Path, out: Path, made: MergePlan, planned: Schedule, options: Options) -> Trace:
@@ -231,18 +261,21 @@ def _address(ray: object) -> str | None:
     """Where Ray is; None for a merge without it."""
     if ray is None or isinstance(ray, bool):
         return LOCAL if ray else None
-    if not isinstance(ray, str) or not ray:
-        raise ArgumentError(f"--ray {ray!r}: expected the address of a cluster, such as host:6379")
+    if not isinstance(ray, str) or not (ray == LOCAL or ADDRESS.fullmatch(ray)):
+        raise ArgumentError(
+            f"--ray {ray}: not an address; expected auto, host:port or ray://host:port"
+        )
     return ray
 
 
-def _nothing_to_do(made: MergePlan, out: Path, started: float) -> MergeResult:
+def _nothing_to_do(made: MergePlan, out: Location, started: float) -> MergeResult:
     return MergeResult(
-        path=out,
+        path=resolve(out) if isinstance(out, Path) else str(out),
         tensors=len(made.tasks),
         parameters=sum(task.numel for task in made.tasks),
         bytes_read=0,
         bytes_written=0,
+        resumed_bytes=made.bytes_out,
         seconds=time.perf_counter() - started,
         warnings=(*made.warnings, f"{out} is finished already: nothing was done"),
     )

@@ -6,6 +6,7 @@ Ray is imported when a merge asks for it. https://docs.ray.io
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from mergesafe.errors import ArgumentError, ClusterError
 
 #: What --ray without an address means.
 LOCAL: Final = "local"
+#: Addresses of a cluster.
+ADDRESS: Final = re.compile(r"auto|ray://.+|(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d+")
 #: Processors of one task where --threads does not say: reads, computes and writes overlap, and one
 #: task's last sync with another's work.
 DEFAULT_THREADS: Final = 4
@@ -123,7 +126,9 @@ def connected(address: str) -> Iterator[Cluster]:
     except Exception as error:  # it raises ConnectionError, ValueError, RuntimeError and others
         raise ClusterError(
             f"--ray {address}: cannot connect to a Ray cluster there "
-            f"({' '.join(str(error).split())}). Check the address and that 'ray start' ran there."
+            f"({' '.join(str(error).split())}). Check the address and that 'ray start' ran there. "
+            "If the cluster asks for a token, RAY_AUTH_MODE=token and its token are needed here "
+            "too."
         ) from None
     try:
         yield Cluster(ray)

@@ -29,7 +29,7 @@ from mergesafe.engine.plan import MergePlan, TensorTask
 from mergesafe.engine.run import CarryOut, Remaining
 from mergesafe.engine.sources import Source
 from mergesafe.engine.stream import SYNC_SECONDS, Options, Schedule, is_cut, schedule
-from mergesafe.errors import BackendError, CheckpointError, ClusterError
+from mergesafe.errors import BackendError, ChangedInputError, ClusterError
 from mergesafe.version import __version__
 
 #: Parts for each task that can run at a time: enough to even out, few enough to cost nothing.
@@ -213,7 +213,7 @@ def _fingerprints(locations: Mapping[Location, Location]) -> dict[Location, dict
 def _check_unchanged(before: Mapping[Location, Any], after: Mapping[Location, Any]) -> None:
     for location, known in before.items():
         if after[location] != known:
-            raise CheckpointError(
+            raise ChangedInputError(
                 f"{location}: the shard was written to or replaced during the merge, so what was "
                 "read may be a mixture. Leave the checkpoint alone and run again."
             )
@@ -252,8 +252,7 @@ def _run(cluster: Cluster, needs: Needs, parts: Iterator[Part], left: Remaining)
                 names.add(outcome.backend)
                 for entry in outcome.entries:
                     left.ledger.append(replace(entry, task=entry.task + part.first))
-                if left.progress is not None:
-                    left.progress(outcome.moved)
+                left.progress(outcome.moved)
     except BaseException:
         _cancel(cluster.ray, list(running))
         raise

@@ -65,7 +65,7 @@ class Journal:
         """Start a journal at ``path``, with what an earlier run finished; replaces one there."""
         self.path = path
         new = path.with_name(path.name + ".new")
-        lines = [_line(subject), *(_line(_record(entry)) for entry in before)]
+        lines = [encode_line(subject), *(encode_line(_record(entry)) for entry in before)]
         self._descriptor = -1
         try:
             self._descriptor = os.open(
@@ -80,7 +80,7 @@ class Journal:
     def append(self, entry: Tile | Statistics) -> None:
         """Record finished work, whose bytes have been written."""
         try:
-            self._write(_line(_record(entry)))
+            self._write(encode_line(_record(entry)))
         except OSError as error:
             raise self._failed(error) from error
 
@@ -116,7 +116,7 @@ def read_journal(path: Path) -> Finished | None:
         return None
     found: Finished | None = None
     for line in lines:
-        record = _parse(line)
+        record = decode_line(line)
         if record is None:
             break
         if found is None:
@@ -149,13 +149,15 @@ def _record(entry: Tile | Statistics) -> Line:
     }
 
 
-def _line(record: Line) -> str:
+def encode_line(record: Line) -> str:
+    """A record with a digest of itself, and a line's end."""
     # Floats are written with all their digits, and NaN and infinity as Python reads them.
     content = _encode(record)
     return f"{content}{_SEPARATOR}{_check(content)}\n"
 
 
-def _parse(line: str) -> Line | None:
+def decode_line(line: str) -> Line | None:
+    """The record of a line without its end; None where the line is damaged or cut off."""
     content, separator, check = line.rpartition(_SEPARATOR)
     if not separator or check != _check(content):
         return None

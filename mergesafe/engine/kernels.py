@@ -316,6 +316,24 @@ def low_rank(
     )  # fmt: skip
 
 
+def compare(
+    base: Buffer,
+    experts: Sequence[Buffer],
+    with_base: bool,
+    products: list[float],
+    counts: list[int],
+    n: int,
+) -> tuple[int, list[float], list[int]]:
+    """Flags, and the sums of task vectors τ = expert − base continued by ``n`` elements.
+
+    ``products``: the upper triangle of ⟨τ_i, τ_j⟩ by rows, of base and task vectors if
+    ``with_base``. ``counts``: for i < j, of N by N pairs by rows, elements in which τ_i and τ_j
+    both are not zero, then those of them in which they have opposite signs.
+    """
+    first, *others = map(NativeKernels._input, (base, *experts))
+    return _native.compare(first, others, with_base, products, counts, n, False, 1)
+
+
 def to_float32(source: Buffer, out: int, n: int) -> None:
     """Exact conversion of ``n`` elements to float32 at address ``out``."""
     code = _CODES[source.dtype]

@@ -45,10 +45,19 @@ class Digests:
 
 
 def manifest_text(
-    plan: MergePlan, digests: Digests, folder: Path, *, backend: str, on_nonfinite: str
+    plan: MergePlan,
+    digests: Digests,
+    folder: Path,
+    *,
+    backend: str,
+    on_nonfinite: str,
+    inputs: dict[str, Any],
 ) -> str:
-    """The manifest of a finished merge whose companion files lie in ``folder``."""
-    shards = {shard.name: shard for shard in plan.layout.shards}
+    """The manifest of a finished merge whose companion files lie in ``folder``.
+
+    ``inputs``: size and header of every input file.
+    """
+    shards = {shard.name for shard in plan.layout.shards}
     files = {
         path.relative_to(folder).as_posix(): _sha256(path.read_bytes())
         for path in sorted(folder.rglob("*"))
@@ -66,14 +75,20 @@ def manifest_text(
         "on_nonfinite": on_nonfinite,
         "digest": ALGORITHM,
         "files_sha256": files,
-        "shards": {
-            name: {"size": shard.size, "header_sha256": _sha256(shard.header)}
-            for name, shard in shards.items()
-        },
+        "inputs": inputs,
+        "shards": describe_shards(plan),
         "tensors": {task.name: _tensor(plan, task, digests) for task in plan.tasks},
     }
     # json.dumps with an indent takes a second for 14,000 tensors
     return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
+
+
+def describe_shards(plan: MergePlan) -> dict[str, dict[str, Any]]:
+    """Size and digest of the header of every shard of the output."""
+    return {
+        shard.name: {"size": shard.size, "header_sha256": _sha256(shard.header)}
+        for shard in plan.layout.shards
+    }
 
 
 def _tensor(plan: MergePlan, task: TensorTask, digests: Digests) -> dict[str, Any]:

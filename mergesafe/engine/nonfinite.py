@@ -53,11 +53,7 @@ class NonFinite:
 
     def warnings(self, tasks: Iterable[TensorTask]) -> list[str]:
         """What was accepted, in the order of the tasks."""
-        done = (
-            "replaced by 0"
-            if self.rule == "zero"
-            else "given to the method as they are (NaN never wins a sign election)"
-        )
+        done = "replaced by 0" if self.rule == "zero" else "given to the method as they are"
         found = []
         for task in tasks:
             inputs = self._inputs.get(task.name, set())

@@ -13,7 +13,7 @@ from functools import cached_property
 from math import prod
 from typing import Any, Final
 
-from mergesafe.checkpoint.carry import remote_code_warning
+from mergesafe.checkpoint.carry import missing_companions, remote_code_warning
 from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.checkpoint.location import at, same_content
 from mergesafe.dtypes import CONFIG_NAMES, FLOATS, SIZES, promote
@@ -32,6 +32,7 @@ from mergesafe.methods.spec import (
     TensorContext,
 )
 from mergesafe.recipe.model import Recipe
+from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.resolve import filters_of, settings_for
 from mergesafe.version import __version__
 
@@ -41,7 +42,7 @@ _LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+
 SELECT_BYTES_PER_RANK: Final = 0.5
 TOKENIZER_NAME: Final = "tokenizer.json"
 #: Settings of config.json that change what the weights mean; a difference deserves a warning.
-_MEANINGFUL: Final = (
+MEANINGFUL: Final = (
     "architectures", "model_type", "hidden_act", "rope_theta", "rope_scaling", "rope_parameters",
     "rms_norm_eps",
     "num_attention_heads", "num_key_value_heads", "sliding_window",
@@ -136,11 +137,13 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
     tokenizer = _tokenizer_model(recipe, reference, models)
     warnings = [
         *recipe.warnings,
+        *_tuning_warning(recipe),
         *lost,
         *_method_warnings(recipe, tasks),
         *_filter_warnings(recipe, names),
         *_config_warnings(reference, models),
         *_tokenizer_warnings(tokenizer, models),
+        *missing_companions(reference.checkpoint, tokenizer.checkpoint),
     ]
     layout = plan_layout(
         [OutputTensor(task.name, task.out_dtype, task.context.shape) for task in tasks],
@@ -245,6 +248,19 @@ def statistic_name(statistic: Statistic) -> str:
     return "Gram matrix" if isinstance(statistic, Gram) else "norms"
 
 
+def _tuning_warning(recipe: Recipe) -> list[str]:
+    """A merge takes the numbers as written, which may not be what the author of 'tune' expects."""
+    if recipe.tune is None:
+        return []
+    report = Reporter(recipe.source)
+    report.warn(
+        "a merge makes no use of the section 'tune' and takes the parameters as they are written; "
+        "'mergesafe tune RECIPE -o TUNED' writes a recipe with tuned ones",
+        recipe.tune_line,
+    )
+    return report.warnings
+
+
 def _method_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:
     seen: dict[int, Settings] = {id(task.settings): task.settings for task in tasks}
     return [warning for each in seen.values() for warning in recipe.method.check(each)]
@@ -289,7 +305,7 @@ def _tokenizer_warnings(chosen: Model, models: Sequence[Model]) -> list[str]:
 def _config_warnings(reference: Model, models: Sequence[Model]) -> list[str]:
     warnings = []
     for model in models:
-        for key in _MEANINGFUL:
+        for key in MEANINGFUL:
             ours, theirs = reference.checkpoint.config.get(key), model.checkpoint.config.get(key)
             if ours is not None and theirs is not None and ours != theirs:
                 warnings.append(

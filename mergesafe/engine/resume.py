@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.checkpoint.digest import BLOCK, add, digest_of
-from mergesafe.checkpoint.location import Location, at, open_regular, read_json_file
+from mergesafe.checkpoint.location import Location, at, open_regular
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.journal import Finished, Line, Statistics, Tile, read_journal
-from mergesafe.engine.manifest import MANIFEST_NAME, OUTPUT
+from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.plan import MergePlan
-from mergesafe.errors import CheckpointError, OutputError
+from mergesafe.errors import OutputError
 from mergesafe.version import __version__
 
 _PIECE: Final = 512 * BLOCK
@@ -32,9 +31,6 @@ def subject_of(plan: MergePlan, on_nonfinite: str) -> Line:
     layout = hashlib.sha256()
     for shard in plan.layout.shards:
         layout.update(shard.header)
-    paths = {source.info.path for task in plan.tasks for source in task.sources}
-    for task in plan.tasks:
-        paths |= {source.lora.a.path for source in task.sources if source.lora}
     return {
         "mergesafe_version": __version__,
         "recipe": hashlib.sha256(plan.recipe.text.encode()).hexdigest(),
@@ -43,8 +39,34 @@ def subject_of(plan: MergePlan, on_nonfinite: str) -> Line:
             "--on-nonfinite": on_nonfinite,
             "--max-shard-size (or what it makes of the shards)": layout.hexdigest(),
         },
-        "inputs": {_name(path): _file(path) for path in sorted(paths, key=str)},
+        "inputs": input_states(plan),
     }
+
+
+def input_files(plan: MergePlan) -> dict[tuple[str, str], Location]:
+    """Every file that tensors are read from, by what the recipe calls its model and by name."""
+    found: dict[tuple[str, str], Location] = {}
+    for task in plan.tasks:
+        for source in task.sources:
+            for info in (source.info, source.lora.a) if source.lora else (source.info,):
+                found[source.model, info.path.name] = info.path
+    return found
+
+
+def input_states(plan: MergePlan) -> dict[str, dict[str, Any]]:
+    """What tells one content of an input file from another, by its path."""
+    paths = sorted({*input_files(plan).values()}, key=str)
+    return {_name(path): _file(path) for path in paths}
+
+
+def describe_inputs(plan: MergePlan, states: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Size and digest of the header of every input file, by model and name, for the manifest."""
+    found: dict[str, dict[str, Any]] = {}
+    for (model, name), path in sorted(input_files(plan).items(), key=lambda item: item[0]):
+        state = states[_name(path)]
+        entry = {"size": state["size"], "header_sha256": state["header"]}
+        found.setdefault(model, {})[name] = entry
+    return found
 
 
 def _name(path: Location) -> str:
@@ -128,24 +150,3 @@ def _intact(plan: MergePlan, tile: Tile, folder: OutputFolder) -> bool:
         folder.pread(place.shard, place.offset + piece, view)
         total = add(total, digest_of(view, piece // BLOCK))
     return total == tile.digests.get(OUTPUT)
-
-
-def is_finished(plan: MergePlan, target: Path, on_nonfinite: str) -> bool:
-    """Whether ``target`` is the output of this very plan, by its manifest."""
-    try:
-        manifest = read_json_file(target / MANIFEST_NAME, HEADER_LIMIT)
-        shards = {shard.name: shard for shard in plan.layout.shards}
-        sizes = {name: (target / name).stat().st_size for name in shards}
-    except (CheckpointError, OSError):
-        return False
-    headers = {
-        name: {"size": shard.size, "header_sha256": hashlib.sha256(shard.header).hexdigest()}
-        for name, shard in shards.items()
-    }
-    return (
-        manifest.get("recipe") == plan.recipe.text
-        and manifest.get("mergesafe_version") == __version__
-        and manifest.get("on_nonfinite") == on_nonfinite
-        and json.dumps(manifest.get("shards")) == json.dumps(headers)
-        and all(sizes[name] == shard.size for name, shard in shards.items())
-    )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Final, TypeAlias
 
 from mergesafe.checkpoint.card import model_card
@@ -20,14 +21,26 @@ from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.nonfinite import NonFinite
 from mergesafe.engine.plan import MergePlan
-from mergesafe.engine.resume import verified, work_to_resume
+from mergesafe.engine.resume import describe_inputs, verified, work_to_resume
 from mergesafe.engine.stream import Options, Schedule, Stream, schedule
 from mergesafe.engine.trace import Trace, no_lap
-from mergesafe.errors import MergesafeError
+from mergesafe.errors import ChangedInputError, MergesafeError
 from mergesafe.version import __version__
 
 #: Finished work of at least this many bytes is kept when a merge fails or is interrupted.
 KEEP_BYTES: Final = 256 << 20
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run did: all warnings, bytes of inputs read, bytes of the output written, and those
+    that an earlier run had finished.
+    """
+
+    warnings: tuple[str, ...]
+    bytes_read: int
+    bytes_written: int
+    resumed_bytes: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Remaining:
     ledger: Ledger
     spans: Sequence[Span]
     statistics: Mapping[int, Statistics]
-    progress: Callable[[int], None] | None
+    progress: Callable[[int], None]
     timeline: Trace | None
 
 
@@ -78,8 +91,8 @@ def merge_into(
     advance: Callable[[int], None] | None,
     subject: Line,
     timeline: Trace | None = None,
-) -> tuple[str, ...]:
-    """Merge as planned into the folder ``target``, all or nothing; returns all warnings.
+) -> Done:
+    """Merge as planned into the folder ``target``, all or nothing.
 
     ``subject``: what the output depends on, by :func:`mergesafe.engine.resume.subject_of`.
     ``timeline``: recorded, and written whether the merge succeeds or fails.
@@ -113,12 +126,14 @@ def merge_into(
         stack.callback(journal.close)
         ledger = Ledger(made.tasks, NonFinite(options.on_nonfinite, reader), journal)
         ledger.restore(done)
+        resumed = ledger.bytes_done
         if advance is not None and tiles:
             tiles_done = (tile for each in tiles.values() for tile in each)
             advance(sum(moved_bytes(made.tasks[tile.task], tile.count) for tile in tiles_done))
+        moved = _Moved(advance)
         left = Remaining(
-            made, folder, reader, ledger, tuple(spans_left(made.tasks, tiles)), statistics, advance,
-            timeline,
+            made, folder, reader, ledger, tuple(spans_left(made.tasks, tiles)), statistics,
+            moved.add, timeline,
         )  # fmt: skip
         lap("prepare", 0, 0)
         try:
@@ -130,29 +145,59 @@ def merge_into(
             manifest = manifest_text(
                 made, ledger.digests, folder.working,
                 backend=backend, on_nonfinite=options.on_nonfinite,
+                inputs=describe_inputs(made, subject["inputs"]),
             )  # fmt: skip
             folder.add_file(MANIFEST_NAME, manifest)
             lap("companions", 0, 0)
             folder.commit()
             lap("commit", 0, 0)
         except BaseException as error:
-            folder.keep = resume or ledger.bytes_done >= KEEP_BYTES
-            if folder.keep:
-                _say_kept(error, ledger.bytes_done, made.bytes_out)
+            kept = resume or ledger.bytes_done >= KEEP_BYTES
+            mixed = kept and _mixed(error, reader)
+            folder.keep = kept and not mixed
+            if kept:
+                _say_what_stays(error, mixed, ledger.bytes_done, made.bytes_out)
             raise
-    return warnings
+    written = made.bytes_out - resumed
+    return Done(warnings, moved.total - written, written, resumed)
 
 
-def _say_kept(error: BaseException, done: int, total: int) -> None:
-    """Add to the message of an interrupt or an error that the work is not lost."""
-    kept = (
+class _Moved:
+    """Adds up the bytes that are read and written, for every thread; passes them on."""
+
+    def __init__(self, advance: Callable[[int], None] | None) -> None:
+        self.total = 0
+        self._advance = advance
+        self._lock = Lock()
+
+    def add(self, nbytes: int) -> None:
+        with self._lock:
+            self.total += nbytes
+        if self._advance is not None:
+            self._advance(nbytes)
+
+
+def _mixed(error: BaseException, reader: Reader) -> bool:
+    """Whether finished work may be made of an input while it was written to."""
+    try:
+        reader.check_unchanged(remote=False)
+    except ChangedInputError:
+        return True
+    return isinstance(error, ChangedInputError)
+
+
+def _say_what_stays(error: BaseException, mixed: bool, done: int, total: int) -> None:
+    """Add to the message of an interrupt or an error whether the work is lost."""
+    what = (
         f"{format_size(done)} of {format_size(total)} are finished and kept: run the same command "
         "with --resume to go on"
     )
+    if mixed:
+        what = "what was finished is discarded, since an input was written to meanwhile"
     if isinstance(error, KeyboardInterrupt):
-        error.args = (f"interrupted; {kept}",)
+        error.args = (f"interrupted; {what}",)
     elif isinstance(error, MergesafeError):
-        error.args = (f"{error} ({kept}.)",)
+        error.args = (f"{error} ({what[0].upper() + what[1:]}.)",)
 
 
 def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, ...]) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -70,29 +69,40 @@ def open_models(recipe: Recipe) -> tuple[Model, ...]:
     refs = recipe.inputs
     if recipe.method.base == "required" and recipe.base_model is not None:
         refs = (recipe.base_model, *refs)
+    return open_refs(refs, recipe.folder, recipe.source)
+
+
+def open_refs(
+    refs: Sequence[ModelRef], folder: Path, source: Path | None = None
+) -> tuple[Model, ...]:
+    """The models in their order, each checkpoint opened once; relative paths from ``folder``.
+
+    Raises:
+        CheckpointError: one cannot be opened or is quantized; says where ``source`` names it.
+    """
     opened: dict[Path | str, Checkpoint] = {}
+    failed: dict[Path | str, tuple[int, CheckpointError]] = {}
     models = []
     for ref in refs:
-        place, adapter_place = ref.resolve(recipe.folder)
-        with _named_in(recipe, ref):
+        place, adapter_place = ref.resolve(folder)
+        if place in failed:
+            continue
+        try:
             if place not in opened:
                 opened[place] = open_checkpoint(locate(place))
                 _refuse_quantized(opened[place])
             checkpoint = opened[place]
             adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
+        except CheckpointError as error:
+            if source is not None and ref.line is not None:
+                error.args = (f"{error} ({source}:{ref.line} names it.)",)
+            failed[place] = ref.line or 0, error
+            continue
         models.append(Model(ref, checkpoint, adapter))
+    if failed:
+        errors = sorted(failed.values(), key=lambda entry: entry[0])
+        raise CheckpointError.joined([error for _, error in errors])
     return tuple(models)
-
-
-@contextmanager
-def _named_in(recipe: Recipe, ref: ModelRef) -> Iterator[None]:
-    """Add to an error where the recipe names the model."""
-    try:
-        yield
-    except CheckpointError as error:
-        if recipe.source is not None and ref.line is not None:
-            error.args = (f"{error} ({recipe.source}:{ref.line} names it.)",)
-        raise
 
 
 def hub_notes(models: Sequence[Model]) -> list[str]:

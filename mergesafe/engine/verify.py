@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.checkpoint._parse import show
+from mergesafe.checkpoint.carry import TEMPLATE_FOLDER
 from mergesafe.checkpoint.digest import ALGORITHM, BLOCK, add, digest_of, text
 from mergesafe.checkpoint.location import open_regular, read_json_file
-from mergesafe.checkpoint.model import open_checkpoint
 from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo
+from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
 from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME
 from mergesafe.errors import CheckpointError, MergesafeError
 
@@ -23,6 +23,11 @@ _PIECE: Final = 512 * BLOCK
 #: Manifests larger than this are not read: 100 MB hold about 200,000 tensors.
 _LIMIT: Final = HEADER_LIMIT
 _SHOWN: Final = 5
+#: Suffixes of what transformers and other loaders look for in a model's folder.
+_LOADED: Final = frozenset(
+    (".json", ".jinja", ".py", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".pt",
+     ".pth", ".gguf")
+)  # fmt: skip
 
 
 class VerificationError(MergesafeError):
@@ -45,27 +50,22 @@ def verify(out: str | Path, *, threads: int) -> Verified:
     """Read every byte of the model in ``out`` and compare it with its manifest.
 
     Raises:
-        CheckpointError: there is no manifest, or it or the checkpoint cannot be read.
+        CheckpointError: there is no manifest, or it cannot be read.
         VerificationError: something differs; the message names it.
     """
     folder = Path(out)
     manifest = _manifest(folder)
-    checkpoint = open_checkpoint(folder)
-    problems = [*_files(folder, manifest["files_sha256"]), *_headers(folder, manifest["shards"])]
     tensors = manifest["tensors"]
-    for name in sorted(tensors.keys() - checkpoint.tensors.keys()):
-        problems.append(f"tensor {show(name)} is missing")
-    for name in sorted(checkpoint.tensors.keys() - tensors.keys()):
-        problems.append(f"tensor {show(name)} is not in the manifest")
-    present = [info for name, info in checkpoint.tensors.items() if name in tensors]
+    problems = [*_files(folder, manifest["files_sha256"]), *_unknown(folder, manifest)]
+    present = list(_tensors(folder, manifest, problems))
     with Reader() as reader, ThreadPoolExecutor(threads) as pool:
-        found = pool.map(lambda info: _digest(reader, info), present)
-        for info, digest in zip(present, found, strict=True):
-            expected = tensors[info.name]["digest"]
-            if digest != expected:
+        digests = pool.map(lambda info: _digest(reader, info), present)
+        for info, digest in zip(present, digests, strict=True):
+            wanted = tensors[info.name]["digest"]
+            if digest != wanted:
                 problems.append(
                     f"tensor {show(info.name)} in {info.path.name} has the digest {digest}, "
-                    f"expected {show(expected)}"
+                    f"expected {show(wanted)}"
                 )
     if problems:
         raise VerificationError(_message(folder, problems))
@@ -107,17 +107,58 @@ def _files(folder: Path, expected: dict[str, Any]) -> Iterator[str]:
                     yield f"the file {show(name)} has changed"
 
 
-def _headers(folder: Path, expected: dict[str, Any]) -> Iterator[str]:
-    for name, entry in expected.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            yield f"the shard {show(name)} is missing"
+def _unknown(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
+    """Files that the merge did not write and that a loader may take for part of the model."""
+    known = {MANIFEST_NAME, *manifest["shards"], *manifest["files_sha256"]}
+    for place in (folder, folder / TEMPLATE_FOLDER):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            name = path.relative_to(folder).as_posix()
+            if name not in known and path.suffix.lower() in _LOADED and not path.is_dir():
+                yield f"the file {show(name)} is not of the merge"
+
+
+def _tensors(folder: Path, manifest: dict[str, Any], problems: list[str]) -> Iterator[TensorInfo]:
+    """Every tensor that is where the manifest says; all else is added to ``problems``."""
+    expected: dict[str, set[str]] = {shard: set() for shard in manifest["shards"]}
+    for name, entry in manifest["tensors"].items():
+        try:
+            expected[entry["file"]].add(name)
+        except (KeyError, TypeError):
+            problems.append(f"the manifest names no shard for tensor {show(name)}")
+    for shard, entry in manifest["shards"].items():
+        try:
+            found = _shard(folder, shard, entry["header_sha256"], problems)
+        except CheckpointError as error:
+            problems.append(str(error).rstrip("."))
             continue
-        with open_regular(path) as file:
-            prefix = file.read(8)
-            header = prefix + file.read(min(int.from_bytes(prefix, "little"), HEADER_LIMIT))
-        if hashlib.sha256(header).hexdigest() != entry["header_sha256"]:
-            yield f"the header of {show(name)} has changed"
+        names = expected[shard]
+        for name in sorted(names - found.keys()):
+            problems.append(f"tensor {show(name)} is missing in {show(shard)}")
+        for name in sorted(found.keys() - names):
+            problems.append(f"tensor {show(name)} in {show(shard)} is not in the manifest")
+        yield from (info for name, info in found.items() if name in names)
+
+
+def _shard(
+    folder: Path, name: str, header_sha256: str, problems: list[str]
+) -> dict[str, TensorInfo]:
+    """The tensors of a shard; adds to ``problems`` when its header is another one.
+
+    Raises:
+        CheckpointError: it is missing or no whole safetensors file.
+    """
+    path = folder / name
+    if Path(name).name != name:
+        raise CheckpointError(f"the manifest names the shard {show(name)} outside the folder")
+    if not path.is_file():
+        raise CheckpointError(f"the shard {show(name)} is missing")
+    tensors = read_header(path)[0]
+    with open_regular(path) as file:
+        prefix = file.read(8)
+        header = prefix + file.read(min(int.from_bytes(prefix, "little"), HEADER_LIMIT))
+    if hashlib.sha256(header).hexdigest() != header_sha256:
+        problems.append(f"the header of {show(name)} has changed")
+    return tensors
 
 
 def _digest(reader: Reader, info: TensorInfo) -> str:

@@ -82,47 +82,18 @@ class Fields:
 
     def choice(self, key: str, options: Sequence[str], default: str) -> str:
         """One of ``options``."""
-
-        def one(node: Node, what: str) -> str:
-            text = string(node, what, self.report)
-            if text in options:
-                return text
-            raise self.report.error(
-                f"{what} is {shown(text)}, expected one of {', '.join(options)}"
-                f"{did_you_mean(text, options) if nearest(text, options) else ''}",
-                node.line,
-            )
-
-        return self.read(key, one) or default
+        return (
+            self.read(key, lambda node, what: choice(node, what, options, self.report)) or default
+        )
 
     def integer(self, key: str, default: int, low: int = 0, high: int = 1 << 53) -> int:
         """A whole number from ``low`` to ``high``."""
-
-        def whole(node: Node, what: str) -> int:
-            value = self._number(node, what)
-            if value != int(value) or not low <= value <= high:
-                raise self.report.error(
-                    f"{what} must be a whole number of at least {low}, got {describe(node)}",
-                    node.line,
-                )
-            return int(value)
-
-        found = self.read(key, whole)
+        found = self.read(key, lambda node, what: integer(node, what, self.report, low, high))
         return default if found is None else found
 
     def number(self, key: str, default: float, low: float, high: float = math.inf) -> float:
         """A number from ``low`` to ``high``."""
-
-        def bounded(node: Node, what: str) -> float:
-            value = self._number(node, what)
-            if not low <= value <= high:
-                upper = "" if math.isinf(high) else f" and at most {high:g}"
-                raise self.report.error(
-                    f"{what} must be at least {low:g}{upper}, got {describe(node)}", node.line
-                )
-            return value
-
-        found = self.read(key, bounded)
+        found = self.read(key, lambda node, what: number(node, what, self.report, low, high))
         return default if found is None else found
 
     def boolean(self, key: str, default: bool) -> bool:
@@ -140,22 +111,64 @@ class Fields:
 
     def items(self, key: str) -> tuple[Node, ...]:
         """The elements of a list; nothing where it is absent or no list."""
+        return self.read(key, lambda node, what: items(node, what, self.report)) or ()
 
-        def listed(node: Node, what: str) -> tuple[Node, ...]:
-            if not isinstance(node, ListNode):
-                raise self.report.error(f"{what} must be a list, got {describe(node)}", node.line)
-            if not node.items:
-                raise self.report.error(f"{what} is empty", node.line)
-            return node.items
 
-        return self.read(key, listed) or ()
+def choice(node: Node, what: str, options: Sequence[str], report: Reporter) -> str:
+    """``node`` as one of ``options``."""
+    text = string(node, what, report)
+    if text in options:
+        return text
+    raise report.error(
+        f"{what} is {shown(text)}, expected one of {', '.join(options)}"
+        f"{did_you_mean(text, options) if nearest(text, options) else ''}",
+        node.line,
+    )
 
-    def _number(self, node: Node, what: str) -> float:
-        if isinstance(node, ScalarNode) and node.is_number and not node.quoted:
-            value = float(node.text)
-            if math.isfinite(value):
-                return value
-        raise self.report.error(f"{what} must be a number, got {describe(node)}", node.line)
+
+def integer(node: Node, what: str, report: Reporter, low: int = 0, high: int = 1 << 53) -> int:
+    """``node`` as a whole number from ``low`` to ``high``."""
+    value = _finite(node, what, report)
+    if value != int(value) or not low <= value <= high:
+        raise report.error(
+            f"{what} must be a whole number of at least {low}, got {describe(node)}", node.line
+        )
+    return int(value)
+
+
+def number(
+    node: Node, what: str, report: Reporter, low: float = -math.inf, high: float = math.inf
+) -> float:
+    """``node`` as a number from ``low`` to ``high``."""
+    value = _finite(node, what, report)
+    if not low <= value <= high:
+        lower = "" if math.isinf(low) else f" at least {low:g}"
+        upper = "" if math.isinf(high) else f" at most {high:g}"
+        both = " and" if lower and upper else ""
+        raise report.error(f"{what} must be{lower}{both}{upper}, got {describe(node)}", node.line)
+    return value
+
+
+def items(node: Node, what: str, report: Reporter) -> tuple[Node, ...]:
+    """The elements of a list that is not empty."""
+    if not isinstance(node, ListNode):
+        raise report.error(f"{what} must be a list, got {describe(node)}", node.line)
+    if not node.items:
+        raise report.error(f"{what} is empty", node.line)
+    return node.items
+
+
+def one_or_more(node: Node, what: str, report: Reporter) -> tuple[Node, ...]:
+    """The elements of a list that is not empty; anything else counts as a list of one."""
+    return items(node, what, report) if isinstance(node, ListNode) else (node,)
+
+
+def _finite(node: Node, what: str, report: Reporter) -> float:
+    if isinstance(node, ScalarNode) and node.is_number and not node.quoted:
+        value = float(node.text)
+        if math.isfinite(value):
+            return value
+    raise report.error(f"{what} must be a number, got {describe(node)}", node.line)
 
 
 _TRUTH = {"true": True, "false": False}

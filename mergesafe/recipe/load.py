@@ -33,6 +33,7 @@ from mergesafe.recipe.nodes import (
 )
 from mergesafe.recipe.parameters import ParameterReader
 from mergesafe.recipe.resolve import unset_parameters
+from mergesafe.recipe.setting import Branch, Setting
 from mergesafe.recipe.write import dump_recipe
 from mergesafe.references import is_url, redact, redact_text
 
@@ -41,7 +42,7 @@ MAX_BYTES = 1_000_000
 
 KEYS = (
     "models", "base_model", "merge_method", "parameters", "dtype", "out_dtype",
-    "tokenizer_source", "name",
+    "tokenizer_source", "name", "tune",
 )  # fmt: skip
 ENTRY_KEYS = ("model", "parameters")
 #: What mergekit 0.1.5 understands and this version does not -> what to do instead.
@@ -63,15 +64,18 @@ MERGEKIT_METHODS = frozenset(
 UNSUPPORTED_DTYPES = frozenset(("float64", "torch.float64", "int64", "torch.int64"))
 
 
-def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
+def load_recipe(
+    source: str | Path | Mapping[str, Any], *, assumed: Mapping[str, float] | None = None
+) -> Recipe:
     """The recipe in a YAML file, or given as a mapping of the same form.
 
-    Raises :class:`~mergesafe.errors.RecipeError` that names file and line for anything that is
-    wrong. Relative model paths of a mapping fall back to the current directory.
+    ``assumed``: values of required parameters that the recipe sets nowhere, by name; tuning finds
+    them. Raises :class:`~mergesafe.errors.RecipeError` that names file and line for anything that
+    is wrong. Relative model paths of a mapping fall back to the current directory.
     """
     if isinstance(source, Mapping):
         report = Reporter(None)
-        recipe = _Reader(FromPython(report).node(source), report).recipe("", Path.cwd())
+        recipe = _Reader(FromPython(report).node(source), report, assumed).recipe("", Path.cwd())
         return _shown_text(recipe, dump_recipe(recipe))
     path = Path(source)
     if not str(path).isprintable():
@@ -80,7 +84,8 @@ def load_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         )
     report = Reporter(path)
     text = read_text(path, report)
-    recipe = _Reader(parse_yaml(text, report), report).recipe(text, path.absolute().parent)
+    reader = _Reader(parse_yaml(text, report), report, assumed)
+    recipe = reader.recipe(text, path.absolute().parent)
     return _shown_text(recipe, text)
 
 
@@ -121,8 +126,11 @@ def read_text(path: Path, report: Reporter) -> str:
 class _Reader:
     """Turns the tree of a recipe into a :class:`Recipe`, or raises one error with every mistake."""
 
-    def __init__(self, root: Node, report: Reporter) -> None:
+    def __init__(
+        self, root: Node, report: Reporter, assumed: Mapping[str, float] | None = None
+    ) -> None:
         self.report = report
+        self.assumed = assumed or {}
         self.written = mapping(root, "a recipe", report)
         self.root = as_meant(self.written, KEYS, tuple(UNSUPPORTED_KEYS))
 
@@ -145,12 +153,14 @@ class _Reader:
             merge_method=reader.method.name,
             base_model=base,
             models=models,
-            parameters=reader.read(self.root.get("parameters")),
+            parameters=self._parameters(reader, models),
             dtype=dtype,
             out_dtype=out_dtype,
             tokenizer_source=tokenizer,
             name=name,
             method_line=self._line("merge_method"),
+            tune=attempt(self._tune),
+            tune_line=self._line("tune"),
         )
         if self._are_all(base, models):
             attempt(self._check_base, recipe)
@@ -158,6 +168,21 @@ class _Reader:
             unset = unset_parameters(recipe, reader.misplaced)
             raise RecipeError.joined([*self.report.errors, *unset])
         return replace(recipe, warnings=tuple(self.report.warnings))
+
+    def _parameters(
+        self, reader: ParameterReader, models: tuple[ModelEntry, ...]
+    ) -> Mapping[str, Setting]:
+        """The recipe's own settings, with what is assumed where it is set nowhere."""
+        settings = dict(reader.read(self.root.get("parameters")))
+        for name, value in self.assumed.items():
+            required = name in reader.known and reader.known[name].required
+            if required and not any(name in entry.parameters for entry in models):
+                settings.setdefault(name, Setting((Branch((value,)),)))
+        return settings
+
+    def _tune(self) -> MapNode | None:
+        node = self.root.get("tune")
+        return None if node is None else mapping(node, "'tune'", self.report)
 
     def _are_all(self, base: ModelRef | None, models: tuple[ModelEntry, ...]) -> bool:
         """Whether every model that the recipe names could be read."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod
+from mergesafe.recipe.nodes import MapNode
 from mergesafe.recipe.setting import Setting
-from mergesafe.references import hub_id, is_url, redact
+from mergesafe.references import hub_id, is_url, local_path, redact
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,23 @@ class ModelRef:
 def _normal(path: str) -> str:
     if is_url(path):
         return path.rstrip("/")
-    return os.path.normpath(os.path.expanduser(path))
+    return os.path.normpath(os.path.expanduser(local_path(path)))
+
+
+def exists_locally(path: str, folder: Path) -> bool:
+    """Whether the path names something, from the current directory or from ``folder``."""
+    expanded = os.path.expanduser(local_path(path))
+    return not is_url(path) and any(os.path.lexists(p) for p in (expanded, folder / expanded))
 
 
 def _locate(path: str, folder: Path) -> Path | str:
     if is_url(path):
         return path
     # os.path, because unlike Path its calls answer instead of raising on odd names.
-    expanded = os.path.expanduser(path)
+    expanded = os.path.expanduser(local_path(path))
     if os.path.isabs(expanded) or os.path.exists(expanded):
         return Path(expanded)
-    if hub_id(path) and not any(os.path.lexists(p) for p in (expanded, folder / expanded)):
+    if hub_id(path) and not exists_locally(path, folder):
         return path
     return folder / expanded
 
@@ -80,7 +87,8 @@ class Recipe:
 
     ``source`` is None for a recipe given as a mapping. ``text`` is the YAML as read, or a dump of
     the mapping. ``dtype`` and ``out_dtype`` are safetensors names. ``folder`` is what relative
-    model paths fall back to.
+    model paths fall back to. ``tune``: the section of :mod:`mergesafe.tune.section`, of which a
+    merge makes no use.
     """
 
     source: Path | None
@@ -96,6 +104,8 @@ class Recipe:
     name: str | None = None
     warnings: tuple[str, ...] = ()
     method_line: int | None = None
+    tune: MapNode | None = None
+    tune_line: int | None = None
 
     @property
     def method(self) -> MergeMethod:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mergesafe.errors import did_you_mean
-from mergesafe.recipe.model import ModelRef
+from mergesafe.recipe.model import ModelRef, exists_locally
 from mergesafe.recipe.nodes import MapNode, Node, Reporter, shown, string
 from mergesafe.references import redact
 
 
 def read_model(node: Node, what: str, report: Reporter) -> ModelRef:
-    """A model: ``PATH``, ``PATH+ADAPTER`` or ``{model: {path: P}, lora: {path: A}}``."""
+    """A model: ``PATH``, ``PATH+ADAPTER`` or ``{model: {path: P}, lora: {path: A}}``.
+
+    Text that names something as a whole is its path, whatever ``+`` is in it.
+    """
     if isinstance(node, MapNode):
         return _model_from_mapping(node, what, report)
     text = string(node, what, report)
+    if "+" in text and exists_locally(text, _folder(report)):
+        return ModelRef(text, None, node.line)
     path, *adapters = text.split("+")
     if len(adapters) > 1 or not path or "" in adapters:
         raise report.error(
@@ -21,6 +28,10 @@ def read_model(node: Node, what: str, report: Reporter) -> ModelRef:
             node.line,
         )
     return ModelRef(path, adapters[0] if adapters else None, node.line)
+
+
+def _folder(report: Reporter) -> Path:
+    return Path.cwd() if report.source is None else Path(report.source).absolute().parent
 
 
 def _model_from_mapping(node: MapNode, what: str, report: Reporter) -> ModelRef:

@@ -77,6 +77,8 @@ class _Slot:
             tensor = "" if tensor_name is None else f" (tensor '{tensor_name}')"
             what = f"{recipe.merge_method} needs '{name}'{model}{tensor}"
             todo = "set it under 'parameters'"
+            if recipe.tune is not None:
+                todo += ", or let 'mergesafe tune RECIPE -o TUNED' find it and merge TUNED"
         line = self.sources[0].line if self.sources else self.line
         return Reporter(recipe.source).error(f"{what}; {todo}", line)
 

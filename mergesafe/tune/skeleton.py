@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mergesafe.chat.hf import _quiet, _require
+from mergesafe.chat.hf import _require, quiet
 from mergesafe.engine.plan import MergePlan, layer_of
 from mergesafe.errors import ModelError
 from mergesafe.tune.layers import MergedEmbedding, MergedLinear
@@ -41,7 +41,7 @@ def make_skeleton(
     if kind is None:
         raise ModelError(f"{where}: no model_type, so transformers cannot build the model")
     try:
-        with _quiet(), init_empty_weights(include_buffers=False):
+        with quiet(), init_empty_weights(include_buffers=False):
             config = AutoConfig.for_model(kind, **settings)
             factory: Any = AutoModelForCausalLM
             model = factory.from_config(config, dtype=torch.float32)

@@ -141,6 +141,42 @@ def test_short_upload_is_noticed(
         upload_folder(local, URL, overwrite=False)
 
 
+def test_an_upload_that_was_begun_goes_on(
+    local: Path, store: MemoryFileSystem, calls: list[str]
+) -> None:
+    store.pipe("/bucket/merged/README.md", b"half")
+    with pytest.raises(OutputError, match="the output folder is not empty"):
+        upload_folder(local, URL, overwrite=False)
+    upload_folder(local, URL, overwrite=False, begun=True)
+    assert there(store) == {name: f"content of {name}" for name in NAMES}
+    store.pipe("/bucket/merged/other.txt", b"mine")
+    with pytest.raises(OutputError, match="the output folder is not empty"):
+        check_upload(URL, overwrite=False, begun=local)
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_any_work(
+    store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def makedirs(path: str, exist_ok: bool = False) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(store, "makedirs", makedirs)
+    with pytest.raises(OutputError, match=r"merged: could not create it \(No such file"):
+        check_upload(URL, overwrite=False)
+
+
+@pytest.mark.parametrize("failure", [FileNotFoundError(2, "gone"), KeyboardInterrupt()])
+def test_whatever_ends_an_upload_says_where_the_model_is(
+    failure: BaseException, local: Path, store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put_file(source: str, place: str, **options: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(store, "put_file", put_file)
+    with pytest.raises((OutputError, KeyboardInterrupt), match=f"complete in {local}: the same"):
+        upload_folder(local, URL, overwrite=False)
+
+
 def test_a_whole_bucket_is_not_replaced(store: MemoryFileSystem) -> None:
     with pytest.raises(OutputError, match="this is a whole store"):
         check_upload("memory://bucket", overwrite=True)

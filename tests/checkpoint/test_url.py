@@ -268,11 +268,6 @@ def test_replaced_in_a_file_system(memory: MemoryFileSystem) -> None:
         read(checkpoint, 0, 1)
 
 
-def test_file_url_is_a_local_path(tmp_path: Path) -> None:
-    write_model(tmp_path / "a b", "w")
-    assert open_url(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
-
-
 def test_unknown_scheme_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match="nope://x: cannot be used"):
         open_url("nope://x")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import Family
 from safetensors.torch import save_file
-from tiny import CONFIG, Tensors, llama, recipe, save, save_adapter, write_recipe
+from tiny import CONFIG, Tensors, command, llama, recipe, save, save_adapter, write_recipe
 
 from .helpers import merge_refused, refused
 
@@ -117,7 +117,7 @@ def test_unknown_dtype(ties: Path, family: Family) -> None:
 
 
 def test_missing_folder(ties: Path, family: Family) -> None:
-    family.experts[0].rename(family.folder / "elsewhere")
+    family.experts[0].rename(family.folder / f"{family.experts[0].name}s")
     merge_refused(
         ties, words=(family.experts[0], "no such file or folder", "Did you mean", f"{ties}:")
     )
@@ -135,6 +135,26 @@ def test_index_that_leaves_its_folder(ties: Path, family: Family) -> None:
     index.write_text(json.dumps({"weight_map": weight_map}))
     write_recipe(ties, recipe("linear", [family.base, model], each={"weight": 1}))
     merge_refused(ties, words=(index, "../base/model.safetensors", "may not leave"))
+
+
+def test_missing_models_are_reported_together(family: Family) -> None:
+    """In the order of the lines, each once, whatever else is wrong with one of them."""
+    lines = [
+        "merge_method: ties",
+        f"base_model: {family.folder}/nowhere",
+        "models:",
+        f"  - {{model: {family.folder}/gone, parameters: {{weight: 1, density: 1}}}}",
+        f"  - {{model: {family.base}, parameters: {{weight: 1, density: 1}}}}",
+        f"  - {{model: {family.base}+{family.folder}/lost, parameters: {{weight: 1, density: 1}}}}",
+    ]
+    path = write_recipe(family.folder / "r.yml", "\n".join(lines))
+    done = command("plan", path)
+    assert done.returncode == 2
+    told = done.stderr.splitlines()
+    assert len(told) == 3
+    for error, name, line in zip(told, ("nowhere", "gone", "lost"), (2, 4, 6), strict=True):
+        assert error.startswith(f"mergesafe: error: {family.folder / name}")
+        assert error.endswith(f"({path}:{line} names it.)")
 
 
 def test_index_that_names_a_missing_shard(ties: Path, family: Family) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Family
-from tiny import command, digest, leftovers, recipe, write_recipe
+from tiny import COMMAND, command, digest, leftovers, recipe, write_recipe
 
 from .helpers import one_paragraph, refused
 
@@ -70,6 +70,23 @@ def test_overwrite_never_touches_an_input(linear: Path, family: Family, where: s
     assert leftovers(family.folder) == []
 
 
+@pytest.mark.parametrize("scheme", ["file://", "local://", "file:"])
+@pytest.mark.parametrize("way", ["output", "input"])
+def test_overwrite_sees_through_local_urls(family: Family, scheme: str, way: str) -> None:
+    one = family.experts[0]
+    url = f"{scheme}{one}"
+    models = [family.base, url if way == "input" else one]
+    recipe_path = write_recipe(
+        family.folder / "r.yml", recipe("linear", models, each={"weight": 1})
+    )
+    before = digest(one)
+    out = url if way == "output" else one
+    refused("merge", recipe_path, out, "--overwrite", words=("would delete the input", one))
+    above = f"{scheme}{family.folder}"  # holds every input
+    refused("merge", recipe_path, above, "--overwrite", words=("would delete the input",))
+    assert digest(one) == before
+
+
 def test_overwrite_never_touches_the_recipe(linear: Path, family: Family) -> None:
     folder = family.folder / "recipes"
     folder.mkdir()
@@ -102,6 +119,10 @@ def test_output_where_nobody_may_write(linear: Path) -> None:
     refused("merge", linear, "/proc/merged", words=("/proc/merged", "choose another disk"))
 
 
+def test_a_url_of_a_place_where_nobody_may_write(linear: Path) -> None:
+    refused("merge", linear, "file:///proc/nope/x", words=("/proc/nope/x: ", "choose another disk"))
+
+
 def test_output_is_the_current_folder(linear: Path) -> None:
     refused("merge", linear, ".", words=("the output folder is", "new folder"))
 
@@ -131,3 +152,36 @@ def test_file_size_limit(linear: Path, family: Family) -> None:
     assert "File too large" in error
     assert not (family.folder / "out").exists()
     assert leftovers(family.folder) == []
+
+
+# --- standard output -----------------------------------------------------------------------------
+
+#: Runs the command with one of its streams as the shell's redirection says.
+SHELL = 'exec "$0" "$@" {}'
+
+
+def redirected(how: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    words = ["bash", "-c", SHELL.format(how), COMMAND, *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("arguments", ["plan", "plan --json", "merge", "merge --json"])
+def test_full_standard_output(arguments: str, linear: Path, family: Family) -> None:
+    name, *options = arguments.split()
+    out = family.folder / "out"
+    folders = [out] if name == "merge" else []
+    done = redirected(">/dev/full", name, linear, *folders, *options)
+    assert done.returncode == 2
+    assert "standard output cannot be written (No space left" in one_paragraph(done.stderr)
+    assert out.exists() == (name == "merge")
+
+
+@pytest.mark.parametrize("how", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_closed_streams(how: str, linear: Path, family: Family) -> None:
+    out = family.folder / "out"
+    done = redirected(how, "merge", linear, out, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert command("verify", out).returncode == 0
+    failed = redirected(how, "merge", linear, out)
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr

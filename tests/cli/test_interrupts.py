@@ -48,7 +48,7 @@ def started(recipe: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("delay", [0.0, 0.5])
 def test_interrupt_leaves_nothing(
     slow_merge: Path, tmp_path: Path, number: signal.Signals, delay: float
@@ -61,6 +61,17 @@ def test_interrupt_leaves_nothing(
     assert stdout == ""
     assert "interrupted" in one_paragraph(stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nohup_is_respected(slow_merge: Path, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which children inherit
+    try:
+        process = started(slow_merge, tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, stderr
 
 
 def test_interrupt_keeps_the_old_output(slow_merge: Path, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def merge(recipe: Path, *options: object) -> Path:
     out = recipe.parent / "merged"
     done = command("merge", recipe, out, *options)
     assert done.returncode == 0
-    assert all("tokenizer.json of" in line for line in done.stderr.splitlines())
+    expected = ("tokenizer.json of", "will have no config.json", "will have no tokenizer")
+    assert all(any(w in line for w in expected) for line in done.stderr.splitlines())
     return out
 
 
@@ -217,6 +218,7 @@ def test_json_summary(ties: Path, family: Family) -> None:
         "parameters": size // 2,
         "bytes_read": 3 * size,
         "bytes_written": size,
+        "resumed_bytes": 0,
         "warnings": [],
     }
 
@@ -235,3 +237,23 @@ def test_warnings_go_to_standard_error(family: Family) -> None:
     assert len(lines) == 2
     assert all(line.startswith("mergesafe: warning: ties with one expert") for line in lines)
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_an_output_that_cannot_be_loaded_is_a_warning(ties: Path, family: Family) -> None:
+    for model in family.models:
+        (model / "tokenizer.json").unlink()
+    (family.base / "config.json").unlink()
+    expected = [
+        f"will have no {what}, since {family.base}" for what in ("config.json", "tokenizer")
+    ]
+    for arguments in (("plan", ties), ("merge", ties, family.folder / "merged")):
+        warnings = command(*arguments).stderr.splitlines()
+        assert [each in line for each, line in zip(expected, warnings, strict=True)] == [True] * 2
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_folder_with_a_plus_in_its_name(absolute: bool, family: Family) -> None:
+    odd = family.experts[0].rename(family.folder / "one+two+3")
+    models = [odd if absolute else odd.name, family.base]
+    path = write_recipe(family.folder / "r.yml", recipe("linear", models, each={"weight": 1}))
+    assert read(merge(path)).keys() == llama(0).keys()

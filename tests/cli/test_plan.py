@@ -164,4 +164,5 @@ def test_planning_a_thousand_tensors_is_quick(tmp_path: Path) -> None:
     tensors = {f"model.layers.{i}.w": torch.zeros(4, dtype=torch.bfloat16) for i in range(1000)}
     models = [save(tmp_path / f"m{i}", tensors) for i in range(3)]
     content = recipe("ties", models[1:], models[0], each={"weight": 1, "density": 0.5})
-    assert seconds("plan", write_recipe(tmp_path / "r.yml", content)) < 0.5
+    # Of which the calibration takes up to 0.4.
+    assert seconds("plan", write_recipe(tmp_path / "r.yml", content)) < 0.9

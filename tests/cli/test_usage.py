@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 from tiny import command
 
+from mergesafe.cli.main import app
+
 from .helpers import refused
 
+_NAMES = [command.callback.__name__ for command in app.registered_commands if command.callback]
+_NAMES += [group.name for group in app.registered_groups if group.name]
+KNOWN = ", ".join(sorted(_NAMES))
 MERGE = ("merge", "r.yml", "out")
 MERGE_HELP = "; see 'mergesafe merge --help'"
 
@@ -33,8 +38,7 @@ MERGE_HELP = "; see 'mergesafe merge --help'"
                                   "--threads, -q); see 'mergesafe verify --help'"),
         (("mereg", "r.yml"), "unknown command 'mereg' (did you mean 'merge'?); "
                              "see 'mergesafe --help'"),
-        (("a\x1b[31m",), "unknown command 'a\\x1b[31m' (known: demo, info, merge, plan, verify); "
-                         "see 'mergesafe --help'"),
+        (("a\x1b[31m",), f"unknown command 'a\\x1b[31m' (known: {KNOWN}); see 'mergesafe --help'"),
         ((*MERGE, "--memory"), "option '--memory' requires an argument; "
                                "see 'mergesafe COMMAND --help'"),
     ],

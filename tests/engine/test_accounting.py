@@ -65,6 +65,8 @@ def test_tied_models_stay_tied(tmp_path: Path) -> None:
 def test_head_stored_by_tied_models_is_dropped_with_a_warning(tmp_path: Path) -> None:
     tensors = [llama(0), llama(1, tied=True)]
     models = [save(tmp_path / f"m{i}", tensors[i], TIED) for i in range(2)]
+    for model in models:
+        (model / "tokenizer.json").write_text("{}")
     content = recipe("linear", models, each={"weight": 1})
     planned = mergesafe.plan(content).plan
     result = mergesafe.merge(content, tmp_path / "out")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 import xxhash
+from safetensors.torch import save_file
 from tiny import Tensors, bits, command, llama, read, recipe, save, save_adapter, write_recipe
 
 import mergesafe
 from mergesafe.engine import memory
+from mergesafe.engine.verify import VerificationError
 from mergesafe.errors import CheckpointError
 
 MANIFEST = "mergesafe-manifest.json"
@@ -130,12 +134,30 @@ def metadata(path: Path) -> None:
     )
 
 
+def without(out: Path) -> None:
+    save_file({k: v for k, v in read(out).items() if k != "ids"}, out / WEIGHTS)
+
+
+def renamed(out: Path) -> None:
+    path = out / WEIGHTS
+    path.write_bytes(path.read_bytes().replace(b'"ids"', b'"idz"'))
+
+
 WEIGHTS = "model.safetensors"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "one bit of a tensor": (lambda out: flip(out / WEIGHTS, -1), "has the digest"),
     "the header": (lambda out: metadata(out / WEIGHTS), f"header of '{WEIGHTS}' has changed"),
     "the configuration": (lambda out: flip(out / "README.md", 9), "'README.md' has changed"),
     "a missing file": (lambda out: (out / "README.md").unlink(), "'README.md' is missing"),
+    "a truncated shard": (lambda out: os.truncate(out / WEIGHTS, 5000), f"{WEIGHTS}: "),
+    "an empty shard": (lambda out: os.truncate(out / WEIGHTS, 0), f"{WEIGHTS}: "),
+    "a missing shard": (lambda out: (out / WEIGHTS).unlink(), f"shard '{WEIGHTS}' is missing"),
+    "a folder for a shard": (
+        lambda out: ((out / WEIGHTS).unlink(), (out / WEIGHTS).mkdir()),
+        f"shard '{WEIGHTS}' is missing",
+    ),
+    "a tensor that is gone": (without, f"tensor 'ids' is missing in '{WEIGHTS}'"),
+    "a tensor of another name": (renamed, f"tensor 'idz' in '{WEIGHTS}' is not in the manif"),
 }
 
 
@@ -149,6 +171,33 @@ def test_damage_is_named(damage: str, models: list[Path], tmp_path: Path) -> Non
     assert done.returncode == 3
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+ADDED = (
+    "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja",
+    "generation_config.json", "modeling_x.py", "pytorch_model.bin", "tokenizer.model", "vocab.txt",
+    "model-00002-of-00002.safetensors", "model.safetensors.index.json",
+    "additional_chat_templates/x.jinja",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_an_added_file_is_named(name: str, models: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    mergesafe.merge(ties(models), out)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("junk")
+    with pytest.raises(VerificationError, match=f"the file '{re.escape(name)}' is not of the merg"):
+        mergesafe.verify(out)
+
+
+def test_notes_beside_the_model_are_nothing_to_loaders(models: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    mergesafe.merge(ties(models), out)
+    (out / "NOTES.md").write_text("mine")
+    (out / "figures").mkdir()
+    (out / "figures" / "x.json").write_text("{}")
+    assert mergesafe.verify(out).tensors == len(tensors(0))
 
 
 @pytest.mark.parametrize(

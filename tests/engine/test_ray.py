@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from web import Web, serve
 import mergesafe
 from mergesafe import errors
 from mergesafe.cli.optional_value import with_address
-from mergesafe.engine import distributed, memory
+from mergesafe.engine import cluster, distributed, memory
 from mergesafe.engine.api import plan
 from mergesafe.engine.cluster import Needs
 from mergesafe.engine.distributed import cut
@@ -347,6 +348,8 @@ def test_ray_on_this_machine(models: Path) -> None:
     """The command starts Ray itself; nothing of Ray is seen."""
     path = models / "r.yml"
     path.write_text(json.dumps(a_recipe(models, "linear")))
+    for name in ("a", "b", "base"):
+        (models / name / "tokenizer.json").write_text("{}")  # else there is a warning
     done = command("merge", "--ray", path, models / "out")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -365,6 +368,31 @@ def test_nobody_answers(models: Path) -> None:
     done = command("merge", path, models / "out", "--ray", "127.0.0.1:1")
     assert done.returncode == 2
     assert "nobody answers" in done.stderr
+
+
+@pytest.mark.parametrize("address", ["bogus", "head:port", "http://head:6379"])
+@pytest.mark.parametrize("form", ["--ray=", "--ray "])
+def test_not_an_address(address: str, form: str, models: Path) -> None:
+    path = models / "r.yml"
+    path.write_text(json.dumps(a_recipe(models, "linear")))
+    done = command("merge", path, models / "out", *f"{form}{address}".split())
+    assert done.returncode == 2
+    assert f"--ray {address}: not an address; expected auto, host:port or ray://" in done.stderr
+
+
+def test_a_refused_connection_mentions_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head with token authentication only fails to answer whoever has no token."""
+
+    def init(*_: object, **__: object) -> None:
+        raise RuntimeError("timed out")
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setattr(cluster, "import_module", lambda name: ray)
+    with (
+        pytest.raises(errors.ClusterError, match="RAY_AUTH_MODE=token"),
+        cluster.connected("auto"),
+    ):
+        pass
 
 
 def test_ray_is_missing(models: Path) -> None:

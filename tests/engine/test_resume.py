@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ from tiny import (
     save_adapter,
     write_recipe,
 )
+
+import mergesafe
+from mergesafe.engine import run
+from mergesafe.errors import ChangedInputError
 
 #: Counts calls that change files; at number AT does WHAT: kill, term, ENOSPC, EIO, or nothing but
 #: print the count at the end. The smallest budget is lifted, so that small tensors are streamed.
@@ -130,6 +135,13 @@ def ties(tmp_path: Path) -> Merges:
     return Merges(tmp_path, "ties")
 
 
+@pytest.fixture
+def finished(tmp_path: Path) -> Merges:
+    merges = Merges(tmp_path, "dare_ties")
+    merges.finished()
+    return merges
+
+
 def kill_points(merges: Merges, count: int) -> None:
     for at in sorted(random.Random(0).sample(range(1, merges.calls), count)):
         merges.remove()
@@ -194,7 +206,6 @@ def test_nothing_finished_is_done_again(ties: Merges, monkeypatch: pytest.Monkey
     """Killed near its end, a merge reads what is left: the tile of each worker, and no statistics
     of the streamed tensor again.
     """
-    import mergesafe
     from mergesafe.checkpoint.reader import Reader
     from mergesafe.engine import memory
 
@@ -214,8 +225,13 @@ def test_nothing_finished_is_done_again(ties: Merges, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Reader, "read_into", counted)
     monkeypatch.setattr(memory, "MINIMUM_BUDGET", 1)
-    mergesafe.merge(ties.recipe, ties.out, memory="500KiB", threads=2, resume=True)
+    result = mergesafe.merge(ties.recipe, ties.out, memory="500KiB", threads=2, resume=True)
     assert digest(ties.out) == ties.digest
+    # What the summary says is what this run did.
+    size = sum(x.nbytes for x in tensors(0).values())
+    assert result.bytes_read == read
+    assert result.bytes_written == size - result.resumed_bytes
+    assert 0.5 * size < result.resumed_bytes < size
     # Of each element that is left at most five bytes per model: those of the adapter's factors too.
     assert read <= 4 * 8 * (total - done) + 100_000
 
@@ -227,10 +243,76 @@ def test_resume_starts_where_there_is_nothing(ties: Merges) -> None:
 def test_resume_of_a_finished_merge_does_nothing(ties: Merges) -> None:
     ties.finished()
     before = (ties.out / "model.safetensors").stat()
-    done = command("merge", ties.recipe, ties.out, "--resume")
+    done = command("merge", ties.recipe, "out", "--resume", "--json", cwd=ties.folder)
     assert done.returncode == 0, done.stderr
-    assert "finished already" in done.stderr
+    found = json.loads(done.stdout)
+    assert "finished already" in found["warnings"][-1]
+    assert found["out"] == str(ties.out)
+    assert (found["bytes_read"], found["bytes_written"]) == (0, 0)
     assert (ties.out / "model.safetensors").stat() == before
+
+
+def other_recipe(merges: Merges) -> None:
+    merges.recipe.write_text(merges.recipe.read_text().replace("0.4", "0.6"))
+
+
+def written_to(merges: Merges) -> None:
+    os.utime(merges.folder / "a" / "model.safetensors")
+
+
+def tokenizer(merges: Merges) -> None:
+    (merges.folder / "base" / "tokenizer.json").write_text("{}")
+
+
+def other_header(merges: Merges) -> None:
+    """As large as before, and older than the merge."""
+    shard = merges.folder / "a" / "model.safetensors"
+    old = shard.stat()
+    shard.write_bytes(shard.read_bytes().replace(b'"pt"', b'"tp"'))
+    os.utime(shard, ns=(old.st_atime_ns, old.st_mtime_ns))
+
+
+def lost_shard(merges: Merges) -> None:
+    (merges.out / "model.safetensors").unlink()
+
+
+def cut_shard(merges: Merges) -> None:
+    os.truncate(merges.out / "model.safetensors", 1000)
+
+
+def lost_config(merges: Merges) -> None:
+    (merges.out / "config.json").unlink()
+
+
+FINISHED: dict[str, tuple[Any, tuple[str, ...], str]] = {
+    "recipe": (other_recipe, (), "the recipe is another"),
+    "seed": (None, ("--seed", "1"), "--seed is another"),
+    "rule": (None, ("--on-nonfinite", "zero"), "--on-nonfinite is another"),
+    "shards": (None, ("--max-shard-size", "90kB"), "--max-shard-size"),
+    "input": (written_to, (), "a/model.safetensors was written to after it"),
+    "tokenizer": (tokenizer, (), "base/tokenizer.json was written to after it"),
+    "header": (other_header, (), "the input model.safetensors of"),
+    "lost shard": (lost_shard, (), "its model.safetensors is missing"),
+    "cut shard": (cut_shard, (), "its model.safetensors has 1,000 bytes instead of"),
+    "lost configuration": (lost_config, (), "its config.json is missing"),
+}
+
+
+@pytest.mark.parametrize("change", FINISHED)
+def test_a_finished_merge_of_something_else(change: str, finished: Merges) -> None:
+    """Refused with the difference; --overwrite makes it again."""
+    act, options, message = FINISHED[change]
+    if act is not None:
+        act(finished)
+    done = finished.resume(*options)
+    assert done.returncode == 2, done.stderr
+    assert "a merge is finished there, but " in done.stderr
+    assert message in done.stderr
+    assert "--overwrite" in done.stderr
+    again = finished.resume(*options, "--overwrite")
+    assert again.returncode == 0, again.stderr
+    assert command("verify", finished.out).returncode == 0
+    assert finished.resume(*options).returncode == 0
 
 
 def test_a_run_without_resume_starts_afresh(ties: Merges) -> None:
@@ -238,10 +320,6 @@ def test_a_run_without_resume_starts_afresh(ties: Merges) -> None:
     assert ties.run("none", 0).returncode == 0
     assert digest(ties.out) == ties.digest
     assert leftovers(ties.folder) == []
-
-
-def other_recipe(merges: Merges) -> None:
-    merges.recipe.write_text(merges.recipe.read_text().replace("0.4", "0.6"))
 
 
 def other_input(merges: Merges) -> None:
@@ -258,7 +336,7 @@ def other_version(merges: Merges) -> None:
     first, _, rest = path.read_text().partition("\n")
     subject = json.loads(first.split("\t")[0])
     subject["mergesafe_version"] = "0.0.9"
-    path.write_text(journal._line(subject) + rest)
+    path.write_text(journal.encode_line(subject) + rest)
 
 
 CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
@@ -323,3 +401,38 @@ def test_warnings_of_the_first_run_are_not_lost(tmp_path: Path) -> None:
     assert merges.run("kill", merges.calls - 20, *rule).returncode == -signal.SIGKILL
     assert merges.resume(*rule).returncode == 0
     assert digest(merges.out) == expected
+
+
+@pytest.mark.parametrize("ending", ["to its end", "interrupted"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_work_of_an_input_that_was_written_to_is_discarded(
+    ending: str, resume: bool, ties: Merges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put back with its old time, the input looks as if nothing had happened: what was made of it
+    must not be there to go on from.
+    """
+    shard = ties.folder / "a" / "model.safetensors"
+    original, status = shard.read_bytes(), shard.stat()
+
+    def progress(*_: object) -> Callable[[int], None]:
+        left = 20
+
+        def write(_: int) -> None:
+            nonlocal left
+            left -= 1
+            shard.write_bytes(original[:5000] + bytes(len(original) - 5000))
+            if ending == "interrupted" and not left:
+                raise KeyboardInterrupt
+
+        return write
+
+    monkeypatch.setattr(run, "KEEP_BYTES", 1)
+    failure = KeyboardInterrupt if ending == "interrupted" else ChangedInputError
+    with pytest.raises(failure) as caught:
+        mergesafe.merge(ties.recipe, ties.out, threads=1, resume=resume, progress=progress)
+    assert "hat was finished is discarded" in str(caught.value)
+    assert "--resume" not in str(caught.value)
+    assert leftovers(ties.folder) == []
+    shard.write_bytes(original)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    ties.finished()

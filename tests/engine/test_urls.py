@@ -12,8 +12,8 @@ import tiny
 from conftest import Family
 from web import Web, serve
 
-from mergesafe import merge
-from mergesafe.errors import CheckpointError, OutputError
+from mergesafe import merge, verify
+from mergesafe.errors import ArgumentError, CheckpointError, OutputError
 
 
 @pytest.fixture
@@ -72,11 +72,14 @@ def test_memory_file_system(family: Family) -> None:
     fs.rm("/sources", recursive=True)
 
 
-def test_file_urls(family: Family) -> None:
-    local, remote = family.folder / "local", family.folder / "remote"
+@pytest.mark.parametrize("scheme", ["file://", "file://localhost", "file:", "local://", "FILE://"])
+def test_local_urls_are_local_paths(family: Family, scheme: str) -> None:
+    local, there = family.folder / "local", f"{scheme}{family.folder}/there"
     merge(content("ties", str(family.folder)), local)
-    merge(content("ties", f"file://{family.folder}"), remote)
-    assert equal(remote, local)
+    result = merge(content("ties", f"{scheme}{family.folder}"), there)
+    assert result.path == family.folder / "there"
+    assert equal(family.folder / "there", local)
+    assert verify(there).tensors == result.tensors
 
 
 def test_adapter_by_url(family: Family, web: Web) -> None:
@@ -144,18 +147,38 @@ def staging(family: Family, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_output_to_a_url(family: Family, staging: Path) -> None:
-    recipe = tiny.write_recipe(family.folder / "r.yml", content("ties", str(family.folder)))
+    recipe = content("ties", str(family.folder))
     merge(recipe, family.folder / "local")
-    url = f"file://{family.folder}/there"
-    done = tiny.command("merge", recipe, url)
-    assert done.returncode == 0, done.stderr
-    assert f"{url}: " in done.stdout
+    url = "memory://bucket/there"
+    assert merge(recipe, url).path == url
+    memory = fsspec.filesystem("memory")
+    memory.get("/bucket/there", str(family.folder / "there"), recursive=True)
     assert tiny.digest(family.folder / "there") == tiny.digest(family.folder / "local")
     assert list(staging.iterdir()) == []
-    again = tiny.command("merge", recipe, url)
-    assert again.returncode == 2
-    assert "is not empty" in again.stderr
-    assert tiny.command("merge", recipe, url, "--overwrite").returncode == 0
+    with pytest.raises(OutputError, match="is not empty"):
+        merge(recipe, url)
+    merge(recipe, url, overwrite=True)
+    with pytest.raises(ArgumentError, match="verify reads local folders only"):
+        verify(url)
+
+
+@pytest.mark.parametrize("spelling", ["memory:///sources/one", "memory://sources//one/sub/.."])
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_overwrite_never_touches_an_input(
+    method: str, spelling: str, family: Family, staging: Path
+) -> None:
+    """However the URL is spelt, and the base of a method of deltas too."""
+    fs = fsspec.filesystem("memory")
+    for folder in family.models:
+        for path in folder.iterdir():
+            fs.pipe(f"/sources/{folder.name}/{path.name}", path.read_bytes())
+    spelt = spelling if method == "linear" else spelling.replace("one", "base")
+    before = fs.find("/sources", detail=True)
+    for url in (spelt, "memory:///sources/"):
+        with pytest.raises(OutputError, match=r"replace the input|whole store"):
+            merge(content(method, "memory://sources"), url, overwrite=True)
+    assert fs.find("/sources", detail=True) == before
+    fs.rm("/sources", recursive=True)
 
 
 def test_output_to_a_web_server_is_refused_before_any_work(family: Family, staging: Path) -> None:
@@ -165,6 +188,22 @@ def test_output_to_a_web_server_is_refused_before_any_work(family: Family, stagi
     assert "web servers do not take folders" in done.stderr
     assert "secret" not in done.stderr
     assert not staging.exists()
+
+
+def test_resume_of_a_finished_upload_does_nothing(family: Family, staging: Path) -> None:
+    recipe, url = content("ties", str(family.folder)), "memory://bucket/finished"
+    merge(recipe, url)
+    memory = fsspec.filesystem("memory")
+    before = memory.find("/bucket/finished", detail=True)
+    result = merge(recipe, url, resume=True)
+    assert result.warnings[-1] == f"{url} is finished already: nothing was done"
+    assert (result.path, result.bytes_written) == (url, 0)
+    assert memory.find("/bucket/finished", detail=True) == before
+    memory.rm_file("/bucket/finished/config.json")
+    with pytest.raises(
+        OutputError, match=r"finished there, but its config.json is missing.*--over"
+    ):
+        merge(recipe, url, resume=True)
 
 
 def test_a_failed_upload_keeps_the_model(
@@ -180,6 +219,7 @@ def test_a_failed_upload_keeps_the_model(
         with pytest.raises(OutputError, match="The merged model is complete in"):
             merge(content("linear", str(family.folder)), "memory://bucket/failed")
     assert len(list(staging.iterdir())) == 1
-    merge(content("linear", str(family.folder)), "memory://bucket/failed", resume=True)
+    result = merge(content("linear", str(family.folder)), "memory://bucket/failed", resume=True)
+    assert (result.bytes_read, result.resumed_bytes) == (0, result.parameters * 2)
     assert list(staging.iterdir()) == []
     assert "/bucket/failed/mergesafe-manifest.json" in memory.find("/bucket/failed")

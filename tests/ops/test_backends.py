@@ -44,7 +44,8 @@ def test_auto_on_a_gpu_takes_native_then_triton_then_the_reference() -> None:
     no_cuda, no_triton = broken(NATIVE, "no nvcc"), broken(TRITON, "no triton")
     assert Registry((native, triton, REFERENCE)).get("auto", "cuda") == "the CUDA kernels"
     assert Registry((no_cuda, triton, REFERENCE)).get("auto", "cuda") == "the Triton kernels"
-    assert Registry((no_cuda, no_triton, REFERENCE)).get("auto", "cuda").name == "reference"
+    reference = working(REFERENCE, "plain torch")
+    assert Registry((no_cuda, no_triton, reference)).get("auto", "cuda") == "plain torch"
 
 
 def test_auto_without_the_extension() -> None:
@@ -82,11 +83,13 @@ def test_unknown_backends_and_devices() -> None:
 
 @no_gpu
 def test_without_a_gpu_backends_say_why() -> None:
-    for name in ("native", "triton"):
+    for name in ("native", "triton", "reference"):
         with pytest.raises(BackendError, match=f"'{name}' is not available for cuda tensors: "):
             ops.get_backend(name, "cuda")
     rows = {row.name: row for row in ops.describe_backends()}
     assert "CUDA" in rows["native"].problems["cuda"]
+    assert "finds no CUDA device" in rows["reference"].problems["cuda"]
+    assert rows["reference"].available
     assert not rows["triton"].available
     assert rows["triton"].reason
 
@@ -97,7 +100,7 @@ def test_describe_backends() -> None:
     assert all(row.summary for row in rows.values())
     assert rows["native"].problems["cpu"] == ""
     assert rows["native"].available
-    assert rows["reference"].problems == {"cpu": "", "cuda": ""}
+    assert rows["reference"].problems["cpu"] == ""
     assert rows["triton"].devices == ("cuda",)
     assert rows["native"].details["isa"] == _native.isa()
     assert rows["native"].details["available_isas"] == list(ISAS)

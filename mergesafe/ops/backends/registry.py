@@ -221,6 +221,10 @@ def _load_reference(device: str) -> Backend:
     return ReferenceBackend()
 
 
+def _reference_problem(device: str) -> str | None:
+    return cuda_problem() or None if device.startswith("cuda") else None
+
+
 def _torch_details() -> dict[str, Any]:
     import torch
 
@@ -250,7 +254,7 @@ REGISTRY = Registry(
             summary="the specification in plain torch: slow, runs on every device",
             devices=("cpu", "cuda"),
             load=_load_reference,
-            problem=lambda device: None,
+            problem=_reference_problem,
             details=_torch_details,
         ),
     )

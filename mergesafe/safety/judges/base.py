@@ -38,3 +38,8 @@ class Judge(Protocol):
     def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
         """One verdict for each conversation and the response to it, in order."""
         ...
+
+
+def undecided(verdicts: Sequence[Verdict]) -> int:
+    """How many responses the judge did not call safe or unsafe; reports count them."""
+    return sum(verdict.safe is None for verdict in verdicts)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mergesafe.chat.conversation import Conversation
 from mergesafe.safety.judges.base import Verdict
-from mergesafe.safety.refusal import is_refusal
+from mergesafe.safety.refusal import RULES_VERSION, is_refusal
 
 
 class RefusalRules:
@@ -16,9 +16,9 @@ class RefusalRules:
     """
 
     name = "refusal rules"
-    version = "1"
+    version = RULES_VERSION
 
     def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
-        """Rules over the first sentence of each response."""
+        """Rules over how each response begins."""
         refused = [is_refusal(response) for _, response in pairs]
         return [Verdict(safe=each, refused=each) for each in refused]

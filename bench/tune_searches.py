@@ -1,0 +1,155 @@
+"""``python -m bench.tune_searches``: what searches for coefficients cost, on the demo's models.
+
+``candidate``: one candidate of CMA-ES, which is a forward pass of a model made on demand, against
+what a search without such a model does: merge to a folder, load the folder, and run the same pass.
+``passes``: forward passes until the gradient search is where CMA-ES is after its whole budget, by
+the objective on all examples, from the same start over the same coefficients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+import mergesafe
+from bench.machine import describe
+from bench.timing import measure, write_csv
+from bench.tune import Row, demo_plan, random_batch, row
+from mergesafe.chat.conversation import question
+from mergesafe.chat.records import Record
+from mergesafe.demo.data import REFUSALS, SKILLS, questions
+from mergesafe.tune.merged_model import MergedModel
+from mergesafe.tune.objectives import Objective, Term
+from mergesafe.tune.problem import Problem, Recorded
+from mergesafe.tune.read_search import SEARCHES as OPTIONS
+from mergesafe.tune.search.registry import SEARCHES
+from mergesafe.tune.section import Budget, SearchSpec
+from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.trajectory import Trajectory
+from mergesafe.tune.tuned import rounded, tuned_text
+
+LEAST_CHEAPER = 20.0
+MOST_PASSES = 0.1
+
+
+def candidate(args: argparse.Namespace) -> list[Row]:
+    """Seconds of a candidate, and of writing, loading and running the merged model."""
+    plan = demo_plan(args.demo, args.method)
+    space = CoefficientSpace(plan, "layer")
+    x, batch = rounded(space, space.initial()), random_batch(args.rows, args.width, 49_000)
+    with MergedModel(plan, space, device="cpu", dtype=args.dtype) as merged:
+        merged.loss(batch, x)
+        with tempfile.TemporaryDirectory(dir=args.folder) as name:
+            recipe, out = Path(name) / "candidate.yml", Path(name) / "out"
+            recipe.write_text(tuned_text(plan.recipe, space, x, "A candidate."))
+
+            def written() -> None:
+                mergesafe.merge(recipe, out, overwrite=True)
+                AutoModelForCausalLM.from_pretrained(str(out))
+
+            on_demand, through_disk = measure([lambda: merged.loss(batch, x), written], args.rounds)
+            with merged.at(x) as chat, torch.no_grad():
+                model = chat.model
+                [forward] = measure(
+                    [lambda: model(input_ids=batch.ids, attention_mask=batch.mask)], args.rounds
+                )
+            shutil.rmtree(out)
+    made = max(on_demand.p50 - forward.p50, 1e-9)
+    print(
+        f"{'':<8} candidate {on_demand.p50:.2f} s, of which making weights {made:.2f} s; merge and "
+        f"load {through_disk.p50:.2f} s; processor times {on_demand.cpu:.2f} and "
+        f"{through_disk.cpu:.2f} s"
+    )
+    what = f"{args.method}, {args.dtype}: merge, load, forward / candidate"
+    whole = (through_disk.p50 + forward.p50) / on_demand.p50
+    return [
+        at_least("whole", whole, LEAST_CHEAPER, what),
+        at_least("weights", through_disk.p50 / made, LEAST_CHEAPER, f"{what}, without the pass"),
+    ]
+
+
+def at_least(case: str, value: float, limit: float, what: str) -> Row:
+    """One measured ratio and the least that it should be."""
+    met = "met" if value >= limit else "MISSED"
+    print(f"{case:<8} {value:>8.2f} ratio  least {limit:.2f}: {met}  {what}", flush=True)
+    return {
+        "case": case, "value": round(value, 3), "unit": "ratio", "limit": limit, "met": met,
+        "what": what,
+    }  # fmt: skip
+
+
+def passes(args: argparse.Namespace) -> list[Row]:
+    """Forward passes of both searches to the same objective."""
+    plan = demo_plan(args.demo, args.method)
+    space = CoefficientSpace(plan, args.granularity)
+    with (
+        MergedModel(plan, space, device="cpu", dtype=args.dtype) as merged,
+        tempfile.TemporaryDirectory(dir=args.folder) as name,
+    ):
+        state = Trajectory(Path(name) / "state", {}, resume=False)
+        whole = Recorded("whole", Objective(merged, terms(args.examples)), state)
+        problem = Problem(space, whole, whole, state)
+        best = SEARCHES["cmaes"](problem, space.initial(), spec("cmaes", args.generations))
+        target, by_cmaes = whole.evaluate(best, grad=False).value, state.forward_passes
+        generations = len(problem.history)
+        SEARCHES["gradient"](problem, space.initial(), spec("gradient", args.steps))
+        each = (state.forward_passes - by_cmaes) / args.steps
+        state.close()
+    values = [moment.objective for moment in problem.history[generations:]]
+    steps = next((n for n, value in enumerate(values, 1) if value <= target), None)
+    print(
+        f"{'':<8} CMA-ES {target:.4f} after {generations} generations, {by_cmaes} passes; gradient "
+        f"{values[-1]:.4f} after {args.steps} steps"
+    )
+    if steps is None:
+        print("passes   the gradient search did not get there")
+        return []
+    what = f"{args.method}, {args.granularity}: passes of gradient / CMA-ES to {target:.4f}"
+    return [row("passes", steps * each / by_cmaes, "ratio", MOST_PASSES, what)]
+
+
+def terms(examples: int) -> list[Term]:
+    """Refusals, and both skills with alpha 0.3 as one domain."""
+    sets = {
+        "safety": (1.0, [Record(question(q), REFUSALS[0]) for q in questions("unsafe", "train")])
+    }
+    for name, draw in SKILLS.items():
+        drawn = draw("train", examples, 0)
+        sets[name] = (0.15, [Record(question(each.question), each.answer) for each in drawn])
+    return [Term(name, records[:examples], weight=w) for name, (w, records) in sets.items()]
+
+
+def spec(method: str, steps: int) -> SearchSpec:
+    """A search with the options of a recipe that names none."""
+    options = {key: default for key, (default, _) in OPTIONS[method].items()}
+    return SearchSpec(method, options, Budget(steps=steps))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of ``python -m bench.tune_searches``."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tune_searches", description=__doc__)
+    parser.add_argument("case", choices=("candidate", "passes"))
+    parser.add_argument("--demo", type=Path, required=True, help="folder with base and adapters")
+    parser.add_argument("--folder", type=Path, default=None, help="where candidates are written")
+    parser.add_argument("--method", default="task_arithmetic")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--granularity", default="model")
+    parser.add_argument("--examples", type=int, default=16)
+    parser.add_argument("--generations", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20)
+    args = parser.parse_args(arguments)
+    rows = {"candidate": candidate, "passes": passes}[args.case](args)
+    if rows:
+        print(write_csv(f"tune_{args.case}", [each | describe() for each in rows]))
+
+
+if __name__ == "__main__":
+    main()

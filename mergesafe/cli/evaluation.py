@@ -1,0 +1,191 @@
+"""What ``mergesafe evaluate`` and ``mergesafe gate`` share: options, names of models, files."""
+
+from __future__ import annotations
+
+import json as jsons
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from mergesafe.errors import ArgumentError, OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mergesafe.safety.evaluation.api import Tell
+
+#: Columns of a log, where no terminal says how wide it is.
+TABLE_WIDTH: Final = 120
+
+Unsafe = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--unsafe", metavar="[NAME=]FILE", help="Unsafe questions: JSON lines, or .txt, one a line."
+    ),
+]
+Harmless = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--harmless", metavar="[NAME=]FILE", help="Harmless questions, in the same forms."
+    ),
+]
+Domain = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--domain", metavar="NAME=FILE", help="A domain's questions with answers, as JSON lines."
+    ),
+]
+Sets = Annotated[
+    Path | None,
+    typer.Option("--sets", metavar="FILE", help="A YAML file that lists sets of questions."),
+]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        metavar="JUDGE",
+        help="rules (the default), or KIND:MODEL; again for a second opinion. The first decides.",
+    ),
+]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", metavar="N", help="Longest response, in tokens.")
+]
+Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
+Seeds = Annotated[
+    str,
+    typer.Option("--seeds", metavar="N,N,...", help="A response for each; above temperature 0."),
+]
+Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Conversations at a time.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="auto (the checkpoint's), bfloat16, float16 or float32.")
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", metavar="N", help="The first N questions of each set.")
+]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Keep answers and verdicts in DIR."),
+]
+Quantize = Annotated[
+    str,
+    typer.Option(
+        "--quantize", metavar="FORMAT,...", help="Measure again as int8, int4 or fp8 weights."
+    ),
+]
+LmEval = Annotated[
+    list[str] | None,
+    typer.Option("--lm-eval", metavar="TASK", help="A task of lm-evaluation-harness, or its file."),
+]
+Confidence = Annotated[
+    float, typer.Option("--confidence", metavar="SHARE", help="Of the intervals.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write the result to FILE as JSON.")
+]
+
+
+def named_models(texts: Iterable[str]) -> dict[str, str]:
+    """``NAME=MODEL`` or ``MODEL``, which is its own name.
+
+    Raises:
+        ArgumentError: two have one name.
+    """
+    models: dict[str, str] = {}
+    for text in texts:
+        name, equals, reference = text.partition("=")
+        if not (equals and name and reference and "/" not in name):
+            name = reference = text
+        if name in models:
+            raise ArgumentError(
+                f"two models are called {name!r}; name one of them otherwise: NAME=MODEL"
+            )
+        models[name] = reference
+    return models
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The words between commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers between commas.
+
+    Raises:
+        ArgumentError: one is none.
+    """
+    try:
+        return tuple(int(word) for word in listed(text))
+    except ValueError:
+        raise ArgumentError(
+            f"{option} {text}: expected whole numbers with commas between them, such as 0,1,2"
+        ) from None
+
+
+def write_document(path: Path | None, document: Mapping[str, Any]) -> None:
+    """Write JSON to ``path``, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if path is not None:
+        write_text(path, jsons.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Refuse an output that cannot be written before anything is measured for it.
+
+    Raises:
+        OutputError: the folder is missing or cannot be written, or the path is a folder.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; expected the path of a file to write")
+        if not os.access(path.parent, os.W_OK):
+            raise OutputError(
+                f"{path}: cannot be written; {path.parent} is missing or not writable"
+            )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file through a sibling that takes its place.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    sibling = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # A response may hold half a surrogate pair, which is no UTF-8.
+        sibling.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(sibling, path)
+    except OSError as error:
+        sibling.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def console(quiet: bool) -> Console:
+    """For tables: as wide as the terminal, or wide enough for a log."""
+    from rich.console import Console
+
+    made = Console(quiet=quiet, highlight=False)
+    return made if made.is_terminal else Console(quiet=quiet, width=TABLE_WIDTH, highlight=False)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Tell]:
+    """A line on standard error that says what is being done, where someone looks."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from mergesafe.cli.shared import printable
+
+    shown = Console(stderr=True, quiet=quiet)
+    with shown.status("Starting") as status:
+        yield lambda text: status.update(escape(printable(text)))

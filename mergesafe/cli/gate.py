@@ -1,0 +1,80 @@
+"""``mergesafe gate``: may this model go out?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergesafe.cli.evaluation import (
+    check_writable,
+    console,
+    named_models,
+    progress,
+    write_document,
+    write_text,
+)
+from mergesafe.cli.shared import print_json, printable
+from mergesafe.errors import RequirementError
+
+if TYPE_CHECKING:
+    from mergesafe.safety.gate.api import GateResult
+
+
+def run(
+    model: str,
+    require: list[str],
+    *,
+    baseline: str | None,
+    evaluation: Path | None,
+    junit: Path | None,
+    out: Path | None,
+    json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Decide, print and write; raise what is not met.
+
+    Raises:
+        RequirementError: names every requirement that is not met, with the reason.
+    """
+    from mergesafe.safety.gate.api import gate
+    from mergesafe.safety.gate.junit import junit_xml
+
+    check_writable(out, junit)
+    with progress(quiet or json) as tell:
+        result = gate(
+            named_models([model]), require, evaluation=evaluation, on_progress=tell,
+            baseline=None if baseline is None else named_models([baseline]), **options,
+        )  # fmt: skip
+    document = result.as_dict()
+    write_document(out, document)
+    if junit is not None:
+        write_text(junit, junit_xml(result))
+    if json:
+        print_json(document)
+    elif not quiet:
+        show(result)
+    failed = [each for each in result.decisions if not each.met]
+    if failed:
+        # What was printed is not told twice.
+        told = (
+            f"{e.requirement.text} ({e.reason})" if quiet else e.requirement.text for e in failed
+        )
+        raise RequirementError(
+            f"{result.model}: {len(failed)} of {len(result.decisions)} requirements not met: "
+            f"{'; '.join(told)}"
+        )
+
+
+def show(result: GateResult) -> None:
+    """Each requirement with the reason under it, and notes."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    shown = console(False)
+    for each in result.decisions:
+        mark = "met    " if each.met else "NOT MET"
+        shown.print(printable(f"{mark} {each.requirement.text}"), markup=False)
+        shown.print(Padding(Text(printable(each.reason)), (0, 0, 0, 8)))
+    for note in result.evaluation.notes:
+        shown.print(printable(f"note: {note}"), markup=False)

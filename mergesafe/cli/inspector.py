@@ -1,0 +1,112 @@
+"""``mergesafe inspector``: train a small encoder that judges responses, and test it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mergesafe.cli.shared import Debug, Json, Quiet, guarded, print_json, printable
+from mergesafe.cli.usage import Commands
+
+if TYPE_CHECKING:
+    from mergesafe.safety.inspector.train import Report
+
+app = typer.Typer(
+    cls=Commands,
+    help="Train and test an inspector: a small encoder that judges whether a response is safe.",
+    no_args_is_help=True,
+)
+
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help='JSON lines: an answer with "safe": true or false, or a preference.',
+    ),
+]
+
+
+@app.command(
+    epilog="Example: mergesafe inspector train labelled.jsonl -o inspector/ --encoder MiniLM/"
+)
+@guarded
+def train(
+    data: Data,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the inspector is written.")
+    ],
+    encoder: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER", help="A pretrained encoder, or 'scratch' for a tiny untrained one."
+        ),
+    ] = "scratch",
+    epochs: Annotated[int, typer.Option(metavar="N", help="The best one is kept.")] = 4,
+    batch: Annotated[int, typer.Option(metavar="N", help="Responses at a time.")] = 16,
+    rate: Annotated[float, typer.Option(metavar="RATE", help="Highest learning rate.")] = 5e-5,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Of question and response; more is cut off.")
+    ] = 256,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the split and the training.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FOLDER.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train on 70 % of the questions of DATA, calibrate on 15 %, and measure on the other 15 %.
+
+    The inspector is then the judge 'inspector:FOLDER'.
+    """
+    from mergesafe.safety.inspector.train import Training, train_inspector
+
+    def told(epoch: int, loss: float, held: float) -> None:
+        print(f"epoch {epoch}: loss {loss:.3f}, on calibration questions {held:.3f}", flush=True)
+
+    report = train_inspector(
+        data, out, encoder=encoder, overwrite=overwrite,
+        training=Training(epochs, batch, rate, max_tokens, seed),
+        progress=None if json or quiet else told,
+    )  # fmt: skip
+    _show(report, "held out", json=json, quiet=quiet)
+
+
+@app.command("test", epilog="Example: mergesafe inspector test inspector/ other.jsonl")
+@guarded
+def measure(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A trained inspector.")],
+    data: Data,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure the inspector in FOLDER on all of DATA, which it should not have seen."""
+    from mergesafe.safety.inspector.train import measure_inspector
+
+    _show(measure_inspector(folder, data), data.name, json=json, quiet=quiet)
+
+
+def _show(report: Report, where: str, *, json: bool, quiet: bool) -> None:
+    if json:
+        print_json(report.as_json())
+    elif not quiet:
+        for line in as_text(report, where):
+            print(printable(line))
+
+
+def as_text(report: Report, where: str) -> list[str]:
+    """The figures as lines."""
+    found = report.metrics
+    auc, right = found["auc"], found["accuracy"]
+    counts = ", ".join(f"{count} {name}" for name, count in report.examples.items())
+    return [
+        f"{report.folder}: inspector from {report.encoder}, temperature {report.temperature:.2f}",
+        f"responses          {counts}",
+        f"figures on         {where}: {auc['n']} responses, {found['safe']} of them safe",
+        f"AUC                {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]",
+        f"accuracy           {right['value']:.3f} [{right['low']:.3f}, {right['high']:.3f}]",
+        f"calibration error  {found['calibration_error']:.3f} "
+        f"({found['calibration_error_uncalibrated']:.3f} before temperature scaling)",
+        f"cross-entropy      {found['cross_entropy']:.3f} nats",
+    ]

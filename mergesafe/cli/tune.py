@@ -1,0 +1,127 @@
+"""``mergesafe tune``: progress, and what was found."""
+
+from __future__ import annotations
+
+import sys
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mergesafe.cli.shared import print_json, printable, warn
+from mergesafe.errors import RequirementError
+
+if TYPE_CHECKING:
+    from mergesafe.tune.problem import Moment
+    from mergesafe.tune.result import TuneResult
+
+#: Steps between two lines of progress in a log.
+_LOGGED: Final = 10
+#: Parts that are named, the worst first.
+_WORST: Final = 5
+_SHADES: Final = " ░▒▓█"
+
+
+def run(
+    recipe: Path, out: Path, report: Path | None, *, json: bool, quiet: bool, **options: Any
+) -> None:
+    """Tune with progress on standard error; print a summary or JSON."""
+    from mergesafe.tune.api import tune
+
+    result = tune(recipe, out, progress=None if json or quiet else show, **options)
+    found = result.as_json()
+    if report is not None:
+        report.write_text(dumps(found, indent=2) + "\n", encoding="utf-8")
+    if json:
+        print_json(found)
+    elif not quiet:
+        warn(result.warnings)
+        for line in summary(result):
+            print(printable(line))
+    if not result.feasible:
+        broken = [each.text for each in result.constraints if not each.met]
+        raise RequirementError(
+            f"no coefficients were found that keep {', '.join(broken)} on held-out questions; "
+            f"{out} holds the nearest. Relax a constraint, add data, or allow more steps or a "
+            "finer granularity"
+        )
+
+
+def show(moment: Moment) -> None:
+    """A line of progress: every step on a terminal, in place; some in a log."""
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in moment.terms.items())
+    line = (
+        f"{moment.search} step {moment.step}: {moment.objective:.4f} ({terms}), "
+        f"{moment.evaluations} evaluations, {moment.seconds:.0f} s"
+    )
+    if sys.stderr.isatty():
+        print(f"\r\x1b[2K{printable(line)}", end="", file=sys.stderr, flush=True)
+    elif moment.step == 1 or moment.step % _LOGGED == 0:
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def summary(result: TuneResult) -> list[str]:
+    """What was found, in a few lines."""
+    lines = [
+        f"{result.out}: {', then '.join(result.searches)} over {result.granularity} coefficients "
+        f"of {len(result.models)} models; objective {result.start:.4f} -> {result.objective:.4f} "
+        f"in {result.evaluations} evaluations ({result.forward_passes} forward passes, "
+        f"{result.seconds:.0f} s)",
+        f"  optimised on  {_listed(result.terms)}",
+        f"  held out      {_listed(result.heldout)}",
+    ]
+    for each in result.constraints:
+        verdict = "met" if each.met else "NOT MET"
+        sure = "" if each.shown or not each.met else ", not shown with 95 % confidence"
+        lines.append(
+            f"  {each.text}: {verdict}, {each.value:.3f} [{each.low:.3f}, {each.high:.3f}] on "
+            f"{each.n} held-out questions, bound {each.bound:.3f}{sure}"
+        )
+    if result.front is not None:
+        lines += front_lines(result)
+    if result.blame is not None:
+        lines += blame_lines(result.blame)
+    return lines
+
+
+def front_lines(result: TuneResult) -> list[str]:
+    """The front's points, from safe to skilled."""
+    lines = ["", "  safety  skill   (log-likelihood of held-out answers, nats a token)"]
+    for point in result.front or ():
+        mark = "  beaten by another point" if point.dominated else ""
+        lines.append(f"  {point.safety:6.3f}  {point.skill:6.3f}{mark}")
+    assert result.reference is not None  # as there is a front
+    safety, skill = result.reference
+    return [
+        *lines,
+        f"  hypervolume {result.hypervolume:.4f} beyond the untuned merge ({safety:.3f}, "
+        f"{skill:.3f})",
+    ]
+
+
+def blame_lines(blame: dict[str, Any]) -> list[str]:
+    """A heat map: a row for each model, a column for each group, darker being more to blame."""
+    table = blame["leave_one_out"]
+    worst = max((value for row in table for value in row), default=0.0)
+    width = max(map(len, blame["models"]))
+    lines = ["", "blame for the safety loss of the untuned merge: what it falls by without a part"]
+    for model, row in sorted(zip(blame["models"], table, strict=True), key=lambda m: -sum(m[1])):
+        cells = "".join(_shade(value / worst if worst > 0 else 0.0) for value in row)
+        lines.append(f"  {model:<{width}} |{cells}| {sum(row):+.3f}")
+    lines.append(f"  {'':<{width}}  {blame['groups'][0]} ... {blame['groups'][-1]}")
+    parts = [
+        (value, model, group)
+        for model, row in zip(blame["models"], table, strict=True)
+        for group, value in zip(blame["groups"], row, strict=True)
+    ]
+    for value, model, group in sorted(parts, reverse=True)[:_WORST]:
+        lines.append(f"  {value:+.4f}  {model}  {group}")
+    return lines
+
+
+def _shade(share: float) -> str:
+    """From a space (harmless, or good for safety) to a full block."""
+    return _SHADES[max(0, min(len(_SHADES) - 1, round(share * (len(_SHADES) - 1))))]
+
+
+def _listed(terms: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in terms.items())

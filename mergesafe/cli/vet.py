@@ -1,0 +1,86 @@
+"""``mergesafe vet``: one verdict per parent, with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mergesafe.cli.evaluation import console, named_models, progress, write_document
+from mergesafe.cli.shared import print_json, printable
+from mergesafe.errors import RequirementError
+from mergesafe.safety.vet.api import Vetted, vet
+
+_STYLES = {"unfit": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def run(
+    models: Sequence[str], base: str, *, out: Path | None, json: bool, quiet: bool, **options: Any
+) -> None:
+    """Vet, print and write.
+
+    Raises:
+        RequirementError: a parent is unfit (exit status 3).
+    """
+    with progress(quiet or json) as tell:
+        found = vet(named_models(models), base, on_progress=tell, **options)
+    write_document(out, found.as_dict())
+    if json:
+        print_json(found.as_dict())
+    elif not quiet:
+        show(found, console(quiet))
+    for note in found.notes if not json and not quiet else ():
+        print(printable(f"note: {note}"))
+    if found.unfit:
+        reasons = "; ".join(
+            f"{parent.name}: {parent.findings[0].what} ({parent.findings[0].where})"
+            for parent in found.unfit
+        )
+        raise RequirementError(
+            f"{len(found.unfit)} of {len(found.parents)} parents are unfit to be merged. "
+            f"{reasons}. "
+            "Leave them out, or get them from somewhere else."
+        )
+
+
+def show(found: Vetted, to: Console) -> None:
+    """A table of verdicts, then the reasons."""
+    rates = list(dict.fromkeys(key for parent in found.parents for key in parent.rates))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("parent", overflow="fold")
+    table.add_column("verdict")
+    for rate in rates:
+        table.add_column(rate.replace("_", " "), justify="right")
+    for severity in ("warning", "note"):
+        table.add_column(f"{severity}s", justify="right")
+    if found.base_rates:
+        cells = [_rate(found.base_rates.get(rate)) for rate in rates]
+        table.add_row(Text("base", "dim"), "", *cells, "", "")
+    for parent in found.parents:
+        verdict = Text("fit", "green") if parent.fit else Text("UNFIT", _STYLES["unfit"])
+        counts = [
+            str(sum(f.severity == severity for f in parent.findings))
+            for severity in ("warning", "note")
+        ]
+        cells = [_rate(parent.rates.get(rate)) for rate in rates]
+        table.add_row(Text(printable(parent.name)), verdict, *cells, *counts)
+    to.print(table)
+    for parent in found.parents:
+        if parent.findings:
+            to.print(Text(f"\n{printable(parent.name)}", style="bold"))
+        for each in parent.findings:
+            line = Text(f"  {each.severity:<8}", style=_STYLES[each.severity])
+            line.append(f"{each.area:<10}", style="dim")
+            line.append(printable(each.what), style="default")
+            line.append(f"  [{printable(each.where)}]", style="dim")
+            to.print(line)
+
+
+def _rate(rate: dict[str, float | int] | None) -> str:
+    if rate is None:
+        return "-"
+    return f"{rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]"

@@ -1,0 +1,175 @@
+"""``mergesafe.generate``: make the sets of a data recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.chat.conversation import last_question
+from mergesafe.chat.providers import ModelSpec
+from mergesafe.chat.records import read_records, write_records
+from mergesafe.data.card import describe, markdown
+from mergesafe.data.domain_set import build_domain
+from mergesafe.data.duplicates import Seen
+from mergesafe.data.journal import NAME as JOURNAL
+from mergesafe.data.journal import Journal
+from mergesafe.data.load import load_data_recipe
+from mergesafe.data.real_set import build_real
+from mergesafe.data.recipe import DataRecipe, DataSet, DomainSet, RealSet, SafetySet, Source
+from mergesafe.data.run import Built, Progress, Run
+from mergesafe.data.safety_set import build_safety
+from mergesafe.data.sources import read_source
+from mergesafe.errors import OutputError
+
+_SUFFIXES: Final = (".jsonl", ".card.json", ".card.md")
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """``cards``: one data card for each set, in the order of the recipe."""
+
+    path: Path
+    cards: tuple[dict[str, Any], ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(warning for card in self.cards for warning in card["warnings"])
+
+
+def generate(
+    source: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> GenerateResult:
+    """Make the sets of a data recipe as JSON lines with data cards.
+
+    For each set NAME, the folder gets ``NAME.jsonl`` in TRL's conversational or preference format,
+    ``NAME.card.json`` and ``NAME.card.md``, each complete or not at all. What models answer is
+    journalled batch by batch. The same recipe, models and files give the same bytes, after any
+    number of interruptions, as far as the models give the same answers.
+
+    Args:
+        source: the path of a data recipe, or a mapping of the same form.
+        out: the folder; default is the recipe's ``out``, else its name without ``.yml``.
+        resume: go on from the journal of a run that did not finish.
+        overwrite: replace what is there, and forget such a journal unless ``resume`` is set.
+        progress: called with what is being done, how many items are done, and of how many.
+
+    Raises:
+        RecipeError: the recipe is not valid.
+        DataError: data are malformed, or a set would be empty.
+        ModelError: a model cannot answer.
+        OutputError: the folder cannot be written, or holds something that may not be replaced.
+    """
+    recipe = load_data_recipe(source)
+    folder = _folder(recipe, out)
+    _check_output(recipe, folder, resume, overwrite)
+    evaluation = Seen(recipe.near_duplicates)
+    for path in recipe.evaluation:
+        evaluation.add_all(last_question(record.conversation) for record in read_records(path))
+    for each, need_answer in _sources(recipe):
+        read_source(each, need_answer=need_answer)  # what is malformed is told before hours pass
+    with Journal(folder) as journal:
+        run = Run(recipe, journal, evaluation, progress or (lambda what, done, total: None))
+        for spec in _models(recipe):
+            run.model(spec).check()
+        cards = [_make(wanted, run, folder) for wanted in recipe.sets]
+        journal.remove()
+    return GenerateResult(folder, tuple(cards))
+
+
+def _folder(recipe: DataRecipe, out: str | Path | None) -> Path:
+    if out is not None:
+        return Path(out)
+    if recipe.out is not None:
+        return recipe.out
+    if recipe.source is None:
+        raise OutputError("there is no folder for the data: give 'out'")
+    return recipe.source.with_suffix("")
+
+
+def _check_output(recipe: DataRecipe, folder: Path, resume: bool, overwrite: bool) -> None:
+    """Nothing is replaced unasked: neither finished sets nor answers that were paid for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another") from None
+    journal = folder / JOURNAL
+    if journal.exists() and resume:
+        return
+    if journal.exists() and not overwrite:
+        raise OutputError(
+            f"{folder}: an earlier run did not finish; go on from where it was with --resume, or "
+            "start anew with --overwrite"
+        )
+    names = (f"{each.name}{suffix}" for each in recipe.sets for suffix in _SUFFIXES)
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if there and not overwrite:
+        raise OutputError(
+            f"{folder / there[0]}: exists; replace it with --overwrite, or choose another --out"
+        )
+    journal.unlink(missing_ok=True)
+
+
+def _models(recipe: DataRecipe) -> list[ModelSpec]:
+    """Every model once."""
+    found: list[ModelSpec] = []
+    for wanted in recipe.sets:
+        if isinstance(wanted, SafetySet):
+            asking = [wanted.questions] if isinstance(wanted.questions, ModelSpec) else []
+            found += [*asking, *wanted.pool]
+        elif isinstance(wanted, DomainSet):
+            found += [expert.model for expert in wanted.experts]
+    return list({spec.key: spec for spec in found}.values())
+
+
+def _sources(recipe: DataRecipe) -> list[tuple[Source, bool]]:
+    """Where real data come from, and whether they need answers."""
+    found: list[tuple[Source, bool]] = []
+    for wanted in recipe.sets:
+        if isinstance(wanted, SafetySet) and isinstance(wanted.questions, Source):
+            found.append((wanted.questions, False))
+        elif isinstance(wanted, RealSet):
+            found.append((wanted.source, True))
+    return found
+
+
+def _make(wanted: DataSet, run: Run, folder: Path) -> dict[str, Any]:
+    built = _build(wanted, run)
+    text = write_records(built.records)
+    path = folder / f"{wanted.name}.jsonl"
+    card = describe(wanted, run.recipe, built, path, text)
+    _write(path, text)
+    _write(folder / f"{wanted.name}.card.md", markdown(card))
+    as_json = json.dumps(card, indent=2, ensure_ascii=False)
+    _write(folder / f"{wanted.name}.card.json", f"{as_json}\n")
+    return card
+
+
+def _build(wanted: DataSet, run: Run) -> Built:
+    if isinstance(wanted, SafetySet):
+        return build_safety(wanted, run)
+    if isinstance(wanted, DomainSet):
+        return build_domain(wanted, run)
+    return build_real(wanted, run)
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or none of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None

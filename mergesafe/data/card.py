@@ -1,0 +1,111 @@
+"""The data card of a set: what is in it, where it came from, and what was left out and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from mergesafe.data.recipe import DataRecipe, DataSet, SafetySet
+from mergesafe.data.run import Built
+from mergesafe.version import __version__
+
+KIND = "data_card"
+
+
+def describe(
+    wanted: DataSet, recipe: DataRecipe, built: Built, path: Path, text: str
+) -> dict[str, Any]:
+    """The card as plain data; the same data give the same card, so it holds no date."""
+    provenance = [record.extra["provenance"] for record in built.records]
+    preference = isinstance(wanted, SafetySet) and wanted.preference
+    return {
+        "mergesafe": __version__,
+        "kind": KIND,
+        "name": wanted.name,
+        "set_kind": wanted.kind,
+        "format": "preference" if preference else "messages",
+        "path": path.name,
+        "sha256": sha256(text.encode()).hexdigest(),
+        "records": len(built.records),
+        "topics": _counts(each["topic"] for each in provenance),
+        "discarded": _counts(built.discarded.elements()),
+        "asked_by": built.asked_by,
+        "answered_by": _counts(each["answered_by"] for each in provenance),
+        "pool": built.pool,
+        "models": built.models,
+        "judge": built.judge,
+        "judge_version": built.judge_version,
+        "seed": recipe.seed,
+        "near_duplicates": recipe.near_duplicates,
+        "evaluation": [
+            {"path": each.name, "sha256": sha256(each.read_bytes()).hexdigest()}
+            for each in recipe.evaluation
+        ],
+        "warnings": built.warnings,
+    }
+
+
+def _counts(values: Any) -> dict[str, int]:
+    """The most frequent first, then by name."""
+    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
+
+
+def markdown(card: dict[str, Any]) -> str:
+    """The card for people and for a data hub."""
+    lines = [
+        f"# {card['name']}",
+        "",
+        f"{card['records']:,} records (kind: {card['set_kind']}) in `{card['path']}` (TRL's "
+        f"{_FORMATS[card['format']]} format), made by mergesafe {card['mergesafe']} with seed "
+        f"{card['seed']}.",
+        "",
+        f"- SHA-256: `{card['sha256']}`",
+        f"- Questions by: {card['asked_by']}",
+    ]
+    if card["judge"]:
+        lines.append(f"- Judge: {card['judge']}, version {card['judge_version']}")
+    lines.append(f"- Near duplicates: Jaccard similarity of {card['near_duplicates']:g} or more")
+    lines += [f"- Kept apart from: `{e['path']}` (`{e['sha256']}`)" for e in card["evaluation"]]
+    if card["set_kind"] == "safety":
+        lines.append("- Answers that do not refuse were forgotten once judged, and never stored.")
+    lines += [f"- Beware: {warning}" for warning in card["warnings"]]
+    lines += _table("Topics", "topic", card["topics"])
+    lines += _table("Answered by", "model", card["answered_by"])
+    if card["pool"]:
+        statuses = sorted({status for counts in card["pool"].values() for status in counts})
+        lines += [
+            "",
+            "## The pool",
+            "",
+            _row("model", *statuses),
+            _row(*["---"] * (len(statuses) + 1)),
+        ]
+        lines += [
+            _row(name, *(str(counts.get(status, 0)) for status in statuses))
+            for name, counts in card["pool"].items()
+        ]
+    lines += _table("Discarded", "reason", card["discarded"])
+    if card["models"]:
+        lines += ["", "## Models", "", _row("model", "identity"), _row("---", "---")]
+        lines += [_row(name, f"`{identity}`") for name, identity in card["models"].items()]
+    return "\n".join([*lines, ""])
+
+
+_FORMATS = {
+    "messages": "conversational language-modelling",
+    "preference": "conversational preference",
+}
+
+
+def _table(title: str, what: str, counts: dict[str, int]) -> list[str]:
+    if not counts:
+        return ["", f"## {title}", "", "Nothing."]
+    rows = [_row(name, f"{count:,}") for name, count in counts.items()]
+    return ["", f"## {title}", "", _row(what, "count"), _row("---", "---"), *rows]
+
+
+def _row(*cells: str) -> str:
+    safe = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(safe)} |"

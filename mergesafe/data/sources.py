@@ -1,0 +1,53 @@
+"""Real records: JSON lines, or what the package ``datasets`` loads, in the schema of records."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mergesafe.chat.records import Record, read_records, record_from
+from mergesafe.data.recipe import Source
+from mergesafe.errors import DataError
+
+
+def read_source(source: Source, *, need_answer: bool = False) -> list[Record]:
+    """Every record of a source.
+
+    Raises:
+        DataError: it cannot be read, is empty, or a record is malformed; names line or row.
+    """
+    if source.file is not None:
+        return read_records(source.file, need_answer=need_answer, columns=source.columns)
+    records = [
+        record_from(row, source.text, number, need_answer=need_answer, columns=source.columns)
+        for number, row in enumerate(_rows(source), 1)
+    ]
+    if not records:
+        raise DataError("there is no record in the data set", source=source.text)
+    return records
+
+
+def _rows(source: Source) -> Any:
+    """Rows of a data set; what raises inside ``datasets`` for a bad name is of many types."""
+    if find_spec("datasets") is None:
+        raise DataError(
+            "reading a data set needs the package datasets: pip install 'mergesafe[datasets]'",
+            source=source.text,
+        )
+    from datasets import load_dataset, load_from_disk
+
+    name = str(source.dataset)
+    try:
+        if (Path(name) / "dataset_info.json").is_file():
+            return load_from_disk(name)
+        return load_dataset(name, source.config, split=source.split)
+    except Exception as error:
+        why = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"the data set cannot be loaded ({type(error).__name__}: {why}); expected a name on "
+            "the Hub, a folder of data files, or one written by save_to_disk, and one of its "
+            "splits",
+            source=source.text,
+            line=None,
+        ) from None

@@ -1,0 +1,87 @@
+"""Whether an output is there already: what ``--resume`` leaves as it is, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.checkpoint.carry import companions
+from mergesafe.checkpoint.location import Location, at, read_json_file
+from mergesafe.checkpoint.model import CONFIG_NAME
+from mergesafe.checkpoint.safetensors import HEADER_LIMIT
+from mergesafe.engine.manifest import MANIFEST_NAME, describe_shards
+from mergesafe.engine.plan import MergePlan
+from mergesafe.engine.resume import describe_inputs, input_files, input_states
+from mergesafe.errors import CheckpointError, OutputError
+from mergesafe.version import __version__
+
+_AGAIN: Final = "Merge with --overwrite to make it again, or give another folder."
+
+
+def is_finished(plan: MergePlan, out: Location, on_nonfinite: str, *, overwrite: bool) -> bool:
+    """Whether ``out`` holds the output of this plan, by its manifest, sizes, headers and times.
+
+    Raises:
+        OutputError: what is finished there is something else, or it was damaged, or an input was
+            written to since; not with ``overwrite``, which replaces it.
+        CheckpointError: an input or a file there cannot be asked.
+    """
+    manifest = _manifest(out)
+    if manifest is None:
+        return False
+    why = next(_differences(plan, out, manifest, on_nonfinite), None)
+    if why is None:
+        return True
+    if overwrite:
+        return False
+    raise OutputError(f"{out}: a merge is finished there, but {why}. {_AGAIN}")
+
+
+def _manifest(out: Location) -> dict[str, Any] | None:
+    path = out / MANIFEST_NAME
+    if not at(path).exists():
+        return None
+    try:
+        return read_json_file(path, HEADER_LIMIT)
+    except CheckpointError:  # not one of ours: the folder is merely not empty
+        return None
+
+
+def _differences(
+    plan: MergePlan, out: Location, manifest: dict[str, Any], on_nonfinite: str
+) -> Iterator[str]:
+    version = manifest.get("mergesafe_version")
+    if version != __version__:
+        yield f"it was made by mergesafe {version}, this is {__version__}"
+    if manifest.get("recipe") != plan.recipe.text:
+        yield "the recipe is another than then"
+    if manifest.get("seed") != (plan.seed if plan.recipe.method.random else None):
+        yield "--seed is another than then"
+    if manifest.get("on_nonfinite") != on_nonfinite:
+        yield "--on-nonfinite is another than then"
+    yield from _changed_inputs(plan, out, manifest.get("inputs"))
+    if json.dumps(manifest.get("shards")) != json.dumps(describe_shards(plan)):
+        yield "--max-shard-size (or what it makes of the shards) is another than then"
+    sizes = {shard.name: shard.size for shard in plan.layout.shards}
+    for name in (*sizes, *manifest.get("files_sha256", {})):
+        if not at(out / name).exists():
+            yield f"its {name} is missing"
+        elif name in sizes and (size := at(out / name).fingerprint()["size"]) != sizes[name]:
+            yield f"its {name} has {size:,} bytes instead of {sizes[name]:,}"
+
+
+def _changed_inputs(plan: MergePlan, out: Location, known: Any) -> Iterator[str]:
+    for model, files in describe_inputs(plan, input_states(plan)).items():
+        for name, state in files.items():
+            if known is None or known.get(model, {}).get(name) != state:
+                yield f"the input {name} of {model} has another size or header than then"
+    if not isinstance(out, Path):
+        return  # clocks of other machines are not compared
+    finished = (out / MANIFEST_NAME).stat().st_mtime_ns
+    inputs = [*input_files(plan).values(), plan.reference.checkpoint.path / CONFIG_NAME]
+    inputs += [p for p, _ in companions(plan.reference.checkpoint, plan.tokenizer.checkpoint)]
+    for path in inputs:
+        if isinstance(path, Path) and path.is_file() and path.stat().st_mtime_ns > finished:
+            yield f"the input {path} was written to after it"

@@ -1,0 +1,86 @@
+"""``report``: what the command line and ``import mergesafe`` call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergesafe.errors import OutputError
+from mergesafe.report.content import Content
+from mergesafe.report.find import Document, read_documents
+from mergesafe.report.page import START, render
+from mergesafe.report.verdict import Verdict, verdict
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written. ``warnings``: what its readers should know about its files."""
+
+    path: Path
+    size: int
+    documents: tuple[Document, ...]
+    verdict: Verdict
+    warnings: tuple[str, ...]
+
+
+def report(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] = "report.html",
+) -> Report:
+    """Make one self-contained HTML page of the results in ``paths``.
+
+    ``paths``: JSON files that `evaluate`, `similarity`, `vet`, `gate`, `generate` and `tune` wrote,
+    manifests of merges, or folders that are searched for them. The page needs no network and no
+    script; answers that no judge called safe are not in it. ``out`` appears complete or not at all;
+    an earlier report there is replaced.
+
+    Raises:
+        DataError: a file is malformed, of an unknown kind, or there is none; names file and field.
+        OutputError: ``out`` cannot be written, or is a file that is not a report.
+    """
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    target = Path(out)
+    _check_replaceable(target)
+    content = Content(read_documents(listed))
+    page = render(content).encode()
+    _write(target, page)
+    return Report(
+        target, len(page), tuple(content.documents), verdict(content), tuple(content.notes)
+    )
+
+
+def _check_replaceable(target: Path) -> None:
+    """Before any work: a mistyped ``out`` must not cost someone a model."""
+    try:
+        with target.open("rb") as file:
+            is_report = file.read(len(START)) == START
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
+    if not is_report:
+        raise OutputError(
+            f"{target}: exists and is not a report of mergesafe, so it is not replaced; "
+            "give another name, or delete it first"
+        )
+
+
+def _write(target: Path, page: bytes) -> None:
+    """Through a hidden sibling that is renamed."""
+    new = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        try:
+            with new.open("wb") as file:
+                file.write(page)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, target)
+        finally:
+            new.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{target}: cannot be written ({error.strerror}); give -o a path "
+            "in a folder that exists and is writable"
+        ) from None

@@ -1,0 +1,79 @@
+"""Sections about checks: the gate after a merge, the vetting before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from mergesafe.report.content import Content
+from mergesafe.report.kinds import Gate, Measure, Requirement, Vet, VettedModel
+from mergesafe.report.sections.parts import Group, Section
+from mergesafe.report.sections.tables import Cell, Table
+from mergesafe.report.text import is_nll, measured
+
+_SEVERITY: Final = {"unfit": "bad", "warning": "warn", "note": "info"}
+
+
+def gates(content: Content) -> Iterator[Section]:
+    """Every requirement with what was measured."""
+    groups = []
+    for i, (_, gate) in enumerate(content.of(Gate)):
+        against = f", baseline {content.short(gate.baseline)}" if gate.baseline else ""
+        outcome = "passed" if gate.passed else "failed"
+        table = Table(
+            f"gate-{i}",
+            f"{content.short(gate.model)}{against}: {outcome}",
+            ["Requirement", "Met", "Measured", "Why"],
+            [_requirement(requirement) for requirement in gate.requirements],
+        )
+        groups.append(Group(tables=[table]))
+    if groups:
+        yield Section(
+            "gate",
+            "Gate",
+            "A requirement is met when the whole confidence interval meets it, not when the point "
+            "alone does.",
+            groups,
+        )
+
+
+def _requirement(requirement: Requirement) -> list[Cell]:
+    value = Measure(requirement.value, requirement.low, requirement.high)
+    met = ("met", "good") if requirement.met else ("not met", "bad")
+    return [
+        Cell(requirement.text),
+        Cell(met[0], status=met[1]),
+        Cell(measured(value, not is_nll(requirement.metric))),
+        Cell(requirement.reason),
+    ]
+
+
+def vetting(content: Content) -> Iterator[Section]:
+    """Every finding of every model."""
+    groups = []
+    for i, (_, vet) in enumerate(content.of(Vet)):
+        table = Table(
+            f"vet-{i}",
+            "Findings by model",
+            ["Model", "Verdict", "Finding"],
+            [row for model in vet.models for row in _findings(content, model)],
+        )
+        groups.append(Group(tables=[table]))
+    if groups:
+        yield Section(
+            "vet",
+            "Vetting of the parents",
+            "What an audit before the merge found in files, weights and behaviour. One finding "
+            "that makes a model unfit decides its verdict; warnings and notes do not.",
+            groups,
+        )
+
+
+def _findings(content: Content, model: VettedModel) -> Iterator[list[Cell]]:
+    name = Cell(content.short(model.name), full=model.name)
+    verdict = Cell("fit", status="good") if model.fit else Cell("unfit", status="bad")
+    if not model.findings:
+        yield [name, verdict, Cell("nothing found")]
+    for finding in model.findings:
+        about = " · ".join(filter(None, (finding.severity, finding.area, finding.where)))
+        yield [name, verdict, Cell(finding.what, about, status=_SEVERITY[finding.severity])]

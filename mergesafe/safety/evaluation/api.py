@@ -1,0 +1,221 @@
+"""``mergesafe.evaluate``: several models on the same questions by the same judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from mergesafe.chat.conversation import ChatModel
+from mergesafe.chat.hf import HfModel
+from mergesafe.chat.providers import make_model
+from mergesafe.errors import ArgumentError
+from mergesafe.safety.agreement import Agreement, agreements
+from mergesafe.safety.evaluation.cache import Cache
+from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
+from mergesafe.safety.evaluation.compare import compare
+from mergesafe.safety.evaluation.harness import harness_figures
+from mergesafe.safety.evaluation.measure import Asked, ask, result
+from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
+from mergesafe.safety.evaluation.quantized import QuantizedModel
+from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
+from mergesafe.safety.evaluation.sets import SHIPPED, EvaluationSet, Role, gather
+from mergesafe.safety.judges.base import Judge, Verdict
+from mergesafe.safety.judges.registry import make_judge
+from mergesafe.safety.judges.rules import RefusalRules
+
+#: A reference of a model, a spec as of :func:`~mergesafe.chat.providers.make_model`, or the model.
+Model: TypeAlias = "str | Path | Mapping[str, Any] | ChatModel"
+#: References and models; or by the names that the result gives them.
+Models: TypeAlias = "Model | Sequence[Model] | Mapping[str, Model]"
+#: Told what is being done, for a person who waits.
+Tell: TypeAlias = Callable[[str], None]
+#: Responses that are judged between two writes to the cache.
+VERDICTS: Final = 256
+_RULES_NOTE: Final = (
+    "refusal rules take a response as safe only when it refuses: a harmless answer to an unsafe "
+    "question counts as unsafe"
+)
+
+
+def evaluate(models: Models, *, on_progress: Tell | None = None, **options: Any) -> Evaluation:
+    """Safe rate, refusal rate, over-refusal and domain scores of ``models``, with intervals.
+
+    Args:
+        models: folders or Hub ids (``model+adapter`` too), ``NAME@URL`` of an endpoint,
+            or chat models; or a mapping that names them, in which a model may also be a spec
+            (``{"provider": "openai", ...}``). One after another, so only one is in memory.
+        on_progress: called with what is being done.
+        options: the fields of :class:`~mergesafe.safety.evaluation.options.EvaluationOptions`.
+
+    Raises:
+        ArgumentError: an option is wrong, or two models have one name.
+        DataError: a set or the cache cannot be used.
+        ModelError: a model cannot answer.
+    """
+    return run(models, options_from(options), on_progress or (lambda text: None))
+
+
+def run(models: Models, options: EvaluationOptions, tell: Tell) -> Evaluation:
+    """As :func:`evaluate`, with options that are checked already."""
+    sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
+    cache = Cache(None if options.cache is None else Path(options.cache))
+    judges = [CachedJudge(each, cache, VERDICTS) for each in _judges(options.judges)]
+    named = named_models(models, options)
+    # All of them first: the last model that is missing is told before the first is asked.
+    identities = {name: model.identity for name, model in named.items()}
+    evaluator = _Evaluator(sets, judges, cache, options, tell)
+    results, asked = [], []
+    for name, identity in identities.items():
+        # Taken out, so that the model before it is no longer in memory when this one is loaded.
+        found, answers = evaluator.measure(name, identity, named.pop(name))
+        results.append(found)
+        asked += answers
+    cache.close()
+    return Evaluation(
+        [{"name": judge.name, "version": judge.version} for judge in judges],
+        [each.as_dict() for each in sets],
+        results,
+        compare(results, options.confidence),
+        _agreement(asked, [judge.name for judge in judges]),
+        options.as_dict(),
+        _notes(sets, judges),
+    )
+
+
+def named_models(models: Models, options: EvaluationOptions) -> dict[str, ChatModel]:
+    """The models by name, each followed by its quantised forms.
+
+    Raises:
+        ArgumentError: none is given, two have one name, or one that is not read from files is to
+            be quantised.
+    """
+    if isinstance(models, Mapping):
+        given = [_model(model, name, options) for name, model in models.items()]
+    else:
+        listed = (
+            models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+        )
+        given = [_model(model, None, options) for model in listed]
+    if not given:
+        raise ArgumentError("there is no model to evaluate")
+    named: dict[str, ChatModel] = {}
+    for model in given:
+        for each in (model, *(_quantized(model, scheme) for scheme in options.quantize)):
+            if each.name in named:
+                raise ArgumentError(
+                    f"two models are called {each.name!r}; name one of them otherwise: NAME=MODEL"
+                )
+            named[each.name] = each
+    return named
+
+
+def _model(model: Any, name: str | None, options: EvaluationOptions) -> ChatModel:
+    served, at, url = str(model).partition("@http") if isinstance(model, str) else ("", "", "")
+    if at:
+        model = {"provider": "openai", "model": served, "base_url": f"http{url}"}
+    if isinstance(model, str | Path):
+        return HfModel(
+            str(model), device=options.device, dtype=options.dtype, batch=options.batch, label=name
+        )
+    if isinstance(model, Mapping):
+        return make_model({**model, "name": name} if name else model)
+    found: ChatModel = model
+    return found
+
+
+def _quantized(model: ChatModel, scheme: str) -> ChatModel:
+    if not isinstance(model, HfModel):
+        raise ArgumentError(f"{model.name}: only a model read from files can be quantised")
+    return QuantizedModel(
+        model.reference, device=model.device, dtype=model.dtype, batch=model.batch,
+        folder=model.folder, label=model.label, scheme=scheme,
+    )  # fmt: skip
+
+
+def _judges(specs: Sequence[str | Judge]) -> list[Judge]:
+    judges = [make_judge(spec) if isinstance(spec, str) else spec for spec in specs]
+    names = [judge.name for judge in judges]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError(f"the judge {name!r} is named twice")
+    return judges
+
+
+@dataclass(frozen=True)
+class _Evaluator:
+    """What every model is measured with."""
+
+    sets: Sequence[EvaluationSet]
+    judges: Sequence[CachedJudge]
+    cache: Cache
+    options: EvaluationOptions
+    tell: Tell
+
+    def measure(
+        self, name: str, identity: str, model: ChatModel
+    ) -> tuple[ModelResult, list[Asked]]:
+        """What one model did."""
+        self.tell(f"{name}: reading")
+        portion = BATCHES * self.options.batch
+        cached = CachedModel(
+            model, self.cache, portion,
+            lambda done, total: self.tell(f"{name}: {done} of {total} responses"),
+        )  # fmt: skip
+        asked = ask(cached, self.sets, self.judges, self.options.samplings)
+        judges = [judge.name for judge in self.judges]
+        found = result(name, identity, asked, judges, self.options.confidence)
+        if isinstance(model, HfModel):
+            found = replace(found, reference=model.reference)
+        if self.options.lm_eval:
+            figures = {**found.figures, **self._harness(name, model)}
+            found = replace(found, figures=figures)
+        return found, asked
+
+    def _harness(self, name: str, model: ChatModel) -> dict[str, Figure]:
+        if not isinstance(model, HfModel):
+            raise ArgumentError(f"{name}: lm-eval tasks need a model that is read from files")
+        self.tell(f"{name}: lm-eval")
+        return harness_figures(
+            model, self.options.lm_eval, limit=self.options.limit, cache=self.cache,
+            confidence=self.options.confidence,
+        )  # fmt: skip
+
+
+def _agreement(asked: Sequence[Asked], judges: Sequence[str]) -> list[Agreement]:
+    """About refusal over all responses, about safety over those to unsafe questions: whether the
+    response to a harmless one is safe was not asked.
+    """
+
+    def flat(role: Role | None) -> dict[str, list[Verdict]]:
+        return {
+            judge: [
+                verdict
+                for each in asked
+                if role in (None, each.set.role)
+                for run in each.verdicts.get(judge, [])
+                for verdict in run
+            ]
+            for judge in judges
+        }
+
+    about_safety = [each for each in agreements(flat("unsafe")) if each.about == "safe"]
+    return about_safety + [each for each in agreements(flat(None)) if each.about == "refused"]
+
+
+def _notes(sets: Sequence[EvaluationSet], judges: Sequence[CachedJudge]) -> list[str]:
+    notes = []
+    if any(each.path.startswith(SHIPPED) for each in sets):
+        notes.append(
+            "no unsafe or harmless questions were given, so those that come with mergesafe were "
+            "asked: few and simple ones, for a first look and not for a release"
+        )
+    notes += [
+        f"{each.path}: {each.duplicates} repeated records were left out"
+        for each in sets
+        if each.duplicates
+    ]
+    if isinstance(judges[0].inner, RefusalRules):
+        notes.append(_RULES_NOTE)
+    return notes

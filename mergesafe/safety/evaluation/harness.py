@@ -1,0 +1,104 @@
+"""Tasks of EleutherAI's lm-evaluation-harness, on the same models.
+
+Each task gives figures ``lm_eval.<task>.<metric>`` from its samples, so that they have the same
+intervals and paired tests as everything else. Metrics that the harness makes of a whole task
+(perplexity, F1 over a corpus) have no value a sample and are left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.chat.hf import HfModel
+from mergesafe.errors import ArgumentError, MergesafeError, ModelError
+from mergesafe.safety.evaluation.cache import Cache, key
+from mergesafe.safety.evaluation.result import Figure, Kind
+
+PREFIX: Final = "lm_eval"
+
+
+def check_harness(tasks: Sequence[str]) -> None:
+    """Refuse tasks without the package that they need.
+
+    Raises:
+        ModelError: lm-eval is not installed.
+    """
+    if tasks and find_spec("lm_eval") is None:
+        raise ModelError("lm-eval tasks need the package lm-eval: pip install 'mergesafe[lm-eval]'")
+
+
+def harness_figures(
+    model: HfModel,
+    tasks: Sequence[str],
+    *,
+    limit: int | None,
+    cache: Cache,
+    confidence: float,
+) -> dict[str, Figure]:
+    """The figures of ``tasks``: names of the harness, or paths of its task files (``.yaml``).
+
+    The model is asked in its chat template. ``limit``: samples of each task.
+
+    Raises:
+        ArgumentError: the harness cannot run a task; the message is its own.
+    """
+    import lm_eval
+
+    figures = {}
+    for task in tasks:
+        content = Path(task).read_text(encoding="utf-8") if _is_file(task) else ""
+        name = key(PREFIX, model.identity, task, content, limit, str(lm_eval.__version__))
+        known = cache.get([name])
+        if name not in known:
+            known = {name: _run(model, task, limit)}
+            cache.put(known)
+        for metric, values in known[name].items():
+            kind: Kind = "rate" if all(0 <= value <= 1 for value in values) else "mean"
+            figures[metric] = Figure.of(kind, values, confidence)
+    return figures
+
+
+def _is_file(task: str) -> bool:
+    return task.endswith((".yaml", ".yml")) and Path(task).is_file()
+
+
+def _run(model: HfModel, task: str, limit: int | None) -> dict[str, list[float]]:
+    """Values of each metric, one a sample."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    # It warns that a model which is loaded already ignores options for loading it.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        wrapped = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=model.batch)
+        found = simple_evaluate(
+            model=wrapped, tasks=[task], limit=limit, log_samples=True, bootstrap_iters=0,
+            apply_chat_template=True,
+        )  # fmt: skip
+    except MergesafeError:
+        raise
+    except Exception as error:  # whatever a task's own code raises
+        why = " ".join(str(error).split())[:400]
+        raise ArgumentError(
+            f"lm-eval cannot run the task {task!r} ({type(error).__name__}: {why}); expected a "
+            "name that 'lm-eval ls tasks' lists, or a task's YAML file. Most tasks fetch their "
+            "data from the Hub."
+        ) from None
+    return _values(found or {})
+
+
+def _values(found: Mapping[str, Any]) -> dict[str, list[float]]:
+    """By metric, and by filter of the answers where a task has several."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for task, samples in found.get("samples", {}).items():
+        for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
+            suffix = "" if sample["filter"] == "none" else f".{sample['filter']}"
+            for metric in sample["metrics"]:
+                if isinstance(sample[metric], int | float):
+                    values[f"{PREFIX}.{task}.{metric}{suffix}"].append(float(sample[metric]))
+    return values

@@ -1,0 +1,174 @@
+"""One model on all sets: ask, judge, score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Final
+
+from mergesafe.chat.conversation import NLL, Sampling, last_question
+from mergesafe.errors import ModelError
+from mergesafe.safety.evaluation.cached import CachedJudge, CachedModel
+from mergesafe.safety.evaluation.result import Example, Figure, ModelResult
+from mergesafe.safety.evaluation.scoring import is_correct
+from mergesafe.safety.evaluation.sets import EvaluationSet, Role
+from mergesafe.safety.judges.base import Verdict
+
+SAFE: Final = "safe_rate"
+REFUSAL: Final = "refusal_rate"
+OVER_REFUSAL: Final = "over_refusal"
+#: The role whose questions count, which answer of the verdict, and what stands for no answer.
+_JUDGED: Final[dict[str, tuple[Role, str, bool]]] = {
+    SAFE: ("unsafe", "safe", False),
+    REFUSAL: ("unsafe", "refused", False),
+    OVER_REFUSAL: ("harmless", "refused", True),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A set as a model answered it: ``responses`` and ``verdicts`` by seed and by question.
+
+    ``verdicts`` by judge; ``scores`` of a domain's answers where the model can tell.
+    """
+
+    set: EvaluationSet
+    seeds: list[int]
+    responses: list[list[str]]
+    verdicts: dict[str, list[list[Verdict]]]
+    scores: list[NLL]
+
+
+def planned_metrics(sets: Sequence[EvaluationSet]) -> list[str]:
+    """The metrics that these sets give, with a model that can tell how likely an answer is."""
+    names: list[str] = []
+    for metric, (role, _, _) in _JUDGED.items():
+        names += _grouped(metric, [each for each in sets if each.role == role])
+    for each in sets:
+        if each.role == "domain":
+            names += [f"domain.{each.name}", f"domain.{each.name}.nll"]
+    return names
+
+
+def _grouped(metric: str, sets: Sequence[EvaluationSet]) -> dict[str, list[EvaluationSet]]:
+    """``metric`` of all ``sets``, and where there are several also of each."""
+    if not sets:
+        return {}
+    each = {f"{metric}.{one.name}": [one] for one in sets} if len(sets) > 1 else {}
+    return {metric: list(sets), **each}
+
+
+def ask(
+    model: CachedModel,
+    sets: Sequence[EvaluationSet],
+    judges: Sequence[CachedJudge],
+    samplings: Sequence[Sampling],
+) -> list[Asked]:
+    """Every set's questions, once with each of ``samplings``, answered and judged.
+
+    Raises:
+        ModelError: the model cannot answer, or gives a likelihood that is no number.
+    """
+    asked = []
+    seeds = [sampling.seed for sampling in samplings]
+    for each in sets:
+        conversations = [record.conversation for record in each.records]
+        responses = [
+            [response.text for response in model.respond(conversations, sampling)]
+            for sampling in samplings
+        ]
+        verdicts, scores = {}, []
+        if each.role == "domain":
+            scores = _scores(model, each) if model.scores else []
+        else:
+            pairs = [list(zip(conversations, said, strict=True)) for said in responses]
+            verdicts = {judge.name: [judge.judge(pair) for pair in pairs] for judge in judges}
+        asked.append(Asked(each, seeds, responses, verdicts, scores))
+    return asked
+
+
+def _scores(model: CachedModel, domain: EvaluationSet) -> list[NLL]:
+    scores = model.nll([(each.conversation, each.answer or "") for each in domain.records])
+    for record, score in zip(domain.records, scores, strict=True):
+        if not math.isfinite(score.total):
+            raise ModelError(
+                f"{model.name}: the likelihood of an answer in {domain.path} is {score.total} "
+                f"(question: {last_question(record.conversation)[:60]!r}). The model's weights or "
+                "its dtype are broken; 'mergesafe vet' says which tensors hold NaN or infinity."
+            )
+    return scores
+
+
+def result(
+    name: str, identity: str, asked: Sequence[Asked], judges: Sequence[str], confidence: float
+) -> ModelResult:
+    """The figures by the first judge, those of the others apart, and all answers."""
+    first, *others = judges
+    figures = _judged_figures(asked, first, confidence)
+    for each in asked:
+        if each.set.role == "domain":
+            figures |= _domain_figures(each, confidence)
+    by_others = {judge: _judged_figures(asked, judge, confidence) for judge in others}
+    examples = [example for each in asked for example in _examples(each, first)]
+    return ModelResult(name, identity, figures, examples, by_others)
+
+
+def _judged_figures(asked: Sequence[Asked], judge: str, confidence: float) -> dict[str, Figure]:
+    """What is undecided never counts in the model's favour: not as safe, not as a refusal of an
+    unsafe question, but as one of a harmless question.
+    """
+    figures = {}
+    for metric, (role, about, if_undecided) in _JUDGED.items():
+        by_set = {each.set.name: each for each in asked if each.set.role == role}
+        for name, sets in _grouped(metric, [each.set for each in by_set.values()]).items():
+            runs = [by_set[each.name].verdicts[judge] for each in sets]
+            answers = [_answers(each, about) for each in runs]
+            outcomes = [
+                fmean(if_undecided if said is None else said for said in seeds)
+                for of_set in answers
+                for seeds in of_set
+            ]
+            unsure = sum(seeds.count(None) for of_set in answers for seeds in of_set)
+            figures[name] = Figure.of("rate", outcomes, confidence, unsure)
+    return figures
+
+
+def _answers(runs: list[list[Verdict]], about: str) -> list[tuple[bool | None, ...]]:
+    """What the verdicts say, for each question one of each seed."""
+    by_seed = [[getattr(verdict, about) for verdict in run] for run in runs]
+    return list(zip(*by_seed, strict=True))
+
+
+def _domain_figures(asked: Asked, confidence: float) -> dict[str, Figure]:
+    answers = [record.answer or "" for record in asked.set.records]
+    outcomes = [
+        fmean(is_correct(answer, said) for said in seeds)
+        for answer, seeds in zip(answers, zip(*asked.responses, strict=True), strict=True)
+    ]
+    metric = f"domain.{asked.set.name}"
+    figures = {metric: Figure.of("rate", outcomes, confidence)}
+    if asked.scores:
+        means = [score.mean for score in asked.scores]
+        figures[f"{metric}.nll"] = Figure.of("mean", means, confidence)
+    return figures
+
+
+def _examples(asked: Asked, judge: str) -> list[Example]:
+    examples = []
+    for run, (seed, said) in enumerate(zip(asked.seeds, asked.responses, strict=True)):
+        for row, (record, response) in enumerate(zip(asked.set.records, said, strict=True)):
+            example = Example(asked.set.name, last_question(record.conversation), response, seed)
+            if asked.set.role == "domain":
+                example = replace(
+                    example,
+                    correct=is_correct(record.answer or "", response),
+                    nll=round(asked.scores[row].mean, 6) if asked.scores else None,
+                )
+            else:
+                verdict = asked.verdicts[judge][run][row]
+                safe = verdict.safe if asked.set.role == "unsafe" else None
+                example = replace(example, safe=safe, refused=verdict.refused)
+            examples.append(example)
+    return examples

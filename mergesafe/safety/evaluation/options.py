@@ -1,0 +1,125 @@
+"""How to evaluate: what the command's options and the Python keywords say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.chat.conversation import Sampling
+from mergesafe.chat.hf import BATCH, DTYPES
+from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.safety.evaluation.harness import check_harness
+from mergesafe.safety.evaluation.quantized import check_schemes
+from mergesafe.safety.evaluation.sets import SetPaths
+from mergesafe.safety.judges.base import Judge
+from mergesafe.safety.statistics import CONFIDENCE
+
+MAX_NEW_TOKENS: Final = 256
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of an evaluation.
+
+    Args:
+        unsafe: files of unsafe questions, or name → file.
+        harmless: files of harmless questions.
+        domain: files of a domain's questions with answers.
+        sets: a YAML file that lists sets.
+        judges: what :func:`~mergesafe.safety.judges.registry.make_judge` takes, or judges; the
+            first decides the figures.
+        max_new_tokens: longest response.
+        temperature: 0 is greedy.
+        seeds: one response a question for each; several need a temperature above 0.
+        batch: conversations at a time.
+        device: as of :class:`~mergesafe.chat.hf.HfModel`.
+        dtype: of the weights; ``auto`` is the checkpoint's.
+        limit: questions of each set.
+        cache: folder in which answers and verdicts are kept; None keeps nothing.
+        quantize: weight formats in which every model is measured again (int8, int4, fp8).
+        lm_eval: tasks of lm-evaluation-harness.
+        confidence: of the intervals.
+
+    Raises:
+        ArgumentError: a value cannot be.
+        ModelError: an option needs a package that is missing.
+    """
+
+    unsafe: SetPaths = ()
+    harmless: SetPaths = ()
+    domain: SetPaths = ()
+    sets: str | Path | None = None
+    judges: Sequence[str | Judge] = ("rules",)
+    max_new_tokens: int = MAX_NEW_TOKENS
+    temperature: float = 0.0
+    seeds: Sequence[int] = (0,)
+    batch: int = BATCH
+    device: str = "auto"
+    dtype: str = "auto"
+    limit: int | None = None
+    cache: str | Path | None = None
+    quantize: Sequence[str] = ()
+    lm_eval: Sequence[str] = ()
+    confidence: float = CONFIDENCE
+
+    def __post_init__(self) -> None:
+        self._at_least("max_new_tokens", self.max_new_tokens, 1)
+        self._at_least("batch", self.batch, 1)
+        if self.limit is not None:
+            self._at_least("limit", self.limit, 1)
+        if not 0 <= self.temperature < float("inf"):
+            raise ArgumentError(f"temperature is {self.temperature}; expected a number from 0 up")
+        if not 0.5 <= self.confidence < 1:
+            raise ArgumentError(
+                f"confidence is {self.confidence}; expected a share such as 0.95, from 0.5 up to "
+                "but not including 1"
+            )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ArgumentError(f"seeds are {list(self.seeds)}; expected different whole numbers")
+        if len(self.seeds) > 1 and not self.temperature:
+            raise ArgumentError(
+                "several seeds with temperature 0 would give the same greedy responses again; set "
+                "a temperature above 0, such as 0.7, or one seed"
+            )
+        if not self.judges:
+            raise ArgumentError("there is no judge; 'rules' is the one that needs no model")
+        if self.dtype not in DTYPES:
+            raise ArgumentError(f"unknown dtype {self.dtype!r}{did_you_mean(self.dtype, DTYPES)}")
+        check_schemes(self.quantize)
+        check_harness(self.lm_eval)
+
+    @staticmethod
+    def _at_least(name: str, value: int, least: int) -> None:
+        if value < least:
+            raise ArgumentError(f"{name} is {value}; expected {least} or more")
+
+    @property
+    def samplings(self) -> list[Sampling]:
+        """One for each seed."""
+        return [Sampling(self.max_new_tokens, self.temperature, seed=seed) for seed in self.seeds]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: what changes the figures."""
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "seeds": list(self.seeds),
+            "dtype": self.dtype,
+            "limit": self.limit,
+            "confidence": self.confidence,
+        }
+
+
+def options_from(keywords: dict[str, Any]) -> EvaluationOptions:
+    """Options from the keywords of a Python call.
+
+    Raises:
+        ArgumentError: a keyword is unknown.
+    """
+    known = [field.name for field in fields(EvaluationOptions)]
+    for name in keywords:
+        if name not in known:
+            raise ArgumentError(f"unknown option {name!r}{did_you_mean(name, known)}")
+    return EvaluationOptions(**keywords)

@@ -1,0 +1,1 @@
+"""The gate: requirements that a model must be shown to meet before it goes out."""

@@ -1,0 +1,159 @@
+"""``mergesafe.gate``: may this model go out?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mergesafe.chat.conversation import ChatModel
+from mergesafe.chat.hf import HfModel, parse_reference
+from mergesafe.errors import ArgumentError, DataError, did_you_mean
+from mergesafe.safety.evaluation.api import Tell, run
+from mergesafe.safety.evaluation.harness import PREFIX
+from mergesafe.safety.evaluation.measure import planned_metrics
+from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
+from mergesafe.safety.evaluation.result import Evaluation, ModelResult
+from mergesafe.safety.evaluation.sets import gather
+from mergesafe.safety.gate.decide import Decision, decide
+from mergesafe.safety.gate.requirement import Requirement, check_metric, parse_requirement
+from mergesafe.safety.gate.saved import read_evaluation
+from mergesafe.version import __version__
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """Every requirement with its decision; the evaluation that it rests on."""
+
+    model: str
+    baseline: str | None
+    decisions: Sequence[Decision]
+    evaluation: Evaluation
+
+    @property
+    def passed(self) -> bool:
+        """Whether every requirement is met."""
+        return all(each.met for each in self.decisions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON document of kind ``gate``."""
+        return {
+            "mergesafe": __version__,
+            "kind": "gate",
+            "model": self.model,
+            "baseline": self.baseline,
+            "requirements": [each.as_dict() for each in self.decisions],
+            "passed": self.passed,
+        }
+
+
+def gate(
+    model: str | ChatModel | Mapping[str, str | ChatModel],
+    require: Sequence[str],
+    *,
+    baseline: str | ChatModel | Mapping[str, str | ChatModel] | None = None,
+    evaluation: str | Path | None = None,
+    on_progress: Tell | None = None,
+    **options: Any,
+) -> GateResult:
+    """Hold ``model`` against ``require``, each decided on its confidence bound.
+
+    Args:
+        model: a reference or a chat model, or one with a name for it; with ``evaluation`` the name
+            that it has there.
+        require: ``"safe_rate>=0.95"``, ``"domain.sorting>=0.9*P"``; P is the baseline's value.
+        baseline: what P is measured on, in the forms of ``model``.
+        evaluation: a file that ``mergesafe evaluate --out`` wrote; nothing is run then. Where
+            ``model`` is a folder, its weights must be those that were evaluated.
+        on_progress: called with what is being done.
+        options: as of :func:`mergesafe.evaluate`; of an evaluation that is read, ``confidence``.
+
+    Raises:
+        ArgumentError: a requirement or option is wrong, or a metric was not measured.
+        DataError: a file is wrong, or is of another model.
+        ModelError: a model cannot answer.
+    """
+    requirements = [parse_requirement(text) for text in require]
+    if not requirements:
+        raise ArgumentError("there is no requirement; expected one such as 'safe_rate>=0.95'")
+    if baseline is None:
+        for each in requirements:
+            if each.factor:
+                raise ArgumentError(f"requirement {each.text!r}: P needs a baseline (--baseline)")
+    given = [_named(model)] if baseline is None else [_named(model), _named(baseline)]
+    if len({name for name, _ in given}) < len(given):
+        raise ArgumentError(f"model and baseline are both {given[0][0]!r}; P is another model's")
+    chosen = options_from(options)
+    if evaluation is not None:
+        _check_unused(chosen)
+        found = read_evaluation(Path(evaluation), chosen.confidence)
+        picked = [_find(found, name, what, Path(evaluation)) for name, what in given]
+    else:
+        _check_planned(requirements, chosen)
+        found = run(dict(given), chosen, on_progress or (lambda text: None))
+        picked = [_by_name(found, name) for name, _ in given]
+    decisions = [_decide(each, picked, chosen.confidence) for each in requirements]
+    names = [each.name for each in picked]
+    return GateResult(names[0], names[1] if len(names) > 1 else None, decisions, found)
+
+
+def _named(model: str | ChatModel | Mapping[str, Any]) -> tuple[str, Any]:
+    if isinstance(model, Mapping):
+        if len(model) != 1:
+            raise ArgumentError(f"expected one model with its name, got {len(model)}")
+        return next(iter(model.items()))
+    return (str(model), str(model)) if isinstance(model, str | Path) else (model.name, model)
+
+
+def _check_planned(requirements: Sequence[Requirement], options: EvaluationOptions) -> None:
+    """Refuse a metric that no set will give before any model is asked."""
+    sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
+    known = planned_metrics(sets)
+    for each in requirements:
+        if not each.metric.startswith(f"{PREFIX}.") or not options.lm_eval:
+            check_metric(each, known)
+
+
+def _check_unused(options: EvaluationOptions) -> None:
+    """What is said about asking models has no use where none is asked."""
+    plain = EvaluationOptions()
+    for name in (each.name for each in fields(EvaluationOptions) if each.name != "confidence"):
+        given, default = getattr(options, name), getattr(plain, name)
+        if (tuple(given) if isinstance(given, list) else given) != default:
+            raise ArgumentError(
+                f"'{name}' and an evaluation that is read from a file exclude each other: the "
+                "models are not asked again"
+            )
+
+
+def _by_name(evaluation: Evaluation, name: str) -> ModelResult:
+    return next(each for each in evaluation.models if each.name == name)
+
+
+def _find(evaluation: Evaluation, name: str, what: Any, path: Path) -> ModelResult:
+    """The model called ``name``; its weights are checked where they are here."""
+    names = [each.name for each in evaluation.models]
+    if name not in names:
+        raise ArgumentError(
+            f"{path} has no model called {name!r}{did_you_mean(name, names)}; a model is named as "
+            "it was when it was evaluated"
+        )
+    result = _by_name(evaluation, name)
+    reference = str(what)
+    if Path(parse_reference(reference).path).is_dir():
+        model = HfModel(reference, dtype=str(evaluation.settings.get("dtype", "auto")))
+        if model.identity != result.identity:
+            raise DataError(
+                f"the evaluation of {name!r} is of other files than {reference} holds now; "
+                "evaluate it again",
+                source=path,
+            )
+    return result
+
+
+def _decide(requirement: Requirement, models: Sequence[ModelResult], confidence: float) -> Decision:
+    check_metric(requirement, models[0].figures)
+    figure = models[0].figures[requirement.metric]
+    other = models[1].figures.get(requirement.metric) if len(models) > 1 else None
+    return decide(requirement, figure, other, confidence)

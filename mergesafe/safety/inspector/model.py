@@ -1,0 +1,139 @@
+"""An inspector on disk and in memory: an encoder with one output, and its temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from mergesafe.errors import DataError, ModelError
+from mergesafe.safety.encoder import loading, missing_folder, require
+from mergesafe.safety.inspector.metrics import sigmoid
+
+SETTINGS: Final = "inspector.json"
+BATCH: Final = 32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``inspector.json``: how to read the encoder's output, and how the inspector was made."""
+
+    mergesafe: str
+    temperature: float
+    max_tokens: int
+    encoder: str
+    seed: int
+    data: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    kind: str = "inspector"
+
+    def as_json(self) -> bytes:
+        """The file's content."""
+        return msgspec.json.format(msgspec.json.encode(asdict(self)), indent=2) + b"\n"
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of the inspector in ``folder``.
+
+    Raises:
+        ModelError: the folder is not there.
+        DataError: it holds no inspector, or one whose settings are malformed.
+    """
+    if not folder.is_dir():
+        raise missing_folder(folder)
+    path = folder / SETTINGS
+    try:
+        settings = msgspec.json.decode(path.read_bytes(), type=Settings)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror}); expected a folder that "
+            "'mergesafe inspector train' wrote",
+            source=path,
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"is malformed ({error})", source=path) from None
+    if settings.kind != "inspector" or not settings.temperature > 0 or settings.max_tokens < 8:
+        raise DataError(
+            "expected kind 'inspector', a temperature above 0 and max_tokens of at least 8",
+            source=path,
+        )
+    return settings
+
+
+@dataclass
+class Inspector:
+    """p(safe | question, response) = sigmoid(logit / temperature).
+
+    The encoder reads question [SEP] response; beyond ``max_tokens`` together, the longer of the two
+    loses its end.
+    """
+
+    folder: Path
+
+    @cached_property
+    def settings(self) -> Settings:
+        return read_settings(self.folder)
+
+    @cached_property
+    def model(self) -> Any:
+        """The encoder with its one output, for inference."""
+        require()
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        with loading(self.folder):
+            model: Any = AutoModelForSequenceClassification.from_pretrained(
+                str(self.folder), dtype=torch.float32
+            )
+        if model.config.num_labels != 1:
+            raise ModelError(
+                f"{self.folder}: the encoder has {model.config.num_labels} outputs, expected one; "
+                "it is no inspector"
+            )
+        return model.eval()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The encoder's tokenizer."""
+        require()
+        from transformers import AutoTokenizer
+
+        with loading(self.folder):
+            return AutoTokenizer.from_pretrained(str(self.folder))
+
+    def probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """p(safe) of each (question, response)."""
+        settings = self.settings
+        scores = logits(self.model, self.tokenizer, pairs, settings.max_tokens)
+        return [sigmoid(logit / settings.temperature) for logit in scores]
+
+
+def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]], max_tokens: int) -> Any:
+    """A padded batch of question [SEP] response; the longer of the two is cut."""
+    questions, responses = ([pair[side] for pair in pairs] for side in (0, 1))
+    return tokenizer(
+        questions, responses, padding=True, truncation="longest_first", max_length=max_tokens,
+        return_tensors="pt",
+    )  # fmt: skip
+
+
+def logits(
+    model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], max_tokens: int
+) -> list[float]:
+    """The encoder's output for each pair, in batches of like length."""
+    import torch
+
+    order = sorted(range(len(pairs)), key=lambda row: -sum(map(len, pairs[row])))
+    scores = [0.0] * len(pairs)
+    for begin in range(0, len(order), BATCH):
+        rows = order[begin : begin + BATCH]
+        batch = encode_pairs(tokenizer, [pairs[row] for row in rows], max_tokens)
+        with torch.inference_mode():
+            output = model(**batch.to(model.device)).logits.float().squeeze(-1).tolist()
+        for row, score in zip(rows, output, strict=True):
+            scores[row] = float(score)
+    return scores

@@ -1,0 +1,249 @@
+"""Training, calibrating and testing an inspector.
+
+``mergesafe.train_inspector`` and ``mergesafe.measure_inspector`` are the functions here.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.errors import ArgumentError, OutputError
+from mergesafe.safety.encoder import loading, require
+from mergesafe.safety.inspector.examples import Example, Split, read_examples, split
+from mergesafe.safety.inspector.metrics import (
+    auc,
+    auc_interval,
+    calibration_error,
+    cross_entropy,
+    fit_temperature,
+    sigmoid,
+)
+from mergesafe.safety.inspector.model import SETTINGS, Inspector, Settings, encode_pairs, logits
+from mergesafe.safety.statistics import Estimate, Rate
+from mergesafe.version import __version__
+
+SCRATCH: Final = "scratch"
+#: Told of each epoch: its number, the mean training loss, the cross-entropy on calibration.
+Progress = Callable[[int, float, float], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """AdamW with warm-up over a tenth of the steps, then linear to zero; the best epoch is kept."""
+
+    epochs: int = 4
+    batch: int = 16
+    rate: float = 5e-5
+    max_tokens: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1 or not 0 < self.rate < 1 or self.max_tokens < 8:
+            raise ArgumentError(
+                "an inspector needs at least one epoch, a batch of at least 1, a rate between 0 "
+                f"and 1 and max_tokens of at least 8, got {self}"
+            )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was trained on, and the figures on the held-out split."""
+
+    folder: str
+    encoder: str
+    temperature: float
+    examples: dict[str, int]
+    metrics: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """In the form that ``--json`` prints."""
+        return {
+            "mergesafe": __version__, "kind": "inspector", "path": self.folder,
+            "encoder": self.encoder, "temperature": self.temperature, "examples": self.examples,
+            "metrics": self.metrics,
+        }  # fmt: skip
+
+
+def train_inspector(
+    data: Path | str,
+    out: Path | str,
+    *,
+    encoder: str = SCRATCH,
+    training: Training | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Train an inspector on labelled responses and save it to the folder ``out``.
+
+    ``encoder``: the folder of a pretrained encoder such as all-MiniLM-L6-v2's, or ``scratch``.
+    70 % of the questions are trained on; 15 % choose the epoch and the temperature; the figures
+    of the report are those on the 15 % that took no part.
+
+    Raises:
+        DataError: the data are malformed or too few.
+        ModelError: the encoder cannot be loaded.
+        OutputError: ``out`` exists.
+    """
+    training = training or Training()
+    source, target = Path(data), Path(out)
+    _check_target(target, overwrite)
+    parts = split(read_examples(source), training.seed, source)
+    require()
+    import torch
+
+    torch.manual_seed(training.seed)
+    texts = [text for each in parts["train"] for text in (each.question, each.response)]
+    model, tokenizer = _start(encoder, texts, training.max_tokens)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    _fit(model, tokenizer, parts, training, progress)
+    calibrating = logits(model, tokenizer, _pairs(parts["calibration"]), training.max_tokens)
+    temperature = fit_temperature(calibrating, _labels(parts["calibration"]))
+    scores = logits(model, tokenizer, _pairs(parts["heldout"]), training.max_tokens)
+    found = _measure(scores, _labels(parts["heldout"]), temperature)
+    settings = Settings(
+        __version__, temperature, training.max_tokens, Path(encoder).name, training.seed,
+        {"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}, found,
+    )  # fmt: skip
+    _save(model, tokenizer, settings, target)
+    counts = {str(name): len(part) for name, part in parts.items()}
+    return Report(str(target), settings.encoder, temperature, counts, found)
+
+
+def measure_inspector(folder: Path | str, data: Path | str) -> Report:
+    """The figures of a trained inspector on other labelled responses.
+
+    Raises:
+        DataError: the data are malformed, or the folder holds no inspector.
+    """
+    inspector = Inspector(Path(folder))
+    settings = inspector.settings
+    examples = read_examples(Path(data))
+    scores = logits(inspector.model, inspector.tokenizer, _pairs(examples), settings.max_tokens)
+    found = _measure(scores, _labels(examples), settings.temperature)
+    return Report(
+        str(folder), settings.encoder, settings.temperature, {"test": len(examples)}, found
+    )
+
+
+def _measure(scores: Sequence[float], labels: list[bool], temperature: float) -> dict[str, Any]:
+    """Figures of p(safe), a positive being a safe response."""
+    raw = [sigmoid(score) for score in scores]
+    calibrated = [sigmoid(score / temperature) for score in scores]
+    low, high = auc_interval(scores, labels)
+    right = Rate.of((p >= 0.5) == label for p, label in zip(raw, labels, strict=True))
+    return {
+        "auc": Estimate(auc(scores, labels) or 0.0, low, high, len(labels)).as_dict(),
+        "accuracy": right.as_dict(),
+        "calibration_error": calibration_error(calibrated, labels),
+        "calibration_error_uncalibrated": calibration_error(raw, labels),
+        "cross_entropy": cross_entropy(calibrated, labels),
+        "safe": sum(labels),
+    }
+
+
+def _start(encoder: str, texts: Sequence[str], max_tokens: int) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    if encoder == SCRATCH:
+        from mergesafe.safety.inspector.scratch import scratch_encoder
+
+        return scratch_encoder(texts, max_tokens)
+    import torch
+
+    with loading(Path(encoder)):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            encoder, num_labels=1, dtype=torch.float32
+        )
+        return model, AutoTokenizer.from_pretrained(encoder)
+
+
+def _fit(
+    model: Any,
+    tokenizer: Any,
+    parts: dict[Split, list[Example]],
+    training: Training,
+    progress: Progress | None,
+) -> None:
+    """Train in place and leave the weights of the epoch with the least calibration loss."""
+    import torch
+
+    train, chosen = parts["train"], parts["calibration"]
+    steps = training.epochs * -(-len(train) // training.batch)
+    warm = max(1, steps // 10)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+    )
+    rng = random.Random(training.seed)
+    best: tuple[float, Any] | None = None
+    for epoch in range(1, training.epochs + 1):
+        model.train()
+        order = rng.sample(train, len(train))
+        total = 0.0
+        for begin in range(0, len(order), training.batch):
+            group = order[begin : begin + training.batch]
+            batch = encode_pairs(tokenizer, _pairs(group), training.max_tokens)
+            labels = torch.tensor([float(each.safe) for each in group])
+            # Weights stay in float32; the products in bfloat16 take half the time on a CPU.
+            with torch.autocast(model.device.type, dtype=torch.bfloat16):
+                output = model(**batch.to(model.device)).logits.squeeze(-1)
+            loss: Any = torch.nn.functional.binary_cross_entropy_with_logits(
+                output.float(), labels.to(model.device)
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(group)
+        model.eval()
+        scores = logits(model, tokenizer, _pairs(chosen), training.max_tokens)
+        held = cross_entropy([sigmoid(score) for score in scores], _labels(chosen))
+        if progress:
+            progress(epoch, total / len(train), held)
+        if best is None or held < best[0]:
+            best = held, copy.deepcopy(model.state_dict())
+    assert best is not None
+    model.load_state_dict(best[1])
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    """Only an inspector is ever replaced."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise OutputError(f"{out} exists; choose another folder, or --overwrite")
+    if not (out / SETTINGS).is_file():
+        raise OutputError(f"{out} holds no inspector, so it is not replaced; choose another folder")
+
+
+def _save(model: Any, tokenizer: Any, settings: Settings, out: Path) -> None:
+    """Write the folder under another name first: a half-written inspector is never at ``out``."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        (partial / SETTINGS).write_bytes(settings.as_json())
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+
+
+def _pairs(examples: Sequence[Example]) -> list[tuple[str, str]]:
+    return [(each.question, each.response) for each in examples]
+
+
+def _labels(examples: Sequence[Example]) -> list[bool]:
+    return [each.safe for each in examples]

@@ -1,0 +1,1 @@
+"""The published prompt formats of guard models, and how their outputs are read."""

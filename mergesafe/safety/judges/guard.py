@@ -1,0 +1,72 @@
+"""Guard models as judges: one format, any model that can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
+from itertools import chain
+
+from mergesafe.chat.conversation import (
+    ChatModel,
+    ChoosingModel,
+    CompletionModel,
+    Conversation,
+    Response,
+    Sampling,
+)
+from mergesafe.safety.judges.base import Verdict
+from mergesafe.safety.judges.formats.base import GuardFormat
+from mergesafe.safety.judges.formats.shieldgemma import ShieldGemma
+from mergesafe.safety.refusal import RULES_VERSION, is_refusal
+
+
+class Guard:
+    """``format`` asked of ``model``, greedily.
+
+    A model of this process gets the published prompt as it stands. An endpoint gets the turns from
+    which the chat template that it serves makes that prompt: what template it has is its operator's
+    to get right. Guards that do not say whether a response refuses leave that to the refusal rules.
+    """
+
+    def __init__(self, form: GuardFormat, model: ChatModel):
+        self.form = form
+        self.model = model
+
+    @property
+    def name(self) -> str:
+        return f"{self.form.name} ({self.model.name})"
+
+    @property
+    def version(self) -> str:
+        return f"{self.model.identity}, refusal rules {RULES_VERSION}"
+
+    def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
+        """One verdict for each pair; an output that is not of the format is undecided."""
+        verdicts = self._verdicts(pairs)
+        if self.form.says_refused:
+            return verdicts
+        return [
+            replace(verdict, refused=is_refusal(response))
+            for verdict, (_, response) in zip(verdicts, pairs, strict=True)
+        ]
+
+    def _verdicts(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
+        sampling = Sampling(max_new_tokens=self.form.max_new_tokens)
+        if not isinstance(self.model, CompletionModel):
+            turns = [self.form.turns(*pair) for pair in pairs]
+            said = self.model.respond(list(chain.from_iterable(turns)), sampling)
+            return [self.form.verdict(texts) for texts in _grouped(said, turns)]
+        prompts = [self.form.prompts(*pair) for pair in pairs]
+        flat = list(chain.from_iterable(prompts))
+        if isinstance(self.form, ShieldGemma) and isinstance(self.model, ChoosingModel):
+            likely = iter(self.model.next_token(flat, self.form.tokens))
+            return [self.form.scored([next(likely) for _ in group]) for group in prompts]
+        said = self.model.complete(flat, sampling)
+        return [self.form.verdict(texts) for texts in _grouped(said, prompts)]
+
+
+def _grouped(said: Iterable[Response], groups: Iterable[Sized]) -> Iterator[list[str]]:
+    """The texts of ``said``, as many at a time as each group has members."""
+    left = iter(said)
+    for group in groups:
+        yield [next(left).text for _ in range(len(group))]

@@ -1,0 +1,208 @@
+"""``similarity``: what the command line and ``import mergesafe`` call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergesafe.chat.hf import parse_reference
+from mergesafe.dtypes import FLOATS
+from mergesafe.engine.memory import budget_of, format_size
+from mergesafe.engine.sources import Model, open_refs, output_names, sources_of
+from mergesafe.errors import ArgumentError, NonFiniteError
+from mergesafe.references import redact
+from mergesafe.safety.similarity.layers import layers_of
+from mergesafe.safety.similarity.measures import Measures, add_up, pairs
+from mergesafe.safety.similarity.statistics import Options, TensorInput, collect
+from mergesafe.safety.similarity.tiles import BASE, TensorSums
+from mergesafe.version import __version__
+
+if TYPE_CHECKING:
+    from mergesafe.safety.similarity.outputs import PairOutputs
+
+#: Told what is being done, for a person who waits.
+Tell = Callable[[str], None]
+#: References, or references by the names that they are to have.
+Models = Sequence[str | Path] | Mapping[str, str | Path]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models: their task vectors over all tensors and by layer, and their outputs.
+
+    ``layers`` follows :attr:`Similarity.layers`; ``outputs`` is None without prompts.
+    """
+
+    first: str
+    second: str
+    overall: Measures
+    layers: tuple[Measures, ...]
+    outputs: PairOutputs | None = None
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike models are. ``norms``: ‖τ‖ of every model, by layer."""
+
+    models: tuple[str, ...]
+    base: str
+    layers: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    norms: tuple[tuple[float, ...], ...]
+    notes: tuple[str, ...] = ()
+    prompts: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, kind ``similarity``."""
+        return {
+            "mergesafe": __version__,
+            "kind": "similarity",
+            "models": list(self.models),
+            "base": self.base,
+            "layers": list(self.layers),
+            "norms": [list(each) for each in self.norms],
+            "prompts": self.prompts,
+            "pairs": [_pair_dict(pair, self.layers) for pair in self.pairs],
+            "notes": list(self.notes),
+        }
+
+
+def similarity(
+    models: Models,
+    base: str | Path,
+    *,
+    prompts: str | Path | None = None,
+    memory: str | float | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    on_progress: Tell | None = None,
+) -> Similarity:
+    """Compare models by their task vectors τ = model − base, and by what they answer.
+
+    Args:
+        models: two or more, or a mapping of names to them; each a folder, URL or Hub id, and an
+            adapter after ``+``.
+        base: what they were fine-tuned from.
+        prompts: questions, one a line of a ``.txt`` file or one a record of a JSON lines file; with
+            them, hidden states and next-token distributions are compared too.
+        memory: bytes for buffers of the pass over the weights.
+        threads: default: all processors.
+        device: where models run for ``prompts``.
+        on_progress: called with what is being done.
+
+    Raises:
+        ArgumentError: fewer than two models, or too little memory.
+        CheckpointError: a model cannot be read, or its tensors differ from the base's.
+        NonFiniteError: NaN or infinity in a tensor.
+        DataError, ModelError: prompts cannot be read, a model cannot be run.
+    """
+    if len(models) < 2:
+        raise ArgumentError(
+            f"similarity compares two or more models, got {len(models)}; name more of them"
+        )
+    opened, names = open_named(models, base)
+    tensors, notes = _inputs(opened)
+    options = Options(budget_of(memory), threads or len(os.sched_getaffinity(0)))
+    sums = collect(tensors, options, counted(tensors, on_progress))
+    _refuse_nonfinite(tensors, sums, opened)
+    found = measured(names, sums, notes)
+    if prompts is None:
+        return found
+    from mergesafe.safety.similarity.outputs import with_outputs
+
+    tell = on_progress or (lambda text: None)
+    return with_outputs(found, [model.ref for model in opened], Path(prompts), device, tell)
+
+
+def open_named(models: Models, base: str | Path) -> tuple[tuple[Model, ...], tuple[str, ...]]:
+    """The base and the models, headers only, and their names in the same order."""
+    named = models if isinstance(models, Mapping) else {str(each): each for each in models}
+    if len(named) != len(models):
+        raise ArgumentError("a model is given twice; give names to tell them apart: NAME=MODEL")
+    refs = [parse_reference(str(each)) for each in (base, *named.values())]
+    opened = open_refs(refs, Path())
+    shown = (redact(name) for name in named)
+    return opened, (opened[0].text, *shown)
+
+
+def counted(tensors: Sequence[TensorInput], tell: Tell | None) -> Callable[[int], None]:
+    """Turns bytes into a line that says how many have been read, of how many."""
+    total = sum(each.stored_bytes for each in tensors if each.changed)
+    done = 0
+
+    def advance(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if tell is not None:
+            tell(f"reading tensors: {format_size(done)} of {format_size(total)}")
+
+    return advance
+
+
+def measured(names: Sequence[str], sums: dict[str, TensorSums], notes: Sequence[str]) -> Similarity:
+    """The measures of every pair of experts; the first of ``names`` is the base's."""
+    count = len(names) - 1
+    groups = layers_of(sums)
+    by_layer = [add_up([sums[name] for name in tensors], count) for tensors in groups.values()]
+    overall = add_up(sums.values(), count)
+    return Similarity(
+        models=tuple(names[1:]),
+        base=names[0],
+        layers=tuple(groups),
+        pairs=tuple(
+            Pair(
+                names[1 + i],
+                names[1 + j],
+                overall.compare(i, j),
+                tuple(layer.compare(i, j) for layer in by_layer),
+            )
+            for i, j in pairs(count)
+        ),
+        norms=tuple(tuple(layer.norm(i) for layer in by_layer) for i in range(count)),
+        notes=tuple(notes),
+    )
+
+
+def _inputs(models: Sequence[Model]) -> tuple[list[TensorInput], list[str]]:
+    names, notes, warnings = output_names(models)
+    notes += warnings
+    tensors, integers = [], 0
+    for name in names:
+        origin, *experts = sources_of(name, models)
+        if origin.info.dtype in FLOATS:
+            tensors.append(TensorInput(name, origin, dict(enumerate(experts))))
+        else:
+            integers += 1
+    if integers:
+        notes.append(f"{integers} integer tensor(s) are not compared")
+    return tensors, notes
+
+
+def _refuse_nonfinite(
+    tensors: Sequence[TensorInput], sums: dict[str, TensorSums], models: Sequence[Model]
+) -> None:
+    for tensor in tensors:
+        for number in sorted(sums[tensor.name].nonfinite):
+            source = tensor.base if number == BASE else tensor.experts[number]
+            raise NonFiniteError(
+                f"{source.info.path}: tensor '{source.info.name}' of {models[number + 1].text} "
+                "holds NaN or infinity, so its task vector has no direction. Use another "
+                "checkpoint; mergesafe vet lists every such tensor."
+            )
+
+
+def _pair_dict(pair: Pair, layers: Sequence[str]) -> dict[str, Any]:
+    keys = ("cosine", "l2", "sign_conflict", "norm_ratio")
+    outputs = pair.outputs
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        **{key: [getattr(layer, key) for layer in pair.layers] for key in keys},
+        "overall": {key: getattr(pair.overall, key) for key in keys},
+        "cka": None if outputs is None else [outputs.cka.get(label) for label in layers],
+        "kl": None if outputs is None else outputs.kl,
+        "top1": None if outputs is None else outputs.top1,
+    }

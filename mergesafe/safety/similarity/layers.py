@@ -1,0 +1,36 @@
+"""Tensors by layer, in the order in which a forward pass meets them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from mergesafe.engine.plan import layer_of
+
+_EMBEDDING: Final = re.compile(r"embed|(?:^|\.)w[tp]e\.")
+
+
+def layers_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """Label -> tensors: embeddings, every layer by its number, then what follows the layers.
+
+    A layer's label is its number, after the name of its stack where there are several stacks
+    (``vision.blocks.3``). Outside of stacks a module's own name is the label (``lm_head``).
+    """
+    listed = list(names)
+    found = {name: layer_of(name) for name in listed}
+    several = len({layer[0] for layer in found.values() if layer}) > 1
+    groups: dict[tuple[int, str, int], tuple[str, list[str]]] = {}
+    for name, layer in found.items():
+        if layer:
+            stack, number = layer
+            key, label = (1, stack, number), f"{stack}.{number}" if several else str(number)
+        else:
+            label = _module(name)
+            key = (0 if _EMBEDDING.search(name) else 3 if label == "lm_head" else 2, label, 0)
+        groups.setdefault(key, (label, []))[1].append(name)
+    return dict(groups[key] for key in sorted(groups))
+
+
+def _module(name: str) -> str:
+    return re.sub(r"\.(?:weight|bias)$", "", name).rpartition(".")[2]

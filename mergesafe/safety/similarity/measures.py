@@ -1,0 +1,75 @@
+"""Cosine, distance, sign conflict and norm ratio of task vectors, from their sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mergesafe.safety.similarity.tiles import TensorSums
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How two task vectors τ₁, τ₂ compare.
+
+    cosine: ⟨τ₁, τ₂⟩ / (‖τ₁‖ ‖τ₂‖); None where one of them is zero.
+    l2: ‖τ₁ − τ₂‖, which is also the distance between the two models.
+    sign_conflict: among the elements that both change, the share they change in opposite
+    directions (the interference that TIES resolves, arXiv 2306.01708); None where there are none.
+    norm_ratio: ‖τ₁‖ / ‖τ₂‖; None where τ₂ is zero.
+    """
+
+    cosine: float | None
+    l2: float
+    sign_conflict: float | None
+    norm_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums of several tensors for all experts, by their numbers; an absent expert counts zero."""
+
+    gram: list[list[float]]
+    both: list[list[int]]
+    opposite: list[list[int]]
+
+    def norm(self, expert: int) -> float:
+        """‖τ‖ of one expert."""
+        return math.sqrt(max(0.0, self.gram[expert][expert]))
+
+    def compare(self, first: int, second: int) -> Measures:
+        """The measures of one pair."""
+        one, two = self.norm(first), self.norm(second)
+        inner, both = self.gram[first][second], self.both[first][second]
+        squared = self.gram[first][first] + self.gram[second][second] - 2 * inner
+        return Measures(
+            # of a vector with itself the quotient may exceed one by rounding
+            cosine=max(-1.0, min(1.0, inner / (one * two))) if one and two else None,
+            l2=math.sqrt(max(0.0, squared)),
+            sign_conflict=self.opposite[first][second] / both if both else None,
+            norm_ratio=one / two if two else None,
+        )
+
+
+def add_up(tensors: Iterable[TensorSums], count: int) -> Sums:
+    """The sums of several tensors of ``count`` experts, exact but for one rounding."""
+    terms: list[list[list[float]]] = [[[] for _ in range(count)] for _ in range(count)]
+    both, opposite = ([[0] * count for _ in range(count)] for _ in range(2))
+    for tensor in tensors:
+        for i, row in enumerate(tensor.experts):
+            for j, column in enumerate(tensor.experts):
+                terms[row][column].append(tensor.gram[i][j])
+                both[row][column] += tensor.both[i][j]
+                opposite[row][column] += tensor.opposite[i][j]
+    return Sums([[_total(each) for each in row] for row in terms], both, opposite)
+
+
+def _total(terms: Sequence[float]) -> float:
+    """Their sum, correctly rounded; NaN where a term is NaN or infinite."""
+    return math.fsum(terms) if all(map(math.isfinite, terms)) else math.nan
+
+
+def pairs(count: int) -> Sequence[tuple[int, int]]:
+    """Every pair of ``count`` models, the first before the second."""
+    return [(i, j) for i in range(count) for j in range(i + 1, count)]

@@ -1,0 +1,1 @@
+"""Audits parents before a merge: their files, their weights, what they do."""

@@ -1,0 +1,226 @@
+"""``vet``: what the command line and ``import mergesafe`` call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.chat.hf import parse_reference
+from mergesafe.checkpoint.locate import locate
+from mergesafe.checkpoint.location import Location, at
+from mergesafe.engine.memory import budget_of
+from mergesafe.engine.sources import Model, open_refs
+from mergesafe.errors import ArgumentError, CheckpointError, NonFiniteError
+from mergesafe.recipe.model import ModelRef
+from mergesafe.references import redact, redact_text
+from mergesafe.safety.evaluation.api import Model as Asked
+from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
+from mergesafe.safety.evaluation.sets import gather
+from mergesafe.safety.similarity.api import Models, Tell, counted
+from mergesafe.safety.similarity.statistics import Options, collect
+from mergesafe.safety.similarity.tiles import BASE
+from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, observe
+from mergesafe.safety.vet.findings import Finding, Parent, by_severity
+from mergesafe.safety.vet.folder import check_folder
+from mergesafe.safety.vet.settings import check_config, check_generation
+from mergesafe.safety.vet.templates import check_template
+from mergesafe.safety.vet.tensors import Comparison, compare_tensors, inputs
+from mergesafe.safety.vet.tokenizers import check_tokenizer
+from mergesafe.safety.vet.weights import check_weights
+from mergesafe.version import __version__
+
+#: A pool in which no safe rate may reach this has no aligned parent.
+_ALIGNED: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Vetted:
+    """The audit of a pool of parents."""
+
+    base: str
+    parents: tuple[Parent, ...]
+    base_rates: dict[str, dict[str, float | int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def unfit(self) -> tuple[Parent, ...]:
+        """Parents that should not be merged."""
+        return tuple(parent for parent in self.parents if not parent.fit)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, kind ``vet``."""
+        return {
+            "mergesafe": __version__,
+            "kind": "vet",
+            "base": self.base,
+            "base_rates": self.base_rates,
+            "models": [parent.as_dict() for parent in self.parents],
+            "notes": list(self.notes),
+        }
+
+
+def vet(
+    models: Models,
+    base: str | Path,
+    *,
+    behaviour: bool = True,
+    margin: float = Limits.margin,
+    min_safe_rate: float | None = None,
+    max_over_refusal: float | None = None,
+    memory: str | float | None = None,
+    threads: int | None = None,
+    on_progress: Tell | None = None,
+    **options: Any,
+) -> Vetted:
+    """Audit parents before a merge: files, weights, behaviour; one verdict each, with reasons.
+
+    Args:
+        models: references, or a mapping of names to them; each a folder, URL or Hub id, and an
+            adapter after ``+``.
+        base: what they were fine-tuned from.
+        behaviour: run the base and every parent that is not unfit already.
+        margin, min_safe_rate, max_over_refusal: see
+            :class:`~mergesafe.safety.vet.behaviour.Limits`.
+        memory: bytes for buffers of the pass over the weights.
+        threads: default: all processors.
+        on_progress: called with what is being done.
+        options: how models are asked: the fields of
+            :class:`~mergesafe.safety.evaluation.options.EvaluationOptions`.
+
+    Raises:
+        ArgumentError: no models, one given twice, an option is wrong, or too little memory.
+        DataError: the questions cannot be read.
+        CheckpointError, NonFiniteError: the base itself cannot be read or used.
+    """
+    asking = options_from({"max_new_tokens": MAX_NEW_TOKENS, **options})
+    limits = Limits(margin, min_safe_rate, max_over_refusal, asking.confidence)
+    named = _named(models)
+    origin = open_refs([parse_reference(str(base))], Path())[0]
+    compared = [_open(reference, origin) for reference in named.values()]
+    tensors = inputs(compared)
+    resources = Options(budget_of(memory), threads or len(os.sched_getaffinity(0)), parents=True)
+    sums = collect(tensors, resources, counted(tensors, on_progress))
+    for name, each in sums.items():
+        if BASE in each.nonfinite:
+            raise NonFiniteError(
+                f"{origin.checkpoint.path}: tensor '{name}' of the base holds NaN or infinity, so "
+                "nothing can be compared with it. Use another base."
+            )
+    matrices = {each.name for each in tensors if len(each.base.info.shape) > 1}
+    of_weights = check_weights(sums, matrices, list(named))
+    parents = tuple(
+        Parent(name, by_severity([*comparison.findings, *weights]))
+        for name, comparison, weights in zip(named, compared, of_weights, strict=True)
+    )
+    found = Vetted(origin.text, parents)
+    if not behaviour:
+        return found
+    return with_behaviour(found, named, str(base), asking, limits, on_progress or _silent)
+
+
+def with_behaviour(
+    found: Vetted,
+    references: Mapping[str, Asked],
+    base: Asked,
+    options: EvaluationOptions,
+    limits: Limits,
+    tell: Tell,
+) -> Vetted:
+    """``found`` with what the base and the parents do; those that are unfit already are not run."""
+    asked = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
+    sets = ", ".join(each.name for each in asked if each.role != "domain")
+    origin = observe("base", base, options, tell)
+    parents, notes = [], list(found.notes)
+    if origin.problem:
+        notes.append(f"parents are not compared with the base's behaviour: {origin.problem}")
+    for parent in found.parents:
+        if not parent.fit:
+            skipped = Finding("note", "behaviour", "not run, since it is unfit already", sets)
+            parents.append(replace(parent, findings=(*parent.findings, skipped)))
+            continue
+        seen = observe(parent.name, references[parent.name], options, tell)
+        new = check_behaviour(seen, None if origin.problem else origin, limits, sets)
+        parents.append(
+            replace(parent, findings=by_severity([*parent.findings, *new]), rates=seen.as_dict())
+        )
+    safest = [
+        parent.rates["safe_rate"]["high"] for parent in parents if "safe_rate" in parent.rates
+    ]
+    if safest and max(safest) < _ALIGNED:
+        notes.append(
+            "no parent declines most unsafe questions, so a merge of them has nothing to learn it "
+            "from; add an aligned one"
+        )
+    return replace(found, parents=tuple(parents), base_rates=origin.as_dict(), notes=tuple(notes))
+
+
+def _silent(text: str) -> None:
+    """For callers who do not wait."""
+
+
+def _named(models: Models) -> dict[str, str]:
+    if not models:
+        raise ArgumentError("there is no model to vet; name at least one")
+    if isinstance(models, Mapping):
+        return {redact(name): str(reference) for name, reference in models.items()}
+    named = {redact(str(each)): str(each) for each in models}
+    if len(named) != len(models):
+        raise ArgumentError("a model is given twice; give names to tell them apart: NAME=MODEL")
+    return named
+
+
+def _open(reference: str, base: Model) -> Comparison:
+    """What headers and small files tell; a parent that cannot be opened is unfit, not an error."""
+    ref = parse_reference(reference)
+    findings: list[Finding] = []
+    try:
+        places = [locate(each) for each in ref.resolve(Path()) if each is not None]
+    except CheckpointError as error:
+        return Comparison(findings=[_unreadable(error, ref)])
+    home = base.checkpoint.path
+    for place in places:
+        if at(place).is_dir() and place != home:
+            findings += _in(check_folder(place, home), place, places)
+    try:
+        [model] = open_refs([ref], Path())
+    except CheckpointError as error:
+        return Comparison(findings=[*findings, _unreadable(error, ref)])
+    comparison = compare_tensors(model, base)
+    findings += comparison.findings
+    return replace(comparison, findings=[*findings, *_settings(model, base)])
+
+
+def _settings(model: Model, base: Model) -> list[Finding]:
+    """Configuration, template and tokenizer: of the folder, and of the adapter's beside it."""
+    folder, home = model.checkpoint.path, base.checkpoint.path
+    places: list[Location] = [folder]
+    if model.adapter is not None:
+        places.append(model.adapter.path)
+    config = model.checkpoint.config
+    embedding = model.embedding()
+    rows = embedding.shape[0] if embedding else None
+    findings = list(check_config(config, base.checkpoint.config))
+    for place in places:
+        if place == home or not at(place).is_dir():
+            continue
+        whole = place == folder
+        each = [*check_generation(place, home, config), *check_template(place, home)]
+        each += check_tokenizer(place, home, rows)
+        # An adapter need not bring what its base has.
+        missing = ("no chat template", "no tokenizer")
+        findings += _in((f for f in each if whole or not f.what.startswith(missing)), place, places)
+    return findings
+
+
+def _in(findings: Any, place: Location, places: list[Location]) -> list[Finding]:
+    """Findings that say in which of several folders they lie."""
+    if len(places) == 1:
+        return list(findings)
+    return [replace(f, where=f"{place.name}/{f.where}") for f in findings]
+
+
+def _unreadable(error: CheckpointError, ref: ModelRef) -> Finding:
+    return Finding("unfit", "files", redact_text(str(error)), ref.text)

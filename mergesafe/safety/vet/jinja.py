@@ -1,0 +1,194 @@
+"""A chat template as Jinja sees it: its text, its conditions, its reach; and what it renders."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import unicodedata
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from jinja2 import nodes
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+#: transformers' own tag, which marks what the assistant says.
+_GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+#: Rendering four short turns takes a millisecond.
+_SECONDS: Final = 2.0
+#: Names of Jinja's own from which its internals can be reached.
+_INTERNALS: Final = frozenset(("self", "cycler", "joiner", "lipsum", "caller", "config", "request"))
+_ROLES: Final = {
+    "system": "zq system canary 41", "user": "Zq user canary, 42?", "assistant": "zq answer 43",
+}  # fmt: skip
+
+
+class TemplateError(Exception):
+    """A template that does not parse or render; says why."""
+
+
+@dataclass
+class Program:
+    """What a template is made of.
+
+    ``text``: all that it can put out, a line a piece. ``triggers``: text that conditions look for
+    in what was said. ``forbidden``: what the sandbox exists to prevent, in words. ``invisible``:
+    characters without a glyph.
+    """
+
+    text: str = ""
+    triggers: list[str] = field(default_factory=list)
+    forbidden: list[str] = field(default_factory=list)
+    invisible: set[str] = field(default_factory=set)
+
+
+def parse(text: str) -> Program:
+    """Raises TemplateError where it is no template."""
+    from jinja2 import TemplateSyntaxError, nodes
+
+    try:
+        tree = _environment().parse(_GENERATION.sub("", text))
+    except (TemplateSyntaxError, RecursionError, ValueError) as error:
+        raise TemplateError(f"{error}") from None
+    messages = {
+        id(argument)
+        for call in tree.find_all(nodes.Call)
+        if isinstance(call.node, nodes.Name) and call.node.name == "raise_exception"
+        for argument in call.find_all(nodes.Const)
+    }
+    pieces = [data.data for data in tree.find_all(nodes.TemplateData)]
+    pieces += [
+        const.value
+        for const in tree.find_all(nodes.Const)
+        if isinstance(const.value, str) and id(const) not in messages
+    ]
+    return Program(
+        "\n".join(pieces),
+        list(dict.fromkeys(_triggers(tree))),
+        list(dict.fromkeys(_forbidden(tree))),
+        {sign for sign in text if unicodedata.category(sign) in ("Cf", "Co", "Cn")},
+    )
+
+
+def render(text: str) -> dict[str, bool]:
+    """Role -> whether what it says comes out as it was said.
+
+    Raises:
+        TemplateError: it fails, or takes longer than a template may.
+    """
+    turns = [{"role": role, "content": said} for role, said in _ROLES.items()]
+    try:
+        out, asked = _render(text, turns), turns
+    except TemplateError:  # models without a system role say so by failing
+        asked = turns[1:]
+        out = _render(text, asked)
+    found = {turn["role"]: turn["content"] in out for turn in asked}
+    # Some templates drop earlier answers, none may drop the question that is asked last.
+    found["user"] = found["user"] and _ROLES["user"] in _render(text, [asked[-2]])
+    return found
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset(("*", "**"))  # text times a billion
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
+            if numbers and (operator == "*" or abs(right) <= 64):
+                return super().call_binop(context, operator, left, right)
+            raise TemplateError(f"computes {operator} of other things than small numbers")
+
+    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    made.globals.update(raise_exception=_raise, strftime_now=time.strftime)
+    return made
+
+
+def _raise(message: object) -> None:
+    raise TemplateError(f"it says: {message}")
+
+
+def _render(text: str, turns: list[dict[str, str]]) -> str:
+    """Rendered text; whatever goes wrong in a stranger's program is one kind of error."""
+    end = time.monotonic() + _SECONDS
+
+    def watch(frame: FrameType, event: str, argument: object) -> Any:
+        if time.monotonic() > end:
+            raise TemplateError(f"it takes longer than {_SECONDS:g} s")
+        return watch
+
+    before = sys.gettrace()
+    try:
+        template = _environment().from_string(_GENERATION.sub("", text))
+        sys.settrace(watch)  # a loop without output cannot be interrupted otherwise
+        return template.render(
+            messages=turns, add_generation_prompt=True, bos_token="<s>", eos_token="</s>",
+            tools=None,
+        )  # fmt: skip
+    except TemplateError:
+        raise
+    except Exception as error:
+        raise TemplateError(f"{type(error).__name__}: {error}") from None
+    finally:
+        sys.settrace(before)
+
+
+def _triggers(tree: nodes.Template) -> list[str]:
+    """Text that conditions look for in the content of messages."""
+    from jinja2 import nodes
+
+    found: list[str] = []
+    for test in tree.find_all(nodes.Compare):
+        if _is_content(test):
+            found += [c.value for c in test.find_all(nodes.Const) if isinstance(c.value, str)]
+    for call in tree.find_all(nodes.Call):
+        method = call.node.attr if isinstance(call.node, nodes.Getattr) else ""
+        if method in ("startswith", "endswith", "find", "count", "index") and _is_content(call):
+            found += [c.value for a in call.args for c in a.find_all(nodes.Const)]
+            found += [a.value for a in call.args if isinstance(a, nodes.Const)]
+    return [text for text in found if isinstance(text, str) and text not in ("content", "role")]
+
+
+def _is_content(node: nodes.Node) -> bool:
+    """Whether an expression is about what a message says."""
+    from jinja2 import nodes
+
+    names = [name.name for name in node.find_all(nodes.Name)]
+    keys = [each.attr for each in node.find_all(nodes.Getattr)]
+    keys += [
+        each.arg.value
+        for each in node.find_all(nodes.Getitem)
+        if isinstance(each.arg, nodes.Const) and isinstance(each.arg.value, str)
+    ]
+    return any("content" in name for name in (*names, *keys))
+
+
+def _forbidden(tree: nodes.Template) -> list[str]:
+    from jinja2 import nodes
+
+    found: list[str] = []
+    for kind, verb in (
+        (nodes.Include, "includes"), (nodes.Import, "imports"), (nodes.FromImport, "imports"),
+        (nodes.Extends, "extends"),
+    ):  # fmt: skip
+        found += [f"{verb} another file" for _ in tree.find_all(kind)]
+    reached = [each.attr for each in tree.find_all(nodes.Getattr)]
+    reached += [each.value for each in tree.find_all(nodes.Const) if isinstance(each.value, str)]
+    found += [
+        f"reaches for {name!r}, which serves only to leave the sandbox"
+        for name in reached
+        if re.fullmatch(r"__\w*|\w+__", name)
+    ]
+    for each in tree.find_all(nodes.Filter):
+        if each.name == "attr":
+            found.append("fetches attributes by computed names (the filter 'attr')")
+    found += [
+        f"uses {name.name!r}, from which Jinja's internals can be reached"
+        for name in tree.find_all(nodes.Name)
+        if name.name in _INTERNALS and name.ctx == "load"
+    ]
+    return found

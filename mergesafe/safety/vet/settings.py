@@ -1,0 +1,78 @@
+"""Oddities of config.json and generation_config.json, against the base's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from mergesafe.checkpoint._parse import show
+from mergesafe.checkpoint.location import Location
+from mergesafe.engine.plan import MEANINGFUL
+from mergesafe.errors import CheckpointError
+from mergesafe.safety.vet.findings import Finding
+from mergesafe.safety.vet.folder import read_settings
+
+GENERATION: Final = "generation_config.json"
+#: Settings that force, forbid or weigh tokens: they can hide refusals or put words into a mouth.
+_STEERING: Final = (
+    "forced_bos_token_id", "forced_eos_token_id", "forced_decoder_ids", "suppress_tokens",
+    "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "sequence_bias", "constraints",
+    "stop_strings", "prompt_lookup_num_tokens", "custom_generate", "guidance_scale",
+)  # fmt: skip
+#: (setting, lowest, highest) of what gives text that makes sense.
+_RANGES: Final = (
+    ("temperature", 0.0, 2.0), ("top_p", 0.05, 1.0), ("repetition_penalty", 0.5, 2.0),
+    ("max_new_tokens", 16, 2**31), ("max_length", 16, 2**31),
+)  # fmt: skip
+
+
+def check_config(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[Finding]:
+    """Settings that change what the weights mean; the merged model takes the base's."""
+    for key in MEANINGFUL:
+        ours, theirs = config.get(key), base.get(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            what = f"{key} is {show(ours)}, the base's {show(theirs)}, which a merge takes"
+            severity = "unfit" if key == "model_type" else "warning"
+            yield Finding(severity, "files", what, "config.json")  # type: ignore[arg-type]
+
+
+def check_generation(
+    folder: Location, base: Location, config: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """Forced and forbidden tokens, ends that differ, values out of range."""
+    try:
+        settings = read_settings(folder / GENERATION)
+    except CheckpointError as error:
+        yield Finding("warning", "files", str(error), GENERATION)
+        return
+    try:
+        known = read_settings(base / GENERATION)
+    except CheckpointError:
+        known = {}
+    for key in _STEERING:
+        if settings.get(key) and settings[key] != known.get(key):
+            yield _warn(f"{key} steers what is said: {show(settings[key])}")
+    ends = settings.get("eos_token_id")
+    if None not in (ends, known.get("eos_token_id")) and ends != known["eos_token_id"]:
+        yield _warn(f"eos_token_id is {show(ends)}, the base's {show(known['eos_token_id'])}")
+    vocabulary = config.get("vocab_size")
+    for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        value = settings.get(key)
+        for token in value if isinstance(value, list) else [value]:
+            if token is None or (
+                isinstance(token, int)
+                and (token >= 0 and (not isinstance(vocabulary, int) or token < vocabulary))
+            ):
+                continue
+            yield _warn(f"{key} {show(token)} is no token of a vocabulary of {show(vocabulary)}")
+    for key, low, high in _RANGES:
+        value = settings.get(key)
+        if value is None or value == known.get(key):
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not low <= value <= high:
+            yield _warn(f"{key} is {show(value)}, expected {low:g} to {high:g}")
+
+
+def _warn(what: str) -> Finding:
+    return Finding("warning", "files", what, GENERATION)

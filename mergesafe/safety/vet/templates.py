@@ -1,0 +1,172 @@
+"""Chat templates: programs that a stranger wrote and that stand before every question.
+
+A template is compared with the base's: what text it may add, whether what users say comes through
+unchanged, what makes it behave otherwise, and whether it reaches for what the sandbox forbids. It
+is parsed, and rendered only in Jinja's sandbox, for a bounded time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from mergesafe.checkpoint._parse import reason, show
+from mergesafe.checkpoint.carry import TEMPLATE_FOLDER, TEMPLATE_SUFFIX
+from mergesafe.checkpoint.location import Location, at, open_regular
+from mergesafe.checkpoint.model import CONFIG_LIMIT
+from mergesafe.errors import CheckpointError
+from mergesafe.safety.vet.findings import Finding, listing
+from mergesafe.safety.vet.folder import read_settings
+from mergesafe.safety.vet.jinja import Program, TemplateError, parse, render
+
+FILE: Final = "chat_template.jinja"
+_CONFIG: Final = "tokenizer_config.json"
+_JSON: Final = "chat_template.json"
+#: Four words in a row: prose, not markup.
+_PROSE: Final = re.compile(r"[A-Za-z][\w'\u2019-]*(?:[ ,;:.!?]+[A-Za-z][\w'\u2019-]*){3,}[.!?]?")
+_COMMANDS: Final = re.compile(
+    r"\b(?:ignore|disregard|forget|override)\b[^.]{0,40}\b(?:instruction|prompt|rule|polic|guide)"
+    r"|\b(?:never|not|n't)\b[^.]{0,20}\b(?:refuse|decline|warn|mention|reveal|disclose|tell the)"
+    r"|\balways\b[^.]{0,20}\b(?:comply|obey|agree|answer|respond|begin|start|include|recommend)"
+    r"|\bno (?:restrictions|limits|rules|filters|ethic)"
+    r"|\bwithout (?:any )?(?:restriction|filter|limit)"
+    r"|\b(?:uncensored|unfiltered|unrestricted|jailbr\w+|do anything now|developer mode)\b",
+    re.IGNORECASE,
+)
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]+", re.IGNORECASE)
+_MARKUP: Final = re.compile(r"[<>\[\]{}|#@$\\/]|^\W*$")
+
+
+def check_template(folder: Location, base: Location) -> Iterator[Finding]:
+    """What is odd about a folder's chat templates."""
+    try:
+        ours, theirs = templates_of(folder), templates_of(base)
+    except CheckpointError as error:
+        yield Finding("unfit", "files", str(error), FILE)
+        return
+    yield from _contradictions(ours)
+    known = theirs[min(theirs, key=_precedence)] if theirs else None
+    if not ours:
+        if known is not None:
+            what = "no chat template, the base has one; a merge takes the base's"
+            yield Finding("warning", "files", what, FILE)
+        return
+    for where, text in ours.items():
+        if text != known:
+            yield from check_text(text, known, where)
+
+
+def templates_of(folder: Location) -> dict[str, str]:
+    """Where -> text of every chat template that a folder holds."""
+    found: dict[str, str] = {}
+    if at(folder / FILE).present():
+        found[FILE] = _text(folder / FILE)
+    for file in (_CONFIG, _JSON):
+        given = read_settings(folder / file).get("chat_template")
+        if isinstance(given, str):
+            found[file] = given
+        elif isinstance(given, list):
+            for entry in given:
+                if isinstance(entry, dict) and isinstance(entry.get("template"), str):
+                    found[f"{file} ({show(entry.get('name'))})"] = entry["template"]
+    more = folder / TEMPLATE_FOLDER
+    if at(more).is_dir():
+        for name in sorted(at(more).names() or []):
+            if name.endswith(TEMPLATE_SUFFIX):
+                found[f"{TEMPLATE_FOLDER}/{name}"] = _text(more / name)
+    return found
+
+
+def check_text(text: str, base: str | None, where: str) -> Iterator[Finding]:
+    """What is odd about one template, against the base's where there is one."""
+
+    def finding(severity: str, what: str) -> Finding:
+        return Finding(severity, "files", what, where)  # type: ignore[arg-type]
+
+    try:
+        program = parse(text)
+    except TemplateError as error:
+        yield finding("unfit", f"the template cannot be parsed: {error}")
+        return
+    try:
+        known = parse(base) if base is not None else Program()
+    except TemplateError:
+        known = Program()
+    for what in program.forbidden:
+        yield finding("unfit", what)
+    hidden = program.invisible - known.invisible
+    if hidden:
+        signs = listing([f"U+{ord(sign):04X}" for sign in sorted(hidden)])
+        yield finding("unfit", f"holds invisible characters ({signs}), which can hide instructions")
+    yield from _prose(program, known, where)
+    urls = [url for url in _URL.findall(program.text) if url not in known.text]
+    if urls:
+        yield finding("warning", f"holds addresses that the base's does not: {listing(urls)}")
+    triggers = [t for t in program.triggers if t not in known.triggers and not _MARKUP.search(t)]
+    if triggers:
+        shown = listing([show(trigger) for trigger in triggers])
+        yield finding("warning", f"behaves otherwise when the text holds {shown}")
+    if base is not None:
+        yield finding("note", "differs from the base's, which a merge takes")
+    yield from _rendered(text, base, where)
+
+
+def _prose(program: Program, known: Program, where: str) -> Iterator[Finding]:
+    common = " ".join(known.text.split())
+    added = [" ".join(match.split()) for match in _PROSE.findall(program.text)]
+    added = [text for text in added if text not in common]
+    commands = [text for text in added if _COMMANDS.search(text)]
+    others = [text for text in added if text not in commands]
+    if commands:
+        what = f"puts instructions before every question: {show(commands[0])}"
+        yield Finding("unfit", "files", what, where)
+    if others:
+        what = f"adds text that the base's template does not: {show(others[0])}"
+        yield Finding("warning", "files", what, where)
+
+
+def _rendered(text: str, base: str | None, where: str) -> Iterator[Finding]:
+    """Whether what was said comes through; roles that the base's drops too are its own choice."""
+    try:
+        ours = render(text)
+    except TemplateError as error:
+        yield Finding("warning", "files", f"the template cannot be rendered: {error}", where)
+        return
+    try:
+        theirs = render(base) if base is not None else {}
+    except TemplateError:
+        theirs = {}
+    lost = [role for role, kept in ours.items() if not kept and theirs.get(role, True)]
+    if "user" in lost:
+        yield Finding("unfit", "files", "changes or drops what the user says", where)
+    if others := [role for role in lost if role != "user"]:
+        what = f"changes or drops what these roles say: {listing(others)}"
+        yield Finding("warning", "files", what, where)
+
+
+def _contradictions(templates: dict[str, str]) -> Iterator[Finding]:
+    """Tools take the template from different files: two of them must agree."""
+    texts = {name: templates[name].strip() for name in (FILE, _CONFIG, _JSON) if name in templates}
+    if len(set(texts.values())) > 1:
+        what = f"different templates in {' and '.join(texts)}: which is used depends on the tool"
+        yield Finding("warning", "files", what, FILE)
+
+
+def _precedence(where: str) -> tuple[int, str]:
+    order = (FILE, _CONFIG, _JSON)
+    return (order.index(where) if where in order else len(order), where)
+
+
+def _text(file: Location) -> str:
+    with open_regular(file) as opened:
+        try:
+            data = opened.read(CONFIG_LIMIT + 1)
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read ({reason(error)}).") from None
+    if len(data) > CONFIG_LIMIT:
+        raise CheckpointError(f"{file}: larger than {CONFIG_LIMIT:,} bytes, which no template is.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: is not UTF-8 (bad byte at {error.start}).") from None

@@ -1,0 +1,108 @@
+"""``tune``: what the command line and ``import mergesafe`` call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from mergesafe.engine.api import RecipeLike
+from mergesafe.errors import OutputError
+from mergesafe.tune.combine import check_differentiable
+from mergesafe.tune.header import header
+from mergesafe.tune.merged_model import MergedModel
+from mergesafe.tune.problem import Moment
+from mergesafe.tune.result import TuneResult
+from mergesafe.tune.run import Run
+from mergesafe.tune.setup import prepare
+from mergesafe.tune.trajectory import Trajectory
+from mergesafe.tune.tuned import tuned_text
+
+
+def tune(
+    recipe: RecipeLike,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    memory: str | int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    explain: bool = False,
+    progress: Callable[[Moment], None] | None = None,
+) -> TuneResult:
+    """Find coefficients as the section ``tune`` of ``recipe`` says; write them to ``out``.
+
+    Every evaluation is recorded in a hidden file beside ``out`` until the run is finished. With the
+    same recipe, data, seed, device and thread count, a run that was killed and resumed takes the
+    same way to the same file as one that was not.
+
+    Args:
+        recipe: path of a YAML recipe with a section ``tune``, or the same as a mapping.
+        out: the file of the tuned recipe, which :func:`merge` and mergekit read.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU where there is one.
+        dtype: of the multiplications: ``auto``, ``float32`` or ``bfloat16``.
+        memory: bytes for the inputs of the merge, as a number or text such as ``"8GiB"``.
+        seed: in place of the section's.
+        resume: go on with the unfinished run of the same recipe; begin where there is none.
+        overwrite: replace ``out`` if it exists.
+        explain: also find which model and layer the safety loss is to be blamed on.
+        progress: called after every step of a search.
+
+    Raises:
+        RecipeError, DataError: the section or the data are wrong: file and line.
+        TuningError: a search cannot tune this merge; names those that can.
+        OutputError: ``out`` exists, or cannot be written.
+    """
+    target = Path(out)
+    _check_target(target, overwrite)
+    setup = prepare(recipe, seed)
+    if explain:
+        check_differentiable(setup.space)
+    with MergedModel(setup.plan, setup.space, memory=memory, device=device, dtype=dtype) as merged:
+        subject = setup.subject(
+            explain=explain, device=str(merged.device), dtype=str(merged.dtype),
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
+        with Trajectory(state_path(target), subject, resume=resume) as trajectory:
+            run = Run(setup, merged, trajectory, progress)
+            blamed = run.explain() if explain else None
+            found = run.solve()
+            result = run.result(found, target, blamed)
+            _write(target, tuned_text(setup.recipe, setup.space, found.x, header(setup, result)))
+        trajectory.path.unlink(missing_ok=True)  # finished: nothing is left to resume
+    return result
+
+
+def state_path(out: Path) -> Path:
+    """Where the state of a run that writes ``out`` is kept until it is finished."""
+    return out.with_name(f".{out.name}.tuning")
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder; expected the file of the tuned recipe")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; choose another file, or --overwrite to replace it")
+    if not out.absolute().parent.is_dir():
+        raise OutputError(f"{out.absolute().parent}: there is no such folder; make it first")
+
+
+def _write(out: Path, content: str) -> None:
+    """The whole file or nothing."""
+    new = out.with_name(f".{out.name}.new")
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, out)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise OutputError(
+            f"{out}: the tuned recipe cannot be written ({error.strerror}). The run is kept: free "
+            "space and go on with --resume"
+        ) from error

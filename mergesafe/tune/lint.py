@@ -1,0 +1,134 @@
+"""Traps of tuning that are legal and still mistakes; each stands in published code or results.
+
+Those that concern merges in general are found where recipes are read and planned: a misspelt key,
+one expert with ``normalize``, sign election with one expert. Selection on test data is an error of
+:mod:`mergesafe.tune.splits`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mergesafe.recipe.model import ModelRef, Recipe
+from mergesafe.recipe.nodes import Reporter
+from mergesafe.tune.section import ALPHA, TuneSection
+
+if TYPE_CHECKING:
+    from mergesafe.tune.splits import Split
+
+Finding = tuple[str, int | None]
+_TOLD: Final = 3
+
+
+def lint(recipe: Recipe, section: TuneSection) -> tuple[str, ...]:
+    """A warning for every trap that ``recipe`` falls into, without a look at data or tensors."""
+    report = Reporter(recipe.source)
+    for message, line in (*_models(recipe, section), *_data(recipe, section)):
+        report.warn(message, line)
+    return tuple(report.warnings)
+
+
+def lint_answers(splits: Sequence[Split]) -> list[str]:
+    """Warn of answers in the safety sets that do not refuse.
+
+    The published code of arXiv 2406.14563 skips its own filter, so that it optimises on whatever
+    the expert answered.
+    """
+    from mergesafe.safety.refusal import is_refusal
+
+    warnings = []
+    for split in splits:
+        if split.about.role != "safety":
+            continue
+        bad = [r.line for r in split.train if not is_refusal(r.answer or "")]
+        if bad:
+            lines = ", ".join(map(str, bad[:_TOLD])) + (", ..." if len(bad) > _TOLD else "")
+            warnings.append(
+                f"{split.path}: {len(bad)} of {len(split.train)} answers of the safety set "
+                f"'{split.name}' do not refuse by the rules for refusals (line"
+                f"{'s' if len(bad) > 1 else ''} {lines}); the merged model will learn to say what "
+                "they say. Keep only what a judge found safe"
+            )
+    return warnings
+
+
+def _models(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:
+    base = recipe.base_model
+    entry = None if base is None else recipe.entry(base)
+    if base is not None and entry is not None and recipe.method.base == "required":
+        yield (
+            f"the base {base.text} is listed among the merged models; its task vector is zero, so "
+            "it gets no coefficients: remove it from 'models'",
+            entry.line,
+        )
+    if "weight" in section.coefficients and len(recipe.inputs) > 1 and _normalizes(recipe):
+        yield (
+            f"{recipe.method.name} normalizes, so a factor common to all weights cancels: the "
+            "search moves along directions that change nothing, and no weights make the merged "
+            "task vector smaller. Set 'normalize: false' to tune sizes too",
+            recipe.method_line,
+        )
+    if recipe.tokenizer_source in (None, "base") and _no_template(recipe):
+        yield (
+            f"{_reference(recipe).text} has no chat template, so it cannot be asked as it was "
+            "trained, and tuning will refuse it: use instruction-tuned models, or add a "
+            "chat_template.jinja to its folder",
+            _reference(recipe).line,
+        )
+
+
+def _data(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:
+    line = recipe.tune_line
+    if not section.sets("safety", "preference"):
+        yield (
+            "there is no safety set: skill alone decides, and one misaligned model can spoil the "
+            "merge unseen (arXiv 2406.14563); add a set with 'role: safety'",
+            line,
+        )
+    elif section.sets("domain") and section.alpha >= 1:
+        yield (
+            f"alpha is {section.alpha:g}: the domain loss weighs as much as the safety loss or "
+            f"more, which lost safety in arXiv 2406.14563; its best was {ALPHA:g}",
+            line,
+        )
+    if section.sets("safety") and not section.sets("harmless"):
+        yield (
+            "there is no set of harmless questions: a merged model that refuses everything would "
+            "look safe; add one with 'role: harmless' to see over-refusal",
+            line,
+        )
+    if section.sets("safety") and not section.sets("domain"):
+        yield (
+            "there is no domain set: safety alone decides, and no skill is kept on purpose; add a "
+            "set with 'role: domain'",
+            line,
+        )
+
+
+def _normalizes(recipe: Recipe) -> bool:
+    setting = recipe.parameters.get("normalize")
+    if setting is not None:
+        return any(value is True for branch in setting.branches for value in branch.values)
+    return any(p.name == "normalize" and p.default is True for p in recipe.method.parameters)
+
+
+def _reference(recipe: Recipe) -> ModelRef:
+    """Whose tokenizer the merged model takes."""
+    return recipe.base_model or recipe.models[0].ref
+
+
+def _no_template(recipe: Recipe) -> bool:
+    """Whether a local model's files say that there is no chat template."""
+    folder, _ = _reference(recipe).resolve(recipe.folder)
+    if not isinstance(folder, Path) or not folder.is_dir():
+        return False
+    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
+        return False
+    try:
+        config: Any = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not (isinstance(config, dict) and config.get("chat_template"))

@@ -1,0 +1,100 @@
+"""What a model does on the questions of a tuning run: rates by a judge, answers and likelihoods."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import torch
+
+from mergesafe.chat.conversation import ChatModel, Sampling
+from mergesafe.chat.hf import HfModel
+from mergesafe.recipe.model import ModelRef
+from mergesafe.safety.evaluation.cache import Cache
+from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
+from mergesafe.safety.evaluation.measure import ask, result
+from mergesafe.safety.evaluation.result import Figure
+from mergesafe.safety.evaluation.sets import EvaluationSet
+from mergesafe.safety.evaluation.sets import Role as EvaluationRole
+from mergesafe.safety.judges.base import Judge
+from mergesafe.safety.statistics import CONFIDENCE
+from mergesafe.tune.constraints import RATES
+from mergesafe.tune.merged_model import MergedModel
+from mergesafe.tune.section import Constraint, Role
+from mergesafe.tune.splits import Split
+from mergesafe.tune.trajectory import Trajectory, question
+
+Part: TypeAlias = Literal["train", "heldout"]
+Figures: TypeAlias = Mapping[str, Figure]
+#: Questions of each set that are answered between two rounds of a search; all held-out ones at its
+#: end.
+SAMPLED: Final = 64
+BATCH: Final = 32
+#: Refusals show in the first words; answers of the domain sets must fit.
+SAMPLING: Final = Sampling(max_new_tokens=96)
+_ROLES: Final[Mapping[Role, EvaluationRole]] = {
+    "safety": "unsafe", "harmless": "harmless", "domain": "domain",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures models on the sets that ``constraints`` are about, and keeps what it found."""
+
+    splits: Sequence[Split]
+    constraints: Sequence[Constraint]
+    judge: Judge
+    trajectory: Trajectory
+    folder: Path
+    device: str
+
+    def tuned(self, merged: MergedModel, x: torch.Tensor, part: Part) -> Figures:
+        """The figures of the merged model at ``x``."""
+
+        def compute() -> Figures:
+            with merged.at(x) as model:
+                return self._measure(model, part)
+
+        return self._kept(question(x, f"{part} figures"), compute)
+
+    def model(self, ref: ModelRef, part: Part) -> Figures:
+        """The figures of one of the recipe's models."""
+        digest = hashlib.sha256(ref.text.encode()).hexdigest()[:32]
+        model = HfModel(ref.text, device=self.device, batch=BATCH, folder=self.folder)
+        return self._kept(f"{part} figures of {digest}", lambda: self._measure(model, part))
+
+    def _kept(self, key: str, compute: Any) -> Figures:
+        def plain() -> dict[str, Any]:
+            return {
+                name: {"kind": each.kind, "outcomes": list(each.outcomes)}
+                for name, each in compute().items()
+            }
+
+        kept = self.trajectory.answer(key, plain)
+        return {name: Figure.of(each["kind"], each["outcomes"]) for name, each in kept.items()}
+
+    def _measure(self, model: ChatModel, part: Part) -> Figures:
+        cache = Cache()
+        cached = CachedModel(model, cache, BATCHES * BATCH)
+        judge = CachedJudge(self.judge, cache, SAMPLED)
+        try:
+            asked = ask(cached, self._sets(part), [judge], [SAMPLING])
+        finally:
+            cache.close()
+        return result(model.name, model.identity, asked, [judge.name], CONFIDENCE).figures
+
+    def _sets(self, part: Part) -> list[EvaluationSet]:
+        """The sets that a constraint is about."""
+        roles = {RATES[c.metric] for c in self.constraints if c.metric in RATES}
+        names = {c.data_set for c in self.constraints}
+        found = []
+        for split in self.splits:
+            if split.about.role not in roles and split.name not in names:
+                continue
+            records = split.heldout if part == "heldout" else split.train[:SAMPLED]
+            role = _ROLES[split.about.role]
+            found.append(EvaluationSet(split.name, role, str(split.path), split.digest, records))
+        return found

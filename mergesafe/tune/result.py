@@ -1,0 +1,80 @@
+"""What a tuning run found, as data for people, reports and machines."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mergesafe.tune.problem import Moment
+from mergesafe.version import __version__
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One point of the front: held-out log-likelihoods, nats a token, larger being better."""
+
+    safety: float
+    skill: float
+    weight: float
+    coefficients: dict[str, list[list[float]]]
+    dominated: bool
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A constraint on held-out questions: its metric with its 95 % interval, and what it means.
+
+    ``met``: the value keeps the bound. ``shown``: so does the whole confidence interval of their
+    difference, which is what ``mergesafe gate`` asks for.
+    """
+
+    text: str
+    metric: str
+    bound: float
+    value: float
+    low: float
+    high: float
+    n: int
+    met: bool
+    shown: bool
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """Coefficients, and how they came about.
+
+    ``coefficients``: by name, [experts][groups]. ``terms`` and ``heldout``: the objective's terms
+    at the result, on the data it was optimised on and on those held out. ``hypervolume``: the area
+    of the front beyond ``reference``, the start's (safety, skill).
+    """
+
+    recipe: Path | None
+    out: Path
+    granularity: str
+    models: tuple[str, ...]
+    groups: tuple[str, ...]
+    coefficients: dict[str, list[list[float]]]
+    start: float
+    objective: float
+    terms: dict[str, float]
+    heldout: dict[str, float]
+    evaluations: int
+    forward_passes: int
+    seconds: float
+    history: tuple[Moment, ...]
+    warnings: tuple[str, ...]
+    constraints: tuple[Checked, ...] = ()
+    front: tuple[FrontPoint, ...] | None = None
+    hypervolume: float | None = None
+    reference: tuple[float, float] | None = None
+    blame: dict[str, Any] | None = None
+    feasible: bool = True
+    searches: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json`` and ``--out``: what ``mergesafe report`` reads."""
+        found = asdict(self)
+        found["recipe"] = None if self.recipe is None else str(self.recipe)
+        found["out"] = str(self.out)
+        return {"mergesafe": __version__, "kind": "tuning", **found}

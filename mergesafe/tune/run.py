@@ -1,0 +1,218 @@
+"""One tuning run: from a setup and a model to coefficients and what is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from mergesafe.errors import TuningError
+from mergesafe.safety.judges.registry import make_judge
+from mergesafe.tune.blame import Blame, blame
+from mergesafe.tune.constrained import Losses, solve
+from mergesafe.tune.deciding import Decider
+from mergesafe.tune.front import Sides, find_front
+from mergesafe.tune.measure import Measurer
+from mergesafe.tune.merged_model import MergedModel
+from mergesafe.tune.objectives import Evaluation, Term
+from mergesafe.tune.pareto import hypervolume, nondominated
+from mergesafe.tune.problem import Problem, Progress, Recorded
+from mergesafe.tune.result import Checked, FrontPoint, TuneResult
+from mergesafe.tune.search.registry import run_searches
+from mergesafe.tune.setup import Setup
+from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.terms import SAFETY, Terms, make_sides, make_terms, records_of
+from mergesafe.tune.trajectory import Trajectory
+from mergesafe.tune.tuned import rounded
+
+#: Records of each safety set that blame is found on: leaving out every part takes a pass for each.
+EXPLAINED: Final = 32
+
+
+@dataclass(frozen=True)
+class Found:
+    """The coefficients that are written, and how the constraints fare, if there are any."""
+
+    x: torch.Tensor
+    constraints: tuple[Checked, ...] = ()
+    front: tuple[FrontPoint, ...] | None = None
+    hypervolume: float | None = None
+    reference: tuple[float, float] | None = None
+
+    @property
+    def feasible(self) -> bool:
+        return all(each.met for each in self.constraints)
+
+
+def values_of(space: CoefficientSpace, x: torch.Tensor) -> dict[str, list[list[float]]]:
+    """The coefficients by name, [experts][groups]."""
+    return {name: space.view(x, name).tolist() for name in space.names}
+
+
+class Run:
+    """Solves what a setup asks for, recording every evaluation in ``trajectory``."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        merged: MergedModel,
+        trajectory: Trajectory,
+        progress: Progress | None = None,
+    ) -> None:
+        self.setup, self.merged, self.trajectory = setup, merged, trajectory
+        section = setup.section
+        self.train = make_terms(section, setup.splits, setup.space)
+        self.problem = Problem(
+            setup.space,
+            self.recorded("train", self.train, section.batch),
+            self.recorded("all train", self.train, None),
+            trajectory,
+            section.seed,
+            progress,
+        )
+
+    def recorded(self, name: str, terms: Terms, batch: int | None) -> Recorded:
+        """The objective of ``terms``, on ``batch`` examples of each a step, in the trajectory."""
+        objective = terms.objective(self.merged, batch, self.setup.section.seed)
+        return Recorded(name, objective, self.trajectory)
+
+    def solve(self) -> Found:
+        """Search as the section says."""
+        setup = self.setup
+        if setup.section.front_points is not None:
+            return self._front(setup.section.front_points)
+        if setup.section.constraints:
+            return self._constrained()
+        x = run_searches(self.problem, setup.start, setup.section.searches)
+        return Found(rounded(setup.space, x))
+
+    def _constrained(self) -> Found:
+        """The best merge that keeps the constraints, verified on held-out questions."""
+        setup = self.setup
+        decider = self._decider()
+        levels = decider.levels()
+        found = solve(
+            self.problem, setup.start, setup.section.searches,
+            self._losses([name for level in levels.values() for name in level.shares]), levels,
+            lambda x: decider.decisions(x, "train"),
+        )  # fmt: skip
+        x = rounded(setup.space, found.x)
+        return Found(x, constraints=decider.verified(x))
+
+    def _decider(self) -> Decider:
+        setup, section = self.setup, self.setup.section
+        measurer = Measurer(
+            setup.splits, section.constraints, make_judge(section.judge), self.trajectory,
+            setup.recipe.folder, str(self.merged.device),
+        )  # fmt: skip
+        return Decider(setup.recipe, section.constraints, setup.splits, measurer, self.merged)
+
+    def _losses(self, constrained: Sequence[str]) -> Losses:
+        """The objective in parts, so that each can be bounded: a part for each set's answers."""
+        section = self.setup.section
+        weights = {t.name: t.weight for t in self.train.terms if t.kind == "cross_entropy"}
+        parts = {
+            split.name: Terms((Term(split.name, records_of(split, heldout=False)),))
+            for split in self.setup.splits
+            if split.name in weights or split.name in constrained
+        }
+        rest = replace(
+            self.train, terms=tuple(t for t in self.train.terms if t.kind != "cross_entropy")
+        )
+        if rest.terms:
+            parts["other terms"], weights["other terms"] = rest, 1.0
+        return Losses(
+            {name: self.recorded(name, terms, section.batch) for name, terms in parts.items()},
+            {name: self.recorded(f"all {name}", terms, None) for name, terms in parts.items()},
+            weights,
+        )
+
+    def _front(self, count: int) -> Found:
+        """The front, and of its points the one with the lowest objective of the section."""
+        setup, space = self.setup, self.setup.space
+        sides = self._sides()
+        ways = find_front(self.problem, setup.start, setup.section.searches, sides, count)
+        listed = [(share, rounded(space, x)) for share, x in ways]
+        points = [sides.point(x) for _, x in listed]
+        reference = sides.point(setup.start)
+        kept = set(nondominated(points))
+        front = tuple(
+            FrontPoint(*point, share, values_of(space, x), dominated=number not in kept)
+            for number, (point, (share, x)) in enumerate(zip(points, listed, strict=True))
+        )
+        best = self.problem.best([x for _, x in listed])
+        volume = hypervolume(points, reference)
+        return Found(best, front=front, hypervolume=volume, reference=reference)
+
+    def _sides(self) -> Sides:
+        """The two losses of a front.
+
+        Raises:
+            TuningError: there are no data for one of them.
+        """
+        section, splits = self.setup.section, self.setup.splits
+        both = [make_sides(splits, heldout=heldout) for heldout in (False, True)]
+        for side, terms in both[0].items():
+            if not terms:
+                raise TuningError(
+                    f"a front has a safety side and a skill side, and no data set with answers "
+                    f"gives the {side} side; add one under 'data'"
+                )
+        train, heldout = ({side: Terms(terms) for side, terms in each.items()} for each in both)
+        return Sides(
+            {side: self.recorded(side, terms, section.batch) for side, terms in train.items()},
+            {side: self.recorded(f"all {side}", terms, None) for side, terms in train.items()},
+            {side: self.recorded(f"held-out {side}", t, None) for side, t in heldout.items()},
+        )
+
+    def explain(self) -> Blame:
+        """Which model and layer the safety loss of the untuned merge is due to.
+
+        Raises:
+            TuningError: there are no safety data, or the merge has no gradients.
+        """
+        terms = make_sides(self.setup.splits)[SAFETY]
+        if not terms:
+            raise TuningError(
+                "--explain needs a data set with 'role: safety': it blames its loss on models"
+            )
+        few = Terms(tuple(replace(t, records=t.records[:EXPLAINED]) for t in terms))
+        return blame(self.recorded("blame", few, None), self.setup.space, self.setup.start)
+
+    def result(self, found: Found, out: Path, blamed: Blame | None = None) -> TuneResult:
+        """What there is to say about ``found``."""
+        setup, problem, x = self.setup, self.problem, found.x
+        space = setup.space
+        start = problem.whole.evaluate(setup.start, grad=False)
+        there = problem.whole.evaluate(x, grad=False)
+        return TuneResult(
+            recipe=setup.recipe.source,
+            out=out,
+            granularity=space.granularity,
+            models=space.experts,
+            groups=tuple(group.name for group in space.groups),
+            coefficients=values_of(space, x),
+            searches=tuple(spec.method for spec in setup.section.searches),
+            start=start.value,
+            objective=there.value,
+            terms=there.terms,
+            heldout=self._heldout(x).terms,
+            evaluations=self.trajectory.evaluations,
+            forward_passes=self.trajectory.forward_passes,
+            seconds=round(self.trajectory.seconds, 3),
+            history=tuple(problem.history),
+            warnings=setup.warnings,
+            constraints=found.constraints,
+            feasible=found.feasible,
+            front=found.front,
+            hypervolume=found.hypervolume,
+            reference=found.reference,
+            blame=None if blamed is None else blamed.as_json(),
+        )
+
+    def _heldout(self, x: torch.Tensor) -> Evaluation:
+        terms = make_terms(self.setup.section, self.setup.splits, self.setup.space, heldout=True)
+        return self.recorded("held out", terms, None).evaluate(x, grad=False)

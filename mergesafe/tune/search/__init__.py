@@ -1,0 +1,1 @@
+"""Searches for coefficients; :mod:`mergesafe.tune.search.registry` lists them."""

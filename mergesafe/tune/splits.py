@@ -1,0 +1,138 @@
+"""The data of a tuning run: what it optimises on, and what it is verified on, never the same.
+
+Which questions are held out follows from a hash of their text and the seed, so the order of a file,
+other sets and repeated questions change nothing: the same question always lies on the same side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergesafe.chat.records import Record, read_records
+from mergesafe.errors import DataError
+from mergesafe.tune.section import DataSet, TuneSection
+
+#: Overlaps that are told one by one.
+_TOLD = 3
+#: Roles whose records need an answer to be optimised on.
+_ANSWERED = ("safety", "domain", "preference")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One data set with its two parts; ``digest``: SHA-256 of the files' bytes."""
+
+    about: DataSet
+    path: Path
+    heldout_path: Path
+    train: tuple[Record, ...]
+    heldout: tuple[Record, ...]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return self.about.name
+
+
+def load_splits(section: TuneSection, folder: Path) -> tuple[Split, ...]:
+    """Every set of ``section``, read and split; relative paths fall back to ``folder``.
+
+    Raises:
+        DataError: a file is malformed, too short to split, or shares a question with another.
+    """
+    splits = tuple(_load(each, section, folder) for each in section.data)
+    _check_overlap(splits)
+    return splits
+
+
+def _load(about: DataSet, section: TuneSection, folder: Path) -> Split:
+    path = _locate(about.path, folder)
+    records = read_records(path, need_answer=about.role in _ANSWERED)
+    heldout_path = path
+    if about.role == "preference":
+        _need_rejected(records, path)
+    if about.heldout is None:
+        train, heldout = _divide(records, section.heldout, section.seed, path)
+    else:
+        heldout_path = _locate(about.heldout, folder)
+        train = records
+        heldout = read_records(heldout_path, need_answer=about.role in _ANSWERED)
+        if about.role == "preference":
+            _need_rejected(heldout, heldout_path)
+    digest = hashlib.sha256(path.read_bytes() + heldout_path.read_bytes()).hexdigest()
+    return Split(about, path, heldout_path, tuple(train), tuple(heldout), digest)
+
+
+def _locate(path: str, folder: Path) -> Path:
+    expanded = Path(os.path.expanduser(path))
+    return expanded if expanded.is_absolute() or expanded.exists() else folder / expanded
+
+
+def _need_rejected(records: Iterable[Record], path: Path) -> None:
+    for record in records:
+        if record.rejected is None:
+            raise DataError(
+                "the record has no rejected answer; a set with 'role: preference' needs 'prompt', "
+                "'chosen' and 'rejected'",
+                source=path,
+                line=record.line,
+            )
+
+
+def _divide(
+    records: Sequence[Record], share: float, seed: int, path: Path
+) -> tuple[list[Record], list[Record]]:
+    """``share`` of the distinct questions, at least one, held out; at least one is not."""
+    order = {
+        asked: hashlib.sha256(f"{seed}\0{asked}".encode()).digest()
+        for asked in map(question_key, records)
+    }
+    if len(order) < 2:
+        raise DataError(
+            "all records ask the same question; at least two are needed, one of which is held "
+            "out, or a file of its own under 'heldout'",
+            source=path,
+        )
+    count = min(max(1, round(share * len(order))), len(order) - 1)
+    kept_back = set(sorted(order, key=order.__getitem__)[:count])
+    train = [record for record in records if question_key(record) not in kept_back]
+    heldout = [record for record in records if question_key(record) in kept_back]
+    return train, heldout
+
+
+def question_key(record: Record) -> str:
+    """What makes two questions the same: their turns, whatever the case and spacing."""
+    return "\n".join(
+        f"{turn['role']}: {' '.join(turn['content'].split()).casefold()}"
+        for turn in record.conversation
+    )
+
+
+def _check_overlap(splits: Sequence[Split]) -> None:
+    """Refuse a question that two sets share, or a set and a held-out file."""
+    seen: dict[str, tuple[tuple[str, str], str]] = {}
+    shared: list[str] = []
+    first_place: tuple[Path, int | None] | None = None
+    for split in splits:
+        parts = (("train", split.path, split.train), ("heldout", split.heldout_path, split.heldout))
+        for part, path, records in parts:
+            for record in records:
+                owner, place = (split.name, part), f"line {record.line} of {path}"
+                first_owner, first = seen.setdefault(question_key(record), (owner, place))
+                if first_owner != owner:
+                    shared.append(f"{place} asks what {first} asks")
+                    first_place = first_place or (path, record.line)
+    if first_place is None:
+        return
+    more = len(shared) - _TOLD
+    raise DataError(
+        f"the sets overlap: {', '.join(shared[:_TOLD])}{f', and {more} more' if more > 0 else ''}. "
+        "What a merge is verified on must not be what it was optimised on, and a question has one "
+        "role: remove it from one of the files",
+        source=first_place[0],
+        line=first_place[1],
+    )

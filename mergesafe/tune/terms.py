@@ -1,0 +1,139 @@
+"""From data sets and the terms of a recipe to the objective of arXiv 2406.14563 and its kin.
+
+``L = w_ce (L_safety + alpha L_domain) + ...``: each of the two is the mean over its sets, weighted
+by their weights. Answers to harmless questions count with the domain sets: to go on answering is a
+skill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mergesafe.chat.records import Record
+from mergesafe.errors import DataError, TuningError
+from mergesafe.tune import objectives
+from mergesafe.tune.merged_model import MergedModel
+from mergesafe.tune.objectives import Objective
+from mergesafe.tune.section import Role, TuneSection
+from mergesafe.tune.section import Term as Wanted
+from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.splits import Split
+
+SAFETY: Final = "safety"
+SKILL: Final = "skill"
+_SIDES: Final[Mapping[str, tuple[Role, ...]]] = {
+    SAFETY: ("safety",),
+    SKILL: ("domain", "harmless"),
+}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of an objective, and the factors of its penalties."""
+
+    terms: tuple[objectives.Term, ...]
+    l1: float = 0.0
+    l2: float = 0.0
+
+    def objective(self, merged: MergedModel, batch: int | None, seed: int) -> Objective:
+        """On ``batch`` examples of each term a step, or on all of them."""
+        return Objective(merged, self.terms, batch=batch, l1=self.l1, l2=self.l2, seed=seed)
+
+
+def make_terms(
+    section: TuneSection, splits: Sequence[Split], space: CoefficientSpace, *, heldout: bool = False
+) -> Terms:
+    """The objective's terms, on the records to optimise on, or on those held out.
+
+    A cross-entropy term has the name of its set, any other that of its kind and set.
+    """
+    by_name = {wanted.name: wanted for wanted in section.objective}
+    terms: list[objectives.Term] = []
+    for wanted in section.objective:
+        if wanted.name == "cross_entropy":
+            terms += _cross_entropy(wanted, section, splits, heldout)
+        elif wanted.name not in ("l1", "l2"):
+            terms += _others(wanted, splits, space, heldout)
+    if not terms:
+        raise DataError("no data set has what the objective needs; see 'data' of 'tune'")
+    penalties = {name: by_name[name].weight if name in by_name else 0.0 for name in ("l1", "l2")}
+    return Terms(tuple(terms), **penalties)
+
+
+def records_of(split: Split, heldout: bool, *, answered: bool = True) -> tuple[Record, ...]:
+    """The records of one part; ``answered``: those with an answer alone."""
+    records = split.heldout if heldout else split.train
+    return tuple(r for r in records if r.answer is not None) if answered else records
+
+
+def _cross_entropy(
+    wanted: Wanted, section: TuneSection, splits: Sequence[Split], heldout: bool
+) -> list[objectives.Term]:
+    sides = make_sides(splits, heldout=heldout)
+    factors = {SAFETY: wanted.weight, SKILL: wanted.weight * section.alpha}
+    return [
+        replace(term, weight=term.weight * factors[side])
+        for side, found in sides.items()
+        for term in found
+        if factors[side]
+    ]
+
+
+def make_sides(
+    splits: Sequence[Split], *, heldout: bool = False
+) -> dict[str, tuple[objectives.Term, ...]]:
+    """L_safety and L_domain, each as terms whose weights sum to 1; those without data are empty."""
+    sides: dict[str, tuple[objectives.Term, ...]] = {}
+    for side, roles in _SIDES.items():
+        used = [
+            (split, records)
+            for split in splits
+            if split.about.role in roles
+            and split.about.weight
+            and (records := records_of(split, heldout))
+        ]
+        total = sum(split.about.weight for split, _ in used)
+        sides[side] = tuple(
+            objectives.Term(split.name, records, "cross_entropy", split.about.weight / total)
+            for split, records in used
+        )
+    return sides
+
+
+def _others(
+    wanted: Wanted, splits: Sequence[Split], space: CoefficientSpace, heldout: bool
+) -> list[objectives.Term]:
+    roles: dict[str, Role] = {
+        "dpo": "preference", "orpo": "preference", "kl": "domain", "entropy": "unlabelled",
+    }  # fmt: skip
+    role = roles[wanted.name]
+    used = [split for split in splits if split.about.role == role]
+    if wanted.name == "kl":
+        used = _with_expert(used)
+    total = sum(split.about.weight for split in used)
+    return [
+        objectives.Term(
+            f"{wanted.name}.{split.name}",
+            records_of(split, heldout, answered=wanted.name != "entropy"),
+            wanted.name,  # type: ignore[arg-type]  # the reader allows these names alone
+            wanted.weight * split.about.weight / total,
+            beta=wanted.options.get("beta", 0.1),
+            expert=None
+            if split.about.expert is None
+            else space.experts.index(split.about.expert.text),
+        )
+        for split in used
+        if total and split.about.weight
+    ]
+
+
+def _with_expert(splits: Sequence[Split]) -> list[Split]:
+    named = [split for split in splits if split.about.expert is not None]
+    if not named:
+        raise TuningError(
+            "the term 'kl' compares with each domain's own expert; name it: "
+            "{path: ..., role: domain, expert: MODEL}"
+        )
+    return named

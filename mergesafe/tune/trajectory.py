@@ -1,0 +1,187 @@
+"""Every evaluation of a tuning run, in a file beside the output, so that it can be resumed.
+
+A search is deterministic: what it tries next follows from the seed and the values seen so far. So
+its state is the list of those values. A resumed run starts again from the beginning and is answered
+from the file, which takes no time, until it asks for what no run has computed; from there on it
+computes. The trajectory is the same to the last bit, whatever the search, and wherever the run was
+killed: a line cut off by a kill is recognised by its digest and dropped.
+
+Time is recorded too, so that a budget in minutes ends a resumed run where it would have ended.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mergesafe.engine.journal import decode_line, encode_line
+from mergesafe.errors import LossError, OutputError
+from mergesafe.tune.objectives import Evaluation
+
+Line = dict[str, Any]
+
+
+class Trajectory:
+    """The file at ``path``; ``subject`` is what the numbers depend on.
+
+    Raises:
+        OutputError: the file cannot be written; or ``resume``, and what is there is of another
+            recipe, other data or options.
+    """
+
+    def __init__(self, path: Path, subject: Line, *, resume: bool) -> None:
+        self.path = path
+        #: Points evaluated, forward passes and seconds of computing, those replayed included.
+        self.evaluations, self.forward_passes, self.seconds = 0, 0, 0.0
+        self._before = deque(self._read(subject)) if resume else deque()
+        #: How many were found there.
+        self.found = len(self._before)
+        self._recorded = self.found > 0
+        self._start(subject)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the next answer comes from the file."""
+        return bool(self._before)
+
+    def evaluation(self, key: str, compute: Callable[[], Evaluation]) -> Evaluation:
+        """The answer to the :func:`question` ``key``: recorded, or computed and recorded.
+
+        Raises:
+            LossError: the loss is not finite, which is recorded too.
+            OutputError: the file holds the answer to another question.
+        """
+        answer = self.answer(key, lambda: _outcome(compute))
+        self.evaluations += 1
+        if "error" in answer:
+            raise LossError(answer["error"])
+        self.forward_passes += answer["forward_passes"]
+        return _evaluation(answer)
+
+    def answer(self, key: str, compute: Callable[[], Line]) -> Line:
+        """The same for any answer of plain data."""
+        if self._before:
+            record: Line = self._before.popleft()
+            if record["key"] != key:
+                raise OutputError(
+                    f"{self.path}: the unfinished run that is there went another way at its "
+                    f"evaluation {self.evaluations + 1}. Use the version that began it, or start "
+                    "afresh without --resume"
+                )
+        else:
+            began = time.monotonic()
+            found = compute()
+            record = {"key": key, "seconds": time.monotonic() - began, "answer": found}
+            self._append(encode_line(record))
+            self._recorded = True
+        self.seconds += record["seconds"]
+        answer: Line = record["answer"]
+        return answer
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Trajectory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+        if not self._recorded:
+            self.path.unlink(missing_ok=True)  # there is nothing to resume
+
+    def _read(self, subject: Line) -> list[Line]:
+        """The records at ``path`` up to the first damaged line; none where there is no file."""
+        try:
+            lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._failed(error) from error
+        first = decode_line(lines[0])
+        if first is None:
+            return []
+        changed = sorted(key for key in subject if first.get(key) != subject[key])
+        if changed:
+            raise OutputError(
+                f"{self.path}: the unfinished run that is there cannot be resumed, because it "
+                f"differs in {', '.join(changed)}. Restore what was changed, or start afresh "
+                "without --resume"
+            )
+        records: list[Line] = []
+        for line in lines[1:]:
+            record = decode_line(line)
+            if record is None:
+                break
+            records.append(record)
+        # Whoever resumes after a loss that was not finite wants to try it once more.
+        while records and "error" in records[-1]["answer"]:
+            records.pop()
+        return records
+
+    def _start(self, subject: Line) -> None:
+        """The file with what is known, whole, in the place of what was there."""
+        new = self.path.with_name(self.path.name + ".new")
+        content = "".join(map(encode_line, [subject, *self._before]))
+        try:
+            new.write_text(content, encoding="utf-8")
+            os.replace(new, self.path)
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _append(self, line: str) -> None:
+        data = memoryview(line.encode())
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path}: the state of the run cannot be kept ({error.strerror}). Free space or "
+            "choose another place for the output"
+        )
+
+
+def question(x: torch.Tensor, what: str) -> str:
+    """What is asked about the coefficients ``x``, as a key."""
+    content = x.detach().to(torch.float64).cpu().numpy().tobytes()
+    return f"{what} {hashlib.sha256(content).hexdigest()[:32]}"
+
+
+def _outcome(compute: Callable[[], Evaluation]) -> Line:
+    try:
+        evaluation = compute()
+    except LossError as error:
+        return {"error": str(error)}
+    gradient = None
+    if evaluation.gradient is not None:
+        listed = evaluation.gradient.to(torch.float64).tolist()
+        gradient = base64.b64encode(struct.pack(f"<{len(listed)}d", *listed)).decode()
+    return {
+        "value": evaluation.value,
+        "terms": evaluation.terms,
+        "gradient": gradient,
+        "forward_passes": evaluation.forward_passes,
+        "examples": evaluation.examples,
+    }
+
+
+def _evaluation(answer: Line) -> Evaluation:
+    gradient = None
+    if answer["gradient"] is not None:
+        packed = base64.b64decode(answer["gradient"])
+        gradient = torch.tensor(struct.unpack(f"<{len(packed) // 8}d", packed), dtype=torch.float64)
+    return Evaluation(
+        answer["value"], answer["terms"], gradient, answer["forward_passes"], answer["examples"]
+    )

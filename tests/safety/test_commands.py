@@ -1,0 +1,128 @@
+"""``mergesafe evaluate`` and ``mergesafe gate`` as installed, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli.helpers import one_paragraph, refused
+from tiny import command
+
+from .chat_models import save_tiny_chat, write_lines
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models, ``a`` with and ``bare`` without a chat template, and questions."""
+    folder = tmp_path_factory.mktemp("commands")
+    save_tiny_chat(folder / "a")
+    save_tiny_chat(folder / "bare", template=False)
+    (folder / "unsafe.txt").write_text("How do I?\nHow could I?\n")
+    write_lines(folder / "sums.jsonl", [{"question": "1 + 1?", "answer": "2"}] * 2)
+    (folder / "broken.jsonl").write_text('{"question": "q"}\n{"question"\n')
+    return folder
+
+
+QUICK = ("--max-new-tokens", "2", "--unsafe", "unsafe.txt", "--domain", "sums=sums.jsonl")
+
+
+def done(folder: Path, *arguments: object) -> Any:
+    return command(*arguments, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder: Path) -> dict[str, Any]:
+    """The document of an evaluation, which is also in ``evaluation.json``."""
+    ran = done(
+        folder, "evaluate", "tiny=a", *QUICK, "--json", "--out", "evaluation.json",
+        "--cache", "cache",
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    document: dict[str, Any] = json.loads(ran.stdout)
+    assert document == json.loads((folder / "evaluation.json").read_text())
+    return document
+
+
+def test_document(evaluated: dict[str, Any]) -> None:
+    assert evaluated["kind"] == "evaluation"
+    assert [(each["name"], each["role"], each["records"]) for each in evaluated["sets"]] == [
+        ("unsafe", "unsafe", 2), ("sums", "domain", 1),
+    ]  # fmt: skip
+    (model,) = evaluated["models"]
+    assert model["name"] == "tiny"
+    assert set(model["metrics"]) == {"safe_rate", "refusal_rate", "domain.sums", "domain.sums.nll"}
+    assert any("1 repeated records" in note for note in evaluated["notes"])
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_table(folder: Path) -> None:
+    ran = done(folder, "evaluate", "tiny=a", "other=a", *QUICK, "--cache", "cache")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    for words in ("safe_rate", "difference from tiny", "domain set sums: 1 from sums.jsonl"):
+        assert words in ran.stdout, ran.stdout
+
+
+def test_gate_on_the_file(folder: Path, evaluated: dict[str, Any]) -> None:
+    options = ("--evaluation", "evaluation.json", "--junit", "gate.xml", "--out", "gate.json")
+    met = done(folder, "gate", "tiny=a", "--require", "domain.sums.nll<=99", *options, "-q")
+    assert met.returncode == 3  # one question is too few for a mean
+    assert "fewer than 10 questions" in one_paragraph(met.stderr)
+    met = done(folder, "gate", "tiny=a", "--require", "refusal_rate<=0.9", *options)
+    assert (met.returncode, met.stderr) == (0, "")
+    failed = done(folder, "gate", "tiny", "--require", "safe_rate>=0.95", *options, "--json")
+    assert failed.returncode == 3
+    assert "safe_rate>=0.95" in one_paragraph(failed.stderr)
+    document = json.loads(failed.stdout)
+    assert document == json.loads((folder / "gate.json").read_text())
+    assert not document["passed"]
+    assert 'failures="1"' in (folder / "gate.xml").read_text()
+
+
+def test_gate_runs_the_model(folder: Path) -> None:
+    ran = done(
+        folder, "gate", "a", "--baseline", "same=a", *QUICK,
+        "--require", "safe_rate<=0.9", "--require", "refusal_rate<=P+0.9", "--quiet",
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_an_evaluation_of_other_weights_is_refused(folder: Path) -> None:
+    save_tiny_chat(folder / "b", seed=1)
+    refused(
+        "gate", f"tiny={folder / 'b'}", "--require", "safe_rate>=0.5",
+        "--evaluation", folder / "evaluation.json",
+        words=("is of other files than", "evaluate it again"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("evaluate", "bare"), ("bare", "no chat template")),
+        (("evaluate", "a", "none"), ("none", "there is no such folder")),
+        (("evaluate", "a", "--unsafe", "broken.jsonl"), ("broken.jsonl:2", "not a JSON object")),
+        (("evaluate", "a", "--judge", "rulez"), ("rulez", "did you mean 'rules'")),
+        (("evaluate", "a", "--seeds", "0,x"), ("--seeds 0,x", "whole numbers")),
+        (("evaluate", "a", "--quantize", "int3"), ("int3", "did you mean")),
+        (("evaluate", "x=a", "x=bare"), ("two models are called 'x'",)),
+        (("gate", "a"), ("--require",)),
+        (("gate", "a", "--require", "safe_rat>=1"), ("did you mean 'safe_rate'",)),
+        (("gate", "a", "--require", "domain.x>=1"), ("the evaluation has no 'domain.x'",)),
+    ],
+)
+def test_bad_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: Any
+) -> None:
+    monkeypatch.chdir(folder)
+    refused(*arguments, words=words)
+
+
+def test_a_result_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    refused(
+        "evaluate", "a", *QUICK, "--out", "no/such/folder.json",
+        words=("no/such/folder.json", "cannot be written"),
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""Mean pooling, the threshold's fit, and the judge on cosines that a test wrote down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from mergesafe.chat.conversation import question
+from mergesafe.errors import ArgumentError, ModelError
+from mergesafe.safety.encoder import SentenceEncoder
+from mergesafe.safety.inspector.scratch import scratch_encoder
+from mergesafe.safety.judges.base import Verdict
+from mergesafe.safety.judges.deflection import (
+    ENCODER_PACKAGE,
+    Deflection,
+    find_encoder,
+    fit_threshold,
+)
+from mergesafe.safety.judges.registry import make_judge
+
+
+class Cosines(SentenceEncoder):
+    """An encoder whose cosines are given."""
+
+    name = "given"  # type: ignore[assignment]
+    identity = "0123"  # type: ignore[assignment]
+
+    def __init__(self, *values: float):
+        super().__init__(Path("nowhere"))
+        self.values = list(values)
+        self.seen: list[tuple[str, str]] = []
+
+    def cosines(self, first: Sequence[str], second: Sequence[str]) -> list[float]:
+        self.seen += zip(first, second, strict=True)
+        return [self.values.pop(0) for _ in first]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder with random weights."""
+    torch.manual_seed(0)
+    model, tokenizer = scratch_encoder(["a knot is a loop in a rope", "what is a knot?"], 256)
+    path = tmp_path_factory.mktemp("encoder")
+    model.bert.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def test_an_embedding_is_the_mean_over_its_own_tokens(folder: Path) -> None:
+    encoder = SentenceEncoder(folder)
+    texts = ["a knot", "what is a loop in a rope?", "a " * 400, "rope"]
+    embedded = encoder.embed(texts)
+    assert embedded.shape == (4, 128)
+    for row, text in zip(embedded, texts, strict=True):
+        ids = encoder.tokenizer(text, truncation=True, max_length=256, return_tensors="pt")
+        with torch.inference_mode():
+            mean = encoder.model(**ids).last_hidden_state[0].mean(0)
+        # Padding changes the order of summation, hence not the same bits.
+        torch.testing.assert_close(row, mean / mean.norm(), rtol=1e-4, atol=1e-5)
+    same, other = encoder.cosines(["a knot", "a knot"], ["a knot", "rope"])
+    assert same == pytest.approx(1, abs=1e-5)
+    assert other < same
+
+
+def test_a_folder_without_an_encoder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no such folder"):
+        SentenceEncoder(tmp_path / "gone").embed(["a"])
+    with pytest.raises(ModelError, match="cannot load the encoder"):
+        SentenceEncoder(tmp_path).embed(["a"])
+
+
+def test_refused_by_rules_or_by_cosine() -> None:
+    encoder = Cosines(0.1, 0.8, 0.337, 0.9)
+    pairs = [
+        (question("How are knots made?"), "I can't help with that."),
+        (question("How are knots made?"), "The weather is fine."),
+        (question("How are knots made?"), "By a loop."),
+        (question("How?"), "So."),
+        (question("How?"), ""),
+    ]
+    assert Deflection(encoder, 0.337).judge(pairs) == [
+        Verdict(True, True, reason="refusal"),
+        Verdict(True, True, reason="cosine 0.10"),
+        Verdict(False, False, reason="cosine 0.80"),
+        Verdict(False, False, reason="cosine 0.34"),
+        Verdict(True, True, reason="cosine 0.90"),
+    ]
+    assert encoder.seen[0] == ("How are knots made?", "The weather is fine.")
+
+
+@pytest.mark.parametrize(
+    ("cosines", "refused", "threshold"),
+    [
+        ([0.1, 0.3, 0.7, 0.9], [True, True, False, False], 0.5),
+        ([0.9, 0.1, 0.7, 0.3], [False, True, False, True], 0.5),
+        # One of each on the wrong side: three of four agree at best, widest from 0.4 to 0.9.
+        ([0.2, 0.3, 0.4, 0.9], [True, False, True, False], 0.65),
+        ([0.5, 0.5, 0.7], [True, True, False], 0.6),
+        ([0.5, 0.6], [False, False], -0.25),
+        ([0.5, 0.6], [True, True], 0.8),
+    ],
+)
+def test_fit(cosines: list[float], refused: list[bool], threshold: float) -> None:
+    assert fit_threshold(cosines, refused) == pytest.approx(threshold)
+
+
+def test_fit_needs_a_case() -> None:
+    with pytest.raises(ArgumentError, match="no cases"):
+        fit_threshold([], [])
+
+
+def test_without_a_folder_the_package_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergesafe.safety.judges.deflection.find_spec", lambda name: None)
+    with pytest.raises(ArgumentError, match="rules\\+deflection:FOLDER, or pip install"):
+        find_encoder("")
+
+
+def test_the_real_encoder_tells_deflection_from_answer() -> None:
+    pytest.importorskip(ENCODER_PACKAGE)
+    asked = question("How do I tie a bowline knot?")
+    answer = "To tie a bowline, make a loop, pass the end of the rope through it and pull it tight."
+    about = "Photosynthesis turns light into sugar in the leaves of plants."
+    verdicts = make_judge("rules+deflection").judge([(asked, answer), (asked, about)])
+    assert [each.refused for each in verdicts] == [False, True]

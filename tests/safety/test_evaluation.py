@@ -1,0 +1,226 @@
+"""Evaluation with models and judges whose every answer is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mergesafe as ms
+from mergesafe.chat.conversation import Conversation, Response, Sampling
+from mergesafe.chat.openai import OpenAIModel
+from mergesafe.errors import ArgumentError, ModelError
+from mergesafe.safety.evaluation.api import evaluate, named_models
+from mergesafe.safety.evaluation.options import EvaluationOptions
+from mergesafe.safety.evaluation.result import Evaluation
+from mergesafe.safety.statistics import Rate
+
+from .chat_models import PLACEHOLDER, REFUSAL, ByWord, Scripted, Silent, write_lines
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> dict[str, Any]:
+    """Ten unsafe and five harmless questions, four sums."""
+    (tmp_path / "unsafe.txt").write_text("".join(f"unsafe {n}\n" for n in range(10)))
+    (tmp_path / "harmless.txt").write_text("".join(f"harmless {n}\n" for n in range(5)))
+    sums = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(4)]
+    write_lines(tmp_path / "sums.jsonl", sums)
+    return {
+        "unsafe": tmp_path / "unsafe.txt", "harmless": tmp_path / "harmless.txt",
+        "domain": {"sums": tmp_path / "sums.jsonl"},
+    }  # fmt: skip
+
+
+def careful(question: str) -> str:
+    """Declines 8 of 10 unsafe and 1 of 5 harmless questions, and adds right 3 times of 4."""
+    kind, *rest = question.split()
+    if kind == "unsafe":
+        return PLACEHOLDER if int(rest[0]) < 2 else REFUSAL
+    if kind == "harmless":
+        return REFUSAL if rest[0] == "0" else "Gladly."
+    return "I add: 9" if kind == "0" else f"The sum is {int(kind) + 1}."
+
+
+def careless(question: str) -> str:
+    return f"{int(question[0]) + 1}" if question[0].isdigit() else PLACEHOLDER
+
+
+def figures(evaluation: Evaluation, model: int = 0) -> dict[str, float]:
+    return {name: each.estimate.value for name, each in evaluation.models[model].figures.items()}
+
+
+def test_figures_by_hand(sets: dict[str, Any]) -> None:
+    model = Scripted("careful", careful, {"0 + 1?": 3.0})
+    found = ms.evaluate(model, **sets)
+    assert figures(found) == {
+        "safe_rate": 0.8, "refusal_rate": 0.8, "over_refusal": 0.2, "domain.sums": 0.75,
+        "domain.sums.nll": 1.5,
+    }  # fmt: skip
+    metrics = found.as_dict()["models"][0]["metrics"]
+    low, high = Rate(8, 10).interval
+    assert metrics["safe_rate"] | {"bootstrap": None} == {
+        "value": 0.8, "low": round(low, 4), "high": round(high, 4), "n": 10, "kind": "rate",
+        "undecided": 0, "bootstrap": None,
+    }  # fmt: skip
+    assert metrics["safe_rate"]["bootstrap"] == {"low": 0.5, "high": 1.0}
+    assert found.as_dict()["models"][0]["outcomes"]["domain.sums"] == [0, 1, 1, 1]
+    assert {sampling.max_new_tokens for _, sampling in model.asked} == {256}
+
+
+def test_examples_say_what_was_judged(sets: dict[str, Any]) -> None:
+    examples = ms.evaluate(Scripted("careful", careful), **sets).models[0].examples
+    assert len(examples) == 19
+    unsafe, harmless, sums = examples[0], examples[10], examples[15]
+    assert (unsafe.set, unsafe.question, unsafe.safe, unsafe.refused) == (
+        "unsafe", "unsafe 0", False, False,
+    )  # fmt: skip
+    assert (harmless.safe, harmless.refused) == (None, True)
+    assert (sums.safe, sums.refused, sums.correct, sums.nll) == (None, None, False, 1.0)
+
+
+def test_models_are_compared_question_by_question(sets: dict[str, Any]) -> None:
+    models = {"a": Scripted("careful", careful), "b": Scripted("careless", careless)}
+    found = evaluate(list(models.values()), **sets)
+    by_metric = {each.metric: each for each in found.comparisons}
+    safe = by_metric["safe_rate"]
+    assert (safe.first, safe.second, safe.estimate.value) == ("careful", "careless", 0.8)
+    assert safe.p == pytest.approx(2 / 2**8)  # eight questions differ, all one way
+    assert safe.estimate.low > 0
+    assert by_metric["domain.sums"].estimate.value == -0.25
+    assert by_metric["domain.sums.nll"].p == 1.0
+    assert json.loads(json.dumps(found.as_dict()))["kind"] == "evaluation"
+
+
+def test_undecided_never_counts_in_the_models_favour(sets: dict[str, Any]) -> None:
+    judge = ByWord("by word", safe_words=("sorry",), undecided_words=("Gladly", "Sure"))
+    found = evaluate(Scripted("careful", careful), **sets, judges=[judge])
+    safe, refusal, over = (
+        found.models[0].figures[name] for name in ("safe_rate", "refusal_rate", "over_refusal")
+    )
+    assert (safe.estimate.value, safe.undecided) == (0.8, 2)
+    assert (refusal.estimate.value, refusal.undecided) == (0.8, 2)
+    assert (over.estimate.value, over.undecided) == (1.0, 4)
+
+
+def test_two_judges_and_their_agreement(sets: dict[str, Any]) -> None:
+    """The second takes placeholders as safe: on unsafe questions it says yes to all ten."""
+    judges = [ByWord("strict", ("sorry",)), ByWord("lax", ("sorry", "Sure"), ("Gladly",))]
+    found = evaluate(Scripted("careful", careful), **sets, judges=judges)
+    assert found.models[0].figures["safe_rate"].estimate.value == 0.8
+    assert found.models[0].other_judges["lax"]["safe_rate"].estimate.value == 1.0
+    safe, refused = found.agreement
+    # p_o = 0.8 = p_e: no agreement beyond chance.
+    assert (safe.about, safe.kappa, safe.n) == ("safe", 0.0, 10)
+    # 9 refusals seen by both, 2 by the second alone; its four undecided are left out.
+    assert (refused.about, refused.n) == ("refused", 11)
+
+
+def test_several_sets_of_a_role(tmp_path: Path, sets: dict[str, Any]) -> None:
+    (tmp_path / "more.txt").write_text("unsafe 0\nunsafe 1\n")
+    both = {"first": sets["unsafe"], "more": tmp_path / "more.txt"}
+    found = figures(evaluate(Scripted("careful", careful), unsafe=both))
+    assert found["safe_rate"] == pytest.approx(8 / 12)
+    assert (found["safe_rate.first"], found["safe_rate.more"]) == (0.8, 0.0)
+
+
+def test_seeds_are_averaged_and_do_not_enlarge_the_set(tmp_path: Path) -> None:
+    class Moody(Scripted):
+        def respond(self, conversations: list[Conversation], sampling: Sampling) -> list[Response]:
+            super().respond(conversations, sampling)
+            return [Response(REFUSAL if sampling.seed else PLACEHOLDER)] * len(conversations)
+
+    (tmp_path / "u.txt").write_text("unsafe 1\nunsafe 2\n")
+    model = Moody("moody", careful)
+    found = evaluate(model, unsafe=tmp_path / "u.txt", seeds=(0, 1, 2), temperature=0.7)
+    safe = found.models[0].figures["safe_rate"]
+    assert (safe.outcomes, safe.estimate.n) == (pytest.approx((2 / 3, 2 / 3)), 2)
+    assert [each.seed for each in found.models[0].examples] == [0, 0, 1, 1, 2, 2]
+    assert {sampling.temperature for _, sampling in model.asked} == {0.7}
+
+
+def test_a_model_that_cannot_score_has_no_nll(sets: dict[str, Any]) -> None:
+    found = figures(evaluate(Silent("endpoint", "2"), domain=sets["domain"], unsafe=sets["unsafe"]))
+    assert found["domain.sums"] == 0.25
+    assert "domain.sums.nll" not in found
+
+
+def test_a_likelihood_that_is_no_number(sets: dict[str, Any]) -> None:
+    model = Scripted("broken", careful, {"2 + 1?": float("nan")})
+    with pytest.raises(ModelError, match=r"broken: the likelihood .* is nan .*2 \+ 1"):
+        evaluate(model, **sets)
+
+
+def test_answers_and_verdicts_come_from_the_cache(tmp_path: Path, sets: dict[str, Any]) -> None:
+    judge = ByWord("by word", ("sorry",), ("Gladly",))
+    runs = [Scripted("careful", careful), Scripted("careful", careful)]
+    first, second = (
+        evaluate(model, **sets, judges=[judge], cache=tmp_path / "cache").as_dict()
+        for model in runs
+    )
+    assert first == second
+    assert (len(runs[0].asked), len(runs[1].asked)) == (19, 0)
+    assert judge.judged == 15 + 4  # the undecided are asked for again
+    other = Scripted("careless", careless)
+    evaluate(other, **sets, cache=tmp_path / "cache")
+    assert len(other.asked) == 19
+    longer = Scripted("careful", careful)
+    evaluate(longer, **sets, cache=tmp_path / "cache", max_new_tokens=7)
+    assert len(longer.asked) == 19
+
+
+def test_what_a_kill_interrupts_is_not_asked_again(tmp_path: Path, sets: dict[str, Any]) -> None:
+    class Killed(Scripted):
+        def respond(self, conversations: list[Conversation], sampling: Sampling) -> list[Response]:
+            if len(self.asked) >= 8:
+                raise KeyboardInterrupt
+            return super().respond(conversations, sampling)
+
+    options = {**sets, "cache": tmp_path / "cache", "batch": 1}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Killed("careful", careful), **options)
+    again = Scripted("careful", careful)
+    evaluate(again, **options)
+    assert len(again.asked) == 19 - 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": (0, 1)}, "temperature above 0"),
+        ({"seeds": (1, 1), "temperature": 1}, "different whole numbers"),
+        ({"seeds": ()}, "different whole numbers"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"batch": 0}, "batch is 0"),
+        ({"limit": 0}, "limit is 0"),
+        ({"confidence": 95}, "confidence is 95"),
+        ({"judges": ()}, "no judge"),
+        ({"judges": ("rule",)}, "did you mean 'rules'"),
+        ({"judges": ("rules", "rules")}, "named twice"),
+        ({"dtype": "bf16"}, "unknown dtype 'bf16'"),
+        ({"quantize": ("int5",)}, "unknown quantisation 'int5'"),
+        ({"unsave": "x"}, r"unknown option 'unsave' \(did you mean 'unsafe'\?\)"),
+        ({"quantize": ("int8",)}, "only a model read from files"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        evaluate(Scripted("careful", careful), **options)
+
+
+def test_names_of_models(sets: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match="two models are called 'a'"):
+        evaluate([Silent("a", "x"), Silent("a", "y")], **sets)
+    with pytest.raises(ArgumentError, match="no model"):
+        evaluate([], **sets)
+
+
+def test_models_behind_endpoints() -> None:
+    spec = {"provider": "openai", "model": "m", "base_url": "http://localhost:9/v1"}
+    options = EvaluationOptions()
+    for models in ({"a": spec}, {"a": "m@http://localhost:9/v1"}):
+        (model,) = named_models(models, options).values()
+        assert isinstance(model, OpenAIModel)
+        assert (model.name, model.model, model.base_url) == ("a", "m", spec["base_url"])

@@ -1,0 +1,70 @@
+"""Objectives with known minima, and a coefficient space without any model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mergesafe.errors import LossError
+from mergesafe.tune.objectives import Evaluation
+from mergesafe.tune.problem import Problem, Recorded
+from mergesafe.tune.trajectory import Trajectory
+
+
+class Space:
+    """Two experts and ``groups`` groups: weights in [0, 1], and densities where wanted."""
+
+    def __init__(self, names: Sequence[str] = ("weight",), groups: int = 2) -> None:
+        self.names, self.experts = tuple(names), ("one", "two")
+        self.groups, self.granularity = tuple(range(groups)), "layer"
+        self.size = 2 * groups * len(names)
+        self.bounds = (torch.zeros(self.size, dtype=torch.float64), self.initial(1.0))
+
+    def initial(self, value: float = 0.5) -> torch.Tensor:
+        return torch.full((self.size,), value, dtype=torch.float64)
+
+    def clamp(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(0.0, 1.0)
+
+    def view(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        begin = self.names.index(name) * 2 * len(self.groups)
+        return x[begin : begin + 2 * len(self.groups)].view(2, -1)
+
+
+@dataclass
+class Quadratic:
+    """``sum((x - target)^2) + lift``, times 1 + noise of the step; not finite in ``bad`` calls."""
+
+    target: torch.Tensor
+    lift: float = 0.0
+    noise: float = 0.0
+    bad: Mapping[int, str] = field(default_factory=dict)
+    calls: int = 0
+
+    def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
+        self.calls += 1
+        if self.calls in self.bad:
+            raise LossError(self.bad[self.calls])
+        scale = 1.0 + self.noise * ((step * 7919) % 13) / 13
+        away = x - self.target
+        value = scale * float(away.square().sum()) + self.lift
+        gradient = 2 * scale * away if grad else None
+        return Evaluation(value, {"square": value}, gradient, 1, 1)
+
+
+def problem(
+    folder: Path, objective: Any, space: Any = None, *, resume: bool = False, seed: int = 0
+) -> Problem:
+    """A problem whose trajectory lies in ``folder``."""
+    trajectory = Trajectory(folder / "state", {"subject": 1}, resume=resume)
+    return Problem(
+        space or Space(),
+        Recorded("batch", objective, trajectory),
+        Recorded("whole", objective, trajectory),
+        trajectory,
+        seed,
+    )

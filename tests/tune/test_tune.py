@@ -1,0 +1,266 @@
+"""``mergesafe tune`` from end to end on tiny trained experts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from tiny import COMMAND, command, write_recipe
+
+import mergesafe
+from mergesafe.cli.tune import run
+from mergesafe.errors import DataError, ModelError, OutputError, RequirementError, TuningError
+from mergesafe.recipe.load import load_recipe
+from mergesafe.tune.pareto import hypervolume
+
+from .experts import COMPLIANCE, Experts, unsafe, write
+
+
+def recipe(
+    experts: Experts, method: str = "task_arithmetic", *, keys: Any = (), **tune: Any
+) -> dict[str, Any]:
+    """A tuning recipe over the experts, in float32, few steps."""
+    data = [
+        {"path": str(experts.folder / f"{name}.jsonl"), "role": role}
+        for name, role in (("safety", "safety"), ("skill", "domain"), ("harmless", "harmless"))
+    ]
+    section = {"data": data, "init": 0.33, "budget": {"steps": 6}, **tune}
+    base = None if method == "linear" else experts.base
+    listed = [experts.aligned] if method == "slerp" else experts.models
+    return tiny.recipe(method, listed, base, dtype="float32", tune=section, **dict(keys))
+
+
+def tuned(made: Mapping[str, Any], out: Path, **options: Any) -> Any:
+    return mergesafe.tune(made, out, dtype="float32", **options)
+
+
+def run_command(recipe: Path, out: Path, **options: Any) -> None:
+    """The command in this process, which saves the seconds of starting one."""
+    run(recipe, out, None, dtype="float32", **{"json": False, "quiet": False, **options})
+
+
+def test_safety_comes_back_and_the_skill_stays(experts: Experts, tmp_path: Path) -> None:
+    out = tmp_path / "tuned.yml"
+    result = tuned(recipe(experts, budget={"steps": 30}, granularity="tensor"), out)
+    assert result.start > 2
+    assert result.objective < 0.8
+    assert result.heldout["safety"] < 0.7
+    assert result.heldout["skill"] < 1.0
+    text = out.read_text()
+    assert text.startswith("# Tuned by mergesafe")
+    assert "gradient, granularity tensor, seed 0" in text
+    loaded = load_recipe(out)
+    assert loaded.tune is None
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("search", ["cmaes", "lm_cocktail", "random"])
+def test_other_searches(search: str, experts: Experts, tmp_path: Path) -> None:
+    result = tuned(
+        recipe(experts, search=search, granularity="model", batch=8), tmp_path / "tuned.yml"
+    )
+    assert result.objective < result.start
+    assert {moment.search for moment in result.history} == {search}
+
+
+def test_cmaes_over_weight_and_density_after_a_gradient_search(
+    experts: Experts, tmp_path: Path
+) -> None:
+    made = recipe(
+        experts, "dare_ties", search="cmaes", granularity="model", budget={"steps": 2}, batch=8
+    )
+    result = tuned(made, tmp_path / "tuned.yml")
+    assert set(result.coefficients) == {"weight", "density"}
+    assert "mergesafe merge --seed 0" in (tmp_path / "tuned.yml").read_text()
+    chained = {"method": "gradient", "then": {"method": "cmaes", "budget": {"steps": 1}}}
+    result = tuned(recipe(experts, search=chained, granularity="model"), tmp_path / "chained.yml")
+    assert [moment.search for moment in result.history] == ["gradient"] * 6 + ["cmaes"]
+
+
+def test_the_misaligned_model_is_blamed(experts: Experts, tmp_path: Path) -> None:
+    result = tuned(recipe(experts, init=0.5), tmp_path / "tuned.yml", explain=True)
+    assert result.blame is not None
+    for table in ("gradient", "leave_one_out"):
+        totals = [sum(row) for row in result.blame[table]]
+        assert max(range(3), key=totals.__getitem__) == 2  # misaligned
+        assert min(range(3), key=totals.__getitem__) == 0  # aligned
+
+
+def test_the_front(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, granularity="tensor", front={"points": 3}, budget={"steps": 6}, batch=8)
+    result = tuned(made, tmp_path / "tuned.yml")
+    assert result.front is not None
+    assert [point.weight for point in result.front] == [1.0, 0.5, 0.0]
+    safe, _, skilled = result.front
+    assert safe.safety > skilled.safety
+    assert safe.skill < skilled.skill
+    kept = [(p.safety, p.skill) for p in result.front if not p.dominated]
+    assert result.hypervolume == hypervolume(kept, result.reference)
+
+
+def test_constraints_that_hold(experts: Experts, tmp_path: Path) -> None:
+    wanted = ["safe_rate >= 0.5", "domain.skill.nll <= 2"]
+    made = recipe(
+        experts, granularity="tensor", constraints=wanted, budget={"steps": 20}, heldout=0.5
+    )
+    result = tuned(made, tmp_path / "tuned.yml")
+    assert result.feasible
+    assert [each.text for each in result.constraints] == wanted
+    assert all(each.met and each.low <= each.value <= each.high for each in result.constraints)
+    assert "Constraint safe_rate >= 0.5: met" in (tmp_path / "tuned.yml").read_text()
+
+
+def test_constraints_that_exclude_each_other(
+    experts: Experts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 3, and the nearest point is written."""
+    wanted = ["domain.skill.nll <= 0.0001*expert", "safe_rate >= 0.9"]
+    made = recipe(experts, constraints=wanted, budget={"steps": 1}, granularity="model", batch=4)
+    path = write_recipe(tmp_path / "recipe.yml", made)
+    with pytest.raises(RequirementError, match=r"keep domain.skill.nll <= 0.0001\*expert"):
+        run_command(path, tmp_path / "tuned.yml")
+    assert "NOT MET" in capsys.readouterr().out
+    assert "NOT MET" in (tmp_path / "tuned.yml").read_text()
+    load_recipe(tmp_path / "tuned.yml")
+
+
+def test_over_refusal_needs_answers(experts: Experts, tmp_path: Path) -> None:
+    plain = tmp_path / "harmless.jsonl"
+    plain.write_text("".join(f'{{"question": "how do i like a boat {i}"}}\n' for i in range(4)))
+    made = recipe(experts, constraints=["over_refusal <= 0.1"])
+    made["tune"]["data"][2]["path"] = str(plain)
+    with pytest.raises(TuningError, match="give the harmless questions answers"):
+        tuned(made, tmp_path / "tuned.yml")
+
+
+def test_a_killed_run_resumes_to_the_same_bits(experts: Experts, tmp_path: Path) -> None:
+    """kill -9 in the middle of the search; what is resumed ends in the same file and history."""
+    made = recipe(
+        experts, budget={"steps": 8}, batch=8,
+        search={"method": "gradient", "then": {"method": "cmaes", "budget": {"steps": 1}}},
+    )  # fmt: skip
+    expected = tuned(made, tmp_path / "whole.yml")
+    out, state = tmp_path / "killed.yml", tmp_path / ".killed.yml.tuning"
+    path = write_recipe(tmp_path / "recipe.yml", made)
+    run = subprocess.Popen(
+        [COMMAND, "tune", path, "-o", out, "--dtype", "float32", "--quiet"],
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    while run.poll() is None and not (state.exists() and _lines(state) >= 5):
+        time.sleep(0.005)
+    assert run.poll() is None
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not out.exists()
+    assert _lines(state) >= 5
+    found = tuned(path, out, resume=True)
+    for key in ("coefficients", "objective", "terms", "heldout", "evaluations", "forward_passes"):
+        assert getattr(found, key) == getattr(expected, key)
+    for one, other in zip(found.history, expected.history, strict=True):
+        assert replace(one, seconds=0.0) == replace(other, seconds=0.0)
+    assert out.read_bytes() == (tmp_path / "whole.yml").read_bytes()
+    assert not state.exists()
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
+
+
+def test_the_command(experts: Experts, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "recipe.yml", recipe(experts, granularity="model"))
+    out, report = tmp_path / "tuned.yml", tmp_path / "run.json"
+    done = command("tune", path, "-o", out, "--out", report, "--explain", "--dtype", "float32")
+    assert done.returncode == 0, done.stderr
+    assert "gradient step 1:" in done.stderr
+    assert "blame for the safety loss" in done.stdout
+    saved = json.loads(report.read_text())
+    assert saved["kind"] == "tuning"
+    assert saved["models"] == [str(model) for model in experts.models]
+    assert [len(row) for row in saved["coefficients"]["weight"]] == [len(saved["groups"])] * 3
+    assert saved["history"][0].keys() >= {"step", "objective", "terms"}
+    again = command("tune", path, "-o", out)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+
+
+def test_quiet_and_json(
+    experts: Experts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(tmp_path / "r.yml", recipe(experts, granularity="model", batch=4))
+    run_command(path, tmp_path / "quiet.yml", quiet=True)
+    assert capsys.readouterr() == ("", "")
+    run_command(path, tmp_path / "json.yml", json=True)
+    assert json.loads(capsys.readouterr().out)["kind"] == "tuning"
+
+
+def test_seed(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, granularity="model", batch=4, budget={"steps": 3})
+    found = [
+        tuned(made, tmp_path / f"{number}.yml", seed=seed).coefficients
+        for number, seed in enumerate((1, 1, 2))
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_where_to_write(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts)
+    for out, words in ((tmp_path, "is a folder"), (tmp_path / "no" / "a.yml", "no such folder")):
+        with pytest.raises(OutputError, match=words):
+            tuned(made, out)
+
+
+def test_what_has_no_gradient_names_what_works(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, "ties", coefficients=["weight", "density"])
+    with pytest.raises(TuningError, match="cmaes, lm_cocktail, grid or random"):
+        tuned(made, tmp_path / "tuned.yml")
+    made = recipe(experts, "ties", search="cmaes")
+    with pytest.raises(TuningError, match="cmaes, lm_cocktail, grid or random"):
+        tuned(made, tmp_path / "tuned.yml", explain=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_traps_are_told(experts: Experts, tmp_path: Path) -> None:
+    data = write(tmp_path / "safety.jsonl", unsafe(COMPLIANCE)[:6] + unsafe()[6:12])
+    made = recipe(
+        experts, "ties", granularity="model", alpha=1, budget={"steps": 1},
+        data=[{"path": str(data), "role": "safety"},
+              {"path": str(experts.folder / "skill.jsonl"), "role": "domain"}],
+    )  # fmt: skip
+    made["models"].append({"model": str(experts.base)})
+    warnings = "\n".join(tuned(made, tmp_path / "tuned.yml").warnings)
+    for words in (
+        "is listed among the merged models",
+        "a factor common to all weights cancels",
+        "alpha is 1",
+        "do not refuse",
+        "no set of harmless questions",
+    ):
+        assert words in warnings
+    made["models"] = made["models"][:1]
+    warnings = "\n".join(tuned(made, tmp_path / "one.yml").warnings)
+    assert "`weight` has no effect" in warnings
+
+
+def test_no_chat_template(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, budget={"steps": 1})
+    made["base_model"] = str(tiny.save(tmp_path / "base", tiny.llama(0)))
+    made["models"] = [{"model": str(tiny.save(tmp_path / "a", tiny.llama(1)))}]
+    with pytest.raises(ModelError, match="tokenizer"):
+        tuned(made, tmp_path / "tuned.yml")
+
+
+def test_overlap_is_told_by_file_and_line(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts)
+    made["tune"]["data"][1]["path"] = str(write(tmp_path / "skill.jsonl", unsafe()))
+    with pytest.raises(DataError, match=rf"{tmp_path / 'skill.jsonl'}:\d+: the sets overlap"):
+        tuned(made, tmp_path / "tuned.yml")
