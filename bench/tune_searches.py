@@ -55,8 +55,8 @@ def candidate(args: argparse.Namespace) -> list[Row]:
             [forward] = measure([lambda: merged.loss(batch, x)], args.rounds)
     made = max(on_demand.p50 - forward.p50, 1e-9)
     print(
-        f"{'':<8} candidate {on_demand.p50:.2f} s, with weights that stay {forward.p50:.2f} s; merge "
-        f"and load {through_disk.p50:.2f} s; processor times {on_demand.cpu:.2f}, "
+        f"{'':<8} candidate {on_demand.p50:.2f} s, with weights that stay {forward.p50:.2f} s; "
+        f"merge and load {through_disk.p50:.2f} s; processor times {on_demand.cpu:.2f}, "
         f"{forward.cpu:.2f}, {through_disk.cpu:.2f} s"
     )
     what = f"{args.method}, {args.dtype}: merge, load, forward / candidate"
