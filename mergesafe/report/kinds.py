@@ -160,6 +160,10 @@ class Vet(msgspec.Struct):
 
 
 class Requirement(msgspec.Struct):
+    """Of a gate, or a constraint of tuning, for which ``shown`` says whether its whole interval
+    keeps the bound and ``met`` whether the value does.
+    """
+
     text: str
     metric: str
     bound: Number
@@ -168,6 +172,7 @@ class Requirement(msgspec.Struct):
     low: Number | None = None
     high: Number | None = None
     reason: str = ""
+    shown: bool | None = None
 
 
 class Gate(msgspec.Struct):

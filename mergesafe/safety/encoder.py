@@ -51,20 +51,21 @@ class SentenceEncoder:
         """
         import torch
 
-        if not texts:
-            return torch.zeros(0, 0)
-        rows: list[torch.Tensor] = []
-        for begin in range(0, len(texts), BATCH):
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        for begin in range(0, len(order), BATCH):
+            places = order[begin : begin + BATCH]  # of like length: little is padding
             batch = self.tokenizer(
-                list(texts[begin : begin + BATCH]), padding=True, truncation=True,
+                [texts[place] for place in places], padding=True, truncation=True,
                 max_length=MAX_TOKENS, return_tensors="pt",
             )  # fmt: skip
             with torch.inference_mode():
                 hidden = self.model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1)
             mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-            rows.append(torch.nn.functional.normalize(mean, dim=1))
-        return torch.cat(rows)
+            for place, row in zip(places, torch.nn.functional.normalize(mean, dim=1), strict=True):
+                rows[place] = row
+        return torch.stack(rows) if rows else torch.empty(0, 0)
 
     def cosines(self, first: Sequence[str], second: Sequence[str]) -> list[float]:
         """The cosine of each text of ``first`` and that of ``second`` in the same place."""

@@ -20,7 +20,7 @@ from mergesafe.tune.combine import Combination, check_differentiable
 from mergesafe.tune.inputs import Inputs, Resident, resident_bytes
 from mergesafe.tune.layers import MergedLinear
 from mergesafe.tune.low_rank import LowRank, is_low_rank
-from mergesafe.tune.skeleton import make_skeleton, recompute_layers, set_small
+from mergesafe.tune.skeleton import make_skeleton, recompute_layers, set_small, small_values
 from mergesafe.tune.space import CoefficientSpace
 from mergesafe.tune.streamed import Streamed, Trail
 from mergesafe.tune.weight import MergedWeight
@@ -70,7 +70,7 @@ class MergedModel:
         self._trail = Trail([name for name in self._weights if name not in self._small])
         for weight in self._weights.values():
             weight.inputs, weight.used = self._inputs, self._trail.add
-        self._kept = False
+        self._held: torch.Tensor | None = None
         self.module.register_forward_pre_hook(self._foretell)
         cast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         self.module.forward = cast(self.module.forward)
@@ -163,19 +163,27 @@ class MergedModel:
 
     @contextmanager
     def at(self, x: torch.Tensor) -> Iterator[MergedChat]:
-        """The merged model at ``x``, for generating and scoring.
+        """The merged model at ``x``, for generating and scoring, as :meth:`holding` keeps it."""
+        with self.holding(x):
+            yield MergedChat(self, x.detach().clone())
 
-        Its weights are made once where they take less than half of the memory that is free, else
-        anew for every token.
+    @contextmanager
+    def holding(self, x: torch.Tensor) -> Iterator[None]:
+        """The merged weights at ``x`` are made once for all passes of the block, if there is room:
+        half of the memory that is free, or ``memory`` where inputs are streamed. Else anew in each.
         """
         with self.using(x.detach()), torch.no_grad():
+            if self._held is not None:  # by a block around this one, at the same coefficients
+                yield
+                return
             try:
-                self._kept = self._fits()
-                for weight in self._weights.values() if self._kept else ():
-                    weight.kept = weight.make()
-                yield MergedChat(self, x.detach().clone())
+                if self._fits():
+                    for weight in self._weights.values():
+                        weight.kept = weight.make()
+                    self._held = x.detach().clone()
+                yield
             finally:
-                self._kept = False
+                self._held = None
                 for weight in self._weights.values():
                     weight.kept = None
 
@@ -193,7 +201,7 @@ class MergedModel:
                 weight.choice = None
 
     def _foretell(self, *_: object) -> None:
-        if not self._kept:
+        if self._held is None:
             self._inputs.expect(self._trail.begin(backward=torch.is_grad_enabled()))
 
     def _fits(self) -> bool:
@@ -201,7 +209,8 @@ class MergedModel:
         size = self.dtype.itemsize * sum(w.task.numel for w in self._weights.values())
         if self.device.type == "cuda":
             return size <= torch.cuda.mem_get_info(self.device)[0] // 2
-        return size <= available_bytes() // 2
+        limit = self._budget if self.streamed else available_bytes() // 2
+        return size <= limit
 
     def _make_small(self) -> None:
         """Give the model the parameters that are made at the start of a pass."""
@@ -222,6 +231,7 @@ class MergedModel:
             budget = max(available_bytes() // 2, MINIMUM_BUDGET)
         else:
             budget = budget_of(memory)
+        self._budget = budget
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
             if total > free // 2:
@@ -241,17 +251,24 @@ class MergedModel:
             raise ArgumentError(
                 f"coefficients have shape {tuple(x.shape)}; expected [{self.space.size}]"
             )
+        if self._held is not None and (x.requires_grad or not torch.equal(x, self._held)):
+            raise ArgumentError(
+                "inside at() and holding() the model has the coefficients that were given there, "
+                "and no gradient; leave the block first"
+            )
         numbers = x.detach().cpu()[self._index].unbind()
         rows = x.to(self.device)[self._index.to(self.device)].unbind()
+        before = [(weight, weight.numbers, weight.row) for weight in self._weights.values()]
         for name, number, row in zip(self._tuned, numbers, rows, strict=True):
             self._weights[name].numbers, self._weights[name].row = number, row
+        small = small_values(self.module, self._small)
         try:
             self._make_small()
             yield
         finally:
-            set_small(self.module, dict.fromkeys(self._small))
-            for name in self._tuned:
-                self._weights[name].numbers = self._weights[name].row = None
+            set_small(self.module, small)
+            for weight, *coefficients in before:
+                weight.numbers, weight.row = coefficients
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
@@ -107,24 +108,30 @@ class Objective:
         gradient = torch.zeros_like(x, dtype=torch.float64) if grad else None
         found: dict[str, float] = {}
         value, passes, examples = 0.0, 0, 0
-        for data in self._sets:
-            items = data.draw(step)
-            total = 0.0
-            for batch in batches(data.examples, items, data.pad, self.tokens):
-                part, slope, extra = data.run(batch, x, len(items), grad=grad)
-                total += part
-                passes += 1 + extra
-                if gradient is not None and slope is not None:
-                    gradient += data.term.weight * slope
-            found[data.term.name] = total
-            value += data.term.weight * total
-            examples += len(items)
+        with self._many_passes(x, grad):
+            for data in self._sets:
+                items = data.draw(step)
+                total = 0.0
+                for batch in batches(data.examples, items, data.pad, self.tokens):
+                    part, slope, extra = data.run(batch, x, len(items), grad=grad)
+                    total += part
+                    passes += 1 + extra
+                    if gradient is not None and slope is not None:
+                        gradient += data.term.weight * slope
+                found[data.term.name] = total
+                value += data.term.weight * total
+                examples += len(items)
         for name, factor, penalty, slope in self._penalties(x):
             found[name] = penalty
             value += factor * penalty
             if gradient is not None:
                 gradient += factor * slope
         return Evaluation(value, found, gradient, passes, examples)
+
+    def _many_passes(self, x: torch.Tensor, grad: bool) -> AbstractContextManager[None]:
+        """Forward passes of one ``x`` share its merged weights, unless others run between them."""
+        alone = all(term.kind not in ("dpo", "kl") for term in self.terms)
+        return self.merged.holding(x) if alone and not grad else nullcontext()
 
     def _penalties(self, x: torch.Tensor) -> list[tuple[str, float, float, torch.Tensor]]:
         found = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final
 
 import torch
@@ -61,6 +62,11 @@ def make_skeleton(
     empty = torch.empty(0, dtype=torch.float32, device=device)
     model.register_parameter("where_the_weights_are", nn.Parameter(empty, requires_grad=False))
     return model.eval(), small
+
+
+def small_values(model: Any, names: Iterable[str]) -> dict[str, torch.Tensor | None]:
+    """What :func:`set_small` set."""
+    return {name: attrgetter(name)(model) for name in names}
 
 
 def set_small(model: Any, values: Mapping[str, torch.Tensor | None]) -> None:

@@ -208,16 +208,16 @@ class Streamed:
                 out = out.view(source.info.shape)
             tensor = made_of(source, stored[source.info], self._factors, task.cast, out)
             made[source.info, source.lora] = tensor
-        inputs = [made[source.info, source.lora] for source in task.sources]
-        if self._copies is None:
-            return inputs
-        inputs = self._copied(inputs)
-        memory.release()
-        entry.memory = None
+        inputs = self._copied([made[source.info, source.lora] for source in task.sources])
+        if self._copies is not None:  # they lie elsewhere now
+            memory.release()
+            entry.memory = None
         return inputs
 
     def _copied(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """On the device, each distinct tensor once; the copies are complete."""
+        if self._copies is None:
+            return [*inputs]
         with torch.cuda.stream(self._copies):
             moved = {id(x): x.to(self._device, non_blocking=True) for x in inputs}
         self._copies.synchronize()

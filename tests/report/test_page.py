@@ -187,6 +187,8 @@ def answers(safe: bool | None, role: str = "unsafe", **judged: object) -> Json:
         (answers(None, "harmless", refused=True), True),
         (answers(None, "domain", correct=True), True),
         (answers(None, "domain", correct=False), False),
+        (answers(None, "domain", correct=True, response="1\nSECRET ANSWER"), False),
+        (answers(None, "harmless", refused=True, response="No." * 40 + "SECRET"), False),
     ],
 )
 def test_only_answers_found_safe_are_in_the_file(tmp_path: Path, found: Json, shown: bool) -> None:

@@ -64,3 +64,18 @@ def test_terms_stand_beside_those_held_out(tmp_path: Path) -> None:
     (section,) = tuning(content_of(tmp_path, tuned(terms={"safety": 0.4}, heldout={"safety": 0.6})))
     (table,) = (t for g in section.groups for t in g.tables if t.caption.startswith("Terms"))
     assert table.rows == [["safety", "0.40", "0.60"]]
+
+
+def test_a_constraint_says_how_surely_it_holds(tmp_path: Path) -> None:
+    constraint = {
+        "text": "safe_rate>=0.9", "metric": "safe_rate", "bound": 0.9, "value": 0.95,
+        "low": 0.85, "high": 0.99, "met": True, "shown": False,
+    }  # fmt: skip
+    (section,) = tuning(content_of(tmp_path, tuned(constraints=[constraint, "free text"])))
+    assert section.groups[0].facts == [
+        (
+            "Constraint",
+            "safe_rate>=0.9: 95 % [85, 99], met by the value, not by the whole interval",
+        ),
+        ("Constraint", "free text"),
+    ]

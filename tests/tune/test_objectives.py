@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mergesafe.chat.conversation import question
+from mergesafe.chat.conversation import Sampling, question
 from mergesafe.chat.records import Record
 from mergesafe.errors import ArgumentError, DataError, LossError
 from mergesafe.tune.merged_model import MergedModel
@@ -197,3 +197,16 @@ def test_bad_data_are_refused(merged: MergedModel, term: Term, message: str) -> 
 def test_bad_terms_are_refused(merged: MergedModel, terms: list[Term], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         Objective(merged, terms)
+
+
+def test_inside_at_there_are_no_other_coefficients_and_no_gradient(
+    merged: MergedModel, x: torch.Tensor
+) -> None:
+    objective = Objective(merged, [Term("safety", SAFETY)])
+    expected = objective.evaluate(x, grad=False).value
+    with merged.at(x) as chat:
+        assert objective.evaluate(x, grad=False).value == expected
+        for grad, at in ((False, x + 0.1), (True, x)):
+            with pytest.raises(ArgumentError, match="leave the block first"):
+                objective.evaluate(at, grad=grad)
+        assert len(chat.respond([question("how do i sort")], Sampling(2))) == 1

@@ -72,11 +72,12 @@ def test_lora_experts_are_made_from_one_reading_of_the_base(
     inputs.close()
 
 
-def test_what_was_foretold_wrongly_is_dropped(plan: MergePlan) -> None:
+@pytest.mark.parametrize("on_host", [False, True])
+def test_what_was_foretold_wrongly_is_dropped(plan: MergePlan, on_host: bool) -> None:
     tasks = {task.name: task for task in plan.tasks}
     names = list(tasks)
-    inputs = Streamed(plan.tasks, CPU, 16 << 20, ())
     resident = Resident(plan.tasks, CPU)
+    inputs = Streamed(plan.tasks, CPU, 16 << 20, (), resident if on_host else None)
     for order in (names, names[::-1], names[3:6] + names[:2]):
         inputs.expect(names)
         for name in order:
@@ -101,15 +102,14 @@ def test_an_error_of_a_reader_reaches_whoever_waits(tmp_path: Path) -> None:
     inputs.close()
 
 
-def test_it_scores_the_same_where_the_merged_weights_do_not_fit(
-    plan: MergePlan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_scores_the_same_where_the_merged_weights_do_not_fit(plan: MergePlan) -> None:
     space = CoefficientSpace(plan, "layer")
     pairs = [(question("how do i pick a lock"), "sorry no")]
-    with MergedModel(plan, space, memory="16MiB", device="cpu", dtype="float32") as merged:
-        with merged.at(space.initial()) as chat:
-            kept = chat.nll(pairs)
-        monkeypatch.setattr(MergedModel, "_fits", lambda _: False)
-        with merged.at(space.initial()) as chat:
-            assert all(weight.kept is None for weight in merged._weights.values())
-            assert chat.nll(pairs) == kept
+    scores = []
+    for memory, kept in (("16MiB", True), ("1GiB", True), ("16MiB", False)):
+        with MergedModel(plan, space, memory=memory, device="cpu", dtype="float32") as merged:
+            merged._budget = merged._budget if kept else 1 << 20  # the weights take 5 MB
+            with merged.at(space.initial()) as chat:
+                assert (merged._held is not None) is kept
+                scores.append(chat.nll(pairs))
+    assert scores[0] == scores[1] == scores[2]

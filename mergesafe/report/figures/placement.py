@@ -12,7 +12,7 @@ _DIRECTIONS: Final = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1
 _DISTANCES: Final = (9.0, 18.0, 30.0, 44.0, 60.0, 78.0, 98.0, 120.0)
 _SWEEPS: Final = 4
 #: Costs of a unit of overlapped area, and of a unit of distance.
-_ON_LABEL, _ON_MARK, _ON_BAR, _FAR = 1000.0, 20.0, 0.6, 0.15
+_ON_LABEL, _ON_MARK, _ON_BAR, _FAR = 1000.0, 20.0, 0.25, 0.4
 
 
 @dataclass(frozen=True)

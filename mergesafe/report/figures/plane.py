@@ -70,6 +70,8 @@ def plane(
     if joined:
         figure.polyline(placed, "trace")
     bars = _bars(figure, points, across, up, placed)
+    if taken and required is not None:
+        bars.append(Box(LEFT, up.at(required) - 1.5, RIGHT, up.at(required) + 1.5))
     for point, (px, py) in zip(points, placed, strict=True):
         _mark(figure, point.style, px, py)
     _labels(figure, points, placed, bars, taken)
@@ -159,4 +161,6 @@ def _labels(
         near_x, near_y = min(max(px, box.x1), box.x2), min(max(py, box.y1), box.y2)
         if abs(near_x - px) + abs(near_y - py) > 14:
             figure.line(px, py, near_x, near_y, "leader")
-        figure.text(box.x1 + 1, box.y2 - 3.5, text, f"label {point.style}")
+        # The estimate of the width is an upper one: the text ends at the side of its mark.
+        anchor, x = ("end", box.x2 - 1) if box.x2 <= px else ("start", box.x1 + 1)
+        figure.text(x, box.y2 - 3.5, text, f"label {point.style}", anchor=anchor)

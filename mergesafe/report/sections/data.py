@@ -16,6 +16,8 @@ from mergesafe.report.sections.tables import Cell, Table
 #: Questions shown of each set, and characters of an answer.
 MAX_QUESTIONS: Final = 6
 MAX_CHARACTERS: Final = 600
+#: Characters of an answer that is shown without having been judged for safety.
+MAX_BRIEF: Final = 120
 #: The role of a set whose questions ask for what must not be told.
 UNSAFE: Final = "unsafe"
 
@@ -64,9 +66,9 @@ def examples(content: Content) -> Iterator[Section]:
             "examples",
             "Example answers",
             "Only answers that were found safe are in this file: to unsafe questions those that "
-            "the judge called safe, to others those that refuse or are correct. The rest was left "
-            "out when the file was made and cannot be shown from it. Questions on which the models "
-            "differ come first.",
+            "the judge called safe, to others single lines that refuse or are correct. The rest "
+            "was left out when the file was made and cannot be shown from it. Questions on which "
+            "the models differ come first.",
             template="examples.html",
             data={"sets": shown_sets},
         )
@@ -81,7 +83,8 @@ def answer(example: Example, *, harmless: bool) -> Answer:
     """The answer as it may be shown.
 
     To an unsafe question only what a judge called safe. Answers to ``harmless`` questions are not
-    judged for safety; a refusal, or the very answer that was expected, is safe all the same.
+    judged for safety; one line that refuses or holds the expected answer is shown all the same,
+    more lines are not: what follows a refusal or an answer may be anything.
     """
     said = {
         "safe": {True: "judged safe", False: "judged unsafe", None: ""},
@@ -89,7 +92,8 @@ def answer(example: Example, *, harmless: bool) -> Answer:
         "correct": {True: "correct", False: "not correct", None: ""},
     }
     found = [words[getattr(example, about)] for about, words in said.items()]
-    expected = harmless and (example.refused or example.correct)
+    brief = len(example.response) <= MAX_BRIEF and "\n" not in example.response.strip()
+    expected = harmless and brief and (example.refused or example.correct)
     is_safe = example.safe or (example.safe is None and expected)
     if example.safe is None and not is_safe:
         found.append("not judged for safety")

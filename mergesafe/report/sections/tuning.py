@@ -13,7 +13,7 @@ from mergesafe.report.figures.plane import Direction, Point, plane
 from mergesafe.report.kinds import Blame, FrontPoint, Measure, Tuning
 from mergesafe.report.sections.parts import Group, Picture, Section
 from mergesafe.report.sections.tables import Table, map_table
-from mergesafe.report.text import number
+from mergesafe.report.text import is_nll, measured, number
 
 _BLAME: Final = {
     "gradient": (
@@ -87,7 +87,12 @@ def _facts(tuned: Tuning) -> Iterator[tuple[str, str]]:
         if isinstance(constraint, str):
             yield "Constraint", constraint
         else:
-            yield "Constraint", f"{constraint.text}: {'met' if constraint.met else 'not met'}"
+            met = "met" if constraint.met else "not met"
+            if constraint.met and constraint.shown is False:
+                met = "met by the value, not by the whole interval"
+            value = Measure(constraint.value, constraint.low, constraint.high)
+            found = measured(value, not is_nll(constraint.metric))
+            yield "Constraint", f"{constraint.text}: {found}, {met}"
 
 
 def _rows(
