@@ -70,8 +70,10 @@ def tune_text(sets: Sets, folder: Path, seed: int) -> str:
         place = path.relative_to(folder)
         data.append(f"    - {{path: ./{place}, role: {role}, name: {name}{weight}}}")
     merge = recipe_text(EXPERTS).replace("normalize: true", "normalize: false")
-    section = ["tune:", "  data:", *data, "  search: gradient", "  granularity: layer",
-               "  alpha: 0.6", f"  seed: {seed}", "  batch: 8", "  budget: {steps: 24}", ""]  # fmt: skip
+    section = [
+        "tune:", "  data:", *data, "  search: gradient", "  granularity: layer", "  alpha: 0.6",
+        f"  seed: {seed}", "  batch: 8", "  budget: {steps: 24}", "",
+    ]  # fmt: skip
     return merge + "\n".join(section)
 
 
