@@ -14,7 +14,13 @@ from torch.nn import functional
 from mergesafe.chat.hf import HfModel
 from mergesafe.engine.memory import MINIMUM_BUDGET, available_bytes, budget_of
 from mergesafe.engine.plan import MergePlan, TensorTask
-from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError, LossError
+from mergesafe.errors import (
+    ArgumentError,
+    BackendError,
+    DeviceMemoryError,
+    LossError,
+    TuningError,
+)
 from mergesafe.tune.batch import Batch
 from mergesafe.tune.combine import Combination, check_differentiable
 from mergesafe.tune.inputs import Inputs, Resident, resident_bytes
@@ -126,13 +132,15 @@ class MergedModel:
         """
         check_differentiable(self.space)
         leaf = x.detach().to(torch.float64).requires_grad_()
-        with self.using(leaf), torch.enable_grad(), _memory_errors():
+        # First of all: under a caller's no_grad the coefficients would lose their graph.
+        with torch.enable_grad(), self.using(leaf), _memory_errors():
             result = compute()
             value = _finite(result)
-            if result.requires_grad:
-                torch.autograd.backward(result)
-        found = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
-        return value, found
+            if not result.requires_grad:
+                raise TuningError("the loss has no graph to the coefficients, so no gradient")
+            torch.autograd.backward(result)
+        assert leaf.grad is not None  # a result with a graph has reached the only leaf
+        return value, leaf.grad
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """float32 [positions, vocabulary]: predictions at the batch's positions.

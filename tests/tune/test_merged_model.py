@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from mergesafe.chat.tokens import Encoded
-from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError
+from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError, TuningError
 from mergesafe.tune.batch import Batch, batches
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.space import CoefficientSpace
@@ -109,3 +109,16 @@ def test_bad_arguments(untied: list[Path]) -> None:
         MergedModel(plan, space, device="nowhere")
     with pytest.raises(ArgumentError, match=r"shape \(3,\); expected \[4\]"):
         MergedModel(plan, space, device="cpu").loss(batch_of()[0], torch.zeros(3))
+
+
+def test_a_callers_no_grad_does_not_cost_the_gradient(untied: list[Path]) -> None:
+    plan = plan_of("ties", untied, {"weight": 0.4, "density": 0.5})
+    space = CoefficientSpace(plan, "layer")
+    merged = MergedModel(plan, space, device="cpu", dtype="float32")
+    (batch, _), x = batch_of(), space.initial()
+    expected = merged.loss_and_grad(batch, x)[1]
+    assert expected.norm() > 0
+    with torch.no_grad():
+        assert torch.equal(merged.loss_and_grad(batch, x)[1], expected)
+    with pytest.raises(TuningError, match="no graph to the coefficients"):
+        merged.gradient(x, lambda: torch.tensor(1.0))
