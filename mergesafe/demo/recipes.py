@@ -72,7 +72,7 @@ def tune_text(sets: Sets, folder: Path, seed: int) -> str:
     merge = recipe_text(EXPERTS).replace("normalize: true", "normalize: false")
     section = [
         "tune:", "  data:", *data, "  search: gradient", "  granularity: layer", "  alpha: 0.6",
-        f"  seed: {seed}", "  batch: 8", "  budget: {steps: 12}", "",
+        f"  seed: {seed}", "  batch: 8", "  budget: {steps: 24}", "",
     ]  # fmt: skip
     return merge + "\n".join(section)
 
