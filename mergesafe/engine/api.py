@@ -46,7 +46,7 @@ MAX_THREADS: Final = 4096
 class MergeResult:
     """What a merge did. ``seconds`` covers planning to the synced rename, or the upload.
 
-    ``bytes_read`` of inputs and ``bytes_written`` of the output are those of this run,
+    ``bytes_read`` of inputs (without adapters) and ``bytes_written`` of the output are this run's,
     ``resumed_bytes`` what an earlier one had finished of the output.
     ``path``: the folder, or the URL without what is secret in it.
     """

@@ -229,7 +229,8 @@ def test_nothing_finished_is_done_again(ties: Merges, monkeypatch: pytest.Monkey
     assert digest(ties.out) == ties.digest
     # What the summary says is what this run did.
     size = sum(x.nbytes for x in tensors(0).values())
-    assert result.bytes_read == read
+    factors = sum(path.stat().st_size for path in ties.folder.rglob("adapter_model.safetensors"))
+    assert 0 <= read - result.bytes_read < factors  # of adapters, which are not counted
     assert result.bytes_written == size - result.resumed_bytes
     assert 0.5 * size < result.resumed_bytes < size
     # Of each element that is left at most five bytes per model: those of the adapter's factors too.
