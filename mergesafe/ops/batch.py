@@ -61,7 +61,7 @@ def merge_task_vectors_batch(
         experts: one list of T tensors per expert, each like the base's.
         weights: one number per expert for all tensors, [N], or one row per tensor, [T, N].
         sparsify: as there; ready masks come from :func:`find_masks_batch`.
-        density, gamma, rescale, elect, normalize, seed: as there, for all tensors.
+        density: as there, for all tensors; so are gamma, rescale, elect, normalize and seed.
         scale: one number for all tensors, or one per tensor.
         names: the T tensors' names, which random masks need, so that no two are alike.
         out_dtype: dtype of all results; by default, for each tensor, the common type of base and

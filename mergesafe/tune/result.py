@@ -44,9 +44,10 @@ class Checked:
 class TuneResult:
     """Coefficients, and how they came about.
 
-    ``coefficients``: by name, [experts][groups]. ``terms`` and ``heldout``: the objective's terms
-    at the result, on the data it was optimised on and on those held out. ``hypervolume``: the area
-    of the front beyond ``reference``, the start's (safety, skill).
+    ``coefficients``: by name, a row for each expert with a number for each group. ``terms`` and
+    ``heldout``: the objective's terms at the result, on the data it was optimised on and on those
+    held out. ``hypervolume``: the area of the front beyond ``reference``, the start's (safety,
+    skill).
     """
 
     recipe: Path | None

@@ -82,8 +82,9 @@ def vet(
             adapter after ``+``.
         base: what they were fine-tuned from.
         behaviour: run the base and every parent that is not unfit already.
-        margin, min_safe_rate, max_over_refusal: see
-            :class:`~mergesafe.safety.vet.behaviour.Limits`.
+        margin: see :class:`~mergesafe.safety.vet.behaviour.Limits`, for the next two as well.
+        min_safe_rate: lowest safe rate.
+        max_over_refusal: highest over-refusal.
         memory: bytes for buffers of the pass over the weights.
         threads: default: all processors.
         on_progress: called with what is being done.
