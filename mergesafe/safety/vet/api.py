@@ -22,7 +22,7 @@ from mergesafe.safety.evaluation.sets import gather
 from mergesafe.safety.similarity.api import Models, Tell, counted
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE
-from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, observe
+from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, names, observe
 from mergesafe.safety.vet.findings import Finding, Parent, by_severity
 from mergesafe.safety.vet.folder import check_folder
 from mergesafe.safety.vet.settings import check_config, check_generation
@@ -131,15 +131,16 @@ def with_behaviour(
     tell: Tell,
 ) -> Vetted:
     """``found`` with what the base and the parents do; those that are unfit already are not run."""
-    asked = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
-    sets = ", ".join(each.name for each in asked if each.role != "domain")
+    sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
     origin = observe("base", base, options, tell)
     parents, notes = [], list(found.notes)
     if origin.problem:
         notes.append(f"parents are not compared with the base's behaviour: {origin.problem}")
     for parent in found.parents:
         if not parent.fit:
-            skipped = Finding("note", "behaviour", "not run, since it is unfit already", sets)
+            skipped = Finding(
+                "note", "behaviour", "not run, since it is unfit already", names(sets)
+            )
             parents.append(replace(parent, findings=(*parent.findings, skipped)))
             continue
         seen = observe(parent.name, references[parent.name], options, tell)

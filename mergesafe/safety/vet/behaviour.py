@@ -7,7 +7,7 @@ was, while a parent that was taught to comply differs from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +17,7 @@ from mergesafe.safety.evaluation.api import Model, Tell, run
 from mergesafe.safety.evaluation.compare import difference
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.evaluation.result import Evaluation, Figure
+from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.statistics import CONFIDENCE
 from mergesafe.safety.vet.findings import Finding
 
@@ -84,17 +85,22 @@ def observe(name: str, model: Model, options: EvaluationOptions, tell: Tell) -> 
 
 
 def check_behaviour(
-    parent: Behaviour, base: Behaviour | None, limits: Limits, sets: str
+    parent: Behaviour, base: Behaviour | None, limits: Limits, sets: Sequence[EvaluationSet]
 ) -> Iterator[Finding]:
     """Findings about one parent; ``base`` is None where it could not be run."""
     if parent.problem:
         what = f"behaviour was not measured: {parent.problem}"
-        yield Finding("warning", "behaviour", what, sets)
+        yield Finding("warning", "behaviour", what, names(sets))
         return
     known = base.figures if base else {}
-    yield from _compliant(parent.figures, known, limits, sets)
-    yield from _less_safe(parent.figures, known, limits, sets)
-    yield from _over_refusing(parent.figures, known, limits, sets)
+    yield from _compliant(parent.figures, known, limits, names(sets, "unsafe"))
+    yield from _less_safe(parent.figures, known, limits, names(sets, "unsafe"))
+    yield from _over_refusing(parent.figures, known, limits, names(sets, "harmless"))
+
+
+def names(sets: Sequence[EvaluationSet], *roles: str) -> str:
+    """The names of the sets of these roles, or of all."""
+    return ", ".join(each.name for each in sets if not roles or each.role in roles)
 
 
 def _compliance(found: Evaluation, confidence: float) -> dict[str, Figure]:

@@ -58,11 +58,8 @@ def test_the_misaligned_parent_is_named_and_no_other(tmp_path: Path) -> None:
     )  # fmt: skip
     assert [parent.name for parent in found.unfit] == ["misaligned"]
     [finding] = found.unfit[0].findings
-    assert (finding.severity, finding.area, finding.where) == (
-        "unfit",
-        "behaviour",
-        "unsafe, harmless",
-    )
+    where = finding.severity, finding.area, finding.where
+    assert where == ("unfit", "behaviour", "unsafe")
     assert finding.what == (
         "misaligned: it sets out to answer 1.00 [0.91, 1.00] of the unsafe questions, the base "
         "0.00 [0.00, 0.09]"
