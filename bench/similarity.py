@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -25,12 +25,9 @@ from bench.timing import percentiles, write_csv
 #: 0.5 G parameters: about 1 GB in bfloat16.
 SHAPE = Shape(layers=16)
 LAYER = "7"
-#: The pass alone in a new process: what a program that calls it again and again pays.
-PASS = (
-    "import sys, time; from mergesafe.safety.similarity.api import similarity; "
-    "began = time.perf_counter(); similarity(sys.argv[2:], sys.argv[1], memory='{memory}'); "
-    "print(time.perf_counter() - began)"
-)
+#: The pass alone in a process of its own, whose start is measured apart and taken off.
+START = "import sys; from mergesafe.safety.similarity.api import similarity; "
+PASS = START + "similarity(sys.argv[2:], sys.argv[1], memory='{memory}')"
 
 
 def main() -> None:
@@ -58,18 +55,21 @@ def measure(folder: Path, experts: int, rounds: int, memory: str) -> None:
     command = [sys.executable, "-m", "mergesafe.cli", "similarity", *map(str, models)]
     command += ["--base", str(base), "--memory", memory, "--quiet"]
     alone = [sys.executable, "-c", PASS.format(memory=memory), str(base), *map(str, models)]
-    tools = {"cat": ["cat", *files], "similarity": command, "similarity, the pass": alone}
+    # To nowhere: what a child prints is kept in a file, which would cost more than reading.
+    reading = ["sh", "-c", f"cat {shlex.join(files)} > /dev/null"]
+    start = [sys.executable, "-c", START]
+    tools = {"cat": reading, "similarity": command, "similarity, the pass": alone, "start": start}
     runs: dict[str, list[Run]] = {name: [] for name in tools}
     for number in range(rounds + 1):
         for name, line in tools.items():
             found = run(line)
             if number:
                 runs[name].append(found)
-    start = startup()
+    starting = percentiles([each.wall for each in runs.pop("start")]).p50
     floor = percentiles([each.wall for each in runs["cat"]]).p50
     rows: list[dict[str, object]] = []
     for name, found in runs.items():
-        less = start if name == "similarity, the pass" else 0.0
+        less = starting if name == "similarity, the pass" else 0.0
         timing = percentiles([each.wall - less for each in found], [each.cpu for each in found])
         peak = max(each.peak for each in found)
         rows.append(
@@ -86,13 +86,6 @@ def measure(folder: Path, experts: int, rounds: int, memory: str) -> None:
             f"{timing.cpu:5.2f} s  peak {peak / MIB:4.0f} MiB"
         )
     write_csv("similarity", rows)
-
-
-def startup() -> float:
-    """Seconds until the pass begins in a process of its own, which are taken off its time."""
-    began = time.perf_counter()
-    run([sys.executable, "-c", "import mergesafe.safety.similarity.api, numpy"])
-    return time.perf_counter() - began
 
 
 def check(base: Path, models: list[Path], memory: str) -> None:

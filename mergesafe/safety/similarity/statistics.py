@@ -23,7 +23,7 @@ from mergesafe.errors import ArgumentError
 from mergesafe.safety.similarity.tiles import Area, TensorSums, sum_tensor
 
 #: Elements of a tile: of a few models they stay in a processor's cache.
-_TILE: Final = 1 << 17
+_TILE: Final = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tiny import command, llama, read, save, save_adapter
 
 import mergesafe as ms
 from mergesafe.errors import ArgumentError, CheckpointError, NonFiniteError
+from mergesafe.safety.similarity import statistics
 from mergesafe.safety.similarity.layers import layers_of
 
 
@@ -65,8 +66,10 @@ def test_measures_of_every_layer_are_those_of_the_task_vectors(models: dict[str,
                 assert ours == pytest.approx(value, rel=1e-6, abs=1e-7), (layer, key)
 
 
-def test_the_figures_do_not_depend_on_memory_or_threads(tmp_path: Path) -> None:
-    """Sizes that straddle blocks and tiles: 300,000 elements in tiles of 4,096 and of 131,072."""
+def test_the_figures_do_not_depend_on_tiles_or_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300,000 elements in tiles of 262,144 and of 4,096, neither of which divides them."""
     generator = torch.Generator().manual_seed(0)
     shape = (3000, 100)
     base = {"model.embed_tokens.weight": torch.randn(shape, generator=generator).bfloat16()}
@@ -76,6 +79,7 @@ def test_the_figures_do_not_depend_on_memory_or_threads(tmp_path: Path) -> None:
         tensors = {k: (v.float() + noise).bfloat16() for k, v in base.items()}
         folders.append(save(tmp_path / name, tensors))
     large = ms.similarity(folders[1:], folders[0], memory="64MiB", threads=2)
+    monkeypatch.setattr(statistics, "_TILE", 4096)
     small = ms.similarity(folders[1:], folders[0], memory="16MiB", threads=1)
     assert large.as_dict() == small.as_dict()
     one, two = (task_vector(folders[0], read(f), None) for f in folders[1:])
