@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from mergesafe.errors import ArgumentError, OutputError
+from mergesafe.whole_file import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -134,7 +135,7 @@ def write_document(path: Path | None, document: Mapping[str, Any]) -> None:
         OutputError: it cannot be written.
     """
     if path is not None:
-        write_text(path, jsons.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        write_whole(path, jsons.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def check_writable(*paths: Path | None) -> None:
@@ -152,22 +153,6 @@ def check_writable(*paths: Path | None) -> None:
             raise OutputError(
                 f"{path}: cannot be written; {path.parent} is missing or not writable"
             )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file through a sibling that takes its place.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    sibling = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # A response may hold half a surrogate pair, which is no UTF-8.
-        sibling.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(sibling, path)
-    except OSError as error:
-        sibling.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def console(quiet: bool) -> Console:

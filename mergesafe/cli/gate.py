@@ -11,10 +11,10 @@ from mergesafe.cli.evaluation import (
     named_models,
     progress,
     write_document,
-    write_text,
 )
 from mergesafe.cli.shared import print_json, printable
 from mergesafe.errors import RequirementError
+from mergesafe.whole_file import write_whole
 
 if TYPE_CHECKING:
     from mergesafe.safety.gate.api import GateResult
@@ -49,7 +49,7 @@ def run(
     document = result.as_dict()
     write_document(out, document)
     if junit is not None:
-        write_text(junit, junit_xml(result))
+        write_whole(junit, junit_xml(result))
     if json:
         print_json(document)
     elif not quiet:

@@ -11,7 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mergesafe.cli.evaluation import console, named_models, progress, write_document
+from mergesafe.cli.evaluation import (
+    check_writable,
+    console,
+    named_models,
+    progress,
+    write_document,
+)
 from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.safety.similarity.api import Pair, Similarity, similarity
 
@@ -39,6 +45,7 @@ def run(
     quiet: bool,
 ) -> None:
     """Compare and print; JSON also into ``out``."""
+    check_writable(out)
     with progress(quiet or json) as tell:
         found = similarity(
             named_models(models), base, prompts=prompts, memory=memory, threads=threads,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mergesafe.cli.evaluation import check_writable, write_document
 from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.errors import RequirementError
 
@@ -27,10 +27,10 @@ def run(
     """Tune with progress on standard error; print a summary or JSON."""
     from mergesafe.tune.api import tune
 
+    check_writable(report)
     result = tune(recipe, out, progress=None if json or quiet else show, **options)
     found = result.as_json()
-    if report is not None:
-        report.write_text(dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_document(report, found)
     if json:
         print_json(found)
     elif not quiet:

@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mergesafe.cli.evaluation import console, named_models, progress, write_document
+from mergesafe.cli.evaluation import (
+    check_writable,
+    console,
+    named_models,
+    progress,
+    write_document,
+)
 from mergesafe.cli.shared import print_json, printable
 from mergesafe.errors import RequirementError
 from mergesafe.safety.vet.api import Vetted, vet
@@ -26,6 +32,7 @@ def run(
     Raises:
         RequirementError: a parent is unfit (exit status 3).
     """
+    check_writable(out)
     with progress(quiet or json) as tell:
         found = vet(named_models(models), base, on_progress=tell, **options)
     write_document(out, found.as_dict())

@@ -24,6 +24,7 @@ from mergesafe.data.run import Built, Progress, Run
 from mergesafe.data.safety_set import build_safety
 from mergesafe.data.sources import read_source
 from mergesafe.errors import OutputError
+from mergesafe.whole_file import write_whole
 
 _SUFFIXES: Final = (".jsonl", ".card.json", ".card.md")
 
@@ -146,10 +147,10 @@ def _make(wanted: DataSet, run: Run, folder: Path) -> dict[str, Any]:
     text = write_records(built.records)
     path = folder / f"{wanted.name}.jsonl"
     card = describe(wanted, run.recipe, built, path, text)
-    _write(path, text)
-    _write(folder / f"{wanted.name}.card.md", markdown(card))
+    write_whole(path, text)
+    write_whole(folder / f"{wanted.name}.card.md", markdown(card))
     as_json = json.dumps(card, indent=2, ensure_ascii=False)
-    _write(folder / f"{wanted.name}.card.json", f"{as_json}\n")
+    write_whole(folder / f"{wanted.name}.card.json", f"{as_json}\n")
     return card
 
 
@@ -159,17 +160,3 @@ def _build(wanted: DataSet, run: Run) -> Built:
     if isinstance(wanted, DomainSet):
         return build_domain(wanted, run)
     return build_real(wanted, run)
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole file or none of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None

@@ -12,6 +12,7 @@ from mergesafe.report.content import Content
 from mergesafe.report.find import Document, read_documents
 from mergesafe.report.page import START, render
 from mergesafe.report.verdict import Verdict, verdict
+from mergesafe.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def report(
     _check_replaceable(target)
     content = Content(read_documents(listed))
     page = render(content).encode()
-    _write(target, page)
+    write_whole(target, page, "Give -o a path in a folder that exists and is writable")
     return Report(
         target, len(page), tuple(content.documents), verdict(content), tuple(content.notes)
     )
@@ -65,22 +66,3 @@ def _check_replaceable(target: Path) -> None:
             f"{target}: exists and is not a report of mergesafe, so it is not replaced; "
             "give another name, or delete it first"
         )
-
-
-def _write(target: Path, page: bytes) -> None:
-    """Through a hidden sibling that is renamed."""
-    new = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        try:
-            with new.open("wb") as file:
-                file.write(page)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, target)
-        finally:
-            new.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{target}: cannot be written ({error.strerror}); give -o a path "
-            "in a folder that exists and is writable"
-        ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from mergesafe.tune.run import Run
 from mergesafe.tune.setup import prepare
 from mergesafe.tune.trajectory import Trajectory
 from mergesafe.tune.tuned import tuned_text
+from mergesafe.whole_file import write_whole
 
 
 def tune(
@@ -72,7 +72,8 @@ def tune(
             blamed = run.explain() if explain else None
             found = run.solve()
             result = run.result(found, target, blamed)
-            _write(target, tuned_text(setup.recipe, setup.space, found.x, header(setup, result)))
+            text = tuned_text(setup.recipe, setup.space, found.x, header(setup, result))
+            write_whole(target, text, "The run is kept: free space and go on with --resume")
         trajectory.path.unlink(missing_ok=True)  # finished: nothing is left to resume
     return result
 
@@ -89,20 +90,3 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise OutputError(f"{out} exists; choose another file, or --overwrite to replace it")
     if not out.absolute().parent.is_dir():
         raise OutputError(f"{out.absolute().parent}: there is no such folder; make it first")
-
-
-def _write(out: Path, content: str) -> None:
-    """The whole file or nothing."""
-    new = out.with_name(f".{out.name}.new")
-    try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, out)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise OutputError(
-            f"{out}: the tuned recipe cannot be written ({error.strerror}). The run is kept: free "
-            "space and go on with --resume"
-        ) from error

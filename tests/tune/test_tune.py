@@ -193,6 +193,16 @@ def test_the_command(experts: Experts, tmp_path: Path) -> None:
     assert "--overwrite" in again.stderr
 
 
+def test_a_report_that_cannot_be_written_is_told_first(experts: Experts, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "recipe.yml", recipe(experts, granularity="model"))
+    out = tmp_path / "tuned.yml"
+    done = command("tune", path, "-o", out, "--out", tmp_path / "missing" / "run.json")
+    assert done.returncode == 2
+    assert "missing is missing or not writable" in done.stderr
+    assert "step" not in done.stderr
+    assert not out.exists()
+
+
 def test_quiet_and_json(
     experts: Experts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,40 @@
+"""Small results appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mergesafe.errors import OutputError
+from mergesafe.whole_file import write_whole
+
+
+def test_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("before")
+    write_whole(path, "after: ä \ud800")
+    assert path.read_bytes() == "after: ä ".encode() + rb"\ud800"
+    write_whole(path, b"\x00")
+    assert path.read_bytes() == b"\x00"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"No space left on device.*Free some"):
+        write_whole(path, "after", "Free some")
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_whole(tmp_path / "missing" / "a.json", "x")
