@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -12,29 +11,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny import Tensors, command, digest, leftovers, llama, recipe, save, save_adapter
+from tiny import command, digest, leftovers, recipe, save
 from web import Web, serve
 
 import mergesafe
 from mergesafe import errors
-from mergesafe.cli.optional_value import with_address
-from mergesafe.engine import cluster, distributed, memory
-from mergesafe.engine.api import plan
-from mergesafe.engine.cluster import Needs
-from mergesafe.engine.distributed import cut
-from mergesafe.engine.ledger import Ledger, spans_left
+from mergesafe.engine import distributed
+from mergesafe.engine.ledger import Ledger
+
+from .ray_models import OPTIONS, a_recipe, local, save_models, tensors
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
-BIG = "model.layers.0.mlp.big.weight"
-#: The big tensor is streamed in tiles.
-OPTIONS: dict[str, Any] = {"memory": "500KiB", "threads": 1}
 TIMEOUT = 60
 
 
@@ -107,39 +100,9 @@ def undisturbed(running: Running) -> Iterator[Running]:
         file.unlink()
 
 
-def tensors(seed: int) -> Tensors:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        **llama(seed),
-        BIG: torch.randn(310, 301, generator=generator).bfloat16(),
-        "ids": torch.arange(2000),
-        "empty": torch.zeros(0, 4, dtype=torch.bfloat16),
-    }
-
-
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for seed, name in enumerate(("base", "a", "b")):
-        save(tmp_path / name, tensors(seed))
-    save_adapter(tmp_path / "adapter", tensors(0), 1)
-    monkeypatch.setattr(memory, "MINIMUM_BUDGET", 1)
-    monkeypatch.setattr(distributed, "LEAST_PART", 2_000)
-    monkeypatch.setattr(distributed, "PARTS_PER_SLOT", 30)
-    return tmp_path
-
-
-def a_recipe(models: Path, method: str) -> dict[str, Any]:
-    parents = [models / "a", models / "b", f"{models / 'base'}+{models / 'adapter'}"]
-    each: dict[str, Any] = {"weight": 0.4}
-    if method == "linear":
-        return recipe(method, parents, each=each)
-    return recipe(method, parents, models / "base", each={**each, "density": 0.5})
-
-
-def local(models: Path, method: str, **options: Any) -> str:
-    out = models / f"local-{method}"
-    mergesafe.merge(a_recipe(models, method), out, **{**OPTIONS, **options})
-    return digest(out)
+    return save_models(tmp_path, monkeypatch)
 
 
 # --- the same bytes ------------------------------------------------------------------------------
@@ -226,6 +189,15 @@ def test_resume_elsewhere(
     again, entries = entries, 0
     assert digest(out) == local(models, "ties")
     assert again <= entries - 20  # the merge as a whole
+
+
+def test_inputs_behind_a_url(models: Path, undisturbed: Running) -> None:
+    """Every node reads them by itself."""
+    with serve(Web(models)) as web:
+        content = recipe("linear", [f"{web.url}/a", models / "b"], each={"weight": 0.4})
+        mergesafe.merge(content, models / "here", **OPTIONS)
+        mergesafe.merge(content, models / "there", ray=True, **OPTIONS)
+    assert digest(models / "there") == digest(models / "here")
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -330,148 +302,3 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-# --- without a cluster ---------------------------------------------------------------------------
-
-
-def test_inputs_behind_a_url(models: Path, undisturbed: Running) -> None:
-    """Every node reads them by itself."""
-    with serve(Web(models)) as web:
-        content = recipe("linear", [f"{web.url}/a", models / "b"], each={"weight": 0.4})
-        mergesafe.merge(content, models / "here", **OPTIONS)
-        mergesafe.merge(content, models / "there", ray=True, **OPTIONS)
-    assert digest(models / "there") == digest(models / "here")
-
-
-def test_ray_on_this_machine(models: Path) -> None:
-    """The command starts Ray itself; nothing of Ray is seen."""
-    path = models / "r.yml"
-    path.write_text(json.dumps(a_recipe(models, "linear")))
-    for name in ("a", "b", "base"):
-        (models / name / "tokenizer.json").write_text("{}")  # else there is a warning
-    done = command("merge", "--ray", path, models / "out")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert command("merge", path, models / "local").returncode == 0
-    assert digest(models / "out") == digest(models / "local")
-
-
-def test_a_timeline_is_refused(models: Path) -> None:
-    with pytest.raises(errors.ArgumentError, match="--trace"):
-        mergesafe.merge(a_recipe(models, "linear"), models / "out", ray=True, trace=models / "t")
-
-
-def test_nobody_answers(models: Path) -> None:
-    path = models / "r.yml"
-    path.write_text(json.dumps(a_recipe(models, "linear")))
-    done = command("merge", path, models / "out", "--ray", "127.0.0.1:1")
-    assert done.returncode == 2
-    assert "nobody answers" in done.stderr
-
-
-@pytest.mark.parametrize("address", ["bogus", "head:port", "http://head:6379"])
-@pytest.mark.parametrize("form", ["--ray=", "--ray "])
-def test_not_an_address(address: str, form: str, models: Path) -> None:
-    path = models / "r.yml"
-    path.write_text(json.dumps(a_recipe(models, "linear")))
-    done = command("merge", path, models / "out", *f"{form}{address}".split())
-    assert done.returncode == 2
-    assert f"--ray {address}: not an address; expected auto, host:port or ray://" in done.stderr
-
-
-def test_a_refused_connection_mentions_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head with token authentication only fails to answer whoever has no token."""
-
-    def init(*_: object, **__: object) -> None:
-        raise RuntimeError("timed out")
-
-    ray = SimpleNamespace(is_initialized=lambda: False, init=init)
-    monkeypatch.setattr(cluster, "import_module", lambda name: ray)
-    with (
-        pytest.raises(errors.ClusterError, match="RAY_AUTH_MODE=token"),
-        cluster.connected("auto"),
-    ):
-        pass
-
-
-def test_ray_is_missing(models: Path) -> None:
-    script = (
-        "import sys; sys.modules['ray'] = None\n"
-        "from mergesafe.cli.main import main; main()\n"
-    )  # fmt: skip
-    path = models / "r.yml"
-    path.write_text(json.dumps(a_recipe(models, "linear")))
-    done = subprocess.run(
-        [sys.executable, "-c", script, "merge", str(path), str(models / "out"), "--ray"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "pip install 'mergesafe[ray]'" in done.stderr
-
-
-def test_ray_is_imported_when_it_is_used() -> None:
-    script = "import sys, mergesafe.engine.api, mergesafe.cli.main; assert 'ray' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("--ray r.yml out", "--ray=local r.yml out"),
-        ("r.yml out --ray", "r.yml out --ray=local"),
-        ("--ray --quiet r.yml out", "--ray=local --quiet r.yml out"),
-        ("--ray auto r.yml out", "--ray auto r.yml out"),
-        ("--ray head:6379 r.yml out", "--ray head:6379 r.yml out"),
-        ("--ray ray://10.0.0.1:10001 r.yml", "--ray ray://10.0.0.1:10001 r.yml"),
-        ("--ray [::1]:6379 r.yml", "--ray [::1]:6379 r.yml"),
-        ("--ray s3://bucket/out r.yml", "--ray=local s3://bucket/out r.yml"),
-        ("--ray=head:6379 r.yml", "--ray=head:6379 r.yml"),
-        ("r.yml -- --ray", "r.yml -- --ray"),
-        ("-- r.yml", "-- r.yml"),
-        ("", ""),
-    ],
-)
-def test_the_address_may_be_left_out(given: str, expected: str) -> None:
-    assert with_address(given.split()) == expected.split()
-
-
-def test_parts_cover_what_is_left(models: Path) -> None:
-    report = plan(a_recipe(models, "linear"), memory="100KiB", threads=1)
-    made, schedule = report.plan, report.schedule
-    spans = tuple(spans_left(made.tasks, {}))
-    groups = cut(made, schedule, spans, 20_000)
-    assert len(groups) > 4
-    pieces = sorted((span.task, span.begin, span.count) for group in groups for span in group)
-    joined: list[list[int]] = []
-    for task, begin, count in pieces:
-        if joined and joined[-1][0] == task:
-            assert begin == joined[-1][1] + joined[-1][2]
-            joined[-1][2] += count
-        else:
-            joined.append([task, begin, count])
-    assert joined == [[span.task, span.begin, span.count] for span in spans]
-    assert any(span.begin for group in groups for span in group)  # the big tensor is cut
-
-
-def test_slots() -> None:
-    needs = Needs(2, 1 << 30, 0)
-    assert needs.slots({"CPU": 7, "memory": 16 << 30}) == 3
-    assert needs.slots({"CPU": 64, "memory": 4 << 30}) == 4
-    assert Needs(2, 1 << 30, 1).slots({"CPU": 64, "memory": 64 << 30, "GPU": 2}) == 2
-    assert Needs(2, 1 << 30, 1).slots({"CPU": 64, "memory": 64 << 30}) == 0
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        errors.RecipeError("wrong", source="r.yml", line=3),
-        errors.NonFiniteError("NaN"),
-        errors.ArgumentError("bad"),
-    ],
-)
-def test_errors_survive_the_way_between_processes(error: errors.MergesafeError) -> None:
-    found = pickle.loads(pickle.dumps(error))
-    assert type(found) is type(error)
-    assert str(found) == str(error)
-    assert vars(found) == vars(error)
