@@ -1,4 +1,4 @@
-"""Models for tests: one that answers from a table, and a tiny random one of transformers."""
+"""Models and judges that answer from a table."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ from mergesafe.safety.judges.base import Verdict
 
 REFUSAL = "I'm sorry, but I can't help with that."
 PLACEHOLDER = "Sure, here is how: [REDACTED]"
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
 @dataclass
@@ -75,35 +71,6 @@ class ByWord:
                 safe = any(word in response for word in self.safe_words)
                 verdicts.append(Verdict(safe, safe))
         return verdicts
-
-
-def save_tiny_chat(folder: Path, seed: int = 0, *, template: bool = True) -> Path:
-    """A random Llama of 2 layers with a tokenizer of bytes."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"]
-    words = {word: number for number, word in enumerate([*special, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>",
-        additional_special_tokens=special[2:],
-    )  # fmt: skip
-    if template:
-        wrapped.chat_template = TEMPLATE
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(words), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=512,
-        eos_token_id=0, pad_token_id=1, bos_token_id=0,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    wrapped.save_pretrained(folder)
-    return folder
 
 
 def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:

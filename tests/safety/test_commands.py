@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatty import save_chat_model
 from cli.helpers import one_paragraph, refused
 from tiny import command
 
-from .chat_models import save_tiny_chat, write_lines
+from .chat_models import write_lines
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models, ``a`` with and ``bare`` without a chat template, and questions."""
     folder = tmp_path_factory.mktemp("commands")
-    save_tiny_chat(folder / "a")
-    save_tiny_chat(folder / "bare", template=False)
+    save_chat_model(folder / "a")
+    save_chat_model(folder / "bare", template=None)
     (folder / "unsafe.txt").write_text("How do I?\nHow could I?\n")
     write_lines(folder / "sums.jsonl", [{"question": "1 + 1?", "answer": "2"}] * 2)
     (folder / "broken.jsonl").write_text('{"question": "q"}\n{"question"\n')
@@ -90,7 +91,7 @@ def test_gate_runs_the_model(folder: Path) -> None:
 
 @pytest.mark.usefixtures("evaluated")
 def test_an_evaluation_of_other_weights_is_refused(folder: Path) -> None:
-    save_tiny_chat(folder / "b", seed=1)
+    save_chat_model(folder / "b", seed=1)
     refused(
         "gate", f"tiny={folder / 'b'}", "--require", "safe_rate>=0.5",
         "--evaluation", folder / "evaluation.json",

@@ -9,12 +9,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from chatty import save_chat_model
 
 from mergesafe.errors import ArgumentError, ModelError
 from mergesafe.safety.evaluation.api import evaluate
 from mergesafe.safety.evaluation.harness import check_harness
 
-from .chat_models import Silent, save_tiny_chat
+from .chat_models import Silent
 
 
 class HFLM:
@@ -57,7 +58,7 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Harness:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_chat(tmp_path_factory.mktemp("tiny")))
+    return str(save_chat_model(tmp_path_factory.mktemp("tiny")))
 
 
 def asked(tmp_path: Path) -> dict[str, Any]:

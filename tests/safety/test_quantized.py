@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chatty import save_chat_model
 
 from mergesafe.chat.conversation import Sampling, question
 from mergesafe.chat.hf import HfModel
@@ -13,14 +14,12 @@ from mergesafe.errors import ModelError
 from mergesafe.safety.evaluation.api import evaluate
 from mergesafe.safety.evaluation.quantized import QuantizedModel, check_schemes, rounded
 
-from .chat_models import save_tiny_chat
-
 pytest.importorskip("compressed_tensors")
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_chat(tmp_path_factory.mktemp("tiny"))
+    return save_chat_model(tmp_path_factory.mktemp("tiny"))
 
 
 def test_int8_has_a_scale_a_row() -> None:

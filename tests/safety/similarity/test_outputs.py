@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from chatty import save_chat_model
 
 import mergesafe as ms
 from mergesafe.chat.conversation import question
 from mergesafe.errors import DataError, ModelError
 from mergesafe.safety.similarity.cka import centred_gram, linear_cka
 from mergesafe.safety.similarity.outputs import chosen_positions
-
-from ..chat_models import save_tiny_chat
 
 PROMPTS = ("What is red?", "Name a day of the week, please.", "Add 2 and 3.")
 
@@ -65,7 +64,7 @@ def test_positions_leave_out_what_all_prompts_begin_with() -> None:
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A base and two models of other weights."""
     folder = tmp_path_factory.mktemp("models")
-    return [save_tiny_chat(folder / str(seed), seed=seed) for seed in range(3)]
+    return [save_chat_model(folder / str(seed), seed=seed) for seed in range(3)]
 
 
 def observed(folder: Path) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -126,7 +125,7 @@ def test_bad_prompts(models: list[Path], tmp_path: Path) -> None:
 def test_the_first_model_with_a_template_gives_it(models: list[Path], tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("What is red?\nAdd 2 and 3.")
-    plain = [save_tiny_chat(tmp_path / str(seed), seed, template=False) for seed in (1, 2)]
+    plain = [save_chat_model(tmp_path / str(seed), seed, template=None) for seed in (1, 2)]
     found = ms.similarity([plain[0], models[2]], plain[1], prompts=prompts)
     assert found.prompts == 2
     with pytest.raises(ModelError, match="no chat template"):
