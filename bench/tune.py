@@ -38,9 +38,10 @@ from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.recipe.load import load_recipe
 from mergesafe.safety.refusal import is_refusal
 from mergesafe.tune.batch import Batch, batches
+from mergesafe.tune.examples import Term
 from mergesafe.tune.gradient import GradientSearch, Options
 from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Objective, Term
+from mergesafe.tune.objectives import Objective
 from mergesafe.tune.space import CoefficientSpace
 
 LLAMA2_7B = Shape(

@@ -21,8 +21,9 @@ from bench.tune import Row, demo_plan, random_batch, row
 from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record
 from mergesafe.demo.data import REFUSALS, SKILLS, questions
+from mergesafe.tune.examples import Term
 from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Objective, Term
+from mergesafe.tune.objectives import Objective
 from mergesafe.tune.problem import Problem, Recorded
 from mergesafe.tune.read_search import SEARCHES as OPTIONS
 from mergesafe.tune.search.registry import SEARCHES

@@ -14,10 +14,11 @@ from mergesafe.safety.judges.registry import make_judge
 from mergesafe.tune.blame import Blame, blame
 from mergesafe.tune.constrained import Losses, solve
 from mergesafe.tune.deciding import Decider
+from mergesafe.tune.examples import Term
 from mergesafe.tune.front import Sides, find_front
 from mergesafe.tune.measure import Measurer
 from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Evaluation, Term
+from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.pareto import hypervolume, nondominated
 from mergesafe.tune.problem import Problem, Progress, Recorded
 from mergesafe.tune.result import Checked, FrontPoint, TuneResult

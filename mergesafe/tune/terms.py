@@ -13,7 +13,7 @@ from typing import Final
 
 from mergesafe.chat.records import Record
 from mergesafe.errors import DataError, TuningError
-from mergesafe.tune import objectives
+from mergesafe.tune import examples
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.objectives import Objective
 from mergesafe.tune.section import Role, TuneSection
@@ -33,7 +33,7 @@ _SIDES: Final[Mapping[str, tuple[Role, ...]]] = {
 class Terms:
     """The terms of an objective, and the factors of its penalties."""
 
-    terms: tuple[objectives.Term, ...]
+    terms: tuple[examples.Term, ...]
     l1: float = 0.0
     l2: float = 0.0
 
@@ -50,7 +50,7 @@ def make_terms(
     A cross-entropy term has the name of its set, any other that of its kind and set.
     """
     by_name = {wanted.name: wanted for wanted in section.objective}
-    terms: list[objectives.Term] = []
+    terms: list[examples.Term] = []
     for wanted in section.objective:
         if wanted.name == "cross_entropy":
             terms += _cross_entropy(wanted, section, splits, heldout)
@@ -70,7 +70,7 @@ def records_of(split: Split, heldout: bool, *, answered: bool = True) -> tuple[R
 
 def _cross_entropy(
     wanted: Wanted, section: TuneSection, splits: Sequence[Split], heldout: bool
-) -> list[objectives.Term]:
+) -> list[examples.Term]:
     sides = make_sides(splits, heldout=heldout)
     factors = {SAFETY: wanted.weight, SKILL: wanted.weight * section.alpha}
     return [
@@ -83,9 +83,9 @@ def _cross_entropy(
 
 def make_sides(
     splits: Sequence[Split], *, heldout: bool = False
-) -> dict[str, tuple[objectives.Term, ...]]:
+) -> dict[str, tuple[examples.Term, ...]]:
     """L_safety and L_domain, each as terms whose weights sum to 1; those without data are empty."""
-    sides: dict[str, tuple[objectives.Term, ...]] = {}
+    sides: dict[str, tuple[examples.Term, ...]] = {}
     for side, roles in _SIDES.items():
         used = [
             (split, records)
@@ -96,7 +96,7 @@ def make_sides(
         ]
         total = sum(split.about.weight for split, _ in used)
         sides[side] = tuple(
-            objectives.Term(split.name, records, "cross_entropy", split.about.weight / total)
+            examples.Term(split.name, records, "cross_entropy", split.about.weight / total)
             for split, records in used
         )
     return sides
@@ -104,7 +104,7 @@ def make_sides(
 
 def _others(
     wanted: Wanted, splits: Sequence[Split], space: CoefficientSpace, heldout: bool
-) -> list[objectives.Term]:
+) -> list[examples.Term]:
     roles: dict[str, Role] = {
         "dpo": "preference", "orpo": "preference", "kl": "domain", "entropy": "unlabelled",
     }  # fmt: skip
@@ -114,7 +114,7 @@ def _others(
         used = _with_expert(used)
     total = sum(split.about.weight for split in used)
     return [
-        objectives.Term(
+        examples.Term(
             f"{wanted.name}.{split.name}",
             records_of(split, heldout, answered=wanted.name != "entropy"),
             wanted.name,  # type: ignore[arg-type]  # the reader allows these names alone

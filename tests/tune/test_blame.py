@@ -15,8 +15,9 @@ from mergesafe.chat.hf import HfModel
 from mergesafe.chat.records import Record
 from mergesafe.chat.tokens import encode
 from mergesafe.tune.blame import Blame, blame
+from mergesafe.tune.examples import Term
 from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Objective, Term
+from mergesafe.tune.objectives import Objective
 from mergesafe.tune.space import CoefficientSpace
 from tune.models import add_tokenizer, plan_of
 

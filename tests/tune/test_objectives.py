@@ -12,8 +12,9 @@ from torch.nn import functional
 from mergesafe.chat.conversation import Sampling, question
 from mergesafe.chat.records import Record
 from mergesafe.errors import ArgumentError, DataError, LossError
+from mergesafe.tune.examples import Examples, Term
 from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Objective, Term
+from mergesafe.tune.objectives import Objective
 from mergesafe.tune.space import CoefficientSpace
 from tune.models import make_models, plan_of
 
@@ -61,7 +62,7 @@ def test_the_papers_objective_is_safety_plus_alpha_domain(
         assert found.terms[term.name] == pytest.approx(float(sum(each) / len(each)), rel=1e-5)
     assert found.value == pytest.approx(found.terms["safety"] + 0.3 * found.terms["maths"])
     assert found.gradient is None
-    assert (found.forward_passes, found.examples) == (2, 5)
+    assert (found.forward_passes, found.examples) == (1, 5)  # both sets share the pass
 
 
 def test_dpo_against_its_formula(merged: MergedModel, x: torch.Tensor) -> None:
@@ -148,25 +149,39 @@ def test_accumulating_over_small_passes_changes_nothing_but_rounding(
     assert torch.allclose(parts.gradient, whole.gradient, rtol=1e-4, atol=1e-7)
 
 
+def test_sets_that_share_a_pass_have_the_values_and_slopes_of_each_alone(
+    merged: MergedModel, x: torch.Tensor
+) -> None:
+    terms = [Term("safety", SAFETY), Term("skill", SKILL, weight=0.3)]
+    whole = Objective(merged, terms).evaluate(x, grad=True)
+    alone = [Objective(merged, [term]).evaluate(x, grad=True) for term in terms]
+    assert whole.forward_passes == 1
+    # Rows are padded to another width, so float32 sums differ in their last bits.
+    assert whole.terms["safety"] == pytest.approx(alone[0].terms["safety"], rel=1e-6)
+    assert whole.terms["skill"] == pytest.approx(alone[1].terms["skill"], rel=1e-6)
+    assert whole.gradient is not None
+    summed = sum((each.gradient for each in alone if each.gradient is not None), torch.zeros(()))
+    assert torch.allclose(whole.gradient, summed, rtol=1e-4, atol=1e-7)
+
+
 def test_steps_draw_every_example_once_an_epoch_and_depend_on_the_step_alone(
     merged: MergedModel, x: torch.Tensor
 ) -> None:
     records = [SAFETY[i % 3] for i in range(7)]
-    objective = Objective(merged, [Term("t", records)], batch=2, seed=3)
-    [data] = objective._sets
-    drawn = [data.draw(step) for step in range(7)]
+    data = Examples(merged, Term("t", records), x, seed=3)
+    drawn = [data.draw(step, 2) for step in range(7)]
     assert sorted(item for step in drawn for item in step) == sorted([*range(7)] * 2)
-    assert data.draw(5) == drawn[5]
-    assert drawn[:3] != [data.draw(step) for step in (3, 4, 5)]
-    other = Objective(merged, [Term("t", records)], batch=2, seed=4)._sets[0]
-    assert [other.draw(step) for step in range(7)] != drawn
+    assert data.draw(5, 2) == drawn[5]
+    assert drawn[:3] != [data.draw(step, 2) for step in (3, 4, 5)]
+    other = Examples(merged, Term("t", records), x, seed=4)
+    assert [other.draw(step, 2) for step in range(7)] != drawn
 
 
 def test_a_loss_that_is_not_finite_names_the_batch(merged: MergedModel, x: torch.Tensor) -> None:
     objective = Objective(merged, [Term("safety", SAFETY)], tokens=1)
     for grad in (True, False):
         with pytest.raises(
-            LossError, match=r"term 'safety': the loss is (nan|inf).*examples [123];"
+            LossError, match=r"term 'safety', examples [123]: the loss is (nan|inf)"
         ):
             objective.evaluate(x * 1e300, grad=grad)
     assert math.isfinite(objective.evaluate(x, grad=True).value)
