@@ -11,7 +11,7 @@ import typer
 from mergesafe.cli import evaluation as ask
 from mergesafe.cli import parents
 from mergesafe.cli.inspector import app as inspector
-from mergesafe.cli.optional_value import MergeCommand
+from mergesafe.cli.optional_value import Ray, RayCommand
 from mergesafe.cli.shared import (
     INTERRUPTED,
     Debug,
@@ -66,7 +66,7 @@ def common(
         raise typer.Exit(MergesafeError.exit_status)
 
 
-@app.command(cls=MergeCommand, epilog="Example: mergesafe merge ties.yml merged/ --memory 2GiB")
+@app.command(cls=RayCommand, epilog="Example: mergesafe merge ties.yml merged/ --memory 2GiB")
 @guarded
 def merge(
     recipe: RecipeArgument,
@@ -99,14 +99,7 @@ def merge(
         Path | None,
         typer.Option(metavar="FILE", help="Write a timeline (JSON, for Perfetto) to FILE."),
     ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[ADDRESS]",
-            help="Run on the Ray cluster at ADDRESS (auto, host:port, ray://host:port), or on this "
-            "machine through Ray.",
-        ),
-    ] = None,
+    ray: Ray = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -150,7 +143,7 @@ def plan(
     )
 
 
-@app.command(epilog="Example: mergesafe tune recipe.yml -o tuned.yml --explain")
+@app.command(cls=RayCommand, epilog="Example: mergesafe tune recipe.yml -o tuned.yml --explain")
 @guarded
 def tune(
     recipe: RecipeArgument,
@@ -180,6 +173,7 @@ def tune(
         bool,
         typer.Option("--explain", help="Show which model and layer the safety loss is due to."),
     ] = False,
+    ray: Ray = None,
     report: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write the run as JSON for mergesafe report."),
@@ -197,7 +191,8 @@ def tune(
 
     run(
         recipe, out, report, device=device, dtype=dtype, memory=memory, seed=seed,
-        overwrite=overwrite, resume=resume, explain=explain, json=json, quiet=quiet,
+        overwrite=overwrite, resume=resume, explain=explain, ray=ray, json=json,
+        quiet=quiet,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
@@ -11,8 +12,17 @@ from mergesafe.cli.usage import UsageError
 from mergesafe.engine.cluster import ADDRESS, LOCAL
 from mergesafe.errors import ArgumentError
 
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[ADDRESS]",
+        help="Run on the Ray cluster at ADDRESS (auto, host:port, ray://host:port), or on this "
+        "machine through Ray.",
+    ),
+]
 
-class MergeCommand(TyperCommand):
+
+class RayCommand(TyperCommand):
     """Gives a bare ``--ray`` the value that it stands for before the arguments are parsed."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]

@@ -20,7 +20,7 @@ from mergesafe.checkpoint.upload import (
     upload_folder,
 )
 from mergesafe.engine.choose import choose
-from mergesafe.engine.cluster import ADDRESS, LOCAL
+from mergesafe.engine.cluster import address_of
 from mergesafe.engine.download import download
 from mergesafe.engine.finished import is_finished
 from mergesafe.engine.memory import budget_of, parse_size
@@ -149,7 +149,7 @@ def merge(
     if on_nonfinite not in ON_NONFINITE:
         hint = did_you_mean(on_nonfinite, ON_NONFINITE)
         raise ArgumentError(f"--on-nonfinite {on_nonfinite}: unknown choice{hint}")
-    address = _address(ray)
+    address = address_of(ray)
     if address is not None and trace is not None:
         raise ArgumentError("--trace: a merge through Ray has no timeline; leave out one of them")
     # Fails before anything is read.
@@ -255,17 +255,6 @@ def _machines(
         address, made, options, threads=threads, memory=memory, backend=backend, device=device,
         vram=vram,
     )  # fmt: skip
-
-
-def _address(ray: object) -> str | None:
-    """Where Ray is; None for a merge without it."""
-    if ray is None or isinstance(ray, bool):
-        return LOCAL if ray else None
-    if not isinstance(ray, str) or not (ray == LOCAL or ADDRESS.fullmatch(ray)):
-        raise ArgumentError(
-            f"--ray {ray}: not an address; expected auto, host:port or ray://host:port"
-        )
-    return ray
 
 
 def _nothing_to_do(made: MergePlan, out: Location, started: float) -> MergeResult:

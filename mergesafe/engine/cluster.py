@@ -96,6 +96,21 @@ class Cluster:
         )
 
 
+def address_of(ray: object) -> str | None:
+    """Where Ray is, by the option ``ray``; None for work without it.
+
+    Raises:
+        ArgumentError: it is not an address.
+    """
+    if ray is None or isinstance(ray, bool):
+        return LOCAL if ray else None
+    if not isinstance(ray, str) or not (ray == LOCAL or ADDRESS.fullmatch(ray)):
+        raise ArgumentError(
+            f"--ray {ray}: not an address; expected auto, host:port or ray://host:port"
+        )
+    return ray
+
+
 @contextmanager
 def connected(address: str) -> Iterator[Cluster]:
     """Connect to the cluster at ``address`` and leave it at the end; start one if it is "local".

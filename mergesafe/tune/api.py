@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from mergesafe.engine.api import RecipeLike
+from mergesafe.engine.cluster import address_of
 from mergesafe.errors import OutputError
+from mergesafe.tune.cluster import on_ray
 from mergesafe.tune.combine import check_differentiable
 from mergesafe.tune.header import header
 from mergesafe.tune.merged_model import MergedModel
@@ -32,6 +35,7 @@ def tune(
     resume: bool = False,
     overwrite: bool = False,
     explain: bool = False,
+    ray: bool | str | None = None,
     progress: Callable[[Moment], None] | None = None,
 ) -> TuneResult:
     """Find coefficients as the section ``tune`` of ``recipe`` says; write them to ``out``.
@@ -49,6 +53,8 @@ def tune(
         seed: in place of the section's.
         resume: go on with the unfinished run of the same recipe; begin where there is none.
         overwrite: replace ``out`` if it exists.
+        ray: compute candidates, and shares of a step's examples, on the Ray cluster at this
+            address; True for this machine through Ray. ``memory`` is then that of one worker.
         explain: also find which model and layer the safety loss is to be blamed on.
         progress: called after every step of a search.
 
@@ -56,19 +62,36 @@ def tune(
         RecipeError, DataError: the section or the data are wrong: file and line.
         TuningError: a search cannot tune this merge; names those that can.
         OutputError: ``out`` exists, or cannot be written.
+        ClusterError: there is no Ray cluster, or its workers died again and again.
     """
     target = Path(out)
     _check_target(target, overwrite)
     setup = prepare(recipe, seed)
     if explain:
         check_differentiable(setup.space)
-    with MergedModel(setup.plan, setup.space, memory=memory, device=device, dtype=dtype) as merged:
+    address = address_of(ray)
+    with ExitStack() as stack:
+        merged = stack.enter_context(
+            MergedModel(
+                setup.plan, setup.space, memory=memory, dtype=dtype,
+                device=device if address is None else "auto",
+            )
+        )  # fmt: skip
         subject = setup.subject(
             explain=explain, device=str(merged.device), dtype=str(merged.dtype),
             threads=torch.get_num_threads(),
         )  # fmt: skip
+        pool = None
+        if address is not None:
+            pool = stack.enter_context(
+                on_ray(
+                    address, setup.plan, setup.space, memory=memory, device=device,
+                    dtype=str(merged.dtype).removeprefix("torch."),
+                )
+            )  # fmt: skip
+            subject |= {"device": f"ray {device}", "threads": pool.threads}
         with Trajectory(state_path(target), subject, resume=resume) as trajectory:
-            run = Run(setup, merged, trajectory, progress)
+            run = Run(setup, merged, trajectory, progress, pool)
             blamed = run.explain() if explain else None
             found = run.solve()
             result = run.result(found, target, blamed)

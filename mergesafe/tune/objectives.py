@@ -104,9 +104,13 @@ class Objective:
             TuningError: a loss is not finite; names the term and its examples. Or there is no
                 gradient.
         """
+        parts = self.parts(step)
+        return self.combine(parts, self.outcomes(parts, x, grad=grad), x)
+
+    def outcomes(self, parts: Sequence[Part], x: torch.Tensor, *, grad: bool) -> list[Outcome]:
+        """Of every part at ``x``."""
         with self._many_passes(x, grad):
-            parts = self.parts(step)
-            return self.combine(parts, [self.compute(part, x, grad=grad) for part in parts], x)
+            return [self.compute(part, x, grad=grad) for part in parts]
 
     def parts(self, step: int) -> list[Part]:
         """The examples of a step, in passes of like length.

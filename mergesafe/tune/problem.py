@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from mergesafe.errors import DeviceMemoryError
 from mergesafe.tune.gradient import Evaluates
 from mergesafe.tune.objectives import Evaluation
+from mergesafe.tune.scalar import Lagrangian, SmoothTchebycheff
 from mergesafe.tune.section import Budget
 from mergesafe.tune.space import CoefficientSpace
 from mergesafe.tune.trajectory import Trajectory, question
@@ -30,12 +32,42 @@ class Moment:
 Progress = Callable[[Moment], None]
 
 
+@runtime_checkable
+class Starts(Protocol):
+    """An objective that computes several points at a time.
+
+    ``start`` begins with all of them; each of its results is waited for when it is called for.
+    """
+
+    @property
+    def parallel(self) -> int: ...
+
+    def start(
+        self, points: Sequence[torch.Tensor], *, grad: bool, step: int = 0
+    ) -> list[Callable[[], Evaluation]]: ...
+
+
 class Recorded:
     """An objective whose answers are kept in the trajectory, under ``name``."""
 
     def __init__(self, name: str, objective: Evaluates, trajectory: Trajectory) -> None:
         self.name, self.objective, self.trajectory = name, objective, trajectory
         self._known: dict[str, Evaluation] = {}
+        self._begun: dict[str, Callable[[], Evaluation]] = {}
+
+    @property
+    def parallel(self) -> int:
+        """Points that are computed at a time."""
+        return self.objective.parallel if isinstance(self.objective, Starts) else 1
+
+    def expect(self, points: Sequence[torch.Tensor], *, step: int = 0) -> None:
+        """Say which points will be evaluated next, without gradients, so that all can begin."""
+        if not isinstance(self.objective, Starts):
+            return
+        keys = {self._key(x, grad=False, step=step): x for x in points}
+        fresh = [key for key in keys if key not in self._known][self.trajectory.replayable :]
+        begun = self.objective.start([keys[key] for key in fresh], grad=False, step=step)
+        self._begun = dict(zip(fresh, begun, strict=True))
 
     def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
         """The objective's answer; a question asked before costs nothing.
@@ -43,15 +75,21 @@ class Recorded:
         Raises:
             DeviceMemoryError: the device ran out of memory; says which budget to change.
         """
-        key = question(x, f"{self.name} step {step}{' gradient' if grad else ''}")
+        key = self._key(x, grad=grad, step=step)
         if key not in self._known:
             self._known[key] = self.trajectory.evaluation(
-                key, lambda: self._computed(x, grad=grad, step=step)
+                key, lambda: self._computed(key, x, grad=grad, step=step)
             )
         return self._known[key]
 
-    def _computed(self, x: torch.Tensor, *, grad: bool, step: int) -> Evaluation:
+    def _key(self, x: torch.Tensor, *, grad: bool, step: int) -> str:
+        return question(x, f"{self.name} step {step}{' gradient' if grad else ''}")
+
+    def _computed(self, key: str, x: torch.Tensor, *, grad: bool, step: int) -> Evaluation:
+        begun = self._begun.pop(key, None)
         try:
+            if begun is not None:
+                return begun()
             return self.objective.evaluate(x, grad=grad, step=step)
         except (torch.OutOfMemoryError, DeviceMemoryError) as error:
             raise DeviceMemoryError(
@@ -75,6 +113,19 @@ class Problem:
     seed: int = 0
     progress: Progress | None = None
     history: list[Moment] = field(default_factory=list)
+
+    def expect(self, objective: Evaluates, points: Sequence[torch.Tensor], step: int = 0) -> None:
+        """Say which points ``objective`` will be evaluated at next, so that all can begin."""
+        if isinstance(objective, Recorded):
+            objective.expect(points, step=step)
+        elif isinstance(objective, (Lagrangian, SmoothTchebycheff)):
+            for part in objective.parts.values():
+                self.expect(part, points, step)
+
+    @property
+    def parallel(self) -> int:
+        """Points that the objectives compute at a time."""
+        return self.whole.parallel if isinstance(self.whole, Recorded) else 1
 
     def note(self, search: str, step: int, evaluation: Evaluation) -> None:
         """Add to the history, and tell whoever watches."""

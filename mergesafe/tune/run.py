@@ -12,6 +12,7 @@ import torch
 from mergesafe.errors import TuningError
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.tune.blame import Blame, blame
+from mergesafe.tune.cluster import Pool
 from mergesafe.tune.constrained import Losses, solve
 from mergesafe.tune.deciding import Decider
 from mergesafe.tune.examples import Term
@@ -62,8 +63,9 @@ class Run:
         merged: MergedModel,
         trajectory: Trajectory,
         progress: Progress | None = None,
+        pool: Pool | None = None,
     ) -> None:
-        self.setup, self.merged, self.trajectory = setup, merged, trajectory
+        self.setup, self.merged, self.trajectory, self.pool = setup, merged, trajectory, pool
         section = setup.section
         self.train = make_terms(section, setup.splits, setup.space)
         self.problem = Problem(
@@ -77,7 +79,8 @@ class Run:
 
     def recorded(self, name: str, terms: Terms, batch: int | None) -> Recorded:
         """The objective of ``terms``, on ``batch`` examples of each a step, in the trajectory."""
-        objective = terms.objective(self.merged, batch, self.setup.section.seed)
+        local = terms.objective(self.merged, batch, self.setup.section.seed)
+        objective = local if self.pool is None else self.pool.objective(local)
         return Recorded(name, objective, self.trajectory)
 
     def solve(self) -> Found:

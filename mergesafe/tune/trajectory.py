@@ -49,9 +49,9 @@ class Trajectory:
         self._start(subject)
 
     @property
-    def replaying(self) -> bool:
-        """Whether the next answer comes from the file."""
-        return bool(self._before)
+    def replayable(self) -> int:
+        """How many of the next answers come from the file."""
+        return len(self._before)
 
     def evaluation(self, key: str, compute: Callable[[], Evaluation]) -> Evaluation:
         """The answer to the :func:`question` ``key``: recorded, or computed and recorded.

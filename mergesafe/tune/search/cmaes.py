@@ -36,6 +36,7 @@ def cmaes(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tens
     while not strategy.stop() and meter.step():
         population = strategy.ask()
         points = [low + width * torch.tensor(each, dtype=torch.float64) for each in population]
+        problem.expect(problem.batch, points, meter.steps - 1)
         found = [_evaluated(problem, x, meter.steps - 1) for x in points]
         values = [_WORST if each is None else each.value for each in found]
         strategy.tell(population, values)

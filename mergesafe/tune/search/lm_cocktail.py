@@ -26,8 +26,10 @@ def lm_cocktail(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torc
     count = len(space.experts)
     _check(space)
     losses = []
-    for k in range(count):
-        found = problem.whole.evaluate(_alone(space, start, k), grad=False)
+    alone = [_alone(space, start, k) for k in range(count)]
+    problem.expect(problem.whole, alone)
+    for k, x in enumerate(alone):
+        found = problem.whole.evaluate(x, grad=False)
         problem.note("lm_cocktail", k + 1, found)
         losses.append(found.value)
     weights = torch.softmax(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
+from itertools import islice, product
 
 import torch
 
@@ -62,9 +62,15 @@ def _lowest(
     """The point with the lowest objective on all examples."""
     meter = problem.meter(budget)
     best, lowest = start, float("inf")
-    for x in points:
-        if not meter.step():
+    source = iter(points)
+    group: list[torch.Tensor] = []
+    while meter.step():
+        if not group:
+            group = list(islice(source, problem.parallel))[::-1]
+            problem.expect(problem.whole, group[::-1])
+        if not group:
             break
+        x = group.pop()
         found = problem.whole.evaluate(x, grad=False)
         problem.note(name, meter.steps, found)
         if found.value < lowest:

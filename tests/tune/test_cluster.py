@@ -1,0 +1,151 @@
+"""Tuning through Ray, on a cluster of two nodes on this machine: the coefficients of one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mergesafe
+from mergesafe.cli.optional_value import with_address
+from mergesafe.errors import ArgumentError, ClusterError, LossError
+from mergesafe.tune.cluster import Pool, on_ray
+from mergesafe.tune.merged_model import MergedModel
+from mergesafe.tune.setup import prepare
+from mergesafe.tune.terms import make_terms
+
+from .experts import Experts
+from .test_tune import recipe
+
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+SEARCHES: dict[str, Any] = {
+    "gradient": "gradient",
+    "cmaes": {"method": "cmaes", "budget": {"steps": 3}},
+    "random": {"method": "random", "budget": {"evaluations": 5}},
+    "lm_cocktail": "lm_cocktail",
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes with one processor each."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=1)
+    ray.init(str(made.address), log_to_driver=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as a worker has here: with more, float32 sums may differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def pool(cluster: Any, experts: Experts) -> Iterator[tuple[Pool, MergedModel, Any]]:
+    setup = prepare(recipe(experts))
+    with (
+        on_ray("auto", setup.plan, setup.space, memory=None, device="cpu", dtype="float32") as made,
+        MergedModel(setup.plan, setup.space, device="cpu", dtype="float32") as merged,
+    ):
+        yield made, merged, setup
+
+
+@pytest.mark.usefixtures("cluster", "one_thread")
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_coefficients_of_one_process(name: str, experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, search=SEARCHES[name], budget={"steps": 3}, granularity="model")
+    here, there = (
+        mergesafe.tune(made, tmp_path / f"{ray}.yml", dtype="float32", ray=ray)
+        for ray in (False, True)
+    )
+    assert there.coefficients == here.coefficients
+    assert (there.objective, there.heldout) == (here.objective, here.heldout)
+    assert [moment.terms for moment in there.history] == [moment.terms for moment in here.history]
+    assert (tmp_path / "True.yml").read_text() == (tmp_path / "False.yml").read_text()
+
+
+@pytest.mark.usefixtures("cluster", "one_thread")
+def test_constraints_through_ray(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, constraints=["refusal_rate >= 0"], budget={"steps": 2})
+    here, there = (
+        mergesafe.tune(made, tmp_path / f"{ray}.yml", dtype="float32", ray=ray)
+        for ray in (False, True)
+    )
+    assert there.coefficients == here.coefficients
+    assert [each.value for each in there.constraints] == [each.value for each in here.constraints]
+
+
+def test_parts_of_one_point_run_on_every_worker(
+    one_thread: None, pool: tuple[Pool, MergedModel, Any]
+) -> None:
+    made, merged, setup = pool
+    local = make_terms(setup.section, setup.splits, setup.space).objective(merged, None, 0)
+    local.tokens = 100
+    assert len(local.parts(0)) > 2
+    x = setup.start
+    here = local.evaluate(x, grad=True)
+    there = made.objective(local).evaluate(x, grad=True)
+    assert (there.value, there.terms) == (here.value, here.terms)
+    assert here.gradient is not None
+    assert there.gradient is not None
+    assert torch.equal(there.gradient, here.gradient)
+
+
+def test_a_worker_that_is_killed_starts_again(
+    one_thread: None, pool: tuple[Pool, MergedModel, Any]
+) -> None:
+    made, merged, setup = pool
+    local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
+    remote = made.objective(local)
+    before = remote.evaluate(setup.start, grad=True)
+    for worker in made.workers:
+        pid = ray.get(worker.__ray_call__.remote(lambda _: os.getpid()))
+        os.kill(pid, signal.SIGKILL)
+    again = remote.evaluate(setup.start, grad=True)
+    assert (again.value, again.terms) == (before.value, before.terms)
+
+
+def test_a_loss_that_is_not_finite_is_the_same_error(pool: tuple[Pool, MergedModel, Any]) -> None:
+    made, merged, setup = pool
+    local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
+    with pytest.raises(LossError, match="term '.*the loss is (nan|inf)"):
+        made.objective(local).evaluate(setup.start * 1e300, grad=True)
+
+
+def test_bad_addresses(experts: Experts, tmp_path: Path) -> None:
+    out = tmp_path / "tuned.yml"
+    with pytest.raises(ArgumentError, match="--ray somewhere: not an address"):
+        mergesafe.tune(recipe(experts), out, ray="somewhere")
+    assert not out.exists()
+    # The command's bare --ray is this machine.
+    assert with_address(["recipe.yml", "--ray", "-o", "x"]) == [
+        "recipe.yml", "--ray=local", "-o", "x",
+    ]  # fmt: skip
+
+
+def test_a_cluster_without_room(cluster: Any, experts: Experts) -> None:
+    setup = prepare(recipe(experts))
+    with (
+        pytest.raises(ArgumentError, match="no node of the cluster"),
+        on_ray("auto", setup.plan, setup.space, memory="900TiB", device="cpu", dtype="float32"),
+    ):
+        pass
+
+
+def test_nobody_at_an_address(experts: Experts, tmp_path: Path) -> None:
+    ray.shutdown()
+    with pytest.raises(ClusterError, match="127.0.0.1:1"):
+        mergesafe.tune(recipe(experts), tmp_path / "tuned.yml", ray="127.0.0.1:1")
