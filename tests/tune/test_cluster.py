@@ -1,4 +1,4 @@
-"""Tuning through Ray, on a cluster of two nodes on this machine: the coefficients of one process."""
+"""Tuning through Ray, on two nodes on this machine: the coefficients of one process."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_worker_that_is_killed_starts_again(
 def test_a_loss_that_is_not_finite_is_the_same_error(pool: tuple[Pool, MergedModel, Any]) -> None:
     made, merged, setup = pool
     local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
-    with pytest.raises(LossError, match="term '.*the loss is (nan|inf)"):
+    with pytest.raises(LossError, match=r"term '.*the loss is (nan|inf)"):
         made.objective(local).evaluate(setup.start * 1e300, grad=True)
 
 
@@ -147,5 +147,5 @@ def test_a_cluster_without_room(cluster: Any, experts: Experts) -> None:
 
 def test_nobody_at_an_address(experts: Experts, tmp_path: Path) -> None:
     ray.shutdown()
-    with pytest.raises(ClusterError, match="127.0.0.1:1"):
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1"):
         mergesafe.tune(recipe(experts), tmp_path / "tuned.yml", ray="127.0.0.1:1")
