@@ -2,6 +2,8 @@
 
 ``candidate``: one candidate of CMA-ES, which is a forward pass of a model made on demand, against
 what a search without such a model does: merge to a folder, load the folder, and run the same pass.
+The folder is written by mergesafe, and by mergekit (its Python function, without the seconds that
+its command takes to start) where that is installed, as evolutionary merging does with it.
 ``passes``: forward passes until the gradient search is where CMA-ES is after its whole budget, by
 the objective on all examples, from the same start over the same coefficients.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM
@@ -51,7 +54,15 @@ def candidate(args: argparse.Namespace) -> list[Row]:
                 mergesafe.merge(recipe, out, overwrite=True)
                 AutoModelForCausalLM.from_pretrained(str(out))
 
-            on_demand, through_disk = measure([lambda: merged.loss(batch, x), written], args.rounds)
+            def by_mergekit() -> None:
+                merge_with_mergekit(recipe, Path(name))
+                AutoModelForCausalLM.from_pretrained(str(Path(name) / "mergekit"))
+
+            ways = [lambda: merged.loss(batch, x), written]
+            if find_spec("mergekit") is not None:
+                by_mergekit()  # it keeps adapters that it has applied once
+                ways.append(by_mergekit)
+            on_demand, through_disk, *others = measure(ways, args.rounds)
         with merged.at(x):  # weights that stay
             [forward] = measure([lambda: merged.loss(batch, x)], args.rounds)
     made = max(on_demand.p50 - forward.p50, 1e-9)
@@ -62,10 +73,30 @@ def candidate(args: argparse.Namespace) -> list[Row]:
     )
     what = f"{args.method}, {args.dtype}: merge, load, forward / candidate"
     whole = (through_disk.p50 + forward.p50) / on_demand.p50
-    return [
+    rows = [
         at_least("whole", whole, LEAST_CHEAPER, what),
         at_least("weights", through_disk.p50 / made, LEAST_CHEAPER, f"{what}, without the pass"),
     ]
+    for other in others:
+        ratio = (other.p50 + forward.p50) / on_demand.p50
+        name = f"{what}, merged by mergekit in {other.p50:.1f} s with loading"
+        rows.append(at_least("mergekit", ratio, LEAST_CHEAPER, name))
+    return rows
+
+
+def merge_with_mergekit(recipe: Path, folder: Path) -> None:
+    """The recipe's merge in ``folder / "mergekit"``."""
+    import yaml
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    settings = yaml.safe_load(recipe.read_text())
+    options = MergeOptions(
+        lora_merge_cache=str(folder / "adapters"), lora_merge_dtype="float32",
+        write_model_card=False, quiet=True,
+    )  # fmt: skip
+    run_merge(MergeConfiguration.model_validate(settings), str(folder / "mergekit"), options)
 
 
 def at_least(case: str, value: float, limit: float, what: str) -> Row:

@@ -12,8 +12,8 @@ from mergesafe.tune.section import DataSet, Role, Term
 #: Term -> the roles of the sets that it is computed on; none: on the coefficients alone.
 TERMS: Final[Mapping[str, tuple[Role, ...]]] = {
     "cross_entropy": ("safety", "domain", "harmless"),
-    "dpo": ("preference",),
-    "orpo": ("preference",),
+    "dpo": ("preference", "harmless"),
+    "orpo": ("preference", "harmless"),
     "kl": ("domain",),
     "entropy": ("unlabelled",),
     "l1": (),

@@ -18,6 +18,7 @@ from mergesafe.tune.read_section import START, read_section
 from mergesafe.tune.section import TuneSection
 from mergesafe.tune.space import CoefficientSpace
 from mergesafe.tune.splits import Split, load_splits
+from mergesafe.tune.terms import make_terms
 
 #: The plan of a tuning run is not written, so the size of shards is of no account.
 _ONE_SHARD = 1 << 62
@@ -70,5 +71,6 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
     plan = make_plan(merged, max_shard_size=_ONE_SHARD, seed=section.seed)
     splits = load_splits(section, loaded.folder)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
+    make_terms(section, splits, space)  # what it refuses is refused before a model is loaded
     warnings = (*plan.warnings, *section.warnings, *lint(loaded, section), *lint_answers(splits))
     return Setup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))

@@ -2,7 +2,9 @@
 
 ``L = w_ce (L_safety + alpha L_domain) + ...``: each of the two is the mean over its sets, weighted
 by their weights. Answers to harmless questions count with the domain sets: to go on answering is a
-skill.
+skill. Harmless questions with a rejected answer beside the right one, a refusal say, count in DPO
+or ORPO instead, where there is such a term: that the answer is likelier than the refusal matters,
+not that the answer is given word by word.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from mergesafe.tune.splits import Split
 
 SAFETY: Final = "safety"
 SKILL: Final = "skill"
+#: Terms that compare an answer with a rejected one.
+_COMPARING: Final = ("dpo", "orpo")
 _SIDES: Final[Mapping[str, tuple[Role, ...]]] = {
     SAFETY: ("safety",),
     SKILL: ("domain", "harmless"),
@@ -68,10 +72,20 @@ def records_of(split: Split, heldout: bool, *, answered: bool = True) -> tuple[R
     return tuple(r for r in records if r.answer is not None) if answered else records
 
 
+def is_preference(split: Split) -> bool:
+    """Whether the set compares two answers to every question that it answers."""
+    if split.about.role == "preference":
+        return True
+    records = [*split.train, *split.heldout]
+    return split.about.role == "harmless" and all(each.rejected is not None for each in records)
+
+
 def _cross_entropy(
     wanted: Wanted, section: TuneSection, splits: Sequence[Split], heldout: bool
 ) -> list[examples.Term]:
-    sides = make_sides(splits, heldout=heldout)
+    compared = any(each.name in _COMPARING for each in section.objective)
+    answered = [each for each in splits if not (compared and is_preference(each))]
+    sides = make_sides(answered, heldout=heldout)
     factors = {SAFETY: wanted.weight, SKILL: wanted.weight * section.alpha}
     return [
         replace(term, weight=term.weight * factors[side])
@@ -105,11 +119,17 @@ def make_sides(
 def _others(
     wanted: Wanted, splits: Sequence[Split], space: CoefficientSpace, heldout: bool
 ) -> list[examples.Term]:
-    roles: dict[str, Role] = {
-        "dpo": "preference", "orpo": "preference", "kl": "domain", "entropy": "unlabelled",
-    }  # fmt: skip
-    role = roles[wanted.name]
-    used = [split for split in splits if split.about.role == role]
+    roles: dict[str, Role] = {"kl": "domain", "entropy": "unlabelled"}
+    if wanted.name in _COMPARING:
+        used = [split for split in splits if is_preference(split)]
+        if not used:
+            raise DataError(
+                f"the term '{wanted.name}' compares two answers, and no record of a set with "
+                "'role: preference' or 'harmless' has a rejected one; write them as 'prompt', "
+                "'chosen' and 'rejected'"
+            )
+    else:
+        used = [split for split in splits if split.about.role == roles[wanted.name]]
     if wanted.name == "kl":
         used = _with_expert(used)
     total = sum(split.about.weight for split in used)

@@ -86,7 +86,7 @@ def test_a_chain_of_searches(tmp_path: Path) -> None:
         ("  budget: {steps: 1.5}\n", 11, "whole number"),
         ("  budget: {}\n", 11, "{steps: 100}"),
         ("  heldout: 1\n", 11, "between 0 and 1"),
-        ("  objective: [cross_entropy, dpo]\n", 11, "role: preference"),
+        ("  objective: [cross_entropy, entropy]\n", 11, "role: unlabelled"),
         ("  objective: {term: cross_entropy, weight: -1}\n", 11, "must be at least 0"),
         ("  objective: hinge\n", 11, "cross_entropy"),
         ("  constraints: [safe_rat >= 0.9]\n", 11, "did you mean 'safe_rate'"),

@@ -1,0 +1,77 @@
+"""Which sets count in which term of the objective."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergesafe.errors import DataError
+from mergesafe.tune.setup import Setup, prepare
+from mergesafe.tune.terms import make_terms
+
+from .experts import REFUSAL, Experts
+from .test_tune import recipe
+
+
+def with_rejected(source: Path, out: Path, *, leave_out: int = 0) -> Path:
+    """The harmless answers of ``source`` as preferences to a refusal, but for the first few."""
+    lines = []
+    for number, line in enumerate(source.read_text().splitlines()):
+        record = json.loads(line)
+        if number >= leave_out:
+            asked, answer = record.values()
+            record = {"prompt": asked, "chosen": answer, "rejected": REFUSAL}
+        lines.append(json.dumps(record))
+    out.write_text("\n".join(lines) + "\n")
+    return out
+
+
+def setup_of(experts: Experts, harmless: Path, **tune: Any) -> Setup:
+    made = recipe(experts, **tune)
+    made["tune"]["data"][2]["path"] = str(harmless)
+    return prepare(made)
+
+
+def terms_of(setup: Setup) -> dict[str, tuple[str, float]]:
+    made = make_terms(setup.section, setup.splits, setup.space)
+    return {term.name: (term.kind, term.weight) for term in made.terms}
+
+
+def test_harmless_preferences_are_compared_where_there_is_such_a_term(
+    experts: Experts, tmp_path: Path
+) -> None:
+    harmless = with_rejected(experts.folder / "harmless.jsonl", tmp_path / "harmless.jsonl")
+    objective = ["cross_entropy", {"term": "dpo", "weight": 0.5}]
+    assert terms_of(setup_of(experts, harmless, objective=objective, alpha=0.4)) == {
+        "safety": ("cross_entropy", 1.0),
+        "skill": ("cross_entropy", 0.4),
+        "dpo.harmless": ("dpo", 0.5),
+    }
+    # Without one their answers count as those of a skill.
+    assert terms_of(setup_of(experts, harmless, alpha=0.4)) == {
+        "safety": ("cross_entropy", 1.0),
+        "skill": ("cross_entropy", 0.2),
+        "harmless": ("cross_entropy", 0.2),
+    }
+
+
+def test_a_comparing_term_without_rejected_answers_is_refused(
+    experts: Experts, tmp_path: Path
+) -> None:
+    plain = experts.folder / "harmless.jsonl"
+    some = with_rejected(plain, tmp_path / "some.jsonl", leave_out=1)
+    for harmless in (plain, some):
+        with pytest.raises(DataError, match="'orpo' compares two answers"):
+            setup_of(experts, harmless, objective=["cross_entropy", "orpo"])
+
+
+def test_sets_count_by_their_weights(experts: Experts) -> None:
+    setup = setup_of(experts, experts.folder / "harmless.jsonl")
+    heavy = replace(setup.splits[2], about=replace(setup.splits[2].about, weight=3.0))
+    made = make_terms(setup.section, (*setup.splits[:2], heavy), setup.space)
+    weights = {term.name: term.weight for term in made.terms}
+    assert weights == pytest.approx({"safety": 1.0, "skill": 0.3 / 4, "harmless": 0.3 * 3 / 4})
