@@ -107,7 +107,7 @@ class GradientSearch:
         moved = self._moved(evaluation.gradient)
         held_out = None
         if self.held_out is not None and (self.number + 1) % self.options.check_every == 0:
-            held_out = self.held_out.evaluate(moved[0], grad=False, step=self.number).value
+            held_out = self.held_out.evaluate(moved[0], grad=False).value
         self.x, self._mean, self._square = moved
         self.number += 1
         self._judge(held_out)

@@ -28,4 +28,6 @@ def gradient(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.T
     while not search.finished and meter.step():
         step = search.step()
         problem.note("gradient", step.number, step.evaluation)
-    return search.best if patience and search.best_value < float("inf") else search.x
+    if not patience or search.best_value == float("inf"):
+        return search.x
+    return problem.best([search.best, search.x])  # the last steps are not checked yet
