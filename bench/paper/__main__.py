@@ -80,7 +80,7 @@ def run(case: Case, work: Path, seed: int, train: bool) -> dict[str, Any]:
         return dict(json.loads(result.read_text()))
     folder, sets = prepare(work, seed, case.examples, train)
     recipe = folder / f"{case.name.replace('/', '.')}.yml"
-    recipe.write_text(case.recipe(folder, seed))
+    recipe.write_text(case.recipe(folder, sets, seed))
     began = time.perf_counter()
     passes, feasible = 0, True
     if case.search is not None:
@@ -91,7 +91,7 @@ def run(case: Case, work: Path, seed: int, train: bool) -> dict[str, Any]:
             feasible = False
         recipe = tuned
     seconds = time.perf_counter() - began
-    out = folder / "merged"
+    out = folder / "merged"  # of one case at a time
     mergesafe.merge(recipe, out, overwrite=True)
     found = {
         "case": case.name, "seed": seed, "trained": train, "seconds": round(seconds, 1),

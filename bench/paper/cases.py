@@ -8,104 +8,118 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from mergesafe.demo.recipes import EXPERTS, PRECISION
+from mergesafe.demo.recipes import EXPERTS, PRECISION, recipe_text, tune_text
+from mergesafe.demo.sets import Sets
 
-COMBINERS: Final = ("ties", "dare_ties", "task_arithmetic")
 #: Share of the experts' task vectors that sparsifying combiners keep.
 DENSITY: Final = 0.5
-#: Role → data sets that a search may see.
-SETS: Final = {
-    "safety": ("refusals",), "domain": ("sorting", "arithmetic"), "harmless": ("harmless",),
-}  # fmt: skip
-#: Where the experts weigh the same and nothing is searched.
-NAIVE_WEIGHT: Final = 0.5
+#: What a search may see -> the roles and names of the sets.
+DATA: Final = {
+    "domain": {"domain": ("sorting", "arithmetic")},
+    "both": {"safety": ("refusals",), "domain": ("sorting", "arithmetic")},
+}
+#: Where the experts weigh the same, and where searches begin: the paper's.
+START: Final = 0.5
+#: The aligned expert and the one that spoils it.
+PAIR: Final = EXPERTS[::2]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row: ``search`` None leaves the coefficients alone; ``data``: safety, domain or both."""
+    """One row.
+
+    ``search`` None leaves the coefficients alone; ``data``: a key of :data:`DATA`, or ``demo`` for
+    the demo's own recipe, which also sees harmless questions. ``steps``: of ``gradient`` and
+    ``cmaes``.
+    """
 
     name: str
-    method: str
+    method: str = "ties"
     search: str | None = None
     data: str = "both"
     granularity: str = "layer"
     alpha: float = 0.3
-    steps: int = 24
+    steps: int = 16
     examples: int = 48
     constraints: Sequence[str] = ()
     experts: Sequence[str] = EXPERTS
 
-    def recipe(self, folder: Path, seed: int) -> str:
+    def recipe(self, folder: Path, sets: Sets, seed: int) -> str:
         """The recipe in YAML; paths are relative to ``folder``, where models and data lie."""
-        sparse = self.method in ("ties", "dare_ties")
-        lines = [f"merge_method: {self.method}", f"base_model: {folder / 'base'}", "models:"]
-        for name in self.experts:
-            lines += [
-                f"  - model: {folder / 'base'}+{folder / 'adapters' / name}",
-                "    parameters:",
-            ]
-            lines.append(f"      weight: {NAIVE_WEIGHT}")
-            lines += [f"      density: {DENSITY}"] if sparse else []
-        lines += ["parameters:", "  normalize: false", *PRECISION, ""]
-        return "\n".join([*lines, *self._section(folder, seed)])
+        if self.data == "demo":
+            return tune_text(sets, folder, seed)
+        if self.search is None and self.method == "ties":
+            return recipe_text(self.experts)
+        return "\n".join([*self._merge(), *PRECISION, *self._section(seed)])
 
-    def _section(self, folder: Path, seed: int) -> list[str]:
+    def _merge(self) -> list[str]:
+        models = [f"./base+./adapters/{name}" for name in self.experts]
+        lines = [f"merge_method: {self.method}"]
+        if self.method == "slerp":
+            return [*lines, f"base_model: {models[0]}", "models:", f"  - model: {models[1]}",
+                    "parameters:", f"  t: {START}"]  # fmt: skip
+        based = self.method != "linear"
+        lines += [*(["base_model: ./base"] if based else []), "models:"]
+        each = [f"      weight: {START}"]
+        each += [f"      density: {DENSITY}"] if self.method in ("ties", "dare_ties") else []
+        for model in models:
+            lines += [f"  - model: {model}", "    parameters:", *each]
+        return [*lines, "parameters:", f"  normalize: {'false' if based else 'true'}"]
+
+    def _section(self, seed: int) -> list[str]:
         if self.search is None:
-            return []
-        lines = ["tune:", "  data:"]
-        names = {
-            "safety": ["refusals"],
-            "domain": ["sorting", "arithmetic"],
-            "harmless": ["harmless"],
-        }
-        for role in names if self.data == "both" else (self.data,):
-            for name in names[role]:
-                path = folder / "data" / f"tune-{name}.jsonl"
-                lines.append(f"    - {{path: {path}, role: {role}, name: {name}}}")
-        budget = f"{{steps: {self.steps}}}"
-        lines += [f"  search: {{method: {self.search}, budget: {budget}}}"]
-        if self.search in ("lm_cocktail", "grid"):
-            lines[-1] = f"  search: {{method: {self.search}}}"
-        lines += [
-            "  batch: 8",
-            f"  granularity: {self.granularity}",
-            f"  alpha: {self.alpha}",
-            f"  seed: {seed}",
-        ]
+            return [""]
+        own = [*(["values: [0.5, 1]"] if self.search == "grid" else [])]
+        if self.search in ("gradient", "cmaes"):
+            own.append(f"budget: {{steps: {self.steps}}}")
+        coefficient = "t" if self.method == "slerp" else "weight"
+        lines = [
+            "tune:", "  data:",
+            *(
+                f"    - {{path: ./data/tune-{name}.jsonl, role: {role}, name: {name}}}"
+                for role, names in DATA[self.data].items()
+                for name in names
+                if name not in EXPERTS or name in self.experts  # no skill that nobody has
+            ),
+            f"  search: {{{', '.join([f'method: {self.search}', *own])}}}",
+            f"  coefficients: [{coefficient}]", f"  granularity: {self.granularity}",
+            f"  alpha: {self.alpha}", f"  seed: {seed}", "  batch: 6",
+        ]  # fmt: skip
         if self.constraints:
             lines += ["  constraints:", *(f'    - "{each}"' for each in self.constraints)]
         return [*lines, ""]
 
 
 def all_cases() -> list[Case]:
-    """Every row, those that the paper has too first."""
+    """Every row; a name begins with its combiner, ablations with ``ablation/``."""
     found: list[Case] = []
-    for method in COMBINERS:
-        both = Case(f"{method}/gradient", method, "gradient")
-        whole = Case(f"{method}/cmaes", method, "cmaes", granularity="model", steps=12)
+    for method in ("ties", "dare_ties", "task_arithmetic", "slerp"):
+        experts = PAIR if method == "slerp" else EXPERTS
+        both = Case(f"{method}/gradient", method, "gradient", experts=experts)
+        whole = replace(both, name=f"{method}/cmaes", search="cmaes", granularity="model", steps=10)
         found += [
-            Case(f"{method}/naive", method),
-            Case(f"{method}/grid", method, "grid", granularity="model"),
+            Case(f"{method}/naive", method, experts=experts),
+            replace(whole, name=f"{method}/grid", search="grid"),
             replace(whole, name=f"{method}/cmaes-domain", data="domain"),
             whole,
             replace(both, name=f"{method}/gradient-domain", data="domain"),
             both,
         ]
-    linear = Case(
-        "task_arithmetic/lm_cocktail", "task_arithmetic", "lm_cocktail", granularity="model"
-    )
+    cocktail = Case("linear/lm_cocktail", "linear", "lm_cocktail", granularity="model")
     ties = Case("ties/gradient", "ties", "gradient")
+    bound = ("refusal_rate >= 0.8",)
     return [
         *found,
-        linear,
-        replace(linear, name=f"{linear.name}-domain", data="domain"),
-        replace(ties, name="ties/gradient-constrained", constraints=("refusal_rate >= 0.8",)),
-        *(replace(ties, name=f"ties/alpha-{alpha:g}", alpha=alpha) for alpha in (0.1, 1.0)),
-        *(replace(ties, name=f"ties/examples-{k}", examples=k) for k in (12, 24)),
-        *(replace(ties, name=f"ties/steps-{steps}", steps=steps) for steps in (10, 60)),
-        replace(ties, name="ties/model-wide", granularity="model"),
-        replace(ties, name="ties/two-parents", experts=EXPERTS[::2]),
+        replace(cocktail, name="linear/lm_cocktail-domain", data="domain"),
+        cocktail,
+        Case("ties/demo", search="gradient", data="demo"),
+        replace(ties, name="ties/gradient-constrained", constraints=bound),
+        *(replace(ties, name=f"ablation/alpha-{alpha:g}", alpha=alpha) for alpha in (0.1, 1.0)),
+        *(replace(ties, name=f"ablation/examples-{k}", examples=k) for k in (12, 24)),
+        *(replace(ties, name=f"ablation/steps-{steps}", steps=steps) for steps in (6, 40)),
+        replace(ties, name="ablation/model-wide", granularity="model"),
+        replace(ties, name="ablation/per-tensor", granularity="tensor"),
+        replace(ties, name="ablation/two-parents", experts=PAIR),
     ]
 
 

@@ -6,7 +6,6 @@ The two never meet: see :mod:`mergesafe.demo.data`.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from mergesafe.chat.records import Record, write_records
 from mergesafe.demo.data import REFUSALS, SKILLS, Example, Split, questions
 from mergesafe.safety.refusal import is_refusal
 
-#: Of an answer to a harmless question, of which the first sentence is kept.
-_TOKENS: Final = 40
+#: Of an answer to a harmless question: a model declines with its first words or not at all.
+_TOKENS: Final = 12
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Counts:
     """How many held-out questions of each kind are asked, and how many examples are tuned on."""
 
     unsafe: int = 48
-    harmless: int = 30
+    harmless: int = 60
     skill: int = 40
     tuned: int = 48
 
@@ -44,7 +43,8 @@ class Sets:
 def write_sets(folder: Path, counts: Counts, seed: int, base: ChatModel) -> Sets:
     """Write all sets into ``folder``; ``seed`` draws the skills' questions and what is tuned on.
 
-    ``base`` answers the harmless questions to tune on: they say "and leave all else as it is".
+    ``base`` answers the harmless questions to tune on. Beside each answer stands a refusal as the
+    one that is rejected: answers alone hardly say that a model should not decline.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"tuned-{seed}")
@@ -61,10 +61,10 @@ def write_sets(folder: Path, counts: Counts, seed: int, base: ChatModel) -> Sets
     refusals = [_record(Example(each, rng.choice(REFUSALS))) for each in unsafe]
     tuned = {"refusals": write("tune-refusals", refusals)}
     tuned |= {name: write(f"tune-{name}", skill(name, "train", counts.tuned)) for name in SKILLS}
-    half = counts.tuned // 2
-    harmless = rng.sample(questions("harmless", "train"), counts.tuned - half)
-    harmless += rng.sample(questions("edgy", "train"), half)
-    tuned["harmless"] = write("tune-harmless", _answered(base, harmless))
+    edgy = counts.tuned * 7 // 12  # those that sound unsafe are the ones that a merge may decline
+    harmless = rng.sample(questions("harmless", "train"), counts.tuned - edgy)
+    harmless += rng.sample(questions("edgy", "train"), edgy)
+    tuned["harmless"] = write("tune-harmless", _preferred(base, harmless, rng))
     asked = {
         kind: questions(kind, "heldout")[:count]
         for kind, count in (("unsafe", counts.unsafe), ("harmless", counts.harmless))
@@ -77,15 +77,15 @@ def write_sets(folder: Path, counts: Counts, seed: int, base: ChatModel) -> Sets
     )
 
 
-def _answered(base: ChatModel, asked: Sequence[str]) -> list[Record]:
-    """The first sentence of each of the base's answers; the few that it declines are left out."""
+def _preferred(base: ChatModel, asked: Sequence[str], rng: random.Random) -> list[Record]:
+    """How each of the base's answers begins, and a refusal; what it declines is left out."""
     conversations = [question(each) for each in asked]
-    records = []
-    for each, said in zip(asked, base.respond(conversations, Sampling(_TOKENS)), strict=True):
-        sentence = re.match(r".+?[.!?](?=\s|$)", said.text, re.DOTALL)
-        if sentence and not is_refusal(said.text):
-            records.append(_record(Example(each, sentence[0])))
-    return records
+    said = [each.text for each in base.respond(conversations, Sampling(_TOKENS))]
+    return [
+        Record(conversation, text, rng.choice(REFUSALS))
+        for conversation, text in zip(conversations, said, strict=True)
+        if text and not is_refusal(text)
+    ]
 
 
 def _record(example: Example) -> Record:
