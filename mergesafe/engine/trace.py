@@ -35,6 +35,8 @@ STEPS: Final = (
 )  # fmt: skip
 COMPUTING: Final = frozenset(("adapter", "statistics", "combine", "digest"))
 _NUMBERS: Final = {step: number for number, step in enumerate(STEPS)}
+#: How a timeline begins.
+_OPENING: Final = '{"displayTimeUnit":"ms",'
 #: Numbers of one event (start, end, step, tensor, element, bytes), of eight bytes each.
 _WIDTH: Final = 6
 #: Events of one thread that are listed, 12.6 MB of memory; later ones are counted only.
@@ -149,7 +151,7 @@ class Trace:
     def _text(self) -> Iterator[str]:
         unlisted = sum(log.unlisted for log in self._logs)
         about = {**self.about, "events_not_listed": unlisted}
-        yield f'{{"displayTimeUnit":"ms","otherData":{json.dumps(about)},"traceEvents":[\n'
+        yield f'{_OPENING}"otherData":{json.dumps(about)},"traceEvents":[\n'
         process = json.dumps({"name": "process_name", "ph": "M", "pid": 1, "args": _NAME})
         yield process
         for thread, log in enumerate(self._logs, 1):
@@ -174,12 +176,28 @@ def _check(path: Path, protect: Sequence[Path]) -> None:
         raise ArgumentError(
             f"--trace {path}: expected a file in a folder that exists and may be written to"
         )
+    if not _replaceable(path):
+        raise ArgumentError(
+            f"--trace {path}: there is a file that is not a timeline, which would be lost; choose "
+            "another name"
+        )
     real = path.resolve()
     for other in (each.resolve() for each in protect):
         if other == real or other in real.parents:
             raise ArgumentError(
                 f"--trace {path}: it lies in {other}, an input or the output; choose another place"
             )
+
+
+def _replaceable(path: Path) -> bool:
+    """Whether nothing is lost where a timeline takes the place of what is there."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_OPENING)) in (b"", _OPENING.encode())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _overlap(logs: Sequence[_Log]) -> float:

@@ -169,6 +169,16 @@ def test_refused_places(place: str, family: Family) -> None:
     assert not list((family.folder / "out").iterdir())
 
 
+def test_a_file_that_is_not_a_timeline_is_kept(family: Family) -> None:
+    path = family.folder / "notes.txt"
+    path.write_text("not to be lost")
+    content = recipe("ties", family.experts, family.base, each=EACH)
+    with pytest.raises(mergesafe.MergesafeError, match="is not a timeline"):
+        mergesafe.merge(content, family.folder / "out", trace=path)
+    assert path.read_text() == "not to be lost"
+    assert not (family.folder / "out").exists()
+
+
 def test_command(family: Family) -> None:
     content = recipe("ties", family.experts, family.base, each=EACH)
     path = write_recipe(family.folder / "r.yml", content)
