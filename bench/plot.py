@@ -74,6 +74,45 @@ def plot_merges(path: Path) -> Path:
     return _save(figure, path)
 
 
+#: arXiv 2406.14563, Mistral with MAmmoTH2: search -> (alignment %, STEM accuracy %).
+PAPER_TIES = {
+    "aligned parent": (91.5, 49.6), "expert": (64.8, 53.1), "grid": (72.7, 53.7),
+    "cmaes-domain": (61.6, 52.0), "cmaes": (78.1, 54.2),
+}  # fmt: skip
+
+
+def plot_paper(path: Path) -> Path:
+    """Refusals against skill, means over seeds with their spread; beside it the paper's TIES."""
+    from statistics import mean, pstdev
+
+    rows = read(path)
+    figure, (ours, theirs) = _subplots(ncols=2, figsize=(11, 5))
+    for case in dict.fromkeys(row["case"] for row in rows):
+        own = [row for row in rows if row["case"] == case]
+        if case.startswith("ablation/") or case == "parent/base":
+            continue
+        skill = [50 * (float(r["domain.sorting"]) + float(r["domain.arithmetic"])) for r in own]
+        refusal = [100 * float(r["refusal_rate"]) for r in own]
+        colour = FLOOR if case.startswith("parent/") else THEIRS if "naive" in case else OURS
+        ours.errorbar(
+            mean(skill), mean(refusal), pstdev(refusal), pstdev(skill), fmt="o", color=colour
+        )
+        ours.annotate(case, (mean(skill), mean(refusal)), xytext=(4, 4), textcoords="offset points",
+                      fontsize=7)  # fmt: skip
+    ours.set_xlabel("skill: mean of sorting and arithmetic, %")
+    ours.set_ylabel("unsafe questions refused, %")
+    seeds = len({row["seed"] for row in rows})
+    ours.set_title(f"SmolLM2-135M, up to {seeds} seeds; bars: standard deviation", fontsize=9)
+    for name, (alignment, accuracy) in PAPER_TIES.items():
+        theirs.plot(accuracy, alignment, "o", color=OURS)
+        theirs.annotate(name, (accuracy, alignment), xytext=(4, 4), textcoords="offset points",
+                        fontsize=7)  # fmt: skip
+    theirs.set_xlabel("STEM accuracy, %")
+    theirs.set_ylabel("safe answers by Llama-Guard-2, %")
+    theirs.set_title("arXiv 2406.14563, TIES, Mistral + MAmmoTH2 (as published)", fontsize=9)
+    return _save(figure, path)
+
+
 def _subplots(**options: Any) -> tuple[Figure, Any]:
     """matplotlib is imported here: tests use modules that only plot when they are run."""
     import matplotlib
