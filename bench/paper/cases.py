@@ -112,7 +112,7 @@ def all_cases() -> list[Case]:
         *found,
         replace(cocktail, name="linear/lm_cocktail-domain", data="domain"),
         cocktail,
-        Case("ties/demo", search="gradient", data="demo"),
+        Case("task_arithmetic/demo", "task_arithmetic", "gradient", data="demo"),
         replace(ties, name="ties/gradient-constrained", constraints=bound),
         *(replace(ties, name=f"ablation/alpha-{alpha:g}", alpha=alpha) for alpha in (0.1, 1.0)),
         *(replace(ties, name=f"ablation/examples-{k}", examples=k) for k in (12, 24)),

@@ -57,24 +57,29 @@ def recipe_text(experts: Sequence[str]) -> str:
 
 
 def tune_text(sets: Sets, folder: Path, seed: int) -> str:
-    """The recipe of all three experts with a section ``tune``: a weight an expert and layer.
+    """The recipe of all three experts with a section ``tune``: a weight an expert and tensor.
 
-    Found by gradient on refusals, both skills, and the base's answers to harmless questions, which
-    count most of them: without them the merge learns to decline those too.
-    Without ``normalize``, by which the weights of an expert that is alone would cancel.
+    The sum of arXiv 2406.14563, base + sum_i w_i (expert_i - base), which keeps all of every task
+    vector: with TIES, which trims half of each, less of the skills comes back. Found by gradient on
+    refusals, both skills, and harmless questions, where the base's answer is preferred to a
+    refusal: without them the merge learns to decline those too.
     """
     data = []
     for name, path in sets.tuned.items():
         role = ROLES.get(name, "domain")
-        weight = ", weight: 4" if role == "harmless" else ""
-        place = path.relative_to(folder)
-        data.append(f"    - {{path: ./{place}, role: {role}, name: {name}{weight}}}")
-    merge = recipe_text(EXPERTS).replace("normalize: true", "normalize: false")
-    section = [
-        "tune:", "  data:", *data, "  search: gradient", "  granularity: layer", "  alpha: 0.6",
-        f"  seed: {seed}", "  batch: 8", "  budget: {steps: 24}", "",
-    ]  # fmt: skip
-    return merge + "\n".join(section)
+        data.append(f"    - {{path: ./{path.relative_to(folder)}, role: {role}, name: {name}}}")
+    models = [
+        line
+        for name in EXPERTS
+        for line in (f"  - model: ./base+./adapters/{name}", "    parameters: {weight: 0.5}")
+    ]
+    return "\n".join([
+        "merge_method: task_arithmetic", "base_model: ./base", "models:", *models, *PRECISION,
+        "tune:", "  data:", *data,
+        "  objective: [cross_entropy, {term: dpo, weight: 0.35}]", "  alpha: 0.7",
+        "  search: {method: gradient, rate: 0.05, check_every: 8}", "  granularity: tensor",
+        f"  seed: {seed}", "  batch: 8", "  budget: {steps: 16}", "",
+    ])  # fmt: skip
 
 
 def prepare(workdir: Path, sets: Sets, seed: int) -> dict[str, Path]:

@@ -100,7 +100,7 @@ class Story:
         from mergesafe.tune.api import tune
 
         out = self.folder / "tuned.yml"
-        with self.step("tune", "Tuning: a weight an expert and layer, by gradient"):
+        with self.step("tune", "Tuning: a weight an expert and tensor, by gradient"):
             found = tune(recipe, out, device=self.device, overwrite=True)
         self.save("tuning.json", found.as_json())
         return out, found

@@ -94,6 +94,9 @@ def test_what_is_tuned_on_is_not_asked(sets: Sets) -> None:
     assert len(tuned) == 4 * SMALL.tuned
     for path in asked:
         assert not tuned & texts(path)
+    for record in read_records(sets.tuned["harmless"]):
+        assert not is_refusal(record.answer or "")
+        assert is_refusal(record.rejected or "")
     refusals = read_records(sets.tuned["refusals"])
     assert all(is_refusal(record.answer or "") for record in refusals)
 
