@@ -150,7 +150,7 @@ class MergedModel:
         batch = batch.to(self.device)
         self.head.select = batch.positions
         try:
-            out = self.module(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+            out = self.module(input_ids=batch.ids, use_cache=False)
         finally:
             self.head.select = None
         logits: torch.Tensor = out.logits
