@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from bench import steps, targets
@@ -29,6 +30,11 @@ BACKENDS = ("native", "triton")
 
 def tool_missing(name: str) -> str | None:
     return None if shutil.which(name) else f"{name} is not on PATH"
+
+
+def module_missing(*names: str) -> str | None:
+    lacking = [name for name in names if find_spec(name) is None]
+    return f"{', '.join(lacking)} not installed" if lacking else None
 
 
 def plan(python: str, out: Path) -> list[Step]:
@@ -52,6 +58,10 @@ def plan(python: str, out: Path) -> list[Step]:
             240,
         ),
         Step("merge", [python, "-m", "bench.gpu_merge"], 120),
+        Step(
+            "tune", [python, "-m", "bench.gpu_tune"], 120,
+            missing=lambda: module_missing("transformers", "accelerate"),
+        ),
         Step(
             "ncu",
             # --clock-control none: leave the settings of the card as they are

@@ -1,10 +1,9 @@
-"""``python -m bench.tune``: what a step of tuning costs, in time and memory, and what it achieves.
+"""``python -m bench.tune``: what a step of tuning costs, in time and memory.
 
 ``step``: a step of the gradient search against forward + backward of the same model whose merged
 weights stay and are frozen, on the demo's base and its three adapters, by merge method.
 ``memory``: what such a step takes beyond the inputs of the merge. ``7b``: a step on the shapes of
-Llama 2 7B with three experts, streamed from sparse files. ``paper``: the spoiled merge of the
-demo's parents and what layer-wise coefficients make of it.
+Llama 2 7B with three experts, streamed from sparse files.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import argparse
 import ctypes
 import gc
 import json
-import random
 import resource
 import subprocess
 import sys
@@ -30,18 +28,11 @@ from bench.machine import describe
 from bench.make_models import Shape
 from bench.sparse import make_sparse
 from bench.timing import measure, write_csv
-from mergesafe.chat.conversation import Sampling, question
-from mergesafe.chat.records import Record
 from mergesafe.chat.tokens import Encoded
-from mergesafe.demo.data import REFUSALS, SKILLS, questions
 from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.recipe.load import load_recipe
-from mergesafe.safety.refusal import is_refusal
 from mergesafe.tune.batch import Batch, batches
-from mergesafe.tune.examples import Term
-from mergesafe.tune.gradient import GradientSearch, Options
 from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Objective
 from mergesafe.tune.space import CoefficientSpace
 
 LLAMA2_7B = Shape(
@@ -52,8 +43,6 @@ ADAPTERS = ("aligned", "sorting", "arithmetic-misaligned")
 METHODS: dict[str, dict[str, Any]] = {
     "task_arithmetic": {}, "linear": {}, "ties": {"density": 0.5}, "dare_ties": {"density": 0.5},
 }  # fmt: skip
-#: Examples of each set that the paper in miniature learns from.
-EXAMPLES = 48
 MOST_STEP = 1.5
 MOST_7B = 12e9
 Row = dict[str, object]
@@ -203,55 +192,6 @@ def seven(args: argparse.Namespace) -> list[Row]:
     return [row("7b", found["peak"] / 1e9, "GB", MOST_7B / 1e9, what) | found]
 
 
-def paper(args: argparse.Namespace) -> list[Row]:
-    """The paper in miniature: a spoiled merge, and layer-wise weights learned on 48 refusals."""
-    plan = demo_plan(args.demo, "task_arithmetic")
-    space = CoefficientSpace(plan, "layer")
-    merged = MergedModel(plan, space, device="cpu", dtype=args.dtype)
-    rng = random.Random(0)
-    safety = [Record(question(q), rng.choice(REFUSALS)) for q in questions("unsafe", "train")]
-    sets = {"safety": (1.0, rng.sample(safety, EXAMPLES))}
-    for name, draw in SKILLS.items():
-        sets[name] = (
-            0.3,
-            [Record(question(e.question), e.answer) for e in draw("train", EXAMPLES, 0)],
-        )
-    terms = [Term(name, records, weight=weight) for name, (weight, records) in sets.items()]
-    search = GradientSearch(
-        Objective(merged, terms, batch=args.batch), space,
-        x=space.initial(1 / 3), options=Options(rate=args.rate),
-    )  # fmt: skip
-    rows: list[Row] = [{"case": "paper", "what": "average", **answers(merged, search.x)}]
-    print(rows[-1], flush=True)
-    seconds, passes = 0.0, 0
-    for _ in range(args.steps):
-        started = time.perf_counter()
-        done = search.step()
-        seconds += time.perf_counter() - started
-        passes += done.evaluation.forward_passes
-    found = answers(merged, search.x)
-    what = f"{args.steps} steps of {args.batch} examples a set, layer-wise, {args.dtype}"
-    rows.append({"case": "paper", "what": what, **found, "seconds": round(seconds, 1)})
-    rows[-1]["forward_passes"] = passes
-    print(rows[-1], flush=True)
-    return rows
-
-
-def answers(merged: MergedModel, x: torch.Tensor) -> dict[str, object]:
-    """On held-out data: shares of questions that are refused, nats a token of the skills."""
-    with merged.at(x) as chat:
-        found: dict[str, object] = {}
-        for kind, name in (("unsafe", "refuses"), ("harmless", "over_refuses")):
-            asked = [question(text) for text in questions(kind, "heldout")[:40]]
-            said = chat.respond(asked, Sampling(max_new_tokens=16))
-            found[name] = round(sum(is_refusal(each.text) for each in said) / len(said), 3)
-        for name, draw in SKILLS.items():
-            pairs = [(question(e.question), e.answer) for e in draw("heldout", 40, 0)]
-            each = [nll.mean for nll in chat.nll(pairs)]
-            found[f"{name}_nll"] = round(sum(each) / len(each), 3)
-    return found
-
-
 # --- in a process of its own, whose peak memory counts -------------------------------------------
 
 
@@ -320,7 +260,7 @@ def peak() -> int:
 
 
 CASES: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
-    "step": step, "memory": memory, "7b": seven, "paper": paper,
+    "step": step, "memory": memory, "7b": seven,
 }  # fmt: skip
 CHILDREN = {"peak": step_peak, "seven": seven_step}
 
@@ -337,9 +277,6 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=LLAMA2_7B.layers)
     parser.add_argument("--memory", default="4GiB", help="budget of the streamed inputs")
     parser.add_argument("--folder", type=Path, help="where the sparse files of 7b go")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:

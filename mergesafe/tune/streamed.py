@@ -78,9 +78,10 @@ class Streamed:
         fixed += sum(map(resident_bytes, stay))
         largest = max(large, key=_need, default=None)
         if largest is not None and _need(largest) > budget - fixed:
+            least = -(-(fixed + _need(largest)) >> 20)  # rounded up, so that it suffices
             raise ArgumentError(
                 f"--memory {format_size(budget)} is too small for the inputs of tensor "
-                f"'{largest.name}'; give at least {format_size(fixed + _need(largest))}"
+                f"'{largest.name}'; give at least {least}MiB"
             )
         self._arena = Arena(max(budget - fixed, ALIGNMENT))
         self._pinned = device.type == "cuda" and pin(self._arena.address, self._arena.size)
