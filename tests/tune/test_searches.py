@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mergesafe.errors import DeviceMemoryError, LossError, OutputError, TuningError
+from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.search.registry import SEARCHES, run_searches
 from mergesafe.tune.section import Budget, SearchSpec
 
@@ -158,6 +159,25 @@ def test_early_stopping(tmp_path: Path) -> None:
     x = SEARCHES["gradient"](made, TARGET.clone(), spec("gradient", 500, patience=2))
     assert len(made.history) < 50
     assert (x - TARGET).abs().max() < 0.02
+
+
+class Swinging:
+    """Examples of every other step pull the other way: the steps end beside the minimum."""
+
+    def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
+        aside = 0.15 if step % 2 else -0.15
+        return Quadratic(TARGET + aside).evaluate(x, grad=grad, step=step)
+
+
+def test_the_mean_of_noisy_steps_counts_where_it_is_lower(tmp_path: Path) -> None:
+    made = problem(tmp_path, Quadratic(TARGET))
+    made.batch = Swinging()
+    found = SEARCHES["gradient"](
+        made, made.space.initial(), spec("gradient", 200, rate=0.2, patience=9, check_every=200)
+    )
+    last = made.trajectory.evaluations  # of the whole: one check, then the mean
+    assert last == 2
+    assert (found - TARGET).square().sum() < 1e-4
 
 
 @pytest.mark.parametrize("method", ["gradient", "cmaes", "random", "grid", "lm_cocktail"])
