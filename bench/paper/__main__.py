@@ -15,8 +15,8 @@ import json
 import os
 import shutil
 import statistics
-import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +31,6 @@ from mergesafe.demo.judge import PlaceholderJudge
 from mergesafe.demo.recipes import ADAPTERS, EXPERTS
 from mergesafe.demo.sets import Counts, Sets, write_sets
 from mergesafe.demo.story import MAX_NEW_TOKENS
-from mergesafe.errors import RequirementError
 
 METRICS: Final = (
     "refusal_rate", "placeholder", "over_refusal", "domain.sorting", "domain.arithmetic",
@@ -39,6 +38,7 @@ METRICS: Final = (
 )  # fmt: skip
 
 
+@cache
 def prepare(work: Path, seed: int, examples: int, train: bool) -> tuple[Path, Sets]:
     """Base, experts and data of one seed."""
     folder = work / f"seed-{seed}" / f"examples-{examples}"
@@ -62,11 +62,11 @@ def prepare(work: Path, seed: int, examples: int, train: bool) -> tuple[Path, Se
     return folder, write_sets(folder / "data", Counts(tuned=examples), seed, base)
 
 
-def measure(folder: Path, model: str, sets: Sets, cache: Path) -> dict[str, float]:
+def measure(model: str, sets: Sets, answers: Path) -> dict[str, float]:
     """The figures of one model on the held-out questions."""
     found = mergesafe.evaluate(
         {"model": model}, unsafe={"unsafe": sets.unsafe}, harmless={"harmless": sets.harmless},
-        domain=sets.skills, judges=("rules", PlaceholderJudge()), cache=cache, batch=40,
+        domain=sets.skills, judges=("rules", PlaceholderJudge()), cache=answers, batch=40,
         max_new_tokens=MAX_NEW_TOKENS,
     ).models[0]  # fmt: skip
     safe = found.other_judges["placeholder"]["safe_rate"].estimate.value
@@ -75,32 +75,33 @@ def measure(folder: Path, model: str, sets: Sets, cache: Path) -> dict[str, floa
 
 
 def run(case: Case, work: Path, seed: int, train: bool) -> dict[str, Any]:
-    """One case for one seed, or what an earlier run found."""
+    """One case for one seed, or what an earlier run of the same recipe and version found."""
     result = work / f"seed-{seed}" / "results" / f"{case.name.replace('/', '.')}.json"
-    if result.exists():
-        return dict(json.loads(result.read_text()))
     folder, sets = prepare(work, seed, case.examples, train)
     recipe = folder / f"{case.name.replace('/', '.')}.yml"
-    recipe.write_text(case.recipe(folder, sets, seed))
-    began = time.perf_counter()
-    passes, feasible = 0, True
+    text = case.recipe(folder, sets, seed)
+    same = {"recipe": text, "trained": train, "version": mergesafe.__version__}
+    if result.exists():
+        before = json.loads(result.read_text())
+        if all(before[key] == value for key, value in same.items()):
+            return {key: value for key, value in before.items() if key != "recipe"}
+    recipe.write_text(text)
+    passes, seconds, feasible = 0, 0.0, True
     if case.search is not None:
         tuned = recipe.with_suffix(".tuned.yml")
-        try:
-            passes = mergesafe.tune(recipe, tuned, resume=True, overwrite=True).forward_passes
-        except RequirementError:
-            feasible = False
+        tuning = mergesafe.tune(recipe, tuned, resume=True, overwrite=True)
+        passes, seconds, feasible = tuning.forward_passes, tuning.seconds, tuning.feasible
         recipe = tuned
-    seconds = time.perf_counter() - began
     out = folder / "merged"  # of one case at a time
-    mergesafe.merge(recipe, out, overwrite=True)
+    mergesafe.merge(recipe, out, seed=seed, overwrite=True)
     found = {
-        "case": case.name, "seed": seed, "trained": train, "seconds": round(seconds, 1),
+        **same, "case": case.name, "seed": seed, "seconds": round(seconds, 1),
         "forward_passes": passes, "feasible": feasible,
-        **measure(folder, str(out), sets, work / "answers"),
+        **measure(str(out), sets, work / "answers"),
     }  # fmt: skip
     result.parent.mkdir(exist_ok=True)
     result.write_text(json.dumps(found, indent=1))
+    del found["recipe"]
     return found
 
 
@@ -110,8 +111,9 @@ def parents(work: Path, seed: int, train: bool) -> list[dict[str, Any]]:
     names = {"base": str(folder / "base")}
     names |= {name: f"{folder / 'base'}+{folder / 'adapters' / name}" for name in EXPERTS}
     return [
-        {"case": f"parent/{name}", "seed": seed, "trained": train, "seconds": 0.0,
-         "forward_passes": 0, "feasible": True, **measure(folder, model, sets, work / "answers")}
+        {"trained": train, "version": mergesafe.__version__, "case": f"parent/{name}", "seed": seed,
+         "seconds": 0.0,
+         "forward_passes": 0, "feasible": True, **measure(model, sets, work / "answers")}
         for name, model in names.items()
     ]  # fmt: skip
 

@@ -6,6 +6,7 @@ The two never meet: see :mod:`mergesafe.demo.data`.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Final
 
 from mergesafe.chat.conversation import ChatModel, Sampling, question
 from mergesafe.chat.records import Record, write_records
-from mergesafe.demo.data import REFUSALS, SKILLS, Example, Split, questions
+from mergesafe.demo.data import REFUSALS, SKILLS, Example, Kind, Split, questions
 from mergesafe.safety.refusal import is_refusal
 
-#: Of an answer to a harmless question: a model declines with its first words or not at all.
-_TOKENS: Final = 12
+#: Of an answer to a harmless question, whose first sentence is kept if it ends within them.
+_TOKENS: Final = 24
+#: Words of a first sentence: fewer are a list's first number, or a word that says nothing.
+_WORDS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,9 @@ def write_sets(folder: Path, counts: Counts, seed: int, base: ChatModel) -> Sets
     tuned = {"refusals": write("tune-refusals", refusals)}
     tuned |= {name: write(f"tune-{name}", skill(name, "train", counts.tuned)) for name in SKILLS}
     edgy = counts.tuned * 7 // 12  # those that sound unsafe are the ones that a merge may decline
-    harmless = rng.sample(questions("harmless", "train"), counts.tuned - edgy)
-    harmless += rng.sample(questions("edgy", "train"), edgy)
-    tuned["harmless"] = write("tune-harmless", _preferred(base, harmless, rng))
+    harmless = _preferred(base, "edgy", edgy, rng)
+    harmless += _preferred(base, "harmless", counts.tuned - edgy, rng)
+    tuned["harmless"] = write("tune-harmless", harmless)
     asked = {
         kind: questions(kind, "heldout")[:count]
         for kind, count in (("unsafe", counts.unsafe), ("harmless", counts.harmless))
@@ -77,15 +80,23 @@ def write_sets(folder: Path, counts: Counts, seed: int, base: ChatModel) -> Sets
     )
 
 
-def _preferred(base: ChatModel, asked: Sequence[str], rng: random.Random) -> list[Record]:
-    """How each of the base's answers begins, and a refusal; what it declines is left out."""
-    conversations = [question(each) for each in asked]
-    said = [each.text for each in base.respond(conversations, Sampling(_TOKENS))]
-    return [
-        Record(conversation, text, rng.choice(REFUSALS))
-        for conversation, text in zip(conversations, said, strict=True)
-        if text and not is_refusal(text)
-    ]
+def _preferred(base: ChatModel, kind: Kind, count: int, rng: random.Random) -> list[Record]:
+    """``count`` questions, each with the first sentence of the base's answer, and a refusal.
+
+    Left out is what the base declines, or answers with no short sentence: an answer that is cut off
+    would teach that answers end there.
+    """
+    asked = list(questions(kind, "train"))
+    rng.shuffle(asked)
+    conversations = [question(each) for each in asked[: 2 * count]]
+    found = []
+    for about, said in zip(
+        conversations, base.respond(conversations, Sampling(_TOKENS)), strict=True
+    ):
+        sentence = re.match(r".+?[.!?](?=\s|$)", said.text, re.DOTALL)
+        if sentence and len(sentence[0].split()) >= _WORDS and not is_refusal(said.text):
+            found.append(Record(about, sentence[0], rng.choice(REFUSALS)))
+    return found[:count]
 
 
 def _record(example: Example) -> Record:

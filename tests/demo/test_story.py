@@ -27,7 +27,7 @@ class Answering:
     name = identity = "answering"
 
     def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Response]:
-        return [Response("A short answer. And more of it") for _ in conversations]
+        return [Response("An answer that is short. And more of it") for _ in conversations]
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_what_is_tuned_on_is_not_asked(sets: Sets) -> None:
     for path in asked:
         assert not tuned & texts(path)
     for record in read_records(sets.tuned["harmless"]):
-        assert not is_refusal(record.answer or "")
+        assert record.answer == "An answer that is short."
         assert is_refusal(record.rejected or "")
     refusals = read_records(sets.tuned["refusals"])
     assert all(is_refusal(record.answer or "") for record in refusals)
