@@ -76,7 +76,7 @@ def tune_text(sets: Sets, folder: Path, seed: int) -> str:
     return "\n".join([
         "merge_method: task_arithmetic", "base_model: ./base", "models:", *models, *PRECISION,
         "tune:", "  data:", *data,
-        "  objective: [cross_entropy, {term: dpo, weight: 0.25}]", "  alpha: 0.6",
+        "  objective: [cross_entropy, {term: dpo, weight: 0.35}]", "  alpha: 0.6",
         "  search: {method: gradient, rate: 0.05, check_every: 16}", "  granularity: tensor",
         f"  seed: {seed}", "  batch: 8", "  budget: {steps: 16}", "",
     ])  # fmt: skip
