@@ -64,6 +64,7 @@ class Cluster:
             ArgumentError: there is no node that has so much.
         """
         nodes = self.nodes()
+        option = "" if threads is None else " (--threads)"
         if threads is None:
             fewest = min((node["CPU"] for node in nodes), default=1)
             threads = int(min(DEFAULT_THREADS, fewest))
@@ -75,7 +76,7 @@ class Cluster:
         needs = Needs(threads, budget, gpus)
         if not self.slots(needs):
             raise ArgumentError(
-                f"--ray: no node of the cluster has what one task takes: {threads} CPUs (--threads)"
+                f"--ray: no node of the cluster has what one task takes: {threads} CPUs{option}"
                 f"{f', {gpus} GPU (--device cuda)' if gpus else ''} and {format_size(budget)} "
                 f"(--memory). There are {_listed(nodes)}. Give less, or add nodes."
             )

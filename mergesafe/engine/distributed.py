@@ -171,7 +171,7 @@ def _part(
     plan = left.plan
     first = spans[0].task if spans else 0
     last = spans[-1].task if spans else 0
-    tasks = tuple(_relocated(task, locations) for task in plan.tasks[first : last + 1])
+    tasks = tuple(relocated(task, locations) for task in plan.tasks[first : last + 1])
     places = [plan.placement(task) for task in tasks]
     numbers = sorted({place.shard for place in places})
     paths = {source.info.path for task in tasks for source in task.sources}
@@ -195,7 +195,7 @@ def _part(
     )
 
 
-def _relocated(task: TensorTask, locations: Mapping[Location, Location]) -> TensorTask:
+def relocated(task: TensorTask, locations: Mapping[Location, Location]) -> TensorTask:
     def info(old: TensorInfo) -> TensorInfo:
         return replace(old, path=locations[old.path])
 

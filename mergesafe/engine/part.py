@@ -133,28 +133,45 @@ def identity(fingerprint: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _check_node(part: Part) -> None:
-    host = platform.node()
-    if part.setup.version != __version__:
-        raise ClusterError(
-            f"{host}: this node of the cluster has mergesafe {__version__}, the merge was begun by "
-            f"{part.setup.version}. Install the same version on every node."
-        )
-    for path, known in part.inputs.items():
-        try:
-            here = identity(at(path).fingerprint())
-        except CheckpointError as error:
-            raise _unseen(host, path, str(error)) from None
-        if here != known:
-            raise _unseen(host, path, "a file of that name has another size or time there")
+    check_version(part.setup.version)
+    check_inputs(part.inputs)
     for shard in part.shards:
         path = part.setup.working / shard.name
         if not path.is_file():
-            raise _unseen(host, path, "no such file there")
+            raise _unseen(path, "no such file there")
 
 
-def _unseen(host: str, path: Path, why: str) -> ClusterError:
+def check_version(begun_by: str) -> None:
+    """Refuse work that another version began.
+
+    Raises:
+        ClusterError: it is another one; names this node.
+    """
+    if begun_by != __version__:
+        raise ClusterError(
+            f"{platform.node()}: this node of the cluster has mergesafe {__version__}, the work "
+            f"was begun by {begun_by}. Install the same version on every node."
+        )
+
+
+def check_inputs(inputs: Mapping[Path, tuple[int, int]]) -> None:
+    """Refuse files that are not what the node that began the work sees.
+
+    Raises:
+        ClusterError: one is missing or another one; names it and this node.
+    """
+    for path, known in inputs.items():
+        try:
+            here = identity(at(path).fingerprint())
+        except CheckpointError as error:
+            raise _unseen(path, str(error)) from None
+        if here != known:
+            raise _unseen(path, "a file of that name has another size or time there")
+
+
+def _unseen(path: Path, why: str) -> ClusterError:
     return ClusterError(
-        f"{host}: this node of the cluster does not see {path} as the node that began the merge "
-        f"does ({why.rstrip('.')}). Inputs and output must lie on a file system that all nodes "
-        "share, under the same paths."
+        f"{platform.node()}: this node of the cluster does not see {path} as the node that began "
+        f"the work does ({why.rstrip('.')}). Inputs and output must lie on a file system that all "
+        "nodes share, under the same paths."
     )

@@ -11,7 +11,7 @@ import torch
 from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.cluster import address_of
 from mergesafe.errors import OutputError
-from mergesafe.tune.cluster import on_ray
+from mergesafe.tune.cluster import device_on_ray, on_ray
 from mergesafe.tune.combine import check_differentiable
 from mergesafe.tune.header import header
 from mergesafe.tune.merged_model import MergedModel
@@ -54,7 +54,9 @@ def tune(
         resume: go on with the unfinished run of the same recipe; begin where there is none.
         overwrite: replace ``out`` if it exists.
         ray: compute candidates, and shares of a step's examples, on the Ray cluster at this
-            address; True for this machine through Ray. ``memory`` is then that of one worker.
+            address; True for this machine through Ray. ``memory`` is then that of one worker, and
+            of this process, which generates the answers that constraints are judged by; a GPU is
+            used where ``device`` is ``cuda``.
         explain: also find which model and layer the safety loss is to be blamed on.
         progress: called after every step of a search.
 
@@ -66,30 +68,28 @@ def tune(
     """
     target = Path(out)
     _check_target(target, overwrite)
+    address = address_of(ray)
     setup = prepare(recipe, seed)
     if explain:
         check_differentiable(setup.space)
-    address = address_of(ray)
     with ExitStack() as stack:
+        pool = None
+        if address is not None:  # first of all: models take minutes to load
+            pool = stack.enter_context(
+                on_ray(address, setup.plan, setup.space, memory=memory, device=device, dtype=dtype)
+            )
         merged = stack.enter_context(
             MergedModel(
                 setup.plan, setup.space, memory=memory, dtype=dtype,
-                device=device if address is None else "auto",
+                device="auto" if pool is not None and device == "cuda" else device,
             )
         )  # fmt: skip
         subject = setup.subject(
             explain=explain, device=str(merged.device), dtype=str(merged.dtype),
             threads=torch.get_num_threads(),
         )  # fmt: skip
-        pool = None
-        if address is not None:
-            pool = stack.enter_context(
-                on_ray(
-                    address, setup.plan, setup.space, memory=memory, device=device,
-                    dtype=str(merged.dtype).removeprefix("torch."),
-                )
-            )  # fmt: skip
-            subject |= {"device": f"ray {device}", "threads": pool.threads}
+        if pool is not None:
+            subject["ray"] = {"device": device_on_ray(device), "threads": pool.threads}
         with Trajectory(state_path(target), subject, resume=resume) as trajectory:
             run = Run(setup, merged, trajectory, progress, pool)
             blamed = run.explain() if explain else None

@@ -3,29 +3,52 @@
 Every worker is a process with a merged model of its own, made from the same checkpoints, which all
 nodes must see under the same paths. A worker gives the losses and gradients of parts; they are
 summed here, in the order in which one process would sum them, so the coefficients that are found do
-not depend on how many workers there are, if all compute with the same kind of processor.
+not depend on how many workers there are, if all compute with the same kind of processor. Records
+are made tokens here alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from mergesafe.checkpoint.location import Location, at
 from mergesafe.engine.cluster import Cluster, Needs, connected
+from mergesafe.engine.distributed import relocated, shared_locations
+from mergesafe.engine.part import check_inputs, check_version, identity
 from mergesafe.engine.plan import MergePlan
-from mergesafe.errors import ClusterError
-from mergesafe.tune.examples import Term
+from mergesafe.errors import BackendError, ClusterError
+from mergesafe.tune.examples import Term, Tokens
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.objectives import Evaluation, Objective, Outcome
 from mergesafe.tune.space import CoefficientSpace
+from mergesafe.version import __version__
 
-#: Deaths of its process or machine that a worker survives.
+#: Deaths of its process that a worker survives by itself.
 _RETRIES: Final = 3
+#: A worker whose process has not begun by then has no room: others hold it.
+_START_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """What every worker makes its model from. ``inputs``: what each local file is known by."""
+
+    version: str
+    plan: MergePlan
+    space: CoefficientSpace
+    needs: Needs
+    device: str
+    dtype: str
+    inputs: Mapping[Path, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -37,55 +60,95 @@ class Spec:
     tokens: int
     reference: torch.Tensor
     seed: int
+    encoded: Mapping[str, Tokens]
 
 
 class Worker:
-    """In a process of the cluster: the merged model, and the objectives asked about so far."""
+    """In a process of the cluster: the merged model, and the objectives asked about so far.
 
-    def __init__(
-        self, made: tuple[MergePlan, CoefficientSpace], needs: Needs, device: str, dtype: str
-    ) -> None:
-        torch.set_num_threads(needs.threads)
-        self._merged = MergedModel(*made, memory=needs.memory, device=device, dtype=dtype)
+    It is given references to what it needs with every call, in lists, which Ray hands on as they
+    are: a process that took the place of one that died starts with nothing.
+    """
+
+    def __init__(self) -> None:
+        self._merged: MergedModel | None = None
         self._objectives: dict[int, Objective] = {}
 
+    def alive(self) -> str:
+        """The node's name, without doing anything."""
+        return platform.node()
+
     def outcomes(
-        self, number: int, spec: Spec, step: int, chosen: slice, x: torch.Tensor, grad: bool
+        self,
+        made: list[Any],
+        spec: list[Any],
+        number: int,
+        step: int,
+        chosen: slice,
+        x: torch.Tensor,
+        grad: bool,
     ) -> list[Outcome]:
         """Of the parts ``chosen`` of a step at ``x``; ``number`` stands for ``spec``."""
+        get = import_module("ray").get
+        if self._merged is None:
+            self._merged = _model(get(made[0]))
         if number not in self._objectives:
+            of: Spec = get(spec[0])
             self._objectives[number] = Objective(
-                self._merged, spec.terms, batch=spec.batch, tokens=spec.tokens,
-                reference=spec.reference, seed=spec.seed,
+                self._merged, of.terms, batch=of.batch, tokens=of.tokens, reference=of.reference,
+                seed=of.seed, encoded=of.encoded,
             )  # fmt: skip
         objective = self._objectives[number]
         return objective.outcomes(objective.parts(step)[chosen], x, grad=grad)
 
 
-class Pool:
-    """As many workers as the cluster has room for."""
+def _model(made: Made) -> MergedModel:
+    check_version(made.version)
+    check_inputs(made.inputs)
+    torch.set_num_threads(made.needs.threads)
+    return MergedModel(
+        made.plan, made.space, memory=made.needs.memory, device=made.device, dtype=made.dtype
+    )
 
-    def __init__(self, cluster: Cluster, workers: Sequence[Any], threads: int) -> None:
-        self.ray, self.workers, self.threads = cluster.ray, workers, threads
-        self._numbers = count()
+
+class Pool:
+    """The workers that run."""
+
+    def __init__(self, ray: Any, workers: Sequence[Any], made: Any, threads: int) -> None:
+        self.ray, self.workers, self.made, self.threads = ray, list(workers), made, threads
+        self._numbers, self._turn = count(), count()
 
     def objective(self, local: Objective) -> RemoteObjective:
         """``local``, whose parts the workers compute."""
         return RemoteObjective(self, local, next(self._numbers))
 
-    def result(self, reference: Any) -> list[Outcome]:
-        """What a worker gave, or the error that it raised, as if it had been raised here."""
-        try:
-            outcomes: list[Outcome] = self.ray.get(reference)
-        except self.ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except self.ray.exceptions.RayError as error:
-            raise ClusterError(
-                "--ray: a worker was given up, since its process or machine died each time "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). If memory ran "
-                "out, give less --memory; else look at the logs of the cluster. --resume goes on"
-            ) from None
-        return outcomes
+    def begin(self, *arguments: Any) -> Callable[[], list[Outcome]]:
+        """:meth:`Worker.outcomes` on the next worker in turn; on another one if it is lost.
+
+        What is answered with waits, and raises what the worker raised as if it had been here.
+        """
+        worker, reference = self._send(arguments)
+
+        def result() -> list[Outcome]:
+            nonlocal worker, reference
+            while True:
+                try:
+                    outcomes: list[Outcome] = self.ray.get(reference)
+                    return outcomes
+                except self.ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+                except self.ray.exceptions.RayError as error:
+                    if worker in self.workers:
+                        self.workers.remove(worker)
+                    if not self.workers:
+                        raise _lost(error) from None
+                    worker, reference = self._send(arguments)
+
+        return result
+
+    def _send(self, arguments: Sequence[Any]) -> tuple[Any, Any]:
+        worker = self.workers[next(self._turn) % len(self.workers)]
+        return worker, worker.outcomes.remote([self.made], *arguments)
 
 
 class RemoteObjective:
@@ -93,13 +156,14 @@ class RemoteObjective:
 
     def __init__(self, pool: Pool, local: Objective, number: int) -> None:
         self._pool, self._local, self._number = pool, local, number
-        spec = Spec(local.terms, local.batch, local.tokens, local.reference, local.seed)
+        encoded = {each.term.name: each.tokens for each in local.sets}
+        spec = Spec(local.terms, local.batch, local.tokens, local.reference, local.seed, encoded)
         self._spec = pool.ray.put(spec)  # once, however many parts there will be
 
     @property
     def parallel(self) -> int:
         """Points that are computed at a time."""
-        return len(self._pool.workers)
+        return max(1, len(self._pool.workers))
 
     def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
         """As :meth:`Objective.evaluate`; the parts run on all workers."""
@@ -114,33 +178,36 @@ class RemoteObjective:
         A point's parts share the worker that made its merged weights, unless there are fewer points
         than workers.
         """
-        workers = self._pool.workers
-        each = max(1, len(workers) // max(1, len(points)))
-        return [
-            self._begun(
-                x, [workers[(n * each + k) % len(workers)] for k in range(each)], grad, step
-            )
-            for n, x in enumerate(points)
-        ]
-
-    def _begun(
-        self, x: torch.Tensor, workers: Sequence[Any], grad: bool, step: int
-    ) -> Callable[[], Evaluation]:
         parts = self._local.parts(step)
-        shares = [slice(k, None, len(workers)) for k in range(min(len(workers), len(parts)))]
-        begun = [
-            worker.outcomes.remote(self._number, self._spec, step, share, x, grad)
-            for worker, share in zip(workers, shares, strict=False)
-        ]
+        shares = max(1, self.parallel // max(1, len(points)))
+        chosen = [slice(k, None, shares) for k in range(min(shares, len(parts)))]
 
-        def result() -> Evaluation:
-            outcomes: dict[int, Outcome] = {}
-            for share, reference in zip(shares, begun, strict=True):
-                numbers = range(len(parts))[share]
-                outcomes |= zip(numbers, self._pool.result(reference), strict=True)
-            return self._local.combine(parts, [outcomes[n] for n in range(len(parts))], x)
+        def begun(x: torch.Tensor) -> Callable[[], Evaluation]:
+            results = [
+                self._pool.begin([self._spec], self._number, step, share, x, grad)
+                for share in chosen
+            ]
 
-        return result
+            def result() -> Evaluation:
+                outcomes: dict[int, Outcome] = {}
+                for share, each in zip(chosen, results, strict=True):
+                    outcomes |= zip(range(len(parts))[share], each(), strict=True)
+                return self._local.combine(parts, [outcomes[n] for n in range(len(parts))], x)
+
+            return result
+
+        return [begun(x) for x in points]
+
+
+def device_on_ray(device: str) -> str:
+    """The device of a worker.
+
+    Raises:
+        BackendError: a GPU is named by its number.
+    """
+    if device.startswith("cuda:"):
+        raise BackendError(f"--device {device}: Ray hands out the GPUs; use --device cuda")
+    return "cpu" if device == "auto" else device  # a GPU that was not asked for is not reserved
 
 
 @contextmanager
@@ -153,23 +220,55 @@ def on_ray(
     device: str,
     dtype: str,
 ) -> Iterator[Pool]:
-    """Connect to Ray and start the workers.
+    """Connect to Ray and start as many workers as it has room for.
 
     Raises:
-        ClusterError: there is no such cluster.
+        BackendError: a GPU is named by its number.
+        ClusterError: there is no such cluster, or no room in it.
         ArgumentError: no node has what one worker takes.
     """
+    device = device_on_ray(device)
     with connected(address) as cluster:
         needs = cluster.needs(None, memory, int(device == "cuda"))
-        made = cluster.ray.put((plan, space))
-        actor = cluster.ray.remote(Worker).options(
+        locations = shared_locations(plan)
+        tasks = tuple(relocated(task, locations) for task in plan.tasks)
+        made = Made(
+            __version__, replace(plan, tasks=tasks), space, needs, device, dtype,
+            _identities(locations.values()),
+        )  # fmt: skip
+        ray = cluster.ray
+        actor = ray.remote(Worker).options(
             num_cpus=needs.threads, num_gpus=needs.gpus, memory=needs.memory,
             max_restarts=_RETRIES, max_task_retries=_RETRIES,
         )  # fmt: skip
-        workers = [actor.remote(made, needs, device, dtype) for _ in range(cluster.slots(needs))]
+        workers = [actor.remote() for _ in range(cluster.slots(needs))]
         try:
-            yield Pool(cluster, workers, needs.threads)
+            yield Pool(ray, _running(cluster, workers), ray.put(made), needs.threads)
         finally:
             for worker in workers:
-                with suppress(cluster.ray.exceptions.RayError):
-                    cluster.ray.kill(worker)
+                with suppress(ray.exceptions.RayError):
+                    ray.kill(worker)
+
+
+def _running(cluster: Cluster, workers: Sequence[Any]) -> list[Any]:
+    """Those whose processes run; others have what they need."""
+    greeted = {worker.alive.remote(): worker for worker in workers}
+    ready, _ = cluster.ray.wait(list(greeted), num_returns=len(greeted), timeout=_START_SECONDS)
+    if not ready:
+        raise ClusterError(
+            f"--ray: no worker could start within {_START_SECONDS:.0f} seconds. Other work holds "
+            "the cluster; wait until it is done, or add nodes"
+        )
+    return [worker for reference, worker in greeted.items() if reference in ready]
+
+
+def _identities(locations: Iterator[Location] | Any) -> dict[Path, tuple[int, int]]:
+    return {each: identity(at(each).fingerprint()) for each in locations if isinstance(each, Path)}
+
+
+def _lost(error: Exception) -> ClusterError:
+    return ClusterError(
+        "--ray: the last worker was lost, since its process or machine died "
+        f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). If memory ran out, give "
+        "less --memory; else look at the logs of the cluster. --resume goes on"
+    )

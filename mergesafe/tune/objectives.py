@@ -8,7 +8,7 @@ weight 1 and one of weight alpha.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ import torch
 
 from mergesafe.errors import ArgumentError, LossError
 from mergesafe.tune.batch import BATCH_TOKENS, Batch, batches
-from mergesafe.tune.examples import Examples, Term
+from mergesafe.tune.examples import Examples, Term, Tokens
 from mergesafe.tune.merged_model import MergedModel
 
 
@@ -25,7 +25,8 @@ class Evaluation:
     """An objective's value at some coefficients.
 
     ``terms``: the losses before weighting, and the penalties. ``gradient``: like the
-    coefficients, None where it was not asked for. ``forward_passes``: batches that went forward;
+    coefficients, None where it was not asked for. ``forward_passes``: batches that went forward
+    through the merged model, not counting what DPO's reference and KL's expert say once of all;
     ``examples``: how many examples they held.
     """
 
@@ -57,11 +58,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one part: each example's loss, the gradient of their weighted sum, forward passes."""
+    """Of one part: each example's loss, and the gradient of their weighted sum."""
 
     losses: tuple[float, ...]
     gradient: torch.Tensor | None
-    passes: int
 
 
 class Objective:
@@ -75,6 +75,7 @@ class Objective:
         l1, l2: factors of the mean absolute and the mean squared coefficient.
         reference: the coefficients of DPO's reference model; by default the recipe's.
         seed: of the draws, which depend on nothing but it, the term and the step.
+        encoded: the terms' records as tokens, by the terms' names, where they are known.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Objective:
         l2: float = 0.0,
         reference: torch.Tensor | None = None,
         seed: int = 0,
+        encoded: Mapping[str, Tokens] | None = None,
     ) -> None:
         names = [term.name for term in terms]
         if not terms or len(set(names)) != len(names):
@@ -95,7 +97,11 @@ class Objective:
         self.merged, self.terms = merged, tuple(terms)
         self.batch, self.tokens, self.l1, self.l2, self.seed = batch, tokens, l1, l2, seed
         self.reference = merged.space.initial() if reference is None else reference
-        self._groups = _grouped(Examples(merged, term, self.reference, seed) for term in terms)
+        known = encoded or {}
+        self.sets = [
+            Examples(merged, term, self.reference, seed, known.get(term.name)) for term in terms
+        ]
+        self._groups = _grouped(self.sets)
 
     def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
         """The value at ``x``, with its gradient if ``grad``; ``step`` chooses the examples.
@@ -123,7 +129,7 @@ class Objective:
             drawn = [(data, item) for data in group for item in data.draw(step, self.batch)]
             counts = Counter(data.term.name for data, _ in drawn)
             rows = [data.rows[item] for data, item in drawn]
-            for batch in batches(rows, range(len(rows)), group[0].pad, self.tokens):
+            for batch in batches(rows, range(len(rows)), group[0].tokens.pad, self.tokens):
                 owners, items = zip(*(drawn[number] for number in batch.items), strict=True)
                 shares = tuple(1 / counts[owner.term.name] for owner in owners)
                 found.append(Part(batch, owners, items, shares))
@@ -136,7 +142,7 @@ class Objective:
             LossError: a loss is not finite; names the examples.
         """
         first, factors = part.owners[0], part.factors
-        given, extra = first.given(part.batch, part.items)
+        given = first.given(part.batch, part.items)
         each = torch.empty(0)
 
         def weighted() -> torch.Tensor:
@@ -157,7 +163,7 @@ class Objective:
                 "coefficients are unchanged. Look for an empty or broken example, narrow the "
                 "bounds, lower the rate, or compute in float32"
             ) from None
-        return Outcome(tuple(each.tolist()), gradient, 1 + extra)
+        return Outcome(tuple(each.tolist()), gradient)
 
     def combine(
         self, parts: Sequence[Part], outcomes: Sequence[Outcome], x: torch.Tensor
@@ -176,8 +182,7 @@ class Objective:
             value += factor * penalty
             if gradient is not None:
                 gradient = gradient + factor * slope
-        passes = sum(outcome.passes for outcome in outcomes)
-        return Evaluation(value, found, gradient, passes, sum(len(p.items) for p in parts))
+        return Evaluation(value, found, gradient, len(parts), sum(len(p.items) for p in parts))
 
     def _many_passes(self, x: torch.Tensor, grad: bool) -> AbstractContextManager[None]:
         """Forward passes of one ``x`` share its merged weights, unless others run between them."""

@@ -79,9 +79,7 @@ def test_dpo_against_its_formula(merged: MergedModel, x: torch.Tensor) -> None:
     objective = Objective(merged, [Term("p", SAFETY, "dpo", beta=0.5)], reference=x)
     first = objective.evaluate(moved, grad=False)
     assert first.value == pytest.approx(sum(each) / len(each), rel=1e-5)
-    # The reference's log-probabilities are kept.
-    assert first.forward_passes == 2
-    assert objective.evaluate(moved, grad=True).forward_passes == 1
+    assert first.forward_passes == 1  # what the reference says is not counted
 
 
 def test_orpo_against_its_formula(merged: MergedModel, x: torch.Tensor) -> None:
@@ -105,7 +103,6 @@ def test_kl_to_an_expert_is_zero_where_the_merge_is_the_expert(merged: MergedMod
     # base + 1 * (expert - base), rounded, is not the expert to the bit.
     assert first.value == pytest.approx(0.0, abs=1e-6)
     assert objective.evaluate(merged.space.initial(), grad=False).value > 1e-4
-    assert (first.forward_passes, objective.evaluate(alone, grad=False).forward_passes) == (2, 1)
 
 
 def test_entropy_of_what_follows_a_question(merged: MergedModel, x: torch.Tensor) -> None:
