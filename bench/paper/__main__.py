@@ -31,6 +31,7 @@ from mergesafe.demo.judge import PlaceholderJudge
 from mergesafe.demo.recipes import ADAPTERS, EXPERTS
 from mergesafe.demo.sets import Counts, Sets, write_sets
 from mergesafe.demo.story import MAX_NEW_TOKENS
+from mergesafe.tune.api import state_path
 
 METRICS: Final = (
     "refusal_rate", "placeholder", "over_refusal", "domain.sorting", "domain.arithmetic",
@@ -85,10 +86,12 @@ def run(case: Case, work: Path, seed: int, train: bool) -> dict[str, Any]:
         before = json.loads(result.read_text())
         if all(before[key] == value for key, value in same.items()):
             return {key: value for key, value in before.items() if key != "recipe"}
+    tuned = recipe.with_suffix(".tuned.yml")
+    if not recipe.exists() or recipe.read_text() != text:
+        state_path(tuned).unlink(missing_ok=True)  # of another recipe
     recipe.write_text(text)
     passes, seconds, feasible = 0, 0.0, True
     if case.search is not None:
-        tuned = recipe.with_suffix(".tuned.yml")
         tuning = mergesafe.tune(recipe, tuned, resume=True, overwrite=True)
         passes, seconds, feasible = tuning.forward_passes, tuning.seconds, tuning.feasible
         recipe = tuned

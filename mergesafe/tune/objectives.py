@@ -38,6 +38,28 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Penalties:
+    """``l1`` times the mean absolute coefficient plus ``l2`` times the mean squared one."""
+
+    l1: float = 0.0
+    l2: float = 0.0
+
+    def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
+        """The value at ``x``, with its gradient if ``grad``; no model is needed."""
+        found: dict[str, float] = {}
+        value, gradient = 0.0, torch.zeros_like(x, dtype=torch.float64)
+        for name, factor, penalty, slope in (
+            ("l1", self.l1, x.abs().mean(), x.sign() / len(x)),
+            ("l2", self.l2, x.square().mean(), 2 * x / len(x)),
+        ):
+            if factor:
+                found[name] = float(penalty)
+                value += factor * found[name]
+                gradient += factor * slope
+        return Evaluation(value, found, gradient if grad else None, 0, 0)
+
+
+@dataclass(frozen=True)
 class Part:
     """What goes through the model at once: examples of sets whose losses are of one kind.
 
@@ -95,7 +117,7 @@ class Objective:
         if not terms or len(set(names)) != len(names):
             raise ArgumentError(f"an objective needs terms with names that differ, got {names}")
         self.merged, self.terms = merged, tuple(terms)
-        self.batch, self.tokens, self.l1, self.l2, self.seed = batch, tokens, l1, l2, seed
+        self.batch, self.tokens, self.penalties, self.seed = batch, tokens, Penalties(l1, l2), seed
         self.reference = merged.space.initial() if reference is None else reference
         known = encoded or {}
         self.sets = [
@@ -177,25 +199,17 @@ class Objective:
             if outcome.gradient is not None:
                 gradient = outcome.gradient if gradient is None else gradient + outcome.gradient
         value = sum(term.weight * found[term.name] for term in self.terms)
-        for name, factor, penalty, slope in self._penalties(x):
-            found[name] = penalty
-            value += factor * penalty
-            if gradient is not None:
-                gradient = gradient + factor * slope
+        penalty = self.penalties.evaluate(x, grad=gradient is not None)
+        value += penalty.value
+        found |= penalty.terms
+        if gradient is not None and penalty.gradient is not None:
+            gradient = gradient + penalty.gradient
         return Evaluation(value, found, gradient, len(parts), sum(len(p.items) for p in parts))
 
     def _many_passes(self, x: torch.Tensor, grad: bool) -> AbstractContextManager[None]:
         """Forward passes of one ``x`` share its merged weights, unless others run between them."""
         alone = all(term.kind not in ("dpo", "kl") for term in self.terms)
         return self.merged.holding(x) if alone and not grad else nullcontext()
-
-    def _penalties(self, x: torch.Tensor) -> list[tuple[str, float, float, torch.Tensor]]:
-        found = []
-        if self.l1:
-            found.append(("l1", self.l1, float(x.abs().mean()), x.sign() / len(x)))
-        if self.l2:
-            found.append(("l2", self.l2, float(x.square().mean()), 2 * x / len(x)))
-        return found
 
 
 def _grouped(sets: Iterable[Examples]) -> list[list[Examples]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 
-from mergesafe.errors import DeviceMemoryError
+from mergesafe.errors import DeviceMemoryError, LossError
 from mergesafe.tune.gradient import Evaluates
 from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.scalar import Lagrangian, SmoothTchebycheff
@@ -125,7 +126,7 @@ class Problem:
     @property
     def parallel(self) -> int:
         """Points that the objectives compute at a time."""
-        return self.whole.parallel if isinstance(self.whole, Recorded) else 1
+        return _parallel(self.whole)
 
     def note(self, search: str, step: int, evaluation: Evaluation) -> None:
         """Add to the history, and tell whoever watches."""
@@ -143,23 +144,50 @@ class Problem:
         return Meter(budget, self.trajectory)
 
     def best(self, points: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The point with the lowest objective on all examples; of equal ones the first."""
-        values = [self.whole.evaluate(x, grad=False).value for x in points]
+        """The point with the lowest objective on all examples; of equal ones the first.
+
+        Raises:
+            LossError: it is finite at none of them.
+        """
+        values: list[float] = []
+        for x in points:
+            try:
+                values.append(self.whole.evaluate(x, grad=False).value)
+            except LossError:
+                if len(values) == len(points) - 1 and all(map(math.isinf, values)):
+                    raise
+                values.append(math.inf)
         return points[min(range(len(points)), key=values.__getitem__)]
+
+
+def _parallel(objective: Evaluates) -> int:
+    if isinstance(objective, (Lagrangian, SmoothTchebycheff)):
+        return max(map(_parallel, objective.parts.values()))
+    return objective.parallel if isinstance(objective, Recorded) else 1
 
 
 class Meter:
     """Says when a budget is used up, from what the trajectory counts."""
 
     def __init__(self, budget: Budget, trajectory: Trajectory) -> None:
-        self.budget, self.trajectory = budget, trajectory
+        self.budget, self._trajectory = budget, trajectory
         self.steps = 0
         self._evaluations, self._seconds = trajectory.evaluations, trajectory.seconds
 
+    def fits(self, points: int) -> int:
+        """How many of so many points, each an evaluation and a step, the budget still allows."""
+        used = self._trajectory.evaluations - self._evaluations
+        limits = [
+            limit - spent
+            for limit, spent in ((self.budget.steps, self.steps), (self.budget.evaluations, used))
+            if limit is not None
+        ]
+        return max(0, min([points, *limits]))
+
     def step(self) -> bool:
         """Whether there is budget for one more step, which it takes."""
-        evaluations = self.trajectory.evaluations - self._evaluations
-        minutes = (self.trajectory.seconds - self._seconds) / 60
+        evaluations = self._trajectory.evaluations - self._evaluations
+        minutes = (self._trajectory.seconds - self._seconds) / 60
         limits = (
             (self.steps, self.budget.steps),
             (evaluations, self.budget.evaluations),

@@ -17,16 +17,17 @@ from mergesafe.tune.constrained import Losses, solve
 from mergesafe.tune.deciding import Decider
 from mergesafe.tune.examples import Term
 from mergesafe.tune.front import Sides, find_front
+from mergesafe.tune.gradient import Evaluates
 from mergesafe.tune.measure import Measurer
 from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Evaluation
+from mergesafe.tune.objectives import Evaluation, Penalties
 from mergesafe.tune.pareto import hypervolume, nondominated
 from mergesafe.tune.problem import Problem, Progress, Recorded
 from mergesafe.tune.result import Checked, FrontPoint, TuneResult
 from mergesafe.tune.search.registry import run_searches
 from mergesafe.tune.setup import Setup
 from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.terms import SAFETY, Terms, make_sides, make_terms, records_of
+from mergesafe.tune.terms import SAFETY, Terms, make_sides, make_terms, records_of, uncompared
 from mergesafe.tune.trajectory import Trajectory
 from mergesafe.tune.tuned import rounded
 
@@ -128,11 +129,16 @@ class Run:
         )
         if rest.terms:
             parts["other terms"], weights["other terms"] = rest, 1.0
-        return Losses(
-            {name: self.recorded(name, terms, section.batch) for name, terms in parts.items()},
-            {name: self.recorded(f"all {name}", terms, None) for name, terms in parts.items()},
-            weights,
-        )
+        batch: dict[str, Evaluates] = {
+            name: self.recorded(name, terms, section.batch) for name, terms in parts.items()
+        }
+        whole: dict[str, Evaluates] = {
+            name: self.recorded(f"all {name}", terms, None) for name, terms in parts.items()
+        }
+        if not rest.terms and (rest.l1 or rest.l2):
+            batch["penalties"] = whole["penalties"] = Penalties(rest.l1, rest.l2)
+            weights["penalties"] = 1.0
+        return Losses(batch, whole, weights)
 
     def _front(self, count: int) -> Found:
         """The front, and of its points the one with the lowest objective of the section."""
@@ -158,7 +164,8 @@ class Run:
             TuningError: there are no data for one of them.
         """
         section, splits = self.setup.section, self.setup.splits
-        both = [make_sides(splits, heldout=heldout) for heldout in (False, True)]
+        counted = uncompared(section, splits)
+        both = [make_sides(counted, heldout=heldout) for heldout in (False, True)]
         for side, terms in both[0].items():
             if not terms:
                 raise TuningError(

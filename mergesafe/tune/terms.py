@@ -72,20 +72,40 @@ def records_of(split: Split, heldout: bool, *, answered: bool = True) -> tuple[R
     return tuple(r for r in records if r.answer is not None) if answered else records
 
 
-def is_preference(split: Split) -> bool:
-    """Whether the set compares two answers to every question that it answers."""
+def _is_preference(split: Split) -> bool:
+    """Whether the answers to optimise on are compared with rejected ones.
+
+    Raises:
+        DataError: some of a harmless set's are, and some are not.
+    """
     if split.about.role == "preference":
         return True
-    records = [*split.train, *split.heldout]
-    return split.about.role == "harmless" and all(each.rejected is not None for each in records)
+    answered = records_of(split, heldout=False)
+    lacking = next((each for each in answered if each.rejected is None), None)
+    if split.about.role != "harmless" or not answered or lacking is None:
+        return split.about.role == "harmless" and bool(answered)
+    if any(each.rejected is not None for each in answered):
+        raise DataError(
+            f"the set '{split.name}' has rejected answers for some of its questions, and this one "
+            "has an answer alone; DPO and ORPO compare two, so give all of them one, or make two "
+            "sets of them",
+            source=split.path,
+            line=lacking.line,
+        )
+    return False
+
+
+def uncompared(section: TuneSection, splits: Sequence[Split]) -> list[Split]:
+    """The sets whose answers count by their cross-entropy: all that no other term compares."""
+    if not any(each.name in _COMPARING for each in section.objective):
+        return list(splits)
+    return [each for each in splits if not _is_preference(each)]
 
 
 def _cross_entropy(
     wanted: Wanted, section: TuneSection, splits: Sequence[Split], heldout: bool
 ) -> list[examples.Term]:
-    compared = any(each.name in _COMPARING for each in section.objective)
-    answered = [each for each in splits if not (compared and is_preference(each))]
-    sides = make_sides(answered, heldout=heldout)
+    sides = make_sides(uncompared(section, splits), heldout=heldout)
     factors = {SAFETY: wanted.weight, SKILL: wanted.weight * section.alpha}
     return [
         replace(term, weight=term.weight * factors[side])
@@ -121,7 +141,7 @@ def _others(
 ) -> list[examples.Term]:
     roles: dict[str, Role] = {"kl": "domain", "entropy": "unlabelled"}
     if wanted.name in _COMPARING:
-        used = [split for split in splits if is_preference(split)]
+        used = [split for split in splits if _is_preference(split)]
         if not used:
             raise DataError(
                 f"the term '{wanted.name}' compares two answers, and no record of a set with "
@@ -132,11 +152,18 @@ def _others(
         used = [split for split in splits if split.about.role == roles[wanted.name]]
     if wanted.name == "kl":
         used = _with_expert(used)
+
+    def records(split: Split) -> tuple[Record, ...]:
+        found = records_of(split, heldout, answered=wanted.name != "entropy")
+        compared = wanted.name in _COMPARING
+        # Held-out harmless questions may be there to be asked, without answers.
+        return tuple(each for each in found if each.rejected is not None) if compared else found
+
     total = sum(split.about.weight for split in used)
     return [
         examples.Term(
             f"{wanted.name}.{split.name}",
-            records_of(split, heldout, answered=wanted.name != "entropy"),
+            own,
             wanted.name,  # type: ignore[arg-type]  # the reader allows these names alone
             wanted.weight * split.about.weight / total,
             beta=wanted.options.get("beta", 0.1),
@@ -145,7 +172,7 @@ def _others(
             else space.experts.index(split.about.expert.text),
         )
         for split in used
-        if total and split.about.weight
+        if total and split.about.weight and (own := records(split))
     ]
 
 

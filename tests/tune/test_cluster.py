@@ -13,13 +13,15 @@ import torch
 
 import mergesafe
 from mergesafe.cli.optional_value import with_address
-from mergesafe.errors import ArgumentError, ClusterError, LossError
+from mergesafe.errors import ArgumentError, BackendError, ClusterError, LossError
+from mergesafe.tune import cluster as tune_cluster
 from mergesafe.tune.cluster import Pool, on_ray
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.setup import prepare
 from mergesafe.tune.terms import make_terms
 
 from .experts import Experts
+from .test_terms import with_rejected
 from .test_tune import recipe
 
 ray = pytest.importorskip("ray")
@@ -78,14 +80,32 @@ def test_the_coefficients_of_one_process(name: str, experts: Experts, tmp_path: 
 
 
 @pytest.mark.usefixtures("cluster", "one_thread")
-def test_constraints_through_ray(experts: Experts, tmp_path: Path) -> None:
-    made = recipe(experts, constraints=["refusal_rate >= 0"], budget={"steps": 2})
+def test_constraints_and_preferences_through_ray(experts: Experts, tmp_path: Path) -> None:
+    harmless = with_rejected(experts.folder / "harmless.jsonl", tmp_path / "harmless.jsonl")
+    made = recipe(
+        experts, constraints=["refusal_rate >= 1"], budget={"steps": 2}, init=0.1,
+        objective=["cross_entropy", {"term": "dpo", "weight": 0.2}, {"term": "l2", "weight": 0.1}],
+    )  # fmt: skip
+    made["tune"]["data"][2]["path"] = str(harmless)
     here, there = (
         mergesafe.tune(made, tmp_path / f"{ray}.yml", dtype="float32", ray=ray)
         for ray in (False, True)
     )
+    assert len(here.history) > 2  # the first search is not all: multipliers were at work
     assert there.coefficients == here.coefficients
     assert [each.value for each in there.constraints] == [each.value for each in here.constraints]
+
+
+@pytest.mark.usefixtures("cluster", "one_thread")
+def test_relative_paths(experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers run in another folder than the command."""
+    monkeypatch.chdir(experts.folder)
+    made = recipe(experts, budget={"steps": 1})
+    made["base_model"] = f"./{experts.base.name}"
+    for each in made["models"]:
+        each["model"] = f"./{Path(each['model']).name}"
+    found = mergesafe.tune(made, tmp_path / "tuned.yml", dtype="float32", ray=True)
+    assert found.evaluations > 0
 
 
 def test_parts_of_one_point_run_on_every_worker(
@@ -118,6 +138,63 @@ def test_a_worker_that_is_killed_starts_again(
     assert (again.value, again.terms) == (before.value, before.terms)
 
 
+def test_the_share_of_a_lost_worker_goes_to_another(
+    one_thread: None, pool: tuple[Pool, MergedModel, Any]
+) -> None:
+    made, merged, setup = pool
+    local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
+    remote = made.objective(local)
+    before = remote.evaluate(setup.start, grad=True)
+    ray.kill(made.workers[0])  # for good
+    for _ in range(2):  # one of the two is its turn
+        assert remote.evaluate(setup.start, grad=True).terms == before.terms
+    assert len(made.workers) == 1
+    ray.kill(made.workers[0])
+    with pytest.raises(ClusterError, match="the last worker was lost"):
+        remote.evaluate(setup.start, grad=True)
+
+
+def test_a_cluster_that_is_partly_in_use(
+    cluster: Any, experts: Experts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Holder:  # here, because workers cannot import the tests
+        def alive(self) -> None:
+            pass
+
+    monkeypatch.setattr(tune_cluster, "_START_SECONDS", 10.0)
+    holders = [ray.remote(num_cpus=1)(Holder).remote() for _ in range(2)]
+    ray.get([holders[0].alive.remote(), holders[1].alive.remote()])
+    setup = prepare(recipe(experts))
+    asked = ("auto", setup.plan, setup.space)
+    options: dict[str, Any] = {"memory": None, "device": "cpu", "dtype": "float32"}
+    with pytest.raises(ClusterError, match="no worker could start"), on_ray(*asked, **options):
+        pass
+    ray.kill(holders[0])
+    with on_ray(*asked, **options) as made:
+        assert len(made.workers) == 1
+    ray.kill(holders[1])
+
+
+def test_a_node_that_sees_other_files_is_refused(
+    cluster: Any, experts: Experts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = experts.base / "model.safetensors"
+    monkeypatch.setattr(tune_cluster, "_identities", lambda locations: {weights: (1, 1)})
+    setup = prepare(recipe(experts))
+    with (
+        on_ray("auto", setup.plan, setup.space, memory=None, device="cpu", dtype="float32") as made,
+        MergedModel(setup.plan, setup.space, device="cpu", dtype="float32") as merged,
+    ):
+        local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
+        with pytest.raises(ClusterError, match=r"does not see .*model\.safetensors"):
+            made.objective(local).evaluate(setup.start, grad=False)
+
+
+def test_a_gpu_by_its_number_is_refused(experts: Experts, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="Ray hands out the GPUs"):
+        mergesafe.tune(recipe(experts), tmp_path / "tuned.yml", ray=True, device="cuda:1")
+
+
 def test_a_loss_that_is_not_finite_is_the_same_error(pool: tuple[Pool, MergedModel, Any]) -> None:
     made, merged, setup = pool
     local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
@@ -145,7 +222,9 @@ def test_a_cluster_without_room(cluster: Any, experts: Experts) -> None:
         pass
 
 
-def test_nobody_at_an_address(experts: Experts, tmp_path: Path) -> None:
-    ray.shutdown()
+def test_nobody_at_an_address(
+    experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1"):
         mergesafe.tune(recipe(experts), tmp_path / "tuned.yml", ray="127.0.0.1:1")

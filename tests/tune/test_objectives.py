@@ -12,6 +12,7 @@ from torch.nn import functional
 from mergesafe.chat.conversation import Sampling, question
 from mergesafe.chat.records import Record
 from mergesafe.errors import ArgumentError, DataError, LossError
+from mergesafe.tune import examples
 from mergesafe.tune.examples import Examples, Term
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.objectives import Objective
@@ -159,6 +160,25 @@ def test_sets_that_share_a_pass_have_the_values_and_slopes_of_each_alone(
     assert whole.gradient is not None
     summed = sum((each.gradient for each in alone if each.gradient is not None), torch.zeros(()))
     assert torch.allclose(whole.gradient, summed, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["dpo", "kl"])
+def test_what_another_model_says_does_not_depend_on_who_asked_first(
+    merged: MergedModel, x: torch.Tensor, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that is resumed in the middle, or on another worker, would take another way."""
+    monkeypatch.setattr(examples, "TEACHER_BYTES", 4 * 7 * merged.module.config.vocab_size)
+    records = [SAFETY[n % 3] for n in range(7)]
+    term = Term("t", records, kind, expert=0 if kind == "kl" else None)
+    seen = Objective(merged, [term], batch=2, reference=x - 0.1)
+    for step in range(3):
+        seen.evaluate(x, grad=False, step=step)
+    fresh = Objective(merged, [term], batch=2, reference=x - 0.1)
+    ours, theirs = (each.evaluate(x, grad=True, step=3) for each in (fresh, seen))
+    assert ours.value == theirs.value
+    assert ours.gradient is not None
+    assert theirs.gradient is not None
+    assert torch.equal(ours.gradient, theirs.gradient)
 
 
 def test_steps_draw_every_example_once_an_epoch_and_depend_on_the_step_alone(

@@ -154,6 +154,25 @@ def test_budgets(tmp_path: Path) -> None:
     assert made.trajectory.evaluations == before + 3
 
 
+def test_a_short_search_is_checked_at_its_end(tmp_path: Path) -> None:
+    made = problem(tmp_path, Quadratic(TARGET))
+    made.batch = Swinging()
+    found = SEARCHES["gradient"](
+        made, made.space.initial(), spec("gradient", 40, rate=0.2, patience=4, check_every=100)
+    )
+    assert made.trajectory.evaluations == 2  # of the whole: the last point and the mean
+    assert (found - TARGET).square().sum() < 1e-3
+
+
+def test_a_point_without_a_finite_loss_is_not_the_best(tmp_path: Path) -> None:
+    made = problem(tmp_path, Quadratic(TARGET, bad={2: "not finite", 4: "worse", 5: "worst"}))
+    x, other = made.space.initial(), made.space.initial(0.9)
+    assert made.best([x, other]) is x
+    assert made.best([made.space.initial(0.3)]) is not None
+    with pytest.raises(LossError, match="worst"):
+        made.best([made.space.initial(0.1), made.space.initial(0.2)])
+
+
 def test_early_stopping(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET, lift=1.0))
     x = SEARCHES["gradient"](made, TARGET.clone(), spec("gradient", 500, patience=2))
@@ -177,7 +196,7 @@ def test_the_mean_of_noisy_steps_counts_where_it_is_lower(tmp_path: Path) -> Non
     )
     last = made.trajectory.evaluations  # of the whole: one check, then the mean
     assert last == 2
-    assert (found - TARGET).square().sum() < 1e-4
+    assert (found - TARGET).square().sum() < 1e-6
 
 
 @pytest.mark.parametrize("method", ["gradient", "cmaes", "random", "grid", "lm_cocktail"])

@@ -64,9 +64,23 @@ def test_a_comparing_term_without_rejected_answers_is_refused(
 ) -> None:
     plain = experts.folder / "harmless.jsonl"
     some = with_rejected(plain, tmp_path / "some.jsonl", leave_out=1)
-    for harmless in (plain, some):
-        with pytest.raises(DataError, match="'orpo' compares two answers"):
-            setup_of(experts, harmless, objective=["cross_entropy", "orpo"])
+    with pytest.raises(DataError, match="'orpo' compares two answers"):
+        setup_of(experts, plain, objective=["cross_entropy", "orpo"])
+    with pytest.raises(DataError, match="rejected answers for some of its questions") as caught:
+        setup_of(experts, some, objective=["cross_entropy", "orpo"])
+    assert "some.jsonl:1: " in str(caught.value)
+
+
+def test_held_out_harmless_questions_need_no_answers(experts: Experts, tmp_path: Path) -> None:
+    harmless = with_rejected(experts.folder / "harmless.jsonl", tmp_path / "harmless.jsonl")
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"question": "how do i greet a neighbour today"}\n')
+    made = recipe(experts, objective=["cross_entropy", "dpo"])
+    made["tune"]["data"][2] |= {"path": str(harmless), "heldout": str(asked)}
+    setup = prepare(made)
+    assert terms_of(setup)["dpo.harmless"] == ("dpo", 1.0)
+    held_out = make_terms(setup.section, setup.splits, setup.space, heldout=True)
+    assert [term.name for term in held_out.terms] == ["safety", "skill"]
 
 
 def test_sets_count_by_their_weights(experts: Experts) -> None:

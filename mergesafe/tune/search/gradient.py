@@ -32,7 +32,8 @@ def gradient(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.T
         step = search.step()
         points.append(search.x)
         problem.note("gradient", step.number, step.evaluation)
-    if not patience or search.best_value == float("inf"):
+    if not patience:
         return search.x
+    checked = [search.best] if search.best_value < float("inf") else []
     mean = torch.stack(points[len(points) // 2 :]).mean(0)
-    return problem.best([search.best, search.x, mean])  # the last steps are not checked yet
+    return problem.best([*checked, search.x, mean])

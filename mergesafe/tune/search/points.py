@@ -64,11 +64,11 @@ def _lowest(
     best, lowest = start, float("inf")
     source = iter(points)
     group: list[torch.Tensor] = []
-    while meter.step():
+    while True:
         if not group:
-            group = list(islice(source, problem.parallel))[::-1]
+            group = list(islice(source, meter.fits(problem.parallel)))[::-1]
             problem.expect(problem.whole, group[::-1])
-        if not group:
+        if not group or not meter.step():
             break
         x = group.pop()
         found = problem.whole.evaluate(x, grad=False)
