@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergesafe.cli.evaluation import (
-    check_writable,
     console,
+    files_read,
     named_models,
     progress,
     write_document,
 )
 from mergesafe.cli.shared import print_json, printable
 from mergesafe.errors import RequirementError
+from mergesafe.outputs import JUNIT, RESULT, check_outputs
 from mergesafe.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def run(
     from mergesafe.safety.gate.api import gate
     from mergesafe.safety.gate.junit import junit_xml
 
-    check_writable(out, junit)
+    read = [*files_read(options), *([] if evaluation is None else [evaluation])]
+    check_outputs({"--out": (out, RESULT), "--junit": (junit, JUNIT)}, read)
     with progress(quiet or json) as tell:
         result = gate(
             named_models([model]), require, evaluation=evaluation, on_progress=tell,

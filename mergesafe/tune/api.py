@@ -11,6 +11,7 @@ import torch
 from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.cluster import address_of
 from mergesafe.errors import OutputError
+from mergesafe.outputs import check_outputs
 from mergesafe.tune.cluster import on_ray
 from mergesafe.tune.combine import check_differentiable
 from mergesafe.tune.header import header
@@ -18,7 +19,7 @@ from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.problem import Moment
 from mergesafe.tune.result import TuneResult
 from mergesafe.tune.run import Run
-from mergesafe.tune.setup import prepare
+from mergesafe.tune.setup import files_read, prepare
 from mergesafe.tune.trajectory import Trajectory
 from mergesafe.tune.tuned import tuned_text
 from mergesafe.whole_file import write_whole
@@ -61,11 +62,12 @@ def tune(
     Raises:
         RecipeError, DataError: the section or the data are wrong: file and line.
         TuningError: a search cannot tune this merge; names those that can.
-        OutputError: ``out`` exists, or cannot be written.
+        OutputError: ``out`` exists, is a file that the run reads, or cannot be written.
         ClusterError: there is no Ray cluster, or its workers died again and again.
     """
     target = Path(out)
     _check_target(target, overwrite)
+    check_outputs({"-o": (target, None)}, files_read(recipe))
     setup = prepare(recipe, seed)
     if explain:
         check_differentiable(setup.space)

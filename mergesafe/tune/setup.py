@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from mergesafe.tune.lint import lint, lint_answers
 from mergesafe.tune.read_section import START, read_section
 from mergesafe.tune.section import TuneSection
 from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.splits import Split, load_splits
+from mergesafe.tune.splits import Split, load_splits, locate
 from mergesafe.tune.terms import make_terms
 
 #: The plan of a tuning run is not written, so the size of shards is of no account.
@@ -54,6 +55,21 @@ class Setup:
             "torch": torch.__version__,
             **options,
         }
+
+
+def files_read(recipe: RecipeLike) -> list[Path]:
+    """The files that tuning ``recipe`` reads beside models: none of them may become an output.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+    """
+    loaded = load_recipe(recipe, assumed=START)
+    section = read_section(loaded)
+    found = [] if loaded.source is None else [loaded.source]
+    for each in section.data:
+        found += [locate(path, loaded.folder) for path in (each.path, each.heldout) if path]
+    kind, _, argument = section.judge.partition(":")
+    return [*found, Path(argument)] if kind == "policy" and argument else found
 
 
 def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:

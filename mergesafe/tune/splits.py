@@ -50,7 +50,7 @@ def load_splits(section: TuneSection, folder: Path) -> tuple[Split, ...]:
 
 
 def _load(about: DataSet, section: TuneSection, folder: Path) -> Split:
-    path = _locate(about.path, folder)
+    path = locate(about.path, folder)
     records = read_records(path, need_answer=about.role in _ANSWERED)
     heldout_path = path
     if about.role == "preference":
@@ -58,7 +58,7 @@ def _load(about: DataSet, section: TuneSection, folder: Path) -> Split:
     if about.heldout is None:
         train, heldout = _divide(records, section.heldout, section.seed, path)
     else:
-        heldout_path = _locate(about.heldout, folder)
+        heldout_path = locate(about.heldout, folder)
         train = records
         heldout = read_records(heldout_path, need_answer=about.role in _ANSWERED)
         if about.role == "preference":
@@ -67,7 +67,8 @@ def _load(about: DataSet, section: TuneSection, folder: Path) -> Split:
     return Split(about, path, heldout_path, tuple(train), tuple(heldout), digest)
 
 
-def _locate(path: str, folder: Path) -> Path:
+def locate(path: str, folder: Path) -> Path:
+    """Where a ``path`` of the recipe lies: from here, else from ``folder``, the recipe's own."""
     expanded = Path(os.path.expanduser(path))
     return expanded if expanded.is_absolute() or expanded.exists() else folder / expanded
 

@@ -121,6 +121,40 @@ def test_bad_input(
     refused(*arguments, words=words)
 
 
+@pytest.mark.usefixtures("evaluated")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("evaluate", "a", "--unsafe", "unsafe.txt", "--out", "unsafe.txt"), ("is read",)),
+        (("evaluate", "a", "--domain", "x=sums.jsonl", "--out", "./sums.jsonl"), ("is read",)),
+        (("evaluate", "a", "--sets", "sets.yml", "--out", "sums.jsonl"), ("is read",)),
+        (("evaluate", "a", "--judge", "policy:p.yml", "--out", "p.yml"), ("is read",)),
+        (("evaluate", "a", "--out", "a/config.json"), ("not a result of mergesafe",)),
+        (("vet", "a", "--base", "a", "--harmless", "unsafe.txt", "--out", "unsafe.txt"),
+         ("is read",)),
+        (("similarity", "a", "x=a", "--base", "a", "--prompts", "unsafe.txt",
+          "--out", "unsafe.txt"), ("is read",)),
+        (("similarity", "a", "x=a", "--base", "a", "--out", "unsafe.txt"),
+         ("not a result of mergesafe",)),
+        (("gate", "tiny", "--require", "safe_rate>=0", "--evaluation", "evaluation.json",
+          "--out", "evaluation.json"), ("is read",)),
+        (("gate", "a", "--require", "safe_rate>=0", "--out", "x", "--junit", "./x"),
+         ("--junit x", "--out writes to")),
+        (("gate", "a", "--require", "safe_rate>=0", "--junit", "evaluation.json"),
+         ("not a JUnit file of mergesafe",)),
+    ],
+)  # fmt: skip
+def test_no_output_takes_the_place_of_another_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: Any
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "sets.yml").write_text("domain: {s: sums.jsonl}\n")
+    (folder / "p.yml").write_text("principles: [{topic: t, text: x}]\n")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    refused(*arguments, words=(*words, "another name"))
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def test_a_result_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     refused(

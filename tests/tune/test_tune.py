@@ -203,6 +203,31 @@ def test_a_report_that_cannot_be_written_is_told_first(experts: Experts, tmp_pat
     assert not out.exists()
 
 
+@pytest.mark.parametrize("through", ["itself", "a link"])
+@pytest.mark.parametrize("name", ["recipe.yml", "skill.jsonl"])
+def test_what_is_read_is_never_replaced(
+    through: str, name: str, experts: Experts, tmp_path: Path
+) -> None:
+    """Neither the recipe nor data, by TUNED with --overwrite or by the report."""
+    made = recipe(experts)
+    data = tmp_path / "skill.jsonl"
+    data.write_bytes((experts.folder / "skill.jsonl").read_bytes())
+    made["tune"]["data"][1]["path"] = str(data)
+    path = write_recipe(tmp_path / "recipe.yml", made)
+    before = (path.read_bytes(), data.read_bytes())
+    out = tmp_path / name
+    if through == "a link":
+        out = tmp_path / "link"
+        out.symlink_to(tmp_path / name)
+    with pytest.raises(OutputError, match="is a file that is read"):
+        tuned(path, out, overwrite=True)
+    for report in (out, tmp_path / "tuned.yml"):
+        with pytest.raises(OutputError, match="another name"):
+            run(path, tmp_path / "tuned.yml", report, json=False, quiet=False)
+    assert before == (path.read_bytes(), data.read_bytes())
+    assert not (tmp_path / "tuned.yml").exists()
+
+
 def test_quiet_and_json(
     experts: Experts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
