@@ -31,7 +31,14 @@ def run(
 
     read = [*files_read(recipe), state_path(out)]
     check_outputs({"-o": (out, None), "--out": (report, RESULT)}, read)
-    result = tune(recipe, out, progress=None if json or quiet else show, **options)
+    try:
+        result = tune(recipe, out, progress=None if json or quiet else show, **options)
+    except KeyboardInterrupt:
+        if not state_path(out).exists():
+            raise
+        raise KeyboardInterrupt(
+            "interrupted; what was computed is kept: go on with --resume"
+        ) from None
     found = result.as_json()
     write_document(report, found)
     if json:

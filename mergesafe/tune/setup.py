@@ -47,10 +47,12 @@ class Setup:
     def subject(self, **options: Any) -> dict[str, Any]:
         """What the numbers of the run depend on, for its trajectory."""
         about = subject_of(self.plan, "error")
-        digest = hashlib.sha256(repr(self.section).encode()).hexdigest()
+        section = replace(self.section, seed=0)  # the seed is told by itself
+        digest = hashlib.sha256(repr(section).encode()).hexdigest()
         return {
             **{key: about[key] for key in ("mergesafe_version", "recipe", "inputs")},
             "section 'tune'": digest,
+            "seed": self.section.seed,
             "data": {split.name: split.digest for split in self.splits},
             "torch": torch.__version__,
             **options,
@@ -85,7 +87,7 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
         section = replace(section, seed=seed)
     merged = replace(loaded, tune=None, tune_line=None)
     plan = make_plan(merged, max_shard_size=_ONE_SHARD, seed=section.seed)
-    splits = load_splits(section, loaded.folder)
+    splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
     make_terms(section, splits, space)  # what it refuses is refused before a model is loaded
     warnings = (*plan.warnings, *section.warnings, *lint(loaded, section), *lint_answers(splits))

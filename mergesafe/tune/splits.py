@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergesafe.chat.records import Record, read_records
-from mergesafe.errors import DataError
+from mergesafe.errors import DataError, RecipeError
+from mergesafe.recipe.nodes import Reporter, shown
 from mergesafe.tune.section import DataSet, TuneSection
 
 #: Overlaps that are told one by one.
@@ -38,15 +39,33 @@ class Split:
         return self.about.name
 
 
-def load_splits(section: TuneSection, folder: Path) -> tuple[Split, ...]:
+def load_splits(
+    section: TuneSection, folder: Path, recipe: Path | None = None
+) -> tuple[Split, ...]:
     """Every set of ``section``, read and split; relative paths fall back to ``folder``.
 
     Raises:
+        RecipeError: files are missing; names the lines of ``recipe``.
         DataError: a file is malformed, too short to split, or shares a question with another.
     """
+    _check_there(section.data, folder, Reporter(recipe))
     splits = tuple(_load(each, section, folder) for each in section.data)
     _check_overlap(splits)
     return splits
+
+
+def _check_there(sets: Iterable[DataSet], folder: Path, report: Reporter) -> None:
+    for each in sets:
+        named = (("path", each.path, each.path_line), ("heldout", each.heldout, each.heldout_line))
+        for key, path, line in named:
+            if path is not None and not locate(path, folder).exists():
+                report.record(
+                    f"'{key}' of the data set '{each.name}' is {shown(path)}, and there is no such "
+                    f"file here or in {folder}",
+                    line,
+                )
+    if report.errors:
+        raise RecipeError.joined(report.errors)
 
 
 def _load(about: DataSet, section: TuneSection, folder: Path) -> Split:
@@ -113,16 +132,41 @@ def question_key(record: Record) -> str:
     )
 
 
+def _part(name: str, part: str) -> str:
+    return f"set '{name}'" + (", held out" if part == "heldout" else "")
+
+
+def _check_listed_once(splits: Sequence[Split]) -> None:
+    """Refuse one file in two places, which would be an overlap of all its lines."""
+    seen: dict[Path, str] = {}
+    for split in splits:
+        parts = [("train", split.path)]
+        if split.about.heldout is not None:
+            parts.append(("heldout", split.heldout_path))
+        for part, path in parts:
+            owner = _part(split.name, part)
+            first = seen.setdefault(path.resolve(), owner)
+            if first != owner:
+                raise DataError(
+                    f"the file is listed twice, as {first} and as {owner}. What a merge is "
+                    "verified on must not be what it was optimised on, and a question has one "
+                    "role: give one of them a file of its own",
+                    source=path,
+                )
+
+
 def _check_overlap(splits: Sequence[Split]) -> None:
     """Refuse a question that two sets share, or a set and a held-out file."""
     seen: dict[str, tuple[tuple[str, str], str]] = {}
+    _check_listed_once(splits)
     shared: list[str] = []
     first_place: tuple[Path, int | None] | None = None
     for split in splits:
         parts = (("train", split.path, split.train), ("heldout", split.heldout_path, split.heldout))
         for part, path, records in parts:
             for record in records:
-                owner, place = (split.name, part), f"line {record.line} of {path}"
+                owner = (split.name, part)
+                place = f"line {record.line} of {path} ({_part(*owner)})"
                 first_owner, first = seen.setdefault(question_key(record), (owner, place))
                 if first_owner != owner:
                     shared.append(f"{place} asks what {first} asks")

@@ -19,7 +19,13 @@ from tiny import COMMAND, command, write_recipe
 
 import mergesafe
 from mergesafe.cli.tune import run
-from mergesafe.errors import DataError, ModelError, OutputError, RequirementError, TuningError
+from mergesafe.errors import (
+    DataError,
+    ModelError,
+    OutputError,
+    RequirementError,
+    TuningError,
+)
 from mergesafe.recipe.load import load_recipe
 from mergesafe.tune.pareto import hypervolume
 
@@ -226,6 +232,30 @@ def test_what_is_read_is_never_replaced(
             run(path, tmp_path / "tuned.yml", report, json=False, quiet=False)
     assert before == (path.read_bytes(), data.read_bytes())
     assert not (tmp_path / "tuned.yml").exists()
+
+
+def test_an_unfinished_run_is_not_thrown_away(
+    experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C says how to go on; then it takes --resume or --overwrite, and a seed is told."""
+    made = recipe(experts, granularity="model", batch=4, budget={"steps": 3})
+    path, out = write_recipe(tmp_path / "recipe.yml", made), tmp_path / "tuned.yml"
+
+    def interrupted(moment: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mergesafe.cli.tune.show", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="is kept: go on with --resume"):
+        run_command(path, out)
+    state = tmp_path / ".tuned.yml.tuning"
+    before = state.read_bytes()
+    with pytest.raises(OutputError, match=r"did not finish; .*--resume, or start .*--overwrite"):
+        tuned(path, out)
+    with pytest.raises(OutputError, match=r"differs in seed \(0 there, 8 now\)"):
+        tuned(path, out, resume=True, seed=8)
+    assert state.read_bytes() == before
+    tuned(path, out, overwrite=True, seed=8)
+    assert not state.exists()
 
 
 def test_quiet_and_json(
