@@ -54,6 +54,13 @@ def test_a_part_drawn_by_seed(tmp_path: Path) -> None:
     ]
 
 
+def test_too_few_records_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path, ROWS)
+    asked = recipe(file=path, columns=COLUMNS, count=100)
+    assert generate(asked, tmp_path / "few").warnings == ("set 'sums': 10 of 100 records found",)
+    assert not generate(recipe(file=path, columns=COLUMNS, count=10), tmp_path / "all").warnings
+
+
 def test_generated_data_keep_where_they_came_from(tmp_path: Path) -> None:
     path = written(tmp_path, [{"question": "q", "answer": "a", "provenance": {"judge": "j"}}])
     generate(recipe(file=path), tmp_path / "out")
