@@ -60,7 +60,7 @@ def test_file_of_sets(tmp_path: Path) -> None:
         ("unsave:\n  a: a.txt\n", ("sets.yml:1", "'unsave'", "did you mean 'unsafe'")),
         ("unsafe:\n  a:\n    - a.txt\n", ("sets.yml:3", "'a' of 'unsafe'", "must be text")),
         ("unsafe: a.txt\n", ("sets.yml:1", "'unsafe' must be a mapping")),
-        ("", ("sets.yml", "empty", "'unsafe', 'harmless' and 'domain'")),
+        ("", ("sets.yml", "the file of sets is empty", "'unsafe', 'harmless' and 'domain'")),
     ],
 )
 def test_wrong_file_of_sets(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
