@@ -166,6 +166,20 @@ def console(quiet: bool) -> Console:
 
 
 @contextmanager
+def resumable(cache: Path | None) -> Iterator[None]:
+    """Says on Ctrl-C what is kept: with a cache, the answers so far."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if cache is None:
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted; the answers so far are kept in {cache}: the same command goes on from "
+            "there"
+        ) from None
+
+
+@contextmanager
 def progress(quiet: bool) -> Iterator[Tell]:
     """A line on standard error that says what is being done, where someone looks."""
     from rich.console import Console

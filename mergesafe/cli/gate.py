@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mergesafe.cli.evaluation import (
@@ -10,6 +11,7 @@ from mergesafe.cli.evaluation import (
     files_read,
     named_models,
     progress,
+    resumable,
     write_document,
 )
 from mergesafe.cli.shared import print_json, printable
@@ -43,7 +45,7 @@ def run(
 
     read = [*files_read(options), *([] if evaluation is None else [evaluation])]
     check_outputs({"--out": (out, RESULT), "--junit": (junit, JUNIT)}, read)
-    with progress(quiet or json) as tell:
+    with resumable(options.get("cache")), progress(quiet or json) as tell:
         result = gate(
             named_models([model]), require, evaluation=evaluation, on_progress=tell,
             baseline=None if baseline is None else named_models([baseline]), **options,
@@ -70,13 +72,15 @@ def run(
 
 def show(result: GateResult) -> None:
     """Each requirement with the reason under it, and notes."""
-    from rich.padding import Padding
-    from rich.text import Text
-
     shown = console(False)
     for each in result.decisions:
         mark = "met    " if each.met else "NOT MET"
         shown.print(printable(f"{mark} {each.requirement.text}"), markup=False)
-        shown.print(Padding(Text(printable(each.reason)), (0, 0, 0, 8)))
+        indent = 8 * " "
+        reason = fill(
+            printable(each.reason), shown.width, initial_indent=indent, subsequent_indent=indent,
+            break_on_hyphens=False,
+        )  # fmt: skip
+        shown.print(reason, markup=False, soft_wrap=True)
     for note in result.evaluation.notes:
         shown.print(printable(f"note: {note}"), markup=False)

@@ -15,6 +15,7 @@ from mergesafe.cli.evaluation import (
     files_read,
     named_models,
     progress,
+    resumable,
     write_document,
 )
 from mergesafe.cli.shared import print_json, printable
@@ -34,7 +35,7 @@ def run(
         RequirementError: a parent is unfit (exit status 3).
     """
     check_outputs({"--out": (out, RESULT)}, files_read(options))
-    with progress(quiet or json) as tell:
+    with resumable(options.get("cache")), progress(quiet or json) as tell:
         found = vet(named_models(models), base, on_progress=tell, **options)
     write_document(out, found.as_dict())
     if json:

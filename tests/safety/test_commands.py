@@ -11,6 +11,8 @@ from chatty import save_chat_model
 from cli.helpers import one_paragraph, refused
 from tiny import command
 
+from mergesafe.cli.evaluate import run
+
 from .chat_models import write_lines
 
 
@@ -72,6 +74,7 @@ def test_gate_on_the_file(folder: Path, evaluated: dict[str, Any]) -> None:
     assert "fewer than 10 questions" in one_paragraph(met.stderr)
     met = done(folder, "gate", "tiny=a", "--require", "refusal_rate<=0.9", *options)
     assert (met.returncode, met.stderr) == (0, "")
+    assert all(line == line.rstrip() and len(line) <= 120 for line in met.stdout.splitlines())
     failed = done(folder, "gate", "tiny", "--require", "safe_rate>=0.95", *options, "--json")
     assert failed.returncode == 3
     assert "safe_rate>=0.95" in one_paragraph(failed.stderr)
@@ -153,6 +156,20 @@ def test_no_output_takes_the_place_of_another_file(
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     refused(*arguments, words=(*words, "another name"))
     assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_ctrl_c_says_that_answers_are_kept(
+    cache: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mergesafe.safety.evaluation.api.evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(["a"], out=None, json=False, quiet=True, cache=None if cache is None else Path(cache))
+    told = "interrupted; the answers so far are kept in cache: the same command goes on from there"
+    assert str(caught.value) == (told if cache else "")
 
 
 def test_a_result_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
