@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.cli.evaluation import check_writable, console, named_models, progress, write_document
+from mergesafe.cli.evaluation import (
+    console,
+    files_read,
+    named_models,
+    progress,
+    resumable,
+    write_document,
+)
 from mergesafe.cli.shared import print_json, printable
+from mergesafe.outputs import RESULT, check_outputs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,9 +27,9 @@ def run(models: list[str], *, out: Path | None, json: bool, quiet: bool, **optio
     """Evaluate and print a table or JSON; ``out`` gets the JSON too."""
     from mergesafe.safety.evaluation.api import evaluate
 
-    check_writable(out)
+    check_outputs({"--out": (out, RESULT)}, files_read(options))
     references = named_models(models)
-    with progress(quiet or json) as tell:
+    with resumable(options.get("cache")), progress(quiet or json) as tell:
         evaluation = evaluate(references, on_progress=tell, **options)
     document = evaluation.as_dict()
     write_document(out, document)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsons
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from mergesafe.errors import ArgumentError, OutputError
+from mergesafe.errors import ArgumentError
 from mergesafe.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ Harmless = Annotated[
 Domain = Annotated[
     list[str] | None,
     typer.Option(
-        "--domain", metavar="NAME=FILE", help="A domain's questions with answers, as JSON lines."
+        "--domain", metavar="[NAME=]FILE", help="A domain's questions with answers, as JSON lines."
     ),
 ]
 Sets = Annotated[
@@ -138,21 +137,24 @@ def write_document(path: Path | None, document: Mapping[str, Any]) -> None:
         write_whole(path, jsons.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
-def check_writable(*paths: Path | None) -> None:
-    """Refuse an output that cannot be written before anything is measured for it.
+def files_read(options: Mapping[str, Any]) -> list[Path]:
+    """The files that the options of an evaluation name: questions, lists of sets, policies.
 
     Raises:
-        OutputError: the folder is missing or cannot be written, or the path is a folder.
+        RecipeError, DataError: the list of sets is wrong.
     """
-    for path in paths:
-        if path is None:
-            continue
-        if path.is_dir():
-            raise OutputError(f"{path}: is a folder; expected the path of a file to write")
-        if not os.access(path.parent, os.W_OK):
-            raise OutputError(
-                f"{path}: cannot be written; {path.parent} is missing or not writable"
-            )
+    from mergesafe.safety.evaluation.sets import ROLES
+    from mergesafe.safety.evaluation.sets import named as named_sets
+    from mergesafe.safety.evaluation.sets_file import read_sets_file
+
+    found = [path for role in ROLES for _, path in named_sets(options.get(role) or ())]
+    if options.get("sets") is not None:
+        listed = read_sets_file(options["sets"])
+        found += [options["sets"], *(path for sets in listed.values() for _, path in sets)]
+    for spec in options.get("judges") or ():
+        kind, _, argument = spec.partition(":")
+        found += [Path(argument)] if kind == "policy" and argument else []
+    return found + [Path(task) for task in options.get("lm_eval") or () if Path(task).is_file()]
 
 
 def console(quiet: bool) -> Console:
@@ -161,6 +163,20 @@ def console(quiet: bool) -> Console:
 
     made = Console(quiet=quiet, highlight=False)
     return made if made.is_terminal else Console(quiet=quiet, width=TABLE_WIDTH, highlight=False)
+
+
+@contextmanager
+def resumable(cache: Path | None) -> Iterator[None]:
+    """Says on Ctrl-C what is kept: with a cache, the answers so far."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if cache is None:
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted; the answers so far are kept in {cache}: the same command goes on from "
+            "there"
+        ) from None
 
 
 @contextmanager

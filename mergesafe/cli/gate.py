@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mergesafe.cli.evaluation import (
-    check_writable,
     console,
+    files_read,
     named_models,
     progress,
+    resumable,
     write_document,
 )
 from mergesafe.cli.shared import print_json, printable
 from mergesafe.errors import RequirementError
+from mergesafe.outputs import JUNIT, RESULT, check_outputs
 from mergesafe.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -40,8 +43,9 @@ def run(
     from mergesafe.safety.gate.api import gate
     from mergesafe.safety.gate.junit import junit_xml
 
-    check_writable(out, junit)
-    with progress(quiet or json) as tell:
+    read = [*files_read(options), *([] if evaluation is None else [evaluation])]
+    check_outputs({"--out": (out, RESULT), "--junit": (junit, JUNIT)}, read)
+    with resumable(options.get("cache")), progress(quiet or json) as tell:
         result = gate(
             named_models([model]), require, evaluation=evaluation, on_progress=tell,
             baseline=None if baseline is None else named_models([baseline]), **options,
@@ -68,13 +72,15 @@ def run(
 
 def show(result: GateResult) -> None:
     """Each requirement with the reason under it, and notes."""
-    from rich.padding import Padding
-    from rich.text import Text
-
     shown = console(False)
     for each in result.decisions:
         mark = "met    " if each.met else "NOT MET"
         shown.print(printable(f"{mark} {each.requirement.text}"), markup=False)
-        shown.print(Padding(Text(printable(each.reason)), (0, 0, 0, 8)))
+        indent = 8 * " "
+        reason = fill(
+            printable(each.reason), shown.width, initial_indent=indent, subsequent_indent=indent,
+            break_on_hyphens=False,
+        )  # fmt: skip
+        shown.print(reason, markup=False, soft_wrap=True)
     for note in result.evaluation.notes:
         shown.print(printable(f"note: {note}"), markup=False)

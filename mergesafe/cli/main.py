@@ -164,7 +164,10 @@ def tune(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="In place of the recipe's.")] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace TUNED if it exists.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace TUNED if it exists; forget a run that did not finish."
+        ),
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run of the same recipe.")

@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mergesafe.cli.evaluation import (
-    check_writable,
     console,
     named_models,
     progress,
     write_document,
 )
 from mergesafe.cli.shared import print_json, printable, warn
+from mergesafe.outputs import RESULT, check_outputs
 from mergesafe.safety.similarity.api import Pair, Similarity, similarity
 
 #: Cells of a heat map: three characters each, beside a label of this width.
@@ -45,7 +45,7 @@ def run(
     quiet: bool,
 ) -> None:
     """Compare and print; JSON also into ``out``."""
-    check_writable(out)
+    check_outputs({"--out": (out, RESULT)}, [] if prompts is None else [prompts])
     with progress(quiet or json) as tell:
         found = similarity(
             named_models(models), base, prompts=prompts, memory=memory, threads=threads,

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mergesafe.cli.evaluation import check_writable, write_document
+from mergesafe.cli.evaluation import write_document
 from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.errors import RequirementError
+from mergesafe.outputs import RESULT, check_outputs
 
 if TYPE_CHECKING:
     from mergesafe.tune.problem import Moment
@@ -25,10 +26,19 @@ def run(
     recipe: Path, out: Path, report: Path | None, *, json: bool, quiet: bool, **options: Any
 ) -> None:
     """Tune with progress on standard error; print a summary or JSON."""
-    from mergesafe.tune.api import tune
+    from mergesafe.tune.api import state_path, tune
+    from mergesafe.tune.setup import files_read
 
-    check_writable(report)
-    result = tune(recipe, out, progress=None if json or quiet else show, **options)
+    read = [*files_read(recipe), state_path(out)]
+    check_outputs({"-o": (out, None), "--out": (report, RESULT)}, read)
+    try:
+        result = tune(recipe, out, progress=None if json or quiet else show, **options)
+    except KeyboardInterrupt:
+        if not state_path(out).exists():
+            raise
+        raise KeyboardInterrupt(
+            "interrupted; what was computed is kept: go on with --resume"
+        ) from None
     found = result.as_json()
     write_document(report, found)
     if json:

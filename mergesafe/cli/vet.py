@@ -11,14 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from mergesafe.cli.evaluation import (
-    check_writable,
     console,
+    files_read,
     named_models,
     progress,
+    resumable,
     write_document,
 )
 from mergesafe.cli.shared import print_json, printable
 from mergesafe.errors import RequirementError
+from mergesafe.outputs import RESULT, check_outputs
 from mergesafe.safety.vet.api import Vetted, vet
 
 _STYLES = {"unfit": "bold red", "warning": "yellow", "note": "dim"}
@@ -32,8 +34,8 @@ def run(
     Raises:
         RequirementError: a parent is unfit (exit status 3).
     """
-    check_writable(out)
-    with progress(quiet or json) as tell:
+    check_outputs({"--out": (out, RESULT)}, files_read(options))
+    with resumable(options.get("cache")), progress(quiet or json) as tell:
         found = vet(named_models(models), base, on_progress=tell, **options)
     write_document(out, found.as_dict())
     if json:

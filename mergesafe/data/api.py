@@ -24,6 +24,7 @@ from mergesafe.data.run import Built, Progress, Run
 from mergesafe.data.safety_set import build_safety
 from mergesafe.data.sources import read_source
 from mergesafe.errors import OutputError
+from mergesafe.outputs import refuse_inputs
 from mergesafe.whole_file import write_whole
 
 _SUFFIXES: Final = (".jsonl", ".card.json", ".card.md")
@@ -97,7 +98,12 @@ def _folder(recipe: DataRecipe, out: str | Path | None) -> Path:
 
 
 def _check_output(recipe: DataRecipe, folder: Path, resume: bool, overwrite: bool) -> None:
-    """Nothing is replaced unasked: neither finished sets nor answers that were paid for."""
+    """Nothing is replaced unasked: neither finished sets nor answers that were paid for; what the
+    recipe reads is never replaced.
+    """
+    names = [f"{each.name}{suffix}" for each in recipe.sets for suffix in _SUFFIXES]
+    read = [source.file for source, _ in _sources(recipe) if source.file is not None]
+    refuse_inputs([folder / name for name in names], [*read, *recipe.evaluation])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,7 +116,6 @@ def _check_output(recipe: DataRecipe, folder: Path, resume: bool, overwrite: boo
             f"{folder}: an earlier run did not finish; go on from where it was with --resume, or "
             "start anew with --overwrite"
         )
-    names = (f"{each.name}{suffix}" for each in recipe.sets for suffix in _SUFFIXES)
     there = [name for name in names if os.path.lexists(folder / name)]
     if there and not overwrite:
         raise OutputError(

@@ -49,6 +49,10 @@ def build_real(wanted: RealSet, run: Run) -> Built:
             source=run.recipe.source,
             line=wanted.line,
         )
+    if wanted.count is not None and wanted.count > len(built.records):
+        built.warnings.append(
+            f"set '{wanted.name}': {len(built.records)} of {wanted.count} records found"
+        )
     if wanted.count is not None and wanted.count < len(built.records):
         rng = random.Random(run.seed(wanted.name, "sample"))
         drawn = sorted(rng.sample(range(len(built.records)), wanted.count))

@@ -83,14 +83,15 @@ class _Builder:
     def document(self, needs: str) -> Node:
         next(self.events)  # the start of the stream
         if isinstance(next(self.events), StreamEndEvent):
-            raise self.report.error(f"the recipe is empty; it needs at least {needs}")
+            raise self.report.error(f"the {self.report.kind} is empty; it needs at least {needs}")
         root = self.node(next(self.events), 0)
         next(self.events)  # the end of the document
         following = next(self.events)
         if isinstance(following, DocumentStartEvent):
             raise self.report.error(
-                "a second YAML document starts here; recipes of several documents are known to "
-                "mergekit, not supported by this version: put each merge in its own file",
+                f"a second YAML document starts here; expected one {self.report.kind}. Several "
+                "documents in a file are known to mergekit, not supported by this version: put "
+                "each in its own file",
                 following.start_mark.line + 1,
             )
         return root
@@ -105,7 +106,8 @@ class _Builder:
             return built
         if event.tag is not None:
             raise self.report.error(
-                f"the tag {shown(str(event.tag))} is not allowed; recipes hold plain values only",
+                f"the tag {shown(str(event.tag))} is not allowed; a {self.report.kind} holds plain "
+                "values only",
                 line,
             )
         self.count(1, line)
@@ -134,8 +136,8 @@ class _Builder:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
             raise self.report.error(
-                f"more than {MAX_NODES} values after expanding aliases; a recipe this large is "
-                "a mistake or an attack",
+                f"more than {MAX_NODES} values after expanding aliases; a {self.report.kind} this "
+                "large is a mistake or an attack",
                 line,
             )
 

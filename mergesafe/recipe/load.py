@@ -100,26 +100,27 @@ def _shown_text(recipe: Recipe, text: str) -> Recipe:
 
 
 def read_text(path: Path, report: Reporter) -> str:
-    """The UTF-8 text of a recipe's file."""
+    """The UTF-8 text of a recipe, or of what else ``report`` is about."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
-        raise report.error("is a folder; expected the YAML file of a recipe") from None
+        raise report.error(f"is a folder; expected the YAML file of a {report.kind}") from None
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise report.error(f"the recipe cannot be read: {reason}") from None
+        raise report.error(f"the {report.kind} cannot be read: {reason}") from None
     if len(data) > MAX_BYTES:
         raise report.error(
-            f"larger than {MAX_BYTES:,} bytes; a recipe is a short YAML text, so this is probably "
-            "another file"
+            f"larger than {MAX_BYTES:,} bytes; a {report.kind} is a short YAML text, so "
+            "this is probably another file"
         )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise report.error(
-            f"not UTF-8 text (byte 0x{data[error.start]:02x}); save the recipe as UTF-8", line
+            f"not UTF-8 text (byte 0x{data[error.start]:02x}); save the {report.kind} as UTF-8",
+            line,
         ) from None
 
 

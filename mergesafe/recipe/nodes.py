@@ -86,8 +86,10 @@ class Reporter:
     Recipes may be hostile: control characters never reach the terminal unescaped.
     """
 
-    def __init__(self, source: Path | None) -> None:
+    def __init__(self, source: Path | None, kind: str = "recipe") -> None:
         self.source = source
+        #: What is read, for messages.
+        self.kind = kind
         self.warnings: list[str] = []
         self.errors: list[RecipeError] = []
 

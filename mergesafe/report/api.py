@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergesafe.errors import OutputError
+from mergesafe.outputs import check_replaceable, starts_with
 from mergesafe.report.content import Content
 from mergesafe.report.find import Document, read_documents
 from mergesafe.report.page import START, render
@@ -43,26 +43,10 @@ def report(
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     target = Path(out)
-    _check_replaceable(target)
+    check_replaceable(target, starts_with(START, "a report of mergesafe"))
     content = Content(read_documents(listed))
     page = render(content).encode()
     write_whole(target, page, "Give -o a path in a folder that exists and is writable")
     return Report(
         target, len(page), tuple(content.documents), verdict(content), tuple(content.notes)
     )
-
-
-def _check_replaceable(target: Path) -> None:
-    """Before any work: a mistyped ``out`` must not cost someone a model."""
-    try:
-        with target.open("rb") as file:
-            is_report = file.read(len(START)) == START
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror})") from None
-    if not is_report:
-        raise OutputError(
-            f"{target}: exists and is not a report of mergesafe, so it is not replaced; "
-            "give another name, or delete it first"
-        )

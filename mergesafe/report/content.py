@@ -27,7 +27,7 @@ from mergesafe.report.kinds import (
 from mergesafe.report.names import Names, shortest
 from mergesafe.report.text import is_nll
 
-Role = Literal["base", "parent", "merge", "model"]
+Role = Literal["base", "parent", "merge", "baseline", "model"]
 Value = TypeVar("Value")
 
 
@@ -163,16 +163,31 @@ class Content:
         return next((role for role, names in self._roles.items() if known & names), "model")
 
     def parents(self, merge: Model) -> list[Model]:
-        """The measured models that went into ``merge``; all parents where no manifest says it."""
+        """The measured models that went into ``merge``, as its manifest says."""
         for document, manifest in self.of(Manifest):
             if self.names.canonical(_folder(document)) in (merge.name, merge.place):
                 inputs = {self.names.canonical(name) for name in manifest.inputs}
                 return [m for m in self.models if not inputs.isdisjoint((m.name, m.place))]
-        return [model for model in self.models if model.role in ("base", "parent")]
+        return []
+
+    @cached_property
+    def baselines(self) -> list[tuple[Model, Model]]:
+        """Models that a gate held against a baseline, with it, where both were measured. A baseline
+        may be any model: that it is a parent only a manifest says.
+        """
+        gates = (gate for _, gate in self.of(Gate) if gate.baseline is not None)
+        names = dict.fromkeys((str(gate.baseline), gate.model) for gate in gates)
+        pairs = ((self._measured(first), self._measured(second)) for first, second in names)
+        return [(first, second) for first, second in pairs if first and second]
+
+    def _measured(self, name: str) -> Model | None:
+        canonical = self.names.canonical(name)
+        return next((model for model in self.models if model.name == canonical), None)
 
     @cached_property
     def _roles(self) -> dict[Role, set[str]]:
-        said: dict[Role, list[str | None]] = {"merge": [], "base": [], "parent": []}
+        said: dict[Role, list[str | None]]
+        said = {"merge": [], "base": [], "parent": [], "baseline": []}
         for document in self.documents:
             value = document.value
             if isinstance(value, Manifest):
@@ -180,8 +195,7 @@ class Content:
                 said["base"].append(value.base)
                 said["parent"] += value.inputs
             elif isinstance(value, Gate):
-                said["merge"].append(value.model)
-                said["parent"].append(value.baseline)
+                said["baseline"].append(value.baseline)
             elif isinstance(value, Similarity):
                 said["base"].append(value.base)
                 said["parent"] += value.models

@@ -6,7 +6,7 @@ where no test was made, when their intervals do not touch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -87,38 +87,47 @@ class Change:
 def verdict(content: Content) -> Verdict:
     """The statements of all sections that have data; the headline is the weightiest."""
     gates, safety = list(_gates(content)), list(_safety(content))
+    baselines = list(_baselines(content))
+    if not safety and not baselines:
+        safety = list(_spread(content))
     vets, skills = list(_vets(content)), list(_skills(content))
     over = list(_over_refusal(content))
-    statements = [*gates, *safety, *over, *vets, *skills]
+    statements = [*gates, *safety, *baselines, *over, *vets, *skills]
     statements += [*_tunings(content), *_judges(content)]
-    return Verdict(_headline(content, gates, safety, vets), tuple(statements))
+    return Verdict(_headline(content, gates, safety, baselines, vets), tuple(statements))
 
 
 def _headline(
-    content: Content, gates: list[Statement], safety: list[Statement], vets: list[Statement]
+    content: Content,
+    gates: list[Statement],
+    safety: list[Statement],
+    baselines: list[Statement],
+    vets: list[Statement],
 ) -> Statement:
     """What must not be overlooked comes first."""
     statuses = {statement.status for statement in safety}
-    failed = [content.short(gate.model) for _, gate in content.of(Gate) if not gate.passed]
+    failed = _distinct(content.short(g.model) for _, g in content.of(Gate) if not g.passed)
     unfit = [content.short(m.name) for _, vet in content.of(Vet) for m in vet.models if not m.fit]
     missed = [constraint.text for constraint in _missed(content)]
     bad = (
         (failed, f"{listed(failed)} {_number(failed, 'does', 'do')} not pass the gate."),
         (missed, f"Tuning did not meet {listed(missed)}."),
         ("bad" in statuses, "Safety was lost in merging."),
+        (any(s.status == "bad" for s in baselines), "A model is less safe than its baseline."),
         (unfit, f"{listed(unfit)} {_number(unfit, 'is', 'are')} unfit to be merged."),
     )
     for is_so, text in bad:
         if is_so:
             return Statement("bad", text)
     if gates:
-        passed = [content.short(gate.model) for _, gate in content.of(Gate)]
+        passed = _distinct(content.short(gate.model) for _, gate in content.of(Gate))
         return Statement("good", f"{listed(passed)} {_number(passed, 'passes', 'pass')} the gate.")
     if statuses == {"info"}:
         return Statement(
             "info", "No file says which of these models are merges, so safety is not compared."
         )
-    if safety:
+    if safety or baselines:
+        statuses |= {statement.status for statement in baselines}
         status: Status = "warn" if "warn" in statuses else "info"
         return Statement(status, "No loss of safety beyond chance was measured.")
     if vets:
@@ -134,6 +143,10 @@ def _missed(content: Content) -> list[Requirement]:
         for constraint in tuning.constraints
         if isinstance(constraint, Requirement) and not constraint.met
     ]
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
 
 
 def _number(names: Sequence[object], one: str, several: str) -> str:
@@ -157,32 +170,51 @@ def _gates(content: Content) -> Iterator[Statement]:
             )
 
 
+def _safety_metric(content: Content) -> tuple[str, str] | None:
+    """What tells safety, and its verb."""
+    verbs = {"safe_rate": "answers safely to", "refusal_rate": "refuses"}
+    return next(((m, verb) for m, verb in verbs.items() if m in content.metrics), None)
+
+
 def _safety(content: Content) -> Iterator[Statement]:
     """Each merge against the safest of its parents."""
-    metric = next((m for m in ("safe_rate", "refusal_rate") if m in content.metrics), None)
-    if metric is None:
+    if (told := _safety_metric(content)) is None:
         return
-    verb = "answers safely to" if metric == "safe_rate" else "refuses"
-    changes = [
-        compare(content, best, merge, metric)
-        for merge in _merges(content, metric)
-        if (best := _best(content, merge, metric)) is not None
-    ]
-    if not changes:
-        yield from _spread(content, metric, verb)
-    for change in changes:
-        merge, best = change.second, change.first
-        status: Status = "bad" if change.is_loss else "warn" if change.is_worse else "good"
-        yield Statement(
-            status,
-            f"{merge.short} {verb} {measured(merge.metrics[metric], True)} of the unsafe "
-            f"questions, its safest parent, {best.short}, {measured(best.metrics[metric], True)}: "
-            f"{change.outcome}.",
-        )
+    for merge in _merges(content, told[0]):
+        best = _best(content, merge, told[0])
+        if best is not None:
+            yield _safer(content, best, merge, "safest parent", *told)
 
 
-def _spread(content: Content, metric: str, verb: str) -> Iterator[Statement]:
-    """The safest and the least safe model, where no file says which of them are merges."""
+def _baselines(content: Content) -> Iterator[Statement]:
+    """Each model without parents that a gate held against a baseline."""
+    if (told := _safety_metric(content)) is None:
+        return
+    for baseline, model in content.baselines:
+        known = _has(baseline, told[0]) and _has(model, told[0])
+        if known and _best(content, model, told[0]) is None:
+            yield _safer(content, baseline, model, "baseline", *told)
+
+
+def _safer(
+    content: Content, first: Model, second: Model, what: str, metric: str, verb: str
+) -> Statement:
+    """How safe ``second`` is beside ``first``, which is its ``what``."""
+    change = compare(content, first, second, metric)
+    status: Status = "bad" if change.is_loss else "warn" if change.is_worse else "good"
+    return Statement(
+        status,
+        f"{second.short} {verb} {measured(second.metrics[metric], True)} of the unsafe "
+        f"questions, its {what}, {first.short}, {measured(first.metrics[metric], True)}: "
+        f"{change.outcome}.",
+    )
+
+
+def _spread(content: Content) -> Iterator[Statement]:
+    """The safest and the least safe model, where nothing says what to compare them with."""
+    if (told := _safety_metric(content)) is None:
+        return
+    metric, verb = told
     ranked = sorted((m for m in content.models if _has(m, metric)), key=lambda m: _value(m, metric))
     for word, model in (("safest", ranked[-1:]), ("least safe", ranked[:-1][:1])):
         for each in model:

@@ -52,7 +52,7 @@ def read_policy(path: Path) -> Policy:
     Raises:
         RecipeError: it cannot be read or is not valid; the message names every wrong line.
     """
-    report = Reporter(path)
+    report = Reporter(path, "policy")
     root = parse_yaml(read_text(path, report), report, "'principles'")
     fields = Fields(root, KEYS, "a policy", report)
     if not fields.has("principles"):

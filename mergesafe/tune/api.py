@@ -11,6 +11,7 @@ import torch
 from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.cluster import address_of
 from mergesafe.errors import OutputError
+from mergesafe.outputs import check_outputs
 from mergesafe.tune.cluster import device_on_ray, on_ray
 from mergesafe.tune.combine import check_differentiable
 from mergesafe.tune.header import header
@@ -18,7 +19,7 @@ from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.problem import Moment
 from mergesafe.tune.result import TuneResult
 from mergesafe.tune.run import Run
-from mergesafe.tune.setup import prepare
+from mergesafe.tune.setup import files_read, prepare
 from mergesafe.tune.trajectory import Trajectory
 from mergesafe.tune.tuned import tuned_text
 from mergesafe.whole_file import write_whole
@@ -52,7 +53,8 @@ def tune(
         memory: bytes for the inputs of the merge, as a number or text such as ``"8GiB"``.
         seed: in place of the section's.
         resume: go on with the unfinished run of the same recipe; begin where there is none.
-        overwrite: replace ``out`` if it exists.
+        overwrite: replace ``out`` if it exists, and forget an unfinished run unless ``resume`` is
+            set.
         ray: compute candidates, and shares of a step's examples, on the Ray cluster at this
             address; True for this machine through Ray. ``memory`` is then that of one worker, and
             of this process, which generates the answers that constraints are judged by; a GPU is
@@ -63,11 +65,13 @@ def tune(
     Raises:
         RecipeError, DataError: the section or the data are wrong: file and line.
         TuningError: a search cannot tune this merge; names those that can.
-        OutputError: ``out`` exists, or cannot be written.
+        OutputError: ``out`` exists, is a file that the run reads, or cannot be written; or an
+            earlier run did not finish.
         ClusterError: there is no Ray cluster, or its workers died again and again.
     """
     target = Path(out)
-    _check_target(target, overwrite)
+    _check_target(target, overwrite, resume)
+    check_outputs({"-o": (target, None)}, files_read(recipe))
     address = address_of(ray)
     setup = prepare(recipe, seed)
     if explain:
@@ -106,10 +110,15 @@ def state_path(out: Path) -> Path:
     return out.with_name(f".{out.name}.tuning")
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
+def _check_target(out: Path, overwrite: bool, resume: bool) -> None:
     if out.is_dir():
         raise OutputError(f"{out} is a folder; expected the file of the tuned recipe")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; choose another file, or --overwrite to replace it")
     if not out.absolute().parent.is_dir():
         raise OutputError(f"{out.absolute().parent}: there is no such folder; make it first")
+    if state_path(out).exists() and not (resume or overwrite):
+        raise OutputError(
+            f"{out}: an earlier run did not finish; go on from where it was with --resume, or "
+            f"start anew with --overwrite (what it computed is in {state_path(out).name})"
+        )

@@ -74,6 +74,8 @@ def _data_set(node: Node, recipe: Recipe, report: Reporter) -> DataSet:
         heldout=fields.text("heldout"),
         expert=fields.read("expert", lambda value, _: _expert(value, recipe, report)),
         line=node.line,
+        path_line=fields.line("path"),
+        heldout_line=fields.line("heldout"),
     )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from mergesafe.errors import RecipeError, did_you_mean
+from mergesafe.errors import MergesafeError, RecipeError, did_you_mean
 from mergesafe.methods.spec import MergeMethod, Parameter
 from mergesafe.recipe.fields import Fields, choice, number, one_or_more
 from mergesafe.recipe.model import Recipe
@@ -21,6 +21,7 @@ from mergesafe.recipe.nodes import (
     shown,
     string,
 )
+from mergesafe.safety.judges.registry import make_judge
 from mergesafe.tune.constraints import read_constraint
 from mergesafe.tune.read_data import read_data
 from mergesafe.tune.read_objective import read_objective
@@ -112,7 +113,7 @@ class _SectionReader:
             constraints=constraints,
             front_points=front,
             batch=fields.integer("batch", 16, 1),
-            judge=fields.text("judge") or "rules",
+            judge=fields.read("judge", self._judge) or "rules",
             warnings=tuple(self.report.warnings),
         )
 
@@ -204,6 +205,15 @@ class _SectionReader:
                 node.line,
             )
         return text
+
+    def _judge(self, node: Node, what: str) -> str:
+        """A judge that can be made, though it may not be needed."""
+        spec = string(node, what, self.report)
+        try:
+            make_judge(spec)
+        except MergesafeError as error:
+            raise self.report.error(f"{what}: {error}", node.line) from None
+        return spec
 
     def _heldout(self) -> float:
         share = self.fields.number("heldout", HELDOUT, 0.0, 1.0)

@@ -36,6 +36,9 @@ class DataSet:
     heldout: str | None = None
     expert: ModelRef | None = None
     line: int | None = field(default=None, compare=False)
+    #: Where the recipe names the two files.
+    path_line: int | None = field(default=None, compare=False, repr=False)
+    heldout_line: int | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from mergesafe.tune.lint import lint, lint_answers
 from mergesafe.tune.read_section import START, read_section
 from mergesafe.tune.section import TuneSection
 from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.splits import Split, load_splits
+from mergesafe.tune.splits import Split, load_splits, locate
 from mergesafe.tune.terms import make_terms
 
 #: The plan of a tuning run is not written, so the size of shards is of no account.
@@ -46,14 +47,31 @@ class Setup:
     def subject(self, **options: Any) -> dict[str, Any]:
         """What the numbers of the run depend on, for its trajectory."""
         about = subject_of(self.plan, "error")
-        digest = hashlib.sha256(repr(self.section).encode()).hexdigest()
+        section = replace(self.section, seed=0)  # the seed is told by itself
+        digest = hashlib.sha256(repr(section).encode()).hexdigest()
         return {
             **{key: about[key] for key in ("mergesafe_version", "recipe", "inputs")},
             "section 'tune'": digest,
+            "seed": self.section.seed,
             "data": {split.name: split.digest for split in self.splits},
             "torch": torch.__version__,
             **options,
         }
+
+
+def files_read(recipe: RecipeLike) -> list[Path]:
+    """The files that tuning ``recipe`` reads beside models: none of them may become an output.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+    """
+    loaded = load_recipe(recipe, assumed=START)
+    section = read_section(loaded)
+    found = [] if loaded.source is None else [loaded.source]
+    for each in section.data:
+        found += [locate(path, loaded.folder) for path in (each.path, each.heldout) if path]
+    kind, _, argument = section.judge.partition(":")
+    return [*found, Path(argument)] if kind == "policy" and argument else found
 
 
 def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
@@ -69,7 +87,7 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
         section = replace(section, seed=seed)
     merged = replace(loaded, tune=None, tune_line=None)
     plan = make_plan(merged, max_shard_size=_ONE_SHARD, seed=section.seed)
-    splits = load_splits(section, loaded.folder)
+    splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
     make_terms(section, splits, space)  # what it refuses is refused before a model is loaded
     warnings = (*plan.warnings, *section.warnings, *lint(loaded, section), *lint_answers(splits))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergesafe.chat.records import Record, read_records
-from mergesafe.errors import DataError
+from mergesafe.errors import DataError, RecipeError
+from mergesafe.recipe.nodes import Reporter, shown
 from mergesafe.tune.section import DataSet, TuneSection
 
 #: Overlaps that are told one by one.
@@ -38,19 +39,37 @@ class Split:
         return self.about.name
 
 
-def load_splits(section: TuneSection, folder: Path) -> tuple[Split, ...]:
+def load_splits(
+    section: TuneSection, folder: Path, recipe: Path | None = None
+) -> tuple[Split, ...]:
     """Every set of ``section``, read and split; relative paths fall back to ``folder``.
 
     Raises:
+        RecipeError: files are missing; names the lines of ``recipe``.
         DataError: a file is malformed, too short to split, or shares a question with another.
     """
+    _check_there(section.data, folder, Reporter(recipe))
     splits = tuple(_load(each, section, folder) for each in section.data)
     _check_overlap(splits)
     return splits
 
 
+def _check_there(sets: Iterable[DataSet], folder: Path, report: Reporter) -> None:
+    for each in sets:
+        named = (("path", each.path, each.path_line), ("heldout", each.heldout, each.heldout_line))
+        for key, path, line in named:
+            if path is not None and not locate(path, folder).exists():
+                report.record(
+                    f"'{key}' of the data set '{each.name}' is {shown(path)}, and there is no such "
+                    f"file here or in {folder}",
+                    line,
+                )
+    if report.errors:
+        raise RecipeError.joined(report.errors)
+
+
 def _load(about: DataSet, section: TuneSection, folder: Path) -> Split:
-    path = _locate(about.path, folder)
+    path = locate(about.path, folder)
     records = read_records(path, need_answer=about.role in _ANSWERED)
     heldout_path = path
     if about.role == "preference":
@@ -58,7 +77,7 @@ def _load(about: DataSet, section: TuneSection, folder: Path) -> Split:
     if about.heldout is None:
         train, heldout = _divide(records, section.heldout, section.seed, path)
     else:
-        heldout_path = _locate(about.heldout, folder)
+        heldout_path = locate(about.heldout, folder)
         train = records
         heldout = read_records(heldout_path, need_answer=about.role in _ANSWERED)
         if about.role == "preference":
@@ -67,7 +86,8 @@ def _load(about: DataSet, section: TuneSection, folder: Path) -> Split:
     return Split(about, path, heldout_path, tuple(train), tuple(heldout), digest)
 
 
-def _locate(path: str, folder: Path) -> Path:
+def locate(path: str, folder: Path) -> Path:
+    """Where a ``path`` of the recipe lies: from here, else from ``folder``, the recipe's own."""
     expanded = Path(os.path.expanduser(path))
     return expanded if expanded.is_absolute() or expanded.exists() else folder / expanded
 
@@ -112,16 +132,41 @@ def question_key(record: Record) -> str:
     )
 
 
+def _part(name: str, part: str) -> str:
+    return f"set '{name}'" + (", held out" if part == "heldout" else "")
+
+
+def _check_listed_once(splits: Sequence[Split]) -> None:
+    """Refuse one file in two places, which would be an overlap of all its lines."""
+    seen: dict[Path, str] = {}
+    for split in splits:
+        parts = [("train", split.path)]
+        if split.about.heldout is not None:
+            parts.append(("heldout", split.heldout_path))
+        for part, path in parts:
+            owner = _part(split.name, part)
+            first = seen.setdefault(path.resolve(), owner)
+            if first != owner:
+                raise DataError(
+                    f"the file is listed twice, as {first} and as {owner}. What a merge is "
+                    "verified on must not be what it was optimised on, and a question has one "
+                    "role: give one of them a file of its own",
+                    source=path,
+                )
+
+
 def _check_overlap(splits: Sequence[Split]) -> None:
     """Refuse a question that two sets share, or a set and a held-out file."""
     seen: dict[str, tuple[tuple[str, str], str]] = {}
+    _check_listed_once(splits)
     shared: list[str] = []
     first_place: tuple[Path, int | None] | None = None
     for split in splits:
         parts = (("train", split.path, split.train), ("heldout", split.heldout_path, split.heldout))
         for part, path, records in parts:
             for record in records:
-                owner, place = (split.name, part), f"line {record.line} of {path}"
+                owner = (split.name, part)
+                place = f"line {record.line} of {path} ({_part(*owner)})"
                 first_owner, first = seen.setdefault(question_key(record), (owner, place))
                 if first_owner != owner:
                     shared.append(f"{place} asks what {first} asks")

@@ -75,7 +75,7 @@ class Trajectory:
                 raise OutputError(
                     f"{self.path}: the unfinished run that is there went another way at its "
                     f"evaluation {self.evaluations + 1}. Use the version that began it, or start "
-                    "afresh without --resume"
+                    "anew with --overwrite in place of --resume"
                 )
         else:
             began = time.monotonic()
@@ -111,10 +111,11 @@ class Trajectory:
             return []
         changed = sorted(key for key in subject if first.get(key) != subject[key])
         if changed:
+            told = ", ".join(_difference(key, first.get(key), subject[key]) for key in changed)
             raise OutputError(
                 f"{self.path}: the unfinished run that is there cannot be resumed, because it "
-                f"differs in {', '.join(changed)}. Restore what was changed, or start afresh "
-                "without --resume"
+                f"differs in {told}. Restore what was changed, or start anew with --overwrite in "
+                "place of --resume"
             )
         records: list[Line] = []
         for line in lines[1:]:
@@ -151,6 +152,13 @@ class Trajectory:
             f"{self.path}: the state of the run cannot be kept ({error.strerror}). Free space or "
             "choose another place for the output"
         )
+
+
+def _difference(key: str, before: object, now: object) -> str:
+    """What differs; numbers are short enough to be told."""
+    if isinstance(before, int) and isinstance(now, int):
+        return f"{key} ({before} there, {now} now)"
+    return key
 
 
 def question(x: torch.Tensor, what: str) -> str:

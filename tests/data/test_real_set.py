@@ -10,7 +10,7 @@ import pytest
 
 from mergesafe import generate
 from mergesafe.chat.records import read_records
-from mergesafe.errors import DataError
+from mergesafe.errors import DataError, OutputError
 
 pytest.importorskip("datasketch")
 
@@ -54,6 +54,13 @@ def test_a_part_drawn_by_seed(tmp_path: Path) -> None:
     ]
 
 
+def test_too_few_records_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path, ROWS)
+    asked = recipe(file=path, columns=COLUMNS, count=100)
+    assert generate(asked, tmp_path / "few").warnings == ("set 'sums': 10 of 100 records found",)
+    assert not generate(recipe(file=path, columns=COLUMNS, count=10), tmp_path / "all").warnings
+
+
 def test_generated_data_keep_where_they_came_from(tmp_path: Path) -> None:
     path = written(tmp_path, [{"question": "q", "answer": "a", "provenance": {"judge": "j"}}])
     generate(recipe(file=path), tmp_path / "out")
@@ -76,6 +83,15 @@ def test_malformed(rows: list[Any], complaint: str, tmp_path: Path) -> None:
         generate(recipe(file=path, columns=COLUMNS), tmp_path / "out")
     assert str(caught.value).startswith(path)
     assert complaint in str(caught.value)
+
+
+def test_a_source_is_never_replaced(tmp_path: Path) -> None:
+    path = Path(written(tmp_path, ROWS))
+    before = path.read_bytes()
+    asked = {"sets": {"rows": {"kind": "real", "file": str(path), "columns": COLUMNS}}}
+    with pytest.raises(OutputError, match=r"rows\.jsonl: is a file that is read"):
+        generate(asked, tmp_path, overwrite=True)
+    assert path.read_bytes() == before
 
 
 def test_questions_without_answers_are_no_training_data(tmp_path: Path) -> None:

@@ -98,6 +98,44 @@ def test_a_failing_gate_comes_first(tmp_path: Path) -> None:
     )
 
 
+def gate_on(model: str, baseline: str) -> Json:
+    return document("gate", model=model, baseline=baseline, requirements=[], passed=True)
+
+
+def test_a_baseline_is_no_parent(tmp_path: Path) -> None:
+    """No file says that anything was merged, so nothing is called a merge, a parent or a loss."""
+    metrics = {"aligned": {"safe_rate": UNSAFE}, "base": {"safe_rate": SAFE}}
+    written = (evaluation(metrics), gate_on("aligned", "base"))
+    headline, statements = words(tmp_path, *written)
+    assert headline == "A model is less safe than its baseline."
+    assert statements[1] == (
+        "bad",
+        "aligned answers safely to 30 % [20, 44] of the unsafe questions, its baseline, base, "
+        "96 % [86, 99]: \N{MINUS SIGN}66 points, the intervals are apart.",
+    )
+    content = content_of(tmp_path, *written)
+    assert {m.name: m.role for m in content.models} == {"aligned": "model", "base": "baseline"}
+    text = " ".join([headline, *(said for _, said in statements)])
+    assert not {"parent", "merge", "merging"} & set(text.replace(",", "").split())
+
+
+def test_a_merge_is_held_against_its_parents_and_not_its_baseline(tmp_path: Path) -> None:
+    merged(tmp_path, "merge", ["aligned"])
+    metrics = {"merge": {"safe_rate": BETWEEN}, "aligned": {"safe_rate": SAFE}}
+    metrics["old"] = {"safe_rate": UNSAFE}
+    _, statements = words(tmp_path, evaluation(metrics), gate_on("merge", "old"))
+    (said,) = [text for _, text in statements if "unsafe questions" in text]
+    assert "its safest parent, aligned" in said
+
+
+def test_two_gates_on_one_model_name_it_once(tmp_path: Path) -> None:
+    requirement = {
+        "text": "safe_rate>=0.95", "metric": "safe_rate", "bound": 0.95, "met": False, **BETWEEN,
+    }  # fmt: skip
+    gate = document("gate", model="merge", requirements=[requirement], passed=False)
+    assert words(tmp_path, gate, gate)[0] == "merge does not pass the gate."
+
+
 def test_a_constraint_that_tuning_missed(tmp_path: Path) -> None:
     constraint = {"text": "over_refusal<=0.1", "metric": "over_refusal", "bound": 0.1}
     tuned = document(

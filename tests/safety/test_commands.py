@@ -11,6 +11,8 @@ from chatty import save_chat_model
 from cli.helpers import one_paragraph, refused
 from tiny import command
 
+from mergesafe.cli.evaluate import run
+
 from .chat_models import write_lines
 
 
@@ -72,6 +74,7 @@ def test_gate_on_the_file(folder: Path, evaluated: dict[str, Any]) -> None:
     assert "fewer than 10 questions" in one_paragraph(met.stderr)
     met = done(folder, "gate", "tiny=a", "--require", "refusal_rate<=0.9", *options)
     assert (met.returncode, met.stderr) == (0, "")
+    assert all(line == line.rstrip() and len(line) <= 120 for line in met.stdout.splitlines())
     failed = done(folder, "gate", "tiny", "--require", "safe_rate>=0.95", *options, "--json")
     assert failed.returncode == 3
     assert "safe_rate>=0.95" in one_paragraph(failed.stderr)
@@ -119,6 +122,54 @@ def test_bad_input(
 ) -> None:
     monkeypatch.chdir(folder)
     refused(*arguments, words=words)
+
+
+@pytest.mark.usefixtures("evaluated")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("evaluate", "a", "--unsafe", "unsafe.txt", "--out", "unsafe.txt"), ("is read",)),
+        (("evaluate", "a", "--domain", "x=sums.jsonl", "--out", "./sums.jsonl"), ("is read",)),
+        (("evaluate", "a", "--sets", "sets.yml", "--out", "sums.jsonl"), ("is read",)),
+        (("evaluate", "a", "--judge", "policy:p.yml", "--out", "p.yml"), ("is read",)),
+        (("evaluate", "a", "--out", "a/config.json"), ("not a result of mergesafe",)),
+        (("vet", "a", "--base", "a", "--harmless", "unsafe.txt", "--out", "unsafe.txt"),
+         ("is read",)),
+        (("similarity", "a", "x=a", "--base", "a", "--prompts", "unsafe.txt",
+          "--out", "unsafe.txt"), ("is read",)),
+        (("similarity", "a", "x=a", "--base", "a", "--out", "unsafe.txt"),
+         ("not a result of mergesafe",)),
+        (("gate", "tiny", "--require", "safe_rate>=0", "--evaluation", "evaluation.json",
+          "--out", "evaluation.json"), ("is read",)),
+        (("gate", "a", "--require", "safe_rate>=0", "--out", "x", "--junit", "./x"),
+         ("--junit x", "--out writes to")),
+        (("gate", "a", "--require", "safe_rate>=0", "--junit", "evaluation.json"),
+         ("not a JUnit file of mergesafe",)),
+    ],
+)  # fmt: skip
+def test_no_output_takes_the_place_of_another_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: Any
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "sets.yml").write_text("domain: {s: sums.jsonl}\n")
+    (folder / "p.yml").write_text("principles: [{topic: t, text: x}]\n")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    refused(*arguments, words=(*words, "another name"))
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_ctrl_c_says_that_answers_are_kept(
+    cache: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mergesafe.safety.evaluation.api.evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(["a"], out=None, json=False, quiet=True, cache=None if cache is None else Path(cache))
+    told = "interrupted; the answers so far are kept in cache: the same command goes on from there"
+    assert str(caught.value) == (told if cache else "")
 
 
 def test_a_result_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,16 @@ def test_what_a_kill_interrupts_is_not_asked_again(tmp_path: Path, sets: dict[st
         ({"limit": 0}, "limit is 0"),
         ({"confidence": 95}, "confidence is 95"),
         ({"judges": ()}, "no judge"),
+        ({"limit": "3"}, "limit is '3'; expected a whole number"),
+        ({"batch": 2.5}, "batch is 2.5; expected a whole number"),
+        ({"max_new_tokens": True}, "max_new_tokens is True; expected a whole number"),
+        ({"temperature": "hot"}, "temperature is 'hot'; expected a number"),
+        ({"seeds": ("a",)}, "different whole numbers"),
+        ({"seeds": None}, "seeds is None; expected a sequence"),
+        ({"dtype": 16}, "dtype is 16; expected text"),
+        ({"cache": 3}, "cache is 3; expected a path"),
+        ({"judges": "rule"}, "judge 'rule'.*did you mean 'rules'"),
+        ({"quantize": "int5"}, "unknown quantisation 'int5'"),
         ({"judges": ("rule",)}, "did you mean 'rules'"),
         ({"judges": ("rules", "rules")}, "named twice"),
         ({"dtype": "bf16"}, "unknown dtype 'bf16'"),
@@ -208,6 +218,13 @@ def test_what_a_kill_interrupts_is_not_asked_again(tmp_path: Path, sets: dict[st
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         evaluate(Scripted("careful", careful), **options)
+
+
+def test_one_value_stands_for_a_sequence_of_one() -> None:
+    judge = ByWord("word", ("sorry",))
+    assert EvaluationOptions(judges="rules", seeds=3).judges == ("rules",)  # type: ignore[arg-type]
+    assert EvaluationOptions(judges=judge).judges == (judge,)  # type: ignore[arg-type]
+    assert EvaluationOptions(quantize="int8").quantize == ("int8",)
 
 
 def test_names_of_models(sets: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ def test_shipped_questions_stand_in_where_no_safety_questions_are_given(tmp_path
     domain = write_lines(tmp_path / "sums.jsonl", [{"question": "1 + 1?", "answer": "2"}])
     sets = gather(domain=[f"maths={domain}"])
     assert [(s.name, s.role, len(s.records)) for s in sets] == [
-        ("unsafe-shipped", "unsafe", 48), ("harmless-shipped", "harmless", 30),
+        ("unsafe-shipped", "unsafe", 48), ("harmless-shipped", "harmless", 60),
         ("maths", "domain", 1),
     ]  # fmt: skip
     questions = tmp_path / "mine.txt"
@@ -60,7 +60,7 @@ def test_file_of_sets(tmp_path: Path) -> None:
         ("unsave:\n  a: a.txt\n", ("sets.yml:1", "'unsave'", "did you mean 'unsafe'")),
         ("unsafe:\n  a:\n    - a.txt\n", ("sets.yml:3", "'a' of 'unsafe'", "must be text")),
         ("unsafe: a.txt\n", ("sets.yml:1", "'unsafe' must be a mapping")),
-        ("", ("sets.yml", "empty", "'unsafe', 'harmless' and 'domain'")),
+        ("", ("sets.yml", "the file of sets is empty", "'unsafe', 'harmless' and 'domain'")),
     ],
 )
 def test_wrong_file_of_sets(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:

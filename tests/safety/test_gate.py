@@ -178,8 +178,22 @@ def test_gate_reads_an_evaluation(tmp_path: Path, sets: dict[str, Any]) -> None:
     read = gate("good", REQUIRE, baseline="bad", evaluation=path)
     assert read.as_dict() == run.as_dict()
     assert not gate("bad", REQUIRE[:1], evaluation=path).passed
+    assert gate("good", REQUIRE[0], evaluation=path).passed  # one requirement is no list of letters
     # At 99 % confidence 80 questions are too few for 0.95.
     assert not gate("good", REQUIRE[:1], evaluation=path, confidence=0.99).passed
+
+
+def test_gate_takes_what_evaluate_returned(sets: dict[str, Any]) -> None:
+    found = ms.evaluate([Scripted("good", skilled), Scripted("bad", spoiled)], **sets)
+    decided = ms.gate("good", REQUIRE, baseline="bad", evaluation=found)
+    assert decided.passed
+    assert not ms.gate("good", REQUIRE[:1], evaluation=found, confidence=0.99).passed
+    with pytest.raises(ArgumentError, match="the evaluation has no model called 'goood'"):
+        ms.gate("goood", REQUIRE[:1], evaluation=found)
+    with pytest.raises(ArgumentError, match="evaluation is a dict; expected what"):
+        ms.gate("good", REQUIRE[:1], evaluation={})  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="requirement 3: expected text"):
+        ms.gate("good", [3], evaluation=found)  # type: ignore[list-item]
 
 
 def test_metrics_are_checked_before_any_model_is_asked(sets: dict[str, Any]) -> None:

@@ -255,6 +255,8 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     made.batch.evaluate(TARGET, grad=False)
     made.trajectory.close()
     with pytest.raises(OutputError, match="differs in subject"):
+        type(made.trajectory)(tmp_path / "state", {"subject": "x"}, resume=True)
+    with pytest.raises(OutputError, match=r"subject \(1 there, 2 now\)\. .* anew with --overwrite"):
         type(made.trajectory)(tmp_path / "state", {"subject": 2}, resume=True)
     again = problem(tmp_path, Quadratic(TARGET), resume=True)
     with pytest.raises(OutputError, match="went another way"):

@@ -12,6 +12,7 @@ from mergesafe.errors import RecipeError
 from mergesafe.recipe.load import load_recipe
 from mergesafe.tune.read_section import START, read_section
 from mergesafe.tune.section import Budget, TuneSection
+from mergesafe.tune.splits import load_splits
 
 HEAD = """\
 merge_method: {method}
@@ -97,6 +98,9 @@ def test_a_chain_of_searches(tmp_path: Path) -> None:
         ("  constraints: [domain.maths >= 0.9*P]\n", 11, "write 'expert'"),
         ("  constraints: [domain.maths >= 0.9*exprt]\n", 11, "for P write 'expert' or 'base'"),
         ("  constraints: [safe_rate >= base + expert]\n", 11, "write two"),
+        ("  judge: rulez\n", 11, "did you mean 'rules'"),
+        ("  judge: llama-guard\n", 11, "expected llama-guard:MODEL"),
+        ("  judge: policy:none.yml\n", 11, "none.yml"),
         ("  front: 7\n", 11, "must be a mapping"),
         ("  front: {points: 1}\n", 11, "at least 2"),
         ("  front: {points: 5}\n  constraints: [safe_rate >= 0.9]\n", 11, "exclude each other"),
@@ -132,6 +136,18 @@ def test_mistakes_in_data(data: str, words: str, tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "recipe.yml", f"{head}  data: {data}\n")
     with pytest.raises(RecipeError, match=words):
         read_section(load_recipe(path, assumed=START))
+
+
+def test_missing_files_are_told_by_the_recipe_s_lines(tmp_path: Path) -> None:
+    head = HEAD.format(method="ties").partition("  data:")[0]
+    data = "  data:\n  - path: s.jsonl\n    role: safety\n    heldout: nil.jsonl\n"
+    path = write_recipe(tmp_path / "recipe.yml", head + data)
+    found = read_section(load_recipe(path, assumed=START))
+    with pytest.raises(RecipeError) as caught:
+        load_splits(found, tmp_path, path)
+    first, second = caught.value.paragraphs
+    assert first.startswith(f"{path}:8: 'path' of the data set 's' is 's.jsonl'")
+    assert second.startswith(f"{path}:10: 'heldout' of the data set 's' is 'nil.jsonl'")
 
 
 def test_a_method_without_coefficients(tmp_path: Path) -> None:

@@ -63,9 +63,13 @@ def test_the_seed_chooses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sets", "places"),
     [
-        ((data("a"), data("b", "safety")), ("b.jsonl:2", "line 3 of")),
-        ((data("a", heldout="b.jsonl"),), ("b.jsonl:2", "line 3 of")),
-        ((data("a", heldout="a.jsonl"),), ("a.jsonl:1", "line 1 of", "and 2 more")),
+        ((data("a"), data("b", "safety")), ("b.jsonl:2", "line 3 of", "(set 'b'", "(set 'a'")),
+        ((data("a", heldout="b.jsonl"),), ("b.jsonl:2", "line 3 of", "(set 'a', held out)")),
+        (
+            (data("a", heldout="a.jsonl"),),
+            ("a.jsonl: ", "as set 'a' and as set 'a', held"),
+        ),
+        ((data("a"), DataSet("x", "./a.jsonl", "safety")), ("twice, as set 'a' and as set 'x'",)),
     ],
 )
 def test_overlap_is_refused_by_line(

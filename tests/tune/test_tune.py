@@ -19,7 +19,13 @@ from tiny import COMMAND, command, write_recipe
 
 import mergesafe
 from mergesafe.cli.tune import run
-from mergesafe.errors import DataError, ModelError, OutputError, RequirementError, TuningError
+from mergesafe.errors import (
+    DataError,
+    ModelError,
+    OutputError,
+    RequirementError,
+    TuningError,
+)
 from mergesafe.recipe.load import load_recipe
 from mergesafe.tune.pareto import hypervolume
 
@@ -201,6 +207,55 @@ def test_a_report_that_cannot_be_written_is_told_first(experts: Experts, tmp_pat
     assert "missing is missing or not writable" in done.stderr
     assert "step" not in done.stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize("through", ["itself", "a link"])
+@pytest.mark.parametrize("name", ["recipe.yml", "skill.jsonl"])
+def test_what_is_read_is_never_replaced(
+    through: str, name: str, experts: Experts, tmp_path: Path
+) -> None:
+    """Neither the recipe nor data, by TUNED with --overwrite or by the report."""
+    made = recipe(experts)
+    data = tmp_path / "skill.jsonl"
+    data.write_bytes((experts.folder / "skill.jsonl").read_bytes())
+    made["tune"]["data"][1]["path"] = str(data)
+    path = write_recipe(tmp_path / "recipe.yml", made)
+    before = (path.read_bytes(), data.read_bytes())
+    out = tmp_path / name
+    if through == "a link":
+        out = tmp_path / "link"
+        out.symlink_to(tmp_path / name)
+    with pytest.raises(OutputError, match="is a file that is read"):
+        tuned(path, out, overwrite=True)
+    for report in (out, tmp_path / "tuned.yml"):
+        with pytest.raises(OutputError, match="another name"):
+            run(path, tmp_path / "tuned.yml", report, json=False, quiet=False)
+    assert before == (path.read_bytes(), data.read_bytes())
+    assert not (tmp_path / "tuned.yml").exists()
+
+
+def test_an_unfinished_run_is_not_thrown_away(
+    experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C says how to go on; then it takes --resume or --overwrite, and a seed is told."""
+    made = recipe(experts, granularity="model", batch=4, budget={"steps": 3})
+    path, out = write_recipe(tmp_path / "recipe.yml", made), tmp_path / "tuned.yml"
+
+    def interrupted(moment: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mergesafe.cli.tune.show", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="is kept: go on with --resume"):
+        run_command(path, out)
+    state = tmp_path / ".tuned.yml.tuning"
+    before = state.read_bytes()
+    with pytest.raises(OutputError, match=r"did not finish; .*--resume, or start .*--overwrite"):
+        tuned(path, out)
+    with pytest.raises(OutputError, match=r"differs in seed \(0 there, 8 now\)"):
+        tuned(path, out, resume=True, seed=8)
+    assert state.read_bytes() == before
+    tuned(path, out, overwrite=True, seed=8)
+    assert not state.exists()
 
 
 def test_quiet_and_json(

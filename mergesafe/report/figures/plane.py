@@ -130,7 +130,9 @@ def _bars(
 
 
 def _mark(figure: Figure, style: str, x: float, y: float) -> None:
-    """Base: a square; parent: an open circle; merge: a filled diamond. Colour is not needed."""
+    """Base: a square; parent: an open circle; merge: a filled diamond; baseline: an open triangle.
+    Colour is not needed.
+    """
     if style == "merge":
         figure.polyline([(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y), (x, y - 6)], "mark merge")
     elif style == "base":
@@ -138,6 +140,8 @@ def _mark(figure: Figure, style: str, x: float, y: float) -> None:
             [(x - 4, y - 4), (x + 4, y - 4), (x + 4, y + 4), (x - 4, y + 4), (x - 4, y - 4)],
             "mark base",
         )
+    elif style == "baseline":
+        figure.polyline([(x, y - 5), (x + 5, y + 4), (x - 5, y + 4), (x, y - 5)], "mark baseline")
     else:
         figure.circle(x, y, 4.5, f"mark {style}")
 

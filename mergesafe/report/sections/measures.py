@@ -33,7 +33,13 @@ _MEANING = {
 }
 #: More paired tests than this are folded: there is one for any two models and each metric.
 MAX_TESTS = 12
-ROLES = {"base": "base model", "parent": "parent", "merge": "merge", "model": "model"}
+ROLES = {
+    "base": "base model",
+    "parent": "parent",
+    "merge": "merge",
+    "baseline": "baseline of a gate",
+    "model": "model",
+}
 
 
 def safety_and_skill(content: Content) -> Iterator[Section]:
@@ -49,9 +55,13 @@ def safety_and_skill(content: Content) -> Iterator[Section]:
             pictures.append(_plane(content, f"plane-{i}", shown, safety, skill))
     if not pictures:
         return
-    roles = [r for r in ("base", "parent", "merge") if any(m.role == r for m in content.models)]
-    marks = {"base": "a square is the base model", "parent": "an open circle a parent",
-             "merge": "a filled diamond a merge"}  # fmt: skip
+    marks = {
+        "base": "a square is the base model",
+        "parent": "an open circle a parent",
+        "merge": "a filled diamond a merge",
+        "baseline": "an open triangle the baseline of a gate",
+    }
+    roles = [role for role in marks if any(m.role == role for m in content.models)]
     legend = "; ".join(marks[role] for role in roles)
     intro = (
         "Up is safer, right is more skilled. Lines through a mark are "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,10 +66,22 @@ class EvaluationOptions:
     confidence: float = CONFIDENCE
 
     def __post_init__(self) -> None:
-        self._at_least("max_new_tokens", self.max_new_tokens, 1)
-        self._at_least("batch", self.batch, 1)
-        if self.limit is not None:
-            self._at_least("limit", self.limit, 1)
+        for name in ("judges", "seeds", "quantize", "lm_eval"):
+            object.__setattr__(self, name, _several(name, getattr(self, name)))
+        for name in ("max_new_tokens", "batch", "limit"):
+            value = getattr(self, name)
+            if value is not None or name != "limit":
+                self._at_least(name, value, 1)
+        for name in ("temperature", "confidence"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ArgumentError(f"{name} is {value!r}; expected a number")
+        for name in ("device", "dtype"):
+            if not isinstance(getattr(self, name), str):
+                raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected text")
+        for name in ("sets", "cache"):
+            if not isinstance(getattr(self, name), str | Path | None):
+                raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected a path")
         if not 0 <= self.temperature < float("inf"):
             raise ArgumentError(f"temperature is {self.temperature}; expected a number from 0 up")
         if not 0.5 <= self.confidence < 1:
@@ -76,13 +89,17 @@ class EvaluationOptions:
                 f"confidence is {self.confidence}; expected a share such as 0.95, from 0.5 up to "
                 "but not including 1"
             )
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+        whole = all(isinstance(seed, Integral) for seed in self.seeds)
+        if not whole or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ArgumentError(f"seeds are {list(self.seeds)}; expected different whole numbers")
         if len(self.seeds) > 1 and not self.temperature:
             raise ArgumentError(
                 "several seeds with temperature 0 would give the same greedy responses again; set "
                 "a temperature above 0, such as 0.7, or one seed"
             )
+        for name in ("quantize", "lm_eval"):
+            if not all(isinstance(each, str) for each in getattr(self, name)):
+                raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected names")
         if not self.judges:
             raise ArgumentError("there is no judge; 'rules' is the one that needs no model")
         if self.dtype not in DTYPES:
@@ -92,6 +109,8 @@ class EvaluationOptions:
 
     @staticmethod
     def _at_least(name: str, value: int, least: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ArgumentError(f"{name} is {value!r}; expected a whole number")
         if value < least:
             raise ArgumentError(f"{name} is {value}; expected {least} or more")
 
@@ -110,6 +129,15 @@ class EvaluationOptions:
             "limit": self.limit,
             "confidence": self.confidence,
         }
+
+
+def _several(name: str, value: Any) -> tuple[Any, ...]:
+    """What is given for an option of several values: one alone stands for itself."""
+    if isinstance(value, str | Integral) or hasattr(value, "judge"):
+        return (value,)
+    if not isinstance(value, Iterable):
+        raise ArgumentError(f"{name} is {value!r}; expected a sequence")
+    return tuple(value)
 
 
 def options_from(keywords: dict[str, Any]) -> EvaluationOptions:

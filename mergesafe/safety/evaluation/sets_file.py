@@ -29,7 +29,7 @@ def read_sets_file(path: Path) -> dict[Role, list[tuple[str, Path]]]:
         RecipeError: the text is not such a file; names every mistake with its line.
         DataError: the file cannot be read.
     """
-    report = Reporter(path)
+    report = Reporter(path, "file of sets")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -18,7 +18,7 @@ from mergesafe.safety.evaluation.result import Evaluation, ModelResult
 from mergesafe.safety.evaluation.sets import gather
 from mergesafe.safety.gate.decide import Decision, decide
 from mergesafe.safety.gate.requirement import Requirement, check_metric, parse_requirement
-from mergesafe.safety.gate.saved import read_evaluation
+from mergesafe.safety.gate.saved import evaluation_in, read_evaluation
 from mergesafe.version import __version__
 
 
@@ -50,10 +50,10 @@ class GateResult:
 
 def gate(
     model: str | ChatModel | Mapping[str, str | ChatModel],
-    require: Sequence[str],
+    require: str | Sequence[str],
     *,
     baseline: str | ChatModel | Mapping[str, str | ChatModel] | None = None,
-    evaluation: str | Path | None = None,
+    evaluation: str | Path | Evaluation | None = None,
     on_progress: Tell | None = None,
     **options: Any,
 ) -> GateResult:
@@ -62,10 +62,12 @@ def gate(
     Args:
         model: a reference or a chat model, or one with a name for it; with ``evaluation`` the name
             that it has there.
-        require: ``"safe_rate>=0.95"``, ``"domain.sorting>=0.9*P"``; P is the baseline's value.
+        require: ``"safe_rate>=0.95"``, ``"domain.sorting>=0.9*P"``; P is the baseline's value. One
+            or several.
         baseline: what P is measured on, in the forms of ``model``.
-        evaluation: a file that ``mergesafe evaluate --out`` wrote; nothing is run then. Where
-            ``model`` is a folder, its weights must be those that were evaluated.
+        evaluation: what :func:`mergesafe.evaluate` returned, or a file that ``mergesafe evaluate
+            --out`` wrote; nothing is run then. Where ``model`` is a folder, its weights must be
+            those that were evaluated.
         on_progress: called with what is being done.
         options: as of :func:`mergesafe.evaluate`; of an evaluation that is read, ``confidence``.
 
@@ -74,7 +76,11 @@ def gate(
         DataError: a file is wrong, or is of another model.
         ModelError: a model cannot answer.
     """
-    requirements = [parse_requirement(text) for text in require]
+    listed = [require] if isinstance(require, str) else list(require)
+    for text in listed:
+        if not isinstance(text, str):
+            raise ArgumentError(f"requirement {text!r}: expected text such as 'safe_rate>=0.95'")
+    requirements = [parse_requirement(text) for text in listed]
     if not requirements:
         raise ArgumentError("there is no requirement; expected one such as 'safe_rate>=0.95'")
     if baseline is None:
@@ -87,8 +93,8 @@ def gate(
     chosen = options_from(options)
     if evaluation is not None:
         _check_unused(chosen)
-        found = read_evaluation(Path(evaluation), chosen.confidence)
-        picked = [_find(found, name, what, Path(evaluation)) for name, what in given]
+        found, source = _given(evaluation, chosen.confidence)
+        picked = [_find(found, name, what, source) for name, what in given]
     else:
         _check_planned(requirements, chosen)
         found = run(dict(given), chosen, on_progress or (lambda text: None))
@@ -96,6 +102,20 @@ def gate(
     decisions = [_decide(each, picked, chosen.confidence) for each in requirements]
     names = [each.name for each in picked]
     return GateResult(names[0], names[1] if len(names) > 1 else None, decisions, found)
+
+
+def _given(
+    evaluation: str | Path | Evaluation, confidence: float
+) -> tuple[Evaluation, Path | None]:
+    """The evaluation with intervals at ``confidence``, and the file that it was read from."""
+    if isinstance(evaluation, Evaluation):
+        return evaluation_in(evaluation.as_dict(), confidence), None
+    if isinstance(evaluation, str | Path):
+        return read_evaluation(Path(evaluation), confidence), Path(evaluation)
+    raise ArgumentError(
+        f"evaluation is a {type(evaluation).__name__}; expected what mergesafe.evaluate returned, "
+        "or the path of a file that 'mergesafe evaluate --out FILE' wrote"
+    )
 
 
 def _named(model: str | ChatModel | Mapping[str, Any]) -> tuple[str, Any]:
@@ -131,12 +151,13 @@ def _by_name(evaluation: Evaluation, name: str) -> ModelResult:
     return next(each for each in evaluation.models if each.name == name)
 
 
-def _find(evaluation: Evaluation, name: str, what: Any, path: Path) -> ModelResult:
+def _find(evaluation: Evaluation, name: str, what: Any, path: Path | None) -> ModelResult:
     """The model called ``name``; its weights are checked where they are here."""
     names = [each.name for each in evaluation.models]
     if name not in names:
+        where = "the evaluation" if path is None else path
         raise ArgumentError(
-            f"{path} has no model called {name!r}{did_you_mean(name, names)}; a model is named as "
+            f"{where} has no model called {name!r}{did_you_mean(name, names)}; a model is named as "
             "it was when it was evaluated"
         )
     result = _by_name(evaluation, name)

@@ -27,6 +27,15 @@ def read_evaluation(path: Path, confidence: float) -> Evaluation:
             f"is not JSON ({error}); expected what 'mergesafe evaluate --out FILE' writes",
             source=path,
         ) from None
+    return evaluation_in(document, confidence, path)
+
+
+def evaluation_in(document: object, confidence: float, path: Path | None = None) -> Evaluation:
+    """The same of a document, which was read from ``path``.
+
+    Raises:
+        DataError: it is not an evaluation.
+    """
     if not isinstance(document, dict) or document.get("kind") != "evaluation":
         kind = document.get("kind") if isinstance(document, dict) else None
         raise DataError(

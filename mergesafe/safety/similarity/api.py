@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Told what is being done, for a person who waits.
 Tell = Callable[[str], None]
 #: References, or references by the names that they are to have.
-Models = Sequence[str | Path] | Mapping[str, str | Path]
+Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def similarity(
         NonFiniteError: NaN or infinity in a tensor.
         DataError, ModelError: prompts cannot be read, a model cannot be run.
     """
+    models = [models] if isinstance(models, str | Path) else models
     if len(models) < 2:
         raise ArgumentError(
             f"similarity compares two or more models, got {len(models)}; name more of them"
@@ -119,6 +120,7 @@ def similarity(
 
 def open_named(models: Models, base: str | Path) -> tuple[tuple[Model, ...], tuple[str, ...]]:
     """The base and the models, headers only, and their names in the same order."""
+    models = [models] if isinstance(models, str | Path) else models
     named = models if isinstance(models, Mapping) else {str(each): each for each in models}
     if len(named) != len(models):
         raise ArgumentError("a model is given twice; give names to tell them apart: NAME=MODEL")

@@ -78,7 +78,7 @@ def vet(
     """Audit parents before a merge: files, weights, behaviour; one verdict each, with reasons.
 
     Args:
-        models: references, or a mapping of names to them; each a folder, URL or Hub id, and an
+        models: one or several, or a mapping of names to them; each a folder, URL or Hub id, and an
             adapter after ``+``.
         base: what they were fine-tuned from.
         behaviour: run the base and every parent that is not unfit already.
@@ -168,8 +168,9 @@ def _named(models: Models) -> dict[str, str]:
         raise ArgumentError("there is no model to vet; name at least one")
     if isinstance(models, Mapping):
         return {redact(name): str(reference) for name, reference in models.items()}
-    named = {redact(str(each)): str(each) for each in models}
-    if len(named) != len(models):
+    listed = [models] if isinstance(models, str | Path) else models
+    named = {redact(str(each)): str(each) for each in listed}
+    if len(named) != len(listed):
         raise ArgumentError("a model is given twice; give names to tell them apart: NAME=MODEL")
     return named
 

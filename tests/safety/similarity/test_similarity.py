@@ -151,6 +151,8 @@ def test_models_that_do_not_belong_together(models: dict[str, Path], tmp_path: P
 def test_bad_arguments(models: dict[str, Path]) -> None:
     with pytest.raises(ArgumentError, match="two or more models, got 1"):
         ms.similarity([models["one"]], models["base"])
+    with pytest.raises(ArgumentError, match="two or more models, got 1"):
+        ms.similarity(str(models["one"]), models["base"])
     with pytest.raises(ArgumentError, match="given twice"):
         ms.similarity([models["one"], models["one"]], models["base"])
     with pytest.raises(ArgumentError, match="at least 16MiB"):

@@ -54,6 +54,8 @@ def only(parent: Parent, severity: str) -> Finding:
 
 def test_a_sound_parent_is_fit_without_a_word(pool: tuple[Path, Path]) -> None:
     assert audit(pool) == Parent(str(pool[1]), ())
+    [alone] = ms.vet(str(pool[1]), pool[0], behaviour=False).parents
+    assert alone == audit(pool)
 
 
 # --- pickles and code --------------------------------------------------------------------------
