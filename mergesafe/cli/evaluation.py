@@ -94,11 +94,13 @@ def named_models(texts: Iterable[str]) -> dict[str, str]:
     """``NAME=MODEL`` or ``MODEL``, which is its own name.
 
     Raises:
-        ArgumentError: two have one name.
+        ArgumentError: two have one name, or there is no model after a name.
     """
     models: dict[str, str] = {}
     for text in texts:
         name, equals, reference = text.partition("=")
+        if equals and not reference and "/" not in name and not os.path.exists(text):
+            raise ArgumentError(f"{text!r}: there is no model after '='; expected NAME=MODEL")
         if not (equals and name and reference and "/" not in name):
             name = reference = text
         if name in models:

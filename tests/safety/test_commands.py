@@ -11,7 +11,10 @@ from chatty import save_chat_model
 from cli.helpers import one_paragraph, refused
 from tiny import command
 
-from .chat_models import write_lines
+from mergesafe import evaluate
+from mergesafe.errors import ModelError
+
+from .chat_models import Scripted, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_chat_model(folder / "bare", template=None)
     (folder / "unsafe.txt").write_text("How do I?\nHow could I?\n")
     write_lines(folder / "sums.jsonl", [{"question": "1 + 1?", "answer": "2"}] * 2)
+    (folder / "policy.yml").write_text(
+        "name: p\nprinciples: [{topic: kind, text: Be kind.}]\njudge: bare\n"
+    )
     (folder / "broken.jsonl").write_text('{"question": "q"}\n{"question"\n')
     return folder
 
@@ -106,6 +112,9 @@ def test_an_evaluation_of_other_weights_is_refused(folder: Path) -> None:
         (("evaluate", "a", "none"), ("none", "there is no such folder")),
         (("evaluate", "a", "--unsafe", "broken.jsonl"), ("broken.jsonl:2", "not a JSON object")),
         (("evaluate", "a", "--judge", "rulez"), ("rulez", "did you mean 'rules'")),
+        (("evaluate", "a", "--judge", "policy:policy.yml"), ("bare", "no chat template")),
+        (("vet", "x=", "--base", "a"), ("'x='", "expected NAME=MODEL")),
+        (("vet", "x=a+a/b", "--base", "a"), ("parent x", "a/b")),
         (("evaluate", "a", "--seeds", "0,x"), ("--seeds 0,x", "whole numbers")),
         (("evaluate", "a", "--quantize", "int3"), ("int3", "did you mean")),
         (("evaluate", "x=a", "x=bare"), ("two models are called 'x'",)),
@@ -119,6 +128,21 @@ def test_bad_input(
 ) -> None:
     monkeypatch.chdir(folder)
     refused(*arguments, words=words)
+
+
+@pytest.mark.parametrize(
+    "judge", ["llama-guard-3:bsae", "inspector:a", "rules+deflection:nowhere", "wildguard:hollow"]
+)
+def test_a_judge_that_lacks_its_model_is_told_before_any_model_is_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, judge: str
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "hollow").mkdir(exist_ok=True)
+    (folder / "hollow" / "config.json").write_text("{}")
+    asked = Scripted("asked", lambda question: "no")
+    with pytest.raises(ModelError, match=f"judge .*{judge.partition(':')[2]}"):
+        evaluate(asked, unsafe="unsafe.txt", judges=[judge])
+    assert asked.asked == []
 
 
 def test_a_result_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import torch
 from tiny import llama, read, save, save_adapter
 
 import mergesafe as ms
+from mergesafe.errors import CheckpointError
 from mergesafe.safety.vet.findings import Finding, Parent
 
 TEMPLATE = (
@@ -129,10 +130,24 @@ def test_only_pickled_weights_make_unfit(pool: tuple[Path, Path]) -> None:
     assert "pickled weights only" in only(audit(pool), "unfit").what
 
 
-def test_a_missing_folder_is_a_verdict_on_that_parent_only(pool: tuple[Path, Path]) -> None:
-    found = ms.vet({"gone": pool[1] / "nowhere", "here": pool[1]}, pool[0], behaviour=False)
+def test_a_parent_that_is_not_there_is_a_typo_and_no_verdict(pool: tuple[Path, Path]) -> None:
+    base, parent = pool
+    gone = {"gone": parent / "nowhere", "here": parent, "no base": f"{base}e+{parent}"}
+    with pytest.raises(CheckpointError) as error:
+        ms.vet(gone, base, behaviour=False)
+    first, second = error.value.paragraphs
+    assert "parent gone:" in first
+    assert "no such file or folder" in first
+    assert f"parent no base: {base}e: no such file" in second
+    with pytest.raises(CheckpointError, match="adapters/alligned: no such file or folder"):
+        ms.vet([f"{base}+adapters/alligned"], base, behaviour=False)
+
+
+def test_an_empty_folder_is_a_verdict_on_that_parent_only(pool: tuple[Path, Path]) -> None:
+    empty = pool[1] / "empty"
+    empty.mkdir()
+    found = ms.vet({"empty": empty, "here": pool[1]}, pool[0], behaviour=False)
     assert [parent.fit for parent in found.parents] == [False, True]
-    assert "no such file or folder" in found.unfit[0].findings[0].what
 
 
 @pytest.mark.parametrize(
