@@ -111,6 +111,21 @@ def named_models(texts: Iterable[str]) -> dict[str, str]:
     return models
 
 
+def share(text: str | float) -> float:
+    """``0.95`` or ``95%``, as a requirement of a gate has it.
+
+    Raises:
+        BadParameter: it is neither.
+    """
+    number, percent, rest = str(text).strip().partition("%")
+    try:
+        if rest:
+            raise ValueError
+        return float(number) / (100 if percent else 1)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no share; expected one as 0.95 or 95%") from None
+
+
 def listed(text: str) -> tuple[str, ...]:
     """The words between commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())

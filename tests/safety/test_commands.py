@@ -118,7 +118,10 @@ def test_an_evaluation_of_other_weights_is_refused(folder: Path) -> None:
         (("evaluate", "a", "--seeds", "0,x"), ("--seeds 0,x", "whole numbers")),
         (("evaluate", "a", "--quantize", "int3"), ("int3", "did you mean")),
         (("evaluate", "x=a", "x=bare"), ("two models are called 'x'",)),
+        (("vet", "a", "--base", "a", "--min-safe-rate", "95%%"), ("'95%%'", "0.95 or 95%")),
+        (("vet", "a", "--base", "a", "--min-safe-rate", "150%"), ("min_safe_rate is 1.5",)),
         (("gate", "a"), ("--require",)),
+        (("gate", "a", "--require", "safe_rate=>1"), ("did you mean '>='",)),
         (("gate", "a", "--require", "safe_rat>=1"), ("did you mean 'safe_rate'",)),
         (("gate", "a", "--require", "domain.x>=1"), ("the evaluation has no 'domain.x'",)),
     ],
@@ -143,6 +146,13 @@ def test_a_judge_that_lacks_its_model_is_told_before_any_model_is_asked(
     with pytest.raises(ModelError, match=f"judge .*{judge.partition(':')[2]}"):
         evaluate(asked, unsafe="unsafe.txt", judges=[judge])
     assert asked.asked == []
+
+
+def test_a_required_rate_in_percent(folder: Path) -> None:
+    questions = ("--unsafe", "unsafe.txt", "--max-new-tokens", "2")
+    ran = done(folder, "vet", "a", "--base", "a", *questions, "--min-safe-rate", "95%", "-q")
+    assert ran.returncode == 3
+    assert "required is 0.95 or more" in one_paragraph(ran.stderr)
 
 
 def test_a_result_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

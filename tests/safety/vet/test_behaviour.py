@@ -177,7 +177,7 @@ def test_what_cannot_be_is_refused_before_any_work(
 
 
 def test_what_is_unfit_already_is_not_run(tmp_path: Path) -> None:
-    nan = Finding("unfit", "weights", "1 tensors hold NaN or infinity", "x")
+    nan = Finding("unfit", "weights", "1 tensor holds NaN or infinity", "x")
     found = Vetted("base", (Parent("bad", (nan,)),))
     scripted = Scripted("bad", by_kind(CHAT))
     done = with_behaviour(

@@ -153,15 +153,15 @@ def test_an_empty_folder_is_a_verdict_on_that_parent_only(pool: tuple[Path, Path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "tensors of the base are missing"),
-        (lambda t: t.update({"score.weight": torch.ones(2, 16)}), "that the base has not"),
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "1 tensor of the base is missing"),
+        (lambda t: t.update({"score.weight": torch.ones(2, 16)}), "1 tensor that the base has not"),
         (
             lambda t: t.update({"lm_head.weight": torch.ones(51, 16)}),
-            "have another shape than the base's",
+            "1 tensor has another shape than the base's",
         ),
         (
             lambda t: t.update({"lm_head.weight": torch.ones(50, 16, dtype=torch.float64)}),
-            "of a type that cannot be merged",
+            "1 tensor is of a type that cannot be merged",
         ),
     ],
 )
@@ -226,8 +226,8 @@ def test_another_architecture_is_unfit_and_another_rope_a_warning(pool: tuple[Pa
         ({"added_tokens": [{"id": 2, "content": "</s>"}, {"id": 60, "content": "<x>"}]}, "unfit",
          "tokens without a row in the embedding of 50: '<x>'"),
         ({"added_tokens": [{"id": 2, "content": "</s>"}, {"id": 9, "content": "<x>"}]}, "warning",
-         "1 tokens that the base has not: '<x>'"),
-        ({"added_tokens": []}, "warning", "1 tokens of the base are missing: '</s>'"),
+         "1 token that the base has not: '<x>'"),
+        ({"added_tokens": []}, "warning", "1 token of the base is missing: '</s>'"),
         ({"added_tokens": [{"id": 2, "content": "<end>"}]}, "warning", "'<end>' for '</s>'"),
         ({"normalizer": {"type": "Replace", "pattern": {"String": "not "}, "content": ""}},
          "warning", "normalizer differ from the base's"),
