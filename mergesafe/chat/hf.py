@@ -361,8 +361,9 @@ def check_files(place: Location) -> None:
     }
     missing = [kind for kind, found in kinds.items() if not found]
     if missing:
+        told = ", no ".join(missing[:-1]) + (" and no " if missing[1:] else "") + missing[-1]
         raise ModelError(
-            f"{place}: there is no {' and no '.join(missing)} in the folder; expected a model "
+            f"{place}: there is no {told} in the folder; expected a model "
             "with config.json, tokenizer and weights"
         )
 

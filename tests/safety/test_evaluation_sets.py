@@ -36,7 +36,7 @@ def test_shipped_questions_stand_in_where_no_safety_questions_are_given(tmp_path
     domain = write_lines(tmp_path / "sums.jsonl", [{"question": "1 + 1?", "answer": "2"}])
     sets = gather(domain=[f"maths={domain}"])
     assert [(s.name, s.role, len(s.records)) for s in sets] == [
-        ("unsafe-shipped", "unsafe", 48), ("harmless-shipped", "harmless", 30),
+        ("unsafe-shipped", "unsafe", 48), ("harmless-shipped", "harmless", 60),
         ("maths", "domain", 1),
     ]  # fmt: skip
     questions = tmp_path / "mine.txt"

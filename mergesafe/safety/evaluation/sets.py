@@ -100,7 +100,7 @@ def _plain(content: bytes, path: Path) -> list[Record]:
 
 
 def shipped_sets() -> list[EvaluationSet]:
-    """The questions that come with mergesafe: 48 unsafe and 30 harmless ones, few and simple."""
+    """The questions that come with mergesafe: 48 unsafe and 60 harmless ones, few and simple."""
     folder = files("mergesafe") / "demo" / "questions"
     made = []
     for role in ("unsafe", "harmless"):
