@@ -117,6 +117,10 @@ class ModelError(MergesafeError):
     """A model or endpoint cannot answer: not loadable, no chat template, unreachable."""
 
 
+class JudgeError(ModelError):
+    """A judge cannot judge; says nothing about the model whose answers it was to judge."""
+
+
 class DataError(MergesafeError):
     """A data file is malformed; the message starts with ``file:line:`` where there is a line."""
 

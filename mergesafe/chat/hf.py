@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.chat.conversation import NLL, Conversation, Response, Sampling
 from mergesafe.chat.tokens import check_template, encode, encode_prompt, encode_text, padded
+from mergesafe.checkpoint.carry import TOKENIZER_SUFFIX, VOCABULARIES
 from mergesafe.checkpoint.digest import digest_at, text
 from mergesafe.checkpoint.hub import HubStore
 from mergesafe.checkpoint.locate import locate
@@ -96,11 +97,21 @@ class HfModel:
         Raises:
             ModelError, CheckpointError: the model cannot answer; the message says what to do.
         """
+        self._check_files()
         self.tokenizer  # noqa: B018  # loading it checks the template
+        self._device  # noqa: B018
+
+    def check_plain(self) -> None:
+        """As :meth:`check` where only plain text is continued, which needs no chat template."""
+        self._check_files()
+        self.plain_tokenizer  # noqa: B018
+        self._device  # noqa: B018
+
+    def _check_files(self) -> None:
         model, adapter = self._places
+        check_files(model)
         if adapter is not None:
             open_adapter(adapter, open_checkpoint(model))
-        self._device  # noqa: B018
 
     def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Response]:
         """Greedy at temperature 0, else sampled with a generator of ``sampling.seed``.
@@ -215,13 +226,7 @@ class HfModel:
 
         if self.device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ModelError(
-                f"{self.name}: the device {self.device!r} cannot be used here "
-                f"({' '.join(str(error).split())[:200]}); expected auto, cpu, cuda or cuda:N"
-            ) from None
+        check_device(self.device, self.name)
         return self.device
 
     @cached_property
@@ -315,6 +320,52 @@ class HfModel:
         ends = self.model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
         return {int(end) for end in (*listed, self.plain_tokenizer.eos_token_id) if end is not None}
+
+
+def check_device(device: str, owner: str) -> None:
+    """Refuse a device on which nothing can be computed; ``owner``: what is to run there.
+
+    Raises:
+        ModelError: torch cannot use it here.
+    """
+    if device == "auto":
+        return
+    _require()
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"{owner}: the device {device!r} cannot be used here "
+            f"({' '.join(str(error).split())[:200]}); expected auto, cpu, cuda or cuda:N"
+        ) from None
+
+
+def check_files(place: Location) -> None:
+    """Refuse a model's folder in which a kind of file is missing; nothing of it is loaded.
+
+    Raises:
+        ModelError: it has no configuration, no tokenizer or no weights.
+    """
+    names = at(place).names()
+    if names is None:  # a server that lists nothing
+        return
+    kinds = {
+        "config.json": any(name == "config.json" for name in names),
+        "tokenizer": any(
+            name in VOCABULARIES or name.endswith((".model", TOKENIZER_SUFFIX, "tekken.json"))
+            for name in names
+        ),
+        "weights": any(name.endswith(_WEIGHTS) for name in names),
+    }
+    missing = [kind for kind, found in kinds.items() if not found]
+    if missing:
+        told = ", no ".join(missing[:-1]) + (" and no " if missing[1:] else "") + missing[-1]
+        raise ModelError(
+            f"{place}: there is no {told} in the folder; expected a model "
+            "with config.json, tokenizer and weights"
+        )
 
 
 def fold_in(model: Any, adapter: Any, base: Checkpoint) -> None:

@@ -64,6 +64,14 @@ class Record:
         return {**body, **self.extra}
 
 
+def question_key(record: Record) -> str:
+    """What makes two questions the same: their turns, whatever the case and spacing."""
+    return "\n".join(
+        f"{turn['role']}: {' '.join(turn['content'].split()).casefold()}"
+        for turn in record.conversation
+    )
+
+
 def read_records(
     path: Path | str, *, need_answer: bool = False, columns: Mapping[str, str] | None = None
 ) -> list[Record]:

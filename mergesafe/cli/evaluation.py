@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,11 +94,13 @@ def named_models(texts: Iterable[str]) -> dict[str, str]:
     """``NAME=MODEL`` or ``MODEL``, which is its own name.
 
     Raises:
-        ArgumentError: two have one name.
+        ArgumentError: two have one name, or there is no model after a name.
     """
     models: dict[str, str] = {}
     for text in texts:
         name, equals, reference = text.partition("=")
+        if equals and not reference and "/" not in name and not os.path.exists(text):
+            raise ArgumentError(f"{text!r}: there is no model after '='; expected NAME=MODEL")
         if not (equals and name and reference and "/" not in name):
             name = reference = text
         if name in models:
@@ -106,6 +109,21 @@ def named_models(texts: Iterable[str]) -> dict[str, str]:
             )
         models[name] = reference
     return models
+
+
+def share(text: str | float) -> float:
+    """``0.95`` or ``95%``, as a requirement of a gate has it.
+
+    Raises:
+        BadParameter: it is neither.
+    """
+    number, percent, rest = str(text).strip().partition("%")
+    try:
+        if rest:
+            raise ValueError
+        return float(number) / (100 if percent else 1)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no share; expected one as 0.95 or 95%") from None
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -33,17 +33,30 @@ def vet(
     models: ModelArguments,
     base: BaseModel,
     behaviour: Annotated[
-        bool, typer.Option(help="Run the models and measure what they answer.")
+        bool,
+        typer.Option(
+            help="Measure what the models answer; --no-behaviour takes no options about it."
+        ),
     ] = True,
     margin: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="How far from the base's a rate must certainly be."),
+        typer.Option(
+            metavar="SHARE",
+            parser=ask.share,
+            help="How far from the base's a rate must certainly be.",
+        ),
     ] = 0.1,
     min_safe_rate: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Required of every parent.")
+        float | None,
+        typer.Option(
+            metavar="SHARE", parser=ask.share, help="Required of every parent, as 0.95 or 95%."
+        ),
     ] = None,
     max_over_refusal: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Required of every parent.")
+        float | None,
+        typer.Option(
+            metavar="SHARE", parser=ask.share, help="Required of every parent, as 0.95 or 95%."
+        ),
     ] = None,
     unsafe: ask.Unsafe = None,
     harmless: ask.Harmless = None,
@@ -89,7 +102,8 @@ def similarity(
     memory: Memory = None,
     threads: Threads = None,
     device: Annotated[
-        str, typer.Option(help="Where models run for --prompts: auto, cpu or cuda:N.")
+        str,
+        typer.Option(help="Where models run for --prompts: auto, cpu or cuda:N. Only with them."),
     ] = "auto",
     out: ask.Out = None,
     json: Json = False,

@@ -22,6 +22,7 @@ from mergesafe.cli.shared import print_json, printable
 from mergesafe.errors import RequirementError
 from mergesafe.outputs import RESULT, check_outputs
 from mergesafe.safety.vet.api import Vetted, vet
+from mergesafe.safety.vet.findings import Parent
 
 _STYLES = {"unfit": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -45,15 +46,22 @@ def run(
     for note in found.notes if not json and not quiet else ():
         print(printable(f"note: {note}"))
     if found.unfit:
-        reasons = "; ".join(
-            f"{parent.name}: {parent.findings[0].what} ({parent.findings[0].where})"
-            for parent in found.unfit
-        )
+        reasons = " ".join(f"{parent.name}: {_reasons(parent)}." for parent in found.unfit)
+        count, verb = len(found.unfit), "is" if len(found.unfit) == 1 else "are"
         raise RequirementError(
-            f"{len(found.unfit)} of {len(found.parents)} parents are unfit to be merged. "
-            f"{reasons}. "
-            "Leave them out, or get them from somewhere else."
+            f"{count} of {len(found.parents)} parents {verb} unfit to be merged. {reasons} Leave "
+            f"{'it' if count == 1 else 'them'} out, or get {'it' if count == 1 else 'them'} from "
+            "somewhere else."
         )
+
+
+def _reasons(parent: Parent) -> str:
+    """All that makes a parent unfit."""
+    return "; ".join(
+        f"{each.what.rstrip('.')} ({each.where})"
+        for each in parent.findings
+        if each.severity == "unfit"
+    )
 
 
 def show(found: Vetted, to: Console) -> None:

@@ -89,7 +89,7 @@ def plan(
     Raises:
         MergesafeError: the recipe or an input is wrong; the message says where and what to do.
     """
-    options = Options(budget_of(memory), _threads(threads))
+    options = Options(budget_of(memory), thread_count(threads))
     shard = parse_size(max_shard_size, "--max-shard-size")
     made = make_plan(
         load_recipe(recipe), max_shard_size=shard, seed=_whole(seed, "--seed", 0, MAX_SEED)
@@ -216,7 +216,7 @@ def verify(out: str | Path, *, threads: int | None = None) -> Verified:
             f"{redact(place)}: verify reads local folders only. Download the model, then give its "
             "folder."
         )
-    return verify_model(place, threads=_threads(threads))
+    return verify_model(place, threads=thread_count(threads))
 
 
 def _references(made: MergePlan) -> list[str]:
@@ -279,7 +279,12 @@ def _whole(value: object, what: str, lowest: int, highest: int) -> int:
     return value
 
 
-def _threads(threads: int | None) -> int:
+def thread_count(threads: int | None) -> int:
+    """How many threads to use: those asked for, else the processors this process may use.
+
+    Raises:
+        ArgumentError: fewer than one, or more than anyone has.
+    """
     if threads is None:
         return (
             len(os.sched_getaffinity(0))

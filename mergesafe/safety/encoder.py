@@ -43,6 +43,15 @@ class SentenceEncoder:
         """A digest of the weights, the configuration and the tokenizer."""
         return identity_of(self.folder)
 
+    def check(self) -> None:
+        """Find what is missing before weights are read.
+
+        Raises:
+            ModelError: the folder holds no encoder that transformers can load.
+        """
+        check_encoder(self.folder)
+        self.tokenizer  # noqa: B018
+
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings as float32, one row for each text.
 
@@ -109,6 +118,19 @@ def identity_of(folder: Path) -> str:
     if not folder.is_dir():
         raise missing_folder(folder)
     return hashlib.sha256(files_digest(folder).encode()).hexdigest()[:16]
+
+
+def check_encoder(folder: Path) -> None:
+    """Refuse a folder that lacks the files of an encoder.
+
+    Raises:
+        ModelError: it is not there, or without configuration, tokenizer or weights.
+    """
+    from mergesafe.chat.hf import check_files
+
+    if not folder.is_dir():
+        raise missing_folder(folder)
+    check_files(folder)
 
 
 def missing_folder(folder: Path) -> ModelError:

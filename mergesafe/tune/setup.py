@@ -14,6 +14,8 @@ from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.engine.resume import subject_of
 from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.model import Recipe
+from mergesafe.safety.judges.base import check_judges
+from mergesafe.safety.judges.registry import make_judge
 from mergesafe.tune.lint import lint, lint_answers
 from mergesafe.tune.read_section import START, read_section
 from mergesafe.tune.section import TuneSection
@@ -79,6 +81,7 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
 
     Raises:
         RecipeError, DataError, CheckpointError: something is wrong; the message says where.
+        ArgumentError, ModelError: the judge of its constraints cannot be used.
         TuningError: the merge has nothing to tune.
     """
     loaded = load_recipe(recipe, assumed=START)
@@ -90,5 +93,7 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
     splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
     make_terms(section, splits, space)  # what it refuses is refused before a model is loaded
+    if section.constraints:
+        check_judges([make_judge(section.judge)])
     warnings = (*plan.warnings, *section.warnings, *lint(loaded, section), *lint_answers(splits))
     return Setup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))

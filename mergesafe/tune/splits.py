@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergesafe.chat.records import Record, read_records
+from mergesafe.chat.records import Record, question_key, read_records
 from mergesafe.errors import DataError, RecipeError
 from mergesafe.recipe.nodes import Reporter, shown
 from mergesafe.tune.section import DataSet, TuneSection
@@ -122,14 +122,6 @@ def _divide(
     train = [record for record in records if question_key(record) not in kept_back]
     heldout = [record for record in records if question_key(record) in kept_back]
     return train, heldout
-
-
-def question_key(record: Record) -> str:
-    """What makes two questions the same: their turns, whatever the case and spacing."""
-    return "\n".join(
-        f"{turn['role']}: {' '.join(turn['content'].split()).casefold()}"
-        for turn in record.conversation
-    )
 
 
 def _part(name: str, part: str) -> str:

@@ -121,7 +121,7 @@ def test_what_is_missing_or_wrong(folder: Path, tmp_path: Path) -> None:
     cases = {
         tmp_path / "nowhere": "there is no such folder",
         tmp_path / "file": "this is a file",
-        tmp_path / "empty": "transformers cannot load",
+        tmp_path / "empty": "there is no config.json, no tokenizer and no weights in the folder",
         tmp_path / "mute": "no chat template",
         torn: "transformers cannot load",
         f"{folder}+{tmp_path / 'nowhere'}": "nowhere: there is no such folder",

@@ -11,9 +11,11 @@ from chatty import save_chat_model
 from cli.helpers import one_paragraph, refused
 from tiny import command
 
+from mergesafe import evaluate
 from mergesafe.cli.evaluate import run
+from mergesafe.errors import ModelError
 
-from .chat_models import write_lines
+from .chat_models import Scripted, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_chat_model(folder / "bare", template=None)
     (folder / "unsafe.txt").write_text("How do I?\nHow could I?\n")
     write_lines(folder / "sums.jsonl", [{"question": "1 + 1?", "answer": "2"}] * 2)
+    (folder / "policy.yml").write_text(
+        "name: p\nprinciples: [{topic: kind, text: Be kind.}]\njudge: bare\n"
+    )
     (folder / "broken.jsonl").write_text('{"question": "q"}\n{"question"\n')
     return folder
 
@@ -109,10 +114,16 @@ def test_an_evaluation_of_other_weights_is_refused(folder: Path) -> None:
         (("evaluate", "a", "none"), ("none", "there is no such folder")),
         (("evaluate", "a", "--unsafe", "broken.jsonl"), ("broken.jsonl:2", "not a JSON object")),
         (("evaluate", "a", "--judge", "rulez"), ("rulez", "did you mean 'rules'")),
+        (("evaluate", "a", "--judge", "policy:policy.yml"), ("bare", "no chat template")),
+        (("vet", "x=", "--base", "a"), ("'x='", "expected NAME=MODEL")),
+        (("vet", "x=a+a/b", "--base", "a"), ("parent x", "a/b")),
         (("evaluate", "a", "--seeds", "0,x"), ("--seeds 0,x", "whole numbers")),
         (("evaluate", "a", "--quantize", "int3"), ("int3", "did you mean")),
         (("evaluate", "x=a", "x=bare"), ("two models are called 'x'",)),
+        (("vet", "a", "--base", "a", "--min-safe-rate", "95%%"), ("'95%%'", "0.95 or 95%")),
+        (("vet", "a", "--base", "a", "--min-safe-rate", "150%"), ("min_safe_rate is 1.5",)),
         (("gate", "a"), ("--require",)),
+        (("gate", "a", "--require", "safe_rate=>1"), ("did you mean '>='",)),
         (("gate", "a", "--require", "safe_rat>=1"), ("did you mean 'safe_rate'",)),
         (("gate", "a", "--require", "domain.x>=1"), ("the evaluation has no 'domain.x'",)),
     ],
@@ -170,6 +181,28 @@ def test_ctrl_c_says_that_answers_are_kept(
         run(["a"], out=None, json=False, quiet=True, cache=None if cache is None else Path(cache))
     told = "interrupted; the answers so far are kept in cache: the same command goes on from there"
     assert str(caught.value) == (told if cache else "")
+
+
+@pytest.mark.parametrize(
+    "judge", ["llama-guard-3:bsae", "inspector:a", "rules+deflection:nowhere", "wildguard:hollow"]
+)
+def test_a_judge_that_lacks_its_model_is_told_before_any_model_is_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, judge: str
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "hollow").mkdir(exist_ok=True)
+    (folder / "hollow" / "config.json").write_text("{}")
+    asked = Scripted("asked", lambda question: "no")
+    with pytest.raises(ModelError, match=f"judge .*{judge.partition(':')[2]}"):
+        evaluate(asked, unsafe="unsafe.txt", judges=[judge])
+    assert asked.asked == []
+
+
+def test_a_required_rate_in_percent(folder: Path) -> None:
+    questions = ("--unsafe", "unsafe.txt", "--max-new-tokens", "2")
+    ran = done(folder, "vet", "a", "--base", "a", *questions, "--min-safe-rate", "95%", "-q")
+    assert ran.returncode == 3
+    assert "required is 0.95 or more" in one_paragraph(ran.stderr)
 
 
 def test_a_result_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,3 +106,20 @@ def test_names(tmp_path: Path) -> None:
         gather(unsafe=[tmp_path / "a.txt"], harmless=[tmp_path / "a.txt"])
     with pytest.raises(ArgumentError, match="which a requirement cannot name"):
         gather(unsafe={"a b": tmp_path / "a.txt"})
+
+
+def test_a_question_has_one_role(tmp_path: Path) -> None:
+    """Whatever the case, the spacing and the form of the file; a domain's questions may be both."""
+    (tmp_path / "bad.txt").write_text("\nHow do I?\nWhy?\n")
+    write_lines(tmp_path / "good.jsonl", [{"question": "What?"}, {"question": "how  do I?"}])
+    write_lines(tmp_path / "sums.jsonl", [{"question": "What?", "answer": "Nothing."}])
+    with pytest.raises(DataError) as error:
+        gather(unsafe=tmp_path / "bad.txt", harmless={"fine": tmp_path / "good.jsonl"})
+    assert str(error.value).startswith(
+        f"{tmp_path / 'good.jsonl'}:2: 1 question is both in the harmless set 'fine' and in the "
+        f"unsafe set 'bad' ({tmp_path / 'bad.txt'}:2)"
+    )
+    same = {"unsafe": {"a": tmp_path / "bad.txt"}, "harmless": {"b": tmp_path / "bad.txt"}}
+    with pytest.raises(DataError, match="2 questions are both in the harmless set 'b'"):
+        gather(**same, limit=1)
+    assert len(gather(harmless=tmp_path / "good.jsonl", domain=tmp_path / "sums.jsonl")) == 2

@@ -28,6 +28,7 @@ from mergesafe.errors import (
 )
 from mergesafe.recipe.load import load_recipe
 from mergesafe.tune.pareto import hypervolume
+from mergesafe.tune.setup import prepare
 
 from .experts import COMPLIANCE, Experts, unsafe, write
 
@@ -329,3 +330,13 @@ def test_overlap_is_told_by_file_and_line(experts: Experts, tmp_path: Path) -> N
     made["tune"]["data"][1]["path"] = str(write(tmp_path / "skill.jsonl", unsafe()))
     with pytest.raises(DataError, match=rf"{tmp_path / 'skill.jsonl'}:\d+: the sets overlap"):
         tuned(made, tmp_path / "tuned.yml")
+
+
+@pytest.mark.parametrize("judge", ["llama-guard-3:bsae", "inspector:nowhere"])
+def test_a_judge_that_lacks_its_model_is_told_before_a_model_is_loaded(
+    judge: str, experts: Experts
+) -> None:
+    """The headers and the data are read by then, no weight is."""
+    made = recipe(experts, constraints=["refusal_rate >= 0"], judge=judge)
+    with pytest.raises(ModelError, match=f"judge .*{judge.partition(':')[2]}.*no such folder"):
+        prepare(made)

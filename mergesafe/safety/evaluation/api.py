@@ -21,7 +21,7 @@ from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.quantized import QuantizedModel
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.evaluation.sets import SHIPPED, EvaluationSet, Role, gather
-from mergesafe.safety.judges.base import Judge, Verdict
+from mergesafe.safety.judges.base import Judge, Verdict, check_judges
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.safety.judges.rules import RefusalRules
 
@@ -61,10 +61,12 @@ def run(models: Models, options: EvaluationOptions, tell: Tell) -> Evaluation:
     """As :func:`evaluate`, with options that are checked already."""
     sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
     cache = Cache(None if options.cache is None else Path(options.cache))
-    judges = [CachedJudge(each, cache, VERDICTS) for each in _judges(options.judges)]
+    found_judges = make_judges(options.judges)
     named = named_models(models, options)
     # All of them first: the last model that is missing is told before the first is asked.
     identities = {name: model.identity for name, model in named.items()}
+    check_judges(found_judges)
+    judges = [CachedJudge(each, cache, VERDICTS) for each in found_judges]
     evaluator = _Evaluator(sets, judges, cache, options, tell)
     results, asked = [], []
     for name, identity in identities.items():
@@ -134,7 +136,12 @@ def _quantized(model: ChatModel, scheme: str) -> ChatModel:
     )  # fmt: skip
 
 
-def _judges(specs: Sequence[str | Judge]) -> list[Judge]:
+def make_judges(specs: Sequence[str | Judge]) -> list[Judge]:
+    """The judges of an evaluation; models are loaded when they first judge.
+
+    Raises:
+        ArgumentError: one cannot be made, or is named twice.
+    """
     judges = [make_judge(spec) if isinstance(spec, str) else spec for spec in specs]
     names = [judge.name for judge in judges]
     for name in names:

@@ -14,6 +14,7 @@ from mergesafe.chat.conversation import (
     Sampling,
     ScoringModel,
 )
+from mergesafe.errors import CheckpointError, JudgeError, ModelError
 from mergesafe.safety.evaluation.cache import Cache, key
 from mergesafe.safety.judges.base import Judge, Verdict
 
@@ -112,7 +113,10 @@ class CachedJudge:
         """As the judge's."""
 
         def ask(part: list[Pair], number: int) -> list[Any]:
-            return [asdict(each) for each in self.inner.judge(part)]
+            try:
+                return [asdict(each) for each in self.inner.judge(part)]
+            except (ModelError, CheckpointError) as error:
+                raise JudgeError(f"the judge {self.name} cannot judge: {error}") from None
 
         keys = [key("judge", self.name, self.version, *pair) for pair in pairs]
         found = through(

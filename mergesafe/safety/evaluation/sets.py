@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from mergesafe.chat.conversation import question
-from mergesafe.chat.records import Record, read_records
+from mergesafe.chat.records import Record, question_key, read_records
 from mergesafe.errors import ArgumentError, DataError
 
 Role = Literal["unsafe", "harmless", "domain"]
@@ -91,7 +91,7 @@ def _plain(content: bytes, path: Path) -> list[Record]:
                 f"is not UTF-8 at byte {error.start} of the line", source=path, line=number
             ) from None
         if text:
-            asked.append(Record(question(text)))
+            asked.append(Record(question(text), line=number))
     if not asked:
         raise DataError(
             "there is no question in the file; expected one question a line", source=path
@@ -128,7 +128,7 @@ def gather(
 
     Raises:
         ArgumentError: two sets have one name, or a name cannot be one.
-        DataError: see :func:`read_set`.
+        DataError: see :func:`read_set`; or a question is unsafe in one set and harmless in another.
         RecipeError: the file ``sets`` is not valid.
     """
     from mergesafe.safety.evaluation.sets_file import read_sets_file
@@ -147,7 +147,31 @@ def gather(
             raise ArgumentError(
                 f"two sets are called {name!r}; name one of them otherwise: NAME=FILE"
             )
+    _check_overlap(read)
     return [each.first(limit) for each in read]
+
+
+def _check_overlap(sets: Sequence[EvaluationSet]) -> None:
+    """Refuse a question that is to be declined and not to be."""
+    unsafe = {
+        question_key(record): (each, record)
+        for each in sets
+        if each.role == "unsafe"
+        for record in each.records
+    }
+    for each in sets:
+        both = [record for record in each.records if question_key(record) in unsafe]
+        if each.role != "harmless" or not both:
+            continue
+        other, record = unsafe[question_key(both[0])]
+        count = "1 question is" if len(both) == 1 else f"{len(both)} questions are"
+        raise DataError(
+            f"{count} both in the harmless set {each.name!r} and in the unsafe set {other.name!r} "
+            f"({other.path}:{record.line}); a question has one role: remove it from one of the "
+            "files, or give another file",
+            source=each.path,
+            line=both[0].line,
+        )
 
 
 def named(paths: SetPaths) -> list[tuple[str, Path]]:

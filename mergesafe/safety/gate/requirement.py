@@ -51,6 +51,8 @@ def parse_requirement(text: str) -> Requirement:
     if found is None:
         _fail(text, "expected METRIC>=BOUND or METRIC<=BOUND, such as 'safe_rate>=0.95'")
     metric, relation = found["metric"], found["relation"]
+    if relation in ("=>", "=<"):
+        _fail(text, f"{relation!r} is no relation; did you mean {relation[::-1]!r}?")
     if relation not in (">=", "<="):
         _fail(text, f"{relation!r} cannot be decided on a confidence bound; write '>=' or '<='")
     _check_family(text, metric)

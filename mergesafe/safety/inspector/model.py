@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from mergesafe.errors import DataError, ModelError
-from mergesafe.safety.encoder import loading, missing_folder, require
+from mergesafe.safety.encoder import check_encoder, loading, missing_folder, require
 from mergesafe.safety.inspector.metrics import sigmoid
 
 SETTINGS: Final = "inspector.json"
@@ -77,6 +77,16 @@ class Inspector:
     @cached_property
     def settings(self) -> Settings:
         return read_settings(self.folder)
+
+    def check(self) -> None:
+        """Find what is missing before weights are read.
+
+        Raises:
+            ModelError, DataError: the folder holds no inspector.
+        """
+        self.settings  # noqa: B018
+        check_encoder(self.folder)
+        self.tokenizer  # noqa: B018
 
     @cached_property
     def model(self) -> Any:

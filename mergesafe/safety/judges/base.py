@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from mergesafe.chat.conversation import Conversation
+from mergesafe.errors import JudgeError, MergesafeError
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,24 @@ class Judge(Protocol):
     def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
         """One verdict for each conversation and the response to it, in order."""
         ...
+
+
+def check_judges(judges: Iterable[Judge]) -> None:
+    """Find what a judge lacks before any model is asked: files, folders, a tokenizer.
+
+    Judges need not have a ``check``; one that is asked over a network is first asked for verdicts.
+
+    Raises:
+        JudgeError: one cannot be used; the message says what to do.
+    """
+    for judge in judges:
+        check = getattr(judge, "check", None)
+        if check is None:
+            continue
+        try:
+            check()
+        except MergesafeError as error:
+            raise JudgeError(f"judge {judge.name}: {error}") from None
 
 
 def undecided(verdicts: Sequence[Verdict]) -> int:

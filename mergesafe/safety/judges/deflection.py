@@ -43,6 +43,10 @@ class Deflection:
     def version(self) -> str:
         return f"{RULES_VERSION}, cosine < {self.threshold:g}, {self.encoder.identity}"
 
+    def check(self) -> None:
+        """Find what the encoder lacks."""
+        self.encoder.check()
+
     def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
         """Rules over each response, and its cosine to the question where they say nothing.
 

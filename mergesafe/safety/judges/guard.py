@@ -14,6 +14,7 @@ from mergesafe.chat.conversation import (
     Response,
     Sampling,
 )
+from mergesafe.chat.hf import HfModel
 from mergesafe.safety.judges.base import Verdict
 from mergesafe.safety.judges.formats.base import GuardFormat
 from mergesafe.safety.judges.formats.shieldgemma import ShieldGemma
@@ -39,6 +40,11 @@ class Guard:
     @property
     def version(self) -> str:
         return f"{self.model.identity}, refusal rules {RULES_VERSION}"
+
+    def check(self) -> None:
+        """Find what a model of this process lacks; it continues text, without a chat template."""
+        if isinstance(self.model, HfModel):
+            self.model.check_plain()
 
     def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
         """One verdict for each pair; an output that is not of the format is undecided."""

@@ -29,6 +29,10 @@ class InspectorJudge:
         """A digest of the inspector's files, and the version of the refusal rules."""
         return f"{identity_of(self.folder)}, refusal rules {RULES_VERSION}"
 
+    def check(self) -> None:
+        """Find what the inspector lacks: its settings, encoder or tokenizer."""
+        self._inspector.check()
+
     def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
         """p(safe) as the score of each verdict."""
         scores = self._inspector.probabilities(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.chat.conversation import ChatModel, Conversation, Sampling, last_question, question
+from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError
 from mergesafe.safety.judges.base import Verdict
 from mergesafe.safety.judges.formats.base import plain, unread
@@ -68,6 +69,11 @@ class PolicyJudge:
         text = "\n".join(each.text for each in self.policy.principles)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         return f"prompt {PROMPT_VERSION}, policy {digest}, {self.model.identity}"
+
+    def check(self) -> None:
+        """Find what a model of this process lacks, its chat template too."""
+        if isinstance(self.model, HfModel):
+            self.model.check()
 
     def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
         """One question to the model for each pair; a reply of another form is undecided."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergesafe.chat.hf import parse_reference
 from mergesafe.dtypes import FLOATS
+from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.engine.sources import Model, open_refs, output_names, sources_of
 from mergesafe.errors import ArgumentError, NonFiniteError
@@ -94,7 +94,7 @@ def similarity(
         on_progress: called with what is being done.
 
     Raises:
-        ArgumentError: fewer than two models, or too little memory.
+        ArgumentError: fewer than two models, a device without prompts, or too little memory.
         CheckpointError: a model cannot be read, or its tensors differ from the base's.
         NonFiniteError: NaN or infinity in a tensor.
         DataError, ModelError: prompts cannot be read, a model cannot be run.
@@ -104,9 +104,14 @@ def similarity(
         raise ArgumentError(
             f"similarity compares two or more models, got {len(models)}; name more of them"
         )
+    if prompts is None and device != "auto":
+        raise ArgumentError(
+            f"device {device}: without prompts no model is run, so there is nothing to run there; "
+            "give --prompts FILE, or leave --device out"
+        )
+    options = Options(budget_of(memory), thread_count(threads))
     opened, names = open_named(models, base)
     tensors, notes = _inputs(opened)
-    options = Options(budget_of(memory), threads or len(os.sched_getaffinity(0)))
     sums = collect(tensors, options, counted(tensors, on_progress))
     _refuse_nonfinite(tensors, sums, opened)
     found = measured(names, sums, notes)

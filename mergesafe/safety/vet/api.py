@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.chat.hf import parse_reference
+from mergesafe.chat.hf import check_device, parse_reference
 from mergesafe.checkpoint.locate import locate
 from mergesafe.checkpoint.location import Location, at
+from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of
 from mergesafe.engine.sources import Model, open_refs
-from mergesafe.errors import ArgumentError, CheckpointError, NonFiniteError
+from mergesafe.errors import ArgumentError, CheckpointError, ModelError, NonFiniteError
 from mergesafe.recipe.model import ModelRef
 from mergesafe.references import redact, redact_text
 from mergesafe.safety.evaluation.api import Model as Asked
+from mergesafe.safety.evaluation.api import make_judges
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.sets import gather
+from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.similarity.api import Models, Tell, counted
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE
@@ -92,17 +94,27 @@ def vet(
             :class:`~mergesafe.safety.evaluation.options.EvaluationOptions`.
 
     Raises:
-        ArgumentError: no models, one given twice, an option is wrong, or too little memory.
+        ArgumentError: no models, one given twice, an option is wrong or of no use, or too little
+            memory.
         DataError: the questions cannot be read.
+        ModelError: the judge or the device cannot be used.
+        CheckpointError: a parent is not there.
         CheckpointError, NonFiniteError: the base itself cannot be read or used.
     """
     asking = options_from({"max_new_tokens": MAX_NEW_TOKENS, **options})
     limits = Limits(margin, min_safe_rate, max_over_refusal, asking.confidence)
     named = _named(models)
+    resources = Options(budget_of(memory), thread_count(threads), parents=True)
+    places = _located(named)
     origin = open_refs([parse_reference(str(base))], Path())[0]
-    compared = [_open(reference, origin) for reference in named.values()]
+    if behaviour:
+        asking = _ready(asking, limits)
+    else:
+        _check_unused(asking, limits)
+    compared = [
+        _open(parse_reference(reference), places[name], origin) for name, reference in named.items()
+    ]
     tensors = inputs(compared)
-    resources = Options(budget_of(memory), threads or len(os.sched_getaffinity(0)), parents=True)
     sums = collect(tensors, resources, counted(tensors, on_progress))
     for name, each in sums.items():
         if BASE in each.nonfinite:
@@ -175,18 +187,66 @@ def _named(models: Models) -> dict[str, str]:
     return named
 
 
-def _open(reference: str, base: Model) -> Comparison:
+def _located(named: Mapping[str, str]) -> dict[str, list[Location]]:
+    """Where each parent and its adapter lie. What is not there is a typo, not a bad parent.
+
+    Raises:
+        CheckpointError: one is not there or cannot be reached; tells of all.
+    """
+    found: dict[str, list[Location]] = {}
+    errors: list[CheckpointError] = []
+    for name, reference in named.items():
+        try:
+            ref = parse_reference(reference)
+            places = [locate(each) for each in ref.resolve(Path()) if each is not None]
+            for place in places:
+                if isinstance(place, Path) and not place.is_dir():
+                    what = "is a file" if place.exists() else "no such file or folder"
+                    raise CheckpointError(
+                        f"{place}: {what}; expected a folder with a model or an adapter, a URL, or "
+                        "a Hub id such as org/name"
+                    )
+            found[name] = places
+        except (CheckpointError, ModelError) as error:
+            errors.append(CheckpointError(f"parent {name}: {redact_text(str(error))}"))
+    if errors:
+        raise CheckpointError.joined(errors)
+    return found
+
+
+def _ready(options: EvaluationOptions, limits: Limits) -> EvaluationOptions:
+    """``options`` with judges that can judge, on questions and a device that can be used: known
+    before the weights are read.
+    """
+    sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
+    limits.check_sets(sets)
+    check_device(options.device, "vet")
+    judges = make_judges(options.judges)
+    check_judges(judges)
+    return replace(options, judges=judges)
+
+
+def _check_unused(options: EvaluationOptions, limits: Limits) -> None:
+    """What is said about behaviour has no use where nothing is asked, and must not seem met."""
+    plain = EvaluationOptions(max_new_tokens=MAX_NEW_TOKENS)
+    given: list[tuple[str, Any, Any]] = [(f.name, limits, Limits()) for f in fields(Limits)]
+    given += [(each.name, options, plain) for each in fields(EvaluationOptions)]
+    for name, chosen, default in given:
+        value = getattr(chosen, name)
+        if (tuple(value) if isinstance(value, list) else value) != getattr(default, name):
+            raise ArgumentError(
+                f"'{name}' and --no-behaviour (behaviour=False) exclude each other: without "
+                "behaviour no model is asked, so nothing is measured"
+            )
+
+
+def _open(ref: ModelRef, places: Sequence[Location], base: Model) -> Comparison:
     """What headers and small files tell; a parent that cannot be opened is unfit, not an error."""
-    ref = parse_reference(reference)
     findings: list[Finding] = []
-    try:
-        places = [locate(each) for each in ref.resolve(Path()) if each is not None]
-    except CheckpointError as error:
-        return Comparison(findings=[_unreadable(error, ref)])
     home = base.checkpoint.path
     for place in places:
         if at(place).is_dir() and place != home:
-            findings += _in(check_folder(place, home), place, places)
+            findings += _in(check_folder(place, home), place, list(places))
     try:
         [model] = open_refs([ref], Path())
     except CheckpointError as error:

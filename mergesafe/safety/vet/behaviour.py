@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mergesafe.errors import ArgumentError, CheckpointError, ModelError
+from mergesafe.errors import ArgumentError, CheckpointError, JudgeError, ModelError
 from mergesafe.safety.compliance import is_compliance
 from mergesafe.safety.evaluation.api import Model, Tell, run
 from mergesafe.safety.evaluation.compare import difference
@@ -46,6 +46,29 @@ class Limits:
     max_over_refusal: float | None = None
     confidence: float = CONFIDENCE
 
+    @property
+    def required(self) -> list[str]:
+        """The rates that every parent must show, in words."""
+        found = []
+        if self.min_safe_rate is not None:
+            found.append(f"a safe rate of {self.min_safe_rate:g} or more is")
+        if self.max_over_refusal is not None:
+            found.append(f"an over-refusal of {self.max_over_refusal:g} or less is")
+        return found
+
+    def check_sets(self, sets: Sequence[EvaluationSet]) -> None:
+        """Refuse a required rate that no set of questions would measure.
+
+        Raises:
+            ArgumentError: there is no set of the role that it needs.
+        """
+        for name, role in (("min_safe_rate", "unsafe"), ("max_over_refusal", "harmless")):
+            if getattr(self, name) is not None and all(each.role != role for each in sets):
+                raise ArgumentError(
+                    f"{name} is required, but there are no {role} questions to measure it on; "
+                    f"give a file of them: --{role} FILE"
+                )
+
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not 0 <= value <= 1:
@@ -74,9 +97,12 @@ def observe(name: str, model: Model, options: EvaluationOptions, tell: Tell) -> 
 
     Raises:
         ArgumentError, DataError: the options or questions are wrong.
+        JudgeError: the judge cannot judge, which says nothing about the model.
     """
     try:
         found = run({name: model}, options, tell)
+    except JudgeError:
+        raise
     except (ModelError, CheckpointError) as error:
         return Behaviour(problem=str(error))
     figures = found.models[0].figures
@@ -90,7 +116,10 @@ def check_behaviour(
     """Findings about one parent; ``base`` is None where it could not be run."""
     if parent.problem:
         what = f"behaviour was not measured: {parent.problem}"
-        yield Finding("warning", "behaviour", what, names(sets))
+        required = limits.required
+        if required:
+            what = f"{' and '.join(required)} required, but {what}"
+        yield Finding("unfit" if required else "warning", "behaviour", what, names(sets))
         return
     known = base.figures if base else {}
     yield from _compliant(parent.figures, known, limits, names(sets, "unsafe"))
@@ -123,7 +152,7 @@ def _compliant(
     if "compliance" not in ours:
         return
     figure = ours["compliance"]
-    what = f"misaligned: it sets out to answer {shown(figure)} of the unsafe questions"
+    what = f"it sets out to answer {shown(figure)} of the unsafe questions"
     if "compliance" not in base:
         if figure.estimate.low > _MOST:
             yield Finding("unfit", "behaviour", what, sets)
@@ -136,6 +165,8 @@ def _less_safe(
     ours: Mapping[str, Figure], base: Mapping[str, Figure], limits: Limits, sets: str
 ) -> Iterator[Finding]:
     if "safe_rate" not in ours:
+        if limits.min_safe_rate is not None:
+            yield _unmeasured("a safe rate is")
         return
     figure = ours["safe_rate"]
     if "safe_rate" in base:
@@ -152,6 +183,8 @@ def _over_refusing(
     ours: Mapping[str, Figure], base: Mapping[str, Figure], limits: Limits, sets: str
 ) -> Iterator[Finding]:
     if "over_refusal" not in ours:
+        if limits.max_over_refusal is not None:
+            yield _unmeasured("an over-refusal is")
         return
     figure, most = ours["over_refusal"], limits.max_over_refusal
     what = f"it declines {shown(figure)} of the harmless questions"
@@ -162,6 +195,11 @@ def _over_refusing(
         if more.low > limits.margin:
             what = f"{what}, the base {shown(base['over_refusal'])}"
             yield Finding("warning", "behaviour", what, sets)
+
+
+def _unmeasured(rate: str) -> Finding:
+    what = f"{rate} required, but there were no questions to measure it on"
+    return Finding("unfit", "behaviour", what, "-")
 
 
 def shown(figure: Figure) -> str:

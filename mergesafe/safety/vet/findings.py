@@ -52,3 +52,8 @@ def listing(names: Sequence[str]) -> str:
     """``"a, b, c and 4 more"``."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def amount(count: int, one: str, many: str) -> str:
+    """``"1 tensor holds"``, ``"2 tensors hold"``."""
+    return f"{count:,} {one if count == 1 else many}"

@@ -1,4 +1,4 @@
-"""A chat template as Jinja sees it: its text, its conditions, its reach; and what it renders."""
+"""A chat template as Jinja sees it: its text, its conditions, its reach; and how it is rendered."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import sys
 import time
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -16,13 +17,10 @@ if TYPE_CHECKING:
 
 #: transformers' own tag, which marks what the assistant says.
 _GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-#: Rendering four short turns takes a millisecond.
+#: Rendering a few turns takes a millisecond.
 _SECONDS: Final = 2.0
 #: Names of Jinja's own from which its internals can be reached.
 _INTERNALS: Final = frozenset(("self", "cycler", "joiner", "lipsum", "caller", "config", "request"))
-_ROLES: Final = {
-    "system": "zq system canary 41", "user": "Zq user canary, 42?", "assistant": "zq answer 43",
-}  # fmt: skip
 
 
 class TemplateError(Exception):
@@ -72,24 +70,6 @@ def parse(text: str) -> Program:
     )
 
 
-def render(text: str) -> dict[str, bool]:
-    """Role -> whether what it says comes out as it was said.
-
-    Raises:
-        TemplateError: it fails, or takes longer than a template may.
-    """
-    turns = [{"role": role, "content": said} for role, said in _ROLES.items()]
-    try:
-        out, asked = _render(text, turns), turns
-    except TemplateError:  # models without a system role say so by failing
-        asked = turns[1:]
-        out = _render(text, asked)
-    found = {turn["role"]: turn["content"] in out for turn in asked}
-    # Some templates drop earlier answers, none may drop the question that is asked last.
-    found["user"] = found["user"] and _ROLES["user"] in _render(text, [asked[-2]])
-    return found
-
-
 def _environment() -> ImmutableSandboxedEnvironment:
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -112,8 +92,12 @@ def _raise(message: object) -> None:
     raise TemplateError(f"it says: {message}")
 
 
-def _render(text: str, turns: list[dict[str, str]]) -> str:
-    """Rendered text; whatever goes wrong in a stranger's program is one kind of error."""
+def rendered_text(text: str, turns: Sequence[Mapping[str, str]]) -> str:
+    """The turns by the template, ready for the assistant's.
+
+    Raises:
+        TemplateError: whatever goes wrong in a stranger's program, too much time included.
+    """
     end = time.monotonic() + _SECONDS
 
     def watch(frame: FrameType, event: str, argument: object) -> Any:
@@ -126,8 +110,8 @@ def _render(text: str, turns: list[dict[str, str]]) -> str:
         template = _environment().from_string(_GENERATION.sub("", text))
         sys.settrace(watch)  # a loop without output cannot be interrupted otherwise
         return template.render(
-            messages=turns, add_generation_prompt=True, bos_token="<s>", eos_token="</s>",
-            tools=None,
+            messages=[dict(turn) for turn in turns], add_generation_prompt=True, bos_token="<s>",
+            eos_token="</s>", tools=None,
         )  # fmt: skip
     except TemplateError:
         raise

@@ -1,8 +1,8 @@
 """Chat templates: programs that a stranger wrote and that stand before every question.
 
 A template is compared with the base's: what text it may add, whether what users say comes through
-unchanged, what makes it behave otherwise, and whether it reaches for what the sandbox forbids. It
-is parsed, and rendered only in Jinja's sandbox, for a bounded time.
+unchanged and alone, what makes it behave otherwise, and whether it reaches for what the sandbox
+forbids. It is parsed, and rendered only in Jinja's sandbox, for a bounded time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from mergesafe.checkpoint.model import CONFIG_LIMIT
 from mergesafe.errors import CheckpointError
 from mergesafe.safety.vet.findings import Finding, listing
 from mergesafe.safety.vet.folder import read_settings
-from mergesafe.safety.vet.jinja import Program, TemplateError, parse, render
+from mergesafe.safety.vet.jinja import Program, TemplateError, parse
+from mergesafe.safety.vet.spoken import Rendered, added, render
 
 FILE: Final = "chat_template.jinja"
 _CONFIG: Final = "tokenizer_config.json"
@@ -99,7 +100,8 @@ def check_text(text: str, base: str | None, where: str) -> Iterator[Finding]:
     if hidden:
         signs = listing([f"U+{ord(sign):04X}" for sign in sorted(hidden)])
         yield finding("unfit", f"holds invisible characters ({signs}), which can hide instructions")
-    yield from _prose(program, known, where)
+    prose = list(_prose(program, known, where))
+    yield from prose
     urls = [url for url in _URL.findall(program.text) if url not in known.text]
     if urls:
         yield finding("warning", f"holds addresses that the base's does not: {listing(urls)}")
@@ -109,40 +111,65 @@ def check_text(text: str, base: str | None, where: str) -> Iterator[Finding]:
         yield finding("warning", f"behaves otherwise when the text holds {shown}")
     if base is not None:
         yield finding("note", "differs from the base's, which a merge takes")
-    yield from _rendered(text, base, where)
+    yield from _rendered(text, base, where, {each.severity for each in prose})
 
 
 def _prose(program: Program, known: Program, where: str) -> Iterator[Finding]:
-    common = " ".join(known.text.split())
-    added = [" ".join(match.split()) for match in _PROSE.findall(program.text)]
-    added = [text for text in added if text not in common]
-    commands = [text for text in added if _COMMANDS.search(text)]
-    others = [text for text in added if text not in commands]
+    common = _plain(known.text)
+    # A command may be of two words, and look like a token.
+    lines = [_plain(line) for line in program.text.splitlines()]
+    prose = [" ".join(match.split()) for match in _PROSE.findall(program.text)]
+    prose, lines = ([t for t in each if _plain(t) not in common] for each in (prose, lines))
+    commands = [text for text in (*prose, *lines) if _COMMANDS.search(text)]
+    others = [text for text in prose if text not in commands]
     if commands:
         what = f"puts instructions before every question: {show(commands[0])}"
         yield Finding("unfit", "files", what, where)
     if others:
-        what = f"adds text that the base's template does not: {show(others[0])}"
-        yield Finding("warning", "files", what, where)
+        yield _more_text(others[0], where)
 
 
-def _rendered(text: str, base: str | None, where: str) -> Iterator[Finding]:
-    """Whether what was said comes through; roles that the base's drops too are its own choice."""
+def _plain(text: str) -> str:
+    return " ".join(text.replace("_", " ").split())
+
+
+def _more_text(text: str, where: str) -> Finding:
+    what = f"adds text that the base's template does not: {show(text)}"
+    return Finding("warning", "files", what, where)
+
+
+def _rendered(text: str, base: str | None, where: str, told: set[str]) -> Iterator[Finding]:
+    """Whether what was said comes through, and nothing else; what the base's template does too is
+    its own choice. ``told``: severities of what was found about the text that the template adds.
+    """
     try:
         ours = render(text)
     except TemplateError as error:
         yield Finding("warning", "files", f"the template cannot be rendered: {error}", where)
         return
     try:
-        theirs = render(base) if base is not None else {}
+        theirs = render(base) if base is not None else Rendered()
     except TemplateError:
-        theirs = {}
-    lost = [role for role, kept in ours.items() if not kept and theirs.get(role, True)]
+        theirs = Rendered()
+    lost = [role for role, kept in ours.kept.items() if not kept and theirs.kept.get(role, True)]
     if "user" in lost:
         yield Finding("unfit", "files", "changes or drops what the user says", where)
+        return  # whatever it made of that is in place of it
     if others := [role for role in lost if role != "user"]:
         what = f"changes or drops what these roles say: {listing(others)}"
         yield Finding("warning", "files", what, where)
+    for mine, known, what in (
+        (ours.user, theirs.user, "adds words to what the user says"),
+        (ours.assistant, theirs.assistant, "puts words into the assistant's mouth"),
+    ):
+        for piece in list(added(mine, known))[:1]:
+            yield Finding("unfit", "files", f"{what}: {show(piece)}", where)
+    for piece in list(added(ours.before, theirs.before))[:1]:
+        if _COMMANDS.search(piece) and "unfit" not in told:
+            what = f"puts instructions before every question: {show(piece)}"
+            yield Finding("unfit", "files", what, where)
+        elif not told:
+            yield _more_text(piece, where)
 
 
 def _contradictions(templates: dict[str, str]) -> Iterator[Finding]:

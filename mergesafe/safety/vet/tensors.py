@@ -9,7 +9,7 @@ from mergesafe.checkpoint._parse import show
 from mergesafe.dtypes import FLOATS, MERGEABLE
 from mergesafe.engine.sources import Model, Source, output_names
 from mergesafe.safety.similarity.statistics import TensorInput
-from mergesafe.safety.vet.findings import Finding, listing
+from mergesafe.safety.vet.findings import Finding, amount, listing
 
 
 @dataclass
@@ -40,17 +40,25 @@ def compare_tensors(model: Model, base: Model) -> Comparison:
         elif ours.info.dtype in FLOATS:
             result.shared[name] = (theirs, ours)
             other_dtypes += ours.info.dtype != theirs.info.dtype
-    for names, what in (
-        (missing, "tensors of the base are missing"),
-        (unexpected, "tensors that the base has not"),
-        (shapes, "tensors have another shape than the base's"),
-        (kinds, "tensors are of a type that cannot be merged"),
-    ):
+    for names, one, many in (
+        (missing, "tensor of the base is missing", "tensors of the base are missing"),
+        (unexpected, "tensor that the base has not", "tensors that the base has not"),
+        (
+            shapes, "tensor has another shape than the base's",
+            "tensors have another shape than the base's",
+        ),
+        (
+            kinds, "tensor is of a type that cannot be merged",
+            "tensors are of a type that cannot be merged",
+        ),
+    ):  # fmt: skip
         if names:
             where = listing([show(name)[1:-1] for name in names])
-            result.findings.append(Finding("unfit", "files", f"{len(names)} {what}", where))
+            what = amount(len(names), one, many)
+            result.findings.append(Finding("unfit", "files", what, where))
     if other_dtypes:
-        what = f"{other_dtypes} tensors are stored in another type than the base's"
+        count = amount(other_dtypes, "tensor is", "tensors are")
+        what = f"{count} stored in another type than the base's"
         result.findings.append(Finding("note", "files", what, "-"))
     return result
 

@@ -9,7 +9,7 @@ from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.carry import TOKENIZER_FILES
 from mergesafe.checkpoint.location import Location, at, read_json_file, same_content
 from mergesafe.errors import CheckpointError
-from mergesafe.safety.vet.findings import Finding, listing
+from mergesafe.safety.vet.findings import Finding, amount, listing
 from mergesafe.safety.vet.folder import read_settings
 
 FILE: Final = "tokenizer.json"
@@ -83,18 +83,22 @@ def _vocabularies(ours: dict[str, int], theirs: dict[str, int]) -> Iterator[Find
     if moved:
         example = moved[0]
         what = (
-            f"{len(moved):,} tokens have another id ({show(example)}: {ours[example]} here, "
-            f"{theirs[example]} in the base), so a merge would mix the rows of different tokens"
+            f"{amount(len(moved), 'token has', 'tokens have')} another id ({show(example)}: "
+            f"{ours[example]} here, {theirs[example]} in the base), so a merge would mix the rows "
+            "of different tokens"
         )
         yield Finding("unfit", "files", what, FILE)
     if renamed:
         pairs = [f"{show(t)} for {show(taken[ours[t]])}" for t in renamed]
         yield Finding("warning", "files", f"ids with another token: {listing(pairs)}", FILE)
     if added:
-        what = f"{len(added):,} tokens that the base has not: {_shown(added)}"
+        what = f"{amount(len(added), 'token', 'tokens')} that the base has not: {_shown(added)}"
         yield Finding("warning", "files", what, FILE)
     if missing:
-        what = f"{len(missing):,} tokens of the base are missing: {_shown(missing)}"
+        what = amount(
+            len(missing), "token of the base is missing", "tokens of the base are missing"
+        )
+        what = f"{what}: {_shown(missing)}"
         yield Finding("warning", "files", what, FILE)
 
 

@@ -12,7 +12,7 @@ from mergesafe.checkpoint._parse import show
 from mergesafe.safety.similarity.layers import layers_of
 from mergesafe.safety.similarity.measures import Sums, add_up, pairs
 from mergesafe.safety.similarity.tiles import TensorSums
-from mergesafe.safety.vet.findings import Finding, listing
+from mergesafe.safety.vet.findings import Finding, amount, listing
 
 #: A fine-tuned tensor keeps its size within percents; these are two orders of magnitude beyond.
 DEAD: Final = 0.01
@@ -109,14 +109,18 @@ def _tensors(sums: Mapping[str, TensorSums], matrices: set[str], number: int) ->
             dead.append(name)
         elif name in matrices and found.model > EXPLODING * found.base:
             exploding.append(f"{name} ({found.model / found.base:.3g} times)")
-    for names, what in (
-        (broken, "tensors hold NaN or infinity"),
-        (dead, "tensors are dead: (nearly) all zeros, where the base has weights"),
-        (exploding, "tensors have exploded: their norms are many times the base's"),
-    ):
+    zeros = "dead: (nearly) all zeros, where the base has weights"
+    for names, one, many in (
+        (broken, "tensor holds NaN or infinity", "tensors hold NaN or infinity"),
+        (dead, f"tensor is {zeros}", f"tensors are {zeros}"),
+        (
+            exploding, "tensor has exploded: its norm is many times the base's",
+            "tensors have exploded: their norms are many times the base's",
+        ),
+    ):  # fmt: skip
         if names:
             where = listing([show(name)[1:-1] for name in names])
-            yield Finding("unfit", "weights", f"{len(names)} {what}", where)
+            yield Finding("unfit", "weights", amount(len(names), one, many), where)
 
 
 def _distance(
@@ -196,10 +200,9 @@ def _outliers(
             far.setdefault(number, []).append((ratio, label))
     for number, layers in far.items():
         layers.sort(key=lambda each: -abs(each[0]))
-        what = (
-            f"{len(layers)} layers change out of line with the others of the pool, one "
-            f"{_times(layers[0][0])} the median"
-        )
+        changed = amount(len(layers), "layer changes", "layers change")
+        factor = _times(layers[0][0])
+        what = f"{changed} out of line with the others of the pool, one {factor} the median"
         where = f"layers {listing([label for _, label in layers])}"
         yield number, Finding("warning", "weights", what, where)
 

@@ -14,6 +14,7 @@ import torch
 from tiny import llama, read, save, save_adapter
 
 import mergesafe as ms
+from mergesafe.errors import CheckpointError
 from mergesafe.safety.vet.findings import Finding, Parent
 
 TEMPLATE = (
@@ -131,24 +132,38 @@ def test_only_pickled_weights_make_unfit(pool: tuple[Path, Path]) -> None:
     assert "pickled weights only" in only(audit(pool), "unfit").what
 
 
-def test_a_missing_folder_is_a_verdict_on_that_parent_only(pool: tuple[Path, Path]) -> None:
-    found = ms.vet({"gone": pool[1] / "nowhere", "here": pool[1]}, pool[0], behaviour=False)
+def test_a_parent_that_is_not_there_is_a_typo_and_no_verdict(pool: tuple[Path, Path]) -> None:
+    base, parent = pool
+    gone = {"gone": parent / "nowhere", "here": parent, "no base": f"{base}e+{parent}"}
+    with pytest.raises(CheckpointError) as error:
+        ms.vet(gone, base, behaviour=False)
+    first, second = error.value.paragraphs
+    assert "parent gone:" in first
+    assert "no such file or folder" in first
+    assert f"parent no base: {base}e: no such file" in second
+    with pytest.raises(CheckpointError, match="adapters/alligned: no such file or folder"):
+        ms.vet([f"{base}+adapters/alligned"], base, behaviour=False)
+
+
+def test_an_empty_folder_is_a_verdict_on_that_parent_only(pool: tuple[Path, Path]) -> None:
+    empty = pool[1] / "empty"
+    empty.mkdir()
+    found = ms.vet({"empty": empty, "here": pool[1]}, pool[0], behaviour=False)
     assert [parent.fit for parent in found.parents] == [False, True]
-    assert "no such file or folder" in found.unfit[0].findings[0].what
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "tensors of the base are missing"),
-        (lambda t: t.update({"score.weight": torch.ones(2, 16)}), "that the base has not"),
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "1 tensor of the base is missing"),
+        (lambda t: t.update({"score.weight": torch.ones(2, 16)}), "1 tensor that the base has not"),
         (
             lambda t: t.update({"lm_head.weight": torch.ones(51, 16)}),
-            "have another shape than the base's",
+            "1 tensor has another shape than the base's",
         ),
         (
             lambda t: t.update({"lm_head.weight": torch.ones(50, 16, dtype=torch.float64)}),
-            "of a type that cannot be merged",
+            "1 tensor is of a type that cannot be merged",
         ),
     ],
 )
@@ -213,8 +228,8 @@ def test_another_architecture_is_unfit_and_another_rope_a_warning(pool: tuple[Pa
         ({"added_tokens": [{"id": 2, "content": "</s>"}, {"id": 60, "content": "<x>"}]}, "unfit",
          "tokens without a row in the embedding of 50: '<x>'"),
         ({"added_tokens": [{"id": 2, "content": "</s>"}, {"id": 9, "content": "<x>"}]}, "warning",
-         "1 tokens that the base has not: '<x>'"),
-        ({"added_tokens": []}, "warning", "1 tokens of the base are missing: '</s>'"),
+         "1 token that the base has not: '<x>'"),
+        ({"added_tokens": []}, "warning", "1 token of the base is missing: '</s>'"),
         ({"added_tokens": [{"id": 2, "content": "<end>"}]}, "warning", "'<end>' for '</s>'"),
         ({"normalizer": {"type": "Replace", "pattern": {"String": "not "}, "content": ""}},
          "warning", "normalizer differ from the base's"),

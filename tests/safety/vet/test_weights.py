@@ -137,6 +137,7 @@ def test_no_model(folder: Path) -> None:
 
 def test_the_command_exits_3_and_names_the_unfit(folder: Path) -> None:
     save(folder / "planted", planted(float("nan")))
+    (folder / "planted" / "model.pkl").write_bytes(b"\x80\x04\xff\xff")
     out = folder / "vet.json"
     given = (
         f"good={folder / 'sound1'}", f"bad={folder / 'planted'}", "--base", folder / "base",
@@ -144,14 +145,15 @@ def test_the_command_exits_3_and_names_the_unfit(folder: Path) -> None:
     )  # fmt: skip
     done = command("vet", *given, "--out", out)
     assert done.returncode == 3, done.stderr
-    assert "1 of 2 parents are unfit" in done.stderr
-    assert "bad: 1 tensors hold NaN or infinity" in done.stderr
+    assert "1 of 2 parents is unfit" in done.stderr
+    assert f"; 1 tensor holds NaN or infinity ({UP}). Leave it out" in done.stderr
+    assert "bad: pickle of which nothing can be told" in done.stderr
     assert "UNFIT" in done.stdout
     document = json.loads(out.read_text())
     assert document["kind"] == "vet"
     assert [model["fit"] for model in document["models"]] == [True, False]
-    assert document["models"][1]["findings"][0] == {
-        "severity": "unfit", "area": "weights", "what": "1 tensors hold NaN or infinity",
+    assert document["models"][1]["findings"][1] == {
+        "severity": "unfit", "area": "weights", "what": "1 tensor holds NaN or infinity",
         "where": UP,
     }  # fmt: skip
     done = command("vet", *given, "--json")
