@@ -146,7 +146,16 @@ def test_the_plan_leaves_the_card_alone_and_skips_missing_tools(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     made = {step.name: step for step in gpu_check.plan(PYTHON, tmp_path)}
-    assert list(made) == ["build", "tests", "memcheck", "racecheck", "roofline", "merge", "ncu"]
+    assert list(made) == [
+        "build",
+        "tests",
+        "memcheck",
+        "racecheck",
+        "roofline",
+        "merge",
+        "tune",
+        "ncu",
+    ]
     reasons = {name: step.missing() for name, step in made.items()}
     assert reasons["memcheck"] == reasons["racecheck"] == "compute-sanitizer is not on PATH"
     assert reasons["ncu"] == "ncu is not on PATH"
