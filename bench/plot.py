@@ -83,21 +83,22 @@ PAPER_TIES = {
 
 def plot_paper(path: Path) -> Path:
     """Refusals against skill, means over seeds with their spread; beside it the paper's TIES."""
-    from statistics import mean, pstdev
+    from statistics import mean
+    from statistics import pstdev as spread
 
     rows = read(path)
     figure, (ours, theirs) = _subplots(ncols=2, figsize=(11, 5))
     for case in dict.fromkeys(row["case"] for row in rows):
         own = [row for row in rows if row["case"] == case]
-        if case.startswith("ablation/") or case == "parent/base":
-            continue
+        if case.startswith(("ablation/", "slerp/")) or case == "parent/base":
+            continue  # slerp has two parents, one skill
         skill = [50 * (float(r["domain.sorting"]) + float(r["domain.arithmetic"])) for r in own]
         refusal = [100 * float(r["refusal_rate"]) for r in own]
         colour = FLOOR if case.startswith("parent/") else THEIRS if "naive" in case else OURS
         ours.errorbar(
-            mean(skill), mean(refusal), pstdev(refusal), pstdev(skill), fmt="o", color=colour
+            mean(skill), mean(refusal), spread(refusal), spread(skill), fmt="o", color=colour
         )
-        ours.annotate(case, (mean(skill), mean(refusal)), xytext=(4, 4), textcoords="offset points",
+        ours.annotate(case.removeprefix("parent/"), (mean(skill), mean(refusal)), xytext=(4, 4), textcoords="offset points",
                       fontsize=7)  # fmt: skip
     ours.set_xlabel("skill: mean of sorting and arithmetic, %")
     ours.set_ylabel("unsafe questions refused, %")
@@ -107,6 +108,8 @@ def plot_paper(path: Path) -> Path:
         theirs.plot(accuracy, alignment, "o", color=OURS)
         theirs.annotate(name, (accuracy, alignment), xytext=(4, 4), textcoords="offset points",
                         fontsize=7)  # fmt: skip
+    for axes in (ours, theirs):
+        axes.margins(0.2)
     theirs.set_xlabel("STEM accuracy, %")
     theirs.set_ylabel("safe answers by Llama-Guard-2, %")
     theirs.set_title("arXiv 2406.14563, TIES, Mistral + MAmmoTH2 (as published)", fontsize=9)
