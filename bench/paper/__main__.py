@@ -151,7 +151,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def aims(rows: Sequence[dict[str, Any]], case: Case) -> list[str]:
-    """In how many seeds a search of ``case`` meets what a tuned merge should, beside its seed's parents."""
+    """In how many seeds a search meets what a tuned merge should, beside that seed's parents."""
     by_seed: dict[int, dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_seed.setdefault(row["seed"], {})[row["case"]] = row
