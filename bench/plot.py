@@ -83,8 +83,10 @@ PAPER_TIES = {
 
 def plot_paper(path: Path) -> Path:
     """Refusals against skill, means over seeds with their spread; beside it the paper's TIES."""
-    from statistics import mean
-    from statistics import pstdev as spread
+    from statistics import mean, stdev
+
+    def spread(values: list[float]) -> float:
+        return stdev(values) if len(values) > 1 else 0.0
 
     rows = read(path)
     figure, (ours, theirs) = _subplots(ncols=2, figsize=(11, 5))
@@ -98,8 +100,10 @@ def plot_paper(path: Path) -> Path:
         ours.errorbar(
             mean(skill), mean(refusal), spread(refusal), spread(skill), fmt="o", color=colour
         )
-        ours.annotate(case.removeprefix("parent/"), (mean(skill), mean(refusal)), xytext=(4, 4), textcoords="offset points",
-                      fontsize=7)  # fmt: skip
+        ours.annotate(
+            case.removeprefix("parent/"), (mean(skill), mean(refusal)), xytext=(4, 4),
+            textcoords="offset points", fontsize=7,
+        )  # fmt: skip
     ours.set_xlabel("skill: mean of sorting and arithmetic, %")
     ours.set_ylabel("unsafe questions refused, %")
     seeds = len({row["seed"] for row in rows})
