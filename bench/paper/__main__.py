@@ -75,9 +75,14 @@ def measure(model: str, sets: Sets, answers: Path) -> dict[str, float]:
     return {**figures, "placeholder": 1 - safe}
 
 
+def kept_at(work: Path, seed: int, case: Case) -> Path:
+    """The file of a case's result."""
+    return work / f"seed-{seed}" / "results" / f"{case.name.replace('/', '.')}.json"
+
+
 def run(case: Case, work: Path, seed: int, train: bool) -> dict[str, Any]:
     """One case for one seed, or what an earlier run of the same recipe and version found."""
-    result = work / f"seed-{seed}" / "results" / f"{case.name.replace('/', '.')}.json"
+    result = kept_at(work, seed, case)
     folder, sets = prepare(work, seed, case.examples, train)
     recipe = folder / f"{case.name.replace('/', '.')}.yml"
     text = case.recipe(folder, sets, seed)
@@ -112,7 +117,7 @@ def results(work: Path, seed: int, train: bool) -> list[dict[str, Any]]:
     """What this run and earlier ones found for a seed, in the cases' order."""
     found = []
     for case in all_cases():
-        path = work / f"seed-{seed}" / "results" / f"{case.name.replace('/', '.')}.json"
+        path = kept_at(work, seed, case)
         if path.exists():
             row = json.loads(path.read_text())
             if row["trained"] == train and row["version"] == mergesafe.__version__:

@@ -69,7 +69,10 @@ class Case:
     def _section(self, seed: int) -> list[str]:
         if self.search is None:
             return [""]
-        own = [*(["values: [0.5, 1]"] if self.search == "grid" else [])]
+        # Of weights the paper's {0.25, 0.5, 1}; of t both sides of the middle.
+        own = (
+            ["values: [0.25, 0.5, 0.75]"] if (self.method, self.search) == ("slerp", "grid") else []
+        )
         if self.search in ("gradient", "cmaes"):
             own.append(f"budget: {{steps: {self.steps}}}")
         coefficient = "t" if self.method == "slerp" else "weight"
