@@ -1,5 +1,6 @@
-// AVX-512: a gradient with up to kFixed bfloat16 inputs, from the pairs in memory to the lanes of
-// the sums. The arithmetic is that of core/gradient.h and core/element.h, with masks of lanes.
+// AVX-512: a gradient with up to kFixed experts, from rows to the lanes of the sums. Rows are all
+// bfloat16 where they lie, or all float32, where they lie or as load() converted them. The
+// arithmetic is that of core/gradient.h and core/element.h, with masks of lanes.
 
 // What is kept of every task vector: all of it, or magnitudes from a bound on, both with a rescale
 // of 1; a window; what masks say.
@@ -20,9 +21,18 @@ inline Keep keep_of(const GradientJob& job) {
 constexpr int kPairStep = 32;
 constexpr int kHalf = kPairStep / 2;
 
-// Adds elements [pos, pos + n), n a multiple of kPairStep, to the lanes of the sums.
-using GradientPairs = void (*)(const GradientJob& job, int64_t pos, int n, const uint32_t* masks,
-                               double* lanes);
+// Where the elements of gradient, base and experts begin.
+template <class T>
+struct GradientFrom {
+  const T *grad, *base, *x[kFixed];
+};
+
+// Adds n elements, a multiple of kPairStep, to the lanes of the sums.
+template <class T>
+using GradientKernel = void (*)(const GradientJob& job, const GradientFrom<T>& from, int n,
+                                const uint32_t* masks, double* lanes);
+using GradientPairs = GradientKernel<BF16>;
+using GradientFloats = GradientKernel<float>;
 using ProductPairs = void (*)(const BF16* grad, const BF16* const* rows, int n, double* lanes);
 
 #if defined(__AVX512F__)
@@ -68,6 +78,47 @@ struct PairLanes {
     half[h] = _mm512_fmadd_pd(x.low, y.low, half[h]);
     half[h] = _mm512_fmadd_pd(x.high, y.high, half[h]);
   }
+};
+
+// The lanes of one sum in order.
+struct FloatLanes {
+  __m512d half[2];
+
+  MS_FN void read(const double* lanes) {
+    half[0] = _mm512_loadu_pd(lanes);
+    half[1] = _mm512_loadu_pd(lanes + 8);
+  }
+  MS_FN void write(double* lanes) const {
+    _mm512_storeu_pd(lanes, half[0]);
+    _mm512_storeu_pd(lanes + 8, half[1]);
+  }
+  MS_FN void add(int, Doubles x, Doubles y) {
+    half[0] = _mm512_fmadd_pd(x.low, y.low, half[0]);
+    half[1] = _mm512_fmadd_pd(x.high, y.high, half[1]);
+  }
+};
+
+// Two registers of sixteen out of 32 elements from j on, and where their masks are: even and odd
+// elements of bfloat16, and of float32 the first and the last.
+template <class T>
+struct Halves;
+
+template <>
+struct Halves<BF16> {
+  using Lanes = PairLanes;
+  static MS_FN __m512 read(const BF16* row, int j, int h) {
+    return half_of(load_pairs(row + j), h);
+  }
+  static MS_FN int mask(int j, int h) { return j / 2 + h * (kChunk / 2); }
+};
+
+template <>
+struct Halves<float> {
+  using Lanes = FloatLanes;
+  static MS_FN __m512 read(const float* row, int j, int h) {
+    return _mm512_loadu_ps(row + j + h * kHalf);
+  }
+  static MS_FN int mask(int j, int h) { return j + h * kHalf; }
 };
 
 template <int N>
@@ -144,13 +195,16 @@ MS_FN __mmask16 agreeing(__m512 d, __m512i flip) {
   return _mm512_cmp_ps_mask(_mm512_castsi512_ps(flipped), _mm512_setzero_ps(), _CMP_GT_OQ);
 }
 
-// The line of a row that is wanted two chunks later: five rows and two phases of work are more than
-// the processor's own prefetching follows.
-MS_FN void fetch_ahead(const BF16* row) {
-  _mm_prefetch(reinterpret_cast<const char*>(row + 2 * kChunk), _MM_HINT_T0);
+// The lines of 32 elements that are wanted 4 KiB later: five rows and two phases of work are more
+// than the processor's own prefetching follows.
+template <class T>
+MS_FN void fetch_ahead(const T* row) {
+  const char* at = reinterpret_cast<const char*>(row) + 4096;
+  _mm_prefetch(at, _MM_HINT_T0);
+  if (sizeof(T) == 4) _mm_prefetch(at + 64, _MM_HINT_T0);
 }
 
-// What a sum multiplies, of kRow elements, the even and the odd ones of 32 apart. Float32 first and
+// What a sum multiplies, of kRow elements, the two halves of 32 apart. Float32 first and
 // sums later, because each alone keeps the processor busier, and widening from memory is cheaper.
 constexpr int kRow = 512;
 
@@ -189,8 +243,8 @@ MS_FN void elect_half(__m512 g, const __m512 (&u)[N], const __m512 (&weight)[N],
     _mm512_store_ps(to.terms[i] + j, _mm512_maskz_sub_ps(agreed[i], u[i], less));
 }
 
-template <int N, bool kNormalize>
-MS_FN void add_rows(const Rows<N>& from, int n, PairLanes (&sums)[N + 1]) {
+template <int N, bool kNormalize, class SumLanes>
+MS_FN void add_rows(const Rows<N>& from, int n, SumLanes (&sums)[N + 1]) {
   for (int j = 0; j < n; j += kPairStep) {
     for (int h = 0; h < 2; ++h) {
       const int at = j + h * kHalf;
@@ -201,15 +255,16 @@ MS_FN void add_rows(const Rows<N>& from, int n, PairLanes (&sums)[N + 1]) {
   }
 }
 
-template <int N, Elect kElect, bool kNormalize, Keep kKeep>
-void gradient_pairs(const GradientJob& job, int64_t pos, int n, const uint32_t* masks,
-                    double* lanes) {
+template <class T, int N, Elect kElect, bool kNormalize, Keep kKeep>
+void gradient_rows(const GradientJob& job, const GradientFrom<T>& from, int n,
+                   const uint32_t* masks, double* lanes) {
+  using H = Halves<T>;
   const KeptDeltas<N, kKeep> kept(job);
-  const BF16 *grad = bf16_at(job.grad, pos), *base = bf16_at(job.base, pos), *x[N];
+  const T *grad = from.grad, *base = from.base, *x[N];
   __m512 weight[N];
-  PairLanes sums[N + 1];
+  typename H::Lanes sums[N + 1];
   for (int i = 0; i < N; ++i) {
-    x[i] = bf16_at(job.vectors[i].input, pos);
+    x[i] = from.x[i];
     weight[i] = _mm512_set1_ps(job.vectors[i].weight);
   }
   for (int i = 0; i <= N; ++i) sums[i].read(lanes + i * kReduceLanes);
@@ -223,11 +278,10 @@ void gradient_pairs(const GradientJob& job, int64_t pos, int n, const uint32_t* 
         for (int i = 0; i < N; ++i) fetch_ahead(x[i] + j);
       }
       for (int h = 0; h < 2; ++h) {
-        const __m512 g = half_of(load_pairs(grad + j), h), b = half_of(load_pairs(base + j), h);
+        const __m512 g = H::read(grad, j, h), b = H::read(base, j, h);
         __m512 u[N];
         for (int i = 0; i < N; ++i)
-          u[i] = kept(i, _mm512_sub_ps(half_of(load_pairs(x[i] + j), h), b),
-                      masks + j / 2 + h * (kChunk / 2));
+          u[i] = kept(i, _mm512_sub_ps(H::read(x[i], j, h), b), masks + H::mask(j, h));
         if (kElect != Elect::kNone) {
           elect_half<N, kElect, kNormalize>(g, u, weight, rows, j - begin + h * kHalf);
           continue;
@@ -241,39 +295,37 @@ void gradient_pairs(const GradientJob& job, int64_t pos, int n, const uint32_t* 
   for (int i = 0; i <= N; ++i) sums[i].write(lanes + i * kReduceLanes);
 }
 
-template <int N, Keep kKeep>
-GradientPairs gradient_pairs_elect(const GradientJob& job) {
+template <class T, int N, Keep kKeep>
+GradientKernel<T> gradient_elect(const GradientJob& job) {
   if (job.elect == Elect::kSum)
-    return job.normalize ? gradient_pairs<N, Elect::kSum, true, kKeep>
-                         : gradient_pairs<N, Elect::kSum, false, kKeep>;
+    return job.normalize ? gradient_rows<T, N, Elect::kSum, true, kKeep>
+                         : gradient_rows<T, N, Elect::kSum, false, kKeep>;
   if (job.elect == Elect::kCount)
-    return job.normalize ? gradient_pairs<N, Elect::kCount, true, kKeep>
-                         : gradient_pairs<N, Elect::kCount, false, kKeep>;
-  return gradient_pairs<N, Elect::kNone, false, kKeep>;
+    return job.normalize ? gradient_rows<T, N, Elect::kCount, true, kKeep>
+                         : gradient_rows<T, N, Elect::kCount, false, kKeep>;
+  return gradient_rows<T, N, Elect::kNone, false, kKeep>;
 }
 
-template <int N>
-GradientPairs gradient_pairs_fixed(const GradientJob& job, Keep keep) {
+template <class T, int N>
+GradientKernel<T> gradient_fixed(const GradientJob& job, Keep keep) {
   switch (keep) {
-    case Keep::kMasks: return gradient_pairs_elect<N, Keep::kMasks>(job);
-    case Keep::kWindow: return gradient_pairs_elect<N, Keep::kWindow>(job);
-    case Keep::kAbove: return gradient_pairs_elect<N, Keep::kAbove>(job);
+    case Keep::kMasks: return gradient_elect<T, N, Keep::kMasks>(job);
+    case Keep::kWindow: return gradient_elect<T, N, Keep::kWindow>(job);
+    case Keep::kAbove: return gradient_elect<T, N, Keep::kAbove>(job);
     case Keep::kWhole: break;
   }
-  return job.elect == Elect::kNone ? gradient_pairs<N, Elect::kNone, false, Keep::kWhole>
-                                   : gradient_pairs_elect<N, Keep::kAbove>(job);
+  return job.elect == Elect::kNone ? gradient_rows<T, N, Elect::kNone, false, Keep::kWhole>
+                                   : gradient_elect<T, N, Keep::kAbove>(job);
 }
 
-// The kernel for these inputs, or null where there is none.
-inline GradientPairs gradient_pairs_of(const GradientJob& job, Keep keep) {
-  if (!is_bf16(job.grad) || !is_bf16(job.base)) return nullptr;
-  for (int i = 0; i < job.count; ++i)
-    if (!is_bf16(job.vectors[i].input)) return nullptr;
+// The kernel for as many experts, or null where there is none.
+template <class T>
+GradientKernel<T> gradient_kernel(const GradientJob& job, Keep keep) {
   switch (job.count) {
-    case 1: return gradient_pairs_fixed<1>(job, keep);
-    case 2: return gradient_pairs_fixed<2>(job, keep);
-    case 3: return gradient_pairs_fixed<3>(job, keep);
-    case 4: return gradient_pairs_fixed<4>(job, keep);
+    case 1: return gradient_fixed<T, 1>(job, keep);
+    case 2: return gradient_fixed<T, 2>(job, keep);
+    case 3: return gradient_fixed<T, 3>(job, keep);
+    case 4: return gradient_fixed<T, 4>(job, keep);
     default: return nullptr;
   }
 }
@@ -285,6 +337,9 @@ inline ProductPairs product_pairs_of(int count) {
   return kernels[count - 1];
 }
 #else
-inline GradientPairs gradient_pairs_of(const GradientJob&, Keep) { return nullptr; }
+template <class T>
+GradientKernel<T> gradient_kernel(const GradientJob&, Keep) {
+  return nullptr;
+}
 inline ProductPairs product_pairs_of(int) { return nullptr; }
 #endif

@@ -152,6 +152,12 @@ inline void gradient_loaded(const GradientJob& job, const GradientRows& rows, in
   if (job.normalize) add_products(rows.grad, rows.total, n, lanes + job.count * kReduceLanes);
 }
 
+inline bool all_bf16(const GradientJob& job) {
+  bool all = is_bf16(job.grad) && is_bf16(job.base);
+  for (int i = 0; i < job.count; ++i) all = all && is_bf16(job.vectors[i].input);
+  return all;
+}
+
 // Adds the elements from pos to stop that pairs take; returns where they end.
 inline int64_t add_pairs(GradientPairs pairs, Keep keep, const GradientJob& job, int64_t pos,
                          int64_t stop, uint32_t* masks, double* lanes) {
@@ -159,11 +165,42 @@ inline int64_t add_pairs(GradientPairs pairs, Keep keep, const GradientJob& job,
   const int64_t step = keep == Keep::kMasks ? kChunk : kReduceBlock;
   for (; pos < end; pos += step) {
     const int n = static_cast<int>(end - pos < step ? end - pos : step);
-    if (keep == Keep::kMasks)
-      for (int i = 0; i < job.count; ++i)
-        keep_pairs(job.vectors[i], bf16_at(job.base, pos), bf16_at(job.vectors[i].input, pos),
-                   job.offset + pos, n, masks + i * kChunk);
-    pairs(job, pos, n, masks, lanes);
+    GradientFrom<BF16> from{bf16_at(job.grad, pos), bf16_at(job.base, pos), {}};
+    for (int i = 0; i < job.count; ++i) {
+      const TaskVector& v = job.vectors[i];
+      from.x[i] = bf16_at(v.input, pos);
+      if (keep == Keep::kMasks)
+        keep_pairs(v, from.base, from.x[i], job.offset + pos, n, masks + i * kChunk);
+    }
+    pairs(job, from, n, masks, lanes);
+  }
+  return end;
+}
+
+// The values of [pos, pos + n): where they lie, or converted into `room`.
+inline const float* floats_at(const Input& input, int64_t pos, int n, float* room) {
+  if (input.dtype == DType::kF32 && input.cast == DType::kF32)
+    return static_cast<const float*>(input.data) + pos;
+  load(input, pos, n, false, room);
+  return room;
+}
+
+// The same for elements of any dtype.
+inline int64_t add_floats(GradientFloats floats, Keep keep, const GradientJob& job,
+                          const GradientRows& rows, int64_t pos, int64_t stop, uint32_t* masks,
+                          double* lanes) {
+  const int64_t end = stop - (stop - pos) % kPairStep;
+  for (; pos < end; pos += kGradientChunk) {
+    const int n = static_cast<int>(end - pos < kGradientChunk ? end - pos : kGradientChunk);
+    GradientFrom<float> from{
+        floats_at(job.grad, pos, n, rows.grad), floats_at(job.base, pos, n, rows.base), {}};
+    for (int i = 0; i < job.count; ++i) {
+      const TaskVector& v = job.vectors[i];
+      from.x[i] = floats_at(v.input, pos, n, rows.expert(i));
+      if (keep == Keep::kMasks)
+        keep_masks(v, from.base, from.x[i], job.offset + pos, n, masks + i * kChunk);
+    }
+    floats(job, from, n, masks, lanes);
   }
   return end;
 }
@@ -171,18 +208,22 @@ inline int64_t add_pairs(GradientPairs pairs, Keep keep, const GradientJob& job,
 void merge_gradient(const GradientJob& job, int64_t begin, int64_t end, double* sums) {
   const Keep keep = keep_of(job);
   const bool aligned = keep != Keep::kMasks || (job.offset + begin) % kPhiloxGroup == 0;
-  const GradientPairs pairs = aligned ? gradient_pairs_of(job, keep) : nullptr;
+  const GradientPairs pairs = aligned && all_bf16(job) ? gradient_kernel<BF16>(job, keep) : nullptr;
+  const GradientFloats floats = pairs == nullptr ? gradient_kernel<float>(job, keep) : nullptr;
   const int64_t stride = job.count + 1, room = 2 * stride * kReduceLanes;
-  const int64_t floats = GradientRows::floats(job.count);
-  float* scratch = thread_scratch(room + floats + (pairs != nullptr ? job.count * kChunk : 0));
+  const int64_t values = GradientRows::floats(job.count);
+  float* scratch = thread_scratch(room + values + static_cast<int64_t>(job.count) * kChunk);
   double* lanes = reinterpret_cast<double*>(scratch);
   const GradientRows rows(scratch + room);
-  uint32_t* masks = reinterpret_cast<uint32_t*>(scratch + room + floats);
+  uint32_t* masks = reinterpret_cast<uint32_t*>(scratch + room + values);
   for (int64_t block = begin; block < end; block += kReduceBlock) {
     const int64_t stop = end - block < kReduceBlock ? end : block + kReduceBlock;
     std::memset(lanes, 0, room * sizeof(float));
     int64_t pos = block;
-    if (pairs != nullptr) pos = add_pairs(pairs, keep, job, pos, stop, masks, lanes);
+    if (pairs != nullptr)
+      pos = add_pairs(pairs, keep, job, pos, stop, masks, lanes);
+    else if (floats != nullptr)
+      pos = add_floats(floats, keep, job, rows, pos, stop, masks, lanes);
     for (; pos < stop; pos += kGradientChunk)
       gradient_loaded(job, rows, pos,
                       static_cast<int>(stop - pos < kGradientChunk ? stop - pos : kGradientChunk),

@@ -31,6 +31,23 @@ inline void zero_nonfinite_in_place(float* values, int n) {
     values[j] = pick((bits_of(values[j]) & kAbsMask) < kInfBits, values[j]);
 }
 
+// A row of an input that is loaded a chunk at a time, in turn with others. So many rows across
+// page boundaries are more than the processor's own prefetching follows, and asking for a whole
+// chunk at once makes the processor wait: loops ask for the next chunk bit by bit as they compute.
+struct NextChunk {
+  const char* data;
+  int size;  // bytes of an element
+
+  NextChunk() = default;
+  NextChunk(const Input& input, int64_t pos) : size(input.dtype == DType::kF32 ? 4 : 2) {
+    data = static_cast<const char*>(input.data) + (pos + kChunk) * size;
+  }
+  // The lines of n elements from j on.
+  MS_FN void fetch(int j, int n) const {
+    for (int line = 0; line < n * size; line += 64) __builtin_prefetch(data + j * size + line);
+  }
+};
+
 // out[0, n) = input[pos, pos + n) after the cast at load; true when a value was not finite.
 inline bool load(const Input& input, int64_t pos, int n, bool zero_nonfinite, float* out) {
   uint32_t largest = 0;

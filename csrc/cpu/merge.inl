@@ -113,9 +113,8 @@ Chain<N, kElect, kRandom, kDivide> chain_of(const MergeJob& job) {
 }
 
 template <int N, class Chain>
-void merge_chunk(const Chain& given, const float* base, const float* x, const uint32_t* masks,
-                 int n, float* __restrict__ out) {
-  const Chain chain = given;
+MS_FN void merge_some(const Chain& chain, const float* base, const float* x, const uint32_t* masks,
+                      int n, float* __restrict__ out) {
   for (int j = 0; j < n; ++j) {
     float row[N];
     uint32_t keep[N];
@@ -125,6 +124,20 @@ void merge_chunk(const Chain& given, const float* base, const float* x, const ui
     }
     out[j] = chain(base[j], row, keep);
   }
+}
+
+// `next`: of the base and of N experts.
+template <int N, class Chain>
+void merge_chunk(const Chain& given, const float* base, const float* x, const uint32_t* masks,
+                 int n, const NextChunk* next, float* __restrict__ out) {
+  constexpr int kStep = 64;
+  const Chain chain = given;
+  int j = 0;
+  for (; j + kStep <= n; j += kStep) {
+    for (int i = 0; i <= N; ++i) next[i].fetch(j, kStep);
+    merge_some<N>(chain, base + j, x + j, masks + j, kStep, out + j);
+  }
+  merge_some<N>(chain, base + j, x + j, masks + j, n - j, out + j);
 }
 
 template <int N, class Chain>
@@ -203,6 +216,7 @@ void merge_any(const MergeJob& job, const float* __restrict__ base, float* __res
 struct Chunk {
   const float *base, *x;
   float* out;
+  NextChunk next[kFixed + 1];
   const BF16 *from, *rows[kFixed];
   BF16* to;
   uint32_t* masks;
@@ -214,7 +228,7 @@ struct Chunk {
 template <int N, Elect kElect, bool kRandom, bool kDivide>
 void merge_either(const MergeJob& job, Chunk& c) {
   const auto chain = chain_of<N, kElect, kRandom, kDivide>(job);
-  if (!c.paired) return merge_chunk<N>(chain, c.base, c.x, c.masks, c.n, c.out);
+  if (!c.paired) return merge_chunk<N>(chain, c.base, c.x, c.masks, c.n, c.next, c.out);
   merge_pairs<N>(chain, c.from, c.rows, c.masks, c.n, c.to);
   const BF16* all[N + 2] = {c.from, c.to};
   for (int i = 0; i < N; ++i) all[i + 2] = c.rows[i];
@@ -267,9 +281,11 @@ Flags merge_loaded(const MergeJob& job, bool random, int64_t pos, float* base, f
   const bool fixed = job.count > 0 && job.count <= kFixed;
   c.paired = false;
   Flags flags = flag(0, load(job.base, pos, c.n, job.zero_nonfinite, base));
+  c.next[0] = NextChunk(job.base, pos);
   for (int i = 0; i < job.count; ++i) {
     const TaskVector& v = job.vectors[i];
     float* row = x + i * kChunk;
+    if (fixed) c.next[i + 1] = NextChunk(v.input, pos);
     flags |= flag(i + 1, load(v.input, pos, c.n, job.zero_nonfinite, row));
     if (random || !fixed) keep_masks(v, base, row, job.offset + pos, c.n, c.masks + i * kChunk);
   }
