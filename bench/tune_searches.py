@@ -4,17 +4,20 @@
 what a search without such a model does: merge to a folder, load the folder, and run the same pass.
 The folder is written by mergesafe, and by mergekit (its Python function, without the seconds that
 its command takes to start) where that is installed, as evolutionary merging does with it.
-``passes``: forward passes until the gradient search is where CMA-ES is after its whole budget, by
-the objective on all examples, from the same start over the same coefficients.
+``passes``: forward passes until the gradient search has the lowest objective that CMA-ES found,
+over those until CMA-ES found it. Both start from the same weights and see all examples in every
+step; a pass of the gradient search also has its backward pass.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM
 
 import mergesafe
@@ -24,10 +27,11 @@ from bench.tune import Row, demo_plan, random_batch, row
 from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record
 from mergesafe.demo.data import REFUSALS, SKILLS, questions
+from mergesafe.engine.plan import MergePlan
 from mergesafe.tune.examples import Term
 from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Objective
-from mergesafe.tune.problem import Problem, Recorded
+from mergesafe.tune.objectives import Evaluation, Objective
+from mergesafe.tune.problem import Moment, Problem, Recorded
 from mergesafe.tune.read_search import SEARCHES as OPTIONS
 from mergesafe.tune.search.registry import SEARCHES
 from mergesafe.tune.section import Budget, SearchSpec
@@ -112,31 +116,57 @@ def at_least(case: str, value: float, limit: float, what: str) -> Row:
 def passes(args: argparse.Namespace) -> list[Row]:
     """Forward passes of both searches to the same objective."""
     plan = demo_plan(args.demo, args.method)
-    space = CoefficientSpace(plan, args.granularity)
+    count = partial(searched, plan, args)
+    by_cmaes, each = count("cmaes", args.cmaes_granularity or args.granularity, args.generations)
+    target = min(by_cmaes)
+    generation = by_cmaes.index(target) + 1
+    used = generation * each
+    by_gradient, one = count("gradient", args.granularity, args.steps, patience=0)
+    print(
+        f"{'':<8} CMA-ES {target:.4f} in generation {generation} of {args.generations}, {used:.0f} "
+        f"passes; gradient {by_gradient[-1]:.4f} in step {args.steps}, {args.steps * one:.0f}"
+    )
+    steps = next((n for n, value in enumerate(by_gradient, 1) if value <= target), None)
+    if steps is None:
+        print("passes   the gradient search did not get there")
+        return []
+    what = (
+        f"{args.method}: passes until the gradient over {args.granularity} coefficients ({steps} "
+        f"steps) is at the {target:.4f} of CMA-ES over "
+        f"{args.cmaes_granularity or args.granularity} ones ({generation} generations)"
+    )
+    return [row("passes", steps * one / used, "ratio", MOST_PASSES, what)]
+
+
+def searched(
+    plan: MergePlan, args: argparse.Namespace, method: str, granularity: str, steps: int,
+    **options: float,
+) -> tuple[list[float], float]:  # fmt: skip
+    """The objective on all examples after every step, and the forward passes of one."""
+    space = CoefficientSpace(plan, granularity)
     with (
         MergedModel(plan, space, device="cpu", dtype=args.dtype) as merged,
         tempfile.TemporaryDirectory(dir=args.folder) as name,
     ):
         state = Trajectory(Path(name) / "state", {}, resume=False)
-        whole = Recorded("whole", Objective(merged, terms(args.examples)), state)
-        problem = Problem(space, whole, whole, state)
-        best = SEARCHES["cmaes"](problem, space.initial(), spec("cmaes", args.generations))
-        target, by_cmaes = whole.evaluate(best, grad=False).value, state.forward_passes
-        generations = len(problem.history)
-        SEARCHES["gradient"](problem, space.initial(), spec("gradient", args.steps))
-        each = (state.forward_passes - by_cmaes) / args.steps
+        batch = Recorded("batch", Objective(merged, terms(args.examples)), state)
+        problem = Problem(space, batch, Unused(), state, progress=told)
+        SEARCHES[method](problem, space.initial(), spec(method, steps, **options))
+        made = state.forward_passes
         state.close()
-    values = [moment.objective for moment in problem.history[generations:]]
-    steps = next((n for n, value in enumerate(values, 1) if value <= target), None)
-    print(
-        f"{'':<8} CMA-ES {target:.4f} after {generations} generations, {by_cmaes} passes; gradient "
-        f"{values[-1]:.4f} after {args.steps} steps"
-    )
-    if steps is None:
-        print("passes   the gradient search did not get there")
-        return []
-    what = f"{args.method}, {args.granularity}: passes of gradient / CMA-ES to {target:.4f}"
-    return [row("passes", steps * each / by_cmaes, "ratio", MOST_PASSES, what)]
+    values = [moment.objective for moment in problem.history]
+    return values, made / len(values)
+
+
+def told(moment: Moment) -> None:
+    print(f"{'':<8} {moment.search} {moment.step}: {moment.objective:.4f}", flush=True)
+
+
+class Unused:
+    """The choice between a search's last points, which does not count here."""
+
+    def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
+        return Evaluation(0.0, {}, None, 0, 0)
 
 
 def terms(examples: int) -> list[Term]:
@@ -150,10 +180,10 @@ def terms(examples: int) -> list[Term]:
     return [Term(name, records[:examples], weight=w) for name, (w, records) in sets.items()]
 
 
-def spec(method: str, steps: int) -> SearchSpec:
-    """A search with the options of a recipe that names none."""
-    options = {key: default for key, (default, _) in OPTIONS[method].items()}
-    return SearchSpec(method, options, Budget(steps=steps))
+def spec(method: str, steps: int, **options: float) -> SearchSpec:
+    """A search with these options, and else those of a recipe that names none."""
+    defaults = {key: default for key, (default, _) in OPTIONS[method].items()}
+    return SearchSpec(method, {**defaults, **options}, Budget(steps=steps))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -168,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--granularity", default="model")
+    parser.add_argument("--cmaes-granularity", help="of CMA-ES, where another")
     parser.add_argument("--examples", type=int, default=16)
     parser.add_argument("--generations", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20)
