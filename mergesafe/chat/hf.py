@@ -7,7 +7,6 @@ float32, rounded once to the model's dtype. Remote code is never run.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -15,17 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.chat.conversation import NLL, Conversation, Response, Sampling
+from mergesafe.chat.model_files import check_files, files_digest
+from mergesafe.chat.runnable import check_device, require
 from mergesafe.chat.tokens import check_template, encode, encode_prompt, encode_text, padded
-from mergesafe.checkpoint.carry import TOKENIZER_SUFFIX, VOCABULARIES
-from mergesafe.checkpoint.digest import digest_at, text
 from mergesafe.checkpoint.hub import HubStore
 from mergesafe.checkpoint.locate import locate
-from mergesafe.checkpoint.location import Location, at
+from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.lora import LoraPair, open_adapter
 from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
 from mergesafe.checkpoint.reader import Reader
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
 BATCH: Final = 32
 #: Longest prompt and answer together, in tokens; more of an answer is cut off.
 MAX_TOKENS: Final = 2048
-_NEEDED: Final = ("torch", "transformers", "safetensors", "accelerate")
-_WEIGHTS: Final = (".safetensors", ".bin")
 DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -197,7 +193,7 @@ class HfModel:
     @cached_property
     def plain_tokenizer(self) -> Any:
         """The model's tokenizer, with a chat template or without."""
-        _require()
+        require()
         from transformers import AutoTokenizer
 
         path, revision = self._base
@@ -207,7 +203,7 @@ class HfModel:
     @cached_property
     def model(self) -> Any:
         """The model on its device, with the adapter folded in, for evaluation."""
-        _require()
+        require()
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -322,52 +318,6 @@ class HfModel:
         return {int(end) for end in (*listed, self.plain_tokenizer.eos_token_id) if end is not None}
 
 
-def check_device(device: str, owner: str) -> None:
-    """Refuse a device on which nothing can be computed; ``owner``: what is to run there.
-
-    Raises:
-        ModelError: torch cannot use it here.
-    """
-    if device == "auto":
-        return
-    _require()
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(
-            f"{owner}: the device {device!r} cannot be used here "
-            f"({' '.join(str(error).split())[:200]}); expected auto, cpu, cuda or cuda:N"
-        ) from None
-
-
-def check_files(place: Location) -> None:
-    """Refuse a model's folder in which a kind of file is missing; nothing of it is loaded.
-
-    Raises:
-        ModelError: it has no configuration, no tokenizer or no weights.
-    """
-    names = at(place).names()
-    if names is None:  # a server that lists nothing
-        return
-    kinds = {
-        "config.json": any(name == "config.json" for name in names),
-        "tokenizer": any(
-            name in VOCABULARIES or name.endswith((".model", TOKENIZER_SUFFIX, "tekken.json"))
-            for name in names
-        ),
-        "weights": any(name.endswith(_WEIGHTS) for name in names),
-    }
-    missing = [kind for kind, found in kinds.items() if not found]
-    if missing:
-        told = ", no ".join(missing[:-1]) + (" and no " if missing[1:] else "") + missing[-1]
-        raise ModelError(
-            f"{place}: there is no {told} in the folder; expected a model "
-            "with config.json, tokenizer and weights"
-        )
-
-
 def fold_in(model: Any, adapter: Any, base: Checkpoint) -> None:
     """W ← W + scale · B · A for every adapted matrix (LoRA, arXiv 2106.09685).
 
@@ -396,50 +346,11 @@ def _read(info: TensorInfo, reader: Reader) -> torch.Tensor:
     return tensor
 
 
-def files_digest(place: Location) -> str:
-    """Of weights and of the small files that change what a model says, by their names.
-
-    Files here by their bytes (XXH3-128 of weights, SHA-256 of the others), those of a Hub by the
-    hashes that it names: nothing is downloaded to tell whether a model is the same.
-    """
-    found: dict[str, object] = {}
-    names = at(place).names() or []
-    for name in sorted(names):
-        weights = name.endswith(_WEIGHTS)
-        if not weights and not name.endswith((".json", ".jinja")):
-            continue
-        file = place / name
-        if not isinstance(file, Path):
-            found[name] = at(file).fingerprint()
-        elif file.is_file():
-            content = file.read_bytes() if not weights else b""
-            found[name] = _weights_digest(file) if weights else sha256(content).hexdigest()
-    return json.dumps(found, sort_keys=True)
-
-
-def _weights_digest(file: Path) -> str:
-    import numpy
-
-    if not file.stat().st_size:
-        return ""
-    content = numpy.memmap(file, dtype=numpy.uint8, mode="r")
-    return text(digest_at(content.ctypes.data, content.size))
-
-
 def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     """Indices in groups of like length, the longest first: what does not fit fails at once."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     for begin in range(0, len(order), size):
         yield order[begin : begin + size]
-
-
-def _require() -> None:
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            f"running a model needs {', '.join(missing)}. Install what is missing: "
-            "pip install 'mergesafe[models]'"
-        )
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def require() -> None:
 
 def identity_of(folder: Path) -> str:
     """A short digest of the weights and JSON files in ``folder``."""
-    from mergesafe.chat.hf import files_digest
+    from mergesafe.chat.model_files import files_digest
 
     if not folder.is_dir():
         raise missing_folder(folder)
@@ -126,7 +126,7 @@ def check_encoder(folder: Path) -> None:
     Raises:
         ModelError: it is not there, or without configuration, tokenizer or weights.
     """
-    from mergesafe.chat.hf import check_files
+    from mergesafe.chat.model_files import check_files
 
     if not folder.is_dir():
         raise missing_folder(folder)

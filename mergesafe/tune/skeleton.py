@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mergesafe.chat.hf import _require, quiet
+from mergesafe.chat.hf import quiet
+from mergesafe.chat.runnable import require
 from mergesafe.engine.plan import MergePlan, layer_of
 from mergesafe.errors import ModelError
 from mergesafe.tune.layers import MergedEmbedding, MergedLinear
@@ -31,7 +32,7 @@ def make_skeleton(
         ModelError: transformers does not know the model, its parameters are not the plan's, or a
             large one belongs to a layer that cannot take its weight on demand.
     """
-    _require()
+    require()
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.chat.hf import check_device, parse_reference
+from mergesafe.chat.hf import parse_reference
+from mergesafe.chat.runnable import check_device
 from mergesafe.checkpoint.locate import locate
 from mergesafe.checkpoint.location import Location, at
 from mergesafe.engine.api import thread_count
