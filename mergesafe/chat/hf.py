@@ -25,7 +25,7 @@ from mergesafe.checkpoint.hub import HubStore
 from mergesafe.checkpoint.locate import locate
 from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.lora import LoraPair, open_adapter
-from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
+from mergesafe.checkpoint.model import Checkpoint, open_checkpoint, similar
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.remote import RemotePath
 from mergesafe.checkpoint.safetensors import TensorInfo
@@ -234,8 +234,11 @@ class HfModel:
         for what, place in expected.items():
             if isinstance(place, Path) and not place.is_dir():
                 found = "this is a file" if place.exists() else "there is no such folder"
+                close = None if place.exists() else similar(place)
+                hint = f". Did you mean {close}?" if close else ""
                 raise ModelError(
-                    f"{place}: {found}; expected the folder of {what}, or a Hub id such as org/name"
+                    f"{place}: {found}; expected the folder of {what}, or a Hub id such as "
+                    f"org/name{hint}"
                 )
         if not isinstance(model, Path) and hub_id(model) is None:
             raise ModelError(f"{ref.text}: a model to run must be a folder or a Hub id, not a URL")

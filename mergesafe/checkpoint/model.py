@@ -220,10 +220,17 @@ def refuse_missing(path: Location) -> NoReturn:
     if at(path).present():
         advice = "It is a symbolic link to a missing place."
     elif isinstance(path, Path):
-        with suppress(OSError):
-            close = nearest(path.name, {*os.listdir(path.parent)} - {path.name})
-            advice = f"Did you mean {path.parent / close}?" if close else advice
+        close = similar(path)
+        advice = f"Did you mean {close}?" if close else advice
     raise CheckpointError(f"{path}: no such file or folder. {advice}")
+
+
+def similar(path: Path) -> Path | None:
+    """What lies beside the missing ``path`` under the name that resembles its own the most."""
+    with suppress(OSError):
+        close = nearest(path.name, {*os.listdir(path.parent)} - {path.name})
+        return path.parent / close if close else None
+    return None
 
 
 def _refuse_folder(path: Location) -> NoReturn:

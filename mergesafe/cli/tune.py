@@ -59,9 +59,11 @@ def run(
 def show(moment: Moment) -> None:
     """A line of progress: every step on a terminal, in place; some in a log."""
     terms = ", ".join(f"{name} {value:.3f}" for name, value in moment.terms.items())
+    part = f" ({moment.part})" if moment.part else ""
     line = (
-        f"{moment.search} step {moment.step}: {moment.objective:.4f} ({terms}), "
-        f"{moment.evaluations} evaluations, {moment.seconds:.0f} s"
+        f"{moment.search} step {moment.step}{part}: {moment.objective:.4f}"
+        f"{f' ({terms})' if terms else ''}, {moment.evaluations} evaluations, "
+        f"{moment.seconds:.0f} s"
     )
     if sys.stderr.isatty():
         print(f"\r\x1b[2K{printable(line)}", end="", file=sys.stderr, flush=True)

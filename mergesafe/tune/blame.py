@@ -64,11 +64,12 @@ def blame(
     x: torch.Tensor,
     *,
     leave_one_out: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
 ) -> Blame:
     """Blame for the value of ``objective`` (give one of the safety set alone) at ``x``.
 
-    ``progress`` is called with the number of evaluations done and their total. With SLERP there is
+    ``progress`` is called with the number of parts left out, how many there are, and the value
+    without the last. With SLERP there is
     one coefficient, t, and its row is that of the model that is not the base.
 
     Raises:
@@ -92,6 +93,6 @@ def blame(
             value = objective.evaluate(without, grad=False).value
             left[int(row)][int(column)] = whole.value - value
             if progress is not None:
-                progress(done + 1, total)
+                progress(done + 1, total, value)
     groups = tuple(group.name for group in space.groups)
     return Blame(models, groups, table.tolist(), left)

@@ -121,10 +121,10 @@ def solve(
 
     Where none does, the one that breaks them least.
     """
-    x = run_searches(problem, start, specs)
+    x = run_searches(replace(problem, part="without constraints"), start, specs)
     multipliers = dict.fromkeys(levels, 0.0)
     found: list[Candidate] = []
-    for penalty in (*PENALTIES, None):
+    for number, penalty in enumerate((*PENALTIES, None), 1):
         at_x = losses.at(x)
         objective = sum(weight * at_x[name] for name, weight in losses.weights.items())
         candidate = Candidate(x, objective, decisions(x))
@@ -144,5 +144,8 @@ def solve(
             for parts in (losses.batch, losses.whole)
         ]
         functions[0].update(at_x)  # the multipliers are shared
-        x = run_searches(replace(problem, batch=functions[0], whole=functions[1]), x, specs)
+        part = f"constrained, round {number} of at most {ROUNDS}"
+        x = run_searches(
+            replace(problem, batch=functions[0], whole=functions[1], part=part), x, specs
+        )
     return min(found, key=lambda each: (each.broken, each.objective))

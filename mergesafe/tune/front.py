@@ -49,10 +49,13 @@ def find_front(
 ) -> list[tuple[float, torch.Tensor]]:
     """``count`` points with the weight of safety in each, from 1 to 0."""
 
-    def search(batch: Evaluates, whole: Evaluates, x: torch.Tensor) -> torch.Tensor:
-        return run_searches(replace(problem, batch=batch, whole=whole), x, specs)
+    def search(part: str, batch: Evaluates, whole: Evaluates, x: torch.Tensor) -> torch.Tensor:
+        return run_searches(replace(problem, batch=batch, whole=whole, part=part), x, specs)
 
-    ends = {side: search(sides.batch[side], sides.whole[side], start) for side in _OTHER}
+    ends = {
+        side: search(f"{side} alone", sides.batch[side], sides.whole[side], start)
+        for side in _OTHER
+    }
     losses = {side: sides.losses(x) for side, x in ends.items()}
     ideal = {side: losses[side][side] for side in ends}
     span = {side: max(losses[_OTHER[side]][side] - ideal[side], _SAME) for side in ends}
@@ -64,5 +67,6 @@ def find_front(
             SmoothTchebycheff(parts, weights, ideal, span) for parts in (sides.batch, sides.whole)
         )
         nearest = replace(problem, whole=whole).best([*ends.values(), *(x for _, x in found[1:])])
-        found.append((share, search(batch, whole, nearest)))
+        part = f"point {number + 1} of {count}"
+        found.append((share, search(part, batch, whole, nearest)))
     return [*found, (0.0, ends[SKILL])]

@@ -20,7 +20,10 @@ from mergesafe.tune.trajectory import Trajectory, question
 
 @dataclass(frozen=True)
 class Moment:
-    """One line of the history: the search, its step, and the objective there."""
+    """One line of the history: the search, its step, and the objective there.
+
+    ``part``: which of the searches it is, where constraints or a front make several necessary.
+    """
 
     search: str
     step: int
@@ -28,6 +31,7 @@ class Moment:
     terms: dict[str, float]
     evaluations: int
     seconds: float
+    part: str = ""
 
 
 Progress = Callable[[Moment], None]
@@ -104,7 +108,8 @@ class Recorded:
 class Problem:
     """What is minimised, and where.
 
-    ``batch``: the objective on the examples of one step; ``whole``: on all of them.
+    ``batch``: the objective on the examples of one step; ``whole``: on all of them. ``part``: what
+    the history calls this one of several.
     """
 
     space: CoefficientSpace
@@ -113,6 +118,7 @@ class Problem:
     trajectory: Trajectory
     seed: int = 0
     progress: Progress | None = None
+    part: str = ""
     history: list[Moment] = field(default_factory=list)
 
     def expect(self, objective: Evaluates, points: Sequence[torch.Tensor], step: int = 0) -> None:
@@ -133,7 +139,7 @@ class Problem:
         done = self.trajectory
         moment = Moment(
             search, step, evaluation.value, evaluation.terms, done.evaluations,
-            round(done.seconds, 3),
+            round(done.seconds, 3), self.part,
         )  # fmt: skip
         self.history.append(moment)
         if self.progress is not None:

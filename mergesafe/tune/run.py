@@ -191,7 +191,15 @@ class Run:
                 "--explain needs a data set with 'role: safety': it blames its loss on models"
             )
         few = Terms(tuple(replace(t, records=t.records[:EXPLAINED]) for t in terms))
-        return blame(self.recorded("blame", few, None), self.setup.space, self.setup.start)
+
+        def tell(done: int, total: int, value: float) -> None:
+            evaluation = Evaluation(value, {}, None, 0, 0)
+            part = f"leaving out {done} of {total} parts"
+            replace(self.problem, part=part, history=[]).note("explain", done, evaluation)
+
+        return blame(
+            self.recorded("blame", few, None), self.setup.space, self.setup.start, progress=tell
+        )
 
     def result(self, found: Found, out: Path, blamed: Blame | None = None) -> TuneResult:
         """What there is to say about ``found``."""

@@ -134,6 +134,12 @@ def test_what_is_missing_or_wrong(folder: Path, tmp_path: Path) -> None:
         assert words in str(caught.value), reference
 
 
+def test_what_a_missing_adapter_may_have_been(folder: Path, tmp_path: Path) -> None:
+    tiny.save_adapter(tmp_path / "aligned", {}, 0)
+    with pytest.raises(MergesafeError, match=r"Did you mean .*/aligned\?$"):
+        HfModel(f"{folder}+{tmp_path / 'alined'}").check()
+
+
 @pytest.mark.parametrize("device", ["cdua", "cuda:7", "meta:x"])
 def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
     if device == "cuda:7" and torch.cuda.device_count() > 7:

@@ -113,6 +113,8 @@ def test_an_evaluation_of_other_weights_is_refused(folder: Path) -> None:
         (("evaluate", "bare"), ("bare", "no chat template")),
         (("evaluate", "a", "none"), ("none", "there is no such folder")),
         (("evaluate", "a", "--unsafe", "broken.jsonl"), ("broken.jsonl:2", "not a JSON object")),
+        (("evaluate", "a", "--device", "cdua", "--unsafe", "unsafe.txt"),
+         ("a: the device 'cdua' cannot be used here",)),
         (("evaluate", "a", "--judge", "rulez"), ("rulez", "did you mean 'rules'")),
         (("evaluate", "a", "--judge", "policy:policy.yml"), ("bare", "no chat template")),
         (("vet", "x=", "--base", "a"), ("'x='", "expected NAME=MODEL")),
@@ -127,7 +129,7 @@ def test_an_evaluation_of_other_weights_is_refused(folder: Path) -> None:
         (("gate", "a", "--require", "safe_rat>=1"), ("did you mean 'safe_rate'",)),
         (("gate", "a", "--require", "domain.x>=1"), ("the evaluation has no 'domain.x'",)),
     ],
-)
+)  # fmt: skip
 def test_bad_input(
     folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: Any
 ) -> None:

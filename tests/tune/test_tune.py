@@ -108,6 +108,8 @@ def test_the_front(experts: Experts, tmp_path: Path) -> None:
     result = tuned(made, tmp_path / "tuned.yml")
     assert result.front is not None
     assert [point.weight for point in result.front] == [1.0, 0.5, 0.0]
+    parts = dict.fromkeys(moment.part for moment in result.history)
+    assert list(parts) == ["safety alone", "skill alone", "point 2 of 3"]
     safe, _, skilled = result.front
     assert safe.safety > skilled.safety
     assert safe.skill < skilled.skill
@@ -136,7 +138,10 @@ def test_constraints_that_exclude_each_other(
     path = write_recipe(tmp_path / "recipe.yml", made)
     with pytest.raises(RequirementError, match=r"keep domain.skill.nll <= 0.0001\*expert"):
         run_command(path, tmp_path / "tuned.yml")
-    assert "NOT MET" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "NOT MET" in said.out
+    assert "gradient step 1 (without constraints): " in said.err
+    assert "gradient step 1 (constrained, round 1 of at most 6): " in said.err
     assert "NOT MET" in (tmp_path / "tuned.yml").read_text()
     load_recipe(tmp_path / "tuned.yml")
 
@@ -189,6 +194,7 @@ def test_the_command(experts: Experts, tmp_path: Path) -> None:
     done = command("tune", path, "-o", out, "--out", report, "--explain", "--dtype", "float32")
     assert done.returncode == 0, done.stderr
     assert "gradient step 1:" in done.stderr
+    assert "explain step 1 (leaving out 1 of " in done.stderr
     assert "blame for the safety loss" in done.stdout
     saved = json.loads(report.read_text())
     assert saved["kind"] == "tuning"

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
 from mergesafe.chat.providers import make_model
+from mergesafe.chat.runnable import check_device
 from mergesafe.errors import ArgumentError
 from mergesafe.safety.agreement import Agreement, agreements
 from mergesafe.safety.evaluation.cache import Cache
@@ -63,6 +64,9 @@ def run(models: Models, options: EvaluationOptions, tell: Tell) -> Evaluation:
     cache = Cache(None if options.cache is None else Path(options.cache))
     found_judges = make_judges(options.judges)
     named = named_models(models, options)
+    for model in named.values():
+        if isinstance(model, HfModel):
+            check_device(model.device, model.name)
     # All of them first: the last model that is missing is told before the first is asked.
     identities = {name: model.identity for name, model in named.items()}
     check_judges(found_judges)
