@@ -45,7 +45,11 @@ MOST_PASSES = 0.1
 
 def candidate(args: argparse.Namespace) -> list[Row]:
     """Seconds of a candidate, and of writing, loading and running the merged model."""
-    plan = demo_plan(args.demo, args.method)
+    return [row for method in args.methods.split(",") for row in candidate_of(method, args)]
+
+
+def candidate_of(method: str, args: argparse.Namespace) -> list[Row]:
+    plan = demo_plan(args.demo, method)
     space = CoefficientSpace(plan, "layer")
     x, batch = rounded(space, space.initial()), random_batch(args.rows, args.width, 49_000)
     with MergedModel(plan, space, device="cpu", dtype=args.dtype) as merged:
@@ -75,7 +79,7 @@ def candidate(args: argparse.Namespace) -> list[Row]:
         f"merge and load {through_disk.p50:.2f} s; processor times {on_demand.cpu:.2f}, "
         f"{forward.cpu:.2f}, {through_disk.cpu:.2f} s"
     )
-    what = f"{args.method}, {args.dtype}: merge, load, forward / candidate"
+    what = f"{method}, {args.dtype}: merge, load, forward / candidate"
     whole = (through_disk.p50 + forward.p50) / on_demand.p50
     rows = [
         at_least("whole", whole, LEAST_CHEAPER, what),
@@ -84,7 +88,12 @@ def candidate(args: argparse.Namespace) -> list[Row]:
     for other in others:
         ratio = (other.p50 + forward.p50) / on_demand.p50
         name = f"{what}, merged by mergekit in {other.p50:.1f} s with loading"
-        rows.append(at_least("mergekit", ratio, LEAST_CHEAPER, name))
+        rows += [
+            at_least("mergekit", ratio, LEAST_CHEAPER, name),
+            at_least(
+                "mergekit weights", other.p50 / made, LEAST_CHEAPER, f"{name}, without the pass"
+            ),
+        ]
     return rows
 
 
@@ -115,7 +124,8 @@ def at_least(case: str, value: float, limit: float, what: str) -> Row:
 
 def passes(args: argparse.Namespace) -> list[Row]:
     """Forward passes of both searches to the same objective."""
-    plan = demo_plan(args.demo, args.method)
+    method = args.methods.partition(",")[0]
+    plan = demo_plan(args.demo, method)
     count = partial(searched, plan, args)
     by_cmaes, each = count("cmaes", args.cmaes_granularity or args.granularity, args.generations)
     target = min(by_cmaes)
@@ -131,7 +141,7 @@ def passes(args: argparse.Namespace) -> list[Row]:
         print("passes   the gradient search did not get there")
         return []
     what = (
-        f"{args.method}: passes until the gradient over {args.granularity} coefficients ({steps} "
+        f"{method}: passes until the gradient over {args.granularity} coefficients ({steps} "
         f"steps) is at the {target:.4f} of CMA-ES over "
         f"{args.cmaes_granularity or args.granularity} ones ({generation} generations)"
     )
@@ -192,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("case", choices=("candidate", "passes"))
     parser.add_argument("--demo", type=Path, required=True, help="folder with base and adapters")
     parser.add_argument("--folder", type=Path, default=None, help="where candidates are written")
-    parser.add_argument("--method", default="task_arithmetic")
+    parser.add_argument("--methods", default="ties,task_arithmetic", help="of passes: the first")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--width", type=int, default=64)
