@@ -78,6 +78,12 @@ def _term(node: Node, data: Sequence[DataSet], report: Reporter) -> Term:
             "under 'data'",
             node.line,
         )
+    if name == "kl" and data and all(each.expert is None for each in data if each.role == "domain"):
+        raise report.error(
+            "the term 'kl' compares with each domain's own expert; name it: "
+            "{path: ..., role: domain, expert: MODEL}",
+            node.line,
+        )
     return Term(name, weight, options, node.line)
 
 

@@ -18,6 +18,7 @@ from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.tune.lint import lint, lint_answers
 from mergesafe.tune.read_section import START, read_section
+from mergesafe.tune.search.registry import check_searches
 from mergesafe.tune.section import TuneSection
 from mergesafe.tune.space import CoefficientSpace
 from mergesafe.tune.splits import Split, load_splits, locate
@@ -92,6 +93,7 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
     plan = make_plan(merged, max_shard_size=_ONE_SHARD, seed=section.seed)
     splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
+    check_searches(space, section.searches, loaded.source)
     make_terms(section, splits, space)  # what it refuses is refused before a model is loaded
     if section.constraints:
         check_judges([make_judge(section.judge)])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mergesafe.chat.records import Record
-from mergesafe.errors import DataError, TuningError
+from mergesafe.errors import DataError
 from mergesafe.tune import examples
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.objectives import Objective
@@ -150,8 +150,8 @@ def _others(
             )
     else:
         used = [split for split in splits if split.about.role == roles[wanted.name]]
-    if wanted.name == "kl":
-        used = _with_expert(used)
+    if wanted.name == "kl":  # the reader makes sure that there is one
+        used = [split for split in used if split.about.expert is not None]
 
     def records(split: Split) -> tuple[Record, ...]:
         found = records_of(split, heldout, answered=wanted.name != "entropy")
@@ -174,13 +174,3 @@ def _others(
         for split in used
         if total and split.about.weight and (own := records(split))
     ]
-
-
-def _with_expert(splits: Sequence[Split]) -> list[Split]:
-    named = [split for split in splits if split.about.expert is not None]
-    if not named:
-        raise TuningError(
-            "the term 'kl' compares with each domain's own expert; name it: "
-            "{path: ..., role: domain, expert: MODEL}"
-        )
-    return named

@@ -129,6 +129,7 @@ def test_several_mistakes_in_one_run(tmp_path: Path) -> None:
         ("[{path: a b.jsonl, role: domain}]", "letters, digits"),
         ("[{path: a.jsonl, role: domain, expert: c}]", "not among the models"),
         ("[{path: a.jsonl, role: harmless}]", "nothing to optimise"),
+        ("[{path: a.jsonl, role: domain}]\n  objective: {term: kl}", "yml:8: .*expert: MODEL"),
     ],
 )
 def test_mistakes_in_data(data: str, words: str, tmp_path: Path) -> None:

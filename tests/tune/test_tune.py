@@ -301,6 +301,26 @@ def test_what_has_no_gradient_names_what_works(experts: Experts, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("search", "rest", "words"),
+    [
+        ("gradient", {"coefficients": ["density"]}, "'density' has no gradient"),
+        ({"method": "grid", "values": [0.1, 0.5]}, {"budget": {"steps": 7}}, r"2\^3 = 8 points"),
+        ("lm_cocktail", {"bounds": {"weight": [0.1, 1]}}, "must hold 0 and 1"),
+        ({"method": "cmaes", "then": "lm_cocktail"}, {"coefficients": ["density"]}, "SLERP's t"),
+    ],
+)
+def test_a_search_that_cannot_tune_this_is_told_by_its_line(
+    search: Any, rest: dict[str, Any], words: str, experts: Experts, tmp_path: Path
+) -> None:
+    """Before a model is loaded, so that minutes are not waited for nothing."""
+    method = "ties" if "coefficients" in rest else "task_arithmetic"
+    made = recipe(experts, method, search=search, **rest)
+    path = write_recipe(tmp_path / "recipe.yml", made)
+    with pytest.raises(TuningError, match=rf"recipe.yml:\d+: .*{words}"):
+        prepare(path)
+
+
 def test_traps_are_told(experts: Experts, tmp_path: Path) -> None:
     data = write(tmp_path / "safety.jsonl", unsafe(COMPLIANCE)[:6] + unsafe()[6:12])
     made = recipe(

@@ -17,9 +17,20 @@ from mergesafe.errors import LossError, TuningError
 from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.problem import Problem
 from mergesafe.tune.section import SearchSpec
+from mergesafe.tune.space import CoefficientSpace
 
 #: A candidate whose loss is not finite ranks behind all others.
 _WORST = 1e30
+
+
+def check_cmaes(space: CoefficientSpace, spec: SearchSpec) -> None:
+    """Refuse to search without the package.
+
+    Raises:
+        TuningError: it is not installed; says how to.
+    """
+    if find_spec("cma") is None:
+        raise TuningError("the search 'cmaes' needs the package cma: pip install 'mergesafe[tune]'")
 
 
 def cmaes(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tensor:
@@ -28,6 +39,7 @@ def cmaes(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tens
     All candidates of a generation are evaluated on the same examples. Coordinates are scaled so
     that every interval of bounds has length 1, which is what sigma refers to.
     """
+    check_cmaes(problem.space, spec)
     low, high = problem.space.bounds
     width = high - low
     strategy = _strategy(((start - low) / width).tolist(), problem.seed, spec)
@@ -64,8 +76,6 @@ def _evaluated(problem: Problem, x: torch.Tensor, step: int) -> Evaluation | Non
 
 
 def _strategy(x0: list[float], seed: int, spec: SearchSpec) -> Any:
-    if find_spec("cma") is None:
-        raise TuningError("the search 'cmaes' needs the package cma: pip install 'mergesafe[tune]'")
     import cma
     import numpy
 

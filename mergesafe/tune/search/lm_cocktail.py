@@ -24,7 +24,7 @@ def lm_cocktail(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torc
     """
     space = problem.space
     count = len(space.experts)
-    _check(space)
+    check_lm_cocktail(space, spec)
     losses = []
     alone = [_alone(space, start, k) for k in range(count)]
     problem.expect(problem.whole, alone)
@@ -38,7 +38,12 @@ def lm_cocktail(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torc
     return _mixed(space, start, weights)
 
 
-def _check(space: CoefficientSpace) -> None:
+def check_lm_cocktail(space: CoefficientSpace, spec: SearchSpec) -> None:
+    """Refuse coefficients among which no model stands alone.
+
+    Raises:
+        TuningError: there is neither weight nor t, or the bounds exclude 0 or 1.
+    """
     name = "weight" if "weight" in space.names else "t"
     if name not in space.names:
         raise TuningError(

@@ -26,8 +26,22 @@ def grid(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tenso
     Raises:
         TuningError: the grid has more points than the budget has evaluations.
     """
-    values = spec.numbers("values")
-    axes = _axes(problem.space)
+    check_grid(problem.space, spec)
+    values, axes = spec.numbers("values"), _axes(problem.space)
+    points = (
+        _filled(start, axes, combination, problem.space)
+        for combination in product(values, repeat=len(axes))
+    )
+    return _lowest(problem, start, points, "grid", spec.budget)
+
+
+def check_grid(space: CoefficientSpace, spec: SearchSpec) -> None:
+    """Refuse a grid with more points than the budget has evaluations.
+
+    Raises:
+        TuningError: it has; says how many of each.
+    """
+    values, axes = spec.numbers("values"), _axes(space)
     limits = [n for n in (spec.budget.steps, spec.budget.evaluations) if n is not None]
     count, allowed = len(values) ** len(axes), min(limits, default=MAX_GRID)
     if count > allowed:
@@ -36,11 +50,6 @@ def grid(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tenso
             f"{allowed:,} evaluations; allow more, give it fewer values or coefficients, or use "
             "the search 'random' or 'cmaes'"
         )
-    points = (
-        _filled(start, axes, combination, problem.space)
-        for combination in product(values, repeat=len(axes))
-    )
-    return _lowest(problem, start, points, "grid", spec.budget)
 
 
 def random_points(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tensor:
