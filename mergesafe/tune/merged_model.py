@@ -293,7 +293,7 @@ class MergedChat(HfModel):
         self._merged, self._x = merged, x
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def plain_tokenizer(self) -> Any:
         return self._merged.tokenizer
 
     @cached_property

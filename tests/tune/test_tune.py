@@ -47,7 +47,7 @@ def recipe(
     return tiny.recipe(method, listed, base, dtype="float32", tune=section, **dict(keys))
 
 
-def tuned(made: Mapping[str, Any], out: Path, **options: Any) -> Any:
+def tuned(made: Mapping[str, Any] | Path, out: Path, **options: Any) -> Any:
     return mergesafe.tune(made, out, dtype="float32", **options)
 
 
@@ -122,7 +122,10 @@ def test_constraints_that_hold(experts: Experts, tmp_path: Path) -> None:
     made = recipe(
         experts, granularity="tensor", constraints=wanted, budget={"steps": 20}, heldout=0.5
     )
-    result = tuned(made, tmp_path / "tuned.yml")
+    # Paths relative to the recipe's folder, which is not the current one.
+    (tmp_path / "models").symlink_to(experts.folder)
+    text = json.dumps(made).replace(str(experts.folder), "models")
+    result = tuned(write_recipe(tmp_path / "recipe.yml", text), tmp_path / "tuned.yml")
     assert result.feasible
     assert [each.text for each in result.constraints] == wanted
     assert all(each.met and each.low <= each.value <= each.high for each in result.constraints)
