@@ -136,8 +136,8 @@ class Run:
             name: self.recorded(f"all {name}", terms, None) for name, terms in parts.items()
         }
         if not rest.terms and (rest.l1 or rest.l2):
-            batch["penalties"] = whole["penalties"] = Penalties(rest.l1, rest.l2)
-            weights["penalties"] = 1.0
+            batch["the penalties"] = whole["the penalties"] = Penalties(rest.l1, rest.l2)
+            weights["the penalties"] = 1.0
         return Losses(batch, whole, weights)
 
     def _front(self, count: int) -> Found:
