@@ -231,6 +231,11 @@ class _SectionReader:
             return ()
         listed = self.report.attempt(one_or_more, node, "'constraints'", self.report) or ()
         read = [self.report.attempt(read_constraint, each, data, self.report) for each in listed]
+        texts = [each.text for each in read if each is not None]
+        for each in read:
+            if each is not None and texts.count(each.text) > 1:
+                self.report.record(f"the constraint {shown(each.text)} is listed twice", each.line)
+                break
         for each in read:
             if each is not None and each.of == "base" and self.recipe.base_model is None:
                 self.report.record(

@@ -98,6 +98,7 @@ def test_a_chain_of_searches(tmp_path: Path) -> None:
         ("  constraints: [domain.maths >= 0.9*P]\n", 11, "write 'expert'"),
         ("  constraints: [domain.maths >= 0.9*exprt]\n", 11, "for P write 'expert' or 'base'"),
         ("  constraints: [safe_rate >= base + expert]\n", 11, "write two"),
+        ("  constraints: [safe_rate >= 0.5, safe_rate >= 0.5]\n", 11, "listed twice"),
         ("  judge: rulez\n", 11, "did you mean 'rules'"),
         ("  judge: llama-guard\n", 11, "expected llama-guard:MODEL"),
         ("  judge: policy:none.yml\n", 11, "none.yml"),

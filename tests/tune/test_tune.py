@@ -324,6 +324,15 @@ def test_a_search_that_cannot_tune_this_is_told_by_its_line(
         prepare(path)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**33])
+def test_cmaes_over_one_coefficient_with_any_seed(
+    seed: int, experts: Experts, tmp_path: Path
+) -> None:
+    made = recipe(experts, "slerp", search="cmaes", granularity="model", budget={"steps": 2})
+    result = tuned(made, tmp_path / "tuned.yml", seed=seed)
+    assert result.objective <= result.start
+
+
 def test_traps_are_told(experts: Experts, tmp_path: Path) -> None:
     data = write(tmp_path / "safety.jsonl", unsafe(COMPLIANCE)[:6] + unsafe()[6:12])
     made = recipe(

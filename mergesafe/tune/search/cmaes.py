@@ -82,7 +82,7 @@ def _strategy(x0: list[float], seed: int, spec: SearchSpec) -> Any:
     options: dict[str, Any] = {
         "bounds": [0.0, 1.0],
         # A generator of its own: another library's use of numpy's changes nothing here.
-        "randn": numpy.random.RandomState(seed).randn,
+        "randn": numpy.random.RandomState(seed % 2**32).randn,
         "seed": numpy.nan,
         "verbose": -9,
         "verb_log": 0,
@@ -90,4 +90,6 @@ def _strategy(x0: list[float], seed: int, spec: SearchSpec) -> Any:
     }
     if spec.number("population"):
         options["popsize"] = int(spec.number("population"))
+    if len(x0) == 1:  # cma 4.5 fails to derive this limit from bounds in one dimension
+        options["maxstd"] = numpy.inf
     return cma.CMAEvolutionStrategy(x0, spec.number("sigma"), options)
