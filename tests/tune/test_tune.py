@@ -309,6 +309,7 @@ def test_what_has_no_gradient_names_what_works(experts: Experts, tmp_path: Path)
     [
         ("gradient", {"coefficients": ["density"]}, "'density' has no gradient"),
         ({"method": "grid", "values": [0.1, 0.5]}, {"budget": {"steps": 7}}, r"2\^3 = 8 points"),
+        ({"method": "grid", "values": [0.5, 2]}, {}, "value 2 lies outside the bounds"),
         ("lm_cocktail", {"bounds": {"weight": [0.1, 1]}}, "must hold 0 and 1"),
         ({"method": "cmaes", "then": "lm_cocktail"}, {"coefficients": ["density"]}, "SLERP's t"),
     ],

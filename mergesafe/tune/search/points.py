@@ -36,12 +36,21 @@ def grid(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tenso
 
 
 def check_grid(space: CoefficientSpace, spec: SearchSpec) -> None:
-    """Refuse a grid with more points than the budget has evaluations.
+    """Refuse a grid with values outside the bounds, or more points than the budget allows.
 
     Raises:
-        TuningError: it has; says how many of each.
+        TuningError: it has; says which, or how many.
     """
     values, axes = spec.numbers("values"), _axes(space)
+    low, high = space.bounds
+    for name in space.names:
+        least, most = float(space.view(low, name).min()), float(space.view(high, name).max())
+        wrong = [value for value in values if not least <= value <= most]
+        if wrong:
+            raise TuningError(
+                f"the grid's value {wrong[0]:g} lies outside the bounds of '{name}', [{least:g}, "
+                f"{most:g}]; remove it, or widen 'bounds'"
+            )
     limits = [n for n in (spec.budget.steps, spec.budget.evaluations) if n is not None]
     count, allowed = len(values) ** len(axes), min(limits, default=MAX_GRID)
     if count > allowed:
