@@ -149,6 +149,18 @@ def test_constraints_that_exclude_each_other(
     load_recipe(tmp_path / "tuned.yml")
 
 
+def test_a_set_called_penalties_keeps_its_loss(experts: Experts, tmp_path: Path) -> None:
+    """Beside the penalties on the coefficients, which are a part of constrained searches too."""
+    made = recipe(
+        experts, constraints=["domain.penalties.nll <= 0.0001*expert"], budget={"steps": 1},
+        granularity="model", batch=4, objective=["cross_entropy", {"term": "l2", "weight": 0.1}],
+    )  # fmt: skip
+    made["tune"]["data"][1]["name"] = "penalties"
+    result = tuned(made, tmp_path / "tuned.yml")
+    losses = [moment.terms["penalties"] for moment in result.history if "round" in moment.part]
+    assert losses[0] > 0.2  # nats; the penalty is a tenth of squares of at most 1
+
+
 def test_over_refusal_needs_answers(experts: Experts, tmp_path: Path) -> None:
     plain = tmp_path / "harmless.jsonl"
     plain.write_text("".join(f'{{"question": "how do i like a boat {i}"}}\n' for i in range(4)))
