@@ -36,7 +36,7 @@ from mergesafe.tune.read_search import SEARCHES as OPTIONS
 from mergesafe.tune.search.registry import SEARCHES
 from mergesafe.tune.section import Budget, SearchSpec
 from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.trajectory import Trajectory
+from mergesafe.tune.trajectory import StateFile, Trajectory
 from mergesafe.tune.tuned import rounded, tuned_text
 
 LEAST_CHEAPER = 20.0
@@ -157,13 +157,13 @@ def searched(
     with (
         MergedModel(plan, space, device="cpu", dtype=args.dtype) as merged,
         tempfile.TemporaryDirectory(dir=args.folder) as name,
+        StateFile(Path(name) / "state") as file,
     ):
-        state = Trajectory(Path(name) / "state", {}, resume=False)
+        state = Trajectory(file, {}, resume=False)
         batch = Recorded("batch", Objective(merged, terms(args.examples)), state)
         problem = Problem(space, batch, Unused(), state, progress=told)
         SEARCHES[method](problem, space.initial(), spec(method, steps, **options))
         made = state.forward_passes
-        state.close()
     values = [moment.objective for moment in problem.history]
     return values, made / len(values)
 

@@ -95,7 +95,7 @@ def run(case: Case, work: Path, seed: int, train: bool) -> dict[str, Any]:
         passes, seconds, feasible = tuning.forward_passes, tuning.seconds, tuning.feasible
         recipe = tuned
     out = folder / "merged"  # of one case at a time
-    mergesafe.merge(recipe, out, seed=seed, overwrite=True)
+    mergesafe.merge(recipe, out, overwrite=True)
     found = {
         **same, "case": case.name, "seed": seed, "seconds": round(seconds, 1),
         "forward_passes": passes, "feasible": feasible,

@@ -20,8 +20,8 @@ from mergesafe.tune.problem import Moment
 from mergesafe.tune.result import TuneResult
 from mergesafe.tune.run import Run
 from mergesafe.tune.setup import files_read, prepare
-from mergesafe.tune.trajectory import Trajectory
-from mergesafe.tune.tuned import tuned_text
+from mergesafe.tune.trajectory import StateFile, Trajectory, is_empty
+from mergesafe.tune.tuned import relocated, tuned_text
 from mergesafe.whole_file import write_whole
 
 
@@ -77,6 +77,7 @@ def tune(
     if explain:
         check_differentiable(setup.space)
     with ExitStack() as stack:
+        state = stack.enter_context(StateFile(state_path(target)))
         pool = None
         if address is not None:  # first of all: models take minutes to load
             pool = stack.enter_context(
@@ -94,14 +95,15 @@ def tune(
         )  # fmt: skip
         if pool is not None:
             subject["ray"] = {"device": device_on_ray(device), "threads": pool.threads}
-        with Trajectory(state_path(target), subject, resume=resume) as trajectory:
-            run = Run(setup, merged, trajectory, progress, pool)
-            blamed = run.explain() if explain else None
-            found = run.solve()
-            result = run.result(found, target, blamed)
-            text = tuned_text(setup.recipe, setup.space, found.x, header(setup, result))
-            write_whole(target, text, "The run is kept: free space and go on with --resume")
-        trajectory.path.unlink(missing_ok=True)  # finished: nothing is left to resume
+        trajectory = Trajectory(state, subject, resume=resume)
+        run = Run(setup, merged, trajectory, progress, pool)
+        blamed = run.explain() if explain else None
+        found = run.solve()
+        result = run.result(found, target, blamed)
+        there = relocated(setup.recipe, target.absolute().parent)
+        text = tuned_text(there, setup.space, found.x, header(setup, result))
+        write_whole(target, text, "The run is kept: free space and go on with --resume")
+        state.remove()  # finished: nothing is left to resume
     return result
 
 
@@ -117,7 +119,7 @@ def _check_target(out: Path, overwrite: bool, resume: bool) -> None:
         raise OutputError(f"{out} exists; choose another file, or --overwrite to replace it")
     if not out.absolute().parent.is_dir():
         raise OutputError(f"{out.absolute().parent}: there is no such folder; make it first")
-    if state_path(out).exists() and not (resume or overwrite):
+    if not is_empty(state_path(out)) and not (resume or overwrite):
         raise OutputError(
             f"{out}: an earlier run did not finish; go on from where it was with --resume, or "
             f"start anew with --overwrite (what it computed is in {state_path(out).name})"

@@ -26,7 +26,9 @@ def header(setup: Setup, result: TuneResult) -> str:
         f"on held-out data: {_listed(result.heldout)}.",
     ]
     if plan.method.random:
-        lines.append(f"Its random masks are those of 'mergesafe merge --seed {plan.seed}'.")
+        lines.append(
+            f"Its random masks are those of 'mergesafe merge --seed {plan.seed}', the default."
+        )
     for each in result.constraints:
         verdict = "met" if each.met else "NOT MET"
         lines.append(

@@ -17,6 +17,7 @@ from mergesafe.recipe.nodes import Reporter
 from mergesafe.tune.section import ALPHA, TuneSection
 
 if TYPE_CHECKING:
+    from mergesafe.tune.space import CoefficientSpace
     from mergesafe.tune.splits import Split
 
 Finding = tuple[str, int | None]
@@ -28,6 +29,22 @@ def lint(recipe: Recipe, section: TuneSection) -> tuple[str, ...]:
     report = Reporter(recipe.source)
     for message, line in (*_models(recipe, section), *_data(recipe, section)):
         report.warn(message, line)
+    return tuple(report.warnings)
+
+
+def lint_start(recipe: Recipe, section: TuneSection, space: CoefficientSpace) -> tuple[str, ...]:
+    """Warn of values in the recipe that the bounds exclude, so that the search starts elsewhere."""
+    report = Reporter(recipe.source)
+    lines = {entry.ref.text: entry.line for entry in recipe.models}
+    wanted = [name for name in space.names if name not in section.init]
+    for name, model, value, near in space.outside(wanted):
+        low, high = section.bounds[name]
+        report.warn(
+            f"'{name}'{f' of {model}' if model else ''} is {value:g}, outside its bounds "
+            f"[{low:g}, {high:g}], so the search starts at {near:g}; widen 'bounds' of 'tune' to "
+            "start where the recipe is, or say where with 'init'",
+            lines.get(model),
+        )
     return tuple(report.warnings)
 
 

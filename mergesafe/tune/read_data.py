@@ -11,7 +11,7 @@ from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import ListNode, MapNode, Node, Reporter, describe, shown
 from mergesafe.safety.evaluation.sets import check_name
-from mergesafe.tune.section import ROLES, DataSet, Role
+from mergesafe.tune.section import PENALTIES, ROLES, DataSet, Role
 
 KEYS: Final = ("path", "role", "name", "weight", "heldout", "expert")
 _EXAMPLE: Final = "{path: safety.jsonl, role: safety}"
@@ -66,6 +66,12 @@ def _data_set(node: Node, recipe: Recipe, report: Reporter) -> DataSet:
             "'name' of letters, digits, '_' and '-'",
             fields.line("name"),
         ) from None
+    if name in PENALTIES:
+        raise report.error(
+            f"a data set is called {shown(name)}, as the penalty on the coefficients is; give it "
+            "another 'name'",
+            fields.line("name"),
+        )
     return DataSet(
         name=name,
         path=path or "",

@@ -16,6 +16,8 @@ ROLES: Final = cast(
     "tuple[Role, ...]", ("safety", "domain", "preference", "unlabelled", "harmless")
 )
 
+#: Terms of the objective on the coefficients alone.
+PENALTIES: Final = ("l1", "l2")
 #: Weight of the domain loss beside the safety loss: the best one of arXiv 2406.14563.
 ALPHA: Final = 0.3
 HELDOUT: Final = 0.2

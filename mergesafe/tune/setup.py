@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from mergesafe.checkpoint.carry import companions
+from mergesafe.checkpoint.location import at
 from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.engine.resume import subject_of
@@ -16,7 +18,7 @@ from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.model import Recipe
 from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.judges.registry import make_judge
-from mergesafe.tune.lint import lint, lint_answers
+from mergesafe.tune.lint import lint, lint_answers, lint_start
 from mergesafe.tune.read_section import START, read_section
 from mergesafe.tune.search.registry import check_searches
 from mergesafe.tune.section import TuneSection
@@ -26,6 +28,8 @@ from mergesafe.tune.terms import make_terms
 
 #: The plan of a tuning run is not written, so the size of shards is of no account.
 _ONE_SHARD = 1 << 62
+#: Random masks are those that ``merge`` makes unless told otherwise, whatever seeds the search.
+_MASK_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,29 @@ class Setup:
             **{key: about[key] for key in ("mergesafe_version", "recipe", "inputs")},
             "section 'tune'": digest,
             "seed": self.section.seed,
+            "configuration, tokenizer or chat template": self._companions(),
+            "judge": make_judge(self.section.judge).version if self.section.constraints else "",
             "data": {split.name: split.digest for split in self.splits},
             "torch": torch.__version__,
             **options,
         }
 
+    def _companions(self) -> dict[str, Any]:
+        """What the merged model takes beside weights, and what the others that are asked do."""
+        plan = self.plan
+        asked = plan.models if self.section.constraints else ()
+        pairs = [(plan.reference, plan.tokenizer), *((model, model) for model in asked)]
+        places = {
+            path
+            for model, tokenizer in pairs
+            for path, _ in companions(model.checkpoint, tokenizer.checkpoint)
+        }
+        files = {str(place): at(place).fingerprint() for place in sorted(places, key=str)}
+        return {"config.json": plan.config, **files}
+
 
 def files_read(recipe: RecipeLike) -> list[Path]:
-    """The files that tuning ``recipe`` reads beside models: none of them may become an output.
+    """The files here that tuning ``recipe`` reads: none of them may become an output.
 
     Raises:
         RecipeError: the recipe is wrong.
@@ -73,8 +92,20 @@ def files_read(recipe: RecipeLike) -> list[Path]:
     found = [] if loaded.source is None else [loaded.source]
     for each in section.data:
         found += [locate(path, loaded.folder) for path in (each.path, each.heldout) if path]
+    refs = [*loaded.inputs, *([] if loaded.base_model is None else [loaded.base_model])]
+    folders = {place for ref in refs for place in ref.resolve(loaded.folder)}
     kind, _, argument = section.judge.partition(":")
-    return [*found, Path(argument)] if kind == "policy" and argument else found
+    if kind in ("policy", "inspector") and argument:
+        folders.add(Path(argument))
+    return [*found, *(file for each in folders if isinstance(each, Path) for file in _files(each))]
+
+
+def _files(place: Path) -> list[Path]:
+    """``place`` itself, or what the folder holds."""
+    try:
+        return list(place.iterdir()) if place.is_dir() else [place]
+    except OSError:  # told where the model is opened
+        return []
 
 
 def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
@@ -90,12 +121,15 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
     if seed is not None:
         section = replace(section, seed=seed)
     merged = replace(loaded, tune=None, tune_line=None)
-    plan = make_plan(merged, max_shard_size=_ONE_SHARD, seed=section.seed)
+    plan = make_plan(merged, max_shard_size=_ONE_SHARD, seed=_MASK_SEED)
     splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
     check_searches(space, section.searches, loaded.source)
     make_terms(section, splits, space)  # what it refuses is refused before a model is loaded
     if section.constraints:
         check_judges([make_judge(section.judge)])
-    warnings = (*plan.warnings, *section.warnings, *lint(loaded, section), *lint_answers(splits))
+    warnings = (
+        *plan.warnings, *section.warnings, *lint(loaded, section),
+        *lint_start(loaded, section, space), *lint_answers(splits),
+    )  # fmt: skip
     return Setup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))

@@ -10,7 +10,7 @@ task vector, so no coefficient changes them; they belong to no group.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, TypeAlias
@@ -31,6 +31,7 @@ DEFAULT_BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
 }  # fmt: skip
 GRANULARITIES: Final = ("model", "block:K", "layer", "tensor")
 
+_ROUNDING: Final = 1e-9
 #: One value for all coefficients, or one for each name.
 Values: TypeAlias = float | Mapping[str, float]
 
@@ -139,6 +140,25 @@ class CoefficientSpace:
         Where the recipe gives the tensors of a group different values, their mean weighted by
         the number of elements.
         """
+        return self.clamp(self._written(value))
+
+    def outside(self, names: Iterable[str]) -> list[tuple[str, str, float, float]]:
+        """Coefficients among ``names`` whose value in the recipe lies outside their bounds.
+
+        Each with the model that it is of ("" for the whole merge), that value, and the nearest
+        within the bounds; the first group of tensors stands for all.
+        """
+        x = self._written(None)
+        found: dict[tuple[str, int | None], tuple[str, str, float, float]] = {}
+        for label, value, near in zip(self.labels, x.tolist(), self.clamp(x).tolist(), strict=True):
+            # The mean over a group may be a rounding away from the value of all.
+            if abs(value - near) > _ROUNDING and label.coefficient in names:
+                model = "" if label.expert is None else self.experts[label.expert]
+                each = label.coefficient, model, value, near
+                found.setdefault((label.coefficient, label.expert), each)
+        return list(found.values())
+
+    def _written(self, value: Values | None) -> torch.Tensor:
         x = torch.empty(self.size, dtype=torch.float64)
         for parameter in self.parameters:
             given = value.get(parameter.name) if isinstance(value, Mapping) else value
@@ -147,7 +167,7 @@ class CoefficientSpace:
                     block[column] = (
                         self._recipe_value(parameter, row, group) if given is None else given
                     )
-        return self.clamp(x)
+        return x
 
     @cached_property
     def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ from mergesafe.errors import DataError
 from mergesafe.tune import examples
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.objectives import Objective
-from mergesafe.tune.section import Role, TuneSection
+from mergesafe.tune.section import PENALTIES, Role, TuneSection
 from mergesafe.tune.section import Term as Wanted
 from mergesafe.tune.space import CoefficientSpace
 from mergesafe.tune.splits import Split
@@ -58,11 +58,11 @@ def make_terms(
     for wanted in section.objective:
         if wanted.name == "cross_entropy":
             terms += _cross_entropy(wanted, section, splits, heldout)
-        elif wanted.name not in ("l1", "l2"):
+        elif wanted.name not in PENALTIES:
             terms += _others(wanted, splits, space, heldout)
     if not terms:
         raise DataError("no data set has what the objective needs; see 'data' of 'tune'")
-    penalties = {name: by_name[name].weight if name in by_name else 0.0 for name in ("l1", "l2")}
+    penalties = {name: by_name[name].weight if name in by_name else 0.0 for name in PENALTIES}
     return Terms(tuple(terms), **penalties)
 
 

@@ -12,12 +12,14 @@ Time is recorded too, so that a budget in minutes ends a resumed run where it wo
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,101 @@ from mergesafe.tune.objectives import Evaluation
 Line = dict[str, Any]
 
 
+class StateFile:
+    """The file at ``path``, held by one process at a time; gone afterwards if nothing is in it.
+
+    Raises:
+        OutputError: it cannot be written, or another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines = 0
+        self._removed = False
+        try:
+            self._descriptor = self._held()
+        except BlockingIOError:
+            raise OutputError(
+                f"{path}: another mergesafe tune is at work on this output; wait for it, or choose "
+                "another -o"
+            ) from None
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def __enter__(self) -> StateFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        nothing = is_empty(self.path) or self._lines == 1  # the subject alone
+        if nothing and not self._removed:
+            self.remove()
+        os.close(self._descriptor)
+
+    def remove(self) -> None:
+        """The run is finished."""
+        self.path.unlink(missing_ok=True)
+        self._removed = True  # what another run puts there from now on is its own
+
+    def text(self) -> str:
+        """What the run before left there."""
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def begin(self, lines: Sequence[Line]) -> None:
+        """Put ``lines`` in the place of what is there, of which they are the start."""
+        content = "".join(map(encode_line, lines)).encode()
+        try:
+            known = os.pread(self._descriptor, len(content), 0)
+            if known != content:
+                os.ftruncate(self._descriptor, 0)
+            os.ftruncate(self._descriptor, min(len(content), len(known)))
+        except OSError as error:
+            raise self._failed(error) from error
+        if known != content:
+            self._write(content)
+        self._lines = len(lines)
+
+    def append(self, line: Line) -> None:
+        """One line more."""
+        self._write(encode_line(line).encode())
+        self._lines += 1
+
+    def _held(self) -> int:
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            descriptor = os.open(self.path, flags, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+                        return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # the run that held it finished and removed it in between
+
+    def _write(self, content: bytes) -> None:
+        data = memoryview(content)
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path}: the state of the run cannot be kept ({error.strerror}). Free space or "
+            "choose another place for the output"
+        )
+
+
+def is_empty(path: Path) -> bool:
+    """Whether no run left anything at ``path``."""
+    return not path.exists() or path.stat().st_size == 0
+
+
 class Trajectory:
     """The file at ``path``; ``subject`` is what the numbers depend on.
 
@@ -38,15 +135,14 @@ class Trajectory:
             recipe, other data or options.
     """
 
-    def __init__(self, path: Path, subject: Line, *, resume: bool) -> None:
-        self.path = path
+    def __init__(self, file: StateFile, subject: Line, *, resume: bool) -> None:
+        self.file = file
         #: Points evaluated, forward passes and seconds of computing, those replayed included.
         self.evaluations, self.forward_passes, self.seconds = 0, 0, 0.0
         self._before = deque(self._read(subject)) if resume else deque()
         #: How many were found there.
         self.found = len(self._before)
-        self._recorded = self.found > 0
-        self._start(subject)
+        file.begin([subject, *self._before])
 
     @property
     def replayable(self) -> int:
@@ -73,7 +169,7 @@ class Trajectory:
             record: Line = self._before.popleft()
             if record["key"] != key:
                 raise OutputError(
-                    f"{self.path}: the unfinished run that is there went another way at its "
+                    f"{self.file.path}: the unfinished run that is there went another way at its "
                     f"evaluation {self.evaluations + 1}. Use the version that began it, or start "
                     "anew with --overwrite in place of --resume"
                 )
@@ -81,31 +177,14 @@ class Trajectory:
             began = time.monotonic()
             found = compute()
             record = {"key": key, "seconds": time.monotonic() - began, "answer": found}
-            self._append(encode_line(record))
-            self._recorded = True
+            self.file.append(record)
         self.seconds += record["seconds"]
         answer: Line = record["answer"]
         return answer
 
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def __enter__(self) -> Trajectory:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-        if not self._recorded:
-            self.path.unlink(missing_ok=True)  # there is nothing to resume
-
     def _read(self, subject: Line) -> list[Line]:
         """The records at ``path`` up to the first damaged line; none where there is no file."""
-        try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise self._failed(error) from error
+        lines = self.file.text().split("\n")
         first = decode_line(lines[0])
         if first is None:
             return []
@@ -113,7 +192,7 @@ class Trajectory:
         if changed:
             told = ", ".join(_difference(key, first.get(key), subject[key]) for key in changed)
             raise OutputError(
-                f"{self.path}: the unfinished run that is there cannot be resumed, because it "
+                f"{self.file.path}: the unfinished run that is there cannot be resumed, because it "
                 f"differs in {told}. Restore what was changed, or start anew with --overwrite in "
                 "place of --resume"
             )
@@ -127,31 +206,6 @@ class Trajectory:
         while records and "error" in records[-1]["answer"]:
             records.pop()
         return records
-
-    def _start(self, subject: Line) -> None:
-        """The file with what is known, whole, in the place of what was there."""
-        new = self.path.with_name(self.path.name + ".new")
-        content = "".join(map(encode_line, [subject, *self._before]))
-        try:
-            new.write_text(content, encoding="utf-8")
-            os.replace(new, self.path)
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _append(self, line: str) -> None:
-        data = memoryview(line.encode())
-        try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"{self.path}: the state of the run cannot be kept ({error.strerror}). Free space or "
-            "choose another place for the output"
-        )
 
 
 def _difference(key: str, before: object, now: object) -> str:

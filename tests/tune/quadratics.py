@@ -12,7 +12,9 @@ import torch
 from mergesafe.errors import LossError
 from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.problem import Problem, Recorded
-from mergesafe.tune.trajectory import Trajectory
+from mergesafe.tune.trajectory import StateFile, Trajectory
+
+_OPEN: dict[Path, StateFile] = {}
 
 
 class Space:
@@ -60,7 +62,11 @@ def problem(
     folder: Path, objective: Any, space: Any = None, *, resume: bool = False, seed: int = 0
 ) -> Problem:
     """A problem whose trajectory lies in ``folder``."""
-    trajectory = Trajectory(folder / "state", {"subject": 1}, resume=resume)
+    before = _OPEN.pop(folder, None)
+    if before is not None:  # held by one run at a time; that one is over
+        before.__exit__()
+    _OPEN[folder] = StateFile(folder / "state")
+    trajectory = Trajectory(_OPEN[folder], {"subject": 1}, resume=resume)
     return Problem(
         space or Space(),
         Recorded("batch", objective, trajectory),

@@ -206,7 +206,6 @@ def test_a_run_that_stopped_anywhere_resumes_to_the_same_bits(method: str, tmp_p
     def run(folder: Path, objective: Quadratic, resume: bool) -> tuple[list[Any], list[Any]]:
         made = problem(folder, objective, resume=resume)
         x = run_searches(made, made.space.initial(), chain)
-        made.trajectory.close()
         return x.tolist(), [(m.search, m.step, m.objective) for m in made.history]
 
     (tmp_path / "whole").mkdir()
@@ -243,7 +242,6 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET, bad=bad))
     with pytest.raises(LossError, match="examples 4, 7"):
         SEARCHES["gradient"](made, made.space.initial(), spec("gradient", 10))
-    made.trajectory.close()
     again = problem(tmp_path, Quadratic(TARGET), resume=True)
     assert again.trajectory.found == 2
     SEARCHES["gradient"](again, again.space.initial(), spec("gradient", 10))
@@ -253,11 +251,10 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
 def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET))
     made.batch.evaluate(TARGET, grad=False)
-    made.trajectory.close()
     with pytest.raises(OutputError, match="differs in subject"):
-        type(made.trajectory)(tmp_path / "state", {"subject": "x"}, resume=True)
+        type(made.trajectory)(made.trajectory.file, {"subject": "x"}, resume=True)
     with pytest.raises(OutputError, match=r"subject \(1 there, 2 now\)\. .* anew with --overwrite"):
-        type(made.trajectory)(tmp_path / "state", {"subject": 2}, resume=True)
+        type(made.trajectory)(made.trajectory.file, {"subject": 2}, resume=True)
     again = problem(tmp_path, Quadratic(TARGET), resume=True)
     with pytest.raises(OutputError, match="went another way"):
         again.batch.evaluate(TARGET + 0.1, grad=False)

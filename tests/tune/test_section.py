@@ -128,6 +128,7 @@ def test_several_mistakes_in_one_run(tmp_path: Path) -> None:
         ("[{path: a.jsonl, role: domain, wieght: 2}]", "did you mean 'weight'"),
         ("[{path: a.jsonl, role: domain}, {path: b/a.jsonl, role: domain}]", "called 'a'"),
         ("[{path: a b.jsonl, role: domain}]", "letters, digits"),
+        ("[{path: l2.jsonl, role: domain}]", "the penalty on the coefficients is"),
         ("[{path: a.jsonl, role: domain, expert: c}]", "not among the models"),
         ("[{path: a.jsonl, role: harmless}]", "nothing to optimise"),
         ("[{path: a.jsonl, role: domain}]\n  objective: {term: kl}", "yml:8: .*expert: MODEL"),

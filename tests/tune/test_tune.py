@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from tiny import COMMAND, command, write_recipe
+from tiny import COMMAND, command, read, same_bits, write_recipe
 
 import mergesafe
 from mergesafe.cli.tune import run
@@ -27,8 +28,10 @@ from mergesafe.errors import (
     TuningError,
 )
 from mergesafe.recipe.load import load_recipe
+from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.pareto import hypervolume
 from mergesafe.tune.setup import prepare
+from mergesafe.tune.trajectory import StateFile
 
 from .experts import COMPLIANCE, Experts, unsafe, write
 
@@ -256,6 +259,58 @@ def test_what_is_read_is_never_replaced(
     assert not (tmp_path / "tuned.yml").exists()
 
 
+def test_no_file_of_a_model_is_replaced(experts: Experts) -> None:
+    weights = experts.base / "model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(OutputError, match="is a file that is read"):
+        tuned(recipe(experts), weights, overwrite=True)
+    assert weights.read_bytes() == before
+
+
+def test_one_run_at_a_time_writes_an_output(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, granularity="model", batch=4, budget={"steps": 1})
+    held, told = StateFile(tmp_path / ".tuned.yml.tuning"), "another mergesafe tune is at work"
+    with held, pytest.raises(OutputError, match=told):
+        tuned(made, tmp_path / "tuned.yml")
+    tuned(made, tmp_path / "tuned.yml")
+
+
+def test_another_chat_template_is_another_run(
+    experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = shutil.copytree(experts.base, tmp_path / "base")
+    made = recipe(experts, granularity="model", batch=4, budget={"steps": 1})
+    made["base_model"] = str(base)
+    path, out = write_recipe(tmp_path / "recipe.yml", made), tmp_path / "tuned.yml"
+
+    def interrupted(moment: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(path, out, progress=interrupted)
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text().replace(" ", "  "))
+    with pytest.raises(OutputError, match="differs in configuration, tokenizer or chat template"):
+        tuned(path, out, resume=True)
+
+
+def test_the_tuned_recipe_of_random_masks_merges_to_the_tuned_model(
+    experts: Experts, tmp_path: Path
+) -> None:
+    """Whatever the seed of the search: ``merge`` draws the masks that were tuned with."""
+    made = recipe(experts, "dare_linear", granularity="model", budget={"steps": 1})
+    made["parameters"] = {"density": 0.5}
+    setup = prepare(write_recipe(tmp_path / "recipe.yml", made), seed=7)
+    tuned(made, tmp_path / "tuned.yml", seed=7)
+    mergesafe.merge(tmp_path / "tuned.yml", tmp_path / "merged")
+    weights = [e.parameters["weight"].plain for e in load_recipe(tmp_path / "tuned.yml").models]
+    name = "model.layers.0.mlp.up_proj.weight"
+    x = torch.tensor(weights, dtype=torch.float64)
+    with MergedModel(setup.plan, setup.space, dtype="float32") as model, model.using(x):
+        there = model._weights[name].make(torch.float32)
+    assert same_bits(there, read(tmp_path / "merged")[name])
+
+
 def test_an_unfinished_run_is_not_thrown_away(
     experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +421,24 @@ def test_traps_are_told(experts: Experts, tmp_path: Path) -> None:
     made["models"] = made["models"][:1]
     warnings = "\n".join(tuned(made, tmp_path / "one.yml").warnings)
     assert "`weight` has no effect" in warnings
+
+
+def test_a_weight_outside_the_bounds_is_told_by_its_line(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, granularity="layer")
+    del made["tune"]["init"]
+    for model, weight in zip(made["models"], (0.3, [0.5, 1.5], 1.0), strict=True):
+        model["parameters"] = {"weight": weight}
+    path = write_recipe(tmp_path / "recipe.yml", made)
+    (told,) = [each for each in prepare(path).warnings if "outside its bounds" in each]
+    assert f"recipe.yml:{_line_of(path, experts.skilled) - 1}: 'weight' of" in told
+    assert "is 1.5, outside its bounds [0, 1], so the search starts at 1;" in told
+    made["tune"]["bounds"] = {"weight": [0, 2]}
+    assert not any("outside its bounds" in each for each in prepare(made).warnings)
+
+
+def _line_of(path: Path, text: object) -> int:
+    lines = path.read_text().splitlines()
+    return next(number for number, line in enumerate(lines, 1) if str(text) in line)
 
 
 def test_no_chat_template(experts: Experts, tmp_path: Path) -> None:

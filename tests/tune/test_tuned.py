@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from tiny import read, same_bits
+from tiny import read, same_bits, write_recipe
 
 import mergesafe
 from mergesafe.recipe.load import load_recipe
+from mergesafe.recipe.write import dump_recipe
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.tuned import rounded, setting_of, tuned_recipe, tuned_text
+from mergesafe.tune.tuned import relocated, rounded, setting_of, tuned_recipe, tuned_text
 
 from .models import make_models, plan_of
 
@@ -165,3 +166,33 @@ def test_the_base_may_be_listed(models: list[Path]) -> None:
     plan = mergesafe.plan(content).plan
     made = tuned_recipe(loaded, CoefficientSpace(plan, "model"), torch.tensor([0.5, 0.25]))
     assert [e.parameters["weight"].plain for e in made.models] == [1.0, 0.5, 0.25]
+
+
+def test_in_another_folder_the_recipe_names_the_same_models(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lies there under the same names, and wherever it is merged from."""
+    for name, model in zip(("base", "one", "two"), models, strict=True):
+        (tmp_path / name).symlink_to(model)
+    made = tiny.recipe("linear", ["one", "two"], each={"weight": 0.5}, tokenizer_source="two")
+    path = write_recipe(tmp_path / "recipe.yml", made)
+    loaded = load_recipe(path)
+    assert relocated(loaded, tmp_path) is loaded
+    there = relocated(loaded, tmp_path / "elsewhere")
+    assert [entry.ref.path for entry in there.models] == [str(tmp_path / n) for n in ("one", "two")]
+    assert there.tokenizer_source == str(tmp_path / "two")
+    (tmp_path / "elsewhere" / "one").mkdir(parents=True)
+    moved = write_recipe(tmp_path / "elsewhere" / "tuned.yml", dump_recipe(there))
+    mergesafe.merge(path, tmp_path / "a")
+    monkeypatch.chdir(moved.parent)
+    mergesafe.merge(moved, tmp_path / "b")
+    assert all(
+        same_bits(value, read(tmp_path / "b")[n]) for n, value in read(tmp_path / "a").items()
+    )
+
+
+def test_a_place_on_a_network_stays_as_it_is(tmp_path: Path) -> None:
+    made = tiny.recipe("linear", ["org/one", "https://host/two+~/adapter"], each={"weight": 0.5})
+    loaded = load_recipe(made)
+    there = relocated(loaded, tmp_path)
+    assert [entry.ref for entry in there.models] == [entry.ref for entry in loaded.models]
