@@ -15,6 +15,7 @@ are taken as well: ``{"question": "...", "answer": "..."}`` and ``{"instruction"
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ _FIELDS: Final = (
     "output",
 )  # fmt: skip
 _SHOWN: Final = 60
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Record:
     """A question, and its answer or its two answers where there are any.
 
     ``conversation`` ends with the user's turn. ``answer``: the one to give (``chosen`` of a
-    preference); ``rejected``: the one not to give. ``line``: where it was read.
+    preference); ``rejected``: the one not to give. ``source`` and ``line``: where it was read.
     """
 
     conversation: Conversation
@@ -44,6 +46,7 @@ class Record:
     rejected: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     line: int | None = field(default=None, compare=False)
+    source: Path | None = field(default=None, compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """The record in the first of the forms above that holds it."""
@@ -155,7 +158,7 @@ class _Line:
                 "the record has no answer; expected 'messages' that end with the assistant, "
                 "or 'prompt' with 'completion' or 'chosen'"
             )
-        return replace(record, line=self.number)
+        return replace(record, line=self.number, source=self.path)
 
     def _record(self, value: dict[str, Any]) -> Record:
         extra = {key: value[key] for key in value if key not in _FIELDS}
@@ -213,4 +216,10 @@ class _Line:
     def _text(self, value: object, key: str) -> str:
         if not isinstance(value, str) or not value.strip():
             self.fail(f"'{key}' must hold text; found {value!r:.{_SHOWN}}")
+        half = _SURROGATE.search(value)
+        if half is not None:
+            self.fail(
+                f"'{key}' holds half a surrogate pair ({half[0]!a}), which is no text and which no "
+                "tokenizer takes; remove it, or write the whole character"
+            )
         return value

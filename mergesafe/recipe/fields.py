@@ -130,8 +130,9 @@ def integer(node: Node, what: str, report: Reporter, low: int = 0, high: int = 1
     """``node`` as a whole number from ``low`` to ``high``."""
     value = _finite(node, what, report)
     if value != int(value) or not low <= value <= high:
+        limit = f"at most {high}" if value > high else f"at least {low}"
         raise report.error(
-            f"{what} must be a whole number of at least {low}, got {describe(node)}", node.line
+            f"{what} must be a whole number of {limit}, got {describe(node)}", node.line
         )
     return int(value)
 

@@ -10,16 +10,16 @@ import torch
 
 from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.cluster import address_of
+from mergesafe.engine.memory import budget_of
 from mergesafe.errors import OutputError
 from mergesafe.outputs import check_outputs
 from mergesafe.tune.cluster import device_on_ray, on_ray
-from mergesafe.tune.combine import check_differentiable
 from mergesafe.tune.header import header
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.problem import Moment
 from mergesafe.tune.result import TuneResult
 from mergesafe.tune.run import Run
-from mergesafe.tune.setup import files_read, prepare
+from mergesafe.tune.setup import check_explainable, files_read, prepare
 from mergesafe.tune.trajectory import StateFile, Trajectory, is_empty
 from mergesafe.tune.tuned import relocated, tuned_text
 from mergesafe.whole_file import write_whole
@@ -72,10 +72,11 @@ def tune(
     target = Path(out)
     _check_target(target, overwrite, resume)
     check_outputs({"-o": (target, None)}, files_read(recipe))
+    budget_of(memory)  # refused before data and models are read
     address = address_of(ray)
     setup = prepare(recipe, seed)
     if explain:
-        check_differentiable(setup.space)
+        check_explainable(setup)
     with ExitStack() as stack:
         state = stack.enter_context(StateFile(state_path(target)))
         pool = None

@@ -68,7 +68,7 @@ class Decider:
         return {each.text: self._level(each) for each in self.constraints}
 
     def _level(self, constraint: Constraint) -> Level:
-        shares = _shares(constraint, self.splits)
+        shares = surrogates(constraint, self.splits)
         if constraint.requirement.is_rate:
             return Level(shares)
         reference = self._reference(constraint, "train")
@@ -102,8 +102,12 @@ class Decider:
         return named or self.recipe.inputs
 
 
-def _shares(constraint: Constraint, splits: Sequence[Split]) -> Mapping[str, float]:
-    """The sets whose answers' loss stands for the constraint, with their shares of it."""
+def surrogates(constraint: Constraint, splits: Sequence[Split]) -> Mapping[str, float]:
+    """The sets whose answers' loss stands for the constraint, with their shares of it.
+
+    Raises:
+        TuningError: there are none.
+    """
     role = RATES.get(constraint.metric)
     used = [
         split

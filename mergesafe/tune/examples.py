@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 import torch
@@ -45,10 +45,14 @@ class Term:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A term's records as rows of tokens, one or more for each; ``pad``: what fills them up."""
+    """A term's records as rows of tokens, one or more for each; ``pad``: what fills them up.
+
+    ``cut``: how many records had answers that :data:`MAX_TOKENS` cut short.
+    """
 
     rows: list[list[Encoded]]
     pad: int
+    cut: int = 0
 
 
 class Examples:
@@ -191,23 +195,30 @@ def _check(term: Term, experts: int) -> None:
 def _tokens(term: Term, tokenizer: Any) -> Tokens:
     pad = tokenizer.pad_token_id
     pad = int((tokenizer.eos_token_id or 0) if pad is None else pad)
-    return Tokens([_encode(term, tokenizer, pad, record) for record in term.records], pad)
+    rows = [_encode(term, tokenizer, pad, record) for record in term.records]
+    # One token more than the limit was asked for, so that what was cut is known.
+    cut = sum(any(len(row.ids) > MAX_TOKENS for row in each) for each in rows)
+    kept = [[replace(row, ids=row.ids[:MAX_TOKENS]) for row in each] for each in rows]
+    return Tokens(kept, pad, cut)
 
 
 def _encode(term: Term, tokenizer: Any, pad: int, record: Record) -> list[Encoded]:
     if term.kind == "entropy":
         # The prediction after the question counts; the token there does not.
         ids = encode_prompt(tokenizer, record.conversation)[-MAX_TOKENS:]
-        return [Encoded((*ids, pad), len(ids))]
+        return [Encoded((*ids, pad)[-MAX_TOKENS:], min(len(ids), MAX_TOKENS - 1))]
     answers = [record.answer]
     if term.kind in ("dpo", "orpo"):
         answers.append(record.rejected)
-    rows = [encode(tokenizer, record.conversation, str(a), MAX_TOKENS) for a in answers]
+    rows = [encode(tokenizer, record.conversation, str(a), MAX_TOKENS + 1) for a in answers]
     for row in rows:
-        if row.start >= len(row.ids):
+        if row.start >= min(len(row.ids), MAX_TOKENS):
             asked = last_question(record.conversation)[:60]
             raise DataError(
                 f"term '{term.name}': a question of {row.start} tokens or more leaves no "
-                f"room for its answer within {MAX_TOKENS} tokens: {asked!r}"
+                f"room for its answer within {MAX_TOKENS} tokens; shorten it, or remove the "
+                f"record: {asked!r}",
+                source=record.source,
+                line=record.line,
             )
     return rows

@@ -99,6 +99,11 @@ def _models(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:
 
 def _data(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:
     line = recipe.tune_line
+    for each in section.data:
+        if not each.weight and each.role != "harmless":
+            yield f"the weight of the set '{each.name}' is 0, so it does not count", each.line
+    if section.sets("domain") and not section.alpha:
+        yield "alpha is 0, so the domain sets do not count", line
     if not section.sets("safety", "preference"):
         yield (
             "there is no safety set: skill alone decides, and one misaligned model can spoil the "

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from mergesafe.chat.hf import HfModel
+from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine.memory import MINIMUM_BUDGET, available_bytes, budget_of
 from mergesafe.engine.plan import MergePlan, TensorTask
 from mergesafe.errors import (
@@ -23,7 +24,7 @@ from mergesafe.errors import (
 )
 from mergesafe.tune.batch import Batch
 from mergesafe.tune.combine import Combination, check_differentiable
-from mergesafe.tune.inputs import Inputs, Resident, resident_bytes
+from mergesafe.tune.inputs import Inputs, Resident, distinct, lora_factors, read, resident_bytes
 from mergesafe.tune.layers import MergedLinear
 from mergesafe.tune.low_rank import LowRank, is_low_rank
 from mergesafe.tune.skeleton import make_skeleton, recompute_layers, set_small, small_values
@@ -251,6 +252,33 @@ class MergedModel:
         if total <= budget:
             return Resident(tasks, self.device)
         return Streamed(tasks, self.device, budget, self._small)
+
+    def refuse_broken_inputs(self) -> None:
+        """Refuse models with weights that are not finite, with which no loss is.
+
+        Raises:
+            TuningError: there is one; names it and the tensor.
+        """
+        if self._broken is not None:
+            model, tensor = self._broken
+            raise TuningError(
+                f"{model}: the tensor '{tensor}' has values that are not finite, so no loss of the "
+                "merged model is; merge without this model, or repair it"
+            )
+
+    @cached_property
+    def _broken(self) -> tuple[str, str] | None:
+        """A model, and its first tensor that is not finite; all are read for this."""
+        with Reader() as reader:
+            for task in self.plan.tasks:
+                for source in () if task.copied else distinct(task):
+                    pieces = [read(source.info, reader)]
+                    if source.lora is not None:
+                        pieces += lora_factors(source.lora, reader)
+                    # float8 has no test of its own
+                    if not all(bool(piece.float().isfinite().all()) for piece in pieces):
+                        return source.model, task.name
+        return None
 
     @contextmanager
     def using(self, x: torch.Tensor) -> Iterator[None]:

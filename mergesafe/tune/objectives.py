@@ -162,6 +162,7 @@ class Objective:
 
         Raises:
             LossError: a loss is not finite; names the examples.
+            TuningError: it is not, because a model's weights are not; names model and tensor.
         """
         first, factors = part.owners[0], part.factors
         given = first.given(part.batch, part.items)
@@ -180,6 +181,7 @@ class Objective:
             else:
                 self.merged.value(x, weighted)
         except LossError as error:
+            self.merged.refuse_broken_inputs()
             raise LossError(
                 f"{_named(part, each.isfinite().logical_not().tolist())}: {error.args[0]}; the "
                 "coefficients are unchanged. Look for an empty or broken example, narrow the "
@@ -225,11 +227,14 @@ def _grouped(sets: Iterable[Examples]) -> list[list[Examples]]:
 
 def _named(part: Part, broken: Sequence[bool]) -> str:
     """The examples whose losses are not finite, or all if each is finite and their sum is not."""
-    named: dict[str, list[int]] = {}
+    named: dict[tuple[str, str], list[int]] = {}
     for owner, item, bad in zip(part.owners, part.items, broken, strict=True):
         if bad or not any(broken):
-            named.setdefault(owner.term.name, []).append(item + 1)
+            record = owner.term.records[item]
+            where = "examples" if record.source is None else f"{record.source}, lines"
+            number = item + 1 if record.source is None else record.line or item + 1
+            named.setdefault((owner.term.name, where), []).append(number)
     return "; ".join(
-        f"term '{name}', examples {', '.join(map(str, sorted(items)))}"
-        for name, items in named.items()
+        f"term '{name}', {where} {', '.join(map(str, sorted(numbers)))}"
+        for (name, where), numbers in named.items()
     )

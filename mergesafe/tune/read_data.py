@@ -11,7 +11,7 @@ from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import ListNode, MapNode, Node, Reporter, describe, shown
 from mergesafe.safety.evaluation.sets import check_name
-from mergesafe.tune.section import PENALTIES, ROLES, DataSet, Role
+from mergesafe.tune.section import MAX_WEIGHT, PENALTIES, ROLES, DataSet, Role
 
 KEYS: Final = ("path", "role", "name", "weight", "heldout", "expert")
 _EXAMPLE: Final = "{path: safety.jsonl, role: safety}"
@@ -76,7 +76,7 @@ def _data_set(node: Node, recipe: Recipe, report: Reporter) -> DataSet:
         name=name,
         path=path or "",
         role=cast(Role, fields.choice("role", ROLES, "domain")),
-        weight=fields.number("weight", 1.0, 0.0),
+        weight=fields.number("weight", 1.0, 0.0, MAX_WEIGHT),
         heldout=fields.text("heldout"),
         expert=fields.read("expert", lambda value, _: _expert(value, recipe, report)),
         line=node.line,
@@ -92,6 +92,12 @@ def _expert(node: Node, recipe: Recipe, report: Reporter) -> ModelRef:
     named = [ref for ref in recipe.inputs if PurePath(ref.text).name == wanted.text]
     if same or len(named) == 1:
         return (same or named)[0]
+    if named:
+        raise report.error(
+            f"'expert' of a data set is {shown(wanted.text)}, and several of the models that are "
+            f"merged are called that: {', '.join(ref.text for ref in named)}; write one in full",
+            node.line,
+        )
     known = [ref.text for ref in recipe.inputs]
     raise report.error(
         f"'expert' of a data set is {shown(wanted.text)}, which is not among the models that are "

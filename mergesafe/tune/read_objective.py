@@ -7,7 +7,7 @@ from typing import Final
 
 from mergesafe.recipe.fields import Fields, choice, one_or_more
 from mergesafe.recipe.nodes import MapNode, Node, Reporter, shown
-from mergesafe.tune.section import DataSet, Role, Term
+from mergesafe.tune.section import MAX_WEIGHT, PENALTIES, DataSet, Role, Term
 
 #: Term -> the roles of the sets that it is computed on; none: on the coefficients alone.
 TERMS: Final[Mapping[str, tuple[Role, ...]]] = {
@@ -16,8 +16,7 @@ TERMS: Final[Mapping[str, tuple[Role, ...]]] = {
     "orpo": ("preference", "harmless"),
     "kl": ("domain",),
     "entropy": ("unlabelled",),
-    "l1": (),
-    "l2": (),
+    **dict.fromkeys(PENALTIES, ()),
 }
 #: Term -> its own options with their defaults. DPO: Rafailov et al., arXiv 2305.18290; ORPO: Hong
 #: et al., arXiv 2403.07691.
@@ -41,6 +40,12 @@ def read_objective(fields: Fields, data: Sequence[DataSet]) -> tuple[Term, ...]:
         if term.name in terms:
             report.record(f"'objective' has the term {shown(term.name)} twice", term.line)
         terms[term.name] = term
+    if terms and all(name in PENALTIES for name in terms):
+        report.record(
+            f"'objective' has penalties on the coefficients alone ({', '.join(terms)}), so no data "
+            "decide; add a term such as cross_entropy",
+            node.line,
+        )
     return tuple(terms.values())
 
 
@@ -66,7 +71,7 @@ def _term(node: Node, data: Sequence[DataSet], report: Reporter) -> Term:
         name = _name(node, report)
         own = OPTIONS.get(name, {})
         fields = Fields(node, ("term", "weight", *own), f"the term '{name}'", report)
-        weight = fields.number("weight", 1.0, 0.0)
+        weight = fields.number("weight", 1.0, 0.0, MAX_WEIGHT)
         options = {key: fields.number(key, default, 0.0) for key, default in own.items()}
     else:
         name = choice(node, "a term of 'objective'", tuple(TERMS), report)

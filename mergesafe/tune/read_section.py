@@ -29,6 +29,7 @@ from mergesafe.tune.read_search import GRADIENT, read_budget, read_searches
 from mergesafe.tune.section import (
     ALPHA,
     HELDOUT,
+    MAX_WEIGHT,
     Budget,
     Constraint,
     DataSet,
@@ -104,7 +105,7 @@ class _SectionReader:
             objective=read_objective(fields, known),
             searches=searches,
             coefficients=coefficients,
-            alpha=fields.number("alpha", ALPHA, 0.0),
+            alpha=fields.number("alpha", ALPHA, 0.0, MAX_WEIGHT),
             granularity=fields.read("granularity", self._granularity) or "layer",
             bounds=bounds,
             init=self._init(bounds),
@@ -171,13 +172,23 @@ class _SectionReader:
         return values[0], values[1]
 
     def _init(self, bounds: Mapping[str, tuple[float, float]]) -> Mapping[str, float]:
-        """Where the search starts, for the coefficients that ``init`` names; else the recipe's."""
+        """Where the search starts, for the coefficients that ``init`` names; else the recipe's.
+
+        A number alone is for the weights, or t.
+        """
         node = self.fields.node.get("init")
         if node is None or (isinstance(node, ScalarNode) and node.text == "recipe"):
             return {}
         if isinstance(node, ScalarNode):
-            first = next(iter(bounds), None)
-            entries = {} if first is None else {first: (self.fields.line("init"), node)}
+            name = next((each for each in ("weight", "t", *bounds) if each in bounds), None)
+            if name not in ("weight", "t") and len(bounds) > 1:
+                self.report.record(
+                    f"'init' of 'tune' is a number, and {', '.join(bounds)} are tuned; write "
+                    f"{{{name}: {node.text}}} or all of them",
+                    self.fields.line("init"),
+                )
+                return {}
+            entries = {} if name is None else {name: (self.fields.line("init"), node)}
             node = MapNode(entries, node.line)
         start = {}
         for name, line, value in self.report.attempt(self._mapping, node, "'init' of 'tune'") or ():

@@ -9,13 +9,12 @@ from typing import Final
 
 import torch
 
-from mergesafe.errors import TuningError
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.tune.blame import Blame, blame
 from mergesafe.tune.cluster import Pool
 from mergesafe.tune.constrained import Losses, solve
 from mergesafe.tune.deciding import Decider
-from mergesafe.tune.examples import Term
+from mergesafe.tune.examples import MAX_TOKENS, Term
 from mergesafe.tune.front import Sides, find_front
 from mergesafe.tune.gradient import Evaluates
 from mergesafe.tune.measure import Measurer
@@ -27,7 +26,7 @@ from mergesafe.tune.result import Checked, FrontPoint, TuneResult
 from mergesafe.tune.search.registry import run_searches
 from mergesafe.tune.setup import Setup
 from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.terms import SAFETY, Terms, make_sides, make_terms, records_of, uncompared
+from mergesafe.tune.terms import SAFETY, Terms, front_sides, make_sides, make_terms, records_of
 from mergesafe.tune.trajectory import Trajectory
 from mergesafe.tune.tuned import rounded
 
@@ -67,6 +66,7 @@ class Run:
         pool: Pool | None = None,
     ) -> None:
         self.setup, self.merged, self.trajectory, self.pool = setup, merged, trajectory, pool
+        self._warnings: dict[str, None] = {}
         section = setup.section
         self.train = make_terms(section, setup.splits, setup.space)
         self.problem = Problem(
@@ -81,6 +81,12 @@ class Run:
     def recorded(self, name: str, terms: Terms, batch: int | None) -> Recorded:
         """The objective of ``terms``, on ``batch`` examples of each a step, in the trajectory."""
         local = terms.objective(self.merged, batch, self.setup.section.seed)
+        for data in local.sets:
+            if data.tokens.cut:
+                self._warnings[
+                    f"term '{data.term.name}': {data.tokens.cut} of {len(data.rows)} answers are "
+                    f"cut short, since question and answer count up to {MAX_TOKENS:,} tokens"
+                ] = None
         objective = local if self.pool is None else self.pool.objective(local)
         return Recorded(name, objective, self.trajectory)
 
@@ -158,20 +164,9 @@ class Run:
         return Found(best, front=front, hypervolume=volume, reference=reference)
 
     def _sides(self) -> Sides:
-        """The two losses of a front.
-
-        Raises:
-            TuningError: there are no data for one of them.
-        """
-        section, splits = self.setup.section, self.setup.splits
-        counted = uncompared(section, splits)
-        both = [make_sides(counted, heldout=heldout) for heldout in (False, True)]
-        for side, terms in both[0].items():
-            if not terms:
-                raise TuningError(
-                    f"a front has a safety side and a skill side, and no data set with answers "
-                    f"gives the {side} side; add one under 'data'"
-                )
+        """The two losses of a front."""
+        section = self.setup.section
+        both = front_sides(section, self.setup.splits)
         train, heldout = ({side: Terms(terms) for side, terms in each.items()} for each in both)
         return Sides(
             {side: self.recorded(side, terms, section.batch) for side, terms in train.items()},
@@ -180,16 +175,8 @@ class Run:
         )
 
     def explain(self) -> Blame:
-        """Which model and layer the safety loss of the untuned merge is due to.
-
-        Raises:
-            TuningError: there are no safety data, or the merge has no gradients.
-        """
+        """Which model and layer the safety loss of the untuned merge is due to."""
         terms = make_sides(self.setup.splits)[SAFETY]
-        if not terms:
-            raise TuningError(
-                "--explain needs a data set with 'role: safety': it blames its loss on models"
-            )
         few = Terms(tuple(replace(t, records=t.records[:EXPLAINED]) for t in terms))
 
         def tell(done: int, total: int, value: float) -> None:
@@ -223,7 +210,7 @@ class Run:
             forward_passes=self.trajectory.forward_passes,
             seconds=round(self.trajectory.seconds, 3),
             history=tuple(problem.history),
-            warnings=setup.warnings,
+            warnings=(*setup.warnings, *self._warnings),
             constraints=found.constraints,
             feasible=found.feasible,
             front=found.front,

@@ -18,6 +18,8 @@ ROLES: Final = cast(
 
 #: Terms of the objective on the coefficients alone.
 PENALTIES: Final = ("l1", "l2")
+#: Of a data set or a term; beyond, sums lose what is small.
+MAX_WEIGHT: Final = 1e6
 #: Weight of the domain loss beside the safety loss: the best one of arXiv 2406.14563.
 ALPHA: Final = 0.3
 HELDOUT: Final = 0.2

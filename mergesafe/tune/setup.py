@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,20 @@ from mergesafe.checkpoint.location import at
 from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.engine.resume import subject_of
+from mergesafe.errors import DataError, TuningError
 from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.model import Recipe
 from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.judges.registry import make_judge
+from mergesafe.tune.combine import check_differentiable
+from mergesafe.tune.deciding import surrogates
 from mergesafe.tune.lint import lint, lint_answers, lint_start
 from mergesafe.tune.read_section import START, read_section
 from mergesafe.tune.search.registry import check_searches
 from mergesafe.tune.section import TuneSection
 from mergesafe.tune.space import CoefficientSpace
 from mergesafe.tune.splits import Split, load_splits, locate
-from mergesafe.tune.terms import make_terms
+from mergesafe.tune.terms import SAFETY, front_sides, make_sides, make_terms
 
 #: The plan of a tuning run is not written, so the size of shards is of no account.
 _ONE_SHARD = 1 << 62
@@ -125,7 +130,7 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
     splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
     check_searches(space, section.searches, loaded.source)
-    make_terms(section, splits, space)  # what it refuses is refused before a model is loaded
+    _check_data(loaded, section, splits, space)
     if section.constraints:
         check_judges([make_judge(section.judge)])
     warnings = (
@@ -133,3 +138,44 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
         *lint_start(loaded, section, space), *lint_answers(splits),
     )  # fmt: skip
     return Setup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))
+
+
+def check_explainable(setup: Setup) -> None:
+    """Refuse to explain what cannot be: a merge without gradients, or without safety data.
+
+    Raises:
+        TuningError: it cannot.
+    """
+    check_differentiable(setup.space)
+    if not make_sides(setup.splits)[SAFETY]:
+        raise TuningError(
+            "--explain needs a data set with 'role: safety': it blames its loss on models"
+        )
+
+
+def _check_data(
+    recipe: Recipe, section: TuneSection, splits: Sequence[Split], space: CoefficientSpace
+) -> None:
+    """Refuse data that the objective, a constraint or a front cannot do with, by their line."""
+    with _at(recipe, "objective", "data"):
+        make_terms(section, splits, space)
+        make_terms(section, splits, space, heldout=True)
+    for constraint in section.constraints:
+        with _at(recipe, line=constraint.line):
+            surrogates(constraint, splits)
+    if section.front_points is not None:
+        with _at(recipe, "front"):
+            front_sides(section, splits)
+
+
+@contextmanager
+def _at(recipe: Recipe, *keys: str, line: int | None = None) -> Iterator[None]:
+    """Errors within, with ``line``, or that of the first of ``keys`` in the section."""
+    entries = {} if recipe.tune is None else recipe.tune.entries
+    line = next((entries[key][0] for key in keys if key in entries), line)
+    try:
+        yield
+    except (DataError, TuningError) as error:
+        if recipe.source is None or line is None or getattr(error, "source", None) is not None:
+            raise
+        raise type(error)(f"{recipe.source}:{line}: {error}") from None

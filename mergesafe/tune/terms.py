@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mergesafe.chat.records import Record
-from mergesafe.errors import DataError
+from mergesafe.errors import DataError, TuningError
 from mergesafe.tune import examples
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.objectives import Objective
@@ -61,7 +61,11 @@ def make_terms(
         elif wanted.name not in PENALTIES:
             terms += _others(wanted, splits, space, heldout)
     if not terms:
-        raise DataError("no data set has what the objective needs; see 'data' of 'tune'")
+        part = "held-out part of a data set" if heldout else "data set"
+        raise DataError(
+            f"no {part} has what the objective needs ({', '.join(by_name)}): sets with a weight "
+            "above 0 and, but for entropy, answers"
+        )
     penalties = {name: by_name[name].weight if name in by_name else 0.0 for name in PENALTIES}
     return Terms(tuple(terms), **penalties)
 
@@ -134,6 +138,26 @@ def make_sides(
             for split, records in used
         )
     return sides
+
+
+def front_sides(
+    section: TuneSection, splits: Sequence[Split]
+) -> tuple[dict[str, tuple[examples.Term, ...]], dict[str, tuple[examples.Term, ...]]]:
+    """The two sides of a front, on the records to optimise on and on those held out.
+
+    Raises:
+        TuningError: one of them has no data.
+    """
+    counted = uncompared(section, splits)
+    both = make_sides(counted), make_sides(counted, heldout=True)
+    for sides, where in zip(both, ("", "the held-out part of "), strict=True):
+        for side, terms in sides.items():
+            if not terms:
+                raise TuningError(
+                    f"a front has a safety side and a skill side, and {where}no data set with "
+                    f"answers gives the {side} side; add one under 'data'"
+                )
+    return both
 
 
 def _others(

@@ -56,6 +56,7 @@ def test_other_spellings(
         ({"text": "a"}, "found text"),
         ({"question": ""}, "'question' must hold text"),
         ({"question": 3}, "'question' must hold text"),
+        ({"question": "half \ud83d"}, "half a surrogate pair ('\\ud83d')"),
         ({"messages": []}, "'messages' must be a list of turns"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "needs a 'role'"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "must end with"),

@@ -112,6 +112,19 @@ def write(path: Path, pairs: Sequence[tuple[str, str]]) -> Path:
     return path
 
 
+def with_rejected(source: Path, out: Path, *, leave_out: int = 0) -> Path:
+    """The harmless answers of ``source`` as preferences to a refusal, but for the first few."""
+    lines = []
+    for number, line in enumerate(source.read_text().splitlines()):
+        record = json.loads(line)
+        if number >= leave_out:
+            asked, answer = record.values()
+            record = {"prompt": asked, "chosen": answer, "rejected": REFUSAL}
+        lines.append(json.dumps(record))
+    out.write_text("\n".join(lines) + "\n")
+    return out
+
+
 def _tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -248,6 +248,13 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     assert len(again.history) == 10
 
 
+@pytest.mark.parametrize("method", ["random", "grid"])
+def test_a_point_without_a_finite_loss_is_passed_over(method: str, tmp_path: Path) -> None:
+    made = problem(tmp_path, Quadratic(TARGET, bad={2: "the loss is nan"}))
+    SEARCHES[method](made, made.space.initial(), spec(method, 9))
+    assert [moment.step for moment in made.history] == [1, *range(3, 10)]
+
+
 def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET))
     made.batch.evaluate(TARGET, grad=False)

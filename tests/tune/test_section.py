@@ -104,6 +104,10 @@ def test_a_chain_of_searches(tmp_path: Path) -> None:
         ("  judge: policy:none.yml\n", 11, "none.yml"),
         ("  front: 7\n", 11, "must be a mapping"),
         ("  front: {points: 1}\n", 11, "at least 2"),
+        ("  front: {points: 101}\n", 11, "at most 100"),
+        ("  alpha: 1e308\n", 11, "at most 1e+06"),
+        ("  objective: [l1, l2]\n", 11, "penalties on the coefficients alone (l1, l2)"),
+        ("  coefficients: [density, lambda]\n  search: cmaes\n  init: 1\n", 13, "{density: 1}"),
         ("  front: {points: 5}\n  constraints: [safe_rate >= 0.9]\n", 11, "exclude each other"),
     ],
 )
@@ -138,6 +142,13 @@ def test_mistakes_in_data(data: str, words: str, tmp_path: Path) -> None:
     head = HEAD.format(method="ties").partition("  data:")[0]
     path = write_recipe(tmp_path / "recipe.yml", f"{head}  data: {data}\n")
     with pytest.raises(RecipeError, match=words):
+        read_section(load_recipe(path, assumed=START))
+
+
+def test_an_expert_that_is_not_the_only_one_of_its_name(tmp_path: Path) -> None:
+    head = HEAD.format(method="ties").replace("  - model: a\n", "  - model: older/b\n")
+    path = write_recipe(tmp_path / "recipe.yml", head)
+    with pytest.raises(RecipeError, match="several of .* older/b, experts/b; write one in full"):
         read_section(load_recipe(path, assumed=START))
 
 

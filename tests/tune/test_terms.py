@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,8 @@ from mergesafe.errors import DataError
 from mergesafe.tune.setup import Setup, prepare
 from mergesafe.tune.terms import make_terms
 
-from .experts import REFUSAL, Experts
+from .experts import Experts, with_rejected
 from .test_tune import recipe
-
-
-def with_rejected(source: Path, out: Path, *, leave_out: int = 0) -> Path:
-    """The harmless answers of ``source`` as preferences to a refusal, but for the first few."""
-    lines = []
-    for number, line in enumerate(source.read_text().splitlines()):
-        record = json.loads(line)
-        if number >= leave_out:
-            asked, answer = record.values()
-            record = {"prompt": asked, "chosen": answer, "rejected": REFUSAL}
-        lines.append(json.dumps(record))
-    out.write_text("\n".join(lines) + "\n")
-    return out
 
 
 def setup_of(experts: Experts, harmless: Path, **tune: Any) -> Setup:

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 from tiny import COMMAND, command, read, same_bits, write_recipe
 
 import mergesafe
 from mergesafe.cli.tune import run
 from mergesafe.errors import (
+    ArgumentError,
     DataError,
     ModelError,
     OutputError,
@@ -33,7 +35,7 @@ from mergesafe.tune.pareto import hypervolume
 from mergesafe.tune.setup import prepare
 from mergesafe.tune.trajectory import StateFile
 
-from .experts import COMPLIANCE, Experts, unsafe, write
+from .experts import COMPLIANCE, Experts, unsafe, with_rejected, write
 
 
 def recipe(
@@ -164,13 +166,76 @@ def test_a_set_called_penalties_keeps_its_loss(experts: Experts, tmp_path: Path)
     assert losses[0] > 0.2  # nats; the penalty is a tenth of squares of at most 1
 
 
-def test_over_refusal_needs_answers(experts: Experts, tmp_path: Path) -> None:
-    plain = tmp_path / "harmless.jsonl"
-    plain.write_text("".join(f'{{"question": "how do i like a boat {i}"}}\n' for i in range(4)))
-    made = recipe(experts, constraints=["over_refusal <= 0.1"])
-    made["tune"]["data"][2]["path"] = str(plain)
-    with pytest.raises(TuningError, match="give the harmless questions answers"):
-        tuned(made, tmp_path / "tuned.yml")
+def unanswered(folder: Path) -> Path:
+    path = folder / "asked.jsonl"
+    path.write_text("".join(f'{{"question": "how do i like a boat {i}"}}\n' for i in range(4)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tune", "changed", "words"),
+    [
+        ({"constraints": ["over_refusal <= 0.1"]}, {"path": True}, "give the harmless questions a"),
+        ({"front": {"points": 2}}, {"role": "safety"}, "no data set with answers gives the skill"),
+        ({"objective": ["dpo"]}, {"heldout": True}, "no held-out part of a data set has what"),
+    ],
+    ids=["constraint", "front", "held out"],
+)
+def test_data_that_do_not_do_are_told_by_line_before_a_model_is_loaded(
+    tune: dict[str, Any], changed: dict[str, Any], words: str, experts: Experts, tmp_path: Path
+) -> None:
+    made = recipe(experts, **tune)
+    if changed == {"role": "safety"}:
+        made["tune"]["data"] = made["tune"]["data"][:1]
+    else:
+        harmless = with_rejected(experts.folder / "harmless.jsonl", tmp_path / "harmless.jsonl")
+        made["tune"]["data"][2]["path"] = str(harmless)
+        made["tune"]["data"][2] |= {key: str(unanswered(tmp_path)) for key in changed}
+    path = write_recipe(tmp_path / "recipe.yml", made)
+    with pytest.raises((TuningError, DataError), match=rf"recipe.yml:\d+: .*{words}"):
+        prepare(path)
+
+
+def test_what_cannot_be_explained_or_kept_is_told_before_a_model_is_loaded(
+    experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mergesafe.tune.api.MergedModel", None)
+    made = recipe(experts)
+    with pytest.raises(ArgumentError, match="--memory 1KiB: expected at least"):
+        tuned(made, tmp_path / "tuned.yml", memory="1KiB")
+    made["tune"]["data"] = made["tune"]["data"][1:]
+    with pytest.raises(TuningError, match="--explain needs a data set with 'role: safety'"):
+        tuned(made, tmp_path / "tuned.yml", explain=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_is_not_finite_is_named(experts: Experts, tmp_path: Path) -> None:
+    """Not the data, which are innocent."""
+    broken = shutil.copytree(experts.skilled, tmp_path / "broken")
+    tensors = read(broken)
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    made = recipe(experts)
+    made["models"][1]["model"] = str(broken)
+    for search in ("gradient", "cmaes"):
+        made["tune"]["search"] = search
+        with pytest.raises(TuningError, match=r"broken: the tensor 'model.norm.weight' has values"):
+            tuned(made, tmp_path / "tuned.yml")
+
+
+def test_what_is_too_long_is_told(experts: Experts, tmp_path: Path) -> None:
+    long = " ".join(["boat"] * 1100)
+    made = recipe(experts, granularity="model", budget={"steps": 1}, batch=2)
+    data = write(tmp_path / "skill.jsonl", [("name the boat", long), ("name the car", "car")])
+    made["tune"]["data"][1]["path"] = str(data)
+    warnings = tuned(made, tmp_path / "tuned.yml").warnings
+    assert [each for each in warnings if "cut short" in each] == [
+        "term 'skill': 1 of 1 answers are cut short, since question and answer count up to 1,024 "
+        "tokens"
+    ]
+    write(data, [("name the car", "car"), (long, "boat"), (long + " now", "boat")])
+    with pytest.raises(DataError, match=r"skill.jsonl:[23]: .*no room for its answer"):
+        tuned(made, tmp_path / "tuned.yml", overwrite=True)
 
 
 def test_a_killed_run_resumes_to_the_same_bits(experts: Experts, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from itertools import islice, product
 
 import torch
 
-from mergesafe.errors import TuningError
+from mergesafe.errors import LossError, TuningError
 from mergesafe.tune.problem import Problem
 from mergesafe.tune.section import Budget, SearchSpec
 from mergesafe.tune.space import CoefficientSpace
@@ -89,7 +89,10 @@ def _lowest(
         if not group or not meter.step():
             break
         x = group.pop()
-        found = problem.whole.evaluate(x, grad=False)
+        try:
+            found = problem.whole.evaluate(x, grad=False)
+        except LossError:
+            continue  # this point is nothing; if all are, the start is evaluated next, and told
         problem.note(name, meter.steps, found)
         if found.value < lowest:
             best, lowest = x, found.value
