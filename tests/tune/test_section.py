@@ -148,7 +148,7 @@ def test_mistakes_in_data(data: str, words: str, tmp_path: Path) -> None:
 def test_an_expert_that_is_not_the_only_one_of_its_name(tmp_path: Path) -> None:
     head = HEAD.format(method="ties").replace("  - model: a\n", "  - model: older/b\n")
     path = write_recipe(tmp_path / "recipe.yml", head)
-    with pytest.raises(RecipeError, match="several of .* older/b, experts/b; write one in full"):
+    with pytest.raises(RecipeError, match=r"several of .* older/b, experts/b; write one in full"):
         read_section(load_recipe(path, assumed=START))
 
 
