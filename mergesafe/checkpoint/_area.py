@@ -7,17 +7,13 @@ meets the first one's lock and a resumed merge finds its work.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
 from mergesafe.errors import OutputError
-
-#: File systems without locks: two processes there cannot be kept apart.
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+from mergesafe.file_lock import take_lock
 
 
 class Area:
@@ -73,7 +69,7 @@ class Area:
         with suppress(OSError):
             descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_lock(descriptor)
                 if os.listdir(self.path) == [lock.name]:
                     lock.unlink()
             finally:
@@ -83,7 +79,7 @@ class Area:
 
     def _acquire(self, descriptor: int) -> None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(descriptor)
         except BlockingIOError:
             owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
             raise OutputError(
@@ -91,9 +87,6 @@ class Area:
                 f"{f' (process {owner})' if owner.isdigit() else ''}. Wait for it, or give another "
                 "folder."
             ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 

@@ -9,7 +9,6 @@ of itself: one that a crash cut off is told from a whole one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mergesafe.errors import OutputError
+from mergesafe.file_lock import take_lock
 
 NAME: Final = ".mergesafe-generate.jsonl"
 _DIGEST: Final = 16
@@ -47,7 +47,7 @@ class Journal:
         self._known: dict[str, list[Any]] = {}
         try:
             self._file = self.path.open("a+b")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(self._file.fileno())
             self._load()
         except BlockingIOError:
             raise OutputError(

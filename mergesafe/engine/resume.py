@@ -56,20 +56,21 @@ def input_files(plan: MergePlan) -> dict[tuple[str, str], Location]:
 def input_states(plan: MergePlan) -> dict[str, dict[str, Any]]:
     """What tells one content of an input file from another, by its path."""
     paths = sorted({*input_files(plan).values()}, key=str)
-    return {_name(path): _file(path) for path in paths}
+    return {name_of(path): _file(path) for path in paths}
 
 
 def describe_inputs(plan: MergePlan, states: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Size and digest of the header of every input file, by model and name, for the manifest."""
     found: dict[str, dict[str, Any]] = {}
     for (model, name), path in sorted(input_files(plan).items(), key=lambda item: item[0]):
-        state = states[_name(path)]
+        state = states[name_of(path)]
         entry = {"size": state["size"], "header_sha256": state["header"]}
         found.setdefault(model, {})[name] = entry
     return found
 
 
-def _name(path: Location) -> str:
+def name_of(path: Location) -> str:
+    """The same from every working directory."""
     return str(path.absolute() if isinstance(path, Path) else path)
 
 

@@ -364,6 +364,8 @@ class _Reader:
         if source is None or source == "base":
             return source
         refs = [entry.ref for entry in models] + ([] if base is None else [base])
+        if source in (ref.text for ref in refs):
+            return source
         wanted = read_model(
             self.root.entries["tokenizer_source"][1], "'tokenizer_source'", self.report
         )

@@ -20,7 +20,7 @@ from mergesafe.tune.problem import Moment
 from mergesafe.tune.result import TuneResult
 from mergesafe.tune.run import Run
 from mergesafe.tune.setup import check_explainable, files_read, prepare
-from mergesafe.tune.trajectory import StateFile, Trajectory, is_empty
+from mergesafe.tune.trajectory import StateFile, Trajectory, is_unfinished
 from mergesafe.tune.tuned import relocated, tuned_text
 from mergesafe.whole_file import write_whole
 
@@ -120,7 +120,14 @@ def _check_target(out: Path, overwrite: bool, resume: bool) -> None:
         raise OutputError(f"{out} exists; choose another file, or --overwrite to replace it")
     if not out.absolute().parent.is_dir():
         raise OutputError(f"{out.absolute().parent}: there is no such folder; make it first")
-    if not is_empty(state_path(out)) and not (resume or overwrite):
+    try:
+        unfinished = is_unfinished(state_path(out))
+    except OSError as error:  # a name that is too long, say
+        raise OutputError(
+            f"{out}: the state of the run cannot be kept beside it ({error.strerror}); choose "
+            "another name"
+        ) from None
+    if unfinished and not (resume or overwrite):
         raise OutputError(
             f"{out}: an earlier run did not finish; go on from where it was with --resume, or "
             f"start anew with --overwrite (what it computed is in {state_path(out).name})"

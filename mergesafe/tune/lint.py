@@ -100,9 +100,11 @@ def _models(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:
 def _data(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:
     line = recipe.tune_line
     for each in section.data:
-        if not each.weight and each.role != "harmless":
+        if not each.weight and not section.constraints and each.role != "harmless":
             yield f"the weight of the set '{each.name}' is 0, so it does not count", each.line
-    if section.sets("domain") and not section.alpha:
+    terms = [term.name for term in section.objective]
+    alone = section.front_points is None and "kl" not in terms
+    if section.sets("domain") and alone and not section.alpha:
         yield "alpha is 0, so the domain sets do not count", line
     if not section.sets("safety", "preference"):
         yield (

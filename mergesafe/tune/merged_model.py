@@ -263,7 +263,7 @@ class MergedModel:
             model, tensor = self._broken
             raise TuningError(
                 f"{model}: the tensor '{tensor}' has values that are not finite, so no loss of the "
-                "merged model is; merge without this model, or repair it"
+                "merged model is; repair it, or merge another model in its place"
             )
 
     @cached_property

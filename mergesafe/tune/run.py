@@ -69,6 +69,10 @@ class Run:
         self._warnings: dict[str, None] = {}
         section = setup.section
         self.train = make_terms(section, setup.splits, setup.space)
+        # Now, though it is needed at the end: what is wrong with the records is told before.
+        self.heldout = self.recorded(
+            "held out", make_terms(section, setup.splits, setup.space, heldout=True), None
+        )
         self.problem = Problem(
             setup.space,
             self.recorded("train", self.train, section.batch),
@@ -205,7 +209,7 @@ class Run:
             start=start.value,
             objective=there.value,
             terms=there.terms,
-            heldout=self._heldout(x).terms,
+            heldout=self.heldout.evaluate(x, grad=False).terms,
             evaluations=self.trajectory.evaluations,
             forward_passes=self.trajectory.forward_passes,
             seconds=round(self.trajectory.seconds, 3),
@@ -218,7 +222,3 @@ class Run:
             reference=found.reference,
             blame=None if blamed is None else blamed.as_json(),
         )
-
-    def _heldout(self, x: torch.Tensor) -> Evaluation:
-        terms = make_terms(self.setup.section, self.setup.splits, self.setup.space, heldout=True)
-        return self.recorded("held out", terms, None).evaluate(x, grad=False)

@@ -15,7 +15,7 @@ from mergesafe.checkpoint.carry import companions
 from mergesafe.checkpoint.location import at
 from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.plan import MergePlan, make_plan
-from mergesafe.engine.resume import subject_of
+from mergesafe.engine.resume import name_of, subject_of
 from mergesafe.errors import DataError, TuningError
 from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.model import Recipe
@@ -82,8 +82,8 @@ class Setup:
             for model, tokenizer in pairs
             for path, _ in companions(model.checkpoint, tokenizer.checkpoint)
         }
-        files = {str(place): at(place).fingerprint() for place in sorted(places, key=str)}
-        return {"config.json": plan.config, **files}
+        named = sorted((name_of(place), place) for place in places)
+        return {"config.json": plan.config, **{n: at(place).fingerprint() for n, place in named}}
 
 
 def files_read(recipe: RecipeLike) -> list[Path]:
@@ -99,16 +99,16 @@ def files_read(recipe: RecipeLike) -> list[Path]:
         found += [locate(path, loaded.folder) for path in (each.path, each.heldout) if path]
     refs = [*loaded.inputs, *([] if loaded.base_model is None else [loaded.base_model])]
     folders = {place for ref in refs for place in ref.resolve(loaded.folder)}
-    kind, _, argument = section.judge.partition(":")
-    if kind in ("policy", "inspector") and argument:
-        folders.add(Path(argument))
+    argument = section.judge.partition(":")[2]
+    folders |= {Path(part).expanduser() for part in (argument, *argument.split("+")) if part}
     return [*found, *(file for each in folders if isinstance(each, Path) for file in _files(each))]
 
 
 def _files(place: Path) -> list[Path]:
-    """``place`` itself, or what the folder holds."""
+    """``place`` itself, or what the folder holds, but for recipes, which no model consists of."""
     try:
-        return list(place.iterdir()) if place.is_dir() else [place]
+        listed = list(place.iterdir()) if place.is_dir() else [place]
+        return [file for file in listed if file.suffix not in (".yml", ".yaml") or file == place]
     except OSError:  # told where the model is opened
         return []
 
@@ -149,7 +149,8 @@ def check_explainable(setup: Setup) -> None:
     check_differentiable(setup.space)
     if not make_sides(setup.splits)[SAFETY]:
         raise TuningError(
-            "--explain needs a data set with 'role: safety': it blames its loss on models"
+            "--explain needs a data set with 'role: safety' and a weight above 0: it blames its "
+            "loss on models"
         )
 
 

@@ -65,6 +65,7 @@ def make_terms(
         raise DataError(
             f"no {part} has what the objective needs ({', '.join(by_name)}): sets with a weight "
             "above 0 and, but for entropy, answers"
+            + ("" if section.alpha else "; alpha is 0, so that domain sets do not count")
         )
     penalties = {name: by_name[name].weight if name in by_name else 0.0 for name in PENALTIES}
     return Terms(tuple(terms), **penalties)

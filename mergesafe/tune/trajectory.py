@@ -12,7 +12,6 @@ Time is recorded too, so that a budget in minutes ends a resumed run where it wo
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import os
 import struct
@@ -27,6 +26,7 @@ import torch
 
 from mergesafe.engine.journal import decode_line, encode_line
 from mergesafe.errors import LossError, OutputError
+from mergesafe.file_lock import take_lock
 from mergesafe.tune.objectives import Evaluation
 
 Line = dict[str, Any]
@@ -46,10 +46,7 @@ class StateFile:
         try:
             self._descriptor = self._held()
         except BlockingIOError:
-            raise OutputError(
-                f"{path}: another mergesafe tune is at work on this output; wait for it, or choose "
-                "another -o"
-            ) from None
+            raise _at_work(path) from None
         except OSError as error:
             raise self._failed(error) from error
 
@@ -57,7 +54,7 @@ class StateFile:
         return self
 
     def __exit__(self, *error: object) -> None:
-        nothing = is_empty(self.path) or self._lines == 1  # the subject alone
+        nothing = _is_empty(self.path) or self._lines == 1  # the subject alone
         if nothing and not self._removed:
             self.remove()
         os.close(self._descriptor)
@@ -78,13 +75,11 @@ class StateFile:
         """Put ``lines`` in the place of what is there, of which they are the start."""
         content = "".join(map(encode_line, lines)).encode()
         try:
-            known = os.pread(self._descriptor, len(content), 0)
-            if known != content:
-                os.ftruncate(self._descriptor, 0)
-            os.ftruncate(self._descriptor, min(len(content), len(known)))
+            same = os.pread(self._descriptor, len(content), 0) == content
+            os.ftruncate(self._descriptor, len(content) if same else 0)
         except OSError as error:
             raise self._failed(error) from error
-        if known != content:
+        if not same:
             self._write(content)
         self._lines = len(lines)
 
@@ -98,7 +93,7 @@ class StateFile:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             descriptor = os.open(self.path, flags, 0o666)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_lock(descriptor)
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
                         return descriptor
@@ -122,9 +117,33 @@ class StateFile:
         )
 
 
-def is_empty(path: Path) -> bool:
-    """Whether no run left anything at ``path``."""
+def is_unfinished(path: Path) -> bool:
+    """Whether a run that is over left something at ``path``.
+
+    Raises:
+        OutputError: the run is not over: another process holds the file.
+    """
+    if _is_empty(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            take_lock(file.fileno(), shared=True)
+    except BlockingIOError:
+        raise _at_work(path) from None
+    except OSError:
+        pass  # gone by now, or what cannot be read or locked is told when it is written
+    return True
+
+
+def _is_empty(path: Path) -> bool:
     return not path.exists() or path.stat().st_size == 0
+
+
+def _at_work(path: Path) -> OutputError:
+    return OutputError(
+        f"{path}: another mergesafe tune is at work on this output; wait for it, or choose another "
+        "-o"
+    )
 
 
 class Trajectory:

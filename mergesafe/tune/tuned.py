@@ -61,7 +61,7 @@ def _absolute(written: str, place: Path | str | None) -> str:
     """What ``written`` names, from wherever; places on a network are as they were."""
     if not isinstance(place, Path) or written.startswith("~"):
         return written
-    return os.path.abspath(place)
+    return str(Path.cwd() / place)  # ".." stays: behind a link it is not the folder before
 
 
 def tuned_recipe(recipe: Recipe, space: CoefficientSpace, x: torch.Tensor) -> Recipe:

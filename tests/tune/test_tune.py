@@ -233,9 +233,14 @@ def test_what_is_too_long_is_told(experts: Experts, tmp_path: Path) -> None:
         "term 'skill': 1 of 1 answers are cut short, since question and answer count up to 1,024 "
         "tokens"
     ]
-    write(data, [("name the car", "car"), (long, "boat"), (long + " now", "boat")])
-    with pytest.raises(DataError, match=r"skill.jsonl:[23]: .*no room for its answer"):
-        tuned(made, tmp_path / "tuned.yml", overwrite=True)
+    write(data, [("name the car", "car"), ("name the boat", "boat")])
+    made["tune"]["data"][1]["heldout"] = str(write(tmp_path / "held.jsonl", [(long, "boat")]))
+
+    def progress(moment: Any) -> None:
+        raise AssertionError("told before the search")
+
+    with pytest.raises(DataError, match=r"held.jsonl:1: .*no room for its answer"):
+        tuned(made, tmp_path / "tuned.yml", overwrite=True, progress=progress)
 
 
 def test_a_killed_run_resumes_to_the_same_bits(experts: Experts, tmp_path: Path) -> None:
@@ -324,20 +329,39 @@ def test_what_is_read_is_never_replaced(
     assert not (tmp_path / "tuned.yml").exists()
 
 
-def test_no_file_of_a_model_is_replaced(experts: Experts) -> None:
-    weights = experts.base / "model.safetensors"
-    before = weights.read_bytes()
+@pytest.mark.parametrize("judge", [False, True])
+def test_no_file_of_a_model_is_replaced(judge: bool, experts: Experts, tmp_path: Path) -> None:
+    folder = shutil.copytree(experts.base, tmp_path / "base")
+    made = recipe(experts, **({"judge": f"wildguard:{folder}"} if judge else {}))
+    if not judge:
+        made["base_model"] = str(folder)
+    before = (folder / "config.json").read_bytes()
     with pytest.raises(OutputError, match="is a file that is read"):
-        tuned(recipe(experts), weights, overwrite=True)
-    assert weights.read_bytes() == before
+        tuned(made, folder / "config.json", overwrite=True)
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_a_recipe_may_lie_in_a_model_s_folder(
+    experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(experts.base, tmp_path / "base")
+    monkeypatch.chdir(folder)
+    made = recipe(experts, granularity="model", batch=4, budget={"steps": 1})
+    made["base_model"] = "."
+    path = write_recipe(folder / "recipe.yml", made)
+    for _ in range(2):
+        tuned(path, folder / "tuned.yml", overwrite=True)
 
 
 def test_one_run_at_a_time_writes_an_output(experts: Experts, tmp_path: Path) -> None:
     made = recipe(experts, granularity="model", batch=4, budget={"steps": 1})
     held, told = StateFile(tmp_path / ".tuned.yml.tuning"), "another mergesafe tune is at work"
-    with held, pytest.raises(OutputError, match=told):
-        tuned(made, tmp_path / "tuned.yml")
-    tuned(made, tmp_path / "tuned.yml")
+    with held:
+        held.append({"key": "what that run found"})
+        for resume in (False, True):
+            with pytest.raises(OutputError, match=told):
+                tuned(made, tmp_path / "tuned.yml", resume=resume)
+    tuned(made, tmp_path / "tuned.yml", overwrite=True)
 
 
 def test_another_chat_template_is_another_run(
@@ -396,6 +420,14 @@ def test_an_unfinished_run_is_not_thrown_away(
     with pytest.raises(OutputError, match=r"differs in seed \(0 there, 8 now\)"):
         tuned(path, out, resume=True, seed=8)
     assert state.read_bytes() == before
+    with pytest.raises(KeyboardInterrupt):
+        run_command(path, out, overwrite=True, seed=8)
+    anew = state.read_bytes()
+    assert b"\0" not in anew
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_command(Path(path.name), Path(out.name), resume=True, seed=8)
+    assert state.read_bytes().startswith(anew)
     tuned(path, out, overwrite=True, seed=8)
     assert not state.exists()
 
@@ -421,7 +453,10 @@ def test_seed(experts: Experts, tmp_path: Path) -> None:
 
 def test_where_to_write(experts: Experts, tmp_path: Path) -> None:
     made = recipe(experts)
-    for out, words in ((tmp_path, "is a folder"), (tmp_path / "no" / "a.yml", "no such folder")):
+    for out, words in (
+        (tmp_path, "is a folder"), (tmp_path / "no" / "a.yml", "no such folder"),
+        (tmp_path / ("a" * 250), "choose another name"),
+    ):  # fmt: skip
         with pytest.raises(OutputError, match=words):
             tuned(made, out)
 

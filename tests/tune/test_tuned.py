@@ -5,6 +5,7 @@ rounding.
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -196,3 +197,19 @@ def test_a_place_on_a_network_stays_as_it_is(tmp_path: Path) -> None:
     loaded = load_recipe(made)
     there = relocated(loaded, tmp_path)
     assert [entry.ref for entry in there.models] == [entry.ref for entry in loaded.models]
+
+
+def test_what_lies_above_a_link_is_found_from_elsewhere(tmp_path: Path) -> None:
+    """``..`` behind a link leads to where the link leads, and ``+`` belongs to a folder's name."""
+    (tmp_path / "real" / "a+b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "a+b")
+    made = tiny.recipe("linear", ["../one+../ad", "../two"], each={"weight": 0.5})
+    made["tokenizer_source"] = "../one+../ad"
+    loaded = load_recipe(write_recipe(tmp_path / "link" / "recipe.yml", made))
+    there = relocated(loaded, tmp_path)
+    assert [os.path.realpath(e.ref.path) for e in there.models] == [
+        str(tmp_path / "real" / name) for name in ("one", "two")
+    ]
+    again = load_recipe(write_recipe(tmp_path / "tuned.yml", dump_recipe(there)))
+    assert [e.ref for e in again.models] == [e.ref for e in there.models]
+    assert again.tokenizer_source == again.models[0].ref.text
