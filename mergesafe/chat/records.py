@@ -143,7 +143,11 @@ class _Line:
         except UnicodeDecodeError as error:
             self.fail(f"is not UTF-8 at byte {error.start} of the line")
         except (json.JSONDecodeError, RecursionError) as error:
-            self.fail(f"is not a JSON object ({error}): {raw[:_SHOWN].decode(errors='replace')!r}")
+            at = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                # It would count lines within this one, whose end it takes for a second.
+                at = f"{error.msg} at character {error.pos + 1}"
+            self.fail(f"is not a JSON object ({at}): {raw[:_SHOWN].decode(errors='replace')!r}")
 
     def record(self, value: object, need_answer: bool, columns: Mapping[str, str]) -> Record:
         if not isinstance(value, dict):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,8 +18,9 @@ if TYPE_CHECKING:
     from mergesafe.tune.problem import Moment
     from mergesafe.tune.result import TuneResult
 
-#: Steps between two lines of progress in a log.
+#: Steps, and seconds, between two lines of progress in a log.
 _LOGGED: Final = 10
+_SILENCE: Final = 10.0
 #: Parts that are named, the worst first.
 _WORST: Final = 5
 _SHADES: Final = " ░▒▓█"
@@ -29,10 +33,19 @@ def run(
     from mergesafe.tune.api import state_path, tune
     from mergesafe.tune.setup import files_read
 
+    told: list[str] = []
+
+    def tell(warnings: Sequence[str]) -> None:
+        told.extend(warnings)
+        if not (json or quiet):
+            warn(told)
+
     read = [*files_read(recipe), state_path(out)]
     check_outputs({"-o": (out, None), "--out": (report, RESULT)}, read)
     try:
-        result = tune(recipe, out, progress=None if json or quiet else show, **options)
+        result = tune(
+            recipe, out, progress=None if json or quiet else show, on_warnings=tell, **options
+        )
     except KeyboardInterrupt:
         if not state_path(out).exists():
             raise
@@ -44,7 +57,7 @@ def run(
     if json:
         print_json(found)
     elif not quiet:
-        warn(result.warnings)
+        warn([each for each in result.warnings if each not in told])
         for line in summary(result):
             print(printable(line))
     if not result.feasible:
@@ -56,19 +69,29 @@ def run(
         )
 
 
-def show(moment: Moment) -> None:
-    """A line of progress: every step on a terminal, in place; some in a log."""
-    terms = ", ".join(f"{name} {value:.3f}" for name, value in moment.terms.items())
-    part = f" ({moment.part})" if moment.part else ""
-    line = (
-        f"{moment.search} step {moment.step}{part}: {moment.objective:.4f}"
-        f"{f' ({terms})' if terms else ''}, {moment.evaluations} evaluations, "
-        f"{moment.seconds:.0f} s"
-    )
-    if sys.stderr.isatty():
-        print(f"\r\x1b[2K{printable(line)}", end="", file=sys.stderr, flush=True)
-    elif moment.step == 1 or moment.step % _LOGGED == 0:
-        print(printable(line), file=sys.stderr, flush=True)
+class Show:
+    """Lines of progress: every step on a terminal, in place; some in a log."""
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def __call__(self, moment: Moment) -> None:
+        terms = ", ".join(f"{name} {value:.3f}" for name, value in moment.terms.items())
+        part = f" ({moment.part})" if moment.part else ""
+        line = (
+            f"{moment.search} step {moment.step}{part}: {moment.objective:.4f}"
+            f"{f' ({terms})' if terms else ''}, {moment.evaluations} evaluations, "
+            f"{moment.seconds:.0f} s"
+        )
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            print(f"\r\x1b[2K{printable(line)}", end="", file=sys.stderr, flush=True)
+        elif moment.step == 1 or moment.step % _LOGGED == 0 or now - self._last > _SILENCE:
+            self._last = now
+            print(printable(line), file=sys.stderr, flush=True)
+
+
+show: Final = Show()
 
 
 def summary(result: TuneResult) -> list[str]:
@@ -81,6 +104,8 @@ def summary(result: TuneResult) -> list[str]:
         f"  optimised on  {_listed(result.terms)}",
         f"  held out      {_listed(result.heldout)}",
     ]
+    if result.objective >= result.start and not result.constraints:
+        lines.append("  no better point than the start was found, so the start was kept")
     for each in result.constraints:
         verdict = "met" if each.met else "NOT MET"
         sure = "" if each.shown or not each.met else ", not shown with 95 % confidence"
@@ -100,6 +125,7 @@ def front_lines(result: TuneResult) -> list[str]:
     lines = ["", "  safety  skill   (log-likelihood of held-out answers, nats a token)"]
     for point in result.front or ():
         mark = "  beaten by another point" if point.dominated else ""
+        mark += "  written" if point.coefficients == result.coefficients else ""
         lines.append(f"  {point.safety:6.3f}  {point.skill:6.3f}{mark}")
     assert result.reference is not None  # as there is a front
     safety, skill = result.reference

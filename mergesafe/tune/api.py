@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def tune(
     explain: bool = False,
     ray: bool | str | None = None,
     progress: Callable[[Moment], None] | None = None,
+    on_warnings: Callable[[Sequence[str]], None] | None = None,
 ) -> TuneResult:
     """Find coefficients as the section ``tune`` of ``recipe`` says; write them to ``out``.
 
@@ -61,6 +62,7 @@ def tune(
             used where ``device`` is ``cuda``.
         explain: also find which model and layer the safety loss is to be blamed on.
         progress: called after every step of a search.
+        on_warnings: called before the search, with what is known by then of the result's warnings.
 
     Raises:
         RecipeError, DataError: the section or the data are wrong: file and line.
@@ -77,6 +79,8 @@ def tune(
     setup = prepare(recipe, seed)
     if explain:
         check_explainable(setup)
+    if on_warnings is not None:
+        on_warnings(setup.warnings)
     with ExitStack() as stack:
         state = stack.enter_context(StateFile(state_path(target)))
         pool = None

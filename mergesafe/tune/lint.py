@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.nodes import Reporter
+from mergesafe.tune.read_objective import TERMS
 from mergesafe.tune.section import ALPHA, TuneSection
 
 if TYPE_CHECKING:
@@ -103,6 +104,16 @@ def _data(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:
         if not each.weight and not section.constraints and each.role != "harmless":
             yield f"the weight of the set '{each.name}' is 0, so it does not count", each.line
     terms = [term.name for term in section.objective]
+    used = {role for name in terms for role in TERMS[name]}
+    for each in section.data:
+        if each.role not in (*used, "harmless") and not (
+            section.constraints or section.front_points
+        ):
+            yield (
+                f"no term of 'objective' is for sets with 'role: {each.role}', so '{each.name}' "
+                "does not count",
+                each.line,
+            )
     alone = section.front_points is None and "kl" not in terms
     if section.sets("domain") and alone and not section.alpha:
         yield "alpha is 0, so the domain sets do not count", line

@@ -365,8 +365,11 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        why = str(error).partition("\n")[0]
-        raise BackendError(f"device '{name}' is not available ({why}); use cpu or auto") from None
+        known = name.partition(":")[0] in ("cpu", "cuda")
+        why = f" ({str(error).splitlines()[0]})" if known else ""
+        raise BackendError(
+            f"device '{name}' is not available{why}; expected auto, cpu, cuda or cuda:N"
+        ) from None
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

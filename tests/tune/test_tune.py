@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from tiny import COMMAND, command, read, same_bits, write_recipe
 
 import mergesafe
-from mergesafe.cli.tune import run
+from mergesafe.cli.tune import Show, run, summary
 from mergesafe.errors import (
     ArgumentError,
     DataError,
@@ -32,6 +32,7 @@ from mergesafe.errors import (
 from mergesafe.recipe.load import load_recipe
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.pareto import hypervolume
+from mergesafe.tune.problem import Moment
 from mergesafe.tune.setup import prepare
 from mergesafe.tune.trajectory import StateFile
 
@@ -539,6 +540,38 @@ def test_a_weight_outside_the_bounds_is_told_by_its_line(experts: Experts, tmp_p
 def _line_of(path: Path, text: object) -> int:
     lines = path.read_text().splitlines()
     return next(number for number, line in enumerate(lines, 1) if str(text) in line)
+
+
+def test_warnings_are_told_before_the_search(
+    experts: Experts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = recipe(experts, granularity="model", batch=4, budget={"steps": 2}, objective=["entropy"])
+    made["tune"]["data"].append({"path": str(unanswered(tmp_path)), "role": "unlabelled"})
+    run_command(write_recipe(tmp_path / "recipe.yml", made), tmp_path / "tuned.yml")
+    told = capsys.readouterr().err
+    assert told.index("so 'safety' does not count") < told.index("so 'skill' does not count")
+    assert told.index("so 'skill' does not count") < told.index("gradient step 1")
+    assert told.count("so 'skill' does not count") == 1
+
+
+def test_a_start_that_nothing_beats_is_kept_and_told(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, search={"method": "grid", "values": [0.33]}, granularity="model")
+    result = tuned(made, tmp_path / "tuned.yml")
+    assert result.objective == result.start
+    assert "the start was kept" in "\n".join(summary(result))
+
+
+def test_a_log_is_not_silent_for_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every tenth step, and whatever comes after ten seconds of silence."""
+    clock = iter(range(0, 100, 4))
+    monkeypatch.setattr("mergesafe.cli.tune.time.monotonic", lambda: float(next(clock)))
+    show = Show()
+    for step in range(1, 12):
+        show(Moment("cmaes", step, 0.5, {}, step, 1.0))
+    told = [line.split(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == [f"cmaes step {step}" for step in (1, 4, 7, 10)]
 
 
 def test_no_chat_template(experts: Experts, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ step size 1/6, population 4 + floor(3 ln n).
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from typing import Any
 
@@ -76,8 +77,11 @@ def _evaluated(problem: Problem, x: torch.Tensor, step: int) -> Evaluation | Non
 
 
 def _strategy(x0: list[float], seed: int, spec: SearchSpec) -> Any:
-    import cma
     import numpy
+
+    with warnings.catch_warnings():  # that matplotlib, which nobody needs here, is missing
+        warnings.simplefilter("ignore", UserWarning)
+        import cma
 
     options: dict[str, Any] = {
         "bounds": [0.0, 1.0],
