@@ -59,7 +59,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "kernel_threads": schedule.kernel_threads,
         "tensors_read_more_than_once": tiled,
         "classes": [asdict(each) for each in classes],
-        "estimated_seconds": None if estimate is None else round(estimate.seconds, 2),
+        "estimated_seconds": None if estimate is None else round(estimate.seconds, 4),
         "estimate": None if estimate is None else _as_json(estimate),
         "warnings": [*plan.warnings, *_tuning_warnings(plan.recipe)],
         "notes": list(plan.notes),
