@@ -16,7 +16,7 @@ from mergesafe.outputs import RESULT, check_outputs
 
 if TYPE_CHECKING:
     from mergesafe.tune.problem import Moment
-    from mergesafe.tune.result import TuneResult
+    from mergesafe.tune.result import AtBounds, TuneResult
 
 #: Steps, and seconds, between two lines of progress in a log.
 _LOGGED: Final = 10
@@ -106,6 +106,7 @@ def summary(result: TuneResult) -> list[str]:
     ]
     if result.objective >= result.start and not result.constraints:
         lines.append("  no better point than the start was found, so the start was kept")
+    lines += [_at_bounds(each) for each in result.at_bounds]
     for each in result.constraints:
         verdict = "met" if each.met else "NOT MET"
         sure = "" if each.shown or not each.met else ", not shown with 95 % confidence"
@@ -159,6 +160,15 @@ def blame_lines(blame: dict[str, Any]) -> list[str]:
 def _shade(share: float) -> str:
     """From a space (harmless, or good for safety) to a full block."""
     return _SHADES[max(0, min(len(_SHADES) - 1, round(share * (len(_SHADES) - 1))))]
+
+
+def _at_bounds(found: AtBounds) -> str:
+    sides = ((found.at_low, found.low), (found.at_high, found.high))
+    parts = [f"{number} at {bound:g}" for number, bound in sides if number]
+    return (
+        f"  on a bound    of {found.count} values of '{found.coefficient}' {' and '.join(parts)}; "
+        "wider 'bounds' may find better"
+    )
 
 
 def _listed(terms: dict[str, float]) -> str:

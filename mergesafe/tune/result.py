@@ -41,13 +41,28 @@ class Checked:
 
 
 @dataclass(frozen=True)
+class AtBounds:
+    """How many of a coefficient's ``count`` values lie on its bounds ``low`` and ``high``.
+
+    A bound that is the merge method's own limit, such as density 1, has none.
+    """
+
+    coefficient: str
+    low: float
+    high: float
+    at_low: int
+    at_high: int
+    count: int
+
+
+@dataclass(frozen=True)
 class TuneResult:
     """Coefficients, and how they came about.
 
     ``coefficients``: by name, a row for each expert with a number for each group. ``terms`` and
     ``heldout``: the objective's terms at the result, on the data it was optimised on and on those
-    held out. ``hypervolume``: the area of the front beyond ``reference``, the start's (safety,
-    skill).
+    held out. ``at_bounds``: coefficients of which some values lie on a bound. ``hypervolume``: the
+    area of the front beyond ``reference``, the start's (safety, skill).
     """
 
     recipe: Path | None
@@ -65,6 +80,7 @@ class TuneResult:
     seconds: float
     history: tuple[Moment, ...]
     warnings: tuple[str, ...]
+    at_bounds: tuple[AtBounds, ...] = ()
     constraints: tuple[Checked, ...] = ()
     front: tuple[FrontPoint, ...] | None = None
     hypervolume: float | None = None

@@ -22,7 +22,7 @@ from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.objectives import Evaluation, Penalties
 from mergesafe.tune.pareto import hypervolume, nondominated
 from mergesafe.tune.problem import Problem, Progress, Recorded
-from mergesafe.tune.result import Checked, FrontPoint, TuneResult
+from mergesafe.tune.result import AtBounds, Checked, FrontPoint, TuneResult
 from mergesafe.tune.search.registry import run_searches
 from mergesafe.tune.setup import Setup
 from mergesafe.tune.space import CoefficientSpace
@@ -52,6 +52,19 @@ class Found:
 def values_of(space: CoefficientSpace, x: torch.Tensor) -> dict[str, list[list[float]]]:
     """The coefficients by name, [experts][groups]."""
     return {name: space.view(x, name).tolist() for name in space.names}
+
+
+def at_bounds(space: CoefficientSpace, x: torch.Tensor) -> tuple[AtBounds, ...]:
+    """The coefficients of which some values lie on a bound that could be wider."""
+    found = []
+    for parameter in space.parameters:
+        values = space.view(x, parameter.name)
+        low, high = (float(space.view(bound, parameter.name)[0, 0]) for bound in space.bounds)
+        at_low = 0 if low == parameter.minimum else int((values == low).sum())
+        at_high = 0 if high == parameter.maximum else int((values == high).sum())
+        if at_low or at_high:
+            found.append(AtBounds(parameter.name, low, high, at_low, at_high, values.numel()))
+    return tuple(found)
 
 
 class Run:
@@ -215,6 +228,7 @@ class Run:
             seconds=round(self.trajectory.seconds, 3),
             history=tuple(problem.history),
             warnings=(*setup.warnings, *self._warnings),
+            at_bounds=at_bounds(space, x),
             constraints=found.constraints,
             feasible=found.feasible,
             front=found.front,

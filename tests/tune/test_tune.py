@@ -400,6 +400,24 @@ def test_a_start_that_nothing_beats_is_kept_and_told(experts: Experts, tmp_path:
     assert "the start was kept" in "\n".join(summary(result))
 
 
+def test_values_on_a_bound_are_told(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, bounds={"weight": [0.3, 0.35]}, granularity="tensor")
+    result = tuned(made, tmp_path / "tuned.yml")
+    (found,) = result.at_bounds
+    values = [value for row in result.coefficients["weight"] for value in row]
+    assert found.at_low == values.count(0.3) > 0
+    assert found.at_high == values.count(0.35) > 0
+    line = f"of {len(values)} values of 'weight' {found.at_low} at 0.3 and {found.at_high} at 0.35"
+    assert any(line in each for each in summary(result))
+
+
+def test_a_bound_of_the_method_itself_is_not_told(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(experts, "slerp", init=1.0, budget={"steps": 1})
+    result = tuned(made, tmp_path / "tuned.yml")
+    assert 1.0 in result.coefficients["t"][0]
+    assert result.at_bounds == ()
+
+
 def test_a_log_is_not_silent_for_long(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
