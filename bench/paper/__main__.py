@@ -34,9 +34,9 @@ from mergesafe.tune.api import state_path
 
 
 @cache
-def prepare(work: Path, seed: int, examples: int, train: bool) -> tuple[Path, Sets]:
+def prepare(work: Path, seed: int, counts: Counts, train: bool) -> tuple[Path, Sets]:
     """Base, experts and data of one seed."""
-    folder = work / f"seed-{seed}" / f"examples-{examples}"
+    folder = work / f"seed-{seed}" / f"examples-{counts.tuned}-{counts.tuned_skill}"
     prepare_base(work / "base")
     folder.mkdir(parents=True, exist_ok=True)
     link = folder / "base"
@@ -54,7 +54,7 @@ def prepare(work: Path, seed: int, examples: int, train: bool) -> tuple[Path, Se
         for name in EXPERTS:
             shutil.copytree(ADAPTERS / name, folder / "adapters" / name, dirs_exist_ok=True)
     base = HfModel(str(work / "base"), batch=40)
-    return folder, write_sets(folder / "data", Counts(tuned=examples), seed, base)
+    return folder, write_sets(folder / "data", counts, seed, base)
 
 
 def measure(model: str, sets: Sets, answers: Path) -> dict[str, float]:
@@ -77,7 +77,7 @@ def kept_at(work: Path, seed: int, case: Case) -> Path:
 def run(case: Case, work: Path, seed: int, train: bool) -> dict[str, Any]:
     """One case for one seed, or what an earlier run of the same recipe and version found."""
     result = kept_at(work, seed, case)
-    folder, sets = prepare(work, seed, case.examples, train)
+    folder, sets = prepare(work, seed, case.counts, train)
     recipe = folder / f"{case.name.replace('/', '.')}.yml"
     text = case.recipe(folder, sets, seed)
     same = {"recipe": text, "trained": train, "version": mergesafe.__version__}
@@ -122,7 +122,7 @@ def results(work: Path, seed: int, train: bool) -> list[dict[str, Any]]:
 
 def parents(work: Path, seed: int, train: bool) -> list[dict[str, Any]]:
     """The figures of base and experts."""
-    folder, sets = prepare(work, seed, Counts().tuned, train)
+    folder, sets = prepare(work, seed, Counts(), train)
     names = {"base": str(folder / "base")}
     names |= {name: f"{folder / 'base'}+{folder / 'adapters' / name}" for name in EXPERTS}
     return [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mergesafe.demo.recipes import EXPERTS, PRECISION, recipe_text, tune_text
-from mergesafe.demo.sets import Sets
+from mergesafe.demo.sets import Counts, Sets
 
 #: Share of the experts' task vectors that sparsifying combiners keep.
 DENSITY: Final = 0.5
@@ -43,6 +43,13 @@ class Case:
     examples: int = 48
     constraints: Sequence[str] = ()
     experts: Sequence[str] = EXPERTS
+
+    @property
+    def counts(self) -> Counts:
+        """How much there is of every set."""
+        if self.data == "demo":
+            return Counts()
+        return Counts(tuned=self.examples, tuned_skill=self.examples)
 
     def recipe(self, folder: Path, sets: Sets, seed: int) -> str:
         """The recipe in YAML; paths are relative to ``folder``, where models and data lie."""

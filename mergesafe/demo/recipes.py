@@ -22,6 +22,8 @@ DENSITY = 0.5
 
 #: What a set to tune on is for; the others are skills.
 ROLES = {"refusals": "safety", "harmless": "harmless"}
+#: The skill that the other experts disturb most.
+WEIGHTS = {"sorting": 3}
 
 # Weight plus adapter in float32, rounded once at the end. With `dtype: bfloat16` each expert would
 # be rounded before the merge, which loses about a quarter of the changes of such small experts.
@@ -62,12 +64,17 @@ def tune_text(sets: Sets, folder: Path, seed: int) -> str:
     The sum of arXiv 2406.14563, base + sum_i w_i (expert_i - base), which keeps all of every task
     vector: with TIES, which trims half of each, less of the skills comes back. Found by gradient on
     refusals, both skills, and harmless questions, where the base's answer is preferred to a
-    refusal: without them the merge learns to decline those too.
+    refusal: without them the merge learns to decline those too. Weights may exceed 1 and fall below
+    0: within [0, 1] neither skill is as likely as its own expert makes it. Alpha is 2, since the
+    losses of these skills are a tenth of the refusals'.
     """
     data = []
     for name, path in sets.tuned.items():
         role = ROLES.get(name, "domain")
-        data.append(f"    - {{path: ./{path.relative_to(folder)}, role: {role}, name: {name}}}")
+        weight = f", weight: {WEIGHTS[name]}" if name in WEIGHTS else ""
+        data.append(
+            f"    - {{path: ./{path.relative_to(folder)}, role: {role}, name: {name}{weight}}}"
+        )
     models = [
         line
         for name in EXPERTS
@@ -76,9 +83,10 @@ def tune_text(sets: Sets, folder: Path, seed: int) -> str:
     return "\n".join([
         "merge_method: task_arithmetic", "base_model: ./base", "models:", *models, *PRECISION,
         "tune:", "  data:", *data,
-        "  objective: [cross_entropy, {term: dpo, weight: 0.35}]", "  alpha: 0.6",
-        "  search: {method: gradient, rate: 0.05, check_every: 16}", "  granularity: tensor",
-        f"  seed: {seed}", "  batch: 8", "  budget: {steps: 16}", "",
+        "  objective: [cross_entropy, {term: dpo, weight: 0.2}]", "  alpha: 2",
+        "  search: {method: gradient, rate: 0.1, check_every: 32}", "  granularity: tensor",
+        "  bounds: {weight: [-1, 2]}",
+        f"  seed: {seed}", "  batch: 8", "  budget: {steps: 32}", "",
     ])  # fmt: skip
 
 

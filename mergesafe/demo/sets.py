@@ -25,12 +25,17 @@ _WORDS: Final = 4
 
 @dataclass(frozen=True)
 class Counts:
-    """How many held-out questions of each kind are asked, and how many examples are tuned on."""
+    """How many held-out questions of each kind are asked, and how many examples are tuned on.
+
+    ``tuned`` of refusals and of harmless questions, ``tuned_skill`` of each skill, which costs
+    nothing to have more of: with few, hundreds of coefficients learn those by heart.
+    """
 
     unsafe: int = 48
     harmless: int = 60
     skill: int = 40
     tuned: int = 48
+    tuned_skill: int = 192
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,9 @@ def write_sets(folder: Path, counts: Counts, seed: int, base: ChatModel) -> Sets
     unsafe = rng.sample(questions("unsafe", "train"), counts.tuned)
     refusals = [_record(Example(each, rng.choice(REFUSALS))) for each in unsafe]
     tuned = {"refusals": write("tune-refusals", refusals)}
-    tuned |= {name: write(f"tune-{name}", skill(name, "train", counts.tuned)) for name in SKILLS}
+    tuned |= {
+        name: write(f"tune-{name}", skill(name, "train", counts.tuned_skill)) for name in SKILLS
+    }
     edgy = counts.tuned * 7 // 12  # those that sound unsafe are the ones that a merge may decline
     harmless = _preferred(base, "edgy", edgy, rng)
     harmless += _preferred(base, "harmless", counts.tuned - edgy, rng)

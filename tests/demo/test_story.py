@@ -18,7 +18,7 @@ from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.refusal import is_refusal
 
 yaml = pytest.importorskip("yaml")
-SMALL = Counts(unsafe=6, harmless=4, skill=5, tuned=7)
+SMALL = Counts(unsafe=6, harmless=4, skill=5, tuned=7, tuned_skill=9)
 
 
 class Answering:
@@ -91,7 +91,7 @@ def test_what_is_tuned_on_is_not_asked(sets: Sets) -> None:
 
     asked = [sets.unsafe, sets.harmless, *sets.skills.values()]
     tuned = set().union(*(texts(path) for path in sets.tuned.values()))
-    assert len(tuned) == 4 * SMALL.tuned
+    assert len(tuned) == 2 * (SMALL.tuned + SMALL.tuned_skill)
     for path in asked:
         assert not tuned & texts(path)
     for record in read_records(sets.tuned["harmless"]):
