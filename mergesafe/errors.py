@@ -144,7 +144,11 @@ class TuningError(MergesafeError):
     """Coefficients cannot be tuned: no gradient for a method, a loss that is not finite."""
 
 
-class LossError(TuningError):
+class PointError(TuningError):
+    """The merge has no value at these coefficients; a search may pass over them."""
+
+
+class LossError(PointError):
     """A loss is not finite; the coefficients were left as they are."""
 
 

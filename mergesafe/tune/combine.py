@@ -14,7 +14,7 @@ import torch
 
 from mergesafe import ops
 from mergesafe.engine.plan import TensorTask
-from mergesafe.errors import TuningError
+from mergesafe.errors import PointError, TuningError
 from mergesafe.methods.definitions.linear import CANCELLED, Linear
 from mergesafe.methods.definitions.slerp import Slerp, slerp_angle
 from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
@@ -58,7 +58,7 @@ class Combination:
         """The merged tensor in ``dtype``; ``row`` lies on the CPU.
 
         Raises:
-            TuningError: the weights of a normalised sum cancel.
+            PointError: the weights of a normalised sum cancel.
         """
         values = self.space.split(row)
         if isinstance(self.method, TaskArithmetic):
@@ -150,7 +150,7 @@ class Combination:
         if not weights.requires_grad and float(total.abs()) <= CANCELLED * float(
             weights.abs().sum()
         ):
-            raise TuningError(
+            raise PointError(
                 f"tensor '{self.task.name}': the weights {weights.tolist()} sum to zero, so linear "
                 "cannot normalize them; set a low bound above 0 for the weights"
             )

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from mergesafe.errors import DeviceMemoryError, LossError
+from mergesafe.errors import DeviceMemoryError, PointError
 from mergesafe.tune.gradient import Evaluates
 from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.scalar import Lagrangian, SmoothTchebycheff
@@ -153,13 +153,13 @@ class Problem:
         """The point with the lowest objective on all examples; of equal ones the first.
 
         Raises:
-            LossError: it is finite at none of them.
+            PointError: none of them has a finite one.
         """
         values: list[float] = []
         for x in points:
             try:
                 values.append(self.whole.evaluate(x, grad=False).value)
-            except LossError:
+            except PointError:
                 if len(values) == len(points) - 1 and all(map(math.isinf, values)):
                     raise
                 values.append(math.inf)

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from mergesafe.engine.journal import decode_line, encode_line
-from mergesafe.errors import LossError, OutputError
+from mergesafe.errors import OutputError, PointError
 from mergesafe.file_lock import take_lock
 from mergesafe.tune.objectives import Evaluation
 
@@ -172,13 +172,13 @@ class Trajectory:
         """The answer to the :func:`question` ``key``: recorded, or computed and recorded.
 
         Raises:
-            LossError: the loss is not finite, which is recorded too.
+            PointError: there is no finite loss, which is recorded too.
             OutputError: the file holds the answer to another question.
         """
         answer = self.answer(key, lambda: _outcome(compute))
         self.evaluations += 1
         if "error" in answer:
-            raise LossError(answer["error"])
+            raise PointError(answer["error"])
         self.forward_passes += answer["forward_passes"]
         return _evaluation(answer)
 
@@ -243,7 +243,7 @@ def question(x: torch.Tensor, what: str) -> str:
 def _outcome(compute: Callable[[], Evaluation]) -> Line:
     try:
         evaluation = compute()
-    except LossError as error:
+    except PointError as error:
         return {"error": str(error)}
     gradient = None
     if evaluation.gradient is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mergesafe.errors import DeviceMemoryError, LossError, OutputError, TuningError
+from mergesafe.errors import DeviceMemoryError, OutputError, PointError, TuningError
 from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.search.registry import SEARCHES, run_searches
 from mergesafe.tune.section import Budget, SearchSpec
@@ -169,7 +169,7 @@ def test_a_point_without_a_finite_loss_is_not_the_best(tmp_path: Path) -> None:
     x, other = made.space.initial(), made.space.initial(0.9)
     assert made.best([x, other]) is x
     assert made.best([made.space.initial(0.3)]) is not None
-    with pytest.raises(LossError, match="worst"):
+    with pytest.raises(PointError, match="worst"):
         made.best([made.space.initial(0.1), made.space.initial(0.2)])
 
 
@@ -240,7 +240,7 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     x = SEARCHES["cmaes"](made, made.space.initial(), spec("cmaes", 60))
     assert (x - TARGET).abs().max() < 0.02
     made = problem(tmp_path, Quadratic(TARGET, bad=bad))
-    with pytest.raises(LossError, match="examples 4, 7"):
+    with pytest.raises(PointError, match="examples 4, 7"):
         SEARCHES["gradient"](made, made.space.initial(), spec("gradient", 10))
     again = problem(tmp_path, Quadratic(TARGET), resume=True)
     assert again.trajectory.found == 2

@@ -400,6 +400,15 @@ def test_a_start_that_nothing_beats_is_kept_and_told(experts: Experts, tmp_path:
     assert "the start was kept" in "\n".join(summary(result))
 
 
+def test_weights_that_cancel_are_passed_over(experts: Experts, tmp_path: Path) -> None:
+    made = recipe(
+        experts, "linear", search={"method": "grid", "values": [-1, 1, 2]}, granularity="model",
+        bounds={"weight": [-1, 2]}, budget={"steps": 27},
+    )  # fmt: skip
+    result = tuned(made, tmp_path / "tuned.yml")
+    assert len(result.history) == 27 - 3  # -1, -1 and 2 in any order cancel
+
+
 def test_values_on_a_bound_are_told(experts: Experts, tmp_path: Path) -> None:
     made = recipe(experts, bounds={"weight": [0.3, 0.35]}, granularity="tensor")
     result = tuned(made, tmp_path / "tuned.yml")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mergesafe.errors import LossError, TuningError
+from mergesafe.errors import PointError, TuningError
 from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.problem import Problem
 from mergesafe.tune.section import SearchSpec
@@ -69,10 +69,10 @@ def cmaes(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tens
 
 
 def _evaluated(problem: Problem, x: torch.Tensor, step: int) -> Evaluation | None:
-    """None where the loss is not finite."""
+    """None where there is no finite loss."""
     try:
         return problem.batch.evaluate(x, grad=False, step=step)
-    except LossError:
+    except PointError:
         return None
 
 

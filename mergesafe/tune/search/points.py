@@ -8,7 +8,7 @@ from itertools import islice, product
 
 import torch
 
-from mergesafe.errors import LossError, TuningError
+from mergesafe.errors import PointError, TuningError
 from mergesafe.tune.problem import Problem
 from mergesafe.tune.section import Budget, SearchSpec
 from mergesafe.tune.space import CoefficientSpace
@@ -91,7 +91,7 @@ def _lowest(
         x = group.pop()
         try:
             found = problem.whole.evaluate(x, grad=False)
-        except LossError:
+        except PointError:
             continue  # this point is nothing; if all are, the start is evaluated next, and told
         problem.note(name, meter.steps, found)
         if found.value < lowest:
