@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from mergesafe.errors import OutputError
+from mergesafe.strict_json import parse_json
 
 #: A larger file is no result of ours; a manifest of 14,000 tensors has 14 MB.
 _MAX_BYTES: Final = 256 * 2**20
@@ -34,8 +34,8 @@ def _is_result(path: Path) -> bool:
     if not _head(path).lstrip().startswith(b"{") or path.stat().st_size > _MAX_BYTES:
         return False
     try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        found = parse_json(path.read_bytes(), constants=True)
+    except ValueError:
         return False
     return isinstance(found, dict) and "mergesafe" in found
 

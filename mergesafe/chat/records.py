@@ -10,10 +10,13 @@ One JSON object a line, in one of these forms (https://huggingface.co/docs/trl/d
 ``prompt``, ``completion``, ``chosen`` and ``rejected`` may also be plain text. Two common spellings
 are taken as well: ``{"question": "...", "answer": "..."}`` and ``{"instruction": "...",
 "output": "..."}``. Anything else in a record, such as ``provenance``, is kept in ``extra``.
+
+A file is UTF-8; a byte order mark at its beginning is skipped.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +26,7 @@ from typing import Any, Final, NoReturn, cast
 
 from mergesafe.chat.conversation import Conversation, Role, answered, question
 from mergesafe.errors import DataError
+from mergesafe.strict_json import parse_json
 
 _ROLES: Final = ("system", "user", "assistant")
 _FIELDS: Final = (
@@ -138,16 +142,12 @@ class _Line:
         raise DataError(problem, source=self.path, line=self.number) from None
 
     def parse(self, raw: bytes) -> object:
+        if self.number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)  # editors put it at the beginning of a file
         try:
-            return cast(object, json.loads(raw.decode("utf-8")))
-        except UnicodeDecodeError as error:
-            self.fail(f"is not UTF-8 at byte {error.start} of the line")
-        except (json.JSONDecodeError, RecursionError) as error:
-            at = str(error)
-            if isinstance(error, json.JSONDecodeError):
-                # It would count lines within this one, whose end it takes for a second.
-                at = f"{error.msg} at character {error.pos + 1}"
-            self.fail(f"is not a JSON object ({at}): {raw[:_SHOWN].decode(errors='replace')!r}")
+            return cast(object, parse_json(raw, constants=True))
+        except ValueError as error:
+            self.fail(f"is not a JSON object ({error}): {raw[:_SHOWN].decode(errors='replace')!r}")
 
     def record(self, value: object, need_answer: bool, columns: Mapping[str, str]) -> Record:
         if not isinstance(value, dict):

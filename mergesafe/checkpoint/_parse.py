@@ -6,9 +6,10 @@ parsed, and whatever goes into an error message is shortened and escaped first.
 
 from __future__ import annotations
 
-import json
 import reprlib
 from typing import Any
+
+from mergesafe.strict_json import parse_json
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 120
@@ -40,16 +41,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: a short phrase that says what ``data`` is instead ("not UTF-8", ...).
     """
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (bad byte at {error.start})") from None
-    try:
-        value = json.loads(text, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error.msg} at character {error.pos})") from None
-    except RecursionError:
-        raise ValueError("not valid (nested too deeply)") from None
+    # Configurations in the wild hold Infinity (a range of time steps); Python reads and writes it.
+    value = parse_json(data, constants=True, object_pairs_hook=_unique)
     if not isinstance(value, dict):
         raise ValueError(f"a JSON {type(value).__name__}, not an object")
     return value

@@ -134,7 +134,8 @@ class OutputFolder:
             ArgumentError: ``name`` leaves the folder or is taken.
             OutputError: the system could not write.
         """
-        content = data.encode() if isinstance(data, str) else data
+        # Half a surrogate pair, which a configuration may hold as an escape, becomes that again.
+        content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
         with self._companion(name) as descriptor:
             write_all(self.path / name, descriptor, 0, memoryview(content))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mergesafe.errors import MergesafeError
+from mergesafe.strict_json import parse_json
 
 MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -62,7 +63,7 @@ def find_gguf() -> Path:
 def is_complete(folder: Path) -> bool:
     """True when every file is there with the size that was recorded when it was written."""
     try:
-        sizes = json.loads((folder / _STAMP).read_text(encoding="utf-8"))["sizes"]
+        sizes = parse_json((folder / _STAMP).read_bytes())["sizes"]
         return all((folder / name).stat().st_size == sizes[name] for name in _FILES)
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,12 @@ import msgspec
 from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME
 from mergesafe.errors import DataError, did_you_mean
 from mergesafe.report.kinds import KINDS, Kind, Manifest
+from mergesafe.strict_json import decode_utf8, parse_json
 from mergesafe.version import __version__
 
-#: A file of ours starts like this; other JSON in a folder (config.json, ...) is not read.
-_START: Final = re.compile(rb'\s*\{\s*"mergesafe"\s*:')
+#: A file of ours starts like this; other JSON in a folder (config.json, ...) is not read. One that
+#: begins with a byte order mark is refused, not passed over.
+_START: Final = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"mergesafe"\s*:')
 _START_BYTES: Final = 512
 #: A manifest of 14,000 tensors has 14 MB.
 MAX_BYTES: Final = 256 * 2**20
@@ -158,22 +159,22 @@ def _decode(path: Path, data: bytes, struct: type[Any], version: str | None) -> 
         problem, _, field = str(error).rpartition(" - at ")
         where = field.strip("`") if problem else "$"
         raise DataError(f"{where}: {problem or error}{_if_newer(version)}", source=path) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is not valid JSON ({error}); it may be cut short", source=path) from None
+    except ValueError as error:
+        raise DataError(
+            f"is {error}; expected the whole of a file that mergesafe wrote", source=path
+        ) from None
 
 
 def _parse(data: bytes, struct: type[Any]) -> Any:
+    # First, because msgspec raises UnicodeDecodeError or, since 0.23, DecodeError for such bytes.
+    decode_utf8(data)
     try:
         return msgspec.json.decode(data, type=struct)
     except msgspec.ValidationError:
         raise
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         # A model's answer may hold half a surrogate pair, which msgspec does not take.
-        return msgspec.convert(json.loads(data, parse_constant=_refuse), struct)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+        return msgspec.convert(parse_json(data), struct)
 
 
 def _if_newer(version: str | None) -> str:

@@ -7,13 +7,13 @@ one expert with ``normalize``, sign election with one expert. Selection on test 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.nodes import Reporter
+from mergesafe.strict_json import parse_json
 from mergesafe.tune.read_objective import TERMS
 from mergesafe.tune.section import ALPHA, TuneSection
 
@@ -163,7 +163,7 @@ def _no_template(recipe: Recipe) -> bool:
     if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
         return False
     try:
-        config: Any = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config: Any = parse_json((folder / "tokenizer_config.json").read_bytes(), constants=True)
     except (OSError, ValueError):
         return True
     return not (isinstance(config, dict) and config.get("chat_template"))

@@ -229,7 +229,7 @@ def test_wrong_arguments(tmp_path: Path, sets: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "is no evaluation"),
         ('{"kind": "gate"}', "is no evaluation .its kind is 'gate'"),
         ('{"kind": "evaluation"}', "is damaged"),

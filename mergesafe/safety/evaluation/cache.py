@@ -77,7 +77,7 @@ class Cache:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, json.JSONDecodeError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 f"the cache of answers cannot be used ({error}); expected a folder that can be "
                 "written, and in it nothing but what mergesafe wrote. Delete it or name another "

@@ -15,21 +15,25 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.chat.hf import HfModel
-from mergesafe.errors import ArgumentError, MergesafeError, ModelError
+from mergesafe.errors import ArgumentError, DataError, MergesafeError, ModelError
 from mergesafe.safety.evaluation.cache import Cache, key
 from mergesafe.safety.evaluation.result import Figure, Kind
+from mergesafe.strict_json import decode_utf8
 
 PREFIX: Final = "lm_eval"
 
 
 def check_harness(tasks: Sequence[str]) -> None:
-    """Refuse tasks without the package that they need.
+    """Refuse tasks without the package that they need, and task files that cannot be read.
 
     Raises:
         ModelError: lm-eval is not installed.
+        DataError: a task's file cannot be read or is not UTF-8.
     """
     if tasks and find_spec("lm_eval") is None:
         raise ModelError("lm-eval tasks need the package lm-eval: pip install 'mergesafe[lm-eval]'")
+    for task in tasks:
+        _content(task)
 
 
 def harness_figures(
@@ -51,8 +55,7 @@ def harness_figures(
 
     figures = {}
     for task in tasks:
-        content = Path(task).read_text(encoding="utf-8") if _is_file(task) else ""
-        name = key(PREFIX, model.identity, task, content, limit, str(lm_eval.__version__))
+        name = key(PREFIX, model.identity, task, _content(task), limit, str(lm_eval.__version__))
         known = cache.get([name])
         if name not in known:
             known = {name: _run(model, task, limit)}
@@ -63,8 +66,16 @@ def harness_figures(
     return figures
 
 
-def _is_file(task: str) -> bool:
-    return task.endswith((".yaml", ".yml")) and Path(task).is_file()
+def _content(task: str) -> str:
+    """The text of a task's file; empty for a name of the harness."""
+    if not (task.endswith((".yaml", ".yml")) and Path(task).is_file()):
+        return ""
+    try:
+        return decode_utf8(Path(task).read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", source=task) from None
+    except ValueError as error:
+        raise DataError(f"is {error}; expected the YAML file of a task", source=task) from None
 
 
 def _run(model: HfModel, task: str, limit: int | None) -> dict[str, list[float]]:

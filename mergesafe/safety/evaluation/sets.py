@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record, question_key, read_records
 from mergesafe.errors import ArgumentError, DataError
+from mergesafe.strict_json import decode_utf8
 
 Role = Literal["unsafe", "harmless", "domain"]
 ROLES: Final[tuple[Role, ...]] = ("unsafe", "harmless", "domain")
@@ -50,6 +52,8 @@ class EvaluationSet:
 def read_set(name: str, role: Role, path: Path) -> EvaluationSet:
     """A set in a file: one question a line where it ends in ``.txt``, otherwise JSON lines.
 
+    Either is UTF-8; a byte order mark at its beginning is skipped.
+
     Raises:
         DataError: the file cannot be read, is empty or malformed, or a domain's record has no
             answer; names the line.
@@ -83,13 +87,17 @@ def _content(path: Path) -> bytes:
 
 def _plain(content: bytes, path: Path) -> list[Record]:
     asked = []
-    for number, raw in enumerate(content.splitlines(), 1):
+    for number, raw in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         try:
-            text = raw.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
+            text = decode_utf8(raw).strip()
+        except ValueError as error:
+            raise DataError(f"is {error}", source=path, line=number) from None
+        if "\0" in text:
             raise DataError(
-                f"is not UTF-8 at byte {error.start} of the line", source=path, line=number
-            ) from None
+                "holds a zero byte, as text in UTF-16 does; save the file as UTF-8",
+                source=path,
+                line=number,
+            )
         if text:
             asked.append(Record(question(text), line=number))
     if not asked:

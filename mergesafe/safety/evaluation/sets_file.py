@@ -14,8 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from mergesafe.errors import DataError, did_you_mean
+from mergesafe.errors import did_you_mean
 from mergesafe.recipe.document import parse_yaml
+from mergesafe.recipe.load import read_text
 from mergesafe.recipe.nodes import Reporter, mapping, shown, string
 from mergesafe.safety.evaluation.sets import ROLES, Role
 
@@ -26,17 +27,11 @@ def read_sets_file(path: Path) -> dict[Role, list[tuple[str, Path]]]:
     """Names and paths of the sets, by role.
 
     Raises:
-        RecipeError: the text is not such a file; names every mistake with its line.
-        DataError: the file cannot be read.
+        RecipeError: the file cannot be read, or is not such a file; names every mistake with its
+            line.
     """
     report = Reporter(path, "file of sets")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot be read ({error}); expected a YAML file that lists sets", source=path
-        ) from None
-    root = mapping(parse_yaml(text, report, _NEEDS), "a file of sets", report)
+    root = mapping(parse_yaml(read_text(path, report), report, _NEEDS), "a file of sets", report)
     found: dict[Role, list[tuple[str, Path]]] = {}
     for key, line, node in root:
         role = next((role for role in ROLES if role == key), None)

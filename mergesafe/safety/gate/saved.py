@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 from mergesafe.errors import DataError
 from mergesafe.safety.evaluation.result import Evaluation, Figure, Kind, ModelResult
 from mergesafe.safety.statistics import Estimate
+from mergesafe.strict_json import parse_json
 
 
 def read_evaluation(path: Path, confidence: float) -> Evaluation:
@@ -19,12 +19,12 @@ def read_evaluation(path: Path, confidence: float) -> Evaluation:
         DataError: the file is not an evaluation.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", source=path) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(
-            f"is not JSON ({error}); expected what 'mergesafe evaluate --out FILE' writes",
+            f"is {error}; expected what 'mergesafe evaluate --out FILE' writes",
             source=path,
         ) from None
     return evaluation_in(document, confidence, path)

@@ -13,6 +13,7 @@ import msgspec
 from mergesafe.errors import DataError, ModelError
 from mergesafe.safety.encoder import check_encoder, loading, missing_folder, require
 from mergesafe.safety.inspector.metrics import sigmoid
+from mergesafe.strict_json import decode_utf8
 
 SETTINGS: Final = "inspector.json"
 BATCH: Final = 32
@@ -47,14 +48,16 @@ def read_settings(folder: Path) -> Settings:
         raise missing_folder(folder)
     path = folder / SETTINGS
     try:
-        settings = msgspec.json.decode(path.read_bytes(), type=Settings)
+        data = path.read_bytes()
+        decode_utf8(data)
+        settings = msgspec.json.decode(data, type=Settings)
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror}); expected a folder that "
             "'mergesafe inspector train' wrote",
             source=path,
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise DataError(f"is malformed ({error})", source=path) from None
     if settings.kind != "inspector" or not settings.temperature > 0 or settings.max_tokens < 8:
         raise DataError(
