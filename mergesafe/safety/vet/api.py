@@ -25,6 +25,7 @@ from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.similarity.api import Models, Tell, counted
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE
+from mergesafe.safety.vet.adapters import AdaptedBase, base_names, check_adapter
 from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, names, observe
 from mergesafe.safety.vet.findings import Finding, Parent, by_severity
 from mergesafe.safety.vet.folder import check_folder
@@ -251,10 +252,25 @@ def _open(ref: ModelRef, places: Sequence[Location], base: Model) -> Comparison:
     try:
         [model] = open_refs([ref], Path())
     except CheckpointError as error:
-        return Comparison(findings=[*findings, _unreadable(error, ref)])
+        findings.append(_unreadable(error, ref))
+        return Comparison(findings=[*findings, *_declared(ref, places, None)])
     comparison = compare_tensors(model, base)
-    findings += comparison.findings
+    findings += [*comparison.findings, *_declared(ref, places, model)]
     return replace(comparison, findings=[*findings, *_settings(model, base)])
+
+
+def _declared(ref: ModelRef, places: Sequence[Location], model: Model | None) -> list[Finding]:
+    """What an adapter says of itself against what it is; ``model``: None where it did not open."""
+    if ref.adapter is None:
+        return []
+    base = AdaptedBase([redact(ref.path)])
+    if model is not None and model.adapter is not None:
+        tensors = model.checkpoint.tensors
+        matrices = [name for name, info in tensors.items() if len(info.shape) == 2]
+        modules = [n.removesuffix(".weight") for n in matrices if n.endswith(".weight")]
+        names = base_names(redact(ref.path), model.checkpoint.config)
+        base = AdaptedBase(names, modules, model.adapter.pairs)
+    return _in(check_adapter(places[1], base), places[1], list(places))
 
 
 def _settings(model: Model, base: Model) -> list[Finding]:
