@@ -3,15 +3,55 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import tiny
+from golden_merges import Golden
 
 # Tests that need a Hub bring their own: without this, a recipe with a wrong path would ask the real
 # one. Set before huggingface_hub is imported, and inherited by the commands that tests run.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+_GOLDEN = pytest.StashKey[Golden]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-golden",
+        action="store_true",
+        help="record the bytes of the merges that tests make",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_GOLDEN] = Golden.load(record=config.getoption("--record-golden"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    golden = session.config.stash[_GOLDEN]
+    if golden.record:
+        golden.save()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    golden = config.stash[_GOLDEN]
+    if golden.seen:
+        terminalreporter.write_line(golden.summary())
+
+
+@pytest.fixture(autouse=True)
+def golden_merges(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test, compare the merged models below its ``tmp_path`` with the recorded ones."""
+    wanted = "tmp_path" in request.fixturenames
+    folder = request.getfixturevalue("tmp_path") if wanted else None
+    yield
+    if folder is not None and (problems := request.config.stash[_GOLDEN].check(folder)):
+        pytest.fail("\n".join(problems), pytrace=False)
 
 
 @dataclass(frozen=True)

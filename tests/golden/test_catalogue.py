@@ -1,0 +1,219 @@
+"""A fixed list of merges whose output bytes are stored: what users have merged must not change.
+
+The models are made from SHAKE-256, which no library's random numbers can alter. A failure names the
+tensors that changed. After a change on purpose, ``pytest tests/golden --record-golden`` writes
+``catalogue.json`` anew, and CHANGELOG.md says which merges change and why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import FAMILY, Tensors, llama, recipe, save, save_adapter
+
+import mergesafe
+
+STORE = Path(__file__).with_name("catalogue.json")
+TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+#: With a base and two experts in bfloat16 this does not fit 16 MiB, the least that --memory takes.
+LARGE = "model.layers.0.mlp.up_proj.weight"
+LARGE_SHAPE = (1531, 2048)
+
+
+def numbers(label: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Multiples of 2**-20 within 2**-5 of zero: exact in float32, rounded in 16 bits."""
+    data = array("H", hashlib.shake_256(label.encode()).digest(2 * prod(shape)))
+    whole = torch.tensor(data, dtype=torch.int32).reshape(shape) - 2**15
+    return (whole.to(torch.float32) * 2.0**-20).to(dtype)
+
+
+def weights(seed: str, dtype: torch.dtype = torch.bfloat16, *, tied: bool = False) -> Tensors:
+    """The tensors of :func:`tiny.llama` with other numbers; experts lie near the base."""
+    made = {}
+    for name, tensor in llama(0, tied=tied).items():
+        base = numbers(f"base {name}", tuple(tensor.shape), torch.float32)
+        delta = numbers(f"{seed} {name}", tuple(tensor.shape), torch.float32)
+        made[name] = (base if seed == "base" else base + delta / 4).to(dtype)
+    made["model.layers.1.self_attn.steps"] = torch.arange(5)
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders by name: three experts and a base in each type, tied and large ones."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    made: dict[str, Path] = {}
+    for kind, dtype in TYPES.items():
+        for seed in ("base", "a", "b", "c"):
+            name = f"{seed}-{kind}"
+            made[name] = save(folder / name, weights(seed, dtype))
+    for seed in ("base", "a"):
+        tensors = weights(seed, tied=True)
+        made[f"{seed}-tied"] = save(folder / f"{seed}-tied", tensors, {"tie_word_embeddings": True})
+    for seed in ("base", "a", "b"):
+        tensors = {LARGE: numbers(f"{seed} large", LARGE_SHAPE, torch.bfloat16)}
+        made[f"{seed}-large"] = save(folder / f"{seed}-large", tensors)
+    adapter = save_adapter(folder / "adapter", weights("base"), 0)
+    _fill(adapter)
+    names = {name: str(path) for name, path in made.items()}
+    return names | {"lora": f"{names['base-bf16']}+{adapter}"}
+
+
+def _fill(adapter: Path) -> None:
+    """Give the adapter's factors our own numbers."""
+    from safetensors.torch import load_file, save_file
+
+    path = adapter / "adapter_model.safetensors"
+    stored = load_file(path)
+    save_file({n: numbers(n, tuple(t.shape), t.dtype) * 8 for n, t in stored.items()}, path)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A merge of models by name; ``each`` are parameters of every expert, ``all`` of the merge."""
+
+    method: str
+    experts: tuple[str, ...] = ("a-bf16", "b-bf16", "c-bf16")
+    base: str | None = "base-bf16"
+    each: Mapping[str, Any] = field(default_factory=dict)
+    all: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+WEIGHTS = (0.7, -0.4, 1.3)
+
+
+def _cases() -> dict[str, Case]:
+    cases: dict[str, Case] = {}
+    for kind in TYPES:
+        experts, base = tuple(f"{x}-{kind}" for x in "abc"), f"base-{kind}"
+        for method, each in FAMILY.items():
+            cases[f"{method} {kind}"] = Case(method, experts, base, each)
+        cases[f"linear {kind}"] = Case("linear", experts, None)
+        cases[f"slerp {kind}"] = Case("slerp", experts[:1], base, all={"t": 0.3})
+        cases[f"passthrough {kind}"] = Case("passthrough", experts[:1], None, {"scale": 0.75})
+    mixed = ("a-bf16", "b-f16", "c-f32")
+    for method, each in FAMILY.items():
+        cases[f"{method} mixed types"] = Case(method, mixed, each=each)
+        for rule in ("l1", "l2", "linf", "inverse_density"):
+            # l1 is the default of DARE, and the largest element is kept by TIES
+            idle = {"l1": "dare", "linf": "ties"}.get(rule, "none")
+            if "density" in each and not method.startswith(idle):
+                cases[f"{method} rescale {rule}"] = Case(method, each=each, all={"rescale": rule})
+        for normalize in (False, True):
+            parameters = {"normalize": normalize, "lambda": 0.6}
+            cases[f"{method} normalize {normalize}"] = Case(method, each=each, all=parameters)
+    for dtype in ("bfloat16", "float16"):
+        cases[f"ties dtype {dtype}"] = Case(
+            "ties", mixed, each=FAMILY["ties"], keys={"dtype": dtype}
+        )
+        keys = {"out_dtype": dtype}
+        cases[f"ties out_dtype {dtype}"] = Case("ties", mixed, each=FAMILY["ties"], keys=keys)
+        cases[f"linear out_dtype {dtype}"] = Case("linear", mixed, None, keys=keys)
+    for method in ("ties", "dare_ties", "breadcrumbs_ties"):
+        cases[f"{method} count"] = Case(method, each=FAMILY[method], all={"elect": "count"})
+    for seed in (1, 2**63 - 1):
+        for method in ("dare_linear", "dare_ties"):
+            options = {"seed": seed}
+            cases[f"{method} seed {seed}"] = Case(method, each=FAMILY[method], options=options)
+    gradient = {"density": [{"filter": "mlp", "value": [0.2, 0.9]}, {"value": 0.5}]}
+    for method in ("ties", "dare_ties", "breadcrumbs"):
+        cases[f"{method} gradient"] = Case(method, each=FAMILY[method] | gradient)
+    cases["slerp gradient"] = Case(
+        "slerp",
+        ("a-bf16",),
+        all={"t": [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"value": 0.3}]},
+    )
+    for t in (0.0, 1.0):
+        cases[f"slerp t {t}"] = Case("slerp", ("a-bf16",), all={"t": t})
+    cases["linear sum"] = Case("linear", base=None, all={"normalize": False})
+    cases["linear tied"] = Case("linear", ("base-tied", "a-tied"), None)
+    cases["ties tied"] = Case("ties", ("a-tied",), "base-tied", FAMILY["ties"])
+    cases["linear tied and untied"] = Case("linear", ("a-tied", "b-bf16"), None)
+    for method in ("linear", "ties"):
+        base = None if method == "linear" else "base-bf16"
+        cases[f"{method} adapter"] = Case(method, ("lora", "a-bf16"), base, FAMILY.get(method, {}))
+    for method in (*FAMILY, "linear", "slerp"):
+        experts = ("a-large",) if method == "slerp" else ("a-large", "b-large")
+        every = {"t": 0.6} if method == "slerp" else {}
+        base = None if method == "linear" else "base-large"
+        options = {"memory": "16MiB"}
+        each = FAMILY.get(method, {})
+        cases[f"{method} streamed"] = Case(method, experts, base, each, every, options=options)
+    return cases
+
+
+CASES = _cases()
+
+
+def merge(case: Case, models: Mapping[str, str], out: Path) -> dict[str, str]:
+    """Merge, and return eight digits of every output tensor, of its type and bytes."""
+    each = [dict(case.each) for _ in case.experts]
+    if case.method not in ("slerp", "passthrough"):
+        each = [{**x, "weight": w} for x, w in zip(each, WEIGHTS, strict=False)]
+    content = recipe(
+        case.method, [models[x] for x in case.experts], case.base and models[case.base],
+        each=each, parameters=dict(case.all), **case.keys,
+    )  # fmt: skip
+    mergesafe.merge(content, out, **case.options)
+    manifest = json.loads((out / "mergesafe-manifest.json").read_text())
+    return {n: _digits(f"{e['dtype']} {e['digest']}") for n, e in manifest["tensors"].items()}
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict[str, str]:
+    """Digits of every tensor in the order of names, by case."""
+    found: dict[str, str] = json.loads(STORE.read_text()) if STORE.exists() else {}
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bytes_are_the_recorded_ones(
+    name: str,
+    models: dict[str, str],
+    stored: dict[str, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    found = merge(CASES[name], models, tmp_path / "out")
+    if request.config.getoption("--record-golden"):
+        stored[name] = " ".join(found[tensor] for tensor in sorted(found))
+        kept = {each: stored[each] for each in CASES if each in stored}
+        STORE.write_text(json.dumps(kept, indent=0) + "\n")
+    assert found == dict(zip(sorted(found), stored[name].split(), strict=True))
+
+
+def test_every_case_is_recorded(stored: dict[str, str]) -> None:
+    assert list(stored) == list(CASES)
+
+
+def test_the_large_tensor_is_streamed(models: dict[str, str]) -> None:
+    each = {"weight": 0.5, "density": 0.4}
+    content = recipe(
+        "ties", [models["a-large"], models["b-large"]], models["base-large"], each=each
+    )
+    report = mergesafe.plan(content, memory="16MiB")
+    assert report.schedule.layouts[LARGE].tile < prod(LARGE_SHAPE)
+
+
+def test_cases_differ(stored: dict[str, str]) -> None:
+    """A parameter that changes nothing would guard nothing."""
+    same: dict[str, list[str]] = {}
+    for name, digests in stored.items():
+        same.setdefault(digests, []).append(name)
+    alike = sorted(names for names in same.values() if len(names) > 1)
+    assert alike == []
