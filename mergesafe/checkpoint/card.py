@@ -26,11 +26,12 @@ def model_card(
     models: Sequence[str],
     version: str,
     warnings: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """README.md with the Hub's YAML front matter, the models, the method and the recipe.
 
     ``base`` and ``models`` are what the recipe calls them. Local paths are shown by folder name
-    only, since a card is published and a path tells about the machine.
+    only, in warnings and notes too, since a card is published and a path tells about the machine.
     """
     sources = _unique(display_name(model) for model in ([base] if base else []) + list(models))
     title = f"# Merge of {', '.join(sources[:3])}" + (" and others" if len(sources) > 3 else "")
@@ -48,7 +49,8 @@ def model_card(
         *([f"- base: {_code(display_name(base))}"] if base else []),
         *(f"- {_code(display_name(model))}" for model in models),
         "",
-        *(["## Warnings", "", *(f"- {warning}" for warning in warnings), ""] if warnings else []),
+        *_section("Warnings", warnings, models if base is None else [base, *models]),
+        *_section("Notes", notes, models if base is None else [base, *models]),
         "## Recipe",
         "",
         f"{fence}yaml",
@@ -82,6 +84,20 @@ def _front_matter(sources: Sequence[str]) -> list[str]:
     # A JSON string is a YAML string: "on", "1.0" and "null" stay text.
     models = ["base_model:", *(f"- {json.dumps(name)}" for name in named)] if named else []
     return ["---", *models, "library_name: transformers", "tags:", "- mergesafe", "- merge", "---"]
+
+
+def _section(title: str, messages: Sequence[str], models: Sequence[str]) -> list[str]:
+    """A list of messages in which models are called by their names."""
+    shown = [f"- {_published(message, models)}" for message in messages]
+    return [f"## {title}", "", *shown, ""] if shown else []
+
+
+def _published(message: str, models: Sequence[str]) -> str:
+    for model in sorted(models, key=len, reverse=True):  # a path may begin with another one
+        for place in (model, *model.split("+")):
+            if "/" in place:
+                message = message.replace(place, display_name(place))
+    return message
 
 
 def _fence(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.cli.shared import print_json, printable, say, warn
+from mergesafe.cli.shared import note, print_json, printable, say, warn
 from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
 from mergesafe.engine.memory import format_size
@@ -37,6 +37,7 @@ def run(recipe: Path, out: str, *, json: bool, quiet: bool, **options: Any) -> N
         return
     if not quiet:
         warn(result.warnings)
+        note(result.notes)
         say(printable(summary(result)))
         if result.trace is not None:
             say(printable(trace_summary(result.trace)))
@@ -53,6 +54,7 @@ def as_json(result: MergeResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 4),
         "gigabytes_per_second": round(result.gigabytes_per_second, 3),
         "warnings": list(result.warnings),
+        "notes": list(result.notes),
     }
     if result.trace is not None:
         described["trace"] = {

@@ -137,6 +137,11 @@ def warn(messages: tuple[str, ...] | list[str]) -> None:
     _print_on_stderr(f"mergesafe: warning: {printable(message)}" for message in messages)
 
 
+def note(messages: tuple[str, ...] | list[str]) -> None:
+    """What a user should know although nothing is wrong."""
+    _print_on_stderr(f"mergesafe: note: {printable(message)}" for message in messages)
+
+
 def _print_on_stderr(lines: Iterable[str]) -> None:
     with suppress(OSError):  # there is nowhere to say that nothing can be said
         for line in lines:

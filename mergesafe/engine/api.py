@@ -48,7 +48,8 @@ class MergeResult:
 
     ``bytes_read`` of inputs (without adapters) and ``bytes_written`` of the output are this run's,
     ``resumed_bytes`` what an earlier one had finished of the output.
-    ``path``: the folder, or the URL without what is secret in it.
+    ``path``: the folder, or the URL without what is secret in it. ``notes``: what the merge did
+    differently for some tensors, and where inputs came from; see :class:`MergePlan`.
     """
 
     path: Path | str
@@ -59,6 +60,7 @@ class MergeResult:
     resumed_bytes: int
     seconds: float
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     trace: TraceSummary | None = None
 
     @property
@@ -172,7 +174,7 @@ def merge(
             url, overwrite=overwrite, protect=_references(made), begun=target if staged else None
         )
         replace_there, overwrite = overwrite, True  # of the staging folder
-    done = Done(made.warnings, 0, 0, made.bytes_out)
+    done = Done(made.warnings, made.notes, 0, 0, made.bytes_out)
     timeline = None
     if not staged:
         with where(made, options, threads, memory) as (planned, carry_out):
@@ -198,6 +200,7 @@ def merge(
         resumed_bytes=done.resumed_bytes,
         seconds=time.perf_counter() - started,
         warnings=done.warnings,
+        notes=done.notes,
         trace=None if timeline is None else timeline.summary(),
     )
 
@@ -267,6 +270,7 @@ def _nothing_to_do(made: MergePlan, out: Location, started: float) -> MergeResul
         resumed_bytes=made.bytes_out,
         seconds=time.perf_counter() - started,
         warnings=(*made.warnings, f"{out} is finished already: nothing was done"),
+        notes=made.notes,
     )
 
 

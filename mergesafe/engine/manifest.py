@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,10 +53,12 @@ def manifest_text(
     backend: str,
     on_nonfinite: str,
     inputs: dict[str, Any],
+    warnings: Sequence[str] = (),
 ) -> str:
     """The manifest of a finished merge whose companion files lie in ``folder``.
 
-    ``inputs``: size and header of every input file.
+    ``inputs``: size and header of every input file. ``warnings``: those of the plan and of the
+    merge itself.
     """
     shards = {shard.name for shard in plan.layout.shards}
     files = {
@@ -73,6 +76,8 @@ def manifest_text(
         "merge_method": plan.recipe.merge_method,
         "seed": plan.seed if plan.recipe.method.random else None,
         "on_nonfinite": on_nonfinite,
+        "warnings": list(warnings),
+        "notes": list(plan.notes),
         "digest": ALGORITHM,
         "files_sha256": files,
         "inputs": inputs,

@@ -40,6 +40,8 @@ _LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+
 #: Selection scratch per element and requested rank: one collected magnitude of four bytes for
 #: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
 SELECT_BYTES_PER_RANK: Final = 0.5
+#: Names of tensors that a note lists.
+NAMES_SHOWN: Final = 3
 TOKENIZER_NAME: Final = "tokenizer.json"
 #: Settings of config.json that change what the weights mean; a difference deserves a warning.
 MEANINGFUL: Final = (
@@ -98,7 +100,12 @@ class TensorTask:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Ordered work, the output's layout, and what the user should know beforehand."""
+    """Ordered work, the output's layout, and what the user should know beforehand.
+
+    ``warnings``: what may make the merged model wrong. ``notes``: what is as it should be and not
+    as one might expect: tensors that are dropped, kept or copied, and commits that are read. Both
+    are printed, and stay in the model card and the manifest.
+    """
 
     recipe: Recipe
     models: tuple[Model, ...]
@@ -155,7 +162,7 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
         config=_output_config(reference, tasks),
         tokenizer=tokenizer,
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=(*notes, *hub_notes(models)),
+        notes=(*notes, *_copied_note(tasks), *hub_notes(models)),
         seed=seed,
     )  # fmt: skip
 
@@ -259,6 +266,22 @@ def _tuning_warning(recipe: Recipe) -> list[str]:
         recipe.tune_line,
     )
     return report.warnings
+
+
+def _copied_note(tasks: Sequence[TensorTask]) -> list[str]:
+    copied = [task.name for task in tasks if task.copied]
+    if not copied:
+        return []
+    return [f"{named(copied, 'integer tensor')} copied: every input must hold the same numbers"]
+
+
+def named(names: Sequence[str], what: str) -> str:
+    """``3 WHATs (a, b, c) are``, the beginning of a note about tensors."""
+    shown = ", ".join(names[:NAMES_SHOWN])
+    if len(names) == 1:
+        return f"1 {what} ({shown}) is"
+    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+    return f"{len(names):,} {what}s ({shown}{more}) are"
 
 
 def _method_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:

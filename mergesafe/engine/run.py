@@ -33,11 +33,12 @@ KEEP_BYTES: Final = 256 << 20
 
 @dataclass(frozen=True)
 class Done:
-    """What a run did: all warnings, bytes of inputs read, bytes of the output written, and those
-    that an earlier run had finished.
+    """What a run did: all warnings and notes, bytes of inputs read, bytes of the output written,
+    and those that an earlier run had finished.
     """
 
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     bytes_read: int
     bytes_written: int
     resumed_bytes: int
@@ -145,7 +146,7 @@ def merge_into(
             manifest = manifest_text(
                 made, ledger.digests, folder.working,
                 backend=backend, on_nonfinite=options.on_nonfinite,
-                inputs=describe_inputs(made, subject["inputs"]),
+                inputs=describe_inputs(made, subject["inputs"]), warnings=warnings,
             )  # fmt: skip
             folder.add_file(MANIFEST_NAME, manifest)
             lap("companions", 0, 0)
@@ -159,7 +160,7 @@ def merge_into(
                 _say_what_stays(error, mixed, ledger.bytes_done, made.bytes_out)
             raise
     written = made.bytes_out - resumed
-    return Done(warnings, moved.total - written, written, resumed)
+    return Done(warnings, made.notes, moved.total - written, written, resumed)
 
 
 class _Moved:
@@ -217,6 +218,7 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
         models=[ref.text for ref in recipe.inputs],
         version=__version__,
         warnings=warnings,
+        notes=made.notes,
     )
     folder.add_file("README.md", card)
     folder.add_file("mergesafe-recipe.yml", recipe.text)

@@ -1,0 +1,83 @@
+"""What a plan warns of and notes, the merge reports too: terminal, JSON, card, manifest, Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Family
+from safetensors.torch import save_file
+from tiny import command, llama, recipe, save, write_recipe
+
+import mergesafe
+
+MANIFEST = "mergesafe-manifest.json"
+INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"
+DROPPED = f"{INV_FREQ} is dropped: models compute it, and not every input stores it"
+COPIED = "1 integer tensor (steps) is copied: every input must hold the same numbers"
+
+
+@pytest.fixture
+def content(family: Family) -> dict[str, Any]:
+    """A merge with a dropped buffer, integers and, as it happens, settings that differ."""
+    for seed, model in enumerate(family.models):
+        save(model, {**llama(seed), "steps": torch.arange(3)}, {"rope_theta": 1e4 * (1 + seed)})
+    one = family.experts[0]
+    save_file(
+        {**llama(1), "steps": torch.arange(3), INV_FREQ: torch.ones(4)}, one / "x.safetensors"
+    )
+    (one / "x.safetensors").rename(one / "model.safetensors")
+    return recipe("linear", family.models, each={"weight": 1})
+
+
+def test_python(content: dict[str, Any], tmp_path: Path) -> None:
+    made = mergesafe.plan(content).plan
+    result = mergesafe.merge(content, tmp_path / "out")
+    assert result.notes == made.notes == (DROPPED, COPIED)
+    assert result.warnings == made.warnings
+    again = mergesafe.merge(content, tmp_path / "out", resume=True)
+    assert again.notes == made.notes
+
+
+def test_manifest_and_card(content: dict[str, Any], family: Family) -> None:
+    out = family.folder / "out"
+    result = mergesafe.merge(content, out)
+    manifest = json.loads((out / MANIFEST).read_text())
+    assert manifest["notes"] == [DROPPED, COPIED]
+    assert manifest["warnings"] == list(result.warnings) != []
+    card = (out / "README.md").read_text()
+    assert f"\n## Notes\n\n- {DROPPED}\n- {COPIED}\n\n" in card
+    assert "\n## Warnings\n\n- " in card
+    before_recipe, _ = card.split("## Recipe")
+    assert str(family.folder) not in before_recipe, "a published card tells no local paths"
+
+
+def test_command(content: dict[str, Any], tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "r.yml", content)
+    done = command("merge", path, tmp_path / "a")
+    assert f"mergesafe: note: {DROPPED}\nmergesafe: note: {COPIED}\n" in done.stderr
+    assert command("merge", path, tmp_path / "b", "--quiet").stderr == ""
+    printed = json.loads(command("merge", path, tmp_path / "c", "--json").stdout)
+    assert printed["notes"] == [DROPPED, COPIED]
+    assert f"note       {COPIED}" in command("plan", path).stdout
+
+
+def test_manifests_without_notes_stay_readable(content: dict[str, Any], tmp_path: Path) -> None:
+    """As earlier versions wrote them."""
+    out = tmp_path / "out"
+    mergesafe.merge(content, out)
+    manifest = json.loads((out / MANIFEST).read_text())
+    del manifest["notes"], manifest["warnings"]
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    assert mergesafe.verify(out).tensors == len(manifest["tensors"])
+    assert mergesafe.merge(content, out, resume=True).bytes_written == 0
+
+
+def test_nothing_to_say_leaves_no_headings(family: Family) -> None:
+    mergesafe.merge(recipe("linear", family.models, each={"weight": 1}), family.folder / "out")
+    card = (family.folder / "out" / "README.md").read_text()
+    assert "## Notes" not in card
+    assert "## Warnings" not in card
