@@ -18,6 +18,7 @@ from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, p
 from mergesafe.checkpoint.location import at, same_content
 from mergesafe.dtypes import CONFIG_NAMES, FLOATS, SIZES, promote
 from mergesafe.engine.memory import aligned
+from mergesafe.engine.precision import Precision, main_dtype, named
 from mergesafe.engine.sources import Model, Source, hub_notes, open_models, output_names, sources_of
 from mergesafe.errors import MergesafeError, RecipeError
 from mergesafe.methods.spec import (
@@ -40,8 +41,6 @@ _LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+
 #: Selection scratch per element and requested rank: one collected magnitude of four bytes for
 #: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
 SELECT_BYTES_PER_RANK: Final = 0.5
-#: Names of tensors that a note lists.
-NAMES_SHOWN: Final = 3
 TOKENIZER_NAME: Final = "tokenizer.json"
 #: Settings of config.json that change what the weights mean; a difference deserves a warning.
 MEANINGFUL: Final = (
@@ -140,7 +139,8 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
     names, notes, lost = output_names(models)
     positions = layer_positions(names)
     reference = _reference(recipe, models)
-    tasks = tuple(_task(recipe, models, name, positions[name], seed) for name in names)
+    precision = Precision(recipe, models)
+    tasks = tuple(_task(recipe, models, name, positions[name], seed, precision) for name in names)
     tokenizer = _tokenizer_model(recipe, reference, models)
     warnings = [
         *recipe.warnings,
@@ -162,7 +162,7 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
         config=_output_config(reference, tasks),
         tokenizer=tokenizer,
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=(*notes, *_copied_note(tasks), *hub_notes(models)),
+        notes=(*notes, *precision.notes(), *_copied_note(tasks), *hub_notes(models)),
         seed=seed,
     )  # fmt: skip
 
@@ -194,13 +194,19 @@ def layer_positions(names: Iterable[str]) -> dict[str, float]:
 
 
 def _task(
-    recipe: Recipe, models: Sequence[Model], name: str, position: float, seed: int
+    recipe: Recipe,
+    models: Sequence[Model],
+    name: str,
+    position: float,
+    seed: int,
+    precision: Precision,
 ) -> TensorTask:
     sources = sources_of(name, models)
     shape = sources[0].info.shape
     dtype = promote([source.info.dtype for source in sources])
     copied = dtype not in FLOATS
-    out_dtype = dtype if copied else (recipe.out_dtype or recipe.dtype or dtype)
+    uncast = copied or precision.keeps(name, sources)
+    out_dtype = dtype if uncast else (recipe.out_dtype or recipe.dtype or dtype)
     settings = settings_for(recipe, name, position)
     context = TensorContext(name, shape, prod(shape), len(recipe.inputs), seed)
     statistics: tuple[Statistic, ...] = ()
@@ -212,9 +218,8 @@ def _task(
         except MergesafeError as error:
             line = recipe.method_line
             raise RecipeError(str(error), source=recipe.source, line=line) from error
-    return TensorTask(
-        context, sources, settings, out_dtype, None if copied else recipe.dtype, copied, statistics
-    )
+    cast = None if uncast else recipe.dtype
+    return TensorTask(context, sources, settings, out_dtype, cast, copied, statistics)
 
 
 def dry_run(merge: Merge, context: TensorContext) -> tuple[Statistic, ...]:
@@ -273,15 +278,6 @@ def _copied_note(tasks: Sequence[TensorTask]) -> list[str]:
     if not copied:
         return []
     return [f"{named(copied, 'integer tensor')} copied: every input must hold the same numbers"]
-
-
-def named(names: Sequence[str], what: str) -> str:
-    """``3 WHATs (a, b, c) are``, the beginning of a note about tensors."""
-    shown = ", ".join(names[:NAMES_SHOWN])
-    if len(names) == 1:
-        return f"1 {what} ({shown}) is"
-    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
-    return f"{len(names):,} {what}s ({shown}{more}) are"
 
 
 def _method_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:
@@ -344,9 +340,9 @@ def _output_config(reference: Model, tasks: Sequence[TensorTask]) -> dict[str, A
     config = dict(reference.checkpoint.config)
     if not config:
         return config
-    dtypes = {task.out_dtype for task in tasks if not task.copied}
-    if len(dtypes) == 1:
-        name = CONFIG_NAMES[dtypes.pop()]
+    dtype = main_dtype((task.out_dtype, task.out_bytes) for task in tasks if not task.copied)
+    if dtype is not None:
+        name = CONFIG_NAMES[dtype]
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
             config[key] = name
     heads = any(task.name.endswith("lm_head.weight") for task in tasks)

@@ -39,6 +39,17 @@ def as_meant(node: MapNode, known: Sequence[str], others: Sequence[str] = ()) ->
     return MapNode(entries, node.line, node.size)
 
 
+def boolean(node: Node, what: str, report: Reporter) -> bool:
+    """The value of ``true`` or ``false``.
+
+    Raises:
+        RecipeError: the node is anything else.
+    """
+    if isinstance(node, ScalarNode) and node.is_boolean and node.text.lower() in _TRUTH:
+        return _TRUTH[node.text.lower()]
+    raise report.error(f"{what} must be true or false, got {describe(node)}", node.line)
+
+
 class Fields:
     """Typed access to a mapping that may have the keys ``known`` and no others.
 
@@ -98,15 +109,7 @@ class Fields:
 
     def boolean(self, key: str, default: bool) -> bool:
         """``true`` or ``false``."""
-
-        def truth(node: Node, what: str) -> bool:
-            if isinstance(node, ScalarNode) and node.is_boolean and node.text.lower() in _TRUTH:
-                return _TRUTH[node.text.lower()]
-            raise self.report.error(
-                f"{what} must be true or false, got {describe(node)}", node.line
-            )
-
-        found = self.read(key, truth)
+        found = self.read(key, lambda node, what: boolean(node, what, self.report))
         return default if found is None else found
 
     def items(self, key: str) -> tuple[Node, ...]:

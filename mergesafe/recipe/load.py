@@ -17,7 +17,7 @@ from mergesafe.errors import RecipeError, did_you_mean
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.document import parse_yaml
-from mergesafe.recipe.fields import as_meant
+from mergesafe.recipe.fields import as_meant, boolean
 from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import (
@@ -42,7 +42,7 @@ MAX_BYTES = 1_000_000
 
 KEYS = (
     "models", "base_model", "merge_method", "parameters", "dtype", "out_dtype",
-    "tokenizer_source", "name", "tune",
+    "keep_float32", "tokenizer_source", "name", "tune",
 )  # fmt: skip
 ENTRY_KEYS = ("model", "parameters")
 #: What mergekit 0.1.5 understands and this version does not -> what to do instead.
@@ -157,6 +157,7 @@ class _Reader:
             parameters=self._parameters(reader, models),
             dtype=dtype,
             out_dtype=out_dtype,
+            keep_float32=attempt(self._keep_float32) is not False,
             tokenizer_source=tokenizer,
             name=name,
             method_line=self._line("merge_method"),
@@ -305,6 +306,10 @@ class _Reader:
             plain = [known for known in RECIPE_NAMES if not known.startswith("torch.")]
             reason = f"is unknown{did_you_mean(name, plain)}"
         raise self.report.error(f"'{key}': the type {shown(name)} {reason}", self._line(key))
+
+    def _keep_float32(self) -> bool:
+        node = self.root.get("keep_float32")
+        return node is None or boolean(node, "'keep_float32'", self.report)
 
     def _check_base(self, recipe: Recipe) -> None:
         """The base is as the method wants it, and so is the number of models."""

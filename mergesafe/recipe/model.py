@@ -86,7 +86,8 @@ class Recipe:
     """A checked recipe. Recipes compare by identity; :func:`dump_recipe` compares content.
 
     ``source`` is None for a recipe given as a mapping. ``text`` is the YAML as read, or a dump of
-    the mapping. ``dtype`` and ``out_dtype`` are safetensors names. ``folder`` is what relative
+    the mapping. ``dtype`` and ``out_dtype`` are safetensors names. ``keep_float32``: see
+    :mod:`mergesafe.engine.precision`. ``folder`` is what relative
     model paths fall back to. ``tune``: the section of :mod:`mergesafe.tune.section`, of which a
     merge makes no use.
     """
@@ -100,6 +101,7 @@ class Recipe:
     parameters: Mapping[str, Setting]
     dtype: str | None = None
     out_dtype: str | None = None
+    keep_float32: bool = True
     tokenizer_source: str | None = None
     name: str | None = None
     warnings: tuple[str, ...] = ()

@@ -34,6 +34,8 @@ def _lines(recipe: Recipe) -> Iterator[str]:
     for key, dtype in (("dtype", recipe.dtype), ("out_dtype", recipe.out_dtype)):
         if dtype is not None:
             yield f"{key}: {CONFIG_NAMES[dtype]}"
+    if not recipe.keep_float32:
+        yield "keep_float32: false"
     if recipe.tokenizer_source is not None:
         yield f"tokenizer_source: {_text(recipe.tokenizer_source)}"
 
