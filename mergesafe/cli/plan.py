@@ -118,6 +118,8 @@ def as_text(plan: dict[str, Any]) -> str:
             f"{repeated[0]['passes']} times: raise --memory to read them once"
         )
     lines += [f"  note       {note}" for note in plan["notes"]]
+    if plan["copied_tensors"]:
+        lines.append(f"  note       {len(plan['copied_tensors'])} integer tensor(s) are copied")
     return "\n".join(lines)
 
 

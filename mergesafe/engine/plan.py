@@ -18,7 +18,7 @@ from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, p
 from mergesafe.checkpoint.location import at, same_content
 from mergesafe.dtypes import CONFIG_NAMES, FLOATS, SIZES, promote
 from mergesafe.engine.memory import aligned
-from mergesafe.engine.precision import Precision, main_dtype, named
+from mergesafe.engine.precision import Precision, main_dtype
 from mergesafe.engine.sources import Model, Source, hub_notes, open_models, output_names, sources_of
 from mergesafe.errors import MergesafeError, RecipeError
 from mergesafe.methods.spec import (
@@ -101,8 +101,8 @@ class TensorTask:
 class MergePlan:
     """Ordered work, the output's layout, and what the user should know beforehand.
 
-    ``warnings``: what may make the merged model wrong. ``notes``: what is as it should be and not
-    as one might expect: tensors that are dropped, kept or copied, and commits that are read. Both
+    ``warnings``: what may make the merged model wrong. ``notes``: what is right and yet not what
+    one might expect: tensors that are dropped or kept as they are, and commits that are read. Both
     are printed, and stay in the model card and the manifest.
     """
 
@@ -162,7 +162,7 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
         config=_output_config(reference, tasks),
         tokenizer=tokenizer,
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=(*notes, *precision.notes(), *_copied_note(tasks), *hub_notes(models)),
+        notes=(*notes, *precision.notes(), *hub_notes(models)),
         seed=seed,
     )  # fmt: skip
 
@@ -271,13 +271,6 @@ def _tuning_warning(recipe: Recipe) -> list[str]:
         recipe.tune_line,
     )
     return report.warnings
-
-
-def _copied_note(tasks: Sequence[TensorTask]) -> list[str]:
-    copied = [task.name for task in tasks if task.copied]
-    if not copied:
-        return []
-    return [f"{named(copied, 'integer tensor')} copied: every input must hold the same numbers"]
 
 
 def _method_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:

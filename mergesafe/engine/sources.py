@@ -17,6 +17,7 @@ from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import FLOATS, MERGEABLE, SIZES
 from mergesafe.errors import CheckpointError
 from mergesafe.recipe.model import ModelRef, Recipe
+from mergesafe.references import hub_id
 
 _HEAD: Final = "lm_head.weight"
 _EMBEDDING: Final = re.compile(r"(?:^|\.)(?:embed_tokens|wte)\.weight$")
@@ -106,13 +107,18 @@ def open_refs(
 
 
 def hub_notes(models: Sequence[Model]) -> list[str]:
-    """Which commits the Hub's models are read at."""
+    """Which commits the Hub's models are read at, from the Hub or from its cache alike."""
     notes = []
     for model in models:
-        adapter = model.adapter.path if model.adapter else None
-        for location in (model.checkpoint.path, adapter):
+        adapter = (model.ref.adapter, model.adapter.path) if model.adapter else ("", None)
+        for text, location in ((model.ref.path, model.checkpoint.path), adapter):
+            commit = None
             if isinstance(location, RemotePath) and isinstance(location.store, HubStore):
-                notes.append(f"{location.store.text} is read at commit {location.store.commit}")
+                commit = location.store.commit
+            elif isinstance(location, Path) and location.parent.name == "snapshots":
+                commit = location.name if hub_id(text or "") else None
+            if commit is not None:
+                notes.append(f"{text} is read at commit {commit}")
     return list(dict.fromkeys(notes))
 
 

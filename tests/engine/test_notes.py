@@ -17,18 +17,15 @@ import mergesafe
 MANIFEST = "mergesafe-manifest.json"
 INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"
 DROPPED = f"{INV_FREQ} is dropped: models compute it, and not every input stores it"
-COPIED = "1 integer tensor (steps) is copied: every input must hold the same numbers"
 
 
 @pytest.fixture
 def content(family: Family) -> dict[str, Any]:
-    """A merge with a dropped buffer, integers and, as it happens, settings that differ."""
+    """A merge with a dropped buffer and settings that differ."""
     for seed, model in enumerate(family.models):
-        save(model, {**llama(seed), "steps": torch.arange(3)}, {"rope_theta": 1e4 * (1 + seed)})
+        save(model, llama(seed), {"rope_theta": 1e4 * (1 + seed)})
     one = family.experts[0]
-    save_file(
-        {**llama(1), "steps": torch.arange(3), INV_FREQ: torch.ones(4)}, one / "x.safetensors"
-    )
+    save_file({**llama(1), INV_FREQ: torch.ones(4)}, one / "x.safetensors")
     (one / "x.safetensors").rename(one / "model.safetensors")
     return recipe("linear", family.models, each={"weight": 1})
 
@@ -36,7 +33,7 @@ def content(family: Family) -> dict[str, Any]:
 def test_python(content: dict[str, Any], tmp_path: Path) -> None:
     made = mergesafe.plan(content).plan
     result = mergesafe.merge(content, tmp_path / "out")
-    assert result.notes == made.notes == (DROPPED, COPIED)
+    assert result.notes == made.notes == (DROPPED,)
     assert result.warnings == made.warnings
     again = mergesafe.merge(content, tmp_path / "out", resume=True)
     assert again.notes == made.notes
@@ -46,10 +43,10 @@ def test_manifest_and_card(content: dict[str, Any], family: Family) -> None:
     out = family.folder / "out"
     result = mergesafe.merge(content, out)
     manifest = json.loads((out / MANIFEST).read_text())
-    assert manifest["notes"] == [DROPPED, COPIED]
+    assert manifest["notes"] == [DROPPED]
     assert manifest["warnings"] == list(result.warnings) != []
     card = (out / "README.md").read_text()
-    assert f"\n## Notes\n\n- {DROPPED}\n- {COPIED}\n\n" in card
+    assert f"\n## Notes\n\n- {DROPPED}\n\n" in card
     assert "\n## Warnings\n\n- " in card
     before_recipe, _ = card.split("## Recipe")
     assert str(family.folder) not in before_recipe, "a published card tells no local paths"
@@ -58,11 +55,11 @@ def test_manifest_and_card(content: dict[str, Any], family: Family) -> None:
 def test_command(content: dict[str, Any], tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "r.yml", content)
     done = command("merge", path, tmp_path / "a")
-    assert f"mergesafe: note: {DROPPED}\nmergesafe: note: {COPIED}\n" in done.stderr
+    assert f"mergesafe: note: {DROPPED}\n" in done.stderr
     assert command("merge", path, tmp_path / "b", "--quiet").stderr == ""
     printed = json.loads(command("merge", path, tmp_path / "c", "--json").stdout)
-    assert printed["notes"] == [DROPPED, COPIED]
-    assert f"note       {COPIED}" in command("plan", path).stdout
+    assert printed["notes"] == [DROPPED]
+    assert f"note       {DROPPED}" in command("plan", path).stdout
 
 
 def test_manifests_without_notes_stay_readable(content: dict[str, Any], tmp_path: Path) -> None:
