@@ -27,6 +27,9 @@ TOKENIZER_FILES: Final = (
     "vocab.txt",
     "merges.txt",
     "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
     "chat_template.jinja",
     "chat_template.json",
 )
@@ -37,6 +40,9 @@ VOCABULARIES: Final = (
     "vocab.json",
     "vocab.txt",
     "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
 )
 TOKENIZER_SUFFIX: Final = ".tiktoken"
 TEMPLATE_FOLDER: Final = "additional_chat_templates"
@@ -72,7 +78,7 @@ def carry_over(
 def companions(source: Checkpoint, tokenizer: Checkpoint | None) -> Iterator[tuple[Location, str]]:
     """The files that :func:`carry_over` copies, and their names in the output."""
     yield from _model_files(source.path)
-    yield from _tokenizer_files((tokenizer or source).path)
+    yield from tokenizer_companions((tokenizer or source).path)
 
 
 def missing_companions(source: Checkpoint, tokenizer: Checkpoint) -> Iterator[str]:
@@ -105,7 +111,8 @@ def _model_files(path: Location) -> Iterator[tuple[Location, str]]:
     yield from _present(path, MODEL_FILES)
 
 
-def _tokenizer_files(path: Location) -> Iterator[tuple[Location, str]]:
+def tokenizer_companions(path: Location) -> Iterator[tuple[Location, str]]:
+    """The files of the folder's tokenizer and its chat templates, and their names in the output."""
     yield from _present(path, TOKENIZER_FILES)
     yield from ((found, found.name) for found in _listed(path, TOKENIZER_SUFFIX))
     for found in _listed(path / TEMPLATE_FOLDER, TEMPLATE_SUFFIX):

@@ -21,6 +21,7 @@ from mergesafe.cli.shared import (
     Seed,
     ShardSize,
     Threads,
+    TokenMismatch,
     guarded,
     open_standard_streams,
     print_errors,
@@ -95,6 +96,7 @@ def merge(
     on_nonfinite: Annotated[
         str, typer.Option(metavar="RULE", help="NaN or infinity in an input: error, warn or zero.")
     ] = "error",
+    allow_token_mismatch: TokenMismatch = False,
     trace: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a timeline (JSON, for Perfetto) to FILE."),
@@ -114,8 +116,8 @@ def merge(
     run(
         recipe, out, device=device, backend=backend, memory=memory, vram=vram,
         threads=threads, max_shard_size=max_shard_size, seed=seed, overwrite=overwrite,
-        resume=resume,
-        on_nonfinite=on_nonfinite, trace=trace, ray=ray, json=json, quiet=quiet,
+        resume=resume, on_nonfinite=on_nonfinite, allow_token_mismatch=allow_token_mismatch,
+        trace=trace, ray=ray, json=json, quiet=quiet,
     )  # fmt: skip
 
 
@@ -126,6 +128,7 @@ def plan(
     memory: Memory = None,
     threads: Threads = None,
     max_shard_size: ShardSize = "5GB",
+    allow_token_mismatch: TokenMismatch = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -138,6 +141,7 @@ def plan(
         memory=memory,
         threads=threads,
         max_shard_size=max_shard_size,
+        allow_token_mismatch=allow_token_mismatch,
         json=json,
         quiet=quiet,
     )
@@ -176,6 +180,7 @@ def tune(
         bool,
         typer.Option("--explain", help="Show which model and layer the safety loss is due to."),
     ] = False,
+    allow_token_mismatch: TokenMismatch = False,
     ray: Ray = None,
     report: Annotated[
         Path | None,
@@ -194,8 +199,8 @@ def tune(
 
     run(
         recipe, out, report, device=device, dtype=dtype, memory=memory, seed=seed,
-        overwrite=overwrite, resume=resume, explain=explain, ray=ray, json=json,
-        quiet=quiet,
+        overwrite=overwrite, resume=resume, explain=explain,
+        allow_token_mismatch=allow_token_mismatch, ray=ray, json=json, quiet=quiet,
     )  # fmt: skip
 
 

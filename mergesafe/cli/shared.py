@@ -39,6 +39,13 @@ Threads = Annotated[
 ShardSize = Annotated[
     str, typer.Option("--max-shard-size", metavar="SIZE", help="Largest output file.")
 ]
+TokenMismatch = Annotated[
+    bool,
+    typer.Option(
+        "--allow-token-mismatch",
+        help="Merge models whose tokenizers give one id to different tokens, with a warning.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of random masks (DARE).")]
 
 Command = TypeVar("Command", bound=Callable[..., Any])

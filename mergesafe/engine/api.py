@@ -85,6 +85,7 @@ def plan(
     threads: int | None = None,
     max_shard_size: str | int = "5GB",
     seed: int = 0,
+    allow_token_mismatch: bool = False,
 ) -> PlanReport:
     """What :func:`merge` would do with ``recipe``, from headers alone.
 
@@ -94,7 +95,10 @@ def plan(
     options = Options(budget_of(memory), thread_count(threads))
     shard = parse_size(max_shard_size, "--max-shard-size")
     made = make_plan(
-        load_recipe(recipe), max_shard_size=shard, seed=_whole(seed, "--seed", 0, MAX_SEED)
+        load_recipe(recipe),
+        max_shard_size=shard,
+        seed=_whole(seed, "--seed", 0, MAX_SEED),
+        allow_token_mismatch=allow_token_mismatch,
     )
     return PlanReport(made, schedule(made, options), options)
 
@@ -113,6 +117,7 @@ def merge(
     overwrite: bool = False,
     resume: bool = False,
     on_nonfinite: str = "error",
+    allow_token_mismatch: bool = False,
     trace: str | Path | None = None,
     ray: bool | str | None = None,
     progress: Callable[[MergePlan, Schedule], Callable[[int], None]] | None = None,
@@ -137,6 +142,8 @@ def merge(
             after checking what is there; start where there is none; do nothing where ``out`` is
             finished. What is finished is kept if this run fails, whatever its size.
         on_nonfinite: NaN or infinity in an input: ``error``, ``warn`` or ``zero``.
+        allow_token_mismatch: merge models whose tokenizers give one id to different tokens, with a
+            warning in place of an error.
         trace: a file for a timeline of the merge in Chrome's trace event format, for Perfetto;
             written also when the merge fails.
         ray: run on several machines with Ray: the address of a cluster whose nodes share the file
@@ -156,7 +163,10 @@ def merge(
         raise ArgumentError("--trace: a merge through Ray has no timeline; leave out one of them")
     # Fails before anything is read.
     where = _machines(address, backend, device, vram, on_nonfinite)
-    report = plan(recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed)
+    report = plan(
+        recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed,
+        allow_token_mismatch=allow_token_mismatch,
+    )  # fmt: skip
     made = report.plan
     options = replace(report.options, on_nonfinite=on_nonfinite)
     out = local_path(str(out))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mergesafe.checkpoint.carry import companions
+from mergesafe.checkpoint.carry import companions, tokenizer_companions
 from mergesafe.checkpoint.hub import HubStore, check_space, silent_bars
 from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.lora import WEIGHTS_NAME
 from mergesafe.checkpoint.remote import RemotePath
 from mergesafe.engine.plan import MergePlan
+from mergesafe.engine.token_ids import tokenizer_of
 
 
 def download(plan: MergePlan, *, silent: bool) -> None:
@@ -35,5 +36,8 @@ def _files(plan: MergePlan) -> Iterator[Location]:
         yield from model.checkpoint.shards
         if model.adapter is not None:
             yield model.adapter.path / WEIGHTS_NAME
+        # Of every model: without a connection, what ids mean is compared as with one.
+        for location, _ in tokenizer_companions(tokenizer_of(model).folder):
+            yield location
     for location, _ in companions(plan.reference.checkpoint, plan.tokenizer.checkpoint):
         yield location

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from mergesafe.checkpoint.carry import missing_companions, remote_code_warning
 from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
-from mergesafe.checkpoint.location import at, same_content
 from mergesafe.dtypes import CONFIG_NAMES, FLOATS, SIZES, promote
 from mergesafe.engine.memory import aligned
 from mergesafe.engine.precision import Precision, main_dtype
 from mergesafe.engine.sources import Model, Source, hub_notes, open_models, output_names, sources_of
+from mergesafe.engine.token_ids import check_token_ids
 from mergesafe.errors import MergesafeError, RecipeError
 from mergesafe.methods.spec import (
     Combine,
@@ -41,7 +41,6 @@ _LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+
 #: Selection scratch per element and requested rank: one collected magnitude of four bytes for
 #: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
 SELECT_BYTES_PER_RANK: Final = 0.5
-TOKENIZER_NAME: Final = "tokenizer.json"
 #: Settings of config.json that change what the weights mean; a difference deserves a warning.
 MEANINGFUL: Final = (
     "architectures", "model_type", "hidden_act", "rope_theta", "rope_scaling", "rope_parameters",
@@ -133,15 +132,21 @@ class MergePlan:
         return self.layout.total_size
 
 
-def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
-    """Read the headers of every input and decide everything that does not need tensor data."""
+def make_plan(
+    recipe: Recipe, *, max_shard_size: int, seed: int, allow_token_mismatch: bool = False
+) -> MergePlan:
+    """Read the headers of every input and decide everything that does not need tensor data.
+
+    ``allow_token_mismatch``: token ids that mean different tokens are a warning, not an error.
+    """
     models = open_models(recipe)
     names, notes, lost = output_names(models)
     positions = layer_positions(names)
     reference = _reference(recipe, models)
     precision = Precision(recipe, models)
-    tasks = tuple(_task(recipe, models, name, positions[name], seed, precision) for name in names)
     tokenizer = _tokenizer_model(recipe, reference, models)
+    tokens = check_token_ids(tokenizer, models, allow=allow_token_mismatch)
+    tasks = tuple(_task(recipe, models, name, positions[name], seed, precision) for name in names)
     warnings = [
         *recipe.warnings,
         *_tuning_warning(recipe),
@@ -149,7 +154,7 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
         *_method_warnings(recipe, tasks),
         *_filter_warnings(recipe, names),
         *_config_warnings(reference, models),
-        *_tokenizer_warnings(tokenizer, models),
+        *tokens.warnings,
         *missing_companions(reference.checkpoint, tokenizer.checkpoint),
     ]
     layout = plan_layout(
@@ -162,7 +167,7 @@ def make_plan(recipe: Recipe, *, max_shard_size: int, seed: int) -> MergePlan:
         config=_output_config(reference, tasks),
         tokenizer=tokenizer,
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=(*notes, *precision.notes(), *hub_notes(models)),
+        notes=(*notes, *precision.notes(), *tokens.notes, *hub_notes(models)),
         seed=seed,
     )  # fmt: skip
 
@@ -298,20 +303,6 @@ def _filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
         for filter in filters_of(recipe)
         if not any(filter in name for name in names)
     ]
-
-
-def _tokenizer_warnings(chosen: Model, models: Sequence[Model]) -> list[str]:
-    """Token ids must mean the same: embeddings are merged row by row."""
-    ours = chosen.checkpoint.path / TOKENIZER_NAME
-    warnings = []
-    for model in models:
-        theirs = model.checkpoint.path / TOKENIZER_NAME
-        if at(ours).exists() and at(theirs).exists() and not same_content(ours, theirs):
-            warnings.append(
-                f"{TOKENIZER_NAME} of {model.text} differs from that of {chosen.text}, which is "
-                "carried over; check that both give every token the same id"
-            )
-    return warnings
 
 
 def _config_warnings(reference: Model, models: Sequence[Model]) -> list[str]:

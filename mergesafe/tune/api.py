@@ -36,6 +36,7 @@ def tune(
     resume: bool = False,
     overwrite: bool = False,
     explain: bool = False,
+    allow_token_mismatch: bool = False,
     ray: bool | str | None = None,
     progress: Callable[[Moment], None] | None = None,
     on_warnings: Callable[[Sequence[str]], None] | None = None,
@@ -61,6 +62,7 @@ def tune(
             of this process, which generates the answers that constraints are judged by; a GPU is
             used where ``device`` is ``cuda``.
         explain: also find which model and layer the safety loss is to be blamed on.
+        allow_token_mismatch: as for :func:`merge`.
         progress: called after every step of a search.
         on_warnings: called before the search, with what is known by then of the result's warnings.
 
@@ -76,7 +78,7 @@ def tune(
     check_outputs({"-o": (target, None)}, files_read(recipe))
     budget_of(memory)  # refused before data and models are read
     address = address_of(ray)
-    setup = prepare(recipe, seed)
+    setup = prepare(recipe, seed, allow_token_mismatch=allow_token_mismatch)
     if explain:
         check_explainable(setup)
     if on_warnings is not None:

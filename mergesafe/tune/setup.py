@@ -113,7 +113,9 @@ def _files(place: Path) -> list[Path]:
         return []
 
 
-def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
+def prepare(
+    recipe: RecipeLike, seed: int | None = None, *, allow_token_mismatch: bool = False
+) -> Setup:
     """Read and check the recipe, the headers of its inputs, and its data.
 
     Raises:
@@ -126,7 +128,12 @@ def prepare(recipe: RecipeLike, seed: int | None = None) -> Setup:
     if seed is not None:
         section = replace(section, seed=seed)
     merged = replace(loaded, tune=None, tune_line=None)
-    plan = make_plan(merged, max_shard_size=_ONE_SHARD, seed=_MASK_SEED)
+    plan = make_plan(
+        merged,
+        max_shard_size=_ONE_SHARD,
+        seed=_MASK_SEED,
+        allow_token_mismatch=allow_token_mismatch,
+    )
     splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
     check_searches(space, section.searches, loaded.source)

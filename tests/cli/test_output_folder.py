@@ -27,17 +27,22 @@ def merge(recipe: Path, *options: object) -> Path:
     out = recipe.parent / "merged"
     done = command("merge", recipe, out, *options)
     assert done.returncode == 0
-    expected = ("tokenizer.json of", "will have no config.json", "will have no tokenizer")
+    expected = (
+        "could not be compared",
+        "chat template",
+        "will have no config.json",
+        "will have no tokenizer",
+    )
     assert all(any(w in line for w in expected) for line in done.stderr.splitlines())
     return out
 
 
-def test_tokenizers_that_differ_are_a_warning(family: Family, ties: Path) -> None:
+def test_tokenizers_that_hold_no_vocabulary_are_a_warning(family: Family, ties: Path) -> None:
     for model, text in ((family.base, "{}"), *((expert, "[]") for expert in family.experts)):
         (model / "tokenizer.json").write_text(text)
     warnings = command("plan", ties).stderr.splitlines()
     assert len(warnings) == len(family.experts)
-    assert all("tokenizer.json of" in line and str(family.base) in line for line in warnings)
+    assert all("could not be compared" in line and str(family.base) in line for line in warnings)
     (family.experts[0] / "tokenizer.json").write_text("{}")
     assert len(command("plan", ties).stderr.splitlines()) == len(family.experts) - 1
 

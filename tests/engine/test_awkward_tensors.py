@@ -110,7 +110,8 @@ def test_odd_paths(tmp_path: Path) -> None:
     """Spaces, quotes and other alphabets in the names of models and of the output."""
     folder = tmp_path / 'it\'s a "föld€r" 重'
     models = three(folder, {"w": (3,)}, torch.float32)
-    (models[1] / "tokenizer.json").write_text("{}")  # else there is a warning
+    for model in models:
+        (model / "tokenizer.json").write_text("{}")  # else there is a warning
     file = write_recipe(folder / "a b.yml", content("linear", models))
     done = command("merge", file, folder / "öut put")
     assert (done.returncode, done.stderr) == (0, "")
@@ -120,7 +121,8 @@ def test_odd_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_output_path_that_is_not_unicode(tmp_path: Path, options: tuple[str, ...]) -> None:
     models = three(tmp_path, {"w": (3,)}, torch.float32)
-    (models[1] / "tokenizer.json").write_text("{}")  # else there is a warning
+    for model in models:
+        (model / "tokenizer.json").write_text("{}")  # else there is a warning
     file = write_recipe(tmp_path / "r.yml", content("linear", models))
     out = tmp_path / "out\udcff"
     done = command("merge", file, out, *options, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
