@@ -6,14 +6,18 @@ import re
 import sys
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from mergesafe.safety.vet.folded import constants, folded
 
 if TYPE_CHECKING:
     from jinja2 import nodes
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+T = TypeVar("T")
 
 #: transformers' own tag, which marks what the assistant says.
 _GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
@@ -47,21 +51,12 @@ def parse(text: str) -> Program:
     from jinja2 import TemplateSyntaxError, nodes
 
     try:
-        tree = _environment().parse(_GENERATION.sub("", text))
+        tree = environment().parse(without_marks(text))
     except (TemplateSyntaxError, RecursionError, ValueError) as error:
         raise TemplateError(f"{error}") from None
-    messages = {
-        id(argument)
-        for call in tree.find_all(nodes.Call)
-        if isinstance(call.node, nodes.Name) and call.node.name == "raise_exception"
-        for argument in call.find_all(nodes.Const)
-    }
     pieces = [data.data for data in tree.find_all(nodes.TemplateData)]
-    pieces += [
-        const.value
-        for const in tree.find_all(nodes.Const)
-        if isinstance(const.value, str) and id(const) not in messages
-    ]
+    pieces += constants(tree)
+    pieces += [piece for piece in _folded(text) if piece not in set(pieces)]
     return Program(
         "\n".join(pieces),
         list(dict.fromkeys(_triggers(tree))),
@@ -70,7 +65,23 @@ def parse(text: str) -> Program:
     )
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _folded(text: str) -> list[str]:
+    """Text that the template builds of constants, as far as that can be computed."""
+    sandbox = environment()
+    try:
+        return bounded(lambda: folded(sandbox.parse(without_marks(text)), sandbox))
+    except TemplateError:
+        return []  # rendering it says what is wrong
+
+
+def without_marks(text: str) -> str:
+    """The template without transformers' own tag."""
+    return _GENERATION.sub("", text)
+
+
+def environment(*, lenient: bool = False) -> ImmutableSandboxedEnvironment:
+    """Jinja's sandbox as transformers sets it up; a ``lenient`` one goes on at what is missing."""
+    from jinja2 import ChainableUndefined, Undefined
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -83,9 +94,17 @@ def _environment() -> ImmutableSandboxedEnvironment:
                 return super().call_binop(context, operator, left, right)
             raise TemplateError(f"computes {operator} of other things than small numbers")
 
-    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    made.globals.update(raise_exception=_raise, strftime_now=time.strftime)
+    made = Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols],
+        undefined=ChainableUndefined if lenient else Undefined,
+    )  # fmt: skip
+    refuse = _say_nothing if lenient else _raise
+    made.globals.update(raise_exception=refuse, strftime_now=time.strftime)
     return made
+
+
+def _say_nothing(message: object) -> str:
+    return ""
 
 
 def _raise(message: object) -> None:
@@ -98,7 +117,25 @@ def rendered_text(text: str, turns: Sequence[Mapping[str, str]]) -> str:
     Raises:
         TemplateError: whatever goes wrong in a stranger's program, too much time included.
     """
-    end = time.monotonic() + _SECONDS
+
+    def made() -> str:
+        template = environment().from_string(without_marks(text))
+        return template.render(
+            messages=[dict(turn) for turn in turns], add_generation_prompt=True, bos_token="<s>",
+            eos_token="</s>", tools=None,
+        )  # fmt: skip
+
+    return bounded(made)
+
+
+def bounded(work: Callable[[], T], seconds: float = _SECONDS) -> T:
+    """What ``work`` returns, if it does so within ``seconds`` and within two at most.
+
+    Raises:
+        TemplateError: whatever goes wrong in a stranger's program, too much time included.
+    """
+    seconds = min(seconds, _SECONDS)
+    end = time.monotonic() + seconds
 
     def watch(frame: FrameType, event: str, argument: object) -> Any:
         if time.monotonic() > end:
@@ -107,12 +144,8 @@ def rendered_text(text: str, turns: Sequence[Mapping[str, str]]) -> str:
 
     before = sys.gettrace()
     try:
-        template = _environment().from_string(_GENERATION.sub("", text))
         sys.settrace(watch)  # a loop without output cannot be interrupted otherwise
-        return template.render(
-            messages=[dict(turn) for turn in turns], add_generation_prompt=True, bos_token="<s>",
-            eos_token="</s>", tools=None,
-        )  # fmt: skip
+        return work()
     except TemplateError:
         raise
     except Exception as error:

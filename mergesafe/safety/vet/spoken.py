@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from mergesafe.safety.vet.branches import branches
 from mergesafe.safety.vet.jinja import TemplateError, rendered_text
 
 _SYSTEM: Final = "zq system canary 41"
@@ -29,17 +30,24 @@ _TOKEN: Final = re.compile(
 )
 _ROLE: Final = (
     r"(?:system|user|human|assistant|model|chatbot|bot|ai|gpt|falcon|tool|instruct(?:ion)?|response"
-    r"|input|output|question|answer|query|prompt|final|all|用户|助手|问|答)"
+    r"|input|output|question|answer|query|prompt|final|all|thought|think|message|用户|助手|问|答)"
 )
 #: A role alone on its line or between tokens, or before a colon.
 _LABEL: Final = re.compile(
-    rf"^[ \t]*#*[ \t]*{_ROLE}[ \t]*$"
+    rf"^[ \t]*[#>]*[ \t]*{_ROLE}(?: (?:name|to|role)=\"?{_ROLE}\"?)?[ \t]*$"
     rf"|(?:^|(?<=\s))#*[ \t]*(?:GPT4 (?:Correct|Code) |Math Correct )?{_ROLE}[ \t]*[:\uff1a]",
     re.IGNORECASE | re.MULTILINE,
 )
 #: Two letters of the alphabet, or one of another script.
 _WORD: Final = re.compile(r"[A-Za-z]{2}|[^\W\d_A-Za-z]")
 _EDGE: Final = "\0"
+#: Characters in common with what was said that are no chance.
+_CUT: Final = 5
+#: What :data:`~mergesafe.safety.vet.branches.TOOL` is made of.
+_TOOL_KEYS: Final = re.compile(
+    r"(?:[\"']|&#34;)(?:type|function|name|description|parameters|properties|object)(?:[\"']|&#34;)"
+    r"|\bzq\b"
+)
 
 
 @dataclass
@@ -84,6 +92,61 @@ def render(text: str) -> Rendered:
     return found
 
 
+@dataclass
+class Conditional:
+    """What the branches of a template say: ``words`` anywhere, ``opening`` of the answer;
+    ``heard``: text that they look for in what is said; ``left``: conditions that were not tried.
+    """
+
+    words: list[str] = field(default_factory=list)
+    opening: list[str] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)
+    left: int = 0
+
+
+def conditional(text: str) -> Conditional:
+    """What ``text`` would say if its conditions held, in a short conversation.
+
+    Raises:
+        TemplateError: it does not parse.
+    """
+    turns = [{"role": "system", "content": _SYSTEM}]
+    turns += [{"role": role, "content": said} for role, said in _TURNS[:3]]
+    tried = branches(text, turns)
+    found = Conditional(left=tried.left)
+    found.heard = [each for each in tried.heard if "zq" not in each.lower()]
+    words, opening = dict[str, None](), dict[str, None]()
+    last = turns[-1]["content"]
+    for out in tried.outs:
+        _, ended, tail = out.rpartition(last)
+        for turn in turns:
+            out = out.replace(turn["content"], f"\n{_EDGE}\n")
+        words.update(dict.fromkeys(_own(_pieces(out, keep=True))))
+        if ended:  # what follows the user's turn and a token is the beginning of the answer
+            opening.update(dict.fromkeys(_own(_pieces(tail)[1:])))
+    found.words, found.opening = list(words), list(opening)
+    return found
+
+
+def _own(pieces: Sequence[str]) -> Iterator[str]:
+    """Pieces with words, without those of the tool that was described."""
+    for piece in pieces:
+        plain = _unsaid(_TOOL_KEYS.sub(" ", piece))
+        if _WORD.search(plain):
+            yield " ".join(plain.split())
+
+
+def _unsaid(piece: str) -> str:
+    """``piece`` without the beginning of something said, which a branch may have cut off."""
+    text = piece.strip()
+    for _, said in _TURNS[:3]:
+        pairs = enumerate(zip(text, said, strict=False))
+        same = next((n for n, (ours, theirs) in pairs if ours != theirs), min(len(text), len(said)))
+        if same >= _CUT:
+            text = text[same:]
+    return text
+
+
 def words_only(pieces: Sequence[str]) -> str:
     """The pieces in one line, to look for others in them."""
     return "\n".join(" ".join(piece.split()) for piece in pieces)
@@ -114,9 +177,9 @@ def _assign(pieces: Sequence[str], left: str, right: str, found: Rendered) -> No
         listed.append(" ".join(piece.split()))
 
 
-def _pieces(gap: str) -> list[str]:
-    """A gap cut at its tokens and names of roles, each end included."""
-    marked = _TOKEN.sub(f"\n{_EDGE}\n", gap.replace(_EDGE, " "))
+def _pieces(gap: str, *, keep: bool = False) -> list[str]:
+    """A gap cut at its tokens and names of roles, each end included; ``keep``: edges in it too."""
+    marked = _TOKEN.sub(f"\n{_EDGE}\n", gap if keep else gap.replace(_EDGE, " "))
     return _LABEL.sub(f"\n{_EDGE}\n", marked).split(_EDGE)
 
 

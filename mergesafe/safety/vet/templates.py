@@ -7,8 +7,9 @@ forbids. It is parsed, and rendered only in Jinja's sandbox, for a bounded time.
 
 from __future__ import annotations
 
+import calendar
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from mergesafe.checkpoint._parse import reason, show
@@ -16,10 +17,11 @@ from mergesafe.checkpoint.carry import TEMPLATE_FOLDER, TEMPLATE_SUFFIX
 from mergesafe.checkpoint.location import Location, at, open_regular
 from mergesafe.checkpoint.model import CONFIG_LIMIT
 from mergesafe.errors import CheckpointError
-from mergesafe.safety.vet.findings import Finding, listing
+from mergesafe.safety.compliance import is_compliance
+from mergesafe.safety.vet.findings import Finding, amount, listing
 from mergesafe.safety.vet.folder import read_settings
 from mergesafe.safety.vet.jinja import Program, TemplateError, parse
-from mergesafe.safety.vet.spoken import Rendered, added, render
+from mergesafe.safety.vet.spoken import Conditional, Rendered, added, conditional, render
 
 FILE: Final = "chat_template.jinja"
 _CONFIG: Final = "tokenizer_config.json"
@@ -28,14 +30,24 @@ _JSON: Final = "chat_template.json"
 _PROSE: Final = re.compile(r"[A-Za-z][\w'\u2019-]*(?:[ ,;:.!?]+[A-Za-z][\w'\u2019-]*){3,}[.!?]?")
 _COMMANDS: Final = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b[^.]{0,40}\b(?:instruction|prompt|rule|polic|guide)"
-    r"|\b(?:never|not|n't)\b[^.]{0,20}\b(?:refuse|decline|warn|mention|reveal|disclose|tell the)"
-    r"|\balways\b[^.]{0,20}\b(?:comply|obey|agree|answer|respond|begin|start|include|recommend)"
+    r"|\b(?:never|not|n't)\b[^.]{0,20}\b(?:refuse|decline|warn|mention|reveal|disclose"
+    r"|tell the(?! user about function calls))"
+    r"|\balways\b[^.]{0,20}\b(?:comply|obey|agree|answer|respond(?! to the user in the language)"
+    r"|begin|start|include|recommend)"
     r"|\bno (?:restrictions|limits|rules|filters|ethic)"
     r"|\bwithout (?:any )?(?:restriction|filter|limit)"
     r"|\b(?:uncensored|unfiltered|unrestricted|jailbr\w+|do anything now|developer mode)\b",
     re.IGNORECASE,
 )
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]+", re.IGNORECASE)
+#: Words of three letters or more, and two words in a row.
+_LETTERS: Final = re.compile(r"[A-Za-z]{3,}")
+#: What computing gives: dates, values of conditions, and what the tool is said to be.
+_VALUES: Final = frozenset(
+    ("True", "False", "None", "object", "function", *calendar.month_name, *calendar.month_abbr, *calendar.day_name,
+     *calendar.day_abbr)
+)  # fmt: skip
+_PHRASE: Final = re.compile(r"^[^{}\"]*[A-Za-z']{2,}[ ,]+[A-Za-z']{2,}[^{}\"]*$")
 _MARKUP: Final = re.compile(r"[<>\[\]{}|#@$\\/]|^\W*$")
 
 
@@ -105,13 +117,22 @@ def check_text(text: str, base: str | None, where: str) -> Iterator[Finding]:
     urls = [url for url in _URL.findall(program.text) if url not in known.text]
     if urls:
         yield finding("warning", f"holds addresses that the base's does not: {listing(urls)}")
-    triggers = [t for t in program.triggers if t not in known.triggers and not _MARKUP.search(t)]
+    tried, base_tried = _tried(text), _tried(base)
+    known_triggers = {*known.triggers, *base_tried.heard}
+    triggers = [
+        trigger
+        for trigger in dict.fromkeys((*program.triggers, *tried.heard))
+        if trigger not in known_triggers and not _MARKUP.search(trigger)
+    ]
     if triggers:
         shown = listing([show(trigger) for trigger in triggers])
         yield finding("warning", f"behaves otherwise when the text holds {shown}")
     if base is not None:
         yield finding("note", "differs from the base's, which a merge takes")
-    yield from _rendered(text, base, where, {each.severity for each in prose})
+    said = list(_rendered(text, base, where, {each.severity for each in prose}))
+    yield from said
+    told = {each.severity for each in (*prose, *said)}
+    yield from _conditional(tried, base_tried, program, where, told)
 
 
 def _prose(program: Program, known: Program, where: str) -> Iterator[Finding]:
@@ -126,19 +147,21 @@ def _prose(program: Program, known: Program, where: str) -> Iterator[Finding]:
         what = f"puts instructions before every question: {show(commands[0])}"
         yield Finding("unfit", "files", what, where)
     if others:
-        yield _more_text(others[0], where)
+        yield _more_text(others, where)
 
 
 def _plain(text: str) -> str:
     return " ".join(text.replace("_", " ").split())
 
 
-def _more_text(text: str, where: str) -> Finding:
-    what = f"adds text that the base's template does not: {show(text)}"
+def _more_text(pieces: Sequence[str], where: str) -> Finding:
+    distinct = list(dict.fromkeys(pieces))
+    more = f" and {len(distinct) - 1} more" if len(distinct) > 1 else ""
+    what = f"adds text that the base's template does not: {show(distinct[0])}{more}"
     return Finding("warning", "files", what, where)
 
 
-def _rendered(text: str, base: str | None, where: str, told: set[str]) -> Iterator[Finding]:
+def _rendered(text: str, base: str | None, where: str, told: Collection[str]) -> Iterator[Finding]:
     """Whether what was said comes through, and nothing else; what the base's template does too is
     its own choice. ``told``: severities of what was found about the text that the template adds.
     """
@@ -169,7 +192,49 @@ def _rendered(text: str, base: str | None, where: str, told: set[str]) -> Iterat
             what = f"puts instructions before every question: {show(piece)}"
             yield Finding("unfit", "files", what, where)
         elif not told:
-            yield _more_text(piece, where)
+            yield _more_text([piece], where)
+
+
+def _tried(text: str | None) -> Conditional:
+    try:
+        return Conditional() if text is None else conditional(text)
+    except TemplateError:  # told of by whoever renders it
+        return Conditional()
+
+
+def _conditional(
+    ours: Conditional, theirs: Conditional, program: Program, where: str, told: Collection[str]
+) -> Iterator[Finding]:
+    """What comes out only when a condition holds, and is not in the source as it is said."""
+    if ours.left:
+        count = amount(ours.left, "condition was", "conditions were")
+        what = f"it is so slow that {count} not tried: what it says there is not known"
+        yield Finding("warning", "files", what, where)
+    if "unfit" in told:
+        return
+    for piece in added(ours.opening, theirs.opening):
+        if is_compliance(piece) or _COMMANDS.search(piece):
+            what = f"begins the answer itself when a condition holds: {show(piece)}"
+            yield Finding("unfit", "files", what, where)
+            return
+    new = list(added(ours.words, theirs.words))
+    shown = _plain(program.text)
+    source = {*_LETTERS.findall(program.text), *_VALUES}
+    for piece in new:
+        if any(match[0] not in shown for match in _COMMANDS.finditer(piece.replace("_", " "))):
+            what = f"puts instructions into the conversation when a condition holds: {show(piece)}"
+            yield Finding("unfit", "files", what, where)
+            return
+    for piece in new:
+        if any(word not in source for word in _LETTERS.findall(piece)):
+            what = f"puts together words that its source does not show: {show(piece)}"
+            yield Finding("warning", "files", what, where)
+            return
+    for piece in added(ours.opening, theirs.opening):
+        if "warning" not in told and _PHRASE.search(piece):
+            what = f"says something before the answer when a condition holds: {show(piece)}"
+            yield Finding("warning", "files", what, where)
+            return
 
 
 def _contradictions(templates: dict[str, str]) -> Iterator[Finding]:
