@@ -44,8 +44,8 @@ _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]+", re.IGNORECASE)
 _LETTERS: Final = re.compile(r"[A-Za-z]{3,}")
 #: What computing gives: dates, values of conditions, and what the tool is said to be.
 _VALUES: Final = frozenset(
-    ("True", "False", "None", "object", "function", *calendar.month_name, *calendar.month_abbr, *calendar.day_name,
-     *calendar.day_abbr)
+    ("True", "False", "None", "object", "function", *calendar.month_name, *calendar.month_abbr,
+     *calendar.day_name, *calendar.day_abbr)
 )  # fmt: skip
 _PHRASE: Final = re.compile(r"^[^{}\"]*[A-Za-z']{2,}[ ,]+[A-Za-z']{2,}[^{}\"]*$")
 _MARKUP: Final = re.compile(r"[<>\[\]{}|#@$\\/]|^\W*$")
