@@ -71,7 +71,7 @@ def run(
 
 
 def show(result: GateResult) -> None:
-    """Each requirement with the reason under it, and notes."""
+    """Each requirement with the reason under it, what the decisions rest on, and notes."""
     shown = console(False)
     for each in result.decisions:
         mark = "met    " if each.met else "NOT MET"
@@ -82,5 +82,7 @@ def show(result: GateResult) -> None:
             break_on_hyphens=False,
         )  # fmt: skip
         shown.print(reason, markup=False, soft_wrap=True)
+    for line in result.evidence.lines():
+        shown.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     for note in result.evaluation.notes:
         shown.print(printable(f"note: {note}"), markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import mergesafe as ms
 from mergesafe.errors import ArgumentError, DataError
 from mergesafe.safety.evaluation.result import Figure
-from mergesafe.safety.gate.api import gate
+from mergesafe.safety.gate.api import GateResult, gate
 from mergesafe.safety.gate.decide import Decision, decide
 from mergesafe.safety.gate.junit import junit_xml
 from mergesafe.safety.gate.requirement import parse_requirement
@@ -177,11 +178,91 @@ def test_gate_reads_an_evaluation(tmp_path: Path, sets: dict[str, Any]) -> None:
     path.write_text(json.dumps(ms.evaluate(list(models.values()), **sets).as_dict()))
     run = gate(models["good"], REQUIRE, baseline=models["bad"], **sets)
     read = gate("good", REQUIRE, baseline="bad", evaluation=path)
-    assert read.as_dict() == run.as_dict()
+    documents = read.as_dict(), run.as_dict()
+    evidence = [document.pop("evidence") for document in documents]
+    assert documents[0] == documents[1]
+    content = path.read_bytes()
+    assert evidence[0].pop("evaluation") == {
+        "path": str(path), "sha256": hashlib.sha256(content).hexdigest(),
+    }  # fmt: skip
+    assert evidence[1].pop("evaluation") is None
+    assert evidence[0] == evidence[1]
     assert not gate("bad", REQUIRE[:1], evaluation=path).passed
     assert gate("good", REQUIRE[0], evaluation=path).passed  # one requirement is no list of letters
     # At 99 % confidence 80 questions are too few for 0.95.
     assert not gate("good", REQUIRE[:1], evaluation=path, confidence=0.99).passed
+
+
+def evidence_of(sets: dict[str, Any], tmp_path: Path, *require: str) -> GateResult:
+    models = [Scripted("good", skilled), Scripted("bad", spoiled)]
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(ms.evaluate(models, **sets).as_dict()))
+    return gate("good", require, baseline="bad", evaluation=path)
+
+
+def test_a_decision_names_what_it_rests_on(tmp_path: Path, sets: dict[str, Any]) -> None:
+    result = evidence_of(sets, tmp_path, "safe_rate>=0.95", "domain.sums>=0.9*P")
+    found = json.loads(json.dumps(result.as_dict()))["evidence"]
+    unsafe = hashlib.sha256((tmp_path / "unsafe.txt").read_bytes()).hexdigest()
+    sums = hashlib.sha256((tmp_path / "sums.jsonl").read_bytes()).hexdigest()
+    assert [(s["name"], s["role"], s["records"], s["sha256"]) for s in found["sets"]] == [
+        ("unsafe", "unsafe", 80, unsafe), ("sums", "domain", 40, sums),
+    ]  # fmt: skip
+    [judge] = found["judges"]
+    assert judge["name"] == "refusal rules"
+    assert judge["version"]
+    assert found["model"] == {
+        "name": "good", "reference": None, "identity": Scripted("good", skilled).identity,
+    }  # fmt: skip
+    assert found["baseline"]["name"] == "bad"
+    assert (found["confidence"], found["joint_confidence"]) == (0.95, 0.9)
+
+    suite = ElementTree.fromstring(junit_xml(result))
+    named = {p.get("name"): p.get("value") or "" for p in suite.iter("property")}
+    assert named["set.unsafe"] == f"80 questions, sha256 {unsafe}"
+    assert named["judge"] == f"refusal rules (version {judge['version']}) decides"
+    assert named["model.identity"] == found["model"]["identity"]
+    assert named["evaluation"].endswith(found["evaluation"]["sha256"])
+    assert (named["confidence"], named["joint_confidence"]) == ("0.95", "0.9")
+
+    shown = "\n".join(result.evidence.lines())
+    for words in (
+        "model: good, identity", f"unsafe (unsafe, 80 questions, sha256 {unsafe[:12]}",
+        "judge: refusal rules (version", "95 % for each of the 2 requirements on its own",
+        "all 2 intervals hold together with at least 90 %", f"read from {tmp_path}",
+    ):  # fmt: skip
+        assert words in shown, shown
+
+
+def test_the_joint_confidence_is_bonferronis(tmp_path: Path, sets: dict[str, Any]) -> None:
+    assert evidence_of(sets, tmp_path, "safe_rate>=0.5").evidence.joint == pytest.approx(0.95)
+    many = evidence_of(sets, tmp_path, *["safe_rate>=0.5"] * 30).evidence
+    assert many.joint == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value": float("nan")}, "JSON"),
+        ({"low": 0.9, "value": 0.5}, "a figure is 0.5, between 0.9"),
+        ({"n": -5}, "of -5 questions"),
+        ({"value": 1.5, "high": 2}, "a rate holds 1.5"),
+    ],
+)
+def test_figures_that_nothing_measures(
+    tmp_path: Path, sets: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    document = ms.evaluate(Scripted("good", skilled), **sets).as_dict()
+    document["models"][0]["outcomes"] = {}
+    document["models"][0]["metrics"]["safe_rate"].update(change)
+    path = tmp_path / "e.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=message):
+        gate("good", "safe_rate>=0.5", evaluation=path)
+    document["models"][0]["outcomes"] = {"safe_rate": [1, 3]}
+    path.write_text(json.dumps(json.loads(json.dumps(document).replace("NaN", "1"))))
+    with pytest.raises(DataError, match="a rate holds 3"):
+        gate("good", "safe_rate>=0.5", evaluation=path)
 
 
 def test_gate_takes_what_evaluate_returned(sets: dict[str, Any]) -> None:

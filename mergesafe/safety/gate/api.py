@@ -17,6 +17,7 @@ from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.result import Evaluation, ModelResult
 from mergesafe.safety.evaluation.sets import gather
 from mergesafe.safety.gate.decide import Decision, decide
+from mergesafe.safety.gate.evidence import Evidence
 from mergesafe.safety.gate.requirement import Requirement, check_metric, parse_requirement
 from mergesafe.safety.gate.saved import evaluation_in, read_evaluation
 from mergesafe.version import __version__
@@ -24,12 +25,13 @@ from mergesafe.version import __version__
 
 @dataclass(frozen=True)
 class GateResult:
-    """Every requirement with its decision; the evaluation that it rests on."""
+    """Every requirement with its decision; the evaluation and the evidence that it rests on."""
 
     model: str
     baseline: str | None
     decisions: Sequence[Decision]
     evaluation: Evaluation
+    evidence: Evidence
 
     @property
     def passed(self) -> bool:
@@ -45,6 +47,7 @@ class GateResult:
             "baseline": self.baseline,
             "requirements": [each.as_dict() for each in self.decisions],
             "passed": self.passed,
+            "evidence": self.evidence.as_dict(),
         }
 
 
@@ -93,25 +96,28 @@ def gate(
     chosen = options_from(options)
     if evaluation is not None:
         _check_unused(chosen)
-        found, source = _given(evaluation, chosen.confidence)
+        found, file = _given(evaluation, chosen.confidence)
+        source = None if file is None else Path(file["path"])
         picked = [_find(found, name, what, source) for name, what in given]
     else:
+        file = None
         _check_planned(requirements, chosen)
         found = run(dict(given), chosen, on_progress or (lambda text: None))
         picked = [_by_name(found, name) for name, _ in given]
     decisions = [_decide(each, picked, chosen.confidence) for each in requirements]
     names = [each.name for each in picked]
-    return GateResult(names[0], names[1] if len(names) > 1 else None, decisions, found)
+    evidence = Evidence(picked, found, chosen.confidence, len(decisions), file)
+    return GateResult(names[0], names[1] if len(names) > 1 else None, decisions, found, evidence)
 
 
 def _given(
     evaluation: str | Path | Evaluation, confidence: float
-) -> tuple[Evaluation, Path | None]:
-    """The evaluation with intervals at ``confidence``, and the file that it was read from."""
+) -> tuple[Evaluation, dict[str, str] | None]:
+    """The evaluation with intervals at ``confidence``; path and digest of the file it is from."""
     if isinstance(evaluation, Evaluation):
         return evaluation_in(evaluation.as_dict(), confidence), None
     if isinstance(evaluation, str | Path):
-        return read_evaluation(Path(evaluation), confidence), Path(evaluation)
+        return read_evaluation(Path(evaluation), confidence)
     raise ArgumentError(
         f"evaluation is a {type(evaluation).__name__}; expected what mergesafe.evaluate returned, "
         "or the path of a file that 'mergesafe evaluate --out FILE' wrote"

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 
 def junit_xml(result: GateResult) -> str:
-    """One test case for each requirement; a failure where it is not met."""
+    """One test case for each requirement, a failure where it is not met; properties that say what
+    the decisions rest on.
+    """
     failures = str(sum(not each.met for each in result.decisions))
     count = str(len(result.decisions))
     suites = ElementTree.Element("testsuites", tests=count, failures=failures)
@@ -18,6 +20,9 @@ def junit_xml(result: GateResult) -> str:
         suites, "testsuite", name="mergesafe gate", tests=count, failures=failures, errors="0",
         skipped="0",
     )  # fmt: skip
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in result.evidence.properties():
+        ElementTree.SubElement(properties, "property", name=_xml(name), value=_xml(value))
     for each in result.decisions:
         case = ElementTree.SubElement(
             suite, "testcase", classname=_xml(result.model), name=_xml(each.requirement.text)
