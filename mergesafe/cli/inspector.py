@@ -9,6 +9,7 @@ import typer
 
 from mergesafe.cli.shared import Debug, Json, Quiet, guarded, print_json, printable
 from mergesafe.cli.usage import Commands
+from mergesafe.safety.statistics import interval
 
 if TYPE_CHECKING:
     from mergesafe.safety.inspector.train import Report
@@ -57,19 +58,21 @@ def train(
 ) -> None:
     """Train on 70 % of the questions of DATA, calibrate on 15 %, and measure on the other 15 %.
 
-    The inspector is then the judge 'inspector:FOLDER'.
+    The inspector is then the judge 'inspector:FOLDER'. The same encoder trained on the questions
+    alone is measured beside it: exits with status 3, and writes nothing, unless the inspector is
+    better than that and than chance with 95 % confidence.
     """
     from mergesafe.safety.inspector.train import Training, train_inspector
 
     def told(epoch: int, loss: float, held: float) -> None:
         print(f"epoch {epoch}: loss {loss:.3f}, on calibration questions {held:.3f}", flush=True)
 
-    report = train_inspector(
+    train_inspector(
         data, out, encoder=encoder, overwrite=overwrite,
         training=Training(epochs, batch, rate, max_tokens, seed),
         progress=None if json or quiet else told,
+        measured=lambda report: _show(report, "held out", json=json, quiet=quiet),
     )  # fmt: skip
-    _show(report, "held out", json=json, quiet=quiet)
 
 
 @app.command("test", epilog="Example: mergesafe inspector test inspector/ other.jsonl")
@@ -98,15 +101,27 @@ def _show(report: Report, where: str, *, json: bool, quiet: bool) -> None:
 def as_text(report: Report, where: str) -> list[str]:
     """The figures as lines."""
     found = report.metrics
-    auc, right = found["auc"], found["accuracy"]
+    control, more = found["control"], found["gain"]
     counts = ", ".join(f"{count} {name}" for name, count in report.examples.items())
     return [
         f"{report.folder}: inspector from {report.encoder}, temperature {report.temperature:.2f}",
         f"responses          {counts}",
-        f"figures on         {where}: {auc['n']} responses, {found['safe']} of them safe",
-        f"AUC                {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]",
-        f"accuracy           {right['value']:.3f} [{right['low']:.3f}, {right['high']:.3f}]",
+        f"figures on         {where}: {found['auc']['n']} responses, {found['safe']} of them safe",
+        *(
+            f"{name:<18} {_figure(found[key])}  questions alone {_figure(control[key])}"
+            for name, key in (
+                ("AUC", "auc"),
+                ("accuracy", "accuracy"),
+                ("balanced accuracy", "balanced_accuracy"),
+            )
+        ),
+        f"beyond questions   {more['value']:+.3f} [{more['low']:+.3f}, {more['high']:+.3f}] of "
+        "balanced accuracy",
         f"calibration error  {found['calibration_error']:.3f} "
         f"({found['calibration_error_uncalibrated']:.3f} before temperature scaling)",
         f"cross-entropy      {found['cross_entropy']:.3f} nats",
     ]
+
+
+def _figure(found: dict[str, float]) -> str:
+    return f"{found['value']:.3f} {interval(found['low'], found['high'], 3)}"

@@ -39,9 +39,29 @@ class Estimate:
     n: int
 
     def as_dict(self) -> dict[str, float | int]:
-        """For JSON: value, low, high, n."""
-        rounded = {k: round(v, 4) for k, v in vars(self).items() if k != "n"}
-        return {**rounded, "n": self.n}
+        """For JSON: value, low, high, n. An end is rounded to 0 or 1 only where it is there."""
+        low, high = ends(self.low, self.high, 4)
+        return {"value": round(self.value, 4), "low": low, "high": high, "n": self.n}
+
+
+def ends(low: float, high: float, digits: int) -> tuple[float, float]:
+    """The ends of an interval, rounded; what is below 1 or above 0 does not become 1 or 0.
+
+    [0.99996, 1] of 100,000 questions would else be [1, 1], which no number of questions shows.
+    """
+    step = 10.0**-digits
+    lower, upper = round(low, digits), round(high, digits)
+    if lower == 1 > low:
+        lower = round(1 - step, digits)
+    if upper == 0 < high:
+        upper = step
+    return lower, upper
+
+
+def interval(low: float, high: float, digits: int = 2) -> str:
+    """``"[0.93, 1.00]"``, rounded as by :func:`ends`."""
+    lower, upper = ends(low, high, digits)
+    return f"[{lower:.{digits}f}, {upper:.{digits}f}]"
 
 
 def wilson(value: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

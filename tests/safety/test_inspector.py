@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,22 @@ from typer.testing import CliRunner
 
 from mergesafe.chat.conversation import question
 from mergesafe.cli.inspector import app
-from mergesafe.errors import ArgumentError, DataError, ModelError, OutputError
+from mergesafe.errors import (
+    ArgumentError,
+    DataError,
+    ModelError,
+    OutputError,
+    RequirementError,
+)
 from mergesafe.safety.inspector.examples import Example, read_examples, split, split_of
 from mergesafe.safety.inspector.model import SETTINGS, Inspector, encode_pairs, logits
 from mergesafe.safety.inspector.scratch import scratch_encoder
-from mergesafe.safety.inspector.train import Training, measure_inspector, train_inspector
+from mergesafe.safety.inspector.train import (
+    Report,
+    Training,
+    measure_inspector,
+    train_inspector,
+)
 from mergesafe.safety.judges.registry import make_judge
 
 THINGS = ("knot", "cake", "song", "shed", "kite", "lamp", "soup", "path")
@@ -159,6 +172,8 @@ def test_a_pretrained_encoder_is_trained_on(trained: Path, tmp_path: Path) -> No
         path, tmp_path / "out", encoder=str(trained / "out"),
         training=Training(epochs=1, rate=1e-5, max_tokens=48),
     )  # fmt: skip
+    # The control begins as the inspector too; without responses it can only guess.
+    assert report.metrics["control"]["auc"]["low"] < 0.5
     assert report.encoder == "out"
     assert report.metrics["auc"]["value"] > 0.99
     with pytest.raises(OutputError, match="exists"):
@@ -166,24 +181,99 @@ def test_a_pretrained_encoder_is_trained_on(trained: Path, tmp_path: Path) -> No
 
 
 def test_only_an_inspector_is_overwritten(trained: Path, tmp_path: Path) -> None:
-    path = written(tmp_path / "data.jsonl", records(160, 5))
-    quick = Training(epochs=1, max_tokens=32)
+    path = written(tmp_path / "data.jsonl", records(240, 5))
     with pytest.raises(OutputError, match="holds no inspector"):
-        train_inspector(path, tmp_path, training=quick, overwrite=True)
+        train_inspector(path, tmp_path, training=QUICK, overwrite=True)
     assert path.exists()
-    train_inspector(path, tmp_path / "out", training=quick)
+    train_inspector(path, tmp_path / "out", training=QUICK)
     before = (tmp_path / "out" / SETTINGS).read_bytes()
-    train_inspector(path, tmp_path / "out", training=QUICK, overwrite=True)
+    more = replace(QUICK, rate=3e-3)
+    train_inspector(path, tmp_path / "out", training=more, overwrite=True)
     assert (tmp_path / "out" / SETTINGS).read_bytes() != before
 
 
 def test_the_same_seed_gives_the_same_inspector(tmp_path: Path) -> None:
     path = written(tmp_path / "data.jsonl", records(160, 3))
-    quick = Training(epochs=1, max_tokens=32)
+    quick = replace(QUICK, epochs=4)
     one, two = (
         train_inspector(path, tmp_path / name, training=quick).metrics for name in ("a", "b")
     )
     assert one == two
+
+
+# --- what is known beyond the question ----------------------------------------------------------
+
+
+def test_a_control_reads_no_responses(trained: Path) -> None:
+    """Here questions tell nothing: the control is a coin, and all is learned from responses."""
+    found = json.loads((trained / "out" / SETTINGS).read_text())["metrics"]
+    assert found["control"]["auc"]["low"] < 0.5 < found["control"]["auc"]["high"]
+    assert found["control"]["auc"]["n"] == found["auc"]["n"]
+    assert found["gain"]["value"] == pytest.approx(
+        found["balanced_accuracy"]["value"] - found["control"]["balanced_accuracy"]["value"],
+        abs=2e-4,
+    )
+    assert found["gain"]["low"] > 0
+
+
+def test_no_figure_is_certain(trained: Path) -> None:
+    """All held-out responses are judged right, and the intervals say that they are few."""
+    found = json.loads((trained / "out" / SETTINGS).read_text())["metrics"]
+    for key in ("auc", "accuracy", "balanced_accuracy"):
+        assert found[key]["value"] == 1
+        assert found[key]["low"] < found[key]["high"] == 1
+
+
+def told_by_question(count: int) -> list[dict[str, Any]]:
+    """Questions of one series have safe responses only, those of the other unsafe ones."""
+    rng = random.Random(0)
+    return [
+        {
+            "question": f"How is {'ab'[n % 2] * 4} {rng.choice(THINGS)} number {n} made?",
+            "answer": (REFUSALS if n % 2 else COMPLIANCES)[0], "safe": n % 2 == 1,
+        }
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def by_chance(count: int) -> list[dict[str, Any]]:
+    rng = random.Random(0)
+    return [{**record, "safe": rng.random() < 0.5} for record in records(count, 0)]
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (told_by_question, "from that of the same encoder trained on questions alone (1.000)"),
+        (by_chance, "that of a coin is 0.5"),
+    ],
+)
+def test_an_inspector_that_learned_nothing_is_not_written(
+    made: Callable[[int], list[dict[str, Any]]], words: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "data.jsonl", made(240))
+    seen: list[Report] = []
+    with pytest.raises(RequirementError) as error:
+        train_inspector(path, tmp_path / "out", training=QUICK, measured=seen.append)
+    assert words in str(error.value)
+    assert "Nothing was written" in str(error.value)
+    assert [each.metrics["auc"]["n"] > 10 for each in seen] == [True]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["data.jsonl"]
+
+
+def test_the_command_exits_3_and_shows_the_figures(tmp_path: Path) -> None:
+    path = written(tmp_path / "data.jsonl", told_by_question(240))
+    done = CliRunner().invoke(
+        app,
+        ["train", str(path), "-o", str(tmp_path / "out"), "--epochs", "6", "--rate", "2e-3",
+         "--max-tokens", "48"],
+    )  # fmt: skip
+    assert done.exit_code == 3, done.output
+    lines = {line[:18].strip(): line for line in done.output.splitlines()}
+    assert "questions alone 1.000 [0." in lines["AUC"]
+    assert "+0.000 [" in lines["beyond questions"]
+    assert "the inspector learned nothing" in done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_folders_that_hold_no_inspector(tmp_path: Path) -> None:

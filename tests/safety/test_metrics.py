@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+from statistics import NormalDist
 
 import pytest
 
 from mergesafe.safety.inspector.metrics import (
     auc,
     auc_interval,
+    balanced,
     calibration_error,
     cross_entropy,
     fit_temperature,
     sigmoid,
 )
+from mergesafe.safety.statistics import Estimate
 
 T, F = True, False
 
@@ -49,15 +52,45 @@ def test_auc_is_the_share_of_ordered_pairs() -> None:
     assert auc(scores, labels) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
 
 
-def test_auc_interval_holds_the_value() -> None:
-    rng = random.Random(1)
-    labels = [rng.random() < 0.5 for _ in range(100)]
-    scores = [rng.gauss(1.0 if label else 0.0, 1.0) for label in labels]
-    low, high = auc_interval(scores, labels)
-    assert low < (auc(scores, labels) or 0) < high
-    # Standard error about 0.05 (Hanley and McNeil 1982): a 95 % interval some 0.18 wide.
-    assert 0.1 < high - low < 0.3
-    assert auc_interval(scores, labels) == (low, high)
+def test_auc_interval_by_hand() -> None:
+    """At the ends (value − θ)² = z²·θ(1−θ)(1 + k(1−θ)/(2−θ) + kθ/(1+θ))/(mn), k = (m+n)/2 − 1."""
+    low, high = auc_interval(0.8, 30, 20)
+    for end in (low, high):
+        spread = 1 + 24 * (1 - end) / (2 - end) + 24 * end / (1 + end)
+        variance = end * (1 - end) * spread / 600
+        assert (0.8 - end) ** 2 == pytest.approx(1.959964**2 * variance, rel=1e-5)
+    assert low < 0.8 < high
+    assert auc_interval(0.2, 30, 20) == pytest.approx((1 - high, 1 - low))
+
+
+def test_an_auc_of_one_has_an_interval() -> None:
+    assert auc_interval(1.0, 5, 5) == pytest.approx((0.6427, 1.0), abs=1e-4)
+    assert auc_interval(0.0, 5, 5) == pytest.approx((0.0, 0.3573), abs=1e-4)
+    assert auc_interval(1.0, 500, 500)[0] < 1
+    assert auc_interval(0.0, 0, 9) == (0, 1)
+
+
+@pytest.mark.parametrize("true", [0.5, 0.8, 0.95])
+def test_the_auc_interval_covers_the_truth(true: float) -> None:
+    """Of 400 normal samples: 95 % ± 2.2 % are two standard errors; the method leans to more."""
+    rng = random.Random(0)
+    shift = NormalDist().inv_cdf(true) * math.sqrt(2)
+    covered = 0
+    labels = [True] * 15 + [False] * 20
+    for _ in range(400):
+        scores = [rng.gauss(shift if label else 0.0, 1.0) for label in labels]
+        low, high = auc_interval(auc(scores, labels) or 0.0, 15, 20)
+        covered += low <= true <= high
+    assert 0.92 < covered / 400 <= 1
+
+
+def test_balanced_by_hand() -> None:
+    """The mean of 0.9 [0.6, 1] and 0.5 [0.1, 0.9]: 0.7 ∓ sqrt(0.09 + 0.16)/2, sqrt(.01 + .16)/2."""
+    found = balanced([Estimate(0.9, 0.6, 1.0, 7), Estimate(0.5, 0.1, 0.9, 5)])
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (0.7, 0.45, 0.7 + math.sqrt(0.17) / 2)
+    )
+    assert found.n == 12
 
 
 def test_calibration_error_by_hand() -> None:

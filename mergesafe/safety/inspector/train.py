@@ -10,23 +10,21 @@ import hashlib
 import random
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.errors import ArgumentError, OutputError
 from mergesafe.safety.encoder import loading, require
+from mergesafe.safety.inspector.control import figures, gain, not_learned, refuse
 from mergesafe.safety.inspector.examples import Example, Split, read_examples, split
 from mergesafe.safety.inspector.metrics import (
-    auc,
-    auc_interval,
     calibration_error,
     cross_entropy,
     fit_temperature,
     sigmoid,
 )
 from mergesafe.safety.inspector.model import SETTINGS, Inspector, Settings, encode_pairs, logits
-from mergesafe.safety.statistics import Estimate, Rate
 from mergesafe.version import __version__
 
 SCRATCH: Final = "scratch"
@@ -54,7 +52,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Report:
-    """What was trained on, and the figures on the held-out split."""
+    """What was trained on, and the figures on the held-out split.
+
+    ``metrics["control"]``: those of a classifier that reads no responses, and ``"gain"`` the
+    balanced accuracy beyond its own.
+    """
 
     folder: str
     encoder: str
@@ -79,23 +81,58 @@ def train_inspector(
     training: Training | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    measured: Callable[[Report], None] | None = None,
 ) -> Report:
     """Train an inspector on labelled responses and save it to the folder ``out``.
 
     ``encoder``: the folder of a pretrained encoder such as all-MiniLM-L6-v2's, or ``scratch``.
     70 % of the questions are trained on; 15 % choose the epoch and the temperature; the figures
-    of the report are those on the 15 % that took no part.
+    of the report are those on the 15 % that took no part. The same encoder is then trained in the
+    same way on the questions alone: the control. ``measured`` is told of the figures before
+    anything is written.
 
     Raises:
         DataError: the data are malformed or too few.
         ModelError: the encoder cannot be loaded.
         OutputError: ``out`` exists.
+        RequirementError: the held-out figures do not show that it learned anything about responses:
+            the 95 % interval of its AUC or balanced accuracy reaches down to one half, or that of
+            its balanced accuracy minus the control's to 0. Nothing is written then.
     """
     training = training or Training()
     source, target = Path(data), Path(out)
     _check_target(target, overwrite)
     parts = split(read_examples(source), training.seed, source)
     require()
+    model, tokenizer = _trained(encoder, parts, training, progress)
+    calibrating = logits(model, tokenizer, _pairs(parts["calibration"]), training.max_tokens)
+    temperature = fit_temperature(calibrating, _labels(parts["calibration"]))
+    scores = logits(model, tokenizer, _pairs(parts["heldout"]), training.max_tokens)
+    labels = _labels(parts["heldout"])
+    without = _control(encoder, parts, training)
+    found = _measure(scores, labels, temperature) | {
+        "control": figures(without, labels), "gain": gain(scores, without, labels).as_dict(),
+    }  # fmt: skip
+    settings = Settings(
+        __version__, temperature, training.max_tokens, Path(encoder).name, training.seed,
+        {"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}, found,
+    )  # fmt: skip
+    counts = {str(name): len(part) for name, part in parts.items()}
+    report = Report(str(target), settings.encoder, temperature, counts, found)
+    if measured:
+        measured(report)
+    refuse(not_learned(found))
+    _save(model, tokenizer, settings, target)
+    return report
+
+
+def _trained(
+    encoder: str,
+    parts: dict[Split, list[Example]],
+    training: Training,
+    progress: Progress | None,
+) -> tuple[Any, Any]:
+    """The encoder after training, and its tokenizer."""
     import torch
 
     torch.manual_seed(training.seed)
@@ -103,21 +140,21 @@ def train_inspector(
     model, tokenizer = _start(encoder, texts, training.max_tokens)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     _fit(model, tokenizer, parts, training, progress)
-    calibrating = logits(model, tokenizer, _pairs(parts["calibration"]), training.max_tokens)
-    temperature = fit_temperature(calibrating, _labels(parts["calibration"]))
-    scores = logits(model, tokenizer, _pairs(parts["heldout"]), training.max_tokens)
-    found = _measure(scores, _labels(parts["heldout"]), temperature)
-    settings = Settings(
-        __version__, temperature, training.max_tokens, Path(encoder).name, training.seed,
-        {"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}, found,
-    )  # fmt: skip
-    _save(model, tokenizer, settings, target)
-    counts = {str(name): len(part) for name, part in parts.items()}
-    return Report(str(target), settings.encoder, temperature, counts, found)
+    return model, tokenizer
+
+
+def _control(
+    encoder: str, parts: dict[Split, list[Example]], training: Training
+) -> Sequence[float]:
+    """Held-out logits of the same encoder, trained in the same way on the questions alone."""
+    alone = {name: [replace(e, response="") for e in part] for name, part in parts.items()}
+    model, tokenizer = _trained(encoder, alone, training, None)
+    return logits(model, tokenizer, _pairs(alone["heldout"]), training.max_tokens)
 
 
 def measure_inspector(folder: Path | str, data: Path | str) -> Report:
-    """The figures of a trained inspector on other labelled responses.
+    """The figures of a trained inspector on other labelled responses; its control is the
+    inspector itself with the responses left out.
 
     Raises:
         DataError: the data are malformed, or the folder holds no inspector.
@@ -125,8 +162,15 @@ def measure_inspector(folder: Path | str, data: Path | str) -> Report:
     inspector = Inspector(Path(folder))
     settings = inspector.settings
     examples = read_examples(Path(data))
-    scores = logits(inspector.model, inspector.tokenizer, _pairs(examples), settings.max_tokens)
-    found = _measure(scores, _labels(examples), settings.temperature)
+    labels = _labels(examples)
+    blank = [(each.question, "") for each in examples]
+    scores, without = (
+        logits(inspector.model, inspector.tokenizer, pairs, settings.max_tokens)
+        for pairs in (_pairs(examples), blank)
+    )
+    found = _measure(scores, labels, settings.temperature) | {
+        "control": figures(without, labels), "gain": gain(scores, without, labels).as_dict(),
+    }  # fmt: skip
     return Report(
         str(folder), settings.encoder, settings.temperature, {"test": len(examples)}, found
     )
@@ -136,11 +180,8 @@ def _measure(scores: Sequence[float], labels: list[bool], temperature: float) ->
     """Figures of p(safe), a positive being a safe response."""
     raw = [sigmoid(score) for score in scores]
     calibrated = [sigmoid(score / temperature) for score in scores]
-    low, high = auc_interval(scores, labels)
-    right = Rate.of((p >= 0.5) == label for p, label in zip(raw, labels, strict=True))
     return {
-        "auc": Estimate(auc(scores, labels) or 0.0, low, high, len(labels)).as_dict(),
-        "accuracy": right.as_dict(),
+        **figures(scores, labels),
         "calibration_error": calibration_error(calibrated, labels),
         "calibration_error_uncalibrated": calibration_error(raw, labels),
         "cross_entropy": cross_entropy(calibrated, labels),
