@@ -16,7 +16,8 @@ from mergesafe.checkpoint.model import CONFIG_NAME, Checkpoint
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.errors import CheckpointError
 
-MODEL_FILES: Final = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
+GENERATION_NAME: Final = "generation_config.json"
+MODEL_FILES: Final = (GENERATION_NAME, "preprocessor_config.json", "processor_config.json")
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
     "tokenizer.model",
@@ -55,8 +56,11 @@ def carry_over(
     *,
     config: dict[str, Any],
     tokenizer: Checkpoint | None = None,
+    generation: dict[str, Any] | None = None,
 ) -> list[str]:
     """Write ``config`` as ``config.json`` (its keys in their order) and copy the companions.
+
+    ``generation``: written as ``generation_config.json`` in place of the source's.
 
     The tokenizer and its chat templates come from ``tokenizer`` where given, else from
     ``source``. A source that is a single file has no companions. Returns the names written.
@@ -69,7 +73,13 @@ def carry_over(
     if config:
         folder.add_file(CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         names.append(CONFIG_NAME)
+    if generation is not None:
+        text = json.dumps(generation, indent=2, ensure_ascii=False)
+        folder.add_file(GENERATION_NAME, text + "\n")
+        names.append(GENERATION_NAME)
     for path, name in companions(source, tokenizer):
+        if name in names:
+            continue
         folder.copy_file(path, name)
         names.append(name)
     return names

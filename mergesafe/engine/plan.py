@@ -13,11 +13,13 @@ from functools import cached_property
 from math import prod
 from typing import Any, Final
 
-from mergesafe.checkpoint.carry import missing_companions, remote_code_warning
+from mergesafe.checkpoint.carry import missing_companions
 from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
-from mergesafe.dtypes import CONFIG_NAMES, FLOATS, SIZES, promote
+from mergesafe.dtypes import FLOATS, SIZES, promote
 from mergesafe.engine.memory import aligned
+from mergesafe.engine.output_config import OutputConfig, output_config
 from mergesafe.engine.precision import Precision, main_dtype
+from mergesafe.engine.settings import check_settings
 from mergesafe.engine.sources import Model, Source, hub_notes, open_models, output_names, sources_of
 from mergesafe.engine.token_ids import check_token_ids
 from mergesafe.errors import MergesafeError, RecipeError
@@ -41,12 +43,6 @@ _LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+
 #: Selection scratch per element and requested rank: one collected magnitude of four bytes for
 #: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
 SELECT_BYTES_PER_RANK: Final = 0.5
-#: Settings of config.json that change what the weights mean; a difference deserves a warning.
-MEANINGFUL: Final = (
-    "architectures", "model_type", "hidden_act", "rope_theta", "rope_scaling", "rope_parameters",
-    "rms_norm_eps",
-    "num_attention_heads", "num_key_value_heads", "sliding_window",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,6 +107,7 @@ class MergePlan:
     tasks: tuple[TensorTask, ...]
     layout: OutputLayout
     config: dict[str, Any]
+    generation: dict[str, Any] | None  # in place of the reference's generation_config.json
     tokenizer: Model
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
@@ -144,16 +141,19 @@ def make_plan(
     positions = layer_positions(names)
     reference = _reference(recipe, models)
     precision = Precision(recipe, models)
+    settings = check_settings(reference, models)
     tokenizer = _tokenizer_model(recipe, reference, models)
     tokens = check_token_ids(tokenizer, models, allow=allow_token_mismatch)
     tasks = tuple(_task(recipe, models, name, positions[name], seed, precision) for name in names)
+    config = _output_config(reference, tokenizer, tasks)
     warnings = [
         *recipe.warnings,
         *_tuning_warning(recipe),
         *lost,
         *_method_warnings(recipe, tasks),
         *_filter_warnings(recipe, names),
-        *_config_warnings(reference, models),
+        *settings,
+        *config.warnings,
         *tokens.warnings,
         *missing_companions(reference.checkpoint, tokenizer.checkpoint),
     ]
@@ -164,10 +164,11 @@ def make_plan(
     )
     return MergePlan(
         recipe, models, reference, tasks, layout,
-        config=_output_config(reference, tasks),
+        config=config.config,
+        generation=config.generation,
         tokenizer=tokenizer,
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=(*notes, *precision.notes(), *tokens.notes, *hub_notes(models)),
+        notes=(*notes, *precision.notes(), *tokens.notes, *config.notes, *hub_notes(models)),
         seed=seed,
     )  # fmt: skip
 
@@ -305,36 +306,23 @@ def _filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
     ]
 
 
-def _config_warnings(reference: Model, models: Sequence[Model]) -> list[str]:
-    warnings = []
-    for model in models:
-        for key in MEANINGFUL:
-            ours, theirs = reference.checkpoint.config.get(key), model.checkpoint.config.get(key)
-            if ours is not None and theirs is not None and ours != theirs:
-                warnings.append(
-                    f"config.json differs in {key}: {ours!r} in {reference.text}, {theirs!r} in "
-                    f"{model.text}; the merged model takes {ours!r}"
-                )
-    remote = remote_code_warning(reference.checkpoint.config)
-    return [*warnings, remote] if remote else warnings
-
-
-def _output_config(reference: Model, tasks: Sequence[TensorTask]) -> dict[str, Any]:
-    """The reference's config.json with the dtype and the tying of what is written."""
+def _output_config(reference: Model, tokenizer: Model, tasks: Sequence[TensorTask]) -> OutputConfig:
+    """The reference's config.json with the tying, and all else, of what is written."""
     config = dict(reference.checkpoint.config)
-    if not config:
-        return config
-    dtype = main_dtype((task.out_dtype, task.out_bytes) for task in tasks if not task.copied)
-    if dtype is not None:
-        name = CONFIG_NAMES[dtype]
-        for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
-            config[key] = name
     heads = any(task.name.endswith("lm_head.weight") for task in tasks)
-    if heads and reference.checkpoint.tied:
+    if config and heads and reference.checkpoint.tied:
         config["tie_word_embeddings"] = False
         if isinstance(config.get("text_config"), dict):
             config["text_config"] = {**config["text_config"], "tie_word_embeddings": False}
-    return config
+    merged = [task for task in tasks if not task.copied]
+    embedding = reference.embedding()
+    name = None if embedding is None else embedding.name
+    return output_config(
+        config, reference, tokenizer,
+        dtype=main_dtype((task.out_dtype, task.out_bytes) for task in merged),
+        dtypes={task.out_dtype for task in merged},
+        rows=next((task.context.shape[0] for task in tasks if task.name == name), None),
+    )  # fmt: skip
 
 
 def _tokenizer_model(recipe: Recipe, reference: Model, models: Sequence[Model]) -> Model:

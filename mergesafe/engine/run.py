@@ -208,6 +208,7 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
         made.reference.checkpoint,
         config=made.config,
         tokenizer=made.tokenizer.checkpoint,
+        generation=made.generation,
     )
     card = model_card(
         recipe_text=recipe.text,

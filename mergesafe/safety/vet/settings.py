@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from mergesafe.architecture.settings import contradictions, differences, mismatch, text_part
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location
-from mergesafe.engine.plan import MEANINGFUL
+from mergesafe.checkpoint.model import CONFIG_NAME
 from mergesafe.errors import CheckpointError
 from mergesafe.safety.vet.findings import Finding
 from mergesafe.safety.vet.folder import read_settings
 
 GENERATION: Final = "generation_config.json"
+_TIED: Final = "tie_word_embeddings"
 #: Settings that force, forbid or weigh tokens: they can hide refusals or put words into a mouth.
 _STEERING: Final = (
     "forced_bos_token_id", "forced_eos_token_id", "forced_decoder_ids", "suppress_tokens",
@@ -28,12 +30,22 @@ _RANGES: Final = (
 
 def check_config(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[Finding]:
     """Settings that change what the weights mean; the merged model takes the base's."""
-    for key in MEANINGFUL:
-        ours, theirs = config.get(key), base.get(key)
-        if ours is not None and theirs is not None and ours != theirs:
-            what = f"{key} is {show(ours)}, the base's {show(theirs)}, which a merge takes"
-            severity = "unfit" if key == "model_type" else "warning"
-            yield Finding(severity, "files", what, "config.json")  # type: ignore[arg-type]
+    if config and base and (reason := mismatch(config, base, "the parent", "the base")):
+        yield Finding("unfit", "files", reason, CONFIG_NAME)
+        return
+    for each in differences(config, base) if config and base else ():
+        what = f"{each.key} is {_told(each.ours)}, the base's {_told(each.theirs)}"
+        yield Finding("warning", "files", f"{what}, which a merge takes", CONFIG_NAME)
+    one, two = (text_part(each).get(_TIED, each.get(_TIED)) for each in (config, base))
+    if isinstance(one, bool) and isinstance(two, bool) and one != two:
+        what = f"{_TIED} is {one}, the base's {two}"
+        yield Finding("warning", "files", what, CONFIG_NAME)
+    for text in contradictions(config):
+        yield Finding("warning", "files", f"contradicts itself: {text}", CONFIG_NAME)
+
+
+def _told(value: Any) -> str:
+    return "absent" if value is None else show(value)
 
 
 def check_generation(

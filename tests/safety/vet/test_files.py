@@ -214,7 +214,18 @@ def test_another_architecture_is_unfit_and_another_rope_a_warning(pool: tuple[Pa
     (pool[1] / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
     assert "rms_norm_eps is 0.001" in only(audit(pool), "warning").what
     (pool[1] / "config.json").write_text(json.dumps({**config, "model_type": "mistral"}))
-    assert "model_type is 'mistral'" in only(audit(pool), "unfit").what
+    found = [f for f in audit(pool).findings if f.where == "config.json"]
+    assert [f.severity for f in found] == ["unfit"]
+    assert "the parent is a mistral, the base a llama: they cannot be merged" in found[0].what
+    parameters = {"rope_type": "default", "rope_theta": 5e5}
+    changed = {"tie_word_embeddings": True, "rope_theta": 1e4, "rope_parameters": parameters}
+    (pool[1] / "config.json").write_text(json.dumps({**config, **changed}))
+    found = [f.what for f in audit(pool).findings if f.where == "config.json"]
+    assert found == [
+        "rope_parameters.rope_theta is 500000.0, the base's 10000.0, which a merge takes",
+        "tie_word_embeddings is True, the base's False",
+        "contradicts itself: rope_theta is 10000.0, rope_parameters.rope_theta 500000.0",
+    ]
 
 
 # --- tokenizers --------------------------------------------------------------------------------
