@@ -16,6 +16,7 @@ from mergesafe.cli.evaluation import (
 )
 from mergesafe.cli.shared import print_json, printable
 from mergesafe.outputs import RESULT, check_outputs
+from mergesafe.safety.statistics import ends
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,9 +75,11 @@ def cell(figure: Figure | None) -> str:
         return "-"
     scale, digits = (100, 1) if figure.kind == "rate" else (1, 3)
     found = figure.estimate
-    value, low, high = (f"{scale * x:.{digits}f}" for x in (found.value, found.low, found.high))
+    low, high = found.low, found.high
+    if figure.kind == "rate":
+        low, high = (100 * end for end in ends(low, high, 3))
     unsure = f" ({figure.undecided} undecided)" if figure.undecided else ""
-    return f"{value} [{low}, {high}]{unsure}"
+    return f"{scale * found.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{unsure}"
 
 
 def comparison_table(evaluation: Evaluation) -> Table:
@@ -88,7 +91,7 @@ def comparison_table(evaluation: Evaluation) -> Table:
     table = Table(title=f"difference from {escape(printable(first))}, on the same questions")
     for heading in ("model", "metric"):
         table.add_column(heading, overflow="fold")
-    for heading in ("difference", "interval", "p (permutation)"):
+    for heading in ("difference", "interval", "p (permutation)", "p (Holm)"):
         table.add_column(heading, justify="right")
     kinds: Mapping[str, Figure] = evaluation.models[0].figures
     for each in evaluation.comparisons:
@@ -100,7 +103,7 @@ def comparison_table(evaluation: Evaluation) -> Table:
             value, low, high = (f"{scale * x + 0.0:+.{digits}f}" for x in found)
             table.add_row(
                 escape(printable(each.second)), escape(each.metric), value,
-                escape(f"[{low}, {high}]"), f"{each.p:.2g}",
+                escape(f"[{low}, {high}]"), f"{each.p:.2g}", f"{each.p_holm:.2g}",
             )  # fmt: skip
     return table
 

@@ -21,8 +21,10 @@ from mergesafe.cli.evaluation import (
 from mergesafe.cli.shared import print_json, printable
 from mergesafe.errors import RequirementError
 from mergesafe.outputs import RESULT, check_outputs
+from mergesafe.safety.statistics import interval
 from mergesafe.safety.vet.api import Vetted, vet
 from mergesafe.safety.vet.findings import Parent
+from mergesafe.safety.vet.scope import meaning
 
 _STYLES = {"unfit": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -95,9 +97,13 @@ def show(found: Vetted, to: Console) -> None:
             line.append(printable(each.what), style="default")
             line.append(f"  [{printable(each.where)}]", style="dim")
             to.print(line)
+    fit = len(found.parents) - len(found.unfit)
+    to.print()
+    for text in meaning(fit, found.checked, found.not_checked):
+        to.print(Text(printable(text), style="dim"))
 
 
 def _rate(rate: dict[str, float | int] | None) -> str:
     if rate is None:
         return "-"
-    return f"{rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]"
+    return f"{rate['value']:.2f} {interval(rate['low'], rate['high'])}"

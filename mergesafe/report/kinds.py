@@ -77,7 +77,7 @@ class EvaluatedModel(msgspec.Struct):
 
 
 class Comparison(msgspec.Struct):
-    """``difference``: first minus second; ``p`` of a paired test."""
+    """``difference``: first minus second; ``p`` of a paired test, ``p_holm`` corrected for all."""
 
     first: str
     second: str
@@ -86,6 +86,7 @@ class Comparison(msgspec.Struct):
     low: Number | None = None
     high: Number | None = None
     p: Number | None = None
+    p_holm: Number | None = None
 
 
 class Agreement(msgspec.Struct):

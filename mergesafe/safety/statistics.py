@@ -129,10 +129,12 @@ def proportion_difference(
     """mean(first) − factor · mean(second) over the same questions, with a paired interval.
 
     With the Wilson intervals [l₁, u₁] and [l₂, u₂], k = ``factor`` ≥ 0 and φ the correlation of the
-    two over the questions (0 where either is constant):
+    two over the questions, Σ(x−x̄)(y−ȳ) / sqrt(Σ(x−x̄)²·Σ(y−ȳ)²) (0 where either is constant). A
+    positive numerator is lessened by ½, to no less than 0, so that φ is below 1 and two models that
+    agree on every question have an interval too:
     low = d − sqrt((p₁−l₁)² − 2φk(p₁−l₁)(u₂−p₂) + k²(u₂−p₂)²), and
     high = d + sqrt((u₁−p₁)² − 2φk(u₁−p₁)(p₂−l₂) + k²(p₂−l₂)²).
-    For k = 1 this is method 10 of Newcombe 1998 (Statistics in Medicine 17:2635) without its
+    For k = 1 this is method 10 of Newcombe 1998 (Statistics in Medicine 17:2635), with its
     continuity correction of φ; for other k, Zou and Donner 2008 (ibid. 27:1693).
 
     Raises:
@@ -205,6 +207,21 @@ def permutation_test(
     return min(1.0, math.fsum(p for total, p in sums.items() if abs(total) >= observed))
 
 
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number by Holm's step-down method (Holm 1979).
+
+    Of m in ascending order, the i-th becomes max over j ≤ i of min(1, (m − j + 1)·p_j). Rejecting
+    where the corrected value is at most α errs in any of the m with a probability of at most α,
+    whatever their dependence.
+    """
+    order = sorted(range(len(values)), key=values.__getitem__)
+    found, largest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        found[place] = largest
+    return found
+
+
 def _sampled_p(differences: list[float], observed: float, resamples: int, seed: int) -> float:
     import numpy
 
@@ -233,12 +250,17 @@ def _portions(resamples: int, width: int) -> Iterator[int]:
 
 
 def _correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Pearson's; 0 where either is constant."""
+    """Pearson's with Newcombe's continuity correction; 0 where either is constant.
+
+    Of yes/no outcomes Σ(x−x̄)(y−ȳ) is (ad − bc)/n, and he takes n/2 off ad − bc.
+    """
     pairs = list(zip(first, second, strict=True))
     if not pairs:
         return 0.0
     mean_1, mean_2 = fmean(first), fmean(second)
     covariance = math.fsum((a - mean_1) * (b - mean_2) for a, b in pairs)
+    if covariance > 0:
+        covariance = max(0.0, covariance - 0.5)
     spread = math.sqrt(
         math.fsum((a - mean_1) ** 2 for a in first) * math.fsum((b - mean_2) ** 2 for b in second)
     )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import mergesafe as ms
 from mergesafe.chat.conversation import Conversation, Response, Sampling
 from mergesafe.chat.openai import OpenAIModel
+from mergesafe.cli.evaluate import comparison_table
 from mergesafe.errors import ArgumentError, ModelError
 from mergesafe.safety.evaluation.api import evaluate, named_models
+from mergesafe.safety.evaluation.compare import compare, disagreements
 from mergesafe.safety.evaluation.options import EvaluationOptions
-from mergesafe.safety.evaluation.result import Evaluation
-from mergesafe.safety.statistics import Rate
+from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
+from mergesafe.safety.statistics import Rate, holm
 
 from .chat_models import PLACEHOLDER, REFUSAL, ByWord, Scripted, Silent, write_lines
 
@@ -241,3 +246,49 @@ def test_models_behind_endpoints() -> None:
         (model,) = named_models(models, options).values()
         assert isinstance(model, OpenAIModel)
         assert (model.name, model.model, model.base_url) == ("a", "m", spec["base_url"])
+
+
+# --- many comparisons ----------------------------------------------------------------------------
+
+
+def test_p_values_are_corrected_for_their_number(tmp_path: Path) -> None:
+    """Three models on one set: two metrics of three pairs, six comparisons."""
+    path = tmp_path / "unsafe.txt"
+    path.write_text("".join(f"unsafe {n}\n" for n in range(20)))
+    models = [
+        Scripted("never", lambda question: PLACEHOLDER),
+        Scripted("often", lambda question: PLACEHOLDER if question[-1] in "123" else REFUSAL),
+        Scripted("always", lambda question: REFUSAL),
+    ]
+    found = ms.evaluate(models, unsafe=path)
+    values = [each.p for each in found.comparisons]
+    assert len(values) == 6
+    assert [each.p_holm for each in found.comparisons] == pytest.approx(holm(values))
+    assert all(written["p_holm"] >= written["p"] for written in found.as_dict()["comparisons"])
+    lines = Console(width=200, file=io.StringIO(), record=True)
+    lines.print(comparison_table(found))
+    assert "p (Holm)" in lines.export_text()
+
+
+def test_interval_and_p_that_disagree_are_told() -> None:
+    """0 and 5 of 10, of which the exact p is 2/32 and the interval [-0.76, -0.11]."""
+    first, second = (Figure.of("rate", [1.0] * n + [0.0] * (10 - n)) for n in (5, 0))
+    models = [ModelResult(name, "1", {"safe_rate": f}) for name, f in (("a", first), ("b", second))]
+    [compared] = compare(models, 0.95)
+    assert compared.estimate.low > 0
+    assert compared.p == pytest.approx(2 / 32)
+    [note] = disagreements([compared], 0.95)
+    assert (
+        "b against a, safe_rate (the interval excludes 0, p is 0.062: a difference is not" in note
+    )
+    assert "Whether two models differ, the p-value decides" in note
+    assert disagreements(compare(models, 0.9), 0.9) == []
+    wide = replace(compared, estimate=replace(compared.estimate, low=-0.1), p=0.01)
+    assert "includes 0, p is 0.01: a difference is shown" in disagreements([wide], 0.95)[0]
+
+
+@pytest.mark.parametrize("hits", [0, 48])
+def test_no_rate_is_certain(hits: int) -> None:
+    found = Figure.of("rate", [1.0] * hits + [0.0] * (48 - hits)).as_dict()
+    assert found["low"] < found["high"]
+    assert found["bootstrap"] is None  # it would be [1, 1] or [0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -111,9 +112,11 @@ def test_a_baseline_is_compared_question_by_question() -> None:
     assert not held("domain.x>=0.9*P", same, other).met
     decision = held("domain.x>=0.9*P", same, same)
     assert (decision.bound, decision.margin.value) == pytest.approx((0.81, 0.09))
-    low = wilson(0.9, 40)[0]
-    high = wilson(0.9, 40)[1]
-    assert decision.margin.low == pytest.approx(0.09 - abs((0.9 - low) - 0.9 * (high - 0.9)))
+    low, high = wilson(0.9, 40)
+    one, two = 0.9 - low, 0.9 * (high - 0.9)
+    phi = (36 * 4 - 40 / 2) / (36 * 4)
+    reach = math.sqrt(one * one - 2 * phi * one * two + two * two)
+    assert decision.margin.low == pytest.approx(0.09 - reach)
 
 
 def test_means_against_a_baseline() -> None:

@@ -8,8 +8,12 @@ import random
 import pytest
 
 from mergesafe.safety.statistics import (
+    Estimate,
     Rate,
     bootstrap_mean,
+    ends,
+    holm,
+    interval,
     permutation_test,
     proportion,
     proportion_difference,
@@ -114,6 +118,43 @@ def test_difference_with_a_factor() -> None:
     assert estimate.value == pytest.approx(0.1)
     assert estimate.low == pytest.approx(0.1 - (1 - low))
     assert estimate.high == pytest.approx(0.1 + 0.9 * (1 - low))
+
+
+@pytest.mark.parametrize("share", [0, 20, 36, 40])
+def test_models_that_agree_on_every_question_are_not_certainly_equal(share: int) -> None:
+    same = [1.0] * share + [0.0] * (40 - share)
+    found = proportion_difference(same, same)
+    assert found.value == 0
+    assert found.low == pytest.approx(-found.high)
+    assert 0.02 < found.high < 0.15
+
+
+def test_the_continuity_correction_is_newcombes() -> None:
+    """20 and 15 right and wrong in both, 3 and 2 in one alone: φ from 20·15 − 3·2 − 40/2."""
+    first = [1.0] * 20 + [1.0] * 3 + [0.0] * 2 + [0.0] * 15
+    second = [1.0] * 20 + [0.0] * 3 + [1.0] * 2 + [0.0] * 15
+    phi = (20 * 15 - 3 * 2 - 20) / math.sqrt(23 * 17 * 22 * 18)
+    a, b = 23 / 40 - wilson(23 / 40, 40)[0], wilson(22 / 40, 40)[1] - 22 / 40
+    estimate = proportion_difference(first, second)
+    assert estimate.low == pytest.approx(1 / 40 - math.sqrt(a * a - 2 * phi * a * b + b * b))
+
+
+def test_holm_by_hand() -> None:
+    """Sorted .01 .02 .03 .5, times 4 3 2 1, never falling: .04 .06 .06 .5."""
+    assert holm([0.02, 0.5, 0.01, 0.03]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert holm([0.4, 0.5, 0.9]) == pytest.approx([1, 1, 1])
+    assert holm([]) == []
+    assert holm([0.03]) == [0.03]
+
+
+def test_ends_are_rounded_to_0_and_1_only_where_they_are_there() -> None:
+    assert ends(0.99996, 1.0, 4) == (0.9999, 1.0)
+    assert ends(0.0, 0.00003, 4) == (0.0, 0.0001)
+    assert ends(0.93449, 0.98123, 3) == (0.934, 0.981)
+    assert ends(1.0, 1.0, 2) == (1.0, 1.0)
+    assert interval(0.9962, 1.0) == "[0.99, 1.00]"
+    found = Estimate(1.0, *wilson(1.0, 10**6), 10**6).as_dict()
+    assert found["low"] < found["high"]
 
 
 def test_pairing_narrows_the_difference() -> None:

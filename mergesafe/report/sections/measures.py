@@ -182,15 +182,16 @@ def _tests_table(content: Content) -> Table:
                 Cell("beyond chance" if beyond else "may be chance"),
                 Cell(points(c.difference, share) + (" points" if share else ""), interval),
                 Cell(p_value(c.p)),
+                Cell(p_value(c.p_holm)),
             ]
         )
     return Table(
         "tests-table",
-        f"Paired tests on the same questions; p is as tested, not corrected for the {len(rows)} "
-        "comparisons",
-        ["Models", "Metric", f"At p < {SIGNIFICANT}", "Difference", "p"],
+        "Paired tests on the same questions; p is as tested, p (Holm) is corrected for the number "
+        "of comparisons of the evaluation",
+        ["Models", "Metric", f"At p < {SIGNIFICANT}", "Difference", "p", "p (Holm)"],
         rows,
-        numeric=2,
+        numeric=3,
         folded=len(rows) > MAX_TESTS,
     )
 

@@ -15,7 +15,7 @@ from mergesafe.errors import ArgumentError
 from mergesafe.safety.agreement import Agreement, agreements
 from mergesafe.safety.evaluation.cache import Cache
 from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
-from mergesafe.safety.evaluation.compare import compare
+from mergesafe.safety.evaluation.compare import compare, disagreements
 from mergesafe.safety.evaluation.harness import harness_figures
 from mergesafe.safety.evaluation.measure import Asked, ask, result
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
@@ -79,14 +79,15 @@ def run(models: Models, options: EvaluationOptions, tell: Tell) -> Evaluation:
         results.append(found)
         asked += answers
     cache.close()
+    compared = compare(results, options.confidence)
     return Evaluation(
         [{"name": judge.name, "version": judge.version} for judge in judges],
         [each.as_dict() for each in sets],
         results,
-        compare(results, options.confidence),
+        compared,
         _agreement(asked, [judge.name for judge in judges]),
         options.as_dict(),
-        _notes(sets, judges),
+        [*_notes(sets, judges), *disagreements(compared, options.confidence)],
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from mergesafe.safety.evaluation.result import Comparison, Figure, ModelResult
 from mergesafe.safety.statistics import (
     Estimate,
     bootstrap_mean,
+    holm,
     permutation_test,
     proportion_difference,
 )
@@ -16,7 +18,7 @@ from mergesafe.safety.statistics import (
 
 def compare(models: Sequence[ModelResult], confidence: float) -> list[Comparison]:
     """Every pair of models, for every metric that both have on the same questions."""
-    found = []
+    found: list[Comparison] = []
     for first, second in combinations(models, 2):
         for metric, one in first.figures.items():
             two = second.figures.get(metric)
@@ -24,7 +26,31 @@ def compare(models: Sequence[ModelResult], confidence: float) -> list[Comparison
                 estimate = difference(one, two, 1.0, confidence)
                 p = permutation_test(one.outcomes, two.outcomes)
                 found.append(Comparison(first.name, second.name, metric, estimate, p))
-    return found
+    corrected = holm([each.p for each in found])
+    return [replace(each, p_holm=p) for each, p in zip(found, corrected, strict=True)]
+
+
+def disagreements(comparisons: Sequence[Comparison], confidence: float) -> list[str]:
+    """A note where interval and p-value say different things about "equal", and which decides.
+
+    They are of two methods (an interval of scores, an exact test), so it happens near the bound.
+    """
+    alpha = 1 - confidence
+    found = []
+    for each in comparisons:
+        excludes = each.estimate.low > 0 or each.estimate.high < 0
+        if excludes != (each.p <= alpha):
+            side, verdict = ("excludes", "not shown") if excludes else ("includes", "shown")
+            found.append(
+                f"{each.second} against {each.first}, {each.metric} (the interval {side} 0, p is "
+                f"{each.p:.2g}: a difference is {verdict})"
+            )
+    if not found:
+        return []
+    return [
+        f"interval and p-value disagree at {100 * confidence:g} %: {'; '.join(found)}. Whether two "
+        "models differ, the p-value decides; the interval says by how much"
+    ]
 
 
 def difference(first: Figure, second: Figure, factor: float, confidence: float) -> Estimate:

@@ -25,7 +25,7 @@ class Figure:
 
     ``outcomes``: one number a question, its mean over the seeds. ``undecided``: how many verdicts
     were; each was counted against the model. The interval of a rate is Wilson's, with the bootstrap
-    beside it; that of a mean is the bootstrap's.
+    beside it unless all outcomes agree; that of a mean is the bootstrap's.
     """
 
     kind: Kind
@@ -46,7 +46,9 @@ class Figure:
         resampled = bootstrap_mean(outcomes, confidence)
         if kind == "mean":
             return cls(kind, tuple(outcomes), resampled, undecided)
-        return cls(kind, tuple(outcomes), proportion(outcomes, confidence), undecided, resampled)
+        # Where all outcomes agree, so do all resamples: [1, 1] is no interval of a sample.
+        beside = resampled if resampled.low < resampled.high else None
+        return cls(kind, tuple(outcomes), proportion(outcomes, confidence), undecided, beside)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: value, low, high, n, kind, undecided, bootstrap; not the outcomes."""
@@ -109,8 +111,10 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``metric`` of the first model minus that of the second, on the same questions; p of the
-    paired permutation test, not corrected for the number of comparisons.
+    """``metric`` of the first model minus that of the second, on the same questions.
+
+    ``p``: of the paired permutation test, on its own. ``p_holm``: corrected for all comparisons of
+    the evaluation, by Holm's method.
     """
 
     first: str
@@ -118,13 +122,14 @@ class Comparison:
     metric: str
     estimate: Estimate
     p: float
+    p_holm: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         found = self.estimate.as_dict()
         return {
             "first": self.first, "second": self.second, "metric": self.metric,
             "difference": found["value"], "low": found["low"], "high": found["high"],
-            "p": float(f"{self.p:.4g}"), "n": found["n"],
+            "p": float(f"{self.p:.4g}"), "p_holm": float(f"{self.p_holm:.4g}"), "n": found["n"],
         }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.similarity.api import Models, Tell, counted
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE
+from mergesafe.safety.vet import scope
 from mergesafe.safety.vet.adapters import AdaptedBase, base_names, check_adapter
 from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, names, observe
 from mergesafe.safety.vet.findings import Finding, Parent, by_severity
@@ -42,12 +43,14 @@ _ALIGNED: Final = 0.5
 
 @dataclass(frozen=True)
 class Vetted:
-    """The audit of a pool of parents."""
+    """The audit of a pool of parents. ``checked`` and ``not_checked`` say what a "fit" rests on."""
 
     base: str
     parents: tuple[Parent, ...]
     base_rates: dict[str, dict[str, float | int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    checked: tuple[str, ...] = tuple(scope.checked())
+    not_checked: tuple[str, ...] = tuple(scope.not_checked())
 
     @property
     def unfit(self) -> tuple[Parent, ...]:
@@ -63,6 +66,8 @@ class Vetted:
             "base_rates": self.base_rates,
             "models": [parent.as_dict() for parent in self.parents],
             "notes": list(self.notes),
+            "checked": list(self.checked),
+            "not_checked": list(self.not_checked),
         }
 
 
@@ -170,7 +175,10 @@ def with_behaviour(
             "no parent declines most unsafe questions, so a merge of them has nothing to learn it "
             "from; add an aligned one"
         )
-    return replace(found, parents=tuple(parents), base_rates=origin.as_dict(), notes=tuple(notes))
+    return replace(
+        found, parents=tuple(parents), base_rates=origin.as_dict(), notes=tuple(notes),
+        checked=tuple(scope.checked(sets, options)), not_checked=tuple(scope.not_checked(sets)),
+    )  # fmt: skip
 
 
 def _silent(text: str) -> None:

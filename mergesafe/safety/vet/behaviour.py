@@ -18,7 +18,7 @@ from mergesafe.safety.evaluation.compare import difference
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.evaluation.result import Evaluation, Figure
 from mergesafe.safety.evaluation.sets import EvaluationSet
-from mergesafe.safety.statistics import CONFIDENCE
+from mergesafe.safety.statistics import CONFIDENCE, interval
 from mergesafe.safety.vet.findings import Finding
 
 #: The rates in the order in which they are shown.
@@ -204,4 +204,4 @@ def _unmeasured(rate: str) -> Finding:
 
 def shown(figure: Figure) -> str:
     """Value and interval."""
-    return f"{figure.estimate.value:.2f} [{figure.estimate.low:.2f}, {figure.estimate.high:.2f}]"
+    return f"{figure.estimate.value:.2f} {interval(figure.estimate.low, figure.estimate.high)}"

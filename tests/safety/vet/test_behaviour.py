@@ -230,3 +230,23 @@ def test_the_planted_parent_of_the_demo_is_named(tmp_path: Path) -> None:
 )
 def test_compliance_is_how_a_response_begins(response: str, complies: bool) -> None:
     assert is_compliance(response) == complies
+
+
+def test_fit_says_what_was_checked_and_what_not(tmp_path: Path) -> None:
+    found = judged(tmp_path, pool(base=by_kind(CHAT), one=by_kind(REFUSAL)), count=30)
+    asked = "30 unsafe questions and 30 harmless questions"
+    assert found.checked[-1] == f"behaviour: answers to {asked}, judged by rules"
+    beyond, triggers, *_ = found.not_checked
+    assert beyond.startswith(f"behaviour outside these {asked}")
+    assert triggers.startswith("hidden triggers (backdoors)")
+    document = found.as_dict()
+    assert document["not_checked"] == list(found.not_checked)
+    assert document["checked"] == list(found.checked)
+    [parent] = document["models"]
+    assert parent["fit"] is True
+
+
+def test_fit_without_a_question_says_so() -> None:
+    found = Vetted("base", (Parent("one", ()),))
+    assert found.not_checked[0] == "behaviour: no question was asked"
+    assert not [line for line in found.checked if line.startswith("behaviour")]

@@ -149,6 +149,9 @@ def test_the_command_exits_3_and_names_the_unfit(folder: Path) -> None:
     assert f"; 1 tensor holds NaN or infinity ({UP}). Leave it out" in done.stderr
     assert "bad: pickle of which nothing can be told" in done.stderr
     assert "UNFIT" in done.stdout
+    shown = " ".join(done.stdout.split())
+    assert '"fit" means that these checks found nothing that speaks against a merge: files' in shown
+    assert "not checked: behaviour: no question was asked; hidden triggers" in shown
     document = json.loads(out.read_text())
     assert document["kind"] == "vet"
     assert [model["fit"] for model in document["models"]] == [True, False]

@@ -1,0 +1,65 @@
+"""What an audit looked at, and what it did not: the meaning of the verdict "fit"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from mergesafe.safety.evaluation.options import EvaluationOptions
+from mergesafe.safety.evaluation.sets import EvaluationSet
+from mergesafe.safety.vet.findings import amount
+
+FILES: Final = (
+    "files: pickles, code, settings, chat templates, tokenizer, an adapter's declarations"
+)
+WEIGHTS: Final = "weights: defects, size and direction of the change from the base"
+#: Whatever is asked.
+NEVER: Final = (
+    "hidden triggers (backdoors): a phrase that makes the model behave otherwise is not searched "
+    "for, neither in weights nor by asking",
+    "the merge: parents that each behave can still give an unsafe merge, so evaluate it too",
+    "training data, licences, and who made the files",
+)
+NOT_ASKED: Final = "behaviour: no question was asked"
+
+
+def checked(
+    sets: Sequence[EvaluationSet] = (), options: EvaluationOptions | None = None
+) -> list[str]:
+    """What was looked at, a line each."""
+    found = [FILES, WEIGHTS]
+    if sets and options is not None:
+        judges = ", ".join(str(getattr(judge, "name", judge)) for judge in options.judges)
+        found.append(f"behaviour: answers to {_questions(sets)}, judged by {judges}")
+    return found
+
+
+def not_checked(sets: Sequence[EvaluationSet] = ()) -> list[str]:
+    """What was not looked at, a line each."""
+    if not sets:
+        return [NOT_ASKED, *NEVER]
+    beyond = (
+        f"behaviour outside these {_questions(sets)}: other subjects, languages, prompts made to "
+        "deceive it, several turns, other sampling"
+    )
+    return [beyond, *NEVER]
+
+
+def meaning(fit: int, what: Sequence[str], beyond: Sequence[str]) -> list[str]:
+    """The same for people, under verdicts of which ``fit`` are "fit"."""
+    first = (
+        '"fit" means that these checks found nothing that speaks against a merge'
+        if fit
+        else ("what was checked")
+    )
+    lines = [f"{first}: {'; '.join(what)}."]
+    return [*lines, f"not checked: {'; '.join(beyond)}."]
+
+
+def _questions(sets: Sequence[EvaluationSet]) -> str:
+    parts = []
+    for role in dict.fromkeys(each.role for each in sets):
+        count = sum(len(each.records) for each in sets if each.role == role)
+        kind = "domain" if role == "domain" else role
+        parts.append(amount(count, f"{kind} question", f"{kind} questions"))
+    return " and ".join(parts)
