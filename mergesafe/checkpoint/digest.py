@@ -12,12 +12,18 @@ from __future__ import annotations
 
 import ctypes
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mergesafe import _native
 
+if TYPE_CHECKING:
+    from mergesafe.checkpoint.reader import Reader
+    from mergesafe.checkpoint.safetensors import TensorInfo
+
 BLOCK: Final = _native.digest_block
 ALGORITHM: Final = "sum over 8192-byte blocks i of XXH3-128(block, seed=i), modulo 2**128"
+#: Bytes of a tensor that are read at a time.
+_PIECE: Final = 512 * BLOCK
 _MODULUS: Final = 1 << 128
 _TEXT: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -37,6 +43,21 @@ def digest_of(data: bytes | bytearray | memoryview, first_block: int = 0) -> int
         view = memoryview(bytearray(view))
     address = ctypes.addressof(ctypes.c_char.from_buffer(view))
     return digest_at(address, view.nbytes, first_block)
+
+
+def digest_of_tensor(reader: Reader, info: TensorInfo) -> int:
+    """Digest of a stored tensor, read piece by piece.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    total = 0
+    piece = bytearray(min(_PIECE, info.nbytes))
+    for begin in range(0, info.nbytes, _PIECE):
+        view = memoryview(piece)[: min(_PIECE, info.nbytes - begin)]
+        reader.read_into(info, begin, view)
+        total = add(total, digest_of(view, begin // BLOCK))
+    return total
 
 
 def add(first: int, second: int) -> int:

@@ -32,11 +32,11 @@ def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:
 def describe(report: PlanReport) -> dict[str, Any]:
     """The plan as plain data."""
     plan, schedule = report.plan, report.schedule
-    tiled = [
-        {"name": task.name, "passes": reads(task, schedule.layouts[task.name])}
+    tiled = {
+        task.stored: reads(task, schedule.layouts[task.name])
         for task in plan.tasks
         if task.statistics and schedule.layouts[task.name].tile < task.numel
-    ]
+    }
     classes = tensor_classes(plan, schedule)
     estimate = _estimate(report, classes)
     statistics = {statistic_name(s) for task in plan.tasks for s in task.statistics}
@@ -44,7 +44,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "method": plan.recipe.merge_method,
         "base": plan.recipe.base_model.text if plan.recipe.base_model else None,
         "models": [ref.text for ref in plan.recipe.inputs],
-        "tensors": len(plan.tasks),
+        "tensors": len(plan.outputs),
         "copied_tensors": [task.name for task in plan.tasks if task.copied],
         "parameters": sum(task.numel for task in plan.tasks),
         "dtypes_out": sorted({task.out_dtype for task in plan.tasks}),
@@ -57,7 +57,9 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "memory_buffers": schedule.arena,
         "workers": schedule.workers,
         "kernel_threads": schedule.kernel_threads,
-        "tensors_read_more_than_once": tiled,
+        "tensors_read_more_than_once": [
+            {"name": name, "passes": passes} for name, passes in tiled.items()
+        ],
         "classes": [asdict(each) for each in classes],
         "estimated_seconds": None if estimate is None else round(estimate.seconds, 4),
         "estimate": None if estimate is None else _as_json(estimate),

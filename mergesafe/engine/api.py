@@ -203,7 +203,7 @@ def merge(
         shutil.rmtree(target)
     return MergeResult(
         path=resolve(target) if url is None else redact(url),
-        tensors=len(made.tasks),
+        tensors=len(made.outputs),
         parameters=sum(task.numel for task in made.tasks),
         bytes_read=done.bytes_read,
         bytes_written=done.bytes_written,
@@ -273,7 +273,7 @@ def _machines(
 def _nothing_to_do(made: MergePlan, out: Location, started: float) -> MergeResult:
     return MergeResult(
         path=resolve(out) if isinstance(out, Path) else str(out),
-        tensors=len(made.tasks),
+        tensors=len(made.outputs),
         parameters=sum(task.numel for task in made.tasks),
         bytes_read=0,
         bytes_written=0,

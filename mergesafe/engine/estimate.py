@@ -114,7 +114,7 @@ def tensor_classes(plan: MergePlan, planned: Schedule) -> list[TensorClass]:
         layout = planned.layouts.get(task.name)
         passes = reads(task, layout) if layout else 1
         each = found.setdefault((kind, passes), TensorClass(kind, passes))
-        each.tensors += 1
+        each.tensors += task.begin == 0  # parts of a tensor are counted as one
         each.pieces += -(-task.numel // layout.tile) if layout and is_cut(task) else 1
         each.elements += task.numel
         each.bytes_read += bytes_read(task, layout) if layout else task.stored_bytes

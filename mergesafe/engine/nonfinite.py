@@ -87,7 +87,7 @@ class NonFinite:
 
 def _overflow(task: TensorTask) -> str:
     return (
-        f"tensor '{task.name}': merging finite inputs gave values beyond the range of "
+        f"tensor {task.title()}: merging finite inputs gave values beyond the range of "
         f"{task.out_dtype}"
     )
 
@@ -99,12 +99,12 @@ def _overflow_remedy(task: TensorTask) -> str:
 
 
 def _message(task: TensorTask, source: Source, count: int) -> str:
-    name = source.info.name
+    name = task.title(source.info.name)
     if not count:
-        return f"{source.model}: tensor '{name}' holds NaN or infinity after its adapter is applied"
+        return f"{source.model}: tensor {name} holds NaN or infinity after its adapter is applied"
     values = "1 value that is" if count == 1 else f"{count:,} values that are"
     cast = f" when read as {task.cast}" if _narrowed(task, source) else ""
-    return f"{source.info.path}: tensor '{name}' holds {values} NaN or infinite{cast}"
+    return f"{source.info.path}: tensor {name} holds {values} NaN or infinite{cast}"
 
 
 def _narrowed(task: TensorTask, source: Source) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from math import prod
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, p
 from mergesafe.dtypes import FLOATS, SIZES, promote
 from mergesafe.engine.memory import aligned
 from mergesafe.engine.output_config import OutputConfig, output_config
+from mergesafe.engine.parts import Experts, Part
 from mergesafe.engine.precision import Precision, main_dtype
 from mergesafe.engine.settings import check_settings
 from mergesafe.engine.sources import Model, Source, hub_notes, open_models, output_names, sources_of
@@ -47,7 +48,10 @@ SELECT_BYTES_PER_RANK: Final = 0.5
 
 @dataclass(frozen=True)
 class TensorTask:
-    """One output tensor: its inputs, its method parameters and where it goes."""
+    """One output tensor, or a part of one: inputs, method parameters and where it goes.
+
+    The sources of a part are the same part of the stored inputs.
+    """
 
     context: TensorContext
     sources: tuple[Source, ...]
@@ -56,10 +60,27 @@ class TensorTask:
     cast: str | None
     copied: bool
     statistics: tuple[Statistic, ...]
+    part: Part | None = None
 
     @property
     def name(self) -> str:
+        """Unique in a plan: the output tensor's, or that of a part by itself."""
         return self.context.name
+
+    @property
+    def stored(self) -> str:
+        """The output tensor that the task makes or is a part of."""
+        return self.context.name if self.part is None else self.part.stored
+
+    @property
+    def begin(self) -> int:
+        """The task's first element in the output tensor."""
+        return 0 if self.part is None else self.part.begin
+
+    def title(self, stored: str | None = None) -> str:
+        """What messages call the tensor, or an input that is ``stored`` under that name."""
+        whole = f"'{stored or self.stored}'"
+        return whole if self.part is None else f"{whole} (expert '{self.name}')"
 
     @property
     def numel(self) -> int:
@@ -118,7 +139,16 @@ class MergePlan:
         return self.recipe.method
 
     def placement(self, task: TensorTask) -> Placement:
-        return self.layout.placements[task.name]
+        place = self.layout.placements[task.stored]
+        return replace(place, offset=place.offset + task.begin * SIZES[task.out_dtype])
+
+    @cached_property
+    def outputs(self) -> dict[str, list[TensorTask]]:
+        """The tasks of every output tensor, in its order."""
+        found: dict[str, list[TensorTask]] = {}
+        for task in self.tasks:
+            found.setdefault(task.stored, []).append(task)
+        return found
 
     @cached_property
     def bytes_in(self) -> int:
@@ -144,12 +174,18 @@ def make_plan(
     settings = check_settings(reference, models)
     tokenizer = _tokenizer_model(recipe, reference, models)
     tokens = check_token_ids(tokenizer, models, allow=allow_token_mismatch)
-    tasks = tuple(_task(recipe, models, name, positions[name], seed, precision) for name in names)
+    experts = Experts(names, reference.checkpoint.config)
+    tasks: list[TensorTask] = []
+    for name in names:
+        task = _task(recipe, models, name, positions[name], seed, precision)
+        asked = partial(_statistics, recipe, task.settings)
+        tasks += experts.divided(task, recipe.method, asked)
     config = _output_config(reference, tokenizer, tasks)
     warnings = [
         *recipe.warnings,
         *_tuning_warning(recipe),
         *lost,
+        *experts.warnings(),
         *_method_warnings(recipe, tasks),
         *_filter_warnings(recipe, names),
         *settings,
@@ -157,18 +193,17 @@ def make_plan(
         *tokens.warnings,
         *missing_companions(reference.checkpoint, tokenizer.checkpoint),
     ]
-    layout = plan_layout(
-        [OutputTensor(task.name, task.out_dtype, task.context.shape) for task in tasks],
-        max_shard_size,
-        _metadata(recipe, seed),
-    )
+    layout = plan_layout(_outputs(tasks), max_shard_size, _metadata(recipe, seed))
     return MergePlan(
-        recipe, models, reference, tasks, layout,
+        recipe, models, reference, tuple(tasks), layout,
         config=config.config,
         generation=config.generation,
         tokenizer=tokenizer,
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=(*notes, *precision.notes(), *tokens.notes, *config.notes, *hub_notes(models)),
+        notes=(
+            *notes, *precision.notes(), *experts.notes(), *tokens.notes, *config.notes,
+            *hub_notes(models),
+        ),
         seed=seed,
     )  # fmt: skip
 
@@ -215,17 +250,30 @@ def _task(
     out_dtype = dtype if uncast else (recipe.out_dtype or recipe.dtype or dtype)
     settings = settings_for(recipe, name, position)
     context = TensorContext(name, shape, prod(shape), len(recipe.inputs), seed)
-    statistics: tuple[Statistic, ...] = ()
-    if not copied:
-        try:
-            statistics = dry_run(recipe.method.merge(context, settings), context)
-        except RecipeError:
-            raise
-        except MergesafeError as error:
-            line = recipe.method_line
-            raise RecipeError(str(error), source=recipe.source, line=line) from error
+    statistics = () if copied else _statistics(recipe, settings, context)
     cast = None if uncast else recipe.dtype
     return TensorTask(context, sources, settings, out_dtype, cast, copied, statistics)
+
+
+def _statistics(
+    recipe: Recipe, settings: Settings, context: TensorContext
+) -> tuple[Statistic, ...]:
+    try:
+        return dry_run(recipe.method.merge(context, settings), context)
+    except RecipeError:
+        raise
+    except MergesafeError as error:
+        line = recipe.method_line
+        raise RecipeError(str(error), source=recipe.source, line=line) from error
+
+
+def _outputs(tasks: Iterable[TensorTask]) -> list[OutputTensor]:
+    """What the tasks write, a tensor of several parts once."""
+    shapes = {
+        task.stored: (task.out_dtype, task.part.shape if task.part else task.context.shape)
+        for task in tasks
+    }
+    return [OutputTensor(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
 
 
 def dry_run(merge: Merge, context: TensorContext) -> tuple[Statistic, ...]:

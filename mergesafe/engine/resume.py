@@ -31,6 +31,10 @@ def subject_of(plan: MergePlan, on_nonfinite: str) -> Line:
     layout = hashlib.sha256()
     for shard in plan.layout.shards:
         layout.update(shard.header)
+    parts = hashlib.sha256()
+    for task in plan.tasks:
+        if task.part is not None:
+            parts.update(f"{task.stored}\0{task.name}\0{task.begin}\0".encode())
     return {
         "mergesafe_version": __version__,
         "recipe": hashlib.sha256(plan.recipe.text.encode()).hexdigest(),
@@ -38,6 +42,7 @@ def subject_of(plan: MergePlan, on_nonfinite: str) -> Line:
             "--seed": plan.seed,
             "--on-nonfinite": on_nonfinite,
             "--max-shard-size (or what it makes of the shards)": layout.hexdigest(),
+            "how experts are stored (by the model_type in config.json)": parts.hexdigest(),
         },
         "inputs": input_states(plan),
     }
@@ -143,11 +148,12 @@ def _intact(plan: MergePlan, tile: Tile, folder: OutputFolder) -> bool:
     task = plan.tasks[tile.task]
     size = SIZES[task.out_dtype]
     place = plan.placement(task)
+    first = task.begin * size  # in the output tensor, whose blocks digests are numbered by
     begin, end = tile.begin * size, (tile.begin + tile.count) * size
     buffer = bytearray(min(_PIECE, end - begin))
     total = 0
     for piece in range(begin, end, _PIECE):
         view = memoryview(buffer)[: min(_PIECE, end - piece)]
         folder.pread(place.shard, place.offset + piece, view)
-        total = add(total, digest_of(view, piece // BLOCK))
+        total = add(total, digest_of(view, (first + piece) // BLOCK))
     return total == tile.digests.get(OUTPUT)

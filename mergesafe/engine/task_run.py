@@ -139,9 +139,11 @@ class TaskRun:
         for index, source in enumerate(self.task.sources):
             size = SIZES[source.info.dtype]
             stored = self._areas[index][0][0] + at * size
-            self._add(str(index), digest_at(stored, n * size, (tile + at) * size // BLOCK))
+            block = (self.task.begin + tile + at) * size // BLOCK
+            self._add(str(index), digest_at(stored, n * size, block))
         size = SIZES[self.task.out_dtype]
-        self._add(OUTPUT, digest_at(out, n * size, (tile + at) * size // BLOCK))
+        block = (self.task.begin + tile + at) * size // BLOCK
+        self._add(OUTPUT, digest_at(out, n * size, block))
 
     def _add(self, part: str, digest: int) -> None:
         self._digests[part] = add(self._digests.get(part, 0), digest)

@@ -11,15 +11,13 @@ from typing import Any, Final
 
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.carry import TEMPLATE_FOLDER
-from mergesafe.checkpoint.digest import ALGORITHM, BLOCK, add, digest_of, text
+from mergesafe.checkpoint.digest import ALGORITHM, digest_of_tensor, text
 from mergesafe.checkpoint.location import open_regular, read_json_file
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
 from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME
 from mergesafe.errors import CheckpointError, MergesafeError
 
-#: Bytes read at a time by each thread.
-_PIECE: Final = 512 * BLOCK
 #: Manifests larger than this are not read: 100 MB hold about 200,000 tensors.
 _LIMIT: Final = HEADER_LIMIT
 _SHOWN: Final = 5
@@ -59,7 +57,7 @@ def verify(out: str | Path, *, threads: int) -> Verified:
     problems = [*_files(folder, manifest["files_sha256"]), *_unknown(folder, manifest)]
     present = list(_tensors(folder, manifest, problems))
     with Reader() as reader, ThreadPoolExecutor(threads) as pool:
-        digests = pool.map(lambda info: _digest(reader, info), present)
+        digests = pool.map(lambda info: text(digest_of_tensor(reader, info)), present)
         for info, digest in zip(present, digests, strict=True):
             wanted = tensors[info.name]["digest"]
             if digest != wanted:
@@ -159,16 +157,6 @@ def _shard(
     if hashlib.sha256(header).hexdigest() != header_sha256:
         problems.append(f"the header of {show(name)} has changed")
     return tensors
-
-
-def _digest(reader: Reader, info: TensorInfo) -> str:
-    total = 0
-    piece = bytearray(min(_PIECE, info.nbytes))
-    for begin in range(0, info.nbytes, _PIECE):
-        view = memoryview(piece)[: min(_PIECE, info.nbytes - begin)]
-        reader.read_into(info, begin, view)
-        total = add(total, digest_of(view, begin // BLOCK))
-    return text(total)
 
 
 def _message(folder: Path, problems: list[str]) -> str:

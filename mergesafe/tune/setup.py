@@ -15,6 +15,7 @@ from mergesafe.checkpoint.carry import companions
 from mergesafe.checkpoint.location import at
 from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.plan import MergePlan, make_plan
+from mergesafe.engine.precision import named
 from mergesafe.engine.resume import name_of, subject_of
 from mergesafe.errors import DataError, TuningError
 from mergesafe.recipe.load import load_recipe
@@ -134,6 +135,7 @@ def prepare(
         seed=_MASK_SEED,
         allow_token_mismatch=allow_token_mismatch,
     )
+    _refuse_parts(plan)
     splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
     check_searches(space, section.searches, loaded.source)
@@ -145,6 +147,17 @@ def prepare(
         *lint_start(loaded, section, space), *lint_answers(splits),
     )  # fmt: skip
     return Setup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))
+
+
+def _refuse_parts(plan: MergePlan) -> None:
+    """A tuned model makes whole tensors, and so would not be the one that a merge makes."""
+    divided = [name for name, tasks in plan.outputs.items() if tasks[0].part is not None]
+    if divided:
+        raise TuningError(
+            f"{named(divided, 'tensor')} merged expert by expert by {plan.method.name}, which "
+            "tuning cannot do. Tune task_arithmetic or linear, which treat every element by "
+            "itself, or a checkpoint that stores each expert by itself."
+        )
 
 
 def check_explainable(setup: Setup) -> None:

@@ -23,6 +23,7 @@ from mergesafe import errors
 from mergesafe.engine import distributed
 from mergesafe.engine.ledger import Ledger
 
+from .moe_models import save_fused
 from .ray_models import OPTIONS, a_recipe, local, save_models, tensors
 
 ray = pytest.importorskip("ray")
@@ -119,6 +120,19 @@ def test_bytes_of_a_local_merge(method: str, models: Path, undisturbed: Running)
     assert len(moved) > 4  # one number for every part
     assert sum(moved) >= done.bytes_written
     assert leftovers(models) == []
+
+
+def test_experts_in_one_tensor(
+    tmp_path: Path, undisturbed: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of one tensor go to different processes."""
+    monkeypatch.setattr(distributed, "LEAST_PART", 2_000)
+    monkeypatch.setattr(distributed, "PARTS_PER_SLOT", 30)
+    base, *experts = (save_fused(tmp_path / f"m{i}", i) for i in range(3))
+    content = recipe("dare_ties", experts, base, each={"weight": 0.4, "density": 0.5})
+    mergesafe.merge(content, tmp_path / "local")
+    mergesafe.merge(content, tmp_path / "out", ray=True)
+    assert digest(tmp_path / "out") == digest(tmp_path / "local")
 
 
 def test_a_killed_worker_process(models: Path, undisturbed: Running) -> None:
