@@ -47,6 +47,22 @@ def weights(seed: str, dtype: torch.dtype = torch.bfloat16, *, tied: bool = Fals
     return made
 
 
+def mixture(seed: str) -> Tensors:
+    """Experts in one tensor, in matrices of a whole and of a broken number of blocks, and a bias
+    that 16-bit models keep in float32.
+    """
+    shapes = {
+        "model.embed_tokens.weight": (50, 16),
+        "model.layers.0.mlp.experts.gate_up_proj": (4, 12, 10),
+        "model.layers.0.mlp.experts.down_proj": (4, 10, 6),
+        "model.layers.1.mlp.experts.gate_up_proj": (2, 128, 64),
+        "model.layers.1.mlp.experts.down_proj": (2, 64, 64),
+    }
+    made = {n: numbers(f"{seed} {n}", shape, torch.bfloat16) for n, shape in shapes.items()}
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"
+    return {**made, bias: 20 + numbers(f"{seed} {bias}", (4,), torch.float32)}
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders by name: three experts and a base in each type, tied and large ones."""
@@ -62,6 +78,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for seed in ("base", "a", "b"):
         tensors = {LARGE: numbers(f"{seed} large", LARGE_SHAPE, torch.bfloat16)}
         made[f"{seed}-large"] = save(folder / f"{seed}-large", tensors)
+    for seed in ("base", "a", "b"):
+        made[f"{seed}-moe"] = save(
+            folder / f"{seed}-moe", mixture(seed), {"model_type": "qwen3_moe"}
+        )
     adapter = save_adapter(folder / "adapter", weights("base"), 0)
     _fill(adapter)
     names = {name: str(path) for name, path in made.items()}
@@ -150,6 +170,14 @@ def _cases() -> dict[str, Case]:
         options = {"memory": "16MiB"}
         each = FAMILY.get(method, {})
         cases[f"{method} streamed"] = Case(method, experts, base, each, every, options=options)
+    for method in (*FAMILY, "linear", "slerp"):
+        experts = ("a-moe",) if method == "slerp" else ("a-moe", "b-moe")
+        every = {"t": 0.6} if method == "slerp" else {}
+        base = None if method == "linear" else "base-moe"
+        for keys in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "keep_float32": False}):
+            kept = "" if len(keys) == 1 else ", all cast"
+            each = FAMILY.get(method, {})
+            cases[f"{method} mixture{kept}"] = Case(method, experts, base, each, every, keys)
     return cases
 
 
