@@ -225,6 +225,7 @@ def test_json_summary(ties: Path, family: Family) -> None:
         "bytes_written": size,
         "resumed_bytes": 0,
         "warnings": [],
+        "notes": [],
     }
 
 
