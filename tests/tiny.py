@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,22 @@ def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
     )
+
+
+@contextmanager
+def signals(action: signal.Handlers) -> Iterator[None]:
+    """Processes that are started meanwhile ignore SIGINT, SIGTERM and SIGHUP, or do not.
+
+    They inherit it from whoever runs the tests: under nohup, or in the background of a script,
+    signals are ignored.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, action) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -57,7 +57,8 @@ def guarded(command: Command) -> Command:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         for number in INTERRUPTS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            # nohup, or a job in the background of a script: whoever ignores a signal means it.
+            if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _interrupt)
         try:
             result = command(*args, **kwargs)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from endpoint import Endpoint, serve
-from tiny import COMMAND
+from tiny import COMMAND, signals
 
 from mergesafe import generate
 
@@ -65,12 +65,13 @@ def test_killed(
     end.requests.clear()
     end.delay = 0.01
     path = recipe(end, tmp_path)
-    process = subprocess.Popen(
-        [COMMAND, "generate", path, "--out", tmp_path / "out"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with signals(signal.SIG_DFL):
+        process = subprocess.Popen(
+            [COMMAND, "generate", path, "--out", tmp_path / "out"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     limit = time.monotonic() + 60
     while len(end.requests) < after:
         assert process.poll() is None, process.communicate()

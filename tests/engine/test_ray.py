@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import command, digest, leftovers, recipe, save
+from tiny import command, digest, leftovers, recipe, save, signals
 from web import Web, serve
 
 import mergesafe
@@ -296,10 +296,12 @@ def test_interrupt(models: Path, undisturbed: Running) -> None:
     )
     tests = str(Path(__file__).parents[1])
     arguments = ["merge", path, models / "out", "--ray", "--threads", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, tests, undisturbed.control, undisturbed.address, *arguments],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    arguments = [tests, undisturbed.control, undisturbed.address, *arguments]
+    with signals(signal.SIG_DFL):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
     wait_until(lambda: not undisturbed.idle())
     time.sleep(1)
     process.send_signal(signal.SIGINT)

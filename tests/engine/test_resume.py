@@ -27,6 +27,7 @@ from tiny import (
     recipe,
     save,
     save_adapter,
+    signals,
     write_recipe,
 )
 
@@ -101,10 +102,13 @@ class Merges:
 
     def run(self, what: str, at: int, *options: str) -> subprocess.CompletedProcess[str]:
         arguments = ["merge", self.recipe, self.out, *OPTIONS, *options]
-        return subprocess.run(
-            [sys.executable, "-c", CRASHING, what, str(at), *map(str, arguments)],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        with signals(signal.SIG_DFL):
+            process = subprocess.Popen(
+                [sys.executable, "-c", CRASHING, what, str(at), *map(str, arguments)],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        printed = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, *printed)
 
     def resume(self, *options: str) -> subprocess.CompletedProcess[str]:
         return self.run("none", 0, "--resume", *options)
