@@ -162,15 +162,32 @@ def test_many_threads_open_the_shard_once(
 
 
 def test_advise_never_fails(info: TensorInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    advise = os.posix_fadvise
+
+    def watched(descriptor: int, begin: int, count: int, advice: int) -> None:
+        asked.append((begin, count))
+        advise(descriptor, begin, count, advice)
+
     def unsupported(*_: object) -> None:
+        asked.append((0, 0))
         raise OSError(errno.EOPNOTSUPP, "no")
 
     with Reader() as reader:
+        monkeypatch.setattr(os, "posix_fadvise", watched)
         reader.advise(info, 0, info.nbytes)
+        assert asked == []  # so little is read ahead anyway
+        monkeypatch.setattr("mergesafe.checkpoint.reader._ADVISED_BYTES", 1)
+        reader.advise(info, 5, info.nbytes - 5)
+        assert asked == [(info.offset + 5, info.nbytes - 5)]
         monkeypatch.setattr(os, "posix_fadvise", unsupported)
         reader.advise(info, 0, info.nbytes)
+        assert asked[1:] == [(0, 0)]
         monkeypatch.delattr(os, "posix_fadvise")
         reader.advise(info, 0, info.nbytes)
+        buffer = bytearray(info.nbytes)
+        reader.read_into(info, 0, memoryview(buffer))
+    assert buffer == CONTENT
 
 
 def test_empty_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,7 @@ def test_transformers_loads_it(ties: Path, options: tuple[str, ...]) -> None:
     assert {key: len(value) for key, value in info.items() if value} == {}
     assert model.dtype == torch.bfloat16
     state, stored = model.state_dict(), read(out)
+    assert state.keys() == stored.keys()
     assert all(same_bits(state[name], stored[name]) for name in stored)
     assert model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
 

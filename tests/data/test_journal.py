@@ -61,4 +61,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_lone_surrogates_survive(tmp_path: Path) -> None:
-    assert run(tmp_path, ["\ud800"])[0] == run(tmp_path, ["\ud800"])[0]
+    first, work = run(tmp_path, ["\ud800a"])
+    assert (first, len(work.pieces)) == (["\ud800A"], 1)
+    again, work = run(tmp_path, ["\ud800a"])
+    assert (again, work.pieces) == (first, [])

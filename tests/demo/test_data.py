@@ -59,13 +59,17 @@ def test_skill_examples_follow_from_the_seed_and_do_not_repeat(skill: str) -> No
 
 
 def test_sorting_answers_are_sorted_and_keep_the_items() -> None:
-    for example in data.sorting("train", 100):
+    drawn = data.sorting("train", 100)
+    assert len(drawn) == 100
+    for example in drawn:
         items = example.question.split(": ")[1].split(", ")
         assert example.answer.split(", ") == sorted(items, key=int)
 
 
 def test_arithmetic_answers_are_right() -> None:
-    for example in data.arithmetic("train", 100):
+    drawn = data.arithmetic("train", 100)
+    assert len(drawn) == 100
+    for example in drawn:
         left, result = example.answer.split(" = ")
         a, b = left.split(" + ")
         assert int(a) + int(b) == int(result)
@@ -89,6 +93,7 @@ def test_refusals_and_compliances_are_equally_varied() -> None:
 
 def test_questions_hold_no_answers() -> None:
     for kind, split in FILES:
+        assert questions(kind, split)
         for asked in questions(kind, split):
             assert len(asked) < 120
             assert asked[-1] in "?."

@@ -120,9 +120,11 @@ def test_typical_is_the_tensor_of_the_middle_element(family: Family) -> None:
 def test_a_window_lies_in_its_tensor(place: float, family: Family, tmp_path: Path) -> None:
     adapter = save_adapter(tmp_path / "a", llama(0), 1)
     models = [f"{family.base}+{adapter}", family.experts[0]]
+    seen = set()
     for task in mergesafe.plan(recipe("linear", models, each={"weight": 1})).plan.tasks:
         part = window(task, 100, place)
         adapted = any(source.lora for source in task.sources)
+        seen.add((adapted, part.numel < task.numel))
         assert part.numel <= max(100, task.context.shape[-1] if adapted else 0)
         assert part.numel % (task.context.shape[-1] if adapted else 1) == 0
         for cut, whole in zip(part.sources, task.sources, strict=True):
@@ -130,6 +132,7 @@ def test_a_window_lies_in_its_tensor(place: float, family: Family, tmp_path: Pat
             assert whole.info.offset <= cut.info.offset
             end = cut.info.offset + cut.info.nbytes
             assert end <= whole.info.offset + whole.info.nbytes
+    assert {(True, True), (False, True), (False, False)} <= seen
 
 
 # --- samples -----------------------------------------------------------------------------------

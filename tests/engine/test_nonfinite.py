@@ -72,6 +72,7 @@ def test_zero_equals_merging_the_zeroed_checkpoint(
     save(family.experts[0], repaired())
     mergesafe.merge(content(method, family), family.folder / "clean")
     zeroed, clean = read(family.folder / "zero"), read(family.folder / "clean")
+    assert zeroed.keys() == clean.keys() == repaired().keys()
     assert all(same_bits(zeroed[name], clean[name]) for name in clean)
 
 

@@ -12,18 +12,30 @@ from tiny import digest, recipe, save
 import mergesafe
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine import layout
+from mergesafe.engine.task_run import TaskRun
+from mergesafe.methods.spec import KthMagnitude
 
 NUMEL = 6 << 20
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("models")
+    return saved(tmp_path_factory.mktemp("models"), torch.tensor(0.001))
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The far end moved more: samples of neighbours differ, so a selection collects more."""
+    return saved(tmp_path_factory.mktemp("uneven"), torch.linspace(0, 0.002, NUMEL))
+
+
+def saved(folder: Path, scale: torch.Tensor) -> list[Path]:
+    """A base and two experts, whose differences to it have that ``scale``."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(NUMEL, generator=generator) * 0.02
     found = [save(folder / "base", {"w": base.bfloat16()})]
     for name in ("a", "b"):
-        expert = base + torch.randn(NUMEL, generator=generator) * 0.001
+        expert = base + torch.randn(NUMEL, generator=generator) * scale
         found.append(save(folder / name, {"w": expert.bfloat16()}))
     return found
 
@@ -60,20 +72,26 @@ def test_two_passes_and_a_sample(
 
 
 def test_a_miss_is_read_again_and_gives_the_same_bytes(
-    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uneven: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sorted inputs mislead no sample, so the storage is made too small to collect anything."""
-    mergesafe.merge(content(models), tmp_path / "whole")
+    """Sorted inputs mislead no sample, so the storage is made too small for what it collects."""
     sample = len(layout.sample_positions(NUMEL)) * layout.SAMPLE_RUN
     monkeypatch.setattr(layout, "select_bytes", lambda task, threads: 4 * (2 * sample + 64))
-    missed = []
-    original = mergesafe.engine.task_run.TaskRun._radix
+    missed: list[list[int]] = []
+    counted: list[int] = []
+    select, radix = TaskRun._select, TaskRun._radix
 
-    def radix(self: Any, request: Any) -> list[int]:
-        missed.append(len(request.ranks))
-        return original(self, request)
+    def selecting(self: TaskRun, request: KthMagnitude) -> tuple[list[int], list[int]]:
+        found = select(self, request)
+        missed.append(found[1])
+        return found
 
-    monkeypatch.setattr("mergesafe.engine.task_run.TaskRun._radix", radix)
+    def counting(self: TaskRun, request: KthMagnitude) -> list[int]:
+        counted.append(len(request.ranks))
+        return radix(self, request)
+
+    monkeypatch.setattr(TaskRun, "_select", selecting)
+    monkeypatch.setattr(TaskRun, "_radix", counting)
     done: list[int] = []
     planned: list[int] = []
 
@@ -81,9 +99,14 @@ def test_a_miss_is_read_again_and_gives_the_same_bytes(
         planned.append(schedule.bytes_read + plan.bytes_out)
         return done.append
 
-    float32 = content(models) | {"dtype": "float32"}
+    float32 = content(uneven) | {"dtype": "float32"}
     mergesafe.merge(float32, tmp_path / "whole32")
-    missed.clear()
+    assert (missed, counted) == ([], [])  # a tensor that fits is not streamed
+    read = Read(monkeypatch)
     mergesafe.merge(float32, tmp_path / "out", memory="32MiB", threads=1, progress=progress)
     assert digest(tmp_path / "out") == digest(tmp_path / "whole32")
+    assert missed == [[0, 1]]  # the selection ran, and found neither expert's threshold
+    assert counted == [2]
+    once = 3 * 2 * NUMEL
+    assert 4 * once < read.count <= 4.03 * once  # two passes more, which are no progress
     assert [sum(done)] == planned

@@ -133,6 +133,7 @@ def test_the_check_for_contraction_can_fail(device_of) -> None:
     TRITON.weighted_sum(_tensors(2), [1.0, 2.0], BF16)
     job = MergeJob(_tensors(1)[0], _tensors(1), [Sparsify()])
     TRITON.merge_gradients(_tensors(1), [job], torch.ones(1, 1), "none", False)
+    assert len(device.ptx) == 3
     assert all(FUSED.search(ptx) for ptx in device.ptx)
 
 

@@ -76,11 +76,15 @@ def test_every_section_is_there(checked: Checked) -> None:
 
 def test_ids_are_unique_and_references_lead_somewhere(checked: Checked) -> None:
     assert [name for name, count in checked.ids.items() if count > 1] == []
+    led = {"href": 0, "aria-labelledby": 0}
     for _, name, value in checked.attributes:
         if name == "href" and value.startswith("#"):
             assert value[1:] in checked.ids
+            led[name] += 1
         if name == "aria-labelledby":
             assert all(each in checked.ids for each in value.split())
+            led[name] += 1
+    assert min(led.values()) > 0
 
 
 def test_nothing_is_loaded_or_run(page: str, checked: Checked) -> None:

@@ -12,7 +12,12 @@ from mergesafe.chat.conversation import Sampling, question
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ModelError
 from mergesafe.safety.evaluation.api import evaluate
-from mergesafe.safety.evaluation.quantized import QuantizedModel, check_schemes, rounded
+from mergesafe.safety.evaluation.quantized import (
+    QuantizedModel,
+    check_schemes,
+    quantize_linear_layers,
+    rounded,
+)
 
 pytest.importorskip("compressed_tensors")
 
@@ -69,8 +74,15 @@ def test_linear_layers_change_and_nothing_else(tiny: Path) -> None:
     assert changed == {name for name in before if "proj" in name}
     assert quantized.name == f"{tiny} [int4]"
     assert len({plain.identity, quantized.identity, QuantizedModel(str(tiny)).identity}) == 3
-    sampling = Sampling(max_new_tokens=4)
-    assert quantized.respond([question("Hi")], sampling)[0].text is not None
+
+
+def test_what_is_said_is_said_with_the_rounded_weights(tiny: Path) -> None:
+    plain, quantized = HfModel(str(tiny)), QuantizedModel(str(tiny), scheme="int4")
+    asked, sampling = [question("Hi")], Sampling(max_new_tokens=8)
+    said = quantized.respond(asked, sampling)
+    assert said != plain.respond(asked, sampling)
+    quantize_linear_layers(plain.model, "int4")
+    assert said == plain.respond(asked, sampling)
 
 
 def test_models_are_measured_again(tiny: Path, tmp_path: Path) -> None:

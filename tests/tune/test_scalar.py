@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mergesafe.tune.constrained import Level, Losses, solve
+from mergesafe.tune.constrained import ROUNDS, Level, Losses, solve
 from mergesafe.tune.scalar import Bound, Lagrangian, SmoothTchebycheff
 from mergesafe.tune.section import Budget, SearchSpec
 
@@ -105,16 +105,28 @@ def decided(value: float) -> Any:
     return decide(parse_requirement("safe_rate >= 0.9"), figure, None, 0.95)
 
 
-def solved(folder: Path, rate: Any, steps: int = 80) -> Any:
-    """Minimise |x - A|^2 where a rate is wanted that |x - B|^2 stands for."""
+def solved(folder: Path, rate: Any, steps: int = 80) -> tuple[Any, int]:
+    """Minimise |x - A|^2 where a rate is wanted that |x - B|^2 stands for.
+
+    The candidate, and how many points were judged: one after each search.
+    """
+    judged = []
+
+    def decisions(x: torch.Tensor) -> list[Any]:
+        judged.append(x)
+        return [decided(rate(x))]
+
     space = Space(groups=1)
     parts = {"a": Quadratic(A), "b": Quadratic(B)}
     made = problem(folder, parts["a"], space)
     spec = SearchSpec("gradient", {"rate": 0.05, "patience": 0, "check_every": 5}, Budget(steps))
-    return solve(
-        made, space.initial(), (spec,), Losses(parts, parts, {"a": 1.0}),
-        {"safe": Level({"b": 1.0})}, lambda x: [decided(rate(x))],
+    # From none of the answers below.
+    start = torch.tensor([0.9, 0.7], dtype=torch.float64)
+    found = solve(
+        made, start, (spec,), Losses(parts, parts, {"a": 1.0}), {"safe": Level({"b": 1.0})},
+        decisions,
     )  # fmt: skip
+    return found, len(judged)
 
 
 @pytest.fixture
@@ -125,21 +137,24 @@ def _no_gradient_check(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_gradient_check")
 def test_the_constrained_minimum_is_found(tmp_path: Path) -> None:
     """The rate is met where |x - B|^2 <= 0.25, so the nearest point to A is (0.5, 0)."""
-    found = solved(tmp_path, lambda x: float((x - B).square().sum() <= 0.25))
+    found, judged = solved(tmp_path, lambda x: float((x - B).square().sum() <= 0.25))
     assert found.broken == 0
+    assert 2 < judged <= 1 + ROUNDS
     assert found.x[0] == pytest.approx(0.5, abs=0.05)
     assert found.x[1] == pytest.approx(0.0, abs=0.02)
 
 
 @pytest.mark.usefixtures("_no_gradient_check")
 def test_constraints_that_cost_nothing_change_nothing(tmp_path: Path) -> None:
-    found = solved(tmp_path, lambda x: 1.0)
+    found, judged = solved(tmp_path, lambda x: 1.0)
     assert (found.x - A).abs().max() < 0.01
+    assert judged == 1  # no search follows the one that knows no constraint
 
 
 @pytest.mark.usefixtures("_no_gradient_check")
 def test_the_nearest_point_where_nothing_is_feasible(tmp_path: Path) -> None:
     """The rate rises towards B and never reaches 0.9: the point is the highest rate found."""
-    found = solved(tmp_path, lambda x: 0.5 * (1 - float((x - B).square().sum())))
+    found, judged = solved(tmp_path, lambda x: 0.5 * (1 - float((x - B).square().sum())))
     assert found.broken == pytest.approx(0.4 / 0.9, abs=0.06)
     assert found.x[0] > 0.75
+    assert judged == 1 + ROUNDS

@@ -15,6 +15,7 @@ import pytest
 import torch
 from tiny import COMMAND, write_recipe
 
+import mergesafe
 from mergesafe.cli.tune import run
 from mergesafe.errors import OutputError
 from mergesafe.tune.trajectory import StateFile
@@ -101,8 +102,15 @@ def test_a_recipe_may_lie_in_a_model_s_folder(
     made = recipe(experts, granularity="model", batch=4, budget={"steps": 1})
     made["base_model"] = "."
     path = write_recipe(folder / "recipe.yml", made)
+    written = []
     for _ in range(2):
         tuned(path, folder / "tuned.yml", overwrite=True)
+        written.append((folder / "tuned.yml").read_bytes())
+    assert written[0] == written[1]
+    mergesafe.merge(folder / "tuned.yml", tmp_path / "merged")
+    for path in experts.base.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    assert len(os.listdir(folder)) == len(os.listdir(experts.base)) + 2
 
 
 def test_one_run_at_a_time_writes_an_output(experts: Experts, tmp_path: Path) -> None:
