@@ -1,0 +1,51 @@
+"""Stores how mergekit 0.1.5 merges the recipes of mergekit_recipes.py.
+
+In an environment of its own::
+
+    pip install torch==2.13.0 mergekit==0.1.5 && python tests/golden/make_mergekit_merges.py
+
+mergekit_merges.safetensors has one tensor for each recipe: all values of the merged model, its
+tensors in the order of their names.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+from mergekit_recipes import CASES, RANDOM, save_models
+from safetensors.torch import load_file, save_file
+
+if __name__ == "__main__":
+    answers: dict[str, torch.Tensor] = {}
+    names: dict[str, list[str]] = {}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        for tied in (False, True):
+            save_models(folder / str(tied), tied=tied)
+        for name, case in {**CASES, **RANDOM}.items():
+            recipe = MergeConfiguration.model_validate(case.recipe(folder / str(case.tied)))
+            out = folder / name
+            run_merge(recipe, str(out), MergeOptions(copy_tokenizer=False, random_seed=0))
+            merged = {}
+            for shard in out.glob("*.safetensors"):
+                merged.update(load_file(shard))
+            assert all(tensor.dtype is torch.float32 for tensor in merged.values())
+            answers[name] = torch.cat([merged[key].flatten() for key in sorted(merged)])
+            names[name] = sorted(merged)
+    distinct = sorted({tuple(each) for each in names.values()})
+    metadata = {
+        "mergekit": version("mergekit"),
+        "torch": torch.__version__.partition("+")[0],
+        "names": json.dumps(distinct),
+        "names_of": json.dumps({name: distinct.index(tuple(each)) for name, each in names.items()}),
+    }
+    path = Path(__file__).with_name("mergekit_merges.safetensors")
+    save_file(answers, path, metadata)
+    print(f"{path.name}: {len(answers)} merges, {path.stat().st_size:,} bytes")
