@@ -101,9 +101,10 @@ def summary(result: TuneResult) -> list[str]:
         f"of {len(result.models)} models; objective {result.start:.4f} -> {result.objective:.4f} "
         f"in {result.evaluations} evaluations ({result.forward_passes} forward passes, "
         f"{result.seconds:.0f} s)",
-        f"  optimised on  {_listed(result.terms)}",
-        f"  held out      {_listed(result.heldout)}",
+        f"  optimised on  {_changes(result.start_terms, result.terms)}",
+        f"  held out      {_changes(result.start_heldout, result.heldout)}",
     ]
+    lines += worse_lines(result)
     if result.objective >= result.start and not result.constraints:
         lines.append("  no better point than the start was found, so the start was kept")
     lines += [_at_bounds(each) for each in result.at_bounds]
@@ -119,6 +120,17 @@ def summary(result: TuneResult) -> list[str]:
     if result.blame is not None:
         lines += blame_lines(result.blame)
     return lines
+
+
+def worse_lines(result: TuneResult) -> list[str]:
+    """The sets that got worse, or that none did."""
+    if not result.worse:
+        return ["  got worse     nothing"]
+    parts = {"train": "optimised on", "heldout": "held out"}
+    listed = [
+        f"{each.term}, {parts[each.part]}, by {each.end - each.start:.4f}" for each in result.worse
+    ]
+    return [f"  got worse     {'; '.join(listed)}"]
 
 
 def front_lines(result: TuneResult) -> list[str]:
@@ -171,5 +183,9 @@ def _at_bounds(found: AtBounds) -> str:
     )
 
 
-def _listed(terms: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
+def _changes(start: dict[str, float], end: dict[str, float]) -> str:
+    """``name start -> end`` of every term; a loss that falls gets better."""
+    return ", ".join(
+        f"{name} {start[name]:.4f} -> {value:.4f}" if name in start else f"{name} {value:.4f}"
+        for name, value in end.items()
+    )

@@ -234,7 +234,8 @@ class Tuning(msgspec.Struct):
     """``coefficients``: a row for each model, or one row for a coefficient that they share.
 
     ``objective``: what was minimised, at the result; ``start``: before. ``terms`` and ``heldout``:
-    its terms at the result, on the data that it was optimised on and on data kept apart.
+    its terms at the result, on the data that it was optimised on and on data kept apart;
+    ``start_terms`` and ``start_heldout``: before.
     """
 
     models: list[str]
@@ -246,6 +247,8 @@ class Tuning(msgspec.Struct):
     objective: Number | None = None
     terms: dict[str, Number | None] = {}
     heldout: dict[str, Number | None] = {}
+    start_terms: dict[str, Number | None] = {}
+    start_heldout: dict[str, Number | None] = {}
     evaluations: Integer | None = None
     history: list[Step] = []
     front: list[FrontPoint] | None = None

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 from mergesafe.tune.problem import Moment
 from mergesafe.version import __version__
+
+Part: TypeAlias = Literal["train", "heldout"]
+PARTS: Final[tuple[Part, ...]] = ("train", "heldout")
+#: Decimals that losses are shown with.
+SHOWN: Final = 4
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,26 @@ class AtBounds:
 
 
 @dataclass(frozen=True)
+class Worse:
+    """A term that is larger, which is worse, at the result than at the start; ``part``: on which
+    data, ``train`` or ``heldout``.
+    """
+
+    term: str
+    part: Part
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class TuneResult:
     """Coefficients, and how they came about.
 
     ``coefficients``: by name, a row for each expert with a number for each group. ``terms`` and
     ``heldout``: the objective's terms at the result, on the data it was optimised on and on those
-    held out. ``at_bounds``: coefficients of which some values lie on a bound. ``hypervolume``: the
-    area of the front beyond ``reference``, the start's (safety, skill).
+    held out; ``start_terms`` and ``start_heldout``: at the start. ``sets``: the terms that are of
+    data, and no penalties. ``at_bounds``: coefficients of which some values lie on a bound.
+    ``hypervolume``: the area of the front beyond ``reference``, the start's (safety, skill).
     """
 
     recipe: Path | None
@@ -88,10 +106,28 @@ class TuneResult:
     blame: dict[str, Any] | None = None
     feasible: bool = True
     searches: tuple[str, ...] = field(default=())
+    start_terms: dict[str, float] = field(default_factory=dict)
+    start_heldout: dict[str, float] = field(default_factory=dict)
+    sets: tuple[str, ...] = ()
+
+    @property
+    def worse(self) -> tuple[Worse, ...]:
+        """What tuning paid with: every set that got worse, by more than is shown."""
+        before = {"train": self.start_terms, "heldout": self.start_heldout}
+        after = {"train": self.terms, "heldout": self.heldout}
+        return tuple(
+            Worse(name, part, before[part][name], after[part][name])
+            for part in PARTS
+            for name in self.sets
+            if name in before[part]
+            and name in after[part]
+            and round(after[part][name] - before[part][name], SHOWN) > 0
+        )
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json`` and ``--out``: what ``mergesafe report`` reads."""
         found = asdict(self)
         found["recipe"] = None if self.recipe is None else str(self.recipe)
         found["out"] = str(self.out)
+        found["worse"] = [asdict(each) for each in self.worse]
         return {"mergesafe": __version__, "kind": "tuning", **found}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mergesafe.report.sections.tables import Cell
 from mergesafe.report.sections.tuning import tuning
 from mergesafe.report.verdict import verdict
 
@@ -63,7 +64,23 @@ def test_the_objective_is_told_with_its_start(tmp_path: Path) -> None:
 def test_terms_stand_beside_those_held_out(tmp_path: Path) -> None:
     (section,) = tuning(content_of(tmp_path, tuned(terms={"safety": 0.4}, heldout={"safety": 0.6})))
     (table,) = (t for g in section.groups for t in g.tables if t.caption.startswith("Terms"))
-    assert table.rows == [["safety", "0.40", "0.60"]]
+    assert [[str(getattr(c, "text", c)) for c in row] for row in table.rows] == [
+        ["safety", "0.40", "0.60"]
+    ]
+
+
+def test_a_term_that_got_worse_is_marked(tmp_path: Path) -> None:
+    found = tuned(
+        terms={"maths": 0.4}, start_terms={"maths": 0.5},
+        heldout={"maths": 0.6}, start_heldout={"maths": 0.5},
+    )  # fmt: skip
+    (section,) = tuning(content_of(tmp_path, found))
+    (table,) = (t for g in section.groups for t in g.tables if t.caption.startswith("Terms"))
+    [[_, on, held]] = table.rows
+    assert isinstance(on, Cell)
+    assert isinstance(held, Cell)
+    assert (on.note, on.status) == ("from 0.50", "")
+    assert (held.note, held.status) == ("from 0.50, worse", "bad")
 
 
 def test_a_constraint_says_how_surely_it_holds(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from mergesafe.recipe.load import load_recipe
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.pareto import hypervolume
 from mergesafe.tune.problem import Moment
+from mergesafe.tune.result import TuneResult
 from mergesafe.tune.setup import prepare
 
 from .experts import COMPLIANCE, Experts, unsafe, with_rejected, write
@@ -68,6 +70,52 @@ def test_safety_comes_back_and_the_skill_stays(experts: Experts, tmp_path: Path)
     loaded = load_recipe(out)
     assert loaded.tune is None
     assert not list(tmp_path.glob(".*"))
+
+
+def test_every_set_is_shown_before_and_after(experts: Experts, tmp_path: Path) -> None:
+    """From a start that serves the harmless questions best, safety is won and they get worse."""
+    result = tuned(recipe(experts, budget={"steps": 12}), tmp_path / "tuned.yml")
+    document = json.loads(json.dumps(result.as_json()))
+    assert set(document["start_terms"]) >= set(result.sets) == {"safety", "skill", "harmless"}
+    assert set(document["start_heldout"]) == set(document["heldout"])
+    weighed = dict.fromkeys(result.sets, 0.0) | document["start_terms"]
+    assert weighed["safety"] > document["terms"]["safety"]
+    expected = [
+        (name, part)
+        for part, start, end in (
+            ("train", result.start_terms, result.terms),
+            ("heldout", result.start_heldout, result.heldout),
+        )
+        for name in result.sets
+        if round(end[name] - start[name], 4) > 0
+    ]
+    assert [(each["term"], each["part"]) for each in document["worse"]] == expected
+    shown = "\n".join(summary(result))
+    for name in result.sets:
+        change = f"{name} {result.start_heldout[name]:.4f} -> {result.heldout[name]:.4f}"
+        assert change in shown
+
+
+def test_what_got_worse_is_named() -> None:
+    fields = {field.name: None for field in dataclasses.fields(TuneResult)}
+    result = TuneResult(
+        **{
+            **fields, "out": Path("t.yml"), "searches": ("gradient",), "models": ("a",),
+            "granularity": "model", "start": 2.0, "objective": 1.0, "seconds": 1.0,
+            "start_terms": {"safety": 2.0, "maths": 0.5, "l2": 0.0},
+            "terms": {"safety": 1.0, "maths": 0.50004, "l2": 0.3},
+            "start_heldout": {"safety": 2.0, "maths": 0.5}, "constraints": (), "at_bounds": (),
+            "heldout": {"safety": 1.1, "maths": 0.75}, "sets": ("safety", "maths"),
+        }  # type: ignore[arg-type]
+    )  # fmt: skip
+    [worse] = result.worse  # not the penalty, and not what is less than shown
+    assert (worse.term, worse.part, worse.start, worse.end) == ("maths", "heldout", 0.5, 0.75)
+    shown = summary(result)
+    assert "  held out      safety 2.0000 -> 1.1000, maths 0.5000 -> 0.7500" in shown
+    assert "  got worse     maths, held out, by 0.2500" in shown
+    assert "  got worse     nothing" in summary(
+        dataclasses.replace(result, heldout={"safety": 1.0})
+    )
 
 
 @pytest.mark.parametrize("search", ["cmaes", "lm_cocktail", "random"])

@@ -12,7 +12,7 @@ from mergesafe.report.figures.lines import line_chart
 from mergesafe.report.figures.plane import Direction, Point, plane
 from mergesafe.report.kinds import Blame, FrontPoint, Measure, Tuning
 from mergesafe.report.sections.parts import Group, Picture, Section
-from mergesafe.report.sections.tables import Table, map_table
+from mergesafe.report.sections.tables import Cell, Table, map_table
 from mergesafe.report.text import is_nll, measured, number
 
 _BLAME: Final = {
@@ -147,10 +147,21 @@ def _series(tuned: Tuning) -> dict[str, list[list[tuple[int, float]]]]:
 
 
 def _terms(ident: str, tuned: Tuning) -> Table:
-    rows = [[name, number(x), number(tuned.heldout.get(name))] for name, x in tuned.terms.items()]
+    """Every term before and after, and whether it got worse: all are losses."""
+    rows = []
+    for name, value in tuned.terms.items():
+        cells = [Cell(name)]
+        for start, end in (
+            (tuned.start_terms.get(name), value),
+            (tuned.start_heldout.get(name), tuned.heldout.get(name)),
+        ):
+            worse = start is not None and end is not None and round(end - start, 4) > 0
+            before = "" if start is None else f"from {number(start)}" + (", worse" if worse else "")
+            cells.append(Cell(number(end), before, status="bad" if worse else ""))
+        rows.append(cells)
     return Table(
         ident,
-        "Terms of the objective at the result",
+        "Terms of the objective at the result, and at the start; less is better",
         ["Term", "Optimised on", "Held out"],
         rows,
         numeric=2,

@@ -47,13 +47,12 @@ def not_checked(sets: Sequence[EvaluationSet] = ()) -> list[str]:
 
 def meaning(fit: int, what: Sequence[str], beyond: Sequence[str]) -> list[str]:
     """The same for people, under verdicts of which ``fit`` are "fit"."""
-    first = (
-        '"fit" means that these checks found nothing that speaks against a merge'
-        if fit
-        else ("what was checked")
-    )
-    lines = [f"{first}: {'; '.join(what)}."]
-    return [*lines, f"not checked: {'; '.join(beyond)}."]
+    first = '"fit" means that these checks found nothing that speaks against a merge:'
+    return [
+        *([first] if fit else []),
+        *(f"  checked      {line}" for line in what),
+        *(f"  not checked  {line}" for line in beyond),
+    ]
 
 
 def _questions(sets: Sequence[EvaluationSet]) -> str:
