@@ -107,7 +107,7 @@ def task_layout(
     tile = task.numel if tile >= task.numel else tile // BLOCK * BLOCK
     if tile <= 0:
         raise ArgumentError(
-            f"--memory {format_size(budget)} is too small for tensor '{task.name}': "
+            f"--memory {format_size(budget)} is too small for tensor {task.title()}: "
             f"{format_size(fixed)} are needed besides its tiles; give at least "
             f"{format_size(2 * fixed + BLOCK * per_element)}"
         )
