@@ -55,8 +55,8 @@ class Precision:
         about = named(self._found, "tensor")
         if self._keep:
             return [
-                f"{about} kept in float32, as every input stores it beside 16-bit matrices; "
-                "'keep_float32: false' in the recipe casts them too"
+                f"{about} kept in float32, since every input stores float32 there, beside 16-bit "
+                "matrices; 'keep_float32: false' in the recipe casts every tensor"
             ]
         wanted = CONFIG_NAMES[self._casts[0]]
         return [

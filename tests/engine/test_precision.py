@@ -20,8 +20,8 @@ BIAS = "model.layers.1.mlp.gate.e_score_correction_bias"
 DECAY = "model.layers.2.mixer.A_log"
 MATRIX = "model.layers.0.mlp.up_proj.weight"
 NOTE = (
-    f"2 tensors ({BIAS}, {DECAY}) are kept in float32, as every input stores it beside 16-bit "
-    "matrices; 'keep_float32: false' in the recipe casts them too"
+    f"2 tensors ({BIAS}, {DECAY}) are kept in float32, since every input stores float32 there, "
+    "beside 16-bit matrices; 'keep_float32: false' in the recipe casts every tensor"
 )
 
 
