@@ -25,6 +25,8 @@ from mergesafe.errors import ArgumentError, NonFiniteError
 from mergesafe.ops.backends.cuda import CudaBackend
 from mergesafe.ops.backends.registry import get_backend
 
+from .moe_models import save_fused
+
 BIG = "model.layers.0.mlp.big.weight"
 
 
@@ -136,6 +138,14 @@ def test_same_bytes_as_on_the_cpu(
     mergesafe.merge(content(method, models), tmp_path / "device", device="cuda", vram=vram)
     assert digest(tmp_path / "device") == digest(tmp_path / "cpu")
     assert sum(each.uploaded for each in devices) > 0
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "slerp"])
+def test_experts_in_one_tensor(method: str, devices: list[LateDevice], tmp_path: Path) -> None:
+    models: list[Path | str] = [save_fused(tmp_path / f"m{i}", i) for i in range(3)]
+    mergesafe.merge(content(method, models), tmp_path / "cpu")
+    mergesafe.merge(content(method, models), tmp_path / "device", device="cuda", vram="2500kB")
+    assert digest(tmp_path / "device") == digest(tmp_path / "cpu")
 
 
 @pytest.mark.parametrize("keys", [{"dtype": "float16"}, {"out_dtype": "float32"}])
