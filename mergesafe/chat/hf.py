@@ -330,14 +330,26 @@ def fold_in(model: Any, adapter: Any, base: Checkpoint) -> None:
     pairs = open_adapter(adapter, base).pairs
     with Reader() as reader:
         for name, pair in pairs.items():
+            if name not in base.tensors:
+                _untie(model)
             weight = model.get_parameter(name).data
             weight.copy_(weight.float() + lora_delta(pair, reader).to(weight.device))
 
 
+def _untie(model: Any) -> None:
+    """Give the model a head of its own: an adapter of the head leaves the embedding as it is."""
+    import torch
+
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.data.clone(), requires_grad=False)
+    model.config.tie_word_embeddings = False
+
+
 def lora_delta(pair: LoraPair, reader: Reader) -> torch.Tensor:
-    """scale · B · A as float32."""
+    """scale · B · A as float32, in the shape of the weight that it is added to."""
     a, b = (_read(info, reader).float() for info in (pair.a, pair.b))
-    return pair.scale * (b @ a)
+    delta = pair.scale * (b @ a)
+    return delta.T if pair.transposed else delta
 
 
 def _read(info: TensorInfo, reader: Reader) -> torch.Tensor:

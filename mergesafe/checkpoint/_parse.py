@@ -35,14 +35,16 @@ def reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def parse_object(data: bytes) -> dict[str, Any]:
+def parse_object(data: bytes, *, constants: bool = True) -> dict[str, Any]:
     """Parse ``data`` as one JSON object in which no key appears twice, at any depth.
+
+    ``constants``: whether NaN and Infinity, which JSON does not have, are read all the same:
+    configurations in the wild hold Infinity (a range of time steps); Python reads and writes it.
 
     Raises:
         ValueError: a short phrase that says what ``data`` is instead ("not UTF-8", ...).
     """
-    # Configurations in the wild hold Infinity (a range of time steps); Python reads and writes it.
-    value = parse_json(data, constants=True, object_pairs_hook=_unique)
+    value = parse_json(data, constants=constants, object_pairs_hook=_unique)
     if not isinstance(value, dict):
         raise ValueError(f"a JSON {type(value).__name__}, not an object")
     return value

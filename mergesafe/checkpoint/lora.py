@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from mergesafe.architecture.names import unwrap
+from mergesafe.architecture.pairing import Pairing, pair
+from mergesafe.architecture.tying import HEADS, embedding_of, head_beside
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location, at, read_json_file
+from mergesafe.checkpoint.lora_config import MERGE_FIRST, Setting, check_config, fail
 from mergesafe.checkpoint.model import (
     CONFIG_LIMIT,
     CONVERT_ADVICE,
@@ -27,61 +31,51 @@ from mergesafe.checkpoint.model import (
 )
 from mergesafe.checkpoint.safetensors import TensorInfo, read_header
 from mergesafe.dtypes import MERGEABLE
-from mergesafe.errors import CheckpointError
 
 CONFIG_NAME: Final = "adapter_config.json"
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
 
-#: Settings that make the delta something other than scale * B @ A, and what they mean.
-_REFUSED: Final = {
-    "use_dora": "DoRA scales the merged columns",
-    "fan_in_fan_out": "the base stores its weights transposed",
-    "lora_bias": "B has a bias",
-    "modules_to_save": "whole modules were fine-tuned besides the adapter",
-    "trainable_token_indices": "token embeddings were fine-tuned besides the adapter",
-    "layer_replication": "layers of the base are repeated",
-    "target_parameters": "it adapts parameters that are not linear layers",
-    "alora_invocation_tokens": "activated LoRA changes only some positions",
-    "use_qalora": "QALoRA pools the input",
-    "use_bdlora": "BD-LoRA is block-diagonal",
-    "arrow_config": "Arrow routes between adapters",
-    "kasa_config": "KaSA changes the base weights",
-    "monteclora_config": "MonteCLoRA samples its weights",
-}
-#: Initialisations that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ, ...) change it.
-_PLAIN_INIT: Final = (None, True, False, "gaussian", "eva", "orthogonal")
-_MERGE_FIRST: Final = "Merge the adapter into its base with PEFT (merge_and_unload) and use that."
-
 _NAME: Final = re.compile(
     r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight"
 )
-#: Patterns come from the adapter, so only expressions that match in polynomial time are run: no
-#: quantified groups, no look-around, no back-references, few repetitions.
-_UNSAFE_PATTERN: Final = re.compile(r"\)[*+{]|\(\?|\\[0-9]|(?:[*+{].*){4}", re.DOTALL)
 #: Ends of the names of whole weights that PEFT may put beside the pairs.
 _EMBEDDINGS: Final = (
     ".base_layer.weight", ".embed_tokens.weight", ".wte.weight", ".lm_head.weight",
 )  # fmt: skip
-_PATTERN_LENGTH: Final = 300
-_PATTERN_COUNT: Final = 4096
+#: Architectures whose linear layers are transformers' Conv1D: their weights are [in, out].
+_CONV1D_MODELS: Final = frozenset(
+    ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "gpt-sw3", "clvp", "clvp_decoder")
+)
+_CONV1D: Final = re.compile(r"(?:^|\.)(?:c_attn|c_proj|c_fc|q_attn)$")
+_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class LoraPair:
-    """The delta ``scale * (B @ A)`` of one base tensor: A is [rank, in], B is [out, rank]."""
+    """The delta ``scale * (B @ A)`` of one base tensor: A is [rank, in], B is [out, rank].
+
+    ``transposed``: the base stores the weight as [in, out], so the delta is ``scale * (B @ A)ᵀ``,
+    which is Aᵀ times Bᵀ.
+    """
 
     a: TensorInfo
     b: TensorInfo
     scale: float
     rank: int
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter; ``pairs`` is keyed by the names of the base checkpoint's tensors."""
+    """A LoRA adapter; ``pairs`` is keyed by the names of the base checkpoint's tensors.
+
+    The head of a base that ties it to its embedding is not among those tensors; the adapter of
+    such a head is under the name that transformers gives the head.
+    """
 
     path: Location
     pairs: dict[str, LoraPair]
+    warnings: tuple[str, ...] = ()
 
 
 def open_adapter(path: Location, base: Checkpoint) -> Adapter:
@@ -94,135 +88,140 @@ def open_adapter(path: Location, base: Checkpoint) -> Adapter:
     weights = _find_weights(path)
     config_path = path / CONFIG_NAME
     config = read_json_file(config_path, CONFIG_LIMIT)
-    _check_config(config_path, config)
-    rank_of = _setting(config_path, config, "r", "rank_pattern", whole=True)
-    alpha_of = _setting(config_path, config, "lora_alpha", "alpha_pattern", whole=False)
+    check_config(config_path, config)
+    rank_of = Setting(config_path, config, "r", "rank_pattern", whole=True)
+    alpha_of = Setting(config_path, config, "lora_alpha", "alpha_pattern", whole=False)
+    found = _pair_up(weights)
+    targets, warnings = _targets(weights, found, config, base)
     pairs: dict[str, LoraPair] = {}
-    for module, (a, b) in _pair_up(weights).items():
-        target = base.tensors.get(f"{module}.weight")
-        if target is None:
-            _fail(
-                weights,
-                f"tensor {show(a.name)} adapts {show(module + '.weight')}, which the base "
-                f"{base.path} does not have. Use the base that the adapter was trained on.",
-            )
-        rank = rank_of(module)
-        _check_shapes(a, b, target, rank)
-        scale = alpha_of(module) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        pairs[target.name] = LoraPair(a, b, scale, int(rank))
-    return Adapter(path, pairs)
+    for module, (a, b) in found.items():
+        name, target = targets[module]
+        rank = rank_of.of(module)
+        transposed = _is_transposed(name, config, base)
+        _check_shapes(a, b, target, rank, transposed)
+        scale = alpha_of.of(module) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        pairs[name] = LoraPair(a, b, scale, int(rank), transposed)
+    for setting in (rank_of, alpha_of):
+        warnings += [f"{config_path}: {text}" for text in setting.unused(found)]
+    return Adapter(path, pairs, tuple(warnings))
 
 
-def _fail(path: Location, problem: str) -> NoReturn:
-    raise CheckpointError(f"{path}: {problem}")
+def _targets(
+    weights: Location,
+    found: Mapping[str, tuple[TensorInfo, TensorInfo]],
+    config: Mapping[str, Any],
+    base: Checkpoint,
+) -> tuple[dict[str, tuple[str, TensorInfo]], list[str]]:
+    """Module -> the base's tensor that it adapts, and a warning if their names have a rule.
+
+    All modules are looked at together: one prefix may differ, the same for all of them.
+    """
+    known = {name: info.shape for name, info in base.tensors.items() if len(info.shape) == 2}
+    wanted = {}
+    for module, (a, b) in found.items():
+        name = f"{module}.weight"
+        shape = (*b.shape[:1], *a.shape[1:2])
+        wanted[name] = shape[::-1] if _is_transposed(name, config, base) else shape
+    targets = {name: name for name in wanted if name in base.tensors}
+    embedding = embedding_of(base.tensors)
+    for name in wanted:
+        if name in HEADS and name not in targets and embedding is not None and base.tied:
+            targets[name] = embedding
+    missing = {name: shape for name, shape in wanted.items() if name not in targets}
+    warnings = []
+    if missing:
+        free = {name: shape for name, shape in known.items() if name not in targets.values()}
+        pairing = pair(missing, free, least=1)
+        if pairing.ours or len(pairing.rules) != 1:
+            _fail_unknown(weights, missing, pairing, base)
+        targets |= pairing.stored
+        rule = pairing.rules[0]
+        warnings.append(
+            f"{weights}: the names of its modules begin with {rule.ours!r} where those of the base "
+            f"begin with {rule.theirs!r}; all {len(missing)} were found so"
+        )
+    head = head_beside(embedding) if embedding is not None else ""
+    return {
+        name.removesuffix(".weight"): (
+            head if name in HEADS and targets[name] == embedding else targets[name],
+            base.tensors[targets[name]],
+        )
+        for name in wanted
+    }, warnings
+
+
+def _fail_unknown(
+    weights: Location, missing: Mapping[str, Any], pairing: Pairing, base: Checkpoint
+) -> NoReturn:
+    """Modules that the base does not have: show how both spell theirs."""
+    names = [name for name in missing if name in pairing.ours] or list(missing)
+    end = names[0].split(".")[-2]
+    alike = [name for name in base.tensors if f".{end}." in f".{name}"] or list(base.tensors)
+    fail(
+        weights,
+        f"it adapts {', '.join(map(show, names[:_SHOWN]))}"
+        f"{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}, which the base "
+        f"{base.path} does not have; the base has {', '.join(map(show, alike[:_SHOWN]))}. Use the "
+        "base that the adapter was trained on.",
+    )
+
+
+def _is_transposed(name: str, config: Mapping[str, Any], base: Checkpoint) -> bool:
+    """Whether the base's weight is [in, out]; PEFT finds out by the layer's class.
+
+    ``fan_in_fan_out`` counts only where the base does not say what it is: PEFT ignores it on
+    linear layers and sets it on Conv1D.
+    """
+    kind = base.config.get("model_type")
+    if kind is None:
+        return bool(config.get("fan_in_fan_out"))
+    module = name.removesuffix(".weight")
+    return kind in _CONV1D_MODELS and _CONV1D.search(module) is not None
 
 
 def _find_weights(path: Location) -> Location:
     if not at(path).exists():
         refuse_missing(path)
     if not at(path / CONFIG_NAME).exists():
-        _fail(path, f"this is not a LoRA adapter: it has no {CONFIG_NAME}. Give PEFT's folder.")
+        fail(path, f"this is not a LoRA adapter: it has no {CONFIG_NAME}. Give PEFT's folder.")
     weights = path / WEIGHTS_NAME
     if not at(weights).exists():
         for suffix in PICKLE_SUFFIXES:
             if at(weights.with_suffix(suffix)).exists():
-                _fail(path, f"adapter_model{suffix} is a pickle. {CONVERT_ADVICE}")
-        _fail(path, f"the adapter has no {WEIGHTS_NAME}. Download it again.")
+                fail(path, f"adapter_model{suffix} is a pickle. {CONVERT_ADVICE}")
+        fail(path, f"the adapter has no {WEIGHTS_NAME}. Download it again.")
     return weights
-
-
-def _check_config(path: Location, config: dict[str, Any]) -> None:
-    if config.get("peft_type") != "LORA":
-        _fail(
-            path,
-            f"peft_type is {show(config.get('peft_type'))}, only 'LORA' is supported. "
-            f"{_MERGE_FIRST}",
-        )
-    for key, meaning in _REFUSED.items():
-        if config.get(key):
-            _fail(path, f"{key} is {show(config[key])}: {meaning}. {_MERGE_FIRST}")
-    if config.get("bias", "none") != "none":
-        _fail(path, f"bias is {show(config['bias'])}, expected 'none'. {_MERGE_FIRST}")
-    if config.get("init_lora_weights") not in _PLAIN_INIT:
-        _fail(
-            path,
-            f"init_lora_weights is {show(config['init_lora_weights'])}, which may change the base "
-            f"weights too. {_MERGE_FIRST}",
-        )
-
-
-def _setting(
-    path: Location, config: dict[str, Any], key: str, patterns_key: str, *, whole: bool
-) -> Callable[[str], float]:
-    """A function from module name to the value of ``key`` (rank or alpha) there.
-
-    As in PEFT, the first pattern that matches the end of the module's name decides, else the
-    adapter's common value.
-    """
-    default = _number(path, key, config.get(key), whole=whole)
-    patterns = config.get(patterns_key) or {}
-    if not isinstance(patterns, dict) or len(patterns) > _PATTERN_COUNT:
-        _fail(path, f"{patterns_key} is {show(patterns)}, expected an object of patterns.")
-    compiled = [
-        (_compile(path, patterns_key, text), _number(path, patterns_key, value, whole=whole))
-        for text, value in patterns.items()
-    ]
-
-    def find(module: str) -> float:
-        return next((value for pattern, value in compiled if pattern.match(module)), default)
-
-    return find
-
-
-def _compile(path: Location, key: str, text: str) -> re.Pattern[str]:
-    if len(text) > _PATTERN_LENGTH or _UNSAFE_PATTERN.search(text):
-        _fail(
-            path,
-            f"{key} has the pattern {show(text)}, which could take for ever to match. Replace it "
-            "by plain module names.",
-        )
-    try:
-        return re.compile(rf"(.*\.)?({text})$")
-    except (re.error, OverflowError) as error:
-        _fail(path, f"{key} has the invalid pattern {show(text)} ({error}).")
-
-
-def _number(path: Location, key: str, value: object, *, whole: bool) -> float:
-    kinds = (int,) if whole else (int, float)
-    # bool is a subclass of int; NaN and huge values fail the comparison.
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < 2**31:
-        kind = "integer" if whole else "number"
-        _fail(path, f"{key} is {show(value)}, expected a positive {kind}. Fix or re-export it.")
-    return value
 
 
 def _pair_up(weights: Location) -> dict[str, tuple[TensorInfo, TensorInfo]]:
     """Module name -> (A, B), in file order; every tensor is accounted for."""
     sides: dict[str, dict[str, TensorInfo]] = {}
-    for name, info in read_header(weights)[0].items():
+    infos = read_header(weights)[0]
+    for name, stored in unwrap(infos, weights)[0].items():
+        info = infos[stored]
         match = _NAME.fullmatch(name)
         if match is None:
-            _fail(weights, f"tensor {show(name)} {_unknown(name)} {_MERGE_FIRST}")
+            fail(weights, f"tensor {show(name)} {_unknown(name)} {MERGE_FIRST}")
         found = sides.setdefault(match["module"], {})
         if other := found.get(match["side"]):
-            _fail(
+            fail(
                 weights,
                 f"tensors {show(other.name)} and {show(name)} are the same side of one pair: the "
                 "file mixes several adapters. Save them separately.",
             )
         if info.dtype not in MERGEABLE:
-            _fail(
+            fail(
                 weights,
                 f"tensor {show(name)} is {info.dtype}, expected {' or '.join(MERGEABLE)}. Convert "
                 "the adapter.",
             )
         found[match["side"]] = info
     if not sides:
-        _fail(weights, "the adapter holds no tensors. Download it again.")
+        fail(weights, "the adapter holds no tensors. Download it again.")
     for found in sides.values():
         if len(found) != 2:
             (side,) = found
-            _fail(
+            fail(
                 weights,
                 f"tensor {show(found[side].name)} has no lora_{'B' if side == 'A' else 'A'} to go "
                 "with it. Download or save the adapter again.",
@@ -244,17 +243,19 @@ def _unknown(name: str) -> str:
     return "is not base_model.model.MODULE.lora_A.weight or lora_B.weight of a linear layer."
 
 
-def _check_shapes(a: TensorInfo, b: TensorInfo, target: TensorInfo, rank: float) -> None:
+def _check_shapes(
+    a: TensorInfo, b: TensorInfo, target: TensorInfo, rank: float, transposed: bool
+) -> None:
     if len(target.shape) != 2:
-        _fail(
+        fail(
             a.path,
             f"tensor {show(a.name)} adapts {show(target.name)} of shape {list(target.shape)}, "
-            f"expected two dimensions (a linear layer). {_MERGE_FIRST}",
+            f"expected two dimensions (a linear layer). {MERGE_FIRST}",
         )
-    rows, columns = target.shape
+    rows, columns = target.shape[::-1] if transposed else target.shape
     for info, expected in ((a, (rank, columns)), (b, (rows, rank))):
         if info.shape != expected:
-            _fail(
+            fail(
                 info.path,
                 f"tensor {show(info.name)} has shape {list(info.shape)}, expected {list(expected)} "
                 f"for rank {rank} and {show(target.name)} of shape {list(target.shape)}. Use the "

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from mergesafe.architecture.names import unwrap
+from mergesafe.architecture.tying import is_tied
 from mergesafe.checkpoint._parse import is_text, reason, show
 from mergesafe.checkpoint.location import Location, at, read_json_file
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
@@ -43,28 +45,25 @@ CONVERT_ADVICE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model's tensors (shard by shard, offsets ascending), its ``config.json`` and its shards."""
+    """A model's tensors (shard by shard, offsets ascending), its ``config.json`` and its shards.
+
+    ``tensors`` is keyed by names without the ``wrappers`` that training put around the model
+    (``_orig_mod.`` and the like); each :class:`TensorInfo` has the name as it is stored.
+    """
 
     path: Location
     tensors: dict[str, TensorInfo]
     config: dict[str, Any]
     shards: tuple[Location, ...]
+    wrappers: tuple[str, ...] = ()
 
     @property
-    def tied(self) -> bool:
-        """Whether the output head shares the input embedding.
+    def tied(self) -> bool | None:
+        """Whether the output head shares the input embedding, by the configuration.
 
-        ``tie_word_embeddings`` of the configuration or of its ``text_config``. A configuration
-        leaves the key out when it equals the architecture's default (Gemma: true), so without
-        it the weights decide: tied when there is an input embedding and no ``lm_head``.
+        None: it does not say, and the architecture's default is not known.
         """
-        text_config = self.config.get("text_config")
-        for config in (self.config, text_config):
-            if isinstance(config, dict) and isinstance(config.get("tie_word_embeddings"), bool):
-                return bool(config["tie_word_embeddings"])
-        names = self.tensors
-        embedded = any(name.endswith(("embed_tokens.weight", "wte.weight")) for name in names)
-        return embedded and not any(name.endswith("lm_head.weight") for name in names)
+        return is_tied(self.config)
 
 
 def open_checkpoint(path: Location | str) -> Checkpoint:
@@ -109,7 +108,10 @@ def _checkpoint(
 ) -> Checkpoint:
     if not tensors:
         raise CheckpointError(f"{path}: the checkpoint holds no tensors. Download it again.")
-    return Checkpoint(path, tensors, config, shards)
+    names, wrappers = unwrap(tensors, path)
+    if wrappers:
+        tensors = {plain: tensors[stored] for plain, stored in names.items()}
+    return Checkpoint(path, tensors, config, shards, wrappers)
 
 
 def _open_file(path: Location) -> Checkpoint:

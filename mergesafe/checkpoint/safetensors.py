@@ -64,7 +64,7 @@ def read_header(path: Location) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         CheckpointError: the file cannot be read or breaks the format in any way.
     """
     header, data_start, file_size = _load(path)
-    metadata = _check_metadata(path, header.pop(_METADATA, {}))
+    metadata = _check_metadata(path, header.pop(_METADATA, None))
     infos = [_check_entry(path, name, entry, data_start) for name, entry in header.items()]
     infos.sort(key=lambda info: (info.offset, info.nbytes))
     _check_tiling(path, infos, data_start, file_size)
@@ -116,7 +116,7 @@ def _load(path: Location) -> tuple[dict[str, Any], int, int]:
     if not raw.startswith(b"{"):
         _fail(path, f"the header starts with {raw[:1]!r}, expected the '{{' of a JSON object.")
     try:
-        return parse_object(raw), 8 + length, size
+        return parse_object(raw, constants=False), 8 + length, size
     except ValueError as error:
         _fail(path, f"the header is {error}.")
 
@@ -152,6 +152,8 @@ def _check_length(path: Location, prefix: bytes, size: int) -> int:
 
 
 def _check_metadata(path: Location, value: object) -> dict[str, str]:
+    if value is None:  # absent, or null, which the safetensors library reads as no metadata
+        return {}
     if not isinstance(value, dict):
         _fail(path, f"{_METADATA} is {show(value)}, expected an object of strings.")
     for key, item in value.items():
@@ -181,10 +183,9 @@ def _check_entry(path: Location, name: str, entry: object, data_start: int) -> T
     where = _Where(name)
     if not isinstance(entry, dict):
         _fail(path, f"{where} its entry is {show(entry)}, expected an object.")
+    # Further fields mean nothing to the safetensors library either.
     if missing := _FIELDS - entry.keys():
         _fail(path, f"{where} its entry lacks {', '.join(sorted(missing))}.")
-    if extra := entry.keys() - _FIELDS:
-        _fail(path, f"{where} its entry has the unknown field {show(min(extra))}.")
     dtype = entry["dtype"]
     if not isinstance(dtype, str) or dtype not in SIZES:
         _fail_dtype(path, where, dtype)

@@ -9,6 +9,7 @@ the output does.
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -338,6 +339,15 @@ def to_float32(source: Buffer, out: int, n: int) -> None:
     """Exact conversion of ``n`` elements to float32 at address ``out``."""
     code = _CODES[source.dtype]
     _native.weighted_sum([(source.address, code, code)], [1.0], (out, 2), n, False, 1)
+
+
+def transpose(address: int, rows: int, columns: int) -> None:
+    """Turn the float32 matrix [rows, columns] at ``address`` into its transpose, in place."""
+    target = (ctypes.c_float * (rows * columns)).from_address(address)
+    view = memoryview(target).cast("B").cast("f")
+    copy = array("f", view)
+    for row in range(rows):
+        view[row::rows] = copy[row * columns : (row + 1) * columns]
 
 
 def count_nonfinite(buffer: Buffer, n: int) -> int:

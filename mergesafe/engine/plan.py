@@ -6,22 +6,24 @@ parameters, memory. What remains is ordered work with its bytes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any, Final
 
+from mergesafe.architecture.names import layer_of
+from mergesafe.architecture.tying import HEADS, embedding_of, untied
 from mergesafe.checkpoint.carry import missing_companions
 from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.dtypes import FLOATS, SIZES, promote
+from mergesafe.engine.alignment import Alignment, align
 from mergesafe.engine.memory import aligned
 from mergesafe.engine.output_config import OutputConfig, output_config
 from mergesafe.engine.parts import Experts, Part
 from mergesafe.engine.precision import Precision, main_dtype
 from mergesafe.engine.settings import check_settings
-from mergesafe.engine.sources import Model, Source, hub_notes, open_models, output_names, sources_of
+from mergesafe.engine.sources import Model, Source, hub_notes, open_models, sources_of
 from mergesafe.engine.token_ids import check_token_ids
 from mergesafe.errors import MergesafeError, RecipeError
 from mergesafe.methods.spec import (
@@ -40,7 +42,6 @@ from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.resolve import filters_of, settings_for
 from mergesafe.version import __version__
 
-_LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+)\.")
 #: Selection scratch per element and requested rank: one collected magnitude of four bytes for
 #: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
 SELECT_BYTES_PER_RANK: Final = 0.5
@@ -166,25 +167,27 @@ def make_plan(
 
     ``allow_token_mismatch``: token ids that mean different tokens are a warning, not an error.
     """
-    models = open_models(recipe)
-    names, notes, lost = output_names(models)
+    opened = open_models(recipe)
+    chosen = _reference(recipe, opened)
+    settings = check_settings(chosen, opened)
+    alignment = align(opened, chosen)
+    models, names = alignment.models, alignment.names
+    reference = models[opened.index(chosen)]
     positions = layer_positions(names)
-    reference = _reference(recipe, models)
     precision = Precision(recipe, models)
-    settings = check_settings(reference, models)
     tokenizer = _tokenizer_model(recipe, reference, models)
     tokens = check_token_ids(tokenizer, models, allow=allow_token_mismatch)
     experts = Experts(names, reference.checkpoint.config)
     tasks: list[TensorTask] = []
     for name in names:
-        task = _task(recipe, models, name, positions[name], seed, precision)
+        task = _task(recipe, alignment, name, positions[name], seed, precision)
         asked = partial(_statistics, recipe, task.settings)
         tasks += experts.divided(task, recipe.method, asked)
     config = _output_config(reference, tokenizer, tasks)
     warnings = [
         *recipe.warnings,
         *_tuning_warning(recipe),
-        *lost,
+        *alignment.warnings,
         *experts.warnings(),
         *_method_warnings(recipe, tasks),
         *_filter_warnings(recipe, names),
@@ -201,17 +204,11 @@ def make_plan(
         tokenizer=tokenizer,
         warnings=tuple(dict.fromkeys(warnings)),
         notes=(
-            *notes, *precision.notes(), *experts.notes(), *tokens.notes, *config.notes,
+            *alignment.notes, *precision.notes(), *experts.notes(), *tokens.notes, *config.notes,
             *hub_notes(models),
         ),
         seed=seed,
     )  # fmt: skip
-
-
-def layer_of(name: str) -> tuple[str, int] | None:
-    """The stack of layers that a tensor belongs to, and its layer; None outside any stack."""
-    match = _LAYER.match(name)
-    return (match[1], int(match[2])) if match else None
 
 
 def layer_positions(names: Iterable[str]) -> dict[str, float]:
@@ -236,16 +233,17 @@ def layer_positions(names: Iterable[str]) -> dict[str, float]:
 
 def _task(
     recipe: Recipe,
-    models: Sequence[Model],
+    alignment: Alignment,
     name: str,
     position: float,
     seed: int,
     precision: Precision,
 ) -> TensorTask:
-    sources = sources_of(name, models)
+    owner = alignment.copied.get(name)
+    sources = sources_of(name, alignment.models if owner is None else [owner])
     shape = sources[0].info.shape
     dtype = promote([source.info.dtype for source in sources])
-    copied = dtype not in FLOATS
+    copied = owner is not None or dtype not in FLOATS
     uncast = copied or precision.keeps(name, sources)
     out_dtype = dtype if uncast else (recipe.out_dtype or recipe.dtype or dtype)
     settings = settings_for(recipe, name, position)
@@ -357,14 +355,10 @@ def _filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
 def _output_config(reference: Model, tokenizer: Model, tasks: Sequence[TensorTask]) -> OutputConfig:
     """The reference's config.json with the tying, and all else, of what is written."""
     config = dict(reference.checkpoint.config)
-    heads = any(task.name.endswith("lm_head.weight") for task in tasks)
-    if config and heads and reference.checkpoint.tied:
-        config["tie_word_embeddings"] = False
-        if isinstance(config.get("text_config"), dict):
-            config["text_config"] = {**config["text_config"], "tie_word_embeddings": False}
+    if config and any(task.name in HEADS for task in tasks):
+        config = untied(config)
     merged = [task for task in tasks if not task.copied]
-    embedding = reference.embedding()
-    name = None if embedding is None else embedding.name
+    name = embedding_of(reference.checkpoint.tensors)
     return output_config(
         config, reference, tokenizer,
         dtype=main_dtype((task.out_dtype, task.out_bytes) for task in merged),

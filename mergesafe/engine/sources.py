@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from mergesafe.architecture.tying import embedding_of, head_beside, head_of
 from mergesafe.checkpoint.hub import HubStore
 from mergesafe.checkpoint.locate import locate
 from mergesafe.checkpoint.lora import Adapter, LoraPair, open_adapter
@@ -15,14 +14,10 @@ from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
 from mergesafe.checkpoint.remote import RemotePath
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import FLOATS, MERGEABLE, SIZES
+from mergesafe.engine.parents import check_parent
 from mergesafe.errors import CheckpointError
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.references import hub_id
-
-_HEAD: Final = "lm_head.weight"
-_EMBEDDING: Final = re.compile(r"(?:^|\.)(?:embed_tokens|wte)\.weight$")
-#: Buffers that old checkpoints stored although a model computes them.
-_RECOMPUTED: Final = re.compile(r"\.(?:rotary_emb\.inv_freq|attn\.masked_bias)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +41,38 @@ class Model:
     ref: ModelRef
     checkpoint: Checkpoint
     adapter: Adapter | None
+    #: What its files told that whoever merges it should know.
+    notes: tuple[str, ...] = ()
+    #: Output name -> name in this checkpoint; None: the checkpoint's own names.
+    names: Mapping[str, str] | None = None
+    #: What a head that the checkpoint does not store is called in the output.
+    borrowed_head: str | None = None
 
     @property
     def text(self) -> str:
         return self.ref.text
 
+    def own_name(self, name: str) -> str | None:
+        """The checkpoint's name for output tensor ``name``; a head that it shares has none."""
+        if self.names is not None:
+            return self.names.get(name)
+        return name if name in self.checkpoint.tensors else None
+
     def source(self, name: str) -> Source | None:
         """The input for output tensor ``name``; a tied model's head is its embedding."""
-        info = self.checkpoint.tensors.get(name)
-        if info is None and name.endswith(_HEAD) and self.checkpoint.tied:
-            info = self.embedding()
-        if info is None:
+        own = adapted = self.own_name(name)
+        if name == self.borrowed_head:
+            own = embedding_of(self.checkpoint.tensors)
+            adapted = None if own is None else head_beside(own)
+        if own is None or own not in self.checkpoint.tensors:
             return None
-        return Source(self.text, info, self.adapter.pairs.get(info.name) if self.adapter else None)
+        pair = self.adapter.pairs.get(adapted or own) if self.adapter else None
+        return Source(self.text, self.checkpoint.tensors[own], pair)
 
     def embedding(self) -> TensorInfo | None:
-        found = [t for n, t in self.checkpoint.tensors.items() if _EMBEDDING.search(n)]
-        return found[0] if len(found) == 1 else None
+        """The input embedding; None where there is none, or several could be it."""
+        name = embedding_of(self.checkpoint.tensors)
+        return None if name is None else self.checkpoint.tensors[name]
 
 
 def open_models(recipe: Recipe) -> tuple[Model, ...]:
@@ -82,6 +92,7 @@ def open_refs(
         CheckpointError: one cannot be opened or is quantized; says where ``source`` names it.
     """
     opened: dict[Path | str, Checkpoint] = {}
+    notes: dict[Path | str, str | None] = {}
     failed: dict[Path | str, tuple[int, CheckpointError]] = {}
     models = []
     for ref in refs:
@@ -91,7 +102,7 @@ def open_refs(
         try:
             if place not in opened:
                 opened[place] = open_checkpoint(locate(place))
-                _refuse_quantized(opened[place])
+                notes[place] = check_parent(opened[place])
             checkpoint = opened[place]
             adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
         except CheckpointError as error:
@@ -99,7 +110,8 @@ def open_refs(
                 error.args = (f"{error} ({source}:{ref.line} names it.)",)
             failed[place] = ref.line or 0, error
             continue
-        models.append(Model(ref, checkpoint, adapter))
+        told = [notes[place], *(adapter.warnings if adapter else ())]
+        models.append(Model(ref, checkpoint, adapter, tuple(filter(None, told))))
     if failed:
         errors = sorted(failed.values(), key=lambda entry: entry[0])
         raise CheckpointError.joined([error for _, error in errors])
@@ -122,51 +134,17 @@ def hub_notes(models: Sequence[Model]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _refuse_quantized(checkpoint: Checkpoint) -> None:
-    quantization = checkpoint.config.get("quantization_config")
-    if isinstance(quantization, dict):
-        kind = quantization.get("quant_method", "an unnamed method")
-        raise CheckpointError(
-            f"{checkpoint.path / 'config.json'}: the checkpoint is quantized ({kind}); packed or "
-            "scaled numbers cannot be merged as they are. Load it with transformers, dequantize "
-            "it and save it in bfloat16, or use the original checkpoint."
-        )
-
-
-def output_names(models: Sequence[Model]) -> tuple[list[str], list[str], list[str]]:
-    """Names of the merged model's tensors, in file order of the first model, notes and warnings.
-
-    Every tensor of every input is accounted for: it is an output, or a note or a warning says why
-    not.
-    """
-    names: dict[str, None] = {}
-    for model in models:
-        names.update(dict.fromkeys(model.checkpoint.tensors))
-    notes, warnings = [], []
-    for name in list(names):
-        stored = [name in model.checkpoint.tensors for model in models]
-        if name.endswith(_HEAD) and all(model.checkpoint.tied for model in models):
-            del names[name]
-            holders = ", ".join(m.text for m in models if name in m.checkpoint.tensors)
-            warnings.append(
-                f"{name}, stored in {holders}, is dropped: config.json of every model ties it to "
-                "the input embedding. If it differs from the embedding, set tie_word_embeddings to "
-                "false where it is stored"
-            )
-        elif _RECOMPUTED.search(name) and not all(stored):
-            del names[name]
-            notes.append(f"{name} is dropped: models compute it, and not every input stores it")
-    return list(names), notes, warnings
-
-
 def sources_of(name: str, models: Sequence[Model]) -> tuple[Source, ...]:
-    """The checked inputs of one output tensor: all present, one shape, mergeable types."""
-    sources = []
-    for model in models:
-        source = model.source(name)
-        if source is None:
-            raise _missing(name, model, models)
-        sources.append(source)
+    """The checked inputs of one output tensor: all present, one shape, mergeable types.
+
+    Raises:
+        CheckpointError: they cannot be merged.
+    """
+    found = [model.source(name) for model in models]
+    sources = [source for source in found if source is not None]
+    if len(sources) < len(models):  # align() has said so for everything that it was given
+        lacking = models[found.index(None)].checkpoint.path
+        raise CheckpointError(f"{lacking}: tensor '{name}' is missing here.")
     first = sources[0]
     for source in sources[1:]:
         if source.info.shape != first.info.shape:
@@ -194,16 +172,6 @@ def sources_of(name: str, models: Sequence[Model]) -> tuple[Source, ...]:
     return tuple(sources)
 
 
-def _missing(name: str, model: Model, models: Sequence[Model]) -> CheckpointError:
-    owner = next(m for m in models if name in m.checkpoint.tensors)
-    return CheckpointError(
-        f"{model.checkpoint.path}: tensor '{name}' of {owner.checkpoint.path} is missing here "
-        f"({len(owner.checkpoint.tensors)} tensors there, {len(model.checkpoint.tensors)} here); "
-        "every model needs the same architecture. Check that the models belong together and that "
-        "the download is complete."
-    )
-
-
 def _types_differ(name: str, first: Source, other: Source) -> str:
     return (
         f"tensor '{name}' is {first.info.dtype} in {first.info.path} and {other.info.dtype} in "
@@ -213,7 +181,7 @@ def _types_differ(name: str, first: Source, other: Source) -> str:
 
 def _shapes_differ(name: str, first: Source, other: Source) -> CheckpointError:
     advice = "every model needs the same architecture."
-    if _EMBEDDING.search(name) or name.endswith(_HEAD):
+    if embedding_of([name]) or head_of([name]):
         advice = (
             "the vocabularies differ in size. This version does not merge vocabularies: resize "
             "the embeddings of one model to the other's tokenizer first."

@@ -24,6 +24,7 @@ from mergesafe.engine.kernels import (
     Kernels,
     low_rank,
     to_float32,
+    transpose,
 )
 from mergesafe.engine.layout import SAMPLE_RUN, Layout, rank_count, sample_positions
 from mergesafe.engine.manifest import OUTPUT
@@ -285,7 +286,7 @@ class TaskRun:
         return adapted
 
     def _load_factors(self, index: int, source: Source) -> tuple[int, int]:
-        """Addresses of A and B in float32."""
+        """Addresses of A and B in float32; of Bᵀ and Aᵀ where the base is stored transposed."""
         assert source.lora is not None  # only called for adapted tensors
         addresses = []
         for side, info in (("A", source.lora.a), ("B", source.lora.b)):
@@ -297,9 +298,12 @@ class TaskRun:
             address, _ = self.memory.take(4 * info.numel)
             stored = Buffer(pointer, memoryview(raw), info.dtype, info.dtype)
             to_float32(stored, address, info.numel)
+            if source.lora.transposed:
+                transpose(address, *info.shape)
             self.lap("adapter", 0, info.nbytes)
             addresses.append(address)
-        return addresses[0], addresses[1]
+        a, b = addresses
+        return (b, a) if source.lora.transposed else (a, b)
 
 
 def _bytes(inputs: Sequence[Buffer]) -> int:

@@ -98,8 +98,9 @@ def made_of(
 
 
 def lora_factors(pair: LoraPair, reader: Reader) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B in float32."""
-    return read(pair.a, reader).float(), read(pair.b, reader).float()
+    """A and B in float32; Bᵀ and Aᵀ where the base is stored transposed."""
+    a, b = read(pair.a, reader).float(), read(pair.b, reader).float()
+    return (b.T.contiguous(), a.T.contiguous()) if pair.transposed else (a, b)
 
 
 def _adapted(

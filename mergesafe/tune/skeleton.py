@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mergesafe.architecture.names import layer_of
 from mergesafe.chat.hf import quiet
 from mergesafe.chat.runnable import require
-from mergesafe.engine.plan import MergePlan, layer_of
+from mergesafe.engine.plan import MergePlan
 from mergesafe.errors import ModelError
 from mergesafe.tune.layers import MergedEmbedding, MergedLinear
 from mergesafe.tune.weight import MergedWeight

@@ -17,7 +17,8 @@ from typing import Final, TypeAlias
 
 import torch
 
-from mergesafe.engine.plan import MergePlan, TensorTask, layer_of
+from mergesafe.architecture.names import layer_of
+from mergesafe.engine.plan import MergePlan, TensorTask
 from mergesafe.errors import ArgumentError, TuningError, did_you_mean
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings
 

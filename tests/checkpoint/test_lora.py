@@ -149,7 +149,7 @@ def test_fractional_alpha(tmp_path: Path, base: Checkpoint) -> None:
         ({"peft_type": "LOHA"}, "peft_type is 'LOHA', only 'LORA' is supported"),
         ({"peft_type": None}, "peft_type is None"),
         ({"use_dora": True}, "use_dora is True: DoRA scales the merged columns"),
-        ({"fan_in_fan_out": True}, "the base stores its weights transposed"),
+        ({"new_trick": {"a": 1}}, "'new_trick' is {'a': 1}: mergesafe does not know this setting"),
         ({"bias": "lora_only"}, "bias is 'lora_only', expected 'none'"),
         ({"lora_bias": True}, "lora_bias is True: B has a bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head']: whole modules"),

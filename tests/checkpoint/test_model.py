@@ -223,13 +223,21 @@ def test_no_tensors(tmp_path: Path) -> None:
         ({"tie_word_embeddings": True}, ["lm_head.weight"], True),
         ({"tie_word_embeddings": False}, ["model.embed_tokens.weight"], False),
         ({"text_config": {"tie_word_embeddings": True}}, ["a"], True),
-        ({}, ["model.embed_tokens.weight"], True),
-        ({}, ["model.embed_tokens.weight", "lm_head.weight"], False),
-        ({"tie_word_embeddings": None}, ["transformer.wte.weight"], True),
-        ({}, ["encoder.weight"], False),
+        # What the language model's own part says comes first.
+        (
+            {"tie_word_embeddings": True, "text_config": {"tie_word_embeddings": False}},
+            ["a"],
+            False,
+        ),
+        # Left out: the architecture's default, or unknown, whatever is stored.
+        ({"model_type": "llama"}, ["model.embed_tokens.weight"], False),
+        ({"model_type": "gemma2", "tie_word_embeddings": None}, ["lm_head.weight"], True),
+        ({"model_type": "llava", "text_config": {"model_type": "gemma"}}, ["a"], True),
+        ({"model_type": "new"}, ["model.embed_tokens.weight"], None),
+        ({}, ["transformer.wte.weight"], None),
     ],
 )
-def test_tied(config: dict[str, object], names: list[str], tied: bool) -> None:
+def test_tied(config: dict[str, object], names: list[str], tied: bool | None) -> None:
     tensors = dict.fromkeys(names)
     assert Checkpoint(Path(), tensors, config, ()).tied is tied  # type: ignore[arg-type]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 from mergesafe.checkpoint import safetensors
 from mergesafe.checkpoint.safetensors import build_header, read_header
@@ -63,7 +64,6 @@ BAD = {
     "no dtype": (pack(without("dtype"), EIGHT), "its entry lacks dtype"),
     "no shape": (pack(without("shape"), EIGHT), "its entry lacks shape"),
     "no offsets": (pack(without("data_offsets"), EIGHT), "its entry lacks data_offsets"),
-    "extra field": (pack(entry(stride=[1]), EIGHT), "the unknown field 'stride'"),
     "unknown dtype": (pack(entry(dtype="F31"), EIGHT), "dtype 'F31' is unknown"),
     "lower-case dtype": (pack(entry(dtype="f32"), EIGHT), "dtype 'f32' is unknown"),
     "dtype not text": (pack(entry(dtype=["F32"]), EIGHT), "dtype ['F32'] is unknown"),
@@ -96,13 +96,12 @@ BAD = {
     "trailing byte": (pack(entry(), bytes(9)), "1 bytes follow tensor 'w'"),
     "trailing data without tensors": (pack("{}", b"x"), "1 bytes follow the header"),
     "metadata not an object": (pack({"__metadata__": "pt"}), "__metadata__ is 'pt'"),
-    "metadata null": (pack({"__metadata__": None}), "__metadata__ is None"),
     "metadata value not text": (pack({"__metadata__": {"a": 1}}), "maps 'a' to 1"),
     "metadata with NUL": (pack({"__metadata__": {"a": "\0"}}), "expected text to text"),
     "empty name": (pack({"": ENTRY}, EIGHT), "the tensor name '' is empty"),
     "name with NUL": (pack({"w\0": ENTRY}, EIGHT), "the tensor name 'w\\x00'"),
     "half a surrogate": (pack({"\ud800": ENTRY}, EIGHT), "the tensor name '\\ud800'"),
-    "infinite dimension": (pack(entry(shape=[float("inf")]), EIGHT), "shape is [inf]"),
+    "infinite dimension": (pack(entry(shape=[float("inf")]), EIGHT), "Infinity is not JSON"),
 }
 
 
@@ -183,6 +182,18 @@ def test_no_tensors_is_a_valid_file(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(pack("{}      "))
     assert read_header(path) == ({}, {})
+
+
+@pytest.mark.parametrize("changed", [{"__metadata__": None}, {"w": ENTRY | {"stride": [1]}}])
+def test_what_the_safetensors_library_reads_is_read(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(pack({"w": ENTRY} | changed, EIGHT))
+    with safe_open(path, "pt") as file:
+        assert list(file.keys()) == ["w"]
+    tensors, metadata = read_header(path)
+    assert (list(tensors), metadata) == (["w"], {})
 
 
 def test_names_may_be_any_text(tmp_path: Path) -> None:

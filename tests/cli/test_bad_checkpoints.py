@@ -171,11 +171,12 @@ def test_config_that_is_not_json(ties: Path, family: Family) -> None:
 
 
 def test_adapter_of_another_base(ties: Path, family: Family) -> None:
-    other = {f"other.{name}": tensor for name, tensor in llama(0).items()}
+    other = {name.replace("layers", "blocks"): tensor for name, tensor in llama(0).items()}
     adapter = save_adapter(family.folder / "adapter", other, 1)
     models = [family.base, f"{family.base}+{adapter}"]
     write_recipe(ties, recipe("linear", models, each={"weight": 1}))
-    merge_refused(ties, words=(adapter, "other.model.layers.0.", family.base, "trained on"))
+    words = (adapter, "model.blocks.0.", "model.layers.0.", family.base, "trained on")
+    merge_refused(ties, words=words)
 
 
 # --- tensors that do not go together -------------------------------------------------------------
@@ -249,7 +250,9 @@ def test_types_that_are_refused(ties: Path, family: Family, dtype: torch.dtype, 
 def test_quantized_checkpoint(ties: Path, family: Family) -> None:
     path = family.experts[1] / "config.json"
     path.write_text(json.dumps({**CONFIG, "quantization_config": {"quant_method": "gptq"}}))
-    merge_refused(ties, words=(path, "gptq", "dequantize"))
+    packed = {NAME.replace("weight", "qweight"): torch.ones(5, 16, dtype=torch.int32)}
+    resave(family.experts[1], lambda tensors: tensors.update(packed), 2)
+    merge_refused(ties, words=(family.experts[1], "gptq", "qweight", "dequantize"))
 
 
 def test_plan_refuses_what_merge_refuses(ties: Path, family: Family) -> None:

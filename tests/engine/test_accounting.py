@@ -30,7 +30,7 @@ def test_a_tensor_that_only_one_model_has_is_an_error(family: Family) -> None:
     for model in family.models:
         tensors = read(model)
         save_file({**tensors, "extra": torch.ones(1)}, model / "model.safetensors")
-        with pytest.raises(CheckpointError, match=r"tensor 'extra' of .* is missing here"):
+        with pytest.raises(CheckpointError, match=r"\('extra'\) is missing (here|there)"):
             mean(list(family.models), family.folder / "out")
         save_file(tensors, model / "model.safetensors")
 
@@ -60,37 +60,6 @@ def test_tied_models_stay_tied(tmp_path: Path) -> None:
     merged, config = mean(models, tmp_path / "out")
     assert HEAD not in merged
     assert config["tie_word_embeddings"] is True
-
-
-def test_head_stored_by_tied_models_is_dropped_with_a_warning(tmp_path: Path) -> None:
-    tensors = [llama(0), llama(1, tied=True)]
-    models = [save(tmp_path / f"m{i}", tensors[i], TIED) for i in range(2)]
-    for model in models:
-        (model / "tokenizer.json").write_text("{}")
-    content = recipe("linear", models, each={"weight": 1})
-    planned = mergesafe.plan(content).plan
-    result = mergesafe.merge(content, tmp_path / "out")
-    assert (planned.warnings, planned.notes) == (result.warnings, ())
-    assert result.warnings == (
-        f"lm_head.weight, stored in {models[0]}, is dropped: config.json of every model ties it "
-        "to the input embedding. If it differs from the embedding, set tie_word_embeddings to "
-        "false where it is stored",
-    )
-    assert HEAD not in read(tmp_path / "out")
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["tie_word_embeddings"] is True
-
-
-def test_the_advice_of_the_warning_keeps_the_head(tmp_path: Path) -> None:
-    tensors = [llama(0), llama(1, tied=True)]
-    models = [
-        save(tmp_path / "m0", tensors[0], {"tie_word_embeddings": False}),
-        save(tmp_path / "m1", tensors[1], TIED),
-    ]
-    merged, config = mean(models, tmp_path / "out")
-    expected = (tensors[0][HEAD].float() + tensors[1][EMBEDDING].float()) / 2
-    assert same_bits(merged[HEAD], expected.bfloat16())
-    assert config["tie_word_embeddings"] is False
 
 
 @pytest.mark.parametrize("tied_first", [True, False])

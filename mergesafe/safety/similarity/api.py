@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mergesafe.chat.hf import parse_reference
 from mergesafe.dtypes import FLOATS
+from mergesafe.engine.alignment import align
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of, format_size
-from mergesafe.engine.sources import Model, open_refs, output_names, sources_of
+from mergesafe.engine.sources import Model, open_refs, sources_of
 from mergesafe.errors import ArgumentError, NonFiniteError
 from mergesafe.references import redact
 from mergesafe.safety.similarity.layers import layers_of
@@ -174,11 +175,13 @@ def measured(names: Sequence[str], sums: dict[str, TensorSums], notes: Sequence[
 
 
 def _inputs(models: Sequence[Model]) -> tuple[list[TensorInput], list[str]]:
-    names, notes, warnings = output_names(models)
-    notes += warnings
+    aligned = align(models, models[0])
+    notes = [*aligned.notes, *aligned.warnings]
     tensors, integers = [], 0
-    for name in names:
-        origin, *experts = sources_of(name, models)
+    for name in aligned.names:
+        if name in aligned.copied:
+            continue
+        origin, *experts = sources_of(name, aligned.models)
         if origin.info.dtype in FLOATS:
             tensors.append(TensorInput(name, origin, dict(enumerate(experts))))
         else:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from mergesafe.engine.plan import layer_of
+from mergesafe.architecture.names import layer_of
 
 _EMBEDDING: Final = re.compile(r"embed|(?:^|\.)w[tp]e\.")
 

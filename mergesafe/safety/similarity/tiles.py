@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.kernels import Buffer, compare, low_rank, to_float32
+from mergesafe.engine.kernels import Buffer, compare, low_rank, to_float32, transpose
 from mergesafe.engine.memory import Slice, aligned
 from mergesafe.engine.sources import Source
 
@@ -130,10 +130,9 @@ class _Operand:
         self._factors: tuple[int, int] | None = None
         if source.lora:
             self._made = area.take(4 * area.tile)
-            self._factors = (
-                _factor(source.lora.a, area, reader),
-                _factor(source.lora.b, area, reader),
-            )
+            turned = source.lora.transposed
+            a, b = (_factor(side, area, reader, turned) for side in (source.lora.a, source.lora.b))
+            self._factors = (b, a) if turned else (a, b)
         self._last: Buffer | None = None
 
     def read(self, begin: int, n: int, base: _Operand | None = None) -> Buffer:
@@ -160,10 +159,12 @@ class _Operand:
         return Buffer(address, view[: 4 * n], "F32", "F32")
 
 
-def _factor(info: TensorInfo, area: Area, reader: Reader) -> int:
+def _factor(info: TensorInfo, area: Area, reader: Reader, transposed: bool) -> int:
     """Address of one side of an adapter in float32."""
     raw_address, raw = area.take(info.nbytes)
     reader.read_into(info, 0, raw)
     address, _ = area.take(4 * info.numel)
     to_float32(Buffer(raw_address, raw, info.dtype, info.dtype), address, info.numel)
+    if transposed:
+        transpose(address, *info.shape)
     return address

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from mergesafe.checkpoint._parse import show
 from mergesafe.dtypes import FLOATS, MERGEABLE
-from mergesafe.engine.sources import Model, Source, output_names
+from mergesafe.engine.alignment import align
+from mergesafe.engine.sources import Model, Source
 from mergesafe.safety.similarity.statistics import TensorInput
 from mergesafe.safety.vet.findings import Finding, amount, listing
 
@@ -25,7 +26,13 @@ def compare_tensors(model: Model, base: Model) -> Comparison:
     result = Comparison()
     missing, unexpected, shapes, kinds = [], [], [], []
     other_dtypes = 0
-    for name in output_names((base, model))[0]:
+    aligned = align((base, model), base, whole=False)
+    base, model = aligned.models
+    result.findings += [Finding("note", "files", note, "-") for note in aligned.notes]
+    result.findings += [Finding("warning", "files", each, "-") for each in aligned.warnings]
+    for name in aligned.names:
+        if name in aligned.copied:
+            continue
         ours, theirs = model.source(name), base.source(name)
         if ours is None:
             missing.append(name)

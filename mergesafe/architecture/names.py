@@ -1,0 +1,118 @@
+"""What the name of a tensor says: wrappers around it, buffers, layers, parts of a larger model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from mergesafe.errors import CheckpointError
+
+#: Segments that training wraps around modules (torch.compile, FSDP, activation checkpointing).
+#: A model that is loaded elsewhere does not have them.
+WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+#: DataParallel and DeepSpeed put this in front of every name; a module may bear it elsewhere.
+LEADING_WRAPPER: Final = "module"
+
+_LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+)\.")
+#: Tensors that a model computes itself, stored by some versions of a library and not by others.
+_RECOMPUTED: Final = re.compile(
+    r"(?:^|\.)(?:inv_freq|masked_bias|position_ids|relative_position_index|causal_mask"
+    r"|rotary_emb\.(?:cos|sin)_cached)$"
+)
+#: In GPT-2 and GPT-NeoX the causal mask bears the name of a bias; a bias has one dimension.
+_MASK: Final = re.compile(r"(?:^|\.)(?:attn|attention)\.(?:bias|mask)$")
+#: How many batches a normalisation has seen: a count, of which no mean makes sense.
+_COUNTER: Final = re.compile(r"(?:^|\.)(?:num_batches_tracked|n_averaged)$")
+#: Parts of a larger model that a text model lacks.
+_TOWER: Final = re.compile(
+    r"^(?:model\.)?(?:visual|vision[a-z_]*|image[a-z_]*|audio[a-z_]*|speech[a-z_]*|video[a-z_]*"
+    r"|multi_modal[a-z_]*|multimodal[a-z_]*|mm_[a-z_]*|embed_vision|embed_audio|connector"
+    r"|talker|token2wav|code2wav|qformer|perceiver[a-z_]*)\."
+)
+#: Layers that predict further tokens (MTP, next-n): training keeps or drops them as it likes.
+_EXTRA_LAYERS: Final = re.compile(r"^(?:model\.)?(?:mtp|mtp_layers|nextn[a-z_]*|eagle[a-z_]*)\.")
+#: One expert of a mixture by its number, and experts that lie in one tensor.
+_SEPARATE_EXPERT: Final = re.compile(r"\.experts\.\d+\.")
+_FUSED_EXPERTS: Final = re.compile(r"\.experts\.[a-z_]*[a-z](?:\.weight)?$")
+#: Another spelling of the same tensor: (ending, ending).
+RENAMES: Final = (
+    ("LayerNorm.gamma", "LayerNorm.weight"),
+    ("LayerNorm.beta", "LayerNorm.bias"),
+    ("weight_g", "parametrizations.weight.original0"),
+    ("weight_v", "parametrizations.weight.original1"),
+)
+
+
+def unwrap(names: Iterable[str], where: object) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Name without wrappers -> name as stored, in order, and the wrappers that were found.
+
+    Raises:
+        CheckpointError: two tensors of ``where`` have one name once the wrappers are gone.
+    """
+    stored = list(names)
+    leading = f"{LEADING_WRAPPER}."
+    wrapped = bool(stored) and all(name.startswith(leading) for name in stored)
+    found = [LEADING_WRAPPER] if wrapped else []
+    result: dict[str, str] = {}
+    for name in stored:
+        plain = name.removeprefix(leading) if wrapped else name
+        if "_orig_mod" in plain or "_wrapped_module" in plain:  # rare: spares splitting every name
+            parts = plain.split(".")
+            found += [part for part in parts if part in WRAPPERS]
+            plain = ".".join(part for part in parts if part not in WRAPPERS)
+        if plain in result:
+            raise CheckpointError(
+                f"{where}: tensors '{result[plain]}' and '{name}' are both '{plain}' without the "
+                "wrapper that training put around the model. Save the unwrapped model again."
+            )
+        result[plain] = name
+    return result, tuple(dict.fromkeys(found))
+
+
+def is_recomputed(name: str, shape: Sequence[int]) -> bool:
+    """Whether a model computes this tensor itself: rotary frequencies, positions, causal masks."""
+    if _RECOMPUTED.search(name):
+        return True
+    return len(shape) >= 2 and shape[-1] == shape[-2] and _MASK.search(name) is not None
+
+
+def is_counter(name: str) -> bool:
+    """Whether the tensor counts something, such as the batches that a normalisation has seen."""
+    return _COUNTER.search(name) is not None
+
+
+def is_tower(name: str) -> bool:
+    """Whether the tensor belongs to the vision, audio or similar part of a larger model."""
+    return _TOWER.match(name) is not None
+
+
+def layer_of(name: str) -> tuple[str, int] | None:
+    """The stack of layers that a tensor belongs to, and its layer; None outside any stack."""
+    match = _LAYER.match(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def is_extra_layer(name: str, config: Mapping[str, object]) -> bool:
+    """Whether the tensor predicts further tokens: beyond the layers that ``config`` counts."""
+    if _EXTRA_LAYERS.match(name):
+        return True
+    layer = layer_of(name)
+    inner = config.get("text_config")
+    count = (inner if isinstance(inner, Mapping) else config).get("num_hidden_layers")
+    return (
+        layer is not None
+        and isinstance(count, int)
+        and layer[1] >= count > 0
+        and layer[0] in ("model.layers", "model.language_model.layers", "layers")
+    )
+
+
+def expert_layout(names: Iterable[str]) -> str | None:
+    """How the experts of a mixture lie: ``"separate"``, ``"fused"``, or None without experts."""
+    for name in names:
+        if _SEPARATE_EXPERT.search(name):
+            return "separate"
+        if _FUSED_EXPERTS.search(name):
+            return "fused"
+    return None

@@ -1,0 +1,99 @@
+"""Whether a checkpoint holds what a merge computes with: whole, unpacked, unscaled weights.
+
+Names, types and shapes decide, not one key of config.json: a quantized checkpoint may lack it, and
+one that was dequantized may have kept it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from mergesafe.checkpoint._parse import show
+from mergesafe.checkpoint.model import Checkpoint
+from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.dtypes import FLOATS
+from mergesafe.errors import CheckpointError
+
+#: What lies beside packed or scaled weights, and who stores it so.
+_QUANTIZED: Final = (
+    (re.compile(r"\.(?:absmax|quant_map|nested_absmax)$|\.quant_state\."), "bitsandbytes 4-bit"),
+    (re.compile(r"\.(?:SCB|weight_format)$"), "bitsandbytes 8-bit"),
+    (re.compile(r"\.(?:qweight|qzeros|g_idx)$"), "GPTQ or AWQ"),
+    (re.compile(r"\.(?:weight_packed|weight_zero_point|weight_g_idx)$"), "compressed-tensors"),
+    (re.compile(r"(?:proj|w[123]|mlp[12]_weight)_(?:blocks|scales)$"), "MXFP4"),
+    (re.compile(r"\.(?:weight_scale|weight_scale_inv|input_scale)$"), "scaled numbers"),
+    (re.compile(r"\.W_q$"), "HQQ"),
+)  # fmt: skip
+_ANY: Final = re.compile("|".join(pattern.pattern for pattern, _ in _QUANTIZED))
+_DEQUANTIZE: Final = (
+    "Packed or scaled numbers cannot be merged as they are. Load the checkpoint with transformers, "
+    "dequantize it and save it in bfloat16, or use the original checkpoint."
+)
+_ADAPTER: Final = re.compile(r"\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)\b")
+_BASE_LAYER: Final = re.compile(r"\.base_layer\.")
+#: Integers under these names are packed numbers, not counts or masks.
+_WEIGHT: Final = re.compile(r"(?:^|\.)(?:weight|w[123]|qweight)$")
+_SETTINGS: Final = "quantization_config"
+
+
+def check_parent(checkpoint: Checkpoint) -> str | None:
+    """A note about a setting that the tensors contradict; None where there is nothing to say.
+
+    Raises:
+        CheckpointError: the tensors are not weights that can be merged; says what they are.
+    """
+    for info in checkpoint.tensors.values():
+        _check_whole(info)
+    packed = next(_quantized(checkpoint.tensors), None)
+    settings = checkpoint.config.get(_SETTINGS)
+    kind = settings.get("quant_method", "an unnamed method") if isinstance(settings, dict) else None
+    if packed is not None:
+        name, by = packed
+        said = f"; config.json says {kind}" if kind is not None else ""
+        raise CheckpointError(
+            f"{checkpoint.path}: the checkpoint is quantized ({by}, by its tensor {show(name)}"
+            f"{said}). {_DEQUANTIZE}"
+        )
+    if kind is None:
+        return None
+    return (
+        f"{checkpoint.path}: config.json has a quantization_config ({kind}), but the tensors are "
+        "plain; they are merged as they are, and the merged model's config.json does not have it"
+    )
+
+
+def _check_whole(info: TensorInfo) -> None:
+    if info.shape == (0,) and info.name.endswith((".weight", ".bias")):
+        raise CheckpointError(
+            f"{info.path}: tensor {show(info.name)} has the shape [0], so its values were not "
+            "saved: DeepSpeed ZeRO-3 and FSDP leave such stubs when a model is saved without "
+            "gathering its weights. Save the model again with its weights gathered "
+            "(zero_to_fp32.py, stage3_gather_16bit_weights_on_model_save, or FULL_STATE_DICT)."
+        )
+    adapter = _ADAPTER.search(info.name)
+    if adapter or _BASE_LAYER.search(info.name):
+        what = "belongs to an adapter" if adapter else "is the base layer of an adapter"
+        raise CheckpointError(
+            f"{info.path}: tensor {show(info.name)} {what} that was saved inside the model without "
+            "being merged into it. Merge the adapter first (PEFT's merge_and_unload) and save the "
+            "model again, or name base and adapter as base+adapter."
+        )
+
+
+def _quantized(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
+    """Tensors that only quantized checkpoints have, and by which method."""
+    for name, info in tensors.items():
+        if info.dtype not in FLOATS and _WEIGHT.search(name) and (by := _beside(name, tensors)):
+            yield name, by
+        if _ANY.search(name):
+            yield name, next(by for pattern, by in _QUANTIZED if pattern.search(name))
+
+
+def _beside(name: str, tensors: Mapping[str, TensorInfo]) -> str | None:
+    """The method that packs ``name``, by the tensors beside it."""
+    stem = name.rpartition(".")[0]
+    beside = (other for other in tensors if other.startswith(f"{stem}.") and other != name)
+    found = (by for other in beside for pattern, by in _QUANTIZED if pattern.search(other))
+    return next(found, None)
