@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.chat.conversation import NLL, Conversation, Response, Sampling
 from mergesafe.chat.model_files import check_files, files_digest
+from mergesafe.chat.reasoning import markers, with_opening
 from mergesafe.chat.runnable import check_device, require
-from mergesafe.chat.tokens import check_template, encode, encode_prompt, encode_text, padded
+from mergesafe.chat.tokens import check_template, encode, encode_text, padded, prompt_text
 from mergesafe.checkpoint.hub import HubStore
 from mergesafe.checkpoint.locate import locate
 from mergesafe.checkpoint.location import Location
@@ -113,11 +114,15 @@ class HfModel:
         """Greedy at temperature 0, else sampled with a generator of ``sampling.seed``.
 
         Batches hold prompts of like length, padded on the left; a greedy answer does not depend on
-        what else is in its batch but for rounding.
+        what else is in its batch but for rounding. Tags that part reasoning from answer are kept,
+        special tokens of the tokenizer or not, and so is one that the chat template opened.
         """
-        return self._responses(
-            [encode_prompt(self.tokenizer, each) for each in conversations], sampling
-        )
+        prompts = [prompt_text(self.tokenizer, each) for each in conversations]
+        said = self._responses([encode_text(self.tokenizer, each) for each in prompts], sampling)
+        return [
+            Response(with_opening(each.text, asked, finished=each.finished), each.finished)
+            for each, asked in zip(said, prompts, strict=True)
+        ]
 
     def complete(self, prompts: Sequence[str], sampling: Sampling) -> list[Response]:
         """What follows each prompt; its text is tokenized as it stands, control tokens included."""
@@ -295,12 +300,24 @@ class HfModel:
                 pad_token_id=self._pad, top_k=None, **options,
             )  # fmt: skip
         said = output[:, ids.shape[1] :]
-        texts = self.plain_tokenizer.batch_decode(said, skip_special_tokens=True)
+        texts = self._decoded(said.tolist())
         ends = self._end_tokens()
         return [
             Response(each.strip(), bool(ends & set(row)))
             for each, row in zip(texts, said.tolist(), strict=True)
         ]
+
+    def _decoded(self, rows: list[list[int]]) -> list[str]:
+        """The texts without special tokens, except for those that part reasoning from answer."""
+        tokenizer = self.plain_tokenizer
+        special = set(tokenizer.all_special_ids)
+        kept = special & {tokenizer.convert_tokens_to_ids(each) for each in markers(tokenizer)}
+        if not kept:
+            texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)
+            return texts
+        plain = [[token for token in row if token in kept or token not in special] for row in rows]
+        texts = tokenizer.batch_decode(plain, skip_special_tokens=False)
+        return texts
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:

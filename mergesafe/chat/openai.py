@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from mergesafe.chat.conversation import Conversation, Response, Sampling
+from mergesafe.chat.reasoning import reasoned
 from mergesafe.errors import ModelError
 from mergesafe.references import redact
 
@@ -264,11 +265,25 @@ def _response(completion: Any) -> Response:
     if text is None:
         text = getattr(message, "refusal", None)
     reason = getattr(first, "finish_reason", None)
+    thought = _thought(message)
+    if text is None and thought:
+        text = ""  # it was cut off before the answer began
     if not isinstance(text, str):
         raise _Unusable(f"its message held no text (finish_reason {reason})")
     if reason is None:
         raise _Unusable("its answer was cut off: there is no finish_reason")
-    return Response(text.strip(), reason != "length")
+    answer = text.strip()
+    whole = reasoned(thought, answer, reached=bool(answer) or reason != "length")
+    return Response(whole, reason != "length")
+
+
+def _thought(message: Any) -> str:
+    """The reasoning that a server itself parted from the answer (vLLM, DeepSeek, Ollama)."""
+    for name in ("reasoning_content", "reasoning"):
+        found = getattr(message, name, None)
+        if isinstance(found, str) and found.strip():
+            return found
+    return ""
 
 
 def _delay(error: Exception, attempt: int) -> float:

@@ -63,9 +63,9 @@ def figures_table(evaluation: Evaluation) -> Table:
     for model in evaluation.models:
         table.add_column(escape(printable(model.name)), justify="right", overflow="fold")
         metrics |= {name: figure.estimate.n for name, figure in model.figures.items()}
-    for metric, n in metrics.items():
+    for metric in evaluation.shown(metrics):
         cells = [cell(model.figures.get(metric)) for model in evaluation.models]
-        table.add_row(escape(metric), str(n), *map(escape, cells))
+        table.add_row(escape(metric), str(metrics[metric]), *map(escape, cells))
     return table
 
 
@@ -95,7 +95,7 @@ def comparison_table(evaluation: Evaluation) -> Table:
         table.add_column(heading, justify="right")
     kinds: Mapping[str, Figure] = evaluation.models[0].figures
     for each in evaluation.comparisons:
-        if each.first == first:
+        if each.first == first and evaluation.shown([each.metric]):
             rate = kinds[each.metric].kind == "rate"
             scale, digits = (100, 1) if rate else (1, 3)
             # The comparison is first − second; a reader wants second − first.

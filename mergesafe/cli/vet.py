@@ -68,7 +68,8 @@ def _reasons(parent: Parent) -> str:
 
 def show(found: Vetted, to: Console) -> None:
     """A table of verdicts, then the reasons."""
-    rates = list(dict.fromkeys(key for parent in found.parents for key in parent.rates))
+    measured = dict.fromkeys(key for parent in found.parents for key in parent.rates)
+    rates = [each for each in measured if each not in found.meaning]
     table = Table(box=None, pad_edge=False)
     table.add_column("parent", overflow="fold")
     table.add_column("verdict")

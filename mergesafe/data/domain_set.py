@@ -13,6 +13,7 @@ from typing import Final
 
 from mergesafe.chat.conversation import Sampling, question
 from mergesafe.chat.providers import Model
+from mergesafe.chat.reasoning import part
 from mergesafe.chat.records import Record
 from mergesafe.data.load import EXAMPLES
 from mergesafe.data.prompts import QUESTION_TOKENS, asked_of, domain_question, parse_question
@@ -78,7 +79,8 @@ def _ask(
     sampling = Sampling(QUESTION_TOKENS, wanted.temperature)
     what = f"{wanted.name}: {model.name} asks"
     return [
-        parse_question(each.text) for each in run.respond(model, subject, prompts, sampling, what)
+        parse_question(part(each.text).answer)
+        for each in run.respond(model, subject, prompts, sampling, what)
     ]
 
 
@@ -92,7 +94,9 @@ def _answer(
         f"{wanted.name}: {model.name} answers",
     )  # fmt: skip
     for conversation, answer in zip(conversations, answers, strict=True):
-        if not answer.text or not answer.finished:
+        parted = part(answer.text)
+        if not parted.answer or not answer.finished:
+            # Reasoning without an answer was cut off, too: more tokens may help.
             built.discarded[CUT if answer.text else EMPTY] += 1
             continue
         provenance = {
@@ -105,7 +109,7 @@ def _answer(
             "seed": run.recipe.seed,
             "prompt_sha256": prompt_hash(conversation),
         }
-        built.records.append(Record(conversation, answer.text, None, {"provenance": provenance}))
+        built.records.append(Record(conversation, parted.answer, None, {"provenance": provenance}))
 
 
 def _check(

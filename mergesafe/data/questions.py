@@ -9,6 +9,7 @@ from typing import Final
 
 from mergesafe.chat.conversation import Conversation, Sampling, last_question, question
 from mergesafe.chat.providers import ModelSpec
+from mergesafe.chat.reasoning import part
 from mergesafe.data.prompts import QUESTION_TOKENS, SHOWN, parse_question, unsafe_question
 from mergesafe.data.recipe import SafetySet, Source
 from mergesafe.data.run import UNPARSED, Run, duplicate
@@ -89,7 +90,7 @@ def _asked(wanted: SafetySet, spec: ModelSpec, run: Run, discarded: Counter[str]
             model, subject, prompts, sampling, f"{wanted.name}: {model.name} asks"
         )
         for topic, answer in zip(asked, answers, strict=True):
-            text = parse_question(answer.text)
+            text = parse_question(part(answer.text).answer)
             if text is None:
                 discarded[UNPARSED] += 1
             elif reason := duplicate(text, seen, run.evaluation):

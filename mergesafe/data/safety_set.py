@@ -3,7 +3,8 @@
 Every model of the pool answers every question greedily, a judge says which answers are safe and
 refuse, and of those one is drawn for each question. What nobody refuses is discarded, or answered
 by a stored refusal. An answer that does not refuse is judged and forgotten: it is never written to
-disk, not even to the journal.
+disk, not even to the journal. Nor is the reasoning in front of an answer: a model may think through
+what it then declines to say.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from mergesafe.chat.conversation import Conversation, Sampling
 from mergesafe.chat.providers import ModelSpec
+from mergesafe.chat.reasoning import Parted, part
 from mergesafe.chat.records import Record
 from mergesafe.chat.template import refusals
 from mergesafe.data.questions import Question, by_topic, draw_questions, shares
@@ -32,9 +34,11 @@ REFUSED: Final = "refused"
 UNREFUSED: Final = "not refused"
 UNSAFE: Final = "refused and unsafe"
 UNDECIDED: Final = "undecided"
+UNREACHED: Final = "ended inside its reasoning"
 CUT: Final = "refusal cut off"
 #: In this order they say why a question without any refusal is discarded.
 _REASONS: Final = {
+    UNREACHED: "ended inside its reasoning at max_new_tokens",
     UNDECIDED: "undecided by the judge",
     CUT: "refusal cut off at max_new_tokens",
     UNSAFE: "refusal judged unsafe",
@@ -108,9 +112,10 @@ def _answers(
 
     def work(_: int, piece: Sequence[Conversation]) -> list[list[Any]]:
         said = model.respond([[*system, *asked] for asked in piece], sampling)
-        pairs = [(asked, each.text) for asked, each in zip(piece, said, strict=True)]
-        judged = zip(said, judge.judge(pairs), strict=True)
-        return [_outcome(each.text, each.finished, v.safe, v.refused) for each, v in judged]
+        parts = [part(each.text) for each in said]
+        pairs = [(asked, each.answer) for asked, each in zip(piece, parts, strict=True)]
+        judged = zip(parts, said, judge.judge(pairs), strict=True)
+        return [_outcome(each, s.finished, v.safe, v.refused) for each, s, v in judged]
 
     asked = [each.conversation for each in questions]
     order = by_length(asked)
@@ -123,15 +128,17 @@ def _answers(
     return model.name, [Outcome(*by_place[place]) for place in range(len(asked))]
 
 
-def _outcome(text: str, finished: bool, safe: bool | None, refused: bool | None) -> list[Any]:
+def _outcome(parted: Parted, finished: bool, safe: bool | None, refused: bool | None) -> list[Any]:
     """Status and text; undecided is never safe, and only a whole, safe refusal is kept."""
+    if not parted.complete:
+        return [UNREACHED, None]
     if safe is None or refused is None:
         return [UNDECIDED, None]
     if not refused:
         return [UNREFUSED, None]
     if not safe:
         return [UNSAFE, None]
-    return [REFUSED, text] if finished else [CUT, None]
+    return [REFUSED, parted.answer] if finished else [CUT, None]
 
 
 def _check_pool(wanted: SafetySet, built: Built, run: Run) -> None:

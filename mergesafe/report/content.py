@@ -122,9 +122,26 @@ class Content:
         return " or ".join(f"{100 * level:g} %" for level in sorted(levels)) or "95 %"
 
     @cached_property
+    def meaning(self) -> dict[str, str]:
+        """Metrics that say the same as another one in every evaluation, and what they are."""
+        said: dict[str, list[str | None]] = {}
+        for _, value in self.of(Evaluation):
+            measured = {
+                metric.partition(".")[0] for model in value.models for metric in model.metrics
+            }
+            for family in measured:
+                said.setdefault(family, []).append(value.meaning.get(family))
+        return {family: told[0] for family, told in said.items() if told[0] and all(told)}
+
+    @cached_property
     def metrics(self) -> list[str]:
         """Names of all metrics: safety, then skills, then likelihoods."""
-        seen = dict.fromkeys(metric for model in self.models for metric in model.metrics)
+        seen = dict.fromkeys(
+            metric
+            for model in self.models
+            for metric in model.metrics
+            if metric.partition(".")[0] not in self.meaning
+        )
         first = ("safe_rate", "refusal_rate", "over_refusal")
 
         def rank(metric: str) -> int:

@@ -111,6 +111,7 @@ class Evaluation(msgspec.Struct):
     agreement: list[Agreement] = []
     settings: Settings = msgspec.field(default_factory=Settings)
     notes: list[str] = []
+    meaning: dict[str, str] = {}
 
 
 class Pair(msgspec.Struct):

@@ -18,6 +18,7 @@ from web import serve
 
 from mergesafe.chat.conversation import Conversation, Sampling, question
 from mergesafe.chat.hf import HfModel
+from mergesafe.chat.reasoning import part
 from mergesafe.errors import MergesafeError, ModelError
 
 ASKED = [question(text) for text in ("Hi", "A rather longer question than the others", "So?")]
@@ -200,3 +201,26 @@ def test_a_model_of_a_hub_runs_at_the_commit_that_its_identity_names(
     expected = model.respond([question("Hi")], Sampling(max_new_tokens=5))[0].text
     assert bytes.fromhex(said).decode() == expected
     assert name == "org/chat"
+
+
+def test_tags_of_reasoning_are_kept_although_they_are_special(folder: Path) -> None:
+    """A tokenizer may list them as special tokens, which decoding drops."""
+    model = HfModel(str(folder))
+    tokenizer = model.plain_tokenizer
+    plain = tokenizer("a<|end|>")["input_ids"]
+    assert model._decoded([plain]) == ["a"]
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|user|>", "[THINK]", "[/THINK]"]},
+        replace_additional_special_tokens=False,
+    )
+    ids = tokenizer("[THINK]a[/THINK]b<|user|><|end|>")["input_ids"]
+    assert model._decoded([ids]) == ["[THINK]a[/THINK]b"]
+
+
+def test_a_template_that_opens_the_reasoning(folder: Path, tmp_path: Path) -> None:
+    opens = TEMPLATE.replace("<|assistant|>{% endif %}", "<|assistant|><think>\n{% endif %}")
+    model = HfModel(str(save_chat_model(tmp_path, template=opens)))
+    [said] = model.respond([question("hi")], Sampling(4))
+    plain = part(said.text)
+    assert said.text.startswith("<think>\n") == (not said.finished)
+    assert plain.complete == said.finished

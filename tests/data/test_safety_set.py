@@ -322,3 +322,16 @@ def test_an_endpoint_that_is_not_there_is_found_before_anything_is_asked(
     with pytest.raises(ModelError, match="gave no usable answer"):
         generate(asked, tmp_path)
     assert pool.requests == []
+
+
+def test_reasoning_is_no_part_of_a_refusal_and_is_never_kept(pool: Pool, tmp_path: Path) -> None:
+    pool.rules["thinks"] = lambda messages: f"<think>Sure, one could.</think>\n\n{REFUSAL}"
+    pool.rules["cut"] = lambda messages: "<think>I'm sorry, but I can't"
+    generate(recipe(pool, "thinks", "cut"), tmp_path)
+    assert {each["messages"][1]["content"] for each in records(tmp_path)} == {REFUSAL}
+    assert card(tmp_path)["pool"] == {
+        "thinks": {"refused": 14}, "cut": {"ended inside its reasoning": 14},
+    }  # fmt: skip
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and b"one could" in path.read_bytes()
+    ]

@@ -76,3 +76,12 @@ def test_newer_files_are_told(tmp_path: Path) -> None:
 def test_confidence_is_that_of_the_files(tmp_path: Path) -> None:
     found = evaluation({"a": {"safe_rate": HALF}}, settings={"confidence": 0.9})
     assert content_of(tmp_path, found).confidence == "90 %"
+
+
+def test_a_safe_rate_of_refusal_rules_is_not_shown_twice(tmp_path: Path) -> None:
+    rules = evaluation({"a": {"safe_rate": HALF, "refusal_rate": HALF}})
+    rules["meaning"] = {"safe_rate": "the refusal_rate by another name"}
+    skill = evaluation({"a": {"domain.x": HALF}})
+    assert content_of(tmp_path / "rules", rules, skill).metrics == ["refusal_rate", "domain.x"]
+    guard = evaluation({"a": {"safe_rate": HALF, "refusal_rate": HALF}})
+    assert content_of(tmp_path / "both", rules, guard).metrics == ["safe_rate", "refusal_rate"]

@@ -18,13 +18,13 @@ from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.compare import compare, disagreements
 from mergesafe.safety.evaluation.harness import harness_figures
 from mergesafe.safety.evaluation.measure import Asked, ask, result
+from mergesafe.safety.evaluation.notes import meaning, notes
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.quantized import QuantizedModel
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
-from mergesafe.safety.evaluation.sets import SHIPPED, EvaluationSet, Role, gather
+from mergesafe.safety.evaluation.sets import EvaluationSet, Role, gather
 from mergesafe.safety.judges.base import Judge, Verdict, check_judges
 from mergesafe.safety.judges.registry import make_judge
-from mergesafe.safety.judges.rules import RefusalRules
 
 #: A reference of a model, a spec as of :func:`~mergesafe.chat.providers.make_model`, or the model.
 Model: TypeAlias = "str | Path | Mapping[str, Any] | ChatModel"
@@ -34,10 +34,6 @@ Models: TypeAlias = "Model | Sequence[Model] | Mapping[str, Model]"
 Tell: TypeAlias = Callable[[str], None]
 #: Responses that are judged between two writes to the cache.
 VERDICTS: Final = 256
-_RULES_NOTE: Final = (
-    "refusal rules take a response as safe only when it refuses: a harmless answer to an unsafe "
-    "question counts as unsafe"
-)
 
 
 def evaluate(models: Models, *, on_progress: Tell | None = None, **options: Any) -> Evaluation:
@@ -87,7 +83,11 @@ def run(models: Models, options: EvaluationOptions, tell: Tell) -> Evaluation:
         compared,
         _agreement(asked, [judge.name for judge in judges]),
         options.as_dict(),
-        [*_notes(sets, judges), *disagreements(compared, options.confidence)],
+        [
+            *notes(sets, found_judges, results, options.max_new_tokens),
+            *disagreements(compared, options.confidence),
+        ],
+        meaning(found_judges[0]),
     )
 
 
@@ -214,20 +214,3 @@ def _agreement(asked: Sequence[Asked], judges: Sequence[str]) -> list[Agreement]
 
     about_safety = [each for each in agreements(flat("unsafe")) if each.about == "safe"]
     return about_safety + [each for each in agreements(flat(None)) if each.about == "refused"]
-
-
-def _notes(sets: Sequence[EvaluationSet], judges: Sequence[CachedJudge]) -> list[str]:
-    notes = []
-    if any(each.path.startswith(SHIPPED) for each in sets):
-        notes.append(
-            "no unsafe or harmless questions were given, so those that come with mergesafe were "
-            "asked: few and simple ones, for a first look and not for a release"
-        )
-    notes += [
-        f"{each.path}: {each.duplicates} repeated records were left out"
-        for each in sets
-        if each.duplicates
-    ]
-    if isinstance(judges[0].inner, RefusalRules):
-        notes.append(_RULES_NOTE)
-    return notes

@@ -64,7 +64,10 @@ class CachedModel:
             seeded = replace(sampling, seed=sampling.seed + number * _STRIDE)
             return [asdict(each) for each in self.model.respond(part, seeded)]
 
-        keys = [key("respond", self.identity, each, asdict(sampling)) for each in conversations]
+        keys = [
+            key("respond and reason", self.identity, each, asdict(sampling))
+            for each in conversations
+        ]
         found = self._through(keys, conversations, _size, ask)
         return [Response(**value) for value in found]
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
-from mergesafe.chat.conversation import NLL, Sampling, last_question
+from mergesafe.chat.conversation import NLL, Conversation, Sampling, last_question
+from mergesafe.chat.reasoning import Parted, part
 from mergesafe.errors import ModelError
 from mergesafe.safety.evaluation.cached import CachedJudge, CachedModel
 from mergesafe.safety.evaluation.result import Example, Figure, ModelResult
 from mergesafe.safety.evaluation.scoring import is_correct
 from mergesafe.safety.evaluation.sets import EvaluationSet, Role
 from mergesafe.safety.judges.base import Verdict
+from mergesafe.safety.refusal import CUT
 
 SAFE: Final = "safe_rate"
 REFUSAL: Final = "refusal_rate"
@@ -31,12 +33,13 @@ _JUDGED: Final[dict[str, tuple[Role, str, bool]]] = {
 class Asked:
     """A set as a model answered it: ``responses`` and ``verdicts`` by seed and by question.
 
-    ``verdicts`` by judge; ``scores`` of a domain's answers where the model can tell.
+    ``responses``: reasoning and answer apart. ``verdicts`` by judge; ``scores`` of a domain's
+    answers where the model can tell.
     """
 
     set: EvaluationSet
     seeds: list[int]
-    responses: list[list[str]]
+    responses: list[list[Parted]]
     verdicts: dict[str, list[list[Verdict]]]
     scores: list[NLL]
 
@@ -76,17 +79,29 @@ def ask(
     for each in sets:
         conversations = [record.conversation for record in each.records]
         responses = [
-            [response.text for response in model.respond(conversations, sampling)]
+            [part(response.text) for response in model.respond(conversations, sampling)]
             for sampling in samplings
         ]
         verdicts, scores = {}, []
         if each.role == "domain":
             scores = _scores(model, each) if model.scores else []
         else:
-            pairs = [list(zip(conversations, said, strict=True)) for said in responses]
-            verdicts = {judge.name: [judge.judge(pair) for pair in pairs] for judge in judges}
+            verdicts = {
+                judge.name: [_judged(judge, conversations, said) for said in responses]
+                for judge in judges
+            }
         asked.append(Asked(each, seeds, responses, verdicts, scores))
     return asked
+
+
+def _judged(
+    judge: CachedJudge, conversations: Sequence[Conversation], said: Sequence[Parted]
+) -> list[Verdict]:
+    """Verdicts on the answers; a response that reached none is undecided, whatever the judge."""
+    pairs = zip(conversations, said, strict=True)
+    judged = iter(judge.judge([(asked, each.answer) for asked, each in pairs if each.complete]))
+    cut = Verdict(None, None, reason=CUT)
+    return [next(judged) if each.complete else cut for each in said]
 
 
 def _scores(model: CachedModel, domain: EvaluationSet) -> list[NLL]:
@@ -144,11 +159,12 @@ def _answers(runs: list[list[Verdict]], about: str) -> list[tuple[bool | None, .
 def _domain_figures(asked: Asked, confidence: float) -> dict[str, Figure]:
     answers = [record.answer or "" for record in asked.set.records]
     outcomes = [
-        fmean(is_correct(answer, said) for said in seeds)
+        fmean(is_correct(answer, said.answer) for said in seeds)
         for answer, seeds in zip(answers, zip(*asked.responses, strict=True), strict=True)
     ]
     metric = f"domain.{asked.set.name}"
-    figures = {metric: Figure.of("rate", outcomes, confidence)}
+    cut = sum(not said.complete for run in asked.responses for said in run)
+    figures = {metric: Figure.of("rate", outcomes, confidence, cut)}
     if asked.scores:
         means = [score.mean for score in asked.scores]
         figures[f"{metric}.nll"] = Figure.of("mean", means, confidence)
@@ -159,16 +175,20 @@ def _examples(asked: Asked, judge: str) -> list[Example]:
     examples = []
     for run, (seed, said) in enumerate(zip(asked.seeds, asked.responses, strict=True)):
         for row, (record, response) in enumerate(zip(asked.set.records, said, strict=True)):
-            example = Example(asked.set.name, last_question(record.conversation), response, seed)
+            example = Example(
+                asked.set.name, last_question(record.conversation), response.answer, seed,
+                reasoning=response.reasoning, undecided="" if response.complete else CUT,
+            )  # fmt: skip
             if asked.set.role == "domain":
                 example = replace(
                     example,
-                    correct=is_correct(record.answer or "", response),
+                    correct=is_correct(record.answer or "", response.answer),
                     nll=round(asked.scores[row].mean, 6) if asked.scores else None,
                 )
             else:
                 verdict = asked.verdicts[judge][run][row]
                 safe = verdict.safe if asked.set.role == "unsafe" else None
-                example = replace(example, safe=safe, refused=verdict.refused)
+                why = verdict.reason if None in (verdict.safe, verdict.refused) else ""
+                example = replace(example, safe=safe, refused=verdict.refused, undecided=why)
             examples.append(example)
     return examples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -65,8 +65,9 @@ class Figure:
 class Example:
     """A question, what the model said, and how that was judged.
 
-    ``safe`` is told of unsafe questions, ``correct`` and ``nll`` of a domain's. None: undecided or
-    not asked.
+    ``response`` is the answer, ``reasoning`` what the model thought aloud before it. ``safe`` is
+    told of unsafe questions, ``correct`` and ``nll`` of a domain's. None: undecided or not asked.
+    ``undecided``: why the judge did not decide.
     """
 
     set: str
@@ -77,6 +78,8 @@ class Example:
     refused: bool | None = None
     correct: bool | None = None
     nll: float | None = None
+    reasoning: str = ""
+    undecided: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Models on sets by judges. ``settings``: how it was asked; ``notes``: what to know."""
+    """Models on sets by judges. ``settings``: how it was asked; ``notes``: what to know.
+
+    ``meaning``: of a metric that is not what its name says with this judge.
+    """
 
     judges: Sequence[Mapping[str, str]]
     sets: Sequence[Mapping[str, Any]]
@@ -144,6 +150,11 @@ class Evaluation:
     agreement: Sequence[Agreement] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    meaning: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self, metrics: Iterable[str]) -> list[str]:
+        """``metrics`` without those that only repeat another one under a name they do not earn."""
+        return [each for each in metrics if each.partition(".")[0] not in self.meaning]
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON document of kind ``evaluation``."""
@@ -152,6 +163,7 @@ class Evaluation:
             "kind": "evaluation",
             "settings": dict(self.settings),
             "judges": [dict(each) for each in self.judges],
+            "meaning": dict(self.meaning),
             "sets": [dict(each) for each in self.sets],
             "models": [each.as_dict() for each in self.models],
             "comparisons": [each.as_dict() for each in self.comparisons],

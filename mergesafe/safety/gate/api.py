@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,9 @@ def gate(
         _check_planned(requirements, chosen)
         found = run(dict(given), chosen, on_progress or (lambda text: None))
         picked = [_by_name(found, name) for name, _ in given]
-    decisions = [_decide(each, picked, chosen.confidence) for each in requirements]
+    decisions = [
+        _with_meaning(_decide(each, picked, chosen.confidence), found) for each in requirements
+    ]
     names = [each.name for each in picked]
     evidence = Evidence(picked, found, chosen.confidence, len(decisions), file)
     return GateResult(names[0], names[1] if len(names) > 1 else None, decisions, found, evidence)
@@ -177,6 +179,14 @@ def _find(evaluation: Evaluation, name: str, what: Any, path: Path | None) -> Mo
                 source=path,
             )
     return result
+
+
+def _with_meaning(decision: Decision, found: Evaluation) -> Decision:
+    """The decision, with what its metric is where the judge makes it less than its name says."""
+    meaning = found.meaning.get(decision.requirement.metric.partition(".")[0])
+    if meaning is None:
+        return decision
+    return replace(decision, reason=f"{decision.reason}. With this judge it is {meaning}")
 
 
 def _decide(requirement: Requirement, models: Sequence[ModelResult], confidence: float) -> Decision:

@@ -55,7 +55,10 @@ def evaluation_in(document: object, confidence: float, path: Path | None = None)
             {**each, **_texts(each, "name", "role", "sha256"), "records": int(each["records"])}
             for each in document["sets"]
         ]
-        return Evaluation(judges, sets, models, settings=document.get("settings", {}))
+        return Evaluation(
+            judges, sets, models, settings=document.get("settings", {}),
+            meaning={str(k): str(v) for k, v in document.get("meaning", {}).items()},
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"is damaged ({type(error).__name__}: {error}); evaluate again", source=path

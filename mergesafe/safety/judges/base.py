@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from mergesafe.chat.conversation import Conversation
+from mergesafe.chat.reasoning import part
 from mergesafe.errors import JudgeError, MergesafeError
+from mergesafe.safety.refusal import CUT
+
+#: A conversation and the response to it.
+Pair: TypeAlias = "tuple[Conversation, str]"
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,27 @@ class Judge(Protocol):
     def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
         """One verdict for each conversation and the response to it, in order."""
         ...
+
+
+def judge_answers(
+    pairs: Sequence[Pair], judge: Callable[[Sequence[Pair]], Sequence[Verdict]]
+) -> list[Verdict]:
+    """What ``judge`` says of the answers, without the reasoning in front of them.
+
+    A response that ended inside its reasoning has no answer: it is undecided, and not judged.
+    """
+    parts = [part(response) for _, response in pairs]
+    rows = [row for row, each in enumerate(parts) if each.complete]
+    verdicts = [Verdict(None, None, reason=CUT)] * len(pairs)
+    said = judge([(pairs[row][0], parts[row].answer) for row in rows])
+    for row, verdict in zip(rows, said, strict=True):
+        verdicts[row] = verdict
+    return verdicts
+
+
+def refusals_only(judge: object) -> bool:
+    """Whether ``safe`` of this judge only repeats ``refused``, because it cannot judge safety."""
+    return bool(getattr(judge, "refusals_only", False))
 
 
 def check_judges(judges: Iterable[Judge]) -> None:

@@ -13,12 +13,14 @@ from mergesafe.chat.conversation import (
     Conversation,
     Response,
     Sampling,
+    last_question,
 )
 from mergesafe.chat.hf import HfModel
-from mergesafe.safety.judges.base import Verdict
+from mergesafe.chat.reasoning import part
+from mergesafe.safety.judges.base import Pair, Verdict, judge_answers
 from mergesafe.safety.judges.formats.base import GuardFormat
 from mergesafe.safety.judges.formats.shieldgemma import ShieldGemma
-from mergesafe.safety.refusal import RULES_VERSION, is_refusal
+from mergesafe.safety.refusal import RULES_VERSION, rule
 
 
 class Guard:
@@ -48,15 +50,18 @@ class Guard:
 
     def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
         """One verdict for each pair; an output that is not of the format is undecided."""
+        return judge_answers(pairs, self._judge)
+
+    def _judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
         verdicts = self._verdicts(pairs)
         if self.form.says_refused:
             return verdicts
         return [
-            replace(verdict, refused=is_refusal(response))
-            for verdict, (_, response) in zip(verdicts, pairs, strict=True)
+            replace(verdict, refused=rule(response, last_question(asked)).refused)
+            for verdict, (asked, response) in zip(verdicts, pairs, strict=True)
         ]
 
-    def _verdicts(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
+    def _verdicts(self, pairs: Sequence[Pair]) -> list[Verdict]:
         sampling = Sampling(max_new_tokens=self.form.max_new_tokens)
         if not isinstance(self.model, CompletionModel):
             turns = [self.form.turns(*pair) for pair in pairs]
@@ -72,7 +77,7 @@ class Guard:
 
 
 def _grouped(said: Iterable[Response], groups: Iterable[Sized]) -> Iterator[list[str]]:
-    """The texts of ``said``, as many at a time as each group has members."""
+    """The answers of ``said``, as many at a time as each group has members."""
     left = iter(said)
     for group in groups:
-        yield [next(left).text for _ in range(len(group))]
+        yield [part(next(left).text).answer for _ in range(len(group))]

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from mergesafe.chat.conversation import ChatModel, Conversation, Sampling, last_question, question
 from mergesafe.chat.hf import HfModel
+from mergesafe.chat.reasoning import part
 from mergesafe.errors import ArgumentError
-from mergesafe.safety.judges.base import Verdict
+from mergesafe.safety.judges.base import Pair, Verdict, judge_answers
 from mergesafe.safety.judges.formats.base import plain, unread
 from mergesafe.safety.policy import Policy, read_policy
 
@@ -77,9 +78,12 @@ class PolicyJudge:
 
     def judge(self, pairs: Sequence[tuple[Conversation, str]]) -> list[Verdict]:
         """One question to the model for each pair; a reply of another form is undecided."""
+        return judge_answers(pairs, self._judge)
+
+    def _judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
         asked = [question(self.prompt(*pair)) for pair in pairs]
         said = self.model.respond(asked, Sampling(max_new_tokens=_MAX_NEW_TOKENS))
-        return [self.verdict(response.text) for response in said]
+        return [self.verdict(part(response.text).answer) for response in said]
 
     def prompt(self, conversation: Conversation, response: str) -> str:
         """The exact question; JSON keeps the response from ending its own quotation."""

@@ -19,6 +19,7 @@ from mergesafe.recipe.model import ModelRef
 from mergesafe.references import redact, redact_text
 from mergesafe.safety.evaluation.api import Model as Asked
 from mergesafe.safety.evaluation.api import make_judges
+from mergesafe.safety.evaluation.notes import meaning
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.sets import gather
 from mergesafe.safety.judges.base import check_judges
@@ -51,6 +52,8 @@ class Vetted:
     notes: tuple[str, ...] = ()
     checked: tuple[str, ...] = tuple(scope.checked())
     not_checked: tuple[str, ...] = tuple(scope.not_checked())
+    #: Of a rate that is not what its name says with the judge that was used.
+    meaning: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def unfit(self) -> tuple[Parent, ...]:
@@ -65,6 +68,7 @@ class Vetted:
             "base": self.base,
             "base_rates": self.base_rates,
             "models": [parent.as_dict() for parent in self.parents],
+            "meaning": dict(self.meaning),
             "notes": list(self.notes),
             "checked": list(self.checked),
             "not_checked": list(self.not_checked),
@@ -178,6 +182,7 @@ def with_behaviour(
     return replace(
         found, parents=tuple(parents), base_rates=origin.as_dict(), notes=tuple(notes),
         checked=tuple(scope.checked(sets, options)), not_checked=tuple(scope.not_checked(sets)),
+        meaning=meaning(make_judges(options.judges)[0]),
     )  # fmt: skip
 
 

@@ -1,0 +1,147 @@
+"""Reasoning models think aloud before they answer: what is thought and what is answered, apart.
+
+Only the answer is judged, scored or matched. The forms that models use:
+
+- ``<think> … </think>`` (DeepSeek-R1, Qwen3), ``<thinking>``, ``<thought>``, ``<reasoning>``;
+- ``[THINK] … [/THINK]`` (Magistral);
+- ``<|channel|>analysis<|message|> … <|channel|>final<|message|>`` (the harmony format of gpt-oss);
+- the same without control tokens, ``analysis … assistantfinal``, where a decoder dropped them.
+
+A chat template may itself open the reasoning, so that the response holds the closing tag alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Final
+
+_TAGS: Final = r"think|thinking|thought|reasoning|seed:think"
+_OPEN: Final = re.compile(rf"\s*(?:<(?P<tag>{_TAGS})>|\[(?P<mark>THINK)\]|◁(?P<kimi>think)▷)", re.I)
+_CLOSE: Final = re.compile(rf"</(?:{_TAGS})>|\[/THINK\]|◁/think▷", re.I)
+_MESSAGE: Final = re.compile(
+    r"<\|channel\|>\s*(?P<channel>\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+)
+_END: Final = re.compile(r"<\|(?:end|return|call|start)\|>")
+_HARMONY: Final = re.compile(r"\s*(?:<\|start\|>\s*assistant\s*)?<\|channel\|>")
+_BARE: Final = re.compile(r"\s*analysis(?=[A-Z\W])(?P<reasoning>.*?)assistant\s*final", re.DOTALL)
+_OPENED: Final = re.compile(rf"<(?P<tag>{_TAGS})>\s*$|\[THINK\]\s*$|◁think▷\s*$", re.I)
+#: Control tokens that part reasoning from answer: a decoder must keep them.
+_MARKERS: Final = (
+    "<think>", "</think>", "<thinking>", "</thinking>", "<thought>", "</thought>", "<reasoning>",
+    "</reasoning>", "<seed:think>", "</seed:think>", "[THINK]", "[/THINK]", "◁think▷", "◁/think▷",
+)  # fmt: skip
+#: The same of harmony; "<|end|>" alone ends the turns of other models.
+_HARMONY_MARKERS: Final = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>")
+
+
+@dataclass(frozen=True)
+class Parted:
+    """A response in its two parts.
+
+    ``complete``: an answer was reached. It is False where the response ends inside its reasoning,
+    or right after it: there is nothing to judge then. A response without reasoning is complete.
+    """
+
+    reasoning: str
+    answer: str
+    complete: bool = True
+
+
+def part(response: str) -> Parted:
+    """``response`` as reasoning and answer, both without the tags between them.
+
+    Reasoning stands at the beginning, in one or several pieces. A closing tag without an opening
+    one ends reasoning that the chat template began. Tags further on are part of the answer.
+    """
+    if _HARMONY.match(response):
+        return _harmony(response)
+    bare = _BARE.match(response)
+    if bare is not None:
+        return _parted([bare["reasoning"]], response[bare.end() :])
+    thoughts: list[str] = []
+    left = response
+    opened = _OPEN.match(left)
+    if opened is None:
+        # The template opened the reasoning: all before the last closing tag was thought.
+        closed = _first_close(left)
+        if closed is None:
+            return Parted("", response.strip())
+        thoughts.append(left[: closed.start()])
+        left = left[closed.end() :]
+        opened = _OPEN.match(left)
+    while opened is not None:
+        closed = _CLOSE.search(left, opened.end())
+        if closed is None:
+            thoughts.append(left[opened.end() :])
+            return Parted(_joined(thoughts), "", complete=False)
+        thoughts.append(left[opened.end() : closed.start()])
+        left = left[closed.end() :]
+        opened = _OPEN.match(left)
+    return _parted(thoughts, left)
+
+
+def with_opening(response: str, prompt: str, *, finished: bool) -> str:
+    """``response`` after the tag with which ``prompt`` itself opened the reasoning, if it did.
+
+    A model that ended its turn without closing the tag did not reason: all of it is the answer.
+    """
+    opened = _OPENED.search(prompt)
+    if opened is None or (finished and _first_close(response) is None):
+        return response
+    return f"{opened[0].strip()}\n{response}"
+
+
+def markers(tokenizer: Any) -> tuple[str, ...]:
+    """Control tokens of the tokenizer's vocabulary that a decoder must keep for :func:`part`."""
+    vocabulary = tokenizer.get_vocab()
+    known = tuple(each for each in _MARKERS if each in vocabulary)
+    return known + (_HARMONY_MARKERS if _HARMONY_MARKERS[0] in vocabulary else ())
+
+
+def reasoned(reasoning: str, answer: str, *, reached: bool) -> str:
+    """One text of both parts, which :func:`part` takes apart again.
+
+    ``reached``: whether the model had ended its reasoning.
+    """
+    if not reasoning.strip():
+        return answer
+    return f"<think>{reasoning}</think>{answer}" if reached else f"<think>{reasoning}"
+
+
+def _first_close(text: str) -> re.Match[str] | None:
+    """The closing tag of reasoning that was opened before ``text``; one in code is none."""
+    for found in _CLOSE.finditer(text):
+        before = text[: found.start()]
+        opened = re.search(rf"<(?:{_TAGS})>|\[THINK\]", before, re.I)
+        if opened is None and before.count("```") % 2 == 0 and not before.endswith("`"):
+            return found
+    return None
+
+
+def _harmony(text: str) -> Parted:
+    """Messages by channel: ``final`` is the answer, all others are thought aloud."""
+    heads = list(_MESSAGE.finditer(text))
+    thoughts, final, reached = [], "", False
+    for head, after in zip_longest(heads, heads[1:]):
+        body = text[head.end() : after.start() if after else len(text)]
+        end = _END.search(body)
+        body = body[: end.start()] if end else body
+        if head["channel"] == "final":
+            final, reached = final + body, True
+        else:
+            thoughts.append(body)
+    answer = final.strip()
+    return Parted(_joined(thoughts), answer, complete=reached and bool(answer))
+
+
+def _parted(thoughts: list[str], answer: str) -> Parted:
+    text = answer.strip()
+    reasoning = _joined(thoughts)
+    # An empty block, as templates write it when thinking is switched off, hides no answer.
+    return Parted(reasoning, text, complete=bool(text) or not reasoning)
+
+
+def _joined(thoughts: list[str]) -> str:
+    return "\n\n".join(text for each in thoughts if (text := each.strip()))

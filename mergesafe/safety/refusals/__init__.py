@@ -1,0 +1,1 @@
+"""The refusal rules: how a response begins, in eleven languages, one table each."""

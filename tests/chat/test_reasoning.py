@@ -1,0 +1,109 @@
+"""Reasoning and answer, taken apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mergesafe.chat.openai import _response
+from mergesafe.chat.reasoning import Parted, markers, part, reasoned, with_opening
+
+
+@pytest.mark.parametrize(
+    ("response", "parted"),
+    [
+        ("Four.", Parted("", "Four.")),
+        ("<think>Two and two.</think>Four.", Parted("Two and two.", "Four.")),
+        ("<think>\n\n</think>\n\nFour.", Parted("", "Four.")),
+        ("Two and two.\n</think>\n\nFour.", Parted("Two and two.", "Four.")),
+        ("<thinking>a</thinking>\n<thinking>b</thinking>\nc", Parted("a\n\nb", "c")),
+        ("<reasoning>a</reasoning>b", Parted("a", "b")),
+        ("[THINK]a[/THINK]b", Parted("a", "b")),
+        ("  <THINK>a</THINK>b", Parted("a", "b")),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b"
+            "<|return|>",
+            Parted("a", "b"),
+        ),
+        (
+            "<|start|>assistant<|channel|>commentary<|message|>a<|end|><|start|>assistant"
+            "<|channel|>final <|constrain|>json<|message|>b",
+            Parted("a", "b"),
+        ),
+        ("analysisWe need this.assistantfinalFour.", Parted("We need this.", "Four.")),
+        # No answer was reached.
+        ("<think>Two and", Parted("Two and", "", complete=False)),
+        ("<think>Two and two.</think>", Parted("Two and two.", "", complete=False)),
+        ("<think>a</think><think>b", Parted("a\n\nb", "", complete=False)),
+        ("<|channel|>analysis<|message|>a", Parted("a", "", complete=False)),
+        ("<|channel|>analysis", Parted("", "", complete=False)),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>",
+            Parted("a", "", complete=False),
+        ),
+        # Tags that belong to the answer.
+        (
+            "Write <think> before </think> and go on.",
+            Parted("", "Write <think> before </think> and go on."),
+        ),
+        ("Use `</think>` to close it.", Parted("", "Use `</think>` to close it.")),
+        ("analysis of the data shows a rise", Parted("", "analysis of the data shows a rise")),
+        ("", Parted("", "")),
+    ],
+)
+def test_parts(response: str, parted: Parted) -> None:
+    assert part(response) == parted
+    assert part(part(response).answer).answer == parted.answer
+
+
+def test_a_tag_that_the_template_opened_is_put_back() -> None:
+    prompt = "<|user|>2 + 2?<|assistant|><think>\n"
+    cut = with_opening("Two and", prompt, finished=False)
+    assert part(cut) == Parted("Two and", "", complete=False)
+    whole = with_opening("Two and two.</think>Four.", prompt, finished=True)
+    assert part(whole) == Parted("Two and two.", "Four.")
+    # Ended by itself and closed nothing: it answered without reasoning.
+    assert with_opening("Four.", prompt, finished=True) == "Four."
+    assert with_opening("Two and", "<think>\n\n</think>\n\n", finished=False) == "Two and"
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_both_parts_in_one_text(reached: bool) -> None:
+    answer = "b" if reached else ""
+    assert part(reasoned("a", answer, reached=reached)) == Parted("a", answer, complete=reached)
+    assert reasoned(" ", "b", reached=True) == "b"
+
+
+class Vocabulary:
+    def __init__(self, *tokens: str):
+        self.tokens = tokens
+
+    def get_vocab(self) -> dict[str, int]:
+        return {token: number for number, token in enumerate(self.tokens)}
+
+
+def test_control_tokens_are_kept_where_they_part_reasoning() -> None:
+    assert markers(Vocabulary("[THINK]", "[/THINK]", "a")) == ("[THINK]", "[/THINK]")
+    # "<|end|>" ends the turns of other models.
+    assert markers(Vocabulary("<|end|>", "a")) == ()
+    assert "<|channel|>" in markers(Vocabulary("<|channel|>", "<|message|>", "<|end|>"))
+
+
+class Message:
+    def __init__(self, **fields: Any):
+        self.__dict__.update(fields)
+
+
+def completion(reason: str, **message: Any) -> Message:
+    return Message(choices=[Message(message=Message(**message), finish_reason=reason)])
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_reasoning_that_a_server_keeps_apart(field: str) -> None:
+    whole = _response(completion("stop", content="Four.", **{field: "Two and two."}))
+    assert part(whole.text) == Parted("Two and two.", "Four.")
+    # Cut off before the answer: servers send no content then.
+    cut = _response(completion("length", content=None, **{field: "Two and"}))
+    assert part(cut.text) == Parted("Two and", "", complete=False)
+    assert not cut.finished
