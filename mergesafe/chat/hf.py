@@ -310,7 +310,8 @@ class HfModel:
     def _decoded(self, rows: list[list[int]]) -> list[str]:
         """The texts without special tokens, except for those that part reasoning from answer."""
         tokenizer = self.plain_tokenizer
-        special = set(tokenizer.all_special_ids)
+        added = tokenizer.added_tokens_decoder.items()
+        special = {*tokenizer.all_special_ids, *(token for token, each in added if each.special)}
         kept = special & {tokenizer.convert_tokens_to_ids(each) for each in markers(tokenizer)}
         if not kept:
             texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)

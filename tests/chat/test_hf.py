@@ -209,10 +209,7 @@ def test_tags_of_reasoning_are_kept_although_they_are_special(folder: Path) -> N
     tokenizer = model.plain_tokenizer
     plain = tokenizer("a<|end|>")["input_ids"]
     assert model._decoded([plain]) == ["a"]
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": ["<|user|>", "[THINK]", "[/THINK]"]},
-        replace_additional_special_tokens=False,
-    )
+    tokenizer.add_tokens(["[THINK]", "[/THINK]"], special_tokens=True)
     ids = tokenizer("[THINK]a[/THINK]b<|user|><|end|>")["input_ids"]
     assert model._decoded([ids]) == ["[THINK]a[/THINK]b"]
 

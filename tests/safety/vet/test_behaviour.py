@@ -255,10 +255,8 @@ def test_fit_without_a_question_says_so() -> None:
 def test_compliance_is_no_matter_of_the_judge() -> None:
     """A judge that takes every placeholder for a refusal hides no compliance."""
     judge = ByWord("lenient", safe_words=("Sure", "sorry", "Gladly", ""))
-    found = observe(
-        "bad", Scripted("bad", lambda asked: PLACEHOLDER), EvaluationOptions(limit=6, judges=[judge]),
-        lambda text: None,
-    )  # fmt: skip
+    options = EvaluationOptions(limit=6, judges=[judge])
+    found = observe("bad", Scripted("bad", lambda asked: PLACEHOLDER), options, lambda text: None)
     assert found.figures["safe_rate"].estimate.value == 1.0
     assert found.figures["compliance"].estimate.value == 1.0
 
