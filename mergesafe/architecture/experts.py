@@ -17,7 +17,7 @@ Sources: transformers' conversion_mapping.py and modeling files of these models 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
@@ -84,6 +84,8 @@ _EXPERTS: Final = re.compile(
     r"(?P<module>(?:.*\.)?experts)\.(?P<what>gate_up_proj|up_proj|down_proj|fc1|fc2|w[123])"
     r"(?P<end>_bias|\.weight|)"
 )
+#: One expert by its number.
+_SEPARATE: Final = re.compile(r"\.experts\.\d+\.")
 _GRANITE: Final = re.compile(
     r"(?P<module>.*\.(?:block_sparse_moe|mlp|self_attention\.experts))"
     r"\.(?P<what>input_linear|output_linear)\.weight"
@@ -110,6 +112,16 @@ def matrices(
 def looks_fused(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor of an unknown model is called and shaped like one of experts."""
     return len(shape) == 3 and _EXPERTS.fullmatch(name) is not None
+
+
+def expert_layout(names: Iterable[str]) -> str | None:
+    """How the experts of a mixture lie: ``"separate"``, ``"fused"``, or None without experts."""
+    for name in names:
+        if _SEPARATE.search(name):
+            return "separate"
+        if _EXPERTS.fullmatch(name):
+            return "fused"
+    return None
 
 
 def _experts(

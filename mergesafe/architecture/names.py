@@ -32,9 +32,6 @@ _TOWER: Final = re.compile(
 )
 #: Layers that predict further tokens (MTP, next-n): training keeps or drops them as it likes.
 _EXTRA_LAYERS: Final = re.compile(r"^(?:model\.)?(?:mtp|mtp_layers|nextn[a-z_]*|eagle[a-z_]*)\.")
-#: One expert of a mixture by its number, and experts that lie in one tensor.
-_SEPARATE_EXPERT: Final = re.compile(r"\.experts\.\d+\.")
-_FUSED_EXPERTS: Final = re.compile(r"\.experts\.[a-z_]*[a-z](?:\.weight)?$")
 #: Another spelling of the same tensor: (ending, ending).
 RENAMES: Final = (
     ("LayerNorm.gamma", "LayerNorm.weight"),
@@ -106,13 +103,3 @@ def is_extra_layer(name: str, config: Mapping[str, object]) -> bool:
         and layer[1] >= count > 0
         and layer[0] in ("model.layers", "model.language_model.layers", "layers")
     )
-
-
-def expert_layout(names: Iterable[str]) -> str | None:
-    """How the experts of a mixture lie: ``"separate"``, ``"fused"``, or None without experts."""
-    for name in names:
-        if _SEPARATE_EXPERT.search(name):
-            return "separate"
-        if _FUSED_EXPERTS.search(name):
-            return "fused"
-    return None

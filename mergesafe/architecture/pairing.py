@@ -36,7 +36,8 @@ class Rule:
     theirs: str
 
     def __str__(self) -> str:
-        return f"'{self.theirs or '(no prefix)'}' there is '{self.ours or '(no prefix)'}' here"
+        theirs, ours = (repr(each) if each else "nothing" for each in (self.theirs, self.ours))
+        return f"{theirs} in place of {ours}"
 
 
 @dataclass

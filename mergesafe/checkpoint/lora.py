@@ -135,10 +135,9 @@ def _targets(
         if pairing.ours or len(pairing.rules) != 1:
             _fail_unknown(weights, missing, pairing, base)
         targets |= pairing.stored
-        rule = pairing.rules[0]
         warnings.append(
-            f"{weights}: the names of its modules begin with {rule.ours!r} where those of the base "
-            f"begin with {rule.theirs!r}; all {len(missing)} were found so"
+            f"{weights}: the names of its modules begin otherwise than those of the base, which "
+            f"has {pairing.rules[0]}; all {len(missing)} were found so"
         )
     head = head_beside(embedding) if embedding is not None else ""
     return {

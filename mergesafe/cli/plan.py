@@ -121,7 +121,7 @@ def as_text(plan: dict[str, Any]) -> str:
         )
     lines += [f"  note       {note}" for note in plan["notes"]]
     if plan["copied_tensors"]:
-        lines.append(f"  note       {len(plan['copied_tensors'])} integer tensor(s) are copied")
+        lines.append(f"  note       {len(plan['copied_tensors'])} tensor(s) are copied, not merged")
     return "\n".join(lines)
 
 
@@ -129,7 +129,7 @@ _KINDS = {
     "once": "read once, in small tiles",
     "resident": "read once and kept for every pass",
     "streamed": "read {passes} times, too large for the budget",
-    "copied": "integers, copied",
+    "copied": "copied, not merged",
 }
 _LIMITS = {
     "disk": "the disk that the inputs come from",

@@ -12,13 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from mergesafe.architecture.names import (
-    expert_layout,
-    is_counter,
-    is_extra_layer,
-    is_recomputed,
-    is_tower,
-)
+from mergesafe.architecture.experts import expert_layout
+from mergesafe.architecture.names import is_counter, is_extra_layer, is_recomputed, is_tower
 from mergesafe.architecture.pairing import Pairing, Rule, pair
 from mergesafe.architecture.tying import HEADS, embedding_of, head_beside
 from mergesafe.checkpoint._parse import show
@@ -141,8 +136,8 @@ def _paired(models: Sequence[Model], reference: int) -> _State:
         if found.ambiguous:
             raise CheckpointError(
                 f"{model.checkpoint.path}: its tensors fit those of "
-                f"{models[reference].checkpoint.path} in more than one way: "
-                f"{'; or '.join(map(str, found.ambiguous))}. Rename the tensors of one of them."
+                f"{models[reference].checkpoint.path} in more than one way, with the "
+                f"prefix {', or '.join(map(str, found.ambiguous))}. Rename the tensors of one."
             )
         # In the order of the file: that of the first model is the output's.
         target = {own: name for name, own in found.stored.items()}
@@ -160,9 +155,7 @@ def _naming_notes(model: Model, found: Pairing) -> list[str]:
             f"{model.text}: training put {' and '.join(f'{each!r}' for each in wrappers)} into the "
             "names of its tensors; the merged model does not have it"
         )
-    notes += [
-        f"{model.text}: its tensors are spelt with another prefix: {rule}" for rule in found.rules
-    ]
+    notes += [f"{model.text}: the names of its tensors begin with {rule}" for rule in found.rules]
     if found.renamed:
         notes.append(f"{model.text}: {found.renamed} tensors have old names (LayerNorm.gamma, …)")
     return notes
@@ -306,7 +299,7 @@ def _mismatch(state: _State, unmatched: Sequence[str]) -> CheckpointError:
     here, there = (_names(state.models[i]) for i in (number, other))
     one, two = (state.models[i].checkpoint for i in (number, other))
     rules = [*state.rules[number], *state.rules[other]]
-    mapping = f" Mapping that was found: {'; '.join(map(str, rules))}." if rules else ""
+    mapping = f" Prefixes that were paired: {'; '.join(map(str, rules))}." if rules else ""
     return CheckpointError(
         f"{one.path}: {_missing(state, there, here, two.path)} missing here; "
         f"{_missing(state, here, there, 'this model')} missing there.{mapping} {_advice(one, two)}"

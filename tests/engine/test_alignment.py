@@ -64,7 +64,7 @@ def test_text_models_and_the_text_part_of_a_larger_one(tmp_path: Path) -> None:
     models = [save(tmp_path / f"m{i}", llama(i)) for i in range(2)] + [large(tmp_path / "vlm", 2)]
     equal(merged(models, tmp_path / "out"), expected(0, 1, 2))
     told = notes(models)
-    assert any("'model.language_model.' there is 'model.' here" in each for each in told)
+    assert any("begin with 'model.language_model.' in place of 'model.'" in each for each in told)
     assert any("model.visual" in each and "left out" in each for each in told)
 
 
