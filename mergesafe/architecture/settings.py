@@ -13,9 +13,8 @@ from typing import Any, Final
 
 from mergesafe.architecture import rope
 from mergesafe.architecture.cosmetic import COSMETIC, PATTERN_KEYS, default_of
+from mergesafe.architecture.tying import text_config
 
-#: Where a model of several parts keeps the configuration of its text part.
-TEXT_KEYS: Final = ("text_config", "llm_config", "language_config", "text_model_config")
 #: Sizes of a text model that tensors of equal shape do not tell, or that a message tells better.
 _STRUCTURE: Final = (
     "hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer", "num_layers",
@@ -32,22 +31,13 @@ class Difference:
     theirs: Any
 
 
-def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the text part: ``config`` itself for a text model."""
-    for key in TEXT_KEYS:
-        if isinstance(config.get(key), dict):
-            part: dict[str, Any] = config[key]
-            return part
-    return config
-
-
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Difference]:
     """The settings that differ, in the order of ``ours``, then of ``theirs``.
 
     A text model and a model of which text is one part are compared in that part alone.
     """
     found = list(_identity(ours, theirs))
-    one, two = text_part(ours), text_part(theirs)
+    one, two = text_config(ours), text_config(theirs)
     if (one is ours) != (two is theirs):
         if ours.get("model_type") == theirs.get("model_type"):  # flat in older versions
             one, two = _flat(ours), _flat(theirs)
@@ -64,7 +54,7 @@ def mismatch(
     equal names and shapes, and so do models with other sizes of heads. Where text is a part of one
     of the models, only sizes count, because its type has another name.
     """
-    one, two = text_part(ours), text_part(theirs)
+    one, two = text_config(ours), text_config(theirs)
     if one is ours and two is theirs:
         kinds = [config.get("model_type") for config in (ours, theirs)]
         if all(isinstance(kind, str) for kind in kinds) and len({_plain(k) for k in kinds}) == 2:
@@ -108,7 +98,7 @@ def _identity(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Di
 
 def _flat(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """``config`` with the settings of its text part beside the others."""
-    part = text_part(config)
+    part = text_config(config)
     if part is config:
         return config
     rest = {key: value for key, value in config.items() if config[key] is not part}

@@ -6,33 +6,37 @@ Only files on a fixed list are carried, so code (``.py``), pickles and other wei
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, Final
 
 from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.location import Location, at
-from mergesafe.checkpoint.model import CONFIG_NAME, Checkpoint
+from mergesafe.checkpoint.model import CONFIG_NAME
+from mergesafe.checkpoint.modules import MODULES_NAME, module_files
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.errors import CheckpointError
 
 GENERATION_NAME: Final = "generation_config.json"
-MODEL_FILES: Final = (GENERATION_NAME, "preprocessor_config.json", "processor_config.json")
-TOKENIZER_FILES: Final = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.bpe.model",
-    "tekken.json",
-    "chat_template.jinja",
-    "chat_template.json",
+MODEL_FILES: Final = (
+    GENERATION_NAME,
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "audio_preprocessor_config.json",
+    # sentence-transformers
+    MODULES_NAME,
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    # Licences that allow merging ask for a copy of themselves.
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+    "NOTICE.txt",
+    "NOTICE.md",
+    "USE_POLICY.md",
 )
 #: Each is a tokenizer's vocabulary; the other files only add to one.
 VOCABULARIES: Final = (
@@ -45,63 +49,88 @@ VOCABULARIES: Final = (
     "sentencepiece.bpe.model",
     "tekken.json",
 )
+TOKENIZER_FILES: Final = (
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "normalizer.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 TOKENIZER_SUFFIX: Final = ".tiktoken"
 TEMPLATE_FOLDER: Final = "additional_chat_templates"
 TEMPLATE_SUFFIX: Final = ".jinja"
+Companions = Iterator[tuple[Location, str]]
 
 
 def carry_over(
     folder: OutputFolder,
-    source: Checkpoint,
+    files: Iterable[tuple[Location, str]],
     *,
     config: dict[str, Any],
-    tokenizer: Checkpoint | None = None,
     generation: dict[str, Any] | None = None,
 ) -> list[str]:
-    """Write ``config`` as ``config.json`` (its keys in their order) and copy the companions.
+    """Write ``config`` as ``config.json`` (its keys in their order) and copy ``files``.
 
-    ``generation``: written as ``generation_config.json`` in place of the source's.
-
-    The tokenizer and its chat templates come from ``tokenizer`` where given, else from
-    ``source``. A source that is a single file has no companions. Returns the names written.
+    ``files``: by :func:`companions`. ``generation``: written as ``generation_config.json`` in place
+    of one of them. Returns the names written.
 
     Raises:
         CheckpointError: a companion cannot be read.
         OutputError: it cannot be written.
     """
-    names = []
-    if config:
-        folder.add_file(CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        names.append(CONFIG_NAME)
-    if generation is not None:
-        text = json.dumps(generation, indent=2, ensure_ascii=False)
-        folder.add_file(GENERATION_NAME, text + "\n")
-        names.append(GENERATION_NAME)
-    for path, name in companions(source, tokenizer):
-        if name in names:
-            continue
-        folder.copy_file(path, name)
-        names.append(name)
+    written = {CONFIG_NAME: config or None, GENERATION_NAME: generation}
+    names = [name for name, content in written.items() if content is not None]
+    for name in names:
+        text = json.dumps(written[name], indent=2, ensure_ascii=False)
+        folder.add_file(name, text + "\n")
+    for path, name in files:
+        if name not in names:
+            folder.copy_file(path, name)
+            names.append(name)
     return names
 
 
-def companions(source: Checkpoint, tokenizer: Checkpoint | None) -> Iterator[tuple[Location, str]]:
-    """The files that :func:`carry_over` copies, and their names in the output."""
-    yield from _model_files(source.path)
-    yield from tokenizer_companions((tokenizer or source).path)
+def companions(model: Sequence[Location], tokenizer: Sequence[Location]) -> Companions:
+    """The files that :func:`carry_over` copies, and their names in the output.
+
+    ``model``: the folders of the model whose configuration is taken, ``tokenizer``: of the one
+    whose tokenizer is: an adapter's before its base's. The first folder that has a file gives it;
+    an adapter's folder with a vocabulary gives the whole tokenizer. A checkpoint that is a single
+    file has no companions.
+    """
+    yield from _first(_model_files(folder) for folder in model)
+    whole = tokenizer[:1] if has_vocabulary(tokenizer[0]) else tokenizer
+    yield from _first(tokenizer_companions(folder) for folder in whole)
 
 
-def missing_companions(source: Checkpoint, tokenizer: Checkpoint) -> Iterator[str]:
-    """What to tell the user if the output will lack what it takes to load it."""
-    if not source.config:
+def has_vocabulary(folder: Location) -> bool:
+    """Whether a tokenizer's vocabulary lies in the folder."""
+    return any(is_vocabulary(name) for _, name in tokenizer_companions(folder))
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether a file of this name is a tokenizer's vocabulary."""
+    return name in VOCABULARIES or name.endswith(TOKENIZER_SUFFIX)
+
+
+def missing_companions(
+    config: dict[str, Any], model: Location, names: Iterable[str], tokenizer: Location
+) -> Iterator[str]:
+    """What to tell the user if the output will lack what it takes to load it.
+
+    ``names``: of what is carried; ``model`` and ``tokenizer``: where from.
+    """
+    if not config:
         yield (
-            f"the merged model will have no {CONFIG_NAME}, since {source.path} has none; it cannot "
+            f"the merged model will have no {CONFIG_NAME}, since {model} has none; it cannot "
             "be loaded without: copy one beside the weights, or name a folder that has one"
         )
-    names = [name for _, name in companions(source, tokenizer)]
-    if not any(name in VOCABULARIES or name.endswith(TOKENIZER_SUFFIX) for name in names):
+    if not any(is_vocabulary(name) for name in names):
         yield (
-            f"the merged model will have no tokenizer, since {tokenizer.path} has none; copy one "
+            f"the merged model will have no tokenizer, since {tokenizer} has none; copy one "
             "beside the weights, or name a model that has one as tokenizer_source"
         )
 
@@ -117,11 +146,22 @@ def remote_code_warning(config: dict[str, Any]) -> str | None:
     )
 
 
-def _model_files(path: Location) -> Iterator[tuple[Location, str]]:
+def _first(folders: Iterable[Companions]) -> Companions:
+    """Of each name the first file."""
+    seen: set[str] = set()
+    for files in folders:
+        for path, name in files:
+            if name not in seen:
+                seen.add(name)
+                yield path, name
+
+
+def _model_files(path: Location) -> Companions:
     yield from _present(path, MODEL_FILES)
+    yield from module_files(path)
 
 
-def tokenizer_companions(path: Location) -> Iterator[tuple[Location, str]]:
+def tokenizer_companions(path: Location) -> Companions:
     """The files of the folder's tokenizer and its chat templates, and their names in the output."""
     yield from _present(path, TOKENIZER_FILES)
     yield from ((found, found.name) for found in _listed(path, TOKENIZER_SUFFIX))
@@ -129,7 +169,7 @@ def tokenizer_companions(path: Location) -> Iterator[tuple[Location, str]]:
         yield found, f"{TEMPLATE_FOLDER}/{found.name}"
 
 
-def _present(path: Location, names: Sequence[str]) -> Iterator[tuple[Location, str]]:
+def _present(path: Location, names: Sequence[str]) -> Companions:
     if at(path).is_dir():
         # present, not exists: a dangling link is an incomplete download and must fail, not be
         # skipped.

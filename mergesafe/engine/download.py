@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mergesafe.checkpoint.carry import companions, tokenizer_companions
+from mergesafe.checkpoint.carry import tokenizer_companions
 from mergesafe.checkpoint.hub import HubStore, check_space, silent_bars
 from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.lora import WEIGHTS_NAME
 from mergesafe.checkpoint.remote import RemotePath
+from mergesafe.engine.companions import companions_of
 from mergesafe.engine.plan import MergePlan
 from mergesafe.engine.token_ids import tokenizer_of
 
@@ -39,5 +40,5 @@ def _files(plan: MergePlan) -> Iterator[Location]:
         # Of every model: without a connection, what ids mean is compared as with one.
         for location, _ in tokenizer_companions(tokenizer_of(model).folder):
             yield location
-    for location, _ in companions(plan.reference.checkpoint, plan.tokenizer.checkpoint):
+    for location, _ in companions_of(plan.reference, plan.tokenizer):
         yield location

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint.carry import companions
 from mergesafe.checkpoint.location import Location, at, read_json_file
 from mergesafe.checkpoint.model import CONFIG_NAME
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT
+from mergesafe.engine.companions import companions_of
 from mergesafe.engine.manifest import MANIFEST_NAME, describe_shards
 from mergesafe.engine.plan import MergePlan
 from mergesafe.engine.resume import describe_inputs, input_files, input_states
@@ -81,7 +81,7 @@ def _changed_inputs(plan: MergePlan, out: Location, known: Any) -> Iterator[str]
         return  # clocks of other machines are not compared
     finished = (out / MANIFEST_NAME).stat().st_mtime_ns
     inputs = [*input_files(plan).values(), plan.reference.checkpoint.path / CONFIG_NAME]
-    inputs += [p for p, _ in companions(plan.reference.checkpoint, plan.tokenizer.checkpoint)]
+    inputs += [p for p, _ in companions_of(plan.reference, plan.tokenizer)]
     for path in inputs:
         if isinstance(path, Path) and path.is_file() and path.stat().st_mtime_ns > finished:
             yield f"the input {path} was written to after it"

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mergesafe.architecture.cosmetic import TOKEN_IDS
-from mergesafe.architecture.settings import TEXT_KEYS, text_part
+from mergesafe.architecture.tying import TEXT_CONFIGS, text_config
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.carry import GENERATION_NAME
-from mergesafe.checkpoint.location import Location, at, read_json_file
+from mergesafe.checkpoint.location import at, read_json_file
 from mergesafe.checkpoint.model import CONFIG_LIMIT, CONFIG_NAME
 from mergesafe.dtypes import CONFIG_NAMES
+from mergesafe.engine.companions import folders_of
 from mergesafe.engine.sources import Model
 from mergesafe.engine.token_ids import tokenizer_of
 from mergesafe.errors import CheckpointError
@@ -74,7 +75,7 @@ def output_config(
         _follow_tokenizer(found, reference, tokenizer)
     generation = found.generation
     if generation is None:
-        generation = _generation(reference.checkpoint.path) or {}
+        generation = _generation(reference) or {}
     _check_ids(found, generation, rows)
     _check_end(found, generation, tokenizer)
     return found
@@ -110,7 +111,7 @@ def _set_dtype(found: OutputConfig, name: str, written: Collection[str]) -> None
 
     def change(level: Level, key: str) -> Level:
         told = [each for each in _DTYPES if each in level]
-        if key and key not in TEXT_KEYS:
+        if key and key not in TEXT_CONFIGS:
             told = [each for each in told if _plain(level[each]) not in written]
         elif not key and not told:
             told = ["torch_dtype"]
@@ -131,7 +132,7 @@ def _set_rows(found: OutputConfig, rows: int) -> None:
 
     def change(level: Level, key: str) -> Level:
         size, multiple = level.get("vocab_size"), level.get("pad_vocab_size_multiple")
-        if (key and key not in TEXT_KEYS) or not isinstance(size, int) or size == rows:
+        if (key and key not in TEXT_CONFIGS) or not isinstance(size, int) or size == rows:
             return level
         if isinstance(multiple, int) and multiple > 0 and -(-size // multiple) * multiple == rows:
             return level
@@ -153,7 +154,7 @@ def _follow_tokenizer(found: OutputConfig, reference: Model, tokenizer: Model) -
     if found.config and source:
 
         def change(level: Level, key: str) -> Level:
-            if key and key not in TEXT_KEYS:
+            if key and key not in TEXT_CONFIGS:
                 return level
             told = [name for name in TOKEN_IDS if name in level or (not key and name in ids)]
             new: Level = {name: ids[name] for name in told if name in ids}
@@ -164,8 +165,7 @@ def _follow_tokenizer(found: OutputConfig, reference: Model, tokenizer: Model) -
         config = _levels(found.config, change)
         _note_ids(found, CONFIG_NAME, _ids(found.config), _ids(config), tokenizer)
         found.config = config
-    ours = _generation(reference.checkpoint.path)
-    theirs = _generation(tokenizer.checkpoint.path)
+    ours, theirs = _generation(reference), _generation(tokenizer)
     if ours is None and theirs is None:
         return
     wanted = {**ids, **{k: v for k, v in (theirs or {}).items() if k in TOKEN_IDS}}
@@ -179,7 +179,7 @@ def _follow_tokenizer(found: OutputConfig, reference: Model, tokenizer: Model) -
 
 def _ids(config: Mapping[str, Any]) -> Level:
     """The ids of tokens that a configuration names, those of the text part over those on top."""
-    both = {**config, **text_part(config)}
+    both = {**config, **text_config(config)}
     return {key: both[key] for key in TOKEN_IDS if key in both}
 
 
@@ -236,15 +236,16 @@ def _check_ids(found: OutputConfig, generation: Level, rows: int | None) -> None
                     )
 
 
-def _generation(folder: Location) -> Level | None:
+def _generation(model: Model) -> Level | None:
     """generation_config.json, None where there is none that can be read: it is copied then."""
-    file = folder / GENERATION_NAME
-    if not at(folder).is_dir() or not at(file).exists():
-        return None
-    try:
-        return read_json_file(file, CONFIG_LIMIT)
-    except CheckpointError:
-        return None
+    for folder in folders_of(model):
+        file = folder / GENERATION_NAME
+        if at(folder).is_dir() and at(file).exists():
+            try:
+                return read_json_file(file, CONFIG_LIMIT)
+            except CheckpointError:
+                return None
+    return None
 
 
 def _nans(value: object, path: str = "") -> Iterator[str]:

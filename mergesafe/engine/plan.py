@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from mergesafe.architecture.names import layer_of
 from mergesafe.architecture.tying import HEADS, embedding_of, untied
-from mergesafe.checkpoint.carry import missing_companions
 from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.dtypes import FLOATS, SIZES, promote
 from mergesafe.engine.alignment import Alignment, align
+from mergesafe.engine.companions import companion_warnings
 from mergesafe.engine.memory import aligned
 from mergesafe.engine.output_config import OutputConfig, output_config
 from mergesafe.engine.parts import Experts, Part
@@ -194,7 +194,7 @@ def make_plan(
         *settings,
         *config.warnings,
         *tokens.warnings,
-        *missing_companions(reference.checkpoint, tokenizer.checkpoint),
+        *companion_warnings(reference, tokenizer, models),
     ]
     layout = plan_layout(_outputs(tasks), max_shard_size, _metadata(recipe, seed))
     return MergePlan(

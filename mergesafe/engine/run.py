@@ -15,6 +15,7 @@ from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine.choose import Chosen
+from mergesafe.engine.companions import companions_of
 from mergesafe.engine.journal import Finished, Journal, Line, Statistics, Tile
 from mergesafe.engine.ledger import Ledger, Span, moved_bytes, spans_left
 from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
@@ -205,9 +206,8 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
     recipe = made.recipe
     carry_over(
         folder,
-        made.reference.checkpoint,
+        companions_of(made.reference, made.tokenizer),
         config=made.config,
-        tokenizer=made.tokenizer.checkpoint,
         generation=made.generation,
     )
     card = model_card(

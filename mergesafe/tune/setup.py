@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from mergesafe.checkpoint.carry import companions
 from mergesafe.checkpoint.location import at
 from mergesafe.engine.api import RecipeLike
+from mergesafe.engine.companions import companions_of
 from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.engine.precision import named
 from mergesafe.engine.resume import name_of, subject_of
@@ -78,11 +78,7 @@ class Setup:
         plan = self.plan
         asked = plan.models if self.section.constraints else ()
         pairs = [(plan.reference, plan.tokenizer), *((model, model) for model in asked)]
-        places = {
-            path
-            for model, tokenizer in pairs
-            for path, _ in companions(model.checkpoint, tokenizer.checkpoint)
-        }
+        places = {path for model, tokenizer in pairs for path, _ in companions_of(model, tokenizer)}
         named = sorted((name_of(place), place) for place in places)
         return {"config.json": plan.config, **{n: at(place).fingerprint() for n, place in named}}
 

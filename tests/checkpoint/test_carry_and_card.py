@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from mergesafe.checkpoint.card import display_name, model_card
-from mergesafe.checkpoint.carry import carry_over, remote_code_warning
-from mergesafe.checkpoint.model import open_checkpoint
+from mergesafe.checkpoint.carry import carry_over, companions, remote_code_warning
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.errors import CheckpointError
 
@@ -39,9 +38,11 @@ def model_folder(path: Path, files: list[str]) -> Path:
     return path
 
 
-def carry(tmp_path: Path, source: Path, **options: Any) -> list[str]:
+def carry(
+    tmp_path: Path, source: Path, *, tokenizer: Path | None = None, **options: Any
+) -> list[str]:
     with OutputFolder(tmp_path / "out", small_layout(), overwrite=False, protect=[]) as folder:
-        names = carry_over(folder, open_checkpoint(source), **options)
+        names = carry_over(folder, companions([source], [tokenizer or source]), **options)
         folder.commit()
     return names
 
@@ -61,7 +62,7 @@ def test_only_listed_files_are_carried(tmp_path: Path) -> None:
 def test_tokenizer_of_another_checkpoint(tmp_path: Path) -> None:
     source = model_folder(tmp_path / "base", ["generation_config.json", "tokenizer.json"])
     other = model_folder(tmp_path / "other", ["generation_config.json", "tokenizer.json"])
-    carry(tmp_path, source, config={}, tokenizer=open_checkpoint(other))
+    carry(tmp_path, source, config={}, tokenizer=other)
     assert (tmp_path / "out" / "tokenizer.json").read_text().startswith("other")
     assert (tmp_path / "out" / "generation_config.json").read_text().startswith("base")
     assert not (tmp_path / "out" / "config.json").exists()
@@ -83,7 +84,7 @@ def test_links_are_copied_and_dangling_ones_fail(tmp_path: Path) -> None:
         OutputFolder(tmp_path / "out2", small_layout(), overwrite=False, protect=[]) as folder,
         pytest.raises(CheckpointError, match="symbolic link to a missing file"),
     ):
-        carry_over(folder, open_checkpoint(source), config={})
+        carry_over(folder, companions([source], [source]), config={})
 
 
 def test_remote_code_is_announced() -> None:

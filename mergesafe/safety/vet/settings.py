@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mergesafe.architecture.settings import contradictions, differences, mismatch, text_part
+from mergesafe.architecture.settings import contradictions, differences, mismatch
+from mergesafe.architecture.tying import is_tied
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.model import CONFIG_NAME
@@ -36,8 +37,8 @@ def check_config(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator
     for each in differences(config, base) if config and base else ():
         what = f"{each.key} is {_told(each.ours)}, the base's {_told(each.theirs)}"
         yield Finding("warning", "files", f"{what}, which a merge takes", CONFIG_NAME)
-    one, two = (text_part(each).get(_TIED, each.get(_TIED)) for each in (config, base))
-    if isinstance(one, bool) and isinstance(two, bool) and one != two:
+    one, two = is_tied(config), is_tied(base)
+    if None not in (one, two) and one != two:
         what = f"{_TIED} is {one}, the base's {two}"
         yield Finding("warning", "files", what, CONFIG_NAME)
     for text in contradictions(config):
