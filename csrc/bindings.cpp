@@ -9,15 +9,18 @@
 #include <tuple>
 #include <vector>
 
+#include "checks.h"
 #include "cpu/run.h"
 #include "cpu/selection.h"
-#if MERGESAFE_CUDA_COMPILED
-#include "cuda/launch.h"
-#include "cuda/run.h"
-#endif
 
 namespace py = pybind11;
 using namespace mergesafe;
+
+#if MERGESAFE_CUDA_COMPILED
+namespace mergesafe::cuda {
+void bind(py::module_& m);  // bindings_cuda.cpp
+}
+#endif
 
 namespace {
 
@@ -43,10 +46,12 @@ using PyInput = std::tuple<uintptr_t, int, int>;
 // (input, weight, rescale, lo, hi, random, threshold, key)
 using PyVector = std::tuple<PyInput, float, float, uint32_t, uint32_t, bool, uint32_t, uint64_t>;
 using PyOutput = std::tuple<uintptr_t, int>;
+// (address, number of values): what a call reads or writes besides inputs and output
+using PyArray = std::pair<uintptr_t, size_t>;
 
 Input input_of(const PyInput& p) {
-  return {reinterpret_cast<const void*>(std::get<0>(p)), static_cast<DType>(std::get<1>(p)),
-          static_cast<DType>(std::get<2>(p))};
+  return {reinterpret_cast<const void*>(std::get<0>(p)), dtype_of(std::get<1>(p)),
+          dtype_of(std::get<2>(p))};
 }
 
 std::vector<Input> inputs_of(const std::vector<PyInput>& list) {
@@ -63,14 +68,17 @@ std::vector<TaskVector> vectors_of(const std::vector<PyVector>& list) {
 }
 
 Output output_of(const PyOutput& p) {
-  return {reinterpret_cast<void*>(std::get<0>(p)), static_cast<DType>(std::get<1>(p))};
+  return {reinterpret_cast<void*>(std::get<0>(p)), dtype_of(std::get<1>(p))};
 }
 
 uint64_t weighted_sum(const std::vector<PyInput>& list, const std::vector<float>& weights,
                       const PyOutput& out, int64_t n, bool zero_nonfinite, int threads) {
   const std::vector<Input> inputs = inputs_of(list);
+  expect_between("the number of inputs", inputs.size(), 1, INT32_MAX);
+  expect_length("weights", weights.size(), inputs.size(), "one per input");
   const SumJob job{inputs.data(), weights.data(), static_cast<int>(inputs.size()), output_of(out),
                    zero_nonfinite};
+  elements_of(n), threads_of(threads);
   Kernel scope;
   return cpu::run_weighted_sum(job, n, threads);
 }
@@ -81,33 +89,51 @@ uint64_t merge_task_vectors(const PyInput& base, const std::vector<PyVector>& li
                             int threads) {
   const std::vector<TaskVector> vectors = vectors_of(list);
   const MergeJob job{input_of(base), vectors.data(), static_cast<int>(vectors.size()),
-                     output_of(out), offset,         static_cast<Elect>(elect),
+                     output_of(out), offset,         elect_of(elect),
                      normalize,      divisor,        scale,
                      zero_nonfinite};
+  elements_of(n), threads_of(threads);
   Kernel scope;
   return cpu::run_merge(job, n, threads);
+}
+
+using PyRanks = std::vector<std::pair<int, int64_t>>;
+
+// Pairs (expert, k) as queries. Kernels read each expert once, so experts must not descend.
+std::vector<RankQuery> queries_of(const PyRanks& ranks, int64_t experts, int64_t n) {
+  std::vector<RankQuery> queries;
+  int before = 0;
+  for (const auto& [expert, k] : ranks) {
+    expect_between("the expert of a rank", expert, before, experts - 1);
+    expect_between("the rank k", k, 1, n);
+    queries.push_back({before = expert, k});
+  }
+  return queries;
 }
 
 // cpu::Selection on numbers as they come from Python.
 class PySelection {
  public:
-  PySelection(int64_t n, const std::vector<std::pair<int, int64_t>>& ranks, int64_t sample,
-              uintptr_t storage, int64_t size, bool zero_nonfinite, int threads)
+  PySelection(int64_t n, const PyRanks& ranks, int64_t sample, uintptr_t storage, int64_t size,
+              bool zero_nonfinite, int threads)
       : count_(ranks.size()),
+        least_experts_(ranks.empty() ? 0 : ranks.back().first + 1),
         zero_nonfinite_(zero_nonfinite),
-        selection_(n, queries_of(ranks), sample, reinterpret_cast<uint32_t*>(storage), size,
-                   threads) {}
+        selection_(elements_of(n), queries_of(ranks, INT32_MAX, n), sample_of(sample, n),
+                   reinterpret_cast<uint32_t*>(storage), size, threads_of(threads)) {}
 
   void sample(const PyInput& base, const std::vector<PyInput>& list, int64_t count) {
     const std::vector<Input> experts = inputs_of(list);
+    const DeltaJob job = job_of(base, experts, count);
     Kernel scope;
-    selection_.sample(job_of(base, experts), 0, count);
+    selection_.sample(job, 0, count);
   }
 
   uint64_t add(const PyInput& base, const std::vector<PyInput>& list, int64_t count) {
     const std::vector<Input> experts = inputs_of(list);
+    const DeltaJob job = job_of(base, experts, count);
     Kernel scope;
-    return selection_.add(job_of(base, experts), count);
+    return selection_.add(job, count);
   }
 
   // Answers by query, and the queries that have none.
@@ -118,51 +144,59 @@ class PySelection {
     return {answers, missed};
   }
 
-  static std::vector<RankQuery> queries_of(const std::vector<std::pair<int, int64_t>>& ranks) {
-    std::vector<RankQuery> queries;
-    for (const auto& [expert, k] : ranks) queries.push_back({expert, k});
-    return queries;
-  }
-
  private:
-  DeltaJob job_of(const PyInput& base, const std::vector<Input>& experts) const {
+  static int64_t sample_of(int64_t sample, int64_t n) {
+    expect_between("sample", sample, 0, n);
+    return sample;
+  }
+  DeltaJob job_of(const PyInput& base, const std::vector<Input>& experts, int64_t count) const {
+    expect_between("the number of experts", experts.size(), least_experts_, INT32_MAX);
+    elements_of(count);
     return {input_of(base), experts.data(), static_cast<int>(experts.size()), zero_nonfinite_};
   }
 
   size_t count_;
+  int64_t least_experts_;  // those that the ranks are about
   bool zero_nonfinite_;
   cpu::Selection selection_;
 };
 
 std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(
-    const PyInput& base, const std::vector<PyInput>& list,
-    const std::vector<std::pair<int, int64_t>>& ranks, int64_t n, bool zero_nonfinite,
-    int threads) {
+    const PyInput& base, const std::vector<PyInput>& list, const PyRanks& ranks, int64_t n,
+    bool zero_nonfinite, int threads) {
   const std::vector<Input> experts = inputs_of(list);
   const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
                      zero_nonfinite};
-  const std::vector<RankQuery> queries = PySelection::queries_of(ranks);
+  const std::vector<RankQuery> queries = queries_of(ranks, experts.size(), n);
   std::vector<uint32_t> answers(queries.size());
+  elements_of(n), threads_of(threads);
   Kernel scope;
   const uint64_t flags = cpu::run_kth_magnitude(job, n, queries, threads, answers.data());
   return {flags, answers};
 }
 
 uint64_t magnitude_histogram(const PyInput& base, const std::vector<PyInput>& list,
-                             const std::vector<int64_t>& prefixes, uintptr_t counts, int64_t n,
-                             bool zero_nonfinite, int threads) {
+                             const std::vector<int64_t>& prefixes, const PyArray& counts,
+                             int64_t n, bool zero_nonfinite, int threads) {
   const std::vector<Input> experts = inputs_of(list);
   const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
                      zero_nonfinite};
+  if (!prefixes.empty())
+    expect_length("prefixes", prefixes.size(), experts.size(), "one per expert");
+  for (int64_t prefix : prefixes) expect_between("a prefix", prefix, 0, kHistogramBins - 1);
+  expect_length("counts", counts.second, experts.size() * kHistogramBins, "65536 per expert");
+  elements_of(n), threads_of(threads);
   Kernel scope;
   return cpu::run_histogram(job, prefixes.empty() ? nullptr : prefixes.data(), n, threads,
-                            reinterpret_cast<int64_t*>(counts));
+                            reinterpret_cast<int64_t*>(counts.first));
 }
 
 std::pair<uint64_t, std::vector<double>> gram(const std::vector<PyInput>& list,
                                               std::vector<double> totals, int64_t n,
                                               bool zero_nonfinite, int threads) {
   const std::vector<Input> inputs = inputs_of(list);
+  expect_length("totals", totals.size(), inputs.size() * inputs.size(), "one per pair of inputs");
+  elements_of(n), threads_of(threads);
   Kernel scope;
   const uint64_t flags = cpu::run_gram(inputs, zero_nonfinite, n, threads, totals.data());
   return {flags, totals};
@@ -180,9 +214,11 @@ std::pair<uint64_t, std::vector<double>> delta_norms(const PyInput& base,
   job.count = static_cast<int>(vectors.size());
   job.offset = offset;
   job.zero_nonfinite = zero_nonfinite;
+  const Norm wanted = norm_of(norm);
+  expect_length("totals", totals.size(), 2 * vectors.size(), "two per task vector");
+  elements_of(n), threads_of(threads);
   Kernel scope;
-  const uint64_t flags =
-      cpu::run_delta_norms(job, static_cast<Norm>(norm), n, threads, totals.data());
+  const uint64_t flags = cpu::run_delta_norms(job, wanted, n, threads, totals.data());
   return {flags, totals};
 }
 
@@ -194,8 +230,9 @@ std::tuple<uint64_t, std::vector<double>, std::vector<int64_t>> compare(
   const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
                      zero_nonfinite};
   const size_t count = experts.size(), width = count + with_base;
-  if (totals.size() != width * width || counts.size() != 2 * count * count)
-    throw py::value_error("totals and counts do not fit the number of experts");
+  expect_length("totals", totals.size(), width * width, "one per pair of task vectors or base");
+  expect_length("counts", counts.size(), 2 * count * count, "two per pair of experts");
+  elements_of(n), threads_of(threads);
   Kernel scope;
   const uint64_t flags = cpu::run_compare(job, with_base, n, threads, totals.data(), counts.data());
   return {flags, totals, counts};
@@ -205,8 +242,10 @@ std::vector<double> inner_products(const PyInput& grad, const std::vector<PyInpu
                                    int threads) {
   const std::vector<Input> inputs = inputs_of(list);
   std::vector<double> sums(inputs.size());
+  const Input gradient = input_of(grad);
+  elements_of(n), threads_of(threads);
   Kernel scope;
-  cpu::run_inner_products(input_of(grad), inputs, n, threads, sums.data());
+  cpu::run_inner_products(gradient, inputs, n, threads, sums.data());
   return sums;
 }
 
@@ -216,9 +255,10 @@ std::vector<double> merge_gradient(const PyInput& grad, const PyInput& base,
   const std::vector<TaskVector> vectors = vectors_of(list);
   const GradientJob job{input_of(grad), input_of(base),
                         vectors.data(), static_cast<int>(vectors.size()),
-                        offset,         static_cast<Elect>(elect),
+                        offset,         elect_of(elect),
                         normalize};
   std::vector<double> sums(vectors.size() + 1);
+  elements_of(n), threads_of(threads);
   Kernel scope;
   cpu::run_merge_gradient(job, n, threads, sums.data());
   return sums;
@@ -226,18 +266,26 @@ std::vector<double> merge_gradient(const PyInput& grad, const PyInput& base,
 
 void add_low_rank(const PyInput& w, uintptr_t a, uintptr_t b, int64_t rank, int64_t columns,
                   float scale, int64_t begin, int64_t end, int threads, uintptr_t out) {
+  const Input weight = input_of(w);
+  expect_between("rank", rank, 0, INT64_MAX);
+  expect_between("columns", columns, 1, INT64_MAX);
+  expect_between("begin", begin, 0, end);
+  threads_of(threads);
   Kernel scope;
-  cpu::run_add_low_rank(input_of(w), reinterpret_cast<const float*>(a),
+  cpu::run_add_low_rank(weight, reinterpret_cast<const float*>(a),
                         reinterpret_cast<const float*>(b), rank, columns, scale, begin, end,
                         threads, reinterpret_cast<float*>(out));
 }
 
 int64_t count_nonfinite(const PyInput& input, int64_t n) {
+  const Input values = input_of(input);
+  elements_of(n);
   Kernel scope;
-  return cpu::current().count_nonfinite(input_of(input), n);
+  return cpu::current().count_nonfinite(values, n);
 }
 
 std::pair<uint64_t, uint64_t> digest(uintptr_t data, int64_t nbytes, uint64_t first_block) {
+  expect_between("nbytes", nbytes, 0, INT64_MAX);
   uint64_t sum[2];
   py::gil_scoped_release release;
   cpu::current().digest(reinterpret_cast<const void*>(data), nbytes, first_block, sum);
@@ -245,138 +293,11 @@ std::pair<uint64_t, uint64_t> digest(uintptr_t data, int64_t nbytes, uint64_t fi
 }
 
 void triad(uintptr_t a, uintptr_t b, uintptr_t c, float s, int64_t n, int threads) {
+  elements_of(n), threads_of(threads);
   Kernel scope;
   cpu::run_triad(reinterpret_cast<float*>(a), reinterpret_cast<const float*>(b),
                  reinterpret_cast<const float*>(c), s, n, threads);
 }
-
-#if MERGESAFE_CUDA_COMPILED
-// Everything below takes a device, a stream of it as torch names it, and addresses on the device.
-cuda::Stream stream_of(int device, uintptr_t handle) {
-  return {device, reinterpret_cast<cudaStream_t>(handle)};
-}
-
-template <class T>
-T* at(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-cuda::MergeCall merge_call(uintptr_t weights, uintptr_t scales, int elect, bool normalize) {
-  return {at<const float>(weights), at<const float>(scales), static_cast<Elect>(elect), normalize};
-}
-
-void bind_cuda(py::module_& m) {
-  using cuda::JobList;
-  m.attr("max_experts") = cuda::kMaxExperts;
-  using Free = py::call_guard<py::gil_scoped_release>;
-  py::register_local_exception<cuda::Error>(m, "CudaError", PyExc_RuntimeError);
-  py::class_<JobList>(m, "Jobs", py::module_local())
-      .def(py::init([](int count, std::vector<uint64_t> first, std::vector<int> first_dtype,
-                       std::vector<uint64_t> out, std::vector<int> out_dtype,
-                       std::vector<int64_t> n, std::vector<uint64_t> offset,
-                       std::vector<uint64_t> inputs, std::vector<int> dtypes) {
-        JobList jobs;
-        jobs.count = count;
-        jobs.first = std::move(first);
-        jobs.first_dtype = std::move(first_dtype);
-        jobs.out = std::move(out);
-        jobs.out_dtype = std::move(out_dtype);
-        jobs.n = std::move(n);
-        jobs.offset = std::move(offset);
-        jobs.inputs = std::move(inputs);
-        jobs.dtypes = std::move(dtypes);
-        jobs.validate();
-        return jobs;
-      }))
-      .def("sparsify",
-           [](JobList& jobs, std::vector<uint32_t> lo, std::vector<uint32_t> hi,
-              std::vector<bool> random, std::vector<uint32_t> threshold, std::vector<uint64_t> key,
-              std::vector<float> rescale) {
-             jobs.lo = std::move(lo);
-             jobs.hi = std::move(hi);
-             jobs.random = std::move(random);
-             jobs.threshold = std::move(threshold);
-             jobs.key = std::move(key);
-             jobs.rescale = std::move(rescale);
-             jobs.validate();
-           })
-      .def("ask_ranks", [](JobList& jobs, std::vector<uint64_t> ranks) {
-        jobs.key = std::move(ranks);
-        jobs.validate();
-      });
-#if defined(MERGESAFE_EMULATE)
-  m.def("launches", &emulate::launches);
-#endif
-  m.def("problem_of", &cuda::problem_of, Free());
-  m.def(
-      "run_nothing",
-      [](int64_t work, int device, uintptr_t stream) {
-        cuda::run_nothing(work, stream_of(device, stream));
-      },
-      Free());
-  m.def("reduction_workspace", &cuda::reduction_workspace);
-  m.def("rank_workspace", &cuda::rank_workspace);
-  m.def(
-      "sums",
-      [](const JobList& jobs, uintptr_t weights, int device, uintptr_t stream) {
-        cuda::run_sums(jobs, at<const float>(weights), stream_of(device, stream));
-      },
-      Free());
-  m.def(
-      "merges",
-      [](const JobList& jobs, uintptr_t weights, uintptr_t scales, int elect, bool normalize,
-         int device, uintptr_t stream) {
-        cuda::run_merges(jobs, merge_call(weights, scales, elect, normalize),
-                         stream_of(device, stream));
-      },
-      Free());
-  m.def(
-      "inner_products",
-      [](const JobList& jobs, uintptr_t workspace, uintptr_t totals, int device, uintptr_t stream) {
-        cuda::run_inner_products(jobs, at<double>(workspace), at<double>(totals),
-                                 stream_of(device, stream));
-      },
-      Free());
-  m.def(
-      "merge_gradients",
-      [](const JobList& jobs, uintptr_t weights, int elect, bool normalize, uintptr_t workspace,
-         uintptr_t totals, int device, uintptr_t stream) {
-        cuda::run_merge_gradients(jobs, merge_call(weights, 0, elect, normalize),
-                                  at<double>(workspace), at<double>(totals),
-                                  stream_of(device, stream));
-      },
-      Free());
-  m.def(
-      "gram",
-      [](const JobList& jobs, uintptr_t workspace, uintptr_t totals, int device, uintptr_t stream) {
-        cuda::run_gram(jobs, at<double>(workspace), at<double>(totals), stream_of(device, stream));
-      },
-      Free());
-  m.def(
-      "norms",
-      [](const JobList& jobs, int norm, uintptr_t workspace, uintptr_t totals, int device,
-         uintptr_t stream) {
-        cuda::run_norms(jobs, static_cast<Norm>(norm), at<double>(workspace), at<double>(totals),
-                        stream_of(device, stream));
-      },
-      Free());
-  m.def(
-      "ranks",
-      [](const JobList& jobs, uintptr_t workspace, uintptr_t answers, int device,
-         uintptr_t stream) {
-        cuda::run_ranks(jobs, at<void>(workspace), at<uint32_t>(answers),
-                        stream_of(device, stream));
-      },
-      Free());
-  m.def(
-      "histogram",
-      [](const JobList& jobs, uintptr_t prefixes, uintptr_t counts, int device, uintptr_t stream) {
-        cuda::run_histogram(jobs, at<const int64_t>(prefixes), at<unsigned long long>(counts),
-                            stream_of(device, stream));
-      },
-      Free());
-}
-#endif
 
 }  // namespace
 
@@ -397,8 +318,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("magnitude_histogram", &magnitude_histogram);
   m.attr("selection_slack") = cpu::kSlack;
   py::class_<PySelection>(m, "Selection", py::module_local())
-      .def(py::init<int64_t, const std::vector<std::pair<int, int64_t>>&, int64_t, uintptr_t,
-                    int64_t, bool, int>())
+      .def(py::init<int64_t, const PyRanks&, int64_t, uintptr_t, int64_t, bool, int>())
       .def("sample", &PySelection::sample)
       .def("add", &PySelection::add)
       .def("finish", &PySelection::finish);
@@ -414,6 +334,6 @@ PYBIND11_MODULE(_native, m) {
   m.def("digest", &digest);
 #if MERGESAFE_CUDA_COMPILED
   py::module_ device = m.def_submodule("cuda", "The same on CUDA devices.");
-  bind_cuda(device);
+  cuda::bind(device);
 #endif
 }

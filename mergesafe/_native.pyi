@@ -2,6 +2,8 @@ from typing import Any
 
 Input = tuple[int, int, int]
 Output = tuple[int, int]
+#: (address, number of values).
+Array = tuple[int, int]
 Vector = tuple[Input, float, float, int, int, bool, int, int]
 
 cuda_compiled: bool
@@ -50,7 +52,7 @@ def magnitude_histogram(
     base: Input,
     experts: list[Input],
     prefixes: list[int],
-    counts: int,
+    counts: Array,
     n: int,
     zero_nonfinite: bool,
     threads: int,

@@ -38,7 +38,7 @@ struct Chain {
       }
       by = by != 0.0f ? by : 1.0f;
     }
-    return kDivide ? finish(b, total, by, scale) : b + total * scale;
+    return kDivide ? finish(b, total, by, scale) : changed(b, total * scale);
   }
 };
 

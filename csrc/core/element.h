@@ -69,9 +69,27 @@ MS_FN float quotient(float sum, float divisor) {
 #endif
 }
 
+// base + change, and the base itself where the change is a zero: -0 + +0 would be +0.
+MS_FN float changed(float base, float change) {
+  const float sum = base + change;
+  return change == 0.0f ? base : sum;
+}
+
 // base + scale * (sum / divisor).
 MS_FN float finish(float base, float sum, float divisor, float scale) {
-  return base + quotient(sum, divisor) * scale;
+  return changed(base, quotient(sum, divisor) * scale);
 }
+
+// Whether weights in float32 add up to 1 but for their rounding: then a weighted sum returns values
+// that are equal in all inputs as they are. Each weight and each addition may be half a unit off.
+MS_FN bool sums_to_one(const float* weights, int count) {
+  float total = weights[0];
+  for (int i = 1; i < count; ++i) total = total + weights[i];
+  const float distance = total - 1.0f;
+  const float most = static_cast<float>(count) * 1.1920928955078125e-07f;  // 2^-23
+  return (count > 1) & (distance <= most) & (-distance <= most);
+}
+
+MS_FN bool same_bits(float a, float b) { return bits_of(a) == bits_of(b); }
 
 }  // namespace mergesafe

@@ -5,95 +5,132 @@
 
 constexpr int kFixed = 4;  // up to this many inputs or experts, loops are unrolled over them
 
-template <int N>
+// kSame: where all inputs are the same number, that number; the weights add up to 1.
+template <int N, bool kSame>
+MS_FN float sum_one(const float (&x)[N], const float (&weight)[N]) {
+  float total = x[0] * weight[0];
+  bool same = kSame;
+  for (int i = 1; i < N; ++i) {
+    total = total + x[i] * weight[i];
+    same = same & same_bits(x[i], x[0]);
+  }
+  return same ? x[0] : total;
+}
+
+template <int N, bool kSame>
 void sum_chunk(const float* x, const float* weights, int n, float* __restrict__ out) {
   float weight[N];
   for (int i = 0; i < N; ++i) weight[i] = weights[i];
   for (int j = 0; j < n; ++j) {
-    float total = x[j] * weight[0];
-    for (int i = 1; i < N; ++i) total = total + x[i * kChunk + j] * weight[i];
-    out[j] = total;
+    float each[N];
+    for (int i = 0; i < N; ++i) each[i] = x[i * kChunk + j];
+    out[j] = sum_one<N, kSame>(each, weight);
   }
 }
 
-template <int N>
+template <int N, bool kSame>
 void sum_pairs(const BF16* const* rows, const float* weights, int n, BF16* to) {
   const Pair* x[N];
-  float weight[N];
+  float weight[N], low[N], high[N];
   for (int i = 0; i < N; ++i) {
     x[i] = reinterpret_cast<const Pair*>(rows[i]);
     weight[i] = weights[i];
   }
   Pair* __restrict__ out = reinterpret_cast<Pair*>(to);
   for (int j = 0; j < n / 2; ++j) {
-    float low = even(x[0][j]) * weight[0], high = odd(x[0][j]) * weight[0];
-    for (int i = 1; i < N; ++i) {
-      low = low + even(x[i][j]) * weight[i];
-      high = high + odd(x[i][j]) * weight[i];
+    for (int i = 0; i < N; ++i) {
+      low[i] = even(x[i][j]);
+      high[i] = odd(x[i][j]);
     }
-    out[j] = make_pair(low, high);
+    out[j] = make_pair(sum_one<N, kSame>(low, weight), sum_one<N, kSame>(high, weight));
   }
   if (n % 2 == 0) return;
-  float last = to_float(rows[0][n - 1]) * weight[0];
-  for (int i = 1; i < N; ++i) last = last + to_float(rows[i][n - 1]) * weight[i];
-  to[n - 1].bits = static_cast<uint16_t>(to_bits<BF16>(last));
+  for (int i = 0; i < N; ++i) low[i] = to_float(rows[i][n - 1]);
+  to[n - 1].bits = static_cast<uint16_t>(to_bits<BF16>(sum_one<N, kSame>(low, weight)));
 }
 
-inline void sum_any(const float* x, const float* weights, int count, int n, float* out) {
+// Continues sums in `out` by N inputs, and by where they differ from the first.
+template <int N, bool kSame>
+void sum_more(const float* first, const float* x, const float* weights, int n,
+              float* __restrict__ out, uint32_t* __restrict__ differ) {
+  float weight[N];
+  for (int i = 0; i < N; ++i) weight[i] = weights[i];
+  for (int j = 0; j < n; ++j) {
+    float total = out[j];
+    uint32_t different = kSame ? differ[j] : 0;
+    for (int i = 0; i < N; ++i) {
+      total = total + x[i * kChunk + j] * weight[i];
+      different = different | (bits_of(x[i * kChunk + j]) ^ bits_of(first[j]));
+    }
+    out[j] = total;
+    if (kSame) differ[j] = different;
+  }
+}
+
+template <bool kSame>
+void sum_any(const float* x, const float* weights, int count, int n, float* __restrict__ out) {
+  uint32_t differ[kChunk];
   for (int j = 0; j < n; ++j) out[j] = x[j] * weights[0];
-  for (int i = 1; i < count; ++i)
-    for (int j = 0; j < n; ++j) out[j] = out[j] + x[i * kChunk + j] * weights[i];
+  for (int j = 0; j < n; ++j) differ[j] = 0;  // scalar loop: memset
+  int i = 1;
+  for (; i + 4 <= count; i += 4) sum_more<4, kSame>(x, x + i * kChunk, weights + i, n, out, differ);
+  for (; i < count; ++i) sum_more<1, kSame>(x, x + i * kChunk, weights + i, n, out, differ);
+  if (!kSame) return;
+  for (int j = 0; j < n; ++j) out[j] = differ[j] == 0 ? x[j] : out[j];
 }
 
-inline void sum_rows(const SumJob& job, const float* x, int n, float* out) {
+template <bool kSame>
+void sum_rows(const SumJob& job, const float* x, int n, float* out) {
   switch (job.count) {
-    case 1: return sum_chunk<1>(x, job.weights, n, out);
-    case 2: return sum_chunk<2>(x, job.weights, n, out);
-    case 3: return sum_chunk<3>(x, job.weights, n, out);
-    case 4: return sum_chunk<4>(x, job.weights, n, out);
-    default: return sum_any(x, job.weights, job.count, n, out);
+    case 1: return sum_chunk<1, false>(x, job.weights, n, out);
+    case 2: return sum_chunk<2, kSame>(x, job.weights, n, out);
+    case 3: return sum_chunk<3, kSame>(x, job.weights, n, out);
+    case 4: return sum_chunk<4, kSame>(x, job.weights, n, out);
+    default: return sum_any<kSame>(x, job.weights, job.count, n, out);
   }
 }
 
 // One chunk of bfloat16 rows. Its values are looked at last, from the cache, and most often all
 // rows at once; looking first would wait for memory without computing.
-template <int N>
+template <int N, bool kSame>
 Flags sum_direct(const SumJob& job, int64_t pos, int n) {
   const BF16* rows[N + 1];
   for (int i = 0; i < N; ++i) rows[i] = bf16_at(job.inputs[i], pos);
   BF16* out = static_cast<BF16*>(job.out.data) + pos;
   rows[N] = out;
-  sum_pairs<N>(rows, job.weights, n, out);
+  sum_pairs<N, kSame>(rows, job.weights, n, out);
   if (!any_nonfinite<N + 1>(rows, n)) return 0;
   Flags flags = any_nonfinite(out, n) ? kOutputFlag : 0;
   for (int i = 0; i < N; ++i) flags |= flag(i, any_nonfinite(rows[i], n));
   return flags;
 }
 
-inline Flags sum_direct_any(const SumJob& job, int64_t pos, int n) {
+template <bool kSame>
+Flags sum_direct_any(const SumJob& job, int64_t pos, int n) {
   switch (job.count) {
-    case 1: return sum_direct<1>(job, pos, n);
-    case 2: return sum_direct<2>(job, pos, n);
-    case 3: return sum_direct<3>(job, pos, n);
-    default: return sum_direct<4>(job, pos, n);
+    case 1: return sum_direct<1, false>(job, pos, n);
+    case 2: return sum_direct<2, kSame>(job, pos, n);
+    case 3: return sum_direct<3, kSame>(job, pos, n);
+    default: return sum_direct<4, kSame>(job, pos, n);
   }
 }
 
 Flags weighted_sum(const SumJob& job, int64_t begin, int64_t end) {
   float* x = thread_scratch(static_cast<int64_t>(job.count + 1) * kChunk);
   float* out = x + static_cast<int64_t>(job.count) * kChunk;
+  const bool same = sums_to_one(job.weights, job.count);
   bool direct = job.count <= kFixed && job.out.dtype == DType::kBF16 && !job.zero_nonfinite;
   for (int i = 0; i < job.count; ++i) direct = direct && is_bf16(job.inputs[i]);
   Flags flags = 0;
   for (int64_t pos = begin; pos < end; pos += kChunk) {
     const int n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
     if (direct) {
-      flags |= sum_direct_any(job, pos, n);
+      flags |= same ? sum_direct_any<true>(job, pos, n) : sum_direct_any<false>(job, pos, n);
       continue;
     }
     for (int i = 0; i < job.count; ++i)
       flags |= flag(i, load(job.inputs[i], pos, n, job.zero_nonfinite, x + i * kChunk));
-    sum_rows(job, x, n, out);
+    same ? sum_rows<true>(job, x, n, out) : sum_rows<false>(job, x, n, out);
     if (store(out, n, job.out, pos)) flags |= kOutputFlag;
   }
   return flags;

@@ -16,7 +16,7 @@ struct Coefficients {
   bool normalize;
 };
 
-// csrc/../ops/numbers.py divisor_of, where the weights lie.
+// mergesafe/ops/numbers.py divisor_of, where the weights lie.
 __device__ __forceinline__ float divisor_of(const float* weights, int count, bool normalize) {
   if (!normalize) return 1.0f;
   float total = 0.0f;

@@ -116,15 +116,28 @@ int64_t most_blocks(const JobList& list) {
 }  // namespace
 
 void JobList::validate() const {
-  const size_t jobs = n.size(), all = jobs * static_cast<size_t>(std::max(0, count));
-  const auto has = [](size_t size, size_t wanted) { return size == 0 || size == wanted; };
-  const bool right =
-      count >= 1 && count <= kMaxExperts && first.size() == jobs && out.size() == jobs &&
-      first_dtype.size() == jobs && out_dtype.size() == jobs && offset.size() == jobs &&
-      inputs.size() == all && dtypes.size() == all && has(lo.size(), all) &&
-      hi.size() == lo.size() && threshold.size() == lo.size() && rescale.size() == lo.size() &&
-      random.size() == lo.size() && has(key.size(), all) && (lo.empty() || key.size() == all);
-  if (!right) throw std::invalid_argument("the lists of jobs do not have matching lengths");
+  const auto expect = [](const char* list, size_t given, size_t wanted) {
+    if (given != wanted)
+      throw std::invalid_argument("the jobs' list '" + std::string(list) + "' has " +
+                                  std::to_string(given) + " values; expected " +
+                                  std::to_string(wanted));
+  };
+  if (count < 1 || count > kMaxExperts)
+    throw std::invalid_argument("jobs have " + std::to_string(count) +
+                                " experts; expected 1 to " + std::to_string(kMaxExperts));
+  const size_t jobs = n.size(), all = jobs * static_cast<size_t>(count);
+  expect("first", first.size(), jobs), expect("first_dtype", first_dtype.size(), jobs);
+  expect("out", out.size(), jobs), expect("out_dtype", out_dtype.size(), jobs);
+  expect("offset", offset.size(), jobs);
+  expect("inputs", inputs.size(), all), expect("dtypes", dtypes.size(), all);
+  // What survives is said of every expert or of none; keys are also the ranks that are asked for.
+  const size_t masks = lo.empty() ? 0 : all;
+  expect("lo", lo.size(), masks), expect("hi", hi.size(), masks);
+  expect("threshold", threshold.size(), masks), expect("rescale", rescale.size(), masks);
+  expect("random", random.size(), masks);
+  expect("key", key.size(), lo.empty() && key.empty() ? 0 : all);
+  for (int64_t each : n)
+    if (each < 0) throw std::invalid_argument("a job has " + std::to_string(each) + " elements");
 }
 
 void run_sums(const JobList& jobs, const float* weights, Stream stream) {

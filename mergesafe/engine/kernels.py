@@ -167,9 +167,9 @@ class NativeKernels:
 
     def histogram(self, inputs: Sequence[Buffer], prefixes: list[int], counts: Any, n: int) -> int:
         base, *experts = map(self._input, inputs)
-        address = ctypes.addressof(counts)
+        array = ctypes.addressof(counts), len(counts)
         return _native.magnitude_histogram(
-            base, experts, prefixes, address, n, self.zero, self.threads
+            base, experts, prefixes, array, n, self.zero, self.threads
         )
 
     def gram(

@@ -18,6 +18,20 @@ def float32(value: float) -> float:
     return c_float(value).value
 
 
+def sums_to_one(weights: Sequence[float], *, float64: bool = False) -> bool:
+    """Whether two or more weights add up to 1 but for their rounding.
+
+    A weighted sum then returns values that are equal in all inputs as they are. Each weight and
+    each addition may be half a unit in the last place off: the float32 (or float64) sum in order
+    is within N units of 1, ``N * 2**-23`` (or ``N * 2**-52``).
+    """
+    total = weights[0] if float64 else float32(weights[0])
+    for weight in weights[1:]:
+        total = total + weight if float64 else float32(total + float32(weight))
+    unit = 2.0**-52 if float64 else 2.0**-23
+    return len(weights) > 1 and abs(total - 1.0) <= len(weights) * unit
+
+
 def divisor_of(weights: Sequence[float], normalize: bool, *, float64: bool = False) -> float:
     """What the summed task vectors are divided by when no sign is elected.
 

@@ -45,7 +45,7 @@ class CudaBackend:
         outs: Sequence[torch.Tensor],
     ) -> None:
         jobs = self._jobs([tensors[0] for tensors in inputs], inputs, outs)
-        self._call("sums", outs[0], jobs, weights.data_ptr())
+        self._call("sums", outs[0], jobs, _array(weights))
 
     def merge_jobs(
         self,
@@ -58,8 +58,7 @@ class CudaBackend:
     ) -> None:
         described = self._merge_jobs(jobs, outs)
         self._call(
-            "merges", outs[0], described, weights.data_ptr(), scales.data_ptr(), ELECT[elect],
-            normalize,
+            "merges", outs[0], described, _array(weights), _array(scales), ELECT[elect], normalize,
         )  # fmt: skip
 
     def rank_jobs(self, jobs: Sequence[RankJob]) -> list[list[int]]:
@@ -91,7 +90,7 @@ class CudaBackend:
     ) -> torch.Tensor:
         jobs = self._jobs(grads, inputs, grads)
         totals, workspace = self._reduction(jobs, grads[0], len(grads), len(inputs[0]))
-        self._call("inner_products", grads[0], jobs, workspace.data_ptr(), totals.data_ptr())
+        self._call("inner_products", grads[0], jobs, _array(workspace), _array(totals))
         return totals
 
     def merge_gradients(
@@ -107,8 +106,8 @@ class CudaBackend:
             described, grads[0], len(jobs), len(jobs[0].experts) + 1
         )
         self._call(
-            "merge_gradients", grads[0], described, weights.data_ptr(), ELECT[elect], normalize,
-            workspace.data_ptr(), totals.data_ptr(),
+            "merge_gradients", grads[0], described, _array(weights), ELECT[elect], normalize,
+            _array(workspace), _array(totals),
         )  # fmt: skip
         return totals
 
@@ -164,7 +163,7 @@ class CudaBackend:
         wanted = None if prefixes is None else _sent(torch.tensor(list(prefixes)), base.device)
         self._call(
             "histogram", base, self._jobs([base], [experts], [base]),
-            0 if wanted is None else wanted.data_ptr(), counts.data_ptr(),
+            (0, 0) if wanted is None else _array(wanted), _array(counts),
         )  # fmt: skip
         return counts
 
@@ -172,7 +171,7 @@ class CudaBackend:
         jobs = self._jobs([tensors[0]], [tensors], [tensors[0]])
         sums = _sent(torch.tensor(totals, dtype=torch.float64), tensors[0].device)
         _, workspace = self._reduction(jobs, tensors[0], 1, len(totals))
-        self._call("gram", tensors[0], jobs, workspace.data_ptr(), sums.data_ptr())
+        self._call("gram", tensors[0], jobs, _array(workspace), _array(sums))
         answer: list[float] = sums.tolist()
         return answer
 
@@ -239,14 +238,14 @@ class CudaBackend:
         answers = torch.empty(len(jobs), count, dtype=torch.int32, device=device)
         size = self._module.rank_workspace(described)
         workspace = torch.empty(size, dtype=torch.uint8, device=device)
-        self._call("ranks", answers, described, workspace.data_ptr(), answers.data_ptr())
+        self._call("ranks", answers, described, _array(workspace), _array(answers))
         return answers
 
     def _norms(self, jobs: Sequence[MergeJob], norm: Norm, totals: torch.Tensor) -> None:
         described = self._merge_jobs(jobs, [job.base for job in jobs])
         sums = 2 * len(jobs[0].experts)
         _, workspace = self._reduction(described, totals, len(jobs), sums)
-        self._call("norms", totals, described, NORMS[norm], workspace.data_ptr(), totals.data_ptr())
+        self._call("norms", totals, described, NORMS[norm], _array(workspace), _array(totals))
 
     def _reduction(
         self, jobs: Any, like: torch.Tensor, count: int, sums: int
@@ -273,6 +272,11 @@ class CudaBackend:
                 f"backend 'native': CUDA kernels on {like.device} failed: {error}. An earlier "
                 "operation on this device may be the cause; CUDA_LAUNCH_BLOCKING=1 tells which"
             ) from None
+
+
+def _array(values: torch.Tensor) -> tuple[int, int]:
+    """Where values lie and how many they are, which the extension compares with what it needs."""
+    return values.data_ptr(), values.numel()
 
 
 def _described(tensors: Sequence[torch.Tensor]) -> tuple[list[int], list[int]]:

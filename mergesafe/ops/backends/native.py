@@ -110,7 +110,7 @@ class NativeBackend(OneByOne):
             input_of(base),
             [input_of(x) for x in experts],
             list(prefixes or ()),
-            counts.data_ptr(),
+            (counts.data_ptr(), counts.numel()),
             base.numel(),
             False,
             torch.get_num_threads(),

@@ -17,7 +17,7 @@ import torch
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.base import Elect, MergeJob, Norm
 from mergesafe.ops.backends.one_by_one import OneByOne
-from mergesafe.ops.numbers import divisor_of, float32
+from mergesafe.ops.numbers import divisor_of, float32, sums_to_one
 
 #: dtype -> (integers of its width, the one NaN that is ever written).
 CANONICAL_NAN = {
@@ -54,9 +54,12 @@ class ReferenceBackend(OneByOne):
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         real = arithmetic(tensors)
-        total = tensors[0].to(real) * number(weights[0], real)
-        for x, weight in zip(tensors[1:], weights[1:], strict=True):
-            total = total + x.to(real) * number(weight, real)
+        values = [x.to(real) for x in tensors]
+        total = values[0] * number(weights[0], real)
+        for x, weight in zip(values[1:], weights[1:], strict=True):
+            total = total + x * number(weight, real)
+        if sums_to_one(weights, float64=real is F64):
+            total = torch.where(all_same(values), values[0], total)
         return stored(rounded(total, out_dtype), out)
 
     def merge_task_vectors(
@@ -87,7 +90,8 @@ class ReferenceBackend(OneByOne):
             total, divisor = elected(weighted, weights, agrees)
             divisor = divisor.where((divisor != 0) & normalize, torch.ones_like(b))
         # a tensor divisor, because torch multiplies by the reciprocal of a number on CUDA
-        merged = b + (total / divisor) * number(scale, real)
+        change = (total / divisor) * number(scale, real)
+        merged = torch.where(change == 0, b, b + change)  # -0 + +0 would be +0
         return stored(rounded(merged, out_dtype), out)
 
     def inner_products(
@@ -191,6 +195,15 @@ def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def pick(condition: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """``values`` where the condition holds, else +0."""
     return torch.where(condition, values, torch.zeros_like(values))
+
+
+def all_same(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Where all tensors hold the same bits."""
+    patterns = [x.view(CANONICAL_NAN[x.dtype][0]) for x in values]
+    same = torch.ones_like(patterns[0], dtype=torch.bool)
+    for other in patterns[1:]:
+        same = same & (other == patterns[0])
+    return same
 
 
 def magnitude_bits(delta: torch.Tensor) -> torch.Tensor:

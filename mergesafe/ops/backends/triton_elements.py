@@ -184,6 +184,23 @@ def elected_sums(parts, positive, weights, COUNT: tl.constexpr):
 
 
 @triton.jit
+def changed(base, change):
+    """``base + change``, and the base itself where the change is a zero of either sign."""
+    return tl.where(change == 0.0, base, base + change)
+
+
+@triton.jit
+def differs_from_one(weights, COUNT: tl.constexpr):
+    """0 where the weights add up to 1 but for their rounding (csrc/core/element.h), else 1."""
+    total = tl.load(weights)
+    for i in tl.static_range(1, COUNT):
+        total = total + tl.load(weights + i)
+    distance = float_of(bits_of(total - 1.0) & 0x7FFFFFFF)
+    # COUNT * 2^-23, exactly
+    return tl.where(distance <= COUNT * 1.1920928955078125e-07, 0, 1).to(tl.uint32)
+
+
+@triton.jit
 def sum_of_weights(weights, COUNT: tl.constexpr, SMALLEST: tl.constexpr):
     """What is divided by without election: the sum, or 1 where its bits are below SMALLEST."""
     total = 0.0

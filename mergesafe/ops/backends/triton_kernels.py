@@ -11,6 +11,9 @@ import triton
 import triton.language as tl
 
 from mergesafe.ops.backends.triton_elements import (
+    bits_of,
+    changed,
+    differs_from_one,
     elected_positive,
     elected_sums,
     in_window,
@@ -26,13 +29,21 @@ from mergesafe.ops.backends.triton_elements import (
 
 @triton.jit(do_not_specialize=["row"], do_not_specialize_on_alignment=["weights"])
 def weighted_sum(out, inputs, weights, row, n, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """``out = sum_i weights[row, i] * inputs[i]``."""
+    """``out = sum_i weights[row, i] * inputs[i]``; where weights add up to 1 and all inputs are
+    one number, that number.
+    """
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = index < n
     own = weights + row * COUNT
-    total = load(inputs[0], index, inside) * tl.load(own)
-    for i in tl.static_range(1, COUNT):
-        total = total + load(inputs[i], index, inside) * tl.load(own + i)
+    first = load(inputs[0], index, inside)
+    total = first * tl.load(own)
+    if COUNT > 1:
+        differ = differs_from_one(own, COUNT)
+        for i in tl.static_range(1, COUNT):
+            x = load(inputs[i], index, inside)
+            total = total + x * tl.load(own + i)
+            differ = differ | (bits_of(x) ^ bits_of(first))
+        total = tl.where(differ == 0, first, total)
     store(out, index, inside, total)
 
 
@@ -90,7 +101,7 @@ def merge(
         divisor = tl.where(divisor != 0.0, divisor, 1.0)
     if NORMALIZE:
         total = tl.div_rn(total, divisor)
-    store(out, index, inside, b + total * tl.load(scales + row))
+    store(out, index, inside, changed(b, total * tl.load(scales + row)))
 
 
 @triton.jit(do_not_specialize=["prefix"])

@@ -1,0 +1,231 @@
+"""The extension compares the lengths of what it is given before any kernel reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from mergesafe import _native
+
+from . import emulated
+
+N = 8
+X = torch.ones(N)
+OUT = torch.zeros(N)
+F32 = 2
+BINS = _native.histogram_bins
+
+
+def an_input(dtype: int = F32) -> tuple[int, int, int]:
+    return X.data_ptr(), dtype, dtype
+
+
+def a_vector() -> Any:
+    return an_input(), 1.0, 1.0, 0, 0x7FFFFFFF, False, 0, 0
+
+
+def out(dtype: int = F32) -> tuple[int, int]:
+    return OUT.data_ptr(), dtype
+
+
+def merge(**changed: Any) -> int:
+    given = {"out": out(), "n": N, "elect": 0, "threads": 1} | changed
+    return _native.merge_task_vectors(
+        an_input(), [a_vector()], given["out"], given["n"], 0, given["elect"], False, 1.0, 1.0,
+        False, given["threads"],
+    )  # fmt: skip
+
+
+def kth(ranks: list[tuple[int, int]], n: int = N) -> Any:
+    return _native.kth_magnitude(an_input(), [an_input()] * 2, ranks, n, False, 1)
+
+
+def histogram(prefixes: list[int], values: int) -> int:
+    counts = torch.zeros(2 * BINS, dtype=torch.int64)
+    array = counts.data_ptr(), values
+    return _native.magnitude_histogram(
+        an_input(), [an_input()] * 2, prefixes, array, N, False, 1
+    )  # fmt: skip
+
+
+def selection(ranks: list[tuple[int, int]], experts: int) -> int:
+    storage = torch.zeros(1 << 16, dtype=torch.int32)
+    made = _native.Selection(N, ranks, 0, storage.data_ptr(), storage.numel(), False, 1)
+    return made.add(an_input(), [an_input()] * experts, N)
+
+
+def compare(totals: int, counts: int) -> Any:
+    return _native.compare(
+        an_input(), [an_input()] * 2, True, [0.0] * totals, [0] * counts, N, False, 1
+    )
+
+
+def low_rank(columns: int, begin: int, end: int) -> None:
+    _native.add_low_rank(
+        an_input(), X.data_ptr(), X.data_ptr(), 1, columns, 1.0, begin, end, 1, OUT.data_ptr()
+    )
+
+
+#: What is wrong: the call, and what the message says of what is given and what is expected.
+WRONG: dict[str, tuple[Callable[[], object], str]] = {
+    "too few weights": (
+        lambda: _native.weighted_sum([an_input()] * 3, [1.0, 1.0], out(), N, False, 1),
+        "weights has 2 values; expected 3",
+    ),
+    "too many weights": (
+        lambda: _native.weighted_sum([an_input()], [1.0, 1.0], out(), N, False, 1),
+        "weights has 2 values; expected 1",
+    ),
+    "no inputs": (
+        lambda: _native.weighted_sum([], [], out(), N, False, 1),
+        "number of inputs is 0; expected a number in [1, ",
+    ),
+    "gram": (
+        lambda: _native.gram([an_input()] * 3, [0.0] * 4, N, False, 1),
+        "totals has 4 values; expected 9",
+    ),
+    "norms": (
+        lambda: _native.delta_norms(an_input(), [a_vector()] * 2, 0, [0.0] * 2, N, 0, False, 1),
+        "totals has 2 values; expected 4",
+    ),
+    "norm": (
+        lambda: _native.delta_norms(an_input(), [a_vector()], 3, [0.0] * 2, N, 0, False, 1),
+        "norm is 3; expected a number in [0, 2]",
+    ),
+    "products": (lambda: compare(4, 8), "totals has 4 values; expected 9"),
+    "counts": (lambda: compare(9, 4), "counts has 4 values; expected 8"),
+    "expert of a rank": (lambda: kth([(0, 1), (2, 1)]), "is 2; expected a number in [0, 1]"),
+    "negative expert": (lambda: kth([(-1, 1)]), "is -1; expected a number in [0, 1]"),
+    "descending experts": (lambda: kth([(1, 1), (0, 1)]), "is 0; expected a number in [1, 1]"),
+    "rank 0": (lambda: kth([(0, 0)]), "k is 0; expected a number in [1, 8]"),
+    "rank beyond the end": (lambda: kth([(0, 9)]), "k is 9; expected a number in [1, 8]"),
+    "rank in a selection": (lambda: selection([(0, 9)], 1), "k is 9; expected a number in [1, 8]"),
+    "expert of a selection": (
+        lambda: selection([(0, 1), (1, 1)], 1),
+        "number of experts is 1; expected a number in [2, ",
+    ),
+    "prefixes": (lambda: histogram([1], 2 * BINS), "prefixes has 1 values; expected 2"),
+    "prefix": (lambda: histogram([1, BINS], 2 * BINS), f"is {BINS}; expected a number in [0, "),
+    "bins": (lambda: histogram([], BINS), f"counts has {BINS} values; expected {2 * BINS}"),
+    "elect": (lambda: merge(elect=3), "elect is 3; expected a number in [0, 2]"),
+    "elements": (lambda: merge(n=-1), "n is -1; expected a number in [0, "),
+    "threads": (lambda: merge(threads=0), "threads is 0; expected a number in [1, "),
+    "dtype": (lambda: merge(out=out(7)), "dtype is 7; expected a number in [0, 2]"),
+    "columns": (lambda: low_rank(0, 0, N), "columns is 0; expected a number in [1, "),
+    "range": (lambda: low_rank(4, 5, 4), "begin is 5; expected a number in [0, 4]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_both_numbers_are_named(case: str) -> None:
+    call, message = WRONG[case]
+    with pytest.raises(ValueError, match=r"expected") as raised:
+        call()
+    assert message in str(raised.value)
+
+
+def test_what_fits_is_taken() -> None:
+    """The same calls with the right lengths, so that each refusal above is about its length."""
+    assert _native.weighted_sum([an_input()] * 3, [1.0] * 3, out(), N, False, 1) == 0
+    assert OUT.tolist() == [3.0] * N
+    assert _native.gram([an_input()] * 3, [0.0] * 9, N, False, 1)[1][0] == N
+    assert len(_native.delta_norms(an_input(), [a_vector()] * 2, 0, [0.0] * 4, N, 0, False, 1)) == 2
+    assert compare(9, 8)[0] == 0
+    assert kth([(0, 1), (0, 8), (1, 1)])[1] == [0, 0, 0]
+    assert selection([(0, 1), (1, 1)], 2) == 0
+    assert histogram([1, 2], 2 * BINS) == 0
+    assert merge() == 0
+    low_rank(4, 0, N)
+
+
+# --- the kernels on devices -------------------------------------------------------------------
+
+
+def jobs(**changed: Any) -> Any:
+    """Two jobs of three inputs, with one list changed."""
+    address, count = X.data_ptr(), 3
+    given: dict[str, Any] = {
+        "count": count,
+        "first": [address] * 2,
+        "first_dtype": [F32] * 2,
+        "out": [OUT.data_ptr()] * 2,
+        "out_dtype": [F32] * 2,
+        "n": [N] * 2,
+        "offset": [0] * 2,
+        "inputs": [address] * 6,
+        "dtypes": [F32] * 6,
+    } | changed
+    return emulated.module().cuda.Jobs(*given.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("first", 2), ("first_dtype", 2), ("out", 2), ("out_dtype", 2), ("offset", 2),
+        ("inputs", 6), ("dtypes", 6),
+    ],
+)  # fmt: skip
+def test_jobs_name_the_list(name: str, wanted: int) -> None:
+    with pytest.raises(ValueError, match=rf"'{name}' has 1 values; expected {wanted}"):
+        jobs(**{name: [0]})
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_masks_of_jobs(at: int) -> None:
+    """Each of the six lists of masks must have a value per expert of every job."""
+    lists: list[list[Any]] = [[0] * 6, [1] * 6, [False] * 6, [0] * 6, [0] * 6, [1.0] * 6]
+    jobs().sparsify(*lists)
+    lists[at] = lists[at][:5]
+    with pytest.raises(ValueError, match=r"has [56] values; expected [06]"):
+        jobs().sparsify(*lists)
+
+
+def test_ranks_of_jobs() -> None:
+    jobs().ask_ranks([1] * 6)
+    with pytest.raises(ValueError, match="ranks has 5 values; expected 6"):
+        jobs().ask_ranks([1] * 5)
+    with pytest.raises(ValueError, match=r"k is 9; expected a number in \[1, 8\]"):
+        jobs().ask_ranks([1] * 5 + [9])
+
+
+def test_arrays_on_the_device() -> None:
+    cuda, two = emulated.module().cuda, jobs()
+    numbers, room = torch.ones(6), torch.zeros(1 << 12, dtype=torch.float64)
+
+    def array(values: int) -> tuple[int, int]:
+        return room.data_ptr(), values
+
+    weights = numbers.data_ptr(), 6
+    cuda.sums(two, weights, 0, 0)
+    assert OUT.tolist() == [3.0] * N
+    workspace = array(cuda.reduction_workspace(two, 3))
+    cuda.inner_products(two, workspace, array(6), 0, 0)
+    calls: dict[str, Callable[[], object]] = {
+        "weights has 5 values; expected 6": lambda: cuda.sums(two, (weights[0], 5), 0, 0),
+        "scales has 1 values; expected 2": lambda: cuda.merges(
+            two, weights, (weights[0], 1), 0, False, 0, 0
+        ),
+        "totals has 5 values; expected 6": lambda: cuda.inner_products(
+            two, workspace, array(5), 0, 0
+        ),
+        "totals has 6 values; expected 8": lambda: cuda.merge_gradients(
+            two, weights, 0, False, array(cuda.reduction_workspace(two, 4)), array(6), 0, 0
+        ),
+        "totals has 6 values; expected 12": lambda: cuda.norms(
+            two, 0, array(cuda.reduction_workspace(two, 6)), array(6), 0, 0
+        ),
+        "workspace has 1 values; expected": lambda: cuda.inner_products(
+            two, array(1), array(6), 0, 0
+        ),
+        "number of jobs is 2; expected a number in": lambda: cuda.gram(
+            two, array(1), array(9), 0, 0
+        ),
+        "ranks has 0 values; expected 6": lambda: cuda.ranks(two, array(1), array(6), 0, 0),
+    }
+    for message, call in calls.items():
+        with pytest.raises(ValueError, match="expected") as raised:
+            call()
+        assert message in str(raised.value)
