@@ -152,6 +152,10 @@ class LossError(PointError):
     """A loss is not finite; the coefficients were left as they are."""
 
 
+class MethodError(MergesafeError):
+    """A merge method breaks its contract: what it asks for or returns does not fit its inputs."""
+
+
 class ArgumentError(MergesafeError, ValueError):
     """An argument of a public function or a command-line option has an invalid value."""
 

@@ -29,6 +29,7 @@ from mergesafe.engine.resume import subject_of
 from mergesafe.engine.run import CarryOut, Done, merge_into, on_this_machine, protected
 from mergesafe.engine.stream import Options, Schedule, schedule
 from mergesafe.engine.trace import Trace, TraceSummary
+from mergesafe.engine.unused import without_unused
 from mergesafe.engine.verify import Verified
 from mergesafe.engine.verify import verify as verify_model
 from mergesafe.errors import ArgumentError, did_you_mean
@@ -100,6 +101,7 @@ def plan(
         seed=_whole(seed, "--seed", 0, MAX_SEED),
         allow_token_mismatch=allow_token_mismatch,
     )
+    made = without_unused(made)
     return PlanReport(made, schedule(made, options), options)
 
 

@@ -26,12 +26,10 @@ from mergesafe.engine.settings import check_settings
 from mergesafe.engine.sources import Model, Source, hub_notes, open_models, sources_of
 from mergesafe.engine.token_ids import check_token_ids
 from mergesafe.errors import MergesafeError, RecipeError
+from mergesafe.methods.driver import dry_run
 from mergesafe.methods.spec import (
-    Combine,
-    DeltaNorms,
     Gram,
     KthMagnitude,
-    Merge,
     MergeMethod,
     Settings,
     Statistic,
@@ -62,6 +60,9 @@ class TensorTask:
     copied: bool
     statistics: tuple[Statistic, ...]
     part: Part | None = None
+    #: Of the method's inputs those that are read (engine/unused.py); None for all. Without a single
+    #: one, the base is the only source.
+    used: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -99,8 +100,7 @@ class TensorTask:
     @property
     def stored_bytes(self) -> int:
         """Bytes of the inputs on disk."""
-        size = sum(source.info.nbytes for source in self.sources)
-        return size + sum(s.lora.a.nbytes + s.lora.b.nbytes for s in self.sources if s.lora)
+        return sum(source.stored_bytes for source in self.sources)
 
     @property
     def low_rank_bytes(self) -> int:
@@ -257,7 +257,7 @@ def _statistics(
     recipe: Recipe, settings: Settings, context: TensorContext
 ) -> tuple[Statistic, ...]:
     try:
-        return dry_run(recipe.method.merge(context, settings), context)
+        return dry_run(recipe.method, context, settings)
     except RecipeError:
         raise
     except MergesafeError as error:
@@ -272,38 +272,6 @@ def _outputs(tasks: Iterable[TensorTask]) -> list[OutputTensor]:
         for task in tasks
     }
     return [OutputTensor(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
-
-
-def dry_run(merge: Merge, context: TensorContext) -> tuple[Statistic, ...]:
-    """The statistics a method asks for, found by answering with neutral values."""
-    asked: list[Statistic] = []
-    try:
-        request = next(merge)
-        while True:
-            asked.append(request)
-            request = merge.send(_neutral(request, context))
-    except StopIteration:
-        return tuple(asked)
-
-
-def _neutral(request: Statistic, context: TensorContext) -> Any:
-    if isinstance(request, KthMagnitude):
-        return [0] * len(request.ranks)
-    if isinstance(request, DeltaNorms):
-        return [(1.0, 1.0)] * len(request.sparsify)
-    n = context.inputs
-    return [[1.0 if i == j else 0.0 for j in range(n)] for i in range(n)]
-
-
-def run_merge(merge: Merge, answer: Any) -> Combine:
-    """Drive a method: every yielded statistic is answered by ``answer(request)``."""
-    try:
-        request = next(merge)
-        while True:
-            request = merge.send(answer(request))
-    except StopIteration as stop:
-        combine: Combine = stop.value
-        return combine
 
 
 def statistic_name(statistic: Statistic) -> str:

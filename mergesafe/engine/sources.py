@@ -33,6 +33,12 @@ class Source:
         """Buffer bytes: an adapted tensor is read and then made in float32."""
         return SIZES[self.info.dtype] + (4 if self.lora else 0)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on disk, an adapter's factors included."""
+        factors = self.lora.a.nbytes + self.lora.b.nbytes if self.lora else 0
+        return self.info.nbytes + factors
+
 
 @dataclass(frozen=True)
 class Model:

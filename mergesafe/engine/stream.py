@@ -24,11 +24,12 @@ from mergesafe.engine.ledger import Span
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.nonfinite import NonFinite
-from mergesafe.engine.plan import TensorTask, run_merge
+from mergesafe.engine.plan import TensorTask
 from mergesafe.engine.sources import Source
 from mergesafe.engine.task_run import TaskRun
 from mergesafe.engine.trace import Lap, Trace, no_lap
 from mergesafe.errors import CheckpointError
+from mergesafe.methods.driver import drive, steps
 from mergesafe.methods.spec import Combine, MergeMethod
 
 #: Input bytes that the system is asked to read ahead of the workers.
@@ -247,8 +248,11 @@ class Stream:
             return None
         known = self._statistics.get(index)
         answers = iter(known.answers if known is not None else ())
-        merge = self.plan.method.merge(task.context, task.settings)
-        return run_merge(merge, lambda request: next(answers))
+        merge = steps(
+            self.plan.method, task.context, task.settings,
+            used=task.used, planned=task.statistics,
+        )  # fmt: skip
+        return drive(merge, lambda request: next(answers))
 
     def _read_ahead(self, number: int) -> None:
         """Called as span ``number`` begins."""

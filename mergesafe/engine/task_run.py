@@ -29,9 +29,10 @@ from mergesafe.engine.kernels import (
 from mergesafe.engine.layout import SAMPLE_RUN, Layout, rank_count, sample_positions
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice
-from mergesafe.engine.plan import TensorTask, run_merge
+from mergesafe.engine.plan import TensorTask
 from mergesafe.engine.sources import Source
 from mergesafe.engine.trace import Lap, no_lap
+from mergesafe.methods.driver import drive, steps
 from mergesafe.methods.spec import (
     Combine,
     DeltaNorms,
@@ -39,6 +40,7 @@ from mergesafe.methods.spec import (
     KthMagnitude,
     MergeMethod,
     Statistic,
+    WeightedSum,
 )
 
 
@@ -85,6 +87,9 @@ class TaskRun:
         self._resident: list[Buffer] | None = None
         self._planned = True  # whether reading counts as progress
         self._span = 0, task.numel
+        #: The method's inputs among the sources: a separate base comes before them.
+        alone = method.base != "required" or len(task.sources) == 1
+        self._own = range(0 if alone else 1, len(task.sources))
 
     def run(self, begin: int, count: int, combine: Combine | None) -> None:
         """Elements [begin, begin + count); the whole tensor where ``combine`` is to be found."""
@@ -93,15 +98,16 @@ class TaskRun:
             combine = self._statistics()
         size = SIZES[self.task.out_dtype]
         address, view = self._out
+        chosen = self._own if isinstance(combine, WeightedSum) else range(len(self.task.sources))
         for begin, count, inputs in self.tiles():
             self._begin_tile(begin)
             for at in range(0, count, self.layout.out_tile):
                 n = min(self.layout.out_tile, count - at)
                 out = Buffer(address, view[: n * size], self.task.out_dtype, self.task.out_dtype)
-                parts = [x.part(at, n, SIZES[x.dtype]) for x in inputs]
+                parts = [inputs[i].part(at, n, SIZES[inputs[i].dtype]) for i in chosen]
                 flags = self.kernels.combine(parts, combine, out, n, begin + at)
                 self.lap("combine", begin + at, n * size)
-                self.check(flags)
+                self.check(flags, chosen)
                 self._digest(begin, at, n, address)
                 self.lap("digest", begin + at, n * size)
                 self.write(self.task, (begin + at) * size, out.view)
@@ -128,8 +134,11 @@ class TaskRun:
             answers.append(self.answer(request))
             return answers[-1]
 
-        merge = self.method.merge(self.task.context, self.task.settings)
-        combine = run_merge(merge, answer)
+        merge = steps(
+            self.method, self.task.context, self.task.settings,
+            used=self.task.used, planned=self.task.statistics,
+        )  # fmt: skip
+        combine = drive(merge, answer)
         if answers and self.layout.tile < self.task.numel:  # else it is done again as one tile
             found = tuple(sorted(self._nonfinite))
             self.finished(Statistics(self.number, tuple(answers), found))
@@ -168,6 +177,12 @@ class TaskRun:
         return self._gram(request)
 
     def _kth(self, request: KthMagnitude) -> list[int]:
+        """Each rank once, by expert, as kernels want them; then as they were asked for."""
+        ascending = tuple(sorted(set(request.ranks)))
+        found = dict(zip(ascending, self._ascending(KthMagnitude(ascending)), strict=True))
+        return [found[rank] for rank in request.ranks]
+
+    def _ascending(self, request: KthMagnitude) -> list[int]:
         if self.layout.tile >= self.task.numel:
             for _, count, inputs in self.tiles():
                 flags, answers = self.kernels.kth_magnitude(inputs, request.ranks, count)
@@ -226,12 +241,12 @@ class TaskRun:
         return [_find(counts[i * bins : (i + 1) * bins], k) for i, k in enumerate(ranks)]
 
     def _gram(self, request: Gram) -> list[list[float]]:
-        n = len(self.task.sources)
+        n = len(self._own)
         totals = [0.0] * (n * n)
         for begin, count, inputs in self.tiles():
-            flags, totals = self.kernels.gram(inputs, totals, count)
+            flags, totals = self.kernels.gram([inputs[i] for i in self._own], totals, count)
             self.lap("statistics", begin, _bytes(inputs))
-            self.check(flags)
+            self.check(flags, self._own)
         return [[totals[min(i, j) * n + max(i, j)] for j in range(n)] for i in range(n)]
 
     def _norms(self, request: DeltaNorms) -> list[tuple[float, float]]:

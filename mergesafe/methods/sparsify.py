@@ -116,7 +116,7 @@ def random_key(seed: int, name: str, index: int) -> int:
 
 def _rescaled(masks: list[Sparsify], densities: Sequence[float], rescale: Rescale) -> Masks:
     """Factor on the survivors: norm(delta) / norm(masked delta), or 1 / density."""
-    if rescale == "none" or all(mask == Sparsify() for mask in masks):  # nothing is dropped
+    if rescale == "none" or all(density >= 1.0 for density in densities):
         return masks
     if rescale == "inverse_density":
         factors = [1.0 / d if d > 0.0 else 1.0 for d in densities]
@@ -126,4 +126,6 @@ def _rescaled(masks: list[Sparsify], densities: Sequence[float], rescale: Rescal
             1.0 if before < TINY_NORM or after < TINY_NORM else before / after
             for before, after in norms
         ]
+    if all(mask == Sparsify() for mask in masks):  # the k-th magnitudes were 0: nothing is dropped
+        return masks
     return [replace(mask, rescale=factor) for mask, factor in zip(masks, factors, strict=True)]

@@ -101,7 +101,10 @@ class DeltaNorms:
 
 @dataclass(frozen=True)
 class Gram:
-    """Ask for the float64 matrix of inner products of the inputs, as nested lists."""
+    """Ask for the float64 matrix of inner products of the inputs, as nested lists.
+
+    The inputs are those of the method: N by N of the experts where there is a separate base.
+    """
 
 
 Statistic: TypeAlias = KthMagnitude | DeltaNorms | Gram
@@ -111,14 +114,22 @@ Statistic: TypeAlias = KthMagnitude | DeltaNorms | Gram
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """``out = sum_i weights[i] * x_i`` over the inputs, in order, in float32."""
+    """``out = sum_i weights[i] * x_i`` over the inputs, in order, in float32.
+
+    The inputs are those of the method: the experts where there is a separate base. Where the
+    weights add up to 1 but for their rounding, values that are equal in all inputs come back as
+    they are.
+    """
 
     weights: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class MergeTaskVectors:
-    """Delta, sparsify, weight, elect, sum, normalise, scale, add base: one fused pass."""
+    """Delta, sparsify, weight, elect, sum, normalise, scale, add base: one fused pass.
+
+    Where what is added is a zero, the base comes back as it is, -0 included.
+    """
 
     weights: tuple[float, ...]
     sparsify: tuple[Sparsify, ...]
@@ -160,7 +171,21 @@ class MergeMethod(ABC):
 
     @abstractmethod
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
-        """Yield statistics requests, return the combination, for one tensor."""
+        """Yield requests for statistics, return the combination, for one tensor.
+
+        Which requests come, and in which order, may depend on the tensor's shape and the settings,
+        not on answers: a plan learns them from a dry run. Masks within a request may depend on
+        answers. :mod:`mergesafe.methods.driver` raises MethodError where a method does not keep to
+        this.
+        """
+
+    def unused(self, settings: Settings) -> frozenset[int]:
+        """Inputs (experts, where there is a separate base) that change nothing at these settings.
+
+        They are not read, so that NaN and infinity in them do not matter. What the other inputs
+        give must be the same to the last bit as with any finite values in place of these.
+        """
+        return frozenset()
 
     def check(self, settings: Settings) -> list[str]:
         """Warnings about values that are legal but do nothing or cancel."""

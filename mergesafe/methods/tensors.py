@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 
 from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.methods.driver import steps, used_inputs
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
 from mergesafe.ops import arguments
@@ -17,7 +18,7 @@ from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.statistics import combine, drive
 
 #: Options of every method, besides its parameters.
-OPTIONS = {"name": "", "seed": 0, "out_dtype": None, "backend": "auto"}
+OPTIONS = {"name": None, "seed": 0, "out_dtype": None, "backend": "auto"}
 
 
 def run(
@@ -25,7 +26,7 @@ def run(
     inputs: Sequence[torch.Tensor],
     base: torch.Tensor | None = None,
     *,
-    name: str = "",
+    name: str | None = None,
     seed: int = 0,
     out_dtype: torch.dtype | None = None,
     backend: str = "auto",
@@ -36,10 +37,13 @@ def run(
     ``inputs``: the experts where the method needs a ``base``, else every model (for slerp the
     base comes first). ``parameters``: as in a recipe; one value for all inputs or a list with one
     per input where the method takes one per model. ``lambda``, a Python keyword, may be written
-    ``lambda_``. ``name`` and ``seed`` choose the random masks of DARE. ``out_dtype`` defaults to
-    the common type of all tensors. Raises ArgumentError for a bad argument and BackendError for a
-    backend that is not available or a coefficient that requires grad: methods take numbers, and
-    :func:`mergesafe.ops.merge_task_vectors` gives gradients.
+    ``lambda_``. ``name`` and ``seed`` choose the random masks of DARE, which needs the name: the
+    tensor's name in its model, the same for the same masks as a merge of checkpoints, and another
+    for every tensor, or all tensors of a size would lose the same elements. ``out_dtype`` defaults
+    to the common type of all tensors. An input that changes nothing (a weight of 0) is not looked
+    at. Raises ArgumentError for a bad argument, MethodError where a method of one's own breaks its
+    contract, and BackendError for a backend that is not available or a coefficient that requires
+    grad: methods take numbers, and :func:`mergesafe.ops.merge_task_vectors` gives gradients.
     """
     if isinstance(method, str):
         method = get_method(method)
@@ -49,11 +53,18 @@ def run(
     tensors = checked.tensors if base is None else checked.tensors[1:]
     flat_base = None if base is None else checked.tensors[0]
     settings = settings_of(method, len(tensors), parameters)
+    if method.random:
+        arguments.mask_name(name, method.name)
     runner = get_backend(backend, checked.device)
     dtype = arguments.dtype_or(out_dtype, checked.dtype, backend)
-    context = TensorContext(name, tuple(checked.shape), checked.numel, len(tensors), seed)
-    how = drive(method.merge(context, settings), runner, flat_base, tensors)
-    return combine(how, runner, flat_base, tensors, dtype).view(checked.shape)
+    context = TensorContext(name or "", tuple(checked.shape), checked.numel, len(tensors), seed)
+    used = used_inputs(method, settings, len(tensors))
+    if used is not None:
+        tensors = [tensors[i] for i in used]
+    how = drive(steps(method, context, settings, used=used), runner, flat_base, tensors)
+    # without a single input that matters, what comes out is the base
+    inputs = tensors if tensors or flat_base is None else [flat_base]
+    return combine(how, runner, flat_base, inputs, dtype).view(checked.shape)
 
 
 def _check_count(method: MergeMethod, count: int, base: torch.Tensor | None) -> None:
@@ -182,7 +193,9 @@ def _documentation(method: MergeMethod) -> str:
             notes.append("no effect here")
         lines.append(f"    {_python_name(p)}: {p.help}" + f" ({'; '.join(notes)})" * bool(notes))
     lines += [
-        "    name, seed: choose the random masks, where there are any",
+        "    name, seed: choose the random masks" + " (name: needed)" * method.random
+        if method.random
+        else "    name, seed: no effect here",
         "    out_dtype: dtype of the result (default: the common type of the tensors)",
         "    backend: 'auto', or force one by name",
         "",

@@ -147,6 +147,18 @@ def number(name: str, value: object, low: float | None = None, high: float | Non
     return float(value)
 
 
+def mask_name(value: object, what: str) -> str:
+    """The name of the tensor that ``what`` makes random masks for."""
+    if not isinstance(value, str):
+        given = "" if value is None else f", got {value!r}"
+        raise ArgumentError(
+            f"{what} makes random masks and needs name{given}: the tensor's name in its model (a "
+            "string, name='model.layers.0.mlp.up_proj.weight'), so that no two tensors get the "
+            "same mask"
+        )
+    return value
+
+
 def choice(name: str, value: object, known: Sequence[str]) -> str:
     """One of the known words."""
     if isinstance(value, str) and value in known:

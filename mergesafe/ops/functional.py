@@ -47,7 +47,7 @@ def merge_task_vectors(
     scale: Scales = 1.0,
     block_rows: Sequence[int] | None = None,
     seed: int = 0,
-    name: str = "",
+    name: str | None = None,
     out_dtype: torch.dtype | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
@@ -94,7 +94,8 @@ def merge_task_vectors(
             scale of its own; by default as many equal blocks as there are rows of them. Masks and
             norms are those of the whole tensor.
         seed: with ``name``, chooses the random masks; they do not depend on anything else.
-        name: the tensor's name, so that tensors of one model get different masks.
+        name: the tensor's name, which random masks need, so that tensors of one model get
+            different ones.
         out_dtype: dtype of the result; by default the common type of base and experts.
         backend: "auto", or force one by name; see :func:`mergesafe.ops.describe_backends`.
 
@@ -124,16 +125,17 @@ def merge_task_vectors(
         seed=seed,
         name=name,
     )
+    known = _name(name, choice)
     if block_rows is None and are_numbers(weights, scale):
         return _merge_numbers(
-            checked, choice, name, weights, scale, elect, normalize, out_dtype, backend
+            checked, choice, known, weights, scale, elect, normalize, out_dtype, backend
         )
     numbers, factors = weights_of(weights, len(experts)), scale_of(scale)
     layout = row_blocks(checked.shape, block_rows, numbers, factors)
     [merged] = merge_checked(
         [checked],
         choice,
-        [name],
+        [known],
         rows("weights", numbers, 1, layout, checked.device),
         rows("scale", factors, 0, layout, checked.device),
         layout,
@@ -223,7 +225,7 @@ def find_masks(
     gamma: float | Sequence[float] = GAMMA,
     rescale: Rescale | bool = "none",
     seed: int = 0,
-    name: str = "",
+    name: str | None = None,
     backend: str = "auto",
 ) -> list[Sparsify]:
     """The masks of :func:`merge_task_vectors`, one per expert, to be used again.
@@ -239,8 +241,16 @@ def find_masks(
     checked = arguments.operands(named, backend)
     options = mask_options(sparsify, density, gamma, rescale, seed, len(experts))
     runner = get_backend(backend, checked.device)
-    [masks] = find_all(options, [checked.tensors[0]], [checked.tensors[1:]], [name], runner)
+    bases, rest = [checked.tensors[0]], [checked.tensors[1:]]
+    [masks] = find_all(options, bases, rest, [_name(name, options)], runner)
     return masks
+
+
+def _name(name: object, masks: MaskOptions | list[list[Sparsify]]) -> str:
+    """The tensor's name, where masks are to be found."""
+    if isinstance(masks, MaskOptions) and masks.kind == "random":
+        return arguments.mask_name(name, "sparsify='random'")
+    return ""
 
 
 def kth_magnitude(

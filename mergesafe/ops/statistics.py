@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from mergesafe.methods import driver
 from mergesafe.methods.spec import (
     Combine,
     DeltaNorms,
@@ -30,13 +31,7 @@ def drive(
     inputs: Sequence[torch.Tensor],
 ) -> T:
     """Runs the generator to its return value, answering every request it yields."""
-    try:
-        request = next(steps)
-        while True:
-            request = steps.send(answer(request, backend, base, inputs))
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
+    return driver.drive(steps, lambda request: answer(request, backend, base, inputs))
 
 
 def drive_many(

@@ -18,6 +18,7 @@ from mergesafe.errors import PointError, TuningError
 from mergesafe.methods.definitions.linear import CANCELLED, Linear
 from mergesafe.methods.definitions.slerp import Slerp, slerp_angle
 from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
+from mergesafe.methods.driver import steps
 from mergesafe.methods.spec import MergeMethod, MergeTaskVectors
 from mergesafe.ops import jobs
 from mergesafe.ops.backends.registry import get_backend
@@ -133,7 +134,7 @@ class Combination:
         key = [column.tolist() for column in chosen.values()]
         if self._family is None or self._family[0] != key:
             base, *experts = (x.reshape(-1) for x in inputs)
-            merge = self.method.merge(self.task.context, filled(self.task.settings, chosen))
+            merge = steps(self.method, self.task.context, filled(self.task.settings, chosen))
             how = drive(merge, get_backend("auto", base.device), base, experts)
             assert isinstance(how, MergeTaskVectors)
             self._family = key, how
@@ -171,7 +172,7 @@ class Combination:
         base = inputs[0].reshape(-1) if self.first else None
         rest = [x.reshape(-1) for x in inputs[self.first :]]
         backend = get_backend("auto", rest[0].device)
-        merge = self.method.merge(self.task.context, filled(self.task.settings, values))
+        merge = steps(self.method, self.task.context, filled(self.task.settings, values))
         how = drive(merge, backend, base, rest)
         return combine(how, backend, base, rest, dtype).view(inputs[0].shape)
 

@@ -87,7 +87,7 @@ def test_task_vectors(
 ) -> None:
     base, *experts = (torch.tensor(x) for x in (BASE, X1, X2))
     merge = getattr(methods, method)
-    _check(merge(base, experts, **parameters, backend=backend), expected)
+    _check(merge(base, experts, **parameters, name="w", backend=backend), expected)
 
 
 @pytest.mark.parametrize(("rescale", "expected"), ONE)
@@ -115,6 +115,7 @@ def test_dare_keeps_or_drops_each_element(backend: str) -> None:
             density=0.5,
             rescale="inverse_density",
             seed=seed,
+            name="w",
             backend=backend,
         )
         doubled = [3.0, 3.0, -5.0, 0.5]

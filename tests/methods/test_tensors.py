@@ -28,7 +28,8 @@ def _call(method: MergeMethod, *tensors: torch.Tensor, **options: Any) -> torch.
         positional = tensors[:1]
     else:
         positional = tensors[:2] if method.base == "input" else (list(tensors),)
-    merged: torch.Tensor = getattr(methods, method.name)(*positional, **(required | options))
+    named = {"name": "w"} | required | options
+    merged: torch.Tensor = getattr(methods, method.name)(*positional, **named)
     return merged
 
 
@@ -128,6 +129,17 @@ def test_seed_and_name_choose_the_mask() -> None:
     assert torch.equal(merged(seed=1, name="a"), merged(seed=1, name="a"))
     assert not torch.equal(merged(seed=1, name="a"), merged(seed=2, name="a"))
     assert not torch.equal(merged(seed=1, name="a"), merged(seed=1, name="b"))
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.random])
+def test_random_masks_need_a_name(name: str) -> None:
+    """Without one, all tensors of a size would lose the same elements."""
+    call = getattr(methods, name)
+    with pytest.raises(ArgumentError, match=f"{name} makes random masks and needs name: the"):
+        call(X, [Y], weight=1.0, density=0.5)
+    with pytest.raises(ArgumentError, match="needs name, got 7"):
+        call(X, [Y], weight=1.0, density=0.5, name=7)
+    assert methods.ties(X, [Y], weight=1.0, density=0.5).shape == X.shape
 
 
 def test_settings_fill_in_defaults() -> None:

@@ -53,6 +53,7 @@ def test_non_finite_inputs_give_the_same_bits() -> None:
     base, *experts = (patterns(5000, dtype, seed) for seed, dtype in enumerate(DTYPES))
     for sparsify, elect in itertools.product(SPARSIFY[1:], ELECT):
         options = {"sparsify": sparsify, "density": 0.5, "elect": elect, "rescale": "l2"}
+        options["name"] = "w"
         _both(ops.merge_task_vectors, base, experts, [0.5, 0.5], **options)
 
 
@@ -105,7 +106,7 @@ def test_inputs_are_left_alone_and_not_returned() -> None:
     before = x.clone()
     copy = ops.weighted_sum([x], [1.0])
     assert copy.data_ptr() != x.data_ptr()
-    ops.merge_task_vectors(x, [x], [0.3], sparsify="random", density=0.5)
+    ops.merge_task_vectors(x, [x], [0.3], sparsify="random", density=0.5, name="w")
     assert_same_bits(x, before)
 
 
@@ -274,6 +275,10 @@ BAD_MERGES = {
         r"density\[1\] is 1.5; expected a number in \[0, 1\]",
     ),
     "density low": ({"sparsify": "random", "density": -0.1}, r"density\[0\] is -0.1"),
+    "no name": (
+        {"sparsify": "random", "density": 0.5},
+        "sparsify='random' makes random masks and needs name",
+    ),
     "no density": ({"sparsify": "random"}, r"sparsify is 'random', which needs a density"),
     "density in vain": ({"density": 0.5}, "density is given, but sparsify is 'none'"),
     "gamma": (

@@ -122,6 +122,7 @@ def _close(actual: torch.Tensor, expected: torch.Tensor) -> None:
 def test_against_torch_autograd(kind: str, elect: Any, normalize: bool, backend: str) -> None:
     base, experts = models(90, 100, dtype=BF16)
     options: dict[str, Any] = {"none": {}}.get(kind, {"sparsify": kind, "density": 0.5})
+    options["name"] = "w"
     ones = torch.ones(9000, dtype=F64).view(90, 100)
     masks = [ones, ones, ones]
     if kind == "magnitude":

@@ -31,6 +31,9 @@ class Linear(MergeMethod):
         Parameter("normalize", "bool", "divide by the sum of the weights", default=True),
     )
 
+    def unused(self, settings: Settings) -> frozenset[int]:
+        return frozenset(i for i, w in enumerate(settings.column("weight")) if w == 0)
+
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()  # needs no statistics
         weights = [float(w) for w in settings.column("weight")]

@@ -37,9 +37,15 @@ class Slerp(MergeMethod):
         Parameter("t", "float", "0 = the base, 1 = the other model", minimum=0.0, maximum=1.0),
     )
 
+    def unused(self, settings: Settings) -> frozenset[int]:
+        t = settings.shared["t"]
+        return frozenset({1} if t == 0 else {0} if t == 1 else ())
+
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
-        gram = yield Gram()
         t = float(settings.shared["t"])
+        if t in (0.0, 1.0):  # at an end the angle does not matter
+            return WeightedSum((1.0 - t, t))
+        gram = yield Gram()
         return WeightedSum(slerp_weights(gram[0][0], gram[0][1], gram[1][1], t))
 
 

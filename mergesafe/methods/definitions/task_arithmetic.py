@@ -53,6 +53,11 @@ class TaskArithmetic(MergeMethod):
         self.random = sparsify == "random"
         self.parameters = _parameters(sparsify, elect, normalize, rescale)
 
+    def unused(self, settings: Settings) -> frozenset[int]:
+        weights = settings.column("weight")
+        nothing = settings.shared["lambda"] == 0
+        return frozenset(i for i, weight in enumerate(weights) if nothing or weight == 0)
+
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         shared = settings.shared
         densities = [float(d) for d in settings.column("density")]
