@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-import tiny
-from golden_merges import Golden
+from mergesafe.cli.threads import set_thread_defaults
+
+# Before torch is imported: threads that spin take many times as long beside other work.
+set_thread_defaults()
+
+import pytest  # noqa: E402
+import tiny  # noqa: E402
+from golden_merges import Golden  # noqa: E402
 
 # Tests that need a Hub bring their own: without this, a recipe with a wrong path would ask the real
 # one. Set before huggingface_hub is imported, and inherited by the commands that tests run.

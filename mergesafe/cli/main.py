@@ -26,6 +26,7 @@ from mergesafe.cli.shared import (
     open_standard_streams,
     print_errors,
 )
+from mergesafe.cli.threads import set_thread_defaults
 from mergesafe.cli.usage import Commands, UsageError, usage_paragraph
 from mergesafe.errors import ArgumentError, MergesafeError
 from mergesafe.version import __version__
@@ -425,6 +426,7 @@ parents.register(app)
 def main() -> None:
     """Entry point; Ctrl-C outside a command exits with the same status as inside."""
     open_standard_streams()
+    set_thread_defaults()
     try:
         sys.exit(app(prog_name="mergesafe", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):

@@ -264,7 +264,9 @@ def _as_planned(
 
 
 def _alike(one: Statistic, other: Statistic) -> bool:
-    """Whether two requests take the same passes and memory; masks may hold other bounds."""
+    """Whether two requests take the same passes and memory; k and bounds of masks may differ."""
+    if isinstance(one, KthMagnitude) and isinstance(other, KthMagnitude):
+        return [i for i, _ in one.ranks] == [i for i, _ in other.ranks]
     if isinstance(one, DeltaNorms) and isinstance(other, DeltaNorms):
         return one.norm == other.norm and len(one.sparsify) == len(other.sparsify)
     return one == other
