@@ -27,8 +27,8 @@ def without_unused(plan: MergePlan) -> MergePlan:
             names[source.model].add(before.stored)
             size[source.model] += source.stored_bytes
     notes = [
-        f"{model} is not read for {len(names[model])} of {len(plan.outputs)} tensors, which it does "
-        "not change at these settings (a weight or lambda of 0, a t of 0 or 1): "
+        f"{model} is not read for {len(names[model])} of {len(plan.outputs)} tensors, which it "
+        "does not change at these settings (a weight or lambda of 0, a t of 0 or 1): "
         f"{format_size(size[model])} less to read"
         for model in names
     ]
