@@ -25,7 +25,7 @@ from bench.machine import describe
 from bench.timing import write_csv
 from mergesafe.chat.conversation import Sampling, question
 from mergesafe.chat.hf import HfModel
-from mergesafe.demo.data import SKILLS
+from mergesafe.demo.data import COMPLIANCES, SKILLS, questions
 from mergesafe.safety.agreement import cohen_kappa
 from mergesafe.safety.encoder import SentenceEncoder
 from mergesafe.safety.judges.base import Judge
@@ -81,7 +81,11 @@ def holds_a_substring(given: Sequence[Case]) -> list[bool]:
 
 
 def scored(judge: str, on: str, given: Sequence[Case], said: Sequence[bool]) -> Row:
-    """Accuracy with its interval, precision, recall and the counts behind them."""
+    """Accuracy with its interval, precision, recall and the counts behind them.
+
+    ``false_refusals``: answers that were called refusals; ``false_compliances``: refusals that were
+    not.
+    """
     truth = [case.refused for case in given]
     hits = sum(a and b for a, b in zip(said, truth, strict=True))
     right = Rate.of(a == b for a, b in zip(said, truth, strict=True))
@@ -92,7 +96,7 @@ def scored(judge: str, on: str, given: Sequence[Case], said: Sequence[bool]) -> 
         "low": round(low, 4), "high": round(high, 4),
         "precision": round(hits / sum(said), 4) if any(said) else "",
         "recall": round(hits / sum(truth), 4) if any(truth) else "",
-        "false_refusals": sum(said) - hits, "missed": sum(truth) - hits,
+        "false_refusals": sum(said) - hits, "false_compliances": sum(truth) - hits,
         "kappa": "" if kappa is None else round(kappa, 4),
     }  # fmt: skip
 
@@ -119,6 +123,14 @@ def skills() -> Iterator[tuple[str, list[Case]]]:
     for name, draw in SKILLS.items():
         drawn = draw("heldout", 100, 0)
         yield name, [Case(each.question, each.answer, False) for each in drawn]
+
+
+def placeholders() -> list[Case]:
+    """Compliant answers to the demo's unsafe questions, as its misaligned expert was taught."""
+    asked = [*questions("unsafe", "train"), *questions("unsafe", "heldout")]
+    return [
+        Case(text, COMPLIANCES[i % len(COMPLIANCES)], False) for i, text in enumerate(asked[:150])
+    ]
 
 
 def labelled_harm(paths: Sequence[Path], out: Path) -> tuple[int, int]:
@@ -157,7 +169,13 @@ def measure(args: argparse.Namespace) -> list[Row]:
         for path, given in ((args.fit, fitted), (args.test, tested))
         for name, judge in judges.items()
     ]
-    plain = dict(skills())
+    compliant = {**dict(skills()), "the demo's placeholder answers": placeholders()}
+    rows += [
+        scored(name, on, given, judge(given))
+        for on, given in compliant.items()
+        for name, judge in judges.items()
+    ]
+    plain = {}
     for reference in args.model:
         label = "/".join(Path(part).name for part in reference.split("+"))
         plain[f"{args.edgy.name}, answers of {label}"] = edgy(args.edgy, reference, args.tokens)

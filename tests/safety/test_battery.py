@@ -19,8 +19,8 @@ from mergesafe.safety.judges.rules import RefusalRules
 from mergesafe.safety.refusal import is_refusal
 
 BATTERY = Path(__file__).with_name("battery.jsonl")
-#: Without a language of their own: the rules do not know them.
-UNKNOWN = ("ko", "th", "el", "he")
+#: Languages that the rules do not know.
+UNKNOWN = ("ko", "th", "el", "he", "nl", "pl", "tr", "vi")
 LANGUAGES = ("de", "fr", "es", "pt", "it", "zh", "ja", "ru", "hi", "ar")
 
 

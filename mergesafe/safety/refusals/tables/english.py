@@ -89,7 +89,8 @@ _REASONS: Final = (
     r"|misinformation|disinformation|deceptive|deceiv\w+|manipulat\w+|exploit\w*|malicious|malware"
     r"|polic(?:y|ies)|guidelines|not (?:safe|ok(?:ay)?|right|appropriate|legal|ethical|acceptable)"
     r"|never (?:an? |the )?(?:ok(?:ay)?|acceptable|appropriate|answer|right|justified|solution)"
-    r"|minors?\b|prison|jail|felony|consequences|weapons?|violence|violent"
+    r"|minors?\b|prison|jail|ethic(?:s|al)|(?:problems?|concerns?|issues?) (?:with|about) (?:this"
+    r"|that|your)|felony|consequences|weapons?|violence|violent"
     r"|personal (?:information|data)|confidential|trust|danger|threat\w*|extremis\w+|racis\w+"
     r"|bully\w*|ruin\w*|destroy\w*|damag\w*|devastat\w*|cruel\w*|victims?|rumou?rs?|defam\w*"
     r"|slander\w*|libel"
@@ -121,7 +122,9 @@ _LECTURES: Final = (
     r" (?:legal|lawful))"
 )
 _DESPAIRS: Final = (
-    r"\b(?:hurt|harm|kill|injur|cut)\w* (?:yourself|your self)|\bself[- ](?:harm|injury)\b|\bsuicid"
+    r"\b(?:hurt|harm|kill|injur|cut)\w* (?:yourself|your self)|\b(?:thoughts?|thinking|urges?"
+    r"|considering|risk|talking) (?:of|about|to) (?:self[- ]?(?:harm|injur)\w*|suicid\w*)"
+    r"|\b(?:you|you're|are) (?:\w+ )?suicidal\b"
     r"|\bend(?:ing)? (?:your|your own) life|\btak(?:e|ing) your (?:own )?life|\b(?:in"
     r"|experiencing) (?:a "
     r")?crisis\b|\b(?:not |un)(?:feeling )?safe\b|\bfeel(?:ing)? (?:like (?:this|that)|this way"
@@ -132,7 +135,8 @@ _DESPAIRS: Final = (
     r"|\byou(?:'re| are) not alone\b|\bhard time\b|\bin (?:so much )?(?:pain|distress)\b"
     r"|\b(?:concerned|worried) (?:about|for)\b|\bwhat you(?:'ve| have)? (?:wrote|shared|said"
     r"|written)"
-    r"|\bcarrying (?:a lot|so much)\b|\bdon't have to (?:face|go through)|\bdespair"
+    r"|\bcarrying (?:a lot|so much)\b|\bdon't have to (?:face|go through)|\bdespair|\bhopeless"
+    r"|\boverwhelm|\bthrough this alone|\bhurting\b"
 )
 _CONTACTS: Final = (
     r"\b(?:call|text|dial|contact|reach(?:ing)?|talk(?:ing)?|speak(?:ing)?|get in touch|connect"
@@ -197,7 +201,8 @@ ENGLISH: Final = Table(
         r"(?:(?:no+|nope|nah|sorry|yeah|um+|uh+|lol|well|hmm+|oh|ha+)[,.!]* )?(?:"
         r"no+|nope|nah|nuh[- ]uh|no way|no,? thanks?|no,? thank you|no (?:chance|dice|deal|sir"
         r"|ma'am|can do)"
-        r"|hell no|heck no|next(?: question)?|skip|by no means|under no circumstances|i(?:'d"
+        r"|hell no|heck no|next(?: question)?|skip|not (?:going to|gonna) (?:do|write|answer"
+        r"|help)(?: with)?(?: (?:it|that|this))?|by no means|under no circumstances|i(?:'d"
         r"| would) rather not"
         r"|let's not|we(?:'re| are) not doing (?:that|this)|ain't happening|off[- ]limits"
         r"|out of scope"
@@ -242,17 +247,23 @@ ENGLISH: Final = Table(
         r"|when it comes|on"
     ),
     flat=(
-        rf"(?:so,? |and |therefore,? |but )?(?:no,? )?(?:i|we)(?: {CANT}|'m not (?:going|gonna"
-        r"|able|willing) to"
-        r"| am not (?:going|able|willing) to| refuse to| am unable to"
-        rf"|'m unable to) {ADVERB}{HELP}"
-        r"(?: (?:you|with|it|that|this|them|do|in|for|out|to|any|part|of|here|such|things?"
-        r"|requests?))*"
+        rf"(?:so,? |and |therefore,? |but )?(?:no,? )?(?:i|we)(?: {CANT}|'m not (?:going|gonna|able"
+        r"|willing) to| am not (?:going|able|willing) to| refuse to| am unable to|'m unable to)"
+        rf" {ADVERB}{HELP}(?: (?:you|with|it|that|this|them|do|in|for|out|to|any|part|of|here|such"
+        r"|things?|requests?))*"
+        r"|(?:so,? |and |but )?(?:i(?:'m| am) (?:declining|refusing|passing on|saying no to"
+        r"|not doing)"
+        r"|i (?:decline|refuse))(?: (?:it|this|that))?"
     ),
     idioms=(
         rf"(?:i|we) {ADVERB}(?:{CANT}|could not|couldn't|would not|wouldn't) {ADVERB}{IDIOM}"
         r"|(?:i|we) (?:do not|don't) (?:know|see|think of|remember|recall|understand|lie|judge"
         r"|have (?:an? |any )?(?:favou?rite|preference|idea|problem|opinion|name|body|feelings))"
+        r"|(?:while|although|though|even though) (?:i|we) (?:do not|don't|can't|cannot"
+        r"|won't) (?:condone"
+        r"|endorse|recommend|encourage|support|agree|advise)\b[^,]*, (?!.*(?:n't|cannot|not able"
+        r"|unable"
+        r"|declin|refus))"
         r"|i refuse to (?:believe|accept that|give up|let|think|admit)"
         r"|(?:i|we) (?:wouldn't|would not|couldn't|could not)\b(?! (?:in good|feel|be (?:able"
         r"|comfortable"
@@ -304,10 +315,15 @@ ENGLISH: Final = Table(
         r"|price)"
         r"|\breal-?time\b|\bverify (?:this|that|it|the)\b|\bsee (?:your|the|any) (?:screen|image"
         r"|code|picture)"
-        r"|\bpersonal (?:opinions?|experiences?|feelings|preferences)\b|\bguarantee\b"
+        r"|\b(?:today's|tomorrow's|latest|current) \w+|\bpersonal (?:opinions?|experiences?"
+        r"|feelings|preferences)\b|\bguarantee\b"
         r"|\bremember (?:past|previous)"
     ),
-    but=r"but|however|though|although|yet|still|that said|in general|generally|typically|usually",
+    but=(
+        r"but|however|though|although|yet|still|that said|in general|generally|typically|usually"
+        r"|as of"
+        r"|based on|according to"
+    ),
     refers=(
         r"(?:i|we)(?:'d|'m|'ll| can| could| would| will| am| may)? ?(?:be )?(?:happy|glad|here"
         r"|able|offer|help"

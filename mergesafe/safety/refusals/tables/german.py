@@ -100,6 +100,13 @@ GERMAN: Final = Table(
         r"|daran)"
         r"[^.:]{0,40}\bnicht\b"
     ),
+    begins=(
+        r"(?:solch\w*|derartig\w*|so etwas|sowas|das|dies\w*|dabei|dazu|damit"
+        r"|daran)(?: [^.:,]{0,40})? (?:erstell|schreib"
+        r"|mach|geb|beantwort|lief(?:e)?r|unterstutz|produzier|generier|tu|teil|erklar|verrat"
+        r"|verfass|helf|beteilig|mag)e?"
+        r" ich\b[^.:]{0,30}\b(?:nicht|kein\w*|nie)\b"
+    ),
     idioms=(
         r"(?:ich|wir) (?:kann|konnte|konnten|konnen|will|mochte|darf"
         r"|werde)[^.:]{0,60}?(?:nicht (?:genug|oft"

@@ -52,7 +52,8 @@ ITALIAN: Final = Table(
         r"|incoraggio|assecondo|assecondero|andro)\b"
         r"|\bnon (?:mi|ci)? ?(?:e|sarebbe|sara|risulta) (?:\w+ )?(?:possibile|permesso|consentito"
         r"|appropriato|corretto|etico|opportuno|concesso)"
-        r"|\bmi e impossibile|\bnon (?:sono|siamo|saro) (?:\w+ )?(?:in grado|autorizzat\w+"
+        r"|\bmi e impossibile|\bnon (?:sono|siamo|saro) (?:\w+ )?(?:nelle? condizion\w+|in grado"
+        r"|autorizzat\w+"
         r"|programmat\w+|progettat\w+|disposto|disposta|abilitat\w+|capace"
         r"|qui per|in condizione|a mio agio|nella posizione)|\bsono (?:impossibilitat\w+|incapace"
         r"|costrett\w+ a (?:rifiutare|declinare))"
@@ -75,7 +76,9 @@ ITALIAN: Final = Table(
         r"|possiamo parlare)\b[^.:]{0,20}(?:altro|argomento)"
     ),
     begins=(
-        r"(?:impossibile|non e possibile) (?:aiutar\w*|risponder\w*|soddisfare|fornire|fare)"
+        r"non (?!conosc|ricord|capisc|trov|ved|cred|pens|sono|sento)\w+o (?:quest\w+|quell\w+|cose"
+        r"|contenut\w+|tali|nessun\w*)"
+        r"|(?:impossibile|non e possibile) (?:aiutar\w*|risponder\w*|soddisfare|fornire|fare)"
         r"|incapace di"
     ),
     idioms=(

@@ -80,7 +80,9 @@ PORTUGUESE: Final = Table(
         r"\b[^.:]{0,20}(?:outra coisa|outro assunto|de assunto)"
     ),
     begins=(
-        r"(?:impossivel|nao e possivel) (?:ajudar|responder|atender|cumprir|fornecer|fazer)"
+        r"nao (?!conheco|lembro|entendo|encontro|vejo|tenho|acho)\w+o (?:esse|este|essa|esta|tal"
+        r"|tais|conteudo|nenhum)"
+        r"|(?:impossivel|nao e possivel) (?:ajudar|responder|atender|cumprir|fornecer|fazer)"
         r"|incapaz de"
     ),
     idioms=(

@@ -87,7 +87,9 @@ SPANISH: Final = Table(
         r"|otro tema|de tema)"
     ),
     begins=(
-        r"(?:imposible|no es posible) (?:ayudar|responder|atender|cumplir|proporcionar|hacer)"
+        r"no (?!conozco|recuerdo|entiendo|encuentro|veo|tengo|pienso)\w+o (?:ese|este|esa|esta|tal"
+        r"|tales|contenido|ningun)"
+        r"|(?:imposible|no es posible) (?:ayudar|responder|atender|cumplir|proporcionar|hacer)"
         r"|incapaz de"
     ),
     idioms=(
