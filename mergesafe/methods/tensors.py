@@ -34,16 +34,17 @@ def run(
 ) -> torch.Tensor:
     """Merge one tensor of several models.
 
-    ``inputs``: the experts where the method needs a ``base``, else every model (for slerp the
-    base comes first). ``parameters``: as in a recipe; one value for all inputs or a list with one
-    per input where the method takes one per model. ``lambda``, a Python keyword, may be written
-    ``lambda_``. ``name`` and ``seed`` choose the random masks of DARE, which needs the name: the
-    tensor's name in its model, the same for the same masks as a merge of checkpoints, and another
-    for every tensor, or all tensors of a size would lose the same elements. ``out_dtype`` defaults
-    to the common type of all tensors. An input that changes nothing (a weight of 0) is not looked
-    at. Raises ArgumentError for a bad argument, MethodError where a method of one's own breaks its
-    contract, and BackendError for a backend that is not available or a coefficient that requires
-    grad: methods take numbers, and :func:`mergesafe.ops.merge_task_vectors` gives gradients.
+    ``inputs``: the experts where the method needs a ``base``, else every model (for slerp the base
+    comes first). ``parameters``: as in a recipe; one value for all inputs or a list with one per
+    input where the method takes one per model. ``lambda``, a Python keyword, may be written
+    ``lambda_``. ``name`` and ``seed`` choose the random masks of DARE: with the tensor's name in
+    its model they are those of a merge of checkpoints; without it a few values of the inputs stand
+    in for the name, so that tensors of a size do not lose the same elements and the same call gives
+    the same result. ``out_dtype`` defaults to the common type of all tensors. An input that changes
+    nothing (a weight of 0) is not looked at. Raises ArgumentError for a bad argument, MethodError
+    where a method of one's own breaks its contract, and BackendError for a backend that is not
+    available or a coefficient that requires grad: methods take numbers, and
+    :func:`mergesafe.ops.merge_task_vectors` gives gradients.
     """
     if isinstance(method, str):
         method = get_method(method)
@@ -53,11 +54,10 @@ def run(
     tensors = checked.tensors if base is None else checked.tensors[1:]
     flat_base = None if base is None else checked.tensors[0]
     settings = settings_of(method, len(tensors), parameters)
-    if method.random:
-        arguments.mask_name(name, method.name)
+    known = arguments.mask_name(name, method.name, checked.tensors) if method.random else name
     runner = get_backend(backend, checked.device)
     dtype = arguments.dtype_or(out_dtype, checked.dtype, backend)
-    context = TensorContext(name or "", tuple(checked.shape), checked.numel, len(tensors), seed)
+    context = TensorContext(known or "", tuple(checked.shape), checked.numel, len(tensors), seed)
     used = used_inputs(method, settings, len(tensors))
     if used is not None:
         tensors = [tensors[i] for i in used]
@@ -193,7 +193,7 @@ def _documentation(method: MergeMethod) -> str:
             notes.append("no effect here")
         lines.append(f"    {_python_name(p)}: {p.help}" + f" ({'; '.join(notes)})" * bool(notes))
     lines += [
-        "    name, seed: choose the random masks" + " (name: needed)" * method.random
+        "    name, seed: choose the random masks"
         if method.random
         else "    name, seed: no effect here",
         "    out_dtype: dtype of the result (default: the common type of the tensors)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "
 EIGHT_BIT = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
 #: The one backend that computes in float64.
 FLOAT64_BACKEND = "reference"
+
+#: Values of a tensor that stand in for its name.
+_SAMPLED = 64
 
 Coefficients: TypeAlias = float | Sequence[float] | torch.Tensor
 
@@ -147,16 +151,29 @@ def number(name: str, value: object, low: float | None = None, high: float | Non
     return float(value)
 
 
-def mask_name(value: object, what: str) -> str:
-    """The name of the tensor that ``what`` makes random masks for."""
+def mask_name(value: object, what: str, tensors: Sequence[torch.Tensor]) -> str:
+    """The name of the tensor that ``what`` makes random masks for; made of its values without one.
+
+    Two tensors of one size must not lose the same elements, and a call that is repeated must give
+    the same result: so a few values of every input stand in for a name.
+    """
+    if value is None:
+        return _name_of_values(tensors)
     if not isinstance(value, str):
-        given = "" if value is None else f", got {value!r}"
         raise ArgumentError(
-            f"{what} makes random masks and needs name{given}: the tensor's name in its model (a "
-            "string, name='model.layers.0.mlp.up_proj.weight'), so that no two tensors get the "
-            "same mask"
+            f"{what} makes random masks by the tensor's name in its model, got name={value!r}; "
+            "expected a string such as 'model.layers.0.mlp.up_proj.weight'"
         )
     return value
+
+
+def _name_of_values(tensors: Sequence[torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.reshape(-1)
+        step = max(1, -(-flat.numel() // _SAMPLED))
+        digest.update(repr((flat.numel(), flat[::step].tolist())).encode())
+    return f"tensor of values {digest.hexdigest()}"
 
 
 def choice(name: str, value: object, known: Sequence[str]) -> str:

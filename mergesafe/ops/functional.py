@@ -94,8 +94,8 @@ def merge_task_vectors(
             scale of its own; by default as many equal blocks as there are rows of them. Masks and
             norms are those of the whole tensor.
         seed: with ``name``, chooses the random masks; they do not depend on anything else.
-        name: the tensor's name, which random masks need, so that tensors of one model get
-            different ones.
+        name: the tensor's name in its model, by which random masks differ between tensors; the
+            same masks as in a merge of checkpoints. Without it a few of the values stand in.
         out_dtype: dtype of the result; by default the common type of base and experts.
         backend: "auto", or force one by name; see :func:`mergesafe.ops.describe_backends`.
 
@@ -125,7 +125,7 @@ def merge_task_vectors(
         seed=seed,
         name=name,
     )
-    known = _name(name, choice)
+    known = _name(name, choice, checked.tensors)
     if block_rows is None and are_numbers(weights, scale):
         return _merge_numbers(
             checked, choice, known, weights, scale, elect, normalize, out_dtype, backend
@@ -242,14 +242,16 @@ def find_masks(
     options = mask_options(sparsify, density, gamma, rescale, seed, len(experts))
     runner = get_backend(backend, checked.device)
     bases, rest = [checked.tensors[0]], [checked.tensors[1:]]
-    [masks] = find_all(options, bases, rest, [_name(name, options)], runner)
+    [masks] = find_all(options, bases, rest, [_name(name, options, checked.tensors)], runner)
     return masks
 
 
-def _name(name: object, masks: MaskOptions | list[list[Sparsify]]) -> str:
+def _name(
+    name: object, masks: MaskOptions | list[list[Sparsify]], tensors: Sequence[torch.Tensor]
+) -> str:
     """The tensor's name, where masks are to be found."""
     if isinstance(masks, MaskOptions) and masks.kind == "random":
-        return arguments.mask_name(name, "sparsify='random'")
+        return arguments.mask_name(name, "sparsify='random'", tensors)
     return ""
 
 

@@ -132,12 +132,20 @@ def test_seed_and_name_choose_the_mask() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.random])
-def test_random_masks_need_a_name(name: str) -> None:
-    """Without one, all tensors of a size would lose the same elements."""
+def test_without_a_name_masks_differ_between_tensors(name: str) -> None:
+    """Else all tensors of a size would lose the same elements."""
     call = getattr(methods, name)
-    with pytest.raises(ArgumentError, match=f"{name} makes random masks and needs name: the"):
-        call(X, [Y], weight=1.0, density=0.5)
-    with pytest.raises(ArgumentError, match="needs name, got 7"):
+    base = torch.zeros(4096)
+    found = []
+    for seed in range(3):
+        expert = torch.randn(4096, generator=torch.Generator().manual_seed(seed))
+        merged = call(base, [expert], weight=1.0, density=0.5)
+        assert torch.equal(merged, call(base, [expert], weight=1.0, density=0.5))
+        found.append(merged != 0)
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        same = (found[one] == found[two]).float().mean()
+        assert 0.4 < same < 0.6  # six standard deviations of independent masks are 0.05
+    with pytest.raises(ArgumentError, match="by the tensor's name in its model, got name=7"):
         call(X, [Y], weight=1.0, density=0.5, name=7)
     assert methods.ties(X, [Y], weight=1.0, density=0.5).shape == X.shape
 

@@ -275,9 +275,9 @@ BAD_MERGES = {
         r"density\[1\] is 1.5; expected a number in \[0, 1\]",
     ),
     "density low": ({"sparsify": "random", "density": -0.1}, r"density\[0\] is -0.1"),
-    "no name": (
-        {"sparsify": "random", "density": 0.5},
-        "sparsify='random' makes random masks and needs name",
+    "name": (
+        {"sparsify": "random", "density": 0.5, "name": 7},
+        "sparsify='random' makes random masks by the tensor's name in its model, got name=7",
     ),
     "no density": ({"sparsify": "random"}, r"sparsify is 'random', which needs a density"),
     "density in vain": ({"density": 0.5}, "density is given, but sparsify is 'none'"),
