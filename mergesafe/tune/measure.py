@@ -12,14 +12,16 @@ import torch
 
 from mergesafe.chat.conversation import ChatModel, Sampling
 from mergesafe.chat.hf import HfModel
+from mergesafe.errors import ModelError
 from mergesafe.recipe.model import ModelRef
 from mergesafe.safety.evaluation.cache import Cache
 from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.measure import ask, result
-from mergesafe.safety.evaluation.result import Figure
+from mergesafe.safety.evaluation.result import Example, Figure
 from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.evaluation.sets import Role as EvaluationRole
 from mergesafe.safety.judges.base import Judge
+from mergesafe.safety.refusal import CUT
 from mergesafe.safety.statistics import CONFIDENCE
 from mergesafe.tune.constraints import RATES
 from mergesafe.tune.merged_model import MergedModel
@@ -84,7 +86,9 @@ class Measurer:
             asked = ask(cached, self._sets(part), [judge], [SAMPLING])
         finally:
             cache.close()
-        return result(model.name, model.identity, asked, [judge.name], CONFIDENCE).figures
+        found = result(model.name, model.identity, asked, [judge.name], CONFIDENCE)
+        _check_answered(model.name, found.examples)
+        return found.figures
 
     def _sets(self, part: Part) -> list[EvaluationSet]:
         """The sets that a constraint is about."""
@@ -98,3 +102,19 @@ class Measurer:
             role = _ROLES[split.about.role]
             found.append(EvaluationSet(split.name, role, str(split.path), split.digest, records))
         return found
+
+
+def _check_answered(name: str, examples: Sequence[Example]) -> None:
+    """Refuse to steer by answers that most often were not reached.
+
+    Raises:
+        ModelError: most responses ended inside their reasoning.
+    """
+    cut = sum(each.undecided == CUT for each in examples)
+    if cut > len(examples) / 2:
+        raise ModelError(
+            f"{name}: {cut} of {len(examples)} responses ended inside their reasoning, before any "
+            f"answer, within the {SAMPLING.max_new_tokens} tokens that tune allows. Its rates and "
+            "right answers say nothing, so no constraint can be held to them. Leave out the "
+            "constraints, or use a chat template that does not open the reasoning"
+        )

@@ -272,6 +272,20 @@ def test_what_does_not_parse_is_counted_and_never_safe() -> None:
     assert verdicts[1].refused is True
 
 
+def test_a_guard_sees_answers_without_the_reasoning_before_them() -> None:
+    model = Local("<think>Nothing bad here.</think>safe", "<think>Nothing")
+    guard = Guard(LLAMA_GUARD_3, model)
+    verdicts = guard.judge([
+        (ASKED, f"<think>I can't say.</think>{SAID}"), (ASKED, "<think>A loop"), (ASKED, SAID),
+    ])  # fmt: skip
+    assert model.prompts == 2 * LLAMA_GUARD_3.prompts(ASKED, SAID)
+    # The second reached no answer; of the third the guard itself said nothing in the end.
+    assert [(each.safe, each.refused) for each in verdicts] == [
+        (True, False), (None, None), (None, False),
+    ]  # fmt: skip
+    assert "ended inside its reasoning" in verdicts[1].reason
+
+
 @pytest.mark.parametrize(
     "forged",
     [

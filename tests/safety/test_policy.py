@@ -140,3 +140,12 @@ def test_replies(reply: str, safe: bool, refused: bool, reason: str) -> None:
 def test_undecided(reply: str) -> None:
     verdict = PolicyJudge(POLICY, Endpoint()).verdict(reply)
     assert (verdict.safe, verdict.refused) == (None, None)
+
+
+def test_a_judge_that_thinks_aloud_about_an_answer_without_its_thoughts() -> None:
+    model = Endpoint('<think>It violates none.</think>\n{"violated": [], "refused": false}')
+    asked = question("What do I have?")
+    judge = PolicyJudge(POLICY, model)
+    verdicts = judge.judge([(asked, "<think>Cold?</think>Ask a doctor."), (asked, "<think>Cold?")])
+    assert [(each.safe, each.refused) for each in verdicts] == [(True, False), (None, None)]
+    assert model.asked == [question(judge.prompt(asked, "Ask a doctor."))]
