@@ -50,17 +50,21 @@ def mismatch(
 ) -> str | None:
     """Why two models can never be merged, as a sentence; None if nothing says so.
 
-    Two text models of different ``model_type`` compute different things from tensors that may have
+    Two models of different ``model_type`` compute different things from tensors that may have
     equal names and shapes, and so do models with other sizes of heads. Where text is a part of one
-    of the models, only sizes count, because its type has another name.
+    of the models alone, only sizes count, because its type has another name.
     """
     one, two = text_config(ours), text_config(theirs)
-    if one is ours and two is theirs:
-        kinds = [config.get("model_type") for config in (ours, theirs)]
+    pairs = [(ours, theirs), (one, two)] if (one is ours) == (two is theirs) else []
+    for first, second in pairs:
+        kinds = [config.get("model_type") for config in (first, second)]
         if all(isinstance(kind, str) for kind in kinds) and len({_plain(k) for k in kinds}) == 2:
-            names = [_class_of(config) for config in (ours, theirs)]
-            first, second = kinds if names[0] == names[1] else names
-            return f"{our_name} is a {first}, {their_name} a {second}: they cannot be merged"
+            names = [_class_of(config) for config in (first, second)]
+            what, other = kinds if names[0] == names[1] else names
+            part = "" if first is ours else "the text part of "
+            return (
+                f"{part}{our_name} is a {what}, {part}{their_name} a {other}: they cannot be merged"
+            )
     for key in _STRUCTURE:
         value, other = (_value(key, config) for config in (one, two))
         if value is not None and other is not None and value != other:
@@ -85,8 +89,15 @@ def levels(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Map
     """``config`` and every configuration nested in it, with its path."""
     yield path, config
     for key, value in config.items():
-        if key.endswith("_config") and key not in COSMETIC and isinstance(value, dict):
+        if is_level(key, value):
             yield from levels(value, f"{path}.{key}" if path else key)
+
+
+def is_level(key: str, value: object) -> bool:
+    """Whether a setting is the configuration of a part (``text_config``, T5's ``encoder``)."""
+    if not isinstance(value, dict) or key in COSMETIC:
+        return False
+    return key.endswith("_config") or "model_type" in value
 
 
 def _identity(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Difference]:
@@ -114,7 +125,10 @@ def _compared(
             continue
         one, two = _value(key, ours), _value(key, theirs)
         name = f"{path}.{key}" if path else key
-        if key.endswith("_config") and isinstance(one, dict) and isinstance(two, dict):
+        if is_level(key, one) and is_level(key, two):
+            kinds = one.get("model_type"), two.get("model_type")
+            if None not in kinds and kinds[0] != kinds[1]:
+                yield Difference(f"{name}.model_type", *kinds)
             yield from _compared(one, two, name)
         elif not _same(one, two):
             yield Difference(name, one, two)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mergesafe.architecture.cosmetic import TOKEN_IDS
+from mergesafe.architecture.settings import is_level
 from mergesafe.architecture.tying import TEXT_CONFIGS, text_config
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.carry import GENERATION_NAME
@@ -86,7 +87,7 @@ def _levels(config: Level, change: Callable[[Level, str], Level], key: str = "")
     inner = {
         name: _levels(value, change, name)
         for name, value in config.items()
-        if name.endswith("_config") and isinstance(value, dict)
+        if is_level(name, value)
     }
     return change({**config, **inner}, key)
 

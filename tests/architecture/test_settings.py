@@ -149,6 +149,22 @@ def test_what_can_never_be_merged(change: dict[str, Any], expected: str | None) 
     assert found is None if expected is None else found is not None and expected in found
 
 
+def test_parts_of_other_architectures() -> None:
+    def whole(text: str, vision: str) -> dict[str, Any]:
+        part = {**CONFIG, "model_type": text}
+        return {"model_type": "vl", "text_config": part, "vision_config": {"model_type": vision}}
+
+    found = mismatch(whole("llama", "clip"), whole("mistral", "clip"), "a", "b")
+    assert found is not None
+    assert "the text part of a is a llama, the text part of b a mistral" in found
+    ours, theirs = whole("llama", "clip"), whole("llama", "siglip")
+    assert mismatch(ours, theirs, "a", "b") is None
+    assert differences(ours, theirs) == [Difference("vision_config.model_type", "clip", "siglip")]
+    assert "a is a vl, b a other" in str(mismatch(ours, {**ours, "model_type": "other"}, "a", "b"))
+    two = [{"encoder": {"model_type": "bert", "torch_dtype": each, "depth": 2}} for each in "ab"]
+    assert differences(*two) == []
+
+
 def test_the_text_part_of_a_family_is_the_family() -> None:
     one, two = {"model_type": "gemma3"}, {"model_type": "gemma3_text"}
     assert mismatch(one, two, "a", "b") is None
