@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import llama, read, save, save_adapter
+from tokenizer.files import TOKENS, write
 
 import mergesafe as ms
 from mergesafe.errors import CheckpointError
@@ -261,3 +262,20 @@ def test_tokenizers(
 def test_special_tokens(pool: tuple[Path, Path]) -> None:
     (pool[1] / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "b"}}))
     assert "eos_token is 'b', the base's '</s>'" in only(audit(pool), "warning").what
+
+
+@pytest.mark.parametrize("kind", ["tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"])
+def test_exchanged_tokens_in_other_files(pool: tuple[Path, Path], kind: str) -> None:
+    for folder in pool:
+        (folder / "tokenizer.json").unlink()
+        write(folder, kind)
+    assert audit(pool).findings == ()
+    write(pool[1], kind, ("<unk>", "</s>", "<s>", *TOKENS[3:]))
+    assert "2 tokens have another id ('</s>': 1 here, 2 in" in only(audit(pool), "unfit").what
+
+
+def test_another_order_of_keys_is_silent(pool: tuple[Path, Path]) -> None:
+    vocab = dict(reversed(TOKENIZER["model"]["vocab"].items()))
+    model = {**TOKENIZER["model"], "vocab": vocab, "merges": [["a", "b"]]}
+    (pool[1] / "tokenizer.json").write_text(json.dumps({**TOKENIZER, "model": model}, indent=1))
+    assert audit(pool).findings == ()
