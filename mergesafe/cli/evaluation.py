@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from mergesafe.cli.progress import LogLines
 from mergesafe.errors import ArgumentError
 from mergesafe.whole_file import write_whole
 
@@ -199,7 +201,10 @@ def resumable(cache: Path | None) -> Iterator[None]:
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Tell]:
-    """A line on standard error that says what is being done, where someone looks."""
+    """On standard error what is being done: one line on a terminal, now and then one in a log."""
+    if not quiet and not sys.stderr.isatty():
+        yield LogLines().say
+        return
     from rich.console import Console
     from rich.markup import escape
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mergesafe.cli.progress import LogLines
 from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.data.api import GenerateResult, generate
 from mergesafe.version import __version__
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
 
 def run(recipe: Path, out: Path | None, *, json: bool, quiet: bool, **options: Any) -> None:
-    """Generate with progress on a terminal; print a summary or JSON."""
-    bar = None if json or quiet or not sys.stderr.isatty() else Bar()
+    """Generate with progress, bars on a terminal and lines in a log; print a summary or JSON."""
+    bar: Bar | LogLines | None = None
+    if not (json or quiet):
+        bar = Bar() if sys.stderr.isatty() else LogLines()
     try:
         result = generate(recipe, out, progress=bar, **options)
     except KeyboardInterrupt:

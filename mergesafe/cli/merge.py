@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from mergesafe.cli.progress import LogLines
 from mergesafe.cli.shared import note, print_json, printable, say, warn
 from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
@@ -23,10 +24,10 @@ REFRESH_SECONDS = 0.1
 
 
 def run(recipe: Path, out: str, *, json: bool, quiet: bool, **options: Any) -> None:
-    """Merge with a progress bar on a terminal; print a summary or JSON."""
-    bar = None
-    if not (json or quiet) and sys.stderr.isatty():
-        bar = Bar()
+    """Merge with a progress bar on a terminal, lines in a log; print a summary or JSON."""
+    bar: Bar | LogBar | None = None
+    if not (json or quiet):
+        bar = Bar() if sys.stderr.isatty() else LogBar()
     try:
         result = merge_checkpoints(recipe, out, progress=bar.start if bar else None, **options)
     finally:
@@ -130,3 +131,29 @@ class Bar:
 
     def stop(self) -> None:
         self._progress.stop()
+
+
+class LogBar:
+    """The share of the bytes that is done and the time left, in a log."""
+
+    def __init__(self) -> None:
+        self._lines = LogLines()
+        self._lock = Lock()
+        self._done = 0
+
+    def start(self, plan: MergePlan, schedule: Schedule) -> Callable[[int], None]:
+        """The returned function adds bytes from any thread."""
+        total = schedule.bytes_read + plan.bytes_out
+        what = f"merging by {plan.recipe.merge_method}"
+        self._lines(what, 0, total)
+
+        def advance(nbytes: int) -> None:
+            with self._lock:
+                self._done += nbytes
+                done = self._done
+            self._lines(what, done, total)
+
+        return advance
+
+    def stop(self) -> None:
+        """Nothing: lines stay."""

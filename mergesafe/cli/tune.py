@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.cli.evaluation import write_document
+from mergesafe.cli.progress import LogLines
 from mergesafe.cli.shared import print_json, printable, warn
 from mergesafe.errors import RequirementError
 from mergesafe.outputs import RESULT, check_outputs
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from mergesafe.tune.problem import Moment
     from mergesafe.tune.result import AtBounds, TuneResult
 
-#: Steps, and seconds, between two lines of progress in a log.
-_LOGGED: Final = 10
-_SILENCE: Final = 10.0
 #: Parts that are named, the worst first.
 _WORST: Final = 5
 _SHADES: Final = " ░▒▓█"
@@ -70,10 +66,10 @@ def run(
 
 
 class Show:
-    """Lines of progress: every step on a terminal, in place; some in a log."""
+    """Every step on a terminal, in place; in a log first steps, and a line every ten seconds."""
 
     def __init__(self) -> None:
-        self._last = -math.inf
+        self._lines = LogLines()
 
     def __call__(self, moment: Moment) -> None:
         terms = ", ".join(f"{name} {value:.3f}" for name, value in moment.terms.items())
@@ -83,12 +79,12 @@ class Show:
             f"{f' ({terms})' if terms else ''}, {moment.evaluations} evaluations, "
             f"{moment.seconds:.0f} s"
         )
-        now = time.monotonic()
         if sys.stderr.isatty():
             print(f"\r\x1b[2K{printable(line)}", end="", file=sys.stderr, flush=True)
-        elif moment.step == 1 or moment.step % _LOGGED == 0 or now - self._last > _SILENCE:
-            self._last = now
-            print(printable(line), file=sys.stderr, flush=True)
+        else:
+            self._lines.share(
+                f"{moment.search} {moment.part}", moment.share, line, at_once=moment.step == 1
+            )
 
 
 show: Final = Show()

@@ -71,7 +71,10 @@ class Story:
 
         parents = {name: self.models[name] for name in EXPERTS}
         with self.step("vet", "Vetting the parents: files, weights and behaviour"):
-            found = vet(parents, self.models["base"], **self.questions(sets, skills=False))
+            found = vet(
+                parents, self.models["base"], on_progress=self.told(),
+                **self.questions(sets, skills=False),
+            )  # fmt: skip
         document = found.as_dict()
         self.save("vet.json", document)
         show(found, self.console)
@@ -80,10 +83,14 @@ class Story:
     def merge(self, label: str, recipe: Path, stem: str) -> None:
         """Merge by ``recipe``."""
         import mergesafe
+        from mergesafe.cli.merge import LogBar
 
         out = self.folder / f"merged-{stem}"
         with self.step(f"merge {stem}", f"Merging {label} -> {out}"):
-            mergesafe.merge(recipe, out, device=self.device, memory=self.memory, overwrite=True)
+            mergesafe.merge(
+                recipe, out, device=self.device, memory=self.memory, overwrite=True,
+                progress=LogBar().start if self.log else None,
+            )  # fmt: skip
         self.models[label] = str(out)
 
     def evaluate(self, sets: Sets) -> Evaluation:
@@ -91,17 +98,23 @@ class Story:
         from mergesafe.safety.evaluation.api import evaluate
 
         with self.step(f"evaluate {len(self.models)}", f"Asking {len(self.models)} models"):
-            found = evaluate(self.models, **self.questions(sets, skills=True))
+            found = evaluate(
+                self.models, on_progress=self.told(), **self.questions(sets, skills=True)
+            )
         self.save("evaluation.json", found.as_dict())
         return found
 
     def tune(self, recipe: Path) -> tuple[Path, TuneResult]:
         """Find coefficients for skill and safety."""
+        from mergesafe.cli.tune import Show
         from mergesafe.tune.api import tune
 
         out = self.folder / "tuned.yml"
         with self.step("tune", "Tuning: a weight an expert and tensor, by gradient"):
-            found = tune(recipe, out, device=self.device, overwrite=True)
+            found = tune(
+                recipe, out, device=self.device, overwrite=True,
+                progress=Show() if self.log else None,
+            )  # fmt: skip
         self.save("tuning.json", found.as_json())
         return out, found
 
@@ -111,8 +124,9 @@ class Story:
 
         models = ({label: self.models[label]}, {"aligned": self.models["aligned"]})
         return gate(
-            models[0], REQUIREMENTS, baseline=models[1], **self.questions(sets, skills=True)
-        )
+            models[0], REQUIREMENTS, baseline=models[1], on_progress=self.told(),
+            **self.questions(sets, skills=True),
+        )  # fmt: skip
 
     def questions(self, sets: Sets, *, skills: bool) -> dict[str, Any]:
         """Options of an evaluation: held-out sets, judges and the cache of answers."""
@@ -124,6 +138,17 @@ class Story:
             "cache": self.folder / "answers", "device": self.device, "batch": 40,
         }  # fmt: skip
         return options | ({"domain": sets.skills} if skills else {})
+
+    @property
+    def log(self) -> bool:
+        """Whether progress goes to a log, as lines."""
+        return not (self.console.quiet or self.console.is_terminal)
+
+    def told(self) -> Callable[[str], None] | None:
+        """What takes a step's lines of progress, where they go to a log."""
+        from mergesafe.cli.progress import LogLines
+
+        return LogLines().say if self.log else None
 
     def save(self, name: str, document: dict[str, Any]) -> None:
         """Write one result for the report."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -23,6 +23,7 @@ class Moment:
     """One line of the history: the search, its step, and the objective there.
 
     ``part``: which of the searches it is, where constraints or a front make several necessary.
+    ``share``: how much of the search's budget is used up, for whoever watches.
     """
 
     search: str
@@ -32,6 +33,7 @@ class Moment:
     evaluations: int
     seconds: float
     part: str = ""
+    share: float | None = field(default=None, compare=False)
 
 
 Progress = Callable[[Moment], None]
@@ -120,6 +122,7 @@ class Problem:
     progress: Progress | None = None
     part: str = ""
     history: list[Moment] = field(default_factory=list)
+    _meter: Meter | None = field(default=None, init=False, repr=False)
 
     def expect(self, objective: Evaluates, points: Sequence[torch.Tensor], step: int = 0) -> None:
         """Say which points ``objective`` will be evaluated at next, so that all can begin."""
@@ -143,11 +146,13 @@ class Problem:
         )  # fmt: skip
         self.history.append(moment)
         if self.progress is not None:
-            self.progress(moment)
+            share = None if self._meter is None else self._meter.share()
+            self.progress(replace(moment, share=share))
 
     def meter(self, budget: Budget) -> Meter:
         """Counts from here on."""
-        return Meter(budget, self.trajectory)
+        self._meter = Meter(budget, self.trajectory)
+        return self._meter
 
     def best(self, points: Sequence[torch.Tensor]) -> torch.Tensor:
         """The point with the lowest objective on all examples; of equal ones the first.
@@ -192,6 +197,17 @@ class Meter:
 
     def step(self) -> bool:
         """Whether there is budget for one more step, which it takes."""
+        if any(used >= limit for used, limit in self._limits()):
+            return False
+        self.steps += 1
+        return True
+
+    def share(self) -> float | None:
+        """How much of the budget is used up, by what is nearest to its end."""
+        return max((min(1.0, used / limit) for used, limit in self._limits()), default=None)
+
+    def _limits(self) -> list[tuple[float, float]]:
+        """What is used of every limit that there is."""
         evaluations = self._trajectory.evaluations - self._evaluations
         minutes = (self._trajectory.seconds - self._seconds) / 60
         limits = (
@@ -199,7 +215,4 @@ class Meter:
             (evaluations, self.budget.evaluations),
             (minutes, self.budget.minutes),
         )
-        if any(limit is not None and used >= limit for used, limit in limits):
-            return False
-        self.steps += 1
-        return True
+        return [(used, limit) for used, limit in limits if limit is not None]

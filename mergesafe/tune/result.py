@@ -129,5 +129,7 @@ class TuneResult:
         found = asdict(self)
         found["recipe"] = None if self.recipe is None else str(self.recipe)
         found["out"] = str(self.out)
+        for moment in found["history"]:
+            del moment["share"]  # of whoever watches
         found["worse"] = [asdict(each) for each in self.worse]
         return {"mergesafe": __version__, "kind": "tuning", **found}

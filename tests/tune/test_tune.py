@@ -478,14 +478,26 @@ def test_a_bound_of_the_method_itself_is_not_told(experts: Experts, tmp_path: Pa
 def test_a_log_is_not_silent_for_long(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every tenth step, and whatever comes after ten seconds of silence."""
+    """The first step, then a line every ten seconds, with the share of the budget and the time left."""
     clock = iter(range(0, 100, 4))
-    monkeypatch.setattr("mergesafe.cli.tune.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("mergesafe.cli.progress.time.monotonic", lambda: float(next(clock)))
     show = Show()
     for step in range(1, 12):
-        show(Moment("cmaes", step, 0.5, {}, step, 1.0))
-    told = [line.split(":")[0] for line in capsys.readouterr().err.splitlines()]
-    assert told == [f"cmaes step {step}" for step in (1, 4, 7, 10)]
+        show(Moment("cmaes", step, 0.5, {}, step, 1.0, share=step / 20))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"cmaes step {step}" for step in (1, 4, 7, 10)
+    ]
+    # from step 1, 4 seconds a step: 16 are left after the fourth
+    assert lines[1].endswith("4 evaluations, 1 s: 20%, about 64 s left")
+
+
+def test_the_share_of_a_budget_is_told_and_not_kept(experts: Experts, tmp_path: Path) -> None:
+    told: list[Moment] = []
+    made = recipe(experts, budget={"steps": 4})
+    result = tuned(made, tmp_path / "tuned.yml", progress=told.append)
+    assert [moment.share for moment in told if moment.step] == [0.25, 0.5, 0.75, 1.0]
+    assert all("share" not in moment for moment in result.as_json()["history"])
 
 
 def test_no_chat_template(experts: Experts, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Progress where standard error is no terminal: now and then a line, for logs."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from threading import Lock
+from typing import Final
+
+from mergesafe.cli.shared import printable
+
+#: Seconds between two lines.
+SECONDS: Final = 10.0
+#: How texts say how far something is: "merged: 40 of 120 responses".
+_COUNTED: Final = re.compile(r"(?P<what>.*?):? (?P<done>\d[\d,]*) of (?P<total>\d[\d,]*)\b")
+
+
+class LogLines:
+    """Prints, at most every :data:`SECONDS`, what is done, its share, and the time left.
+
+    Time left is what the part of it that was watched took, times what remains. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._printed = time.monotonic()
+        #: What is done -> when it was first told of, and how much of it was done then.
+        self._begun: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, what: str, done: float, total: float) -> None:
+        """``done`` of ``total`` of ``what``, in any unit."""
+        self._tell(what, done / total if total > 0 else 1.0, what)
+
+    def say(self, text: str) -> None:
+        """A line of one's own; "N of M" in it gives the share."""
+        found = _COUNTED.search(text)
+        if found is None:
+            self._tell(text, None, text)
+            return
+        done, total = (int(found[key].replace(",", "")) for key in ("done", "total"))
+        self._tell(found["what"], done / total if total else 1.0, text)
+
+    def share(self, what: str, share: float | None, text: str, *, at_once: bool = False) -> None:
+        """``text`` about ``what``, of which a share in [0, 1] is done, if that is known.
+
+        ``at_once``: without waiting for ten seconds to pass.
+        """
+        self._tell(what, share, text, at_once)
+
+    def stop(self) -> None:
+        """Nothing: lines stay."""
+
+    def _tell(self, what: str, share: float | None, text: str, at_once: bool = False) -> None:
+        now = time.monotonic()
+        with self._lock:
+            began, first = self._begun.setdefault(what, (now, share or 0.0))
+            if now - self._printed < SECONDS and not at_once:
+                return
+            self._printed = now
+        print(printable(f"{text}{_far(share, first, now - began)}"), file=sys.stderr, flush=True)
+
+
+def _far(share: float | None, first: float, seconds: float) -> str:
+    """``: 40 %, about 3 min left``."""
+    if share is None:
+        return ""
+    left = ""
+    if share > first and share < 1.0:
+        left = f", about {duration(seconds / (share - first) * (1.0 - share))} left"
+    return f": {share:.0%}{left}"
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
