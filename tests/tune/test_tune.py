@@ -478,7 +478,7 @@ def test_a_bound_of_the_method_itself_is_not_told(experts: Experts, tmp_path: Pa
 def test_a_log_is_not_silent_for_long(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first step, then a line every ten seconds, with the share of the budget and the time left."""
+    """The first step, then a line every ten seconds: the share of the budget, the time left."""
     clock = iter(range(0, 100, 4))
     monkeypatch.setattr("mergesafe.cli.progress.time.monotonic", lambda: float(next(clock)))
     show = Show()
