@@ -14,6 +14,7 @@ from mergesafe.tokenizer.compare import (
     Differences,
     Files,
     compare_files,
+    other_conflicts,
     tokenizer_files,
     tokens_shown,
 )
@@ -83,6 +84,13 @@ def check_token_ids(carried: Model, models: Sequence[Model], *, allow: bool) -> 
             else:
                 errors.append(CheckpointError(f"{told}. {_advice(model, reference)}"))
         found.warnings += _one_sided(model, reference, result)
+        found.warnings += [
+            f"by {name}, {model.text} gives tokens other ids than {reference.text}, though by "
+            f"{next(iter(ours.kinds.values()))} it does not: programs that read {name} see other "
+            "tokens"
+            for name in other_conflicts(ours, theirs)
+            if not result.conflict
+        ]
     if errors:
         raise CheckpointError.joined(errors)
     _special(found, reference, files, models)

@@ -106,6 +106,27 @@ def compare_files(ours: Files, theirs: Files) -> Differences:
     return compare(ours.vocabulary(kind), theirs.vocabulary(kind))
 
 
+def other_conflicts(ours: Files, theirs: Files) -> list[str]:
+    """Files beside the one that :func:`compare_files` looks at, by which ids do not mean the same.
+
+    Loaders take the first kind, other programs (llama.cpp, say) another one. What cannot be read
+    is left out.
+    """
+    common = [kind for kind in KINDS if kind in ours.kinds and kind in theirs.kinds]
+    found = []
+    for kind in common[1:] if ours.folder != theirs.folder else ():
+        one, two = ours.folder / ours.kinds[kind], theirs.folder / theirs.kinds[kind]
+        try:
+            if (
+                not same_content(one, two)
+                and compare(read_vocabulary(one, kind), read_vocabulary(two, kind)).conflict
+            ):
+                found.append(ours.kinds[kind])
+        except CheckpointError:
+            continue
+    return found
+
+
 def compare(ours: Mapping[str, int], theirs: Mapping[str, int]) -> Differences:
     """Where two vocabularies, token -> id, part; tokens in the order of ``ours``."""
     if ours == theirs:

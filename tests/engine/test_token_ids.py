@@ -133,6 +133,18 @@ def test_parents_are_compared_where_the_base_has_no_tokenizer(family: Family) ->
         ms.plan(linear(family))
 
 
+def test_a_second_file_that_says_something_else_is_a_warning(family: Family) -> None:
+    for model in family.models:
+        for kind in ("tokenizer.json", "tokenizer.model", "vocab.txt"):
+            write(model, kind)
+    assert warnings(linear(family)) == []
+    write(family.experts[0], "tokenizer.model", SWAPPED)
+    (family.experts[0] / "vocab.txt").write_bytes(b"\xff")
+    [warning] = warnings(linear(family))
+    assert f"by tokenizer.model, {family.experts[0]} gives tokens other ids" in warning
+    assert "though by tokenizer.json it does not" in warning
+
+
 def test_all_models_that_differ_are_told_in_one_run(family: Family) -> None:
     write(family.base, "tokenizer.json")
     for expert in family.experts:
