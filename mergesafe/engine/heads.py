@@ -34,13 +34,15 @@ def plan_head(head: str, models: Sequence[Model]) -> HeadPlan:
     for model in models:
         if model not in stored and model.checkpoint.tied is not True:
             raise _headless(head, model, stored[0] if stored else None)
-    own = [model for model in models if _differs(head, model)]
-    if all(model.checkpoint.tied for model in models) and not own:
+    tied = all(model.checkpoint.tied for model in models)
+    # Comparing reads the tensors, so only where it decides something.
+    own = [model for model in models if tied and _differs(head, model)]
+    if tied and not own:
         holders = ", ".join(dict.fromkeys(model.text for model in stored))
         note = f"{head} of {holders} is left out: it equals the input embedding that it is tied to"
         return HeadPlan(False, tuple(models), (note,))
     notes = []
-    if all(model.checkpoint.tied for model in models):
+    if tied:
         texts = ", ".join(dict.fromkeys(model.text for model in own))
         notes.append(
             f"{head} of {texts} differs from its input embedding although config.json ties the "
