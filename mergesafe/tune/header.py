@@ -22,8 +22,9 @@ def header(setup: Setup, result: TuneResult) -> str:
         f"seed {section.seed}.",
         f"Objective: {objective}, alpha {section.alpha:g}, on {sets}.",
         f"It went from {result.start:.4f} to {result.objective:.4f} on the data it was optimised "
-        f"on ({_listed(result.terms)});",
-        f"on held-out data: {_listed(result.heldout)}.",
+        f"on ({_listed(result.start_terms, result.terms)});",
+        f"on held-out data: {_listed(result.start_heldout, result.heldout)}.",
+        f"Worse than at the start: {_worse(result)}.",
     ]
     if plan.method.random:
         lines.append(
@@ -38,5 +39,13 @@ def header(setup: Setup, result: TuneResult) -> str:
     return "\n".join(lines)
 
 
-def _listed(terms: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
+def _listed(start: Mapping[str, float], end: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{name} {start[name]:.4f} to {value:.4f}" if name in start else f"{name} {value:.4f}"
+        for name, value in end.items()
+    )
+
+
+def _worse(result: TuneResult) -> str:
+    parts = {"train": "on the data it was optimised on", "heldout": "on held-out data"}
+    return ", ".join(f"{each.term} {parts[each.part]}" for each in result.worse) or "nothing"
