@@ -86,6 +86,11 @@ FRENCH: Final = Table(
         r"|\bhors de question (?:que|pour)"
         r"|\b(?:aucune aide|aucune assistance|aucune information)\b|\bne peux (?:pas|ni|en aucun)"
         r"|\bje n'ai pas (?:le droit|la possibilite|la capacite|l'autorisation|acces)"
+        r"|\b(?:programme\w*|concu\w*|entraine\w*) pour ne (?:pas|jamais)\b"
+        r"|\bn'est pas (?:possible|permis|envisageable|approprie\w*) (?:pour moi )?de (?:vous "
+        r"|te |t'|lui )?(?:repondre|satisfaire|fournir|donner|traiter|discuter|aider|partager"
+        r"|acceder|continuer|parler)"
+        r"|\bne pas (?:\w+ )?pouvoir\b"
     ),
     begins=(
         r"(?:desole|impossible) (?:de|mais)|(?:ne|n') ?(?:peux|pouvons) pas|refus de"

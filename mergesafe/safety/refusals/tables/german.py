@@ -99,6 +99,13 @@ GERMAN: Final = Table(
         r" thema|thema)|\b(?:werde|kann|darf|will) (?:das|dies|hier|so etwas|dir|ihnen|dabei|dazu"
         r"|daran)"
         r"[^.:]{0,40}\bnicht\b"
+        r"|\b(?:nicht|niemals) (?:programmiert|vorgesehen|konzipiert|gedacht|entwickelt"
+        r"|ausgelegt)\b"
+        r"|\b(?:programmiert|darauf ausgelegt|trainiert|angewiesen),? [^.:]{0,40}\b(?:nicht"
+        r"|keine\w?)\b"
+        r"|\b(?:kann|konnen|darf|durfen|wird|werden)\b[^.:]{0,40}\bnicht (?:bereitgestellt"
+        r"|beantwortet|bearbeitet|erstellt|gegeben|erfullt|angeboten|besprochen)"
+        r"|\bhelf\w* [^.:]{0,40}\baber nicht\b"
     ),
     begins=(
         r"(?:solch\w*|derartig\w*|so etwas|sowas|das|dies\w*|dabei|dazu|damit"

@@ -74,6 +74,8 @@ ITALIAN: Final = Table(
         r"|inappropriat|viola|rifiutat|non e (?:appropriat|accettabil|qualcosa))"
         r"|\bnon e qualcosa (?:che|in cui|con cui|per cui)|\b(?:parliamo|cambiamo"
         r"|possiamo parlare)\b[^.:]{0,20}(?:altro|argomento)"
+        r"|\b(?:programmat\w+|progettat\w+|addestrat\w+|creat\w+) per (?:non|evitare|rifiutare)\b"
+        r"|\bnon poter\w*"
     ),
     begins=(
         r"non (?!conosc|ricord|capisc|trov|ved|cred|pens|sono|sento)\w+o (?:quest\w+|quell\w+|cose"

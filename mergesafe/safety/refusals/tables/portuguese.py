@@ -20,7 +20,7 @@ PORTUGUESE: Final = Table(
         r"|a perda))|(?:me )?desculp(?:e|a|em|as)(?:-me| me)?|(?:peco|as minhas"
         r"|minhas) (?:desculpas?|perdao|sinceras desculpas)"
         r"|perdao|perdoe(?:-me)?|infelizmente|lamentavelmente|lamento (?:informar|dizer)(?: que)?"
-        r"|receio que|nao(?=,)|sorry"
+        r"|receio que|receio(?= nao)|nao(?=,)|sorry"
     ),
     links=(
         r"no entanto|contudo|todavia|entendido|entendo(?=[,.])|entretanto|porem|portanto|por isso"
@@ -78,6 +78,9 @@ PORTUGUESE: Final = Table(
         r"|nao e (?:apropriad|adequad|algo))|\bnao e algo (?:que|em que|com (?:o )?que)"
         r"|\b(?:vamos|podemos) (?:falar|conversar|mudar)"
         r"\b[^.:]{0,20}(?:outra coisa|outro assunto|de assunto)"
+        r"|\b(?:programad\w+|projetad\w+|treinad\w+|criad\w+|desenvolvid\w+) para (?:nao|evitar"
+        r"|recusar)\b"
+        r"|\bnao poder\b"
     ),
     begins=(
         r"nao (?!conheco|lembro|entendo|encontro|vejo|tenho|acho)\w+o (?:esse|este|essa|esta|tal"

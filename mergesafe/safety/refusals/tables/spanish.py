@@ -85,6 +85,8 @@ SPANISH: Final = Table(
         r"|\btengo prohibido\b"
         r"|\b(?:hablemos|cambiemos|podemos hablar|mejor hablemos)\b[^.:]{0,20}(?:otra cosa"
         r"|otro tema|de tema)"
+        r"|\b(?:programad\w+|disenad\w+|entrenad\w+|cread\w+) para (?:no|evitar|rechazar)\b"
+        r"|\bno poder\b"
     ),
     begins=(
         r"no (?!conozco|recuerdo|entiendo|encuentro|veo|tengo|pienso)\w+o (?:ese|este|esa|esta|tal"
