@@ -40,7 +40,8 @@ def test_ray_on_this_machine(models: Path) -> None:
         (models / name / "tokenizer.json").write_text("{}")  # else there is a warning
     done = command("merge", "--ray", path, models / "out")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    told = [line for line in done.stderr.splitlines() if not line.startswith("merging by linear: ")]
+    assert told == []  # but for progress, where it takes more than ten seconds
     assert command("merge", path, models / "local").returncode == 0
     assert digest(models / "out") == digest(models / "local")
 
