@@ -5,10 +5,13 @@ Names are loaded on first use, so that ``import mergesafe`` imports neither torc
 
 from __future__ import annotations
 
+import sys as _sys
 from importlib import import_module
+from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
 from mergesafe.errors import MergesafeError
+from mergesafe.kernels_present import missing_kernels as _missing_kernels
 from mergesafe.version import __version__
 
 if TYPE_CHECKING:
@@ -60,6 +63,13 @@ _LAZY = {
     "verify": ("mergesafe.engine.api", "verify"),
     "vet": ("mergesafe.safety.vet.api", "vet"),
 }
+
+
+_wrong = _missing_kernels(_Path(__file__).parent)
+# The command says so itself, in its own way (cli/main.py). "-m" stands there while Python looks for
+# the module of `python -m mergesafe.cli`.
+if _wrong is not None and not {_Path(each).name for each in _sys.argv[:1]} & {"mergesafe", "-m"}:
+    raise ImportError(_wrong)
 
 
 def __getattr__(name: str) -> Any:

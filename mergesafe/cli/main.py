@@ -29,6 +29,7 @@ from mergesafe.cli.shared import (
 from mergesafe.cli.threads import set_thread_defaults
 from mergesafe.cli.usage import Commands, UsageError, usage_paragraph
 from mergesafe.errors import ArgumentError, MergesafeError
+from mergesafe.kernels_present import missing_kernels
 from mergesafe.version import __version__
 
 app = typer.Typer(
@@ -426,6 +427,10 @@ parents.register(app)
 def main() -> None:
     """Entry point; Ctrl-C outside a command exits with the same status as inside."""
     open_standard_streams()
+    wrong = missing_kernels(Path(__file__).parents[1])
+    if wrong is not None:
+        print_errors([wrong])
+        sys.exit(MergesafeError.exit_status)
     set_thread_defaults()
     try:
         sys.exit(app(prog_name="mergesafe", standalone_mode=False))

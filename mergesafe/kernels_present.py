@@ -1,0 +1,32 @@
+"""Whether the compiled kernels lie beside the package, and what to do where they do not."""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Final
+
+_NAME: Final = "_native"
+
+
+def missing_kernels(package: Path) -> str | None:
+    """What is wrong with the package in the folder ``package``; None where it has its kernels.
+
+    A checkout of the source has none until they are built, and Python takes the package from there
+    when it is started in that folder, in place of the one that is installed.
+    """
+    if any((package / f"{_NAME}{suffix}").is_file() for suffix in EXTENSION_SUFFIXES):
+        return None
+    root = package.parent
+    wrong = f"mergesafe is imported from {package}, which holds no compiled kernels"
+    others = sorted(path.name for path in package.glob(f"{_NAME}.*.so"))
+    if others:
+        version = ".".join(map(str, sys.version_info[:2]))
+        wrong += f" for Python {version} ({', '.join(others)} is for another one)"
+    if (root / "setup.py").is_file() and (root / "csrc").is_dir():
+        return (
+            f"{wrong}. That is the source, not an installed package: leave the folder {root} to "
+            f"use the mergesafe that is installed, or build it there with 'pip install -e {root}'."
+        )
+    return f"{wrong}. Install it again: 'pip install --force-reinstall --no-deps mergesafe'."
