@@ -40,7 +40,7 @@ def check_template(tokenizer: Any, name: str) -> None:
         raise ModelError(
             f"{name}: the tokenizer has no chat template, so the model cannot be asked as it was "
             "trained. Use an instruction-tuned model, or put its chat_template.jinja into the "
-            "folder (a recipe's chat_template sets one for a merged model)."
+            "folder."
         )
 
 

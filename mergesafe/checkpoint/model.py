@@ -261,8 +261,10 @@ def _refuse_folder(path: Location) -> NoReturn:
 
 def _gguf_advice() -> str:
     return (
-        "GGUF weights are quantised for inference and cannot be merged. Use the original "
-        "safetensors checkpoint."
+        "GGUF weights are quantised for inference and cannot be merged as they are. Use the "
+        "original safetensors checkpoint, or dequantise it with transformers: m = "
+        "AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME, dtype='bfloat16'); "
+        "m.hf_quantizer = None; del m.config.quantization_config; m.save_pretrained(TARGET)"
     )
 
 

@@ -85,7 +85,7 @@ LmEval = Annotated[
     typer.Option("--lm-eval", metavar="TASK", help="A task of lm-evaluation-harness, or its file."),
 ]
 Confidence = Annotated[
-    float, typer.Option("--confidence", metavar="SHARE", help="Of the intervals.")
+    float, typer.Option("--confidence", metavar="SHARE", help="Confidence level of the intervals.")
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write the result to FILE as JSON.")

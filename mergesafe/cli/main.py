@@ -160,7 +160,8 @@ def tune(
         str, typer.Option(help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
     ] = "auto",
     dtype: Annotated[
-        str, typer.Option(help="Of the multiplications: auto, float32 or bfloat16.")
+        str,
+        typer.Option(help="Number type of the model's matrix products: auto, float32 or bfloat16."),
     ] = "auto",
     memory: Annotated[
         str | None,
@@ -176,7 +177,7 @@ def tune(
         ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an unfinished run of the same recipe.")
+        bool, typer.Option("--resume", help="Resume an unfinished run of the same recipe.")
     ] = False,
     explain: Annotated[
         bool,

@@ -46,7 +46,7 @@ TokenMismatch = Annotated[
         help="Merge models whose tokenizers give one id to different tokens, with a warning.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of random masks (DARE).")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of DARE's random masks.")]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -132,8 +132,8 @@ def say(*lines: str) -> None:
     except OSError as error:
         _discard_output()
         raise OutputError(
-            f"standard output cannot be written ({reason(error)}). What the command does besides "
-            "is done."
+            f"standard output cannot be written ({reason(error)}). The command itself has "
+            "finished; only its printed output was lost."
         ) from error
 
 

@@ -56,14 +56,14 @@ def _differences(
     if version != __version__:
         yield f"it was made by mergesafe {version}, this is {__version__}"
     if manifest.get("recipe") != plan.recipe.text:
-        yield "the recipe is another than then"
+        yield "the recipe has changed since that merge"
     if manifest.get("seed") != (plan.seed if plan.recipe.method.random else None):
-        yield "--seed is another than then"
+        yield f"that merge had --seed {manifest.get('seed')}"
     if manifest.get("on_nonfinite") != on_nonfinite:
-        yield "--on-nonfinite is another than then"
+        yield f"that merge had --on-nonfinite {manifest.get('on_nonfinite')}"
     yield from _changed_inputs(plan, out, manifest.get("inputs"))
     if json.dumps(manifest.get("shards")) != json.dumps(describe_shards(plan)):
-        yield "--max-shard-size (or what it makes of the shards) is another than then"
+        yield "its shards are cut otherwise: that merge had another --max-shard-size"
     sizes = {shard.name: shard.size for shard in plan.layout.shards}
     for name in (*sizes, *manifest.get("files_sha256", {})):
         if not at(out / name).exists():

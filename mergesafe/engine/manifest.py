@@ -22,7 +22,7 @@ from mergesafe.checkpoint.model import INDEX_NAME
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.parts import whole
+from mergesafe.engine.experts import whole
 from mergesafe.engine.plan import MergePlan, TensorTask
 from mergesafe.version import __version__
 

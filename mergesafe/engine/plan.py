@@ -18,9 +18,9 @@ from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, p
 from mergesafe.dtypes import FLOATS, SIZES, promote
 from mergesafe.engine.alignment import Alignment, align
 from mergesafe.engine.companions import companion_warnings
+from mergesafe.engine.experts import Experts, Part
 from mergesafe.engine.memory import aligned
 from mergesafe.engine.output_config import OutputConfig, output_config
-from mergesafe.engine.parts import Experts, Part
 from mergesafe.engine.precision import Precision, main_dtype
 from mergesafe.engine.settings import check_settings
 from mergesafe.engine.sources import Model, Source, hub_notes, open_models, sources_of

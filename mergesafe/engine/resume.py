@@ -104,7 +104,9 @@ def work_to_resume(journal: Path, subject: Line, target: Path) -> Finished | Non
         raise _refusal(target, "the recipe has changed since")
     for option, value in subject["options"].items():
         if old["options"].get(option) != value:
-            raise _refusal(target, f"{option} is another than then")
+            raise _refusal(
+                target, f"{option} has changed since: it was {old['options'].get(option)!r}"
+            )
     for path, state in subject["inputs"].items():
         before = old["inputs"].get(path)
         if before is None:

@@ -188,9 +188,9 @@ class Trajectory:
             record: Line = self._before.popleft()
             if record["key"] != key:
                 raise OutputError(
-                    f"{self.file.path}: the unfinished run that is there went another way at its "
-                    f"evaluation {self.evaluations + 1}. Use the version that began it, or start "
-                    "anew with --overwrite in place of --resume"
+                    f"{self.file.path}: cannot resume: evaluation {self.evaluations + 1} of the "
+                    "saved run used other coefficients or data. Use the version that began it, or "
+                    "start again with --overwrite in place of --resume"
                 )
         else:
             began = time.monotonic()

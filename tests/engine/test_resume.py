@@ -290,9 +290,9 @@ def lost_config(merges: Merges) -> None:
 
 
 FINISHED: dict[str, tuple[Any, tuple[str, ...], str]] = {
-    "recipe": (other_recipe, (), "the recipe is another"),
-    "seed": (None, ("--seed", "1"), "--seed is another"),
-    "rule": (None, ("--on-nonfinite", "zero"), "--on-nonfinite is another"),
+    "recipe": (other_recipe, (), "the recipe has changed since"),
+    "seed": (None, ("--seed", "1"), "--seed"),
+    "rule": (None, ("--on-nonfinite", "zero"), "--on-nonfinite"),
     "shards": (None, ("--max-shard-size", "90kB"), "--max-shard-size"),
     "input": (written_to, (), "a/model.safetensors was written to after it"),
     "tokenizer": (tokenizer, (), "base/tokenizer.json was written to after it"),
@@ -348,8 +348,8 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "recipe": (other_recipe, (), "the recipe has changed since"),
     "input": (other_input, (), "model.safetensors has changed since (mtime_ns)"),
     "version": (other_version, (), "begun by mergesafe 0.0.9"),
-    "seed": (None, ("--seed", "1"), "--seed is another"),
-    "rule": (None, ("--on-nonfinite", "zero"), "--on-nonfinite is another"),
+    "seed": (None, ("--seed", "1"), "--seed"),
+    "rule": (None, ("--on-nonfinite", "zero"), "--on-nonfinite"),
     "shards": (None, ("--max-shard-size", "90kB"), "--max-shard-size"),
 }
 
