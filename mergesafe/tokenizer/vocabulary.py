@@ -19,7 +19,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -116,21 +115,33 @@ def read_vocabulary(file: Location, kind: str) -> dict[str, int]:
 
 def added_tokens(folder: Location, names: frozenset[str]) -> dict[str, int]:
     """The tokens that ``added_tokens.json`` and ``tokenizer_config.json`` add, of those that
-    ``names``, the files of the folder, holds. Files that hold none of the kind add nothing.
+    ``names``, the files of the folder, holds.
 
     Raises:
-        CheckpointError: a file cannot be read.
+        CheckpointError: a file cannot be read, or gives tokens no ids: what it adds is not known.
     """
     found: dict[str, int] = {}
-    if ADDED_TOKENS in names:
-        with suppress(*_ODD):
-            found |= msgspec.json.decode(read_bounded(folder / ADDED_TOKENS), type=dict[str, int])
-    if TOKENIZER_CONFIG in names:
-        with suppress(*_ODD):
-            data = read_bounded(folder / TOKENIZER_CONFIG)
-            decoder = msgspec.json.decode(data, type=_TokenizerConfig).added_tokens_decoder or {}
-            found |= {token.content: int(index) for index, token in decoder.items()}
+    for name, read in ((ADDED_TOKENS, _added_json), (TOKENIZER_CONFIG, _added_decoder)):
+        if name not in names:
+            continue
+        data = read_bounded(folder / name)
+        try:
+            found |= read(data)
+        except _ODD:
+            raise CheckpointError(
+                f"{folder / name}: its added tokens cannot be read, expected an object of tokens "
+                "and ids"
+            ) from None
     return found
+
+
+def _added_json(data: bytes) -> dict[str, int]:
+    return msgspec.json.decode(data, type=dict[str, int])
+
+
+def _added_decoder(data: bytes) -> dict[str, int]:
+    decoder = msgspec.json.decode(data, type=_TokenizerConfig).added_tokens_decoder or {}
+    return {token.content: int(index) for index, token in decoder.items()}
 
 
 def with_added(vocabulary: dict[str, int], added: Mapping[str, int], kind: str) -> dict[str, int]:
