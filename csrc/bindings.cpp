@@ -161,9 +161,10 @@ class PySelection {
   cpu::Selection selection_;
 };
 
-std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(
-    const PyInput& base, const std::vector<PyInput>& list, const PyRanks& ranks, int64_t n,
-    bool zero_nonfinite, int threads) {
+std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(const PyInput& base,
+                                                         const std::vector<PyInput>& list,
+                                                         const PyRanks& ranks, int64_t n,
+                                                         bool zero_nonfinite, int threads) {
   const std::vector<Input> experts = inputs_of(list);
   const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
                      zero_nonfinite};
@@ -176,8 +177,8 @@ std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(
 }
 
 uint64_t magnitude_histogram(const PyInput& base, const std::vector<PyInput>& list,
-                             const std::vector<int64_t>& prefixes, const PyArray& counts,
-                             int64_t n, bool zero_nonfinite, int threads) {
+                             const std::vector<int64_t>& prefixes, const PyArray& counts, int64_t n,
+                             bool zero_nonfinite, int threads) {
   const std::vector<Input> experts = inputs_of(list);
   const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
                      zero_nonfinite};
@@ -253,10 +254,9 @@ std::vector<double> merge_gradient(const PyInput& grad, const PyInput& base,
                                    const std::vector<PyVector>& list, int64_t n, uint64_t offset,
                                    int elect, bool normalize, int threads) {
   const std::vector<TaskVector> vectors = vectors_of(list);
-  const GradientJob job{input_of(grad), input_of(base),
-                        vectors.data(), static_cast<int>(vectors.size()),
-                        offset,         elect_of(elect),
-                        normalize};
+  const GradientJob job{
+      input_of(grad), input_of(base),  vectors.data(), static_cast<int>(vectors.size()),
+      offset,         elect_of(elect), normalize};
   std::vector<double> sums(vectors.size() + 1);
   elements_of(n), threads_of(threads);
   Kernel scope;

@@ -1,5 +1,5 @@
-// The submodule mergesafe._native.cuda: everything takes a device, a stream of it as torch names it,
-// and arrays on the device.
+// The submodule mergesafe._native.cuda: everything takes a device, a stream of it as torch names
+// it, and arrays on the device.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -135,8 +135,7 @@ void bind(py::module_& m) {
       [](const JobList& jobs, const PyArray& weights, int elect, bool normalize,
          const PyArray& workspace, const PyArray& totals, int device, uintptr_t stream) {
         const Reduction to(jobs, jobs.count + 1, workspace, totals);
-        run_merge_gradients(jobs,
-                            {weights_of(jobs, weights), nullptr, elect_of(elect), normalize},
+        run_merge_gradients(jobs, {weights_of(jobs, weights), nullptr, elect_of(elect), normalize},
                             to.workspace, to.totals, stream_of(device, stream));
       },
       Free());
@@ -151,8 +150,8 @@ void bind(py::module_& m) {
       Free());
   m.def(
       "norms",
-      [](const JobList& jobs, int norm, const PyArray& workspace, const PyArray& totals,
-         int device, uintptr_t stream) {
+      [](const JobList& jobs, int norm, const PyArray& workspace, const PyArray& totals, int device,
+         uintptr_t stream) {
         const Reduction to(jobs, 2 * jobs.count, workspace, totals);
         run_norms(jobs, norm_of(norm), to.workspace, to.totals, stream_of(device, stream));
       },
@@ -178,8 +177,8 @@ void bind(py::module_& m) {
         const size_t given = prefixes.first == 0 ? 0 : jobs.count;
         run_histogram(
             jobs, array_of<const int64_t>("prefixes", prefixes, given, "one per expert or none"),
-            array_of<unsigned long long>("counts", counts, values(jobs, jobs.count * kHistogramBins),
-                                         "65536 per expert"),
+            array_of<unsigned long long>(
+                "counts", counts, values(jobs, jobs.count * kHistogramBins), "65536 per expert"),
             stream_of(device, stream));
       },
       Free());

@@ -123,8 +123,8 @@ void JobList::validate() const {
                                   std::to_string(wanted));
   };
   if (count < 1 || count > kMaxExperts)
-    throw std::invalid_argument("jobs have " + std::to_string(count) +
-                                " experts; expected 1 to " + std::to_string(kMaxExperts));
+    throw std::invalid_argument("jobs have " + std::to_string(count) + " experts; expected 1 to " +
+                                std::to_string(kMaxExperts));
   const size_t jobs = n.size(), all = jobs * static_cast<size_t>(count);
   expect("first", first.size(), jobs), expect("first_dtype", first_dtype.size(), jobs);
   expect("out", out.size(), jobs), expect("out_dtype", out_dtype.size(), jobs);
