@@ -11,13 +11,14 @@ from mergesafe.errors import CheckpointError
 #: Segments that training wraps around modules (torch.compile, FSDP, activation checkpointing).
 #: A model that is loaded elsewhere does not have them.
 WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-#: DataParallel and DeepSpeed put this in front of every name; a module may bear it elsewhere.
-LEADING_WRAPPER: Final = "module"
+#: DataParallel and DeepSpeed, and PEFT, put these in front of every name; elsewhere a module may
+#: bear them.
+LEADING_WRAPPERS: Final = ("module", "base_model.model")
 
 _LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.(\d+)\.")
 #: Tensors that a model computes itself, stored by some versions of a library and not by others.
 _RECOMPUTED: Final = re.compile(
-    r"(?:^|\.)(?:inv_freq|masked_bias|position_ids|relative_position_index|causal_mask"
+    r"(?:^|\.)(?:inv_freq|masked_bias|position_ids|token_type_ids|relative_position_index|causal_mask"
     r"|rotary_emb\.(?:cos|sin)_cached)$"
 )
 #: In GPT-2 and GPT-NeoX the causal mask bears the name of a bias; a bias has one dimension.
@@ -41,19 +42,23 @@ RENAMES: Final = (
 )
 
 
-def unwrap(names: Iterable[str], where: object) -> tuple[dict[str, str], tuple[str, ...]]:
+def unwrap(
+    names: Iterable[str], where: object, *, leading_wrappers: Sequence[str] = LEADING_WRAPPERS
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """Name without wrappers -> name as stored, in order, and the wrappers that were found.
 
     Raises:
         CheckpointError: two tensors of ``where`` have one name once the wrappers are gone.
     """
     stored = list(names)
-    leading = f"{LEADING_WRAPPER}."
-    wrapped = bool(stored) and all(name.startswith(leading) for name in stored)
-    found = [LEADING_WRAPPER] if wrapped else []
+    leading = ""
+    for wrapper in leading_wrappers:
+        if stored and all(name.startswith(f"{leading}{wrapper}.") for name in stored):
+            leading += f"{wrapper}."
+    found = [wrapper for wrapper in leading_wrappers if f"{wrapper}." in leading]
     result: dict[str, str] = {}
     for name in stored:
-        plain = name.removeprefix(leading) if wrapped else name
+        plain = name.removeprefix(leading)
         if "_orig_mod" in plain or "_wrapped_module" in plain:  # rare: spares splitting every name
             parts = plain.split(".")
             found += [part for part in parts if part in WRAPPERS]

@@ -5,8 +5,8 @@ for ``model.``, ``language_model.model.`` for ``model.language_model.``. Two mod
 one tensor each that the other lacks must not be paired by it, so a rule counts only if
 
 * one prefix is the other with segments added, or has the same segments in another order;
-* it carries over every name that it applies to, or gives every name that is wanted, with equal
-  shapes;
+* it carries over nearly every name that it applies to, or gives nearly every name that is wanted,
+  nearly all with equal shapes;
 * the first rule carries over at least half of the smaller set;
 * no other rule does as much and pairs otherwise.
 """
@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from mergesafe.architecture.names import RENAMES
+from mergesafe.architecture.names import RENAMES, is_counter, is_recomputed, is_tower
 
 Shape = tuple[int, ...]
 #: Names of either side whose rules are tried; a rule that holds shows in any of them.
@@ -26,6 +26,9 @@ _SAMPLE: Final = 24
 #: Rules that are tried, most common first, and rules that may be needed for one pair of sets.
 _CANDIDATES: Final = 12
 _RULES: Final = 4
+#: Shares of one side's names that a rule has to carry over, and of those with equal shapes.
+_WHOLE: Final = 0.8
+_EQUAL: Final = 0.7
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,37 @@ def pair(
     """
     if least is None:
         least = max(2, min(len(ours), len(theirs)) // 2)
+    # Old spellings first, so that a prefix may differ as well.
+    one, two = _respelt(ours), _respelt(theirs)
+    found = _paired(
+        {name: ours[own] for name, own in one.items()},
+        {name: theirs[own] for name, own in two.items()},
+        least,
+    )
+    stored = {one[name]: two[other] for name, other in found.stored.items()}
+    return replace(
+        found,
+        stored=stored,
+        ours=[one[name] for name in found.ours],
+        theirs=[two[name] for name in found.theirs],
+        renamed=sum((one[n] != n) != (two[o] != o) for n, o in found.stored.items()),
+    )
+
+
+def _respelt(names: Mapping[str, Shape]) -> dict[str, str]:
+    """Name in the newer spelling -> name; as they are where two would be one."""
+    result = {}
+    for name in names:
+        new = next((name.removesuffix(a) + b for a, b in RENAMES if name.endswith(a)), name)
+        result[new if new not in names else name] = name
+    return result
+
+
+def _paired(ours: Mapping[str, Shape], theirs: Mapping[str, Shape], least: int) -> Pairing:
     stored = {name: name for name in ours if name in theirs}
     found = Pairing(
         stored, [n for n in ours if n not in theirs], [n for n in theirs if n not in ours]
     )
-    if found.ours and found.theirs:
-        _rename(found, ours, theirs)
     while found.ours and found.theirs and len(found.rules) < _RULES:
         best = _best(found, ours, theirs, 1 if found.rules else least)
         if best is None:
@@ -84,20 +112,6 @@ def _take(found: Pairing, mapped: Mapping[str, str]) -> None:
     used = set(mapped.values())
     found.ours = [name for name in found.ours if name not in mapped]
     found.theirs = [name for name in found.theirs if name not in used]
-
-
-def _rename(found: Pairing, ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> None:
-    """Old spellings, in either direction."""
-    spellings = [*RENAMES, *((new, old) for old, new in RENAMES)]
-    wanted = set(found.ours)
-    mapped = {}
-    for name in found.theirs:
-        for one, other in spellings:
-            target = name.removesuffix(one) + other
-            if name.endswith(one) and target in wanted and ours[target] == theirs[name]:
-                mapped[target] = name
-    found.renamed = len(mapped)
-    _take(found, mapped)
 
 
 def _best(
@@ -164,13 +178,26 @@ def _within(few: list[str], many: list[str]) -> bool:
 def _apply(
     rule: Rule, found: Pairing, ours: Mapping[str, Shape], theirs: Mapping[str, Shape]
 ) -> dict[str, str]:
-    """Our name -> theirs by ``rule``; empty unless it holds for all of one side."""
-    wanted = {name for name in found.ours if name.startswith(rule.ours)}
+    """Our name -> theirs by ``rule``; empty unless it holds for nearly all of one side.
+
+    What it does not carry over is missing, and is reported as that. A few shapes may differ, such
+    as the rows of another vocabulary: whoever reads the pair says so.
+    """
+    wanted = [name for name in found.ours if name.startswith(rule.ours)]
     given = [name for name in found.theirs if name.startswith(rule.theirs)]
+    targets = set(wanted)
     mapped = {}
     for name in given:
         target = rule.ours + name[len(rule.theirs) :]
-        if target in wanted and ours[target] == theirs[name]:
+        if target in targets and is_tower(target) == is_tower(name):
             mapped[target] = name
-    whole = len(mapped) in (len(given), len(wanted))
-    return mapped if whole else {}
+    equal = sum(ours[target] == theirs[name] for target, name in mapped.items())
+    sides = [[n for n in side if not _aside(n, shapes[n])] for side, shapes in
+             ((wanted, ours), (given, theirs))]  # fmt: skip
+    whole = len(mapped) >= _WHOLE * min(map(len, sides))
+    return mapped if whole and equal >= _EQUAL * len(mapped) else {}
+
+
+def _aside(name: str, shape: Shape) -> bool:
+    """Whether models of one kind may or may not have the tensor."""
+    return is_recomputed(name, shape) or is_counter(name) or is_tower(name)

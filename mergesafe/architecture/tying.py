@@ -170,6 +170,11 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
     return None
 
 
+def says_tying(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration itself has the flag, rather than the architecture a default."""
+    return any(isinstance(level.get(FLAG), bool) for level in (text_config(config), config))
+
+
 def untied(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of the same model with a head of its own: no level ties it.
 
@@ -199,6 +204,11 @@ def embedding_of(names: Iterable[str]) -> str | None:
     shared = [name for name in found if _SHARED.search(name)]
     chosen = shared or found
     return chosen[0] if len(chosen) == 1 else None
+
+
+def is_embedding(name: str) -> bool:
+    """Whether the tensor is called like an input embedding, of a language model or another."""
+    return _EMBEDDING.search(name) is not None and layer_of(name) is None
 
 
 def head_beside(embedding: str) -> str:

@@ -137,7 +137,7 @@ def _targets(
         targets |= pairing.stored
         warnings.append(
             f"{weights}: the names of its modules begin otherwise than those of the base, which "
-            f"has {pairing.rules[0]}; all {len(missing)} were found so"
+            f"has {pairing.rules[0]}; every module was found so ({len(missing)})"
         )
     head = head_beside(embedding) if embedding is not None else ""
     return {
@@ -196,7 +196,7 @@ def _pair_up(weights: Location) -> dict[str, tuple[TensorInfo, TensorInfo]]:
     """Module name -> (A, B), in file order; every tensor is accounted for."""
     sides: dict[str, dict[str, TensorInfo]] = {}
     infos = read_header(weights)[0]
-    for name, stored in unwrap(infos, weights)[0].items():
+    for name, stored in unwrap(infos, weights, leading_wrappers=())[0].items():
         info = infos[stored]
         match = _NAME.fullmatch(name)
         if match is None:

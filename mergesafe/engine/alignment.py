@@ -15,19 +15,16 @@ from typing import Final
 from mergesafe.architecture.experts import expert_layout
 from mergesafe.architecture.names import is_counter, is_extra_layer, is_recomputed, is_tower
 from mergesafe.architecture.pairing import Pairing, Rule, pair
-from mergesafe.architecture.tying import HEADS, embedding_of, head_beside
+from mergesafe.architecture.tying import HEADS, embedding_of, head_beside, is_embedding
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.compare import same_bytes
 from mergesafe.checkpoint.model import Checkpoint
-from mergesafe.dtypes import FLOATS
-from mergesafe.engine.heads import HeadPlan, plan_head
+from mergesafe.engine.heads import HeadPlan, plan_head, refuse_without_head
 from mergesafe.engine.sources import Model
 from mergesafe.errors import CheckpointError
 
 #: Names that an error shows of each side.
 _SHOWN: Final = 3
-#: More missing tensors than this are a model of another kind.
-_ALIASES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,13 @@ class _State:
     def lacking(self, name: str) -> list[int]:
         return [i for i, model in enumerate(self.models) if name not in (model.names or ())]
 
+    def unsettled(self) -> list[str]:
+        """Tensors that some input lacks, of which nothing is decided; the head comes last."""
+        return [
+            name for name in self.names
+            if name not in HEADS and name not in self.copied and self.lacking(name)
+        ]  # fmt: skip
+
     def texts(self, numbers: Iterable[int]) -> str:
         return ", ".join(dict.fromkeys(self.models[i].text for i in numbers))
 
@@ -74,34 +78,31 @@ def align(models: Sequence[Model], reference: Model, *, whole: bool = True) -> A
        tensor (:mod:`mergesafe.architecture.pairing`).
     3. Buffers that a model computes itself, and counters, are the reference's, never averaged;
        they are dropped where not every input, or not the reference, has them.
-    4. The output head: :mod:`mergesafe.engine.heads`.
-    5. What an input lacks while another holds the same bytes under a name that the input has, is
-       an alias: the input's tensor of that name.
-    6. Layers for further tokens (MTP) are their owner's. The vision and audio parts of a larger
+    4. An embedding that an input lacks, while another holds the same bytes under one other name
+       that the input has, is an alias: the input's tensor of that name.
+    5. Layers for further tokens (MTP) are their owner's. The vision and audio parts of a larger
        model are the reference's, and are left out where only others have them.
-    7. Anything else that an input lacks is an error that shows both sides. Without ``whole`` it
+    6. Anything else that an input lacks is an error that shows both sides. Without ``whole`` it
        stays among the names, for a caller who lists what is missing.
+    7. The output head: :mod:`mergesafe.engine.heads`.
 
     Raises:
         CheckpointError: the sets of names do not belong together.
     """
     state = _paired(models, next(i for i, model in enumerate(models) if model is reference))
     _buffers(state)
+    for name in state.unsettled():
+        _partly(state, name)
+    unmatched = state.unsettled()
+    if unmatched and whole:
+        raise _mismatch(state, unmatched)
     try:
         _heads(state)
     except CheckpointError:
         if whole:
             raise
-    partly = [n for n in state.names if state.lacking(n) and n not in state.copied]
-    for name in partly:
-        # Finding an alias reads tensors: only where few are missing can one be meant.
-        _partly(state, name, aliases=len(partly) <= _ALIASES)
-    unmatched = [
-        name for name in state.names if state.lacking(name) and name not in state.copied
-        and not _borrows(state, name)
-    ]  # fmt: skip
-    if unmatched and whole:
-        raise _mismatch(state, unmatched)
+    if whole:
+        _refuse_changed_copies(state)
     return Alignment(
         tuple(state.models),
         tuple(state.names),
@@ -145,7 +146,10 @@ def _paired(models: Sequence[Model], reference: int) -> _State:
         names.update(dict.fromkeys(stored))
         named.append(replace(model, names=stored))
         notes += _naming_notes(model, found)
-    return _State(named, reference, names, {i: p.rules for i, p in pairings.items()}, notes=notes)
+    return _State(
+        named, reference, names, {i: p.rules for i, p in pairings.items()}, notes=notes,
+        warnings=[warning for model in models for warning in model.warnings],
+    )  # fmt: skip
 
 
 def _naming_notes(model: Model, found: Pairing) -> list[str]:
@@ -153,7 +157,7 @@ def _naming_notes(model: Model, found: Pairing) -> list[str]:
     if wrappers := model.checkpoint.wrappers:
         notes.append(
             f"{model.text}: training put {' and '.join(f'{each!r}' for each in wrappers)} into the "
-            "names of its tensors; the merged model does not have it"
+            "names of its tensors; the merged model's names are without"
         )
     notes += [f"{model.text}: the names of its tensors begin with {rule}" for rule in found.rules]
     if found.renamed:
@@ -165,6 +169,7 @@ def _naming_notes(model: Model, found: Pairing) -> list[str]:
 
 
 def _buffers(state: _State) -> None:
+    kept: dict[str, list[str]] = {}
     for name in list(state.names):
         counter = is_counter(name)
         if not counter and not is_recomputed(name, state.shape(name)):
@@ -173,20 +178,21 @@ def _buffers(state: _State) -> None:
         whose = state.reference
         if whose in holders and (counter or len(holders) == len(state.models)):
             state.copied[name] = whose
-            if len(state.models) > 1:
-                kind = "counters" if counter else "computed buffers"
-                state.notes.append(
-                    f"{kind} are copied from {state.models[whose].text}, not averaged"
-                )
+            kept.setdefault("counters" if counter else "computed buffers", []).append(name)
             continue
         del state.names[name]
         why = "only a count" if counter else "models compute it"
         state.notes.append(f"{name} is dropped: {why}, and not every input stores it")
+    for kind, names in kept.items() if len(state.models) > 1 else ():
+        shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+        text = state.models[state.reference].text
+        state.notes.append(f"{kind} ({shown}) are copied from {text}, not averaged")
 
 
 def _heads(state: _State) -> None:
     head = next((name for name in state.names if name in HEADS), None)
     if head is None:
+        refuse_without_head(state.names, state.models)
         embedding = embedding_of(state.names)
         beside = head_beside(embedding) if embedding else None
         adapted = [m for m in state.models if m.adapter and beside in m.adapter.pairs]
@@ -202,39 +208,54 @@ def _heads(state: _State) -> None:
         state.models = list(found.models)
 
 
-def _borrows(state: _State, name: str) -> bool:
-    return all(state.models[i].borrowed_head == name for i in state.lacking(name))
-
-
-def _partly(state: _State, name: str, *, aliases: bool) -> None:
+def _partly(state: _State, name: str) -> None:
     """Decide about a tensor that some input lacks; leave it where nothing is known of it."""
-    if _borrows(state, name):
-        return
     holders, lacking = state.holders(name), state.lacking(name)
     reference = state.models[state.reference]
     owner = state.reference if state.reference in holders else holders[0]
-    if aliases and all(_alias(state, name, i) for i in lacking):
+    if all(_alias(state, name, i) for i in lacking):
         return
     if any(_has(state.models[i], _stem(name)) for i in lacking):
         return  # fewer layers or a smaller tower, not none
     if is_extra_layer(name, state.models[owner].checkpoint.config):
         state.copied[name] = owner
-        state.notes.append(
-            f"layers that predict further tokens ({_stem(name)}) are copied from "
-            f"{state.models[owner].text}: {state.texts(lacking)} has none"
+        _tell_copied(
+            state, f"layers that predict further tokens ({_stem(name)})", owner, holders, lacking
         )
     elif _beside_text(state, name, holders, lacking):
         if state.reference in holders:
             state.copied[name] = owner
-            state.notes.append(
-                f"{_stem(name)} is copied from {reference.text}: {state.texts(lacking)} has no "
-                "such part"
-            )
+            _tell_copied(state, _stem(name), owner, holders, lacking)
         else:
             del state.names[name]
             state.warnings.append(
                 f"{_stem(name)} of {state.texts(holders)} is left out: {reference.text}, whose "
                 "architecture the merged model has, has no such part"
+            )
+
+
+def _tell_copied(
+    state: _State, what: str, owner: int, holders: Sequence[int], lacking: Sequence[int]
+) -> None:
+    """A note; a warning where another input has the part too, which changes nothing then."""
+    others = [i for i in holders if state.models[i].text != state.models[owner].text]
+    text = f"{what}: copied from {state.models[owner].text}, not merged, since "
+    text += f"{state.texts(lacking)} has no such part"
+    if others:
+        state.warnings.append(f"{text}; that of {state.texts(others)} is left out")
+    else:
+        state.notes.append(text)
+
+
+def _refuse_changed_copies(state: _State) -> None:
+    """What is copied is copied as it is stored, so an adapter of it would be lost."""
+    for name, number in state.copied.items():
+        model = state.models[number]
+        if model.adapter is not None and _names(model)[name] in model.adapter.pairs:
+            raise CheckpointError(
+                f"{model.adapter.path}: changes tensor '{name}', which is copied from {model.text} "
+                f"because {state.texts(state.lacking(name))} has no such part. Merge the adapter "
+                "into its base first (PEFT's merge_and_unload), and name the result."
             )
 
 
@@ -254,17 +275,21 @@ def _beside_text(state: _State, name: str, holders: Sequence[int], lacking: Sequ
 
 
 def _alias(state: _State, name: str, number: int) -> bool:
-    """Whether model ``number`` holds the tensor under another name: its owner's bytes say so."""
+    """Whether model ``number`` holds the embedding under another name: its owner's bytes say so.
+
+    Of embeddings alone: other matrices may be equal by chance, all zeros for example.
+    """
+    if not is_embedding(name):
+        return False
     model = state.models[number]
     for i in state.holders(name):
         owner = state.models[i]
         tensors = owner.checkpoint.tensors
         wanted = tensors[_names(owner)[name]]
-        if wanted.dtype not in FLOATS or len(wanted.shape) < 2:
-            continue  # small tensors and integers are equal by chance
         for other, stored in _names(owner).items():
             known = _names(model).get(other)
-            if other != name and known is not None and same_bytes(wanted, tensors[stored]):
+            alike = other != name and known is not None and is_embedding(other)
+            if alike and known is not None and same_bytes(wanted, tensors[stored]):
                 names = {**_names(model), name: known}
                 state.models[number] = replace(model, names=names)
                 state.notes.append(

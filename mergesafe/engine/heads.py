@@ -6,13 +6,18 @@ A head is left out only when every input ties it to the embedding and no stored 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
-from mergesafe.architecture.tying import embedding_of, head_beside
+from mergesafe.architecture.names import layer_of
+from mergesafe.architecture.tying import embedding_of, head_beside, says_tying
 from mergesafe.checkpoint.compare import same_bytes
 from mergesafe.engine.sources import Model
 from mergesafe.errors import CheckpointError
+
+#: Ends of the names of classes that have an output head.
+_GENERATES: Final = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ def plan_head(head: str, models: Sequence[Model]) -> HeadPlan:
             raise _headless(head, model, stored[0] if stored else None)
     tied = all(model.checkpoint.tied for model in models)
     # Comparing reads the tensors, so only where it decides something.
-    own = [model for model in models if tied and _differs(head, model)]
+    known: dict[object, bool] = {}
+    own = [model for model in models if tied and _differs(head, model, known)]
     if tied and not own:
         holders = ", ".join(dict.fromkeys(model.text for model in stored))
         note = f"{head} of {holders} is left out: it equals the input embedding that it is tied to"
@@ -48,16 +54,48 @@ def plan_head(head: str, models: Sequence[Model]) -> HeadPlan:
             f"{head} of {texts} differs from its input embedding although config.json ties the "
             "two, so the merged model has a head of its own (tie_word_embeddings: false)"
         )
+    lending = [model for model in models if model not in stored]
+    if stored and lending:
+        texts = ", ".join(dict.fromkeys(model.text for model in lending))
+        notes.append(
+            f"{head}: {texts} shares the input embedding, which is merged as its head; the merged "
+            "model has a head of its own (tie_word_embeddings: false)"
+        )
     borrowed = [m if m in stored else replace(m, borrowed_head=head) for m in models]
     return HeadPlan(True, tuple(borrowed), tuple(notes))
+
+
+def refuse_without_head(names: Collection[str], models: Sequence[Model]) -> None:
+    """Refuse language models none of which has a head, though none is tied.
+
+    Raises:
+        CheckpointError: transformers would make a head of random numbers.
+    """
+    embedding = embedding_of(names)
+    for model in models:
+        own = model.own_name(embedding) if embedding is not None else None
+        kinds = model.checkpoint.config.get("architectures")
+        kind = kinds[0] if isinstance(kinds, list) and kinds else None
+        if model.checkpoint.tied is not False or own is None or not isinstance(kind, str):
+            continue
+        shape = model.checkpoint.tensors[own].shape
+        others = [
+            name for name, info in model.checkpoint.tensors.items()
+            if name != own and info.shape == shape and layer_of(name) is None
+        ]  # fmt: skip
+        if kind.endswith(_GENERATES) and not others:  # a head may have a name that is not known
+            raise _headless(head_beside(own), model, None)
 
 
 def _stored(head: str, model: Model) -> bool:
     return model.own_name(head) is not None
 
 
-def _differs(head: str, model: Model) -> bool:
-    """Whether the model's head is not its embedding: by an adapter, or by its bytes."""
+def _differs(head: str, model: Model, known: dict[object, bool]) -> bool:
+    """Whether the model's head is not its embedding: by an adapter, or by its bytes.
+
+    ``known``: answers by checkpoint, of which one is often named several times with adapters.
+    """
     tensors = model.checkpoint.tensors
     embedding = embedding_of(tensors)
     own = model.own_name(head)
@@ -66,16 +104,23 @@ def _differs(head: str, model: Model) -> bool:
         return True
     if own is None:
         return False
-    return embedding is None or not same_bytes(tensors[own], tensors[embedding])
+    if embedding is None:
+        return True
+    place = model.checkpoint.path
+    if place not in known:
+        known[place] = not same_bytes(tensors[own], tensors[embedding])
+    return known[place]
 
 
 def _headless(head: str, model: Model, holder: Model | None) -> CheckpointError:
     other = f"; {holder.text} has one" if holder is not None else ""
-    said = (
-        "config.json says that it does not share the input embedding"
-        if model.checkpoint.tied is False
-        else "nothing says that it shares the input embedding"
-    )
+    said = "nothing says that it shares the input embedding"
+    if model.checkpoint.tied is False:
+        said = (
+            "config.json says that it does not share the input embedding"
+            if says_tying(model.checkpoint.config)
+            else "models of its type do not share the input embedding unless config.json says so"
+        )
     return CheckpointError(
         f"{model.checkpoint.path}: the output head '{head}' is missing{other}, and {said}. Use "
         "the whole model; or, if it does share it, set tie_word_embeddings to true in its "

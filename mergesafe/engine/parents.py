@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from mergesafe.architecture.names import is_recomputed, layer_of
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.model import Checkpoint
 from mergesafe.checkpoint.safetensors import TensorInfo
@@ -25,16 +26,25 @@ _QUANTIZED: Final = (
     (re.compile(r"(?:proj|w[123]|mlp[12]_weight)_(?:blocks|scales)$"), "MXFP4"),
     (re.compile(r"\.(?:weight_scale|weight_scale_inv|input_scale)$"), "scaled numbers"),
     (re.compile(r"\.W_q$"), "HQQ"),
+    (re.compile(r"\.weight\._(?:data|scale)$"), "quanto"),
+    (re.compile(r"\.(?:codes|codebooks)$"), "AQLM"),
+    (re.compile(r"\.weight_scales$"), "EETQ"),
 )  # fmt: skip
 _ANY: Final = re.compile("|".join(pattern.pattern for pattern, _ in _QUANTIZED))
 _DEQUANTIZE: Final = (
     "Packed or scaled numbers cannot be merged as they are. Load the checkpoint with transformers, "
     "dequantize it and save it in bfloat16, or use the original checkpoint."
 )
-_ADAPTER: Final = re.compile(r"\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)\b")
+_ADAPTER: Final = re.compile(
+    r"\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|modules_to_save|original_module)\b"
+)
+#: One tensor of all parameters of a module, in an order that only the training run knows.
+_FLAT: Final = re.compile(r"(?:^|[._])flat_param(?:_\d+)?$")
 _BASE_LAYER: Final = re.compile(r"\.base_layer\.")
-#: Integers under these names are packed numbers, not counts or masks.
-_WEIGHT: Final = re.compile(r"(?:^|\.)(?:weight|w[123]|qweight)$")
+#: Matrices of integers under these names are packed numbers, not counts or masks.
+_WEIGHT: Final = re.compile(r"(?:^|\.)(?:weight|w[123]|qweight|[a-z_]*proj)$")
+#: What lies beside packed numbers: ``weight_scale``, ``scales``, ``biases``, ``codebooks``.
+_BESIDE: Final = re.compile(r"scale|codebook|(?:^|\.)biases$|zero_?point")
 _SETTINGS: Final = "quantization_config"
 
 
@@ -44,11 +54,11 @@ def check_parent(checkpoint: Checkpoint) -> str | None:
     Raises:
         CheckpointError: the tensors are not weights that can be merged; says what they are.
     """
-    for info in checkpoint.tensors.values():
-        _check_whole(info)
-    packed = next(_quantized(checkpoint.tensors), None)
+    for name, info in checkpoint.tensors.items():
+        _check_whole(name, info)
     settings = checkpoint.config.get(_SETTINGS)
     kind = settings.get("quant_method", "an unnamed method") if isinstance(settings, dict) else None
+    packed = next(_quantized(checkpoint.tensors, said=kind is not None), None)
     if packed is not None:
         name, by = packed
         said = f"; config.json says {kind}" if kind is not None else ""
@@ -64,8 +74,14 @@ def check_parent(checkpoint: Checkpoint) -> str | None:
     )
 
 
-def _check_whole(info: TensorInfo) -> None:
-    if info.shape == (0,) and info.name.endswith((".weight", ".bias")):
+def _check_whole(name: str, info: TensorInfo) -> None:
+    if _FLAT.search(name):
+        raise CheckpointError(
+            f"{info.path}: tensor {show(info.name)} is a flattened part of FSDP, which holds all "
+            "parameters of a module in one row. Save the model again with its state dict gathered "
+            "(FULL_STATE_DICT)."
+        )
+    if info.shape == (0,) and (name.endswith((".weight", ".bias")) or layer_of(name)):
         raise CheckpointError(
             f"{info.path}: tensor {show(info.name)} has the shape [0], so its values were not "
             "saved: DeepSpeed ZeRO-3 and FSDP leave such stubs when a model is saved without "
@@ -82,18 +98,27 @@ def _check_whole(info: TensorInfo) -> None:
         )
 
 
-def _quantized(tensors: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
-    """Tensors that only quantized checkpoints have, and by which method."""
+def _quantized(tensors: Mapping[str, TensorInfo], *, said: bool) -> Iterator[tuple[str, str]]:
+    """Tensors that only quantized checkpoints have, and by which method.
+
+    ``said``: whether config.json says that it is quantized; then any matrix of integers counts.
+    """
     for name, info in tensors.items():
-        if info.dtype not in FLOATS and _WEIGHT.search(name) and (by := _beside(name, tensors)):
-            yield name, by
         if _ANY.search(name):
             yield name, next(by for pattern, by in _QUANTIZED if pattern.search(name))
+        whole = info.dtype not in FLOATS and info.dtype != "BOOL" and len(info.shape) > 1
+        if whole and not is_recomputed(name, info.shape):
+            by = _beside(name, tensors)
+            if by or said or _WEIGHT.search(name):
+                yield name, by or f"{info.dtype} numbers"
 
 
 def _beside(name: str, tensors: Mapping[str, TensorInfo]) -> str | None:
     """The method that packs ``name``, by the tensors beside it."""
-    stem = name.rpartition(".")[0]
-    beside = (other for other in tensors if other.startswith(f"{stem}.") and other != name)
+    stem = name.removesuffix(".weight").removesuffix("._data")
+    beside = [o for o in tensors if o != name and o.startswith((f"{stem}.", f"{stem}_"))]
     found = (by for other in beside for pattern, by in _QUANTIZED if pattern.search(other))
-    return next(found, None)
+    named = next(found, None)
+    if named is None and any(_BESIDE.search(other[len(stem) :]) for other in beside):
+        return "integers with scales"
+    return named

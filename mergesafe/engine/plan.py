@@ -173,14 +173,14 @@ def make_plan(
     alignment = align(opened, chosen)
     models, names = alignment.models, alignment.names
     reference = models[opened.index(chosen)]
-    positions = layer_positions(names)
+    positions = layer_positions(name for name in names if name not in alignment.copied)
     precision = Precision(recipe, models)
     tokenizer = _tokenizer_model(recipe, reference, models)
     tokens = check_token_ids(tokenizer, models, allow=allow_token_mismatch)
     experts = Experts(names, reference.checkpoint.config)
     tasks: list[TensorTask] = []
     for name in names:
-        task = _task(recipe, alignment, name, positions[name], seed, precision)
+        task = _task(recipe, alignment, name, positions.get(name, 0.0), seed, precision)
         asked = partial(_statistics, recipe, task.settings)
         tasks += experts.divided(task, recipe.method, asked)
     config = _output_config(reference, tokenizer, tasks)

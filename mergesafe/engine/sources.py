@@ -49,6 +49,7 @@ class Model:
     adapter: Adapter | None
     #: What its files told that whoever merges it should know.
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     #: Output name -> name in this checkpoint; None: the checkpoint's own names.
     names: Mapping[str, str] | None = None
     #: What a head that the checkpoint does not store is called in the output.
@@ -116,8 +117,9 @@ def open_refs(
                 error.args = (f"{error} ({source}:{ref.line} names it.)",)
             failed[place] = ref.line or 0, error
             continue
-        told = [notes[place], *(adapter.warnings if adapter else ())]
-        models.append(Model(ref, checkpoint, adapter, tuple(filter(None, told))))
+        told = tuple(filter(None, [notes[place]]))
+        warnings = adapter.warnings if adapter is not None else ()
+        models.append(Model(ref, checkpoint, adapter, told, warnings))
     if failed:
         errors = sorted(failed.values(), key=lambda entry: entry[0])
         raise CheckpointError.joined([error for _, error in errors])

@@ -230,7 +230,12 @@ def test_integer_buffers_of_different_types(ties: Path, family: Family) -> None:
 def test_integers_against_floats(ties: Path, family: Family) -> None:
     integers = {NAME: torch.ones(40, 16, dtype=torch.int8)}
     other = resave(family.experts[1], lambda tensors: tensors.update(integers), 2)
-    merge_refused(ties, words=(NAME, "BF16", "I8", other))
+    merge_refused(ties, words=(NAME, "I8 numbers", family.experts[1], "dequantize"))
+    indices = torch.ones(40, dtype=torch.int8)  # a row is no packed matrix
+    for seed, model in enumerate(family.models):
+        values = indices if seed == 2 else indices.bfloat16()
+        resave(model, lambda tensors, values=values: tensors.update(extra=values), seed)
+    merge_refused(ties, words=("extra", "BF16", "I8", other))
 
 
 @pytest.mark.parametrize(

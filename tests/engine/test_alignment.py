@@ -75,7 +75,7 @@ def test_a_larger_model_as_the_base_keeps_its_other_parts(tmp_path: Path) -> Non
         assert same_bits(found.pop(name), tensor)  # byte for byte, dtype included
     sums = {inside(n): (llama(0)[n].float() + llama(1)[n].float()) / 2 for n in llama(0)}
     equal(found, sums)
-    assert any("model.visual is copied from" in each for each in notes(models))
+    assert any("model.visual: copied from" in each for each in notes(models))
 
 
 def test_a_smaller_tower_is_not_taken_for_none(tmp_path: Path) -> None:
@@ -84,6 +84,85 @@ def test_a_smaller_tower_is_not_taken_for_none(tmp_path: Path) -> None:
     save_file({**renamed(llama(1), inside), **first}, two / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.visual\.blocks\.1.*is missing"):
         merged([one, two], tmp_path / "out")
+
+
+def test_towers_of_two_models_beside_a_text_model(tmp_path: Path) -> None:
+    """Merging them would need every input: that one is left out is a warning."""
+    models = [
+        large(tmp_path / "one", 0), large(tmp_path / "two", 1), save(tmp_path / "text", llama(2))
+    ]  # fmt: skip
+    planned = mergesafe.plan(recipe("linear", models, each={"weight": 1})).plan
+    assert any(f"that of {models[1]} is left out" in each for each in planned.warnings)
+
+
+def test_an_adapter_of_what_is_copied_is_refused(tmp_path: Path) -> None:
+    vision, text = large(tmp_path / "vlm", 0), save(tmp_path / "text", llama(1))
+    prefix = "base_model.model.model.visual.blocks.0.attn.qkv.lora_"
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    tensors = {f"{prefix}A.weight": torch.ones(2, 16), f"{prefix}B.weight": torch.ones(48, 2)}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4})
+    )
+    with pytest.raises(CheckpointError, match=r"changes tensor 'model\.visual.*merge_and_unload"):
+        merged([Path(f"{vision}+{adapter}"), text], tmp_path / "out")
+
+
+def test_another_vocabulary_is_told_by_its_rows_not_by_names(tmp_path: Path) -> None:
+    inner = renamed(llama(1, vocab=52), inside)
+    models = [save(tmp_path / "a", llama(0)), save(tmp_path / "b", inner, {"vocab_size": 52})]
+    with pytest.raises(CheckpointError, match=r"(?s)50.*52|52.*50") as caught:
+        merged(models, tmp_path / "out")
+    assert "missing" not in str(caught.value)
+
+
+def test_a_prefix_beside_other_differences(tmp_path: Path) -> None:
+    """Old spellings, buffers and a part of its own do not hide the prefix."""
+
+    def bert(prefix: str, gamma: bool, seed: int) -> Tensors:
+        generator = torch.Generator().manual_seed(seed)
+        ends = ("gamma", "beta") if gamma else ("weight", "bias")
+        found = {
+            f"{prefix}encoder.layer.{i}.{part}.weight": torch.randn(4, 4, generator=generator)
+            for i in range(3) for part in ("query", "key")
+        }  # fmt: skip
+        for i in range(3):
+            for end in ends:
+                name = f"{prefix}encoder.layer.{i}.LayerNorm.{end}"
+                found[name] = torch.randn(4, generator=generator)
+        return found
+
+    config = {"model_type": "bert", "architectures": ["BertModel"]}
+    extra = {"bert.embeddings.position_ids": torch.arange(4)}
+    models = [
+        save(tmp_path / "a", bert("", False, 0), config),
+        save(tmp_path / "b", {**bert("bert.", True, 1), **extra}, config),
+    ]
+    found = merged(models, tmp_path / "out")
+    one, two = bert("", False, 0), bert("", False, 1)
+    equal(found, {name: (one[name] + two[name]) / 2 for name in one})
+    pooler = {"pooler.dense.weight": torch.ones(4, 4)}
+    save(tmp_path / "a", {**bert("", False, 0), **pooler}, config)
+    with pytest.raises(CheckpointError, match=r"1 of the 13 tensors of .* \('pooler\.dense"):
+        merged(models, tmp_path / "out")
+
+
+def test_matrices_that_are_equal_by_chance_are_no_alias(family: Family) -> None:
+    zeros = {f"model.layers.1.mlp.{n}.weight": torch.zeros(16, 16).bfloat16() for n in ("x", "y")}
+    one = dict(list(zeros.items())[1:])
+    models = with_buffers(family, zeros, one, zeros)
+    with pytest.raises(CheckpointError, match=r"mlp\.x\.weight'\) is missing"):
+        merged(models, family.folder / "out")
+
+
+def test_a_gradient_runs_over_the_layers_that_are_merged(family: Family) -> None:
+    mtp = {"model.layers.3.eh_proj.weight": torch.randn(16, 32).bfloat16()}
+    models = with_buffers(family, {}, mtp, {})
+    parameters = [{"weight": [1.0, 2.0]}, {"weight": 1.0}, {"weight": 1.0}]
+    plan = mergesafe.plan(recipe("linear", models, each=parameters)).plan
+    found = {task.name: task.settings.column("weight")[0] for task in plan.tasks if not task.copied}
+    assert found["model.layers.2.mlp.up_proj.weight"] == 2.0
 
 
 def test_a_backbone_saved_without_its_prefix(tmp_path: Path) -> None:
@@ -100,6 +179,7 @@ def test_a_backbone_saved_without_its_prefix(tmp_path: Path) -> None:
         lambda name: name.replace(".self_attn.", "._checkpoint_wrapped_module.self_attn."),
         lambda name: f"_fsdp_wrapped_module.{name}",
         lambda name: f"module._orig_mod.{name}",
+        lambda name: f"base_model.model.{name}",
     ],
 )
 @pytest.mark.parametrize("both", [True, False])
@@ -111,7 +191,7 @@ def test_wrappers_of_training_are_left_out(
         for i in range(2)
     ]
     equal(merged(models, tmp_path / "out"), expected(0, 1))
-    assert any("does not have it" in each for each in notes(models))
+    assert any("names are without" in each for each in notes(models))
 
 
 def test_a_wrapper_beside_the_plain_tensor_is_refused(family: Family) -> None:
@@ -203,7 +283,9 @@ def test_a_model_with_more_layers_is_refused(tmp_path: Path) -> None:
 def test_a_tensor_with_the_bytes_of_another_is_an_alias(family: Family) -> None:
     """T5 stores its embedding once, or again under each stack's name."""
     shared, copy = "shared.weight", "encoder.embed_tokens.weight"
+    config = {"architectures": ["T5EncoderModel"], "model_type": "t5"}
     for seed, model in enumerate(family.models):
+        (model / "config.json").write_text(json.dumps(config))
         tensors = {shared: torch.randn(20, 16, generator=torch.Generator().manual_seed(seed))}
         if not seed:
             tensors[copy] = tensors[shared].clone()
@@ -258,6 +340,25 @@ PACKED = {
     "GPTQ": {f"{PROJECTION}.qweight": torch.zeros(2, 16, dtype=torch.int32)},
     "compressed-tensors": {f"{PROJECTION}.weight_packed": torch.zeros(40, 2, dtype=torch.int32)},
     "scaled": {f"{PROJECTION}.weight_scale_inv": torch.ones(1, 1)},
+    "integers with scales": {
+        f"{PROJECTION}.weight": torch.zeros(40, 2, dtype=torch.uint32),
+        f"{PROJECTION}.scales": torch.ones(40, 1),
+        f"{PROJECTION}.biases": torch.ones(40, 1),
+    },
+    "quanto": {
+        f"{PROJECTION}.weight._data": torch.zeros(40, 16, dtype=torch.int8),
+        f"{PROJECTION}.weight._scale": torch.ones(40, 1),
+    },
+    "EETQ": {
+        f"{PROJECTION}.weight": torch.zeros(40, 16, dtype=torch.int8),
+        f"{PROJECTION}.weight_scales": torch.ones(40),
+    },
+    "AQLM": {
+        f"{PROJECTION}.codes": torch.zeros(40, 2, 1, dtype=torch.int16),
+        f"{PROJECTION}.codebooks": torch.zeros(1, 16, 1, 8),
+        f"{PROJECTION}.scales": torch.ones(40),
+    },
+    "I8 numbers": {f"{PROJECTION}.weight": torch.zeros(40, 16, dtype=torch.int8)},
     "MXFP4": {
         "model.layers.0.mlp.experts.down_proj_blocks": torch.zeros(2, 4, dtype=torch.uint8),
         "model.layers.0.mlp.experts.down_proj_scales": torch.zeros(2, dtype=torch.uint8),
@@ -291,7 +392,21 @@ def test_stubs_of_weights_that_were_not_gathered(family: Family) -> None:
         merged(list(family.models), family.folder / "out")
 
 
-@pytest.mark.parametrize("name", ["lora_A.weight", "base_layer.weight", "lora_B.default.weight"])
+def test_flattened_parameters_are_refused(family: Family) -> None:
+    flat = {"_fsdp_wrapped_module._flat_param": torch.ones(100)}
+    for seed, model in enumerate(family.models):
+        save_file({**llama(seed), **flat}, model / "model.safetensors")
+    with pytest.raises(CheckpointError, match="flattened part of FSDP"):
+        merged(list(family.models), family.folder / "out")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_A.weight", "base_layer.weight", "lora_B.default.weight",
+        "modules_to_save.default.weight", "original_module.weight",
+    ],
+)  # fmt: skip
 def test_an_adapter_inside_a_checkpoint_is_refused(family: Family, name: str) -> None:
     for seed, model in enumerate(family.models):
         extra = {f"{PROJECTION}.{name}": torch.ones(4, 16)}

@@ -88,7 +88,7 @@ def test_a_flag_inside_alone_is_changed_too(tmp_path: Path) -> None:
     ("config", "said"),
     [
         ({}, "does not share"),
-        ({"tie_word_embeddings": None}, "does not share"),  # a Llama without the flag
+        ({"tie_word_embeddings": None}, "do not share"),  # a Llama without the flag
         ({"tie_word_embeddings": None, "model_type": "new"}, "nothing says"),
     ],
 )
@@ -103,8 +103,23 @@ def test_a_model_without_a_head_is_incomplete(
         mean(models, tmp_path / "out")
 
 
-def test_backbones_without_heads_are_merged(tmp_path: Path) -> None:
+def test_language_models_without_any_head_are_refused(tmp_path: Path) -> None:
+    """transformers would make a head of random numbers."""
     models = [save(tmp_path / f"m{i}", llama(i, tied=True)) for i in range(2)]
+    with pytest.raises(CheckpointError, match=rf"'{HEAD}' is missing.*does not share"):
+        mean(models, tmp_path / "out")
+
+
+def test_a_tied_model_lends_its_embedding_with_a_note(tmp_path: Path) -> None:
+    models = [save(tmp_path / "a", llama(0)), save(tmp_path / "b", llama(1, tied=True), TIED)]
+    merged, _, notes = mean(models, tmp_path / "out")
+    assert same_bits(merged[HEAD], half(llama(0)[HEAD], llama(1, tied=True)[EMBEDDING]))
+    assert any("shares the input embedding" in note and str(models[1]) in note for note in notes)
+
+
+def test_backbones_without_heads_are_merged(tmp_path: Path) -> None:
+    backbone = {"architectures": ["LlamaModel"]}
+    models = [save(tmp_path / f"m{i}", llama(i, tied=True), backbone) for i in range(2)]
     merged, config, _ = mean(models, tmp_path / "out")
     assert merged.keys() == llama(0, tied=True).keys()
     assert config["tie_word_embeddings"] is False
