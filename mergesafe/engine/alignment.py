@@ -19,7 +19,7 @@ from mergesafe.architecture.tying import HEADS, embedding_of, head_beside, is_em
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.compare import same_bytes
 from mergesafe.checkpoint.model import Checkpoint
-from mergesafe.engine.heads import HeadPlan, plan_head, refuse_without_head
+from mergesafe.engine.heads import HeadPlan, headless_warning, plan_head
 from mergesafe.engine.sources import Model
 from mergesafe.errors import CheckpointError
 
@@ -192,7 +192,8 @@ def _buffers(state: _State) -> None:
 def _heads(state: _State) -> None:
     head = next((name for name in state.names if name in HEADS), None)
     if head is None:
-        refuse_without_head(state.names, state.models)
+        if warning := headless_warning(state.names, state.models):
+            state.warnings.append(warning)
         embedding = embedding_of(state.names)
         beside = head_beside(embedding) if embedding else None
         adapted = [m for m in state.models if m.adapter and beside in m.adapter.pairs]

@@ -65,11 +65,10 @@ def plan_head(head: str, models: Sequence[Model]) -> HeadPlan:
     return HeadPlan(True, tuple(borrowed), tuple(notes))
 
 
-def refuse_without_head(names: Collection[str], models: Sequence[Model]) -> None:
-    """Refuse language models none of which has a head, though none is tied.
+def headless_warning(names: Collection[str], models: Sequence[Model]) -> str | None:
+    """What to say of language models none of which has a head, though one is not tied.
 
-    Raises:
-        CheckpointError: transformers would make a head of random numbers.
+    Their merge is as they are: transformers makes a head of random numbers for each.
     """
     embedding = embedding_of(names)
     for model in models:
@@ -84,7 +83,12 @@ def refuse_without_head(names: Collection[str], models: Sequence[Model]) -> None
             if name != own and info.shape == shape and layer_of(name) is None
         ]  # fmt: skip
         if kind.endswith(_GENERATES) and not others:  # a head may have a name that is not known
-            raise _headless(head_beside(own), model, None)
+            return (
+                f"no model stores the output head {head_beside(own)!r}, and by its configuration "
+                f"{model.text} does not share the input embedding: the merged model has no head "
+                "either, and transformers gives it one of random numbers"
+            )
+    return None
 
 
 def _stored(head: str, model: Model) -> bool:

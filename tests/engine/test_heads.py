@@ -103,11 +103,13 @@ def test_a_model_without_a_head_is_incomplete(
         mean(models, tmp_path / "out")
 
 
-def test_language_models_without_any_head_are_refused(tmp_path: Path) -> None:
-    """transformers would make a head of random numbers."""
+def test_language_models_without_any_head_are_warned_about(tmp_path: Path) -> None:
+    """transformers makes a head of random numbers, of them and of their merge."""
     models = [save(tmp_path / f"m{i}", llama(i, tied=True)) for i in range(2)]
-    with pytest.raises(CheckpointError, match=rf"'{HEAD}' is missing.*does not share"):
-        mean(models, tmp_path / "out")
+    merged, _, _ = mean(models, tmp_path / "out")
+    assert HEAD not in merged
+    warnings = mergesafe.plan(recipe("linear", models, each={"weight": 1})).plan.warnings
+    assert any(f"no model stores the output head '{HEAD}'" in each for each in warnings)
 
 
 def test_a_tied_model_lends_its_embedding_with_a_note(tmp_path: Path) -> None:
