@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.checkpoint.location import Location, at, read_json_file
+from mergesafe.checkpoint.lora import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from mergesafe.checkpoint.model import CONFIG_NAME
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT
 from mergesafe.engine.companions import companions_of
-from mergesafe.engine.manifest import MANIFEST_NAME, describe_shards
+from mergesafe.engine.manifest import MANIFEST_NAME, describe_shards, describe_tensors
 from mergesafe.engine.plan import MergePlan
 from mergesafe.engine.resume import describe_inputs, input_files, input_states
 from mergesafe.errors import CheckpointError, OutputError
 from mergesafe.version import __version__
 
+#: What the manifest says of an input of a tensor, and what messages call it.
+_OF_INPUTS: Final = {"file": "file", "tensor": "tensor", "lora_scale": "LoRA scale"}
 _AGAIN: Final = "Merge with --overwrite to make it again, or give another folder."
 
 
@@ -62,6 +65,7 @@ def _differences(
     if manifest.get("on_nonfinite") != on_nonfinite:
         yield f"that merge had --on-nonfinite {manifest.get('on_nonfinite')}"
     yield from _changed_inputs(plan, out, manifest.get("inputs"))
+    yield from _changed_tensors(plan, manifest.get("tensors"))
     if json.dumps(manifest.get("shards")) != json.dumps(describe_shards(plan)):
         yield "its shards are cut otherwise: that merge had another --max-shard-size"
     sizes = {shard.name: shard.size for shard in plan.layout.shards}
@@ -76,12 +80,39 @@ def _changed_inputs(plan: MergePlan, out: Location, known: Any) -> Iterator[str]
     for model, files in describe_inputs(plan, input_states(plan)).items():
         for name, state in files.items():
             if known is None or known.get(model, {}).get(name) != state:
-                yield f"the input {name} of {model} has another size or header than then"
+                yield f"the input {name} of {model} has another size or header than at that merge"
     if not isinstance(out, Path):
         return  # clocks of other machines are not compared
     finished = (out / MANIFEST_NAME).stat().st_mtime_ns
     inputs = [*input_files(plan).values(), plan.reference.checkpoint.path / CONFIG_NAME]
     inputs += [p for p, _ in companions_of(plan.reference, plan.tokenizer)]
+    inputs += [m.adapter.path / ADAPTER_CONFIG_NAME for m in plan.models if m.adapter is not None]
     for path in inputs:
         if isinstance(path, Path) and path.is_file() and path.stat().st_mtime_ns > finished:
             yield f"the input {path} was written to after it"
+
+
+def _changed_tensors(plan: MergePlan, known: Any) -> Iterator[str]:
+    """Tensors that the plan makes of other inputs or by another scale than the manifest says.
+
+    What a manifest of an earlier version leaves out is not compared.
+    """
+    for name, wanted in describe_tensors(plan).items():
+        before = known.get(name) if isinstance(known, dict) else None
+        inputs = before.get("inputs") if isinstance(before, dict) else None
+        if not isinstance(inputs, list):
+            continue  # its shards are compared, which name every tensor
+        if len(inputs) != len(wanted["inputs"]):
+            yield f"its '{name}' is of {len(inputs)} inputs, not {len(wanted['inputs'])}"
+            continue
+        for was, now in zip(inputs, wanted["inputs"], strict=True):
+            yield from _changed_input(name, was if isinstance(was, dict) else {}, now)
+
+
+def _changed_input(name: str, was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    if ("lora_A" in was) != ("lora_scale" in now):
+        has = "no adapter changed" if "lora_scale" in now else "an adapter changed"
+        yield f"in that merge, {has} '{name}' of {now['model']}"
+    for key, what in _OF_INPUTS.items():
+        if key in was and key in now and was[key] != now[key]:
+            yield f"its '{name}' was made with the {what} {was[key]} of {now['model']}"

@@ -132,26 +132,39 @@ def _whole_blocks(task: TensorTask) -> bool:
     return all(task.begin * size % BLOCK == 0 for size in sizes)
 
 
-def _tensor(plan: MergePlan, task: TensorTask, digests: Digests) -> dict[str, Any]:
+def describe_tensors(plan: MergePlan) -> dict[str, dict[str, Any]]:
+    """How every output tensor is made: what the manifest says of it but for the digests."""
+    return {name: _described(plan, tasks[0]) for name, tasks in plan.outputs.items()}
+
+
+def _described(plan: MergePlan, task: TensorTask) -> dict[str, Any]:
     inputs = []
-    for index, source in enumerate(task.sources):
-        entry = {
+    for source in task.sources:
+        entry: dict[str, Any] = {
             "model": source.model,
             "file": source.info.path.name,
             "tensor": source.info.name,
-            "digest": digests.text(task, str(index)),
         }
         if source.lora is not None:
-            entry["lora_A"] = digests.text(task, f"{index}.A")
-            entry["lora_B"] = digests.text(task, f"{index}.B")
+            entry["lora_scale"] = source.lora.scale
         inputs.append(entry)
     return {
         "file": plan.layout.shards[plan.placement(task).shard].name,
         "dtype": task.out_dtype,
         "shape": list(task.part.shape if task.part else task.context.shape),
-        "digest": digests.text(task, OUTPUT),
         "inputs": inputs,
     }
+
+
+def _tensor(plan: MergePlan, task: TensorTask, digests: Digests) -> dict[str, Any]:
+    described = _described(plan, task)
+    inputs = described.pop("inputs")
+    for index, (entry, source) in enumerate(zip(inputs, task.sources, strict=True)):
+        entry["digest"] = digests.text(task, str(index))
+        if source.lora is not None:
+            entry["lora_A"] = digests.text(task, f"{index}.A")
+            entry["lora_B"] = digests.text(task, f"{index}.B")
+    return {**described, "digest": digests.text(task, OUTPUT), "inputs": inputs}
 
 
 def _sha256(data: bytes) -> str:

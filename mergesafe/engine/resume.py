@@ -19,6 +19,8 @@ from mergesafe.errors import OutputError
 from mergesafe.version import __version__
 
 _PIECE: Final = 512 * BLOCK
+#: What an option is called that stands for the paired tensors of all inputs.
+TENSORS: Final = "what is read and written for each tensor (adapter_config.json counts too)"
 _AFRESH: Final = "Merge without --resume to start afresh, which discards the unfinished work."
 
 
@@ -43,9 +45,28 @@ def subject_of(plan: MergePlan, on_nonfinite: str) -> Line:
             "--on-nonfinite": on_nonfinite,
             "--max-shard-size (or what it makes of the shards)": layout.hexdigest(),
             "how experts are stored (by the model_type in config.json)": parts.hexdigest(),
+            TENSORS: _tensors_digest(plan),
         },
         "inputs": input_states(plan),
     }
+
+
+def _tensors_digest(plan: MergePlan) -> str:
+    """A digest of how every output tensor is made. Names of inputs are paired by their
+    configuration and adapters are scaled by theirs, so headers alone do not tell it.
+    """
+    digest = hashlib.sha256()
+    for task in plan.tasks:
+        line: list[object] = [
+            task.stored, task.name, task.copied, task.cast, task.out_dtype, task.used
+        ]  # fmt: skip
+        for source in task.sources:
+            line += [source.info.path.name, source.info.name, source.info.offset]
+            line.append(source.info.dtype)
+            if pair := source.lora:
+                line += [pair.a.name, pair.b.name, pair.scale, pair.rank, pair.transposed]
+        digest.update(f"{line!r}\n".encode())
+    return digest.hexdigest()
 
 
 def input_files(plan: MergePlan) -> dict[tuple[str, str], Location]:
@@ -103,10 +124,10 @@ def work_to_resume(journal: Path, subject: Line, target: Path) -> Finished | Non
     if old.get("recipe") != subject["recipe"]:
         raise _refusal(target, "the recipe has changed since")
     for option, value in subject["options"].items():
-        if old["options"].get(option) != value:
-            raise _refusal(
-                target, f"{option} has changed since: it was {old['options'].get(option)!r}"
-            )
+        before = old["options"].get(option, value if option == TENSORS else None)
+        if before != value:
+            told = "" if option == TENSORS else f": it was {before!r}"
+            raise _refusal(target, f"{option} has changed since{told}")
     for path, state in subject["inputs"].items():
         before = old["inputs"].get(path)
         if before is None:

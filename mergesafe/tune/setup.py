@@ -16,7 +16,7 @@ from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.companions import companions_of
 from mergesafe.engine.plan import MergePlan, make_plan
 from mergesafe.engine.precision import named
-from mergesafe.engine.resume import name_of, subject_of
+from mergesafe.engine.resume import TENSORS, name_of, subject_of
 from mergesafe.errors import DataError, TuningError
 from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.model import Recipe
@@ -60,10 +60,14 @@ class Setup:
     def subject(self, **options: Any) -> dict[str, Any]:
         """What the numbers of the run depend on, for its trajectory."""
         about = subject_of(self.plan, "error")
+        # Headers do not tell an adapter's scale. (Runs that began before have no such line.)
+        adapted = any(model.adapter for model in self.plan.models)
+        tensors = {"tensors": about["options"][TENSORS]} if adapted else {}
         section = replace(self.section, seed=0)  # the seed is told by itself
         digest = hashlib.sha256(repr(section).encode()).hexdigest()
         return {
             **{key: about[key] for key in ("mergesafe_version", "recipe", "inputs")},
+            **tensors,
             "section 'tune'": digest,
             "seed": self.section.seed,
             "configuration, tokenizer or chat template": self._companions(),

@@ -289,6 +289,18 @@ def lost_config(merges: Merges) -> None:
     (merges.out / "config.json").unlink()
 
 
+def other_scale(merges: Merges) -> None:
+    """lora_alpha, with the time of the file as it was."""
+    path = merges.folder / "adapter" / "adapter_config.json"
+    status = path.stat()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 60}))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def touched_adapter(merges: Merges) -> None:
+    os.utime(merges.folder / "adapter" / "adapter_config.json")
+
+
 FINISHED: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "recipe": (other_recipe, (), "the recipe has changed since"),
     "seed": (None, ("--seed", "1"), "--seed"),
@@ -296,7 +308,8 @@ FINISHED: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "shards": (None, ("--max-shard-size", "90kB"), "--max-shard-size"),
     "input": (written_to, (), "a/model.safetensors was written to after it"),
     "tokenizer": (tokenizer, (), "base/tokenizer.json was written to after it"),
-    "header": (other_header, (), "the input model.safetensors of"),
+    "header": (other_header, (), "has another size or header than at that merge"),
+    "adapter": (touched_adapter, (), "adapter/adapter_config.json was written to after it"),
     "lost shard": (lost_shard, (), "its model.safetensors is missing"),
     "cut shard": (cut_shard, (), "its model.safetensors has 1,000 bytes instead of"),
     "lost configuration": (lost_config, (), "its config.json is missing"),
@@ -318,6 +331,13 @@ def test_a_finished_merge_of_something_else(change: str, finished: Merges) -> No
     assert again.returncode == 0, again.stderr
     assert command("verify", finished.out).returncode == 0
     assert finished.resume(*options).returncode == 0
+
+
+def test_a_finished_merge_with_another_scale(finished: Merges) -> None:
+    other_scale(finished)
+    done = finished.resume()
+    assert done.returncode == 2, done.stderr
+    assert "was made with the LoRA scale 2.0 of" in done.stderr
 
 
 def test_a_run_without_resume_starts_afresh(ties: Merges) -> None:
@@ -347,6 +367,7 @@ def other_version(merges: Merges) -> None:
 CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "recipe": (other_recipe, (), "the recipe has changed since"),
     "input": (other_input, (), "model.safetensors has changed since (mtime_ns)"),
+    "scale": (other_scale, (), "adapter_config.json counts too) has changed since."),
     "version": (other_version, (), "begun by mergesafe 0.0.9"),
     "seed": (None, ("--seed", "1"), "--seed"),
     "rule": (None, ("--on-nonfinite", "zero"), "--on-nonfinite"),
@@ -366,6 +387,32 @@ def test_other_work_is_not_resumed(change: str, ties: Merges) -> None:
     assert message in done.stderr
     assert "without --resume" in done.stderr
     assert (ties.area / "model" / "model.safetensors").read_bytes() == before  # nothing is lost
+
+
+def test_a_journal_that_says_nothing_of_the_tensors_is_resumed(ties: Merges) -> None:
+    """As earlier builds of this version wrote it."""
+    from mergesafe.engine import journal
+    from mergesafe.engine.resume import TENSORS
+
+    ties.run("kill", ties.calls // 2)
+    path = ties.area / "journal"
+    first, _, rest = path.read_text().partition("\n")
+    subject = json.loads(first.split("\t")[0])
+    del subject["options"][TENSORS]
+    path.write_text(journal.encode_line(subject) + rest)
+    ties.finished()
+
+
+def test_a_manifest_that_says_no_scale_is_finished(finished: Merges) -> None:
+    path = finished.out / "mergesafe-manifest.json"
+    content = json.loads(path.read_text())
+    scales = [x for t in content["tensors"].values() for x in t["inputs"] if "lora_scale" in x]
+    assert scales
+    for each in scales:
+        assert each.pop("lora_scale") == 2.0
+    path.write_text(json.dumps(content))
+    done = finished.resume()
+    assert done.returncode == 0, done.stderr
 
 
 def test_two_processes_on_one_output(ties: Merges) -> None:

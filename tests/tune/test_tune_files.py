@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import COMMAND, write_recipe
+from tiny import COMMAND, save_adapter, write_recipe
 
 import mergesafe
+from mergesafe.checkpoint.model import open_checkpoint
 from mergesafe.cli.tune import run
 from mergesafe.errors import OutputError
+from mergesafe.tune.setup import prepare
 from mergesafe.tune.trajectory import StateFile
 
 from .experts import Experts
@@ -141,6 +144,20 @@ def test_another_chat_template_is_another_run(
     template.write_text(template.read_text().replace(" ", "  "))
     with pytest.raises(OutputError, match="differs in configuration, tokenizer or chat template"):
         tuned(path, out, resume=True)
+
+
+def test_another_lora_alpha_is_another_subject(experts: Experts, tmp_path: Path) -> None:
+    base = open_checkpoint(experts.base)
+    target = next(n for n, i in base.tensors.items() if n.endswith("o_proj.weight"))
+    tensor = torch.zeros(base.tensors[target].shape)
+    folder = save_adapter(tmp_path / "adapter", {target: tensor}, 0)
+    made = recipe(experts, granularity="model", batch=4, budget={"steps": 1})
+    made["models"][0]["model"] = f"{made['models'][0]['model']}+{folder}"
+    before = prepare(made).subject()
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 60}))
+    after = prepare(made).subject()
+    assert {key for key in after if after[key] != before[key]} == {"tensors"}
 
 
 def test_an_unfinished_run_is_not_thrown_away(
