@@ -17,6 +17,7 @@ from mergesafe.architecture.tying import HEADS, embedding_of, untied
 from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.dtypes import FLOATS, SIZES, promote
 from mergesafe.engine.alignment import Alignment, align
+from mergesafe.engine.called import as_called
 from mergesafe.engine.companions import companion_warnings
 from mergesafe.engine.experts import Experts, Part
 from mergesafe.engine.memory import aligned
@@ -196,17 +197,22 @@ def make_plan(
         *tokens.warnings,
         *companion_warnings(reference, tokenizer, models),
     ]
+    notes = [
+        *alignment.notes,
+        *precision.notes(),
+        *experts.notes(),
+        *tokens.notes,
+        *config.notes,
+        *hub_notes(models),
+    ]
     layout = plan_layout(_outputs(tasks), max_shard_size, _metadata(recipe, seed))
     return MergePlan(
         recipe, models, reference, tuple(tasks), layout,
         config=config.config,
         generation=config.generation,
         tokenizer=tokenizer,
-        warnings=tuple(dict.fromkeys(warnings)),
-        notes=(
-            *alignment.notes, *precision.notes(), *experts.notes(), *tokens.notes, *config.notes,
-            *hub_notes(models),
-        ),
+        warnings=as_called(warnings, recipe, models),
+        notes=as_called(notes, recipe, models),
         seed=seed,
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from mergesafe.checkpoint.carry import carry_over
 from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
+from mergesafe.engine.called import as_called
 from mergesafe.engine.choose import Chosen
 from mergesafe.engine.companions import companions_of
 from mergesafe.engine.journal import Finished, Journal, Line, Statistics, Tile
@@ -142,7 +143,8 @@ def merge_into(
             backend = carry_out(left)
             lap("wait", 0, 0)
             reader.check_unchanged()
-            warnings = (*made.warnings, *ledger.nonfinite.warnings(made.tasks))
+            odd = ledger.nonfinite.warnings(made.tasks)
+            warnings = (*made.warnings, *as_called(odd, made.recipe, made.models))
             _add_companions(folder, made, warnings)
             manifest = manifest_text(
                 made, ledger.digests, folder.working,
@@ -192,7 +194,7 @@ def _say_what_stays(error: BaseException, mixed: bool, done: int, total: int) ->
     """Add to the message of an interrupt or an error whether the work is lost."""
     what = (
         f"{format_size(done)} of {format_size(total)} are finished and kept: run the same command "
-        "with --resume to go on"
+        "with --resume to continue"
     )
     if mixed:
         what = "what was finished is discarded, since an input was written to meanwhile"

@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import Family
 from safetensors.torch import save_file
-from tiny import command, llama, recipe, save, write_recipe
+from tiny import command, llama, recipe, save, save_adapter, write_recipe
 
 import mergesafe
+from mergesafe.engine.called import as_called
 
 MANIFEST = "mergesafe-manifest.json"
 INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"
@@ -78,3 +79,60 @@ def test_nothing_to_say_leaves_no_headings(family: Family) -> None:
     card = (family.folder / "out" / "README.md").read_text()
     assert "## Notes" not in card
     assert "## Warnings" not in card
+
+
+def everywhere(folder: Path) -> Path:
+    """A recipe whose models lie beside it, with something to say about most of their files."""
+    for seed, name in enumerate(("base", "one")):
+        tensors = llama(seed)
+        tensors["model.norm.weight"][seed:1] = torch.nan
+        save(folder / name, tensors)
+    stale = {"quantization_config": {"quant_method": "gptq"}}
+    save(folder / "two", llama(2), stale)
+    (folder / "base" / "left.json").write_text("{}")
+    (folder / "base" / "tokenizer.json").write_text("{}")
+    (folder / "one" / "tokenizer.json").write_text('{"model": 7}')
+    adapter = save_adapter(folder / "adapter", llama(2), 3)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings["alpha_pattern"] = {"nothing": 3}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    made = recipe("linear", ["base", "one", "./two+adapter"], each={"weight": 0.5})
+    return write_recipe(folder / "recipe.yml", made)
+
+
+def test_the_folder_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Card and manifest are published: equal files give equal bytes wherever they lie."""
+    outs = []
+    for place in ("here/a", "there/with/a", "third"):
+        path = everywhere(tmp_path / place)
+        if place == "third":
+            monkeypatch.chdir(path.parent)
+            path = Path(path.name)
+        out = tmp_path / place / "out"
+        result = mergesafe.merge(path, out, on_nonfinite="zero")
+        told = "\n".join((*result.warnings, *result.notes))
+        for about in (
+            "two: config.json has a quantization_config",
+            "left.json in base ",
+            "adapter/adapter_config.json: alpha_pattern",
+            "could not be compared",
+            "base/model.safetensors: tensor 'model.norm.weight' holds 1 value that is NaN",
+        ):
+            assert about in told, told
+        assert str(tmp_path) not in told
+        outs.append(out)
+    for name in ("README.md", MANIFEST):
+        assert len({(out / name).read_bytes() for out in outs}) == 1
+        assert str(tmp_path) not in (outs[0] / name).read_text()
+
+
+def test_only_whole_paths_are_replaced(tmp_path: Path) -> None:
+    for seed, name in enumerate(("m", "m.b", "mm")):
+        save(tmp_path / name, llama(seed))
+    path = write_recipe(tmp_path / "r.yml", recipe("linear", ["m", "m.b"], each={"weight": 1}))
+    made = mergesafe.plan(path).plan
+    here = tmp_path / "m"
+    messages = [f"{here}.b/x, {here}m, {here}: {here}.", f"/a{here}", f"in {here}/c ({path}:7)"]
+    assert as_called(messages, made.recipe, made.models) == (
+        f"m.b/x, {here}m, m: m.", f"/a{here}", "in m/c (r.yml:7)",
+    )  # fmt: skip
