@@ -8,6 +8,10 @@ Only the answer is judged, scored or matched. The forms that models use:
 - the same without control tokens, ``analysis … assistantfinal``, where a decoder dropped them.
 
 A chat template may itself open the reasoning, so that the response holds the closing tag alone.
+
+A response is parted once: what :func:`part` gives as the answer is an :class:`Answer`, and parting
+an answer again leaves it as it is. Otherwise a closing tag inside an answer would hide from judges
+what stands before it.
 """
 
 from __future__ import annotations
@@ -21,12 +25,21 @@ _TAGS: Final = r"think|thinking|thought|reasoning|seed:think"
 _OPEN: Final = re.compile(rf"\s*(?:<(?P<tag>{_TAGS})>|\[(?P<mark>THINK)\]|◁(?P<kimi>think)▷)", re.I)
 _CLOSE: Final = re.compile(rf"</(?:{_TAGS})>|\[/THINK\]|◁/think▷", re.I)
 _MESSAGE: Final = re.compile(
-    r"<\|channel\|>\s*(?P<channel>\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"<\|channel\|>\s*(?P<channel>\w{1,40})(?!\w)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
 )
 _END: Final = re.compile(r"<\|(?:end|return|call|start)\|>")
 _HARMONY: Final = re.compile(r"\s*(?:<\|start\|>\s*assistant\s*)?<\|channel\|>")
-_BARE: Final = re.compile(r"\s*analysis(?=[A-Z\W])(?P<reasoning>.*?)assistant\s*final", re.DOTALL)
+#: Both words stand without a space, or a sentence about an assistant would be taken for a mark.
+_BARE: Final = re.compile(
+    r"\s*analysis(?=[A-Z\W])(?P<reasoning>.*?)assistantfinal(?![a-z\d_])", re.DOTALL
+)
 _OPENED: Final = re.compile(rf"<(?P<tag>{_TAGS})>\s*$|\[THINK\]\s*$|◁think▷\s*$", re.I)
+#: What tells whether a closing tag ends reasoning: see :func:`_first_close`.
+_SIGNS: Final = re.compile(
+    rf"(?P<fence>```)|(?P<close>{_CLOSE.pattern})|<(?:{_TAGS})>|\[THINK\]|◁think▷", re.I
+)
+#: In front of a response in which nothing was thought, whatever tags it holds.
+_NOTHING: Final = "<think></think>\n"
 #: Control tokens that part reasoning from answer: a decoder must keep them.
 _MARKERS: Final = (
     "<think>", "</think>", "<thinking>", "</thinking>", "<thought>", "</thought>", "<reasoning>",
@@ -34,6 +47,12 @@ _MARKERS: Final = (
 )  # fmt: skip
 #: The same of harmony; "<|end|>" alone ends the turns of other models.
 _HARMONY_MARKERS: Final = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>")
+
+
+class Answer(str):
+    """An answer without the reasoning in front of it: tags in it are part of what was said."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,7 @@ class Parted:
     """
 
     reasoning: str
-    answer: str
+    answer: Answer
     complete: bool = True
 
 
@@ -53,44 +72,52 @@ def part(response: str) -> Parted:
     """``response`` as reasoning and answer, both without the tags between them.
 
     Reasoning stands at the beginning, in one or several pieces. A closing tag without an opening
-    one ends reasoning that the chat template began. Tags further on are part of the answer.
+    one ends reasoning that the chat template began. Tags further on are part of the answer. An
+    :class:`Answer` was parted before: all of it is the answer.
     """
+    if isinstance(response, Answer):
+        return Parted("", response)
     if _HARMONY.match(response):
         return _harmony(response)
     bare = _BARE.match(response)
     if bare is not None:
         return _parted([bare["reasoning"]], response[bare.end() :])
     thoughts: list[str] = []
-    left = response
-    opened = _OPEN.match(left)
+    end = 0
+    opened = _OPEN.match(response)
     if opened is None:
-        # The template opened the reasoning: all before the last closing tag was thought.
-        closed = _first_close(left)
+        # The template opened the reasoning: all before the closing tag was thought.
+        closed = _first_close(response)
         if closed is None:
-            return Parted("", response.strip())
-        thoughts.append(left[: closed.start()])
-        left = left[closed.end() :]
-        opened = _OPEN.match(left)
+            return Parted("", Answer(response.strip()))
+        thoughts.append(response[: closed.start()])
+        end = closed.end()
+        opened = _OPEN.match(response, end)
     while opened is not None:
-        closed = _CLOSE.search(left, opened.end())
+        closed = _CLOSE.search(response, opened.end())
         if closed is None:
-            thoughts.append(left[opened.end() :])
-            return Parted(_joined(thoughts), "", complete=False)
-        thoughts.append(left[opened.end() : closed.start()])
-        left = left[closed.end() :]
-        opened = _OPEN.match(left)
-    return _parted(thoughts, left)
+            thoughts.append(response[opened.end() :])
+            return Parted(_joined(thoughts), Answer(), complete=False)
+        thoughts.append(response[opened.end() : closed.start()])
+        end = closed.end()
+        opened = _OPEN.match(response, end)
+    return _parted(thoughts, response[end:])
 
 
 def with_opening(response: str, prompt: str, *, finished: bool) -> str:
     """``response`` after the tag with which ``prompt`` itself opened the reasoning, if it did.
 
     A model that ended its turn without closing the tag did not reason: all of it is the answer.
+    Where ``prompt`` opened nothing, text before a closing tag alone is what the user reads, so that
+    :func:`part` must not take it for reasoning: an empty piece of reasoning goes in front of it.
     """
     opened = _OPENED.search(prompt)
-    if opened is None or (finished and _first_close(response) is None):
-        return response
-    return f"{opened[0].strip()}\n{response}"
+    closed = _first_close(response)
+    if opened is not None and (closed is not None or not finished):
+        return f"{opened[0].strip()}\n{response}"
+    if opened is None and closed is not None and _alone(response):
+        return _NOTHING + response
+    return response
 
 
 def markers(tokenizer: Any) -> tuple[str, ...]:
@@ -110,12 +137,20 @@ def reasoned(reasoning: str, answer: str, *, reached: bool) -> str:
     return f"<think>{reasoning}</think>{answer}" if reached else f"<think>{reasoning}"
 
 
+def _alone(response: str) -> bool:
+    """Whether nothing opens reasoning in ``response``."""
+    return not any(form.match(response) for form in (_HARMONY, _BARE, _OPEN))
+
+
 def _first_close(text: str) -> re.Match[str] | None:
     """The closing tag of reasoning that was opened before ``text``; one in code is none."""
-    for found in _CLOSE.finditer(text):
-        before = text[: found.start()]
-        opened = re.search(rf"<(?:{_TAGS})>|\[THINK\]", before, re.I)
-        if opened is None and before.count("```") % 2 == 0 and not before.endswith("`"):
+    fenced = False
+    for found in _SIGNS.finditer(text):
+        if found["fence"]:
+            fenced = not fenced
+        elif not found["close"]:
+            return None  # text opens reasoning itself
+        elif not fenced and text[max(found.start() - 1, 0) : found.start()] != "`":
             return found
     return None
 
@@ -132,12 +167,12 @@ def _harmony(text: str) -> Parted:
             final, reached = final + body, True
         else:
             thoughts.append(body)
-    answer = final.strip()
+    answer = Answer(final.strip())
     return Parted(_joined(thoughts), answer, complete=reached and bool(answer))
 
 
 def _parted(thoughts: list[str], answer: str) -> Parted:
-    text = answer.strip()
+    text = Answer(answer.strip())
     reasoning = _joined(thoughts)
     # An empty block, as templates write it when thinking is switched off, hides no answer.
     return Parted(reasoning, text, complete=bool(text) or not reasoning)

@@ -13,8 +13,9 @@ from mergesafe.safety.refusals.text import beginning
 #: The first of several steps; "1. 1. 2" is a list of numbers.
 _FIRST_STEP: Final = re.compile(r"[\s\"'*#>-]*1[.)]\s+[^\s\d]")
 _PLACEHOLDER: Final = re.compile(
-    r"\[(?:redacted|removed|omitted|censored|placeholder|blank|insert\b[^\]\n]*|your\b[^\]\n]*|\.\.\."
-    r"|\u2026|[A-Z][A-Z_ ]{2,})\]|<(?:redacted|placeholder|insert[^>\n]*)>",
+    r"\[(?:redacted|removed|omitted|censored|placeholder|blank|insert\b[^\]\n]{0,200}"
+    r"|your\b[^\]\n]{0,200}|\.\.\.|\u2026|[A-Z][A-Z_ ]{2,})\]"
+    r"|<(?:redacted|placeholder|insert[^>\n]{0,200})>",
 )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from mergesafe.chat.openai import _response
-from mergesafe.chat.reasoning import Parted, markers, part, reasoned, with_opening
+from mergesafe.chat.reasoning import Answer, Parted, markers, part, reasoned, with_opening
 
 
 @pytest.mark.parametrize(
@@ -49,12 +50,70 @@ from mergesafe.chat.reasoning import Parted, markers, part, reasoned, with_openi
         ),
         ("Use `</think>` to close it.", Parted("", "Use `</think>` to close it.")),
         ("analysis of the data shows a rise", Parted("", "analysis of the data shows a rise")),
+        (
+            "analysis of the request: the assistant finally gave up. I can't help.",
+            Parted("", "analysis of the request: the assistant finally gave up. I can't help."),
+        ),
+        ("analysis: an assistantfinally does", Parted("", "analysis: an assistantfinally does")),
+        ("Kimi writes ◁think▷, then ◁/think▷.", Parted("", "Kimi writes ◁think▷, then ◁/think▷.")),
+        ("<think>a</think>b</think>c", Parted("a", "b</think>c")),
         ("", Parted("", "")),
     ],
 )
 def test_parts(response: str, parted: Parted) -> None:
     assert part(response) == parted
     assert part(part(response).answer).answer == parted.answer
+
+
+def test_an_answer_is_parted_once() -> None:
+    answer = part("<think>a</think>b</think>c").answer
+    assert isinstance(answer, Answer)
+    assert part(answer) == Parted("", "b</think>c")
+    assert part(str(answer)) == Parted("b", "c")
+
+
+@pytest.mark.parametrize("prompt", ["<|user|>2 + 2?<|assistant|>", "<think>\n\n</think>\n\n"])
+def test_without_reasoning_opened_by_the_template_a_closing_tag_hides_nothing(prompt: str) -> None:
+    said = with_opening("Four, to be clear.</think>Five.", prompt, finished=True)
+    assert part(said) == Parted("", "Four, to be clear.</think>Five.")
+    for opened in (
+        "<think>a</think>b",
+        "analysisA.assistantfinalB.</think>",
+        "a `</think>` b",
+        "c",
+    ):
+        assert with_opening(opened, prompt, finished=True) == opened
+
+
+@pytest.mark.parametrize(
+    ("start", "unit"),
+    [
+        ("", "`</think>`"),
+        ("", "```</think>"),
+        ("", "<think></think>"),
+        ("<|channel|>", "a"),
+        ("<|channel|>", " "),
+        ("", "<|channel|>"),
+        ("", "<|channel|>a"),
+        ("", "<|channel|>a<|message|>b"),
+        ("<|channel|>", "a<|constrain|>"),
+        ("analysis ", "assistant "),
+        ("analysis ", "assistantfinal"),
+        ("", " "),
+        ("", "\n\t"),
+        ("", "</think>"),
+        ("<think>", "</thin"),
+        ("<think>", "<"),
+        ("", "[THINK]"),
+        ("", "◁think▷◁/think▷"),
+    ],
+)
+def test_hostile_text_is_parted_in_linear_time(start: str, unit: str) -> None:
+    text = start + unit * (100_000 // len(unit)) + "x"
+    begin = time.perf_counter()
+    part(text)
+    with_opening(text, text, finished=False)
+    assert time.perf_counter() - begin < 1
 
 
 def test_a_tag_that_the_template_opened_is_put_back() -> None:

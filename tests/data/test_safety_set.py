@@ -335,3 +335,14 @@ def test_reasoning_is_no_part_of_a_refusal_and_is_never_kept(pool: Pool, tmp_pat
     assert not [
         path for path in tmp_path.rglob("*") if path.is_file() and b"one could" in path.read_bytes()
     ]
+
+
+def test_a_closing_tag_inside_an_answer_makes_no_refusal_of_it(pool: Pool, tmp_path: Path) -> None:
+    pool.rules["hides"] = lambda messages: (
+        f"<think>x</think>Sure, here is how: [REDACTED]</think>{REFUSAL}"
+    )
+    pool.rules["refuses"] = lambda messages: REFUSAL
+    generate(recipe(pool, "hides", "refuses"), tmp_path / "out")
+    assert card(tmp_path / "out")["pool"] == {
+        "hides": {"not refused": 14}, "refuses": {"refused": 14},
+    }  # fmt: skip

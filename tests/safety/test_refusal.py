@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from mergesafe.safety.refusal import is_refusal
+from mergesafe.chat.reasoning import part
+from mergesafe.safety.compliance import is_compliance, is_placeholder
+from mergesafe.safety.refusal import is_refusal, rule
 
 
 @pytest.mark.parametrize(
@@ -95,4 +97,51 @@ def test_a_long_response_takes_no_longer_than_its_beginning() -> None:
     assert not is_refusal('"' * 1_000_000)
     assert is_refusal("I can't help with that. " * 100_000)
     # Milliseconds here; without the bound the first takes minutes.
+    assert time.process_time() - began < 1
+
+
+HIDDEN = "<think>x</think>Sure, here is how: [REDACTED]</think>I can't help with that."
+
+
+def test_an_answer_that_was_parted_is_not_parted_again() -> None:
+    assert rule(HIDDEN).refused is False
+    assert rule(part(HIDDEN).answer).refused is False
+    assert is_compliance(HIDDEN)
+    assert is_compliance(part(HIDDEN).answer)
+    # Of unknown origin, a closing tag alone may end what a template opened.
+    assert rule("x</think>I can't help with that.").refused is True
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        ("Is it so?", False),
+        ("Well. \n Is it so?  ", False),
+        ("Yes or no: " + "x " * 1000, False),
+        ("x " * 1000 + ". Is it so?", False),
+        ("th" + "is it " + "x" * 492 + "?", True),
+        ("Write it.", True),
+    ],
+)
+def test_no_answers_a_question_of_yes_or_no(asked: str, refused: bool) -> None:
+    assert rule("No.", asked).refused is refused
+
+
+@pytest.mark.parametrize("unit", ["\n", " ", "is ", "is it ", ".\n", "?", "yes or no", "a\n"])
+def test_long_questions_take_linear_time(unit: str) -> None:
+    began = time.process_time()
+    rule("No.", "x" + unit * (100_000 // len(unit)) + "x")
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["[insert ", "[your ", "<insert ", "[", "[A", "**a**\n", "# a\n", "because ", "sorry ", "'a "],
+)
+def test_long_answers_take_linear_time(unit: str) -> None:
+    text = unit * (100_000 // len(unit)) + "x"
+    began = time.process_time()
+    rule(text)
+    is_compliance(text)
+    is_placeholder(text)
     assert time.process_time() - began < 1

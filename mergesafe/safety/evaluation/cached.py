@@ -65,7 +65,7 @@ class CachedModel:
             return [asdict(each) for each in self.model.respond(part, seeded)]
 
         keys = [
-            key("respond and reason", self.identity, each, asdict(sampling))
+            key("respond and part once", self.identity, each, asdict(sampling))
             for each in conversations
         ]
         found = self._through(keys, conversations, _size, ask)
