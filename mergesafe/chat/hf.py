@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mergesafe.architecture.tying import HEADS
 from mergesafe.chat.conversation import NLL, Conversation, Response, Sampling
 from mergesafe.chat.model_files import check_files, files_digest
 from mergesafe.chat.reasoning import markers, with_opening
@@ -346,19 +347,23 @@ def fold_in(model: Any, adapter: Any, base: Checkpoint) -> None:
         CheckpointError: the adapter does not fit the base.
     """
     pairs = open_adapter(adapter, base).pairs
+    if any(name in HEADS or name not in base.tensors for name in pairs):
+        _untie(model)
     with Reader() as reader:
         for name, pair in pairs.items():
-            if name not in base.tensors:
-                _untie(model)
             weight = model.get_parameter(name).data
             weight.copy_(weight.float() + lora_delta(pair, reader).to(weight.device))
 
 
 def _untie(model: Any) -> None:
-    """Give the model a head of its own: an adapter of the head leaves the embedding as it is."""
+    """Give a model that ties its head a head of its own: an adapter of the head leaves the
+    embedding as it is.
+    """
     import torch
 
-    head = model.get_output_embeddings()
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return
     head.weight = torch.nn.Parameter(head.weight.data.clone(), requires_grad=False)
     model.config.tie_word_embeddings = False
 

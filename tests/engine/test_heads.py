@@ -165,9 +165,15 @@ def test_an_adapter_of_the_head_unties_a_tied_base(tmp_path: Path) -> None:
     assert config["tie_word_embeddings"] is False
 
 
-def test_a_model_in_memory_gets_the_same_head(tmp_path: Path) -> None:
-    """What is evaluated as base+adapter is what a merge writes of it."""
-    base = save(tmp_path / "base", llama(0, tied=True), TIED)
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_model_in_memory_gets_the_same_head(stored: bool, tmp_path: Path) -> None:
+    """What is evaluated as base+adapter is what a merge writes of it; a tied base may store the
+    head, too.
+    """
+    tensors = llama(0, tied=True)
+    if stored:
+        tensors[HEAD] = tensors[EMBEDDING].clone()
+    base = save(tmp_path / "base", tensors, TIED)
     adapter = adapter_of_the_head(tmp_path / "adapter")
     merged, _, _ = mean([f"{base}+{adapter}"], tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
