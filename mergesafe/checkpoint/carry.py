@@ -49,6 +49,7 @@ VOCABULARIES: Final = (
     "sentencepiece.bpe.model",
     "tekken.json",
 )
+TEMPLATES: Final = ("chat_template.jinja", "chat_template.json")
 TOKENIZER_FILES: Final = (
     *VOCABULARIES,
     "tokenizer_config.json",
@@ -56,8 +57,7 @@ TOKENIZER_FILES: Final = (
     "added_tokens.json",
     "merges.txt",
     "normalizer.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    *TEMPLATES,
 )
 TOKENIZER_SUFFIX: Final = ".tiktoken"
 TEMPLATE_FOLDER: Final = "additional_chat_templates"
@@ -98,12 +98,18 @@ def companions(model: Sequence[Location], tokenizer: Sequence[Location]) -> Comp
 
     ``model``: the folders of the model whose configuration is taken, ``tokenizer``: of the one
     whose tokenizer is: an adapter's before its base's. The first folder that has a file gives it;
-    an adapter's folder with a vocabulary gives the whole tokenizer. A checkpoint that is a single
-    file has no companions.
+    an adapter's folder with a vocabulary gives the whole tokenizer, one without nothing of it but
+    chat templates: its base's is the tokenizer that token ids are compared by. A checkpoint that is
+    a single file has no companions.
     """
     yield from _first(_model_files(folder) for folder in model)
-    whole = tokenizer[:1] if has_vocabulary(tokenizer[0]) else tokenizer
-    yield from _first(tokenizer_companions(folder) for folder in whole)
+    whole = next((folder for folder in tokenizer if has_vocabulary(folder)), tokenizer[-1])
+    before = tokenizer[: tokenizer.index(whole)]
+    templates = (
+        ((path, name) for path, name in tokenizer_companions(folder) if is_template(name))
+        for folder in before
+    )
+    yield from _first((*templates, tokenizer_companions(whole)))
 
 
 def has_vocabulary(folder: Location) -> bool:
@@ -114,6 +120,11 @@ def has_vocabulary(folder: Location) -> bool:
 def is_vocabulary(name: str) -> bool:
     """Whether a file of this name is a tokenizer's vocabulary."""
     return name in VOCABULARIES or name.endswith(TOKENIZER_SUFFIX)
+
+
+def is_template(name: str) -> bool:
+    """Whether a tokenizer's file of this name holds a chat template and nothing else."""
+    return name in TEMPLATES or name.startswith(f"{TEMPLATE_FOLDER}/")
 
 
 def missing_companions(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from mergesafe.checkpoint.carry import (
     TEMPLATE_FOLDER,
     TOKENIZER_FILES,
     companions,
+    is_template,
     is_vocabulary,
     missing_companions,
 )
@@ -37,10 +40,20 @@ def companions_of(reference: Model, tokenizer: Model) -> list[tuple[Location, st
     return list(companions(folders_of(reference), folders_of(tokenizer)))
 
 
+@dataclass(frozen=True)
+class CompanionWarnings:
+    """What the output lacks or takes from one model alone. ``passing``: those of ``texts`` that a
+    listing of the Hub decides. Its cache holds fewer files, so card and manifest leave them out.
+    """
+
+    texts: tuple[str, ...]
+    passing: tuple[str, ...]
+
+
 def companion_warnings(
     reference: Model, tokenizer: Model, models: Sequence[Model]
-) -> Iterator[str]:
-    """What the output lacks or takes from one model alone.
+) -> CompanionWarnings:
+    """Look at what is copied, and at what else lies there.
 
     Raises:
         CheckpointError: a folder cannot be listed.
@@ -48,32 +61,62 @@ def companion_warnings(
     carried = companions_of(reference, tokenizer)
     names = [name for _, name in carried]
     config, place = reference.checkpoint.config, reference.checkpoint.path
-    yield from missing_companions(config, place, names, tokenizer.checkpoint.path)
+    texts = [*missing_companions(config, place, names, tokenizer.checkpoint.path)]
+    passing: list[str] = []
     for folder in folders_of(reference):
-        yield from module_problems(folder)
-        left = _left_behind(folder, reference, names)
-        if left:
-            more = f" and {len(left) - _SHOWN:,} more" if len(left) > _SHOWN else ""
-            yield (
-                f"{', '.join(left[:_SHOWN])}{more} in {folder} "
-                f"{'is' if len(left) == 1 else 'are'} not carried over; copy what the merged model "
-                "needs beside its weights"
-            )
-    yield from _weights_taken(reference, models, carried)
+        found = [*module_problems(folder), *_left_warning(folder, reference, tokenizer, names)]
+        texts += found
+        if not isinstance(folder, Path) or folder.parent.name == "snapshots":
+            passing += found
+    texts += _weights_taken(reference, models, carried)
+    return CompanionWarnings(tuple(texts), tuple(passing))
 
 
-def _left_behind(folder: Location, reference: Model, carried: list[str]) -> list[str]:
+def _left_warning(
+    folder: Location, reference: Model, tokenizer: Model, carried: list[str]
+) -> Iterator[str]:
+    left = _left_behind(folder, reference, tokenizer, carried)
+    if left:
+        more = f" and {len(left) - _SHOWN:,} more" if len(left) > _SHOWN else ""
+        yield (
+            f"{', '.join(left[:_SHOWN])}{more} in {folder} "
+            f"{'is' if len(left) == 1 else 'are'} not carried over; copy what the merged model "
+            "needs beside its weights"
+        )
+
+
+def _left_behind(
+    folder: Location, reference: Model, tokenizer: Model, carried: list[str]
+) -> list[str]:
     if not at(folder).is_dir():
         return []
     try:
         listed = at(folder).names() or []
     except OSError:
         return []
-    # The tokenizer may be another model's.
     known = [CONFIG_NAME, TEMPLATE_FOLDER, *TOKENIZER_FILES, *filter(is_vocabulary, listed)]
     known += [shard.name for shard in reference.checkpoint.shards]
-    names = unexpected(listed, [*carried, *known])
-    return [f"{name}/" if at(folder / name).is_dir() else name for name in names]
+    names = set(unexpected(listed, [*carried, *known]))
+    # The tokenizer may be another model's. An adapter's is left where it has no vocabulary.
+    if tokenizer is reference and folder != reference.checkpoint.path:
+        names |= {name for name in _bare(listed) if not _as_in_base(name, reference)}
+    return [f"{name}/" if at(folder / name).is_dir() else name for name in sorted(names)]
+
+
+def _bare(listed: Sequence[str]) -> list[str]:
+    """Files of a tokenizer without its vocabulary, which mean nothing by themselves."""
+    if any(map(is_vocabulary, listed)):
+        return []
+    return [name for name in listed if name in TOKENIZER_FILES and not is_template(name)]
+
+
+def _as_in_base(name: str, model: Model) -> bool:
+    """Whether the file of the adapter says what that of its base does."""
+    own, base = (folder / name for folder in folders_of(model))
+    try:
+        return at(base).exists() and same_content(own, base)
+    except CheckpointError:
+        return False
 
 
 def _weights_taken(

@@ -135,6 +135,8 @@ class MergePlan:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     seed: int
+    #: Those of the warnings that card and manifest leave out (engine/companions.py).
+    passing: tuple[str, ...] = ()
 
     @property
     def method(self) -> MergeMethod:
@@ -184,6 +186,7 @@ def make_plan(
         task = _task(recipe, alignment, name, positions.get(name, 0.0), seed, precision)
         asked = partial(_statistics, recipe, task.settings)
         tasks += experts.divided(task, recipe.method, asked)
+    beside = companion_warnings(reference, tokenizer, models)
     config = _output_config(reference, tokenizer, tasks)
     warnings = [
         *recipe.warnings,
@@ -195,7 +198,7 @@ def make_plan(
         *settings,
         *config.warnings,
         *tokens.warnings,
-        *companion_warnings(reference, tokenizer, models),
+        *beside.texts,
     ]
     notes = [
         *alignment.notes,
@@ -214,6 +217,7 @@ def make_plan(
         warnings=as_called(warnings, recipe, models),
         notes=as_called(notes, recipe, models),
         seed=seed,
+        passing=as_called(beside.passing, recipe, models),
     )  # fmt: skip
 
 

@@ -145,21 +145,22 @@ def merge_into(
             reader.check_unchanged()
             odd = ledger.nonfinite.warnings(made.tasks)
             warnings = (*made.warnings, *as_called(odd, made.recipe, made.models))
-            _add_companions(folder, made, warnings)
+            kept = tuple(each for each in warnings if each not in made.passing)
+            _add_companions(folder, made, kept)
             manifest = manifest_text(
                 made, ledger.digests, folder.working,
                 backend=backend, on_nonfinite=options.on_nonfinite,
-                inputs=describe_inputs(made, subject["inputs"]), warnings=warnings,
+                inputs=describe_inputs(made, subject["inputs"]), warnings=kept,
             )  # fmt: skip
             folder.add_file(MANIFEST_NAME, manifest)
             lap("companions", 0, 0)
             folder.commit()
             lap("commit", 0, 0)
         except BaseException as error:
-            kept = resume or ledger.bytes_done >= KEEP_BYTES
-            mixed = kept and _mixed(error, reader)
-            folder.keep = kept and not mixed
-            if kept:
+            stays = resume or ledger.bytes_done >= KEEP_BYTES
+            mixed = stays and _mixed(error, reader)
+            folder.keep = stays and not mixed
+            if stays:
                 _say_what_stays(error, mixed, ledger.bytes_done, made.bytes_out)
             raise
     written = made.bytes_out - resumed

@@ -155,9 +155,14 @@ def test_an_adapters_files_come_first(family: Family) -> None:
         assert json.loads((out / name).read_text()) == {"from": "adapter"}
     assert not (out / "vocab.txt").exists()  # of another tokenizer
     out = family.folder / "again"
-    (adapter / "tokenizer.json").unlink()  # without a vocabulary, what is there is taken
-    ms.merge(made, out)
-    assert json.loads((out / "tokenizer.json").read_text()) == {"from": "base"}
+    (adapter / "tokenizer.json").unlink()  # without a vocabulary, only templates are taken
+    (adapter / "added_tokens.json").write_text('{"from": 7}')
+    told = ms.merge(made, out).warnings
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert json.loads((out / name).read_text()) == {"from": "base"}
+    assert not (out / "added_tokens.json").exists()
+    left = f"added_tokens.json, tokenizer_config.json in {adapter} are not carried over"
+    assert any(each.startswith(left) for each in told)
     assert json.loads((out / "chat_template.jinja").read_text()) == {"from": "adapter"}
     assert (out / "vocab.txt").exists()
 

@@ -137,6 +137,20 @@ def test_offline_from_the_cache(family: Family, hub: Hub) -> None:
     assert hub.asked == []
 
 
+def test_what_only_the_hub_lists_is_told_but_not_kept(family: Family, hub: Hub) -> None:
+    """The cache holds what was downloaded, and the same merge has the same card and manifest."""
+    (family.base / "lookup.csv").write_text("x")
+    hub.add("org/base", family.base)
+    path = recipe(family)
+    out = family.folder / "out"
+    told = run(family, hub, "merge", path, out, "--json")
+    assert any(w.startswith("lookup.csv in org/base") for w in json.loads(told.stdout)["warnings"])
+    again = run(family, hub, "merge", path, family.folder / "b", "--json", HF_HUB_OFFLINE="1")
+    assert again.returncode == 0
+    for name in ("README.md", "mergesafe-manifest.json"):
+        assert (out / name).read_bytes() == (family.folder / "b" / name).read_bytes()
+
+
 def test_unreachable_hub_falls_back_to_the_cache(family: Family, hub: Hub) -> None:
     first = tiny.digest(merged(family, hub, recipe(family)))
     hub.url = "http://127.0.0.1:9"
