@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from mergesafe.checkpoint._parse import reason, show
-from mergesafe.checkpoint.location import Location, at
-from mergesafe.checkpoint.model import CONFIG_NAME
+from mergesafe.checkpoint.location import Location, at, open_regular
+from mergesafe.checkpoint.model import CONFIG_LIMIT, CONFIG_NAME
 from mergesafe.checkpoint.modules import MODULES_NAME, module_files
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.errors import CheckpointError
@@ -49,6 +49,10 @@ VOCABULARIES: Final = (
     "sentencepiece.bpe.model",
     "tekken.json",
 )
+#: Small files that are copied as they are and that loading parses.
+_OBJECTS: Final = (
+    GENERATION_NAME, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 TEMPLATES: Final = ("chat_template.jinja", "chat_template.json")
 TOKENIZER_FILES: Final = (
     *VOCABULARIES,
@@ -110,6 +114,42 @@ def companions(model: Sequence[Location], tokenizer: Sequence[Location]) -> Comp
         for folder in before
     )
     yield from _first((*templates, tokenizer_companions(whole)))
+
+
+def check_companions(files: Iterable[tuple[Location, str]]) -> None:
+    """Refuse files that are missing behind a link, and those that would keep the output from
+    loading: what transformers parses, but no one can.
+
+    Raises:
+        CheckpointError: names the file and what is wrong.
+    """
+    for path, name in files:
+        if isinstance(path, Path):
+            at(path).fingerprint()
+        if name in _OBJECTS:
+            _check_object(path)
+
+
+def _check_object(path: Location) -> None:
+    with open_regular(path) as file:
+        try:
+            data = file.read(CONFIG_LIMIT + 1)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot read ({reason(error)}).") from error
+    try:
+        # As transformers reads it: a key may appear twice there.
+        problem = None if isinstance(json.loads(data.decode()), dict) else "no JSON object"
+    except UnicodeDecodeError:
+        problem = "not UTF-8"
+    except (ValueError, RecursionError):
+        problem = "not JSON"
+    if len(data) > CONFIG_LIMIT:
+        problem = f"larger than {CONFIG_LIMIT:,} bytes"
+    if problem is not None:
+        raise CheckpointError(
+            f"{path}: {problem}; expected one JSON object. The merged model would not load with "
+            "it: repair the file, or remove it if the model needs none."
+        )
 
 
 def has_vocabulary(folder: Location) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mergesafe.checkpoint.carry import (
     TEMPLATE_FOLDER,
     TOKENIZER_FILES,
+    check_companions,
     companions,
     is_template,
     is_vocabulary,
@@ -56,9 +57,11 @@ def companion_warnings(
     """Look at what is copied, and at what else lies there.
 
     Raises:
-        CheckpointError: a folder cannot be listed.
+        CheckpointError: a folder cannot be listed, or a file that is copied would keep the output
+            from loading.
     """
     carried = companions_of(reference, tokenizer)
+    check_companions(carried)
     names = [name for _, name in carried]
     config, place = reference.checkpoint.config, reference.checkpoint.path
     texts = [*missing_companions(config, place, names, tokenizer.checkpoint.path)]

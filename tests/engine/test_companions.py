@@ -15,6 +15,7 @@ from tiny import read, recipe, save_adapter
 
 import mergesafe as ms
 from mergesafe.checkpoint.leftover import unexpected
+from mergesafe.errors import CheckpointError
 
 MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -139,6 +140,39 @@ def test_many_files_are_counted(family: Family) -> None:
         (family.base / f"table{i}.csv").write_text("x")
     _, [warning] = merged(family)
     assert "table4.csv and 4 more in" in warning
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
+     "generation_config.json"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [(b'{"a": "\xff"}', "not UTF-8"), (b"{", "not JSON"), (b"[]", "no JSON object")],
+)
+def test_broken_small_files_are_refused(
+    name: str, data: bytes, problem: str, family: Family
+) -> None:
+    """They would be copied, and nothing loads a model with them."""
+    (family.base / "tokenizer.json").write_text("{}")
+    (family.base / name).write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"base/{name}: {problem}; expected one JSON object"):
+        ms.plan(linear(family))
+
+
+def test_a_key_that_is_there_twice_is_as_transformers_reads_it(family: Family) -> None:
+    (family.base / "tokenizer.json").write_text("{}")
+    (family.base / "special_tokens_map.json").write_text('{"a": 1, "a": 2}')
+    ms.plan(linear(family))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE", "generation_config.json"])
+def test_a_link_to_a_missing_file_is_refused_by_the_plan(name: str, family: Family) -> None:
+    (family.base / name).unlink(missing_ok=True)
+    (family.base / name).symlink_to(family.folder / "nowhere")
+    with pytest.raises(CheckpointError, match=f"base/{name}: a symbolic link to a missing file"):
+        ms.plan(linear(family))
 
 
 def test_an_adapters_files_come_first(family: Family) -> None:
