@@ -6,6 +6,7 @@ PEFT wrote one that is not known here, is refused unless it is off: what it does
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NoReturn
@@ -46,8 +47,12 @@ _HARMLESS: Final = frozenset(
 #: Initialisations that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ, ...) change it.
 _PLAIN_INIT: Final = (None, True, False, "gaussian", "eva", "orthogonal")
 #: Patterns come from the adapter, so only expressions that match in polynomial time are run: no
-#: quantified groups, no look-around, no back-references, few repetitions.
-_UNSAFE_PATTERN: Final = re.compile(r"\)[*+{]|\(\?|\\[0-9]|(?:[*+{].*){4}", re.DOTALL)
+#: repeated groups, no look-around, no back-references, few repetitions and groups.
+_UNSAFE_PATTERN: Final = re.compile(r"\)[*+{]|\(\?|\\[0-9]")
+_QUANTIFIERS: Final = 3
+_GROUPS: Final = 3
+#: Ways to match a name of 64 letters, as :func:`_ways` estimates them.
+_WAYS: Final = 32 * 64**3
 _PATTERN_LENGTH: Final = 300
 _PATTERN_COUNT: Final = 4096
 
@@ -128,7 +133,7 @@ class Setting:
 
 
 def _compile(path: Location, key: str, text: str) -> re.Pattern[str]:
-    if len(text) > _PATTERN_LENGTH or _UNSAFE_PATTERN.search(text):
+    if len(text) > _PATTERN_LENGTH or _UNSAFE_PATTERN.search(text) or _ways(text) > _WAYS:
         fail(
             path,
             f"{key} has the pattern {show(text)}, which could take for ever to match. Replace it "
@@ -138,6 +143,20 @@ def _compile(path: Location, key: str, text: str) -> re.Pattern[str]:
         return re.compile(rf"(.*\.)?({text})$")
     except (re.error, OverflowError) as error:
         fail(path, f"{key} has the invalid pattern {show(text)} ({error}).")
+
+
+def _ways(text: str) -> float:
+    """In how many ways a pattern can try to match a name of 64 letters, at most.
+
+    A quantifier takes any number of the letters. Alternatives multiply from group to group; spread
+    evenly over the groups and the whole they give most. Escaped characters count as well.
+    """
+    quantifiers = sum(text.count(each) for each in "*+?{")
+    groups = text.count("(")
+    if quantifiers > _QUANTIFIERS or groups > _GROUPS:
+        return math.inf
+    places = groups + 1
+    return float((1 + text.count("|") / places) ** places * 64**quantifiers)
 
 
 def _number(path: Location, key: str, value: object, *, whole: bool) -> float:
