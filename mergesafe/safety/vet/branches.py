@@ -141,6 +141,7 @@ def _output(template: Any, turns: Sequence[Mapping[str, str]], seconds: float) -
     """What comes out until the end, the first error or the time that a rendering may take."""
     pieces: list[str] = []
     length = 0
+    template.environment.made = 0  # counts what one rendering makes
 
     def read() -> None:
         nonlocal length

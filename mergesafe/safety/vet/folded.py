@@ -8,36 +8,66 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from jinja2 import Environment, nodes
+    from jinja2 import nodes
+    from jinja2.sandbox import SandboxedEnvironment
 
 #: Times that constants are put in place of names.
 _ROUNDS: Final = 4
+#: Characters that they may add in all: text that is put in place many times over grows fast.
+_ADDED: Final = 1_000_000
 
 
-def folded(tree: nodes.Template, environment: Environment) -> list[str]:
+def folded(tree: nodes.Template, environment: SandboxedEnvironment) -> list[str]:
     """All text of ``tree`` after folding, which changes it; neighbours in the output are joined."""
     from jinja2 import nodes
-    from jinja2.optimizer import optimize
+    from jinja2.optimizer import Optimizer
     from jinja2.visitor import NodeTransformer
 
+    class Fold(Optimizer):
+        """Computes also what the sandbox wants to see first, as far as it allows it."""
+
+        def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
+            new = super().generic_visit(node, *args, **kwargs)
+            if not isinstance(new, (nodes.Add, nodes.Mod)):
+                return new
+            sides = (new.left, new.right)
+            if not all(isinstance(each, nodes.Const) for each in sides):
+                return new
+            context: Any = None  # not looked at
+            with suppress(Exception):  # whatever a stranger's operands lead to, too much included
+                value = environment.call_binop(
+                    context, new.operator, *(each.as_const() for each in sides)
+                )
+                return nodes.Const.from_untrusted(value, new.lineno, environment)
+            return new
+
     class Put(NodeTransformer):
-        def __init__(self, known: dict[str, Any]) -> None:
+        def __init__(self, known: dict[str, Any], left: int) -> None:
             self.known = known
+            self.sizes = {name: len(str(value)) for name, value in known.items()}
+            self.left = left
 
         def visit_Name(self, node: nodes.Name) -> nodes.Node:
-            if node.ctx == "load" and node.name in self.known:
+            size = self.sizes.get(node.name, 0) if node.ctx == "load" else 0
+            if node.ctx == "load" and node.name in self.known and size <= self.left:
+                self.left -= size
                 return nodes.Const(self.known[node.name], lineno=node.lineno)
             return node
 
-    new: Any = optimize(tree, environment)
+    fold = Fold(environment)
+    new: Any = fold.visit(tree)
+    left = _ADDED
     for _ in range(_ROUNDS):
         known = _constants(new)
         if not known:
             break
-        new = optimize(Put(known).visit(new), environment)
+        put = Put(known, left)
+        new = fold.visit(put.visit(new))
+        left = put.left
     return [text for text in _pieces(new) if text]
 
 

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mergesafe.safety.vet.folded import constants, folded
+from mergesafe.safety.vet.sizes import TooLargeError, sandbox_type
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -83,18 +84,8 @@ def environment(*, lenient: bool = False) -> ImmutableSandboxedEnvironment:
     """Jinja's sandbox as transformers sets it up; a ``lenient`` one goes on at what is missing."""
     from jinja2 import ChainableUndefined, Undefined
     from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Sandbox(ImmutableSandboxedEnvironment):
-        intercepted_binops = frozenset(("*", "**"))  # text times a billion
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
-            if numbers and (operator == "*" or abs(right) <= 64):
-                return super().call_binop(context, operator, left, right)
-            raise TemplateError(f"computes {operator} of other things than small numbers")
-
-    made = Sandbox(
+    made = sandbox_type()(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols],
         undefined=ChainableUndefined if lenient else Undefined,
     )  # fmt: skip
@@ -148,6 +139,8 @@ def bounded(work: Callable[[], T], seconds: float = _SECONDS) -> T:
         return work()
     except TemplateError:
         raise
+    except TooLargeError as error:
+        raise TemplateError(f"it {error}") from None
     except Exception as error:
         raise TemplateError(f"{type(error).__name__}: {error}") from None
     finally:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from mergesafe.safety.vet.branches import branches
+from mergesafe.safety.vet.jinja import TemplateError, parse, rendered_text
 from mergesafe.safety.vet.templates import check_template, check_text
 
 BASE = (
@@ -344,3 +348,72 @@ def test_a_template_cannot_set_the_switches_of_its_conditions() -> None:
     """The switches have names that the template does not know; what was heard is no template's."""
     text = BASE.replace("{% for m", "{% set is_ = 1 %}{% set of_ = 2 %}{% for m", 1)
     assert severities(text) == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' | center(300000000) }}",
+        "{{ 'a'.center(300000000) }}",
+        "{{ 'a'.ljust(300000000) }}",
+        "{{ 'a'.rjust(width) }}{% set width = 300000000 %}",
+        "{{ '1'.zfill(300000000) }}",
+        "{{ '\\t'.expandtabs(300000000) }}",
+        "{{ 'a' | indent(300000000, true) }}",
+        "{{ [1] | tojson(indent=300000000) }}",
+        "{{ [1] | batch(300000000, 'a') | list }}",
+        "{{ '%0300000000d' | format(1) }}",
+        "{{ '%*d' | format(300000000, 1) }}",
+        "{{ '%0300000000d' % 1 }}",
+        "{{ '%(a)0300000000d' % {'a': 1} }}",
+        "{{ '{:300000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 300000000) }}",
+        "{{ 'a' * 300000000 }}",
+        "{{ 9 ** 60 ** 60 }}",
+        "{{ range(100000) | join('a' | center(100000)) }}",
+        "{{ ('a' | center(100000)) | replace(' ', 'b' | center(100000)) }}",
+        "{{ ('a' | center(100000)).replace(' ', 'b' | center(100000)) }}",
+        "{% set n = namespace(t='aaaaaaaa') %}{% for i in range(40) %}{% set n.t = n.t ~ n.t %}"
+        "{% endfor %}",
+        "{% set n = namespace(t='aaaaaaaa') %}{% for i in range(40) %}{% set n.t = n.t + n.t %}"
+        "{% endfor %}",
+        "{% set n = namespace(t=[1, 2]) %}{% for i in range(40) %}{% set n.t = n.t + n.t %}"
+        "{% endfor %}",
+        "{% set n = namespace(t=9) %}{% for i in range(60) %}{% set n.t = n.t * n.t %}{% endfor %}",
+        "{% set n = namespace(t='aaaaaaaa') %}{% for i in range(40) %}"
+        "{% set n.t %}{{ n.t }}{{ n.t }}{% endset %}{% endfor %}",
+        "{% set a = 'a' | center(100000) %}{% for i in range(90000) %}{{ a }}{% endfor %}",
+        "{% set a = 'a' | center(90000) %}{% set b = " + " ~ ".join("a" * 99) + " %}"
+        "{% set c = "
+        + " ~ ".join("b" * 99)
+        + " %}{% set d = "
+        + " ~ ".join("c" * 99)
+        + " %}{{ d }}",
+    ],
+)
+def test_giant_text_is_never_built(source: str) -> None:
+    tracemalloc.start()
+    try:
+        began = time.monotonic()
+        program = parse(source)
+        with suppress(TemplateError):
+            rendered_text(source, [{"role": "user", "content": "Hi"}])
+        branches(source, [{"role": "user", "content": "Hi"}])
+        assert time.monotonic() - began < 20
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(program.text) < 10_000_000
+
+
+def test_what_is_no_giant_is_still_computed() -> None:
+    text = (
+        "{% if x %}{{ 'Zeb' + 'ra' }}{{ '%s-%05d' % ('Zulu', 7) }}{% set a = 'Zo' %}"
+        "{{ a + 'om' }}{{ ['Z', 'ip'] | join }}{{ 'Zac' | center(9) }}{% endif %}"
+    )
+    for word in ("Zebra", "Zulu-00007", "Zoom", "Zip", "   Zac   "):
+        assert word in parse(text).text
+    said = (
+        "{{ 123456 | tojson }}{{ '{{}}{:>3}'.format(1) }}{{ '100%% %s' | format(1) }}{{ 1 ~ none }}"
+    )
+    assert rendered_text(said, []) == "123456{}  1100% 11None"
