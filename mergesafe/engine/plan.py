@@ -26,7 +26,7 @@ from mergesafe.engine.precision import Precision, main_dtype
 from mergesafe.engine.settings import check_settings
 from mergesafe.engine.sources import Model, Source, hub_notes, open_models, sources_of
 from mergesafe.engine.token_ids import check_token_ids
-from mergesafe.errors import MergesafeError, RecipeError
+from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import dry_run
 from mergesafe.methods.spec import (
     Gram,
@@ -270,6 +270,11 @@ def _statistics(
         return dry_run(recipe.method, context, settings)
     except RecipeError:
         raise
+    except MethodError as error:
+        if recipe.source is None:
+            raise
+        at = f"{recipe.source}:{recipe.method_line}" if recipe.method_line else recipe.source
+        raise MethodError(f"{error} (asked for by the recipe {at})") from error
     except MergesafeError as error:
         line = recipe.method_line
         raise RecipeError(str(error), source=recipe.source, line=line) from error

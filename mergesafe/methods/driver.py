@@ -6,6 +6,7 @@ that names the method, what it did and what is expected, before any kernel reads
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
@@ -32,6 +33,8 @@ T = TypeVar("T")
 _STATISTICS: Final = ", ".join(kind.__name__ for kind in get_args(Statistic))
 _COMBINATIONS: Final = " or ".join(kind.__name__ for kind in get_args(Combine))
 _NORMS: Final = ("l1", "l2", "linf")
+#: Bits of the float32 infinity; those of NaN are above.
+_INFINITY: Final = 0x7F800000
 _ELECTS: Final = ("none", "sum", "count")
 
 
@@ -124,14 +127,17 @@ def _checked(method: MergeMethod, tensor: TensorContext, settings: Settings) -> 
             method, tensor, f"merge() returned {_shown(made)}, so it has no 'yield'",
             "a generator: write 'yield from ()' before the return where no statistics are needed",
         )  # fmt: skip
+    finite = True
     try:
         request = next(made)
         while True:
             _check_request(method, tensor, request)
-            request = made.send((yield request))
+            answer = yield request
+            finite = finite and _is_finite(request, answer)
+            request = made.send(answer)
     except StopIteration as stop:
         how = stop.value
-    _check_combination(method, tensor, how)
+    _check_combination(method, tensor, how, finite=finite)
     combine: Combine = how
     return combine
 
@@ -162,7 +168,17 @@ def _check_request(method: MergeMethod, tensor: TensorContext, request: Any) -> 
         _check_masks(method, tensor, request)
 
 
-def _check_combination(method: MergeMethod, tensor: TensorContext, how: Any) -> None:
+def _is_finite(request: Statistic, answer: Any) -> bool:
+    """Whether an answer holds no NaN or infinity, which inputs that hold them give."""
+    if isinstance(request, KthMagnitude):
+        return all(bits < _INFINITY for bits in answer)
+    return all(math.isfinite(value) for row in answer for value in row)
+
+
+def _check_combination(
+    method: MergeMethod, tensor: TensorContext, how: Any, *, finite: bool
+) -> None:
+    """``finite``: NaN among the weights is the method's own, not that of the inputs."""
     if not isinstance(how, get_args(Combine)):
         raise _broken(method, tensor, f"merge() returned {_shown(how)}", f"a {_COMBINATIONS}")
     weights = tuple(how.weights)
@@ -176,6 +192,11 @@ def _check_combination(method: MergeMethod, tensor: TensorContext, how: Any) -> 
             raise _broken(
                 method, tensor, f"merge() returned weights[{i}] = {_shown(weight)}", "a number"
             )
+        if finite and math.isnan(weight):
+            raise _broken(
+                method, tensor, f"merge() returned weights[{i}] = NaN",
+                "a number: look for 0 / 0 or infinity - infinity in the method",
+            )  # fmt: skip
     if isinstance(how, MergeTaskVectors):
         _check_base(method, tensor, how)
         _check_masks(method, tensor, how)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import recipe, save
+from tiny import recipe, save, write_recipe
 
 import mergesafe as ms
 from mergesafe.errors import MergesafeError, MethodError
@@ -87,6 +89,7 @@ BROKEN: dict[str, tuple[Callable[[], Any], str, str]] = {
     "a class": (asking(Gram), "merge() yielded <class", "a request for a statistic"),
     "weights": (returning(WeightedSum((1.0,))), "WeightedSum of 1 weights", "2, one per expert"),
     "text": (of(["a", 1.0]), "weights[0] = 'a', a str", "a number"),
+    "NaN": (of([1.0, float("nan")]), "merge() returned weights[1] = NaN", "0 / 0"),
     "masks": (of([1.0, 1.0], ALL[:1]), "MergeTaskVectors has 1 masks in 'sparsify'", "2, one per"),
     "a mask": (of([1.0, 1.0], [ALL[0], 0.5]), "has sparsify[1] = 0.5, a float", "a Sparsify"),
     "elect": (of([1.0, 1.0], elect="mean"), "elect = 'mean'", "none, sum, count"),
@@ -121,10 +124,17 @@ def test_when_a_merge_is_planned(
 ) -> None:
     monkeypatch.setitem(METHODS, "own", Own(BROKEN[case][0]))
     folders = [save(tmp_path / name, {"w": torch.ones(8)}) for name in "abc"]
-    with pytest.raises(MergesafeError) as raised:
-        ms.plan(recipe("own", folders[1:], folders[0]))
+    content = recipe("own", folders[1:], folders[0])
+    with pytest.raises(MethodError) as raised:
+        ms.plan(content)
     assert raised.value.exit_status == 2
     check(raised.value, case)
+    assert str(raised.value).startswith("merge method 'own'")
+    path = write_recipe(tmp_path / "r.yml", content)
+    with pytest.raises(MethodError) as raised:
+        ms.plan(path)
+    check(raised.value, case)
+    assert str(raised.value).endswith(f"(asked for by the recipe {path}:2)")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +146,33 @@ def test_task_vectors_need_a_declared_base(merge: Callable[[], Any]) -> None:
     with pytest.raises(MethodError, match="is about task vectors, but base is 'listed'") as raised:
         run(Own(merge, base="listed"), EXPERTS)
     assert "base = 'required' in the method's declaration" in str(raised.value)
+
+
+def by_gram() -> Any:
+    gram = yield Gram()
+    return WeightedSum((gram[0][0] - gram[0][0], 1.0))
+
+
+def by_threshold() -> Any:
+    [bits] = yield KthMagnitude(((0, 1),))
+    return WeightedSum((float("nan") if bits > 1 else 0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("merge", "answer", "broken"),
+    [
+        (by_gram, [[float("inf"), 0.0], [0.0, 1.0]], False),
+        (by_gram, [[float("nan"), 0.0], [0.0, 1.0]], False),
+        (by_threshold, [0x7FC00000], False),
+        (by_threshold, [0x3F800000], True),
+    ],
+)
+def test_nan_weights_of_inputs_that_are_not_finite_are_not_the_methods(
+    merge: Callable[[], Any], answer: Any, broken: bool
+) -> None:
+    real = steps(Own(merge), TENSOR, Settings())
+    with pytest.raises(MethodError, match="= NaN") if broken else nullcontext():
+        assert math.isnan(drive(real, lambda request: answer).weights[0])
 
 
 def dry(merge: Callable[[], Any]) -> tuple[Any, ...]:
