@@ -156,6 +156,10 @@ class MethodError(MergesafeError):
     """A merge method breaks its contract: what it asks for or returns does not fit its inputs."""
 
 
+class KernelsError(MergesafeError, ImportError):
+    """The compiled kernels are missing beside the package, or cannot be loaded."""
+
+
 class ArgumentError(MergesafeError, ValueError):
     """An argument of a public function or a command-line option has an invalid value."""
 

@@ -18,15 +18,30 @@ def missing_kernels(package: Path) -> str | None:
     """
     if any((package / f"{_NAME}{suffix}").is_file() for suffix in EXTENSION_SUFFIXES):
         return None
-    root = package.parent
     wrong = f"mergesafe is imported from {package}, which holds no compiled kernels"
     others = sorted(path.name for path in package.glob(f"{_NAME}.*.so"))
     if others:
         version = ".".join(map(str, sys.version_info[:2]))
         wrong += f" for Python {version} ({', '.join(others)} is for another one)"
+    return f"{wrong}. {_remedy(package)}"
+
+
+def unloadable_kernels(package: Path, error: ImportError) -> str:
+    """What to say of kernels in the folder ``package`` that Python cannot load, for ``error``."""
+    return (
+        f"mergesafe is imported from {package}, whose compiled kernels cannot be loaded ({error}). "
+        f"{_remedy(package)}"
+    )
+
+
+def _remedy(package: Path) -> str:
+    root = package.parent
     if (root / "setup.py").is_file() and (root / "csrc").is_dir():
         return (
-            f"{wrong}. That is the source, not an installed package: leave the folder {root} to "
+            f"That is the source, not an installed package: leave the folder {root} to "
             f"use the mergesafe that is installed, or build it there with 'pip install -e {root}'."
         )
-    return f"{wrong}. Install it again: 'pip install --force-reinstall --no-deps mergesafe'."
+    return (
+        f"Leave the folder {root} if that is a copy, or install it again: "
+        "'pip install --force-reinstall --no-deps mergesafe'."
+    )

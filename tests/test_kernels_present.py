@@ -84,6 +84,35 @@ def test_an_installation_that_is_incomplete(clone: Path) -> None:
     assert "--force-reinstall" in last_line(clone, "-c", "import mergesafe")
 
 
+def test_a_program_that_is_started_by_its_name_as_a_module(clone: Path) -> None:
+    """While Python looks for `-m`'s module, importing must not fail: the first use says it."""
+    (clone / "program").mkdir()
+    (clone / "program" / "__init__.py").write_text("import mergesafe\nmergesafe.merge\n")
+    (clone / "program" / "__main__.py").touch()
+    line = last_line(clone, "-m", "program")
+    for word in (*WORDS, f"mergesafe is imported from {clone}"):
+        assert word in line
+
+
+@pytest.mark.parametrize("source", [True, False])
+@pytest.mark.parametrize("arguments", [["info"], ["plan", "r.yml"], ["merge", "r.yml", "out"]])
+def test_kernels_that_cannot_be_loaded(arguments: list[str], source: bool, clone: Path) -> None:
+    (clone / "mergesafe" / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}").touch()
+    if not source:
+        (clone / "setup.py").unlink()
+    done = run(clone, "-m", "mergesafe.cli", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(
+        f"mergesafe: error: mergesafe is imported from {clone / 'mergesafe'}, whose compiled "
+        "kernels cannot be loaded ("
+    )
+    assert ("pip install -e" if source else "--force-reinstall") in done.stderr
+    assert "internal error" not in done.stderr
+    line = last_line(clone, "-c", "import mergesafe as ms; ms.merge")
+    assert line.startswith("mergesafe.errors.KernelsError: mergesafe is imported from")
+
+
 def test_with_its_kernels_nothing_is_said(clone: Path) -> None:
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     shutil.copy(Path(mergesafe.__file__).with_name(f"_native{suffix}"), clone / "mergesafe")
