@@ -178,14 +178,17 @@ def says_tying(config: Mapping[str, Any]) -> bool:
 def untied(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of the same model with a head of its own: no level ties it.
 
-    The flag is written where it is there, and on top where the default would tie.
+    The flag is written where it is there, and where the level's own default would tie or is not
+    known: transformers 4 reads it from the text part and 5 from the whole, and both tie an unknown
+    type.
     """
     changed = {
         key: {**part, FLAG: False}
         for key in TEXT_CONFIGS
-        if isinstance(part := config.get(key), Mapping) and FLAG in part
+        if isinstance(part := config.get(key), Mapping)
+        and (FLAG in part or is_tied(part) is not False)
     }
-    needed = FLAG in config or is_tied({**config, **changed}) is not False
+    needed = FLAG in config or is_tied(config) is not False
     return {**config, **changed, **({FLAG: False} if needed else {})}
 
 

@@ -30,8 +30,9 @@ def make_skeleton(
     """The model, and the weights of its small parameters by name.
 
     Raises:
-        ModelError: transformers does not know the model, its parameters are not the plan's, or a
-            large one belongs to a layer that cannot take its weight on demand.
+        ModelError: transformers does not know the model, its parameters are not the plan's, some
+            are copied and not merged, or a large one belongs to a layer that cannot take its weight
+            on demand.
     """
     require()
     from accelerate import init_empty_weights
@@ -50,6 +51,7 @@ def make_skeleton(
     except (ValueError, KeyError, TypeError, ImportError) as error:
         why = " ".join(str(error).split())[:300]
         raise ModelError(f"{where}: transformers cannot build the model ({why})") from None
+    _refuse_copied(model, plan)
     small = _replace(model, weights, where)
     for module in model.modules():
         for key, buffer in module.named_buffers(recurse=False):
@@ -64,6 +66,20 @@ def make_skeleton(
     empty = torch.empty(0, dtype=torch.float32, device=device)
     model.register_parameter("where_the_weights_are", nn.Parameter(empty, requires_grad=False))
     return model.eval(), small
+
+
+def _refuse_copied(model: Any, plan: MergePlan) -> None:
+    """Parameters that only one input has are no function of the coefficients, and are not made."""
+    parameters = {name for name, _ in model.named_parameters()}
+    copied = [task.name for task in plan.tasks if task.copied and task.name in parameters]
+    if copied:
+        shown = ", ".join(f"'{name}'" for name in copied[:3]) + (", …" if len(copied) > 3 else "")
+        raise ModelError(
+            f"{plan.reference.text}: {len(copied):,} of its parameters ({shown}) are copied from "
+            "one input, because others do not have them, and this version tunes models only where "
+            "every parameter is merged. 'mergesafe merge' works with this recipe; to tune it, use "
+            "inputs that all have these parameters, or the language models alone."
+        )
 
 
 def small_values(model: Any, names: Iterable[str]) -> dict[str, torch.Tensor | None]:

@@ -13,6 +13,7 @@ from tiny import Tensors, llama, read, recipe, same_bits, save
 from transformers import AutoModelForCausalLM
 
 import mergesafe
+from mergesafe.architecture.tying import untied
 from mergesafe.chat.hf import fold_in
 from mergesafe.checkpoint.model import open_checkpoint
 from mergesafe.errors import CheckpointError
@@ -125,6 +126,17 @@ def test_backbones_without_heads_are_merged(tmp_path: Path) -> None:
     merged, config, _ = mean(models, tmp_path / "out")
     assert merged.keys() == llama(0, tied=True).keys()
     assert config["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize(
+    ("whole", "text", "written"),
+    [("gemma3", "gemma3_text", True), ("new_vl", "new_text", True), ("mistral3", "mistral", False)],
+)
+def test_the_flag_is_written_where_a_default_ties(whole: str, text: str, written: bool) -> None:
+    """transformers 4 reads it from the text part, transformers 5 from the whole."""
+    config = {"model_type": whole, "text_config": {"model_type": text}}
+    flag = {"tie_word_embeddings": False} if written else {}
+    assert untied(config) == {**config, "text_config": {"model_type": text, **flag}, **flag}
 
 
 def test_a_name_that_ends_like_the_heads_is_another_tensor(tmp_path: Path) -> None:

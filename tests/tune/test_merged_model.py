@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import tiny
 import torch
 
 from mergesafe.chat.tokens import Encoded
-from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError, TuningError
+from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError, ModelError, TuningError
 from mergesafe.tune.batch import Batch, batches
 from mergesafe.tune.merged_model import MergedModel
 from mergesafe.tune.space import CoefficientSpace
@@ -98,6 +99,16 @@ def test_memory_that_runs_out_says_what_to_lower(untied: list[Path]) -> None:
 
 def _fail() -> torch.Tensor:
     raise RuntimeError("another")
+
+
+def test_parameters_that_are_copied_are_named(untied: list[Path]) -> None:
+    """As those of a vision tower, where an expert is a text model."""
+    plan = plan_of("linear", untied, {"weight": 0.4})
+    *rest, last = plan.tasks
+    copied = dataclasses.replace(last, copied=True)
+    plan = dataclasses.replace(plan, tasks=(*rest, copied))
+    with pytest.raises(ModelError, match=rf"1 of its parameters \('{last.name}'\) are copied"):
+        MergedModel(plan, CoefficientSpace(plan, "model"))
 
 
 def test_bad_arguments(untied: list[Path]) -> None:
