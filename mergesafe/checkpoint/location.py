@@ -95,6 +95,13 @@ def at(location: Location) -> Place:
     return _LocalPlace(location) if isinstance(location, Path) else location
 
 
+def in_hub_cache(folder: Location) -> bool:
+    """Whether the folder is a model in the cache of the Hub's client, which holds what was asked
+    for and not all that the Hub has.
+    """
+    return isinstance(folder, Path) and folder.parent.name == "snapshots"
+
+
 def open_regular(location: Location) -> BinaryIO:
     """Open the file for sequential reading; reading raises OSError.
 

@@ -16,7 +16,7 @@ from mergesafe.checkpoint.carry import (
     missing_companions,
 )
 from mergesafe.checkpoint.leftover import unexpected
-from mergesafe.checkpoint.location import Location, at, same_content
+from mergesafe.checkpoint.location import Location, at, in_hub_cache, same_content
 from mergesafe.checkpoint.model import CONFIG_NAME
 from mergesafe.checkpoint.modules import WEIGHTS_SUFFIX, module_problems
 from mergesafe.engine.sources import Model
@@ -69,7 +69,7 @@ def companion_warnings(
     for folder in folders_of(reference):
         found = [*module_problems(folder), *_left_warning(folder, reference, tokenizer, names)]
         texts += found
-        if not isinstance(folder, Path) or folder.parent.name == "snapshots":
+        if not isinstance(folder, Path) or in_hub_cache(folder):
             passing += found
     texts += _weights_taken(reference, models, carried)
     return CompanionWarnings(tuple(texts), tuple(passing))

@@ -16,7 +16,7 @@ from mergesafe.architecture.settings import is_level
 from mergesafe.architecture.tying import TEXT_CONFIGS, text_config
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.carry import GENERATION_NAME
-from mergesafe.checkpoint.location import at, read_json_file
+from mergesafe.checkpoint.location import at, in_hub_cache, read_json_file
 from mergesafe.checkpoint.model import CONFIG_LIMIT, CONFIG_NAME
 from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.engine.companions import folders_of
@@ -42,19 +42,23 @@ class OutputConfig:
     generation: Level | None = None
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: Of the warnings those by a file that is not fetched from the Hub (engine/token_ids.py).
+    passing: list[str] = field(default_factory=list)
 
 
 def output_config(
     config: Mapping[str, Any],
     reference: Model,
     tokenizer: Model,
+    vocabulary: Mapping[str, int] | None,
     *,
     dtype: str | None,
     dtypes: Collection[str],
     rows: int | None,
 ) -> OutputConfig:
     """``config``, the reference's, for an output whose tensors are of ``dtypes``, most of them of
-    ``dtype``, whose embedding has ``rows`` rows, and which takes the tokenizer of ``tokenizer``.
+    ``dtype``, whose embedding has ``rows`` rows, and which takes the tokenizer of ``tokenizer``
+    (``vocabulary``: token -> id, where it is known).
 
     Raises:
         CheckpointError: ``config`` holds NaN, which is not JSON and no setting.
@@ -78,7 +82,7 @@ def output_config(
     if generation is None:
         generation = _generation(reference) or {}
     _check_ids(found, generation, rows)
-    _check_end(found, generation, tokenizer)
+    _check_end(found, generation, tokenizer, vocabulary or {})
     return found
 
 
@@ -203,16 +207,23 @@ def _note_ids(
         )
 
 
-def _check_end(found: OutputConfig, generation: Level, tokenizer: Model) -> None:
-    """A tokenizer whose end of text does not end a generation is a warning, where the small files
-    tell its id.
+def _check_end(
+    found: OutputConfig, generation: Level, tokenizer: Model, vocabulary: Mapping[str, int]
+) -> None:
+    """A tokenizer whose end of text does not end a generation is a warning, where its files tell
+    the id of that token.
     """
     files = tokenizer_of(tokenizer)
     token = content_of(special_settings(files.folder).get("eos_token")) if files.kinds else None
+    if not isinstance(token, str):
+        return
     try:
-        end = added_tokens(files.folder, files.names).get(token) if isinstance(token, str) else None
+        end = added_tokens(files.folder, files.names).get(token)
     except CheckpointError:
         end = None
+    small = end is not None
+    if end is None:
+        end = vocabulary.get(token)
     told = [ids.get("eos_token_id") for ids in (generation, _ids(found.config))]
     listed = [each for ids in told for each in (ids if isinstance(ids, list) else [ids])]
     known = dict.fromkeys(show(each) for each in listed if each is not None)
@@ -221,6 +232,8 @@ def _check_end(found: OutputConfig, generation: Level, tokenizer: Model) -> None
             f"the tokenizer of {tokenizer.text} ends a text with {show(token)}, whose id is {end}, "
             f"but the merged model stops at {', '.join(known)}"
         )
+        if not small and in_hub_cache(files.folder):
+            found.passing.append(found.warnings[-1])
 
 
 def _check_ids(found: OutputConfig, generation: Level, rows: int | None) -> None:

@@ -25,7 +25,7 @@ from mergesafe.engine.output_config import OutputConfig, output_config
 from mergesafe.engine.precision import Precision, main_dtype
 from mergesafe.engine.settings import check_settings
 from mergesafe.engine.sources import Model, Source, hub_notes, open_models, sources_of
-from mergesafe.engine.token_ids import check_token_ids
+from mergesafe.engine.token_ids import TokenCheck, check_token_ids
 from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import dry_run
 from mergesafe.methods.spec import (
@@ -187,7 +187,7 @@ def make_plan(
         asked = partial(_statistics, recipe, task.settings)
         tasks += experts.divided(task, recipe.method, asked)
     beside = companion_warnings(reference, tokenizer, models)
-    config = _output_config(reference, tokenizer, tasks)
+    config = _output_config(reference, tokenizer, tasks, tokens)
     warnings = [
         *recipe.warnings,
         *_tuning_warning(recipe),
@@ -217,7 +217,7 @@ def make_plan(
         warnings=as_called(warnings, recipe, models),
         notes=as_called(notes, recipe, models),
         seed=seed,
-        passing=as_called(beside.passing, recipe, models),
+        passing=as_called((*beside.passing, *tokens.passing, *config.passing), recipe, models),
     )  # fmt: skip
 
 
@@ -335,7 +335,9 @@ def _filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
     ]
 
 
-def _output_config(reference: Model, tokenizer: Model, tasks: Sequence[TensorTask]) -> OutputConfig:
+def _output_config(
+    reference: Model, tokenizer: Model, tasks: Sequence[TensorTask], tokens: TokenCheck
+) -> OutputConfig:
     """The reference's config.json with the tying, and all else, of what is written."""
     config = dict(reference.checkpoint.config)
     if config and any(task.name in HEADS for task in tasks):
@@ -343,7 +345,7 @@ def _output_config(reference: Model, tokenizer: Model, tasks: Sequence[TensorTas
     merged = [task for task in tasks if not task.copied]
     name = embedding_of(reference.checkpoint.tensors)
     return output_config(
-        config, reference, tokenizer,
+        config, reference, tokenizer, tokens.vocabulary,
         dtype=main_dtype((task.out_dtype, task.out_bytes) for task in merged),
         dtypes={task.out_dtype for task in merged},
         rows=next((task.context.shape[0] for task in tasks if task.name == name), None),

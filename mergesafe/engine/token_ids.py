@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.location import Location
+from mergesafe.checkpoint.location import Location, in_hub_cache
 from mergesafe.engine.sources import Model
 from mergesafe.errors import CheckpointError
 from mergesafe.tokenizer.compare import (
@@ -19,16 +20,24 @@ from mergesafe.tokenizer.compare import (
     tokens_shown,
 )
 from mergesafe.tokenizer.special import chat_template, special_differences, special_settings
+from mergesafe.tokenizer.vocabulary import PLAIN_KINDS
 
 _ALLOW = "--allow-token-mismatch (allow_token_mismatch=True in Python)"
 
 
 @dataclass
 class TokenCheck:
-    """What was found: warnings, and notes of what only matters to who uses the merged model."""
+    """What was found: warnings, and notes of what only matters to who uses the merged model.
+
+    ``vocabulary``: token -> id of the tokenizer that the output takes, None where its files do not
+    tell. Those of the Hub are not fetched for it: ``passing`` are warnings by it that therefore
+    only a run from the Hub's cache has, see :mod:`mergesafe.engine.companions`.
+    """
 
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    vocabulary: Mapping[str, int] | None = None
+    passing: list[str] = field(default_factory=list)
 
 
 def tokenizer_of(model: Model) -> Files:
@@ -59,6 +68,11 @@ def check_token_ids(carried: Model, models: Sequence[Model], *, allow: bool) -> 
     reference = next((m for m in (carried, *models) if files[m.text].kinds), None)
     if reference is None:
         return found  # nothing to compare: that the output lacks a tokenizer is told elsewhere
+    found.vocabulary = _vocabulary(files[carried.text])
+    if beyond := _beyond(carried, found.vocabulary or {}):
+        found.warnings.append(beyond)
+        if in_hub_cache(files[carried.text].folder):
+            found.passing.append(beyond)
     theirs = files[reference.text]
     errors: list[CheckpointError] = []
     seen: dict[Location, Differences | CheckpointError] = {}
@@ -95,6 +109,29 @@ def check_token_ids(carried: Model, models: Sequence[Model], *, allow: bool) -> 
         raise CheckpointError.joined(errors)
     _special(found, reference, files, models)
     return found
+
+
+def _vocabulary(files: Files) -> Mapping[str, int] | None:
+    kind = next(iter(files.kinds), None)
+    if kind not in PLAIN_KINDS or not isinstance(files.folder, Path):
+        return None
+    try:
+        return files.vocabulary(kind)
+    except CheckpointError:
+        return None
+
+
+def _beyond(model: Model, vocabulary: Mapping[str, int]) -> str | None:
+    """What to say of tokens that no row of the embedding belongs to."""
+    rows = _rows(model)
+    beyond = tuple((t, index) for t, index in vocabulary.items() if rows and index >= rows)
+    if rows is None or not beyond:
+        return None
+    return (
+        f"the embedding of {model.text} has {rows:,} rows and none for {tokens_shown(beyond)} of "
+        "its tokenizer, which the merged model takes: a text that holds such a token fails. Use "
+        "models whose embeddings were resized to the tokenizer (model.resize_token_embeddings)"
+    )
 
 
 def _compared(ours: Files, theirs: Files) -> Differences | CheckpointError:
@@ -197,6 +234,14 @@ def _one_sided(model: Model, reference: Model, found: Differences) -> Iterator[s
         (model, reference, found.added),
         (reference, model, found.missing),
     ):
+        rows = _rows(owner)
+        beyond = tuple(each for each in tokens if rows is not None and each[1] >= rows)
+        tokens = tuple(each for each in tokens if each not in set(beyond))
+        if beyond:
+            yield (
+                f"only {owner.text} has the token{'' if len(beyond) == 1 else 's'} "
+                f"{tokens_shown(beyond)}, for which its embedding of {rows:,} rows has no row"
+            )
         if tokens:
             yield (
                 f"only {owner.text} has the token{'' if len(tokens) == 1 else 's'} "

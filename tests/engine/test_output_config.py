@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import Family
 from tiny import CONFIG, command, llama, recipe, save, write_recipe
+from tokenizer.files import bpe
 
 import mergesafe as ms
 from mergesafe.errors import CheckpointError
@@ -166,6 +167,17 @@ def test_ids_without_a_row_and_an_end_that_never_comes(family: Family) -> None:
     rows, end = ms.plan(linear(family)).plan.warnings
     assert "eos_token_id 50, but its embedding has 50 rows" in rows
     assert "ends a text with '<|im_end|>', whose id is 7, but the merged model stops at 50" in end
+
+
+def test_an_end_that_tokenizer_json_alone_knows(family: Family) -> None:
+    """transformers 5 writes no added_tokens_decoder."""
+    tokens = [f"t{i}" for i in range(50)]
+    for model in family.models:
+        vocabulary = bpe(tokens[:5], {token: i for i, token in enumerate(tokens) if i >= 5})
+        (model / "tokenizer.json").write_text(json.dumps(vocabulary))
+        (model / "tokenizer_config.json").write_text('{"eos_token": "t5"}')
+    [end] = ms.plan(linear(family)).plan.warnings
+    assert "ends a text with 't5', whose id is 5, but the merged model stops at 2" in end
 
 
 def test_nan_is_refused_and_infinity_written_as_it_is(family: Family) -> None:

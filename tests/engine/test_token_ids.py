@@ -65,6 +65,24 @@ def test_the_command_refuses_and_can_be_told_to_merge(family: Family) -> None:
     assert "2 token ids differ" in (out / "README.md").read_text()
 
 
+def test_tokens_beyond_the_rows_of_every_model(family: Family) -> None:
+    for model in family.models:
+        (model / "tokenizer.json").write_text(json.dumps(bpe(added={"<x>": 50, "<y>": 51})))
+    [warning] = warnings(linear(family))
+    assert f"{family.base} has 50 rows and none for '<x>' (50), '<y>' (51) of its" in warning
+
+
+def test_a_token_of_one_model_without_a_row(family: Family) -> None:
+    """There is no row that could be mixed."""
+    for model in family.models:
+        write(model, "tokenizer.json")
+    one = family.experts[0]
+    (one / "tokenizer.json").write_text(json.dumps(bpe(added={"<x>": 50})))
+    assert warnings(linear(family)) == [
+        f"only {one} has the token '<x>' (50), for which its embedding of 50 rows has no row"
+    ]
+
+
 def test_order_of_keys_is_silent(family: Family) -> None:
     for model in family.models:
         write(model, "tokenizer.json")
