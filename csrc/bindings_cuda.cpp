@@ -73,6 +73,8 @@ void bind(py::module_& m) {
         jobs.inputs = std::move(inputs);
         jobs.dtypes = std::move(dtypes);
         jobs.validate();
+        for (const auto* codes : {&jobs.first_dtype, &jobs.out_dtype, &jobs.dtypes})
+          for (int code : *codes) dtype_of(code);
         return jobs;
       }))
       .def("sparsify",

@@ -173,6 +173,13 @@ def test_jobs_name_the_list(name: str, wanted: int) -> None:
         jobs(**{name: [0]})
 
 
+@pytest.mark.parametrize(("name", "values"), [("first_dtype", 2), ("out_dtype", 2), ("dtypes", 6)])
+@pytest.mark.parametrize("code", [-1, 3, 77])
+def test_jobs_have_known_dtypes(name: str, values: int, code: int) -> None:
+    with pytest.raises(ValueError, match=rf"dtype is {code}; expected a number in \[0, 2\]"):
+        jobs(**{name: [F32] * (values - 1) + [code]})
+
+
 @pytest.mark.parametrize("at", range(6))
 def test_masks_of_jobs(at: int) -> None:
     """Each of the six lists of masks must have a value per expert of every job."""
