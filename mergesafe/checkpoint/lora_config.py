@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NoReturn
 
@@ -55,6 +56,9 @@ _GROUPS: Final = 3
 _WAYS: Final = 32 * 64**3
 _PATTERN_LENGTH: Final = 300
 _PATTERN_COUNT: Final = 4096
+#: Letters of a module's name that patterns are matched with, and seconds for all matches.
+_NAME_LENGTH: Final = 200
+_SECONDS: Final = 20.0
 
 
 def fail(path: Location, problem: str) -> NoReturn:
@@ -104,7 +108,8 @@ class Setting:
     def __init__(
         self, path: Location, config: dict[str, Any], key: str, patterns_key: str, *, whole: bool
     ) -> None:
-        self._key = patterns_key
+        self._key, self._path = patterns_key, path
+        self._seconds = 0.0
         self._default = _number(path, key, config.get(key), whole=whole)
         patterns = config.get(patterns_key) or {}
         if not isinstance(patterns, dict) or len(patterns) > _PATTERN_COUNT:
@@ -121,15 +126,35 @@ class Setting:
     def of(self, module: str) -> float:
         """The value for the module of this name."""
         return next(
-            (value for _, pattern, value in self._patterns if pattern.match(module)), self._default
+            (value for _, pattern, value in self._patterns if self._matches(pattern, module)),
+            self._default,
         )
 
     def unused(self, modules: Iterable[str]) -> Iterator[str]:
         """A warning for each pattern that matches none of the modules."""
         names = list(modules)
         for text, pattern, _ in self._patterns:
-            if not any(pattern.match(name) for name in names):
+            if not any(self._matches(pattern, name) for name in names):
                 yield f"{self._key} has the pattern {show(text)}, which matches no adapted module"
+
+    def _matches(self, pattern: re.Pattern[str], module: str) -> bool:
+        """Each match is quick; many patterns on many modules may not be."""
+        if len(module) > _NAME_LENGTH:
+            fail(
+                self._path,
+                f"the module {show(module)} has a name of {len(module)} characters, which "
+                f"{self._key} could take for ever to match. Rename the module.",
+            )
+        began = time.thread_time()
+        found = pattern.match(module) is not None
+        self._seconds += time.thread_time() - began
+        if self._seconds > _SECONDS:
+            fail(
+                self._path,
+                f"the patterns of {self._key} take more than {_SECONDS:g} s to match. Replace them "
+                "by plain module names.",
+            )
+        return found
 
 
 def _compile(path: Location, key: str, text: str) -> re.Pattern[str]:

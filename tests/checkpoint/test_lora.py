@@ -284,3 +284,17 @@ def test_hostile_pattern_on_a_long_name_is_quick(tmp_path: Path, pattern: str) -
 )
 def test_ordinary_patterns_are_allowed(pattern: str) -> None:
     Setting(Path("x"), {"r": 2, "rank_pattern": {pattern: 4}}, "r", "rank_pattern", whole=True)
+
+
+def test_many_slow_patterns_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergesafe.checkpoint.lora_config._SECONDS", 0.5)
+    patterns = {f".*.*.*(a|a)b{number}": 1 for number in range(1000)}
+    setting = Setting(
+        Path("x"), {"r": 2, "rank_pattern": patterns}, "r", "rank_pattern", whole=True
+    )
+    began = time.process_time()
+    with pytest.raises(CheckpointError, match="take more than 0"):
+        list(setting.unused(["a." * 60] * 1000))
+    assert time.process_time() - began < 5
+    with pytest.raises(CheckpointError, match="has a name of 201 characters"):
+        setting.of("a" * 201)
