@@ -79,6 +79,15 @@ ROPE_THETA: Final[Mapping[str, float]] = dict.fromkeys(
 )
 
 
+#: The epsilon of RMSNorm where the configuration has none.
+_RMS_NORM_EPS: Final[Mapping[str, float]] = {
+    **dict.fromkeys(
+        ("llama", "mistral", "ministral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma",
+         "gemma2", "gemma3_text", "granite", "deepseek_v2", "deepseek_v3", "smollm3"),
+        1e-6,
+    ),
+    **dict.fromkeys(("mixtral", "phi3", "olmo2"), 1e-5),
+}  # fmt: skip
 #: Every how many layers one has full attention, in models that alternate it with a window.
 _PATTERNS: Final[Mapping[str, int]] = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
 #: Settings that only say what ``layer_types`` says too.
@@ -106,6 +115,8 @@ def default_of(key: str, config: Mapping[str, Any]) -> Any:
         return kind == "gpt_neox"
     if key == "max_position_embeddings" and kind == "llama":
         return 2048
+    if key == "rms_norm_eps":
+        return _RMS_NORM_EPS.get(str(kind))
     if key == "layer_types":
         return _layer_types(config)
     if key == "sliding_window" and kind == "mistral":

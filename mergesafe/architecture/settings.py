@@ -14,6 +14,7 @@ from typing import Any, Final
 from mergesafe.architecture import rope
 from mergesafe.architecture.cosmetic import COSMETIC, PATTERN_KEYS, default_of
 from mergesafe.architecture.tying import text_config
+from mergesafe.checkpoint._parse import show
 
 #: Sizes of a text model that tensors of equal shape do not tell, or that a message tells better.
 _STRUCTURE: Final = (
@@ -67,12 +68,17 @@ def mismatch(
             )
     for key in _STRUCTURE:
         value, other = (_value(key, config) for config in (one, two))
-        if value is not None and other is not None and value != other:
+        if value is not None and other is not None and _size(value) != _size(other):
             return (
-                f"{our_name} has {key} {value}, {their_name} {other}: they cannot be merged, "
-                "because numbers in the same place mean different things"
+                f"{our_name} has {key} {show(value)}, {their_name} {show(other)}: they cannot be "
+                "merged, because numbers in the same place mean different things"
             )
     return None
+
+
+def _size(value: object) -> object:
+    """A number that is written as text counts as the number."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def contradictions(config: Mapping[str, Any]) -> list[str]:

@@ -48,9 +48,12 @@ def train(
     batch: Annotated[int, typer.Option(metavar="N", help="Responses at a time.")] = 16,
     rate: Annotated[float, typer.Option(metavar="RATE", help="Highest learning rate.")] = 5e-5,
     max_tokens: Annotated[
-        int, typer.Option(metavar="N", help="Of question and response; more is cut off.")
+        int,
+        typer.Option(metavar="N", help="Tokens of a question and its response; more is cut off."),
     ] = 256,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the split and the training.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Random seed of the split and of the training.")
+    ] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FOLDER.")] = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -318,7 +318,8 @@ def gate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Stop a model that is not shown to meet every requirement: exit status 3.
+    """Check a model against requirements; exits with status 3 unless every one is met with
+    confidence.
 
     Decided on the bound of the confidence interval, not on the value: 0.95 is met when the whole
     interval lies above it. Against a baseline, questions are compared one by one.

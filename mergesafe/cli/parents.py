@@ -35,7 +35,8 @@ def vet(
     behaviour: Annotated[
         bool,
         typer.Option(
-            help="Measure what the models answer; --no-behaviour takes no options about it."
+            help="Ask the models and judge their answers; --no-behaviour skips this and refuses "
+            "the options that only this uses."
         ),
     ] = True,
     margin: Annotated[
@@ -43,7 +44,7 @@ def vet(
         typer.Option(
             metavar="SHARE",
             parser=ask.share,
-            help="How far from the base's a rate must certainly be.",
+            help="Report a rate that certainly differs from the base's by more than this share.",
         ),
     ] = 0.1,
     min_safe_rate: Annotated[

@@ -196,7 +196,7 @@ def _note_ids(
     tokenizer: Model,
 ) -> None:
     changed = [
-        f"{key} {show(after.get(key))} in place of {show(before.get(key))}"
+        _change(key, before.get(key), after.get(key))
         for key in TOKEN_IDS
         if before.get(key) != after.get(key)
     ]
@@ -205,6 +205,14 @@ def _note_ids(
             f"{name} of the merged model follows {tokenizer.text}, whose tokenizer it takes: "
             f"{', '.join(changed)}"
         )
+
+
+def _change(key: str, before: object, after: object) -> str:
+    if after is None:
+        return f"no {key}, which was {show(before)}"
+    if before is None:
+        return f"{key} {show(after)}, where there was none"
+    return f"{key} {show(after)} in place of {show(before)}"
 
 
 def _check_end(

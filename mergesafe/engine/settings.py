@@ -14,6 +14,8 @@ from mergesafe.errors import CheckpointError
 
 #: Settings that are named for one model before they are only counted.
 _SHOWN: Final = 12
+#: What a setting is said to be where there is none; a text has quotation marks.
+_NOTHING: Final = "nothing"
 
 
 def check_settings(reference: Model, models: Sequence[Model]) -> list[str]:
@@ -64,11 +66,15 @@ def check_settings(reference: Model, models: Sequence[Model]) -> list[str]:
             )
     warnings += [
         f"{CONFIG_NAME} differs in {key}: {ours} in {reference.text}, {value} in "
-        f"{', '.join(names)}; the merged model takes {ours}"
+        f"{', '.join(names)}; the merged model {_taken(ours)}"
         for (key, ours, value), names in found.items()
     ]
     return warnings + more
 
 
+def _taken(told: str) -> str:
+    return "does not set it" if told == _NOTHING else f"takes {told}"
+
+
 def _told(value: Any) -> str:
-    return "nothing" if value is None else show(value)
+    return _NOTHING if value is None else show(value)

@@ -138,6 +138,8 @@ def test_a_text_model_and_one_of_which_text_is_a_part() -> None:
         ({"head_dim": 16}, "a has head_dim 8, b 16"),
         ({"hidden_size": 32}, "a has hidden_size 16, b 32"),
         ({"num_hidden_layers": 4}, "a has num_hidden_layers 3, b 4"),
+        ({"num_hidden_layers": "3"}, None),
+        ({"num_hidden_layers": "4"}, "a has num_hidden_layers 3, b '4'"),
         ({"model_type": None}, None),
         ({"architectures": ["LlamaForSequenceClassification"]}, None),
         ({"rope_theta": 5e5, "rms_norm_eps": 1, "hidden_act": "gelu"}, None),
@@ -147,6 +149,15 @@ def test_a_text_model_and_one_of_which_text_is_a_part() -> None:
 def test_what_can_never_be_merged(change: dict[str, Any], expected: str | None) -> None:
     found = mismatch(CONFIG, {**CONFIG, **change}, "a", "b")
     assert found is None if expected is None else found is not None and expected in found
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "equal"),
+    [("llama", 1e-6, True), ("phi3", 1e-5, True), ("phi3", 1e-6, False), ("new", 1e-6, False)],
+)
+def test_the_epsilon_that_a_model_has_by_default(kind: str, value: float, equal: bool) -> None:
+    config = {"model_type": kind}
+    assert (differences(config, {**config, "rms_norm_eps": value}) == []) is equal
 
 
 def test_parts_of_other_architectures() -> None:

@@ -50,6 +50,7 @@ def test_absent_against_a_value(family: Family) -> None:
     change(family.experts[0], new_setting=3)
     [warning] = ms.plan(linear(family)).plan.warnings
     assert f"new_setting: nothing in {family.base}, 3 in {family.experts[0]}" in warning
+    assert warning.endswith("; the merged model does not set it")
 
 
 def test_many_differences_are_counted(family: Family) -> None:
@@ -138,6 +139,7 @@ def test_ids_follow_the_tokenizer(family: Family) -> None:
     notes = [note for note in result.notes if "follows" in note]
     assert len(notes) == 2
     assert all("eos_token_id [7, 8] in place of 2" in note for note in notes)
+    assert any("pad_token_id 9, where there was none" in note for note in notes)
 
 
 def test_ids_of_a_generation_that_only_the_tokenizers_model_names(family: Family) -> None:
