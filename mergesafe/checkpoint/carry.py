@@ -127,18 +127,18 @@ def check_companions(files: Iterable[tuple[Location, str]]) -> None:
         if isinstance(path, Path):
             at(path).fingerprint()
         if name in _OBJECTS:
-            _check_object(path)
+            _check_json(path)
 
 
-def _check_object(path: Location) -> None:
+def _check_json(path: Location) -> None:
     with open_regular(path) as file:
         try:
             data = file.read(CONFIG_LIMIT + 1)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot read ({reason(error)}).") from error
+    problem = None
     try:
-        # As transformers reads it: a key may appear twice there.
-        problem = None if isinstance(json.loads(data.decode()), dict) else "no JSON object"
+        json.loads(data.decode())  # as transformers reads it: a key may appear twice there
     except UnicodeDecodeError:
         problem = "not UTF-8"
     except (ValueError, RecursionError):
@@ -147,7 +147,7 @@ def _check_object(path: Location) -> None:
         problem = f"larger than {CONFIG_LIMIT:,} bytes"
     if problem is not None:
         raise CheckpointError(
-            f"{path}: {problem}; expected one JSON object. The merged model would not load with "
+            f"{path}: {problem}; expected JSON. The merged model would not load with "
             "it: repair the file, or remove it if the model needs none."
         )
 
