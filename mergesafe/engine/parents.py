@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from mergesafe.architecture.names import is_recomputed, layer_of
+from mergesafe.architecture.names import is_recomputed
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.model import Checkpoint
 from mergesafe.checkpoint.safetensors import TensorInfo
@@ -45,6 +45,8 @@ _BASE_LAYER: Final = re.compile(r"\.base_layer\.")
 _WEIGHT: Final = re.compile(r"(?:^|\.)(?:weight|w[123]|qweight|[a-z_]*proj)$")
 #: What lies beside packed numbers: ``weight_scale``, ``scales``, ``biases``, ``codebooks``.
 _BESIDE: Final = re.compile(r"scale|codebook|(?:^|\.)biases$|zero_?point")
+#: Ends of the names of parameters that no model has without values.
+_PARAMETERS: Final = (".weight", ".bias", "_proj", ".A_log", ".dt_bias")
 _SETTINGS: Final = "quantization_config"
 
 
@@ -81,7 +83,7 @@ def _check_whole(name: str, info: TensorInfo) -> None:
             "parameters of a module in one row. Save the model again with its state dict gathered "
             "(FULL_STATE_DICT)."
         )
-    if info.shape == (0,) and (name.endswith((".weight", ".bias")) or layer_of(name)):
+    if info.shape == (0,) and name.endswith(_PARAMETERS):
         raise CheckpointError(
             f"{info.path}: tensor {show(info.name)} has the shape [0], so its values were not "
             "saved: DeepSpeed ZeRO-3 and FSDP leave such stubs when a model is saved without "
