@@ -1,6 +1,6 @@
 # Every target but gpu-check sets up what it needs in .venv; nothing is installed elsewhere.
 #
-#   make demo        the story on a real small model, about seven minutes on two cores
+#   make demo        the story on a real small model, up to a quarter of an hour on two cores
 #   make test        what CI runs: lint, types, build, tests
 #   make bench       kernels and end-to-end merges against mergekit, minutes
 #   make docs        build the documentation strictly into site/

@@ -177,7 +177,8 @@ def run(
     """Run the whole story in ``workdir`` and return its figures; ``report.html`` there shows them.
 
     Unless ``quiet`` it prints tables, answers, and a conclusion drawn from the figures. ``seed``
-    draws the skills' questions and what is tuned on. Takes about seven minutes on two CPU cores.
+    draws the skills' questions and what is tuned on. Takes up to a quarter of an hour on two
+    CPU cores.
     """
     require("torch", "transformers", "gguf", "accelerate", "safetensors", "numpy")
     from rich.console import Console

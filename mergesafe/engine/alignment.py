@@ -137,8 +137,9 @@ def _paired(models: Sequence[Model], reference: int) -> _State:
         if found.ambiguous:
             raise CheckpointError(
                 f"{model.checkpoint.path}: its tensors fit those of "
-                f"{models[reference].checkpoint.path} in more than one way, with the "
-                f"prefix {', or '.join(map(str, found.ambiguous))}. Rename the tensors of one."
+                f"{models[reference].checkpoint.path} in more than one way: its names "
+                f"begin with {', or with '.join(map(str, found.ambiguous))}. Rename the "
+                "tensors of one."
             )
         # In the order of the file: that of the first model is the output's.
         target = {own: name for name, own in found.stored.items()}

@@ -20,7 +20,7 @@ from mergesafe.engine.plan import MergePlan, TensorTask
 from mergesafe.engine.stream import Schedule, is_cut
 
 #: How a tensor is read: without statistics; kept in memory from the first pass to the last; in
-#: tiles, once per pass; integers, which are compared and copied.
+#: tiles, once per pass; copied, as integers are after they were compared.
 ONCE, RESIDENT, STREAMED, COPIED = "once", "resident", "streamed", "copied"
 
 

@@ -298,7 +298,7 @@ class Stream:
         return no_lap if self.trace is None else self.trace.laps(tensor)
 
     def _copy(self, number: int, task: TensorTask, lap: Lap) -> None:
-        """Integer tensors: equal in every input, copied byte for byte."""
+        """Copy byte for byte what one input owns, or integers, which all inputs must agree on."""
         first, *others = task.sources
         total = 0
         lap("schedule", 0, 0)
