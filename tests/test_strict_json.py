@@ -33,7 +33,7 @@ from mergesafe.safety.evaluation.sets_file import read_sets_file
 from mergesafe.safety.gate.saved import read_evaluation
 from mergesafe.safety.inspector.model import SETTINGS, read_settings
 from mergesafe.safety.policy import read_policy
-from mergesafe.strict_json import MAX_DIGITS, parse_json
+from mergesafe.strict_json import MAX_DEPTH, MAX_DIGITS, parse_json
 from mergesafe.tune.trajectory import StateFile, Trajectory
 
 #: Values of a key in a JSON object that is UTF-8 but for them, or that no reader may choke on.
@@ -286,12 +286,27 @@ def test_a_result_with_a_byte_order_mark_is_not_passed_over(tmp_path: Path) -> N
 
 def test_numbers_and_constants() -> None:
     assert parse_json(b"-" + b"9" * (MAX_DIGITS - 1)) == -(10 ** (MAX_DIGITS - 1) - 1)
-    with pytest.raises(ValueError, match=r"not valid \(a number of 4,301 digits\)"):
+    with pytest.raises(ValueError, match=r"not valid \(a number of 309 digits\)"):
         parse_json(b"9" * (MAX_DIGITS + 1))
+    assert float(parse_json(b"9" * MAX_DIGITS)) == 1e308
+    for beyond in (b"1e400", b"[-1E+309]"):
+        for constants in (False, True):
+            with pytest.raises(ValueError, match="is larger than any float"):
+                parse_json(beyond, constants=constants)
     assert parse_json(b"[Infinity]", constants=True) == [float("inf")]
     for constant in (b"NaN", b"Infinity", b"-Infinity"):
         with pytest.raises(ValueError, match="is not JSON"):
             parse_json(constant)
+
+
+def test_nesting() -> None:
+    for begin, end in (("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")):
+        half = MAX_DEPTH // len(begin.replace('"a":', ""))
+        assert parse_json((begin * half + "0" + end * half).encode())
+        for deeper in (half + 1, 400, 100_000):
+            with pytest.raises(ValueError, match="nested too deeply"):
+                parse_json((begin * deeper + "0" + end * deeper).encode())
+    assert parse_json(b"[" * 400 + b"]" * 400, depth=None)
 
 
 def test_the_commands_end_with_status_2(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
-from mergesafe.strict_json import parse_json
+from mergesafe.strict_json import MAX_DEPTH, parse_json
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 120
@@ -35,16 +35,19 @@ def reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def parse_object(data: bytes, *, constants: bool = True) -> dict[str, Any]:
+def parse_object(
+    data: bytes, *, constants: bool = True, depth: int | None = MAX_DEPTH
+) -> dict[str, Any]:
     """Parse ``data`` as one JSON object in which no key appears twice, at any depth.
 
     ``constants``: whether NaN and Infinity, which JSON does not have, are read all the same:
     configurations in the wild hold Infinity (a range of time steps); Python reads and writes it.
+    ``depth``: as of :func:`~mergesafe.strict_json.parse_json`.
 
     Raises:
         ValueError: a short phrase that says what ``data`` is instead ("not UTF-8", ...).
     """
-    value = parse_json(data, constants=constants, object_pairs_hook=_unique)
+    value = parse_json(data, constants=constants, depth=depth, object_pairs_hook=_unique)
     if not isinstance(value, dict):
         raise ValueError(f"a JSON {type(value).__name__}, not an object")
     return value

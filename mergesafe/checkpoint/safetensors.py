@@ -116,7 +116,8 @@ def _load(path: Location) -> tuple[dict[str, Any], int, int]:
     if not raw.startswith(b"{"):
         _fail(path, f"the header starts with {raw[:1]!r}, expected the '{{' of a JSON object.")
     try:
-        return parse_object(raw, constants=False), 8 + length, size
+        # Every entry is checked one by one and what lies deeper is not looked at.
+        return parse_object(raw, constants=False, depth=None), 8 + length, size
     except ValueError as error:
         _fail(path, f"the header is {error}.")
 
