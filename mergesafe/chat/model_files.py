@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from mergesafe.checkpoint.carry import TOKENIZER_SUFFIX, VOCABULARIES
-from mergesafe.checkpoint.digest import digest_at, text
+from mergesafe.checkpoint.digest import digest_of_file, text
 from mergesafe.checkpoint.location import Location, at
 from mergesafe.errors import ModelError
 
@@ -58,14 +58,5 @@ def files_digest(place: Location) -> str:
             found[name] = at(file).fingerprint()
         elif file.is_file():
             content = file.read_bytes() if not weights else b""
-            found[name] = _weights_digest(file) if weights else sha256(content).hexdigest()
+            found[name] = text(digest_of_file(file)) if weights else sha256(content).hexdigest()
     return json.dumps(found, sort_keys=True)
-
-
-def _weights_digest(file: Path) -> str:
-    import numpy
-
-    if not file.stat().st_size:
-        return ""
-    content = numpy.memmap(file, dtype=numpy.uint8, mode="r")
-    return text(digest_at(content.ctypes.data, content.size))

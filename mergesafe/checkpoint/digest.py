@@ -12,9 +12,14 @@ from __future__ import annotations
 
 import ctypes
 import re
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mergesafe import _native
+from mergesafe.checkpoint._parse import reason
+from mergesafe.checkpoint.location import at
+from mergesafe.errors import ChangedInputError, CheckpointError
 
 if TYPE_CHECKING:
     from mergesafe.checkpoint.reader import Reader
@@ -57,6 +62,35 @@ def digest_of_tensor(reader: Reader, info: TensorInfo) -> int:
         view = memoryview(piece)[: min(_PIECE, info.nbytes - begin)]
         reader.read_into(info, begin, view)
         total = add(total, digest_of(view, begin // BLOCK))
+    return total
+
+
+def digest_of_file(path: Path) -> int:
+    """Digest of a file's bytes, read piece by piece: a file that shrinks is an error, where a
+    mapping of it would end the process.
+
+    Raises:
+        CheckpointError: it is no regular file, cannot be read, or changes meanwhile.
+    """
+    total = 0
+    with closing(at(path).open()) as file:
+        piece = bytearray(min(_PIECE, file.size))
+        for begin in range(0, file.size, _PIECE):
+            view = memoryview(piece)[: min(_PIECE, file.size - begin)]
+            got = 0
+            while got < len(view):
+                try:
+                    count = file.read(begin + got, view[got:])
+                except OSError as error:
+                    raise CheckpointError(f"{path}: cannot read ({reason(error)}).") from error
+                if not count:
+                    raise ChangedInputError(f"{path}: the file has shrunk while it was read.")
+                got += count
+            total = add(total, digest_of(view, begin // BLOCK))
+        if file.changed():
+            raise ChangedInputError(
+                f"{path}: the file was written to while it was read. Leave it alone and run again."
+            )
     return total
 
 

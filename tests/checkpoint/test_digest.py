@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import xxhash
 
 from mergesafe import _native
-from mergesafe.checkpoint.digest import BLOCK, add, digest_at, digest_of, parse, text
+from mergesafe.checkpoint.digest import (
+    BLOCK,
+    add,
+    digest_at,
+    digest_of,
+    digest_of_file,
+    parse,
+    text,
+)
+from mergesafe.errors import ChangedInputError
 
 SIZES = (0, 1, 3, 16, 17, 128, 129, 240, 241, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5)
 
@@ -81,3 +92,38 @@ def test_text_and_back() -> None:
 def test_other_text_is_refused(digits: str) -> None:
     with pytest.raises(ValueError, match="32 hexadecimal digits"):
         parse(digits)
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK, 512 * BLOCK + 5])
+def test_a_file(tmp_path: Path, size: int) -> None:
+    (tmp_path / "file").write_bytes(content := random.Random(size).randbytes(size))
+    assert digest_of_file(tmp_path / "file") == digest_of(content)
+
+
+def test_a_file_that_shrinks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping of it would end the process with a signal."""
+    path, real = tmp_path / "file", os.preadv
+    path.write_bytes(bytes(3 * 512 * BLOCK))
+
+    def shrinking(descriptor: int, views: list[memoryview], begin: int) -> int:
+        os.truncate(path, 512 * BLOCK)
+        return real(descriptor, views, begin)
+
+    monkeypatch.setattr(os, "preadv", shrinking)
+    with pytest.raises(ChangedInputError, match="shrunk"):
+        digest_of_file(path)
+
+
+def test_a_file_that_is_written_to_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "file", os.preadv
+    path.write_bytes(bytes(100))
+
+    def writing(descriptor: int, views: list[memoryview], begin: int) -> int:
+        path.write_bytes(bytes(101))
+        return real(descriptor, views, begin)
+
+    monkeypatch.setattr(os, "preadv", writing)
+    with pytest.raises(ChangedInputError, match="written to"):
+        digest_of_file(path)
