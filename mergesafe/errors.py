@@ -156,6 +156,30 @@ class MethodError(MergesafeError):
     """A merge method breaks its contract: what it asks for or returns does not fit its inputs."""
 
 
+class GuardedError(MergesafeError):
+    """A function in a process of its own gave no answer; the message is the end of a sentence."""
+
+
+class TookTooLong(GuardedError):
+    """It was stopped when its time was over."""
+
+
+class TookTooMuch(GuardedError):
+    """It needed more memory than it may have, or its answer was too large."""
+
+
+class Crashed(GuardedError):
+    """Its process ended, or answered what no function answers."""
+
+
+class Raised(GuardedError):
+    """It raised an error: ``name`` is the name of its class, ``words`` what it says."""
+
+    def __init__(self, name: str, words: str):
+        self.name, self.words = name, words
+        super().__init__(f"{name}: {words}" if words else name)
+
+
 class KernelsError(MergesafeError, ImportError):
     """The compiled kernels are missing beside the package, or cannot be loaded."""
 
