@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mergesafe.chat.conversation import Conversation, answered
+from mergesafe.chat.rendering import rendered
 from mergesafe.errors import ModelError
 
 #: Labels that count in no loss, by the convention of torch and transformers.
@@ -48,20 +49,9 @@ def prompt_text(tokenizer: Any, conversation: Conversation) -> str:
     """The conversation in the chat template, ready for the assistant's turn.
 
     Raises:
-        ModelError: the template refuses it, as some do a system prompt.
+        ModelError: the template refuses it, as some do a system prompt, or takes for ever.
     """
-    from jinja2 import TemplateError
-
-    try:
-        return str(
-            tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        )
-    except TemplateError as error:
-        roles = ", ".join(turn["role"] for turn in conversation)
-        raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} refuses a conversation of {roles}: "
-            f"{error}. Leave out what it does not take, such as a system prompt."
-        ) from None
+    return rendered(tokenizer, conversation, prompt=True)
 
 
 def encode_prompt(tokenizer: Any, conversation: Conversation) -> list[int]:
@@ -83,7 +73,7 @@ def encode(
     straddles the two. What the template adds after the answer's text is taken up to the end.
     """
     prompt = prompt_text(tokenizer, conversation)
-    whole = str(tokenizer.apply_chat_template(answered(conversation, answer), tokenize=False))
+    whole = rendered(tokenizer, answered(conversation, answer))
     if whole.startswith(prompt):
         rest = whole[len(prompt) :].rstrip("\n")
     else:  # templates that rewrite earlier turns, or add what only a last turn has
