@@ -12,14 +12,23 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
+from mergesafe.references import redact_text
+
 #: Mistakes of one recipe that are reported in full.
 MAX_REPORTED: Final = 10
 
 
 class MergesafeError(Exception):
-    """Base class: bad usage, recipe or input (exit status 2)."""
+    """Base class: bad usage, recipe or input (exit status 2).
+
+    Messages go to screens, logs and files: what is secret in a URL is not in them, whoever wrote
+    them.
+    """
 
     exit_status = 2
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact_text(arg) if isinstance(arg, str) else arg for arg in args))
 
     @property
     def paragraphs(self) -> tuple[str, ...]:
@@ -38,7 +47,7 @@ class RecipeError(MergesafeError):
         self.line = line
         where = "recipe" if source is None else str(source)
         text = f"{where}:{line}: {message}" if line else f"{where}: {message}"
-        self._paragraphs: tuple[str, ...] = (text,)
+        self._paragraphs: tuple[str, ...] = (redact_text(text),)
         super().__init__(message)
 
     def __str__(self) -> str:
@@ -131,7 +140,7 @@ class DataError(MergesafeError):
 
     def __str__(self) -> str:
         where = ":".join(str(part) for part in (self.source, self.line) if part is not None)
-        return f"{where}: {self.args[0]}" if where else str(self.args[0])
+        return redact_text(f"{where}: {self.args[0]}") if where else str(self.args[0])
 
 
 class RequirementError(MergesafeError):

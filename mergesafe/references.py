@@ -1,24 +1,76 @@
 """How a recipe names a model: a local path, a URL, or a model on the Hugging Face Hub.
 
 URLs may carry secrets (``https://user:password@host/x?signature=...``), and messages, model cards
-and manifests are shown to others: whatever is shown goes through :func:`redact` first.
+and manifests are shown to others: whatever is shown goes through :func:`redact` where it is known
+to be one reference, and through :func:`redact_text` where it may be anything. Both take time in
+proportion to the text, and what they have hidden they leave as it is.
+
+Hidden are the user and the password (either may be a token), matrix parameters, the query and the
+fragment of a URL; in chained URLs (``zip://a::https://...``), in a URL within a URL and in
+percent-encoded ones too; and what looks like a key of a known service.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Final
 from urllib.parse import unquote
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 #: What fsspec, too, takes for a place on this machine.
 _LOCAL: Final = re.compile(r"(?:file|local):(?://(?:localhost(?=/))?|(?=/))", re.IGNORECASE)
-#: A URL in running text; a query that is hidden already is left as it is, with what follows it.
-_IN_TEXT: Final = re.compile(_URL.pattern + r"[^\s'\"?]+(?:\?(?!\*\*\*)[^\s'\"]*)?")
 _HUB_ID: Final = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w.][\w./-]*))?", re.ASCII
 )
 HIDDEN: Final = "***"
+
+#: Schemes that are known with one slash, too: a path library takes ``https://`` for ``https:/``.
+_SCHEMES: Final = (
+    "https?|ftps?|sftp|ssh|git|wss?|s3[an]?|gs|gcs|abfss?|wasbs?|az|adl|oss|oci|cos|obs|tos|hf|r2|b2"
+    "|swift|webdavs?|davs?|smb|hdfs|webhdfs|github|gdrive|dropbox|box|postgres(?:ql)?|mysql|redis"
+)
+#: What ends a scheme. Patterns that are searched for begin with few characters and look behind
+#: nowhere, which is ten times as fast.
+_SEPARATOR: Final = re.compile(
+    r"(?::|%(?:25){0,4}3[aA])(?P<slashes>(?:[/\\]|%(?:25){0,4}2[fF]){1,4})"
+)
+_SCHEME: Final = re.compile(
+    rf"(?P<plain>(?:^|[^A-Za-z0-9+.-])(?:{_SCHEMES})$)|(?P<disk>(?:^|[^A-Za-z0-9+.-])(?:file|local)$)"
+    r"|[A-Za-z0-9+.-]$",
+    re.IGNORECASE,
+)
+#: The longest of the schemes above, and one character before it.
+_LOOK_BACK: Final = 12
+#: URLs of one text that are looked at; of further ones nothing is shown.
+MAX_URLS: Final = 20_000
+_REST: Final = re.compile(r"(:[/\\]{2,4}|%3[aA]%2[fF])[^\s\"]+")
+#: Where a URL in running text ends: at white space, at a double quote, and at a closing quote.
+_END: Final = re.compile(r"[\s\"]|'(?![^\s\"'),;:.\]}>])")
+_AUTHORITY_END: Final = re.compile(r"[/?#;]")
+_ENCODED: Final = re.compile(r"%(?:25){0,4}(?:40|3f|23|3b)", re.IGNORECASE)
+_MATRIX: Final = re.compile(r";(?!\*\*\*)[^/?#]+")
+_QUERY: Final = re.compile(r"[?#](?!\*\*\*|$)")
+_PORT: Final = re.compile(r":[0-9]*")
+_HIDDEN_USER: Final = f"{HIDDEN}@"
+
+#: Keys of known services: the begin of a run of letters, and all of it.
+_KEYS: Final = re.compile(
+    r"(?P<kind>hf_|gh[opusr]_|github_pat_|glpat-|sk-|sk_live_|gsk_|nvapi-|xai-|xox[abeprs]-|AIza|r8_"
+    r"|AKIA|ASIA|eyJ)(?P<key>[A-Za-z0-9_-]{16,}(?:\.[A-Za-z0-9_-]+)*)"
+)
+_LETTER: Final = re.compile(r"[A-Za-z0-9]")
+_DIGIT: Final = re.compile(r"[0-9]")
+#: Parameters that hold a secret and nothing else, outside of a URL too.
+_NAMED: Final = re.compile(
+    r"(x-(?:amz|goog|oss|obs)-(?:signature|credential|security-token)|awsaccesskeyid"
+    r"|(?:access|refresh|auth|id|hf)_token|api[_-]?key|client_secret|secret_access_key|passw(?:or)?d)"
+    r"(=|%3D)(?!\*\*\*)[^\s\"'&<>,;]{4,}",
+    re.IGNORECASE,
+)
+_AUTHORIZATION: Final = re.compile(
+    r"(?P<name>bearer|basic) (?P<key>[A-Za-z0-9._~+/=-]{16,})", re.IGNORECASE
+)
 
 
 def is_url(reference: str) -> bool:
@@ -39,18 +91,109 @@ def hub_id(reference: str) -> tuple[str, str | None] | None:
 
 
 def redact(reference: str) -> str:
-    """``reference`` with a URL's password and query replaced by ``***``; other text unchanged."""
-    if not is_url(reference):
-        return reference
-    place, mark, _ = reference.partition("?")
-    scheme, _, rest = place.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
-    if at and ":" in user:
-        user = f"{user.partition(':')[0]}:{HIDDEN}"
-    return f"{scheme}://{user}{at}{host}{slash}{path}{mark}{HIDDEN if mark else ''}"
+    """``reference``, which is one path, URL or value, with what is secret in it as ``***``.
+
+    A URL goes on to the end, so that a password may hold quotes and spaces.
+    """
+    return _keys(_urls(reference, None))
 
 
 def redact_text(text: str) -> str:
-    """``text`` with every URL in it redacted."""
-    return _IN_TEXT.sub(lambda match: redact(match[0]), text)
+    """``text`` with what is secret in it as ``***``; a URL ends at white space or a quote."""
+    return _keys(_urls(text, _END))
+
+
+def endpoint_name(url: str) -> str:
+    """``scheme://host:port/path``: a URL without user, password, query and fragment."""
+    name = re.split(r"[?#;]", redact(url), maxsplit=1)[0].rstrip("/")
+    return name.replace(_HIDDEN_USER, "")
+
+
+def _urls(text: str, end: re.Pattern[str] | None) -> str:
+    """``text`` with its URLs redacted, each of which ends where ``end`` matches."""
+    places, whole = _places(text)
+    if not places and whole:
+        return text
+    parts = []
+    done = last = 0
+    for (_, begin, on_disk, encoded), (following, *_) in pairwise([*places, (len(text), 0, 0, 0)]):
+        if begin < done:
+            continue
+        if begin > last:  # else it is a URL within the one before: chained, or in its path
+            stop = end.search(text, begin) if end is not None else None
+            last = len(text) if stop is None else stop.start()
+        close = min(last, following)
+        place, hidden = text[begin:close], False
+        if not on_disk:
+            place, hidden = _place(place, encoded=bool(encoded))
+        parts += [text[done:begin], place]
+        done = last if hidden else close  # a query may hold a URL
+    rest = text[done:] if whole else _REST.sub(rf"\1{HIDDEN}", text[done:])
+    return "".join((*parts, rest))
+
+
+def _places(text: str) -> tuple[list[tuple[int, int, bool, bool]], bool]:
+    """Of each ``://``: its begin and end, whether it leads to this disk, and is percent-encoded.
+
+    And whether these are all.
+    """
+    found: list[tuple[int, int, bool, bool]] = []
+    for count, mark in enumerate(_SEPARATOR.finditer(text)):
+        if count == MAX_URLS:
+            return found, False
+        scheme = _SCHEME.search(text, max(0, mark.start() - _LOOK_BACK), mark.start())
+        if scheme is None or not (scheme["plain"] or _is_separator(mark["slashes"])):
+            continue
+        found.append((mark.start(), mark.end(), bool(scheme["disk"]), "%" in mark[0]))
+    return found, True
+
+
+def _is_separator(slashes: str) -> bool:
+    """Whether they follow a scheme that is not known: two slashes, as they are or encoded."""
+    return "\\" not in slashes and len(slashes) > 1 and slashes.lower() != "%2f"
+
+
+def _place(text: str, *, encoded: bool) -> tuple[str, bool]:
+    """What follows ``scheme://``, redacted; whether what comes after it is to be left out."""
+    if encoded and ("@" in text or _ENCODED.search(text)):
+        return HIDDEN, True
+    stop = _AUTHORITY_END.search(text)
+    authority = text[: stop.start()] if stop else text
+    at = authority.rfind("@")
+    if at < 0 and "%40" in authority:
+        at = authority.rfind("%40") + 2
+    elif at < 0 and _is_credentials(authority):
+        at = text.rfind("@")  # a password with a slash in it
+    if at >= 0:
+        text = _HIDDEN_USER + text[at + 1 :]
+    text = _MATRIX.sub(f";{HIDDEN}", text)
+    query = _QUERY.search(text)
+    if query is None:
+        return text, False
+    return text[: query.end()] + HIDDEN, True
+
+
+def _is_credentials(authority: str) -> bool:
+    """Whether ``host:port`` has what is no port, and so is the begin of ``user:password@host``."""
+    _, bracket, after = authority.rpartition("]")
+    _, colon, port = (after if bracket else authority).partition(":")
+    return bool(colon) and _PORT.fullmatch(colon + port) is None
+
+
+def _keys(text: str) -> str:
+    """``text`` without what looks like a key, wherever it stands."""
+    text = _KEYS.sub(_hidden_key, text)
+    if "=" in text or "%3" in text:
+        text = _NAMED.sub(rf"\1\2{HIDDEN}", text)
+    return _AUTHORIZATION.sub(_hidden_authorization, text)
+
+
+def _hidden_key(found: re.Match[str]) -> str:
+    # Words with hyphens are no key: one has digits, and does not begin within a word.
+    within = found.start() > 0 and _LETTER.match(found.string, found.start() - 1)
+    return found[0] if within or not _DIGIT.search(found["key"]) else f"{found['kind']}{HIDDEN}"
+
+
+def _hidden_authorization(found: re.Match[str]) -> str:
+    is_key = _DIGIT.search(found["key"]) or found["key"].endswith("=")
+    return f"{found['name']} {HIDDEN}" if is_key else found[0]
