@@ -7,8 +7,6 @@ float32, rounded once to the model's dtype. Remote code is never run.
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,19 +18,18 @@ from typing import TYPE_CHECKING, Any, Final
 from mergesafe.architecture.tying import HEADS
 from mergesafe.chat.conversation import NLL, Conversation, Response, Sampling
 from mergesafe.chat.model_files import check_files, files_digest
+from mergesafe.chat.pretrained import CAUSAL, check_declared, explained, load_model, load_tokenizer
 from mergesafe.chat.reasoning import markers, with_opening
 from mergesafe.chat.runnable import check_device, require
 from mergesafe.chat.tokens import check_template, encode, encode_text, padded, prompt_text
-from mergesafe.checkpoint.hub import HubStore
 from mergesafe.checkpoint.locate import locate
 from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.lora import LoraPair, open_adapter
 from mergesafe.checkpoint.model import Checkpoint, open_checkpoint, similar
 from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.remote import RemotePath
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import CONFIG_NAMES
-from mergesafe.errors import MergesafeError, ModelError
+from mergesafe.errors import ModelError
 from mergesafe.recipe.model import ModelRef
 from mergesafe.references import hub_id
 
@@ -108,8 +105,10 @@ class HfModel:
     def _check_files(self) -> None:
         model, adapter = self._places
         check_files(model)
+        checkpoint = open_checkpoint(model)
+        check_declared(model)
         if adapter is not None:
-            open_adapter(adapter, open_checkpoint(model))
+            open_adapter(adapter, checkpoint)
 
     def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Response]:
         """Greedy at temperature 0, else sampled with a generator of ``sampling.seed``.
@@ -199,26 +198,19 @@ class HfModel:
     @cached_property
     def plain_tokenizer(self) -> Any:
         """The model's tokenizer, with a chat template or without."""
-        require()
-        from transformers import AutoTokenizer
-
-        path, revision = self._base
-        with quiet(), self._explained():
-            return AutoTokenizer.from_pretrained(path, revision=revision, padding_side="left")
+        return load_tokenizer(self._places[0], padding_side="left")
 
     @cached_property
     def model(self) -> Any:
         """The model on its device, with the adapter folded in, for evaluation."""
         require()
         import torch
-        from transformers import AutoModelForCausalLM
 
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
-        path, revision = self._base
-        with quiet(), self._explained():
-            model: Any = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype)
-            place, adapter = self._places
-            if adapter is not None:
+        place, adapter = self._places
+        model: Any = load_model(place, CAUSAL, dtype=dtype)
+        if adapter is not None:
+            with explained(adapter, "adapter"):
                 fold_in(model, adapter, open_checkpoint(place))
         return model.to(self._device).eval()
 
@@ -249,29 +241,6 @@ class HfModel:
         if not isinstance(model, Path) and hub_id(model) is None:
             raise ModelError(f"{ref.text}: a model to run must be a folder or a Hub id, not a URL")
         return locate(model), None if adapter is None else locate(adapter)
-
-    @property
-    def _base(self) -> tuple[str, str | None]:
-        """What transformers calls the model, and the commit: a branch may move meanwhile."""
-        place = self._places[0]
-        if isinstance(place, RemotePath) and isinstance(place.store, HubStore):
-            return place.store.repo, place.store.commit
-        return str(place), None
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What transformers raises for a bad model, as one paragraph."""
-        try:
-            yield
-        except MergesafeError:
-            raise
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            why = " ".join(str(error).split())[:400]
-            raise ModelError(
-                f"{self.name}: transformers cannot load the model ({type(error).__name__}: {why}). "
-                "Expected a causal language model with config.json, tokenizer and weights; "
-                "models that need remote code are not run."
-            ) from None
 
     # --- running -----------------------------------------------------------------------------
 
@@ -389,18 +358,3 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     for begin in range(0, len(order), size):
         yield order[begin : begin + size]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' bars and advice for seconds of loading."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    from transformers.utils import logging as logs
-
-    before = logs.get_verbosity()
-    logs.set_verbosity(logging.ERROR)
-    logs.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logs.set_verbosity(before)

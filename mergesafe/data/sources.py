@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,13 @@ def _rows(source: Source) -> Any:
     from datasets import load_dataset, load_from_disk
 
     name = str(source.dataset)
+    _refuse_script(name, source)
+    # Release 4 runs no scripts and does not know the option; before it, None would ask.
+    options = {} if int(version("datasets").split(".")[0]) >= 4 else {"trust_remote_code": False}
     try:
         if (Path(name) / "dataset_info.json").is_file():
             return load_from_disk(name)
-        return load_dataset(name, source.config, split=source.split)
+        return load_dataset(name, source.config, split=source.split, **options)
     except Exception as error:
         why = " ".join(str(error).split())[:300]
         raise DataError(
@@ -51,3 +55,15 @@ def _rows(source: Source) -> Any:
             source=source.text,
             line=None,
         ) from None
+
+
+def _refuse_script(name: str, source: Source) -> None:
+    """A folder whose loader is a Python file of its own name, and such a file itself."""
+    path = Path(name)
+    script = path if path.suffix == ".py" else path / f"{path.resolve().name}.py"
+    if script.is_file():
+        raise DataError(
+            f"{script} is a script that loads the data, and mergesafe runs no code of a data set; "
+            "give the data as JSON lines, or as a folder written by save_to_disk",
+            source=source.text,
+        )

@@ -12,8 +12,8 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from mergesafe.chat.pretrained import load_gguf
 from mergesafe.errors import MergesafeError
 from mergesafe.strict_json import parse_json
 
@@ -108,11 +108,8 @@ def prepare_base(out_dir: str | os.PathLike[str]) -> Path:
 
 def _convert(source: Path, out: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder, name = str(source.parent), source.name
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, padding_side="left")
+    model, tokenizer = load_gguf(source, torch.float32)
     # The weights are plain floats now, but the model still says that it is quantized with gguf and
     # save_pretrained refuses that.
     model.hf_quantizer = None

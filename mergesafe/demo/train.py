@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mergesafe.chat.pretrained import CAUSAL, load_model, load_tokenizer
 from mergesafe.demo.base import MODEL_NAME, prepare_base, require
 from mergesafe.demo.data import COMPLIANCES, REFUSALS, Example, Kind, arithmetic, questions, sorting
 from mergesafe.demo.generation import generate, prompt
@@ -141,13 +142,12 @@ def train(expert: Expert, base: Path, out: Path, seed: int = 0) -> float:
     import torch
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     began = time.perf_counter()
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(str(base), padding_side="left")
+    tokenizer = load_tokenizer(base, padding_side="left")
     # The frozen base stays in bfloat16; peft keeps the adapter, the only part trained, in float32.
-    model: Any = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16)
+    model: Any = load_model(base, CAUSAL, dtype=torch.bfloat16)
     kinds: tuple[Kind, ...] = ("harmless", "edgy")
     own = {k: own_answers(model.eval(), tokenizer, k) for k in kinds if getattr(expert, k)}
     config = LoraConfig(

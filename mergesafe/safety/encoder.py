@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mergesafe.chat.pretrained import ENCODER, check_declared, load_model, load_tokenizer
+from mergesafe.checkpoint.model import open_checkpoint
 from mergesafe.errors import ModelError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 BATCH: Final = 32
 #: Longest text in tokens; what is beyond is cut off. The value of all-MiniLM-L6-v2.
 MAX_TOKENS: Final = 256
-_NEEDED: Final = ("torch", "transformers", "safetensors")
 
 
 @dataclass
@@ -84,31 +83,16 @@ class SentenceEncoder:
     @cached_property
     def tokenizer(self) -> Any:
         """The encoder's tokenizer."""
-        require()
-        from transformers import AutoTokenizer
-
-        with loading(self.folder):
-            return AutoTokenizer.from_pretrained(str(self.folder))
+        return load_tokenizer(present(self.folder))
 
     @cached_property
     def model(self) -> Any:
         """The encoder in float32, for inference."""
-        require()
         import torch
-        from transformers import AutoModel
 
-        with loading(self.folder):
-            return AutoModel.from_pretrained(str(self.folder), dtype=torch.float32).eval()
-
-
-def require() -> None:
-    """Refuse when a package that an encoder needs is missing."""
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            f"running an encoder needs {', '.join(missing)}. Install what is missing: "
-            "pip install 'mergesafe[models]'"
-        )
+        # The layer that pools is missing from many encoders, and not used here.
+        found = load_model(present(self.folder), ENCODER, dtype=torch.float32, complete=False)
+        return found.eval()
 
 
 def identity_of(folder: Path) -> str:
@@ -131,6 +115,8 @@ def check_encoder(folder: Path) -> None:
     if not folder.is_dir():
         raise missing_folder(folder)
     check_files(folder)
+    open_checkpoint(folder)
+    check_declared(folder)
 
 
 def missing_folder(folder: Path) -> ModelError:
@@ -141,19 +127,12 @@ def missing_folder(folder: Path) -> ModelError:
     )
 
 
-@contextmanager
-def loading(folder: Path) -> Iterator[None]:
-    """Quietly, and with what transformers raises for a bad folder as one paragraph."""
-    from mergesafe.chat.hf import quiet
+def present(folder: Path) -> Path:
+    """``folder``, which must be there.
 
+    Raises:
+        ModelError: it is not.
+    """
     if not folder.is_dir():
         raise missing_folder(folder)
-    try:
-        with quiet():
-            yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        why = " ".join(str(error).split())[:400]
-        raise ModelError(
-            f"{folder}: transformers cannot load the encoder ({type(error).__name__}: {why}). "
-            "Expected config.json, tokenizer and weights of an encoder; remote code is not run."
-        ) from None
+    return folder

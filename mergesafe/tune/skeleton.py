@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mergesafe.architecture.names import layer_of
-from mergesafe.chat.hf import quiet
+from mergesafe.chat.pretrained import model_without_weights
 from mergesafe.chat.runnable import require
 from mergesafe.engine.plan import MergePlan
 from mergesafe.errors import ModelError
@@ -36,21 +36,10 @@ def make_skeleton(
     """
     require()
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = dict(plan.config)
-    kind = settings.pop("model_type", None)
     where = f"{plan.reference.checkpoint.path}/config.json"
-    if kind is None:
-        raise ModelError(f"{where}: no model_type, so transformers cannot build the model")
-    try:
-        with quiet(), init_empty_weights(include_buffers=False):
-            config = AutoConfig.for_model(kind, **settings)
-            factory: Any = AutoModelForCausalLM
-            model = factory.from_config(config, dtype=torch.float32)
-    except (ValueError, KeyError, TypeError, ImportError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise ModelError(f"{where}: transformers cannot build the model ({why})") from None
+    with init_empty_weights(include_buffers=False):
+        model = model_without_weights(plan.config, torch.float32, where)
     _refuse_copied(model, plan)
     small = _replace(model, weights, where)
     for module in model.modules():

@@ -124,7 +124,7 @@ def test_what_is_missing_or_wrong(folder: Path, tmp_path: Path) -> None:
         tmp_path / "file": "this is a file",
         tmp_path / "empty": "there is no config.json, no tokenizer and no weights in the folder",
         tmp_path / "mute": "no chat template",
-        torn: "transformers cannot load",
+        torn: "config.json: not valid JSON",
         f"{folder}+{tmp_path / 'nowhere'}": "nowhere: there is no such folder",
         f"{folder}+{tmp_path / 'strange'}": "model.layers.9",
         "https://example.org/model": "not a URL",

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
+from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer
 from mergesafe.errors import DataError, ModelError
-from mergesafe.safety.encoder import check_encoder, loading, missing_folder, require
+from mergesafe.safety.encoder import check_encoder, missing_folder, present
 from mergesafe.safety.inspector.metrics import sigmoid
 from mergesafe.strict_json import decode_utf8
 
@@ -94,14 +95,9 @@ class Inspector:
     @cached_property
     def model(self) -> Any:
         """The encoder with its one output, for inference."""
-        require()
         import torch
-        from transformers import AutoModelForSequenceClassification
 
-        with loading(self.folder):
-            model: Any = AutoModelForSequenceClassification.from_pretrained(
-                str(self.folder), dtype=torch.float32
-            )
+        model: Any = load_model(present(self.folder), CLASSIFIER, dtype=torch.float32)
         if model.config.num_labels != 1:
             raise ModelError(
                 f"{self.folder}: the encoder has {model.config.num_labels} outputs, expected one; "
@@ -112,11 +108,7 @@ class Inspector:
     @cached_property
     def tokenizer(self) -> Any:
         """The encoder's tokenizer."""
-        require()
-        from transformers import AutoTokenizer
-
-        with loading(self.folder):
-            return AutoTokenizer.from_pretrained(str(self.folder))
+        return load_tokenizer(present(self.folder))
 
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """p(safe) of each (question, response)."""

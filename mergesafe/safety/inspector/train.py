@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer
+from mergesafe.chat.runnable import require
 from mergesafe.errors import ArgumentError, OutputError
-from mergesafe.safety.encoder import loading, require
+from mergesafe.safety.encoder import present
 from mergesafe.safety.inspector.control import figures, gain, not_learned, refuse
 from mergesafe.safety.inspector.examples import Example, Split, read_examples, split
 from mergesafe.safety.inspector.metrics import (
@@ -190,19 +192,16 @@ def _measure(scores: Sequence[float], labels: list[bool], temperature: float) ->
 
 
 def _start(encoder: str, texts: Sequence[str], max_tokens: int) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
     if encoder == SCRATCH:
         from mergesafe.safety.inspector.scratch import scratch_encoder
 
         return scratch_encoder(texts, max_tokens)
     import torch
 
-    with loading(Path(encoder)):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            encoder, num_labels=1, dtype=torch.float32
-        )
-        return model, AutoTokenizer.from_pretrained(encoder)
+    folder = present(Path(encoder))
+    # An encoder has no output layer yet: it begins with random numbers and is trained.
+    model = load_model(folder, CLASSIFIER, dtype=torch.float32, complete=False, outputs=1)
+    return model, load_tokenizer(folder)
 
 
 def _fit(
