@@ -98,6 +98,12 @@ class CheckpointError(MergesafeError):
         return joined
 
 
+class UnreadableError(CheckpointError):
+    """The system could not read an input that is there: says nothing about its content, so nothing
+    may be concluded from it.
+    """
+
+
 class ChangedInputError(CheckpointError):
     """An input was written to during the merge: what was made of it may be a mixture."""
 
@@ -112,6 +118,10 @@ class OutputError(MergesafeError):
 
 class BackendError(MergesafeError):
     """A forced backend, device or instruction set is unknown or not available here."""
+
+
+class ResourceError(MergesafeError):
+    """The system refused memory, threads or files; the message says what to ask less of."""
 
 
 class DeviceMemoryError(MergesafeError):

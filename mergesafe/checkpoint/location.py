@@ -13,13 +13,15 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias, cast
+from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
 from mergesafe.checkpoint._parse import parse_object, reason
 from mergesafe.checkpoint.remote import RemotePath
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, UnreadableError
 
 Location: TypeAlias = Path | RemotePath
+#: What the system says of a name that leads to nothing.
+_ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
 
 class OpenFile(Protocol):
@@ -122,7 +124,7 @@ def read_json_file(location: Location, limit: int) -> dict[str, Any]:
         try:
             data = file.read(limit + 1)
         except OSError as error:
-            raise CheckpointError(f"{location}: cannot read ({reason(error)}).") from error
+            raise UnreadableError(f"{location}: cannot read ({reason(error)}).") from error
     if len(data) > limit:
         raise CheckpointError(
             f"{location}: larger than {limit:,} bytes, which no genuine file of this name is. "
@@ -154,7 +156,7 @@ def same_content(first: Location, second: Location) -> bool:
                 if not piece:
                     return True
         except OSError as error:
-            raise CheckpointError(
+            raise UnreadableError(
                 f"{first}: cannot compare it with {second} ({reason(error)})."
             ) from error
     return False
@@ -225,13 +227,14 @@ class _LocalPlace:
     path: Path
 
     def exists(self) -> bool:
-        return os.path.exists(self.path)
+        return self._status() is not None
 
     def present(self) -> bool:
-        return os.path.lexists(self.path)
+        return self._status(links=False) is not None
 
     def is_dir(self) -> bool:
-        return os.path.isdir(self.path)
+        status = self._status()
+        return status is not None and stat.S_ISDIR(status.st_mode)
 
     def names(self) -> list[str] | None:
         return os.listdir(self.path)
@@ -246,6 +249,20 @@ class _LocalPlace:
     def fingerprint(self) -> dict[str, Any]:
         status = self._regular()
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+    def _status(self, *, links: bool = True) -> os.stat_result | None:
+        """None where there is no such thing; what cannot be looked at may be there."""
+        try:
+            return os.stat(self.path, follow_symlinks=links)
+        except ValueError:  # no name of a file
+            return None
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise UnreadableError(
+                f"{self.path}: cannot be looked at ({reason(error)}). Check its permissions and "
+                "the disk."
+            ) from error
 
     def _regular(self) -> os.stat_result:
         try:
@@ -268,4 +285,4 @@ class _LocalPlace:
         advice = "Check its permissions and the disk."
         if error.errno in (errno.EMFILE, errno.ENFILE):
             advice = "Raise the limit on open files (ulimit -n)."
-        return CheckpointError(f"{self.path}: cannot open the file ({reason(error)}). {advice}")
+        return UnreadableError(f"{self.path}: cannot open the file ({reason(error)}). {advice}")

@@ -16,7 +16,7 @@ import msgspec
 from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.location import Location, at, open_regular
 from mergesafe.checkpoint.model import CONFIG_LIMIT, PICKLE_SUFFIXES
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, UnreadableError
 
 MODULES_NAME: Final = "modules.json"
 #: Files of a module that are copied: settings, vocabularies of bags of words, weights.
@@ -48,6 +48,8 @@ def module_problems(folder: Location) -> Iterator[str]:
     """What of the modules is not copied, and why."""
     try:
         paths = _paths(folder)
+    except UnreadableError:
+        raise
     except CheckpointError as error:
         yield f"{error}; no folder of a module is carried over"
         return
@@ -69,6 +71,8 @@ def module_problems(folder: Location) -> Iterator[str]:
 def _folders(folder: Location) -> list[str]:
     try:
         return [path for path in dict.fromkeys(_paths(folder)) if _fits(folder, path)]
+    except UnreadableError:
+        raise
     except CheckpointError:
         return []
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import json
 import os
+import select
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TextIO, TypeVar
 
 import typer
 
 from mergesafe.checkpoint._parse import reason
-from mergesafe.errors import MergesafeError, OutputError
+from mergesafe.errors import OutputError
+from mergesafe.system_faults import explained
 
 INTERNAL_ERROR: Final = 1
 INTERRUPTED: Final = 130
@@ -60,29 +64,37 @@ def guarded(command: Command) -> Command:
             # nohup, or a job in the background of a script: whoever ignores a signal means it.
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _interrupt)
+        warnings.showwarning = _show_warning
         try:
             result = command(*args, **kwargs)
             say()
             return result
         except (typer.Exit, typer.Abort):
             raise
-        except BrokenPipeError:  # whoever read standard output has seen enough
-            _discard_output()
+        except BrokenPipeError as error:
+            if not _unread():  # a pipe of ours
+                _report(error, kwargs.get("debug", False))
+            _discard_output()  # whoever read standard output has seen enough
         except KeyboardInterrupt as interrupt:
             fail(str(interrupt) or "interrupted; nothing is left half-written", INTERRUPTED)
         except Exception as error:
-            if kwargs.get("debug"):
-                traceback.print_exc()
-            if isinstance(error, MergesafeError):
-                print_errors(error.paragraphs)
-                raise typer.Exit(error.exit_status) from None
-            fail(
-                f"internal error ({type(error).__name__}: {error}). This is a bug in mergesafe: "
-                "please report it with the output of the same command with --debug.",
-                INTERNAL_ERROR,
-            )
+            _report(error, kwargs.get("debug", False))
 
     return wrapper  # type: ignore[return-value]  # same signature by functools.wraps
+
+
+def _report(error: Exception, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    told = explained(error)
+    if told is not None:
+        print_errors(told.paragraphs)
+        raise typer.Exit(told.exit_status) from None
+    fail(
+        f"internal error ({type(error).__name__}: {error}). This is a bug in mergesafe: "
+        "please report it with the output of the same command with --debug.",
+        INTERNAL_ERROR,
+    )
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -90,6 +102,13 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _unread() -> bool:
+    """Whether standard output is a pipe or socket that nobody reads from any more."""
+    events = select.poll()
+    events.register(sys.stdout.fileno(), 0)
+    return any(found & (select.POLLERR | select.POLLHUP) for _, found in events.poll(0))
 
 
 def _discard_output() -> None:
@@ -105,14 +124,17 @@ def open_standard_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for good
 
 
-def fail(message: str, status: int) -> None:
+def fail(message: str, status: int) -> NoReturn:
     """Print ``mergesafe: error: message`` and exit."""
     print_errors([message])
     raise typer.Exit(status)
 
 
 def print_errors(paragraphs: Iterable[str]) -> None:
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:  # the error at hand is worth more than what was printed before it
+        _discard_output()
     _print_on_stderr(f"mergesafe: error: {printable(paragraph)}" for paragraph in paragraphs)
 
 
@@ -148,6 +170,25 @@ def warn(messages: tuple[str, ...] | list[str]) -> None:
 def note(messages: tuple[str, ...] | list[str]) -> None:
     """What a user should know although nothing is wrong."""
     _print_on_stderr(f"mergesafe: note: {printable(message)}" for message in messages)
+
+
+_PACKAGE: Final = Path(__file__).parents[1]
+_show_other_warning = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Warnings of ours are for users: without the place in the code that other libraries' have."""
+    if file is None and Path(filename).is_relative_to(_PACKAGE):
+        warn([str(message)])
+    else:
+        _show_other_warning(message, category, filename, lineno, file, line)
 
 
 def _print_on_stderr(lines: Iterable[str]) -> None:

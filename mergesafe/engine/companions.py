@@ -20,7 +20,7 @@ from mergesafe.checkpoint.location import Location, at, in_hub_cache, same_conte
 from mergesafe.checkpoint.model import CONFIG_NAME
 from mergesafe.checkpoint.modules import WEIGHTS_SUFFIX, module_problems
 from mergesafe.engine.sources import Model
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, UnreadableError
 
 #: Files that a warning names before it only counts.
 _SHOWN = 5
@@ -118,6 +118,8 @@ def _as_in_base(name: str, model: Model) -> bool:
     own, base = (folder / name for folder in folders_of(model))
     try:
         return at(base).exists() and same_content(own, base)
+    except UnreadableError:
+        raise
     except CheckpointError:
         return False
 
@@ -135,6 +137,8 @@ def _weights_taken(
                 continue
             try:
                 same = same_content(path, file)
+            except UnreadableError:
+                raise
             except CheckpointError:
                 same = False
             if not same:

@@ -15,7 +15,7 @@ from mergesafe.engine.companions import companions_of
 from mergesafe.engine.manifest import MANIFEST_NAME, describe_shards, describe_tensors
 from mergesafe.engine.plan import MergePlan
 from mergesafe.engine.resume import describe_inputs, input_files, input_states
-from mergesafe.errors import CheckpointError, OutputError
+from mergesafe.errors import CheckpointError, OutputError, UnreadableError
 from mergesafe.version import __version__
 
 #: What the manifest says of an input of a tensor, and what messages call it.
@@ -48,6 +48,8 @@ def _manifest(out: Location) -> dict[str, Any] | None:
         return None
     try:
         return read_json_file(path, HEADER_LIMIT)
+    except UnreadableError:
+        raise
     except CheckpointError:  # not one of ours: the folder is merely not empty
         return None
 

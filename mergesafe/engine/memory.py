@@ -8,11 +8,12 @@ import mmap
 import os
 import re
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from threading import Condition
 from typing import Final
 
-from mergesafe.errors import ArgumentError
+from mergesafe.errors import ArgumentError, ResourceError
 
 _UNITS: Final = {
     "": 1, "b": 1,
@@ -125,10 +126,23 @@ class Arena:
     """
 
     def __init__(self, size: int) -> None:
+        """Allocate it.
+
+        Raises:
+            ResourceError: there is too little memory.
+        """
         self.size = aligned(size)
-        self._map = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            self._map = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise ResourceError(
+                f"too little memory: {format_size(self.size)} of buffers could not be had "
+                f"({error.strerror}). Give a smaller --memory or fewer --threads, or raise the "
+                "limit (ulimit -v)."
+            ) from error
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
+            with suppress(OSError):  # a hint, which some kernels do not take
+                self._map.madvise(mmap.MADV_HUGEPAGE)
         self.view = memoryview(self._map)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self._slices: list[Slice] = []  # in use, by address

@@ -22,7 +22,7 @@ from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.engine.companions import folders_of
 from mergesafe.engine.sources import Model
 from mergesafe.engine.token_ids import tokenizer_of
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.tokenizer.special import content_of, special_settings
 from mergesafe.tokenizer.vocabulary import added_tokens
 
@@ -227,6 +227,8 @@ def _check_end(
         return
     try:
         end = added_tokens(files.folder, files.names).get(token)
+    except UnreadableError:
+        raise
     except CheckpointError:
         end = None
     small = end is not None
@@ -265,6 +267,8 @@ def _generation(model: Model) -> Level | None:
         if at(folder).is_dir() and at(file).exists():
             try:
                 return read_json_file(file, CONFIG_LIMIT)
+            except UnreadableError:
+                raise
             except CheckpointError:
                 return None
     return None

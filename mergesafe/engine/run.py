@@ -27,6 +27,7 @@ from mergesafe.engine.resume import describe_inputs, verified, work_to_resume
 from mergesafe.engine.stream import Options, Schedule, Stream, schedule
 from mergesafe.engine.trace import Trace, no_lap
 from mergesafe.errors import ChangedInputError, MergesafeError
+from mergesafe.system_faults import explained
 from mergesafe.version import __version__
 
 #: Finished work of at least this many bytes is kept when a merge fails or is interrupted.
@@ -156,13 +157,16 @@ def merge_into(
             lap("companions", 0, 0)
             folder.commit()
             lap("commit", 0, 0)
-        except BaseException as error:
+        except BaseException as caught:
+            error = explained(caught) or caught
             stays = resume or ledger.bytes_done >= KEEP_BYTES
             mixed = stays and _mixed(error, reader)
             folder.keep = stays and not mixed
             if stays:
                 _say_what_stays(error, mixed, ledger.bytes_done, made.bytes_out)
-            raise
+            if error is caught:
+                raise
+            raise error from caught
     written = made.bytes_out - resumed
     return Done(warnings, made.notes, moved.total - written, written, resumed)
 
@@ -186,7 +190,7 @@ def _mixed(error: BaseException, reader: Reader) -> bool:
     """Whether finished work may be made of an input while it was written to."""
     try:
         reader.check_unchanged(remote=False)
-    except ChangedInputError:
+    except (ChangedInputError, OSError):  # one that cannot be asked may be one
         return True
     return isinstance(error, ChangedInputError)
 

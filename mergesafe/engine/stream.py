@@ -31,6 +31,7 @@ from mergesafe.engine.trace import Lap, Trace, no_lap
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import drive, steps
 from mergesafe.methods.spec import Combine, MergeMethod
+from mergesafe.system_faults import explained
 
 #: Input bytes that the system is asked to read ahead of the workers.
 READ_AHEAD = 256 << 20
@@ -187,8 +188,7 @@ class Stream:
             for i, event in enumerate(done)
         ]
         try:
-            for worker in workers:
-                worker.start()
+            workers, done = self._start(workers, done)
             # Not Thread.join: interrupted in it, Python 3.11 takes a running thread for stopped.
             for event in done:
                 while not event.wait(SYNC_SECONDS):
@@ -204,6 +204,20 @@ class Stream:
             self._pieces.close()
         if self._error is not None:
             raise self._error
+
+    @staticmethod
+    def _start(
+        workers: list[threading.Thread], done: list[threading.Event]
+    ) -> tuple[list[threading.Thread], list[threading.Event]]:
+        """Those that could be started: one is enough."""
+        for number, worker in enumerate(workers):
+            try:
+                worker.start()
+            except RuntimeError as error:
+                if not number:
+                    raise explained(error) or error from error
+                return workers[:number], done[:number]
+        return workers, done
 
     def _abort(self) -> None:
         self._stop.set()

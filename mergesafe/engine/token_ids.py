@@ -9,7 +9,7 @@ from pathlib import Path
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location, in_hub_cache
 from mergesafe.engine.sources import Model
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.tokenizer.compare import (
     SHOWN,
     Differences,
@@ -117,6 +117,8 @@ def _vocabulary(files: Files) -> Mapping[str, int] | None:
         return None
     try:
         return files.vocabulary(kind)
+    except UnreadableError:
+        raise
     except CheckpointError:
         return None
 
@@ -137,6 +139,8 @@ def _beyond(model: Model, vocabulary: Mapping[str, int]) -> str | None:
 def _compared(ours: Files, theirs: Files) -> Differences | CheckpointError:
     try:
         return compare_files(ours, theirs)
+    except UnreadableError:
+        raise
     except CheckpointError as error:
         return error
 
@@ -177,6 +181,8 @@ def _sizes(model: Model, reference: Model, found: Differences, tokenizer: Files)
     if not alone:
         try:
             vocabulary = tokenizer.vocabulary(next(iter(tokenizer.kinds)))
+        except UnreadableError:
+            raise
         except CheckpointError:
             return None
         beyond = tuple((t, index) for t, index in vocabulary.items() if index >= fewer)

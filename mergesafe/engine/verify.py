@@ -16,7 +16,7 @@ from mergesafe.checkpoint.location import open_regular, read_json_file
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
 from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME
-from mergesafe.errors import CheckpointError, MergesafeError
+from mergesafe.errors import CheckpointError, MergesafeError, UnreadableError
 
 #: Manifests larger than this are not read: 100 MB hold about 200,000 tensors.
 _LIMIT: Final = HEADER_LIMIT
@@ -126,6 +126,8 @@ def _tensors(folder: Path, manifest: dict[str, Any], problems: list[str]) -> Ite
     for shard, entry in manifest["shards"].items():
         try:
             found = _shard(folder, shard, entry["header_sha256"], problems)
+        except UnreadableError:
+            raise
         except CheckpointError as error:
             problems.append(str(error).rstrip("."))
             continue

@@ -8,7 +8,7 @@ from typing import Final
 
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location, at, same_content
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.tokenizer.vocabulary import (
     ADDED_TOKENS,
     KINDS,
@@ -122,6 +122,8 @@ def other_conflicts(ours: Files, theirs: Files) -> list[str]:
                 and compare(read_vocabulary(one, kind), read_vocabulary(two, kind)).conflict
             ):
                 found.append(ours.kinds[kind])
+        except UnreadableError:
+            raise
         except CheckpointError:
             continue
     return found

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mergesafe.checkpoint.location import Location, at, read_json_file
 from mergesafe.checkpoint.model import CONFIG_LIMIT
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.tokenizer.vocabulary import TOKENIZER_CONFIG, read_bounded
 
 SPECIAL: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -40,6 +40,8 @@ def special_settings(folder: Location) -> dict[str, Any]:
         try:
             if at(folder / name).present():
                 found |= read_json_file(folder / name, CONFIG_LIMIT)
+        except UnreadableError:
+            raise
         except CheckpointError:
             continue
     return found
@@ -52,6 +54,8 @@ def chat_template(folder: Location, settings: Mapping[str, Any]) -> object:
             return read_bounded(folder / _TEMPLATE).decode("utf-8", "replace")
         if at(folder / _TEMPLATE_JSON).present():
             return read_json_file(folder / _TEMPLATE_JSON, CONFIG_LIMIT).get("chat_template")
+    except UnreadableError:
+        raise
     except CheckpointError:
         return None
     return settings.get("chat_template")

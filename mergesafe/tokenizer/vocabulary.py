@@ -25,7 +25,7 @@ import msgspec
 
 from mergesafe.checkpoint._parse import reason
 from mergesafe.checkpoint.location import Location, open_regular
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.tokenizer.sentencepiece import read_pieces
 
 #: The largest vocabularies in use take 35 MB.
@@ -163,7 +163,7 @@ def read_bounded(file: Location) -> bytes:
         try:
             data = stream.read(LIMIT + 1)
         except OSError as error:
-            raise CheckpointError(f"{file}: cannot read ({reason(error)}).") from error
+            raise UnreadableError(f"{file}: cannot read ({reason(error)}).") from error
     if len(data) > LIMIT:
         raise CheckpointError(
             f"{file}: larger than {LIMIT:,} bytes, which no genuine file of this name is"

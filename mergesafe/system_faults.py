@@ -1,0 +1,60 @@
+"""What the system refused: errors that Python raises for it, in the words of our own."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from mergesafe.errors import MergesafeError, ResourceError
+
+_MEMORY: Final = (
+    "too little memory: the system gave no more{what}. Give a smaller --memory, fewer --threads or "
+    "a smaller --batch where the command has them, or free memory."
+)
+_THREADS: Final = (
+    "too few threads: the system lets this process start no more. Give fewer --threads where the "
+    "command has them, or raise the limit (ulimit -u)."
+)
+_ADVICE: Final = {
+    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
+    errno.ENFILE: "The system has too many open files: end what holds them.",
+    errno.ENOSPC: "Free space or choose another disk, then run again.",
+    errno.EDQUOT: "Your disk quota is used up: free space, then run again.",
+    errno.EFBIG: "Files may not become as large: raise the limit (ulimit -f).",
+    errno.EROFS: "The file system is read-only: choose another place.",
+}
+#: How libraries say in their own words that memory could not be had: torch's allocator, the loader
+#: of shared libraries, C++.
+_OF_MEMORY: Final = ("allocate memory", "failed to map segment", "std::bad_alloc")
+_OF_THREADS: Final = ("can't start new thread", "Resource temporarily unavailable")
+
+
+def explained(error: BaseException) -> MergesafeError | None:
+    """A fault of the system as an error with a way out, and an error of ours as it is; None where
+    ``error`` is something else.
+    """
+    if isinstance(error, MergesafeError):
+        return error
+    text = str(error)
+    if isinstance(error, MemoryError):
+        return ResourceError(_MEMORY.format(what=f" ({text})" if text else ""))
+    if isinstance(error, OSError):
+        return _of_system(error)
+    if isinstance(error, (RuntimeError, ImportError)):
+        if any(words in text for words in _OF_MEMORY):
+            return ResourceError(_MEMORY.format(what=f" ({text.splitlines()[0]})"))
+        if any(words in text for words in _OF_THREADS):
+            return ResourceError(_THREADS)
+    return None
+
+
+def _of_system(error: OSError) -> ResourceError | None:
+    if error.errno is None:  # raised by a library in words of its own
+        return None
+    words = error.strerror or type(error).__name__
+    if error.errno == errno.ENOMEM:
+        return ResourceError(_MEMORY.format(what=f" ({error.filename})" if error.filename else ""))
+    advice = _ADVICE.get(error.errno, "Check the path, its permissions and the disk.")
+    if error.filename is None:
+        return ResourceError(f"the system reports an error: {words}. {advice}")
+    return ResourceError(f"{error.filename}: the system reports an error: {words}. {advice}")
