@@ -89,9 +89,9 @@ def open_adapter(path: Location, base: Checkpoint) -> Adapter:
     config_path = path / CONFIG_NAME
     config = read_json_file(config_path, CONFIG_LIMIT)
     check_config(config_path, config)
-    rank_of = Setting(config_path, config, "r", "rank_pattern", whole=True)
-    alpha_of = Setting(config_path, config, "lora_alpha", "alpha_pattern", whole=False)
     found = _pair_up(weights)
+    rank_of = Setting(config_path, config, "r", "rank_pattern", found, whole=True)
+    alpha_of = Setting(config_path, config, "lora_alpha", "alpha_pattern", found, whole=False)
     targets, warnings = _targets(weights, found, config, base)
     pairs: dict[str, LoraPair] = {}
     for module, (a, b) in found.items():
@@ -102,7 +102,7 @@ def open_adapter(path: Location, base: Checkpoint) -> Adapter:
         scale = alpha_of.of(module) / (math.sqrt(rank) if config.get("use_rslora") else rank)
         pairs[name] = LoraPair(a, b, scale, int(rank), transposed)
     for setting in (rank_of, alpha_of):
-        warnings += [f"{config_path}: {text}" for text in setting.unused(found)]
+        warnings += [f"{config_path}: {text}" for text in setting.unused()]
     return Adapter(path, pairs, tuple(warnings))
 
 

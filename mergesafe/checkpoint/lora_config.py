@@ -6,15 +6,13 @@ PEFT wrote one that is not known here, is refused unless it is off: what it does
 
 from __future__ import annotations
 
-import math
-import re
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NoReturn
 
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location
-from mergesafe.errors import CheckpointError
+from mergesafe.checkpoint.patterns import PatternError, matches
+from mergesafe.errors import MAX_REPORTED, CheckpointError
 
 MERGE_FIRST: Final = "Merge the adapter into its base with PEFT (merge_and_unload) and use that."
 
@@ -47,18 +45,8 @@ _HARMLESS: Final = frozenset(
 )  # fmt: skip
 #: Initialisations that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ, ...) change it.
 _PLAIN_INIT: Final = (None, True, False, "gaussian", "eva", "orthogonal")
-#: Patterns come from the adapter, so only expressions that match in polynomial time are run: no
-#: repeated groups, no look-around, no back-references, few repetitions and groups.
-_UNSAFE_PATTERN: Final = re.compile(r"\)[*+{]|\(\?|\\[0-9]")
-_QUANTIFIERS: Final = 3
-_GROUPS: Final = 3
-#: Ways to match a name of 64 letters, as :func:`_ways` estimates them.
-_WAYS: Final = 32 * 64**3
-_PATTERN_LENGTH: Final = 300
-_PATTERN_COUNT: Final = 4096
-#: Letters of a module's name that patterns are matched with, and seconds for all matches.
-_NAME_LENGTH: Final = 200
-_SECONDS: Final = 20.0
+#: Patterns of one setting; some adapters have one for each module.
+_PATTERN_COUNT: Final = 100_000
 
 
 def fail(path: Location, problem: str) -> NoReturn:
@@ -99,89 +87,56 @@ def check_config(path: Location, config: dict[str, Any]) -> None:
 
 
 class Setting:
-    """The value of ``key`` (rank or alpha) in each module.
+    """The value of ``key`` (rank or alpha) in each of the adapted modules.
 
     As in PEFT, the first pattern that matches the end of the module's name decides, else the
     adapter's common value.
+
+    Raises:
+        CheckpointError: a value or a pattern is none, or a pattern takes too long to match.
     """
 
     def __init__(
-        self, path: Location, config: dict[str, Any], key: str, patterns_key: str, *, whole: bool
+        self,
+        path: Location,
+        config: dict[str, Any],
+        key: str,
+        patterns_key: str,
+        modules: Iterable[str],
+        *,
+        whole: bool,
     ) -> None:
-        self._key, self._path = patterns_key, path
-        self._seconds = 0.0
+        self._key = patterns_key
         self._default = _number(path, key, config.get(key), whole=whole)
         patterns = config.get(patterns_key) or {}
         if not isinstance(patterns, dict) or len(patterns) > _PATTERN_COUNT:
             fail(path, f"{patterns_key} is {show(patterns)}, expected an object of patterns.")
-        self._patterns = [
-            (
-                text,
-                _compile(path, patterns_key, text),
-                _number(path, patterns_key, value, whole=whole),
+        values = [_number(path, patterns_key, value, whole=whole) for value in patterns.values()]
+        names = list(modules)
+        try:
+            found = matches(list(patterns), names)
+        except PatternError as error:
+            fail(
+                path,
+                f"{patterns_key} has the pattern {show(error.pattern)}, which {error.why}. Replace "
+                "it by plain module names.",
             )
-            for text, value in patterns.items()
-        ]
+        self._values: dict[str, float] = {}
+        for value, numbers in zip(values, found, strict=True):
+            for number in numbers:
+                self._values.setdefault(names[number], value)
+        self._idle = [text for text, numbers in zip(patterns, found, strict=True) if not numbers]
 
     def of(self, module: str) -> float:
-        """The value for the module of this name."""
-        return next(
-            (value for _, pattern, value in self._patterns if self._matches(pattern, module)),
-            self._default,
-        )
+        """The value for the module of this name, one of those that were given."""
+        return self._values.get(module, self._default)
 
-    def unused(self, modules: Iterable[str]) -> Iterator[str]:
+    def unused(self) -> Iterator[str]:
         """A warning for each pattern that matches none of the modules."""
-        names = list(modules)
-        for text, pattern, _ in self._patterns:
-            if not any(self._matches(pattern, name) for name in names):
-                yield f"{self._key} has the pattern {show(text)}, which matches no adapted module"
-
-    def _matches(self, pattern: re.Pattern[str], module: str) -> bool:
-        """Each match is quick; many patterns on many modules may not be."""
-        if len(module) > _NAME_LENGTH:
-            fail(
-                self._path,
-                f"the module {show(module)} has a name of {len(module)} characters, which "
-                f"{self._key} could take for ever to match. Rename the module.",
-            )
-        began = time.thread_time()
-        found = pattern.match(module) is not None
-        self._seconds += time.thread_time() - began
-        if self._seconds > _SECONDS:
-            fail(
-                self._path,
-                f"the patterns of {self._key} take more than {_SECONDS:g} s to match. Replace them "
-                "by plain module names.",
-            )
-        return found
-
-
-def _compile(path: Location, key: str, text: str) -> re.Pattern[str]:
-    if len(text) > _PATTERN_LENGTH or _UNSAFE_PATTERN.search(text) or _ways(text) > _WAYS:
-        fail(
-            path,
-            f"{key} has the pattern {show(text)}, which could take for ever to match. Replace it "
-            "by plain module names.",
-        )
-    try:
-        return re.compile(rf"(.*\.)?({text})$")
-    except (re.error, OverflowError) as error:
-        fail(path, f"{key} has the invalid pattern {show(text)} ({error}).")
-
-
-def _ways(text: str) -> float:
-    """In how many ways a pattern can try to match a name of 64 letters, at most.
-
-    A quantifier takes any number of the letters. Alternatives multiply from group to group; spread
-    evenly over the groups and the whole they give most. Escaped characters count as well.
-    """
-    quantifiers = sum(text.count(each) for each in "*+?{")
-    groups = text.count("(")
-    if quantifiers > _QUANTIFIERS or groups > _GROUPS:
-        return math.inf
-    places = groups + 1
-    return float((1 + text.count("|") / places) ** places * 64**quantifiers)
+        for text in self._idle[:MAX_REPORTED]:
+            yield f"{self._key} has the pattern {show(text)}, which matches no adapted module"
+        if (more := len(self._idle) - MAX_REPORTED) > 0:
+            yield f"{self._key} has {more} more patterns that match no adapted module"
 
 
 def _number(path: Location, key: str, value: object, *, whole: bool) -> float:

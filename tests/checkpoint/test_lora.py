@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mergesafe.checkpoint.lora import open_adapter
-from mergesafe.checkpoint.lora_config import Setting
 from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
 from mergesafe.errors import CheckpointError
 
@@ -169,16 +167,14 @@ def test_fractional_alpha(tmp_path: Path, base: Checkpoint) -> None:
         ({"lora_alpha": 10**300}, "lora_alpha is 1"),
         ({"rank_pattern": {"q_proj": -1}}, "rank_pattern is -1, expected a positive integer"),
         ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is ['q_proj'], expected an object"),
-        ({"rank_pattern": {"q_proj(": 1}}, "rank_pattern has the invalid pattern 'q_proj('"),
-        ({"rank_pattern": {"(a+)+b": 1}}, "could take for ever to match"),
-        ({"rank_pattern": {"a*a*a*a*b": 1}}, "could take for ever to match"),
-        ({"rank_pattern": {"(?=a)": 1}}, "could take for ever to match"),
-        ({"rank_pattern": {"a?" * 20 + "a" * 20: 1}}, "could take for ever to match"),
-        ({"rank_pattern": {"(a|a)" * 20: 1}}, "could take for ever to match"),
-        ({"alpha_pattern": {"((((a|a))))": 1}}, "could take for ever to match"),
-        ({"rank_pattern": {f"({'a|' * 40}a)" * 3 + ".*": 1}}, "could take for ever to match"),
-        ({"rank_pattern": {f".*.*.*({'a|' * 40}a)": 1}}, "could take for ever to match"),
-        ({"rank_pattern": {"q" * 301: 1}}, "could take for ever to match"),
+        (
+            {"rank_pattern": {"q_proj(": 1}},
+            "the pattern 'q_proj(', which is no regular expression (missing )",
+        ),
+        (
+            {"rank_pattern": {"a{99999999999}": 1}},
+            "the pattern 'a{99999999999}', which is no regular",
+        ),
         ({"rank_pattern": {"q_proj": 3}}, "lora_A.weight' has shape [2, 16], expected [3, 16]"),
     ],
 )
@@ -247,54 +243,3 @@ def test_missing_files(tmp_path: Path, base: Checkpoint) -> None:
     fails(tmp_path, base, "the adapter has no adapter_model.safetensors")
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04.")
     fails(tmp_path, base, "adapter_model.bin is a pickle")
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "a*a*a*b",
-        "a?a?a?" + "a" * 116 + "b",
-        ".*.*.*(a|a)b",
-        "(a|a|a)(a|a|a)(a|a|a)a*b",
-        "a|aa|a.*b",
-    ],
-)  # fmt: skip
-def test_hostile_pattern_on_a_long_name_is_quick(tmp_path: Path, pattern: str) -> None:
-    module = "a" * 120
-    save_file({f"{module}.weight": torch.ones(16, 16)}, tmp_path / "model.safetensors")
-    pair = {
-        f"{PREFIX}{module}.lora_A.weight": torch.ones(2, 16),
-        f"{PREFIX}{module}.lora_B.weight": torch.ones(16, 2),
-    }
-    write_adapter(tmp_path, pair, {"rank_pattern": {pattern: 1}})
-    started = time.process_time()
-    open_adapter(tmp_path, open_checkpoint(tmp_path))
-    assert time.process_time() - started < 2
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "(q|k|v)_proj",
-        r"layers\.[0-9]+\.self_attn\.k_proj",
-        r"^model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj$",
-        r".*\.layers\.(0|1|2|3|4|5|6|7|8|9|10|11)\..*",
-        r"model.layers.[01].mlp.gate_proj",
-    ],
-)
-def test_ordinary_patterns_are_allowed(pattern: str) -> None:
-    Setting(Path("x"), {"r": 2, "rank_pattern": {pattern: 4}}, "r", "rank_pattern", whole=True)
-
-
-def test_many_slow_patterns_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergesafe.checkpoint.lora_config._SECONDS", 0.5)
-    patterns = {f".*.*.*(a|a)b{number}": 1 for number in range(1000)}
-    setting = Setting(
-        Path("x"), {"r": 2, "rank_pattern": patterns}, "r", "rank_pattern", whole=True
-    )
-    began = time.process_time()
-    with pytest.raises(CheckpointError, match="take more than 0"):
-        list(setting.unused(["a." * 60] * 1000))
-    assert time.process_time() - began < 5
-    with pytest.raises(CheckpointError, match="has a name of 201 characters"):
-        setting.of("a" * 201)

@@ -16,11 +16,12 @@ from typing import Any, Final
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.lora import CONFIG_NAME, WEIGHTS_NAME, LoraPair
+from mergesafe.checkpoint.patterns import PatternError
 from mergesafe.checkpoint.safetensors import read_header
 from mergesafe.errors import CheckpointError
 from mergesafe.safety.vet.findings import Finding, amount, listing
 from mergesafe.safety.vet.folder import read_settings
-from mergesafe.safety.vet.matching import full_matches
+from mergesafe.safety.vet.matching import full_matches, idle
 
 #: lora_alpha / r. Published adapters lie between 1/4 (alpha 16, r 64) and 16 (alpha 128, r 8).
 SCALES: Final = (0.01, 32.0)
@@ -38,6 +39,11 @@ _GENERIC: Final = re.compile(
 _QUANTIZED: Final = re.compile(
     r"(?:-unsloth)?-(?:bnb-)?[48]bit$|-(?:gptq|awq|fp8|gguf|int[48])(?:-.*)?$"
 )
+#: Letters of a module's name, and its parts; real ones have a fifth of them.
+_NAME: Final = 1000
+_PARTS: Final = 50
+#: Letters of a model's name that are looked at.
+_REFERENCE: Final = 500
 _HUB_CACHE: Final = re.compile(r"models--(?:.+--)?(?P<name>[^/]+)/snapshots/[^/]+$")
 
 
@@ -66,6 +72,11 @@ def check_adapter(folder: Location, base: AdaptedBase) -> Iterator[Finding]:
         name.removeprefix(_PREFIX).partition(".lora_")[0] for name in tensors if ".lora_" in name
     )
     yield from _base_name(config, base.names)
+    giant = [m for m in modules if len(m) > _NAME or m.count(".") >= _PARTS]
+    if giant:
+        what = "module names longer than any model has: what the adapter declares is not compared"
+        yield Finding("unfit", "files", what, f"{WEIGHTS_NAME}: {show(giant[0])}")
+        return
     yield from _targets(config, list(modules), base)
     yield from _patterns(config, list(modules))
     if base.pairs:
@@ -80,7 +91,7 @@ def base_names(reference: str, config: Mapping[str, Any]) -> list[str]:
 
 def plain_name(reference: str) -> str:
     """The name of a model without owner, folder, revision and mark of a quantized copy."""
-    text = reference.replace("\\", "/").rstrip("/")
+    text = reference[-_REFERENCE:].replace("\\", "/").rstrip("/")
     cached = _HUB_CACHE.search(text)
     name = cached["name"] if cached else Path(text).name.partition("@")[0]
     return _QUANTIZED.sub("", name.lower())
@@ -120,7 +131,7 @@ def _targets(
         )
         yield Finding("warning", "files", what, CONFIG_NAME)
         return
-    everything = [*adapted, *(m for m in base.modules or () if m not in set(adapted))]
+    everything = list(dict.fromkeys([*adapted, *(base.modules or ())]))
     declared = _declared(target, everything)
     if declared is None:
         what = (
@@ -164,10 +175,10 @@ def _untouched(
         )
         yield Finding("warning", "files", what, f"{WEIGHTS_NAME}: {listing(missing)}")
     if isinstance(target, list):
-        every = [*base.modules, *adapted]
-        idle = [t for t in target if isinstance(t, str) and not any(_ends(m, t) for m in every)]
-        if idle:
-            what = f"target_modules declares what the base has not: {listing(idle)}"
+        wanted = {t for t in target if isinstance(t, str)}
+        hit = {end for module in (*base.modules, *adapted) for end in _ends(module, wanted)}
+        if missed := [t for t in target if isinstance(t, str) and t not in hit]:
+            what = f"target_modules declares what the base has not: {listing(missed)}"
             yield Finding("note", "files", what, CONFIG_NAME)
     layers = _layers(config)
     if layers and isinstance(target, list):
@@ -185,22 +196,27 @@ def _declared(target: object, modules: Sequence[str]) -> set[str] | None:
     if isinstance(target, str):
         if target == "all-linear":
             return {m for m in modules if m.rpartition(".")[2] not in _NOT_LINEAR}
-        found = full_matches([target], modules)
-        return None if found is None else found[0]
+        return full_matches(target, modules)
     if isinstance(target, list):
-        ends = [t for t in target if isinstance(t, str)]
-        return {m for m in modules if any(_ends(m, t) for t in ends)}
+        ends = {t for t in target if isinstance(t, str)}
+        return {m for m in modules if any(_ends(m, ends))}
     return None
 
 
-def _ends(module: str, target: str) -> bool:
-    return module == target or module.endswith(f".{target}")
+def _ends(module: str, targets: Collection[str]) -> Iterator[str]:
+    """Those of the targets that the module is, or ends with after a dot."""
+    at = 0
+    while at >= 0:
+        if module[at:] in targets:
+            yield module[at:]
+        at = module.find(".", at) + 1 or -1
 
 
-def _layers(config: Mapping[str, Any]) -> list[int]:
+def _layers(config: Mapping[str, Any]) -> dict[int, None]:
     given = config.get("layers_to_transform")
     listed = given if isinstance(given, list) else [given]
-    return [each for each in listed if isinstance(each, int) and not isinstance(each, bool)]
+    numbers = (each for each in listed if isinstance(each, int) and not isinstance(each, bool))
+    return dict.fromkeys(numbers)
 
 
 def _of_layers(config: Mapping[str, Any], modules: set[str]) -> set[str]:
@@ -215,13 +231,13 @@ def _of_layers(config: Mapping[str, Any], modules: set[str]) -> set[str]:
 def _layer_of(module: str, config: Mapping[str, Any]) -> int | None:
     """The first number within the name, after ``layers_pattern`` where there is one, as in PEFT."""
     given = config.get("layers_pattern") or []
-    patterns = [p for p in (given if isinstance(given, list) else [given]) if isinstance(p, str)]
+    patterns = {p for p in (given if isinstance(given, list) else [given]) if isinstance(p, str)}
     parts = module.split(".")
     for at in range(1, len(parts) - 1):
         if not re.fullmatch(r"[0-9]{1,6}", parts[at]):  # int() takes more digits than ASCII's
             continue
         before = ".".join(parts[:at])
-        if any(_ends(before, p) for p in patterns) if patterns else at > 1:
+        if any(_ends(before, patterns)) if patterns else at > 1:
             return int(parts[at])
     return None
 
@@ -232,17 +248,20 @@ def _patterns(config: Mapping[str, Any], adapted: Sequence[str]) -> Iterator[Fin
         given = config.get(key)
         if not isinstance(given, dict) or not given:
             continue
-        found = full_matches([rf"(.*\.)?({pattern})" for pattern in given], adapted)
-        if found is None:
-            what = f"{key} has a pattern that takes for ever to match. Replace it by module names"
+        try:
+            unused = idle(list(given), adapted)
+        except PatternError as error:
+            what = (
+                f"{key} has the pattern {show(error.pattern)}, which {error.why}. Replace it by "
+                "module names"
+            )
             yield Finding("unfit", "files", what, CONFIG_NAME)
             continue
-        idle = [text for text, names in zip(given, found, strict=True) if not names]
-        if idle:
-            count = amount(len(idle), "key matches", "keys match")
+        if unused:
+            count = amount(len(unused), "key matches", "keys match")
             what = (
-                f"{count} none of the adapted modules in {key} ({listing(idle)}): the common value "
-                "holds there. Check the names"
+                f"{count} none of the adapted modules in {key} ({listing(unused)}): the common "
+                "value holds there. Check the names"
             )
             yield Finding("warning", "files", what, CONFIG_NAME)
 
