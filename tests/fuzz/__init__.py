@@ -1,0 +1,1 @@
+"""Fuzzers of everything that reads what a stranger may have written: ``python -m fuzz``."""

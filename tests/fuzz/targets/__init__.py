@@ -1,0 +1,1 @@
+"""The targets, by what they read. Functions are called as the commands call them."""

@@ -1,0 +1,122 @@
+"""JSON that commands wrote and others read: reports, gates, states of unfinished work."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import mergesafe
+from fuzz import parts
+from fuzz.target import target
+from mergesafe.data.journal import NAME as DATA_JOURNAL
+from mergesafe.data.journal import Journal as DataJournal
+from mergesafe.data.journal import _mark
+from mergesafe.engine.journal import _check, read_journal
+from mergesafe.engine.resume import work_to_resume
+from mergesafe.errors import MergesafeError
+from mergesafe.outputs import RESULT, check_replaceable
+from mergesafe.safety.evaluation.cache import Cache, key
+from mergesafe.safety.inspector.model import SETTINGS, read_settings
+from mergesafe.tune.trajectory import StateFile, Trajectory
+
+SUBJECT = {
+    "mergesafe_version": "1", "recipe": "r", "options": {"--seed": 0},
+    "inputs": {"/m": {"size": 1}},
+}  # fmt: skip
+
+
+@target("report", ".parts")
+def report(data: bytes, folder: Path) -> int:
+    results = folder / "results"
+    results.mkdir()
+    parts.unpack(data, results)
+    found = mergesafe.report([results], folder / "report.html")
+    return len(found.documents)
+
+
+@target("gate", ".parts")
+def gate(data: bytes, folder: Path) -> bool:
+    """What passes is shown by figures that can be."""
+    parts.unpack(data, folder)
+    words = folder / "require.txt"
+    require = words.read_text(errors="replace").split("\n") if words.is_file() else []
+    model, baseline, *wanted = [*require, "", ""][: max(3, len(require))]
+    found = mergesafe.gate(
+        model, [each for each in wanted if each], baseline=baseline or None,
+        evaluation=folder / "evaluation.json",
+    )  # fmt: skip
+    document = found.as_dict()
+    list(found.evidence.properties())
+    list(found.evidence.lines())
+    for each in document["requirements"]:
+        assert each["low"] <= each["value"] <= each["high"], each
+        assert each["n"] >= 0
+    return found.passed
+
+
+@target("result", ".json")
+def result(data: bytes, folder: Path) -> str:
+    path = folder / "result.json"
+    path.write_bytes(data)
+    check_replaceable(path, RESULT)
+    return "replaceable"
+
+
+@target("inspector", ".json")
+def inspector(data: bytes, folder: Path) -> int:
+    (folder / SETTINGS).write_bytes(data)
+    return read_settings(folder).max_tokens
+
+
+def _signed(data: bytes) -> bytes:
+    """Lines of JSON with the digests that the journal of a merge has."""
+    lines = data.decode("utf-8", "replace").split("\n")
+    return "".join(
+        line + "\n" if "\t" in line else f"{line}\t{_check(line)}\n" for line in lines if line
+    ).encode()
+
+
+@target("merge_journal", ".journal")
+def merge_journal(data: bytes, folder: Path) -> str:
+    path = folder / "journal"
+    path.write_bytes(_signed(data))
+    found = read_journal(path)
+    work_to_resume(path, SUBJECT, folder / "out")
+    return "none" if found is None else f"{len(found.tiles)} {len(found.statistics)}"
+
+
+@target("generate_journal", ".journal")
+def generate_journal(data: bytes, folder: Path) -> str:
+    lines = [line for line in data.split(b"\n") if line]
+    (folder / DATA_JOURNAL).write_bytes(
+        b"".join(line + b"\n" if b"\t" in line else line + b"\t" + _mark(line) + b"\n"
+                 for line in lines)
+    )  # fmt: skip
+    with DataJournal(folder) as journal:
+        found = journal.pieces("s", ["item"], 1, lambda place, piece: ["answer"])
+        return f"{journal.reused} {len(found)}"
+
+
+@target("trajectory", ".journal")
+def trajectory(data: bytes, folder: Path) -> str:
+    path = folder / "state"
+    path.write_bytes(_signed(data))
+    with StateFile(path) as file:
+        run = Trajectory(file, {"recipe": "r"}, resume=True)
+        found = run.found
+        with contextlib.suppress(MergesafeError):
+            while run.replayable:
+                run.evaluation("k", lambda: None)  # type: ignore[arg-type,return-value]
+        return str(found)
+
+
+@target("cache", ".bin")
+def cache(data: bytes, folder: Path) -> int:
+    (folder / "answers.sqlite").write_bytes(data)
+    found = Cache(folder)
+    try:
+        name = key("x", 1)
+        found.put({name: {"a": 1}})
+        return len(found.get([name]))
+    finally:
+        found.close()
