@@ -38,7 +38,7 @@ class Result:
 
 def fuzz(targets: Sequence[str], seconds: float, seed: str) -> Iterator[Result]:
     """Each target for ``seconds``, one after the other."""
-    left = {name: seconds for name in targets}
+    left = dict.fromkeys(targets, seconds)
     restarts = 0
     results = {name: Result(name) for name in targets}
     while left:
@@ -71,7 +71,7 @@ def fuzz(targets: Sequence[str], seconds: float, seed: str) -> Iterator[Result]:
 
 
 def replay(entries: Mapping[Path, str]) -> Iterator[tuple[Path, str | None, str]]:
-    """Run single inputs, each of the target that is named; what was wrong, or None; what happened."""
+    """Run single inputs, each of the target that is named: what was wrong, or None, and more."""
     left = dict(entries)
     while left:
         order = list(left)
@@ -138,9 +138,7 @@ def _watched(worker: subprocess.Popen[bytes], state: Path) -> Iterator[dict[str,
             now = _number(state)
             if now != number:
                 number, since, busy = now, time.monotonic(), _busy(worker.pid)
-            elif number and (
-                _busy(worker.pid) - busy > BUSY or time.monotonic() - since > IDLE
-            ):
+            elif number and (_busy(worker.pid) - busy > BUSY or time.monotonic() - since > IDLE):
                 worker.kill()
                 worker.wait()
                 yield _killed(state, "Hang: more than 5 s")
@@ -151,7 +149,12 @@ def _watched(worker: subprocess.Popen[bytes], state: Path) -> Iterator[dict[str,
 
 def _killed(state: Path, where: str) -> dict[str, Any]:
     number, data = read_state(state)
-    return {"event": "killed", "where": f"{where} ({_digest(data)})", "data": data, "number": number}
+    return {
+        "event": "killed",
+        "where": f"{where} ({_digest(data)})",
+        "data": data,
+        "number": number,
+    }
 
 
 def _number(state: Path) -> int:

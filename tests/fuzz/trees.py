@@ -33,7 +33,7 @@ STRINGS: Final = (
     "C:\\x", "a/b", "*", "[", "(", "(a+)+$", ".?" * 60 + "X", "%s%n", "{}", "{0.__class__}",
     "{{ 7 * 7 }}", "{% for i in x %}", "<script>", "http://", "https://u:p@h/?q=1", "hf://a/b",
     "http://[::1", "a@http://x:99999", "file:///", "null", "true", "NaN", "inf", "-inf", "1e999",
-    "1", "-1", "0x10", "1_000", "٣", "²", "１", "9" * 5000, "model_type", "__metadata__",
+    "1", "-1", "0x10", "1_000", "٣", "²", "\uff11", "9" * 5000, "model_type", "__metadata__",
     "float32", "bfloat16", "rules", "policy:x", "<<", "&a", "!!python/object", "\\", '"', "'",
 )  # fmt: skip
 VALUES: Final[tuple[Tree, ...]] = (

@@ -197,9 +197,7 @@ def main() -> None:
             say(event="replayed", target=name, shape=shape, where=where, entry=file)
         else:
             worker.run(float(seconds), given.seed)
-        resource.setrlimit(
-            resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        )
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def header(names: tuple[str, ...] = _NAMES) -> bytes:
 def safetensors(data: bytes, folder: Path) -> int:
     path = folder / "model.safetensors"
     path.write_bytes(data)
-    tensors, metadata = read_header(path)
+    tensors, _ = read_header(path)
     return len(tensors)
 
 

@@ -35,7 +35,11 @@ def status(arguments: list[str], folder: Path) -> int:
     """The exit status of a command that is run in this process, in ``folder``."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     here = io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(here), contextlib.redirect_stderr(here):
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(here),
+        contextlib.redirect_stderr(here),
+    ):
         try:
             found = command.app(arguments, prog_name="mergesafe", standalone_mode=False)
         except (UsageError, ArgumentError):

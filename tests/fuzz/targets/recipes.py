@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
+
 from fuzz import parts
 from fuzz.target import target
 from mergesafe.chat.hf import parse_reference

@@ -83,7 +83,7 @@ def pickle(data: bytes, folder: Path) -> str:
 @target("answers", ".txt")
 def answers(data: bytes, folder: Path) -> str:
     """What models said: reasoning, refusals, verdicts of guards, questions, numbers."""
-    text = data.decode("utf-8", "surrogatepass" if b"\xed" in data else "replace")
+    text = data.decode("utf-8", "replace")
     parted = part(text)
     found = [rule(text, "Is it?").refused, bool(parse_question(text)), is_correct("12", text)]
     found += [each.verdict([text]).safe for each in _GUARDS]
@@ -111,8 +111,6 @@ def _server() -> str:
     server = HTTPServer(("127.0.0.1", 0), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{server.server_address[1]}/v1"
-
-
 
 
 @target("endpoint", ".json", prepare=lambda: _prepared())
