@@ -106,8 +106,9 @@ def read_text(path: Path, report: Reporter) -> str:
             data = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
         raise report.error(f"is a folder; expected the YAML file of a {report.kind}") from None
-    except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number).lower() if number else str(error)
         raise report.error(f"the {report.kind} cannot be read: {reason}") from None
     if len(data) > MAX_BYTES:
         raise report.error(

@@ -23,7 +23,8 @@ MAX_NODES = 100_000
 #: Mistakes after which a recipe is not read on: building messages takes time.
 MAX_ERRORS = 100
 
-NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+#: Digits are read in one way only: in two, a long number and a letter take quadratic time.
+NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 NOT_FINITE = re.compile(r"[-+]?\.?(?:nan|inf|infinity)", re.IGNORECASE)
 #: Integers with a leading zero: octal in YAML 1.1, decimal in YAML 1.2.
 OCTAL = re.compile(r"[-+]?0\d+", re.ASCII)
@@ -122,9 +123,12 @@ class Reporter:
 
 def shown(text: str, limit: int = 80) -> str:
     """``text`` in quotes and of bounded length, for a message."""
-    if len(text) > limit:
-        text = text[: limit - 3] + "..."
-    return f"'{text}'"
+    return f"'{shortened(text, limit)}'"
+
+
+def shortened(text: str, limit: int = 80) -> str:
+    """``text`` of bounded length."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def describe(node: Node) -> str:
@@ -136,7 +140,7 @@ def describe(node: Node) -> str:
     if node.is_null:
         return "nothing"
     if not node.quoted and (node.is_boolean or node.is_number):
-        return f"the {'boolean' if node.is_boolean else 'number'} {node.text}"
+        return f"the {'boolean' if node.is_boolean else 'number'} {shortened(node.text)}"
     return f"the text {shown(node.text)}"
 
 
@@ -158,7 +162,7 @@ def string(node: Node, what: str, report: Reporter) -> str:
     if not node.quoted and (node.is_boolean or node.is_number):
         raise report.error(
             f"{what} must be text, got {describe(node)}; if it is meant as text, put it in "
-            f'quotes: "{node.text}"',
+            f'quotes: "{shortened(node.text)}"',
             node.line,
         )
     if not node.text or node.is_null:

@@ -20,6 +20,7 @@ from mergesafe.recipe.nodes import (
     ScalarNode,
     describe,
     mapping,
+    shortened,
     shown,
     string,
 )
@@ -150,11 +151,11 @@ class ParameterReader:
         else:
             raise self._mismatch(parameter, node, what)
         if not math.isfinite(value):
-            raise self.report.error(f"{what} must be finite, got {node.text}", node.line)
+            raise self.report.error(f"{what} must be finite, got {shortened(node.text)}", node.line)
         low, high = parameter.minimum, parameter.maximum
         if (low is not None and value < low) or (high is not None and value > high):
             raise self.report.error(
-                f"{what} is {node.text}, outside {_interval(low, high)}", node.line
+                f"{what} is {shortened(node.text)}, outside {_interval(low, high)}", node.line
             )
         return value
 

@@ -18,6 +18,7 @@ from mergesafe.recipe.nodes import (
     ScalarNode,
     describe,
     mapping,
+    shortened,
     shown,
     string,
 )
@@ -184,7 +185,7 @@ class _SectionReader:
             if name not in ("weight", "t") and len(bounds) > 1:
                 self.report.record(
                     f"'init' of 'tune' is a number, and {', '.join(bounds)} are tuned; write "
-                    f"{{{name}: {node.text}}} or all of them",
+                    f"{{{name}: {shortened(node.text)}}} or all of them",
                     self.fields.line("init"),
                 )
                 return {}

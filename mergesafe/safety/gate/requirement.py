@@ -18,7 +18,7 @@ from mergesafe.safety.evaluation.measure import OVER_REFUSAL, REFUSAL, SAFE
 
 FAMILIES: Final = (SAFE, REFUSAL, OVER_REFUSAL, "domain", PREFIX)
 _FORM: Final = re.compile(r"\s*(?P<metric>[^\s<>=!]+)\s*(?P<relation>[<>=!]+)\s*(?P<bound>.+?)\s*")
-_NUMBER: Final = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*%?"
+_NUMBER: Final = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?\s*%?"
 _TERM: Final = re.compile(
     rf"\s*(?P<sign>[-+]?)\s*(?:(?P<before>{_NUMBER})\s*\*\s*P|P\s*\*\s*(?P<after>{_NUMBER})"
     rf"|(?P<baseline>P)|(?P<number>{_NUMBER}))\s*"
