@@ -76,19 +76,21 @@ class Journal:
         size: int,
         work: Callable[[int, Sequence[Item]], list[Any]],
         done: Callable[[int], None] = lambda count: None,
+        fits: Callable[[Any], bool] = lambda result: True,
     ) -> list[Any]:
         """``work`` of ``items``, in pieces of ``size``, those that are known taken from the file.
 
         ``subject`` and the items of a piece are plain data and decide its key, as does its place:
         sampling the same prompts twice gives two answers. ``work(place, piece)`` gives one result,
-        plain data, for each item. ``done`` hears how many items each piece had.
+        plain data, for each item. ``done`` hears how many items each piece had. ``fits``: whether a
+        value is a result of ``work``: who writes into the folder may have written the file.
         """
         results: list[Any] = []
         for begin in range(0, len(items), size):
             piece = items[begin : begin + size]
             key = digest([subject, begin, piece])
             found = self._known.get(key)
-            if found is None or len(found) != len(piece):
+            if found is None or len(found) != len(piece) or not all(map(fits, found)):
                 found = work(begin, piece)
                 self._append(key, found)
             else:
@@ -135,5 +137,12 @@ def _parsed(line: bytes) -> tuple[str, list[Any]] | None:
     body, tab, mark = line.rpartition(b"\t")
     if not tab or mark != _mark(body) + b"\n":
         return None
-    key, results = json.loads(body.decode("utf-8", "surrogatepass"))
-    return key, results
+    try:
+        # Half of a surrogate pair, which a model may have answered, is written as it is.
+        entry = json.loads(body.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, list) or len(entry) != 2:
+        return None
+    key, results = entry
+    return (key, results) if isinstance(key, str) and isinstance(results, list) else None

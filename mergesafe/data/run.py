@@ -76,12 +76,17 @@ class Run:
         counter = Count(self.progress, what, len(conversations))
         order = by_length(conversations)
         found = self.journal.pieces(
-            key, [conversations[i] for i in order], model.batch, work, counter
+            key, [conversations[i] for i in order], model.batch, work, counter, _is_response
         )
         responses = [Response("")] * len(order)
         for place, (text, finished) in zip(order, found, strict=True):
             responses[place] = Response(text, finished)
         return responses
+
+
+def _is_response(value: Any) -> bool:
+    """Text, and whether it is whole."""
+    return isinstance(value, list) and [type(each) for each in value] == [str, bool]
 
 
 @dataclass

@@ -123,7 +123,9 @@ def _answers(
         "pool", run.identity(spec), wanted.style, wanted.max_new_tokens, judge.name, judge.version,
     ]  # fmt: skip
     counter = Count(run.progress, f"{wanted.name}: {model.name} answers", len(asked))
-    found = run.journal.pieces(key, [asked[i] for i in order], model.batch, work, counter)
+    found = run.journal.pieces(
+        key, [asked[i] for i in order], model.batch, work, counter, _is_outcome
+    )
     by_place = dict(zip(order, found, strict=True))
     return model.name, [Outcome(*by_place[place]) for place in range(len(asked))]
 
@@ -139,6 +141,16 @@ def _outcome(parted: Parted, finished: bool, safe: bool | None, refused: bool | 
     if not safe:
         return [UNSAFE, None]
     return [REFUSED, parted.answer] if finished else [CUT, None]
+
+
+def _is_outcome(value: Any) -> bool:
+    """Whether it is what :func:`_outcome` gives: text where it refuses, and nowhere else."""
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    status, text = value
+    if status == REFUSED:
+        return isinstance(text, str)
+    return isinstance(status, str) and status in _REASONS and text is None
 
 
 def _check_pool(wanted: SafetySet, built: Built, run: Run) -> None:

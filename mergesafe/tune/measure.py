@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
+import msgspec
 import torch
 
 from mergesafe.chat.conversation import ChatModel, Sampling
@@ -17,7 +18,7 @@ from mergesafe.recipe.model import ModelRef
 from mergesafe.safety.evaluation.cache import Cache
 from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.measure import ask, result
-from mergesafe.safety.evaluation.result import Example, Figure
+from mergesafe.safety.evaluation.result import Example, Figure, Kind
 from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.evaluation.sets import Role as EvaluationRole
 from mergesafe.safety.judges.base import Judge
@@ -40,6 +41,17 @@ SAMPLING: Final = Sampling(max_new_tokens=96)
 _ROLES: Final[Mapping[Role, EvaluationRole]] = {
     "safety": "unsafe", "harmless": "harmless", "domain": "domain",
 }  # fmt: skip
+
+
+class _Kept(msgspec.Struct):
+    """A figure in the state of a run, which others may have written."""
+
+    kind: Kind
+    outcomes: list[Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]]
+
+    def __post_init__(self) -> None:
+        if self.kind == "rate" and not all(0 <= each <= 1 for each in self.outcomes):
+            raise ValueError("a rate has outcomes beyond 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,11 @@ class Measurer:
             }
 
         kept = self.trajectory.answer(key, plain)
-        return {name: Figure.of(each["kind"], each["outcomes"]) for name, each in kept.items()}
+        try:
+            figures = msgspec.convert(kept, dict[str, _Kept])
+        except msgspec.ValidationError as error:
+            raise self.trajectory.damaged(str(error)) from None
+        return {name: Figure.of(each.kind, each.outcomes) for name, each in figures.items()}
 
     def _measure(self, model: ChatModel, part: Part) -> Figures:
         cache = Cache()

@@ -20,8 +20,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 
 from mergesafe.engine.journal import decode_line, encode_line
@@ -30,6 +31,25 @@ from mergesafe.file_lock import take_lock
 from mergesafe.tune.objectives import Evaluation
 
 Line = dict[str, Any]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class _Record(msgspec.Struct):
+    """A line of the file after the first."""
+
+    key: str
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+    answer: Line
+
+
+class _Kept(msgspec.Struct):
+    """The answer to a question about an objective."""
+
+    value: float
+    terms: dict[str, float]
+    gradient: str | None
+    forward_passes: _Count
+    examples: _Count
 
 
 class StateFile:
@@ -178,9 +198,20 @@ class Trajectory:
         answer = self.answer(key, lambda: _outcome(compute))
         self.evaluations += 1
         if "error" in answer:
-            raise PointError(answer["error"])
-        self.forward_passes += answer["forward_passes"]
-        return _evaluation(answer)
+            raise PointError(str(answer["error"]))
+        try:
+            found = _evaluation(answer)
+        except ValueError as error:
+            raise self.damaged(str(error)) from None
+        self.forward_passes += found.forward_passes
+        return found
+
+    def damaged(self, why: str) -> OutputError:
+        """The error for an answer in the file that no run of ours has written there."""
+        return OutputError(
+            f"{self.file.path}: the saved run is damaged ({why}); start again with --overwrite in "
+            "place of --resume"
+        )
 
     def answer(self, key: str, compute: Callable[[], Line]) -> Line:
         """The same for any answer of plain data."""
@@ -220,6 +251,10 @@ class Trajectory:
             record = decode_line(line)
             if record is None:
                 break
+            try:
+                msgspec.convert(record, _Record)
+            except msgspec.ValidationError as error:
+                raise self.damaged(str(error)) from None
             records.append(record)
         # Whoever resumes after a loss that was not finite wants to try it once more.
         while records and "error" in records[-1]["answer"]:
@@ -259,10 +294,16 @@ def _outcome(compute: Callable[[], Evaluation]) -> Line:
 
 
 def _evaluation(answer: Line) -> Evaluation:
+    """The evaluation that :func:`_outcome` wrote.
+
+    Raises:
+        ValueError: it wrote no such thing.
+    """
+    kept = msgspec.convert(answer, _Kept)
     gradient = None
-    if answer["gradient"] is not None:
-        packed = base64.b64decode(answer["gradient"])
+    if kept.gradient is not None:
+        packed = base64.b64decode(kept.gradient)
+        if len(packed) % 8:
+            raise ValueError("a gradient is cut off")
         gradient = torch.tensor(struct.unpack(f"<{len(packed) // 8}d", packed), dtype=torch.float64)
-    return Evaluation(
-        answer["value"], answer["terms"], gradient, answer["forward_passes"], answer["examples"]
-    )
+    return Evaluation(kept.value, kept.terms, gradient, kept.forward_passes, kept.examples)

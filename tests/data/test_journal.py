@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mergesafe.data.journal import NAME, Journal
+from mergesafe.data.journal import NAME, Journal, _mark
+from mergesafe.data.run import _is_response
+from mergesafe.data.safety_set import _is_outcome
 from mergesafe.errors import OutputError
 
 
@@ -65,3 +67,41 @@ def test_lone_surrogates_survive(tmp_path: Path) -> None:
     assert (first, len(work.pieces)) == (["\ud800A"], 1)
     again, work = run(tmp_path, ["\ud800a"])
     assert (again, work.pieces) == (first, [])
+
+
+BAD = {
+    "no JSON": b"x",
+    "no pair": b'["k"]',
+    "no list": b'["k", 1]',
+    "a key that is no text": b"[[], []]",
+    "a number of 5,000 digits": b"9" * 5000,
+    "endless nesting": b"[" * 100_000,
+    "not UTF-8": b"\xff",
+}
+
+
+@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
+def test_a_line_with_a_good_digest_may_still_be_a_strangers(body: bytes, tmp_path: Path) -> None:
+    run(tmp_path, list("ab"))
+    path = tmp_path / NAME
+    good = path.read_bytes()
+    path.write_bytes(good + body + b"\t" + _mark(body) + b"\n")
+    assert run(tmp_path, list("abcd"))[0] == list("ABCD")
+    assert path.read_bytes().startswith(good)
+
+
+def test_results_that_the_work_does_not_give_are_asked_for_again(tmp_path: Path) -> None:
+    run(tmp_path, list("abcd"))
+    work = Work()
+    with Journal(tmp_path) as journal:
+        journal.pieces("s", list("abcd"), 2, work, fits=lambda result: result != "A")
+    assert work.pieces == [(0, ["a", "b"])]
+    for good, value in (
+        (True, ["refused", "No."]), (True, ["undecided", None]), (False, ["refused", None]),
+        (False, ["undecided", "No."]), (False, ["safe", "No."]), (False, [[], None]), (False, "ab"),
+        (False, ["refused"]), (False, None),
+    ):  # fmt: skip
+        assert _is_outcome(value) is good
+    assert [_is_response(each) for each in (["a", True], ["a", 1], ["a"], [None, True], 3)] == [
+        True, False, False, False, False,
+    ]  # fmt: skip
