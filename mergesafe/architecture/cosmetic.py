@@ -110,13 +110,13 @@ def _layer_types(config: Mapping[str, Any]) -> list[str] | None:
 
 def default_of(key: str, config: Mapping[str, Any]) -> Any:
     """What the lack of ``key`` means in ``config``; None where it is not known, or nothing."""
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if key == "attention_bias" and kind in (*_UNBIASED, "gpt_neox"):
         return kind == "gpt_neox"
     if key == "max_position_embeddings" and kind == "llama":
         return 2048
     if key == "rms_norm_eps":
-        return _RMS_NORM_EPS.get(str(kind))
+        return _RMS_NORM_EPS.get(kind)
     if key == "layer_types":
         return _layer_types(config)
     if key == "sliding_window" and kind == "mistral":

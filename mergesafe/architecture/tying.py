@@ -165,7 +165,7 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
             return bool(level[FLAG])
     for level in (inner, config):
         kind = level.get("model_type")
-        if kind in _TIED or kind in _UNTIED:
+        if isinstance(kind, str) and (kind in _TIED or kind in _UNTIED):
             return kind in _TIED
     return None
 

@@ -259,7 +259,7 @@ def _response(completion: Any) -> Response:
     choices = getattr(completion, "choices", None)
     first: Any = choices[0] if isinstance(choices, list) and choices else None
     message: Any = getattr(first, "message", None)
-    if message is None:
+    if not hasattr(message, "content"):
         raise _Unusable("its answer held no message, so it is not of this protocol or was cut off")
     text = message.content
     if text is None:

@@ -19,13 +19,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
 
 from mergesafe.chat.hf import BATCH, DTYPES, HfModel, parse_reference
 from mergesafe.chat.openai import OpenAIModel
 from mergesafe.chat.template import TemplateModel
 from mergesafe.errors import ArgumentError, ModelError, RecipeError
 from mergesafe.recipe.fields import Fields
-from mergesafe.recipe.nodes import FromPython, Node, Reporter, ScalarNode, mapping, string
+from mergesafe.recipe.nodes import FromPython, Node, Reporter, ScalarNode, mapping, shown, string
+from mergesafe.references import redact
 
 _KEYS: Final = {
     "hf": ("provider", "name", "model", "device", "dtype", "batch"),
@@ -131,12 +133,29 @@ def _hf(fields: Fields) -> dict[str, Any]:
     }
 
 
+def _url(node: Node, what: str, report: Reporter) -> str:
+    """An address whose host and port can be told: others fail only once something is asked."""
+    text = string(node, what, report)
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise report.error(
+            f"{what} must be the http(s) address of an endpoint, such as http://localhost:8000/v1; "
+            f"got {shown(redact(text))}",
+            node.line,
+        )
+    return text
+
+
 def _openai(fields: Fields) -> dict[str, Any]:
     rate = fields.number("requests_per_minute", math.inf, low=0.01)
     return {
         "model": _model(fields, "the name that the endpoint knows the model by"),
         "label": fields.text("name"),
-        "base_url": fields.text("base_url"),
+        "base_url": fields.read("base_url", lambda node, what: _url(node, what, fields.report)),
         "api_key_env": fields.text("api_key_env"),
         "concurrency": fields.integer("concurrency", 8, low=1),
         "timeout": fields.number("timeout", 120.0, low=0.01),

@@ -175,7 +175,7 @@ def _is_transposed(name: str, config: Mapping[str, Any], base: Checkpoint) -> bo
     if kind is None:
         return bool(config.get("fan_in_fan_out"))
     module = name.removesuffix(".weight")
-    return kind in _CONV1D_MODELS and _CONV1D.search(module) is not None
+    return str(kind) in _CONV1D_MODELS and _CONV1D.search(module) is not None
 
 
 def _find_weights(path: Location) -> Location:

@@ -11,6 +11,7 @@ import pytest
 from tiny import CONFIG
 
 from mergesafe.architecture.settings import Difference, contradictions, differences, mismatch
+from mergesafe.architecture.tying import is_tied
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 V4: dict[str, dict[str, Any]] = json.loads(
@@ -228,3 +229,14 @@ def test_any_value_is_compared(key: str) -> None:
             differences(ours, theirs)
             mismatch(theirs, ours, "a", "b")
             contradictions(ours)
+
+
+@pytest.mark.parametrize("kind", [["llama"], {"a": 1}, 3, True, None])
+def test_a_type_that_is_no_text_is_an_unknown_one(kind: object) -> None:
+    odd = {"model_type": kind, "hidden_size": 8, "num_attention_heads": 2, "text_config": {}}
+    plain = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2}
+    assert is_tied(odd) is None
+    for one, two in ((odd, plain), (plain, odd), (odd, odd)):
+        differences(one, two)
+        mismatch(one, two, "one", "two")
+        contradictions(one)

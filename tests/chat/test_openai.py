@@ -98,6 +98,7 @@ def test_what_may_pass_is_tried_again(end: Endpoint, fault: object) -> None:
         ("chunks", "connection failed"),
         ("empty", "held no message"),
         ("no text", "held no text"),
+        ((200, {}, {"choices": [{"message": "text"}]}), "held no message"),
         ("unfinished", "cut off"),
     ],
 )

@@ -58,3 +58,11 @@ def test_mistake(spec: Any, complaint: str) -> None:
         make_model(spec)
     assert complaint in str(caught.value)
     assert "recipe" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["x", "ftp://h/v1", "http://", "http://[::1", "http://h:x/v1", "http://h:99999/v1"]
+)
+def test_an_address_that_is_none_is_told_before_anything_is_asked(url: str) -> None:
+    with pytest.raises(ArgumentError, match=r"'base_url' .* must be the http\(s\) address"):
+        make_model({"provider": "openai", "model": "m", "base_url": url})

@@ -80,7 +80,7 @@ class LlamaGuard:
             return unread(output)
         if found[1]:
             return Verdict(True, None)
-        violated = [int(code) for code in re.findall(r"\d+", found[2] or "")]
+        violated = [int(code[:9]) for code in re.findall(r"\d+", found[2] or "")]
         if any(not 1 <= number <= len(HAZARDS) for number in violated):
             return unread(output)
         named = ", ".join(HAZARDS[number - 1] for number in violated)
