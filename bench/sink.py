@@ -14,15 +14,15 @@ from pathlib import Path
 
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.engine import api, run
+from mergesafe.private import make_folder
 
 
 class Sink(OutputFolder):
     """Forgets the bytes of shards; companions are written and removed."""
 
     def __enter__(self) -> OutputFolder:
-        self._make_parents()
-        self._area.open()
-        self._working.mkdir()
+        self._open_area()
+        self._model = make_folder("model", self._area.folder)
         return self
 
     def pwrite(self, shard: int, offset: int, data: memoryview) -> None:

@@ -18,6 +18,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,15 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 #: Bytes of a name that most file systems allow, less the mark that is added.
 _NAME_BYTES: Final = 255
 _DEEPEST: Final = 1000
+
+
+@dataclass(frozen=True)
+class Place:
+    """A name in an open folder, or a path (None); ``path`` is for messages."""
+
+    folder: int | None
+    name: str
+    path: Path
 
 
 class NotPrivateError(OSError):
@@ -117,20 +127,29 @@ def is_ours(status: os.stat_result, parent: int | None = None) -> bool:
     """Whether something belongs to this user. ``parent``: a folder of its file system, where this
     user may go by another number (root on NFS, some mounts); asked by making a file.
     """
-    return _is_own(status) or (parent is not None and status.st_uid == _number_in(parent))
+    if _is_own(status) or parent is None:
+        return _is_own(status)
+    made = _made_in(parent)
+    return made is not None and status.st_uid == made.st_uid
 
 
 def _is_own(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid()
 
 
-def _number_in(folder: int) -> int | None:
-    """The owner of what this user makes in ``folder``; None where that cannot be found out."""
+def keeps_modes(folder: int) -> bool:
+    """Whether the file system of an open folder has modes, and does not show the same for all."""
+    made = _made_in(folder)
+    return made is None or not others_may_write(made)
+
+
+def _made_in(folder: int) -> os.stat_result | None:
+    """The status of a file that this user makes in ``folder``; None where none can be made."""
     name = random_name("", "mergesafe-probe")
     with suppress(OSError):
         descriptor = create_file(name, folder, 0o600)
         try:
-            return os.fstat(descriptor).st_uid
+            return os.fstat(descriptor)
         finally:
             os.close(descriptor)
             os.unlink(name, dir_fd=folder)
@@ -168,6 +187,36 @@ def is_same(descriptor: int, name: str, parent: int | None = None) -> bool:
     return os.path.samestat(os.fstat(descriptor), found)
 
 
+def make_folders(path: Path) -> tuple[int, list[Path]]:
+    """Descriptor of the folder ``path``, and those that were made since they were missing.
+
+    Raises:
+        OSError: one cannot be made or opened, or a link took the place of one that was made.
+    """
+    missing: list[str] = []
+    while path.name and not os.path.lexists(path):
+        missing.append(path.name)
+        path = path.parent
+    folder, made = open_folder(path, follow=True), []
+    try:
+        for name in reversed(missing):
+            path = path / name
+            try:
+                below = make_folder(name, folder)
+                made.append(path)
+            except FileExistsError:  # by another process, just now
+                below = open_folder(name, folder)
+            os.close(folder)
+            folder = below
+    except BaseException:
+        os.close(folder)
+        for each in reversed(made):
+            with suppress(OSError):
+                each.rmdir()
+        raise
+    return folder, made
+
+
 @contextmanager
 def folder_of(path: Path) -> Iterator[int]:
     """The folder that ``path`` lies in, open for the time of the block.
@@ -182,7 +231,7 @@ def folder_of(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def remove_tree(name: str, parent: int, descriptor: int | None = None) -> None:
+def remove_tree(name: str, parent: int | None, descriptor: int | None = None) -> None:
     """Remove the folder, file or link ``name`` in the folder ``parent`` and all that is in it.
 
     No link is followed and no other file system entered. ``descriptor``: what must bear the name.
@@ -197,7 +246,7 @@ def remove_tree(name: str, parent: int, descriptor: int | None = None) -> None:
     _remove(name, parent, device, _DEEPEST)
 
 
-def _remove(name: str, parent: int, device: int, depth: int) -> None:
+def _remove(name: str, parent: int | None, device: int, depth: int) -> None:
     try:
         descriptor = open_folder(name, parent)
     except OSError as error:

@@ -24,6 +24,7 @@ from mergesafe.data.load import load_data_recipe
 from mergesafe.engine.journal import encode_line, read_journal
 from mergesafe.errors import MergesafeError
 from mergesafe.outputs import RESULT, check_replaceable
+from mergesafe.private import Place
 from mergesafe.recipe.load import load_recipe
 from mergesafe.report.find import read_documents
 from mergesafe.safety.evaluation.cache import FILE, Cache
@@ -252,12 +253,13 @@ def test_journals_end_at_a_line_in_another_encoding(bad: str, tmp_path: Path) ->
     """As at one that a crash cut off: what stands before it is used."""
     merge = tmp_path / "merge"
     merge.write_bytes(encode_line({"a": 1}).encode() + BAD_LINES[bad])
-    found = read_journal(merge)
+    place = Place(None, str(merge), merge)
+    found = read_journal(place)
     assert found is not None
     assert found.subject == {"a": 1}
     assert found.tiles == {}
     merge.write_bytes(BAD_LINES[bad] + encode_line({"a": 1}).encode())
-    assert read_journal(merge) is None
+    assert read_journal(place) is None
 
     record = {"key": "k", "seconds": 0.0, "answer": {"x": 1}}
     lines = [encode_line({"a": 1}).encode(), encode_line(record).encode()]

@@ -3,17 +3,40 @@
 ``.NAME.mergesafe-XXXXXXXX`` holds ``model`` (what becomes NAME), ``journal`` (what is finished, for
 a later run that resumes) and ``lock``. Its name is a function of NAME, so that a second process
 meets the first one's lock and a resumed merge finds its work.
+
+Where others may write to the folder above, that name may be anything: a link, a folder of somebody
+else, one of ours that was moved there. Only a folder of this user that nobody else can write to,
+and that holds nothing but those three, is used. Beside anything else, which is left alone, a name
+is taken that nobody can foresee: ``.NAME.mergesafe-XXXXXXXX-RANDOM``. Later runs of the same user
+find that one by listing the folder and looking at owners; two that begin at the same moment there
+do not see each other, and one of them fails when its output is to be put in place.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import stat
+import warnings
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from secrets import token_hex
+from typing import Final
 
+from mergesafe import private
 from mergesafe.errors import OutputError
 from mergesafe.file_lock import take_lock
+
+MODEL: Final = "model"
+JOURNAL: Final = "journal"
+_LOCK: Final = "lock"
+#: What lies in such a folder, and nothing else.
+_HELD: Final = {MODEL: stat.S_ISDIR, _LOCK: stat.S_ISREG} | dict.fromkeys(
+    (JOURNAL, f"{JOURNAL}.new"), stat.S_ISREG
+)
+#: Somebody who takes the folder away as often as this does so on purpose.
+_ATTEMPTS: Final = 100
 
 
 class Area:
@@ -22,60 +45,110 @@ class Area:
     def __init__(self, target: Path) -> None:
         mark = blake2b(os.fsencode(target.name), digest_size=4).hexdigest()
         # Long names are cut to fit the usual 255 bytes.
-        self.path = target.parent / f".{target.name[:50]}.mergesafe-{mark}"
-        self.model = self.path / "model"
-        self.journal = self.path / "journal"
+        self._named = f".{target.name[:50]}.mergesafe-{mark}"
+        self._name = self._named
         self._target = target
-        self._lock = -1
+        self._parent = self._lock = -1
+        #: Descriptor of the folder.
+        self.folder = -1
 
     @property
     def held(self) -> bool:
         return self._lock >= 0
 
-    def open(self) -> None:
-        """Create the folder where it is missing, and lock it.
+    @property
+    def path(self) -> Path:
+        return self._target.parent / self._name
+
+    @property
+    def journal(self) -> private.Place:
+        return private.Place(self.folder, JOURNAL, self.path / JOURNAL)
+
+    def open(self, parent: int) -> None:
+        """Find or make the folder in ``parent``, the folder above the output, and lock it.
 
         Raises:
             OSError: the folder or the lock cannot be made.
             OutputError: another process holds the lock.
         """
-        try:
-            self._open()
-        except BaseException:
-            if not self.held:  # interrupted, or another process's: no empty folder stays behind
-                self._abandon()
-            raise
-
-    def _open(self) -> None:
-        while True:
-            self.path.mkdir(exist_ok=True)
-            lock = self.path / "lock"
+        self._parent = parent
+        for _ in range(_ATTEMPTS):
+            name, folder = self._found_or_made()
             try:
-                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            except FileNotFoundError:
-                continue  # whoever held it finished just now and removed the folder
-            try:
-                self._acquire(descriptor)
-                if _same(descriptor, lock):
-                    self._lock = descriptor
-                    return
+                locked = self._locked(name, folder)
             except BaseException:
-                os.close(descriptor)
+                # interrupted, or another process's: no empty folder stays behind
+                self._abandon(name, folder)
+                os.close(folder)
                 raise
-            os.close(descriptor)
+            if locked:
+                self._name, self.folder = name, folder
+                return
+            os.close(folder)  # whoever held it finished just now and removed the folder
+        raise OutputError(
+            f"{self.path}: this folder, which the output is made in, is taken away by something "
+            "again and again. Give a folder that others cannot write to."
+        )
 
-    def _abandon(self) -> None:
-        lock = self.path / "lock"
+    def _found_or_made(self) -> tuple[str, int]:
+        """The name and the descriptor of the folder to work in."""
+        pattern = re.compile(re.escape(self._named) + "-[0-9a-f]{16}")
+        for name in sorted(filter(pattern.fullmatch, os.listdir(self._parent))):
+            folder = self._own(name)
+            if folder is not None:
+                return name, folder
+        try:
+            return self._named, private.make_folder(self._named, self._parent, 0o700)
+        except FileExistsError:
+            folder = self._own(self._named)
+        if folder is not None:
+            return self._named, folder
+        name = f"{self._named}-{token_hex(8)}"
+        return name, private.make_folder(name, self._parent, 0o700)
+
+    def _own(self, name: str) -> int | None:
+        """The folder of that name where it is one of ours as above."""
+        try:
+            folder = private.open_folder(name, self._parent)
+        except OSError:
+            return None
+        if _is_area(folder, self._parent):
+            return folder
+        os.close(folder)
+        return None
+
+    def _locked(self, name: str, folder: int) -> bool:
+        """Lock the folder; False where it is no longer the one of that name."""
+        try:
+            lock = private.open_own_file(_LOCK, os.O_RDWR | os.O_CREAT, folder)
+        except FileNotFoundError:
+            return False
+        try:
+            self._acquire(lock)
+            same = private.is_same(lock, _LOCK, folder)
+            if same and private.is_same(folder, name, self._parent):
+                self._lock, lock = lock, -1
+                return True
+        finally:
+            if lock >= 0:
+                os.close(lock)
+        return False
+
+    def _abandon(self, name: str, folder: int) -> None:
         with suppress(OSError):
-            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            lock = private.open_own_file(_LOCK, os.O_RDWR, folder)
             try:
-                take_lock(descriptor)
-                if os.listdir(self.path) == [lock.name]:
-                    lock.unlink()
+                take_lock(lock)
+                if os.listdir(folder) == [_LOCK]:
+                    os.unlink(_LOCK, dir_fd=folder)
             finally:
-                os.close(descriptor)
+                os.close(lock)
+        self._remove_empty(name, folder)
+
+    def _remove_empty(self, name: str, folder: int) -> None:
         with suppress(OSError):
-            self.path.rmdir()
+            if private.is_same(folder, name, self._parent):
+                os.rmdir(name, dir_fd=self._parent)
 
     def _acquire(self, descriptor: int) -> None:
         try:
@@ -90,16 +163,56 @@ class Area:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
+    def has_model(self) -> bool:
+        return self.held and MODEL in os.listdir(self.folder)
+
+    def allocated(self) -> int:
+        """Bytes on the disk of what an earlier run left, which is continued or removed first."""
+        try:
+            model = private.open_folder(MODEL, self.folder)
+        except OSError:
+            return 0
+        try:
+            with os.scandir(model) as entries:
+                return sum(each.stat(follow_symlinks=False).st_blocks * 512 for each in entries)
+        finally:
+            os.close(model)
+
+    def remove(self) -> None:
+        """Remove the folder and give the lock back; a warning says what cannot be removed."""
+        if not self.held:
+            return
+        failed = None
+        for name in (MODEL, f"{JOURNAL}.new", JOURNAL, _LOCK):
+            try:
+                private.remove_tree(name, self.folder)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failed = error
+        self._remove_empty(self._name, self.folder)
+        if failed is not None:
+            warnings.warn(
+                f"{self.path}: could not be removed ({failed}); remove it by hand", stacklevel=3
+            )
+        self.close()
+
     def close(self) -> None:
         """Give the lock back."""
         if self.held:
-            descriptor, self._lock = self._lock, -1
-            os.close(descriptor)
+            folder, lock, self.folder, self._lock = self.folder, self._lock, -1, -1
+            os.close(lock)
+            os.close(folder)
 
 
-def _same(descriptor: int, path: Path) -> bool:
-    """Whether the locked file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
+def _is_area(folder: int, parent: int) -> bool:
+    status = os.fstat(folder)
+    if not private.is_ours(status, parent):
         return False
+    if private.others_may_write(status) and private.keeps_modes(parent):
+        return False
+    with os.scandir(folder) as entries:
+        return all(
+            each.name in _HELD and _HELD[each.name](each.stat(follow_symlinks=False).st_mode)
+            for each in entries
+        )

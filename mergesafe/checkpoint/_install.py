@@ -4,61 +4,79 @@ from __future__ import annotations
 
 import ctypes
 import os
-import secrets
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass
 
-_AT_FDCWD = -100
+from mergesafe import private
+
 _RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
 
 
-def sibling(target: Path, mark: str) -> Path:
-    """A new hidden name beside ``target``; long names are cut to fit the usual 255 bytes."""
-    return target.parent / f".{target.name[:50]}.{mark}-{secrets.token_hex(4)}"
+@dataclass(frozen=True)
+class Installed:
+    """A folder in its place. ``aside``: what the folder that was there is called now, and in which
+    open folder, or None.
+    """
+
+    working: private.Place
+    target: private.Place
+    aside: private.Place | None
+
+    def undo(self) -> None:
+        """Put everything back to where it was.
+
+        Raises:
+            OSError: it cannot be; what is at ``target`` then is complete.
+        """
+        if self.aside is None:
+            _rename(self.target, self.working)
+        elif self.aside == self.working:
+            if not _exchange(self.working, self.target):
+                raise OSError("the folders could not be exchanged")
+        else:
+            _rename(self.target, self.working)
+            _rename(self.aside, self.target)
 
 
-def install(working: Path, target: Path, *, replace: bool) -> Path | None:
+def install(working: private.Place, target: private.Place, *, replace: bool) -> Installed:
     """Rename ``working`` to ``target``; with ``replace``, what was there is moved aside first.
 
-    Returns where the old folder is now, or None. A missing or empty ``target`` needs no
-    ``replace``. If anything fails, ``target`` is what it was.
+    A missing or empty ``target`` needs no ``replace``. If anything fails, ``target`` is what it
+    was.
 
     Raises:
         OSError: renaming failed, for instance because ``target`` got content meanwhile.
     """
     if not replace:
-        os.rename(working, target)
-        return None
+        _rename(working, target)
+        return Installed(working, target, None)
     if _exchange(working, target):
-        return working
-    aside = sibling(target, "mergesafe-old")
-    os.rename(target, aside)
+        return Installed(working, target, working)
+    name = private.random_name(target.name, "mergesafe-old")
+    aside = private.Place(target.folder, name, target.path.with_name(name))
+    _rename(target, aside)
     try:
-        os.rename(working, target)
+        _rename(working, target)
     except BaseException:
-        if not os.path.lexists(target):  # an interrupt may arrive just after the rename succeeded
-            os.rename(aside, target)
+        with suppress(FileNotFoundError):
+            os.stat(target.name, dir_fd=target.folder, follow_symlinks=False)
+            raise  # an interrupt may arrive just after the rename succeeded
+        _rename(aside, target)
         raise
-    return aside
+    return Installed(working, target, aside)
 
 
-def _exchange(first: Path, second: Path) -> bool:
+def _rename(source: private.Place, target: private.Place) -> None:
+    os.rename(source.name, target.name, src_dir_fd=source.folder, dst_dir_fd=target.folder)
+
+
+def _exchange(first: private.Place, second: private.Place) -> bool:
     """Swap two names atomically; False where the system or file system cannot."""
     try:
         renameat2 = ctypes.CDLL(None).renameat2
     except AttributeError:
         return False
-    names = os.fsencode(first), os.fsencode(second)
-    return bool(renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable.
-
-    Raises:
-        OSError: the folder cannot be opened or synced.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    one, two = os.fsencode(first.name), os.fsencode(second.name)
+    here, there = (_AT_FDCWD if p.folder is None else p.folder for p in (first, second))
+    return bool(renameat2(here, one, there, two, _RENAME_EXCHANGE) == 0)

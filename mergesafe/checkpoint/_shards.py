@@ -14,6 +14,7 @@ from mergesafe.checkpoint._parse import reason
 from mergesafe.checkpoint._writeback import Writeback
 from mergesafe.checkpoint.layout import ShardFile
 from mergesafe.errors import ArgumentError, OutputError
+from mergesafe.private import create_file, is_same, open_file
 
 _ADVICE = {
     errno.ENOSPC: "Free space or choose another disk, then run again.",
@@ -49,20 +50,20 @@ class Shards:
     ) -> None:
         self.close()
 
-    def create(self, folder: Path) -> None:
-        """Make every file in ``folder``, at its full size and with its header.
+    def create(self, folder: int) -> None:
+        """Make every file in the open ``folder``, at its full size and with its header.
 
         Raises:
             OutputError: the system could not.
         """
         for file in self._files:
             with failing(self._target / file.name, "create"):
-                descriptor = create_file(folder / file.name)
+                descriptor = create_file(file.name, folder)
                 self._descriptors.append(descriptor)
                 _allocate(descriptor, file.size)
             self._write_header(file, descriptor)
 
-    def reopen(self, folder: Path) -> None:
+    def reopen(self, folder: int) -> None:
         """Open the files that an earlier run made, and write their headers again.
 
         Raises:
@@ -72,7 +73,7 @@ class Shards:
         for file, descriptor in zip(self._files, self._descriptors, strict=True):
             self._write_header(file, descriptor)
 
-    def join(self, folder: Path) -> None:
+    def join(self, folder: int) -> None:
         """Open the files that another process made, for writing beside it.
 
         Raises:
@@ -121,24 +122,33 @@ class Shards:
                 with failing(self._target / file.name, "sync"):
                     os.fsync(descriptor)
 
+    def check(self, folder: int) -> None:
+        """Check that the files still bear their names in the open ``folder``.
+
+        Raises:
+            OutputError: another file or a link took the place of one.
+        """
+        with self.gate:
+            for file, descriptor in zip(self._files, self._descriptors, strict=True):
+                if not is_same(descriptor, file.name, folder):
+                    raise OutputError(
+                        f"{self._target / file.name}: something else took the place of this file "
+                        "during the merge. Give a folder that others cannot write to."
+                    )
+
     def close(self) -> None:
         """Wait for writes in progress and close every file. May be called again."""
         self.gate.shut()
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def _open(self, folder: Path, flags: int) -> None:
+    def _open(self, folder: int, flags: int) -> None:
         for file in self._files:
             with failing(self._target / file.name, "open"):
-                self._descriptors.append(os.open(folder / file.name, flags | os.O_CLOEXEC))
+                self._descriptors.append(open_file(file.name, folder, flags))
 
     def _write_header(self, file: ShardFile, descriptor: int) -> None:
         write_all(self._target / file.name, descriptor, 0, memoryview(file.header))
-
-
-def create_file(path: Path) -> int:
-    """Descriptor of a new file."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
 def write_all(path: Path, descriptor: int, offset: int, view: memoryview) -> None:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -56,11 +58,16 @@ def digest_of_tensor(reader: Reader, info: TensorInfo) -> int:
     Raises:
         CheckpointError: it cannot be read.
     """
+    return digest_of_range(partial(reader.read_into, info), 0, info.nbytes)
+
+
+def digest_of_range(read: Callable[[int, memoryview], None], first: int, nbytes: int) -> int:
+    """Digest of ``nbytes`` bytes from ``first``, of which ``read(begin, view)`` fills the view."""
     total = 0
-    piece = bytearray(min(_PIECE, info.nbytes))
-    for begin in range(0, info.nbytes, _PIECE):
-        view = memoryview(piece)[: min(_PIECE, info.nbytes - begin)]
-        reader.read_into(info, begin, view)
+    piece = bytearray(min(_PIECE, nbytes))
+    for begin in range(0, nbytes, _PIECE):
+        view = memoryview(piece)[: min(_PIECE, nbytes - begin)]
+        read(first + begin, view)
         total = add(total, digest_of(view, begin // BLOCK))
     return total
 

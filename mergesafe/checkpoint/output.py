@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
-from mergesafe.checkpoint._area import Area
+from mergesafe import private
+from mergesafe.checkpoint._area import MODEL, Area
 from mergesafe.checkpoint._guard import check_target, has_content, resolve
-from mergesafe.checkpoint._install import install, sync_folder
+from mergesafe.checkpoint._install import Installed, install
 from mergesafe.checkpoint._parse import reason, show
-from mergesafe.checkpoint._shards import Shards, create_file, failing, write_all
+from mergesafe.checkpoint._shards import Shards, failing, write_all
+from mergesafe.checkpoint._tree import folder_in, size_in, sync_folders
 from mergesafe.checkpoint.layout import (
     OutputLayout,
     OutputTensor,
@@ -42,9 +46,9 @@ _COPY_CHUNK = 1 << 20
 class OutputFolder:
     """Writes the shards of ``layout`` and their companions to ``path``, all or nothing.
 
-    ``resume`` is given the path of an earlier run's journal and says whether its shards, where they
-    are of this layout, are to be continued; what it raises leaves them alone. Whether their content
-    is right is for the caller to check.
+    ``resume`` is given the place of an earlier run's journal and says whether its shards, where
+    they are of this layout, are to be continued; what it raises leaves them alone. Whether their
+    content is right is for the caller to check.
 
     ``overwrite`` allows replacing a folder that has content, except one that is, contains or
     lies inside a path of ``protect`` (the inputs; pass shards too where they may be links).
@@ -57,20 +61,25 @@ class OutputFolder:
         *,
         overwrite: bool,
         protect: Sequence[Path],
-        resume: Callable[[Path], bool] | None = None,
+        resume: Callable[[private.Place], bool] | None = None,
     ) -> None:
         self.path = resolve(Path(path))
         self.layout = layout
         self._overwrite = overwrite
         self._protect = tuple(protect)
         self._area = Area(self.path)
-        self._working = self._area.model
         self._resume = resume
         #: Whether to leave what is written for a later run when the block ends without commit.
         self.keep = False
         #: Whether shards of an earlier run are continued.
         self.resumed = False
+        #: SHA-256 of the companions written so far, by name.
+        self.companions: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
         self._parents: list[Path] = []
+        #: Open folders: the one above the output, the output while it is made, and the one that is
+        #: replaced.
+        self._above = self._model = self._old = -1
         self._shards = Shards(layout.shards, self.path)
         self._names = {shard.name for shard in layout.shards} | {INDEX_NAME}
         self._committed = False
@@ -78,10 +87,15 @@ class OutputFolder:
     @property
     def working(self) -> Path:
         """The temporary folder that becomes :attr:`path`."""
-        return self._working
+        return self._area.path / MODEL
 
     @property
-    def journal(self) -> Path:
+    def owner(self) -> int:
+        """The number of the user whose folder it is."""
+        return os.fstat(self._model).st_uid
+
+    @property
+    def journal(self) -> private.Place:
         """Where the caller may keep a journal of what is finished; it goes with the work."""
         return self._area.journal
 
@@ -92,11 +106,15 @@ class OutputFolder:
             OutputError: the target is refused, not writable, or has too little space.
         """
         check_target(self.path, overwrite=self._overwrite, protect=self._protect)
-        self._check_space()
+        place = next(folder for folder in self.path.parents if os.path.exists(folder))
         try:
-            self._make_parents()
-            with failing(self.path, "create"):
-                self._area.open()
+            try:
+                self._open_area()
+            except OutputError as error:
+                if isinstance(error.__cause__, OSError):  # the disk may simply be full
+                    self._check_space(place)
+                raise
+            self._check_space(place)
             wanted = self._resume is not None and self._resume(self._area.journal)
             self.resumed = wanted and self._continue()
             if not self.resumed:
@@ -138,6 +156,7 @@ class OutputFolder:
         content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
         with self._companion(name) as descriptor:
             write_all(self.path / name, descriptor, 0, memoryview(content))
+        self.companions[name] = sha256(content).hexdigest()
 
     def copy_file(self, source: Location, name: str | None = None) -> None:
         """Copy the content of ``source`` (links are followed) as ``name``, by default its own.
@@ -149,16 +168,18 @@ class OutputFolder:
         """
         name = source.name if name is None else name
         with open_regular(source) as file, self._companion(name) as descriptor:
-            offset = 0
+            offset, digest = 0, sha256()
             while True:
                 try:
                     chunk = file.read(_COPY_CHUNK)
                 except OSError as error:
                     raise CheckpointError(f"{source}: cannot read ({reason(error)}).") from error
                 if not chunk:
-                    return
+                    break
                 write_all(self.path / name, descriptor, offset, memoryview(chunk))
+                digest.update(chunk)
                 offset += len(chunk)
+        self.companions[name] = digest.hexdigest()
 
     def commit(self) -> None:
         """Make everything durable and rename the folder into place; the folder is then closed.
@@ -174,25 +195,59 @@ class OutputFolder:
             self._names.discard(INDEX_NAME)  # reserved until now
             self.add_file(INDEX_NAME, self.layout.index)
         self._shards.sync()
-        self._shards.close()
         with failing(self.path, "sync"):
-            for folder, _, _ in os.walk(self._working, topdown=False):
-                sync_folder(Path(folder))
+            sync_folders(self._model, self._sizes)
         with failing(self.path, "rename the finished folder to"):
-            old = install(
-                self._working, self.path, replace=self._overwrite and has_content(self.path)
-            )
+            installed = self._install()
+        self._shards.close()
         self._committed = True
-        with failing(self.path, "sync the folder above"):
-            sync_folder(self.path.parent)
-        if old is not None:
-            _remove(old)
-        self._remove_area()
+        if installed.aside is not None:
+            self._remove_old(installed.aside)
+        self._close()
 
-    def _check_space(self) -> None:
-        place = next(folder for folder in self.path.parents if os.path.exists(folder))
+    def _install(self) -> Installed:
+        """Put the model in its place, durably, or leave everything as it was."""
+        working = private.Place(self._area.folder, MODEL, self.working)
+        target = private.Place(self._above, self.path.name, self.path)
+        replace = self._overwrite and has_content(self.path)
+        if replace and not private.is_same(self._old, target.name, target.folder):
+            raise private.NotPrivateError("another folder has taken its place during the merge")
+        if not private.is_same(self._model, working.name, working.folder):
+            raise private.NotPrivateError("another one has taken its place during the merge")
+        installed = install(working, target, replace=replace)
+        try:
+            aside = installed.aside
+            if aside and not private.is_same(self._old, aside.name, aside.folder):
+                raise private.NotPrivateError("another folder has taken its place")
+            self._check_installed()
+            os.fsync(self._above)
+        except BaseException:
+            with suppress(OSError):
+                installed.undo()
+            raise
+        return installed
+
+    def _check_installed(self) -> None:
+        """Check that what was written, and nothing else, is found under the output's name."""
+        found = os.stat(self.path, follow_symlinks=False)
+        if not os.path.samestat(found, os.fstat(self._model)):
+            raise private.NotPrivateError("another folder has taken its place")
+        self._shards.check(self._model)
+        for name, size in self._sizes.items():
+            if size_in(self._model, name) != size:
+                raise private.NotPrivateError(f"something else took the place of its {name}")
+
+    def _remove_old(self, aside: private.Place) -> None:
+        try:
+            private.remove_tree(aside.name, aside.folder, self._old)
+        except OSError as error:
+            warnings.warn(
+                f"{aside.path}: could not be removed ({error}); remove it by hand", stacklevel=3
+            )
+
+    def _check_space(self, place: Path) -> None:
         with failing(self.path, "ask for the free space of"):
-            free = shutil.disk_usage(place).free + _allocated(self._working)
+            free = shutil.disk_usage(place).free + self._area.allocated()
         needed = self.layout.file_bytes
         if needed > free:
             raise OutputError(
@@ -200,35 +255,38 @@ class OutputFolder:
                 f"free ({needed - free:,} too few). Free space or choose another disk."
             )
 
-    def _make_parents(self) -> None:
-        missing = [folder for folder in self.path.parents if not os.path.exists(folder)]
+    def _open_area(self) -> None:
+        """Open the folder above, and make or find the hidden one in it."""
         with failing(self.path, "create"):
-            for folder in reversed(missing):
-                folder.mkdir(exist_ok=True)
-                self._parents.append(folder)
+            self._above, self._parents = private.make_folders(self.path.parent)
+            if self._overwrite:
+                with suppress(FileNotFoundError):
+                    self._old = private.open_folder(self.path.name, self._above)
+            self._area.open(self._above)
 
     def _begin(self) -> None:
         """Start afresh: nothing of an earlier run stays, and every shard has its full size."""
         with failing(self.path, "create"):
-            if self._working.exists():
-                shutil.rmtree(self._working)
-            self._area.journal.unlink(missing_ok=True)
-        with failing(self.path, "create"):
-            self._working.mkdir()
-        self._shards.create(self._working)
+            for name in {MODEL, self._area.journal.name} & {*os.listdir(self._area.folder)}:
+                private.remove_tree(name, self._area.folder)
+            self._model = private.make_folder(MODEL, self._area.folder)
+        self._shards.create(self._model)
 
     def _continue(self) -> bool:
         """Open the shards of an earlier run; False when they are not those of this layout."""
-        paths = [self._working / shard.name for shard in self.layout.shards]
         try:
-            if [path.stat().st_size for path in paths] != [s.size for s in self.layout.shards]:
-                return False
+            self._model = private.open_folder(MODEL, self._area.folder)
+            for shard in self.layout.shards:
+                found = os.stat(shard.name, dir_fd=self._model, follow_symlinks=False)
+                if not stat.S_ISREG(found.st_mode) or found.st_size != shard.size:
+                    return False
         except OSError:
             return False
+        shards = {shard.name for shard in self.layout.shards}
         with failing(self.path, "open"):
-            for other in set(self._working.iterdir()) - set(paths):  # companions are made again
-                shutil.rmtree(other) if other.is_dir() else other.unlink()
-        self._shards.reopen(self._working)
+            for other in set(os.listdir(self._model)) - shards:  # companions are made again
+                private.remove_tree(other, self._model)
+        self._shards.reopen(self._model)
         return True
 
     def sync(self) -> None:
@@ -252,43 +310,36 @@ class OutputFolder:
         if name in self._names:
             raise ArgumentError(f"the output already has a file {show(name)}")
         self._names.add(name)
-        path = self._working.joinpath(*parts)
-        with self._shards.gate:
+        with self._shards.gate, ExitStack() as stack:
             with failing(self.path / name, "create"):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = create_file(path)
-            try:
-                yield descriptor
-                with failing(self.path / name, "sync"):
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-    def _remove_area(self) -> None:
-        if self._area.held:  # else it is another process's
-            _remove(self._area.path)
-            self._area.close()
+                folder = self._model
+                for part in parts[:-1]:
+                    folder = folder_in(folder, part)
+                    stack.callback(os.close, folder)
+                descriptor = private.create_file(parts[-1], folder)
+            stack.callback(os.close, descriptor)
+            yield descriptor
+            with failing(self.path / name, "sync"):
+                os.fsync(descriptor)
+            self._sizes["/".join(parts)] = os.fstat(descriptor).st_size
 
     def _leave(self) -> None:
         self._shards.close()
-        if self.keep and self._area.held and self._working.exists():
-            self._area.close()
+        kept = self.keep and self._area.has_model()
+        self._close(keep=kept)
+        if kept:
             return
-        self._remove_area()
         for folder in reversed(self._parents):
             with suppress(OSError):  # someone else uses it by now
                 folder.rmdir()
 
-
-def _allocated(folder: Path) -> int:
-    """Bytes on the disk of what an earlier run left, which is continued or removed first."""
-    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
-
-
-def _remove(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        warnings.warn(f"{folder}: could not be removed ({error}); remove it by hand", stacklevel=3)
+    def _close(self, *, keep: bool = False) -> None:
+        """Remove the hidden folder, or leave it with what is in it, and let go of everything."""
+        if keep:
+            self._area.close()
+        else:
+            self._area.remove()  # does nothing where it is another process's
+        for descriptor in (self._model, self._old, self._above):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._model = self._old = self._above = -1

@@ -13,14 +13,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from mergesafe.checkpoint.digest import digest_of, text
+import msgspec
+
+from mergesafe.checkpoint.digest import digest_of, parse, text
 from mergesafe.errors import OutputError
+from mergesafe.private import Place, create_file, open_own_file
 
 _SEPARATOR: Final = "\t"
+#: A million tiles take as much.
+_LIMIT: Final = 256 << 20
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 Line: TypeAlias = dict[str, Any]
 
@@ -61,19 +66,21 @@ class Finished:
 class Journal:
     """Appends to the journal of a running merge. Not thread-safe: one caller at a time."""
 
-    def __init__(self, path: Path, subject: Line, before: Iterable[Tile | Statistics] = ()) -> None:
-        """Start a journal at ``path``, with what an earlier run finished; replaces one there."""
-        self.path = path
-        new = path.with_name(path.name + ".new")
+    def __init__(
+        self, place: Place, subject: Line, before: Iterable[Tile | Statistics] = ()
+    ) -> None:
+        """Start a journal at ``place``, with what an earlier run finished; replaces one there."""
+        self.path = place.path
+        new, folder = f"{place.name}.new", place.folder
         lines = [encode_line(subject), *(encode_line(_record(entry)) for entry in before)]
         self._descriptor = -1
         try:
-            self._descriptor = os.open(
-                new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666
-            )
+            with suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=folder)  # of a run that was killed
+            self._descriptor = create_file(new, folder, 0o600)
             self._write("".join(lines))
             os.fsync(self._descriptor)
-            os.replace(new, path)
+            os.replace(new, place.name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -108,10 +115,14 @@ class Journal:
         )
 
 
-def read_journal(path: Path) -> Finished | None:
-    """What the journal at ``path`` says, up to its first damaged line; None without a subject."""
+def read_journal(place: Place) -> Finished | None:
+    """What the journal at ``place`` says, up to its first damaged line; None without a subject.
+
+    Raises:
+        OutputError: it is too large to be one.
+    """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = _content(place).decode("utf-8", "replace").split("\n")
     except OSError:
         return None
     found: Finished | None = None
@@ -121,19 +132,36 @@ def read_journal(path: Path) -> Finished | None:
             break
         if found is None:
             found = Finished(record)
-        elif "answers" in record:
-            found.statistics[record["task"]] = Statistics(
-                record["task"], tuple(record["answers"]), tuple(record["nonfinite"])
-            )
-        else:
-            found.tiles.setdefault(record["task"], []).append(
-                Tile(
-                    record["task"], record["begin"], record["count"],
-                    {part: int(digits, 16) for part, digits in record["digests"].items()},
-                    tuple(record["nonfinite"]), record["overflow"],
-                )
-            )  # fmt: skip
+        elif not _take(record, found):
+            break
     return found
+
+
+def _content(place: Place) -> bytes:
+    with open(open_own_file(place.name, os.O_RDONLY, place.folder), "rb") as file:
+        data = file.read(_LIMIT + 1)
+    if len(data) > _LIMIT:
+        raise OutputError(
+            f"{place.path}: larger than {_LIMIT:,} bytes, which no journal of a merge is. Merge "
+            "without --resume to start afresh, which discards the unfinished work."
+        )
+    return data
+
+
+def _take(record: Line, found: Finished) -> bool:
+    """Add a record; False where it is none of ours, whatever its digest says."""
+    entry: Tile | Statistics
+    try:
+        if "answers" in record:
+            entry = msgspec.convert(record, Statistics)
+            found.statistics[entry.task] = entry
+        else:
+            digests = {part: parse(text) for part, text in record["digests"].items()}
+            entry = msgspec.convert({**record, "digests": digests}, Tile)
+            found.tiles.setdefault(entry.task, []).append(entry)
+    except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError):
+        return False
+    return True
 
 
 def _record(entry: Tile | Statistics) -> Line:
@@ -161,8 +189,11 @@ def decode_line(line: str) -> Line | None:
     content, separator, check = line.rpartition(_SEPARATOR)
     if not separator or check != _check(content):
         return None
-    record: Line = json.loads(content)
-    return record
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _check(content: str) -> str:

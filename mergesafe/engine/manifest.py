@@ -11,16 +11,23 @@ import hashlib
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from mergesafe.checkpoint.digest import ALGORITHM, BLOCK, add, digest_of_tensor, text
+from mergesafe.checkpoint.digest import (
+    ALGORITHM,
+    BLOCK,
+    add,
+    digest_of_range,
+    digest_of_tensor,
+    text,
+)
 from mergesafe.checkpoint.model import INDEX_NAME
+from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.experts import whole
 from mergesafe.engine.plan import MergePlan, TensorTask
@@ -58,25 +65,20 @@ class Digests:
 def manifest_text(
     plan: MergePlan,
     digests: Digests,
-    folder: Path,
+    folder: OutputFolder,
     *,
     backend: str,
     on_nonfinite: str,
     inputs: dict[str, Any],
     warnings: Sequence[str] = (),
 ) -> str:
-    """The manifest of a finished merge whose companion files lie in ``folder``.
+    """The manifest of a finished merge whose shards and companions were written to ``folder``.
 
     ``inputs``: size and header of every input file. ``warnings``: those of the plan and of the
     merge itself.
     """
     _complete(plan, digests, folder)
-    shards = {shard.name for shard in plan.layout.shards}
-    files = {
-        path.relative_to(folder).as_posix(): _sha256(path.read_bytes())
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in shards
-    }
+    files = dict(sorted(folder.companions.items()))
     if plan.layout.index is not None:
         files[INDEX_NAME] = _sha256(plan.layout.index.encode())
     content = {
@@ -107,21 +109,20 @@ def describe_shards(plan: MergePlan) -> dict[str, dict[str, Any]]:
     }
 
 
-def _complete(plan: MergePlan, digests: Digests, folder: Path) -> None:
+def _complete(plan: MergePlan, digests: Digests, folder: OutputFolder) -> None:
     """Read once more the tensors of which some part does not begin with a block of the digest:
     digests of their parts do not add up. Experts of real models do begin so.
     """
     with Reader() as reader:
-        for name, tasks in plan.outputs.items():
+        for tasks in plan.outputs.values():
             if all(map(_whole_blocks, tasks)):
                 continue
             task = tasks[0]
             assert task.part is not None  # a whole tensor begins with its first block
             place = plan.placement(task)
-            path = folder / plan.layout.shards[place.shard].name
-            shape, size = task.part.shape, SIZES[task.out_dtype] * prod(task.part.shape)
-            out = TensorInfo(name, task.out_dtype, shape, path, place.offset, size)
-            digests.replace(task, OUTPUT, digest_of_tensor(reader, out))
+            written = partial(folder.pread, place.shard)
+            nbytes = SIZES[task.out_dtype] * prod(task.part.shape)
+            digests.replace(task, OUTPUT, digest_of_range(written, place.offset, nbytes))
             for index, source in enumerate(task.sources):
                 info = whole(source, task.part).info
                 digests.replace(task, str(index), digest_of_tensor(reader, info))

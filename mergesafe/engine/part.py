@@ -7,13 +7,16 @@ same places.
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from mergesafe.checkpoint._parse import reason
 from mergesafe.checkpoint._shards import Shards
 from mergesafe.checkpoint.layout import Placement, ShardFile
 from mergesafe.checkpoint.location import at
@@ -26,6 +29,7 @@ from mergesafe.engine.plan import TensorTask
 from mergesafe.engine.stream import Options, Stream, schedule
 from mergesafe.errors import CheckpointError, ClusterError
 from mergesafe.methods.spec import MergeMethod
+from mergesafe.private import open_folder, owner_of
 from mergesafe.version import __version__
 
 
@@ -41,6 +45,8 @@ class Setup:
     vram: str | int | None
     working: Path
     target: Path
+    #: Whose folder ``working`` is, by number.
+    owner: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,8 @@ def carry_out(part: Part) -> Outcome:
     options = replace(setup.options, slab=chosen.slab, lanes=chosen.lanes, selects=chosen.selects)
     notes = _Notes(chosen.name)
     with Reader() as reader, Shards(part.shards, setup.target) as shards:
-        shards.join(setup.working)
+        with _unfinished(setup) as folder:
+            shards.join(folder)
         stream = Stream(
             part, schedule(part, options), options, chosen.kernels, reader, shards, notes,
             nonfinite=NonFinite(rule, reader), spans=part.spans, statistics=part.statistics,
@@ -139,6 +146,25 @@ def _check_node(part: Part) -> None:
         path = part.setup.working / shard.name
         if not path.is_file():
             raise _unseen(path, "no such file there")
+
+
+@contextmanager
+def _unfinished(setup: Setup) -> Iterator[int]:
+    """The folder that shards are written in, open: the one that the merge began, not a link."""
+    try:
+        hidden = open_folder(setup.working.parent)
+        try:
+            folder = open_folder(setup.working.name, hidden)
+        finally:
+            os.close(hidden)
+    except OSError as error:
+        raise _unseen(setup.working, reason(error)) from None
+    try:
+        if os.fstat(folder).st_uid != setup.owner:
+            raise _unseen(setup.working, f"the folder there belongs to {owner_of(folder)}")
+        yield folder
+    finally:
+        os.close(folder)
 
 
 def check_version(begun_by: str) -> None:

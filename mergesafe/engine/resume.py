@@ -16,6 +16,7 @@ from mergesafe.engine.journal import Finished, Line, Statistics, Tile, read_jour
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.plan import MergePlan
 from mergesafe.errors import OutputError
+from mergesafe.private import Place
 from mergesafe.version import __version__
 
 _PIECE: Final = 512 * BLOCK
@@ -108,7 +109,7 @@ def _file(path: Location) -> dict[str, Any]:
     return {**at(path).fingerprint(), "header": header_sha256}
 
 
-def work_to_resume(journal: Path, subject: Line, target: Path) -> Finished | None:
+def work_to_resume(journal: Place, subject: Line, target: Path) -> Finished | None:
     """The finished work that ``journal`` tells of, or None where there is none.
 
     Raises:
@@ -118,6 +119,8 @@ def work_to_resume(journal: Path, subject: Line, target: Path) -> Finished | Non
     if found is None:
         return None
     old = found.subject
+    if not isinstance(old.get("options"), dict) or not isinstance(old.get("inputs"), dict):
+        raise _refusal(target, "its journal does not say what it is of")
     version = old.get("mergesafe_version")
     if version != subject["mergesafe_version"]:
         raise _refusal(target, f"it was begun by mergesafe {version}, this is {__version__}")
@@ -132,6 +135,8 @@ def work_to_resume(journal: Path, subject: Line, target: Path) -> Finished | Non
         before = old["inputs"].get(path)
         if before is None:
             raise _refusal(target, f"the input {path} was not part of it")
+        if not isinstance(before, dict):
+            raise _refusal(target, f"its journal says nothing of the input {path}")
         if before != state:
             what = sorted(key for key in before | state if before.get(key) != state.get(key))
             raise _refusal(target, f"the input {path} has changed since ({', '.join(what)})")
@@ -147,8 +152,10 @@ def verified(
 ) -> tuple[dict[int, list[Tile]], dict[int, Statistics]]:
     """The tiles whose bytes are what the journal says, disjoint and in order, by task."""
     tiles: dict[int, list[Tile]] = {}
+    statistics = {task: each for task, each in found.statistics.items() if _known(plan, each)}
     with ThreadPoolExecutor(threads) as pool:
-        for task, candidates in found.tiles.items():
+        for task, listed in found.tiles.items():
+            candidates = [tile for tile in listed if _known(plan, tile)]
             good = pool.map(lambda tile: _intact(plan, tile, folder), candidates)
             end = 0
             kept = []
@@ -161,10 +168,26 @@ def verified(
                 tiles[task] = kept
     # Without its statistics, a tensor that needs them is merged again as a whole.
     for task in list(tiles):
-        needs = plan.tasks[task].statistics and task not in found.statistics
+        needs = plan.tasks[task].statistics and task not in statistics
         if needs and sum(tile.count for tile in tiles[task]) < plan.tasks[task].numel:
             del tiles[task]
-    return tiles, found.statistics
+    return tiles, statistics
+
+
+def _known(plan: MergePlan, entry: Tile | Statistics) -> bool:
+    """Whether the plan has what the entry tells of: a journal may be of anyone."""
+    if not 0 <= entry.task < len(plan.tasks):
+        return False
+    task = plan.tasks[entry.task]
+    inputs = range(len(task.sources))
+    if not all(index in inputs for index in entry.nonfinite):
+        return False
+    if isinstance(entry, Statistics):
+        return len(entry.answers) == len(task.statistics)
+    parts = {OUTPUT, *map(str, inputs)}
+    factors = {f"{index}.{side}" for index in inputs for side in "AB"}
+    inside = entry.begin >= 0 < entry.count and entry.begin + entry.count <= task.numel
+    return inside and parts <= entry.digests.keys() <= parts | factors
 
 
 def _intact(plan: MergePlan, tile: Tile, folder: OutputFolder) -> bool:

@@ -27,6 +27,7 @@ from mergesafe.engine.resume import describe_inputs, verified, work_to_resume
 from mergesafe.engine.stream import Options, Schedule, Stream, schedule
 from mergesafe.engine.trace import Trace, no_lap
 from mergesafe.errors import ChangedInputError, MergesafeError
+from mergesafe.private import Place
 from mergesafe.system_faults import explained
 from mergesafe.version import __version__
 
@@ -107,7 +108,7 @@ def merge_into(
     earlier: list[Finished] = []
     lap = no_lap if timeline is None else timeline.laps("")
 
-    def look(journal: Path) -> bool:
+    def look(journal: Place) -> bool:
         work = work_to_resume(journal, subject, target)
         earlier.extend([work] if work else [])
         return bool(earlier)
@@ -149,7 +150,7 @@ def merge_into(
             kept = tuple(each for each in warnings if each not in made.passing)
             _add_companions(folder, made, kept)
             manifest = manifest_text(
-                made, ledger.digests, folder.working,
+                made, ledger.digests, folder,
                 backend=backend, on_nonfinite=options.on_nonfinite,
                 inputs=describe_inputs(made, subject["inputs"]), warnings=kept,
             )  # fmt: skip

@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mergesafe import private
 from mergesafe.checkpoint import _install, output
 from mergesafe.checkpoint.model import open_checkpoint
 from mergesafe.errors import ArgumentError, CheckpointError, OutputError
@@ -149,7 +149,7 @@ def test_failure_while_creating_leaves_nothing(
 def test_a_folder_that_cannot_be_removed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "rmtree", failing(errno.EACCES))
+    monkeypatch.setattr(private, "remove_tree", failing(errno.EACCES))
     with pytest.warns(UserWarning, match="remove it by hand"), new(tmp_path / "out"):
         pass
 
@@ -283,9 +283,9 @@ def test_everything_is_synced_before_the_rename(
         events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
         fsync(descriptor)
 
-    def named_rename(source: Path, target: Path) -> None:
+    def named_rename(source: str, target: str, **folders: int) -> None:
         events.append("rename")
-        rename(source, target)
+        rename(source, target, **folders)
 
     monkeypatch.setattr(os, "fsync", named_fsync)
     monkeypatch.setattr(os, "rename", named_rename)
@@ -340,7 +340,7 @@ def test_old_output_that_cannot_be_removed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = old_output(tmp_path / "out")
-    monkeypatch.setattr(shutil, "rmtree", failing(errno.EACCES))
+    monkeypatch.setattr(private, "remove_tree", failing(errno.EACCES))
     with pytest.warns(UserWarning, match="remove it by hand"):
         write(out, overwrite=True)
     assert list(open_checkpoint(out).tensors) == ["a", "b"]
@@ -353,11 +353,11 @@ def test_overwrite_rolls_back(
     """The rename of the old folder (1) or of the new one (2) fails."""
     out, real, calls = old_output(tmp_path / "out"), os.rename, []
 
-    def rename(source: Path, target: Path) -> None:
+    def rename(source: str, target: str, **folders: int) -> None:
         calls.append(target)
         if len(calls) == failures:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(source, target)
+        real(source, target, **folders)
 
     monkeypatch.setattr(_install, "_exchange", lambda first, second: False)
     monkeypatch.setattr(os, "rename", rename)
@@ -371,9 +371,9 @@ def test_interrupt_just_after_the_rename_keeps_the_new_output(
 ) -> None:
     out, real, calls = old_output(tmp_path / "out"), os.rename, []
 
-    def rename(source: Path, target: Path) -> None:
+    def rename(source: str, target: str, **folders: int) -> None:
         calls.append(target)
-        real(source, target)
+        real(source, target, **folders)
         if len(calls) == 2:
             raise KeyboardInterrupt
 
@@ -385,4 +385,5 @@ def test_interrupt_just_after_the_rename_keeps_the_new_output(
 
 
 def test_exchange_is_refused_where_unknown(tmp_path: Path) -> None:
-    assert not _install._exchange(tmp_path / "none", tmp_path / "none2")
+    one, two = (private.Place(None, str(tmp_path / name), tmp_path / name) for name in "ab")
+    assert not _install._exchange(one, two)

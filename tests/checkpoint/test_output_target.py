@@ -90,7 +90,7 @@ def test_overwrite_sees_through_links(tmp_path: Path) -> None:
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "mkdir", failing(errno.EACCES))
+    monkeypatch.setattr(os, "mkdir", failing(errno.EACCES))
     refused(tmp_path / "out", "could not create it (Permission denied). You may not write there")
 
 

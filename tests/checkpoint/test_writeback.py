@@ -51,7 +51,9 @@ def test_every_shard_counts_for_itself(monkeypatch: pytest.MonkeyPatch, tmp_path
     names: list[str] = []
     watched.call = lambda descriptor, *_: names.append(os.readlink(f"/proc/self/fd/{descriptor}"))
     with Shards([ShardFile(name, b"head", 20) for name in "ab"], tmp_path) as shards:
-        shards.create(tmp_path)
+        folder = os.open(tmp_path, os.O_RDONLY)
+        shards.create(folder)
+        os.close(folder)
         for shard, offset in ((0, 4), (1, 4), (0, 10)):
             shards.pwrite(shard, offset, memoryview(b"123456"))
     assert names == [str(tmp_path / "a")]
