@@ -13,8 +13,9 @@ percent-encoded ones too; and what looks like a key of a known service.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -101,6 +102,22 @@ def redact(reference: str) -> str:
 def redact_text(text: str) -> str:
     """``text`` with what is secret in it as ``***``; a URL ends at white space or a quote."""
     return _keys(_urls(text, _END))
+
+
+def redact_values(value: Any, leave: Collection[str] = ()) -> Any:
+    """Plain data with the secrets hidden in its texts and keys, but for what lies below ``leave``."""
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, Mapping):
+        return {
+            redact_text(key) if isinstance(key, str) else key: (
+                each if key in leave else redact_values(each, leave)
+            )
+            for key, each in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact_values(each, leave) for each in value]
+    return value
 
 
 def endpoint_name(url: str) -> str:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from mergesafe.cli.progress import LogLines
+from mergesafe.cli.shared import NOT_OURS
 from mergesafe.errors import ArgumentError
+from mergesafe.references import redact, redact_values
 from mergesafe.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ Out = Annotated[
 
 
 def named_models(texts: Iterable[str]) -> dict[str, str]:
-    """``NAME=MODEL`` or ``MODEL``, which is its own name.
+    """``NAME=MODEL`` or ``MODEL``, which is its own name but for what is secret in it.
 
     Raises:
         ArgumentError: two have one name, or there is no model after a name.
@@ -104,7 +106,7 @@ def named_models(texts: Iterable[str]) -> dict[str, str]:
         if equals and not reference and "/" not in name and not os.path.exists(text):
             raise ArgumentError(f"{text!r}: there is no model after '='; expected NAME=MODEL")
         if not (equals and name and reference and "/" not in name):
-            name = reference = text
+            name, reference = redact(text), text
         if name in models:
             raise ArgumentError(
                 f"two models are called {name!r}; name one of them otherwise: NAME=MODEL"
@@ -148,13 +150,14 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def write_document(path: Path | None, document: Mapping[str, Any]) -> None:
-    """Write JSON to ``path``, whole or not at all.
+    """Write JSON without secrets of URLs to ``path``, whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
     """
     if path is not None:
-        write_whole(path, jsons.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        shown = redact_values(document, NOT_OURS)
+        write_whole(path, jsons.dumps(shown, indent=1, ensure_ascii=False) + "\n")
 
 
 def files_read(options: Mapping[str, Any]) -> list[Path]:

@@ -20,10 +20,13 @@ import typer
 
 from mergesafe.checkpoint._parse import reason
 from mergesafe.errors import OutputError
+from mergesafe.references import redact_text, redact_values
 from mergesafe.system_faults import explained
 
 INTERNAL_ERROR: Final = 1
 INTERRUPTED: Final = 130
+#: What others said, which is told as it is.
+NOT_OURS: Final = ("examples",)
 INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
@@ -160,7 +163,8 @@ def say(*lines: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    say(json.dumps(value, indent=2))  # ASCII: a path need not be valid Unicode
+    # ASCII: a path need not be valid Unicode
+    say(json.dumps(redact_values(value, NOT_OURS), indent=2))
 
 
 def warn(messages: tuple[str, ...] | list[str]) -> None:
@@ -198,5 +202,7 @@ def _print_on_stderr(lines: Iterable[str]) -> None:
 
 
 def printable(message: str) -> str:
-    """One line: names of tensors and files come from strangers and may hold terminal commands."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    """One line without secrets: names of tensors and files come from strangers and may hold
+    terminal commands.
+    """
+    return redact_text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))

@@ -32,10 +32,10 @@ from mergesafe.recipe.nodes import (
     string,
 )
 from mergesafe.recipe.parameters import ParameterReader
+from mergesafe.recipe.published import published
 from mergesafe.recipe.resolve import unset_parameters
 from mergesafe.recipe.setting import Branch, Setting
 from mergesafe.recipe.write import dump_recipe
-from mergesafe.references import is_url, redact, redact_text
 
 #: A recipe is a page of text; more is the wrong file.
 MAX_BYTES = 1_000_000
@@ -76,7 +76,7 @@ def load_recipe(
     if isinstance(source, Mapping):
         report = Reporter(None)
         recipe = _Reader(FromPython(report).node(source), report, assumed).recipe("", Path.cwd())
-        return _shown_text(recipe, dump_recipe(recipe))
+        return replace(recipe, text=dump_recipe(recipe))
     path = Path(source)
     if not str(path).isprintable():
         raise Reporter(None).error(
@@ -84,19 +84,9 @@ def load_recipe(
         )
     report = Reporter(path)
     text = read_text(path, report)
-    reader = _Reader(parse_yaml(text, report), report, assumed)
-    recipe = reader.recipe(text, path.absolute().parent)
-    return _shown_text(recipe, text)
-
-
-def _shown_text(recipe: Recipe, text: str) -> Recipe:
-    """The recipe with a text that goes into outputs: URLs without their passwords and queries."""
-    refs = [entry.ref for entry in recipe.models]
-    for ref in refs if recipe.base_model is None else [*refs, recipe.base_model]:
-        for reference in (ref.path, ref.adapter or ""):
-            if is_url(reference):
-                text = text.replace(reference, redact(reference))
-    return replace(recipe, text=redact_text(text))
+    root = parse_yaml(text, report)
+    recipe = _Reader(root, report, assumed).recipe("", path.absolute().parent)
+    return replace(recipe, text=published(text, root))
 
 
 def read_text(path: Path, report: Reporter) -> str:

@@ -10,13 +10,17 @@ from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.nodes import BOOLEANS, NOT_FINITE, NULLS, NUMBER
 from mergesafe.recipe.setting import Plain, Setting
+from mergesafe.references import redact
 
 #: Text that no YAML version takes for anything but text, so that it needs no quotes.
-_BARE = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*", re.ASCII)
+BARE = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*", re.ASCII)
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML in one fixed form: equal content gives equal text, comments are lost."""
+    """The recipe as YAML in one fixed form: equal content gives equal text, comments are lost.
+
+    It is for others to read, too: secrets are hidden as in all that is shown.
+    """
     return "\n".join(_lines(recipe)) + "\n"
 
 
@@ -61,9 +65,10 @@ def _flow(value: Plain | Mapping[str, object] | object) -> str:
 
 
 def _text(text: str) -> str:
+    text = redact(text)
     special = text in NULLS or text.lower() in BOOLEANS
     special = special or any(form.fullmatch(text) for form in (NUMBER, NOT_FINITE))
-    return text if _BARE.fullmatch(text) and not special else json.dumps(text, ensure_ascii=False)
+    return text if BARE.fullmatch(text) and not special else json.dumps(text, ensure_ascii=False)
 
 
 def _model(ref: ModelRef) -> str:

@@ -12,6 +12,7 @@ from mergesafe.chat.hf import HfModel
 from mergesafe.chat.providers import make_model
 from mergesafe.chat.runnable import check_device
 from mergesafe.errors import ArgumentError
+from mergesafe.references import redact
 from mergesafe.safety.agreement import Agreement, agreements
 from mergesafe.safety.evaluation.cache import Cache
 from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
@@ -99,7 +100,7 @@ def named_models(models: Models, options: EvaluationOptions) -> dict[str, ChatMo
             be quantised.
     """
     if isinstance(models, Mapping):
-        given = [_model(model, name, options) for name, model in models.items()]
+        given = [_model(model, redact(str(name)), options) for name, model in models.items()]
     else:
         listed = (
             models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
@@ -179,7 +180,7 @@ class _Evaluator:
         judges = [judge.name for judge in self.judges]
         found = result(name, identity, asked, judges, self.options.confidence)
         if isinstance(model, HfModel):
-            found = replace(found, reference=model.reference)
+            found = replace(found, reference=redact(model.reference))
         if self.options.lm_eval:
             figures = {**found.figures, **self._harness(name, model)}
             found = replace(found, figures=figures)

@@ -1,0 +1,115 @@
+"""The text of a recipe as outputs show it: manifest, model card and metadata of the weights.
+
+A recipe without secrets is shown as it was written, to the byte. In another one they are hidden in
+place; what the result says must then be what the recipe says with its values redacted, which
+escapes, folded lines and the like can break: then the recipe is written anew from its values.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from mergesafe.errors import RecipeError
+from mergesafe.recipe.document import parse_yaml
+from mergesafe.recipe.nodes import ListNode, MapNode, Node, Reporter, ScalarNode
+from mergesafe.recipe.write import BARE
+from mergesafe.references import redact, redact_text
+
+#: Characters of a recipe with its aliases written out: ten times the longest file.
+MAX_EXTENT: Final = 10_000_000
+
+
+def published(text: str, root: Node) -> str:
+    """``text``, whose tree is ``root``, without what is secret in it; comments may be lost.
+
+    Raises:
+        RecipeError: it cannot be shown, because its aliases make too much of it.
+    """
+    shown, seen = redact_text(text), _Redacted()
+    hidden = seen.node(root)
+    if shown == text and hidden is root:
+        return text
+    if seen.extent(hidden) > MAX_EXTENT:
+        raise RecipeError(
+            "holds a URL with a secret, and its aliases make more of it than can be written "
+            "without them; write them out, or leave the secret to the environment"
+        )
+    try:
+        if parse_yaml(shown, Reporter(None)) == hidden:
+            return shown
+    except RecipeError:  # what was hidden had held it together
+        pass
+    return "\n".join(_lines(hidden, "")) + "\n"
+
+
+class _Redacted:
+    """Trees with what is secret in their keys and values hidden.
+
+    An alias shares its node: each is looked at once.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: dict[int, Node] = {}
+        self._extents: dict[int, int] = {}
+
+    def node(self, node: Node) -> Node:
+        """``node`` itself where there is no secret in it."""
+        if id(node) not in self._nodes:
+            self._nodes[id(node)] = self._node(node)
+        return self._nodes[id(node)]
+
+    def _node(self, node: Node) -> Node:
+        if isinstance(node, ScalarNode):
+            text = redact(node.text)
+            return node if text == node.text else replace(node, text=text)
+        if isinstance(node, ListNode):
+            items = tuple(map(self.node, node.items))
+            same = all(map(operator.is_, items, node.items))
+            return node if same else replace(node, items=items)
+        entries = {redact(key): (line, self.node(value)) for key, line, value in node}
+        same = all(key in entries and entries[key][1] is value for key, _, value in node)
+        return node if same else replace(node, entries=entries)
+
+    def extent(self, node: Node) -> int:
+        """Characters of all keys and values, those of aliases each time."""
+        if id(node) not in self._extents:
+            self._extents[id(node)] = self._extent(node)
+        return self._extents[id(node)]
+
+    def _extent(self, node: Node) -> int:
+        if isinstance(node, ScalarNode):
+            return len(node.text)
+        if isinstance(node, ListNode):
+            return sum(map(self.extent, node.items))
+        return sum(len(key) + self.extent(value) for key, _, value in node)
+
+
+def _lines(node: Node, indent: str) -> Iterator[str]:
+    """``node`` as a block of YAML, with quotes where there were any."""
+    if isinstance(node, ScalarNode) or not _entries(node):
+        yield f"{indent}{_inline(node)}"
+        return
+    for lead, value in _entries(node):
+        if isinstance(value, ScalarNode) or not _entries(value):
+            yield f"{indent}{lead} {_inline(value)}"
+        else:
+            yield f"{indent}{lead}"
+            yield from _lines(value, f"{indent}  ")
+
+
+def _entries(node: ListNode | MapNode) -> list[tuple[str, Node]]:
+    if isinstance(node, ListNode):
+        return [("-", item) for item in node.items]
+    return [
+        (f"{key if BARE.fullmatch(key) else json.dumps(key)}:", value) for key, _, value in node
+    ]
+
+
+def _inline(node: Node) -> str:
+    if isinstance(node, ScalarNode):
+        return node.text if node.text.isprintable() and not node.quoted else json.dumps(node.text)
+    return "[]" if isinstance(node, ListNode) else "{}"
