@@ -105,7 +105,7 @@ def redact_text(text: str) -> str:
 
 
 def redact_values(value: Any, leave: Collection[str] = ()) -> Any:
-    """Plain data with the secrets hidden in its texts and keys, but for what lies below ``leave``."""
+    """Plain data without the secrets in its texts and keys, but for what lies below ``leave``."""
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, Mapping):
