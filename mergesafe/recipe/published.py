@@ -21,6 +21,8 @@ from mergesafe.references import redact, redact_text
 
 #: Characters of a recipe with its aliases written out: ten times the longest file.
 MAX_EXTENT: Final = 10_000_000
+#: Values with a secret that are replaced one by one, each in time that the whole text takes.
+MAX_REPLACED: Final = 100
 
 
 def published(text: str, root: Node) -> str:
@@ -29,8 +31,12 @@ def published(text: str, root: Node) -> str:
     Raises:
         RecipeError: it cannot be shown, because its aliases make too much of it.
     """
-    shown, seen = redact_text(text), _Redacted()
+    seen = _Redacted()
     hidden = seen.node(root)
+    shown = text
+    for value, without in sorted(seen.changed.items(), key=lambda item: -len(item[0])):
+        shown = shown.replace(value, without)  # in running text a URL ends too late, at a comma
+    shown = redact_text(shown)
     if shown == text and hidden is root:
         return text
     if seen.extent(hidden) > MAX_EXTENT:
@@ -53,6 +59,8 @@ class _Redacted:
     """
 
     def __init__(self) -> None:
+        #: Values with secrets, and what they are without.
+        self.changed: dict[str, str] = {}
         self._nodes: dict[int, Node] = {}
         self._extents: dict[int, int] = {}
 
@@ -65,7 +73,11 @@ class _Redacted:
     def _node(self, node: Node) -> Node:
         if isinstance(node, ScalarNode):
             text = redact(node.text)
-            return node if text == node.text else replace(node, text=text)
+            if text == node.text:
+                return node
+            if len(self.changed) < MAX_REPLACED:
+                self.changed[node.text] = text
+            return replace(node, text=text)
         if isinstance(node, ListNode):
             items = tuple(map(self.node, node.items))
             same = all(map(operator.is_, items, node.items))
