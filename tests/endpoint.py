@@ -23,7 +23,8 @@ class Endpoint:
     - ``"malformed"``: a body that is no JSON; ``"html"``: a page with status 200;
     - ``"truncated"``: half of the body that was announced; ``"chunks"``: a chunked body cut off;
     - ``"empty"``: no choices; ``"no text"``: content null; ``"unfinished"``: no finish_reason;
-    - ``"length"``: cut off at max_tokens.
+    - ``"length"``: cut off at max_tokens;
+    - bytes: the body; a function: called with the handler, to send what it likes.
     """
 
     def __init__(self, answer: Callable[[Messages], str] = lambda _: "I can't help.") -> None:
@@ -80,8 +81,13 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(end.delay)
         with end.lock:
             end.at_once -= 1
-        if not self.path.endswith("/v1/chat/completions"):
+        if not self.path.partition("?")[0].endswith("/v1/chat/completions"):
             self.send(404, {"error": {"message": "nothing here"}})
+        elif isinstance(fault, bytes):
+            self.raw(fault)
+        elif callable(fault):
+            self.close_connection = True
+            fault(self)
         elif fault is None or isinstance(fault, str):
             self.fault(
                 fault, completion(end.respond(body["model"], body["messages"]), body["model"])

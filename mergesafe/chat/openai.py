@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
 import random
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
+from mergesafe.chat.address import Address, read_address
 from mergesafe.chat.conversation import Conversation, Response, Sampling
-from mergesafe.chat.reasoning import reasoned
-from mergesafe.errors import ModelError
-from mergesafe.references import redact
+from mergesafe.chat.endpoint_answer import (
+    LARGEST,
+    TooLargeError,
+    UnusableError,
+    answer_limit,
+    bounded_client,
+    read_answer,
+)
+from mergesafe.chat.pace import Pace
+from mergesafe.errors import MergesafeError, ModelError
+from mergesafe.references import HIDDEN, redact
 
 #: Seconds before the first retry; doubled for each further one, up to the longest.
 FIRST_DELAY: Final = 0.5
@@ -31,10 +39,6 @@ LONGEST_WISH: Final = 120.0
 _PASSING: Final = (408, 409, 425, 429)
 _SHOWN: Final = 200
 Result = TypeVar("Result")
-
-
-class _Unusable(Exception):
-    """An answer that says nothing; worth another try."""
 
 
 @dataclass
@@ -48,7 +52,8 @@ class OpenAIModel:
         api_key_env: the environment variable that holds the key; without it ``OPENAI_API_KEY`` is
             used where it is set, and no key where it is not.
         concurrency: requests in flight at a time.
-        timeout: seconds for one request, from sending it to the last byte of its answer.
+        timeout: seconds for one request, from sending it to the last byte of its answer, however
+            slowly that comes.
         retries: further tries after a rate limit, a server's error, a lost connection, a timeout or
             an answer that cannot be read; a server's ``Retry-After`` is honoured.
         requests_per_minute: at most so many requests are begun, tries included.
@@ -65,9 +70,18 @@ class OpenAIModel:
     #: When the next request may begin, by the monotonic clock: calls in a row keep the rate too.
     _next: float = field(default=0.0, init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        """Check the address, if it is given.
+
+        Raises:
+            ArgumentError: it is no address of a web server.
+        """
+        if self.base_url is not None:
+            read_address(self.base_url)
+
     @property
     def name(self) -> str:
-        return self.label or f"{self.model} at {self._host}"
+        return redact(self.label or f"{self.model} at {self._place.host}")
 
     @property
     def identity(self) -> str:
@@ -97,8 +111,8 @@ class OpenAIModel:
     async def _respond(
         self, conversations: Sequence[Conversation], sampling: Sampling
     ) -> list[Response]:
-        pace = _Pace(self.concurrency, self.requests_per_minute, self._next)
-        async with self._client() as client:
+        pace = Pace(self.concurrency, self.requests_per_minute, self._next)
+        async with self._client(answer_limit(sampling.max_new_tokens)) as client:
             tasks = [
                 asyncio.ensure_future(self._answer(client, pace, each, sampling, sampling.seed + i))
                 for i, each in enumerate(conversations)
@@ -112,12 +126,13 @@ class OpenAIModel:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(
-        self, client: Any, pace: _Pace, asked: Conversation, sampling: Sampling, seed: int
+        self, client: Any, pace: Pace, asked: Conversation, sampling: Sampling, seed: int
     ) -> Response:
         async def request() -> Response:
             async with pace:
-                completion = await asyncio.wait_for(
-                    client.chat.completions.create(
+                # Raw: the client's own reading believes whatever is sent.
+                answer = await asyncio.wait_for(
+                    client.chat.completions.with_raw_response.create(
                         model=self.model,
                         messages=asked,
                         max_tokens=sampling.max_new_tokens,
@@ -127,7 +142,7 @@ class OpenAIModel:
                     ),
                     self.timeout,
                 )
-            return _response(completion)
+            return read_answer(answer.http_response.content)
 
         return await self._retried(
             request,
@@ -136,11 +151,11 @@ class OpenAIModel:
         )
 
     async def _check(self) -> None:
-        async with self._client() as client:
+        async with self._client(LARGEST) as client:
 
             async def request() -> None:
                 try:
-                    await asyncio.wait_for(client.models.list(), self.timeout)
+                    await asyncio.wait_for(client.models.with_raw_response.list(), self.timeout)
                 except Exception as error:
                     # A list of models is not part of every server: it was reached.
                     if getattr(error, "status_code", None) not in (404, 405, 501):
@@ -159,29 +174,45 @@ class OpenAIModel:
                 if attempt < self.retries:
                     await asyncio.sleep(_delay(error, attempt))
         raise ModelError(
-            f"{self.name}: {redact(self._address)} gave no usable answer in {self.retries + 1} "
+            f"{self.name}: {self._place.name} gave no usable answer in {self.retries + 1} "
             f"tries; the last time {last}; {advice}."
         )
 
-    def _client(self) -> Any:
+    def _client(self, limit: int) -> Any:
+        """The official client, which reads no answer of more than ``limit`` bytes."""
         if find_spec("openai") is None:
             raise ModelError(
                 f"{self.name}: endpoints need the package openai: pip install 'mergesafe[openai]'"
             )
         from openai import AsyncOpenAI
 
-        return AsyncOpenAI(
-            api_key=self._key(), base_url=self.base_url, timeout=self.timeout, max_retries=0
-        )
+        key, place = self._key(), self._place
+        try:
+            return AsyncOpenAI(
+                api_key=key, base_url=place.base, default_query=place.query, timeout=self.timeout,
+                max_retries=0, http_client=bounded_client(limit, self.timeout),
+            )  # fmt: skip
+        except Exception as error:  # of the HTTP library: proxies of the environment, odd hosts
+            raise ModelError(
+                f"{self.name}: no connection to {place.name} can be made "
+                f"({type(error).__name__}: {_short(str(error))}). Check 'base_url' and the proxies "
+                "that the environment sets"
+            ) from None
 
     def _key(self) -> str:
-        if self.api_key_env is None:
-            return os.environ.get("OPENAI_API_KEY") or "none"
-        key = os.environ.get(self.api_key_env)
+        name = self.api_key_env or "OPENAI_API_KEY"
+        key = os.environ.get(name)
+        if not key and self.api_key_env is None:
+            return "none"
         if not key:
             raise ModelError(
-                f"{self.name}: the environment variable {self.api_key_env} ('api_key_env') is not "
-                "set; export it with the endpoint's key"
+                f"{self.name}: the environment variable {name} ('api_key_env') is not set; export "
+                "it with the endpoint's key"
+            )
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ModelError(
+                f"{self.name}: the environment variable {name} holds no key: a space, a line break "
+                "or another character that no header can hold is in it"
             )
         return key
 
@@ -190,10 +221,8 @@ class OpenAIModel:
         return self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
 
     @property
-    def _host(self) -> str:
-        parts = urlsplit(self._address)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.hostname or self._address}{port}"
+    def _place(self) -> Address:
+        return read_address(self._address)
 
     # --- failures ----------------------------------------------------------------------------
 
@@ -201,22 +230,35 @@ class OpenAIModel:
         """What happened, if it may pass; what will not is raised."""
         import openai
 
-        if isinstance(error, _Unusable):
-            return str(error)
+        cause = error.__cause__ or error
+        if isinstance(cause, TooLargeError):
+            raise ModelError(
+                f"{self.name}: {self._place.name} sent {cause}, which is no answer to what it was "
+                "asked. Check 'base_url', and that the server is what you take it for."
+            ) from None
+        if isinstance(error, UnusableError):
+            return self._hidden(str(error))
         if isinstance(error, (TimeoutError, asyncio.TimeoutError, openai.APITimeoutError)):
             return f"it did not answer within {self.timeout:g} s"
         if isinstance(error, openai.APIStatusError):
-            said = f"it answered with status {error.status_code} ({_said(error)})"
+            said = f"it answered with status {error.status_code} ({self._hidden(_said(error))})"
             broke = getattr(error, "code", None) == "insufficient_quota"
             if error.status_code >= 500 or (error.status_code in _PASSING and not broke):
                 return said
             raise ModelError(f"{self.name}: {said}. {self._advice(error.status_code)}") from None
         if isinstance(error, openai.APIConnectionError):
-            cause = error.__cause__ or error
-            return f"the connection failed ({type(cause).__name__}: {_short(str(cause))})"
-        if isinstance(error, (ValueError, openai.APIError)):
-            return f"its answer was malformed ({type(error).__name__}: {_short(str(error))})"
-        raise error
+            words = self._hidden(_short(str(cause)))
+            return f"the connection failed ({type(cause).__name__}: {words})"
+        if isinstance(error, MergesafeError):
+            raise error
+        # What the libraries below raise depends on what the server sends: it is their words' turn.
+        words = self._hidden(_short(str(error)))
+        return f"its answer could not be read ({type(error).__name__}: {words})"
+
+    def _hidden(self, said: str) -> str:
+        """What a server or a library says, without the key that it may repeat."""
+        key = os.environ.get(self.api_key_env or "OPENAI_API_KEY")
+        return said.replace(key, HIDDEN) if key else said
 
     def _advice(self, status: int) -> str:
         if status in (401, 403):
@@ -226,64 +268,14 @@ class OpenAIModel:
             )
         if status == 404:
             return f"Check 'base_url' (with its /v1) and that it serves a model {self.model!r}."
+        if 300 <= status < 400:
+            return (
+                "It sends to another address, which is not followed: it would get the key and the "
+                "questions. Give that address as 'base_url' if it is the right one."
+            )
         if status == 429:
             return "The account has no quota left."
         return "The endpoint does not take the request; see what it says."
-
-
-class _Pace:
-    """At most ``concurrency`` at a time, and ``per_minute`` begun in a minute, from ``next`` on."""
-
-    def __init__(self, concurrency: int, per_minute: float | None, begin: float) -> None:
-        self._slots = asyncio.Semaphore(concurrency)
-        self._gap = 60.0 / per_minute if per_minute else 0.0
-        self.next = begin
-
-    async def __aenter__(self) -> None:
-        await self._slots.acquire()
-        now = time.monotonic()
-        begin = max(now, self.next)
-        self.next = begin + self._gap
-        try:
-            await asyncio.sleep(begin - now)
-        except BaseException:
-            self._slots.release()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._slots.release()
-
-
-def _response(completion: Any) -> Response:
-    """The first choice; the client checks nothing of what a server sends."""
-    choices = getattr(completion, "choices", None)
-    first: Any = choices[0] if isinstance(choices, list) and choices else None
-    message: Any = getattr(first, "message", None)
-    if not hasattr(message, "content"):
-        raise _Unusable("its answer held no message, so it is not of this protocol or was cut off")
-    text = message.content
-    if text is None:
-        text = getattr(message, "refusal", None)
-    reason = getattr(first, "finish_reason", None)
-    thought = _thought(message)
-    if text is None and thought:
-        text = ""  # it was cut off before the answer began
-    if not isinstance(text, str):
-        raise _Unusable(f"its message held no text (finish_reason {reason})")
-    if reason is None:
-        raise _Unusable("its answer was cut off: there is no finish_reason")
-    answer = text.strip()
-    whole = reasoned(thought, answer, reached=bool(answer) or reason != "length")
-    return Response(whole, reason != "length")
-
-
-def _thought(message: Any) -> str:
-    """The reasoning that a server itself parted from the answer (vLLM, DeepSeek, Ollama)."""
-    for name in ("reasoning_content", "reasoning"):
-        found = getattr(message, name, None)
-        if isinstance(found, str) and found.strip():
-            return found
-    return ""
 
 
 def _delay(error: Exception, attempt: int) -> float:
@@ -292,6 +284,8 @@ def _delay(error: Exception, attempt: int) -> float:
     try:
         wished = float(headers.get("retry-after", ""))
     except ValueError:
+        wished = math.nan
+    if math.isnan(wished):
         return min(LONGEST_DELAY, FIRST_DELAY * 2.0**attempt) * random.uniform(0.5, 1.0)
     return min(max(wished, 0.0), LONGEST_WISH)
 
@@ -299,11 +293,11 @@ def _delay(error: Exception, attempt: int) -> float:
 def _said(error: Any) -> str:
     body = getattr(error, "body", None)
     said = body.get("message") if isinstance(body, dict) else None
-    return _short(str(said or error))
+    return _short(said if isinstance(said, str) and said else str(error))
 
 
 def _short(text: str) -> str:
-    return " ".join(text.split())[:_SHOWN]
+    return " ".join(text[: 10 * _SHOWN].split())[:_SHOWN]
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:

@@ -19,15 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit
 
+from mergesafe.chat.address import read_address
 from mergesafe.chat.hf import BATCH, DTYPES, HfModel, parse_reference
 from mergesafe.chat.openai import OpenAIModel
 from mergesafe.chat.template import TemplateModel
 from mergesafe.errors import ArgumentError, ModelError, RecipeError
 from mergesafe.recipe.fields import Fields
-from mergesafe.recipe.nodes import FromPython, Node, Reporter, ScalarNode, mapping, shown, string
-from mergesafe.references import redact
+from mergesafe.recipe.nodes import FromPython, Node, Reporter, ScalarNode, mapping, string
 
 _KEYS: Final = {
     "hf": ("provider", "name", "model", "device", "dtype", "batch"),
@@ -134,19 +133,12 @@ def _hf(fields: Fields) -> dict[str, Any]:
 
 
 def _url(node: Node, what: str, report: Reporter) -> str:
-    """An address whose host and port can be told: others fail only once something is asked."""
+    """An address that can be asked: others fail only once something is."""
     text = string(node, what, report)
     try:
-        parts = urlsplit(text)
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        known = False
-    if not known:
-        raise report.error(
-            f"{what} must be the http(s) address of an endpoint, such as http://localhost:8000/v1; "
-            f"got {shown(redact(text))}",
-            node.line,
-        )
+        read_address(text)
+    except ArgumentError as error:
+        raise report.error(f"{what}: {error}", node.line) from None
     return text
 
 

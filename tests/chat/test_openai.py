@@ -92,7 +92,7 @@ def test_what_may_pass_is_tried_again(end: Endpoint, fault: object) -> None:
         (429, "status 429 (sorry)"),
         (500, "status 500 (sorry)"),
         ("hang", "did not answer within 0.3 s"),
-        ("malformed", "malformed (JSONDecodeError"),
+        ("malformed", "not valid JSON"),
         ("html", "not of this protocol"),
         ("truncated", "connection failed"),
         ("chunks", "connection failed"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 
-from mergesafe.chat.openai import _response
+from mergesafe.chat.endpoint_answer import read_answer
 from mergesafe.chat.reasoning import Answer, Parted, markers, part, reasoned, with_opening
 
 
@@ -149,20 +150,15 @@ def test_control_tokens_are_kept_where_they_part_reasoning() -> None:
     assert "<|channel|>" in markers(Vocabulary("<|channel|>", "<|message|>", "<|end|>"))
 
 
-class Message:
-    def __init__(self, **fields: Any):
-        self.__dict__.update(fields)
-
-
-def completion(reason: str, **message: Any) -> Message:
-    return Message(choices=[Message(message=Message(**message), finish_reason=reason)])
+def completion(reason: str, **message: Any) -> bytes:
+    return json.dumps({"choices": [{"message": message, "finish_reason": reason}]}).encode()
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 def test_reasoning_that_a_server_keeps_apart(field: str) -> None:
-    whole = _response(completion("stop", content="Four.", **{field: "Two and two."}))
+    whole = read_answer(completion("stop", content="Four.", **{field: "Two and two."}))
     assert part(whole.text) == Parted("Two and two.", "Four.")
     # Cut off before the answer: servers send no content then.
-    cut = _response(completion("length", content=None, **{field: "Two and"}))
+    cut = read_answer(completion("length", content=None, **{field: "Two and"}))
     assert part(cut.text) == Parted("Two and", "", complete=False)
     assert not cut.finished
