@@ -64,5 +64,5 @@ def test_mistake(spec: Any, complaint: str) -> None:
     "url", ["x", "ftp://h/v1", "http://", "http://[::1", "http://h:x/v1", "http://h:99999/v1"]
 )
 def test_an_address_that_is_none_is_told_before_anything_is_asked(url: str) -> None:
-    with pytest.raises(ArgumentError, match="base_url.* cannot be used"):
+    with pytest.raises(ArgumentError, match=r"base_url.* cannot be used"):
         make_model({"provider": "openai", "model": "m", "base_url": url})
