@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path, PurePath
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.location import Location, at, read_json_file, same_content
 from mergesafe.checkpoint.model import CONFIG_LIMIT, PICKLE_SUFFIXES
 from mergesafe.errors import CheckpointError
+from mergesafe.safety.vet.contents import Contents
 from mergesafe.safety.vet.findings import Finding, listing
-from mergesafe.safety.vet.pickles import foreign_imports, is_pickle
+from mergesafe.safety.vet.pickles import look_through
+from mergesafe.safety.vet.tree import Tree, walk
 
-_PICKLES: Final = (*PICKLE_SUFFIXES, ".pickle", ".joblib")
+_PICKLES: Final = (*PICKLE_SUFFIXES, ".pickle", ".joblib", ".ckpt")
 _CODE: Final = (
     ".py", ".pyc", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1", ".js", ".jar", ".whl",
 )  # fmt: skip
+#: Findings of one kind that are told one by one, and files that are compared with the base's.
+_REPORTED: Final = 10
+_COMPARED: Final = 100
 _SETTINGS: Final = ("config.json", "tokenizer_config.json", "processor_config.json")
-#: Files of a local folder that are looked at.
-_LIMIT: Final = 10_000
 
 
 def check_folder(folder: Location, base: Location) -> Iterator[Finding]:
     """Pickles, code and remote code in ``folder``; what the base has too is only a note."""
     try:
-        names = _names(folder)
+        names, odd = _names(folder)
     except OSError as error:
         yield Finding("unfit", "files", f"cannot be listed ({reason(error)})", str(folder))
         return
-    if names is None:
-        yield Finding("note", "files", "the server lists no files: only known ones are read", "-")
-        names = []
-    yield from _pickles(folder, [n for n in names if n.lower().endswith(_PICKLES)])
+    yield from odd
+    if isinstance(folder, Path):
+        yield from _pickles(look_through(folder, names))
+    else:
+        yield from _unseen([n for n in names if n.lower().endswith(_PICKLES)])
     code = [n for n in names if n.lower().endswith(_CODE)]
-    known = [n for n in code if _same(folder / n, base / n)]
-    if new := [n for n in code if n not in known]:
+    known = [n for n in code[:_COMPARED] if _same(folder / n, base / n)]
+    if new := sorted(set(code) - set(known)):
         yield Finding(
             "warning",
             "files",
@@ -58,44 +61,85 @@ def read_settings(file: Location) -> dict[str, Any]:
     return read_json_file(file, CONFIG_LIMIT) if at(file).present() else {}
 
 
-def _names(folder: Location) -> list[str] | None:
-    """Paths within the folder: of all below it where it is local, but for hidden folders."""
-    if not isinstance(folder, Path):
-        return at(folder).names()
-    found: list[str] = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [str(PurePath(place, name).relative_to(folder)) for name in files]
-        if len(found) > _LIMIT:
-            break
-    return sorted(found)
+def _names(folder: Location) -> tuple[list[str], list[Finding]]:
+    """Files within the folder, of all below it where it is local; what could not be listed."""
+    if isinstance(folder, Path):
+        tree = walk(folder)
+        return tree.files, list(_odd(tree))
+    names = at(folder).names()
+    if names is None:
+        what = "the server lists no files: only known ones are read"
+        return [], [Finding("note", "files", what, "-")]
+    return names, []
 
 
-def _pickles(folder: Location, names: list[str]) -> Iterator[Finding]:
-    plain = []
-    for name in names:
-        if not isinstance(folder, Path):
+def _odd(tree: Tree) -> Iterator[Finding]:
+    """What no model has, and what was not looked at because of it."""
+    if tree.special:
+        what = "holds what are no files (pipes, devices, sockets), which programs wait for"
+        yield Finding("unfit", "files", what, listing(_quoted(tree.special)))
+    if tree.unread:
+        what = "could not be listed, so what it holds is not known"
+        yield Finding("unfit", "files", what, listing(_quoted(tree.unread)))
+    if tree.links:
+        what = "links to other folders, which were not looked into"
+        yield Finding("warning", "files", what, listing(_quoted(tree.links)))
+    if tree.dangling:
+        what = "links to files that are not there"
+        yield Finding("warning", "files", what, listing(_quoted(tree.dangling)))
+    if tree.more:
+        what = f"{tree.more}: not all of them were looked at, so what they hold is not known"
+        yield Finding("unfit", "files", what, "-")
+
+
+def _pickles(found: Mapping[str, Contents]) -> Iterator[Finding]:
+    plain, closed = [], []
+    problems: dict[str, list[str]] = {}
+    runs: dict[tuple[str, ...], list[str]] = {}
+    for name, each in found.items():
+        if each.imports:
+            runs.setdefault(tuple(each.imports), []).append(name)
+        elif each.problem:
+            problems.setdefault(each.problem, []).append(name)
+        elif each.pickle:
             plain.append(name)
-            continue
-        try:
-            if not is_pickle(folder / name):
-                continue
-            calls = foreign_imports(folder / name)
-        except (OSError, ValueError) as error:
-            yield Finding("unfit", "files", f"pickle of which nothing can be told: {error}", name)
-            continue
-        if calls:
-            what = f"pickle that runs {listing([show(call)[1:-1] for call in calls])} when loaded"
-            yield Finding("unfit", "files", what, name)
-        else:
-            plain.append(name)
+        if each.closed:
+            closed.append(name)
+    for imports, names in list(runs.items())[:_REPORTED]:
+        what = f"pickle that runs {listing(_quoted(imports))} when loaded"
+        yield Finding("unfit", "files", what, listing(_quoted(names)))
+    for problem, names in list(problems.items())[:_REPORTED]:
+        what = f"file of which nothing can be told: {_quoted([problem])[0]}"
+        yield Finding("unfit", "files", what, listing(_quoted(names)))
+    if (more := len(runs) + len(problems) - 2 * _REPORTED) > 0:
+        what = f"{more} more kinds of such files"
+        yield Finding("unfit", "files", what, "-")
+    if closed:
+        what = "compressed in a way that is not looked into, so what it holds is not known"
+        unfit = any(name.lower().endswith(_PICKLES) for name in closed)
+        yield Finding("unfit" if unfit else "warning", "files", what, listing(_quoted(closed)))
     if plain:
         yield Finding(
             "warning",
             "files",
             "pickles, which can run code when loaded; mergesafe reads safetensors only",
-            listing(plain),
+            listing(_quoted(plain)),
         )
+
+
+def _unseen(names: list[str]) -> Iterator[Finding]:
+    """Pickles that lie elsewhere."""
+    if names:
+        what = (
+            "pickles, which can run code when loaded and were not looked into, since they are not "
+            "on this machine; mergesafe reads safetensors only"
+        )
+        yield Finding("warning", "files", what, listing(_quoted(names)))
+
+
+def _quoted(names: Iterable[str]) -> list[str]:
+    """Names of strangers, short and printable."""
+    return [show(name)[1:-1] for name in names]
 
 
 def _remote_code(file: Location, base: Location) -> Iterator[Finding]:

@@ -1,111 +1,51 @@
-"""What a pickle would import, read without running it."""
+"""Which files of a folder are pickles, and what loading them would import."""
 
 from __future__ import annotations
 
-import io
-import pickletools
-import zipfile
-from collections.abc import Iterator
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-#: Bytes of one pickle that are looked at; tensors of a PyTorch file lie beside it.
-_LIMIT: Final = 256 << 20
-#: Modules whose classes are data, as checkpoints and training states hold them.
-_DATA: Final = frozenset(
-    ("torch", "collections", "numpy", "transformers", "accelerate", "trl", "peft", "datetime",
-     "argparse", "_codecs", "copyreg", "pathlib", "enum")
-)  # fmt: skip
-_BUILTINS: Final = frozenset(
-    ("set", "frozenset", "dict", "list", "tuple", "int", "float", "complex", "str", "bytes",
-     "bytearray", "bool", "slice", "range", "object", "type", "NoneType")
-)  # fmt: skip
-#: Functions of these modules that run or load what they are given.
-_CALLS: Final = frozenset(
-    ("load", "loads", "_load", "compile", "exec", "eval", "system", "run", "import_module",
-     "load_library", "load_module_from_file", "hub_load", "get_class_from_dynamic_module")
-)  # fmt: skip
+from mergesafe.errors import GuardedError
+from mergesafe.guarded import Guard
+from mergesafe.safety.vet.contents import Contents
+
+#: Seconds for one file and for all of a folder.
+SECONDS: Final = 5.0
+ALL_SECONDS: Final = 10.0
+_MEMORY: Final = 1 << 30
+#: Files that are looked at in one go.
+_CHUNK: Final = 250
+_FUNCTION: Final = "mergesafe.safety.vet.contents:look"
+NO_TIME: Final = "there was no time to look at it"
 
 
-def is_pickle(path: Path) -> bool:
-    """Whether the file starts as a pickle of protocol 2 or later, or as PyTorch's archive of one.
+def look_through(
+    folder: Path, names: Sequence[str], seconds: float = ALL_SECONDS
+) -> Mapping[str, Contents]:
+    """What the files hold, in a process that cannot take more than so much memory and time.
 
-    Raises:
-        OSError: it cannot be read.
+    Of what was not looked at, ``problem`` says so.
     """
-    with path.open("rb") as file:
-        return file.read(2) in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
-
-
-def foreign_imports(path: Path) -> list[str]:
-    """``module.name`` of what loading the pickle would call besides the types of data.
-
-    Raises:
-        ValueError: it does not parse; what it would do cannot be told.
-        OSError: it cannot be read.
-    """
-    found: dict[str, None] = {}
-    for data in _pickles(path):
-        for module, name in _imports(data):
-            if not _is_data(module, name):
-                found[f"{module}.{name}"] = None
-    return list(found)
-
-
-def _pickles(path: Path) -> Iterator[bytes]:
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            yield file.read(_LIMIT)
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if member.filename.endswith(".pkl"):
-                    with archive.open(member) as file:
-                        yield file.read(_LIMIT)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise ValueError(str(error)) from None
-
-
-def _imports(data: bytes) -> Iterator[tuple[str, str]]:
-    """The (module, name) of every import of the pickles in a row that ``data`` begins with."""
-    stream, first = io.BytesIO(data), True
-    while stream.tell() < len(data):
-        try:
-            yield from _imports_of_one(stream)
-        except Exception as error:  # pickletools raises whatever malformed bytes lead to
-            if first:
-                raise ValueError(f"it does not parse ({error})") from None
-            return  # old PyTorch files have raw numbers after their pickles
-        first = False
-
-
-def _imports_of_one(stream: io.BytesIO) -> Iterator[tuple[str, str]]:
-    texts: list[str] = []  # on top of the stack just now
-    memo: dict[int, str | None] = {}
-    for code, argument, _ in pickletools.genops(stream):
-        top = texts[-1] if texts else None
-        if code.name in ("GLOBAL", "INST"):
-            module, _, name = str(argument).partition(" ")
-            yield module, name
-        if code.name == "STACK_GLOBAL":
-            # Text that is not right below may be anything, and so is never taken as data.
-            yield (texts[-2], texts[-1]) if len(texts) > 1 else ("?", "?")
-        if code.name == "MEMOIZE":
-            memo[len(memo)] = top
-        elif code.name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memo[int(argument or 0)] = top
-        elif code.name in ("BINGET", "LONG_BINGET", "GET"):
-            known = memo.get(int(argument or 0))
-            texts = [] if known is None else [*texts, known]
-        elif isinstance(argument, str) and "UNICODE" in code.name:
-            texts = [*texts[-1:], argument]
-        else:
-            texts = []
-
-
-def _is_data(module: str, name: str) -> bool:
-    top, last = module.partition(".")[0], name.rpartition(".")[2]
-    if top in ("builtins", "__builtin__"):
-        return name in _BUILTINS
-    return top in _DATA and last not in _CALLS
+    found: dict[str, Contents] = {}
+    end = time.monotonic() + seconds
+    with Guard(memory=_MEMORY) as guard:
+        waiting = [list(names[at : at + _CHUNK]) for at in range(0, len(names), _CHUNK)]
+        while waiting and (left := end - time.monotonic()) > 0:
+            chunk = waiting.pop(0)
+            given = {
+                "files": [str(folder / name) for name in chunk], "seconds": left, "each": SECONDS,
+            }  # fmt: skip
+            try:
+                answers: list[dict[str, Any]] = guard(_FUNCTION, given, seconds=left + 1)
+            except GuardedError as error:
+                if len(chunk) == 1:
+                    found[chunk[0]] = Contents(problem=f"looking through it fails: {error}")
+                else:  # find out which one it is
+                    half = len(chunk) // 2
+                    waiting[:0] = [chunk[:half], chunk[half:]]
+                continue
+            for name, each in zip(chunk, answers, strict=False):
+                found[name] = Contents(**{**each, "imports": dict.fromkeys(each["imports"])})
+    return {name: found.get(name) or Contents(problem=NO_TIME) for name in names}
