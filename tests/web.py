@@ -6,7 +6,7 @@ import hashlib
 import re
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,8 +25,8 @@ class Web:
         self.ranges = True
         self.etags = True
         #: File name -> statuses of its next answers, one each; 0 cuts an answer off halfway, None
-        #: is a good one.
-        self.faults: dict[str, list[int | None]] = defaultdict(list)
+        #: is a good one; a function is called with the handler, to send what it likes.
+        self.faults: dict[str, list[int | Callable[[Handler], None] | None]] = defaultdict(list)
         self.sent: Counter[str] = Counter()  # body bytes by file name
         self.asked: list[tuple[str, str | None]] = []  # path with query, Range
         self.headers: list[dict[str, str]] = []
@@ -50,7 +50,10 @@ class Handler(BaseHTTPRequestHandler):
             web.asked.append((self.path, asked))
             web.headers.append(dict(self.headers))
             fault = web.faults[path.name].pop(0) if web.faults[path.name] else None
-        if fault:
+        if callable(fault):
+            self.close_connection = True
+            fault(self)
+        elif fault:
             self.answer(fault, b"sorry")
         elif not path.is_file():
             self.answer(404, b"nothing")

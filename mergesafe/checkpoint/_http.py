@@ -11,20 +11,32 @@ import asyncio
 import re
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
 from fsspec.asyn import sync
 
-from mergesafe.checkpoint.remote import PassingError, RemoteError
+from mergesafe.checkpoint.remote import LEAST_SPEED, WINDOW, PassingError, RemoteError
 from mergesafe.checkpoint.url import FileSystemStore, Info, why
 from mergesafe.references import redact
 
 #: A server that is silent for so many seconds has failed; large answers may take longer.
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=30)
+#: Seconds for the headers of an answer, those of redirects included.
+HEADERS_TIME: float = 30.0
+_REDIRECTS: Final = 5
+_REDIRECTED: Final = (301, 302, 303, 307, 308)
 _PASSING: Final = (408, 425, 429, 500, 502, 503, 504)
+#: What another host gets of headers and options of a request.
+_OURS: Final = ("Range", "Accept-Encoding", "If-Match")
+_HARMLESS: Final = ("ssl", "proxy", "proxy_auth", "proxy_headers", "trace_request_ctx")
+#: Settings of a client that go with every request.
+_SECRET: Final = frozenset(("auth", "headers", "cookies", "cookie_jar"))
 _ABSENT: Final = (404, 410)
-_RANGE: Final = re.compile(r"bytes (?:\*|([0-9]+)-([0-9]+))/([0-9]+)")
+#: Numbers of more digits than any size has are none.
+_RANGE: Final = re.compile(r"bytes (?:\*|([0-9]{1,18})-([0-9]{1,18}))/([0-9]{1,18})")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_ENCODED: Final = "the server sent a compressed answer, which it was asked not to send"
 _NO_RANGES: Final = (
     "the server does not support range requests: it answered one with the whole file"
 )
@@ -68,8 +80,8 @@ class HttpStore(FileSystemStore):
             _check_status(response)
             if response.status == HTTPStatus.PARTIAL_CONTENT and total:
                 return Info(total[2], version=_version(response))
-            encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-            size = None if encoded else response.content_length
+            length = response.headers.get("Content-Length", "")
+            size = int(length) if _LENGTH.fullmatch(length) and not _encoded(response) else None
             return Info(size, ranged=False, version=_version(response))
 
     async def _fetch(self, name: str, begin: int, end: int, known: Info) -> bytes:
@@ -91,18 +103,46 @@ class HttpStore(FileSystemStore):
                     raise RemoteError("the server sent another range than was asked for")
             elif not whole:
                 raise RemoteError(_NO_RANGES)
-            data: bytes = await response.content.readexactly(end - begin)
-            return data
+            if _encoded(response):
+                raise RemoteError(_ENCODED)
+            return await _read(response.content, end - begin)
 
     async def _get(self, name: str, begin: int, end: int, condition: dict[str, str]) -> Any:
         session = await self.fs.set_session()
         options = dict(self.fs.kwargs)
         headers = {
-            **options.pop("headers", {}), **condition,
+            **(options.pop("headers", None) or {}), **condition,
             "Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity",
         }  # fmt: skip
-        url = self.fs.encode_url(self.path(name))
-        return await session.get(url, headers=headers, timeout=_TIMEOUT, **options)
+        url = str(self.fs.encode_url(self.path(name)))
+        return await asyncio.wait_for(self._follow(session, url, headers, options), HEADERS_TIME)
+
+    async def _follow(
+        self, session: Any, url: str, headers: dict[str, str], options: dict[str, Any]
+    ) -> Any:
+        """The answer to a request, after redirects.
+
+        Another host gets no header but ours: what the user configured may be a key.
+        """
+        for _ in range(_REDIRECTS + 1):
+            response = await session.get(
+                self.fs.encode_url(url), headers=headers, timeout=_TIMEOUT, allow_redirects=False,
+                **options,
+            )  # fmt: skip
+            if response.status not in _REDIRECTED:
+                return response
+            place = response.headers.get("Location", "")
+            response.close()
+            begin, url = url, _redirected(url, place)
+            if _origin(begin) != _origin(url):
+                if self.fs.client_kwargs.keys() & _SECRET:
+                    raise RemoteError(
+                        "the server redirects to another host, which would get the credentials "
+                        "that fsspec is configured with"
+                    )
+                headers = {name: headers[name] for name in headers if name in _OURS}
+                options = {key: options[key] for key in options if key in _HARMLESS}
+        raise RemoteError(f"the server redirects more than {_REDIRECTS} times")
 
     def _call(self, request: Any, *arguments: Any) -> Any:
         """Run a coroutine on fsspec's thread, with its failures as ours."""
@@ -112,8 +152,58 @@ class HttpStore(FileSystemStore):
             raise PassingError("the answer was cut off") from None
         except (aiohttp.InvalidURL, aiohttp.TooManyRedirects) as error:
             raise RemoteError(why(error)) from None
-        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        except asyncio.TimeoutError:
+            raise PassingError(f"no answer within {HEADERS_TIME:g} s") from None
+        except aiohttp.ClientError as error:
             raise PassingError(why(error)) from None
+        except (OSError, PassingError):
+            raise
+        except Exception as error:  # of the libraries below, for what no server should send
+            raise RemoteError(why(error)) from None
+
+
+async def _read(stream: aiohttp.StreamReader, size: int) -> bytes:
+    """``size`` bytes, which come at :data:`LEAST_SPEED` or faster."""
+    clock = asyncio.get_running_loop().time
+    data = bytearray()
+    began, before = clock(), 0
+    while len(data) < size:
+        left = max(began + WINDOW - clock(), 0.0)
+        try:
+            piece = await asyncio.wait_for(stream.read(size - len(data)), left)
+        except asyncio.TimeoutError:
+            piece = b""
+        else:
+            if not piece:
+                raise asyncio.IncompleteReadError(bytes(data), size)
+        data += piece
+        if clock() - began >= WINDOW:
+            if len(data) < size and len(data) - before < LEAST_SPEED * WINDOW:
+                raise PassingError(
+                    f"the server sent {len(data) - before:,} bytes in {WINDOW:g} s, fewer than "
+                    f"{LEAST_SPEED:,} a second"
+                )
+            began, before = clock(), len(data)
+    return bytes(data)
+
+
+def _redirected(url: str, place: str) -> str:
+    """Where ``place`` leads from ``url``."""
+    found = urlsplit(urljoin(url, place))
+    if not place or found.scheme not in ("http", "https") or not found.hostname:
+        raise RemoteError("the server redirects to what is no web address")
+    if found.scheme == "http" and urlsplit(url).scheme == "https":
+        raise RemoteError("the server redirects from https to http, which others can read")
+    return found.geturl()
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]
+
+
+def _encoded(response: aiohttp.ClientResponse) -> bool:
+    return response.headers.get("Content-Encoding", "identity").strip().lower() != "identity"
 
 
 def _check_status(response: aiohttp.ClientResponse) -> None:

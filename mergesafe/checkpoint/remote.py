@@ -8,7 +8,9 @@ A :class:`RemotePath` is a name below the root of a :class:`RemoteStore`. The st
 from __future__ import annotations
 
 import errno
+import queue
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 
 #: Seconds to wait before trying again what may be a passing failure; one more try than entries.
 DELAYS: tuple[float, ...] = (0.25, 1.0, 4.0)
+#: Bytes a second that a server must send, over each :data:`WINDOW` of seconds: one that sends a
+#: byte now and then would hold a merge for ever.
+LEAST_SPEED: int = 10_240
+WINDOW: float = 10.0
+#: Seconds that a request may take besides, where nothing says how fast bytes come.
+PATIENCE: float = 60.0
 ADVICE: Final = "Check the connection and the server, and run again."
 Result = TypeVar("Result")
 
@@ -124,6 +132,37 @@ def retried(attempt: Callable[[], Result]) -> Result:
         return attempt()
     except PassingError as error:
         raise RemoteError(f"{error}; gave up after {len(DELAYS) + 1} tries") from None
+
+
+def within(action: Callable[[], Result], size: int = 0) -> Result:
+    """The result of ``action``, which fetches ``size`` bytes by a library that sets no least speed.
+
+    It gets :data:`PATIENCE` seconds and what the bytes take at :data:`LEAST_SPEED`; then it is left
+    to itself, in a thread that keeps no process alive.
+
+    Raises:
+        PassingError: it took longer.
+    """
+    seconds = PATIENCE + max(size, 0) / LEAST_SPEED
+    done: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((True, action()))
+        except BaseException as error:
+            done.put((False, error))
+
+    threading.Thread(target=work, daemon=True, name="fetch").start()
+    try:
+        fine, found = done.get(timeout=seconds)
+    except queue.Empty:
+        raise PassingError(
+            f"not done within {seconds:.0f} s, as {LEAST_SPEED:,} bytes a second would be"
+        ) from None
+    if not fine:
+        raise found
+    result: Result = found
+    return result
 
 
 class RemoteFile:

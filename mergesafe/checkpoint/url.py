@@ -22,6 +22,7 @@ from mergesafe.checkpoint.remote import (
     RemoteFile,
     RemotePath,
     retried,
+    within,
 )
 from mergesafe.errors import ChangedInputError, CheckpointError
 from mergesafe.references import redact, redact_text
@@ -108,7 +109,9 @@ class FileSystemStore:
     def names(self, name: str) -> list[str] | None:
         if not self.is_dir(name):
             raise RemoteError("no such folder")
-        found = retried(lambda: attempt(lambda: self.fs.ls(self.path(name), detail=False)))
+        found = retried(
+            lambda: within(lambda: attempt(lambda: self.fs.ls(self.path(name), detail=False)))
+        )
         return [PurePosixPath(path).name for path in found]
 
     def open(self, name: str) -> RemoteFile:
@@ -140,7 +143,7 @@ class FileSystemStore:
             PassingError, RemoteError: it did not answer.
         """
         try:
-            found = attempt(lambda: self.fs.info(self.path(name)))
+            found = within(lambda: attempt(lambda: self.fs.info(self.path(name))))
         except FileNotFoundError:
             return None
         version = {_VERSIONS[key]: str(found[key]) for key in _VERSIONS if found.get(key)}
@@ -157,7 +160,10 @@ class FileSystemStore:
         # fsspec's own cat_file reads ahead of what it is asked for.
         plain = type(self.fs).cat_file is AbstractFileSystem.cat_file
         options = {"cache_type": "none"} if plain else {}
-        data: bytes = attempt(lambda: self.fs.cat_file(self.path(name), begin, end, **options))
+        data: bytes = within(
+            lambda: attempt(lambda: self.fs.cat_file(self.path(name), begin, end, **options)),
+            end - begin,
+        )
         return data
 
     def _look(self, name: str) -> Info | None:
