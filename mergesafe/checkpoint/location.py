@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
 from mergesafe.checkpoint._parse import parse_object, reason
 from mergesafe.checkpoint.remote import RemotePath
+from mergesafe.checkpoint.seen import Change, FileState
 from mergesafe.errors import CheckpointError, UnreadableError
 
 Location: TypeAlias = Path | RemotePath
@@ -50,6 +51,10 @@ class OpenFile(Protocol):
 
     def changed(self) -> bool:
         """Whether the file was written to since it was opened."""
+
+    @property
+    def state(self) -> FileState | None:
+        """What the file was when it was opened; None where it is not local."""
 
     def close(self) -> None:
         """Release it; no thread reads any more."""
@@ -190,12 +195,24 @@ class _LocalFile:
     local = True
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._state = self._now()
+        # A pipe that takes the file's place just now is not waited for.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        self._descriptor = os.open(path, flags)
+        try:
+            status = os.fstat(self._descriptor)
+            _check_regular(path, status)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._state = FileState.of(status)
 
     @property
     def size(self) -> int:
-        return self._state[0]
+        return self._state.size
+
+    @property
+    def state(self) -> FileState | None:
+        return self._state
 
     def read(self, begin: int, view: memoryview) -> int:
         # One call reads at most 2 GiB, and may be cut short by a signal.
@@ -210,14 +227,10 @@ class _LocalFile:
             return  # a hint: file systems without read-ahead refuse it, and reading still works
 
     def changed(self) -> bool:
-        return self._now() != self._state
+        return self._state.until(FileState.of(os.fstat(self._descriptor))) is Change.CONTENT
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-    def _now(self) -> tuple[int, int]:
-        status = os.fstat(self._descriptor)
-        return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +289,7 @@ class _LocalPlace:
             ) from None
         except OSError as error:
             raise self._cannot_open(error) from error
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
-            raise CheckpointError(f"{self.path}: this is {kind}, expected a regular file.")
+        _check_regular(self.path, status)
         return status
 
     def _cannot_open(self, error: OSError) -> CheckpointError:
@@ -286,3 +297,9 @@ class _LocalPlace:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             advice = "Raise the limit on open files (ulimit -n)."
         return UnreadableError(f"{self.path}: cannot open the file ({reason(error)}). {advice}")
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
+        raise CheckpointError(f"{path}: this is {kind}, expected a regular file.")

@@ -10,7 +10,8 @@ from mergesafe.checkpoint._blocks import Blocks
 from mergesafe.checkpoint._gate import Gate
 from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.location import Location, OpenFile, at
-from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.checkpoint.safetensors import TensorInfo, header_sha256
+from mergesafe.checkpoint.seen import Change, Seen
 from mergesafe.errors import ArgumentError, ChangedInputError, CheckpointError
 
 #: Tensors smaller than this are not worth a system call.
@@ -26,6 +27,8 @@ class Reader:
 
     def __init__(self) -> None:
         self._files: dict[Location, OpenFile] = {}
+        #: By identity: one object stands for all tensors of a header.
+        self._compared: dict[int, Seen] = {}
         self._blocks = Blocks()
         self._opening = Lock()
         self._gate = Gate("the reader")
@@ -94,7 +97,8 @@ class Reader:
     def check_unchanged(self, *, remote: bool = True) -> None:
         """Check that no shard was written to since it was opened: its bytes would be a mixture.
 
-        A shard that was replaced or removed is fine, since the opened one stays what it was.
+        A shard that was replaced or removed is fine, since the opened one stays what it was, and is
+        the one whose header was read before.
         ``remote``: ask servers too.
 
         Raises:
@@ -113,13 +117,40 @@ class Reader:
 
     def _file(self, info: TensorInfo) -> OpenFile:
         file = self._files.get(info.path)
-        if file is not None:
-            return file
-        with self._opening:
-            file = self._files.get(info.path)
-            if file is None:
-                file = self._files[info.path] = _open(info)
+        if file is None:
+            with self._opening:
+                file = self._files.get(info.path)
+                if file is None:
+                    file = self._files[info.path] = _open(info)
+        if info.seen is not None and id(info.seen) not in self._compared:
+            check_seen(info, file)
+            self._compared[id(info.seen)] = info.seen
         return file
+
+
+def check_seen(info: TensorInfo, file: OpenFile) -> None:
+    """Check that an open shard is still the one whose header was read.
+
+    Raises:
+        ChangedInputError: it was written to or replaced meanwhile.
+    """
+    before = info.seen.state if info.seen is not None else None
+    if info.seen is None or before is None or file.state is None:
+        return  # stores of remote files compare versions themselves
+    change = before.until(file.state)
+    if change is Change.NONE:
+        return
+    try:
+        if change is Change.LABEL and header_sha256(file) == info.seen.header_sha256:
+            return
+    except OSError as error:
+        raise CheckpointError(
+            f"{info.path}: cannot read the header again ({reason(error)}). {file.advice}"
+        ) from error
+    raise ChangedInputError(
+        f"{info.path}: the shard was written to or replaced after its header was read, so tensors "
+        "may lie elsewhere in it. Leave the checkpoint alone and run again."
+    )
 
 
 def _open(info: TensorInfo) -> OpenFile:

@@ -196,5 +196,9 @@ class RemoteFile:
     def changed(self) -> bool:
         return self._changed()
 
+    @property
+    def state(self) -> None:
+        """None: stores compare versions by themselves when a file is opened again."""
+
     def close(self) -> None:
         """Nothing is held."""

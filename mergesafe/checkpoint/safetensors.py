@@ -15,13 +15,15 @@ import json
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Final, NoReturn
 
 from mergesafe.checkpoint._parse import is_text, parse_object, reason, show
 from mergesafe.checkpoint.location import Location, OpenFile, at
+from mergesafe.checkpoint.seen import Seen
 from mergesafe.dtypes import SIZES
-from mergesafe.errors import CheckpointError, OutputError
+from mergesafe.errors import ChangedInputError, CheckpointError, OutputError
 
 #: The format's own bound on the length of the JSON header.
 HEADER_LIMIT: Final = 100_000_000
@@ -42,7 +44,10 @@ _AGAIN: Final = "The file is damaged or not a safetensors file: download or conv
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor lies: ``nbytes`` bytes at the absolute byte ``offset`` of ``path``."""
+    """Where one tensor lies: ``nbytes`` bytes at the absolute byte ``offset`` of ``path``.
+
+    ``seen``: what the file was when its header was read; None where that is not to be compared.
+    """
 
     name: str
     dtype: str
@@ -50,11 +55,21 @@ class TensorInfo:
     path: Location
     offset: int
     nbytes: int
+    seen: Seen | None = field(default=None, compare=False, repr=False)
 
     @property
     def numel(self) -> int:
         """Number of elements; 1 for a scalar (shape ``()``)."""
         return self.nbytes // SIZES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Tensors of a file in offset order, its ``__metadata__``, and what the file was."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    seen: Seen
 
 
 def read_header(path: Location) -> tuple[dict[str, TensorInfo], dict[str, str]]:
@@ -63,12 +78,33 @@ def read_header(path: Location) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     Raises:
         CheckpointError: the file cannot be read or breaks the format in any way.
     """
-    header, data_start, file_size = _load(path)
-    metadata = _check_metadata(path, header.pop(_METADATA, None))
-    infos = [_check_entry(path, name, entry, data_start) for name, entry in header.items()]
+    header = header_of(path)
+    return header.tensors, header.metadata
+
+
+def header_of(path: Location) -> Header:
+    """All that is read of a file before its tensors are.
+
+    Raises:
+        CheckpointError: as :func:`read_header`.
+    """
+    found, data_start, file_size, seen = _load(path)
+    metadata = _check_metadata(path, found.pop(_METADATA, None))
+    infos = [_check_entry(path, name, entry, data_start, seen) for name, entry in found.items()]
     infos.sort(key=lambda info: (info.offset, info.nbytes))
     _check_tiling(path, infos, data_start, file_size)
-    return {info.name: info for info in infos}, metadata
+    return Header({info.name: info for info in infos}, metadata, seen)
+
+
+def header_sha256(file: OpenFile) -> str:
+    """Digest of the header of an open file and its length, well-formed or not.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    prefix = _read(file, 0, 8)
+    length = min(int.from_bytes(prefix, "little"), HEADER_LIMIT)
+    return sha256(prefix + _read(file, 8, length)).hexdigest()
 
 
 def build_header(
@@ -101,14 +137,20 @@ def _fail(path: Location, problem: str) -> NoReturn:
     raise CheckpointError(f"{path}: {problem} {_AGAIN}")
 
 
-def _load(path: Location) -> tuple[dict[str, Any], int, int]:
-    """The parsed JSON, the absolute offset of the data and the size of the file."""
+def _load(path: Location) -> tuple[dict[str, Any], int, int, Seen]:
+    """The parsed JSON, the absolute offset of the data, the size of the file and what it was."""
     try:
         with closing(at(path).open()) as file:
             size = file.size
             prefix = _read(file, 0, 8)
             length = _check_length(path, prefix, size)
             raw = _read(file, 8, length)
+            if file.local and file.changed():
+                raise ChangedInputError(
+                    f"{path}: the file was written to while its header was read. Leave the "
+                    "checkpoint alone and run again."
+                )
+            seen = Seen(file.state, sha256(prefix + raw).hexdigest())
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read the header ({reason(error)}).") from error
     if len(raw) != length:
@@ -117,7 +159,7 @@ def _load(path: Location) -> tuple[dict[str, Any], int, int]:
         _fail(path, f"the header starts with {raw[:1]!r}, expected the '{{' of a JSON object.")
     try:
         # Every entry is checked one by one and what lies deeper is not looked at.
-        return parse_object(raw, constants=False, depth=None), 8 + length, size
+        return parse_object(raw, constants=False, depth=None), 8 + length, size, seen
     except ValueError as error:
         _fail(path, f"the header is {error}.")
 
@@ -178,7 +220,9 @@ class _Where:
         return f"tensor {show(self._name)}:"
 
 
-def _check_entry(path: Location, name: str, entry: object, data_start: int) -> TensorInfo:
+def _check_entry(
+    path: Location, name: str, entry: object, data_start: int, seen: Seen
+) -> TensorInfo:
     if not name or not is_text(name):
         _fail(path, f"the tensor name {show(name)} is empty or not plain text.")
     where = _Where(name)
@@ -211,7 +255,7 @@ def _check_entry(path: Location, name: str, entry: object, data_start: int) -> T
             f"{where} data_offsets span {end - begin:,} bytes, but shape {show(shape)} of {dtype} "
             f"takes {needed:,}.",
         )
-    return TensorInfo(name, dtype, tuple(shape), path, data_start + begin, needed)
+    return TensorInfo(name, dtype, tuple(shape), path, data_start + begin, needed, seen)
 
 
 def _fail_dtype(path: Location, where: _Where, dtype: object) -> NoReturn:

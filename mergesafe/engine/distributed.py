@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from mergesafe.checkpoint.hub import HubStore
 from mergesafe.checkpoint.layout import Placement
 from mergesafe.checkpoint.location import Location, at
 from mergesafe.checkpoint.lora import LoraPair
+from mergesafe.checkpoint.reader import check_seen
 from mergesafe.checkpoint.remote import RemotePath
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import SIZES
@@ -89,6 +90,7 @@ def on_ray(
             )  # fmt: skip
             locations = shared_locations(made)
             before = _fingerprints(locations)
+            _check_seen(made)
             left.folder.sync()  # full size and headers, before others open the shards
             parts_wanted = PARTS_PER_SLOT * max(1, cluster.slots(needs))
             size = max(LEAST_PART, _out_bytes(made, left.spans) // parts_wanted)
@@ -96,6 +98,7 @@ def on_ray(
             parts = (_part(setup, left, group, locations, before) for group in groups)
             names = _run(cluster, needs, parts, left)
             _check_unchanged(before, _fingerprints(locations))
+            _check_seen(made)
             return ", ".join(sorted(names))
 
         yield planned, carry_out_there
@@ -196,8 +199,10 @@ def _part(
 
 
 def relocated(task: TensorTask, locations: Mapping[Location, Location]) -> TensorTask:
+    """The task for other machines, which number files and keep times otherwise."""
+
     def info(old: TensorInfo) -> TensorInfo:
-        return replace(old, path=locations[old.path])
+        return replace(old, path=locations[old.path], seen=None)
 
     def pair(old: LoraPair | None) -> LoraPair | None:
         return None if old is None else replace(old, a=info(old.a), b=info(old.b))
@@ -208,6 +213,24 @@ def relocated(task: TensorTask, locations: Mapping[Location, Location]) -> Tenso
 
 def _fingerprints(locations: Mapping[Location, Location]) -> dict[Location, dict[str, Any]]:
     return {location: at(location).fingerprint() for location in locations.values()}
+
+
+def _check_seen(plan: MergePlan) -> None:
+    """Check that the local inputs are what their headers were read from.
+
+    Raises:
+        ChangedInputError: one is not.
+    """
+    seen = {
+        id(info.seen): info
+        for task in plan.tasks
+        for source in task.sources
+        for info in (source.info, *((source.lora.a, source.lora.b) if source.lora else ()))
+        if info.seen is not None and info.seen.state is not None
+    }
+    for info in seen.values():
+        with closing(at(info.path).open()) as file:
+            check_seen(info, file)
 
 
 def _check_unchanged(before: Mapping[Location, Any], after: Mapping[Location, Any]) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+from mergesafe.checkpoint._parse import reason
 from mergesafe.checkpoint.digest import BLOCK, add, digest_of
-from mergesafe.checkpoint.location import Location, at, open_regular
+from mergesafe.checkpoint.location import Location, at
 from mergesafe.checkpoint.output import OutputFolder
-from mergesafe.checkpoint.safetensors import HEADER_LIMIT
+from mergesafe.checkpoint.safetensors import TensorInfo, header_sha256
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.journal import Finished, Line, Statistics, Tile, read_journal
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.plan import MergePlan
-from mergesafe.errors import OutputError
+from mergesafe.errors import CheckpointError, OutputError
 from mergesafe.private import Place
 from mergesafe.version import __version__
 
@@ -72,18 +74,25 @@ def _tensors_digest(plan: MergePlan) -> str:
 
 def input_files(plan: MergePlan) -> dict[tuple[str, str], Location]:
     """Every file that tensors are read from, by what the recipe calls its model and by name."""
-    found: dict[tuple[str, str], Location] = {}
+    return {key: info.path for key, info in _by_file(plan).items()}
+
+
+def _by_file(plan: MergePlan) -> dict[tuple[str, str], TensorInfo]:
+    """One tensor of every such file."""
+    found: dict[tuple[str, str], TensorInfo] = {}
     for task in plan.tasks:
         for source in task.sources:
             for info in (source.info, source.lora.a) if source.lora else (source.info,):
-                found[source.model, info.path.name] = info.path
+                found[source.model, info.path.name] = info
     return found
 
 
 def input_states(plan: MergePlan) -> dict[str, dict[str, Any]]:
-    """What tells one content of an input file from another, by its path."""
-    paths = sorted({*input_files(plan).values()}, key=str)
-    return {name_of(path): _file(path) for path in paths}
+    """What tells one content of an input file from another, by its path: for a local file as it was
+    when its header was read, which reading compares with.
+    """
+    infos = {name_of(info.path): info for info in _by_file(plan).values()}
+    return {name: _state(infos[name]) for name in sorted(infos)}
 
 
 def describe_inputs(plan: MergePlan, states: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -101,12 +110,19 @@ def name_of(path: Location) -> str:
     return str(path.absolute() if isinstance(path, Path) else path)
 
 
-def _file(path: Location) -> dict[str, Any]:
-    with open_regular(path) as file:
-        prefix = file.read(8)
-        header = file.read(min(int.from_bytes(prefix, "little"), HEADER_LIMIT))
-    header_sha256 = hashlib.sha256(prefix + header).hexdigest()
-    return {**at(path).fingerprint(), "header": header_sha256}
+def _state(info: TensorInfo) -> dict[str, Any]:
+    seen = info.seen
+    if seen is not None and seen.state is not None:
+        state = seen.state
+        return {"size": state.size, "mtime_ns": state.mtime_ns, "header": seen.header_sha256}
+    with closing(at(info.path).open()) as file:
+        try:
+            header = header_sha256(file)
+        except OSError as error:
+            raise CheckpointError(
+                f"{info.path}: cannot read the header ({reason(error)}). {file.advice}"
+            ) from error
+    return {**at(info.path).fingerprint(), "header": header}
 
 
 def work_to_resume(journal: Place, subject: Line, target: Path) -> Finished | None:

@@ -14,7 +14,7 @@ from mergesafe.checkpoint.carry import TEMPLATE_FOLDER
 from mergesafe.checkpoint.digest import ALGORITHM, digest_of_tensor, text
 from mergesafe.checkpoint.location import open_regular, read_json_file
 from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
+from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, header_of
 from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME
 from mergesafe.errors import CheckpointError, MergesafeError, UnreadableError
 
@@ -152,13 +152,10 @@ def _shard(
         raise CheckpointError(f"the manifest names the shard {show(name)} outside the folder")
     if not path.is_file():
         raise CheckpointError(f"the shard {show(name)} is missing")
-    tensors = read_header(path)[0]
-    with open_regular(path) as file:
-        prefix = file.read(8)
-        header = prefix + file.read(min(int.from_bytes(prefix, "little"), HEADER_LIMIT))
-    if hashlib.sha256(header).hexdigest() != header_sha256:
+    header = header_of(path)
+    if header.seen.header_sha256 != header_sha256:
         problems.append(f"the header of {show(name)} has changed")
-    return tensors
+    return header.tensors
 
 
 def _message(folder: Path, problems: list[str]) -> str:
