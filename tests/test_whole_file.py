@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mergesafe.errors import OutputError
+from mergesafe.file_lock import take_lock
 from mergesafe.whole_file import write_whole
 
 
@@ -38,3 +39,33 @@ def test_what_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         write_whole(tmp_path / "missing" / "a.json", "x")
+
+
+def test_siblings_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", interrupt)
+        patch.setattr(os, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            write_whole(path, "killed")
+    (abandoned,) = os.listdir(tmp_path)
+    for other in (f".a.json.{os.getpid()}", abandoned.replace("a.json", "b.json"), "x"):
+        (tmp_path / other).write_text("not ours")
+    before = set(os.listdir(tmp_path))
+    with (tmp_path / abandoned).open() as busy:
+        take_lock(busy.fileno())  # as by a process that is still at it
+        write_whole(path, "new")
+        assert set(os.listdir(tmp_path)) == {*before, "a.json"}
+    write_whole(path, "newer")
+    assert set(os.listdir(tmp_path)) == (before - {abandoned}) | {"a.json"}
+    assert path.read_text() == "newer"
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_long_name(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 120)
+    write_whole(path, "x")
+    assert os.listdir(tmp_path) == [path.name]
