@@ -11,7 +11,7 @@ from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.model import CONFIG_NAME
 from mergesafe.errors import CheckpointError
-from mergesafe.safety.vet.findings import Finding
+from mergesafe.safety.vet.findings import Finding, listing
 from mergesafe.safety.vet.folder import read_settings
 
 GENERATION: Final = "generation_config.json"
@@ -71,13 +71,10 @@ def check_generation(
     vocabulary = config.get("vocab_size")
     for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
         value = settings.get(key)
-        for token in value if isinstance(value, list) else [value]:
-            if token is None or (
-                isinstance(token, int)
-                and (token >= 0 and (not isinstance(vocabulary, int) or token < vocabulary))
-            ):
-                continue
-            yield _warn(f"{key} {show(token)} is no token of a vocabulary of {show(vocabulary)}")
+        given = value if isinstance(value, list) else [value]
+        if odd := [show(token) for token in given if not _is_token(token, vocabulary)]:
+            known = f"no token of a vocabulary of {show(vocabulary)}"
+            yield _warn(f"{key} {listing(odd)} {'is' if len(odd) == 1 else 'are'} {known}")
     for key, low, high in _RANGES:
         value = settings.get(key)
         if value is None or value == known.get(key):
@@ -85,6 +82,14 @@ def check_generation(
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not low <= value <= high:
             yield _warn(f"{key} is {show(value)}, expected {low:g} to {high:g}")
+
+
+def _is_token(token: object, vocabulary: object) -> bool:
+    """Whether it is an id of the vocabulary, or none at all."""
+    if token is None:
+        return True
+    below = not isinstance(vocabulary, int) or (isinstance(token, int) and token < vocabulary)
+    return isinstance(token, int) and token >= 0 and below
 
 
 def _warn(what: str) -> Finding:

@@ -26,7 +26,7 @@ _FILTERS: Final = ("batch", "center", "indent", "slice", "tojson", "wordwrap")
 _METHODS: Final = ("center", "expandtabs", "ljust", "rjust", "zfill")
 #: Widths of formats that are giant, or that come from an argument.
 _PERCENT: Final = re.compile(r"%(?:\([^)%]*\))?[^%a-zA-Z]*(?:\d{6,}|\*)")
-_BRACES: Final = re.compile(r"\{[^{}]*:[^{}]*(?:\d{6,}|\{)")
+_BRACES: Final = re.compile(r"\{[^{}:]*:[^{}]*(?:\d{6,}|\{)")
 
 
 class TooLargeError(Exception):

@@ -26,7 +26,7 @@ _TURNS: Final = (
 )
 #: ``<|im_start|>``, ``<s>``, ``<<SYS>>``, ``[/INST]``, ``[|user|]``, ``[Round 1]``, ``]~b]``.
 _TOKEN: Final = re.compile(
-    r"<+[^<>\s]{1,40}>+|\[/?[A-Z_]{2,30}\]|\[\|\w+\|\]|\[Round \d+\]|\]~!?b[\[\]]|\[e~\["
+    r"(?<!<)<+[^<>\s]{1,40}>+|\[/?[A-Z_]{2,30}\]|\[\|\w+\|\]|\[Round \d+\]|\]~!?b[\[\]]|\[e~\["
 )
 _ROLE: Final = (
     r"(?:system|user|human|assistant|model|chatbot|bot|ai|gpt|falcon|tool|instruct(?:ion)?|response"
@@ -34,8 +34,9 @@ _ROLE: Final = (
 )
 #: A role alone on its line or between tokens, or before a colon.
 _LABEL: Final = re.compile(
-    rf"^[ \t]*[#>]*[ \t]*{_ROLE}(?: (?:name|to|role)=\"?{_ROLE}\"?)?[ \t]*$"
-    rf"|(?:^|(?<=\s))#*[ \t]*(?:GPT4 (?:Correct|Code) |Math Correct )?{_ROLE}[ \t]*[:\uff1a]",
+    rf"^[ \t]*(?:[#>]+[ \t]*)?{_ROLE}(?: (?:name|to|role)=\"?{_ROLE}\"?)?[ \t]*$"
+    r"|(?:^[ \t]*|(?<=\s))(?:#+[ \t]*)?(?:GPT4 (?:Correct|Code) |Math Correct )?"
+    rf"{_ROLE}[ \t]*[:\uff1a]",
     re.IGNORECASE | re.MULTILINE,
 )
 #: Two letters of the alphabet, or one of another script.

@@ -2,53 +2,37 @@
 
 A template is compared with the base's: what text it may add, whether what users say comes through
 unchanged and alone, what makes it behave otherwise, and whether it reaches for what the sandbox
-forbids. It is parsed, and rendered only in Jinja's sandbox, for a bounded time.
+forbids. It is parsed, and rendered only in Jinja's sandbox, in a process of its own, for a bounded
+time.
 """
 
 from __future__ import annotations
 
-import calendar
-import re
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.carry import TEMPLATE_FOLDER, TEMPLATE_SUFFIX
 from mergesafe.checkpoint.location import Location, at, open_regular
 from mergesafe.checkpoint.model import CONFIG_LIMIT
-from mergesafe.errors import CheckpointError
-from mergesafe.safety.compliance import is_compliance
-from mergesafe.safety.vet.findings import Finding, amount, listing
+from mergesafe.errors import CheckpointError, GuardedError
+from mergesafe.guarded import Guard
+from mergesafe.safety.vet.findings import SEVERITIES, Finding, listing
 from mergesafe.safety.vet.folder import read_settings
-from mergesafe.safety.vet.jinja import Program, TemplateError, parse
-from mergesafe.safety.vet.spoken import Conditional, Rendered, added, conditional, render
 
+#: Seconds for one template, of which an honest one takes five at most, and for all of a folder.
+SECONDS: Final = 15.0
+ALL_SECONDS: Final = 20.0
+_MEMORY: Final = 1 << 30
+#: Templates of a folder that are looked at, and characters of one: the longest known has 30,000.
+_COUNT: Final = 20
+_LENGTH: Final = 500_000
 FILE: Final = "chat_template.jinja"
+_FUNCTION: Final = "mergesafe.safety.vet.template_text:look"
 _CONFIG: Final = "tokenizer_config.json"
 _JSON: Final = "chat_template.json"
-#: Four words in a row: prose, not markup.
-_PROSE: Final = re.compile(r"[A-Za-z][\w'\u2019-]*(?:[ ,;:.!?]+[A-Za-z][\w'\u2019-]*){3,}[.!?]?")
-_COMMANDS: Final = re.compile(
-    r"\b(?:ignore|disregard|forget|override)\b[^.]{0,40}\b(?:instruction|prompt|rule|polic|guide)"
-    r"|\b(?:never|not|n't)\b[^.]{0,20}\b(?:refuse|decline|warn|mention|reveal|disclose"
-    r"|tell the(?! user about function calls))"
-    r"|\balways\b[^.]{0,20}\b(?:comply|obey|agree|answer|respond(?! to the user in the language)"
-    r"|begin|start|include|recommend)"
-    r"|\bno (?:restrictions|limits|rules|filters|ethic)"
-    r"|\bwithout (?:any )?(?:restriction|filter|limit)"
-    r"|\b(?:uncensored|unfiltered|unrestricted|jailbr\w+|do anything now|developer mode)\b",
-    re.IGNORECASE,
-)
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"]+", re.IGNORECASE)
-#: Words of three letters or more, and two words in a row.
-_LETTERS: Final = re.compile(r"[A-Za-z]{3,}")
-#: What computing gives: dates, values of conditions, and what the tool is said to be.
-_VALUES: Final = frozenset(
-    ("True", "False", "None", "object", "function", *calendar.month_name, *calendar.month_abbr,
-     *calendar.day_name, *calendar.day_abbr)
-)  # fmt: skip
-_PHRASE: Final = re.compile(r"^[^{}\"]*[A-Za-z']{2,}[ ,]+[A-Za-z']{2,}[^{}\"]*$")
-_MARKUP: Final = re.compile(r"[<>\[\]{}|#@$\\/]|^\W*$")
+_PROCESSOR: Final = "processor_config.json"
 
 
 def check_template(folder: Location, base: Location) -> Iterator[Finding]:
@@ -65,181 +49,77 @@ def check_template(folder: Location, base: Location) -> Iterator[Finding]:
             what = "no chat template, the base has one; a merge takes the base's"
             yield Finding("warning", "files", what, FILE)
         return
-    for where, text in ours.items():
-        if text != known:
-            yield from check_text(text, known, where)
+    yield from _looked_through({n: text for n, text in ours.items() if text != known}, known)
 
 
-def templates_of(folder: Location) -> dict[str, str]:
-    """Where -> text of every chat template that a folder holds."""
-    found: dict[str, str] = {}
+def _looked_through(texts: Mapping[str, str | None], base: str | None) -> Iterator[Finding]:
+    """What is odd about each of them; of what was not looked at, a finding says so."""
+    end = time.monotonic() + ALL_SECONDS
+    missed = []
+    with Guard(memory=_MEMORY) as guard:
+        for number, (where, text) in enumerate(texts.items()):
+            seconds = min(SECONDS, end - time.monotonic())
+            if text is None or number >= _COUNT or seconds <= 0:
+                missed.append(where)
+                continue
+            if len(text) > _LENGTH:
+                what = f"a template of {len(text):,} characters, which is not looked at"
+                yield Finding("unfit", "files", what, where)
+                continue
+            given = {"text": text, "base": None if base is None else base[:_LENGTH]}
+            try:
+                answers = guard(_FUNCTION, given, seconds=seconds)
+            except GuardedError as error:
+                what = f"the template cannot be looked through: {error}"
+                yield Finding("unfit", "files", what, where)
+                continue
+            for severity, what in answers:
+                known = next(each for each in SEVERITIES if each == severity)
+                yield Finding(known, "files", what, where)
+    if missed:
+        what = "more templates than can be looked at"
+        yield Finding("unfit", "files", what, listing(missed))
+
+
+def templates_of(folder: Location) -> dict[str, str | None]:
+    """Where -> text of every chat template that a folder holds; None: not read, there are too many.
+
+    Raises:
+        CheckpointError: one cannot be read.
+    """
+    found: dict[str, str | None] = {}
     if at(folder / FILE).present():
         found[FILE] = _text(folder / FILE)
-    for file in (_CONFIG, _JSON):
+    for file in (_CONFIG, _JSON, _PROCESSOR):
         given = read_settings(folder / file).get("chat_template")
         if isinstance(given, str):
             found[file] = given
-        elif isinstance(given, list):
-            for entry in given:
-                if isinstance(entry, dict) and isinstance(entry.get("template"), str):
-                    found[f"{file} ({show(entry.get('name'))})"] = entry["template"]
+            continue
+        for number, (name, text) in enumerate(_named(given)):
+            where = f"{file} ({show(name)})"
+            found[where if where not in found else f"{where}, number {number + 1}"] = text
     more = folder / TEMPLATE_FOLDER
     if at(more).is_dir():
         for name in sorted(at(more).names() or []):
             if name.endswith(TEMPLATE_SUFFIX):
-                found[f"{TEMPLATE_FOLDER}/{name}"] = _text(more / name)
+                read = len(found) < _COUNT
+                found[f"{TEMPLATE_FOLDER}/{name}"] = _text(more / name) if read else None
     return found
 
 
-def check_text(text: str, base: str | None, where: str) -> Iterator[Finding]:
-    """What is odd about one template, against the base's where there is one."""
-
-    def finding(severity: str, what: str) -> Finding:
-        return Finding(severity, "files", what, where)  # type: ignore[arg-type]
-
-    try:
-        program = parse(text)
-    except TemplateError as error:
-        yield finding("unfit", f"the template cannot be parsed: {error}")
-        return
-    try:
-        known = parse(base) if base is not None else Program()
-    except TemplateError:
-        known = Program()
-    for what in program.forbidden:
-        yield finding("unfit", what)
-    hidden = program.invisible - known.invisible
-    if hidden:
-        signs = listing([f"U+{ord(sign):04X}" for sign in sorted(hidden)])
-        yield finding("unfit", f"holds invisible characters ({signs}), which can hide instructions")
-    prose = list(_prose(program, known, where))
-    yield from prose
-    urls = [url for url in _URL.findall(program.text) if url not in known.text]
-    if urls:
-        yield finding("warning", f"holds addresses that the base's does not: {listing(urls)}")
-    tried, base_tried = _tried(text), _tried(base)
-    known_triggers = {*known.triggers, *base_tried.heard}
-    triggers = [
-        trigger
-        for trigger in dict.fromkeys((*program.triggers, *tried.heard))
-        if trigger not in known_triggers and not _MARKUP.search(trigger)
-    ]
-    if triggers:
-        shown = listing([show(trigger) for trigger in triggers])
-        yield finding("warning", f"behaves otherwise when the text holds {shown}")
-    if base is not None:
-        yield finding("note", "differs from the base's, which a merge takes")
-    said = list(_rendered(text, base, where, {each.severity for each in prose}))
-    yield from said
-    told = {each.severity for each in (*prose, *said)}
-    yield from _conditional(tried, base_tried, program, where, told)
+def _named(given: object) -> Iterator[tuple[object, str]]:
+    """Templates with names: a list of objects, or one object."""
+    if isinstance(given, dict):
+        yield from ((name, text) for name, text in given.items() if isinstance(text, str))
+    for entry in given if isinstance(given, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("template"), str):
+            yield entry.get("name"), entry["template"]
 
 
-def _prose(program: Program, known: Program, where: str) -> Iterator[Finding]:
-    common = _plain(known.text)
-    # A command may be of two words, and look like a token.
-    lines = [_plain(line) for line in program.text.splitlines()]
-    prose = [" ".join(match.split()) for match in _PROSE.findall(program.text)]
-    prose, lines = ([t for t in each if _plain(t) not in common] for each in (prose, lines))
-    commands = [text for text in (*prose, *lines) if _COMMANDS.search(text)]
-    others = [text for text in prose if text not in commands]
-    if commands:
-        what = f"puts instructions before every question: {show(commands[0])}"
-        yield Finding("unfit", "files", what, where)
-    if others:
-        yield _more_text(others, where)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.replace("_", " ").split())
-
-
-def _more_text(pieces: Sequence[str], where: str) -> Finding:
-    distinct = list(dict.fromkeys(pieces))
-    more = f" and {len(distinct) - 1} more" if len(distinct) > 1 else ""
-    what = f"adds text that the base's template does not: {show(distinct[0])}{more}"
-    return Finding("warning", "files", what, where)
-
-
-def _rendered(text: str, base: str | None, where: str, told: Collection[str]) -> Iterator[Finding]:
-    """Whether what was said comes through, and nothing else; what the base's template does too is
-    its own choice. ``told``: severities of what was found about the text that the template adds.
-    """
-    try:
-        ours = render(text)
-    except TemplateError as error:
-        yield Finding("warning", "files", f"the template cannot be rendered: {error}", where)
-        return
-    try:
-        theirs = render(base) if base is not None else Rendered()
-    except TemplateError:
-        theirs = Rendered()
-    lost = [role for role, kept in ours.kept.items() if not kept and theirs.kept.get(role, True)]
-    if "user" in lost:
-        yield Finding("unfit", "files", "changes or drops what the user says", where)
-        return  # whatever it made of that is in place of it
-    if others := [role for role in lost if role != "user"]:
-        what = f"changes or drops what these roles say: {listing(others)}"
-        yield Finding("warning", "files", what, where)
-    for mine, known, what in (
-        (ours.user, theirs.user, "adds words to what the user says"),
-        (ours.assistant, theirs.assistant, "puts words into the assistant's mouth"),
-    ):
-        for piece in list(added(mine, known))[:1]:
-            yield Finding("unfit", "files", f"{what}: {show(piece)}", where)
-    for piece in list(added(ours.before, theirs.before))[:1]:
-        if _COMMANDS.search(piece) and "unfit" not in told:
-            what = f"puts instructions before every question: {show(piece)}"
-            yield Finding("unfit", "files", what, where)
-        elif not told:
-            yield _more_text([piece], where)
-
-
-def _tried(text: str | None) -> Conditional:
-    try:
-        return Conditional() if text is None else conditional(text)
-    except TemplateError:  # told of by whoever renders it
-        return Conditional()
-
-
-def _conditional(
-    ours: Conditional, theirs: Conditional, program: Program, where: str, told: Collection[str]
-) -> Iterator[Finding]:
-    """What comes out only when a condition holds, and is not in the source as it is said."""
-    if ours.left:
-        count = amount(ours.left, "condition was", "conditions were")
-        what = f"it is so slow that {count} not tried: what it says there is not known"
-        yield Finding("warning", "files", what, where)
-    if "unfit" in told:
-        return
-    for piece in added(ours.opening, theirs.opening):
-        if is_compliance(piece) or _COMMANDS.search(piece):
-            what = f"begins the answer itself when a condition holds: {show(piece)}"
-            yield Finding("unfit", "files", what, where)
-            return
-    new = list(added(ours.words, theirs.words))
-    shown = _plain(program.text)
-    source = {*_LETTERS.findall(program.text), *_VALUES}
-    for piece in new:
-        if any(match[0] not in shown for match in _COMMANDS.finditer(piece.replace("_", " "))):
-            what = f"puts instructions into the conversation when a condition holds: {show(piece)}"
-            yield Finding("unfit", "files", what, where)
-            return
-    for piece in new:
-        if any(word not in source for word in _LETTERS.findall(piece)):
-            what = f"puts together words that its source does not show: {show(piece)}"
-            yield Finding("warning", "files", what, where)
-            return
-    for piece in added(ours.opening, theirs.opening):
-        if "warning" not in told and _PHRASE.search(piece):
-            what = f"says something before the answer when a condition holds: {show(piece)}"
-            yield Finding("warning", "files", what, where)
-            return
-
-
-def _contradictions(templates: dict[str, str]) -> Iterator[Finding]:
+def _contradictions(templates: Mapping[str, str | None]) -> Iterator[Finding]:
     """Tools take the template from different files: two of them must agree."""
-    texts = {name: templates[name].strip() for name in (FILE, _CONFIG, _JSON) if name in templates}
+    read = {name: templates.get(name) for name in (FILE, _CONFIG, _JSON)}
+    texts = {name: text.strip() for name, text in read.items() if text is not None}
     if len(set(texts.values())) > 1:
         what = f"different templates in {' and '.join(texts)}: which is used depends on the tool"
         yield Finding("warning", "files", what, FILE)
