@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from web import Handler, Web
 
@@ -21,6 +22,8 @@ class Hub(Web):
         self.gated: set[str] = set()
         #: Model -> the commit that its branches move to once they have been asked for.
         self.moving: dict[str, str] = {}
+        #: Called with what is said about a model, to change it.
+        self.lie: Callable[[dict[str, Any]], None] = lambda said: None
 
     def add(self, repo: str, folder: Path, branch: str = "main") -> str:
         """Publish the files of ``folder`` as the tip of a branch; returns the commit."""
@@ -75,7 +78,9 @@ class HubHandler(Handler):
         ]  # fmt: skip
         if repo in self.web.moving:
             self.web.branches[repo, "main"] = self.web.moving[repo]
-        self._json({"id": repo, "modelId": repo, "sha": commit, "siblings": siblings})
+        said = {"id": repo, "modelId": repo, "sha": commit, "siblings": siblings}
+        self.web.lie(said)
+        self._json(said)
 
     def _resolve(self, repo: str, revision: str, name: str) -> None:
         commit = self._found(repo, revision)

@@ -17,8 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from mergesafe.checkpoint.hub_listing import HubFile, check_commit, check_revision, listing
 from mergesafe.checkpoint.location import OpenFile, at
-from mergesafe.checkpoint.remote import PassingError, RemoteError, RemoteFile, RemotePath, retried
+from mergesafe.checkpoint.remote import (
+    PassingError,
+    RemoteError,
+    RemoteFile,
+    RemotePath,
+    retried,
+    within,
+)
 from mergesafe.checkpoint.url import why
 from mergesafe.errors import CheckpointError
 from mergesafe.version import __version__
@@ -28,14 +36,8 @@ _LANDMARKS: Final = (
     "model.safetensors.index.json", "model.safetensors", "adapter_config.json", "config.json",
 )  # fmt: skip
 _WEIGHTS: Final = ".safetensors"
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """One file of a commit: ``hashes`` are what the Hub knows of its content."""
-
-    size: int
-    hashes: Mapping[str, str]
+#: Bytes of a file that is no weights: the largest tokenizers have a tenth.
+LARGEST_OTHER: Final = 512 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +73,30 @@ class HubStore:
                 size, lambda begin, end: retried(lambda: self._range(name, begin, end))
             )
         if cached is None:
-            from huggingface_hub import hf_hub_download
-
-            with _failures(self.text):
-                cached = Path(hf_hub_download(self.repo, name, revision=self.commit))
+            cached = self._small(name, size)
         return at(cached).open()
+
+    def _small(self, name: str, size: int) -> Path:
+        """The file in the cache, where it is put if the Hub still says that it has that size."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+        if size > LARGEST_OTHER:
+            raise CheckpointError(
+                f"{self.text}/{name}: {size:,} bytes, says the Hub. Files beside weights have "
+                f"{LARGEST_OTHER:,} at most; download the model and give the folder."
+            )
+
+        url = hf_hub_url(self.repo, name, revision=self.commit)
+        with _failures(self.text):
+            now = within(lambda: get_hf_file_metadata(url).size)
+        if now != size:
+            raise CheckpointError(
+                f"{self.text}/{name}: {size:,} bytes, says the Hub, and then {now or 0:,}."
+            )
+        with _failures(self.text):
+            return Path(
+                within(lambda: hf_hub_download(self.repo, name, revision=self.commit), size)
+            )
 
     def fingerprint(self, name: str) -> dict[str, Any]:
         file = self._file(name)
@@ -142,7 +163,10 @@ class HubStore:
         path = f"{self.repo}@{self.commit}/{name}"
         try:
             with _failures(self.text, named_only=True):
-                data: bytes = HfFileSystem().cat_file(path, begin, end, cache_type="none")
+                data: bytes = within(
+                    lambda: HfFileSystem().cat_file(path, begin, end, cache_type="none"),
+                    end - begin,
+                )
         except CheckpointError:
             raise
         except FileNotFoundError:
@@ -170,6 +194,7 @@ def open_hub(repo: str, revision: str | None, text: str) -> Path | RemotePath:
         CheckpointError: there is no such model or revision, it is not open to you, or the Hub
             cannot be reached and the cache does not have it.
     """
+    check_revision(revision, text)
     try:
         from huggingface_hub import HfApi, constants
     except ImportError:
@@ -182,13 +207,13 @@ def open_hub(repo: str, revision: str | None, text: str) -> Path | RemotePath:
     api = HfApi(library_name="mergesafe", library_version=__version__)
     try:
         with _failures(text, named_only=True):
-            info = api.model_info(repo, revision=revision, files_metadata=True)
+            info = within(lambda: api.model_info(repo, revision=revision, files_metadata=True))
     except CheckpointError:
         raise
     except Exception as error:  # of the HTTP library, which differs between versions
         return _snapshot(repo, revision, text, f"the Hub cannot be asked ({why(error)})")
-    files = {file.rfilename: _hub_file(file) for file in info.siblings or ()}
-    return RemotePath(HubStore(repo, revision or "main", str(info.sha), text, files))
+    files, commit = listing(info.siblings, text), check_commit(info.sha, text)
+    return RemotePath(HubStore(repo, revision or "main", commit, text, files))
 
 
 def check_space(missing: Iterable[int]) -> None:
@@ -240,12 +265,6 @@ def _snapshot(repo: str, revision: str | None, text: str, problem: str) -> Path:
         f"{text}: no such file or folder; as a model on the Hugging Face Hub it is not in the "
         f"cache, and {problem}. Check the spelling, or download it while there is a connection."
     )
-
-
-def _hub_file(file: Any) -> HubFile:
-    # The blob of a file in large file storage is that of its pointer: its own hash counts.
-    hashes = {"sha256": file.lfs.sha256} if file.lfs else {"git_sha1": str(file.blob_id)}
-    return HubFile(int(file.size or 0), hashes)
 
 
 @contextmanager
