@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Final
 
+from mergesafe.markdown import code, escaped, longest_run
 from mergesafe.references import hub_id, is_url
 
 #: A Hub id (``org/name``, where a revision may follow) or a plain folder name.
@@ -34,7 +35,9 @@ def model_card(
     only, in warnings and notes too, since a card is published and a path tells about the machine.
     """
     sources = _unique(display_name(model) for model in ([base] if base else []) + list(models))
-    title = f"# Merge of {', '.join(sources[:3])}" + (" and others" if len(sources) > 3 else "")
+    title = f"# Merge of {escaped(', '.join(sources[:3]))}" + (
+        " and others" if len(sources) > 3 else ""
+    )
     cited = f" ([paper]({paper}))" if paper else ""
     fence = _fence(recipe_text)
     lines = [
@@ -42,12 +45,12 @@ def model_card(
         "",
         title,
         "",
-        f"Merged by mergesafe {version} with **{method_title}** (`{method}`){cited}.",
+        f"Merged by mergesafe {version} with **{method_title}** ({code(method)}){cited}.",
         "",
         "## Models",
         "",
-        *([f"- base: {_code(display_name(base))}"] if base else []),
-        *(f"- {_code(display_name(model))}" for model in models),
+        *([f"- base: {code(display_name(base))}"] if base else []),
+        *(f"- {code(display_name(model))}" for model in models),
         "",
         *_section("Warnings", warnings, models if base is None else [base, *models]),
         *_section("Notes", notes, models if base is None else [base, *models]),
@@ -67,7 +70,8 @@ def display_name(model: str) -> str:
     if plus:
         return f"{display_name(base)}+{display_name(adapter)}"
     for part in PurePath(model).parts:
-        if cached := _CACHED.fullmatch(part):
+        # Of a longer text, which names no folder, the pattern takes quadratic time.
+        if len(part) <= 255 and (cached := _CACHED.fullmatch(part)):
             return f"{cached['org']}/{cached['name']}"
     if named := hub_id(model):
         return named[0]
@@ -88,7 +92,7 @@ def _front_matter(sources: Sequence[str]) -> list[str]:
 
 def _section(title: str, messages: Sequence[str], models: Sequence[str]) -> list[str]:
     """A list of messages in which models are called by their names."""
-    shown = [f"- {_published(message, models)}" for message in messages]
+    shown = [f"- {escaped(_published(message, models))}" for message in messages]
     return [f"## {title}", "", *shown, ""] if shown else []
 
 
@@ -102,13 +106,7 @@ def _published(message: str, models: Sequence[str]) -> str:
 
 def _fence(text: str) -> str:
     """Backticks enough that ``text`` cannot close the block."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    return "`" * max(3, longest + 1)
-
-
-def _code(text: str) -> str:
-    fence = "`" if "`" not in text else "``"
-    return f"{fence}{text}{fence}"
+    return "`" * max(3, longest_run(text) + 1)
 
 
 def _unique(items: Iterable[str]) -> list[str]:

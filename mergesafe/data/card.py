@@ -9,6 +9,7 @@ from typing import Any
 
 from mergesafe.data.recipe import DataRecipe, DataSet, SafetySet
 from mergesafe.data.run import Built
+from mergesafe.markdown import code, escaped
 from mergesafe.version import __version__
 
 KIND = "data_card"
@@ -55,22 +56,22 @@ def _counts(values: Any) -> dict[str, int]:
 def markdown(card: dict[str, Any]) -> str:
     """The card for people and for a data hub."""
     lines = [
-        f"# {card['name']}",
+        f"# {escaped(card['name'])}",
         "",
-        f"{card['records']:,} records (kind: {card['set_kind']}) in `{card['path']}` (TRL's "
+        f"{card['records']:,} records (kind: {card['set_kind']}) in {code(card['path'])} (TRL's "
         f"{_FORMATS[card['format']]} format), made by mergesafe {card['mergesafe']} with seed "
         f"{card['seed']}.",
         "",
         f"- SHA-256: `{card['sha256']}`",
-        f"- Questions by: {card['asked_by']}",
+        f"- Questions by: {escaped(str(card['asked_by']))}",
     ]
     if card["judge"]:
-        lines.append(f"- Judge: {card['judge']}, version {card['judge_version']}")
+        lines.append(f"- Judge: {escaped(card['judge'])}, version {escaped(card['judge_version'])}")
     lines.append(f"- Near duplicates: Jaccard similarity of {card['near_duplicates']:g} or more")
-    lines += [f"- Kept apart from: `{e['path']}` (`{e['sha256']}`)" for e in card["evaluation"]]
+    lines += [f"- Kept apart from: {code(e['path'])} (`{e['sha256']}`)" for e in card["evaluation"]]
     if card["set_kind"] == "safety":
         lines.append("- Answers that do not refuse were forgotten once judged, and never stored.")
-    lines += [f"- Beware: {warning}" for warning in card["warnings"]]
+    lines += [f"- Beware: {escaped(warning)}" for warning in card["warnings"]]
     lines += _table("Topics", "topic", card["topics"])
     lines += _table("Answered by", "model", card["answered_by"])
     if card["pool"]:
@@ -80,7 +81,7 @@ def markdown(card: dict[str, Any]) -> str:
             "## The pool",
             "",
             _row("model", *statuses),
-            _row(*["---"] * (len(statuses) + 1)),
+            _rule(len(statuses) + 1),
         ]
         lines += [
             _row(name, *(str(counts.get(status, 0)) for status in statuses))
@@ -88,8 +89,8 @@ def markdown(card: dict[str, Any]) -> str:
         ]
     lines += _table("Discarded", "reason", card["discarded"])
     if card["models"]:
-        lines += ["", "## Models", "", _row("model", "identity"), _row("---", "---")]
-        lines += [_row(name, f"`{identity}`") for name, identity in card["models"].items()]
+        lines += ["", "## Models", "", _row("model", "identity"), _rule(2)]
+        lines += [_row(name, identity) for name, identity in card["models"].items()]
     return "\n".join([*lines, ""])
 
 
@@ -103,9 +104,12 @@ def _table(title: str, what: str, counts: dict[str, int]) -> list[str]:
     if not counts:
         return ["", f"## {title}", "", "Nothing."]
     rows = [_row(name, f"{count:,}") for name, count in counts.items()]
-    return ["", f"## {title}", "", _row(what, "count"), _row("---", "---"), *rows]
+    return ["", f"## {title}", "", _row(what, "count"), _rule(2), *rows]
+
+
+def _rule(columns: int) -> str:
+    return f"| {' | '.join(['---'] * columns)} |"
 
 
 def _row(*cells: str) -> str:
-    safe = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(safe)} |"
+    return f"| {' | '.join(map(escaped, cells))} |"

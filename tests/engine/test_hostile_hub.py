@@ -93,7 +93,8 @@ def odd(said: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("lie", "words"),
     [(escaping, "no name of a file"), (commit, "which is none"),
-     (small, "3 bytes, says the Hub, and"), (large, "1,000,000,000,000 bytes, says the Hub"), (odd, "")],
+     (small, "3 bytes, says the Hub, and"),
+     (large, "1,000,000,000,000 bytes, says the Hub"), (odd, "")],
 )  # fmt: skip
 def test_a_merge_from_it(
     family: Family, hub: Hub, lie: Callable[[dict[str, Any]], None], words: str, tmp_path: Path
