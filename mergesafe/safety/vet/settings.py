@@ -73,8 +73,8 @@ def check_generation(
         value = settings.get(key)
         given = value if isinstance(value, list) else [value]
         if odd := [show(token) for token in given if not _is_token(token, vocabulary)]:
-            known = f"no token of a vocabulary of {show(vocabulary)}"
-            yield _warn(f"{key} {listing(odd)} {'is' if len(odd) == 1 else 'are'} {known}")
+            none = f"no token of a vocabulary of {show(vocabulary)}"
+            yield _warn(f"{key} {listing(odd)} {'is' if len(odd) == 1 else 'are'} {none}")
     for key, low, high in _RANGES:
         value = settings.get(key)
         if value is None or value == known.get(key):
