@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def look_through(
         while waiting and (left := end - time.monotonic()) > 0:
             chunk = waiting.pop(0)
             given = {
-                "files": [str(folder / name) for name in chunk], "seconds": left, "each": SECONDS,
+                "files": [os.path.abspath(folder / name) for name in chunk], "seconds": left, "each": SECONDS,
             }  # fmt: skip
             try:
                 answers: list[dict[str, Any]] = guard(_FUNCTION, given, seconds=left + 1)

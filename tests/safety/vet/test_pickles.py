@@ -106,6 +106,12 @@ def test_no_name_hides_one(tmp_path: Path, name: str) -> None:
     assert finding.where == f"deep/.hidden/{name}"
 
 
+def test_the_folder_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(EVIL[2])
+    monkeypatch.chdir(tmp_path)
+    assert look_through(Path(), ["file"]) == look_through(tmp_path, ["file"])
+
+
 def test_arrays_of_objects(tmp_path: Path) -> None:
     made = io.BytesIO()
     np.save(made, np.array([Evil()], dtype=object), allow_pickle=True)
