@@ -116,7 +116,12 @@ def open_regular(location: Location) -> BinaryIO:
         CheckpointError: it does not exist, cannot be read, or is not a regular file (a named pipe
             would block for ever).
     """
-    return cast(BinaryIO, io.BufferedReader(_Stream(at(location).open()), 1 << 20))
+    return stream_of(at(location).open())
+
+
+def stream_of(file: OpenFile) -> BinaryIO:
+    """An open file from its beginning; closing this closes the file, which is done once."""
+    return cast(BinaryIO, io.BufferedReader(_Stream(file), 1 << 20))
 
 
 def read_json_file(location: Location, limit: int) -> dict[str, Any]:

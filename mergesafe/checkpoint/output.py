@@ -32,9 +32,10 @@ from mergesafe.checkpoint.layout import (
     ShardFile,
     plan_layout,
 )
-from mergesafe.checkpoint.location import Location, open_regular
+from mergesafe.checkpoint.location import Location, at, stream_of
 from mergesafe.checkpoint.model import INDEX_NAME
-from mergesafe.errors import ArgumentError, CheckpointError, OutputError
+from mergesafe.checkpoint.seen import Change, FileState
+from mergesafe.errors import ArgumentError, ChangedInputError, CheckpointError, OutputError
 
 __all__ = [
     "OutputFolder", "OutputLayout", "OutputTensor", "Placement", "ShardFile", "plan_layout",
@@ -158,20 +159,27 @@ class OutputFolder:
             write_all(self.path / name, descriptor, 0, memoryview(content))
         self.companions[name] = sha256(content).hexdigest()
 
-    def copy_file(self, source: Location, name: str | None = None) -> None:
+    def copy_file(
+        self, source: Location, name: str | None = None, *, expected: FileState | None = None
+    ) -> None:
         """Copy the content of ``source`` (links are followed) as ``name``, by default its own.
+
+        ``expected``: what the file was when it was looked at.
 
         Raises:
             ArgumentError: as :meth:`add_file`.
-            CheckpointError: ``source`` cannot be read or is not a regular file.
+            CheckpointError: ``source`` cannot be read, is not a regular file, or has changed.
             OutputError: the system could not write.
         """
         name = source.name if name is None else name
-        with open_regular(source) as file, self._companion(name) as descriptor:
+        file = at(source).open()
+        with stream_of(file) as stream, self._companion(name) as descriptor:
+            if expected and file.state and expected.until(file.state) is Change.CONTENT:
+                raise _changed(source)
             offset, digest = 0, sha256()
             while True:
                 try:
-                    chunk = file.read(_COPY_CHUNK)
+                    chunk = stream.read(_COPY_CHUNK)
                 except OSError as error:
                     raise CheckpointError(f"{source}: cannot read ({reason(error)}).") from error
                 if not chunk:
@@ -179,6 +187,8 @@ class OutputFolder:
                 write_all(self.path / name, descriptor, offset, memoryview(chunk))
                 digest.update(chunk)
                 offset += len(chunk)
+            if file.local and file.changed():
+                raise _changed(source)
         self.companions[name] = digest.hexdigest()
 
     def commit(self) -> None:
@@ -343,3 +353,10 @@ class OutputFolder:
             if descriptor >= 0:
                 os.close(descriptor)
         self._model = self._old = self._above = -1
+
+
+def _changed(source: Location) -> ChangedInputError:
+    return ChangedInputError(
+        f"{source}: the file was written to or replaced during the merge. Leave the checkpoint "
+        "alone and run again."
+    )

@@ -19,6 +19,7 @@ from mergesafe.checkpoint.leftover import unexpected
 from mergesafe.checkpoint.location import Location, at, in_hub_cache, same_content
 from mergesafe.checkpoint.model import CONFIG_NAME
 from mergesafe.checkpoint.modules import WEIGHTS_SUFFIX, module_problems
+from mergesafe.checkpoint.within import check_within
 from mergesafe.engine.sources import Model
 from mergesafe.errors import CheckpointError, UnreadableError
 
@@ -52,15 +53,18 @@ class CompanionWarnings:
 
 
 def companion_warnings(
-    reference: Model, tokenizer: Model, models: Sequence[Model]
+    reference: Model,
+    tokenizer: Model,
+    models: Sequence[Model],
+    carried: Sequence[tuple[Location, str]],
 ) -> CompanionWarnings:
-    """Look at what is copied, and at what else lies there.
+    """Look at what is copied, by :func:`companions_of`, and at what else lies there.
 
     Raises:
         CheckpointError: a folder cannot be listed, or a file that is copied would keep the output
             from loading.
     """
-    carried = companions_of(reference, tokenizer)
+    _check_config(reference)
     check_companions(carried)
     names = [name for _, name in carried]
     config, place = reference.checkpoint.config, reference.checkpoint.path
@@ -73,6 +77,13 @@ def companion_warnings(
             passing += found
     texts += _weights_taken(reference, models, carried)
     return CompanionWarnings(tuple(texts), tuple(passing))
+
+
+def _check_config(reference: Model) -> None:
+    """The output's config.json is made of it, which may be a link to other settings."""
+    folder = reference.checkpoint.path
+    if isinstance(folder, Path) and reference.checkpoint.config:
+        check_within(folder, folder / CONFIG_NAME)
 
 
 def _left_warning(
@@ -125,7 +136,7 @@ def _as_in_base(name: str, model: Model) -> bool:
 
 
 def _weights_taken(
-    reference: Model, models: Sequence[Model], carried: list[tuple[Location, str]]
+    reference: Model, models: Sequence[Model], carried: Sequence[tuple[Location, str]]
 ) -> Iterator[str]:
     """Weights beside the model are copied from one parent: those of others may differ."""
     weights = [(path, name) for path, name in carried if name.endswith(WEIGHTS_SUFFIX)]

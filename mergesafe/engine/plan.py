@@ -6,19 +6,22 @@ parameters, memory. What remains is ordered work with its bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any, Final
 
 from mergesafe.architecture.names import layer_of
 from mergesafe.architecture.tying import HEADS, embedding_of, untied
+from mergesafe.checkpoint.carry import states_of
 from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
+from mergesafe.checkpoint.location import Location
+from mergesafe.checkpoint.seen import FileState
 from mergesafe.dtypes import FLOATS, SIZES, promote
 from mergesafe.engine.alignment import Alignment, align
 from mergesafe.engine.called import as_called
-from mergesafe.engine.companions import companion_warnings
+from mergesafe.engine.companions import companion_warnings, companions_of
 from mergesafe.engine.experts import Experts, Part
 from mergesafe.engine.memory import aligned
 from mergesafe.engine.output_config import OutputConfig, output_config
@@ -137,6 +140,10 @@ class MergePlan:
     seed: int
     #: Those of the warnings that card and manifest leave out (engine/companions.py).
     passing: tuple[str, ...] = ()
+    #: The files that are copied and their names in the output, and what the local ones were before
+    #: anything of them was read.
+    carried: tuple[tuple[Location, str], ...] = ()
+    carried_states: Mapping[Location, FileState] = field(default_factory=dict)
 
     @property
     def method(self) -> MergeMethod:
@@ -179,6 +186,8 @@ def make_plan(
     positions = layer_positions(name for name in names if name not in alignment.copied)
     precision = Precision(recipe, models)
     tokenizer = _tokenizer_model(recipe, reference, models)
+    carried = tuple(companions_of(reference, tokenizer))
+    states = states_of(carried)
     tokens = check_token_ids(tokenizer, models, allow=allow_token_mismatch)
     experts = Experts(names, reference.checkpoint.config)
     tasks: list[TensorTask] = []
@@ -186,7 +195,7 @@ def make_plan(
         task = _task(recipe, alignment, name, positions.get(name, 0.0), seed, precision)
         asked = partial(_statistics, recipe, task.settings)
         tasks += experts.divided(task, recipe.method, asked)
-    beside = companion_warnings(reference, tokenizer, models)
+    beside = companion_warnings(reference, tokenizer, models, carried)
     config = _output_config(reference, tokenizer, tasks, tokens)
     warnings = [
         *recipe.warnings,
@@ -218,6 +227,8 @@ def make_plan(
         notes=as_called(notes, recipe, models),
         seed=seed,
         passing=as_called((*beside.passing, *tokens.passing, *config.passing), recipe, models),
+        carried=carried,
+        carried_states=states,
     )  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine.called import as_called
 from mergesafe.engine.choose import Chosen
-from mergesafe.engine.companions import companions_of
 from mergesafe.engine.journal import Finished, Journal, Line, Statistics, Tile
 from mergesafe.engine.ledger import Ledger, Span, moved_bytes, spans_left
 from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
@@ -214,9 +213,10 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
     recipe = made.recipe
     carry_over(
         folder,
-        companions_of(made.reference, made.tokenizer),
+        made.carried,
         config=made.config,
         generation=made.generation,
+        states=made.carried_states,
     )
     card = model_card(
         recipe_text=recipe.text,

@@ -1,0 +1,44 @@
+"""Which files belong to a model: links out of its folder would publish somebody's other files.
+
+``vocab.txt`` may be a link to a key or a password, whoever made the folder, and what it leads to
+would end in the merged model. Only two kinds of links are followed: those within the model's own
+folder, and those of the Hub's cache, where a model's folder has links to the blobs of the same
+repository. The folder itself may be reached through links.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from mergesafe.checkpoint._parse import show
+from mergesafe.errors import CheckpointError
+
+#: Folders of repositories in the Hub's cache.
+_REPOSITORIES: Final = ("models--", "datasets--", "spaces--")
+
+
+def check_within(folder: Path, file: Path) -> None:
+    """Refuse ``file`` of the model in ``folder`` when it leads elsewhere.
+
+    Raises:
+        CheckpointError: it does; says where to, and what to do.
+    """
+    home, real = Path(os.path.realpath(folder)), Path(os.path.realpath(file))
+    if real.is_relative_to(home) or _is_blob(home, real):
+        return
+    raise CheckpointError(
+        f"{file}: a link to {show(str(real))}, outside the model's folder: the content of that "
+        "file would become part of the merged model. If it belongs to the model, copy the file to "
+        "the place of the link; else remove the link."
+    )
+
+
+def _is_blob(home: Path, real: Path) -> bool:
+    """Whether ``real`` is one of the blobs of the repository that ``home`` is a snapshot of."""
+    for place in (home, *home.parents):
+        repository = place.parent.parent
+        if place.parent.name == "snapshots" and repository.name.startswith(_REPOSITORIES):
+            return real.parent == repository / "blobs"
+    return False
