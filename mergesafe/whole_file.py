@@ -11,7 +11,14 @@ from typing import Final
 
 from mergesafe.errors import OutputError
 from mergesafe.file_lock import take_lock
-from mergesafe.private import create_file, folder_of, is_same, open_own_file, random_name
+from mergesafe.private import (
+    NotPrivateError,
+    create_file,
+    folder_of,
+    is_same,
+    open_own_file,
+    random_name,
+)
 
 _MARK: Final = "mergesafe-new"
 _DIGITS: Final = "0123456789abcdef"
@@ -47,6 +54,8 @@ def _write(name: str, data: bytes, folder: int) -> None:
             view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
         os.replace(sibling, name, src_dir_fd=folder, dst_dir_fd=folder)
+        if not is_same(descriptor, name, folder):
+            raise NotPrivateError("something else took its place while it was written")
     except BaseException:
         with suppress(OSError):
             os.unlink(sibling, dir_fd=folder)

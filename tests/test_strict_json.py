@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import tiny
 
 import mergesafe
+from mergesafe.chat.conversation import Response
 from mergesafe.chat.records import read_records
 from mergesafe.checkpoint.location import read_json_file
 from mergesafe.checkpoint.safetensors import read_header
@@ -222,22 +224,15 @@ def test_a_task_of_the_harness_is_utf_8(tmp_path: Path, monkeypatch: pytest.Monk
         check_harness([str(path)])
 
 
-@pytest.mark.parametrize("value", [b"\xff", b"{", b"[" * 100_000, None, 1.5])
-def test_a_cache_with_foreign_values(value: object, tmp_path: Path) -> None:
-    Cache(tmp_path).close()
-    with sqlite3.connect(tmp_path / FILE) as database:
-        database.execute("DROP TABLE answers")
-        database.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, value)")
-        database.execute("INSERT INTO answers VALUES ('k', ?)", (value,))
-    database.close()
-    cache = Cache(tmp_path)
-    if value == 1.5:
-        value = b"\xff"
-        with sqlite3.connect(tmp_path / FILE) as database:
-            database.execute("UPDATE answers SET value = CAST(? AS TEXT)", (value,))
-        database.close()
-    with pytest.raises(MergesafeError, match="cache of answers cannot be used"):
-        cache.get(["k"])
+@pytest.mark.parametrize("value", [b"\xff", b"{", b"[" * 100_000, "{", "[" * 100_000, 1.5])
+@pytest.mark.parametrize("text", [False, True])
+def test_a_cache_with_foreign_values(value: object, text: bool, tmp_path: Path) -> None:
+    with closing(Cache(tmp_path)) as cache, closing(sqlite3.connect(tmp_path / FILE)) as database:
+        as_text = "CAST(? AS TEXT)" if text else "?"
+        database.execute(f"INSERT INTO answers VALUES ('k', {as_text})", (value,))
+        database.commit()
+        with pytest.raises(MergesafeError, match="cache of answers cannot be used"):
+            cache.get(["k"], Response)
 
 
 BAD_LINES = {

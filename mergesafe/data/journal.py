@@ -14,10 +14,11 @@ import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from mergesafe.errors import OutputError
 from mergesafe.file_lock import take_lock
+from mergesafe.private import open_own_file
 
 NAME: Final = ".mergesafe-generate.jsonl"
 _DIGEST: Final = 16
@@ -46,7 +47,7 @@ class Journal:
         self.reused = 0
         self._known: dict[str, list[Any]] = {}
         try:
-            self._file = self.path.open("a+b")
+            self._file = _opened(self.path)
             take_lock(self._file.fileno())
             self._load()
         except BlockingIOError:
@@ -127,6 +128,12 @@ class Journal:
             f"{self.path}: cannot be written ({error.strerror}); check the folder, its permissions "
             "and the disk"
         )
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The journal, for this user alone: it holds answers to questions of every kind."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    return cast(BinaryIO, os.fdopen(open_own_file(path, flags), "a+b"))
 
 
 def _mark(body: bytes) -> bytes:

@@ -90,7 +90,7 @@ def on_ray(
             )  # fmt: skip
             locations = shared_locations(made)
             before = _fingerprints(locations)
-            _check_seen(made)
+            check_planned(made)
             left.folder.sync()  # full size and headers, before others open the shards
             parts_wanted = PARTS_PER_SLOT * max(1, cluster.slots(needs))
             size = max(LEAST_PART, _out_bytes(made, left.spans) // parts_wanted)
@@ -98,7 +98,7 @@ def on_ray(
             parts = (_part(setup, left, group, locations, before) for group in groups)
             names = _run(cluster, needs, parts, left)
             _check_unchanged(before, _fingerprints(locations))
-            _check_seen(made)
+            check_planned(made)
             return ", ".join(sorted(names))
 
         yield planned, carry_out_there
@@ -215,7 +215,7 @@ def _fingerprints(locations: Mapping[Location, Location]) -> dict[Location, dict
     return {location: at(location).fingerprint() for location in locations.values()}
 
 
-def _check_seen(plan: MergePlan) -> None:
+def check_planned(plan: MergePlan) -> None:
     """Check that the local inputs are what their headers were read from.
 
     Raises:

@@ -22,7 +22,7 @@ import torch
 
 from mergesafe.checkpoint.location import Location, at
 from mergesafe.engine.cluster import Cluster, Needs, connected
-from mergesafe.engine.distributed import relocated, shared_locations
+from mergesafe.engine.distributed import check_planned, relocated, shared_locations
 from mergesafe.engine.part import check_inputs, check_version, identity
 from mergesafe.engine.plan import MergePlan
 from mergesafe.errors import BackendError, ClusterError
@@ -230,6 +230,7 @@ def on_ray(
     device = device_on_ray(device)
     with connected(address) as cluster:
         needs = cluster.needs(None, memory, int(device == "cuda"))
+        check_planned(plan)
         locations = shared_locations(plan)
         tasks = tuple(relocated(task, locations) for task in plan.tasks)
         made = Made(

@@ -18,9 +18,8 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import torch
@@ -28,9 +27,12 @@ import torch
 from mergesafe.engine.journal import decode_line, encode_line
 from mergesafe.errors import OutputError, PointError
 from mergesafe.file_lock import take_lock
+from mergesafe.private import NotPrivateError, is_same, open_file, open_own_file
 from mergesafe.tune.objectives import Evaluation
 
 Line = dict[str, Any]
+#: Somebody who takes the file away as often as this does so on purpose.
+_ATTEMPTS: Final = 100
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
@@ -87,7 +89,10 @@ class StateFile:
     def text(self) -> str:
         """What the run before left there."""
         try:
-            return self.path.read_text(encoding="utf-8", errors="replace")
+            size = os.fstat(self._descriptor).st_size
+            with open(self._descriptor, "rb", closefd=False) as file:
+                file.seek(0)
+                return file.read(size).decode("utf-8", "replace")
         except OSError as error:
             raise self._failed(error) from error
 
@@ -109,18 +114,17 @@ class StateFile:
         self._lines += 1
 
     def _held(self) -> int:
-        while True:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            descriptor = os.open(self.path, flags, 0o666)
+        for _ in range(_ATTEMPTS):
+            descriptor = open_own_file(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             try:
                 take_lock(descriptor)
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
-                        return descriptor
+                if is_same(descriptor, str(self.path)):
+                    return descriptor
             except BaseException:
                 os.close(descriptor)
                 raise
             os.close(descriptor)  # the run that held it finished and removed it in between
+        raise NotPrivateError("something takes the file away again and again")
 
     def _write(self, content: bytes) -> None:
         data = memoryview(content)
@@ -146,8 +150,11 @@ def is_unfinished(path: Path) -> bool:
     if _is_empty(path):
         return False
     try:
-        with path.open("rb") as file:
-            take_lock(file.fileno(), shared=True)
+        descriptor = open_file(path)
+        try:
+            take_lock(descriptor, shared=True)
+        finally:
+            os.close(descriptor)
     except BlockingIOError:
         raise _at_work(path) from None
     except OSError:

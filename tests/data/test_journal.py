@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,3 +107,25 @@ def test_results_that_the_work_does_not_give_are_asked_for_again(tmp_path: Path)
     assert [_is_response(each) for each in (["a", True], ["a", 1], ["a"], [None, True], 3)] == [
         True, False, False, False, False,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["link", "hard link", "pipe", "folder"])
+def test_what_others_put_in_its_place_is_refused(tmp_path: Path, how: str) -> None:
+    folder, victim = tmp_path / "out", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("precious\n")
+    place = folder / NAME
+    {
+        "link": lambda: place.symlink_to(victim),
+        "hard link": lambda: os.link(victim, place),
+        "pipe": lambda: os.mkfifo(place),
+        "folder": place.mkdir,
+    }[how]()
+    with pytest.raises(OutputError, match="cannot be written"):
+        Journal(folder)
+    assert victim.read_text() == "precious\n"
+
+
+def test_only_its_user_may_read_it(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        assert stat.S_IMODE(journal.path.stat().st_mode) == 0o600

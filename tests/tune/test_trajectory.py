@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from mergesafe.engine.journal import encode_line
 from mergesafe.errors import OutputError
-from mergesafe.tune.trajectory import StateFile, Trajectory
+from mergesafe.tune.trajectory import StateFile, Trajectory, is_unfinished
 
 ANSWER = {"value": 1.0, "terms": {"a": 1.0}, "gradient": None, "forward_passes": 2, "examples": 3}
 RECORD = {"key": "k", "seconds": 0.5, "answer": ANSWER}
@@ -44,3 +45,18 @@ def test_ours(tmp_path: Path) -> None:
 def test_a_strangers(change: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"the saved run is damaged \(.*start again with"):
         evaluation(tmp_path, {**RECORD, **change})
+
+
+@pytest.mark.parametrize("how", ["link", "hard link", "pipe"])
+def test_what_others_put_in_its_place_is_refused(tmp_path: Path, how: str) -> None:
+    victim, place = tmp_path / "victim", tmp_path / ".out.tuning"
+    victim.write_text("precious\n")
+    {
+        "link": lambda: place.symlink_to(victim),
+        "hard link": lambda: os.link(victim, place),
+        "pipe": lambda: os.mkfifo(place),
+    }[how]()
+    is_unfinished(place)  # does not wait
+    with pytest.raises(OutputError, match="cannot be kept"):
+        StateFile(place)
+    assert victim.read_text() == "precious\n"

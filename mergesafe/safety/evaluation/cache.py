@@ -10,17 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from mergesafe.errors import DataError
+from mergesafe.private import make_private, open_own_file
+from mergesafe.strict_json import parse_json
 
 FILE: Final = "answers.sqlite"
 #: Seconds to wait for another process that writes.
 _PATIENCE: Final = 60
+_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+)
+#: Bytes of one answer: the longest of models have a hundredth.
+_LONGEST: Final = 64 << 20
 #: SQLite's oldest limit of parameters in one statement.
 _ASKED_AT_ONCE: Final = 900
 
@@ -38,28 +48,47 @@ class Cache:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
+        """Open the database, or make it for this user alone: answers to unsafe questions are in it.
+
+        Raises:
+            DataError: the folder or the database is of somebody else, can be written to by others,
+                or is anything but what this class wrote.
+        """
         self.path = None if folder is None else folder / FILE
         with self._explained():
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-            where = ":memory:" if self.path is None else str(self.path)
+            if self.path is None:
+                where = ":memory:"
+            else:
+                _check_files(self.path)
+                where = str(self.path)
             self._connection = sqlite3.connect(where, timeout=_PATIENCE, isolation_level=None)
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL) "
-                "WITHOUT ROWID"
-            )
+            # What a database brings along is not run.
+            self._connection.execute("PRAGMA trusted_schema = OFF")
+            self._connection.execute("PRAGMA cell_size_check = ON")
+            self._connection.execute(_TABLE)
+            self._check_schema()
 
-    def get(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The values of those keys that are there."""
+    def get(self, keys: Sequence[str], form: Any = Any) -> dict[str, Any]:
+        """The values of those keys that are there; ``form``: the type that all of them have.
+
+        Raises:
+            DataError: a value is too large, no JSON, or of another type.
+        """
         found: dict[str, Any] = {}
         with self._explained():
             for begin in range(0, len(keys), _ASKED_AT_ONCE):
                 part = keys[begin : begin + _ASKED_AT_ONCE]
                 marks = ", ".join("?" * len(part))
                 rows = self._connection.execute(
-                    f"SELECT key, value FROM answers WHERE key IN ({marks})", part
+                    "SELECT key, typeof(value), CASE WHEN length(CAST(value AS BLOB)) <= ? THEN "
+                    f"value END FROM answers WHERE key IN ({marks})",
+                    (_LONGEST, *part),
                 )
-                found.update((name, json.loads(value)) for name, value in rows)
+                for name, kind, value in rows:
+                    if kind != "text" or value is None:
+                        raise ValueError(f"an answer is no text of up to {_LONGEST:,} bytes")
+                    read = parse_json(value.encode(), constants=True)
+                    found[name] = msgspec.to_builtins(msgspec.convert(read, form))
         return found
 
     def put(self, values: Mapping[str, Any]) -> None:
@@ -73,14 +102,42 @@ class Cache:
     def close(self) -> None:
         self._connection.close()
 
+    def _check_schema(self) -> None:
+        """Refuse triggers, views and other tables: no answer may come from anywhere else."""
+        rows = self._connection.execute("SELECT type, name, sql FROM sqlite_master LIMIT 2")
+        if rows.fetchall() != [("table", "answers", _TABLE.replace("IF NOT EXISTS ", ""))]:
+            raise ValueError("it holds other things than answers")
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
+        except (
+            sqlite3.Error, OSError, ValueError, TypeError, RecursionError, OverflowError,
+            msgspec.ValidationError,
+        ) as error:  # fmt: skip
             raise DataError(
                 f"the cache of answers cannot be used ({error}); expected a folder that can be "
                 "written, and in it nothing but what mergesafe wrote. Delete it or name another "
                 "with --cache",
                 source=self.path,
             ) from None
+
+
+def _check_files(path: Path) -> None:
+    """See to it that the database and what SQLite keeps beside it are this user's alone.
+
+    SQLite opens them by their names and follows links, so nobody else may put anything there.
+
+    Raises:
+        OSError: they are not.
+    """
+    make_private(path.parent)
+    for name in (path.name, *(f"{path.name}-{mark}" for mark in ("journal", "wal", "shm"))):
+        flags = os.O_RDWR | (os.O_CREAT if name == path.name else 0)
+        with suppress(FileNotFoundError):
+            descriptor = open_own_file(path.with_name(name), flags)
+            try:
+                os.fchmod(descriptor, 0o600)
+            finally:
+                os.close(descriptor)

@@ -68,7 +68,7 @@ class CachedModel:
             key("respond and part once", self.identity, each, asdict(sampling))
             for each in conversations
         ]
-        found = self._through(keys, conversations, _size, ask)
+        found = self._through(Response, keys, conversations, _size, ask)
         return [Response(**value) for value in found]
 
     @property
@@ -84,16 +84,17 @@ class CachedModel:
             return [asdict(each) for each in model.nll(part)]
 
         keys = [key("nll", self.identity, *pair) for pair in pairs]
-        return [NLL(**value) for value in self._through(keys, pairs, _pair_size, ask)]
+        return [NLL(**value) for value in self._through(NLL, keys, pairs, _pair_size, ask)]
 
     def _through(
         self,
+        form: type[Any],
         keys: Sequence[str],
         asked: Sequence[Asked],
         size: Callable[[Asked], int],
         ask: Callable[[list[Asked], int], list[Any]],
     ) -> list[Any]:
-        return through(self.cache, keys, asked, size, ask, self.portion, self.progress)
+        return through(self.cache, form, keys, asked, size, ask, self.portion, self.progress)
 
 
 @dataclass
@@ -123,7 +124,7 @@ class CachedJudge:
 
         keys = [key("judge", self.name, self.version, *pair) for pair in pairs]
         found = through(
-            self.cache, keys, pairs, _pair_size, ask, self.portion, _silent,
+            self.cache, Verdict, keys, pairs, _pair_size, ask, self.portion, _silent,
             keep=lambda verdict: verdict["safe"] is not None,
         )  # fmt: skip
         return [Verdict(**value) for value in found]
@@ -131,6 +132,7 @@ class CachedJudge:
 
 def through(
     cache: Cache,
+    form: type[Any],
     keys: Sequence[str],
     asked: Sequence[Asked],
     size: Callable[[Asked], int],
@@ -139,11 +141,12 @@ def through(
     progress: Progress = _silent,
     keep: Callable[[Any], bool] = lambda value: True,
 ) -> list[Any]:
-    """The value of each of ``asked``, from the cache or from ``ask(part, number of the part)``.
+    """The value of each of ``asked``, from the cache or from ``ask(part, number of the part)``;
+    all are as of the dataclass ``form``.
 
     Equal keys are asked once, the longest first: a portion then holds what is of like length.
     """
-    known = cache.get(keys)
+    known = cache.get(keys, form)
     distinct = {name: each for name, each in zip(keys, asked, strict=True) if name not in known}
     missing = sorted(distinct.items(), key=lambda item: -size(item[1]))
     progress(len(keys) - len(missing), len(keys))

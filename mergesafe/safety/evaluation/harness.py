@@ -56,7 +56,7 @@ def harness_figures(
     figures = {}
     for task in tasks:
         name = key(PREFIX, model.identity, task, _content(task), limit, str(lm_eval.__version__))
-        known = cache.get([name])
+        known = cache.get([name], dict[str, list[float]])
         if name not in known:
             known = {name: _run(model, task, limit)}
             cache.put(known)
