@@ -158,7 +158,7 @@ def merge_with_change(recipe: Path, size: int, victim: Path) -> str:
 def test_input_that_shrinks(linear: Path, family: Family) -> None:
     shard = family.experts[0] / "model.safetensors"
     error = merge_with_change(linear, shard.stat().st_size - 100, shard)
-    for word in (str(shard), "tensor '", "bytes", "shrunk"):
+    for word in (str(shard), "written to or replaced after its header was read", "run again"):
         assert word in error
 
 
