@@ -48,7 +48,7 @@ _DTYPES: Final = frozenset((
     "float8_e4m3fn", "float8_e5m2",
 ))  # fmt: skip
 #: Settings of packed weights, which have types of numbers of their own.
-_PACKED: Final = ("quantization_config", "compression_config")
+PACKED: Final = ("quantization_config", "compression_config")
 ADVICE: Final = (
     "mergesafe never runs a model's own code. Convert the model to an architecture that "
     "transformers has, or serve it elsewhere and give the endpoint."
@@ -117,11 +117,11 @@ def refuse_strangers(place: Location, settings: dict[str, Any]) -> None:
             "save_pretrained."
         )
     for name, found in (
-        (CONFIG_NAME, {key: value for key, value in settings.items() if key not in _PACKED}),
+        (CONFIG_NAME, {key: value for key, value in settings.items() if key not in PACKED}),
         (GENERATION_NAME, loose_object(place / GENERATION_NAME)),
         (TOKENIZER_CONFIG, loose_object(place / TOKENIZER_CONFIG)),
     ):
-        for key, value in _entries(found):
+        for key, value in entries(found):
             _refuse_entry(place / name, key, value)
 
 
@@ -156,7 +156,7 @@ def _cleaned(value: Any) -> Any:
     return value
 
 
-def _entries(value: object) -> Iterator[tuple[str, object]]:
+def entries(value: object) -> Iterator[tuple[str, object]]:
     """Every key of every object in ``value``, and what it holds."""
     waiting = [value]
     while waiting:
@@ -171,6 +171,6 @@ def _entries(value: object) -> Iterator[tuple[str, object]]:
 def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    for _, inner in _entries(value):
+    for _, inner in entries(value):
         if isinstance(inner, str):
             yield inner

@@ -29,7 +29,7 @@ from mergesafe.checkpoint.model import Checkpoint, open_checkpoint, similar
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import CONFIG_NAMES
-from mergesafe.errors import ModelError
+from mergesafe.errors import MergesafeError, ModelError
 from mergesafe.recipe.model import ModelRef
 from mergesafe.references import hub_id
 
@@ -137,9 +137,9 @@ class HfModel:
         likely: list[tuple[float, ...]] = [()] * len(encoded)
         for rows in _batches([len(each) for each in encoded], self.batch):
             group = [encoded[row] for row in rows]
-            ids = self._tensor(padded(group, self._pad, left=False))
+            ids = self._ids(padded(group, self._pad, left=False))
             mask = self._tensor(padded([[1] * len(each) for each in group], 0, left=False))
-            with torch.inference_mode():
+            with torch.inference_mode(), self._running():
                 logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             last = logits[torch.arange(len(rows)), mask.sum(1) - 1].float().softmax(-1)
             for row, values in zip(rows, last[:, wanted].tolist(), strict=True):
@@ -174,10 +174,10 @@ class HfModel:
         scores = [NLL(0.0, 0)] * len(encoded)
         for rows in _batches([len(each.ids) for each in encoded], self.batch):
             group = [encoded[row] for row in rows]
-            ids = self._tensor(padded([each.ids for each in group], self._pad, left=False))
+            ids = self._ids(padded([each.ids for each in group], self._pad, left=False))
             labels = self._tensor(padded([each.labels for each in group], -100, left=False))
             mask = self._tensor(padded([[1] * len(e.ids) for e in group], 0, left=False))
-            with torch.inference_mode():
+            with torch.inference_mode(), self._running():
                 logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
                 losses = torch.nn.functional.cross_entropy(
                     logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
@@ -249,6 +249,17 @@ class HfModel:
         token = self.plain_tokenizer.pad_token_id
         return int(self.plain_tokenizer.eos_token_id or 0) if token is None else int(token)
 
+    def _ids(self, rows: list[list[int]]) -> torch.Tensor:
+        """Tokens for the model, which must have all of them."""
+        known = int(self.model.get_input_embeddings().weight.shape[0])
+        beyond = next((token for row in rows for token in row if not 0 <= token < known), None)
+        if beyond is not None:
+            raise ModelError(
+                f"{self.name}: its tokenizer gives the token {beyond:,}, but the model has "
+                f"{known:,} only. They do not belong together: download the model again."
+            )
+        return self._tensor(rows)
+
     def _tensor(self, rows: list[list[int]]) -> torch.Tensor:
         import torch
 
@@ -262,9 +273,9 @@ class HfModel:
             options = {
                 "do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p,
             }  # fmt: skip
-        ids = self._tensor(padded(prompts, self._pad, left=True))
+        ids = self._ids(padded(prompts, self._pad, left=True))
         mask = self._tensor(padded([[1] * len(prompt) for prompt in prompts], 0, left=True))
-        with torch.inference_mode(), self._fitting():
+        with torch.inference_mode(), self._running():
             output = self.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_new_tokens,
                 pad_token_id=self._pad, top_k=None, **options,
@@ -291,8 +302,8 @@ class HfModel:
         return texts
 
     @contextmanager
-    def _fitting(self) -> Iterator[None]:
-        """A device without enough memory, as one paragraph."""
+    def _running(self) -> Iterator[None]:
+        """What goes wrong inside the model, as one paragraph: also a device without memory."""
         import torch
 
         try:
@@ -302,6 +313,14 @@ class HfModel:
                 f"{self.name}: {self.batch} conversations at a time do not fit into the memory of "
                 f"{self._device} ({' '.join(str(error).split())[:200]}); lower the model's 'batch'"
             ) from None
+        except (MergesafeError, OSError):
+            raise
+        except Exception as error:
+            why = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"{self.name}: the model cannot be run ({type(error).__name__}: {why}). Its "
+                "config.json may not be that of its weights: download the model again."
+            ) from error
 
     def _end_tokens(self) -> set[int]:
         ends = self.model.generation_config.eos_token_id

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from mergesafe.checkpoint.carry import TOKENIZER_SUFFIX, VOCABULARIES
+from mergesafe.chat.declared import loose_object
+from mergesafe.checkpoint._parse import is_text, reason
+from mergesafe.checkpoint.carry import TEMPLATE_FOLDER, TOKENIZER_SUFFIX, VOCABULARIES
 from mergesafe.checkpoint.digest import digest_of_file, text
-from mergesafe.checkpoint.location import Location, at
-from mergesafe.errors import ModelError
+from mergesafe.checkpoint.location import Location, at, open_regular
+from mergesafe.checkpoint.model import INDEX_NAME
+from mergesafe.errors import CheckpointError, ModelError
 
 _WEIGHTS: Final = (".safetensors", ".bin")
+PICKLE_INDEX: Final = "pytorch_model.bin.index.json"
+#: Files beside a model that change nothing of what it says: text for people, code (which is never
+#: run), pictures, and weights of formats that are not loaded.
+_SILENT: Final = (
+    ".md", ".py", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".ipynb", ".html",
+    ".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".tflite", ".pth", ".pt", ".log", ".lock",
+    "license", "license.txt", "notice", "notice.txt",
+)  # fmt: skip
 
 
 def check_files(place: Location) -> None:
@@ -42,21 +54,47 @@ def check_files(place: Location) -> None:
 
 
 def files_digest(place: Location) -> str:
-    """Of weights and of the small files that change what a model says, by their names.
+    """Of weights and of all files that may change what a model says, by their names.
 
     Files here by their bytes (XXH3-128 of weights, SHA-256 of the others), those of a Hub by the
     hashes that it names: nothing is downloaded to tell whether a model is the same.
     """
     found: dict[str, object] = {}
-    names = at(place).names() or []
-    for name in sorted(names):
-        weights = name.endswith(_WEIGHTS)
-        if not weights and not name.endswith((".json", ".jinja")):
-            continue
+    for name in sorted(_names(place)):
         file = place / name
         if not isinstance(file, Path):
             found[name] = at(file).fingerprint()
         elif file.is_file():
-            content = file.read_bytes() if not weights else b""
-            found[name] = text(digest_of_file(file)) if weights else sha256(content).hexdigest()
+            weights = name.endswith(_WEIGHTS)
+            found[name] = text(digest_of_file(file)) if weights else _sha256(file)
     return json.dumps(found, sort_keys=True)
+
+
+def _names(place: Location) -> set[str]:
+    """The files that count: all but those that nothing reads that answers."""
+    listed = at(place).names() or []
+    found = {name for name in listed if not name.lower().endswith(_SILENT) and name[:1] != "."}
+    if TEMPLATE_FOLDER in listed:
+        inner = at(place / TEMPLATE_FOLDER).names() or []
+        found |= {f"{TEMPLATE_FOLDER}/{name}" for name in inner}
+    return found | {name for name in _indexed(place) if name not in listed}
+
+
+def _indexed(place: Location) -> Iterator[str]:
+    """Weights that an index names, be they in another folder."""
+    for index in (INDEX_NAME, PICKLE_INDEX):
+        if at(place / index).present():
+            listed = loose_object(place / index).get("weight_map")
+            names = listed.values() if isinstance(listed, dict) else ()
+            yield from sorted({name for name in names if is_text(name) and len(name) < 200})
+
+
+def _sha256(file: Path) -> str:
+    digest = sha256()
+    with open_regular(file) as stream:
+        try:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot read ({reason(error)}).") from error
+    return digest.hexdigest()

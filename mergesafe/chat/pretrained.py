@@ -8,6 +8,7 @@ folder are never looked up on the Hub, and the configuration that transformers g
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -28,10 +29,12 @@ from mergesafe.chat.declared import (
 )
 from mergesafe.chat.generation import generation_settings
 from mergesafe.chat.runnable import require
+from mergesafe.chat.sizes import check_counts, check_size
+from mergesafe.chat.tokenizer_files import check_tokenizer_files
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.hub import HubStore
 from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.model import CONFIG_NAME, open_checkpoint
+from mergesafe.checkpoint.model import CONFIG_NAME, Checkpoint, open_checkpoint
 from mergesafe.checkpoint.remote import RemotePath
 from mergesafe.errors import MergesafeError, ModelError
 
@@ -52,8 +55,9 @@ def check_declared(place: Location) -> None:
     """
     require()
     with explained(place, "configuration"):
-        config, _ = _checked_config(place)
+        config, _ = _checked_config(place, open_checkpoint(place))
         _check_tokenizer_class(place, config)
+        check_tokenizer_files(place)
 
 
 def load_tokenizer(place: Location, **options: Any) -> Any:
@@ -66,8 +70,9 @@ def load_tokenizer(place: Location, **options: Any) -> Any:
     with explained(place, "tokenizer"):
         from transformers import AutoTokenizer
 
-        config, _ = _checked_config(place)
+        config, _ = _checked_config(place, open_checkpoint(place))
         _check_tokenizer_class(place, config)
+        check_tokenizer_files(place)
         return AutoTokenizer.from_pretrained(**_source(place), config=config, **_NO_CODE, **options)
 
 
@@ -85,9 +90,10 @@ def load_model(
     with explained(place, "model"):
         import transformers
 
-        open_checkpoint(place)
-        config, settings = _checked_config(place, outputs)
+        checkpoint = open_checkpoint(place)
+        config, settings = _checked_config(place, checkpoint, outputs)
         factory: Any = getattr(transformers, kind)
+        _check_size(factory, config, checkpoint)
         options: dict[str, Any] = {}
         if kind == CAUSAL:
             stored = loose_object(place / GENERATION_NAME)
@@ -108,14 +114,20 @@ def load_model(
     return model
 
 
-def model_without_weights(settings: dict[str, Any], dtype: Any, where: str) -> Any:
+def model_without_weights(
+    settings: dict[str, Any], dtype: Any, where: str, checkpoint: Checkpoint | None = None
+) -> Any:
     """A language model as ``settings``, a ``config.json`` read by mergesafe, describe it.
+
+    ``checkpoint``: weights that the model must fit.
 
     Raises:
         ModelError: transformers cannot build it.
     """
     require()
     with explained(where, "model"):
+        if checkpoint is not None:
+            check_counts(settings, checkpoint)
         from transformers import AutoModelForCausalLM
 
         factory: Any = AutoModelForCausalLM
@@ -141,14 +153,26 @@ def load_gguf(file: Path, dtype: Any) -> tuple[Any, Any]:
         return model, AutoTokenizer.from_pretrained(**source, padding_side="left")
 
 
-def _checked_config(place: Location, outputs: int | None = None) -> tuple[Any, dict[str, Any]]:
+def _checked_config(
+    place: Location, checkpoint: Checkpoint, outputs: int | None = None
+) -> tuple[Any, dict[str, Any]]:
     """The configuration for transformers, and what the file says."""
     settings = settings_of(place)
     refuse_strangers(place, settings)
+    check_counts(settings, checkpoint)
     options = {} if outputs is None else {"num_labels": outputs}
-    config = _config(settings, str(place / CONFIG_NAME), **options)
+    with explained(place / CONFIG_NAME, "configuration"):
+        config = _config(settings, str(place / CONFIG_NAME), **options)
     config.name_or_path = _source(place)["pretrained_model_name_or_path"]
     return config, settings
+
+
+def _check_size(factory: Any, config: Any, checkpoint: Checkpoint) -> None:
+    """Make the model without memory, and see whether it is one of these weights."""
+    import torch
+
+    with torch.device("meta"):
+        check_size(factory.from_config(copy.deepcopy(config), **_NO_CODE), checkpoint)
 
 
 def _config(settings: dict[str, Any], where: str, **options: Any) -> Any:
@@ -223,7 +247,7 @@ def explained(where: object, what: str) -> Iterator[None]:
             f"{where}: transformers cannot load the {what} ({type(error).__name__}: {why}). "
             "Expected config.json, tokenizer and safetensors weights of a model that transformers "
             "has; a model's own code is not run. Download the model again, or correct the file."
-        ) from None
+        ) from error
 
 
 @contextmanager

@@ -60,8 +60,22 @@ def encode_prompt(tokenizer: Any, conversation: Conversation) -> list[int]:
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of ``text`` as it stands; control tokens in it count as such."""
-    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    """Token ids of ``text`` as it stands; control tokens in it count as such.
+
+    Raises:
+        ModelError: the tokenizer fails.
+    """
+    try:
+        return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    except BaseException as error:
+        # What the library's Rust gives up on (a panic) is no Exception of Python's.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        why = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{getattr(tokenizer, 'name_or_path', 'the model')}: the tokenizer cannot encode a "
+            f"text ({type(error).__name__}: {why}). Use the tokenizer of the model's publisher."
+        ) from None
 
 
 def encode(
@@ -78,11 +92,9 @@ def encode(
         rest = whole[len(prompt) :].rstrip("\n")
     else:  # templates that rewrite earlier turns, or add what only a last turn has
         rest = answer + str(tokenizer.eos_token or "")
-    before, after = (
-        tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, rest)
-    )
+    before, after = (encode_text(tokenizer, text) for text in (prompt, rest))
     ids = (*before, *after)
-    return Encoded(tuple(int(token) for token in ids[:max_tokens]), min(len(before), len(ids)))
+    return Encoded(ids[:max_tokens], min(len(before), len(ids)))
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, *, left: bool) -> list[list[int]]:

@@ -39,7 +39,7 @@ def make_skeleton(
 
     where = f"{plan.reference.checkpoint.path}/config.json"
     with init_empty_weights(include_buffers=False):
-        model = model_without_weights(plan.config, torch.float32, where)
+        model = model_without_weights(plan.config, torch.float32, where, plan.reference.checkpoint)
     _refuse_copied(model, plan)
     small = _replace(model, weights, where)
     for module in model.modules():
