@@ -251,7 +251,9 @@ class HfModel:
 
     def _ids(self, rows: list[list[int]]) -> torch.Tensor:
         """Tokens for the model, which must have all of them."""
-        known = int(self.model.get_input_embeddings().weight.shape[0])
+        weight = getattr(self.model.get_input_embeddings(), "weight", None)
+        # A merge that is tuned makes its embedding on demand.
+        known = self.model.config.get_text_config().vocab_size if weight is None else len(weight)
         beyond = next((token for row in rows for token in row if not 0 <= token < known), None)
         if beyond is not None:
             raise ModelError(
