@@ -70,7 +70,7 @@ def make_folder(name: str, parent: int, mode: int = 0o777) -> int:
         if not is_ours(os.fstat(descriptor), parent):
             raise NotPrivateError(f"the new folder was replaced by one of {owner_of(descriptor)}")
     except BaseException:
-        os.close(descriptor)
+        close(descriptor)
         raise
     return descriptor
 
@@ -111,16 +111,27 @@ def open_own_file(name: str | Path, flags: int, parent: int | None = None) -> in
         if status.st_nlink > 1:  # of somebody's file, which would be written to
             raise NotPrivateError("the file has another name, a hard link")
     except BaseException:
-        os.close(descriptor)
+        close(descriptor)
         raise
     return descriptor
 
 
 def _regular(descriptor: int) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+        close(descriptor)
         raise NotPrivateError("not a regular file")
     return descriptor
+
+
+def close(descriptor: int) -> None:
+    """Close it. What a file system has to complain of then (a full disk, a lost server) does not
+    matter: what must last was synced, and the rest is about to be removed.
+    """
+    try:
+        os.close(descriptor)
+    except OSError as error:
+        if error.errno == errno.EBADF:  # a mistake of ours
+            raise
 
 
 def is_ours(status: os.stat_result, parent: int | None = None) -> bool:
@@ -151,7 +162,7 @@ def _made_in(folder: int) -> os.stat_result | None:
         try:
             return os.fstat(descriptor)
         finally:
-            os.close(descriptor)
+            close(descriptor)
             os.unlink(name, dir_fd=folder)
     return None
 
@@ -206,10 +217,10 @@ def make_folders(path: Path) -> tuple[int, list[Path]]:
                 made.append(path)
             except FileExistsError:  # by another process, just now
                 below = open_folder(name, folder)
-            os.close(folder)
+            close(folder)
             folder = below
     except BaseException:
-        os.close(folder)
+        close(folder)
         for each in reversed(made):
             with suppress(OSError):
                 each.rmdir()
@@ -228,7 +239,7 @@ def folder_of(path: Path) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def remove_tree(name: str, parent: int | None, descriptor: int | None = None) -> None:
@@ -268,7 +279,7 @@ def _remove(name: str, parent: int | None, device: int, depth: int) -> None:
             except OSError as error:
                 failed = error
     finally:
-        os.close(descriptor)
+        close(descriptor)
     if failed is not None:
         raise failed
     os.rmdir(name, dir_fd=parent)
@@ -288,7 +299,7 @@ def make_private(folder: Path) -> None:
     try:
         check_private(descriptor)
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def check_private(descriptor: int) -> None:

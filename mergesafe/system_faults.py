@@ -16,12 +16,17 @@ _THREADS: Final = (
     "command has them, or raise the limit (ulimit -u)."
 )
 _ADVICE: Final = {
-    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
-    errno.ENFILE: "The system has too many open files: end what holds them.",
     errno.ENOSPC: "Free space or choose another disk, then run again.",
     errno.EDQUOT: "Your disk quota is used up: free space, then run again.",
-    errno.EFBIG: "Files may not become as large: raise the limit (ulimit -f).",
     errno.EROFS: "The file system is read-only: choose another place.",
+    errno.EACCES: "You may not write there: choose another place or change its permissions.",
+    errno.EPERM: "You may not write there: choose another place or change its permissions.",
+    errno.EIO: "The disk reports an error: check it, or choose another one.",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
+    errno.ENFILE: "The system has too many open files: end what holds them.",
+    errno.EFBIG: "Files may not become as large: raise the limit (ulimit -f).",
+    errno.ENOTEMPTY: "Something else wrote to it during the merge: choose another folder.",
+    errno.EEXIST: "Something else wrote to it during the merge: choose another folder.",
 }
 #: How libraries say in their own words that memory could not be had: torch's allocator, the loader
 #: of shared libraries, C++.
@@ -54,7 +59,11 @@ def _of_system(error: OSError) -> ResourceError | None:
     words = error.strerror or type(error).__name__
     if error.errno == errno.ENOMEM:
         return ResourceError(_MEMORY.format(what=f" ({error.filename})" if error.filename else ""))
-    advice = _ADVICE.get(error.errno, "Check the path, its permissions and the disk.")
     if error.filename is None:
-        return ResourceError(f"the system reports an error: {words}. {advice}")
-    return ResourceError(f"{error.filename}: the system reports an error: {words}. {advice}")
+        return ResourceError(f"the system reports an error: {words}. {advice(error)}")
+    return ResourceError(f"{error.filename}: the system reports an error: {words}. {advice(error)}")
+
+
+def advice(error: OSError) -> str:
+    """What to do about a file or folder that cannot be written."""
+    return _ADVICE.get(error.errno or 0, "Check the disk and the path.")

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from cli.helpers import one_paragraph
 from conftest import Family
-from tiny import recipe
+from tiny import leftovers, recipe
 
 import mergesafe
+from mergesafe.checkpoint._area import Area
 from mergesafe.checkpoint.location import at
 from mergesafe.engine.memory import Arena
 from mergesafe.errors import CheckpointError, MergesafeError, ResourceError, UnreadableError
@@ -143,3 +144,35 @@ def test_a_tokenizer_that_cannot_be_read_is_no_warning(
     content = recipe("linear", family.models, each={"weight": 1})
     with pytest.raises(MergesafeError, match=r"tokenizer\.json: cannot open the file"):
         mergesafe.merge(content, family.folder / "out")
+
+
+def test_errors_of_closing_are_left_alone(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.close
+
+    def broken(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        original(descriptor)
+        if str(family.folder) in path:
+            raise failure(errno.EIO)
+
+    if not os.path.exists("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    content = recipe("linear", family.models, each={"weight": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", broken)
+        mergesafe.merge(content, family.folder / "out")
+    assert mergesafe.verify(family.folder / "out")
+    assert leftovers(family.folder) == []
+
+
+def test_a_finished_merge_leaves_no_hidden_folder_for_good(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a process that was killed between the last rename and tidying up."""
+    content = recipe("linear", family.models, each={"weight": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(Area, "remove", Area.close)
+        mergesafe.merge(content, family.folder / "out")
+    assert len(leftovers(family.folder)) == 1
+    mergesafe.merge(content, family.folder / "out", resume=True)
+    assert leftovers(family.folder) == []

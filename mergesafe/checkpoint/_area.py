@@ -79,12 +79,12 @@ class Area:
             except BaseException:
                 # interrupted, or another process's: no empty folder stays behind
                 self._abandon(name, folder)
-                os.close(folder)
+                private.close(folder)
                 raise
             if locked:
                 self._name, self.folder = name, folder
                 return
-            os.close(folder)  # whoever held it finished just now and removed the folder
+            private.close(folder)  # whoever held it finished just now and removed the folder
         raise OutputError(
             f"{self.path}: this folder, which the output is made in, is taken away by something "
             "again and again. Give a folder that others cannot write to."
@@ -114,7 +114,7 @@ class Area:
             return None
         if _is_area(folder, self._parent):
             return folder
-        os.close(folder)
+        private.close(folder)
         return None
 
     def _locked(self, name: str, folder: int) -> bool:
@@ -131,7 +131,7 @@ class Area:
                 return True
         finally:
             if lock >= 0:
-                os.close(lock)
+                private.close(lock)
         return False
 
     def _abandon(self, name: str, folder: int) -> None:
@@ -142,7 +142,7 @@ class Area:
                 if os.listdir(folder) == [_LOCK]:
                     os.unlink(_LOCK, dir_fd=folder)
             finally:
-                os.close(lock)
+                private.close(lock)
         self._remove_empty(name, folder)
 
     def _remove_empty(self, name: str, folder: int) -> None:
@@ -176,7 +176,7 @@ class Area:
             with os.scandir(model) as entries:
                 return sum(each.stat(follow_symlinks=False).st_blocks * 512 for each in entries)
         finally:
-            os.close(model)
+            private.close(model)
 
     def remove(self) -> None:
         """Remove the folder and give the lock back; a warning says what cannot be removed."""
@@ -201,8 +201,23 @@ class Area:
         """Give the lock back."""
         if self.held:
             folder, lock, self.folder, self._lock = self.folder, self._lock, -1, -1
-            os.close(lock)
-            os.close(folder)
+            private.close(lock)
+            private.close(folder)
+
+
+def remove_abandoned(target: Path) -> None:
+    """Remove the hidden folder of a merge that was killed when its output ``target`` was in place
+    already; that of a running one is left alone.
+    """
+    area = Area(target)
+    with suppress(OSError, OutputError):
+        parent = private.open_folder(target.parent, follow=True)
+        try:
+            if any(name.startswith(area.path.name) for name in os.listdir(parent)):
+                area.open(parent)
+                area.remove()
+        finally:
+            private.close(parent)
 
 
 def _is_area(folder: int, parent: int) -> bool:

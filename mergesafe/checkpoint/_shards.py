@@ -14,18 +14,9 @@ from mergesafe.checkpoint._parse import reason
 from mergesafe.checkpoint._writeback import Writeback
 from mergesafe.checkpoint.layout import ShardFile
 from mergesafe.errors import ArgumentError, OutputError
-from mergesafe.private import create_file, is_same, open_file
+from mergesafe.private import close, create_file, is_same, open_file
+from mergesafe.system_faults import advice
 
-_ADVICE = {
-    errno.ENOSPC: "Free space or choose another disk, then run again.",
-    errno.EDQUOT: "Your disk quota is used up: free space, then run again.",
-    errno.EROFS: "The file system is read-only: choose another place.",
-    errno.EACCES: "You may not write there: choose another place or change its permissions.",
-    errno.EPERM: "You may not write there: choose another place or change its permissions.",
-    errno.EIO: "The disk reports an error: check it, or choose another one.",
-    errno.ENOTEMPTY: "Something else wrote to it during the merge: choose another folder.",
-    errno.EEXIST: "Something else wrote to it during the merge: choose another folder.",
-}
 #: posix_fallocate is an optimisation; these mean that the file system does not have it.
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -140,7 +131,7 @@ class Shards:
         """Wait for writes in progress and close every file. May be called again."""
         self.gate.shut()
         while self._descriptors:
-            os.close(self._descriptors.pop())
+            close(self._descriptors.pop())
 
     def _open(self, folder: int, flags: int) -> None:
         for file in self._files:
@@ -168,7 +159,7 @@ def write_all(path: Path, descriptor: int, offset: int, view: memoryview) -> Non
         except OSError as error:
             raise OutputError(
                 f"{path}: wrote {done:,} of {count:,} bytes at byte {offset:,} "
-                f"({reason(error)}). {_advice(error)}"
+                f"({reason(error)}). {advice(error)}"
             ) from error
 
 
@@ -179,7 +170,7 @@ def failing(path: Path, action: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{path}: could not {action} it ({reason(error)}). {_advice(error)}"
+            f"{path}: could not {action} it ({reason(error)}). {advice(error)}"
         ) from error
 
 
@@ -193,7 +184,3 @@ def _allocate(descriptor: int, size: int) -> None:
             if error.errno not in _NO_FALLOCATE:
                 raise
     os.ftruncate(descriptor, size)
-
-
-def _advice(error: OSError) -> str:
-    return _ADVICE.get(error.errno or 0, "Check the disk and the path.")

@@ -25,7 +25,7 @@ def size_in(folder: int, name: str) -> int | None:
         try:
             return size_in(below, rest)
         finally:
-            os.close(below)
+            private.close(below)
     found = os.stat(first, dir_fd=folder, follow_symlinks=False)
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
@@ -38,5 +38,5 @@ def sync_folders(folder: int, names: Iterable[str]) -> None:
         try:
             sync_folders(below, [rest for name, _, rest in inner if name == first])
         finally:
-            os.close(below)
+            private.close(below)
     os.fsync(folder)

@@ -19,6 +19,7 @@ from mergesafe.checkpoint._parse import parse_object, reason
 from mergesafe.checkpoint.remote import RemotePath
 from mergesafe.checkpoint.seen import Change, FileState
 from mergesafe.errors import CheckpointError, UnreadableError
+from mergesafe.private import close
 
 Location: TypeAlias = Path | RemotePath
 #: What the system says of a name that leads to nothing.
@@ -207,7 +208,7 @@ class _LocalFile:
             status = os.fstat(self._descriptor)
             _check_regular(path, status)
         except BaseException:
-            os.close(self._descriptor)
+            close(self._descriptor)
             raise
         self._state = FileState.of(status)
 
@@ -235,7 +236,7 @@ class _LocalFile:
         return self._state.until(FileState.of(os.fstat(self._descriptor))) is Change.CONTENT
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        close(self._descriptor)
 
 
 @dataclass(frozen=True, slots=True)

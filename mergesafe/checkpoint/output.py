@@ -325,9 +325,9 @@ class OutputFolder:
                 folder = self._model
                 for part in parts[:-1]:
                     folder = folder_in(folder, part)
-                    stack.callback(os.close, folder)
+                    stack.callback(private.close, folder)
                 descriptor = private.create_file(parts[-1], folder)
-            stack.callback(os.close, descriptor)
+            stack.callback(private.close, descriptor)
             yield descriptor
             with failing(self.path / name, "sync"):
                 os.fsync(descriptor)
@@ -351,7 +351,7 @@ class OutputFolder:
             self._area.remove()  # does nothing where it is another process's
         for descriptor in (self._model, self._old, self._above):
             if descriptor >= 0:
-                os.close(descriptor)
+                private.close(descriptor)
         self._model = self._old = self._above = -1
 
 

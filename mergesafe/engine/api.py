@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from mergesafe.checkpoint._area import remove_abandoned
 from mergesafe.checkpoint._guard import resolve
 from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.upload import (
@@ -177,6 +178,8 @@ def merge(
     replace_there = False
     place: Location = target if url is None else output_location(url)
     if resume and is_finished(made, place, on_nonfinite, overwrite=overwrite):
+        if url is None:
+            remove_abandoned(resolve(target))
         return _nothing_to_do(made, place, started)
     staged = False
     if url is not None:

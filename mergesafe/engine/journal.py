@@ -21,7 +21,8 @@ import msgspec
 
 from mergesafe.checkpoint.digest import digest_of, parse, text
 from mergesafe.errors import OutputError
-from mergesafe.private import Place, create_file, open_own_file
+from mergesafe.private import Place, close, create_file, open_own_file
+from mergesafe.system_faults import advice
 
 _SEPARATOR: Final = "\t"
 #: A million tiles take as much.
@@ -100,7 +101,7 @@ class Journal:
 
     def close(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close(self._descriptor)
             self._descriptor = -1
 
     def _write(self, lines: str) -> None:
@@ -110,8 +111,7 @@ class Journal:
 
     def _failed(self, error: OSError) -> OutputError:
         return OutputError(
-            f"{self.path}: the journal cannot be written ({error.strerror}). Free space or check "
-            "the disk, then run again."
+            f"{self.path}: the journal cannot be written ({error.strerror}). {advice(error)}"
         )
 
 
