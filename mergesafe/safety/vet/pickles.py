@@ -35,9 +35,8 @@ def look_through(
         waiting = [list(names[at : at + _CHUNK]) for at in range(0, len(names), _CHUNK)]
         while waiting and (left := end - time.monotonic()) > 0:
             chunk = waiting.pop(0)
-            given = {
-                "files": [os.path.abspath(folder / name) for name in chunk], "seconds": left, "each": SECONDS,
-            }  # fmt: skip
+            files = [os.path.abspath(folder / name) for name in chunk]
+            given = {"files": files, "seconds": left, "each": SECONDS}
             try:
                 answers: list[dict[str, Any]] = guard(_FUNCTION, given, seconds=left + 1)
             except GuardedError as error:
