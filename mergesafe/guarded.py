@@ -211,7 +211,7 @@ class _Child:
             while (message := self._message(largest)) is None:
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise TookTooLong(f"it takes longer than {seconds:g} s")
+                    raise TookTooLong(f"it takes longer than {round(seconds, 1):g} s")
                 for key, _ in waiting.select(left):
                     if key.fileobj is self._answers:
                         self._read()

@@ -24,6 +24,7 @@ T = TypeVar("T")
 _GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 #: Rendering a few turns takes a millisecond.
 _SECONDS: Final = 2.0
+SLOW: Final = "it takes longer"
 #: Names of Jinja's own from which its internals can be reached.
 _INTERNALS: Final = frozenset(("self", "cycler", "joiner", "lipsum", "caller", "config", "request"))
 
@@ -130,7 +131,7 @@ def bounded(work: Callable[[], T], seconds: float = _SECONDS) -> T:
 
     def watch(frame: FrameType, event: str, argument: object) -> Any:
         if time.monotonic() > end:
-            raise TemplateError(f"it takes longer than {_SECONDS:g} s")
+            raise TemplateError(f"{SLOW} than {_SECONDS:g} s")
         return watch
 
     before = sys.gettrace()

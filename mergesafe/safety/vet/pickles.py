@@ -13,8 +13,10 @@ from mergesafe.guarded import Guard
 from mergesafe.safety.vet.contents import Contents
 
 #: Seconds for one file and for all of a folder.
-SECONDS: Final = 5.0
-ALL_SECONDS: Final = 10.0
+SECONDS: Final = 3.0
+ALL_SECONDS: Final = 12.0
+#: Seconds for one file after it, or another one, had to be stopped from outside.
+_SINGLE: Final = 1.5
 _MEMORY: Final = 1 << 30
 #: Files that are looked at in one go.
 _CHUNK: Final = 250
@@ -31,21 +33,26 @@ def look_through(
     """
     found: dict[str, Contents] = {}
     end = time.monotonic() + seconds
+    waiting = [list(names[at : at + _CHUNK]) for at in range(0, len(names), _CHUNK)]
     with Guard(memory=_MEMORY) as guard:
-        waiting = [list(names[at : at + _CHUNK]) for at in range(0, len(names), _CHUNK)]
         while waiting and (left := end - time.monotonic()) > 0:
             chunk = waiting.pop(0)
             files = [os.path.abspath(folder / name) for name in chunk]
-            given = {"files": files, "seconds": left, "each": SECONDS}
+            given = {"files": files, "seconds": min(left, SECONDS), "each": SECONDS}
+            single = len(chunk) == 1
+            limit = _SINGLE if single else 2 * SECONDS
             try:
-                answers: list[dict[str, Any]] = guard(_FUNCTION, given, seconds=left + 1)
+                answers: list[dict[str, Any]] = guard(
+                    _FUNCTION, given, seconds=min(left + 1, limit)
+                )
             except GuardedError as error:
-                if len(chunk) == 1:
+                if single:
                     found[chunk[0]] = Contents(problem=f"looking through it fails: {error}")
                 else:  # find out which one it is
-                    half = len(chunk) // 2
-                    waiting[:0] = [chunk[:half], chunk[half:]]
+                    waiting[:0] = [[name] for name in chunk]
                 continue
             for name, each in zip(chunk, answers, strict=False):
                 found[name] = Contents(**{**each, "imports": dict.fromkeys(each["imports"])})
+            if answers and len(answers) < len(chunk):
+                waiting.insert(0, chunk[len(answers) :])
     return {name: found.get(name) or Contents(problem=NO_TIME) for name in names}

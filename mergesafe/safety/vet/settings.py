@@ -11,10 +11,12 @@ from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.model import CONFIG_NAME
 from mergesafe.errors import CheckpointError
-from mergesafe.safety.vet.findings import Finding, listing
+from mergesafe.safety.vet.findings import Finding
 from mergesafe.safety.vet.folder import read_settings
 
 GENERATION: Final = "generation_config.json"
+#: Tokens that are shown before they are only counted.
+_SHOWN: Final = 3
 _TIED: Final = "tie_word_embeddings"
 #: Settings that force, forbid or weigh tokens: they can hide refusals or put words into a mouth.
 _STEERING: Final = (
@@ -72,9 +74,11 @@ def check_generation(
     for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
         value = settings.get(key)
         given = value if isinstance(value, list) else [value]
-        if odd := [show(token) for token in given if not _is_token(token, vocabulary)]:
+        if odd := [token for token in given if not _is_token(token, vocabulary)]:
+            more = f" and {len(odd) - _SHOWN} more" if len(odd) > _SHOWN else ""
+            shown = ", ".join(map(show, odd[:_SHOWN])) + more
             none = f"no token of a vocabulary of {show(vocabulary)}"
-            yield _warn(f"{key} {listing(odd)} {'is' if len(odd) == 1 else 'are'} {none}")
+            yield _warn(f"{key} {shown} {'is' if len(odd) == 1 else 'are'} {none}")
     for key, low, high in _RANGES:
         value = settings.get(key)
         if value is None or value == known.get(key):

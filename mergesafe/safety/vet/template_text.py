@@ -13,8 +13,8 @@ from typing import Final
 
 from mergesafe.checkpoint._parse import show
 from mergesafe.safety.compliance import is_compliance
-from mergesafe.safety.vet.findings import Finding, amount, listing
-from mergesafe.safety.vet.jinja import Program, TemplateError, parse
+from mergesafe.safety.vet.findings import Finding, Severity, amount, listing
+from mergesafe.safety.vet.jinja import SLOW, Program, TemplateError, parse
 from mergesafe.safety.vet.spoken import Conditional, Rendered, added, conditional, render
 
 #: Four words in a row: prose, not markup. Lengths are bounded so that any text takes linear time.
@@ -127,7 +127,9 @@ def _rendered(text: str, base: str | None, where: str, told: Collection[str]) ->
     try:
         ours = render(text)
     except TemplateError as error:
-        yield Finding("warning", "files", f"the template cannot be rendered: {error}", where)
+        # What is too slow could not be looked at; other failures are seen by whoever uses it.
+        severity: Severity = "unfit" if SLOW in str(error) else "warning"
+        yield Finding(severity, "files", f"the template cannot be rendered: {error}", where)
         return
     try:
         theirs = render(base) if base is not None else Rendered()

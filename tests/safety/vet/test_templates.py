@@ -225,7 +225,7 @@ def test_a_template_that_never_ends_is_stopped() -> None:
     loop = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
     began = time.monotonic()
     found = severities(loop + BASE)
-    assert any("takes longer than 2 s" in what for what in found), found
+    assert any("takes longer than 2 s" in what and how == "unfit" for what, how in found.items())
     assert time.monotonic() - began < 15  # three renderings of two seconds, on a busy machine
 
 
@@ -429,15 +429,15 @@ ENDLESS = {
     "nested blocks": "{% if 1 %}" * 3_000 + "{% endif %}" * 3_000,
     "nested lists": "{{ " + "[" * 90_000 + "]" * 90_000 + " }}",
     "unary": "{{ " + "-" * 100_000 + "1 }}",
-    "long word": "a" * 400_000,
-    "long words": "{{ '" + "a-" * 200_000 + "' }}",
-    "half a token": "<" * 400_000,
-    "indented": "\n" + " \t" * 200_000 + "x",
-    "colons": "{{ '{" + ":" * 200_000 + "'.format(1) }}",
+    "long word": "a" * 150_000,
+    "long words": "{{ '" + "a-" * 80_000 + "' }}",
+    "half a token": "<" * 150_000,
+    "indented": "\n" + " \t" * 80_000 + "x",
+    "colons": "{{ '{" + ":" * 80_000 + "'.format(1) }}",
     "letters before the answer": OPENING + "{% if x %}{{ 'a' * 19000 }}{% endif %}" * 9,
-    "brackets": "[" * 200_000 + "A" * 200_000,
-    "spaces": "{{ 'user" + " " * 300_000 + "' }}",
-    "commands": "always " * 60_000,
+    "brackets": "[" * 80_000 + "A" * 80_000,
+    "spaces": "{{ 'user" + " " * 100_000 + "' }}",
+    "commands": "always " * 20_000,
     "percent": "{{ '%" + "9" * 100_000 + "' % 1 }}",
     "keys": "{{ '" + '"type' * 80_000 + "' }}",
     "digits": "{{ ('9' * 90000) | int }}" * 100,
@@ -457,7 +457,7 @@ OURS = (
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_endless_templates_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergesafe.safety.vet.templates.SECONDS", 3.0)
+    monkeypatch.setattr("mergesafe.safety.vet.templates.SECONDS", 2.0)
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "chat_template.jinja").write_text(BASE)
     (tmp_path / "chat_template.jinja").write_text(BASE + ENDLESS[name])
