@@ -190,10 +190,15 @@ class Area:
                 continue
             except OSError as error:
                 failed = error
-        self._remove_empty(self._name, self.folder)
+        try:
+            if private.is_same(self.folder, self._name, self._parent):
+                os.rmdir(self._name, dir_fd=self._parent)
+        except OSError as error:
+            failed = failed or error
         if failed is not None:
             warnings.warn(
-                f"{self.path}: could not be removed ({failed}); remove it by hand", stacklevel=3
+                f"{self.path}: could not be removed ({failed.strerror}); remove it by hand",
+                stacklevel=3,
             )
         self.close()
 

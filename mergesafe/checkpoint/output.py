@@ -252,7 +252,8 @@ class OutputFolder:
             private.remove_tree(aside.name, aside.folder, self._old)
         except OSError as error:
             warnings.warn(
-                f"{aside.path}: could not be removed ({error}); remove it by hand", stacklevel=3
+                f"{aside.path}: could not be removed ({error.strerror}); remove it by hand",
+                stacklevel=3,
             )
 
     def _check_space(self, place: Path) -> None:
