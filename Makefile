@@ -2,6 +2,7 @@
 #
 #   make demo        the story on a real small model, up to a quarter of an hour on two cores
 #   make test        what CI runs: lint, types, build, tests
+#   make faults      200 faults of the system, each followed by a comparison of bytes, ten minutes
 #   make bench       kernels and end-to-end merges against mergekit, minutes
 #   make docs        build the documentation strictly into site/
 #   make gpu-check   build, test and measure on a GPU, minutes; installs into PYTHON
@@ -24,7 +25,7 @@ endif
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc tests -not -path 'csrc/third_party/*' \( -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' \))
 
-.PHONY: demo test fast-test lint types wheel-check bench docs gpu-check lock format clean
+.PHONY: demo test fast-test faults lint types wheel-check bench docs gpu-check lock format clean
 
 $(VENV)/.torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +59,10 @@ test: lint types fast-test wheel-check
 
 fast-test: $(VENV)/.test-extra $(VENV)/.demo-extra $(VENV)/.model
 	$(BIN)/python -m pytest -q
+
+# With NAME='power cut', say, those whose names hold that.
+faults: $(VENV)/.test-extra $(VENV)/.demo-extra
+	PYTHONPATH=tests $(BIN)/python -m faults $(if $(NAME),'$(NAME)')
 
 lint: $(VENV)/.test-extra
 	$(BIN)/ruff check .
