@@ -242,7 +242,7 @@ def _one_sided(model: Model, reference: Model, found: Differences) -> Iterator[s
     ):
         rows = _rows(owner)
         beyond = tuple(each for each in tokens if rows is not None and each[1] >= rows)
-        tokens = tuple(each for each in tokens if each not in set(beyond))
+        tokens = tuple(each for each in tokens if rows is None or each[1] < rows)
         if beyond:
             yield (
                 f"only {owner.text} has the token{'' if len(beyond) == 1 else 's'} "

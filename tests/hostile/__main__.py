@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from . import settings, tokens, weights  # noqa: F401  # each registers folders
-from .parts import ADAPTERS, FOLDERS, SOUND, make, sound_model
+from .parts import ADAPTERS, FOLDERS, SOUND, make, near_model, sound_model
 
 SECONDS, MEMORY = 10.0, 2 << 30
 #: A run that hangs is ended after this.
@@ -153,7 +153,7 @@ def main() -> int:
     endings = []
     with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
         sound = sound_model(Path(folder) / "sound")
-        sound_model(Path(folder) / "other", seed=1)
+        near_model(sound, Path(folder) / "other")
         for name in names:
             work = Path(folder) / "work" / name.replace("/", "_")
             work.mkdir(parents=True)

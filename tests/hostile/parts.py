@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chatty import save_chat_model
+from safetensors.torch import load_file, save_file
 
 Spoil = Callable[[Path], None]
 #: The name of a folder that is not spoiled.
@@ -67,9 +68,17 @@ def header(file: Path, content: object, data: bytes = b"") -> None:
     put(file, struct.pack("<Q", len(text)) + text + data)
 
 
-def sound_model(folder: Path, seed: int = 0) -> Path:
+def sound_model(folder: Path) -> Path:
     """A tiny model that every command takes."""
-    return save_chat_model(folder, seed)
+    return save_chat_model(folder)
+
+
+def near_model(sound: Path, folder: Path) -> Path:
+    """A fine-tuned sibling: the same but for 1 % of every weight."""
+    shutil.copytree(sound, folder)
+    near = {name: each * 1.01 for name, each in load_file(folder / "model.safetensors").items()}
+    save_file(near, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 def make(name: str, sound: Path, folder: Path) -> Path:
