@@ -176,3 +176,19 @@ def test_a_finished_merge_leaves_no_hidden_folder_for_good(
     assert len(leftovers(family.folder)) == 1
     mergesafe.merge(content, family.folder / "out", resume=True)
     assert leftovers(family.folder) == []
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = os.listdir
+
+    def broken(path: object = ".") -> list[str]:
+        if str(path) == str(family.experts[0]):
+            raise failure(errno.EIO)
+        return original(path)  # type: ignore[type-var]
+
+    monkeypatch.setattr(os, "listdir", broken)
+    content = recipe("linear", family.models, each={"weight": 1})
+    with pytest.raises(UnreadableError, match="one: cannot list the folder"):
+        mergesafe.merge(content, family.folder / "out")

@@ -284,8 +284,5 @@ def _listed(folder: Location, suffix: str) -> list[Location]:
     """Files of ``folder`` with this suffix, in order of name; none if it has no listing."""
     if not at(folder).is_dir():
         return []
-    try:
-        names = at(folder).names() or []
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot list the folder ({reason(error)}).") from error
+    names = at(folder).names() or []
     return [folder / name for name in sorted(names) if PurePath(name).suffix == suffix]

@@ -77,7 +77,7 @@ class Place(Protocol):
         """What the folder holds; None where a place has no listing (HTTP).
 
         Raises:
-            OSError: it cannot be listed.
+            UnreadableError: it cannot be listed.
         """
 
     def open(self) -> OpenFile:
@@ -256,7 +256,13 @@ class _LocalPlace:
         return status is not None and stat.S_ISDIR(status.st_mode)
 
     def names(self) -> list[str] | None:
-        return os.listdir(self.path)
+        try:
+            return os.listdir(self.path)
+        except OSError as error:
+            raise UnreadableError(
+                f"{self.path}: cannot list the folder ({reason(error)}). Check its permissions and "
+                "the disk."
+            ) from error
 
     def open(self) -> OpenFile:
         self._regular()

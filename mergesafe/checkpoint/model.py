@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn
 
 from mergesafe.architecture.names import unwrap
 from mergesafe.architecture.tying import is_tied
-from mergesafe.checkpoint._parse import is_text, reason, show
+from mergesafe.checkpoint._parse import is_text, show
 from mergesafe.checkpoint.location import Location, at, read_json_file
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
 from mergesafe.errors import CheckpointError, nearest
@@ -237,10 +237,7 @@ def similar(path: Path) -> Path | None:
 
 def _refuse_folder(path: Location) -> NoReturn:
     """Say what the folder holds instead of a safetensors checkpoint."""
-    try:
-        names = sorted(at(path).names() or [])
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot list the folder ({reason(error)}).") from error
+    names = sorted(at(path).names() or [])
     if "adapter_config.json" in names:
         problem = "this is a LoRA adapter, not a model. Write it as base+adapter in the recipe."
     elif stray := [name for name in names if name.endswith(".safetensors")]:

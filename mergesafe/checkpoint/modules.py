@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from mergesafe.checkpoint._parse import reason, show
+from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location, at, open_regular
 from mergesafe.checkpoint.model import CONFIG_LIMIT, PICKLE_SUFFIXES
 from mergesafe.errors import CheckpointError, UnreadableError
@@ -100,7 +100,4 @@ def _fits(folder: Location, path: str) -> bool:
 
 
 def _files(folder: Location) -> list[str]:
-    try:
-        return sorted(name for name in at(folder).names() or [] if _PLAIN_FILE.fullmatch(name))
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot list the folder ({reason(error)}).") from error
+    return sorted(name for name in at(folder).names() or [] if _PLAIN_FILE.fullmatch(name))

@@ -104,10 +104,7 @@ def _left_behind(
 ) -> list[str]:
     if not at(folder).is_dir():
         return []
-    try:
-        listed = at(folder).names() or []
-    except OSError:
-        return []
+    listed = at(folder).names() or []
     known = [CONFIG_NAME, TEMPLATE_FOLDER, *TOKENIZER_FILES, *filter(is_vocabulary, listed)]
     known += [shard.name for shard in reference.checkpoint.shards]
     names = set(unexpected(listed, [*carried, *known]))

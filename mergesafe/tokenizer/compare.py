@@ -164,10 +164,7 @@ def _reserved(token: str) -> bool:
 def _names(folder: Location) -> frozenset[str]:
     if not at(folder).is_dir():
         return frozenset()
-    try:
-        listed = at(folder).names()
-    except OSError:
-        return frozenset()
+    listed = at(folder).names()
     if listed is not None:
         return frozenset(listed)
     # A server that lists nothing is asked for each name that has one.
