@@ -1,20 +1,29 @@
 // The Python module mergesafe._native: takes addresses as integers and releases the GIL. It knows
-// nothing of torch; shapes, dtypes and devices are checked by its callers in mergesafe/.
+// nothing of torch; shapes and devices are checked by its callers in mergesafe/, and that memory of
+// the given length lies at an address is theirs to know.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cfenv>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "checks.h"
 #include "cpu/run.h"
 #include "cpu/selection.h"
+#include "gil.h"
 
 namespace py = pybind11;
 using namespace mergesafe;
+
+#if defined(MERGESAFE_SANITIZE)
+#include "../tests/csrc/probe.h"
+#endif
 
 #if MERGESAFE_CUDA_COMPILED
 namespace mergesafe::cuda {
@@ -37,11 +46,11 @@ class Kernel {
   Kernel& operator=(const Kernel&) = delete;
 
  private:
-  py::gil_scoped_release release_;
+  WithoutGil release_;
   std::fenv_t saved_;
 };
 
-// (address, dtype, cast)
+// (address, dtype, cast), of as many elements as the call says
 using PyInput = std::tuple<uintptr_t, int, int>;
 // (input, weight, rescale, lo, hi, random, threshold, key)
 using PyVector = std::tuple<PyInput, float, float, uint32_t, uint32_t, bool, uint32_t, uint64_t>;
@@ -49,36 +58,55 @@ using PyOutput = std::tuple<uintptr_t, int>;
 // (address, number of values): what a call reads or writes besides inputs and output
 using PyArray = std::pair<uintptr_t, size_t>;
 
-Input input_of(const PyInput& p) {
-  return {reinterpret_cast<const void*>(std::get<0>(p)), dtype_of(std::get<1>(p)),
-          dtype_of(std::get<2>(p))};
+// One of the arrays of n elements that a call works on.
+Input input_of(const char* name, const PyInput& p, int64_t n) {
+  const auto& [address, dtype, cast] = p;
+  const Input input{reinterpret_cast<const void*>(address), dtype_of(dtype), dtype_of(cast)};
+  expect_memory(name, address, n, size_of(input.dtype));
+  return input;
 }
 
-std::vector<Input> inputs_of(const std::vector<PyInput>& list) {
+std::vector<Input> inputs_of(const std::vector<PyInput>& list, int64_t n, int64_t least = 0,
+                             const char* number = "the number of inputs") {
+  expect_between(number, list.size(), least, kMostInputs);
   std::vector<Input> inputs;
-  for (const PyInput& p : list) inputs.push_back(input_of(p));
+  inputs.reserve(list.size());
+  for (const PyInput& p : list) inputs.push_back(input_of("an input", p, n));
   return inputs;
 }
 
-std::vector<TaskVector> vectors_of(const std::vector<PyVector>& list) {
+std::vector<TaskVector> vectors_of(const std::vector<PyVector>& list, int64_t n) {
+  expect_between("the number of task vectors", list.size(), 0, kMostInputs);
   std::vector<TaskVector> vectors;
+  vectors.reserve(list.size());
   for (const auto& [input, weight, rescale, lo, hi, random, threshold, key] : list)
-    vectors.push_back({input_of(input), weight, rescale, lo, hi, random, threshold, key});
+    vectors.push_back(
+        {input_of("an expert", input, n), weight, rescale, lo, hi, random, threshold, key});
   return vectors;
 }
 
-Output output_of(const PyOutput& p) {
-  return {reinterpret_cast<void*>(std::get<0>(p)), dtype_of(std::get<1>(p))};
+Output output_of(const PyOutput& p, int64_t n) {
+  const auto& [address, dtype] = p;
+  const Output output{reinterpret_cast<void*>(address), dtype_of(dtype)};
+  expect_memory("the output", address, n, size_of(output.dtype));
+  return output;
+}
+
+// The array, which must have `wanted` values, `of` what.
+template <class T>
+T* array_of(const char* name, const PyArray& array, size_t wanted, const char* of) {
+  expect_length(name, array.second, wanted, of);
+  expect_memory(name, array.first, static_cast<int64_t>(wanted), sizeof(T));
+  return reinterpret_cast<T*>(array.first);
 }
 
 uint64_t weighted_sum(const std::vector<PyInput>& list, const std::vector<float>& weights,
                       const PyOutput& out, int64_t n, bool zero_nonfinite, int threads) {
-  const std::vector<Input> inputs = inputs_of(list);
-  expect_between("the number of inputs", inputs.size(), 1, INT32_MAX);
-  expect_length("weights", weights.size(), inputs.size(), "one per input");
-  const SumJob job{inputs.data(), weights.data(), static_cast<int>(inputs.size()), output_of(out),
-                   zero_nonfinite};
   elements_of(n), threads_of(threads);
+  const std::vector<Input> inputs = inputs_of(list, n, 1);
+  expect_length("weights", weights.size(), inputs.size(), "one per input");
+  const SumJob job{inputs.data(), weights.data(), static_cast<int>(inputs.size()),
+                   output_of(out, n), zero_nonfinite};
   Kernel scope;
   return cpu::run_weighted_sum(job, n, threads);
 }
@@ -87,21 +115,43 @@ uint64_t merge_task_vectors(const PyInput& base, const std::vector<PyVector>& li
                             const PyOutput& out, int64_t n, uint64_t offset, int elect,
                             bool normalize, float divisor, float scale, bool zero_nonfinite,
                             int threads) {
-  const std::vector<TaskVector> vectors = vectors_of(list);
-  const MergeJob job{input_of(base), vectors.data(), static_cast<int>(vectors.size()),
-                     output_of(out), offset,         elect_of(elect),
-                     normalize,      divisor,        scale,
-                     zero_nonfinite};
   elements_of(n), threads_of(threads);
+  const std::vector<TaskVector> vectors = vectors_of(list, n);
+  const MergeJob job{input_of("the base", base, n),
+                     vectors.data(),
+                     static_cast<int>(vectors.size()),
+                     output_of(out, n),
+                     offset_of(offset, n),
+                     elect_of(elect),
+                     normalize,
+                     divisor,
+                     scale,
+                     zero_nonfinite};
   Kernel scope;
   return cpu::run_merge(job, n, threads);
 }
+
+// A base and experts of n elements.
+struct Deltas {
+  std::vector<Input> experts;
+  DeltaJob job;
+
+  Deltas(const PyInput& base, const std::vector<PyInput>& list, int64_t n, bool zero_nonfinite,
+         int64_t least = 0)
+      : experts(inputs_of(list, n, least, "the number of experts")),
+        job{input_of("the base", base, n), experts.data(), static_cast<int>(experts.size()),
+            zero_nonfinite} {}
+  Deltas(const Deltas&) = delete;
+  Deltas& operator=(const Deltas&) = delete;
+};
 
 using PyRanks = std::vector<std::pair<int, int64_t>>;
 
 // Pairs (expert, k) as queries. Kernels read each expert once, so experts must not descend.
 std::vector<RankQuery> queries_of(const PyRanks& ranks, int64_t experts, int64_t n) {
+  expect_between("the number of ranks", ranks.size(), 0, INT32_MAX);
   std::vector<RankQuery> queries;
+  queries.reserve(ranks.size());
   int before = 0;
   for (const auto& [expert, k] : ranks) {
     expect_between("the expert of a rank", expert, before, experts - 1);
@@ -119,45 +169,60 @@ class PySelection {
       : count_(ranks.size()),
         least_experts_(ranks.empty() ? 0 : ranks.back().first + 1),
         zero_nonfinite_(zero_nonfinite),
-        selection_(elements_of(n), queries_of(ranks, INT32_MAX, n), sample_of(sample, n),
-                   reinterpret_cast<uint32_t*>(storage), size, threads_of(threads)) {}
+        selection_(elements_of(n), queries_of(ranks, kMostInputs, n), sample_of(sample, n),
+                   storage_of(storage, size), size, threads_of(threads)) {}
 
   void sample(const PyInput& base, const std::vector<PyInput>& list, int64_t count) {
-    const std::vector<Input> experts = inputs_of(list);
-    const DeltaJob job = job_of(base, experts, count);
+    const Deltas deltas(base, list, elements_of(count), zero_nonfinite_, least_experts_);
+    Alone alone(busy_);
     Kernel scope;
-    selection_.sample(job, 0, count);
+    selection_.sample(deltas.job, 0, count);
   }
 
   uint64_t add(const PyInput& base, const std::vector<PyInput>& list, int64_t count) {
-    const std::vector<Input> experts = inputs_of(list);
-    const DeltaJob job = job_of(base, experts, count);
+    const Deltas deltas(base, list, elements_of(count), zero_nonfinite_, least_experts_);
+    Alone alone(busy_);
     Kernel scope;
-    return selection_.add(job, count);
+    return selection_.add(deltas.job, count);
   }
 
   // Answers by query, and the queries that have none.
   std::pair<std::vector<uint32_t>, std::vector<int>> finish() {
     std::vector<uint32_t> answers(count_);
+    Alone alone(busy_);
     Kernel scope;
-    const std::vector<int> missed = selection_.finish(answers.data());
-    return {answers, missed};
+    std::vector<int> missed = selection_.finish(answers.data());
+    return {std::move(answers), std::move(missed)};
   }
 
  private:
+  // Calls release Python's lock, so two threads could work on one selection. Made and ended with
+  // the lock, which is what makes `busy` safe.
+  struct Alone {
+    explicit Alone(bool& busy) : busy_(busy) {
+      if (busy) throw std::runtime_error("a selection is used by two threads at a time");
+      busy = true;
+    }
+    ~Alone() { busy_ = false; }
+    Alone(const Alone&) = delete;
+    Alone& operator=(const Alone&) = delete;
+    bool& busy_;
+  };
+
   static int64_t sample_of(int64_t sample, int64_t n) {
     expect_between("sample", sample, 0, n);
     return sample;
   }
-  DeltaJob job_of(const PyInput& base, const std::vector<Input>& experts, int64_t count) const {
-    expect_between("the number of experts", experts.size(), least_experts_, INT32_MAX);
-    elements_of(count);
-    return {input_of(base), experts.data(), static_cast<int>(experts.size()), zero_nonfinite_};
+  static uint32_t* storage_of(uintptr_t storage, int64_t size) {
+    expect_between("size", size, 0, kMostElements);
+    expect_memory("the storage", storage, size, sizeof(uint32_t));
+    return reinterpret_cast<uint32_t*>(storage);
   }
 
   size_t count_;
   int64_t least_experts_;  // those that the ranks are about
   bool zero_nonfinite_;
+  bool busy_ = false;
   cpu::Selection selection_;
 };
 
@@ -165,42 +230,38 @@ std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(const PyInput& base,
                                                          const std::vector<PyInput>& list,
                                                          const PyRanks& ranks, int64_t n,
                                                          bool zero_nonfinite, int threads) {
-  const std::vector<Input> experts = inputs_of(list);
-  const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
-                     zero_nonfinite};
-  const std::vector<RankQuery> queries = queries_of(ranks, experts.size(), n);
-  std::vector<uint32_t> answers(queries.size());
   elements_of(n), threads_of(threads);
+  const Deltas deltas(base, list, n, zero_nonfinite);
+  const std::vector<RankQuery> queries = queries_of(ranks, list.size(), n);
+  std::vector<uint32_t> answers(queries.size());
   Kernel scope;
-  const uint64_t flags = cpu::run_kth_magnitude(job, n, queries, threads, answers.data());
-  return {flags, answers};
+  const uint64_t flags = cpu::run_kth_magnitude(deltas.job, n, queries, threads, answers.data());
+  return {flags, std::move(answers)};
 }
 
 uint64_t magnitude_histogram(const PyInput& base, const std::vector<PyInput>& list,
                              const std::vector<int64_t>& prefixes, const PyArray& counts, int64_t n,
                              bool zero_nonfinite, int threads) {
-  const std::vector<Input> experts = inputs_of(list);
-  const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
-                     zero_nonfinite};
-  if (!prefixes.empty())
-    expect_length("prefixes", prefixes.size(), experts.size(), "one per expert");
-  for (int64_t prefix : prefixes) expect_between("a prefix", prefix, 0, kHistogramBins - 1);
-  expect_length("counts", counts.second, experts.size() * kHistogramBins, "65536 per expert");
   elements_of(n), threads_of(threads);
+  const Deltas deltas(base, list, n, zero_nonfinite);
+  if (!prefixes.empty()) expect_length("prefixes", prefixes.size(), list.size(), "one per expert");
+  for (int64_t prefix : prefixes) expect_between("a prefix", prefix, 0, kHistogramBins - 1);
+  int64_t* bins =
+      array_of<int64_t>("counts", counts, list.size() * kHistogramBins, "65536 per expert");
   Kernel scope;
-  return cpu::run_histogram(job, prefixes.empty() ? nullptr : prefixes.data(), n, threads,
-                            reinterpret_cast<int64_t*>(counts.first));
+  return cpu::run_histogram(deltas.job, prefixes.empty() ? nullptr : prefixes.data(), n, threads,
+                            bins);
 }
 
 std::pair<uint64_t, std::vector<double>> gram(const std::vector<PyInput>& list,
                                               std::vector<double> totals, int64_t n,
                                               bool zero_nonfinite, int threads) {
-  const std::vector<Input> inputs = inputs_of(list);
-  expect_length("totals", totals.size(), inputs.size() * inputs.size(), "one per pair of inputs");
   elements_of(n), threads_of(threads);
+  const std::vector<Input> inputs = inputs_of(list, n);
+  expect_length("totals", totals.size(), inputs.size() * inputs.size(), "one per pair of inputs");
   Kernel scope;
   const uint64_t flags = cpu::run_gram(inputs, zero_nonfinite, n, threads, totals.data());
-  return {flags, totals};
+  return {flags, std::move(totals)};
 }
 
 std::pair<uint64_t, std::vector<double>> delta_norms(const PyInput& base,
@@ -208,43 +269,42 @@ std::pair<uint64_t, std::vector<double>> delta_norms(const PyInput& base,
                                                      std::vector<double> totals, int64_t n,
                                                      uint64_t offset, bool zero_nonfinite,
                                                      int threads) {
-  const std::vector<TaskVector> vectors = vectors_of(list);
+  elements_of(n), threads_of(threads);
+  const std::vector<TaskVector> vectors = vectors_of(list, n);
   MergeJob job{};
-  job.base = input_of(base);
+  job.base = input_of("the base", base, n);
   job.vectors = vectors.data();
   job.count = static_cast<int>(vectors.size());
-  job.offset = offset;
+  job.offset = offset_of(offset, n);
   job.zero_nonfinite = zero_nonfinite;
   const Norm wanted = norm_of(norm);
   expect_length("totals", totals.size(), 2 * vectors.size(), "two per task vector");
-  elements_of(n), threads_of(threads);
   Kernel scope;
   const uint64_t flags = cpu::run_delta_norms(job, wanted, n, threads, totals.data());
-  return {flags, totals};
+  return {flags, std::move(totals)};
 }
 
 std::tuple<uint64_t, std::vector<double>, std::vector<int64_t>> compare(
     const PyInput& base, const std::vector<PyInput>& list, bool with_base,
     std::vector<double> totals, std::vector<int64_t> counts, int64_t n, bool zero_nonfinite,
     int threads) {
-  const std::vector<Input> experts = inputs_of(list);
-  const DeltaJob job{input_of(base), experts.data(), static_cast<int>(experts.size()),
-                     zero_nonfinite};
-  const size_t count = experts.size(), width = count + with_base;
+  elements_of(n), threads_of(threads);
+  const Deltas deltas(base, list, n, zero_nonfinite);
+  const size_t count = list.size(), width = count + with_base;
   expect_length("totals", totals.size(), width * width, "one per pair of task vectors or base");
   expect_length("counts", counts.size(), 2 * count * count, "two per pair of experts");
-  elements_of(n), threads_of(threads);
   Kernel scope;
-  const uint64_t flags = cpu::run_compare(job, with_base, n, threads, totals.data(), counts.data());
-  return {flags, totals, counts};
+  const uint64_t flags =
+      cpu::run_compare(deltas.job, with_base, n, threads, totals.data(), counts.data());
+  return {flags, std::move(totals), std::move(counts)};
 }
 
 std::vector<double> inner_products(const PyInput& grad, const std::vector<PyInput>& list, int64_t n,
                                    int threads) {
-  const std::vector<Input> inputs = inputs_of(list);
-  std::vector<double> sums(inputs.size());
-  const Input gradient = input_of(grad);
   elements_of(n), threads_of(threads);
+  const std::vector<Input> inputs = inputs_of(list, n);
+  std::vector<double> sums(inputs.size());
+  const Input gradient = input_of("the gradient", grad, n);
   Kernel scope;
   cpu::run_inner_products(gradient, inputs, n, threads, sums.data());
   return sums;
@@ -253,24 +313,36 @@ std::vector<double> inner_products(const PyInput& grad, const std::vector<PyInpu
 std::vector<double> merge_gradient(const PyInput& grad, const PyInput& base,
                                    const std::vector<PyVector>& list, int64_t n, uint64_t offset,
                                    int elect, bool normalize, int threads) {
-  const std::vector<TaskVector> vectors = vectors_of(list);
-  const GradientJob job{
-      input_of(grad), input_of(base),  vectors.data(), static_cast<int>(vectors.size()),
-      offset,         elect_of(elect), normalize};
-  std::vector<double> sums(vectors.size() + 1);
   elements_of(n), threads_of(threads);
+  const std::vector<TaskVector> vectors = vectors_of(list, n);
+  const GradientJob job{input_of("the gradient", grad, n),
+                        input_of("the base", base, n),
+                        vectors.data(),
+                        static_cast<int>(vectors.size()),
+                        offset_of(offset, n),
+                        elect_of(elect),
+                        normalize};
+  std::vector<double> sums(vectors.size() + 1);
   Kernel scope;
   cpu::run_merge_gradient(job, n, threads, sums.data());
   return sums;
 }
 
+// Elements [begin, end) of a matrix with `columns` columns, which begin at the addresses of w and
+// out; at a are `rank` rows of them, at b `rank` values for each row up to the last that is wanted.
 void add_low_rank(const PyInput& w, uintptr_t a, uintptr_t b, int64_t rank, int64_t columns,
                   float scale, int64_t begin, int64_t end, int threads, uintptr_t out) {
-  const Input weight = input_of(w);
-  expect_between("rank", rank, 0, INT64_MAX);
-  expect_between("columns", columns, 1, INT64_MAX);
-  expect_between("begin", begin, 0, end);
   threads_of(threads);
+  expect_between("rank", rank, 0, kMostElements);
+  expect_between("columns", columns, 1, kMostElements / std::max<int64_t>(1, rank));
+  expect_between("end", end, 0, kMostElements);
+  expect_between("begin", begin, 0, end);
+  const int64_t n = end - begin, rows = end == 0 ? 0 : (end - 1) / columns + 1;
+  expect_between("the number of rows", rows, 0, kMostElements / std::max<int64_t>(1, rank));
+  const Input weight = input_of("the weight", w, n);
+  expect_memory("a", a, n > 0 ? rank * columns : 0, sizeof(float));
+  expect_memory("b", b, n > 0 ? rank * rows : 0, sizeof(float));
+  expect_memory("the output", out, n, sizeof(float));
   Kernel scope;
   cpu::run_add_low_rank(weight, reinterpret_cast<const float*>(a),
                         reinterpret_cast<const float*>(b), rank, columns, scale, begin, end,
@@ -278,22 +350,23 @@ void add_low_rank(const PyInput& w, uintptr_t a, uintptr_t b, int64_t rank, int6
 }
 
 int64_t count_nonfinite(const PyInput& input, int64_t n) {
-  const Input values = input_of(input);
-  elements_of(n);
+  const Input values = input_of("the input", input, elements_of(n));
   Kernel scope;
   return cpu::current().count_nonfinite(values, n);
 }
 
 std::pair<uint64_t, uint64_t> digest(uintptr_t data, int64_t nbytes, uint64_t first_block) {
-  expect_between("nbytes", nbytes, 0, INT64_MAX);
+  expect_between("nbytes", nbytes, 0, kMostElements);
+  expect_memory("the data", data, nbytes, 1);
   uint64_t sum[2];
-  py::gil_scoped_release release;
+  WithoutGil released;
   cpu::current().digest(reinterpret_cast<const void*>(data), nbytes, first_block, sum);
   return {sum[0], sum[1]};
 }
 
 void triad(uintptr_t a, uintptr_t b, uintptr_t c, float s, int64_t n, int threads) {
   elements_of(n), threads_of(threads);
+  for (uintptr_t each : {a, b, c}) expect_memory("a vector", each, n, sizeof(float));
   Kernel scope;
   cpu::run_triad(reinterpret_cast<float*>(a), reinterpret_cast<const float*>(b),
                  reinterpret_cast<const float*>(c), s, n, threads);
@@ -302,7 +375,10 @@ void triad(uintptr_t a, uintptr_t b, uintptr_t c, float s, int64_t n, int thread
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "Fused merge kernels on raw addresses; use mergesafe.ops.";
+  m.doc() =
+      "Fused merge kernels on raw addresses; use mergesafe.ops. Lengths, types, ranges and the "
+      "alignment of addresses are checked (ValueError, TypeError). That memory of this length lies "
+      "at an address, and that no other thread writes to it, only the caller can know.";
   m.attr("cuda_compiled") = static_cast<bool>(MERGESAFE_CUDA_COMPILED);
   m.attr("cuda_compiler") = MERGESAFE_CUDA_COMPILER;
   m.attr("compiler") = MERGESAFE_COMPILER;
@@ -332,6 +408,10 @@ PYBIND11_MODULE(_native, m) {
   m.def("triad", &triad);
   m.attr("digest_block") = cpu::kDigestBlock;
   m.def("digest", &digest);
+#if defined(MERGESAFE_SANITIZE)
+  m.attr("sanitize") = MERGESAFE_SANITIZE;
+  m.def("probe", &probe, py::call_guard<WithoutGil>());
+#endif
 #if MERGESAFE_CUDA_COMPILED
   py::module_ device = m.def_submodule("cuda", "The same on CUDA devices.");
   cuda::bind(device);

@@ -11,6 +11,7 @@
 #include "core/select.h"
 #include "cuda/launch.h"
 #include "cuda/run.h"
+#include "gil.h"
 
 namespace py = pybind11;
 
@@ -28,6 +29,7 @@ using PyArray = std::pair<uintptr_t, size_t>;
 template <class T>
 T* array_of(const char* name, const PyArray& array, size_t wanted, const char* of) {
   expect_length(name, array.second, wanted, of);
+  expect_memory(name, array.first, static_cast<int64_t>(wanted), sizeof(T));
   return reinterpret_cast<T*>(array.first);
 }
 
@@ -55,7 +57,7 @@ void expect_one(const JobList& jobs) { expect_between("the number of jobs", jobs
 
 void bind(py::module_& m) {
   m.attr("max_experts") = kMaxExperts;
-  using Free = py::call_guard<py::gil_scoped_release>;
+  using Free = py::call_guard<WithoutGil>;
   py::register_local_exception<Error>(m, "CudaError", PyExc_RuntimeError);
   py::class_<JobList>(m, "Jobs", py::module_local())
       .def(py::init([](int count, std::vector<uint64_t> first, std::vector<int> first_dtype,
@@ -73,8 +75,7 @@ void bind(py::module_& m) {
         jobs.inputs = std::move(inputs);
         jobs.dtypes = std::move(dtypes);
         jobs.validate();
-        for (const auto* codes : {&jobs.first_dtype, &jobs.out_dtype, &jobs.dtypes})
-          for (int code : *codes) dtype_of(code);
+        jobs.check_arrays();
         return jobs;
       }))
       .def("sparsify",
@@ -104,6 +105,7 @@ void bind(py::module_& m) {
   m.def(
       "run_nothing",
       [](int64_t work, int device, uintptr_t stream) {
+        elements_of(work);
         run_nothing(work, stream_of(device, stream));
       },
       Free());
@@ -163,8 +165,11 @@ void bind(py::module_& m) {
       [](const JobList& jobs, const PyArray& workspace, const PyArray& answers, int device,
          uintptr_t stream) {
         expect_length("ranks", jobs.key.size(), values(jobs, jobs.count), "see ask_ranks");
+        // Bytes, for what begins with a RankBins.
+        expect_memory("workspace", workspace.first, workspace.second / alignof(RankBins),
+                      alignof(RankBins));
         run_ranks(jobs,
-                  array_of<void>("workspace", workspace, rank_workspace(jobs),
+                  array_of<char>("workspace", workspace, rank_workspace(jobs),
                                  "the bytes that rank_workspace says"),
                   array_of<uint32_t>("answers", answers, values(jobs, jobs.count),
                                      "one per rank of every job"),

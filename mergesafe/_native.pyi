@@ -1,6 +1,11 @@
 from typing import Any
 
+# Lengths, types and ranges are checked: ValueError or TypeError says what is wrong. What lies at an
+# address, and how much of it, only the caller can know.
+
+#: (address, dtype, dtype that values are rounded to at load), of as many elements as a call says.
 Input = tuple[int, int, int]
+#: (address, dtype).
 Output = tuple[int, int]
 #: (address, number of values).
 Array = tuple[int, int]

@@ -1,7 +1,8 @@
 // Chooses an instruction set at run time.
+#include <pthread.h>
+
 #include <atomic>
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <stdexcept>
 
@@ -61,18 +62,35 @@ std::atomic<const Kernels*>& chosen() {
   return kernels;
 }
 
+// Of one thread; its floats follow.
+struct alignas(64) Scratch {
+  int64_t floats;
+};
+
+pthread_key_t scratch_key() {
+  pthread_key_t key;
+  if (pthread_key_create(&key, &std::free) != 0) throw std::bad_alloc();
+  return key;
+}
+
 }  // namespace
 
+// Not thread_local: where memory has run out, a thread's first use of that ends the process.
 float* thread_scratch(int64_t floats) {
-  static thread_local std::unique_ptr<float, decltype(&std::free)> buffer(nullptr, &std::free);
-  static thread_local int64_t size = 0;
-  if (size < floats) {
+  static const pthread_key_t key = scratch_key();
+  auto* scratch = static_cast<Scratch*>(pthread_getspecific(key));
+  if (scratch == nullptr || scratch->floats < floats) {
+    pthread_setspecific(key, nullptr);
+    std::free(scratch);
     const int64_t rounded = (floats + 1023) / 1024 * 1024;
-    buffer.reset(static_cast<float*>(std::aligned_alloc(64, rounded * sizeof(float))));
-    size = buffer ? rounded : 0;
-    if (!buffer) throw std::bad_alloc();
+    void* made = std::aligned_alloc(alignof(Scratch), sizeof(Scratch) + rounded * sizeof(float));
+    if (made == nullptr || pthread_setspecific(key, made) != 0) {
+      std::free(made);
+      throw std::bad_alloc();
+    }
+    scratch = new (made) Scratch{rounded};
   }
-  return buffer.get();
+  return reinterpret_cast<float*>(scratch + 1);
 }
 
 const Kernels& current() { return *chosen().load(std::memory_order_relaxed); }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 
 #include "core/philox.h"
@@ -29,18 +30,18 @@ constexpr int64_t kCollectShare = 8;
 class Buffer {
  public:
   explicit Buffer(int64_t size) {
-    {
-      std::lock_guard<std::mutex> guard(mutex());
-      if (size > 0 && !idle().empty()) {
-        block_ = std::move(idle().back());
-        idle().pop_back();
-      }
+    if (const Idle idle; size > 0 && idle && !idle->empty()) {
+      block_ = std::move(idle->back());
+      idle->pop_back();
     }
     if (block_.size < size) block_ = Block{std::unique_ptr<uint32_t[]>(new uint32_t[size]), size};
   }
   ~Buffer() {
-    std::lock_guard<std::mutex> guard(mutex());
-    if (block_.size > 0) idle().push_back(std::move(block_));
+    try {
+      if (const Idle idle; block_.size > 0 && idle) idle->push_back(std::move(block_));
+    } catch (const std::bad_alloc&) {
+      // no memory to remember it by: it is freed
+    }
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -51,14 +52,24 @@ class Buffer {
     std::unique_ptr<uint32_t[]> data;
     int64_t size = 0;
   };
-  static std::mutex& mutex() {
-    static std::mutex instance;
-    return instance;
-  }
-  static std::vector<Block>& idle() {
-    static std::vector<Block> instance;
-    return instance;
-  }
+  // What other calls left, unless another thread is looking: one that waited would do so for ever
+  // in a process that was forked just then.
+  class Idle {
+   public:
+    Idle() : lock_(mutex(), std::try_to_lock) {}
+    explicit operator bool() const { return lock_.owns_lock(); }
+    std::vector<Block>* operator->() const {
+      static std::vector<Block> blocks;
+      return &blocks;
+    }
+
+   private:
+    static std::mutex& mutex() {
+      static std::mutex instance;
+      return instance;
+    }
+    std::unique_lock<std::mutex> lock_;
+  };
 
   Block block_;
 };
@@ -253,13 +264,14 @@ Selection::Selection(int64_t n, std::vector<RankQuery> queries, int64_t sample, 
     : n_(n), queries_(std::move(queries)), wanted_(sample), storage_(storage), threads_(threads) {
   const int64_t count = static_cast<int64_t>(queries_.size());
   share_ = size / std::max<int64_t>(1, count);
-  if (share_ < 2 * sample + kSlack || share_ < 2 * kSlack * threads)
+  if (sample > (share_ - kSlack) / 2 || share_ < 2 * kSlack * threads)
     throw std::length_error("the storage of a selection is too small for its sample");
 }
 
 void Selection::sample(const DeltaJob& job, int64_t begin, int64_t count) {
   const int64_t taken = run_ends_.empty() ? 0 : run_ends_.back();
-  if (ready_ || taken + count > wanted_) throw std::length_error("the sample is complete");
+  if (ready_ || count > wanted_ - taken) throw std::length_error("the sample is complete");
+  if (count == 0) return;  // no run: brackets are made from at least one value
   for (size_t q = 0; q < queries_.size(); ++q)
     current().magnitudes(job, queries_[q].expert, begin, begin + count,
                          share_of(static_cast<int>(q)) + taken);
@@ -351,7 +363,7 @@ Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQu
   const int64_t runs = std::clamp<int64_t>(n / 256, 8192, 32768) / kRun;
   const int64_t room = n / threads / kCollectShare + 4096 + kSlack;
   const int64_t share = std::max(room * threads, 2 * runs * kRun + kSlack);
-  Buffer storage(share * count);
+  Buffer storage(product(share, count));
   Selection selection(n, queries, runs * kRun, storage.data(), share * count, threads);
   for (int64_t r = 0; r < runs; ++r) selection.sample(job, position_of(r, runs, n), kRun);
   const Flags flags = selection.add(job, n);

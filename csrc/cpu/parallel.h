@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <exception>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,12 +23,18 @@ inline int threads_for(int64_t n, int requested) {
 template <class Body>
 void parallel_for(int64_t n, int threads, Body&& body) {
   const int64_t blocks = (n + kReduceBlock - 1) / kReduceBlock;
-  const auto cut = [&](int t) { return std::min(n, blocks * t / threads * kReduceBlock); };
+  // blocks * t / threads, of numbers that may be too large to multiply.
+  const auto cut = [&](int t) {
+    const int64_t first = blocks / threads * t + blocks % threads * t / threads;
+    return std::min(n, first * kReduceBlock);
+  };
   if (threads <= 1) {
     body(0, int64_t{0}, n);
     return;
   }
   std::vector<std::exception_ptr> errors(threads);
+  std::vector<std::thread> pool;
+  pool.reserve(threads);
   const auto run = [&](int t) {
     try {
       body(t, cut(t), cut(t + 1));
@@ -37,13 +42,12 @@ void parallel_for(int64_t n, int threads, Body&& body) {
       errors[t] = std::current_exception();
     }
   };
-  std::vector<std::thread> pool;
-  pool.reserve(threads);
   int started = 1;
   try {
     for (; started < threads; ++started) pool.emplace_back(run, started);
-  } catch (const std::system_error&) {
-    // No thread to be had (a limit of the container, say): this one does the rest.
+  } catch (...) {
+    // No thread to be had, or no memory for one (a limit of the container, say): this one does the
+    // rest. Whatever it was, threads that run must be waited for.
   }
   run(0);
   for (int t = started; t < threads; ++t) run(t);

@@ -1,5 +1,7 @@
 #include "cpu/run.h"
 
+#include <new>
+
 #include "cpu/parallel.h"
 
 namespace mergesafe::cpu {
@@ -40,6 +42,13 @@ double larger(double total, double term) { return total >= term || total != tota
 
 }  // namespace
 
+int64_t product(int64_t a, int64_t b) {
+  int64_t both;
+  constexpr int64_t kMost = INT64_MAX / sizeof(double);
+  if (__builtin_mul_overflow(a, b, &both) || both > kMost) throw std::bad_alloc();
+  return both;
+}
+
 Flags run_weighted_sum(const SumJob& job, int64_t n, int threads) {
   const Kernels& k = current();
   return over_threads(n, threads, [&](int64_t b, int64_t e) { return k.weighted_sum(job, b, e); });
@@ -75,7 +84,7 @@ Flags run_gram(const std::vector<Input>& inputs, bool zero_nonfinite, int64_t n,
   const Kernels& k = current();
   const int count = static_cast<int>(inputs.size());
   const int64_t stride = static_cast<int64_t>(count) * count;
-  std::vector<double> sums(blocks_of(n) * stride);
+  std::vector<double> sums(product(blocks_of(n), stride));
   const Flags flags = over_threads(n, threads, [&](int64_t b, int64_t e) {
     return k.gram(inputs.data(), count, zero_nonfinite, b, e,
                   sums.data() + b / kReduceBlock * stride);
@@ -88,7 +97,7 @@ Flags run_gram(const std::vector<Input>& inputs, bool zero_nonfinite, int64_t n,
 Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, double* totals) {
   const Kernels& k = current();
   const int64_t stride = 2 * static_cast<int64_t>(job.count);
-  std::vector<double> sums(blocks_of(n) * stride);
+  std::vector<double> sums(product(blocks_of(n), stride));
   const Flags flags = over_threads(n, threads, [&](int64_t b, int64_t e) {
     return k.delta_norms(job, norm, b, e, sums.data() + b / kReduceBlock * stride);
   });
@@ -107,7 +116,7 @@ Flags run_compare(const DeltaJob& job, bool with_base, int64_t n, int threads, d
   const int64_t width = job.count + with_base, stride = width * width;
   const int64_t counters = 2 * static_cast<int64_t>(job.count) * job.count;
   const int used = threads_for(n, threads);
-  std::vector<double> sums(blocks_of(n) * stride);
+  std::vector<double> sums(product(blocks_of(n), stride));
   std::vector<std::vector<int64_t>> partial(used, std::vector<int64_t>(counters, 0));
   std::vector<Flags> flags(used, 0);
   parallel_for(n, used, [&](int t, int64_t b, int64_t e) {
@@ -128,7 +137,7 @@ void run_inner_products(const Input& grad, const std::vector<Input>& inputs, int
                         double* out) {
   const Kernels& k = current();
   const int count = static_cast<int>(inputs.size());
-  std::vector<double> sums(blocks_of(n) * count);
+  std::vector<double> sums(product(blocks_of(n), count));
   over_threads(n, threads, [&](int64_t b, int64_t e) {
     k.inner_products(grad, inputs.data(), count, b, e, sums.data() + b / kReduceBlock * count);
     return Flags{0};
@@ -139,7 +148,7 @@ void run_inner_products(const Input& grad, const std::vector<Input>& inputs, int
 void run_merge_gradient(const GradientJob& job, int64_t n, int threads, double* out) {
   const Kernels& k = current();
   const int64_t stride = job.count + 1;
-  std::vector<double> sums(blocks_of(n) * stride);
+  std::vector<double> sums(product(blocks_of(n), stride));
   over_threads(n, threads, [&](int64_t b, int64_t e) {
     k.merge_gradient(job, b, e, sums.data() + b / kReduceBlock * stride);
     return Flags{0};

@@ -9,6 +9,9 @@
 
 namespace mergesafe::cpu {
 
+// a * b, the length of a list; throws std::bad_alloc where no list is as long.
+int64_t product(int64_t a, int64_t b);
+
 Flags run_weighted_sum(const SumJob& job, int64_t n, int threads);
 Flags run_merge(const MergeJob& job, int64_t n, int threads);
 // The bits of the k-th largest |delta| per query; queries in ascending order of expert.

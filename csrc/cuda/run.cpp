@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 
+#include "checks.h"
 #include "core/philox.h"
 #include "core/reduce.h"
 #include "core/select.h"
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int kTileElements = 8192;    // of the element-wise kernels: tiles.cuh
 constexpr int64_t kTiles = INT32_MAX;  // at most, of a batch
+static_assert(JobList::kMostElements / kReduceBlock < kTiles, "one job must fit a batch");
 
 Source source_of(uint64_t address, int dtype) {
   const auto code = static_cast<uint8_t>(dtype);
@@ -81,7 +83,6 @@ Packed pack(const JobList& list, int tile, int& begin) {
                         is_plain({nullptr, job.out_dtype, job.out_dtype});
     jobs.push_back(job);
   }
-  if (tiles > kTiles) throw std::invalid_argument("a tensor has more than 2^43 elements");
   batch.jobs = static_cast<int32_t>(jobs.size());
   batch.count = list.count;
   batch.before = begin;
@@ -136,8 +137,22 @@ void JobList::validate() const {
   expect("threshold", threshold.size(), masks), expect("rescale", rescale.size(), masks);
   expect("random", random.size(), masks);
   expect("key", key.size(), lo.empty() && key.empty() ? 0 : all);
-  for (int64_t each : n)
-    if (each < 0) throw std::invalid_argument("a job has " + std::to_string(each) + " elements");
+}
+
+void JobList::check_arrays() const {
+  int64_t elements = 0;
+  for (size_t j = 0, at = 0; j < n.size(); ++j) {
+    if (n[j] < 0 || n[j] > kMostElements - elements)
+      throw std::invalid_argument("a job has " + std::to_string(n[j]) +
+                                  " elements; expected 0 or more, and at most " +
+                                  std::to_string(kMostElements) + " in all jobs");
+    elements += n[j];
+    offset_of(offset[j], n[j]);
+    expect_memory("the first array of a job", first[j], n[j], size_of(dtype_of(first_dtype[j])));
+    expect_memory("the output of a job", out[j], n[j], size_of(dtype_of(out_dtype[j])));
+    for (int i = 0; i < count; ++i, ++at)
+      expect_memory("an input of a job", inputs[at], n[j], size_of(dtype_of(dtypes[at])));
+  }
 }
 
 void run_sums(const JobList& jobs, const float* weights, Stream stream) {

@@ -34,8 +34,13 @@ struct JobList {
   std::vector<float> rescale;
   std::vector<bool> random;
 
+  // Of all jobs together: more than any device holds, and so few that tiles and sums of blocks can
+  // be counted.
+  static constexpr int64_t kMostElements = int64_t{1} << 42;
+
   int jobs() const { return static_cast<int>(n.size()); }
-  void validate() const;  // throws std::invalid_argument when lists have different lengths
+  void validate() const;      // throws std::invalid_argument when lists have different lengths
+  void check_arrays() const;  // the same when what valid lists say of memory cannot be
 };
 
 // Arrays on the device, by job: weights [jobs][count], scales [jobs].

@@ -306,13 +306,26 @@ class TensorKernels:
         return flags if self._finite(merged) else flags | OUTPUT_FLAG
 
 
+#: A float32 matrix in memory: its address, and how many values it has.
+Factor = tuple[int, int]
+
+
 def low_rank(
-    w: Buffer, a: int, b: int, rank: int, columns: int, scale: float, begin: int, n: int, out: int,
-    threads: int,
+    w: Buffer, a: Factor, b: Factor, rank: int, columns: int, scale: float, begin: int, n: int,
+    out: int, threads: int,
 ) -> None:  # fmt: skip
-    """Elements [begin, begin + n) of ``W + scale * (B @ A)`` in float32 at address ``out``."""
+    """Elements [begin, begin + n) of ``W + scale * (B @ A)`` in float32 at address ``out``.
+
+    Raises ValueError where A and B do not have as many values as are read.
+    """
+    rows = -(-(begin + n) // columns)
+    if a[1] != rank * columns or b[1] < rank * rows:
+        raise ValueError(
+            f"A has {a[1]} values and B {b[1]}; expected {rank} times {columns}, and {rank} for "
+            f"each of {rows} rows"
+        )
     _native.add_low_rank(
-        (w.address, _CODES[w.dtype], _CODES[w.dtype]), a, b, rank, columns, scale, begin,
+        (w.address, _CODES[w.dtype], _CODES[w.dtype]), a[0], b[0], rank, columns, scale, begin,
         begin + n, threads, out,
     )  # fmt: skip
 

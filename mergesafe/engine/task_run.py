@@ -21,6 +21,7 @@ from mergesafe.engine.kernels import (
     OUTPUT_FLAG,
     SHARED_FLAG,
     Buffer,
+    Factor,
     Kernels,
     low_rank,
     to_float32,
@@ -300,10 +301,10 @@ class TaskRun:
         self.kernels.stage(adapted)
         return adapted
 
-    def _load_factors(self, index: int, source: Source) -> tuple[int, int]:
-        """Addresses of A and B in float32; of Bᵀ and Aᵀ where the base is stored transposed."""
+    def _load_factors(self, index: int, source: Source) -> tuple[Factor, Factor]:
+        """A and B in float32; Bᵀ and Aᵀ where the base is stored transposed."""
         assert source.lora is not None  # only called for adapted tensors
-        addresses = []
+        factors = []
         for side, info in (("A", source.lora.a), ("B", source.lora.b)):
             raw = bytearray(info.nbytes)
             self.reader.read_into(info, 0, memoryview(raw))
@@ -316,8 +317,8 @@ class TaskRun:
             if source.lora.transposed:
                 transpose(address, *info.shape)
             self.lap("adapter", 0, info.nbytes)
-            addresses.append(address)
-        a, b = addresses
+            factors.append((address, info.numel))
+        a, b = factors
         return (b, a) if source.lora.transposed else (a, b)
 
 

@@ -110,8 +110,8 @@ def _adapted(
     name = next(key for key in CONFIG_NAMES if torch_dtype(key) == weight.dtype)
     stored = Buffer(weight.data_ptr(), memoryview(b""), name, name)
     low_rank(
-        stored, a.data_ptr(), b.data_ptr(), pair.rank, weight.shape[-1], pair.scale, 0,
-        weight.numel(), out.data_ptr(), torch.get_num_threads(),
+        stored, (a.data_ptr(), a.numel()), (b.data_ptr(), b.numel()), pair.rank, weight.shape[-1],
+        pair.scale, 0, weight.numel(), out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out
 

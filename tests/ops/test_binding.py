@@ -32,10 +32,10 @@ def out(dtype: int = F32) -> tuple[int, int]:
 
 
 def merge(**changed: Any) -> int:
-    given = {"out": out(), "n": N, "elect": 0, "threads": 1} | changed
+    given = {"out": out(), "n": N, "offset": 0, "elect": 0, "threads": 1} | changed
     return _native.merge_task_vectors(
-        an_input(), [a_vector()], given["out"], given["n"], 0, given["elect"], False, 1.0, 1.0,
-        False, given["threads"],
+        an_input(), [a_vector()], given["out"], given["n"], given["offset"], given["elect"], False,
+        1.0, 1.0, False, given["threads"],
     )  # fmt: skip
 
 
@@ -63,10 +63,21 @@ def compare(totals: int, counts: int) -> Any:
     )
 
 
-def low_rank(columns: int, begin: int, end: int) -> None:
-    _native.add_low_rank(
-        an_input(), X.data_ptr(), X.data_ptr(), 1, columns, 1.0, begin, end, 1, OUT.data_ptr()
-    )
+def low_rank(**changed: Any) -> None:
+    """Two rows of four, of rank 1, with something changed."""
+    given: dict[str, Any] = {
+        "w": an_input(),
+        "a": X.data_ptr(),
+        "b": X.data_ptr(),
+        "rank": 1,
+        "columns": 4,
+        "scale": 1.0,
+        "begin": 0,
+        "end": N,
+        "threads": 1,
+        "out": OUT.data_ptr(),
+    } | changed
+    _native.add_low_rank(*given.values())
 
 
 #: What is wrong: the call, and what the message says of what is given and what is expected.
@@ -114,8 +125,61 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "elements": (lambda: merge(n=-1), "n is -1; expected a number in [0, "),
     "threads": (lambda: merge(threads=0), "threads is 0; expected a number in [1, "),
     "dtype": (lambda: merge(out=out(7)), "dtype is 7; expected a number in [0, 2]"),
-    "columns": (lambda: low_rank(0, 0, N), "columns is 0; expected a number in [1, "),
-    "range": (lambda: low_rank(4, 5, 4), "begin is 5; expected a number in [0, 4]"),
+    "columns": (lambda: low_rank(columns=0), "columns is 0; expected a number in [1, "),
+    "range": (lambda: low_rank(begin=5, end=4), "begin is 5; expected a number in [0, 4]"),
+    "no A": (lambda: low_rank(a=0), "address of a is 0; expected that of 4 values"),
+    "no B": (lambda: low_rank(b=0), "address of b is 0; expected that of 2 values"),
+    "rank": (lambda: low_rank(rank=-1), "rank is -1; expected a number in [0, "),
+    "product": (lambda: low_rank(rank=1 << 60), "columns is 4; expected a number in [1, 1]"),
+    "rows": (
+        lambda: low_rank(rank=1 << 58, columns=1, end=9),
+        "number of rows is 9; expected a number in [0, 7]",
+    ),
+    "end": (lambda: low_rank(end=1 << 62), f"end is {1 << 62}; expected a number in [0, "),
+    "nowhere for it": (lambda: low_rank(out=0), "address of the output is 0; expected"),
+    "no address": (
+        lambda: _native.gram([(0, F32, F32)], [0.0], N, False, 1),
+        "address of an input is 0; expected that of 8 values",
+    ),
+    "no base": (
+        lambda: _native.kth_magnitude((0, F32, F32), [an_input()], [(0, 1)], N, False, 1),
+        "address of the base is 0; expected",
+    ),
+    "nowhere to": (lambda: merge(out=(0, F32)), "address of the output is 0; expected"),
+    "alignment": (
+        lambda: merge(out=(OUT.data_ptr() + 2, F32)),
+        f"is {OUT.data_ptr() + 2}; expected a multiple of 4",
+    ),
+    "more than memory": (lambda: merge(n=1 << 61), f"n is {1 << 61}; expected a number in [0, "),
+    "beyond the last address": (
+        lambda: merge(out=((1 << 64) - 16, F32)),
+        "expected one after which 8 values of 4 bytes can lie",
+    ),
+    "offset": (lambda: merge(offset=(1 << 63) - 1), f"offset is {(1 << 63) - 1}; expected at most"),
+    "inputs": (
+        lambda: _native.inner_products(an_input(), [an_input()] * 16385, N, 1),
+        "number of inputs is 16385; expected a number in [0, 16384]",
+    ),
+    "task vectors": (
+        lambda: _native.merge_gradient(
+            an_input(), an_input(), [a_vector()] * 16385, N, 0, 0, False, 1
+        ),
+        "number of task vectors is 16385; expected a number in [0, 16384]",
+    ),
+    "storage": (
+        lambda: _native.Selection(N, [(0, 1)], 0, 0, 1 << 16, False, 1),
+        "address of the storage is 0; expected",
+    ),
+    "size": (
+        lambda: _native.Selection(N, [(0, 1)], 0, X.data_ptr(), -1, False, 1),
+        "size is -1; expected a number in [0, ",
+    ),
+    "digest": (lambda: _native.digest(X.data_ptr(), -1, 0), "nbytes is -1; expected a number"),
+    "bytes": (lambda: _native.digest(0, 1, 0), "address of the data is 0; expected"),
+    "triad": (lambda: _native.triad(X.data_ptr(), 0, 0, 1.0, N, 1), "address of a vector is 0"),
+    "nothing to look at": (
+        lambda: _native.count_nonfinite((0, F32, F32), N), "address of the input is 0; expected"
+    ),
 }  # fmt: skip
 
 
@@ -125,6 +189,14 @@ def test_both_numbers_are_named(case: str) -> None:
     with pytest.raises(ValueError, match=r"expected") as raised:
         call()
     assert message in str(raised.value)
+
+
+def test_nothing_may_lie_nowhere() -> None:
+    nothing = 0, F32, F32
+    assert _native.weighted_sum([nothing], [1.0], (0, F32), 0, False, 1) == 0
+    assert _native.gram([nothing], [1.0], 0, False, 1)[1] == [1.0]
+    assert _native.digest(0, 0, 0) == (0, 0)
+    _native.triad(0, 0, 0, 1.0, 0, 1)
 
 
 def test_what_fits_is_taken() -> None:
@@ -138,7 +210,8 @@ def test_what_fits_is_taken() -> None:
     assert selection([(0, 1), (1, 1)], 2) == 0
     assert histogram([1, 2], 2 * BINS) == 0
     assert merge() == 0
-    low_rank(4, 0, N)
+    low_rank()
+    low_rank(rank=0, a=0, b=0)
 
 
 # --- the kernels on devices -------------------------------------------------------------------

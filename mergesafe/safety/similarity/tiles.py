@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.kernels import Buffer, compare, low_rank, to_float32, transpose
+from mergesafe.engine.kernels import Buffer, Factor, compare, low_rank, to_float32, transpose
 from mergesafe.engine.memory import Slice, aligned
 from mergesafe.engine.sources import Source
 
@@ -127,7 +127,7 @@ class _Operand:
         self.source, self._reader = source, reader
         size = SIZES[source.info.dtype]
         self._stored = area.take(size * area.tile)
-        self._factors: tuple[int, int] | None = None
+        self._factors: tuple[Factor, Factor] | None = None
         if source.lora:
             self._made = area.take(4 * area.tile)
             turned = source.lora.transposed
@@ -159,12 +159,12 @@ class _Operand:
         return Buffer(address, view[: 4 * n], "F32", "F32")
 
 
-def _factor(info: TensorInfo, area: Area, reader: Reader, transposed: bool) -> int:
-    """Address of one side of an adapter in float32."""
+def _factor(info: TensorInfo, area: Area, reader: Reader, transposed: bool) -> Factor:
+    """One side of an adapter in float32."""
     raw_address, raw = area.take(info.nbytes)
     reader.read_into(info, 0, raw)
     address, _ = area.take(4 * info.numel)
     to_float32(Buffer(raw_address, raw, info.dtype, info.dtype), address, info.numel)
     if transposed:
         transpose(address, *info.shape)
-    return address
+    return address, info.numel
