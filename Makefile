@@ -3,6 +3,7 @@
 #   make demo        the story on a real small model, up to a quarter of an hour on two cores
 #   make test        what CI runs: lint, types, build, tests
 #   make faults      200 faults of the system, each followed by a comparison of bytes, ten minutes
+#   make sanitize    the kernels under gcc's address, undefined-behaviour and thread sanitizers, long
 #   make bench       kernels and end-to-end merges against mergekit, minutes
 #   make docs        build the documentation strictly into site/
 #   make gpu-check   build, test and measure on a GPU, minutes; installs into PYTHON
@@ -25,7 +26,7 @@ endif
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc tests -not -path 'csrc/third_party/*' \( -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' \))
 
-.PHONY: demo test fast-test faults lint types wheel-check bench docs gpu-check lock format clean
+.PHONY: demo test fast-test faults sanitize lint types wheel-check bench docs gpu-check lock format clean
 
 $(VENV)/.torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +64,11 @@ fast-test: $(VENV)/.test-extra $(VENV)/.demo-extra $(VENV)/.model
 # With NAME='power cut', say, those whose names hold that.
 faults: $(VENV)/.test-extra $(VENV)/.demo-extra
 	PYTHONPATH=tests $(BIN)/python -m faults $(if $(NAME),'$(NAME)')
+
+# Builds of their own in build/address and build/thread: see tests/csrc/sanitizers.py.
+sanitize: $(VENV)/.test-extra
+	$(BIN)/python -m tests.csrc.sanitizers address
+	$(BIN)/python -m tests.csrc.sanitizers thread
 
 lint: $(VENV)/.test-extra
 	$(BIN)/ruff check .
