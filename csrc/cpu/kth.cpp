@@ -288,6 +288,7 @@ void Selection::set_brackets() {
     });
   }
   counts_.resize(static_cast<size_t>(count) * threads_);
+  collected_.clear();  // of a call that found no memory
   const int64_t room = share_ / threads_;
   for (int t = 0; t < threads_; ++t)
     for (int q = 0; q < count; ++q)
@@ -313,7 +314,7 @@ Flags Selection::add(const DeltaJob& job, int64_t count) {
   parallel_for(count, threads, [&](int t, int64_t begin, int64_t end) {
     const size_t first = static_cast<size_t>(rooms[t]) * queries;
     flags[t] = current().bracket(job, queries_.data(), brackets_.data(), queries, begin, end,
-                                 &counts_[first], &collected_[first]);
+                                 counts_.data() + first, collected_.data() + first);
   });
   Flags all = 0;
   for (Flags each : flags) all |= each;

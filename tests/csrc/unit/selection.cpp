@@ -178,6 +178,15 @@ MS_CASE(an_empty_run_is_no_sample) {
   CHECK_THROWS(std::length_error, "complete", selection.sample(job, 0, 1));
 }
 
+MS_CASE(a_selection_of_nothing_only_looks) {
+  Array x = constant(DType::kF32, 100, 0);
+  const Input expert = x.input();
+  uint32_t storage[200];
+  cpu::Selection selection(100, {}, 0, storage, 200, 1);
+  CHECK_EQUAL(selection.add({x.input(), &expert, 1, false}, 100), 0u);
+  CHECK(selection.finish(nullptr).empty());
+}
+
 MS_CASE(every_failed_allocation_of_a_selection_is_an_exception) {
   const int64_t n = (3 << 17) + 5;
   const Array base = unit::array(DType::kF32, n, 62), x = unit::array(DType::kF32, n, 63);
