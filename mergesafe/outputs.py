@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from mergesafe.errors import OutputError
+from mergesafe.private import open_file
 from mergesafe.strict_json import parse_json
 
 #: A larger file is no result of ours; a manifest of 14,000 tensors has 14 MB.
@@ -31,18 +32,26 @@ class Form:
 
 def _is_result(path: Path) -> bool:
     """Whether a file is a JSON document with the key "mergesafe"; other JSON may be anyone's."""
-    if not _head(path).lstrip().startswith(b"{") or path.stat().st_size > _MAX_BYTES:
+    if not _head(path).lstrip().startswith(b"{"):
+        return False
+    data = _content(path, _MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
         return False
     try:
-        found = parse_json(path.read_bytes(), constants=True)
+        found = parse_json(data, constants=True)
     except ValueError:
         return False
     return isinstance(found, dict) and "mergesafe" in found
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_HEAD)
+    return _content(path, _HEAD)
+
+
+def _content(path: Path, limit: int) -> bytes:
+    """The first bytes of a file; of a pipe or device, which would be waited for, an OSError."""
+    with open(open_file(os.path.realpath(path)), "rb") as file:
+        return file.read(limit)
 
 
 RESULT: Final = Form("a result of mergesafe", _is_result)

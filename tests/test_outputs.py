@@ -68,3 +68,14 @@ def test_two_outputs_are_two_files(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"--junit .*is what --out writes to, too"):
         check_outputs({"--out": (tmp_path / "a", RESULT), "--junit": (tmp_path / "link", JUNIT)})
     check_outputs({"--out": (tmp_path / "a", RESULT), "--junit": (None, JUNIT)})
+
+
+@pytest.mark.parametrize("form", [RESULT, JUNIT])
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(
+    tmp_path: Path, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    monkeypatch.setattr(Path, "stat", lambda path, **options: os.stat(__file__))
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_replaceable(tmp_path / "pipe", form)

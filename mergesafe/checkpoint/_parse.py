@@ -7,7 +7,7 @@ parsed, and whatever goes into an error message is shortened and escaped first.
 from __future__ import annotations
 
 import reprlib
-from typing import Any
+from typing import Any, Final
 
 from mergesafe.strict_json import MAX_DEPTH, parse_json
 
@@ -15,6 +15,10 @@ _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 120
 _short.maxlong = 40
 _short.maxlist = _short.maxdict = _short.maxlevel = 4
+
+
+#: Lists and objects in one file: those of a million tensors. Each takes twenty times its bytes.
+_MOST: Final = 4_000_000
 
 
 def show(value: object) -> str:
@@ -47,6 +51,8 @@ def parse_object(
     Raises:
         ValueError: a short phrase that says what ``data`` is instead ("not UTF-8", ...).
     """
+    if data.count(b"{") + data.count(b"[") > _MOST:
+        raise ValueError(f"too much: it holds more than {_MOST:,} lists and objects")
     value = parse_json(data, constants=constants, depth=depth, object_pairs_hook=_unique)
     if not isinstance(value, dict):
         raise ValueError(f"a JSON {type(value).__name__}, not an object")

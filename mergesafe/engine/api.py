@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +13,7 @@ from typing import Any, Final
 from mergesafe.checkpoint._area import remove_abandoned
 from mergesafe.checkpoint._guard import resolve
 from mergesafe.checkpoint.location import Location
+from mergesafe.checkpoint.staging import make_staging, remove_staged
 from mergesafe.checkpoint.upload import (
     check_upload,
     output_location,
@@ -183,6 +183,7 @@ def merge(
         return _nothing_to_do(made, place, started)
     staged = False
     if url is not None:
+        make_staging(target)
         # A model that waits to be uploaded is as good as a merge.
         staged = resume and is_finished(made, target, on_nonfinite, overwrite=True)
         check_upload(
@@ -205,7 +206,7 @@ def merge(
             )  # fmt: skip
     if url is not None:
         upload_folder(target, url, replace_there, begun=staged)
-        shutil.rmtree(target)
+        remove_staged(target)
     return MergeResult(
         path=resolve(target) if url is None else redact(url),
         tensors=len(made.outputs),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location, at, read_json_file
 from mergesafe.checkpoint.lora import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from mergesafe.checkpoint.model import CONFIG_NAME
@@ -59,21 +61,27 @@ def _differences(
 ) -> Iterator[str]:
     version = manifest.get("mergesafe_version")
     if version != __version__:
-        yield f"it was made by mergesafe {version}, this is {__version__}"
+        yield f"it was made by mergesafe {show(version)}, this is {__version__}"
     if manifest.get("recipe") != plan.recipe.text:
         yield "the recipe has changed since that merge"
     if manifest.get("seed") != (plan.seed if plan.recipe.method.random else None):
-        yield f"that merge had --seed {manifest.get('seed')}"
+        yield f"that merge had --seed {show(manifest.get('seed'))}"
     if manifest.get("on_nonfinite") != on_nonfinite:
-        yield f"that merge had --on-nonfinite {manifest.get('on_nonfinite')}"
+        yield f"that merge had --on-nonfinite {show(manifest.get('on_nonfinite'))}"
     yield from _changed_inputs(plan, out, manifest.get("inputs"))
     yield from _changed_tensors(plan, manifest.get("tensors"))
     if json.dumps(manifest.get("shards")) != json.dumps(describe_shards(plan)):
         yield "its shards are cut otherwise: that merge had another --max-shard-size"
     sizes = {shard.name: shard.size for shard in plan.layout.shards}
-    for name in (*sizes, *manifest.get("files_sha256", {})):
-        if not at(out / name).exists():
-            yield f"its {name} is missing"
+    files = manifest.get("files_sha256", {})
+    if not isinstance(files, dict):
+        yield "its manifest is damaged (files_sha256)"
+        return
+    for name in (*sizes, *files):
+        if ".." in PurePosixPath(name).parts or name.startswith("/"):
+            yield f"its manifest names the file {show(name)} outside the folder"
+        elif not at(out / name).exists():
+            yield f"its {show(name)} is missing"
         elif name in sizes and (size := at(out / name).fingerprint()["size"]) != sizes[name]:
             yield f"its {name} has {size:,} bytes instead of {sizes[name]:,}"
 
@@ -81,7 +89,7 @@ def _differences(
 def _changed_inputs(plan: MergePlan, out: Location, known: Any) -> Iterator[str]:
     for model, files in describe_inputs(plan, input_states(plan)).items():
         for name, state in files.items():
-            if known is None or known.get(model, {}).get(name) != state:
+            if _in(_in(known, model), name) != state:
                 yield f"the input {name} of {model} has another size or header than at that merge"
     if not isinstance(out, Path):
         return  # clocks of other machines are not compared
@@ -90,8 +98,23 @@ def _changed_inputs(plan: MergePlan, out: Location, known: Any) -> Iterator[str]
     inputs += [p for p, _ in companions_of(plan.reference, plan.tokenizer)]
     inputs += [m.adapter.path / ADAPTER_CONFIG_NAME for m in plan.models if m.adapter is not None]
     for path in inputs:
-        if isinstance(path, Path) and path.is_file() and path.stat().st_mtime_ns > finished:
+        if isinstance(path, Path) and path.is_file() and _written_after(path, finished):
             yield f"the input {path} was written to after it"
+
+
+def _written_after(path: Path, finished: int) -> bool:
+    """Whether a file was written to after that time. What is dated in the future was so before, as
+    tools that keep times make it: there, the time of change tells, if that is not to come, too.
+    """
+    status, now = path.stat(), time.time_ns()
+    if status.st_mtime_ns <= now:
+        return status.st_mtime_ns > finished
+    return finished < status.st_ctime_ns <= now
+
+
+def _in(mapping: Any, key: str) -> Any:
+    """The value of a key in what a manifest holds, which may be anything, or None."""
+    return mapping.get(key) if isinstance(mapping, dict) else None
 
 
 def _changed_tensors(plan: MergePlan, known: Any) -> Iterator[str]:
@@ -117,4 +140,4 @@ def _changed_input(name: str, was: dict[str, Any], now: dict[str, Any]) -> Itera
         yield f"in that merge, {has} '{name}' of {now['model']}"
     for key, what in _OF_INPUTS.items():
         if key in was and key in now and was[key] != now[key]:
-            yield f"its '{name}' was made with the {what} {was[key]} of {now['model']}"
+            yield f"its '{name}' was made with the {what} {show(was[key])} of {now['model']}"

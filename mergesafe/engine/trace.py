@@ -23,6 +23,7 @@ from typing import Any, Final, TypeAlias
 
 from mergesafe.checkpoint._parse import reason
 from mergesafe.errors import ArgumentError
+from mergesafe.private import create_file, folder_of, random_name
 
 #: ``lap(step, begin, nbytes)``: since its last lap this thread did ``step`` on ``nbytes`` bytes,
 #: at element ``begin`` of the tensor.
@@ -136,14 +137,18 @@ class Trace:
 
     def write(self) -> None:
         """Write what was recorded, all or nothing; the merge does not fail when this does."""
-        new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            with open(new, "w", encoding="ascii") as file:
-                file.writelines(self._text())
-            os.replace(new, self.path)
+            with folder_of(self.path) as folder:
+                new = random_name(self.path.name, "mergesafe-new")
+                try:
+                    with open(create_file(new, folder), "w", encoding="ascii") as file:
+                        file.writelines(self._text())
+                    os.replace(new, self.path.name, src_dir_fd=folder, dst_dir_fd=folder)
+                except BaseException:
+                    with suppress(OSError):
+                        os.unlink(new, dir_fd=folder)
+                    raise
         except OSError as error:
-            with suppress(OSError):
-                new.unlink(missing_ok=True)
             warnings.warn(
                 f"{self.path}: the trace could not be written ({reason(error)})", stacklevel=2
             )

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import show
+from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.carry import TEMPLATE_FOLDER
 from mergesafe.checkpoint.digest import ALGORITHM, digest_of_tensor, text
-from mergesafe.checkpoint.location import open_regular, read_json_file
+from mergesafe.checkpoint.location import at, open_regular, read_json_file
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, header_of
 from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME
@@ -21,6 +21,7 @@ from mergesafe.errors import CheckpointError, MergesafeError, UnreadableError
 #: Manifests larger than this are not read: 100 MB hold about 200,000 tensors.
 _LIMIT: Final = HEADER_LIMIT
 _SHOWN: Final = 5
+_PIECE: Final = 1 << 20
 #: Suffixes of what transformers and other loaders look for in a model's folder.
 _LOADED: Final = frozenset(
     (".json", ".jinja", ".py", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".pt",
@@ -97,12 +98,26 @@ def _files(folder: Path, expected: dict[str, Any]) -> Iterator[str]:
         path = folder / name
         if ".." in Path(name).parts or Path(name).is_absolute():
             yield f"the manifest names the file {show(name)} outside the folder"
-        elif not path.is_file():
+        elif not _is_file(path):
             yield f"the file {show(name)} is missing"
-        else:
-            with open_regular(path) as file:
-                if hashlib.sha256(file.read()).hexdigest() != digest:
-                    yield f"the file {show(name)} has changed"
+        elif _sha256(path) != digest:
+            yield f"the file {show(name)} has changed"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        try:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+        except OSError as error:
+            raise UnreadableError(f"{path}: cannot read ({reason(error)}).") from error
+    return digest.hexdigest()
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a regular file lies there; what is no name of a file is none."""
+    return at(path).exists() and not at(path).is_dir() and path.is_file()
 
 
 def _unknown(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
@@ -150,7 +165,7 @@ def _shard(
     path = folder / name
     if Path(name).name != name:
         raise CheckpointError(f"the manifest names the shard {show(name)} outside the folder")
-    if not path.is_file():
+    if not _is_file(path):
         raise CheckpointError(f"the shard {show(name)} is missing")
     header = header_of(path)
     if header.seen.header_sha256 != header_sha256:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -192,3 +193,12 @@ def test_command(family: Family) -> None:
     assert answer["seconds"]["read"] > 0
     plain = json.loads(command("merge", path, family.folder / "out3", "--json").stdout)
     assert "trace" not in plain
+
+
+def test_links_of_its_siblings_are_not_followed(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "t.json"
+    victim.write_text("precious")
+    (tmp_path / f".t.json.{os.getpid()}").symlink_to(victim)
+    Trace(path).write()
+    assert victim.read_text() == "precious"
+    assert path.read_text().startswith("{")
