@@ -153,7 +153,8 @@ def _fail_unknown(
     weights: Location, missing: Mapping[str, Any], pairing: Pairing, base: Checkpoint
 ) -> NoReturn:
     """Modules that the base does not have: show how both spell theirs."""
-    names = [name for name in missing if name in pairing.ours] or list(missing)
+    alone = set(pairing.ours)
+    names = [name for name in missing if name in alone] or list(missing)
     end = names[0].split(".")[-2]
     alike = [name for name in base.tensors if f".{end}." in f".{name}"] or list(base.tensors)
     fail(

@@ -18,7 +18,7 @@ from typing import Any, Final
 from mergesafe.errors import GuardedError
 
 #: Seconds for all expressions and names together; those of a large model take milliseconds.
-SECONDS: Final = 5.0
+SECONDS: Final = 3.0
 _SPECIAL: Final = re.compile(r"[\\^$*+?{}\[\]|()\n]")
 _FUNCTION: Final = "mergesafe.checkpoint.patterns:search"
 

@@ -132,16 +132,18 @@ def _targets(
         yield Finding("warning", "files", what, CONFIG_NAME)
         return
     everything = list(dict.fromkeys([*adapted, *(base.modules or ())]))
+    excluded = config.get("exclude_modules")
     declared = _declared(target, everything)
-    if declared is None:
+    left_out = _declared(excluded, everything) if excluded else set()
+    if declared is None or left_out is None:
+        key = "target_modules" if declared is None else "exclude_modules"
         what = (
-            f"target_modules is {show(target)}, of which nothing can be told (no pattern, or one "
+            f"{key} is {show(config[key])}, of which nothing can be told (no pattern, or one "
             "that takes for ever). Replace it by the names of the modules"
         )
         yield Finding("unfit", "files", what, CONFIG_NAME)
         return
-    excluded = config.get("exclude_modules")
-    declared -= (_declared(excluded, everything) or set()) if excluded else set()
+    declared -= left_out
     chosen = _of_layers(config, declared) if isinstance(target, list) else declared
     for outside, key in (
         ([m for m in adapted if m not in declared], "target_modules"),

@@ -12,6 +12,7 @@ Area = Literal["files", "weights", "behaviour"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("unfit", "warning", "note")
 #: Names that a finding lists before it only counts.
 _SHOWN: Final = 3
+_LONG: Final = 200
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,13 @@ def by_severity(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def listing(names: Sequence[str]) -> str:
-    """``"a, b, c and 4 more"``."""
+    """``"a, b, c and 4 more"``; what is too long for a line is cut."""
     more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(_cut, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONG else f"{name[: _LONG // 2]}...{name[-_LONG // 2 :]}"
 
 
 def amount(count: int, one: str, many: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny import Tensors, command, llama, save, save_adapter
 
@@ -129,11 +130,36 @@ def test_a_folder_that_does_not_say_which_model_it_is(tmp_path: Path) -> None:
     assert not [f for f in parent.findings if f.area == "files"]
 
 
-def test_a_pattern_that_takes_for_ever_is_stopped(base: Path) -> None:
+@pytest.mark.parametrize("key", ["target_modules", "exclude_modules"])
+def test_a_pattern_that_takes_for_ever_is_stopped(base: Path, key: str) -> None:
     began = time.monotonic()
-    found = audit(base, {"target_modules": "(.*.*)*" * 20 + "X"})
-    assert any(f.severity == "unfit" and "takes for ever" in f.what for f in found), found
+    found = audit(base, {key: "(.*.*)*" * 20 + "X"})
+    assert any(f.severity == "unfit" and f"{key} is" in f.what for f in found), found
     assert time.monotonic() - began < 30
+
+
+def test_long_lists_are_compared_in_linear_time(base: Path) -> None:
+    names = [f"layers.{number}.none" for number in range(100_000)]
+    change = {
+        "target_modules": [*names, "o_proj", "down_proj"], "rank_pattern": dict.fromkeys(names, 2),
+        "layers_to_transform": list(range(100_000)), "layers_pattern": [*names, "layers"],
+        "base_model_name_or_path": "-fp8" * 100_000 + "\nx",
+    }  # fmt: skip
+    began = time.monotonic()
+    found = audit(base, change)
+    assert time.monotonic() - began < 20
+    assert all(len(f.what) < 2000 for f in found)
+    assert not [f for f in found if f.severity == "unfit"], found
+
+
+def test_giant_names_are_not_compared(base: Path) -> None:
+    folder = adapter(base, {})
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors |= {f"base_model.model.{'0.' * 20_000}.lora_{side}.weight": torch.ones(1, 1)
+                for side in "AB"}  # fmt: skip
+    save_file(tensors, folder / "adapter_model.safetensors")
+    [parent] = ms.vet([f"{base}+{folder}"], base, behaviour=False).parents
+    assert any("module names longer than any model has" in f.what for f in parent.findings)
 
 
 def test_names_without_owner_folder_and_quantization() -> None:
