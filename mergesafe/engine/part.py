@@ -144,7 +144,11 @@ def _check_node(part: Part) -> None:
     check_inputs(part.inputs)
     for shard in part.shards:
         path = part.setup.working / shard.name
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except OSError as error:  # the folder is open to the user alone who began the merge
+            raise _unseen(path, reason(error)) from None
+        if not found:
             raise _unseen(path, "no such file there")
 
 
