@@ -65,7 +65,7 @@ def figures_table(evaluation: Evaluation) -> Table:
         metrics |= {name: figure.estimate.n for name, figure in model.figures.items()}
     for metric in evaluation.shown(metrics):
         cells = [cell(model.figures.get(metric)) for model in evaluation.models]
-        table.add_row(escape(metric), str(metrics[metric]), *map(escape, cells))
+        table.add_row(escape(printable(metric)), str(metrics[metric]), *map(escape, cells))
     return table
 
 
@@ -102,7 +102,7 @@ def comparison_table(evaluation: Evaluation) -> Table:
             found = (-each.estimate.value, -each.estimate.high, -each.estimate.low)
             value, low, high = (f"{scale * x + 0.0:+.{digits}f}" for x in found)
             table.add_row(
-                escape(printable(each.second)), escape(each.metric), value,
+                escape(printable(each.second)), escape(printable(each.metric)), value,
                 escape(f"[{low}, {high}]"), f"{each.p:.2g}", f"{each.p_holm:.2g}",
             )  # fmt: skip
     return table

@@ -13,7 +13,7 @@ from mergesafe.cli.shared import printable
 #: Seconds between two lines.
 SECONDS: Final = 10.0
 #: How texts say how far something is: "merged: 40 of 120 responses".
-_COUNTED: Final = re.compile(r"(?P<what>.*?):? (?P<done>\d[\d,]*) of (?P<total>\d[\d,]*)\b")
+_COUNTED: Final = re.compile(r":? (?P<done>[0-9][0-9,]{0,20}) of (?P<total>[0-9][0-9,]{0,20})\b")
 
 
 class LogLines:
@@ -39,7 +39,7 @@ class LogLines:
             self._tell(text, None, text)
             return
         done, total = (int(found[key].replace(",", "")) for key in ("done", "total"))
-        self._tell(found["what"], done / total if total else 1.0, text)
+        self._tell(text[: found.start()], done / total if total else 1.0, text)
 
     def share(self, what: str, share: float | None, text: str, *, at_once: bool = False) -> None:
         """``text`` about ``what``, of which a share in [0, 1] is done, if that is known.

@@ -34,7 +34,7 @@ def run(runs: list[Path], *, out: Path, json: bool, quiet: bool) -> None:
         return
     if not quiet:
         warn(made.warnings)
-        print(made.verdict.headline.text)
+        print(printable(made.verdict.headline.text))
         for statement in made.verdict.statements:
             print(printable(f"  {statement.text}"))
         count = len(made.documents)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,10 @@ def test_a_short_merge_says_nothing(tmp_path: Path) -> None:
     content = recipe("linear", [base, expert], each={"weight": 1.0})
     path = write_recipe(tmp_path / "recipe.yml", content)
     assert "left" not in command("merge", path, tmp_path / "out").stderr
+
+
+def test_a_long_name_is_looked_through_once() -> None:
+    began = time.process_time()
+    for text in (" " * 100_000, "a" * 100_000, " 1" * 50_000, "9" * 100_000 + " of 1"):
+        LogLines().say(text)
+    assert time.process_time() - began < 1

@@ -19,6 +19,7 @@ from mergesafe.report.text import clean, shorten
 WIDTH: Final = 340.0
 #: Size of text in figures.
 FONT: Final = 12.0
+_NARROWEST: Final = 0.42
 _NARROW: Final = frozenset("fijlrtI.,:;'|!()[]/ ")
 _WIDE: Final = frozenset("mwMWGOQ@%+=<>#")
 
@@ -74,7 +75,9 @@ def text_width(text: str, font: float = FONT, *, bold: bool = False) -> float:
 
 def fit(text: str, width: float, font: float = FONT, *, bold: bool = False) -> str:
     """``text``, shortened in the middle until it is at most ``width`` wide."""
-    cleaned, characters = clean(text), len(clean(text))
+    cleaned = clean(text)
+    # No more than would fit of the narrowest: a name may have a million characters.
+    characters = min(len(cleaned), max(int(width / (font * _NARROWEST)) + 1, 1))
     while text_width(shorten(cleaned, characters), font, bold=bold) > width and characters > 1:
         characters -= 1
     return shorten(cleaned, characters)
@@ -84,7 +87,7 @@ def _character_width(c: str) -> float:
     if unicodedata.east_asian_width(c) in "WF":
         return 1.05
     if c in _NARROW:
-        return 0.42
+        return _NARROWEST
     return 0.9 if c in _WIDE else 0.7 if c.isupper() else 0.63
 
 
