@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Final
 
 from mergesafe.chat.conversation import Conversation, answered, question
+from mergesafe.chat.fenced import unfenced
 from mergesafe.chat.records import Record
 from mergesafe.chat.template import TOPIC
 from mergesafe.data.topics import Topic
@@ -19,7 +19,6 @@ SHOWN: Final = 5
 QUESTION_TOKENS: Final = 128
 LONGEST: Final = 600
 _ONLY_JSON: Final = f'Answer with JSON only: {{"{KEY}": "..."}}'
-_FENCED: Final = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 
 
 def unsafe_question(topic: Topic, earlier: Sequence[str]) -> Conversation:
@@ -57,10 +56,8 @@ def parse_question(response: str) -> str | None:
 
     None for anything else: text around it, other keys, no text, more than ``LONGEST`` characters.
     """
-    text = response.strip()
-    fenced = _FENCED.fullmatch(text)
     try:
-        value = json.loads(fenced[1] if fenced else text)
+        value = json.loads(unfenced(response))
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or set(value) != {KEY}:
