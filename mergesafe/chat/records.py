@@ -26,6 +26,7 @@ from typing import Any, Final, NoReturn, cast
 
 from mergesafe.chat.conversation import Conversation, Role, answered, question
 from mergesafe.errors import DataError
+from mergesafe.regular_file import open_regular
 from mergesafe.strict_json import parse_json
 
 _ROLES: Final = ("system", "user", "assistant")
@@ -34,6 +35,8 @@ _FIELDS: Final = (
     "output",
 )  # fmt: skip
 _SHOWN: Final = 60
+#: Bytes of a line: far above a long conversation.
+_LONGEST: Final = 16 << 20
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -120,10 +123,12 @@ def write_records(records: Iterable[Record]) -> str:
 
 def _records(path: Path, need_answer: bool, columns: Mapping[str, str]) -> Iterator[Record]:
     try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
+        with open_regular(path) as file:
+            for number, raw in enumerate(iter(lambda: file.readline(_LONGEST + 1), b""), 1):
+                line = _Line(path, number)
+                if len(raw) > _LONGEST:
+                    line.fail(f"has more than {_LONGEST:,} bytes; expected one JSON object a line")
                 if raw.strip():
-                    line = _Line(path, number)
                     yield line.record(line.parse(raw), need_answer, columns)
     except OSError as error:
         raise DataError(

@@ -14,6 +14,7 @@ import msgspec
 
 from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME
 from mergesafe.errors import DataError, did_you_mean
+from mergesafe.regular_file import open_regular, read_regular
 from mergesafe.report.kinds import KINDS, Kind, Manifest
 from mergesafe.strict_json import decode_utf8, parse_json
 from mergesafe.version import __version__
@@ -60,7 +61,8 @@ class _Head(msgspec.Struct):
 def read_documents(runs: Sequence[str | os.PathLike[str]]) -> list[Document]:
     """Every file of a known kind in ``runs``: files, or folders that are searched with subfolders.
 
-    The same file is read once, hidden files and folders and links inside folders are not followed.
+    The same file is read once. Hidden files and folders are passed over, and so are pipes, devices,
+    links to folders and links that lead out of the searched folder.
 
     Raises:
         DataError: a run or file cannot be read, is malformed, of an unknown kind, or nothing is
@@ -88,21 +90,24 @@ def _files(run: Path) -> Iterator[Path]:
     def unreadable(error: OSError) -> NoReturn:
         raise DataError(f"cannot be read ({error.strerror})", source=error.filename)
 
+    inside = run.resolve()
     for folder, subfolders, names in os.walk(run, onerror=unreadable):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
-            if name == MANIFEST_NAME or (_may_hold_json(path) and _is_ours(path)):
+            if _may_hold_json(path, inside) and (name == MANIFEST_NAME or _is_ours(path)):
                 yield path
 
 
-def _may_hold_json(path: Path) -> bool:
-    return path.suffix == ".json" and not path.name.startswith(".") and path.is_file()
+def _may_hold_json(path: Path, inside: Path) -> bool:
+    if path.suffix != ".json" or path.name.startswith(".") or not path.is_file():
+        return False
+    return not path.is_symlink() or path.resolve().is_relative_to(inside)
 
 
 def _is_ours(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _START.match(file.read(_START_BYTES)) is not None
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", source=path) from None
@@ -110,11 +115,7 @@ def _is_ours(path: Path) -> bool:
 
 def _read(path: Path) -> Document:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(
-                f"has more than {MAX_BYTES // 2**20} MiB; expected {_EXPECTED}", source=path
-            )
-        data = path.read_bytes()
+        data = read_regular(path, MAX_BYTES)
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror}); expected a folder or a JSON file", source=path

@@ -25,6 +25,8 @@ CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 10_000
 #: Distinct sums up to which the permutation distribution is enumerated.
 _ENUMERATED: Final = 4096
+#: Values up to which means are resampled, which takes a second.
+_RESAMPLED: Final = 10_000
 #: Values drawn at a time by the bootstrap, 8 bytes each.
 _DRAWN: Final = 1 << 22
 
@@ -165,13 +167,18 @@ def bootstrap_mean(
 
     ``resamples`` times, as many values as there are are drawn with replacement; low and high are
     the quantiles (1 ∓ confidence) / 2 of their means. Of paired values give the differences: then
-    questions are drawn, each with both of its values.
+    questions are drawn, each with both of its values. Of more than 10,000 values, whose mean is
+    normal for all that a figure shows, the interval is mean ± z · s / sqrt(n).
     """
     import numpy
 
     given = numpy.asarray(values, dtype=numpy.float64)
     if not given.size:
         return Estimate(0.0, 0.0, 0.0, 0)
+    if given.size > _RESAMPLED:
+        mean = float(given.mean())
+        reach = NormalDist().inv_cdf((1 + confidence) / 2) * float(given.std()) / given.size**0.5
+        return Estimate(mean, mean - reach, mean + reach, given.size)
     means = numpy.concatenate(list(_resampled_means(given, resamples, seed)))
     low, high = numpy.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(float(given.mean()), float(low), float(high), given.size)

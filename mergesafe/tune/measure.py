@@ -90,7 +90,7 @@ class Measurer:
         kept = self.trajectory.answer(key, plain)
         try:
             figures = msgspec.convert(kept, dict[str, _Kept])
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, ValueError) as error:
             raise self.trajectory.damaged(str(error)) from None
         return {name: Figure.of(each.kind, each.outcomes) for name, each in figures.items()}
 

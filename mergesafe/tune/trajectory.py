@@ -208,7 +208,7 @@ class Trajectory:
             raise PointError(str(answer["error"]))
         try:
             found = _evaluation(answer)
-        except ValueError as error:
+        except (msgspec.ValidationError, ValueError) as error:
             raise self.damaged(str(error)) from None
         self.forward_passes += found.forward_passes
         return found
@@ -260,7 +260,7 @@ class Trajectory:
                 break
             try:
                 msgspec.convert(record, _Record)
-            except msgspec.ValidationError as error:
+            except (msgspec.ValidationError, ValueError) as error:  # half a surrogate pair
                 raise self.damaged(str(error)) from None
             records.append(record)
         # Whoever resumes after a loss that was not finite wants to try it once more.

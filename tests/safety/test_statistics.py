@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 
 import pytest
 
@@ -205,3 +206,13 @@ def test_unequal_lengths_are_refused() -> None:
         permutation_test([1.0], [1.0, 0.0])
     with pytest.raises(ValueError, match=r"shorter|longer"):
         proportion_difference([1.0], [1.0, 0.0])
+
+
+def test_many_values_have_the_normal_interval() -> None:
+    values = [0.0, 1.0] * 5000
+    few, many = bootstrap_mean(values), bootstrap_mean([*values, 0.0, 1.0])
+    assert (many.value, many.n) == (0.5, 10_002)
+    assert (many.low, many.high) == pytest.approx((few.low, few.high), abs=5e-4)
+    began = time.process_time()
+    bootstrap_mean([0.5] * 1_000_000)
+    assert time.process_time() - began < 5

@@ -80,4 +80,5 @@ def _layer(group: str) -> str:
 
 def _natural(layer: str) -> list[tuple[int, str]]:
     """Numbers within names in their order: 2 before 10."""
-    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", layer)]
+    parts = re.split(r"([0-9]{1,18})", layer)
+    return [(int(part) if i % 2 else -1, part) for i, part in enumerate(parts)]

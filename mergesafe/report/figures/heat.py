@@ -149,10 +149,10 @@ def _cell(x: float, y: float, width: float, height: float) -> str:
 def _column_labels(figure: Figure, columns: Sequence[str], y: float, title: str) -> float:
     """Round numbers first, then other names, as far as there is room."""
     width = WIDTH / len(columns)
-    numbers = [i for i, column in enumerate(columns) if column.isdecimal()]
+    numbers = [i for i, column in enumerate(columns) if _is_number(column)]
     widest = max((text_width(columns[i]) for i in numbers), default=0) + 8
     every = next((step for step in _STEPS if step * width >= widest), len(columns))
-    names = [i for i in range(len(columns)) if not columns[i].isdecimal()]
+    names = [i for i in range(len(columns)) if not _is_number(columns[i])]
     taken: list[tuple[float, float]] = []
     for i in [*(i for i in numbers if int(columns[i]) % every == 0), *names]:
         label = fit(columns[i], max(width, _LONGEST))
@@ -165,6 +165,10 @@ def _column_labels(figure: Figure, columns: Sequence[str], y: float, title: str)
         y += 15
         figure.text(0, y, fit(title, WIDTH), "axis-title")
     return y
+
+
+def _is_number(column: str) -> bool:
+    return column.isdecimal() and len(column) < 10
 
 
 def _scale_bar(figure: Figure, scale: Scale, y: float) -> float:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record, question_key, read_records
 from mergesafe.errors import ArgumentError, DataError
+from mergesafe.regular_file import read_regular
 from mergesafe.strict_json import decode_utf8
 
 Role = Literal["unsafe", "harmless", "domain"]
@@ -22,6 +23,8 @@ ROLES: Final[tuple[Role, ...]] = ("unsafe", "harmless", "domain")
 SetPaths: TypeAlias = "str | Path | Sequence[str | Path] | Mapping[str, str | Path]"
 #: Where the shipped questions are, which stand in where no set is given.
 SHIPPED: Final = "mergesafe/demo/questions"
+#: Bytes of a file of questions.
+_LARGEST: Final = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def read_set(name: str, role: Role, path: Path) -> EvaluationSet:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, _LARGEST)
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror}); expected a file of questions", source=path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ def gate(
     chosen = options_from(options)
     if evaluation is not None:
         _check_unused(chosen)
-        found, file = _given(evaluation, chosen.confidence)
+        metrics = {each.metric for each in requirements}
+        found, file = _given(evaluation, chosen.confidence, metrics)
         source = None if file is None else Path(file["path"])
         picked = [_find(found, name, what, source) for name, what in given]
     else:
@@ -113,13 +114,13 @@ def gate(
 
 
 def _given(
-    evaluation: str | Path | Evaluation, confidence: float
+    evaluation: str | Path | Evaluation, confidence: float, metrics: Collection[str]
 ) -> tuple[Evaluation, dict[str, str] | None]:
     """The evaluation with intervals at ``confidence``; path and digest of the file it is from."""
     if isinstance(evaluation, Evaluation):
-        return evaluation_in(evaluation.as_dict(), confidence), None
+        return evaluation_in(evaluation.as_dict(), confidence, None, metrics), None
     if isinstance(evaluation, str | Path):
-        return read_evaluation(Path(evaluation), confidence)
+        return read_evaluation(Path(evaluation), confidence, metrics)
     raise ArgumentError(
         f"evaluation is a {type(evaluation).__name__}; expected what mergesafe.evaluate returned, "
         "or the path of a file that 'mergesafe evaluate --out FILE' wrote"

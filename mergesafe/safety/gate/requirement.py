@@ -38,7 +38,13 @@ class Requirement:
     @property
     def is_rate(self) -> bool:
         """Whether the metric is certainly a rate; those of lm-eval need not be."""
-        return not self.metric.endswith(".nll") and not self.metric.startswith(PREFIX)
+        return is_rate(self.metric)
+
+
+def is_rate(metric: str) -> bool:
+    """Whether a metric of this name is certainly a rate."""
+    family = metric.partition(".")[0]
+    return family in FAMILIES and family != PREFIX and not metric.endswith(".nll")
 
 
 def parse_requirement(text: str) -> Requirement:

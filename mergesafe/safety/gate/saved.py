@@ -3,105 +3,96 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
+import msgspec
+
+from mergesafe.checkpoint._parse import parse_object
 from mergesafe.errors import DataError
-from mergesafe.safety.evaluation.result import Evaluation, Figure, Kind, ModelResult
-from mergesafe.safety.statistics import Estimate
-from mergesafe.strict_json import parse_json
+from mergesafe.regular_file import read_regular
+from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
+from mergesafe.safety.gate.written import WrittenEvaluation, WrittenFigure, WrittenModel
+from mergesafe.safety.statistics import Estimate, wilson
+
+#: Bytes of an evaluation: the answers of ten models to ten thousand questions take less.
+_LARGEST: Final = 256 << 20
+_EXPECTED: Final = "expected what 'mergesafe evaluate --out FILE' writes"
 
 
-def read_evaluation(path: Path, confidence: float) -> tuple[Evaluation, dict[str, str]]:
-    """The models and their figures, with intervals made anew at ``confidence``; and the file's
-    path and SHA-256, of the bytes that were read.
+def read_evaluation(
+    path: Path, confidence: float, metrics: Collection[str] | None = None
+) -> tuple[Evaluation, dict[str, str]]:
+    """The models and their figures, with intervals made anew at ``confidence`` for ``metrics``
+    (for all where it is None); and the file's path and SHA-256, of the bytes that were read.
 
     Raises:
         DataError: the file is not an evaluation.
     """
     try:
-        content = path.read_bytes()
-        document = parse_json(content)
+        content = read_regular(path, _LARGEST)
+        document = parse_object(content, constants=False)
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", source=path) from None
+        raise DataError(f"cannot be read ({error.strerror}); {_EXPECTED}", source=path) from None
     except ValueError as error:
-        raise DataError(
-            f"is {error}; expected what 'mergesafe evaluate --out FILE' writes",
-            source=path,
-        ) from None
+        raise DataError(f"is {error}; {_EXPECTED}", source=path) from None
     file = {"path": str(path), "sha256": hashlib.sha256(content).hexdigest()}
-    return evaluation_in(document, confidence, path), file
+    return evaluation_in(document, confidence, path, metrics), file
 
 
-def evaluation_in(document: object, confidence: float, path: Path | None = None) -> Evaluation:
+def evaluation_in(
+    document: dict[str, object],
+    confidence: float,
+    path: Path | None = None,
+    metrics: Collection[str] | None = None,
+) -> Evaluation:
     """The same of a document, which was read from ``path``.
 
     Raises:
-        DataError: it is not an evaluation.
+        DataError: it is not an evaluation, or contradicts itself.
     """
-    if not isinstance(document, dict) or document.get("kind") != "evaluation":
-        kind = document.get("kind") if isinstance(document, dict) else None
+    if document.get("kind") != "evaluation":
         raise DataError(
-            f"is no evaluation (its kind is {kind!r}); expected what 'mergesafe evaluate --out "
-            "FILE' writes",
+            f"is no evaluation (its kind is {str(document.get('kind'))[:60]!r}); {_EXPECTED}",
             source=path,
         )
     try:
-        models = [_model(each, confidence) for each in document["models"]]
-        judges = [_texts(each, "name", "version") for each in document["judges"]]
-        sets = [
-            {**each, **_texts(each, "name", "role", "sha256"), "records": int(each["records"])}
-            for each in document["sets"]
-        ]
-        return Evaluation(
-            judges, sets, models, settings=document.get("settings", {}),
-            meaning={str(k): str(v) for k, v in document.get("meaning", {}).items()},
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"is damaged ({type(error).__name__}: {error}); evaluate again", source=path
-        ) from None
+        written = msgspec.convert(document, WrittenEvaluation)
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
+        raise DataError(f"is damaged ({error}); evaluate again", source=path) from None
+    return Evaluation(
+        _whole(document, "judges"),
+        _whole(document, "sets"),
+        [_model(each, confidence, metrics) for each in written.models],
+        settings=written.settings,
+        meaning=written.meaning,
+    )
 
 
-def _texts(written: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    """``written``, which has these keys at least, as text."""
-    return {**written, **{key: str(written[key]) for key in keys}}
+def _whole(document: dict[str, object], key: str) -> list[dict[str, Any]]:
+    """A list that has been checked, with what it says beside what was checked."""
+    return cast(list[dict[str, Any]], document[key])
 
 
-def _model(written: Mapping[str, Any], confidence: float) -> ModelResult:
-    outcomes = written.get("outcomes", {})
-    figures = {
-        metric: _figure(found, outcomes.get(metric), confidence)
-        for metric, found in written["metrics"].items()
-    }
-    reference = written.get("reference")
-    return ModelResult(
-        str(written["name"]), str(written["identity"]), figures,
-        reference=None if reference is None else str(reference),
-    )  # fmt: skip
+def _model(
+    written: WrittenModel, confidence: float, metrics: Collection[str] | None
+) -> ModelResult:
+    figures = {}
+    for metric, figure in written.metrics.items():
+        outcomes = written.outcomes.get(metric)
+        wanted = metrics is None or metric in metrics
+        figures[metric] = _figure(figure, outcomes if wanted else None, confidence)
+    return ModelResult(written.name, written.identity, figures, reference=written.reference)
 
 
-def _figure(found: Mapping[str, Any], outcomes: list[float] | None, confidence: float) -> Figure:
-    kind = found["kind"]
-    if kind not in ("rate", "mean"):
-        raise ValueError(f"a figure is of the kind {kind!r}")
-    undecided = int(found.get("undecided", 0))
+def _figure(written: WrittenFigure, outcomes: list[float] | None, confidence: float) -> Figure:
+    """The figure of its outcomes; without them a rate's interval still follows from its value."""
     if outcomes:
-        values = [float(each) for each in outcomes]
-        _check(kind, values)
-        return Figure.of(cast(Kind, kind), values, confidence, undecided)
-    value, low, high = (float(found[name]) for name in ("value", "low", "high"))
-    _check(kind, (value, low, high))
-    n = int(found["n"])
-    if not low <= value <= high or n < 0:
-        raise ValueError(f"a figure is {value:g}, between {low:g} and {high:g}, of {n} questions")
-    return Figure(cast(Kind, kind), (), Estimate(value, low, high, n), undecided)
-
-
-def _check(kind: str, values: Sequence[float]) -> None:
-    """Refuse what no measurement gives."""
-    for value in values:
-        if not math.isfinite(value) or (kind == "rate" and not 0 <= value <= 1):
-            raise ValueError(f"a {kind} holds {value!r}")
+        return Figure.of(written.kind, outcomes, confidence, written.undecided)
+    low, high = written.low, written.high
+    if written.kind == "rate":
+        low, high = wilson(written.value, written.n, confidence)
+        low, high = min(low, written.value), max(high, written.value)
+    estimate = Estimate(written.value, low, high, written.n)
+    return Figure(written.kind, (), estimate, written.undecided)
