@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 tomllib = pytest.importorskip("tomllib")  # since Python 3.11
 ROOT = Path(__file__).parents[1]
@@ -98,3 +99,15 @@ def test_the_makefile_installs_nothing_past_the_lock() -> None:
         ), line
     assert "export PIP_CONSTRAINT := $(abspath $(CONSTRAINTS))" in text
     assert re.search(r"^TORCH \?= torch$", text, re.MULTILINE)
+
+
+def test_no_minimum_lies_below_a_known_fix() -> None:
+    """See the comment in pyproject.toml."""
+    fixed = {
+        "torch": "2.6", "jinja2": "3.1.6", "ray": "2.52", "aiohttp": "3.13.3",
+        "transformers": "5", "datasets": "4",
+    }  # fmt: skip
+    for each in named():
+        if each.name in fixed:
+            lowest = next(s.version for s in each.specifier if s.operator in (">=", "=="))
+            assert Version(lowest) >= Version(fixed[each.name]), each
