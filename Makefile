@@ -4,6 +4,7 @@
 #   make test        what CI runs: lint, types, build, tests
 #   make faults      200 faults of the system, each followed by a comparison of bytes, ten minutes
 #   make sanitize    the kernels under gcc's address, undefined-behaviour and thread sanitizers, long
+#   make fuzz        changed inputs for all that reads files of others, a minute each, half an hour
 #   make bench       kernels and end-to-end merges against mergekit, minutes
 #   make docs        build the documentation strictly into site/
 #   make gpu-check   build, test and measure on a GPU, minutes; installs into PYTHON
@@ -26,7 +27,7 @@ endif
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc tests -not -path 'csrc/third_party/*' \( -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' \))
 
-.PHONY: demo test fast-test faults sanitize lint types wheel-check bench docs gpu-check lock format clean
+.PHONY: demo test fast-test fuzz faults sanitize lint types wheel-check bench docs gpu-check lock format clean
 
 $(VENV)/.torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -69,6 +70,14 @@ faults: $(VENV)/.test-extra $(VENV)/.demo-extra
 sanitize: $(VENV)/.test-extra
 	$(BIN)/python -m tests.csrc.sanitizers address
 	$(BIN)/python -m tests.csrc.sanitizers thread
+
+# What is found is written to tests/fuzz/corpus, with the command that repeats it.
+FUZZ_SECONDS ?= 60
+FUZZ_JOBS ?= 1
+FUZZ_TARGETS ?=
+fuzz: $(VENV)/.test-extra
+	PYTHONPATH=tests:. $(BIN)/python -W ignore -m fuzz \
+	  --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS) $(FUZZ_TARGETS)
 
 lint: $(VENV)/.test-extra
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ float32, rounded once to the model's dtype. Remote code is never run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -230,9 +231,11 @@ class HfModel:
         model, adapter = ref.resolve(self.folder or Path())
         expected = {"a model with config.json and weights": model, "an adapter": adapter}
         for what, place in expected.items():
-            if isinstance(place, Path) and not place.is_dir():
-                found = "this is a file" if place.exists() else "there is no such folder"
-                close = None if place.exists() else similar(place)
+            # Unlike Path's, questions of os.path are answered for names that are too long, too.
+            if isinstance(place, Path) and not os.path.isdir(place):
+                exists = os.path.exists(place)
+                found = "this is a file" if exists else "there is no such folder"
+                close = None if exists else similar(place)
                 hint = f". Did you mean {close}?" if close else ""
                 raise ModelError(
                     f"{place}: {found}; expected the folder of {what}, or a Hub id such as "

@@ -36,15 +36,17 @@ class Result:
     findings: dict[str, bytes] = field(default_factory=dict)
 
 
-def fuzz(targets: Sequence[str], seconds: float, seed: str) -> Iterator[Result]:
-    """Each target for ``seconds``, one after the other."""
+def fuzz(
+    targets: Sequence[str], seconds: float, seed: str, cases: int | None = None
+) -> Iterator[Result]:
+    """Each target for ``seconds`` and at most so many ``cases``, one after the other."""
     left = dict.fromkeys(targets, seconds)
     restarts = 0
     results = {name: Result(name) for name in targets}
     while left:
         jobs = [f"{name}={each:.3f}" for name, each in left.items()]
         # After a kill, other cases: the same seed would lead to the same case.
-        for event in _events(jobs, f"{seed}" if not restarts else f"{seed}.{restarts}"):
+        for event in _events(jobs, f"{seed}.{restarts}", cases):
             result = results[event["target"]]
             if event["event"] == "begin":
                 began = time.monotonic()
@@ -86,7 +88,7 @@ def replay(entries: Mapping[Path, str]) -> Iterator[tuple[Path, str | None, str]
                 yield path, event["where"], ""
 
 
-def _events(jobs: Sequence[str], seed: str) -> Iterator[dict[str, Any]]:
+def _events(jobs: Sequence[str], seed: str, cases: int | None = None) -> Iterator[dict[str, Any]]:
     """What a worker says; at its end ``killed``, if it did not end by itself."""
     scratch = Path(tempfile.mkdtemp(prefix="mergesafe-fuzz-"))
     state = scratch / "state"
@@ -99,7 +101,7 @@ def _events(jobs: Sequence[str], seed: str) -> Iterator[dict[str, Any]]:
     }  # fmt: skip
     command = [
         sys.executable, "-W", "ignore", "-m", "fuzz.worker", "--state", str(state), "--scratch",
-        str(scratch), "--seed", seed, *jobs,
+        str(scratch), "--seed", seed, *(() if cases is None else ("--cases", str(cases))), *jobs,
     ]  # fmt: skip
     worker = subprocess.Popen(
         command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment, cwd=scratch

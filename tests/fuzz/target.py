@@ -33,11 +33,14 @@ class Target:
     @property
     def seeds(self) -> list[bytes]:
         """The inputs in the repository, those that once were findings among them."""
-        return [path.read_bytes() for path in self.entries]
+        return [path.read_bytes() for path in self.entries] or [b""]
 
     @property
     def entries(self) -> list[Path]:
-        return sorted(path for path in (CORPUS / self.name).iterdir() if path.is_file())
+        folder = CORPUS / self.name
+        return (
+            sorted(path for path in folder.iterdir() if path.is_file()) if folder.exists() else []
+        )
 
 
 _FOUND: Final[dict[str, Target]] = {}

@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -69,7 +70,7 @@ class Worker:
     def limit_memory(self) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * os.sysconf("SC_PAGESIZE") + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        set_memory(limit)
 
     def outcome(self, data: bytes) -> tuple[str, str | None]:
         """What became of ``data``, without what is particular to it (or how it went wrong); and
@@ -114,10 +115,10 @@ class Worker:
             size //= 2
         return data
 
-    def run(self, seconds: float, seed: str) -> None:
+    def run(self, seconds: float, seed: str, most: int | None = None) -> None:
         """Seeds first, then changes of them and of what had an outcome of its own."""
         began = time.monotonic()
-        for data in self._inputs(seed, began + seconds):
+        for data in islice(self._inputs(seed, began + seconds), most):
             shape, where = self.outcome(data)
             if where is not None:
                 self.tell(data, where, shape)
@@ -143,6 +144,14 @@ class Worker:
                 continue
             if len(data) <= _LARGEST:
                 yield data
+
+
+def set_memory(limit: int) -> None:
+    """Limit what this process maps, to what it may have at most otherwise."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if most != resource.RLIM_INFINITY and (limit == resource.RLIM_INFINITY or limit > most):
+        limit = most
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
 
 
 def _shape(message: str) -> str:
@@ -175,6 +184,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--seed", default="0")
+    parser.add_argument("--cases", type=int, help="at most so many of each target")
     parser.add_argument("jobs", nargs="+", help="TARGET=SECONDS, or TARGET@FILE to run one input")
     given = parser.parse_args()
     _OUT = os.dup(1)
@@ -196,8 +206,8 @@ def main() -> None:
             where = where and f"{where}, {shape}"
             say(event="replayed", target=name, shape=shape, where=where, entry=file)
         else:
-            worker.run(float(seconds), given.seed)
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            worker.run(float(seconds), given.seed, given.cases)
+        set_memory(resource.RLIM_INFINITY)
 
 
 if __name__ == "__main__":

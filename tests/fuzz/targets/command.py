@@ -25,7 +25,10 @@ def words(data: bytes, folder: Path) -> str:
         return "no JSON"
     if not isinstance(given, list) or not given or str(given[0]) not in _COMMANDS:
         return "no command"
-    arguments = [str(each).replace("\0", "") for each in given[:20]]
+    # As the system gives them: text without zero bytes.
+    arguments = [
+        str(each).replace("\0", "").encode("utf-8", "replace").decode() for each in given[:20]
+    ]
     if any("://" in each or "ray" in each or "/dev" in each for each in arguments):
         return "network"
     return str(status([each.replace("FOLDER", str(folder)) for each in arguments], folder))

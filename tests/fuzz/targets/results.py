@@ -15,6 +15,7 @@ from mergesafe.engine.journal import _check, read_journal
 from mergesafe.engine.resume import work_to_resume
 from mergesafe.errors import MergesafeError
 from mergesafe.outputs import RESULT, check_replaceable
+from mergesafe.private import Place
 from mergesafe.safety.evaluation.cache import Cache, key
 from mergesafe.safety.inspector.model import SETTINGS, read_settings
 from mergesafe.tune.trajectory import StateFile, Trajectory
@@ -80,8 +81,9 @@ def _signed(data: bytes) -> bytes:
 def merge_journal(data: bytes, folder: Path) -> str:
     path = folder / "journal"
     path.write_bytes(_signed(data))
-    found = read_journal(path)
-    work_to_resume(path, SUBJECT, folder / "out")
+    place = Place(None, str(path), path)
+    found = read_journal(place)
+    work_to_resume(place, SUBJECT, folder / "out")
     return "none" if found is None else f"{len(found.tiles)} {len(found.statistics)}"
 
 
