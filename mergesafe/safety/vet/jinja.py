@@ -24,13 +24,16 @@ T = TypeVar("T")
 _GENERATION: Final = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 #: Rendering a few turns takes a millisecond.
 _SECONDS: Final = 2.0
-SLOW: Final = "it takes longer"
 #: Names of Jinja's own from which its internals can be reached.
 _INTERNALS: Final = frozenset(("self", "cycler", "joiner", "lipsum", "caller", "config", "request"))
 
 
 class TemplateError(Exception):
     """A template that does not parse or render; says why."""
+
+
+class TooMuchError(TemplateError):
+    """A template that asks for more time or text than it may have, so that it was not looked at."""
 
 
 @dataclass
@@ -131,7 +134,7 @@ def bounded(work: Callable[[], T], seconds: float = _SECONDS) -> T:
 
     def watch(frame: FrameType, event: str, argument: object) -> Any:
         if time.monotonic() > end:
-            raise TemplateError(f"{SLOW} than {_SECONDS:g} s")
+            raise TooMuchError(f"it takes longer than {_SECONDS:g} s")
         return watch
 
     before = sys.gettrace()
@@ -141,7 +144,7 @@ def bounded(work: Callable[[], T], seconds: float = _SECONDS) -> T:
     except TemplateError:
         raise
     except TooLargeError as error:
-        raise TemplateError(f"it {error}") from None
+        raise TooMuchError(f"it {error}") from None
     except Exception as error:
         raise TemplateError(f"{type(error).__name__}: {error}") from None
     finally:

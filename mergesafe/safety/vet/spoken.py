@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mergesafe.safety.vet.branches import branches
-from mergesafe.safety.vet.jinja import TemplateError, rendered_text
+from mergesafe.safety.vet.jinja import TemplateError, TooMuchError, rendered_text
 
 _SYSTEM: Final = "zq system canary 41"
 _TURNS: Final = (
@@ -77,6 +77,8 @@ def render(text: str) -> Rendered:
     try:
         asked = [*system, *turns]
         outs = [(rendered_text(text, asked), turns)]
+    except TooMuchError:
+        raise
     except TemplateError:  # models without a system role say so by failing
         asked, outs = turns, []
     # What is said of its own where a system prompt is given need not be said without one.

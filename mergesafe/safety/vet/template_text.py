@@ -14,7 +14,7 @@ from typing import Final
 from mergesafe.checkpoint._parse import show
 from mergesafe.safety.compliance import is_compliance
 from mergesafe.safety.vet.findings import Finding, Severity, amount, listing
-from mergesafe.safety.vet.jinja import SLOW, Program, TemplateError, parse
+from mergesafe.safety.vet.jinja import Program, TemplateError, TooMuchError, parse
 from mergesafe.safety.vet.spoken import Conditional, Rendered, added, conditional, render
 
 #: Four words in a row: prose, not markup. Lengths are bounded so that any text takes linear time.
@@ -127,8 +127,8 @@ def _rendered(text: str, base: str | None, where: str, told: Collection[str]) ->
     try:
         ours = render(text)
     except TemplateError as error:
-        # What is too slow could not be looked at; other failures are seen by whoever uses it.
-        severity: Severity = "unfit" if SLOW in str(error) else "warning"
+        # What takes too much was not looked at; other failures are seen by whoever uses it.
+        severity: Severity = "unfit" if isinstance(error, TooMuchError) else "warning"
         yield Finding(severity, "files", f"the template cannot be rendered: {error}", where)
         return
     try:

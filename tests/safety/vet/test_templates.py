@@ -74,7 +74,9 @@ def test_ordinary_templates_are_in_order(base: str | None) -> None:
         ("{% for message", "{{ messages | attr('pop') }}{% for message", "unfit", "filter 'attr'"),
         ("{% for message", "{% include 'x' %}{% for message", "unfit", "includes another file"),
         ("{% for message", "{% for {% for message", "unfit", "cannot be parsed"),
-        ("{% for message", "{{ 'a' * 1000000000 }}{% for message", "warning",
+        ("{% for message", "{% if messages[0].role == 'system' %}{{ 'a' * 1000000000 }}{% endif %}"
+         "{% for message", "unfit", "computes * of other things than small numbers"),
+        ("{% for message", "{{ 'a' * 1000000000 }}{% for message", "unfit",
          "computes * of other things than small numbers"),
     ],
 )  # fmt: skip
