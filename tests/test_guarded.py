@@ -89,14 +89,15 @@ def test_the_process_sees_nothing_of_the_parents(monkeypatch: pytest.MonkeyPatch
 def test_every_end_is_an_answer_or_one_error(
     name: str, argument: Any, error: type[GuardedError] | None, words: str
 ) -> None:
-    with Guard(seconds=0.5, memory=300 << 20, answer=1_000_000) as guard:
+    seconds = 0.5 if error is TookTooLong else 20
+    with Guard(seconds=seconds, memory=300 << 20, answer=1_000_000) as guard:
         if error is None:
             guard(f"{TARGETS}:{name}", argument)
         else:
             with pytest.raises(error, match=words) as caught:
                 guard(f"{TARGETS}:{name}", argument)
             assert len(str(caught.value)) < 3_000
-        assert guard(f"{TARGETS}:same", "still here") == "still here"
+        assert guard(f"{TARGETS}:same", "still here", seconds=20) == "still here"
 
 
 def test_what_is_no_json_is_not_sent() -> None:
@@ -114,14 +115,14 @@ def test_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 def test_calls_of_one_guard_share_a_process_until_it_is_killed() -> None:
-    with Guard(seconds=0.5) as guard:
+    with Guard(seconds=20) as guard:
         first, second = (guard(f"{TARGETS}:surroundings", None)["pid"] for _ in range(2))
         assert first == second
         with pytest.raises(Raised):
             guard(f"{TARGETS}:fail", "")
         assert guard(f"{TARGETS}:surroundings", None)["pid"] == first
         with pytest.raises(TookTooLong):
-            guard(f"{TARGETS}:tower", 9)
+            guard(f"{TARGETS}:tower", 9, seconds=0.5)
         third = guard(f"{TARGETS}:surroundings", None)["pid"]
         assert third != first
         assert gone(first)
@@ -244,4 +245,4 @@ def test_a_call_costs_little() -> None:
     with Guard() as guard:
         guard(f"{TARGETS}:same", 1)
         took = timed(lambda: [guard(f"{TARGETS}:same", "x" * 1000) for _ in range(100)])
-    assert took < 2  # about 0.02 s
+    assert took < 5  # about 0.02 s
