@@ -23,12 +23,13 @@ from mergesafe.cli.shared import (
     Threads,
     TokenMismatch,
     guarded,
-    open_standard_streams,
     print_errors,
+    say,
 )
+from mergesafe.cli.streams import open_standard_streams
 from mergesafe.cli.threads import set_thread_defaults
 from mergesafe.cli.usage import Commands, UsageError, usage_paragraph
-from mergesafe.errors import ArgumentError, MergesafeError
+from mergesafe.errors import ArgumentError, MergesafeError, OutputError
 from mergesafe.kernels_present import missing_kernels
 from mergesafe.version import __version__
 
@@ -435,10 +436,12 @@ def main() -> None:
         sys.exit(MergesafeError.exit_status)
     set_thread_defaults()
     try:
-        sys.exit(app(prog_name="mergesafe", standalone_mode=False))
+        status = app(prog_name="mergesafe", standalone_mode=False)
+        say()  # of help and version too, what cannot be printed is said
+        sys.exit(status)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
-    except ArgumentError as error:
+    except (ArgumentError, OutputError) as error:
         print_errors(error.paragraphs)
     except UsageError as error:
         print_errors([usage_paragraph(error)])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import select
 import signal
 import sys
 import traceback
@@ -18,8 +16,8 @@ from typing import Annotated, Any, Final, NoReturn, TextIO, TypeVar
 
 import typer
 
-from mergesafe.checkpoint._parse import reason
-from mergesafe.errors import OutputError
+from mergesafe.cli.streams import lead_nowhere
+from mergesafe.errors import MergesafeError
 from mergesafe.references import redact_text, redact_values
 from mergesafe.system_faults import explained
 
@@ -74,10 +72,6 @@ def guarded(command: Command) -> Command:
             return result
         except (typer.Exit, typer.Abort):
             raise
-        except BrokenPipeError as error:
-            if not _unread():  # a pipe of ours
-                _report(error, kwargs.get("debug", False))
-            _discard_output()  # whoever read standard output has seen enough
         except KeyboardInterrupt as interrupt:
             fail(str(interrupt) or "interrupted; nothing is left half-written", INTERRUPTED)
         except Exception as error:
@@ -107,26 +101,6 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _unread() -> bool:
-    """Whether standard output is a pipe or socket that nobody reads from any more."""
-    events = select.poll()
-    events.register(sys.stdout.fileno(), 0)
-    return any(found & (select.POLLERR | select.POLLHUP) for _, found in events.poll(0))
-
-
-def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def open_standard_streams() -> None:
-    """Let what the caller closed (``>&-``) lead nowhere: else a file that is opened takes its
-    number, and Python has no such stream to print to.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # by their numbers
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for good
-
-
 def fail(message: str, status: int) -> NoReturn:
     """Print ``mergesafe: error: message`` and exit."""
     print_errors([message])
@@ -134,10 +108,8 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def print_errors(paragraphs: Iterable[str]) -> None:
-    try:
+    with suppress(MergesafeError):  # the error at hand is worth more than what was printed before
         sys.stdout.flush()
-    except OSError:  # the error at hand is worth more than what was printed before it
-        _discard_output()
     _print_on_stderr(f"mergesafe: error: {printable(paragraph)}" for paragraph in paragraphs)
 
 
@@ -146,20 +118,10 @@ def say(*lines: str) -> None:
 
     Raises:
         OutputError: it cannot be written.
-        BrokenPipeError: nobody reads it any more.
     """
-    try:
-        for line in lines:
-            print(line)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _discard_output()
-        raise OutputError(
-            f"standard output cannot be written ({reason(error)}). The command itself has "
-            "finished; only its printed output was lost."
-        ) from error
+    for line in lines:
+        print(line)
+    sys.stdout.flush()
 
 
 def print_json(value: Any) -> None:
@@ -196,9 +158,12 @@ def _show_warning(
 
 
 def _print_on_stderr(lines: Iterable[str]) -> None:
-    with suppress(OSError):  # there is nowhere to say that nothing can be said
+    try:
         for line in lines:
             print(line, file=sys.stderr)
+    except OSError:  # there is nowhere to say that nothing can be said
+        with suppress(OSError, ValueError):  # a stream without a descriptor
+            lead_nowhere(sys.stderr.fileno())  # else Python's own last flush changes the status
 
 
 def printable(message: str) -> str:

@@ -126,6 +126,7 @@ def _foreign_area(bench: Bench) -> None:
     """What a merge of the owner of the folder left that was killed."""
     run = bench.run(environment={
         "FAULT_KINDS": "write", "FAULT_MATCH": "*/disk/*.safetensors", "FAULT_FROM": "5",
+        "FAULT_TO": "5",
         "FAULT_DO": "signal 9",
     })  # fmt: skip
     assert run.killed
