@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 from mergesafe.architecture.tying import HEADS
 from mergesafe.chat.conversation import NLL, Conversation, Response, Sampling
 from mergesafe.chat.model_files import check_files, files_digest
-from mergesafe.chat.pretrained import CAUSAL, check_declared, explained, load_model, load_tokenizer
+from mergesafe.chat.pretrained import (
+    CAUSAL,
+    check_declared,
+    explained,
+    load_model,
+    load_tokenizer,
+    running,
+)
 from mergesafe.chat.reasoning import markers, with_opening
 from mergesafe.chat.runnable import check_device, require
 from mergesafe.chat.tokens import check_template, encode, encode_text, padded, prompt_text
@@ -30,7 +37,7 @@ from mergesafe.checkpoint.model import Checkpoint, open_checkpoint, similar
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import CONFIG_NAMES
-from mergesafe.errors import MergesafeError, ModelError
+from mergesafe.errors import ModelError
 from mergesafe.recipe.model import ModelRef
 from mergesafe.references import hub_id
 
@@ -138,9 +145,9 @@ class HfModel:
         likely: list[tuple[float, ...]] = [()] * len(encoded)
         for rows in _batches([len(each) for each in encoded], self.batch):
             group = [encoded[row] for row in rows]
-            ids = self._ids(padded(group, self._pad, left=False))
+            ids = self.token_rows(padded(group, self._pad, left=False))
             mask = self._tensor(padded([[1] * len(each) for each in group], 0, left=False))
-            with torch.inference_mode(), self._running():
+            with torch.inference_mode(), self.running():
                 logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             last = logits[torch.arange(len(rows)), mask.sum(1) - 1].float().softmax(-1)
             for row, values in zip(rows, last[:, wanted].tolist(), strict=True):
@@ -175,10 +182,10 @@ class HfModel:
         scores = [NLL(0.0, 0)] * len(encoded)
         for rows in _batches([len(each.ids) for each in encoded], self.batch):
             group = [encoded[row] for row in rows]
-            ids = self._ids(padded([each.ids for each in group], self._pad, left=False))
+            ids = self.token_rows(padded([each.ids for each in group], self._pad, left=False))
             labels = self._tensor(padded([each.labels for each in group], -100, left=False))
             mask = self._tensor(padded([[1] * len(e.ids) for e in group], 0, left=False))
-            with torch.inference_mode(), self._running():
+            with torch.inference_mode(), self.running():
                 logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
                 losses = torch.nn.functional.cross_entropy(
                     logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
@@ -252,7 +259,7 @@ class HfModel:
         token = self.plain_tokenizer.pad_token_id
         return int(self.plain_tokenizer.eos_token_id or 0) if token is None else int(token)
 
-    def _ids(self, rows: list[list[int]]) -> torch.Tensor:
+    def token_rows(self, rows: list[list[int]]) -> torch.Tensor:
         """Tokens for the model, which must have all of them."""
         weight = getattr(self.model.get_input_embeddings(), "weight", None)
         # A merge that is tuned makes its embedding on demand.
@@ -278,15 +285,16 @@ class HfModel:
             options = {
                 "do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p,
             }  # fmt: skip
-        ids = self._ids(padded(prompts, self._pad, left=True))
+        ids = self.token_rows(padded(prompts, self._pad, left=True))
         mask = self._tensor(padded([[1] * len(prompt) for prompt in prompts], 0, left=True))
-        with torch.inference_mode(), self._running():
+        with torch.inference_mode(), self.running():
             output = self.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_new_tokens,
                 pad_token_id=self._pad, top_k=None, **options,
             )  # fmt: skip
         said = output[:, ids.shape[1] :]
-        texts = self._decoded(said.tolist())
+        with running(self.name):
+            texts = self._decoded(said.tolist())
         ends = self._end_tokens()
         return [
             Response(each.strip(), bool(ends & set(row)))
@@ -307,25 +315,18 @@ class HfModel:
         return texts
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         """What goes wrong inside the model, as one paragraph: also a device without memory."""
         import torch
 
         try:
-            yield
+            with running(self.name):
+                yield
         except torch.OutOfMemoryError as error:
             raise ModelError(
                 f"{self.name}: {self.batch} conversations at a time do not fit into the memory of "
                 f"{self._device} ({' '.join(str(error).split())[:200]}); lower the model's 'batch'"
             ) from None
-        except (MergesafeError, OSError):
-            raise
-        except Exception as error:
-            why = " ".join(str(error).split())[:300]
-            raise ModelError(
-                f"{self.name}: the model cannot be run ({type(error).__name__}: {why}). Its "
-                "config.json may not be that of its weights: download the model again."
-            ) from error
 
     def _end_tokens(self) -> set[int]:
         ends = self.model.generation_config.eos_token_id

@@ -231,6 +231,34 @@ def _source(place: Location) -> dict[str, Any]:
 
 
 @contextmanager
+def running(where: object) -> Iterator[None]:
+    """What goes wrong inside a model or its tokenizer, as one paragraph.
+
+    Errors that name a way out already, and a device without memory, are left as they are.
+    """
+    import torch
+
+    try:
+        yield
+    except (MergesafeError, OSError, torch.OutOfMemoryError):
+        raise
+    except BaseException as error:
+        if not _of_the_files(error):
+            raise
+        why = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{where}: the model cannot be run ({type(error).__name__}: {why}). Its config.json or "
+            "tokenizer may not be that of its weights: download the model again."
+        ) from error
+
+
+def _of_the_files(error: BaseException) -> bool:
+    """Whether the files may be to blame, and not whoever interrupts."""
+    # What Rust gives up on (a panic) is no Exception of Python's.
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+@contextmanager
 def explained(where: object, what: str) -> Iterator[None]:
     """Quietly, and with whatever transformers raises for a bad ``what`` as one paragraph."""
     try:
@@ -239,8 +267,7 @@ def explained(where: object, what: str) -> Iterator[None]:
     except MergesafeError:
         raise
     except BaseException as error:
-        # What Rust gives up on (a panic) is no Exception of Python's.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not _of_the_files(error):
             raise
         why = " ".join(str(error).split())[:400]
         raise ModelError(

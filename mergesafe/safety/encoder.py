@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mergesafe.chat.pretrained import ENCODER, check_declared, load_model, load_tokenizer
+from mergesafe.chat.pretrained import ENCODER, check_declared, load_model, load_tokenizer, running
 from mergesafe.checkpoint.model import open_checkpoint
 from mergesafe.errors import ModelError
 
@@ -63,11 +63,11 @@ class SentenceEncoder:
         rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         for begin in range(0, len(order), BATCH):
             places = order[begin : begin + BATCH]  # of like length: little is padding
-            batch = self.tokenizer(
-                [texts[place] for place in places], padding=True, truncation=True,
-                max_length=MAX_TOKENS, return_tensors="pt",
-            )  # fmt: skip
-            with torch.inference_mode():
+            with torch.inference_mode(), running(self.folder):
+                batch = self.tokenizer(
+                    [texts[place] for place in places], padding=True, truncation=True,
+                    max_length=MAX_TOKENS, return_tensors="pt",
+                )  # fmt: skip
                 hidden = self.model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1)
             mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer
+from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer, running
 from mergesafe.errors import DataError, ModelError
 from mergesafe.safety.encoder import check_encoder, missing_folder, present
 from mergesafe.safety.inspector.metrics import sigmoid
@@ -113,7 +113,8 @@ class Inspector:
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """p(safe) of each (question, response)."""
         settings = self.settings
-        scores = logits(self.model, self.tokenizer, pairs, settings.max_tokens)
+        with running(self.folder):
+            scores = logits(self.model, self.tokenizer, pairs, settings.max_tokens)
         return [sigmoid(logit / settings.temperature) for logit in scores]
 
 

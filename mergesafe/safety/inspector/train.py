@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer
+from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer, running
 from mergesafe.chat.runnable import require
 from mergesafe.errors import ArgumentError, OutputError
 from mergesafe.safety.encoder import present
@@ -141,7 +141,8 @@ def _trained(
     texts = [text for each in parts["train"] for text in (each.question, each.response)]
     model, tokenizer = _start(encoder, texts, training.max_tokens)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    _fit(model, tokenizer, parts, training, progress)
+    with running(encoder):
+        _fit(model, tokenizer, parts, training, progress)
     return model, tokenizer
 
 

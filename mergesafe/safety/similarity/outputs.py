@@ -161,9 +161,9 @@ def _forward(
     for begin in range(0, len(by_length), _BATCH):
         prompts = by_length[begin : begin + _BATCH]
         rows = [ids[row] for row in prompts]
-        inputs = torch.tensor(padded(rows, 0, left=False), device=loaded.device)
+        inputs = model.token_rows(padded(rows, 0, left=False))
         mask = padded([[1] * len(row) for row in rows], 0, left=False)
-        with torch.inference_mode():
+        with torch.inference_mode(), model.running():
             answer = loaded(
                 input_ids=inputs,
                 attention_mask=torch.tensor(mask, device=loaded.device),
