@@ -27,6 +27,8 @@ from mergesafe.tokenizer.special import content_of, special_settings
 from mergesafe.tokenizer.vocabulary import added_tokens
 
 #: What describes packed numbers; the output's are plain.
+#: Ids of tokens that are told of one by one.
+_SHOWN_IDS: Final = 8
 _PACKED: Final = ("quantization_config", "compression_config")
 _DTYPES: Final = ("dtype", "torch_dtype")
 Level = dict[str, Any]
@@ -240,7 +242,8 @@ def _check_end(
     if end is not None and known and str(end) not in known:
         found.warnings.append(
             f"the tokenizer of {tokenizer.text} ends a text with {show(token)}, whose id is {end}, "
-            f"but the merged model stops at {', '.join(known)}"
+            f"but the merged model stops at {', '.join(list(known)[:_SHOWN_IDS])}"
+            + (f" and {len(known) - _SHOWN_IDS:,} more" if len(known) > _SHOWN_IDS else "")
         )
         if not small and in_hub_cache(files.folder):
             found.passing.append(found.warnings[-1])
@@ -252,12 +255,16 @@ def _check_ids(found: OutputConfig, generation: Level, rows: int | None) -> None
         return
     for name, ids in ((CONFIG_NAME, _ids(found.config)), (GENERATION_NAME, _ids(generation))):
         for key, value in ids.items():
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, int) and each >= rows:
-                    found.warnings.append(
-                        f"{name} of the merged model says {key} {show(each)}, but its embedding "
-                        f"has {rows:,} rows"
-                    )
+            listed = value if isinstance(value, list) else [value]
+            beyond = [each for each in listed if isinstance(each, int) and each >= rows]
+            for each in beyond[:_SHOWN_IDS]:
+                found.warnings.append(
+                    f"{name} of the merged model says {key} {show(each)}, but its embedding "
+                    f"has {rows:,} rows"
+                )
+            if len(beyond) > _SHOWN_IDS:
+                more = len(beyond) - _SHOWN_IDS
+                found.warnings.append(f"{name} says {more:,} more such ids of {key}")
 
 
 def _generation(model: Model) -> Level | None:
