@@ -18,12 +18,10 @@ from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.carry import TOKENIZER_FILES, TOKENIZER_SUFFIX
 from mergesafe.checkpoint.location import Location, at
 from mergesafe.errors import CheckpointError, ModelError
-from mergesafe.tokenizer.vocabulary import ADDED_TOKENS, LIMIT, TOKENIZER, read_bounded
+from mergesafe.tokenizer.vocabulary import ADDED_TOKENS, LIMIT, MAX_ADDED, TOKENIZER, read_bounded
 
 #: The largest id of a token; published vocabularies have up to half a million.
 MAX_ID: Final = 1 << 21
-#: Most tokens that are added to a vocabulary.
-MAX_ADDED: Final = 1 << 16
 #: Most characters that rules for rewriting may make of one.
 MAX_GROWTH: Final = 1000
 

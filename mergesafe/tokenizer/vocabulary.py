@@ -30,6 +30,8 @@ from mergesafe.tokenizer.sentencepiece import read_pieces
 
 #: The largest vocabularies in use take 35 MB.
 LIMIT: Final = 128 << 20
+#: Most tokens that are added to a vocabulary.
+MAX_ADDED: Final = 1 << 16
 TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 ADDED_TOKENS: Final = "added_tokens.json"
@@ -106,6 +108,8 @@ def read_vocabulary(file: Location, kind: str) -> dict[str, int]:
     data = read_bounded(file)
     try:
         found = _READERS[kind](data)
+    except _TooManyError as error:
+        raise CheckpointError(f"{file}: {error}") from None
     except _ODD:
         found = {}
     if not found:
@@ -171,8 +175,18 @@ def read_bounded(file: Location) -> bytes:
     return data
 
 
+class _TooManyError(ValueError):
+    """More tokens than a genuine tokenizer adds."""
+
+
 def _ids(tokenizer: _Tokenizer) -> dict[str, int]:
     vocab = tokenizer.model.vocab
+    added = len(tokenizer.added_tokens or ())
+    if added > MAX_ADDED:
+        raise _TooManyError(
+            f"{added:,} added tokens, expected at most {MAX_ADDED:,}. Use the tokenizer of the "
+            "model's publisher."
+        )
     if isinstance(vocab, list):
         vocab = {token: index for index, (token, _) in enumerate(vocab)}
     return vocab | {token.content: token.id for token in tokenizer.added_tokens or ()}

@@ -120,3 +120,11 @@ def test_files_that_add_tokens(tmp_path: Path) -> None:
     # tokenizer.json lists its own added tokens: what it knows keeps its id.
     expected = {**EXPECTED, "<x>": 50, "<y>": 52}
     assert tokenizer_files(tmp_path).vocabulary("tokenizer.json") == expected
+
+
+def test_a_million_added_tokens_are_no_vocabulary(tmp_path: Path) -> None:
+    added = [{"id": number, "content": f"<{number}>"} for number in range(70_000)]
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": added}))
+    with pytest.raises(CheckpointError, match="70,000 added tokens, expected at most 65,536"):
+        read_vocabulary(file, "tokenizer.json")

@@ -11,7 +11,7 @@ Severity = Literal["unfit", "warning", "note"]
 Area = Literal["files", "weights", "behaviour"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("unfit", "warning", "note")
 #: Names that a finding lists before it only counts.
-_SHOWN: Final = 3
+SHOWN: Final = 3
 _LONG: Final = 200
 
 
@@ -49,10 +49,13 @@ def by_severity(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def listing(names: Sequence[str]) -> str:
-    """``"a, b, c and 4 more"``; what is too long for a line is cut."""
-    more = len(names) - _SHOWN
-    return ", ".join(map(_cut, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
+def listing(names: Sequence[str], total: int | None = None) -> str:
+    """``"a, b, c and 4 more"``; what is too long for a line is cut.
+
+    ``total``: how many there are, where ``names`` are but the first.
+    """
+    more = (len(names) if total is None else total) - SHOWN
+    return ", ".join(map(_cut, names[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def _cut(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location, read_json_file, same_content
 from mergesafe.errors import CheckpointError
-from mergesafe.safety.vet.findings import Finding, amount, listing
+from mergesafe.safety.vet.findings import SHOWN, Finding, amount, listing
 from mergesafe.safety.vet.folder import read_settings
 from mergesafe.tokenizer.compare import Differences, compare_files, tokenizer_files
 from mergesafe.tokenizer.special import special_differences
@@ -61,8 +61,8 @@ def _vocabularies(found: Differences, file: str) -> Iterator[Finding]:
         yield Finding("unfit", "files", what, file)
     for severity, renamed in (("unfit", found.exchanged), ("warning", found.filled)):
         if renamed:
-            pairs = [f"{show(one)} for {show(two)}" for _, one, two in renamed]
-            what = f"ids with another token: {listing(pairs)}"
+            pairs = [f"{show(one)} for {show(two)}" for _, one, two in renamed[:SHOWN]]
+            what = f"ids with another token: {listing(pairs, len(renamed))}"
             yield Finding(severity, "files", what, file)  # type: ignore[arg-type]
     if found.added:
         what = amount(len(found.added), "token", "tokens")
@@ -102,4 +102,4 @@ def _special(folder: Location, base: Location) -> Iterator[Finding]:
 
 
 def _shown(tokens: list[str]) -> str:
-    return listing([show(token) for token in tokens])
+    return listing([show(token) for token in tokens[:SHOWN]], len(tokens))
