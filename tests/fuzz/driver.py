@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from fuzz.worker import STATE, read_state
 
-#: Seconds of the processor for one case; of the clock, for one that waits.
-BUSY, IDLE = 5.0, 20.0
+#: Seconds of the processor for one case; of the clock, for one that waits (a busy machine stalls).
+BUSY, IDLE = 5.0, 60.0
 _TESTS: Final = Path(__file__).parents[1]
 _ROOT: Final = _TESTS.parent
 
