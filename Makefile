@@ -4,6 +4,7 @@
 #   make test        what CI runs: lint, types, build, tests
 #   make faults      200 faults of the system, each followed by a comparison of bytes, ten minutes
 #   make sanitize    the kernels under gcc's address, undefined-behaviour and thread sanitizers, long
+#   make hostile     hostile model folders through every command, an hour
 #   make fuzz        changed inputs for all that reads files of others, a minute each, half an hour
 #   make bench       kernels and end-to-end merges against mergekit, minutes
 #   make docs        build the documentation strictly into site/
@@ -27,7 +28,7 @@ endif
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc tests -not -path 'csrc/third_party/*' \( -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' \))
 
-.PHONY: demo test fast-test fuzz faults sanitize lint types wheel-check bench docs gpu-check lock format clean
+.PHONY: demo test fast-test fuzz faults hostile sanitize lint types wheel-check bench docs gpu-check lock format clean
 
 $(VENV)/.torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -65,6 +66,12 @@ fast-test: $(VENV)/.test-extra $(VENV)/.demo-extra $(VENV)/.model
 # With NAME='power cut', say, those whose names hold that.
 faults: $(VENV)/.test-extra $(VENV)/.demo-extra
 	PYTHONPATH=tests $(BIN)/python -m faults $(if $(NAME),'$(NAME)')
+
+# A table for each command.
+hostile: $(VENV)/.test-extra $(VENV)/.demo-extra
+	broken=; for command in plan merge vet evaluate similarity tune; do \
+	  $(BIN)/python -m tests.hostile --command $$command || broken="$$broken $$command"; \
+	done; test -z "$$broken" || { echo "hostile: broken:$$broken" >&2; exit 1; }
 
 # Builds of their own in build/address and build/thread: see tests/csrc/sanitizers.py.
 sanitize: $(VENV)/.test-extra
