@@ -106,7 +106,7 @@ def open_own_file(name: str | Path, flags: int, parent: int | None = None) -> in
     descriptor = _regular(os.open(name, flags | _PLAIN, 0o600, dir_fd=parent))
     try:
         status = os.fstat(descriptor)
-        if not _is_own(status):
+        if not _is_ours_in(status, Path(name), parent):
             raise NotPrivateError(f"the file belongs to {owner_of(descriptor)}")
         if status.st_nlink > 1:  # of somebody's file, which would be written to
             raise NotPrivateError("the file has another name, a hard link")
@@ -142,6 +142,14 @@ def is_ours(status: os.stat_result, parent: int | None = None) -> bool:
         return _is_own(status)
     made = _made_in(parent)
     return made is not None and status.st_uid == made.st_uid
+
+
+def _is_ours_in(status: os.stat_result, path: Path, parent: int | None) -> bool:
+    """The same of what lies in the folder ``parent``, or at a path."""
+    if _is_own(status) or parent is not None:
+        return is_ours(status, parent)
+    with folder_of(path) as folder:
+        return is_ours(status, folder)
 
 
 def _is_own(status: os.stat_result) -> bool:
@@ -311,7 +319,7 @@ def check_private(descriptor: int) -> None:
     status = os.fstat(descriptor)
     if not is_ours(status, descriptor):
         raise NotPrivateError(f"the folder belongs to {owner_of(descriptor)}")
-    if others_may_write(status) and not _only_group(status):
+    if others_may_write(status) and not _only_group(status) and keeps_modes(descriptor):
         raise NotPrivateError("others may write to the folder (chmod go-w it)")
 
 

@@ -82,6 +82,25 @@ def test_what_is_somebody_elses_is_refused(tmp_path: Path, folder: int) -> None:
         private.make_private(tmp_path / "sub")
 
 
+def test_a_server_may_number_users_otherwise(
+    tmp_path: Path, folder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of root on NFS, and on disks of other systems, what is made belongs to somebody else."""
+    monkeypatch.setattr(private.os, "geteuid", lambda: os.getuid() + 1)
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+        os.close(private.open_own_file("file", flags, folder))
+        os.close(private.open_own_file(tmp_path / "other", flags))
+    private.make_private(tmp_path / "own")
+
+
+def test_a_file_system_without_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disks of other systems show one mode for all that is on them."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own").chmod(0o777)
+    monkeypatch.setattr(private, "others_may_write", lambda status: True)
+    private.make_private(tmp_path / "own")
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
 def test_a_folder_that_others_may_write_to_is_not_private(tmp_path: Path, mode: int) -> None:
     (tmp_path / "sub").mkdir()

@@ -35,6 +35,8 @@ _LOCK: Final = "lock"
 _HELD: Final = {MODEL: stat.S_ISDIR, _LOCK: stat.S_ISREG} | dict.fromkeys(
     (JOURNAL, f"{JOURNAL}.new"), stat.S_ISREG
 )
+#: What NFS calls an open file whose name was removed, until it is closed.
+_LEFT_BY_NFS: Final = re.compile(r"\.nfs[0-9a-f]+")
 #: Somebody who takes the folder away as often as this does so on purpose.
 _ATTEMPTS: Final = 100
 
@@ -190,6 +192,8 @@ class Area:
                 continue
             except OSError as error:
                 failed = error
+        if failed is None and self._holds_leftovers_alone():
+            self._close_lock()  # which takes them away
         try:
             if private.is_same(self.folder, self._name, self._parent):
                 os.rmdir(self._name, dir_fd=self._parent)
@@ -202,12 +206,23 @@ class Area:
             )
         self.close()
 
+    def _holds_leftovers_alone(self) -> bool:
+        with suppress(OSError):
+            names = os.listdir(self.folder)
+            return bool(names) and all(map(_LEFT_BY_NFS.fullmatch, names))
+        return False
+
     def close(self) -> None:
         """Give the lock back."""
-        if self.held:
-            folder, lock, self.folder, self._lock = self.folder, self._lock, -1, -1
-            private.close(lock)
+        self._close_lock()
+        if self.folder >= 0:
+            folder, self.folder = self.folder, -1
             private.close(folder)
+
+    def _close_lock(self) -> None:
+        if self.held:
+            lock, self._lock = self._lock, -1
+            private.close(lock)
 
 
 def remove_abandoned(target: Path) -> None:

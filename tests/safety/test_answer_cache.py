@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -77,6 +78,18 @@ def test_one_that_others_could_read_is_theirs_no_longer(tmp_path: Path) -> None:
     (tmp_path / FILE).chmod(0o644)
     Cache(tmp_path).close()
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+
+
+def test_a_file_system_without_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disks of other systems refuse to change one."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    with closing(Cache(tmp_path)) as cache:
+        cache.put({"k": 1})
+        assert cache.get(["k"]) == {"k": 1}
 
 
 @pytest.mark.parametrize("name", [FILE, f"{FILE}-journal", f"{FILE}-wal", f"{FILE}-shm"])

@@ -138,6 +138,7 @@ def _check_files(path: Path) -> None:
         with suppress(FileNotFoundError):
             descriptor = open_own_file(path.with_name(name), flags)
             try:
-                os.fchmod(descriptor, 0o600)
+                with suppress(PermissionError):  # ours, so its file system has no modes
+                    os.fchmod(descriptor, 0o600)
             finally:
                 os.close(descriptor)
