@@ -66,7 +66,9 @@ def operands(named: Iterable[tuple[str, object]], backend: str = "auto") -> Oper
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     wide = tensor.to(torch.bfloat16) if tensor.dtype in EIGHT_BIT else tensor
-    return wide.detach().resolve_neg().contiguous().view(-1)
+    flat = wide.detach().resolve_neg().contiguous().view(-1)
+    # A file whose header ends at an odd byte is mapped so; kernels read whole elements.
+    return flat.clone() if flat.data_ptr() % flat.element_size() else flat
 
 
 def _tensor(name: str, value: object, backend: str) -> torch.Tensor:

@@ -75,6 +75,16 @@ def test_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
     check_within(snapshot / "1_Pooling", snapshot / "1_Pooling" / "config.json")
 
 
+@pytest.mark.parametrize("digits", [40, 64])
+def test_a_folder_of_links_to_the_hubs_cache(model: Path, tmp_path: Path, digits: int) -> None:
+    """As ``huggingface-cli download --local-dir`` made them before it stopped making links."""
+    blob = tmp_path / "models--a--b" / "blobs" / ("0f" * (digits // 2))
+    blob.parent.mkdir(parents=True)
+    blob.write_text("{}")
+    (model / "vocab.json").symlink_to(blob)
+    check(model)
+
+
 @pytest.mark.parametrize("way", ["another repository", "blob", "blobs", "refs", "no repository"])
 def test_what_only_looks_like_the_hubs_cache(tmp_path: Path, way: str) -> None:
     """An archive can hold such folders, too."""

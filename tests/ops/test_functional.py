@@ -91,6 +91,23 @@ def test_strides_do_not_matter() -> None:
         assert_same_bits(merged, ops.merge_task_vectors(other, [view.contiguous()], [0.5]))
 
 
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_a_tensor_may_lie_at_an_odd_byte(dtype: torch.dtype) -> None:
+    """As of a file whose header has an odd number of bytes, which safetensors maps as it is."""
+    right = ordinary(1000, dtype, 1)
+    content = bytearray(1) + right.view(torch.uint8).numpy().tobytes()
+    odd = torch.frombuffer(content, dtype=dtype, offset=1)
+    other = ordinary(1000, dtype, 2)
+    assert odd.data_ptr() % odd.element_size()
+    for tensors in ([odd, other], [other, odd]):
+        expected = [right if each is odd else each for each in tensors]
+        found = ops.weighted_sum(tensors, [0.5, 0.25])
+        assert_same_bits(found, ops.weighted_sum(expected, [0.5, 0.25]))
+    merged = ops.merge_task_vectors(odd, [other], [0.5])
+    assert_same_bits(merged, ops.merge_task_vectors(right, [other], [0.5]))
+    assert ops.gram([odd, other]).equal(ops.gram([right, other]))
+
+
 def test_dtypes_promote_to_the_common_type() -> None:
     x = {dtype: torch.ones(3, dtype=dtype) for dtype in DTYPES}
     for a, b in itertools.product(DTYPES, DTYPES):
