@@ -9,10 +9,9 @@ the token mean what huggingface_hub says they mean.
 from __future__ import annotations
 
 import glob
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -28,8 +27,10 @@ from mergesafe.checkpoint.remote import (
     within,
 )
 from mergesafe.checkpoint.url import why
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, OutputError
+from mergesafe.regular_file import read_regular
 from mergesafe.version import __version__
+from mergesafe.whole_file import write_whole
 
 #: A snapshot in the cache is found by one of these.
 _LANDMARKS: Final = (
@@ -144,11 +145,13 @@ class HubStore:
             return
         folder = repo_folder_name(repo_id=self.repo, repo_type="model")
         path = Path(constants.HF_HUB_CACHE, folder, "refs", self.revision)
-        with _failures(self.text):
+        with suppress(OSError):
+            if read_regular(path, len(self.commit)) == self.commit.encode():
+                return
+        # A cache that others filled and that this user only reads does without.
+        with suppress(OSError, OutputError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f"{path.name}.{os.getpid()}")
-            fresh.write_text(self.commit)
-            fresh.replace(path)  # a reader never sees half of it
+            write_whole(path, self.commit)
 
     def _file(self, name: str) -> HubFile:
         file = self.files.get(name)

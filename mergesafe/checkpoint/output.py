@@ -1,6 +1,6 @@
 """The output folder: complete and durable, or absent.
 
-Everything is written to a hidden sibling of the output folder (see _area.py).
+Everything is written to a hidden sibling of the output folder (see working.py).
 :meth:`OutputFolder.commit` syncs it and renames it into place; leaving the ``with`` block in any
 other way removes it, unless :attr:`OutputFolder.keep` is set. A process that is killed leaves the
 hidden ``.NAME.mergesafe-XXXXXXXX`` folder, never a partial NAME.
@@ -11,17 +11,14 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from mergesafe import private
-from mergesafe.checkpoint._area import MODEL, Area
 from mergesafe.checkpoint._guard import check_target, has_content, resolve
-from mergesafe.checkpoint._install import Installed, install
 from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint._shards import Shards, failing, write_all
 from mergesafe.checkpoint._tree import folder_in, size_in, sync_folders
@@ -35,6 +32,7 @@ from mergesafe.checkpoint.layout import (
 from mergesafe.checkpoint.location import Location, at, stream_of
 from mergesafe.checkpoint.model import INDEX_NAME
 from mergesafe.checkpoint.seen import Change, FileState
+from mergesafe.checkpoint.working import WorkingFolder
 from mergesafe.errors import ArgumentError, ChangedInputError, CheckpointError, OutputError
 
 __all__ = [
@@ -68,7 +66,7 @@ class OutputFolder:
         self.layout = layout
         self._overwrite = overwrite
         self._protect = tuple(protect)
-        self._area = Area(self.path)
+        self._working = WorkingFolder(self.path, overwrite=overwrite)
         self._resume = resume
         #: Whether to leave what is written for a later run when the block ends without commit.
         self.keep = False
@@ -77,10 +75,6 @@ class OutputFolder:
         #: SHA-256 of the companions written so far, by name.
         self.companions: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
-        self._parents: list[Path] = []
-        #: Open folders: the one above the output, the output while it is made, and the one that is
-        #: replaced.
-        self._above = self._model = self._old = -1
         self._shards = Shards(layout.shards, self.path)
         self._names = {shard.name for shard in layout.shards} | {INDEX_NAME}
         self._committed = False
@@ -88,17 +82,17 @@ class OutputFolder:
     @property
     def working(self) -> Path:
         """The temporary folder that becomes :attr:`path`."""
-        return self._area.path / MODEL
+        return self._working.path
 
     @property
     def owner(self) -> int:
         """The number of the user whose folder it is."""
-        return os.fstat(self._model).st_uid
+        return os.fstat(self._working.folder).st_uid
 
     @property
     def journal(self) -> private.Place:
         """Where the caller may keep a journal of what is finished; it goes with the work."""
-        return self._area.journal
+        return self._working.area.journal
 
     def __enter__(self) -> OutputFolder:
         """Check the target and the free space, then create every shard at its full size.
@@ -110,20 +104,20 @@ class OutputFolder:
         place = next(folder for folder in self.path.parents if os.path.exists(folder))
         try:
             try:
-                self._open_area()
+                with failing(self.path, "create"):
+                    self._working.open()
             except OutputError as error:
                 if isinstance(error.__cause__, OSError):  # the disk may simply be full
                     self._check_space(place)
                 raise
             self._check_space(place)
-            wanted = self._resume is not None and self._resume(self._area.journal)
+            wanted = self._resume is not None and self._resume(self._working.area.journal)
             self.resumed = wanted and self._continue()
             if not self.resumed:
                 self._begin()
         except BaseException:
-            self.keep = (
-                self._resume is not None
-            )  # an earlier run's work outlives this one's failure to start
+            # An earlier run's work outlives this one's failure to start.
+            self.keep = self._resume is not None
             self._leave()
             raise
         return self
@@ -206,59 +200,25 @@ class OutputFolder:
             self.add_file(INDEX_NAME, self.layout.index)
         self._shards.sync()
         with failing(self.path, "sync"):
-            sync_folders(self._model, self._sizes)
+            sync_folders(self._working.folder, self._sizes)
         with failing(self.path, "rename the finished folder to"):
-            installed = self._install()
+            replace = self._overwrite and has_content(self.path)
+            self._working.install(self._check_installed, replace=replace)
         self._shards.close()
         self._committed = True
-        if installed.aside is not None:
-            self._remove_old(installed.aside)
-        self._close()
-
-    def _install(self) -> Installed:
-        """Put the model in its place, durably, or leave everything as it was."""
-        working = private.Place(self._area.folder, MODEL, self.working)
-        target = private.Place(self._above, self.path.name, self.path)
-        replace = self._overwrite and has_content(self.path)
-        if replace and not private.is_same(self._old, target.name, target.folder):
-            raise private.NotPrivateError("another folder has taken its place during the merge")
-        if not private.is_same(self._model, working.name, working.folder):
-            raise private.NotPrivateError("another one has taken its place during the merge")
-        installed = install(working, target, replace=replace)
-        try:
-            aside = installed.aside
-            if aside and not private.is_same(self._old, aside.name, aside.folder):
-                raise private.NotPrivateError("another folder has taken its place")
-            self._check_installed()
-            os.fsync(self._above)
-        except BaseException:
-            with suppress(OSError):
-                installed.undo()
-            raise
-        return installed
+        self._working.remove_old()
+        self._working.close()
 
     def _check_installed(self) -> None:
-        """Check that what was written, and nothing else, is found under the output's name."""
-        found = os.stat(self.path, follow_symlinks=False)
-        if not os.path.samestat(found, os.fstat(self._model)):
-            raise private.NotPrivateError("another folder has taken its place")
-        self._shards.check(self._model)
+        """Check that the folder holds the files that were written under their names."""
+        self._shards.check(self._working.folder)
         for name, size in self._sizes.items():
-            if size_in(self._model, name) != size:
+            if size_in(self._working.folder, name) != size:
                 raise private.NotPrivateError(f"something else took the place of its {name}")
-
-    def _remove_old(self, aside: private.Place) -> None:
-        try:
-            private.remove_tree(aside.name, aside.folder, self._old)
-        except OSError as error:
-            warnings.warn(
-                f"{aside.path}: could not be removed ({error.strerror}); remove it by hand",
-                stacklevel=3,
-            )
 
     def _check_space(self, place: Path) -> None:
         with failing(self.path, "ask for the free space of"):
-            free = shutil.disk_usage(place).free + self._area.allocated()
+            free = shutil.disk_usage(place).free + self._working.area.allocated()
         needed = self.layout.file_bytes
         if needed > free:
             raise OutputError(
@@ -266,38 +226,27 @@ class OutputFolder:
                 f"free ({needed - free:,} too few). Free space or choose another disk."
             )
 
-    def _open_area(self) -> None:
-        """Open the folder above, and make or find the hidden one in it."""
-        with failing(self.path, "create"):
-            self._above, self._parents = private.make_folders(self.path.parent)
-            if self._overwrite:
-                with suppress(FileNotFoundError):
-                    self._old = private.open_folder(self.path.name, self._above)
-            self._area.open(self._above)
-
     def _begin(self) -> None:
         """Start afresh: nothing of an earlier run stays, and every shard has its full size."""
         with failing(self.path, "create"):
-            for name in {MODEL, self._area.journal.name} & {*os.listdir(self._area.folder)}:
-                private.remove_tree(name, self._area.folder)
-            self._model = private.make_folder(MODEL, self._area.folder)
-        self._shards.create(self._model)
+            self._working.begin()
+        self._shards.create(self._working.folder)
 
     def _continue(self) -> bool:
         """Open the shards of an earlier run; False when they are not those of this layout."""
         try:
-            self._model = private.open_folder(MODEL, self._area.folder)
+            self._working.go_on()
             for shard in self.layout.shards:
-                found = os.stat(shard.name, dir_fd=self._model, follow_symlinks=False)
+                found = os.stat(shard.name, dir_fd=self._working.folder, follow_symlinks=False)
                 if not stat.S_ISREG(found.st_mode) or found.st_size != shard.size:
                     return False
         except OSError:
             return False
-        shards = {shard.name for shard in self.layout.shards}
+        shards, folder = {shard.name for shard in self.layout.shards}, self._working.folder
         with failing(self.path, "open"):
-            for other in set(os.listdir(self._model)) - shards:  # companions are made again
-                private.remove_tree(other, self._model)
-        self._shards.reopen(self._model)
+            for other in set(os.listdir(folder)) - shards:  # companions are made again
+                private.remove_tree(other, folder)
+        self._shards.reopen(folder)
         return True
 
     def sync(self) -> None:
@@ -323,7 +272,7 @@ class OutputFolder:
         self._names.add(name)
         with self._shards.gate, ExitStack() as stack:
             with failing(self.path / name, "create"):
-                folder = self._model
+                folder = self._working.folder
                 for part in parts[:-1]:
                     folder = folder_in(folder, part)
                     stack.callback(private.close, folder)
@@ -336,24 +285,10 @@ class OutputFolder:
 
     def _leave(self) -> None:
         self._shards.close()
-        kept = self.keep and self._area.has_model()
-        self._close(keep=kept)
-        if kept:
-            return
-        for folder in reversed(self._parents):
-            with suppress(OSError):  # someone else uses it by now
-                folder.rmdir()
-
-    def _close(self, *, keep: bool = False) -> None:
-        """Remove the hidden folder, or leave it with what is in it, and let go of everything."""
-        if keep:
-            self._area.close()
-        else:
-            self._area.remove()  # does nothing where it is another process's
-        for descriptor in (self._model, self._old, self._above):
-            if descriptor >= 0:
-                private.close(descriptor)
-        self._model = self._old = self._above = -1
+        kept = self.keep and self._working.area.has_model()
+        self._working.close(keep=kept)
+        if not kept:
+            self._working.remove_made()
 
 
 def _changed(source: Location) -> ChangedInputError:

@@ -18,7 +18,7 @@ from fake_hub import Hub, HubHandler
 from web import serve
 
 from mergesafe import merge
-from mergesafe.checkpoint.hub import check_space
+from mergesafe.checkpoint.hub import HubStore, check_space
 from mergesafe.checkpoint.locate import locate
 from mergesafe.errors import CheckpointError
 
@@ -261,3 +261,25 @@ def test_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match=r"org/x: no such .* pip install 'mergesafe\[hub\]'"):
         locate("org/x")
+
+
+def test_the_note_of_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It follows no link, is written once, and a cache that can only be read does without."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    store = HubStore("org/one", "main", "0f" * 20, "org/one", {})
+    refs = tmp_path / "models--org--one" / "refs"
+    refs.mkdir(parents=True)
+    (tmp_path / "victim").write_text("precious")
+    (refs / f"main.{os.getpid()}").symlink_to(tmp_path / "victim")
+    (refs / "main").write_text("of an older commit, and longer than one")
+    store.download([])
+    assert (refs / "main").read_text() == "0f" * 20
+    assert (tmp_path / "victim").read_text() == "precious"
+    written = (refs / "main").stat()
+    store.download([])
+    assert (refs / "main").stat().st_ino == written.st_ino
+    shutil.rmtree(refs)
+    refs.write_text("no folder")
+    store.download([])

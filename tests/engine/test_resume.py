@@ -310,9 +310,9 @@ FINISHED: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "tokenizer": (tokenizer, (), "base/tokenizer.json was written to after it"),
     "header": (other_header, (), "has another size or header than at that merge"),
     "adapter": (touched_adapter, (), "adapter/adapter_config.json was written to after it"),
-    "lost shard": (lost_shard, (), "its model.safetensors is missing"),
+    "lost shard": (lost_shard, (), "its 'model.safetensors' is missing"),
     "cut shard": (cut_shard, (), "its model.safetensors has 1,000 bytes instead of"),
-    "lost configuration": (lost_config, (), "its config.json is missing"),
+    "lost configuration": (lost_config, (), "its 'config.json' is missing"),
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,10 @@ from typing import Any, Final
 
 from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer, running
 from mergesafe.chat.runnable import require
+from mergesafe.checkpoint._guard import has_content, resolve
+from mergesafe.checkpoint._parse import reason
+from mergesafe.checkpoint.location import at
+from mergesafe.checkpoint.working import WorkingFolder
 from mergesafe.errors import ArgumentError, OutputError
 from mergesafe.safety.encoder import present
 from mergesafe.safety.inspector.control import figures, gain, not_learned, refuse
@@ -27,6 +30,7 @@ from mergesafe.safety.inspector.metrics import (
     sigmoid,
 )
 from mergesafe.safety.inspector.model import SETTINGS, Inspector, Settings, encode_pairs, logits
+from mergesafe.system_faults import advice
 from mergesafe.version import __version__
 
 SCRATCH: Final = "scratch"
@@ -124,7 +128,7 @@ def train_inspector(
     if measured:
         measured(report)
     refuse(not_learned(found))
-    _save(model, tokenizer, settings, target)
+    _save(model, tokenizer, settings, target, overwrite)
     return report
 
 
@@ -257,29 +261,31 @@ def _fit(
 
 def _check_target(out: Path, overwrite: bool) -> None:
     """Only an inspector is ever replaced."""
-    if not out.exists():
+    if not at(out).present():
         return
     if not overwrite:
         raise OutputError(f"{out} exists; choose another folder, or --overwrite")
-    if not (out / SETTINGS).is_file():
+    if not at(out / SETTINGS).exists():
         raise OutputError(f"{out} holds no inspector, so it is not replaced; choose another folder")
 
 
-def _save(model: Any, tokenizer: Any, settings: Settings, out: Path) -> None:
+def _save(model: Any, tokenizer: Any, settings: Settings, out: Path, overwrite: bool) -> None:
     """Write the folder under another name first: a half-written inspector is never at ``out``."""
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    working = WorkingFolder(resolve(out), overwrite=overwrite)
     try:
-        partial.mkdir(parents=True)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        (partial / SETTINGS).write_bytes(settings.as_json())
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        try:
+            working.open()
+            working.begin()
+            model.save_pretrained(working.path)
+            tokenizer.save_pretrained(working.path)
+            (working.path / SETTINGS).write_bytes(settings.as_json())
+            _check_target(out, overwrite)
+            working.install(lambda: None, replace=has_content(out))
+            working.remove_old()
+        finally:
+            working.close()
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+        raise OutputError(f"{out}: cannot be written ({reason(error)}). {advice(error)}") from None
 
 
 def _pairs(examples: Sequence[Example]) -> list[tuple[str, str]]:
