@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pybind11
@@ -20,6 +22,14 @@ def build(folder: str, target: str, **options: str) -> Path:
     said.
     """
     place = ROOT / "build" / folder
+    place.parent.mkdir(exist_ok=True)
+    # Tests that run side by side ask for the same build.
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _built(place, target, options)
+
+
+def _built(place: Path, target: str, options: Mapping[str, str]) -> Path:
     beside = Path(sys.executable).parent
     cmake, ninja = (shutil.which(name, path=f"{beside}:{os.environ['PATH']}") for name in
                     ("cmake", "ninja"))  # fmt: skip
@@ -38,5 +48,5 @@ def build(folder: str, target: str, **options: str) -> Path:
     for command in (configure, [cmake, "--build", str(place), "--target", target]):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"building {folder} failed:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(f"building {place.name} failed:\n{done.stdout}{done.stderr}")
     return next((place / "out").glob(f"{target}*"))

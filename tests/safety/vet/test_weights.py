@@ -147,7 +147,7 @@ def test_the_command_exits_3_and_names_the_unfit(folder: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert "1 of 2 parents is unfit" in done.stderr
     assert f"; 1 tensor holds NaN or infinity ({UP}). Leave it out" in done.stderr
-    assert "bad: pickle of which nothing can be told" in done.stderr
+    assert "bad: file of which nothing can be told" in done.stderr
     assert "UNFIT" in done.stdout
     shown = " ".join(done.stdout.split())
     assert (
