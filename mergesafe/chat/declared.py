@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.location import Location, at, open_regular, read_json_file
 from mergesafe.checkpoint.model import CONFIG_LIMIT, CONFIG_NAME
+from mergesafe.checkpoint.within import READ, check_within
 from mergesafe.errors import CheckpointError, ModelError
 from mergesafe.strict_json import parse_json
 
@@ -91,13 +93,26 @@ def loose_object(file: Location) -> dict[str, Any]:
     return dict(value)
 
 
+def check_own(place: Location, name: str) -> None:
+    """Refuse a text file of the model at ``place`` that is a link out of its folder.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    if isinstance(place, Path):
+        check_within(place, place / name, READ)
+
+
 def refuse_strangers(place: Location, settings: dict[str, Any]) -> None:
     """Refuse a folder that holds something that would be loaded in the model's place.
 
     Raises:
         ModelError: an adapter, a function that generates, other weights, a kernel of the Hub, a
             type of number that is none.
+        CheckpointError: a link leads out of the folder.
     """
+    for name in (CONFIG_NAME, GENERATION_NAME, TOKENIZER_CONFIG):
+        check_own(place, name)
     names = at(place).names()
     if names is None:
         names = [name for name in (_ADAPTER, _CUSTOM_GENERATE) if at(place / name).present()]

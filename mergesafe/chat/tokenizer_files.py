@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from mergesafe.chat.declared import TOKENIZER_CONFIG, entries, loose_object
+from mergesafe.chat.declared import TOKENIZER_CONFIG, check_own, entries, loose_object
 from mergesafe.chat.patterns import problem_of
 from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.carry import TOKENIZER_FILES, TOKENIZER_SUFFIX
+from mergesafe.checkpoint.carry import TEMPLATE_FOLDER, TOKENIZER_FILES, TOKENIZER_SUFFIX
 from mergesafe.checkpoint.location import Location, at
 from mergesafe.errors import CheckpointError, ModelError
 from mergesafe.tokenizer.vocabulary import ADDED_TOKENS, LIMIT, MAX_ADDED, TOKENIZER, read_bounded
@@ -37,7 +37,11 @@ def check_tokenizer_files(place: Location) -> None:
         names = [name for name in TOKENIZER_FILES if at(place / name).present()]
     for name in names:
         if name in TOKENIZER_FILES or name.endswith((TOKENIZER_SUFFIX, ".jinja", ".model")):
+            check_own(place, name)
             _check_size(place / name)
+    if TEMPLATE_FOLDER in names:
+        for name in at(place / TEMPLATE_FOLDER).names() or []:
+            check_own(place, f"{TEMPLATE_FOLDER}/{name}")
     config = place / TOKENIZER_CONFIG
     found = loose_object(config)
     added = found.get("added_tokens_decoder") or {}

@@ -17,6 +17,9 @@ from typing import Final
 from mergesafe.checkpoint._parse import show
 from mergesafe.errors import CheckpointError
 
+#: What reading the file would lead to, at the end of a sentence.
+MERGED: Final = "would become part of the merged model"
+READ: Final = "would be taken for the model's own"
 #: Folders of repositories in the Hub's cache.
 _REPOSITORIES: Final = ("models--", "datasets--", "spaces--")
 _BLOBS: Final = "blobs"
@@ -24,7 +27,7 @@ _BLOBS: Final = "blobs"
 _DIGEST: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-def check_within(folder: Path, file: Path) -> None:
+def check_within(folder: Path, file: Path, use: str = MERGED) -> None:
     """Refuse ``file`` of the model in ``folder`` when it leads elsewhere.
 
     Raises:
@@ -35,8 +38,8 @@ def check_within(folder: Path, file: Path) -> None:
         return
     raise CheckpointError(
         f"{file}: a link to {show(str(real))}, outside the model's folder: the content of that "
-        "file would become part of the merged model. If it belongs to the model, copy the file to "
-        "the place of the link; else remove the link."
+        f"file {use}. If it belongs to the model, copy the file to the place of the link; else "
+        "remove the link."
     )
 
 

@@ -30,8 +30,8 @@ from mergesafe.tokenizer.sentencepiece import read_pieces
 
 #: The largest vocabularies in use take 35 MB.
 LIMIT: Final = 128 << 20
-#: Most tokens that are added to a vocabulary.
-MAX_ADDED: Final = 1 << 16
+#: Most tokens that are added to a vocabulary: models that speak add one for each sound, 65,536.
+MAX_ADDED: Final = 100_000
 TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 ADDED_TOKENS: Final = "added_tokens.json"

@@ -29,6 +29,7 @@ from mergesafe.safety.similarity.tiles import BASE
 from mergesafe.safety.vet import scope
 from mergesafe.safety.vet.adapters import AdaptedBase, base_names, check_adapter
 from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, names, observe
+from mergesafe.safety.vet.clock import Clock
 from mergesafe.safety.vet.findings import Finding, Parent, by_severity
 from mergesafe.safety.vet.folder import check_folder
 from mergesafe.safety.vet.settings import check_config, check_generation
@@ -258,10 +259,10 @@ def _check_unused(options: EvaluationOptions, limits: Limits) -> None:
 def _open(ref: ModelRef, places: Sequence[Location], base: Model) -> Comparison:
     """What headers and small files tell; a parent that cannot be opened is unfit, not an error."""
     findings: list[Finding] = []
-    home = base.checkpoint.path
+    home, clock = base.checkpoint.path, Clock()
     for place in places:
         if at(place).is_dir() and place != home:
-            findings += _in(check_folder(place, home), place, list(places))
+            findings += _in(check_folder(place, home, clock), place, list(places))
     try:
         [model] = open_refs([ref], Path())
     except CheckpointError as error:
@@ -269,7 +270,7 @@ def _open(ref: ModelRef, places: Sequence[Location], base: Model) -> Comparison:
         return Comparison(findings=[*findings, *_declared(ref, places, None)])
     comparison = compare_tensors(model, base)
     findings += [*comparison.findings, *_declared(ref, places, model)]
-    return replace(comparison, findings=[*findings, *_settings(model, base)])
+    return replace(comparison, findings=[*findings, *_settings(model, base, clock)])
 
 
 def _declared(ref: ModelRef, places: Sequence[Location], model: Model | None) -> list[Finding]:
@@ -286,7 +287,7 @@ def _declared(ref: ModelRef, places: Sequence[Location], model: Model | None) ->
     return _in(check_adapter(places[1], base), places[1], list(places))
 
 
-def _settings(model: Model, base: Model) -> list[Finding]:
+def _settings(model: Model, base: Model, clock: Clock) -> list[Finding]:
     """Configuration, template and tokenizer: of the folder, and of the adapter's beside it."""
     folder, home = model.checkpoint.path, base.checkpoint.path
     places: list[Location] = [folder]
@@ -300,7 +301,7 @@ def _settings(model: Model, base: Model) -> list[Finding]:
         if place == home or not at(place).is_dir():
             continue
         whole = place == folder
-        each = [*check_generation(place, home, config), *check_template(place, home)]
+        each = [*check_generation(place, home, config), *check_template(place, home, clock)]
         each += check_tokenizer(place, home, rows)
         # An adapter need not bring what its base has.
         missing = ("no chat template", "no tokenizer")

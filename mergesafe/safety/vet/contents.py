@@ -22,6 +22,8 @@ from functools import partial
 from typing import Any, BinaryIO, Final
 
 from mergesafe.safety.vet.opcodes import END, disassemble
+from mergesafe.safety.vet.training_trace import IMPORTS, is_trace
+from mergesafe.safety.vet.training_trace import NAME as TRACE
 
 #: Bytes of a member of an archive, or of what was compressed, that are looked at.
 _MEMBER: Final = 64 << 20
@@ -60,12 +62,14 @@ class Contents:
     """``pickle``: whether the file holds one. ``imports``: what that imports besides data.
 
     ``problem``: why it cannot be told; ``closed``: how it is compressed if it is not looked into.
+    ``trace``: whether it is what a training leaves, which imports but runs nothing else.
     """
 
     pickle: bool = False
     imports: dict[str, None] = field(default_factory=dict)
     problem: str = ""
     closed: str = ""
+    trace: bool = False
 
 
 def look(given: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -86,6 +90,7 @@ def look(given: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "imports": list(each.imports)[:100],
                 "problem": each.problem[:400],
                 "closed": each.closed,
+                "trace": each.trace,
             }
         )
     return found
@@ -98,6 +103,8 @@ def contents(path: str, end: float) -> Contents:
         with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             _Look(found, end).at(file, size, path.lower().endswith(PICKLES))
+        known = os.path.basename(path) == TRACE and found.imports.keys() <= IMPORTS
+        found.trace = known and is_trace(path)
     except ContentError as error:
         found.problem = str(error)
     except TimeoutError:

@@ -10,9 +10,10 @@ from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.location import Location, at, read_json_file, same_content
 from mergesafe.checkpoint.model import CONFIG_LIMIT, PICKLE_SUFFIXES
 from mergesafe.errors import CheckpointError
+from mergesafe.safety.vet.clock import Clock
 from mergesafe.safety.vet.contents import Contents
 from mergesafe.safety.vet.findings import Finding, listing
-from mergesafe.safety.vet.pickles import look_through
+from mergesafe.safety.vet.pickles import ALL_SECONDS, look_through
 from mergesafe.safety.vet.tree import Tree, walk
 
 _PICKLES: Final = (*PICKLE_SUFFIXES, ".pickle", ".joblib", ".ckpt")
@@ -25,8 +26,9 @@ _COMPARED: Final = 100
 _SETTINGS: Final = ("config.json", "tokenizer_config.json", "processor_config.json")
 
 
-def check_folder(folder: Location, base: Location) -> Iterator[Finding]:
+def check_folder(folder: Location, base: Location, clock: Clock | None = None) -> Iterator[Finding]:
     """Pickles, code and remote code in ``folder``; what the base has too is only a note."""
+    seconds = (clock or Clock()).left(ALL_SECONDS)
     try:
         names, odd = _names(folder)
     except OSError as error:
@@ -34,7 +36,7 @@ def check_folder(folder: Location, base: Location) -> Iterator[Finding]:
         return
     yield from odd
     if isinstance(folder, Path):
-        yield from _pickles(look_through(folder, names))
+        yield from _pickles(look_through(folder, names, seconds))
     else:
         yield from _unseen([n for n in names if n.lower().endswith(_PICKLES)])
     code = [n for n in names if n.lower().endswith(_CODE)]
@@ -93,11 +95,13 @@ def _odd(tree: Tree) -> Iterator[Finding]:
 
 
 def _pickles(found: Mapping[str, Contents]) -> Iterator[Finding]:
-    plain, closed = [], []
+    plain, closed, traces = [], [], []
     problems: dict[str, list[str]] = {}
     runs: dict[tuple[str, ...], list[str]] = {}
     for name, each in found.items():
-        if each.imports:
+        if each.trace:
+            traces.append(name)
+        elif each.imports:
             runs.setdefault(tuple(each.imports), []).append(name)
         elif each.problem:
             problems.setdefault(each.problem, []).append(name)
@@ -118,6 +122,12 @@ def _pickles(found: Mapping[str, Contents]) -> Iterator[Finding]:
         what = "compressed in a way that is not looked into, so what it holds is not known"
         unfit = any(name.lower().endswith(_PICKLES) for name in closed)
         yield Finding("unfit" if unfit else "warning", "files", what, listing(_quoted(closed)))
+    if traces:
+        what = (
+            "the settings of a training, a pickle that makes objects of transformers when loaded, "
+            "and nothing else; no model needs it: delete it"
+        )
+        yield Finding("warning", "files", what, listing(_quoted(traces)))
     if plain:
         yield Finding(
             "warning",

@@ -41,7 +41,7 @@ _PLAIN: Final = re.compile(r"[\w.-]+")
 _KINDS: Final = (
     "BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short",
 )  # fmt: skip
-_DTYPES: Final = (
+DTYPES: Final = (
     "bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2",
     "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2", "complex32", "complex64", "complex128",
     "bool", "qint8", "qint32", "quint8", "quint2x4", "quint4x2", "bits8", "bits16", "bits1x8",
@@ -70,7 +70,7 @@ DATA: Final = frozenset(
         *(f"{place}.{kind}Tensor" for place, kind in product(
             ("torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse"), _KINDS
         )),
-        *(f"torch.{name}" for name in _DTYPES),
+        *(f"torch.{name}" for name in DTYPES),
     )
 )  # fmt: skip
 

@@ -18,11 +18,12 @@ from mergesafe.checkpoint.location import Location, at, open_regular
 from mergesafe.checkpoint.model import CONFIG_LIMIT
 from mergesafe.errors import CheckpointError, GuardedError
 from mergesafe.guarded import Guard
+from mergesafe.safety.vet.clock import Clock
 from mergesafe.safety.vet.findings import SEVERITIES, Finding, listing
 from mergesafe.safety.vet.folder import read_settings
 
 #: Seconds for one template, of which an honest one takes five at most, and for all of a folder.
-SECONDS: Final = 15.0
+SECONDS: Final = 9.5
 ALL_SECONDS: Final = 20.0
 _MEMORY: Final = 1 << 30
 #: Templates of a folder that are looked at, and characters of one: the longest known has 30,000.
@@ -35,7 +36,9 @@ _JSON: Final = "chat_template.json"
 _PROCESSOR: Final = "processor_config.json"
 
 
-def check_template(folder: Location, base: Location) -> Iterator[Finding]:
+def check_template(
+    folder: Location, base: Location, clock: Clock | None = None
+) -> Iterator[Finding]:
     """What is odd about a folder's chat templates."""
     try:
         ours, theirs = templates_of(folder), templates_of(base)
@@ -49,12 +52,15 @@ def check_template(folder: Location, base: Location) -> Iterator[Finding]:
             what = "no chat template, the base has one; a merge takes the base's"
             yield Finding("warning", "files", what, FILE)
         return
-    yield from _looked_through({n: text for n, text in ours.items() if text != known}, known)
+    others = {n: text for n, text in ours.items() if text != known}
+    yield from _looked_through(others, known, (clock or Clock()).left(ALL_SECONDS))
 
 
-def _looked_through(texts: Mapping[str, str | None], base: str | None) -> Iterator[Finding]:
+def _looked_through(
+    texts: Mapping[str, str | None], base: str | None, most: float
+) -> Iterator[Finding]:
     """What is odd about each of them; of what was not looked at, a finding says so."""
-    end = time.monotonic() + ALL_SECONDS
+    end = time.monotonic() + most
     missed = []
     with Guard(memory=_MEMORY) as guard:
         for number, (where, text) in enumerate(texts.items()):
@@ -77,7 +83,7 @@ def _looked_through(texts: Mapping[str, str | None], base: str | None) -> Iterat
                 known = next(each for each in SEVERITIES if each == severity)
                 yield Finding(known, "files", what, where)
     if missed:
-        what = "more templates than can be looked at"
+        what = "templates that were not looked at: there are too many, or they take too long"
         yield Finding("unfit", "files", what, listing(missed))
 
 

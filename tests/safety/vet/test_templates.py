@@ -480,7 +480,7 @@ def test_many_templates_are_told(tmp_path: Path) -> None:
         (more / f"{number:02}.jinja").write_text(BASE)
     [finding] = check_template(tmp_path, tmp_path / "base")
     assert finding.severity == "unfit"
-    assert "more templates than can be looked at" in finding.what
+    assert "templates that were not looked at: there are too many" in finding.what
     assert "20.jinja" in finding.where
 
 
