@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from mergesafe.errors import OutputError
-from mergesafe.private import open_file
+from mergesafe.regular_file import open_regular
 from mergesafe.strict_json import parse_json
 
 #: A larger file is no result of ours; a manifest of 14,000 tensors has 14 MB.
@@ -50,7 +50,7 @@ def _head(path: Path) -> bytes:
 
 def _content(path: Path, limit: int) -> bytes:
     """The first bytes of a file; of a pipe or device, which would be waited for, an OSError."""
-    with open(open_file(os.path.realpath(path)), "rb") as file:
+    with open_regular(path) as file:
         return file.read(limit)
 
 

@@ -28,6 +28,11 @@ _ADVICE: Final = {
     errno.ENOTEMPTY: "Something else wrote to it during the merge: choose another folder.",
     errno.EEXIST: "Something else wrote to it during the merge: choose another folder.",
 }
+_UNKNOWN: Final = "Check the disk and the path."
+#: The same where it is not known whether something was to be read or written.
+_ANYWHERE: Final = _ADVICE | dict.fromkeys(
+    (errno.EACCES, errno.EPERM), "Check who may read and write it, and the folders above it."
+)
 #: How libraries say in their own words that memory could not be had: torch's allocator, the loader
 #: of shared libraries, C++.
 _OF_MEMORY: Final = ("allocate memory", "failed to map segment", "std::bad_alloc")
@@ -59,11 +64,11 @@ def _of_system(error: OSError) -> ResourceError | None:
     words = error.strerror or type(error).__name__
     if error.errno == errno.ENOMEM:
         return ResourceError(_MEMORY.format(what=f" ({error.filename})" if error.filename else ""))
-    if error.filename is None:
-        return ResourceError(f"the system reports an error: {words}. {advice(error)}")
-    return ResourceError(f"{error.filename}: the system reports an error: {words}. {advice(error)}")
+    where = f"{error.filename}: " if error.filename is not None else ""
+    what = _ANYWHERE.get(error.errno, _UNKNOWN)
+    return ResourceError(f"{where}the system reports an error: {words}. {what}")
 
 
 def advice(error: OSError) -> str:
     """What to do about a file or folder that cannot be written."""
-    return _ADVICE.get(error.errno or 0, "Check the disk and the path.")
+    return _ADVICE.get(error.errno or 0, _UNKNOWN)

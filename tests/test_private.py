@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mergesafe import private
+from mergesafe import private, private_folder
+from mergesafe.private_folder import make_private
 
 needs_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can make another user's file"
@@ -66,7 +67,7 @@ def test_a_hard_link_to_another_file_is_refused(tmp_path: Path, folder: int, vic
 def test_what_is_made_is_for_the_user_alone(tmp_path: Path, folder: int) -> None:
     os.close(private.open_own_file("file", os.O_RDWR | os.O_CREAT, folder))
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
-    private.make_private(tmp_path / "deep" / "own")
+    make_private(tmp_path / "deep" / "own")
     assert stat.S_IMODE((tmp_path / "deep" / "own").stat().st_mode) == 0o700
 
 
@@ -79,7 +80,7 @@ def test_what_is_somebody_elses_is_refused(tmp_path: Path, folder: int) -> None:
     with pytest.raises(private.NotPrivateError, match="belongs to user 12345"):
         private.open_own_file("file", os.O_RDWR, folder)
     with pytest.raises(private.NotPrivateError, match="belongs to user 12345"):
-        private.make_private(tmp_path / "sub")
+        make_private(tmp_path / "sub")
 
 
 def test_a_server_may_number_users_otherwise(
@@ -90,15 +91,16 @@ def test_a_server_may_number_users_otherwise(
     for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
         os.close(private.open_own_file("file", flags, folder))
         os.close(private.open_own_file(tmp_path / "other", flags))
-    private.make_private(tmp_path / "own")
+    make_private(tmp_path / "own")
 
 
 def test_a_file_system_without_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Disks of other systems show one mode for all that is on them."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own").chmod(0o777)
-    monkeypatch.setattr(private, "others_may_write", lambda status: True)
-    private.make_private(tmp_path / "own")
+    for module in (private, private_folder):
+        monkeypatch.setattr(module, "others_may_write", lambda status: True)
+    make_private(tmp_path / "own")
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
@@ -106,7 +108,7 @@ def test_a_folder_that_others_may_write_to_is_not_private(tmp_path: Path, mode: 
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub").chmod(mode)
     with pytest.raises(private.NotPrivateError, match="others may write"):
-        private.make_private(tmp_path / "sub")
+        make_private(tmp_path / "sub")
 
 
 def test_removing_follows_no_link(tmp_path: Path, folder: int, victim: Path) -> None:

@@ -78,6 +78,14 @@ def test_commands_end_with_status_2(error: str, tmp_path: Path) -> None:
     one_paragraph(done.stderr)
 
 
+def test_what_may_not_be_read_is_not_said_to_be_written() -> None:
+    told = explained(PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a/b"))
+    assert str(told) == (
+        "a/b: the system reports an error: Permission denied. Check who may read and write it, and "
+        "the folders above it."
+    )
+
+
 def test_buffers_that_cannot_be_had() -> None:
     with pytest.raises(ResourceError, match=r"too little memory: .* TB of buffers .*--memory"):
         Arena(1 << 60)

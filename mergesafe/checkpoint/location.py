@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
 from mergesafe.checkpoint._parse import parse_object, reason
+from mergesafe.checkpoint.local_file import LocalFile, check_regular
 from mergesafe.checkpoint.remote import RemotePath
-from mergesafe.checkpoint.seen import Change, FileState
+from mergesafe.checkpoint.seen import FileState
 from mergesafe.errors import CheckpointError, UnreadableError
-from mergesafe.private import close
 
 Location: TypeAlias = Path | RemotePath
 #: What the system says of a name that leads to nothing.
@@ -194,51 +194,6 @@ class _Stream(io.RawIOBase):
         super().close()
 
 
-class _LocalFile:
-    """A descriptor and what the file was when it was opened."""
-
-    advice = "Check the disk, and leave the checkpoint alone while it is read."
-    local = True
-
-    def __init__(self, path: Path) -> None:
-        # A pipe that takes the file's place just now is not waited for.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        self._descriptor = os.open(path, flags)
-        try:
-            status = os.fstat(self._descriptor)
-            _check_regular(path, status)
-        except BaseException:
-            close(self._descriptor)
-            raise
-        self._state = FileState.of(status)
-
-    @property
-    def size(self) -> int:
-        return self._state.size
-
-    @property
-    def state(self) -> FileState | None:
-        return self._state
-
-    def read(self, begin: int, view: memoryview) -> int:
-        # One call reads at most 2 GiB, and may be cut short by a signal.
-        return os.preadv(self._descriptor, [view], begin)
-
-    def advise(self, begin: int, count: int) -> None:
-        if not hasattr(os, "posix_fadvise") or not count:  # 0 bytes would mean "to the end"
-            return
-        try:
-            os.posix_fadvise(self._descriptor, begin, count, os.POSIX_FADV_WILLNEED)
-        except OSError:
-            return  # a hint: file systems without read-ahead refuse it, and reading still works
-
-    def changed(self) -> bool:
-        return self._state.until(FileState.of(os.fstat(self._descriptor))) is Change.CONTENT
-
-    def close(self) -> None:
-        close(self._descriptor)
-
-
 @dataclass(frozen=True, slots=True)
 class _LocalPlace:
     """A path of this machine. Unlike Path's, its questions are answered for odd names too."""
@@ -267,7 +222,7 @@ class _LocalPlace:
     def open(self) -> OpenFile:
         self._regular()
         try:
-            return _LocalFile(self.path)
+            return LocalFile(self.path)
         except OSError as error:
             raise self._cannot_open(error) from error
 
@@ -301,7 +256,7 @@ class _LocalPlace:
             ) from None
         except OSError as error:
             raise self._cannot_open(error) from error
-        _check_regular(self.path, status)
+        check_regular(self.path, status)
         return status
 
     def _cannot_open(self, error: OSError) -> CheckpointError:
@@ -309,9 +264,3 @@ class _LocalPlace:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             advice = "Raise the limit on open files (ulimit -n)."
         return UnreadableError(f"{self.path}: cannot open the file ({reason(error)}). {advice}")
-
-
-def _check_regular(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
-        raise CheckpointError(f"{path}: this is {kind}, expected a regular file.")

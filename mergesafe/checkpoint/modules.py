@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from mergesafe.checkpoint._parse import show
+from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.location import Location, at, open_regular
 from mergesafe.checkpoint.model import CONFIG_LIMIT, PICKLE_SUFFIXES
 from mergesafe.errors import CheckpointError, UnreadableError
@@ -81,13 +81,19 @@ def _paths(folder: Location) -> list[str]:
     file = folder / MODULES_NAME
     if not at(folder).is_dir() or not at(file).exists():
         return []
+    with open_regular(file) as stream:
+        try:
+            data = stream.read(CONFIG_LIMIT)
+        except OSError as error:
+            raise UnreadableError(f"{file}: cannot read ({reason(error)}).") from error
     try:
-        with open_regular(file) as stream:
-            modules = msgspec.json.decode(stream.read(CONFIG_LIMIT), type=list[_Module])
-    except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
+        modules = msgspec.json.decode(data, type=list[_Module])
+    except (ValueError, RecursionError, msgspec.MsgspecError):
         modules = None
     if modules is None or len(modules) > _MOST:
-        raise CheckpointError(f"{file}: expected a list of modules with their paths")
+        raise CheckpointError(
+            f"{file}: expected a list of at most {_MOST} modules with their paths"
+        )
     return [module.path for module in modules]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mergesafe.checkpoint._parse import reason
 from mergesafe.errors import OutputError
-from mergesafe.private import folder_of, make_private, remove_tree
+from mergesafe.private import folder_of, remove_tree
+from mergesafe.private_folder import make_private
 
 
 def make_staging(model: Path) -> None:

@@ -98,7 +98,7 @@ def _changed_inputs(plan: MergePlan, out: Location, known: Any) -> Iterator[str]
     inputs += [p for p, _ in companions_of(plan.reference, plan.tokenizer)]
     inputs += [m.adapter.path / ADAPTER_CONFIG_NAME for m in plan.models if m.adapter is not None]
     for path in inputs:
-        if isinstance(path, Path) and path.is_file() and _written_after(path, finished):
+        if isinstance(path, Path) and at(path).exists() and _written_after(path, finished):
             yield f"the input {path} was written to after it"
 
 

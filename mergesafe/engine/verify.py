@@ -124,10 +124,14 @@ def _unknown(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
     """Files that the merge did not write and that a loader may take for part of the model."""
     known = {MANIFEST_NAME, *manifest["shards"], *manifest["files_sha256"]}
     for place in (folder, folder / TEMPLATE_FOLDER):
-        for path in sorted(place.iterdir()) if place.is_dir() else ():
+        for path in sorted(place / name for name in _names(place)):
             name = path.relative_to(folder).as_posix()
-            if name not in known and path.suffix.lower() in _LOADED and not path.is_dir():
+            if name not in known and path.suffix.lower() in _LOADED and not at(path).is_dir():
                 yield f"the file {show(name)} is not of the merge"
+
+
+def _names(folder: Path) -> list[str]:
+    return (at(folder).names() or []) if at(folder).is_dir() else []
 
 
 def _tensors(folder: Path, manifest: dict[str, Any], problems: list[str]) -> Iterator[TensorInfo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,9 @@ from tiny import read, recipe, save_adapter
 
 import mergesafe as ms
 from mergesafe.checkpoint.leftover import unexpected
-from mergesafe.errors import CheckpointError
+from mergesafe.checkpoint.local_file import LocalFile
+from mergesafe.checkpoint.modules import module_files
+from mergesafe.errors import CheckpointError, UnreadableError
 
 MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -103,7 +106,7 @@ def test_modules_lead_nowhere_else(family: Family, path: str) -> None:
 def test_odd_modules_are_a_warning(family: Family, text: str) -> None:
     (family.base / "modules.json").write_text(text)
     _, [warning] = merged(family)
-    assert "expected a list of modules" in warning
+    assert "expected a list of at most 100 modules" in warning
 
 
 def test_a_module_whose_weights_are_a_pickle(family: Family) -> None:
@@ -228,3 +231,17 @@ def test_what_is_known_to_be_useless() -> None:
     carried: list[Any] = ["config.json", "1_Pooling/config.json"]
     listed = [*USELESS, *USEFUL, "config.json", "1_Pooling"]
     assert unexpected(listed, carried) == sorted(USEFUL)
+
+
+def test_modules_that_the_disk_does_not_give(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model without its modules would be another one."""
+
+    def read(file: Any, begin: int, view: memoryview) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (family.base / "modules.json").write_text(json.dumps(MODULES))
+    monkeypatch.setattr(LocalFile, "read", read)
+    with pytest.raises(UnreadableError, match=r"modules\.json: cannot read .Input/output error"):
+        list(module_files(family.base))

@@ -20,7 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from mergesafe.errors import DataError
-from mergesafe.private import make_private, open_own_file
+from mergesafe.private import open_own_file
+from mergesafe.private_folder import make_private
 from mergesafe.strict_json import parse_json
 
 FILE: Final = "answers.sqlite"
