@@ -12,6 +12,7 @@ percent-encoded ones too; and what looks like a key of a known service.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Collection, Mapping
 from itertools import pairwise
@@ -55,18 +56,24 @@ _QUERY: Final = re.compile(r"[?#](?!\*\*\*|$)")
 _PORT: Final = re.compile(r":[0-9]*")
 _HIDDEN_USER: Final = f"{HIDDEN}@"
 
-#: Keys of known services: the begin of a run of letters, and all of it.
+#: Keys of known services: how each begins, and what follows. Words with hyphens are no plain key.
 _KEYS: Final = re.compile(
-    r"(?P<kind>hf_|gh[opusr]_|github_pat_|glpat-|sk-|sk_live_|gsk_|nvapi-|xai-|xox[abeprs]-|AIza|r8_"
-    r"|AKIA|ASIA|eyJ)(?P<key>[A-Za-z0-9_-]{16,}(?:\.[A-Za-z0-9_-]+)*)"
+    r"(?:(?P<plain>hf_|gh[opusr]_|sk-|gsk_|xai-|r8_|npm_|AKIA|ASIA)(?P<letters>[A-Za-z0-9]{20,})"
+    r"|(?P<kind>sk-(?=(?:proj|ant|or|svcacct|admin)-)|[sr]k_live_|github_pat_|glpat-|nvapi-|xox[abeprs]-"
+    r"|hf_(?=jwt_)|dop_v1_|pypi-|AIza|ya29\.|SG\.|eyJ)"
+    r"(?P<key>[A-Za-z0-9_-]{16,}(?:\.[A-Za-z0-9_-]+)*))"
 )
 _LETTER: Final = re.compile(r"[A-Za-z0-9]")
 _DIGIT: Final = re.compile(r"[0-9]")
+#: A key may be of letters alone; then they are of both cases, and many.
+_MIXED: Final = re.compile(r"(?=.{0,200}?[a-z])(?=.{0,200}?[A-Z]).{30,}", re.DOTALL)
 #: Parameters that hold a secret and nothing else, outside of a URL too.
 _NAMED: Final = re.compile(
     r"(x-(?:amz|goog|oss|obs)-(?:signature|credential|security-token)|awsaccesskeyid"
-    r"|(?:access|refresh|auth|id|hf)_token|api[_-]?key|client_secret|secret_access_key|passw(?:or)?d)"
-    r"(=|%3D)(?!\*\*\*)[^\s\"'&<>,;]{4,}",
+    r"|(?:access|refresh|auth|id|hf)_token|(?:api|account|shared_?access)[_-]?key|client_secret"
+    r"|sharedaccesssignature|secret_access_key|passw(?:or)?d)"
+    r"(?:(=|%3D)(?!\*\*\*|(?:none|null|true|false)\b)[^\s\"'&<>,;)]{4,}"
+    r"|([\"']? ?[:=] ?[\"']?)(?=[A-Za-z_.~+/-]{0,200}[0-9])[A-Za-z0-9_.~+/-]{12,})",
     re.IGNORECASE,
 )
 _AUTHORIZATION: Final = re.compile(
@@ -200,17 +207,35 @@ def _is_credentials(authority: str) -> bool:
 def _keys(text: str) -> str:
     """``text`` without what looks like a key, wherever it stands."""
     text = _KEYS.sub(_hidden_key, text)
-    if "=" in text or "%3" in text:
-        text = _NAMED.sub(rf"\1\2{HIDDEN}", text)
+    if "=" in text or ":" in text or "%3" in text:
+        text = _NAMED.sub(_hidden_value, text)
     return _AUTHORIZATION.sub(_hidden_authorization, text)
 
 
 def _hidden_key(found: re.Match[str]) -> str:
-    # Words with hyphens are no key: one has digits, and does not begin within a word.
     within = found.start() > 0 and _LETTER.match(found.string, found.start() - 1)
-    return found[0] if within or not _DIGIT.search(found["key"]) else f"{found['kind']}{HIDDEN}"
+    key = found["letters"] or found["key"]
+    is_key = bool(_DIGIT.search(key) or _MIXED.match(key))
+    if found["kind"] == "eyJ":  # begins many words in base64; tokens have three parts
+        is_key = is_key and "." in key
+    return found[0] if within or not is_key else f"{found['plain'] or found['kind']}{HIDDEN}"
+
+
+def _hidden_value(found: re.Match[str]) -> str:
+    return f"{found[1]}{found[2] or found[3]}{HIDDEN}"
 
 
 def _hidden_authorization(found: re.Match[str]) -> str:
-    is_key = _DIGIT.search(found["key"]) or found["key"].endswith("=")
-    return f"{found['name']} {HIDDEN}" if is_key else found[0]
+    name, key = found["name"], found["key"]
+    if name.lower() == "basic":  # user:password in base64
+        is_key = b":" in _decoded(key)
+    else:
+        is_key = _DIGIT.search(key) is not None or _MIXED.match(key) is not None
+    return f"{name} {HIDDEN}" if is_key or key.endswith("=") else found[0]
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text[:400] + "=" * (-len(text[:400]) % 4))
+    except ValueError:
+        return b""

@@ -63,6 +63,15 @@ def test_a_local_url_and_its_path_are_one_model() -> None:
         (f"Bearer {KEY}", "Bearer ***"),
         (f"api_key={KEY}", "api_key=***"),
         (f"X-Amz-Signature={KEY}", "X-Amz-Signature=***"),
+        (f"hf_{'aBcdeFghiJ' * 3}klmn", "hf_***"),
+        (f"hf_jwt_eyJ{KEY}.{KEY}", "hf_***"),
+        (f"eyJ{KEY}.{KEY}.{KEY}", "eyJ***"),
+        (f"Bearer {'aBcdeFghiJ' * 3}klmn", "Bearer ***"),
+        ("Basic dXNlcjpwYXNzd29yZA", "Basic ***"),
+        (f"x-api-key: {KEY}", "x-api-key: ***"),
+        (f"AccountKey={KEY}==;x", "AccountKey=***;x"),
+        (f"npm_{KEY}", "npm_***"),
+        (f"ya29.{KEY}", "ya29.***"),
     ],
 )
 def test_secrets_are_hidden(url: str, shown: str) -> None:
@@ -77,7 +86,11 @@ def test_secrets_are_hidden(url: str, shown: str) -> None:
         "https://host:8000/x/y", "https://[::1]:80/x@y", "hf://org/name@main", "org/name@main",
         "file:///a@b?c", "C:/Users/me@home", "s3://bucket/x@y", "risk-averse-and-task-oriented",
         "base_model: /models/a@b # see https://arxiv.org/abs/2306.01708", "http://[", "a?b=c#d",
-        "the bearer of understandings",
+        "the bearer of understandings", "/models/hf_transformers_checkpoint_2024",
+        "def f(api_key=None, password=None): return 1", "sk-learn-pipeline-version-1234567890",
+        "Basic internationalization2", "gsk_pretrained_model_12345678", "eyJafjallajokull2010",
+        "hf_hub_download_v2_something1", "What is a good password: long or short?", "a:b@c",
+        r"C:\Users\me\model", "joe@example.com",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_is_left(text: str) -> None:

@@ -28,22 +28,24 @@ class HubFile:
 
 
 def listing(siblings: Iterable[Any] | None, text: str) -> dict[str, HubFile]:
-    """The files of the model ``text`` by name.
+    """The files of the model ``text`` by name, but for names that a file system may not take:
+    nothing reads such files, and a picture with an odd name is no reason to refuse its model.
 
     Raises:
-        CheckpointError: a name leads out of a folder or fits no file system, or something is not
-            what the Hub says of a file.
+        CheckpointError: a name leads out of the folder, or something is not what the Hub says of a
+            file.
     """
     files: dict[str, HubFile] = {}
-    for each in siblings or ():
+    for count, each in enumerate(siblings or (), 1):
         name = each.rfilename
-        if not isinstance(name, str) or not _is_inside(name):
+        if not isinstance(name, str) or not _stays(name):
             raise CheckpointError(
                 f"{text}: the Hub names a file {str(name)[:80]!a}, which is no name of a file in "
                 "the model's folder. Nothing of it is read."
             )
-        files[name] = _file(each, f"{text}/{name}")
-        if len(files) > MAX_FILES:
+        if _is_inside(name):
+            files[name] = _file(each, f"{text}/{name}")
+        if count > MAX_FILES:
             raise CheckpointError(f"{text}: the Hub names more than {MAX_FILES:,} files.")
     return files
 
@@ -71,6 +73,11 @@ def check_revision(revision: str | None, text: str) -> None:
         raise CheckpointError(
             f"{text}: {revision[:80]!a} is no revision. Check what follows the '@'."
         )
+
+
+def _stays(name: str) -> bool:
+    """Whether ``name`` does not lead out of its folder, whatever takes it for a path."""
+    return not {"", ".", ".."} & set(name.replace("\\", "/").split("/"))
 
 
 def _is_inside(name: str) -> bool:

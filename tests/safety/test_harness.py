@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from chatty import save_chat_model
 
+from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, ModelError
 from mergesafe.safety.evaluation.api import evaluate
-from mergesafe.safety.evaluation.harness import check_harness
+from mergesafe.safety.evaluation.cache import Cache
+from mergesafe.safety.evaluation.harness import check_harness, harness_figures
 
 from .chat_models import Silent
 
@@ -100,3 +102,24 @@ def test_the_package_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mergesafe.safety.evaluation.harness.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"mergesafe\[lm-eval\]"):
         check_harness(["arc_easy"])
+
+
+def test_templates_are_rendered_within_limits(harness: Harness, tmp_path: Path) -> None:
+    model = HfModel(str(save_chat_model(tmp_path / "model")))
+    harness_figures(model, ["task"], limit=1, cache=Cache(), confidence=0.95)
+    wrapped = harness.calls[0]["model"]
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": " begin "}]
+    tokenizer = model.tokenizer
+    for history, prompt in ((turns[:1], True), (turns, False)):
+        expected = tokenizer.apply_chat_template(
+            history, tokenize=False, add_generation_prompt=prompt, continue_final_message=not prompt
+        )
+        assert wrapped.apply_chat_template(history, add_generation_prompt=prompt) == expected
+    tokenizer.chat_template = "{{ 'a' * 10000000000 }}"
+    with pytest.raises(ModelError, match="cannot be used"):
+        wrapped.apply_chat_template(turns[:1])
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ messages[0].content }}"
+    )
+    assert wrapped.apply_chat_template([{"role": "system", "content": "s"}, turns[0]]) == "a"

@@ -12,15 +12,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from mergesafe.chat.conversation import Conversation
 from mergesafe.chat.hf import HfModel
+from mergesafe.chat.rendering import rendered
 from mergesafe.errors import ArgumentError, DataError, MergesafeError, ModelError
 from mergesafe.safety.evaluation.cache import Cache, key
 from mergesafe.safety.evaluation.result import Figure, Kind
 from mergesafe.strict_json import decode_utf8
 
 PREFIX: Final = "lm_eval"
+#: Marks where an answer is to be continued, as in transformers; the space tells of trimming.
+_CONTINUED: Final = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
 def check_harness(tasks: Sequence[str]) -> None:
@@ -81,14 +85,12 @@ def _content(task: str) -> str:
 def _run(model: HfModel, task: str, limit: int | None) -> dict[str, list[float]]:
     """Values of each metric, one a sample."""
     from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
 
     # It warns that a model which is loaded already ignores options for loading it.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
-        wrapped = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=model.batch)
         found = simple_evaluate(
-            model=wrapped, tasks=[task], limit=limit, log_samples=True, bootstrap_iters=0,
+            model=_wrapped(model), tasks=[task], limit=limit, log_samples=True, bootstrap_iters=0,
             apply_chat_template=True,
         )  # fmt: skip
     except MergesafeError:
@@ -101,6 +103,41 @@ def _run(model: HfModel, task: str, limit: int | None) -> dict[str, list[float]]
             "data from the Hub."
         ) from None
     return _values(found or {})
+
+
+def _wrapped(model: HfModel) -> Any:
+    """The model as the harness takes it, but that its chat template is rendered within limits."""
+    from lm_eval.models.huggingface import HFLM
+
+    class Limited(HFLM):  # type: ignore[misc]
+        def apply_chat_template(
+            self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        ) -> str:
+            try:
+                return _rendered(model, chat_history, prompt=add_generation_prompt)
+            except ModelError:
+                # The harness, too, leaves out what a template may not take.
+                plain = [turn for turn in chat_history if turn["role"] != "system"]
+                if len(plain) == len(chat_history):
+                    raise
+                return _rendered(model, plain, prompt=add_generation_prompt)
+
+    return Limited(pretrained=model.model, tokenizer=model.tokenizer, batch_size=model.batch)
+
+
+def _rendered(model: HfModel, turns: Sequence[Mapping[str, str]], *, prompt: bool) -> str:
+    """The turns in the model's chat template; without ``prompt`` the last one is to be continued,
+    as transformers does it (``continue_final_message``).
+    """
+    if prompt:
+        return rendered(model.tokenizer, cast(Conversation, turns), prompt=True)
+    last = {**turns[-1], "content": turns[-1]["content"] + _CONTINUED}
+    text = rendered(model.tokenizer, cast(Conversation, [*turns[:-1], last]))
+    end = text.rfind(_CONTINUED.strip())
+    if end < 0:
+        raise ModelError(f"{model.name}: the chat template leaves out the begin of an answer.")
+    # Where the template trims what is said, the begin of the answer is trimmed too.
+    return text[:end] if text[end:].startswith(_CONTINUED) else text[:end].rstrip()
 
 
 def _values(found: Mapping[str, Any]) -> dict[str, list[float]]:
