@@ -124,7 +124,7 @@ class Guard:
                 raise Raised(name, words)
             case {"too large": int(size)}:
                 raise TookTooMuch(f"its answer has {size:,} bytes, more than {self._answer:,}")
-        raise Crashed("its process answered what was not asked")
+        raise Crashed("its process sent something other than an answer")
 
     def _started(self) -> _Child:
         child = self._child
@@ -225,7 +225,7 @@ class _Child:
             return None
         size = int.from_bytes(self._in[:8], "big")
         if size > largest + 100:
-            raise Crashed("its process answered what was not asked")
+            raise Crashed("its process sent something other than an answer")
         if len(self._in) < 8 + size:
             return None
         data = bytes(self._in[8 : 8 + size])
@@ -233,7 +233,7 @@ class _Child:
         try:
             return json.loads(data)
         except (ValueError, RecursionError):
-            raise Crashed("its process answered what was not asked") from None
+            raise Crashed("its process sent something other than an answer") from None
 
     def _read(self) -> None:
         try:

@@ -109,7 +109,7 @@ def open_own_file(name: str | Path, flags: int, parent: int | None = None) -> in
         if not _is_ours_in(status, Path(name), parent):
             raise NotPrivateError(f"the file belongs to {owner_of(descriptor)}")
         if status.st_nlink > 1:  # of somebody's file, which would be written to
-            raise NotPrivateError("the file has another name, a hard link")
+            raise NotPrivateError("the file has another name as well (a hard link)")
     except BaseException:
         close(descriptor)
         raise

@@ -25,6 +25,10 @@ _ADVICE: Final = {
     errno.EMFILE: "Raise the limit on open files (ulimit -n).",
     errno.ENFILE: "The system has too many open files: end what holds them.",
     errno.EFBIG: "Files may not become as large: raise the limit (ulimit -f).",
+    errno.EXDEV: (
+        "A folder of a container's image, say, cannot be renamed: choose another folder, or delete "
+        "that one first."
+    ),
     errno.ENOTEMPTY: "Something else wrote to it during the merge: choose another folder.",
     errno.EEXIST: "Something else wrote to it during the merge: choose another folder.",
 }

@@ -35,6 +35,7 @@ def failure(number: int, path: str | None = None) -> OSError:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 TB"), ("too little memory",)),
         (ImportError("x.so: failed to map segment from shared object"), ("too little memory",)),
         (failure(errno.EIO, "a/b"), ("a/b", "Input/output error", "disk")),
+        (failure(errno.EXDEV, "a/b"), ("a/b", "container's image", "choose another folder")),
         (failure(errno.EMFILE), ("Too many open files", "ulimit -n")),
     ],
 )

@@ -88,8 +88,8 @@ class Area:
                 return
             private.close(folder)  # whoever held it finished just now and removed the folder
         raise OutputError(
-            f"{self.path}: this folder, which the output is made in, is taken away by something "
-            "again and again. Give a folder that others cannot write to."
+            f"{self.path}: something removes this folder, in which the output is made, again and "
+            "again. Give a folder that others cannot write to."
         )
 
     def _found_or_made(self) -> tuple[str, int]:

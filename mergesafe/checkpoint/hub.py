@@ -83,8 +83,9 @@ class HubStore:
 
         if size > LARGEST_OTHER:
             raise CheckpointError(
-                f"{self.text}/{name}: {size:,} bytes, says the Hub. Files beside weights have "
-                f"{LARGEST_OTHER:,} at most; download the model and give the folder."
+                f"{self.text}/{name}: the Hub says that this file has {size:,} bytes; of files "
+                f"beside the weights, mergesafe fetches at most {LARGEST_OTHER:,}. Download the "
+                "model yourself and give its folder."
             )
 
         url = hf_hub_url(self.repo, name, revision=self.commit)
@@ -92,7 +93,8 @@ class HubStore:
             now = within(lambda: get_hf_file_metadata(url).size)
         if now != size:
             raise CheckpointError(
-                f"{self.text}/{name}: {size:,} bytes, says the Hub, and then {now or 0:,}."
+                f"{self.text}/{name}: the Hub first said that this file has {size:,} bytes, then "
+                f"{now or 0:,}. Run again, or give the model's folder."
             )
         with _failures(self.text):
             return Path(

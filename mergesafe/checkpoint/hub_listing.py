@@ -41,7 +41,7 @@ def listing(siblings: Iterable[Any] | None, text: str) -> dict[str, HubFile]:
         if not isinstance(name, str) or not _stays(name):
             raise CheckpointError(
                 f"{text}: the Hub names a file {str(name)[:80]!a}, which is no name of a file in "
-                "the model's folder. Nothing of it is read."
+                "the model's folder. mergesafe reads nothing of this model."
             )
         if _is_inside(name):
             files[name] = _file(each, f"{text}/{name}")
@@ -58,7 +58,8 @@ def check_commit(commit: object, text: str) -> str:
     """
     if not isinstance(commit, str) or _COMMIT.fullmatch(commit) is None:
         raise CheckpointError(
-            f"{text}: the Hub names the commit {str(commit)[:80]!a}, which is none."
+            f"{text}: the Hub names the commit {str(commit)[:80]!a}; expected 40 to 64 "
+            "hexadecimal digits. mergesafe reads nothing of this model."
         )
     return commit
 
@@ -71,7 +72,8 @@ def check_revision(revision: str | None, text: str) -> None:
     """
     if revision is not None and not _is_inside(revision):
         raise CheckpointError(
-            f"{text}: {revision[:80]!a} is no revision. Check what follows the '@'."
+            f"{text}: {revision[:80]!a} is not the name of a branch, tag or commit. Check "
+            "what follows the '@'."
         )
 
 
@@ -97,9 +99,14 @@ def _is_inside(name: str) -> bool:
 def _file(each: Any, where: str) -> HubFile:
     size = each.size or 0
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= _LARGEST:
-        raise CheckpointError(f"{where}: the Hub says that it has {str(size)[:40]} bytes.")
+        raise CheckpointError(
+            f"{where}: the Hub says that it has {str(size)[:40]} bytes; expected a number of at "
+            f"most {_LARGEST:,}."
+        )
     # The blob of a file in large file storage is that of its pointer: its own hash counts.
     kind, digest = ("sha256", each.lfs.sha256) if each.lfs else ("git_sha1", str(each.blob_id))
     if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
-        raise CheckpointError(f"{where}: the Hub names the digest {str(digest)[:80]!a}.")
+        raise CheckpointError(
+            f"{where}: the Hub names the digest {str(digest)[:80]!a}; expected letters and digits."
+        )
     return HubFile(size, {kind: digest})

@@ -264,7 +264,10 @@ def _check_ids(found: OutputConfig, generation: Level, rows: int | None) -> None
                 )
             if len(beyond) > _SHOWN_IDS:
                 more = len(beyond) - _SHOWN_IDS
-                found.warnings.append(f"{name} says {more:,} more such ids of {key}")
+                found.warnings.append(
+                    f"{name} of the merged model says {more:,} more ids of {key} that "
+                    "the embedding has no rows for"
+                )
 
 
 def _generation(model: Model) -> Level | None:

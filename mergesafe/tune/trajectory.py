@@ -124,7 +124,7 @@ class StateFile:
                 os.close(descriptor)
                 raise
             os.close(descriptor)  # the run that held it finished and removed it in between
-        raise NotPrivateError("something takes the file away again and again")
+        raise NotPrivateError("something removes the file again and again")
 
     def _write(self, content: bytes) -> None:
         data = memoryview(content)
@@ -228,7 +228,7 @@ class Trajectory:
                 raise OutputError(
                     f"{self.file.path}: cannot resume: evaluation {self.evaluations + 1} of the "
                     "saved run used other coefficients or data. Use the version that began it, or "
-                    "start again with --overwrite in place of --resume"
+                    "start again with --overwrite instead of --resume"
                 )
         else:
             began = time.monotonic()

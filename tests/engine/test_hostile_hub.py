@@ -60,7 +60,7 @@ def test_digests_commits_and_revisions_that_are_none() -> None:
         with pytest.raises(CheckpointError, match="commit"):
             check_commit(commit, "org/m")
     for revision in ("../x", "a/../../b", "a//b", "a/", ".", "a" * 300):
-        with pytest.raises(CheckpointError, match="no revision"):
+        with pytest.raises(CheckpointError, match="not the name of a branch, tag or commit"):
             check_revision(revision, "org/m")
     check_revision("refs/pr/1", "org/m")
     assert check_commit(COMMIT, "org/m") == COMMIT
@@ -100,9 +100,9 @@ def odd(said: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("lie", "words"),
-    [(escaping, "no name of a file"), (commit, "which is none"),
-     (small, "3 bytes, says the Hub, and"),
-     (large, "1,000,000,000,000 bytes, says the Hub"), (odd, "")],
+    [(escaping, "no name of a file"), (commit, "expected 40 to 64 hexa"),
+     (small, "first said that this file has 3 bytes"),
+     (large, "the Hub says that this file has 1,000,000,000,000 bytes"), (odd, "")],
 )  # fmt: skip
 def test_a_merge_from_it(
     family: Family, hub: Hub, lie: Callable[[dict[str, Any]], None], words: str, tmp_path: Path
