@@ -37,7 +37,8 @@ from mergesafe.safety.gate.saved import read_evaluation
 from mergesafe.safety.inspector.model import SETTINGS, read_settings
 from mergesafe.safety.policy import read_policy
 from mergesafe.strict_json import MAX_DEPTH, MAX_DIGITS, parse_json
-from mergesafe.tune.trajectory import StateFile, Trajectory
+from mergesafe.tune.state_file import StateFile
+from mergesafe.tune.trajectory import Trajectory
 
 #: Values of a key in a JSON object that is UTF-8 but for them, or that no reader may choke on.
 VALUES = {

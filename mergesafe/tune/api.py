@@ -20,7 +20,8 @@ from mergesafe.tune.problem import Moment
 from mergesafe.tune.result import TuneResult
 from mergesafe.tune.run import Run
 from mergesafe.tune.setup import check_explainable, files_read, prepare
-from mergesafe.tune.trajectory import StateFile, Trajectory, is_unfinished
+from mergesafe.tune.state_file import StateFile, is_unfinished
+from mergesafe.tune.trajectory import Trajectory
 from mergesafe.tune.tuned import relocated, tuned_text
 from mergesafe.whole_file import write_whole
 

@@ -12,7 +12,8 @@ import torch
 from mergesafe.errors import LossError
 from mergesafe.tune.objectives import Evaluation
 from mergesafe.tune.problem import Problem, Recorded
-from mergesafe.tune.trajectory import StateFile, Trajectory
+from mergesafe.tune.state_file import StateFile
+from mergesafe.tune.trajectory import Trajectory
 
 _OPEN: dict[Path, StateFile] = {}
 

@@ -18,7 +18,8 @@ from mergesafe.outputs import RESULT, check_replaceable
 from mergesafe.private import Place
 from mergesafe.safety.evaluation.cache import Cache, key
 from mergesafe.safety.inspector.model import SETTINGS, read_settings
-from mergesafe.tune.trajectory import StateFile, Trajectory
+from mergesafe.tune.state_file import StateFile
+from mergesafe.tune.trajectory import Trajectory
 
 SUBJECT = {
     "mergesafe_version": "1", "recipe": "r", "options": {"--seed": 0},
