@@ -6,6 +6,7 @@ are taken for.
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -80,7 +81,8 @@ def read_answer(data: bytes) -> Response:
         UnusableError: there is none, or it was cut off; the message says what was wrong.
     """
     try:
-        completion = parse_json(data)
+        # Beside the text servers of Python's write NaN, and some a byte order mark.
+        completion = parse_json(data.removeprefix(codecs.BOM_UTF8), constants=True)
     except ValueError as error:
         raise UnusableError(
             f"its answer was {error}, so it is not of this protocol or was cut off{_begin(data)}"

@@ -63,14 +63,29 @@ def answer(**choice: Any) -> bytes:
         answer(message={"content": 7}), answer(message={"content": ["a"]}), answer(message=[]),
         answer(finish_reason=7), answer(finish_reason={"a": []}), answer(finish_reason=None),
         answer(index=0).replace(b'"usage": {', b'"usage": {"x": 1e400, '),
-        answer(index=0).replace(b'"usage": {', b'"usage": {"x": NaN, '),
         answer(index=0).replace(b'"usage": {', b'"usage": {"x": ' + b"9" * 5_000 + b", "),
-        b"\xef\xbb\xbf" + answer(), answer().decode().encode("utf-16"),
+        answer().decode().encode("utf-16"),
         b'{"choices": [{"message": {"content": "a\xff"}}]}',
     ],
 )  # fmt: skip
 def test_answers_that_are_none(end: Endpoint, body: bytes) -> None:
     refused(end, body, "gave no usable answer in 2 tries; the last time its")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        answer(index=0).replace(b'"usage": {', b'"usage": {"x": NaN, '),
+        b"\xef\xbb\xbf" + answer(), b"\n\n " + answer(),
+        answer(message={"content": "fine", "tool_calls": [], "reasoning_content": None}),
+        answer(content_filter_results={"hate": {"filtered": False}}, logprobs=None, stop_reason=7),
+    ],
+)  # fmt: skip
+def test_what_honest_servers_write_beside_the_text_is_passed_over(
+    end: Endpoint, body: bytes
+) -> None:
+    end.faults = [body]
+    assert ask(end) == [Response("fine")]
 
 
 def test_half_a_surrogate_pair_becomes_a_character_that_files_can_hold(end: Endpoint) -> None:
