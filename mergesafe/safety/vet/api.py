@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -10,12 +10,11 @@ from typing import Any, Final
 from mergesafe.chat.hf import parse_reference
 from mergesafe.chat.runnable import check_device
 from mergesafe.checkpoint.locate import locate
-from mergesafe.checkpoint.location import Location, at
+from mergesafe.checkpoint.location import Location
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of
-from mergesafe.engine.sources import Model, open_refs
+from mergesafe.engine.sources import open_refs
 from mergesafe.errors import ArgumentError, CheckpointError, ModelError, NonFiniteError
-from mergesafe.recipe.model import ModelRef
 from mergesafe.references import redact, redact_text
 from mergesafe.safety.evaluation.api import Model as Asked
 from mergesafe.safety.evaluation.api import make_judges
@@ -27,15 +26,10 @@ from mergesafe.safety.similarity.api import Models, Tell, counted
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE
 from mergesafe.safety.vet import scope
-from mergesafe.safety.vet.adapters import AdaptedBase, base_names, check_adapter
 from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, names, observe
-from mergesafe.safety.vet.clock import Clock
+from mergesafe.safety.vet.files import check_files
 from mergesafe.safety.vet.findings import Finding, Parent, by_severity
-from mergesafe.safety.vet.folder import check_folder
-from mergesafe.safety.vet.settings import check_config, check_generation
-from mergesafe.safety.vet.templates import check_template
-from mergesafe.safety.vet.tensors import Comparison, compare_tensors, inputs
-from mergesafe.safety.vet.tokenizers import check_tokenizer
+from mergesafe.safety.vet.tensors import inputs
 from mergesafe.safety.vet.weights import check_weights
 from mergesafe.version import __version__
 
@@ -124,7 +118,8 @@ def vet(
     else:
         _check_unused(asking, limits)
     compared = [
-        _open(parse_reference(reference), places[name], origin) for name, reference in named.items()
+        check_files(parse_reference(reference), places[name], origin)
+        for name, reference in named.items()
     ]
     tensors = inputs(compared)
     sums = collect(tensors, resources, counted(tensors, on_progress))
@@ -140,7 +135,9 @@ def vet(
         Parent(name, by_severity([*comparison.findings, *weights]))
         for name, comparison, weights in zip(named, compared, of_weights, strict=True)
     )
-    found = Vetted(origin.text, parents)
+    elsewhere = any(not isinstance(place, Path) for each in places.values() for place in each)
+    unseen = tuple(scope.not_checked(elsewhere=elsewhere))
+    found = Vetted(origin.text, parents, not_checked=unseen)
     if not behaviour:
         return found
     return with_behaviour(found, named, str(base), asking, limits, on_progress or _silent)
@@ -182,7 +179,8 @@ def with_behaviour(
         )
     return replace(
         found, parents=tuple(parents), base_rates=origin.as_dict(), notes=tuple(notes),
-        checked=tuple(scope.checked(sets, options)), not_checked=tuple(scope.not_checked(sets)),
+        checked=tuple(scope.checked(sets, options)),
+        not_checked=tuple(scope.not_checked(sets, elsewhere=scope.ELSEWHERE in found.not_checked)),
         meaning=meaning(make_judges(options.judges)[0]),
     )  # fmt: skip
 
@@ -254,67 +252,3 @@ def _check_unused(options: EvaluationOptions, limits: Limits) -> None:
                 f"'{name}' and --no-behaviour (behaviour=False) exclude each other: without "
                 "behaviour no model is asked, so nothing is measured"
             )
-
-
-def _open(ref: ModelRef, places: Sequence[Location], base: Model) -> Comparison:
-    """What headers and small files tell; a parent that cannot be opened is unfit, not an error."""
-    findings: list[Finding] = []
-    home, clock = base.checkpoint.path, Clock()
-    for place in places:
-        if at(place).is_dir() and place != home:
-            findings += _in(check_folder(place, home, clock), place, list(places))
-    try:
-        [model] = open_refs([ref], Path())
-    except CheckpointError as error:
-        findings.append(_unreadable(error, ref))
-        return Comparison(findings=[*findings, *_declared(ref, places, None)])
-    comparison = compare_tensors(model, base)
-    findings += [*comparison.findings, *_declared(ref, places, model)]
-    return replace(comparison, findings=[*findings, *_settings(model, base, clock)])
-
-
-def _declared(ref: ModelRef, places: Sequence[Location], model: Model | None) -> list[Finding]:
-    """What an adapter says of itself against what it is; ``model``: None where it did not open."""
-    if ref.adapter is None:
-        return []
-    base = AdaptedBase([redact(ref.path)])
-    if model is not None and model.adapter is not None:
-        tensors = model.checkpoint.tensors
-        matrices = [name for name, info in tensors.items() if len(info.shape) == 2]
-        modules = [n.removesuffix(".weight") for n in matrices if n.endswith(".weight")]
-        names = base_names(redact(ref.path), model.checkpoint.config)
-        base = AdaptedBase(names, modules, model.adapter.pairs)
-    return _in(check_adapter(places[1], base), places[1], list(places))
-
-
-def _settings(model: Model, base: Model, clock: Clock) -> list[Finding]:
-    """Configuration, template and tokenizer: of the folder, and of the adapter's beside it."""
-    folder, home = model.checkpoint.path, base.checkpoint.path
-    places: list[Location] = [folder]
-    if model.adapter is not None:
-        places.append(model.adapter.path)
-    config = model.checkpoint.config
-    embedding = model.embedding()
-    rows = embedding.shape[0] if embedding else None
-    findings = list(check_config(config, base.checkpoint.config))
-    for place in places:
-        if place == home or not at(place).is_dir():
-            continue
-        whole = place == folder
-        each = [*check_generation(place, home, config), *check_template(place, home, clock)]
-        each += check_tokenizer(place, home, rows)
-        # An adapter need not bring what its base has.
-        missing = ("no chat template", "no tokenizer")
-        findings += _in((f for f in each if whole or not f.what.startswith(missing)), place, places)
-    return findings
-
-
-def _in(findings: Any, place: Location, places: list[Location]) -> list[Finding]:
-    """Findings that say in which of several folders they lie."""
-    if len(places) == 1:
-        return list(findings)
-    return [replace(f, where=f"{place.name}/{f.where}") for f in findings]
-
-
-def _unreadable(error: CheckpointError, ref: ModelRef) -> Finding:
-    return Finding("unfit", "files", redact_text(str(error)), ref.text)

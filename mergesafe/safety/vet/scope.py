@@ -20,6 +20,10 @@ NEVER: Final = (
     "the merge: parents that each behave can still give an unsafe merge, so evaluate it too",
     "training data, licences, and who made the files",
 )
+ELSEWHERE: Final = (
+    "pickles and code of models on a server or the Hub: these files are listed, their contents are "
+    "not looked into, so download a model to have them vetted"
+)
 NOT_ASKED: Final = "behaviour: no question was asked"
 
 
@@ -34,15 +38,16 @@ def checked(
     return found
 
 
-def not_checked(sets: Sequence[EvaluationSet] = ()) -> list[str]:
-    """What was not looked at, a line each."""
+def not_checked(sets: Sequence[EvaluationSet] = (), *, elsewhere: bool = False) -> list[str]:
+    """What was not looked at, a line each; ``elsewhere``: of parents that are not on this disk."""
+    files = [ELSEWHERE] if elsewhere else []
     if not sets:
-        return [NOT_ASKED, *NEVER]
+        return [*files, NOT_ASKED, *NEVER]
     beyond = (
         f"behaviour outside these {_questions(sets)}: other subjects, languages, prompts made to "
         "deceive it, several turns, other sampling"
     )
-    return [beyond, *NEVER]
+    return [*files, beyond, *NEVER]
 
 
 def meaning(fit: int, what: Sequence[str], beyond: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 from tiny import llama, read, save, save_adapter
@@ -16,7 +17,12 @@ from tokenizer.files import TOKENS, write
 
 import mergesafe as ms
 from mergesafe.errors import CheckpointError
+from mergesafe.safety.evaluation.options import EvaluationOptions
+from mergesafe.safety.vet.api import with_behaviour
+from mergesafe.safety.vet.behaviour import Limits
 from mergesafe.safety.vet.findings import Finding, Parent
+
+from ..chat_models import Scripted
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
@@ -52,6 +58,28 @@ def audit(pool: tuple[Path, Path]) -> Parent:
 def only(parent: Parent, severity: str) -> Finding:
     [finding] = [f for f in parent.findings if f.severity == severity]
     return finding
+
+
+def test_of_models_elsewhere_the_verdict_says_what_is_not_looked_into(
+    pool: tuple[Path, Path],
+) -> None:
+    files = fsspec.filesystem("memory")
+    for path in pool[1].iterdir():
+        files.pipe(f"/vetted/{path.name}", path.read_bytes())
+    files.pipe("/vetted/weights.pt", pickle.dumps(Evil()))
+    found = ms.vet(["memory://vetted"], pool[0], behaviour=False)
+    assert only(found.parents[0], "warning").where == "weights.pt"
+    assert found.parents[0].fit
+    first = found.not_checked[0]
+    assert "contents are not looked into" in first
+    both = with_behaviour(
+        found, {"memory://vetted": Scripted("a", str)}, Scripted("base", str),
+        EvaluationOptions(limit=6), Limits(), lambda text: None,
+    )  # fmt: skip
+    assert both.not_checked[0] == first
+    files.rm("/vetted", recursive=True)
+    local = ms.vet([pool[1]], pool[0], behaviour=False)
+    assert first not in local.not_checked
 
 
 def test_a_sound_parent_is_fit_without_a_word(pool: tuple[Path, Path]) -> None:
