@@ -21,7 +21,7 @@ from mergesafe.checkpoint.modules import MODULES_NAME, module_files
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.seen import FileState
 from mergesafe.checkpoint.within import check_within
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, UnreadableError
 
 GENERATION_NAME: Final = "generation_config.json"
 MODEL_FILES: Final = (
@@ -172,7 +172,7 @@ def json_bytes(path: Location, name: str) -> bytes:
         try:
             data = file.read(limit + 1)
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot read ({reason(error)}).") from error
+            raise UnreadableError(f"{path}: cannot read ({reason(error)}).") from error
     problem = None
     try:
         _check_json(data)

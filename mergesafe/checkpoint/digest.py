@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from mergesafe import _native
 from mergesafe.checkpoint._parse import reason
 from mergesafe.checkpoint.location import at
-from mergesafe.errors import ChangedInputError, CheckpointError
+from mergesafe.errors import ChangedInputError, UnreadableError
 
 if TYPE_CHECKING:
     from mergesafe.checkpoint.reader import Reader
@@ -89,7 +89,7 @@ def digest_of_file(path: Path) -> int:
                 try:
                     count = file.read(begin + got, view[got:])
                 except OSError as error:
-                    raise CheckpointError(f"{path}: cannot read ({reason(error)}).") from error
+                    raise UnreadableError(f"{path}: cannot read ({reason(error)}).") from error
                 if not count:
                     raise ChangedInputError(f"{path}: the file has shrunk while it was read.")
                 got += count

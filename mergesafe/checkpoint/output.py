@@ -33,7 +33,7 @@ from mergesafe.checkpoint.location import Location, at, stream_of
 from mergesafe.checkpoint.model import INDEX_NAME
 from mergesafe.checkpoint.seen import Change, FileState
 from mergesafe.checkpoint.working import WorkingFolder
-from mergesafe.errors import ArgumentError, ChangedInputError, CheckpointError, OutputError
+from mergesafe.errors import ArgumentError, ChangedInputError, OutputError, UnreadableError
 
 __all__ = [
     "OutputFolder", "OutputLayout", "OutputTensor", "Placement", "ShardFile", "plan_layout",
@@ -175,7 +175,7 @@ class OutputFolder:
                 try:
                     chunk = stream.read(_COPY_CHUNK)
                 except OSError as error:
-                    raise CheckpointError(f"{source}: cannot read ({reason(error)}).") from error
+                    raise UnreadableError(f"{source}: cannot read ({reason(error)}).") from error
                 if not chunk:
                     break
                 write_all(self.path / name, descriptor, offset, memoryview(chunk))

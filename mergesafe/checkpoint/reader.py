@@ -12,7 +12,7 @@ from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.location import Location, OpenFile, at
 from mergesafe.checkpoint.safetensors import TensorInfo, header_sha256
 from mergesafe.checkpoint.seen import Change, Seen
-from mergesafe.errors import ArgumentError, ChangedInputError, CheckpointError
+from mergesafe.errors import ArgumentError, ChangedInputError, CheckpointError, UnreadableError
 
 #: Tensors smaller than this are not worth a system call.
 _ADVISED_BYTES: Final = 128 << 10
@@ -144,7 +144,7 @@ def check_seen(info: TensorInfo, file: OpenFile) -> None:
         if change is Change.LABEL and header_sha256(file) == info.seen.header_sha256:
             return
     except OSError as error:
-        raise CheckpointError(
+        raise UnreadableError(
             f"{info.path}: cannot read the header again ({reason(error)}). {file.advice}"
         ) from error
     raise ChangedInputError(

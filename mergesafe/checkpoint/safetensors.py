@@ -23,7 +23,7 @@ from mergesafe.checkpoint._parse import is_text, parse_object, reason, show
 from mergesafe.checkpoint.location import Location, OpenFile, at
 from mergesafe.checkpoint.seen import Seen
 from mergesafe.dtypes import SIZES
-from mergesafe.errors import ChangedInputError, CheckpointError, OutputError
+from mergesafe.errors import ChangedInputError, CheckpointError, OutputError, UnreadableError
 
 #: The format's own bound on the length of the JSON header.
 HEADER_LIMIT: Final = 100_000_000
@@ -152,7 +152,7 @@ def _load(path: Location) -> tuple[dict[str, Any], int, int, Seen]:
                 )
             seen = Seen(file.state, sha256(prefix + raw).hexdigest())
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot read the header ({reason(error)}).") from error
+        raise UnreadableError(f"{path}: cannot read the header ({reason(error)}).") from error
     if len(raw) != length:
         _fail(path, f"the header ends after {len(raw):,} of {length:,} bytes.")
     if not raw.startswith(b"{"):

@@ -17,7 +17,7 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.journal import Finished, Line, Statistics, Tile, read_journal
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.plan import MergePlan
-from mergesafe.errors import CheckpointError, OutputError
+from mergesafe.errors import OutputError, UnreadableError
 from mergesafe.private import Place
 from mergesafe.version import __version__
 
@@ -119,7 +119,7 @@ def _state(info: TensorInfo) -> dict[str, Any]:
         try:
             header = header_sha256(file)
         except OSError as error:
-            raise CheckpointError(
+            raise UnreadableError(
                 f"{info.path}: cannot read the header ({reason(error)}). {file.advice}"
             ) from error
     return {**at(info.path).fingerprint(), "header": header}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,9 +18,10 @@ from safetensors.torch import save_file
 from tiny import Tensors, bits, command, llama, read, recipe, save, save_adapter, write_recipe
 
 import mergesafe
+from mergesafe.checkpoint.local_file import LocalFile
 from mergesafe.engine import memory
 from mergesafe.engine.verify import VerificationError
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import CheckpointError, UnreadableError
 
 MANIFEST = "mergesafe-manifest.json"
 #: Larger than a block of the digest, and not a multiple of one.
@@ -219,6 +221,23 @@ def test_a_bad_manifest_is_bad_input(
     done = command("verify", out)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_disk_that_fails_says_nothing_about_the_model(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error of the system (status 2), not damage (3)."""
+
+    def read(file: Any, begin: int, view: memoryview) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    mergesafe.merge(ties(models), tmp_path / "out")
+    monkeypatch.setattr("mergesafe.engine.verify._files", lambda *_: ())
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    monkeypatch.setattr("mergesafe.engine.verify._manifest", lambda *_: manifest)
+    monkeypatch.setattr(LocalFile, "read", read)
+    with pytest.raises(UnreadableError, match=r"cannot read the header .Input/output error"):
+        mergesafe.verify(tmp_path / "out")
 
 
 def test_an_input_that_is_written_to_during_the_merge(models: list[Path], tmp_path: Path) -> None:
