@@ -69,3 +69,18 @@ def test_a_long_name(tmp_path: Path) -> None:
     path = tmp_path / ("ä" * 120)
     write_whole(path, "x")
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that results are handed in to."""
+    tmp_path.chmod(0o333)
+    monkeypatch.chdir(tmp_path)
+    os.seteuid(12345)
+    try:
+        write_whole(Path("file"), "one")
+        write_whole(Path("file"), "two")
+    finally:
+        os.seteuid(0)
+    assert (tmp_path / "file").read_text() == "two"
+    assert os.listdir(tmp_path) == ["file"]
