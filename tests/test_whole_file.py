@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -83,4 +84,20 @@ def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.Mon
     finally:
         os.seteuid(0)
     assert (tmp_path / "file").read_text() == "two"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_without_locks_another_process_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    theirs = tmp_path / f".file.mergesafe-new-{'0' * 16}"
+    theirs.write_text("half")
+    with monkeypatch.context() as without:
+        without.setattr("fcntl.flock", refused)
+        write_whole(tmp_path / "file", "ours")
+        assert theirs.exists()
+    write_whole(tmp_path / "file", "ours")
     assert os.listdir(tmp_path) == ["file"]
