@@ -48,6 +48,23 @@ class NotPrivateError(OSError):
         super().__init__(errno.EPERM, what)
 
 
+def refuse_planted(path: Path) -> None:
+    """Refuse a link that somebody else put into a folder that others may write to, as Linux does
+    where ``fs.protected_symlinks`` is set: it leads where they like, and what is there would be
+    replaced.
+
+    Raises:
+        NotPrivateError: it is one.
+    """
+    try:
+        found, above = path.lstat(), path.parent.stat()
+    except OSError:
+        return  # whoever uses the path says what is wrong with it
+    trusted = (os.geteuid(), above.st_uid, 0)
+    if stat.S_ISLNK(found.st_mode) and others_may_write(above) and found.st_uid not in trusted:
+        raise NotPrivateError(f"a link that user {found.st_uid} put there")
+
+
 def open_folder(name: str | Path, parent: int | None = None, *, follow: bool = False) -> int:
     """Descriptor of a folder; ``name`` lies in the folder ``parent`` or is a path.
 
@@ -243,13 +260,7 @@ def folder_of(path: Path) -> Iterator[int]:
     Raises:
         OSError: it cannot be opened.
     """
-    try:
-        descriptor = open_folder(path.parent, follow=True)
-    except PermissionError:
-        if not hasattr(os, "O_PATH"):
-            raise
-        # A folder that may be written to and not listed: this can be used for names in it alone.
-        descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(path.parent, follow=True)
     try:
         yield descriptor
     finally:

@@ -163,12 +163,14 @@ def test_an_inspector_whose_settings_hold_half_a_pair_is_malformed(tmp_path: Pat
 
 def test_a_merge_writes_a_configuration_with_half_a_pair_as_it_was(tmp_path: Path) -> None:
     folders = [
-        tiny.save(tmp_path / name, tiny.llama(seed), {"a": "\ud800"})
+        tiny.save(tmp_path / name, tiny.llama(seed), {"a": "\ud800", "\ud801": seed})
         for seed, name in enumerate(("one", "two"))
     ]
     mergesafe.merge(tiny.recipe("linear", folders, each={"weight": 0.5}), tmp_path / "out")
     text = (tmp_path / "out" / "config.json").read_text(encoding="utf-8")
     assert json.loads(text)["a"] == "\ud800"
+    warned = json.loads((tmp_path / "out" / "mergesafe-manifest.json").read_bytes())["warnings"]
+    assert any("ud801" in each for each in warned)
 
 
 RECIPE = b"merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n# "

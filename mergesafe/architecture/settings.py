@@ -78,7 +78,8 @@ def mismatch(
 
 def _size(value: object) -> object:
     """A number that is written as text counts as the number."""
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    written = isinstance(value, str) and value.isdecimal() and len(value) < 20
+    return int(str(value)) if written else value
 
 
 def contradictions(config: Mapping[str, Any]) -> list[str]:

@@ -8,14 +8,23 @@ from pathlib import Path
 
 from mergesafe.checkpoint._parse import reason
 from mergesafe.errors import OutputError
+from mergesafe.private import NotPrivateError, refuse_planted
 
 
 def resolve(path: Path) -> Path:
     """``path`` without symbolic links; the part that does not exist yet is kept as it is.
 
     Raises:
-        OutputError: a loop of symbolic links, too long a name, a folder that may not be entered.
+        OutputError: a loop of symbolic links, too long a name, a folder that may not be entered; a
+            link that another user put there.
     """
+    try:
+        refuse_planted(path)
+    except NotPrivateError as error:
+        raise OutputError(
+            f"{path}: {error.strerror}; what it leads to would become or be replaced by the "
+            "output. Give another name, or a folder that others cannot write to."
+        ) from None
     resolved = Path(os.path.realpath(path))
     try:
         resolved.stat()

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
-from mergesafe.checkpoint._parse import reason, show
+from mergesafe.checkpoint._parse import is_text, reason, show
 from mergesafe.checkpoint.location import Location, at, open_regular
 from mergesafe.checkpoint.model import CONFIG_LIMIT, CONFIG_NAME
 from mergesafe.checkpoint.modules import MODULES_NAME, module_files
-from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.output import COPY_LIMIT, OutputFolder, too_large
 from mergesafe.checkpoint.seen import FileState
 from mergesafe.checkpoint.within import check_within
 from mergesafe.errors import CheckpointError, UnreadableError
@@ -59,8 +59,6 @@ VOCABULARIES: Final = (
 _OBJECTS: Final = (
     GENERATION_NAME, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-#: Larger ones are no tokenizers: those of 256,000 tokens have 35 MB.
-_JSON_LIMIT: Final = 256 << 20
 TEMPLATES: Final = ("chat_template.jinja", "chat_template.json")
 TOKENIZER_FILES: Final = (
     *VOCABULARIES,
@@ -148,8 +146,15 @@ def check_companions(files: Iterable[tuple[Location, str]]) -> None:
         CheckpointError: names the file and what is wrong.
     """
     for path, name in files:
+        if not is_text(name):
+            raise CheckpointError(
+                f"{path.parent}: the name of the file {show(name)} is not UTF-8, and no manifest "
+                "can list it. Rename the file, or remove it if the model needs none."
+            )
         if isinstance(path, Path):
-            at(path).fingerprint()
+            size = at(path).fingerprint()["size"]
+            if size > COPY_LIMIT:
+                raise CheckpointError(too_large(path))
             check_within(path.parents[name.count("/")], path)
         if name in _OBJECTS or (is_json(name) and isinstance(path, Path)):
             json_bytes(path, name)
@@ -167,7 +172,7 @@ def json_bytes(path: Location, name: str) -> bytes:
     Raises:
         CheckpointError: it cannot be read, is too large, or anything else.
     """
-    limit = CONFIG_LIMIT if name in _OBJECTS else _JSON_LIMIT
+    limit = CONFIG_LIMIT if name in _OBJECTS else COPY_LIMIT
     with open_regular(path) as file:
         try:
             data = file.read(limit + 1)

@@ -33,13 +33,21 @@ from mergesafe.checkpoint.location import Location, at, stream_of
 from mergesafe.checkpoint.model import INDEX_NAME
 from mergesafe.checkpoint.seen import Change, FileState
 from mergesafe.checkpoint.working import WorkingFolder
-from mergesafe.errors import ArgumentError, ChangedInputError, OutputError, UnreadableError
+from mergesafe.errors import (
+    ArgumentError,
+    ChangedInputError,
+    CheckpointError,
+    OutputError,
+    UnreadableError,
+)
 
 __all__ = [
     "OutputFolder", "OutputLayout", "OutputTensor", "Placement", "ShardFile", "plan_layout",
 ]  # fmt: skip
 
 _COPY_CHUNK = 1 << 20
+#: Bytes of the largest file that is copied; genuine tokenizers have a seventh of them.
+COPY_LIMIT = 256 << 20
 
 
 class OutputFolder:
@@ -162,7 +170,8 @@ class OutputFolder:
 
         Raises:
             ArgumentError: as :meth:`add_file`.
-            CheckpointError: ``source`` cannot be read, is not a regular file, or has changed.
+            CheckpointError: ``source`` cannot be read, is not a regular file, is larger than
+                :data:`COPY_LIMIT`, or has changed.
             OutputError: the system could not write.
         """
         name = source.name if name is None else name
@@ -178,6 +187,8 @@ class OutputFolder:
                     raise UnreadableError(f"{source}: cannot read ({reason(error)}).") from error
                 if not chunk:
                     break
+                if offset + len(chunk) > COPY_LIMIT:
+                    raise CheckpointError(too_large(source))
                 write_all(self.path / name, descriptor, offset, memoryview(chunk))
                 digest.update(chunk)
                 offset += len(chunk)
@@ -289,6 +300,14 @@ class OutputFolder:
         self._working.close(keep=kept)
         if not kept:
             self._working.remove_made()
+
+
+def too_large(source: Location) -> str:
+    """What to say of a file beside the weights that is too large to copy."""
+    return (
+        f"{source}: larger than {COPY_LIMIT:,} bytes, which no genuine file of this name is. "
+        "Download the model again, or remove the file if the model needs none."
+    )
 
 
 def _changed(source: Location) -> ChangedInputError:

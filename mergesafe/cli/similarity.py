@@ -121,7 +121,7 @@ def _values(found: Similarity, pair: Pair, metric: str) -> list[float | None]:
 def _short(label: str) -> str:
     """A layer's label in a cell: numbers as they are, names by their first letters."""
     last = label.rpartition(".")[2]
-    return last[: _CELL - 1]
+    return "".join(c if c.isprintable() else "?" for c in last[: _CELL - 1])
 
 
 def _cell(value: float | None, low: float, high: float) -> Text:

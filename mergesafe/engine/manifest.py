@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any, Final
@@ -98,7 +98,20 @@ def manifest_text(
         "tensors": {name: _tensor(plan, tasks[0], digests) for name, tasks in plan.outputs.items()},
     }
     # json.dumps with an indent takes a second for 14,000 tensors
-    return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
+    try:
+        data = msgspec.json.encode(content)
+    except UnicodeEncodeError:
+        data = msgspec.json.encode(_spelt(content))
+    return msgspec.json.format(data, indent=1).decode() + "\n"
+
+
+def _spelt(value: Any) -> Any:
+    """With escapes for halves of surrogate pairs, which names that strangers gave may hold."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_spelt(key): _spelt(each) for key, each in value.items()}
+    return [_spelt(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def describe_shards(plan: MergePlan) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tiny import CONFIG
 
+from mergesafe.architecture.names import layer_of
 from mergesafe.architecture.settings import Difference, contradictions, differences, mismatch
 from mergesafe.architecture.tying import is_tied
 
@@ -21,6 +22,13 @@ V4: dict[str, dict[str, Any]] = json.loads(
 
 def keys(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return [each.key for each in differences({**CONFIG, **ours}, {**CONFIG, **theirs})]
+
+
+def test_numbers_that_no_number_can_be() -> None:
+    """Python makes none of 5,000 digits."""
+    assert mismatch(CONFIG, {**CONFIG, "num_hidden_layers": "9" * 5000}, "a", "b")
+    assert layer_of(f"model.layers.{'9' * 5000}.weight") is None
+    assert layer_of("model.layers.999999999.weight") == ("model.layers", 999999999)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,10 @@ TRAPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "no tokenizer's class": (
         "tokenizer_config.json", {"tokenizer_class": "AutoModel"}, "no tokenizer",
     ),
+    "tokenizer elsewhere": (
+        "tokenizer_config.json", {"fast_tokenizer_files": ["/elsewhere/tokenizer.4.0.json"]},
+        "fast_tokenizer_files",
+    ),
     "pipelines": (
         "config.json", {"custom_pipelines": {"text": {"impl": "custom.M"}}}, "custom_pipelines",
     ),

@@ -89,6 +89,23 @@ def test_overwrite_sees_through_links(tmp_path: Path) -> None:
     refused(links, "would delete the input", protect=(links / "m.safetensors",))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's link")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_that_somebody_else_put_there(tmp_path: Path, overwrite: bool) -> None:
+    old = old_output(tmp_path / "precious")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "out").symlink_to(old if overwrite else tmp_path / "new")
+    os.lchown(shared / "out", 12345, 12345)
+    before = listing(old)
+    refused(shared / "out", "a link that user 12345 put there", overwrite=overwrite)
+    assert listing(old) == before
+    assert not (tmp_path / "new").exists()
+    os.lchown(shared / "out", os.geteuid(), -1)
+    write(shared / "out", overwrite=overwrite)
+
+
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "mkdir", failing(errno.EACCES))
     refused(tmp_path / "out", "could not create it (Permission denied). You may not write there")

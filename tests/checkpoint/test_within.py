@@ -132,6 +132,21 @@ def test_what_is_not_json_is_refused(model: Path, name: str, content: bytes) -> 
         check(model)
 
 
+def test_a_name_that_is_not_utf_8_is_refused(model: Path) -> None:
+    (model / os.fsdecode(b"\xff.tiktoken")).write_text("")
+    with pytest.raises(CheckpointError, match=r"udcff\.tiktoken' is not UTF-8"):
+        check(model)
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "vocab.txt", "tokenizer.json"])
+def test_what_is_far_too_large_is_not_copied(model: Path, name: str) -> None:
+    """A file with a hole takes no room until it is copied."""
+    (model / name).touch()
+    os.truncate(model / name, 1 << 40)
+    with pytest.raises(CheckpointError, match=rf"{name}: larger than 268,435,456 bytes"):
+        check(model)
+
+
 def test_a_large_tokenizer_is_checked_quickly(model: Path) -> None:
     entries = ",".join(f'"token{number}":{number}' for number in range(1_000_000))
     (model / "tokenizer.json").write_text(f'{{"model":{{"vocab":{{{entries}}}}}}}')

@@ -13,6 +13,8 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
+from mergesafe.cli.similarity import _short
+
 ESC = "\x1b]0;owned\x07\x1b[31m\x9b2J"
 MARKUP = "[link=https://evil.example]here[/link] [bold red]x[/]"
 NAME = f"{ESC}{MARKUP}\u202e<b>|`*"
@@ -76,6 +78,10 @@ def test_merge_and_what_looks_at_models(tmp_path: Path) -> None:
     assert _RAW.search(card) is None
     assert "<b>" not in card.split("```")[0]
     assert NAME in load_file(out / "model.safetensors")
+
+
+def test_layers_in_a_heat_map() -> None:
+    assert (_short("\u202egnp"), _short("a.\x9b2J"), _short("model.11")) == ("?gn", "?2J", "11")
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ edits("tokenizer_config.json", {
     "class that is no tokenizer": {"tokenizer_class": "AutoModel"},
     "class that is a number": {"tokenizer_class": 7},
     "class that is a path": {"tokenizer_class": "os.system"},
+    "another tokenizer": {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]},
     "length nan": {"model_max_length": float("nan")},
     "length text": {"model_max_length": "long"},
     "padding that no token is": {"pad_token": None, "eos_token": None, "padding_side": 3},

@@ -5,12 +5,12 @@ Runs where it can be stopped: files and archives of strangers ask for any time a
 
 from __future__ import annotations
 
+import ast
 import bz2
 import gzip
 import io
 import lzma
 import os
-import re
 import stat
 import tarfile
 import time
@@ -37,8 +37,6 @@ _HEAD: Final = 4096
 #: Names of what is loaded as a pickle, and must be one.
 PICKLES: Final = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt")
 _NUMPY: Final = b"\x93NUMPY"
-#: The type of objects in numpy's header.
-_OBJECTS: Final = re.compile(rb"['\"][|<>=]?O\d*['\"]")
 _ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _COMPRESSED: Final[tuple[tuple[bytes, Callable[[BinaryIO], Any]], ...]] = (
     (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
@@ -184,7 +182,7 @@ class _Look:
         """numpy keeps arrays of objects as a pickle behind its header."""
         width = 2 if head[6:7] == b"\x01" else 4
         start = 8 + width + int.from_bytes(head[8 : 8 + width], "little")
-        if not _OBJECTS.search(head[8 + width : start]) and start <= len(head):
+        if start <= len(head) and not _holds_objects(head[8 + width : start]):
             return
         self.found.pickle = True
         file.seek(min(start, _MEMBER))
@@ -281,6 +279,28 @@ def _may_be_more(head: bytes, size: int) -> bool:
         return True
     program = disassemble(io.BytesIO(head), size, float("inf"), plain=True)
     return program.problem == END and size > len(head)
+
+
+def _holds_objects(header: bytes) -> bool:
+    """Whether numpy's header names the type of objects, or cannot be told not to.
+
+    numpy reads it as a Python literal, in which a text has many spellings, and knows the type by
+    several names: ``'|O'``, ``'object'``, ``'i8,O'``.
+    """
+    try:
+        waiting = [ast.literal_eval(header.decode("latin-1").strip())["descr"]]
+        while waiting:
+            found = waiting.pop()
+            if isinstance(found, str):
+                if "O" in found or "object" in found:
+                    return True
+            elif isinstance(found, tuple):  # a type and a shape
+                waiting.append(found[0])
+            else:  # fields: the name, the type, perhaps the shape
+                waiting += [each[1] for each in found]
+    except Exception:  # whatever malformed text leads to
+        return True
+    return False
 
 
 def _compression(head: bytes) -> Callable[[BinaryIO], Any] | None:

@@ -223,6 +223,22 @@ def test_random_numbers_are_not_taken_for_pickles(tmp_path: Path) -> None:
     assert set(map(str, look_through(tmp_path, names).values())) == {str(Contents())}
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["'object'", "'i8,O'", "'\\x4f'", "'|' 'O'", "('O', (2,))", "[('a', [('b', 'object')], (2,))]"],
+)
+def test_arrays_of_objects_by_other_names(tmp_path: Path, kind: str) -> None:
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': (1,), }}".ljust(127) + "\n"
+    data = b"\x93NUMPY\x01\x00\x80\x00" + header.encode() + EVIL[0]
+    assert "os.getenv" in looked(tmp_path, data).imports
+
+
+def test_a_field_that_is_called_like_objects(tmp_path: Path) -> None:
+    made = io.BytesIO()
+    np.save(made, np.zeros(3, [("O", "<f8"), ("object", "<U4")]))
+    assert looked(tmp_path, made.getvalue()) == Contents()
+
+
 UNTOLD: dict[str, tuple[str, bytes, str]] = {
     "broken": ("a.pkl", b"\x80\x04\xff\xff", "does not parse"),
     "cut": ("a.pt", EVIL[4][:12], "does not parse"),
