@@ -10,8 +10,10 @@ from typing import Final
 _NO_LOCKS: Final = frozenset((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
 
 
-def take_lock(descriptor: int, *, shared: bool = False) -> None:
+def take_lock(descriptor: int, *, shared: bool = False) -> bool:
     """Lock an open file for this process alone, or ``shared`` with others that ask for that.
+
+    Returns whether it is locked: False where the file system has no locks.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -25,3 +27,5 @@ def take_lock(descriptor: int, *, shared: bool = False) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
+        return False
+    return True

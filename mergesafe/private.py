@@ -260,7 +260,13 @@ def folder_of(path: Path) -> Iterator[int]:
     Raises:
         OSError: it cannot be opened.
     """
-    descriptor = open_folder(path.parent, follow=True)
+    try:
+        descriptor = open_folder(path.parent, follow=True)
+    except PermissionError:
+        if not hasattr(os, "O_PATH"):
+            raise
+        # A folder that may be written to and not listed: this can be used for names in it alone.
+        descriptor = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor
     finally:

@@ -98,7 +98,7 @@ def _remove_abandoned(name: str, folder: int) -> None:
             with suppress(OSError):  # another process's, or another user's
                 descriptor = open_own_file(each, os.O_RDWR, folder)
                 try:
-                    take_lock(descriptor)
-                    os.unlink(each, dir_fd=folder)
+                    if take_lock(descriptor):  # without locks it may be of one that runs
+                        os.unlink(each, dir_fd=folder)
                 finally:
                     os.close(descriptor)

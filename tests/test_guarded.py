@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import signals
 
 import mergesafe
 from mergesafe.guarded import (
@@ -176,12 +177,13 @@ except KeyboardInterrupt:
 
 def parent(name: str, before: str = "") -> subprocess.Popen[str]:
     command = f'{before} exec "$0" -c "$1"'
-    return subprocess.Popen(
-        ["sh", "-c", command, sys.executable, PARENT.format(name=name)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"},
-    )
+    with signals(signal.SIG_DFL):
+        return subprocess.Popen(
+            ["sh", "-c", command, sys.executable, PARENT.format(name=name)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"},
+        )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit of time ends it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -69,3 +70,34 @@ def test_a_long_name(tmp_path: Path) -> None:
     path = tmp_path / ("ä" * 120)
     write_whole(path, "x")
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that results are handed in to."""
+    tmp_path.chmod(0o333)
+    monkeypatch.chdir(tmp_path)
+    os.seteuid(12345)
+    try:
+        write_whole(Path("file"), "one")
+        write_whole(Path("file"), "two")
+    finally:
+        os.seteuid(0)
+    assert (tmp_path / "file").read_text() == "two"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_without_locks_another_process_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    theirs = tmp_path / f".file.mergesafe-new-{'0' * 16}"
+    theirs.write_text("half")
+    with monkeypatch.context() as without:
+        without.setattr("fcntl.flock", refused)
+        write_whole(tmp_path / "file", "ours")
+        assert theirs.exists()
+    write_whole(tmp_path / "file", "ours")
+    assert os.listdir(tmp_path) == ["file"]

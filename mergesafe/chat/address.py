@@ -64,4 +64,6 @@ def _wrong(url: str, why: str) -> ArgumentError:
 
 def _reason(error: ValueError) -> str:
     """What Python says, without the text that it quotes."""
+    if isinstance(error, UnicodeError):
+        return "its host is no name of a host (a part of it is empty or longer than 63 characters)"
     return str(error).partition(": ")[0].partition(" '")[0] or type(error).__name__

@@ -256,14 +256,23 @@ class HfModel:
 
     @property
     def _pad(self) -> int:
-        token = self.plain_tokenizer.pad_token_id
-        return int(self.plain_tokenizer.eos_token_id or 0) if token is None else int(token)
+        """Fills rows, where nothing looks at it. Fine-tunes may have a token for it, and no row of
+        the embedding for that.
+        """
+        tokenizer = self.plain_tokenizer
+        known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+        return next((t for t in known if t is not None and 0 <= t < self._vocabulary), 0)
+
+    @property
+    def _vocabulary(self) -> int:
+        """How many tokens the model has."""
+        weight = getattr(self.model.get_input_embeddings(), "weight", None)
+        # A merge that is tuned makes its embedding on demand.
+        return self.model.config.get_text_config().vocab_size if weight is None else len(weight)
 
     def token_rows(self, rows: list[list[int]]) -> torch.Tensor:
         """Tokens for the model, which must have all of them."""
-        weight = getattr(self.model.get_input_embeddings(), "weight", None)
-        # A merge that is tuned makes its embedding on demand.
-        known = self.model.config.get_text_config().vocab_size if weight is None else len(weight)
+        known = self._vocabulary
         beyond = next((token for row in rows for token in row if not 0 <= token < known), None)
         if beyond is not None:
             raise ModelError(

@@ -7,7 +7,9 @@ the process. The limits are far above those of any published tokenizer.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +28,9 @@ MAX_ID: Final = 1 << 21
 MAX_GROWTH: Final = 1000
 #: A list of files for releases of transformers, which take one of them in place of tokenizer.json.
 _VERSIONS: Final = "fast_tokenizer_files"
+_MOST_SHOWN: Final = 10**9
+#: Rules that have nothing to do with each other; with more, all count as one.
+_MOST_CHAINS: Final = 256
 
 
 def check_tokenizer_files(place: Location) -> None:
@@ -111,7 +116,7 @@ def _check_tokenizer(file: Location) -> None:
 
 def _check_rules(file: Location, part: str, rules: object) -> None:
     """Patterns that can be matched in bounded time, and replacements that do not explode."""
-    growth = 1
+    chains: list[_Chain] = []
     for rule in _objects(rules):
         pattern = rule.get("pattern")
         if isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str):
@@ -122,15 +127,57 @@ def _check_rules(file: Location, part: str, rules: object) -> None:
                     f"{problem}, so that one line of text may take for ever. Use the tokenizer of "
                     "the model's publisher."
                 )
+        if "precompiled_charsmap" in rule:
+            chains = _joined(chains, _Chain(None, set(), 1))
         for key in ("content", "prepend", "replacement"):
             text = rule.get(key)
             if isinstance(text, str):
-                growth *= max(1, len(text))
+                fixed = pattern.get("String") if isinstance(pattern, dict) else None
+                chains = _joined(chains, _chain(fixed, text))
+    growth = max((each.growth for each in chains), default=1)
     if growth > MAX_GROWTH:
         raise ModelError(
             f"{file}: the rules of its {part} turn one character into {growth:,}; expected at most "
             f"{MAX_GROWTH:,}. Use the tokenizer of the model's publisher."
         )
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Rules that may rewrite what others of them wrote: letters that they read (None: any) and
+    write, and characters that they make of one.
+    """
+
+    reads: set[str] | None
+    writes: set[str]
+    growth: int
+
+
+def _chain(pattern: object, text: str) -> _Chain:
+    """One rule; rules between may change the case and the form of letters."""
+    if not isinstance(pattern, str) or not pattern:
+        return _Chain(None, _letters(text), max(1, len(text)))
+    return _Chain(_letters(pattern), _letters(text), max(1, -(-len(text) // len(pattern))))
+
+
+def _letters(text: str) -> set[str]:
+    return set(unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()))
+
+
+def _joined(chains: list[_Chain], new: _Chain) -> list[_Chain]:
+    """``chains`` with ``new``, which makes one of those that it has to do with."""
+    if len(chains) >= _MOST_CHAINS:  # each is compared with all others
+        new = _Chain(None, set(), new.growth)
+    apart = []
+    for each in chains:
+        growth = min(each.growth * new.growth, _MOST_SHOWN)
+        if each.reads is None or new.reads is None:
+            new = _Chain(None, set(), growth)
+        elif each.reads & new.writes or each.writes & new.reads:
+            new = _Chain(each.reads | new.reads, each.writes | new.writes, growth)
+        else:
+            apart.append(each)
+    return [*apart, new]
 
 
 def _objects(value: object) -> Iterator[Mapping[str, Any]]:

@@ -51,12 +51,19 @@ class Area:
         self._name = self._named
         self._target = target
         self._parent = self._lock = -1
+        #: Whether the lock keeps others out: not all file systems have locks.
+        self._alone = False
         #: Descriptor of the folder.
         self.folder = -1
 
     @property
     def held(self) -> bool:
         return self._lock >= 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is held and no other process can hold it, too."""
+        return self.held and self._alone
 
     @property
     def path(self) -> Path:
@@ -154,7 +161,7 @@ class Area:
 
     def _acquire(self, descriptor: int) -> None:
         try:
-            take_lock(descriptor)
+            self._alone = take_lock(descriptor)
         except BlockingIOError:
             owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
             raise OutputError(
@@ -235,7 +242,10 @@ def remove_abandoned(target: Path) -> None:
         try:
             if any(name.startswith(area.path.name) for name in os.listdir(parent)):
                 area.open(parent)
-                area.remove()
+                if area.alone:
+                    area.remove()
+                else:  # it may be a running one's
+                    area.close()
         finally:
             private.close(parent)
 

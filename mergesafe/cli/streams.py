@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import IO, cast
 
 from mergesafe.checkpoint._parse import reason
 from mergesafe.errors import OutputError
@@ -65,6 +64,5 @@ def open_standard_streams() -> None:
         how = given.encoding, given.errors
         lines, through = given.line_buffering, given.write_through
         given.flush()
-        sys.stdout = Output(
-            cast(IO[bytes], given.detach()), *how, line_buffering=lines, write_through=through
-        )
+        # Not detached: libraries may hold it, or write to sys.__stdout__.
+        sys.stdout = Output(given.buffer, *how, line_buffering=lines, write_through=through)

@@ -62,6 +62,20 @@ def test_by_hand(model: HfModel, folder: Path) -> None:
     assert model.respond([question("Hi")], GREEDY)[0].text == expected
 
 
+def test_a_token_for_padding_needs_no_row(folder: Path, model: HfModel, tmp_path: Path) -> None:
+    """Fine-tunes add [PAD] and leave the embedding as it is."""
+    other = shutil.copytree(folder, tmp_path / "other")
+    padded = HfModel(str(other))
+    padded.plain_tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert padded.plain_tokenizer.pad_token_id >= padded.model.config.vocab_size
+    asked = [question("a"), question("a longer one")]
+    sampling = Sampling(max_new_tokens=8, temperature=0)
+    assert padded.respond(asked, sampling) == model.respond(asked, sampling)
+    pairs = [(each, "b" * n) for n, each in enumerate(asked, 1)]
+    for one, two in zip(padded.nll(pairs), model.nll(pairs), strict=True):
+        assert one.total == pytest.approx(two.total, rel=1e-4)
+
+
 def test_a_seed_draws_the_same_again(model: HfModel) -> None:
     drawn = [
         model.respond(ASKED, Sampling(max_new_tokens=12, temperature=1, seed=seed))

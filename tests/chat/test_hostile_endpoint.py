@@ -246,3 +246,9 @@ def test_a_query_goes_with_every_request_and_is_shown_nowhere(end: Endpoint) -> 
         model.respond([question("a")], GREEDY)
     assert asked == [f"/v1/chat/completions?sig={SECRET}"]
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+def test_a_host_that_is_none_is_named(host: str) -> None:
+    with pytest.raises(ArgumentError, match="a part of it is empty or longer than 63"):
+        OpenAIModel("m", f"http://{host}/v1")

@@ -100,3 +100,21 @@ def test_a_file_system_without_exchange_hints_and_locks(
         fill(folder)
         folder.commit()
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_without_locks_an_unfinished_merge_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be running."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with new(tmp_path / "out") as folder:
+        folder.keep = True
+    with monkeypatch.context() as without:
+        without.setattr("fcntl.flock", refuse)
+        _area.remove_abandoned(tmp_path / "out")
+        assert len(os.listdir(tmp_path)) == 1
+    _area.remove_abandoned(tmp_path / "out")
+    assert os.listdir(tmp_path) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,16 @@ def test_the_verdict_stands_though_nobody_reads_it(bound: str, status: int) -> N
             stdout=pipe, stderr=pipe, check=False,
         )  # fmt: skip
     assert done.returncode == status
+
+
+def test_what_others_hold_of_standard_output_stays_usable() -> None:
+    """Libraries write to ``sys.__stdout__``, or put it back."""
+    code = (
+        "import sys; from mergesafe.cli.streams import open_standard_streams; "
+        "open_standard_streams(); print('one'); sys.stdout.flush(); "
+        "print('two', file=sys.__stdout__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "one\ntwo\n", "")

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import leftovers, recipe, save
+from tiny import digest, leftovers, recipe, save
 
 import mergesafe
 from mergesafe.engine.kernels import NativeKernels
+from mergesafe.errors import ResourceError
 
 COUNT = 400
 
@@ -100,24 +101,36 @@ def test_interrupt_waits_for_the_workers(
     assert leftovers(tmp_path) == []
 
 
-def test_a_thread_that_cannot_start_stops_the_others(
-    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = watch(monkeypatch, lambda number: time.sleep(0.2))
+def refuse_threads(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    """The system gives no worker from number ``first`` on."""
     original = threading.Thread.start
 
     def start(self: threading.Thread) -> None:
-        if self.name == "merge-2":
-            while not calls.running:
-                time.sleep(0.001)
+        number = self.name.removeprefix("merge-")
+        if number.isdigit() and int(number) >= first:
             raise RuntimeError("can't start new thread")
         original(self)
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(RuntimeError, match="can't start new thread"):
+
+
+def test_threads_that_cannot_start_leave_their_work_to_the_others(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mergesafe.merge(content, tmp_path / "whole", threads=4)
+    refuse_threads(monkeypatch, first=2)
+    calls = watch(monkeypatch, lambda number: None)
+    mergesafe.merge(content, tmp_path / "out", threads=4)
+    assert calls.count == COUNT
+    assert digest(tmp_path / "whole") == digest(tmp_path / "out")
+
+
+def test_without_any_thread_nothing_is_left(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_threads(monkeypatch, first=0)
+    with pytest.raises(ResourceError, match="thread"):
         mergesafe.merge(content, tmp_path / "out", threads=4)
-    assert calls.running == 0
-    assert calls.count < COUNT
     assert leftovers(tmp_path) == []
 
 

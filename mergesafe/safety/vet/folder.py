@@ -9,6 +9,7 @@ from typing import Any, Final
 from mergesafe.checkpoint._parse import reason, show
 from mergesafe.checkpoint.location import Location, at, read_json_file, same_content
 from mergesafe.checkpoint.model import CONFIG_LIMIT, PICKLE_SUFFIXES
+from mergesafe.checkpoint.within import check_within
 from mergesafe.errors import CheckpointError
 from mergesafe.safety.vet.clock import Clock
 from mergesafe.safety.vet.contents import Contents
@@ -17,6 +18,7 @@ from mergesafe.safety.vet.pickles import ALL_SECONDS, look_through
 from mergesafe.safety.vet.tree import Tree, walk
 
 _PICKLES: Final = (*PICKLE_SUFFIXES, ".pickle", ".joblib", ".ckpt")
+_WEIGHTS: Final = ".safetensors"
 _CODE: Final = (
     ".py", ".pyc", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1", ".js", ".jar", ".whl",
 )  # fmt: skip
@@ -67,7 +69,7 @@ def _names(folder: Location) -> tuple[list[str], list[Finding]]:
     """Files within the folder, of all below it where it is local; what could not be listed."""
     if isinstance(folder, Path):
         tree = walk(folder)
-        return tree.files, list(_odd(tree))
+        return tree.files, [*_odd(tree), *_outside(folder, tree.files)]
     names = at(folder).names()
     if names is None:
         what = "the server lists no files: only known ones are read"
@@ -92,6 +94,23 @@ def _odd(tree: Tree) -> Iterator[Finding]:
     if tree.more:
         what = f"{tree.more}: not all of them were looked at, so what they hold is not known"
         yield Finding("unfit", "files", what, "-")
+
+
+def _outside(folder: Path, names: Iterable[str]) -> Iterator[Finding]:
+    """Files other than weights that lie elsewhere."""
+    found = []
+    for name in names:
+        if (folder / name).is_symlink() and not name.endswith(_WEIGHTS):
+            try:
+                check_within(folder, folder / name)
+            except CheckpointError:
+                found.append(name)
+    if found:
+        what = (
+            "links to files outside the model's folder, which merge, evaluate and tune refuse of "
+            "configuration, tokenizer and templates"
+        )
+        yield Finding("warning", "files", what, listing(_quoted(found)))
 
 
 def _pickles(found: Mapping[str, Contents]) -> Iterator[Finding]:

@@ -28,18 +28,32 @@ _VERSION: Final = 64
 _EOCD: Final = 22
 
 _TRL: Final = (
-    "bco", "cpo", "dpo", "gkd", "grpo", "kto", "nash_md", "online_dpo", "orpo", "ppo", "prm",
-    "reward", "rloo", "sft", "xpo",
-)  # fmt: skip
+    "bco",
+    "cpo",
+    "dpo",
+    "gkd",
+    "grpo",
+    "kto",
+    "orpo",
+    "ppo",
+    "prm",
+    "rloo",
+    "sft",
+    "xpo",
+)
 #: Made without their constructor and filled with plain data. None has a method for being filled.
 _RECORDS: Final = frozenset((
     "transformers.training_args.TrainingArguments",
     "transformers.training_args_seq2seq.Seq2SeqTrainingArguments",
     "transformers.trainer_pt_utils.AcceleratorConfig",
     "transformers.integrations.deepspeed.HfTrainerDeepSpeedConfig",
+    "transformers.deepspeed.HfTrainerDeepSpeedConfig",
     "accelerate.state.PartialState",
     "accelerate.utils.dataclasses.DeepSpeedPlugin",
     "sentence_transformers.training_args.SentenceTransformerTrainingArguments",
+    "llamafactory.hparams.training_args.TrainingArguments",
+    "axolotl.core.training_args.AxolotlTrainingArguments",
+    "axolotl.core.trainer_builder.AxolotlTrainingArguments",
     *(f"trl.trainer.{name}_config.{name.upper()}Config" for name in _TRL),
     "trl.trainer.nash_md_config.NashMDConfig", "trl.trainer.online_dpo_config.OnlineDPOConfig",
     "trl.trainer.reward_config.RewardConfig",

@@ -82,6 +82,16 @@ def test_of_models_elsewhere_the_verdict_says_what_is_not_looked_into(
     assert first not in local.not_checked
 
 
+def test_links_that_a_merge_refuses_are_told_of(pool: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "model.safetensors"):
+        (pool[1] / name).rename(tmp_path / name)
+        (pool[1] / name).symlink_to(tmp_path / name)
+    (pool[1] / "inner.json").symlink_to("config.json")
+    found = only(audit(pool), "warning")
+    assert found.where == "tokenizer.json"
+    assert "outside the model's folder" in found.what
+
+
 def test_a_sound_parent_is_fit_without_a_word(pool: tuple[Path, Path]) -> None:
     assert audit(pool) == Parent(str(pool[1]), ())
     [alone] = ms.vet(str(pool[1]), pool[0], behaviour=False).parents

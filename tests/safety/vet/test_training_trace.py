@@ -92,8 +92,15 @@ def test_what_does_anything_else_is_no_trace(folder: Path, program: bytes) -> No
     assert not contents(path, float("inf")).trace
 
 
-def test_what_it_does_is_told_by_its_stand_ins(folder: Path) -> None:
-    assert is_trace(archive(folder / NAME, GLOBAL + b")\x81}X\x01\x00\x00\x00aK\x01sb."))
+@pytest.mark.parametrize(
+    "name",
+    ["transformers.training_args TrainingArguments", "trl.trainer.sft_config SFTConfig",
+     "trl.trainer.grpo_config GRPOConfig", "trl.trainer.nash_md_config NashMDConfig",
+     "llamafactory.hparams.training_args TrainingArguments"],
+)  # fmt: skip
+def test_settings_of_known_trainers(folder: Path, name: str) -> None:
+    made = b"c%s\n%s\n" % tuple(name.encode().split())
+    assert is_trace(archive(folder / NAME, made + b")\x81}X\x01\x00\x00\x00aK\x01sb."))
 
 
 class Evil:
