@@ -67,8 +67,10 @@ def _settings(model: Model, base: Model, clock: Clock) -> list[Finding]:
         if place == home or not at(place).is_dir():
             continue
         whole = place == folder
+        # First what has no limit of its own, so that what it takes counts.
+        tokens = list(check_tokenizer(place, home, rows))
         each = [*check_generation(place, home, config), *check_template(place, home, clock)]
-        each += check_tokenizer(place, home, rows)
+        each += tokens
         # An adapter need not bring what its base has.
         missing = ("no chat template", "no tokenizer")
         findings += _in((f for f in each if whole or not f.what.startswith(missing)), place, places)

@@ -92,6 +92,20 @@ def test_links_that_a_merge_refuses_are_told_of(pool: tuple[Path, Path], tmp_pat
     assert "outside the model's folder" in found.what
 
 
+def test_the_time_that_a_tokenizer_takes_is_the_templates_too(
+    pool: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def noted(name: str) -> Callable[..., Any]:
+        return lambda *given: calls.append(name) or iter(())  # type: ignore[func-returns-value]
+
+    for name in ("check_tokenizer", "check_template"):
+        monkeypatch.setattr(f"mergesafe.safety.vet.files.{name}", noted(name))
+    audit(pool)
+    assert calls == ["check_tokenizer", "check_template"]
+
+
 def test_a_sound_parent_is_fit_without_a_word(pool: tuple[Path, Path]) -> None:
     assert audit(pool) == Parent(str(pool[1]), ())
     [alone] = ms.vet(str(pool[1]), pool[0], behaviour=False).parents
