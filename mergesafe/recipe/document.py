@@ -8,7 +8,7 @@ node, so its expanded size can be bounded before anything walks it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -36,9 +36,13 @@ from mergesafe.recipe.nodes import (
     shown,
 )
 
+#: The parser takes quadratic time for a tag, before it hands it over to be refused.
+MAX_TAG: Final = 4096
+
 
 def parse_yaml(text: str, report: Reporter, needs: str = "'merge_method' and 'models'") -> Node:
     """The tree of a one-document YAML text; ``needs`` says what an empty one lacks."""
+    _check_long_words(text, report)
     try:
         return _Builder(text, report).document(needs)
     except MarkedYAMLError as error:
@@ -51,6 +55,18 @@ def parse_yaml(text: str, report: Reporter, needs: str = "'merge_method' and 'mo
     except (YAMLError, ValueError, OverflowError) as error:
         # The scanner passes escapes such as "\UFFFFFFFF" to chr() unchecked.
         raise report.error(f"not valid YAML: {shown(str(error))}") from None
+
+
+def _check_long_words(text: str, report: Reporter) -> None:
+    if "!" not in text:
+        return
+    for word in text.split():
+        if len(word) > MAX_TAG and "!" in word:
+            raise report.error(
+                f"{shown(word)} has {len(word):,} characters without a space and '!' among them; "
+                "expected a name, a number or a list",
+                text.count("\n", 0, text.index(word)) + 1,
+            )
 
 
 def _syntax_error(error: MarkedYAMLError, text: str, report: Reporter) -> NoReturn:

@@ -18,8 +18,9 @@ from mergesafe.errors import RecipeError
 
 #: Deeper than any recipe; stops runaway nesting before Python's recursion limit does.
 MAX_DEPTH = 32
-#: Nodes after expanding aliases: far above any recipe, and read in about a second.
-MAX_NODES = 100_000
+#: Keys and values after expanding aliases, read in two seconds. The longest recipes are those that
+#: tuning writes with an entry for each tensor: five of these in 85 bytes, of a million at most.
+MAX_NODES = 60_000
 #: Mistakes after which a recipe is not read on: building messages takes time.
 MAX_ERRORS = 100
 

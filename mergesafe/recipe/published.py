@@ -2,7 +2,8 @@
 
 A recipe without secrets is shown as it was written, to the byte. In another one they are hidden in
 place; what the result says must then be what the recipe says with its values redacted, which
-escapes, folded lines and the like can break: then the recipe is written anew from its values.
+escapes, folded lines and the like can break: then the recipe is written anew from its values, and
+so is one that is too large to be read twice.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from mergesafe.references import redact, redact_text
 MAX_EXTENT: Final = 10_000_000
 #: Values with a secret that are replaced one by one, each in time that the whole text takes.
 MAX_REPLACED: Final = 100
+#: Keys and values of a recipe that is read again, to see what its text says without secrets.
+MAX_COMPARED: Final = 20_000
 
 
 def published(text: str, root: Node) -> str:
@@ -45,7 +48,7 @@ def published(text: str, root: Node) -> str:
             "without them; write them out, or leave the secret to the environment"
         )
     try:
-        if parse_yaml(shown, Reporter(None)) == hidden:
+        if root.size <= MAX_COMPARED and parse_yaml(shown, Reporter(None)) == hidden:
             return shown
     except RecipeError:  # what was hidden had held it together
         pass

@@ -80,29 +80,31 @@ def bomb(levels: int) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (bomb(30), "recipe:6: more than 100000 values after expanding aliases"),
+        (bomb(30), "recipe:5: more than 60000 values after expanding aliases"),
         ("a: &a {" + "b: 1, " * 9 + "}", "duplicate key 'b'"),
         ("- " * 50_000 + "x", "recipe:1: nested deeper than 32 levels"),
         ("[" * 50_000, "recipe:1: nested deeper than 32 levels"),
         ("{a: " * 50_000, "recipe:1: nested deeper than 32 levels"),
         ("? " * 50_000, "recipe:1: nested deeper than 32 levels"),
-        ("- x\n" * 100_001, "recipe:100000: more than 100000 values"),
+        ("- x\n" * 60_001, "recipe:60000: more than 60000 values"),
+        ("a: 1\nb: !" + "x" * 990_000 + " y", "recipe:2: '!xxx"),
+        ("a: !<" + "%41" * 300_000 + "> y", "recipe:1: '!<%41%41"),
     ],
-    ids=["aliases", "keys", "lists", "flow", "maps", "complex", "items"],
+    ids=["aliases", "keys", "lists", "flow", "maps", "complex", "items", "tag", "escapes"],
 )
 def test_hostile_text_is_refused_in_bounded_time(text: str, message: str):
     start = time.process_time()
     with pytest.raises(RecipeError) as caught:
         parse(text)
     assert message in str(caught.value)
-    assert time.process_time() - start < 20.0
+    assert time.process_time() - start < 5.0
 
 
 def test_merge_keys_cannot_multiply():
     """Each merge counts the whole mapping that it copies."""
     text = "a: &a\n" + "".join(f"  k{i}: 1\n" for i in range(2_000))
     text += "b:\n" + "- <<: *a\n" * 100
-    with pytest.raises(RecipeError, match="more than 100000 values after expanding aliases"):
+    with pytest.raises(RecipeError, match="more than 60000 values after expanding aliases"):
         parse(text)
 
 

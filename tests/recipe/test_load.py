@@ -166,7 +166,7 @@ def wide() -> list[Any]:
         ({1: 2}, "recipe: the recipe has the key 1; keys must be text"),
         ({"merge_method": b"ties"}, "recipe: the recipe, 'merge_method' has a value of type bytes"),
         (nested(), "nested deeper than 32 levels"),
-        ({"models": wide()}, "more than 100000 values"),
+        ({"models": wide()}, "more than 60000 values"),
         ({**LINEAR, "parameters": {"weight": float("nan")}}, "recipe: 'weight' must be finite"),
         ({**LINEAR, "parameters": {"weight": 10**400}}, "recipe: 'weight' must be finite"),
         ({**LINEAR, "parameters": {"weight": True}}, "a number, got the boolean true"),

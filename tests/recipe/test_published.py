@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,14 @@ def test_aliases_that_make_much_of_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="aliases"):
         shown(text, tmp_path)
     assert shown(text.replace("t0ken@", ""), tmp_path)
+
+
+def test_a_large_recipe_with_a_secret_is_read_once(tmp_path: Path) -> None:
+    weights = ", ".join(["0.5"] * 50_000)
+    text = TEMPLATE.format(one=f"https://{KEY}@host/one").replace("{weight: 0.5}", f"[{weights}]")
+    text = text.replace("parameters: [", "parameters:\n      weight: [")
+    began = time.process_time()
+    found = shown(text, tmp_path)
+    assert time.process_time() - began < 5.0
+    assert KEY not in found
+    assert found.count("- 0.5\n") == 50_000

@@ -8,9 +8,12 @@ from pathlib import Path
 import mergesafe
 from fuzz import parts
 from fuzz.target import target
+from mergesafe.chat.conversation import Response
 from mergesafe.data.journal import NAME as DATA_JOURNAL
 from mergesafe.data.journal import Journal as DataJournal
-from mergesafe.data.journal import _mark
+from mergesafe.data.journal import _mark, digest
+from mergesafe.data.run import _is_response
+from mergesafe.data.safety_set import REFUSED, Outcome, _is_outcome
 from mergesafe.engine.journal import _check, read_journal
 from mergesafe.engine.resume import work_to_resume
 from mergesafe.errors import MergesafeError
@@ -90,14 +93,21 @@ def merge_journal(data: bytes, folder: Path) -> str:
 
 @target("generate_journal", ".journal")
 def generate_journal(data: bytes, folder: Path) -> str:
+    """The keys "k" and "o" stand for those that are asked for."""
+    for name in ("k", "o"):
+        known = digest([name, 0, ["item"]])
+        data = data.replace(f'["{name}",'.encode(), f'["{known}",'.encode())
     lines = [line for line in data.split(b"\n") if line]
     (folder / DATA_JOURNAL).write_bytes(
         b"".join(line + b"\n" if b"\t" in line else line + b"\t" + _mark(line) + b"\n"
                  for line in lines)
     )  # fmt: skip
     with DataJournal(folder) as journal:
-        found = journal.pieces("s", ["item"], 1, lambda place, piece: ["answer"])
-        return f"{journal.reused} {len(found)}"
+        [said] = journal.pieces("k", ["item"], 1, lambda *_: [["", True]], fits=_is_response)
+        Response(*said)
+        [told] = journal.pieces("o", ["item"], 1, lambda *_: [[REFUSED, ""]], fits=_is_outcome)
+        Outcome(*told)
+        return f"{journal.reused} {said} {told}"
 
 
 @target("trajectory", ".journal")
