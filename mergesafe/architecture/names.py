@@ -15,7 +15,8 @@ WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_mod
 #: bear them.
 LEADING_WRAPPERS: Final = ("module", "base_model.model")
 
-_LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.([0-9]{1,9})\.")
+#: A larger number is no layer: lists with a value for each layer are made.
+_LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.([0-9]{1,5})\.")
 #: Tensors that a model computes itself, stored by some versions of a library and not by others.
 _RECOMPUTED: Final = re.compile(
     r"(?:^|\.)(?:inv_freq|masked_bias|position_ids|token_type_ids|relative_position_index|causal_mask"

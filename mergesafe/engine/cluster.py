@@ -21,7 +21,8 @@ from mergesafe.errors import ArgumentError, ClusterError
 #: What --ray without an address means.
 LOCAL: Final = "local"
 #: Addresses of a cluster.
-ADDRESS: Final = re.compile(r"auto|ray://.+|(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d+")
+ADDRESS: Final = re.compile(r"auto|ray://.+|(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}")
+_PORT: Final = re.compile(r"[0-9]{1,5}")
 #: Processors of one task where --threads does not say: reads, computes and writes overlap, and one
 #: task's last sync with another's work.
 DEFAULT_THREADS: Final = 4
@@ -155,7 +156,7 @@ def connected(address: str) -> Iterator[Cluster]:
 def _check_reachable(address: str) -> None:
     """Ray itself takes minutes to find out that nobody answers."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdecimal()):
+    if not (host and _PORT.fullmatch(port)):
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()

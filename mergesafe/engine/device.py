@@ -274,7 +274,7 @@ def cuda_devices(text: str) -> list[Device]:
     index = text.partition(":")[2]
     if not index:
         return [CudaDevice(i) for i in range(number)]
-    if not (index.isdecimal() and int(index) < number):
+    if not (index.isdecimal() and len(index) < 5 and int(index) < number):
         raise BackendError(
             f"--device {text}: this machine has cuda:0 to cuda:{number - 1}, or cuda for all"
         )

@@ -311,7 +311,7 @@ def _naming(tensors: Sequence[str], granularity: str) -> Callable[[str], str]:
     if granularity == "tensor":
         return lambda tensor: tensor
     size = 1
-    match = re.fullmatch(r"block:([1-9]\d*)", granularity)
+    match = re.fullmatch(r"block:([1-9][0-9]{0,3})", granularity)
     if match:
         size = int(match[1])
     elif granularity != "layer":

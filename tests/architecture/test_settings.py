@@ -149,6 +149,7 @@ def test_a_text_model_and_one_of_which_text_is_a_part() -> None:
         ({"num_hidden_layers": 4}, "a has num_hidden_layers 3, b 4"),
         ({"num_hidden_layers": "3"}, None),
         ({"num_hidden_layers": "4"}, "a has num_hidden_layers 3, b '4'"),
+        ({"num_hidden_layers": "9" * 5000}, "a has num_hidden_layers 3, b '999"),
         ({"model_type": None}, None),
         ({"architectures": ["LlamaForSequenceClassification"]}, None),
         ({"rope_theta": 5e5, "rms_norm_eps": 1, "hidden_act": "gelu"}, None),

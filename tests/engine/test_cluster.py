@@ -59,7 +59,7 @@ def test_nobody_answers(models: Path) -> None:
     assert "nobody answers" in done.stderr
 
 
-@pytest.mark.parametrize("address", ["bogus", "head:port", "http://head:6379"])
+@pytest.mark.parametrize("address", ["bogus", "head:port", "http://head:6379", "head:637999"])
 @pytest.mark.parametrize("form", ["--ray=", "--ray "])
 def test_not_an_address(address: str, form: str, models: Path) -> None:
     path = models / "r.yml"

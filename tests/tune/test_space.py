@@ -105,6 +105,8 @@ def test_bad_arguments(models: list[Path]) -> None:
     plan = plan_of("ties", models, {"weight": 0.4, "density": 0.5})
     with pytest.raises(ArgumentError, match=r"granularity 'layers' is unknown.*block:K"):
         CoefficientSpace(plan, "layers")
+    with pytest.raises(ArgumentError, match="unknown"):
+        CoefficientSpace(plan, f"block:{'9' * 5000}")
     with pytest.raises(ArgumentError, match="did you mean 'density'"):
         CoefficientSpace(plan, "layer", ["densty"])
     with pytest.raises(ArgumentError, match=r"bounds of 'weight' are \[1.0, 0.0\]"):
