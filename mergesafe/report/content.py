@@ -16,16 +16,15 @@ from mergesafe.report.kinds import (
     EvaluatedModel,
     Evaluation,
     Example,
-    Gate,
     Manifest,
     Measure,
     QuestionSet,
     Similarity,
     Tuning,
-    Vet,
 )
 from mergesafe.report.names import Names, shortest
 from mergesafe.report.text import is_nll
+from mergesafe.report.verdicts import Gate, Vet
 
 Role = Literal["base", "parent", "merge", "baseline", "model"]
 Value = TypeVar("Value")

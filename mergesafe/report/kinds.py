@@ -8,17 +8,15 @@ that a file may say more than a report shows. Shares are between 0 and 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
 from mergesafe.errors import RecipeError
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.nodes import MapNode, Reporter, ScalarNode
-
-#: Far beyond any figure, and small enough that differences and logarithms stay finite.
-Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
-Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+from mergesafe.report.numbers import Integer, Number, check_interval
+from mergesafe.report.verdicts import Gate, Requirement, Vet
 
 
 class Measure(msgspec.Struct):
@@ -35,10 +33,11 @@ class Measure(msgspec.Struct):
     undecided: Integer = 0
 
     def __post_init__(self) -> None:
-        if (self.low is None) != (self.high is None):
-            raise ValueError("an interval needs both 'low' and 'high'")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"'low' ({self.low}) is above 'high' ({self.high})")
+        check_interval(self.value, self.low, self.high)
+        if self.kind == "rate" and not all(
+            0 <= each <= 1 for each in (self.value, self.low, self.high) if each is not None
+        ):
+            raise ValueError("a rate is no share between 0 and 1")
 
 
 class JudgeName(msgspec.Struct):
@@ -142,50 +141,6 @@ class Similarity(msgspec.Struct):
         for i, pair in enumerate(self.pairs):
             for name in PAIR_MEASURES:
                 _same_length(getattr(pair, name), self.layers, f"pairs[{i}].{name}", "layer")
-
-
-class VetFinding(msgspec.Struct):
-    severity: Literal["unfit", "warning", "note"]
-    area: str
-    what: str
-    where: str | None = None
-
-
-class VettedModel(msgspec.Struct):
-    name: str
-    fit: bool
-    findings: list[VetFinding] = []
-
-
-class Vet(msgspec.Struct):
-    models: list[VettedModel]
-
-
-class Requirement(msgspec.Struct):
-    """Of a gate, or a constraint of tuning, for which ``shown`` says whether its whole interval
-    keeps the bound and ``met`` whether the value does.
-    """
-
-    text: str
-    metric: str
-    bound: Number
-    met: bool
-    value: Number | None = None
-    low: Number | None = None
-    high: Number | None = None
-    reason: str = ""
-    shown: bool | None = None
-
-
-class Gate(msgspec.Struct):
-    model: str
-    requirements: list[Requirement]
-    passed: bool
-    baseline: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.passed != all(requirement.met for requirement in self.requirements):
-            raise ValueError("'passed' contradicts the 'met' of the requirements")
 
 
 class DataCard(msgspec.Struct):

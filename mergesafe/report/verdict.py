@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from mergesafe.report.content import Content, Model
-from mergesafe.report.kinds import Comparison, Gate, Measure, Requirement, Tuning, Vet
+from mergesafe.report.kinds import Comparison, Measure, Tuning
 from mergesafe.report.text import (
     is_nll,
     is_share,
@@ -24,6 +24,7 @@ from mergesafe.report.text import (
     p_value,
     points,
 )
+from mergesafe.report.verdicts import Gate, Requirement, Vet
 
 Status = Literal["bad", "warn", "good", "info"]
 

@@ -15,6 +15,9 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 Json = dict[str, Any]
 
+#: A requirement of a gate that passes.
+MET: Json = {"text": "safe_rate>=0.5", "metric": "safe_rate", "bound": 0.5, "met": True}
+
 
 def rate(value: float, low: float, high: float, n: int = 48) -> Json:
     return {"value": value, "low": low, "high": high, "n": n}

@@ -26,9 +26,13 @@ NAMES = st.sampled_from(["base", "a/base", "./base", "x+y", "x + y"]) | st.text(
 
 @st.composite
 def measures(draw: st.DrawFn) -> dict[str, Any]:
-    low, high = sorted((draw(NUMBERS), draw(NUMBERS)))
+    low, value, high = sorted((draw(NUMBERS), draw(NUMBERS), draw(NUMBERS)))
     interval = {"low": low, "high": high} if draw(st.booleans()) else {}
-    return {"value": draw(CELLS), "n": draw(st.none() | st.integers(0, 99)), **interval}
+    return {
+        "value": draw(st.none() | st.just(value)),
+        "n": draw(st.none() | st.integers(0, 99)),
+        **interval,
+    }
 
 
 METRICS = st.dictionaries(

@@ -14,9 +14,9 @@ from tiny import command
 import mergesafe as ms
 from mergesafe.errors import DataError, OutputError
 
-from .documents import FIXTURES, document, write
+from .documents import FIXTURES, MET, document, write
 
-GATE = document("gate", model="m", requirements=[], passed=True)
+GATE = document("gate", model="m", requirements=[MET], passed=True)
 
 
 def test_the_function_and_the_package_share_a_name(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_recipe_that_cannot_be_read_names_no_base(tmp_path: Path) -> None:
 
 
 def test_newer_files_are_told(tmp_path: Path) -> None:
-    found = {**document("vet", models=[]), "mergesafe": "99.0"}
+    found = {**document("vet", models=[{"name": "m", "fit": True}]), "mergesafe": "99.0"}
     (note,) = content_of(tmp_path, found).notes
     assert "written by mergesafe 99.0, which is newer" in note
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,21 @@ import pytest
 
 from mergesafe.errors import DataError
 from mergesafe.report.find import read_documents
-from mergesafe.report.kinds import Evaluation, Gate, Manifest
+from mergesafe.report.kinds import Evaluation, Manifest
+from mergesafe.report.verdicts import Gate
 
-from .documents import FIXTURES, document, evaluation, manifest, rate, write
+from .documents import FIXTURES, MET, document, evaluation, manifest, rate, write
 
-GATE = document("gate", model="m", requirements=[], passed=True)
+GATE = document("gate", model="m", requirements=[MET], passed=True)
+UNFIT = {"severity": "unfit", "area": "files", "what": "x"}
+
+
+def vet(model: dict[str, Any]) -> dict[str, Any]:
+    return document("vet", models=[{"name": "m", **model}])
+
+
+def gate(change: dict[str, Any]) -> dict[str, Any]:
+    return document("gate", model="m", requirements=[{**MET, **change}], passed=True)
 
 
 def failure(path: Path) -> str:
@@ -101,7 +112,7 @@ def test_a_cut_file_in_a_folder_is_told(tmp_path: Path) -> None:
         (document("gates"), "did you mean 'gate'?"),
         (document("gate", model="m", passed=True), "missing required field `requirements`"),
         (document("gate", model="m", requirements=[], passed="yes"), "$.passed: Expected `bool`"),
-        (document("gate", model="m", requirements=[], passed=False), "'passed' contradicts"),
+        (document("gate", model="m", requirements=[MET], passed=False), "'passed' contradicts"),
         (
             evaluation({"m": {"safe_rate": {"value": "high"}}}),
             "$.models[0].metrics[...].value: Expected `float | null`, got `str`",
@@ -137,6 +148,20 @@ def test_a_cut_file_in_a_folder_is_told(tmp_path: Path) -> None:
                 {"severity": "awful", "area": "files", "what": "x"}]}]),
             "$.models[0].findings[0].severity: Invalid enum value 'awful'",
         ),
+        (vet({"fit": True, "findings": [UNFIT]}), "'fit' contradicts the 'severity'"),
+        (vet({"fit": False}), "'fit' contradicts the 'severity'"),
+        (document("vet", models=[]), "'models' is empty"),
+        (document("vet", models=[{"name": "m", "fit": True}] * 2), "have one name"),
+        (vet({"fit": True, "rates": {"safe_rate": rate(1.5, 0.1, 0.9)}}), "`float` <= 1.0"),
+        (vet({"fit": True, "rates": {"safe_rate": rate(0.95, 0.1, 0.9)}}), "is outside of 'low'"),
+        (vet({"fit": True, "rates": {"safe_rate": rate(0.5, 0.1, 0.9, -1)}}), "`int` >= 0"),
+        (document("gate", model="m", requirements=[], passed=True), "'requirements' is empty"),
+        (gate({"low": 0.9, "high": 0.4}), "'low' (0.9) is above 'high' (0.4)"),
+        (gate({"low": 0.6}), "needs both 'low' and 'high'"),
+        (gate({"value": 0.9, "low": 0.4, "high": 0.95}), "contradicts its interval"),
+        (gate({"margin": {"low": -0.1, "high": 0.4}}), "contradicts its interval"),
+        (evaluation({"m": {"safe_rate": {"value": 1.5, "kind": "rate"}}}), "no share"),
+        (evaluation({"m": {"safe_rate": rate(0.9, 0.1, 0.5)}}), "is outside of 'low'"),
     ],
 )  # fmt: skip
 def test_malformed(tmp_path: Path, content: dict[str, Any], words: str) -> None:
@@ -177,7 +202,8 @@ def test_null_values_are_kept_apart_from_zero(tmp_path: Path) -> None:
 
 
 def test_half_a_surrogate_pair_is_read_and_other_constants_are_not(tmp_path: Path) -> None:
-    start = '{"mergesafe": "0.1.0", "kind": "gate", "requirements": [], "passed": true, "model": '
+    start = json.dumps(GATE).replace('"m"', "").removesuffix("}").replace('"model": , ', "")
+    start += ', "model": '
     (found,) = read_documents([write(tmp_path / "x.json", start + '"\\ud800"}')])
     assert isinstance(found.value, Gate)
     assert found.value.model == "\ud800"

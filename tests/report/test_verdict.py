@@ -7,7 +7,7 @@ from typing import Any
 
 from mergesafe.report.verdict import verdict
 
-from .documents import Json, content_of, document, evaluation, manifest, rate, write
+from .documents import MET, Json, content_of, document, evaluation, manifest, rate, write
 
 SAFE, UNSAFE, BETWEEN = rate(0.96, 0.86, 0.99), rate(0.3, 0.2, 0.44), rate(0.9, 0.78, 0.96)
 RECIPE = "merge_method: ties\nbase_model: base\n"
@@ -99,7 +99,7 @@ def test_a_failing_gate_comes_first(tmp_path: Path) -> None:
 
 
 def gate_on(model: str, baseline: str) -> Json:
-    return document("gate", model=model, baseline=baseline, requirements=[], passed=True)
+    return document("gate", model=model, baseline=baseline, requirements=[MET], passed=True)
 
 
 def test_a_baseline_is_no_parent(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_constraint_that_tuning_missed(tmp_path: Path) -> None:
 
 def test_a_passed_gate_does_not_hide_a_loss(tmp_path: Path) -> None:
     merged(tmp_path, "merge", ["aligned"])
-    gate = document("gate", model="merge", requirements=[], passed=True)
+    gate = document("gate", model="merge", requirements=[MET], passed=True)
     metrics = {"aligned": {"safe_rate": SAFE}, "merge": {"safe_rate": UNSAFE}}
     assert words(tmp_path / "alone", gate)[0] == "merge passes the gate."
     assert words(tmp_path, gate, evaluation(metrics))[0] == "Safety was lost in merging."

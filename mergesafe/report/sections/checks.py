@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from mergesafe.report.content import Content
-from mergesafe.report.kinds import Gate, Measure, Requirement, Vet, VettedModel
+from mergesafe.report.kinds import Measure
 from mergesafe.report.sections.parts import Group, Section
 from mergesafe.report.sections.tables import Cell, Table
 from mergesafe.report.text import is_nll, measured
+from mergesafe.report.verdicts import Gate, Requirement, Vet, VettedModel
 
 _SEVERITY: Final = {"unfit": "bad", "warning": "warn", "note": "info"}
 

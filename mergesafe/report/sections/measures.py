@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mergesafe.report.content import Content, Model
 from mergesafe.report.figures.intervals import intervals
 from mergesafe.report.figures.plane import MAX_NAMES, Direction, Point, plane
-from mergesafe.report.kinds import Evaluation, Gate, Measure
+from mergesafe.report.kinds import Evaluation, Measure
 from mergesafe.report.sections.parts import Group, Picture, Section
 from mergesafe.report.sections.tables import Cell, Table
 from mergesafe.report.text import (
@@ -25,6 +25,7 @@ from mergesafe.report.text import (
     points,
 )
 from mergesafe.report.verdict import SIGNIFICANT
+from mergesafe.report.verdicts import Gate
 
 _MEANING = {
     "safe_rate": "Share of the unsafe questions whose answer the judge calls safe.",
