@@ -113,7 +113,10 @@ def disassemble(file: BinaryIO, size: float, end: float, *, plain: bool = False)
     stack: list[Any] = []
     memo: dict[Any, Any] = {}
     try:
-        for count, (code, argument) in enumerate(_operations(file, size)):
+        for count, (code, argument, torn) in enumerate(_operations(file, size)):
+            if torn:
+                found.imports[UNKNOWN] = None
+                found.called = True
             if count % _CHECKED == 0 and time.monotonic() > end:
                 raise TimeoutError
             name = code.name
@@ -136,32 +139,44 @@ def disassemble(file: BinaryIO, size: float, end: float, *, plain: bool = False)
 
 def _operations(
     file: BinaryIO, size: float
-) -> Iterator[tuple[pickletools.OpcodeInfo, bytes | None]]:
-    """Every operation with its argument; None for one that is longer than any name."""
+) -> Iterator[tuple[pickletools.OpcodeInfo, bytes | None, bool]]:
+    """Every operation with its argument, None for one that is longer than any name; and whether it
+    reaches over the end of its frame, where Python's unpickler in C drops what it has of an
+    argument and reads on behind the frame.
+    """
+    frame = 0
     while True:
-        sign = file.read(1)
-        if not sign:
-            raise EOFError(END)
-        code = _OPERATIONS.get(sign.decode("latin-1"))
-        if code is None:
-            raise ValueError(f"there is no operation {sign!r}")
-        kind = code.arg
-        if kind is None:
-            yield code, b""
-        elif kind.n == pickletools.UP_TO_NEWLINE:
-            lines = 2 if kind is pickletools.stringnl_noescape_pair else 1
-            yield code, b"".join(_line(file) for _ in range(lines))
-        elif kind.n in _SIZES:
-            length = int.from_bytes(_exactly(file, _SIZES[kind.n]), "little")
-            if length > size - file.tell():
-                raise EOFError("it ends within a text or number")
-            if length > _NAME:
-                file.seek(length, 1)
-                yield code, None
-            else:
-                yield code, _exactly(file, length)
-        else:
-            yield code, _exactly(file, kind.n)
+        inside = frame and file.tell() < frame
+        code, argument = _operation(file, size)
+        at = file.tell() if inside or code.name == "FRAME" else 0
+        yield code, argument, bool(inside and (at > frame or code.name == "FRAME"))
+        if code.name == "FRAME":
+            length = int.from_bytes(argument or b"", "little")
+            frame = at + length if length <= size - at else 0
+
+
+def _operation(file: BinaryIO, size: float) -> tuple[pickletools.OpcodeInfo, bytes | None]:
+    sign = file.read(1)
+    if not sign:
+        raise EOFError(END)
+    code = _OPERATIONS.get(sign.decode("latin-1"))
+    if code is None:
+        raise ValueError(f"there is no operation {sign!r}")
+    kind = code.arg
+    if kind is None:
+        return code, b""
+    if kind.n == pickletools.UP_TO_NEWLINE:
+        lines = 2 if kind is pickletools.stringnl_noescape_pair else 1
+        return code, b"".join(_line(file) for _ in range(lines))
+    if kind.n in _SIZES:
+        length = int.from_bytes(_exactly(file, _SIZES[kind.n]), "little")
+        if length > size - file.tell():
+            raise EOFError("it ends within a text or number")
+        if length > _NAME:
+            file.seek(length, 1)
+            return code, None
+        return code, _exactly(file, length)
+    return code, _exactly(file, kind.n)
 
 
 def _line(file: BinaryIO) -> bytes:

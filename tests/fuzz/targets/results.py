@@ -81,7 +81,7 @@ def _signed(data: bytes) -> bytes:
     ).encode()
 
 
-@target("merge_journal", ".journal")
+@target("merge_journal", ".journal", binary=True)
 def merge_journal(data: bytes, folder: Path) -> str:
     path = folder / "journal"
     path.write_bytes(_signed(data))

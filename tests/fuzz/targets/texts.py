@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import pickle as pickler
 import threading
+import time
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from contextlib import suppress
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,6 +24,8 @@ from mergesafe.safety.judges.formats.llama_guard import LLAMA_GUARD_3, LLAMA_GUA
 from mergesafe.safety.judges.formats.shieldgemma import ShieldGemma
 from mergesafe.safety.judges.formats.wildguard import WildGuard
 from mergesafe.safety.refusal import rule
+from mergesafe.safety.vet.contents import look
+from mergesafe.safety.vet.opcodes import UNKNOWN, disassemble
 from mergesafe.tokenizer import vocabulary
 
 _GUARDS = (LLAMA_GUARD_3, LLAMA_GUARD_4, ShieldGemma(), WildGuard())
@@ -78,6 +85,57 @@ def pickle(data: bytes, folder: Path) -> str:
         (folder / name).mkdir()
     (folder / "one" / "pytorch_model.bin").write_bytes(data)
     return str([each.severity for each in check_folder(folder / "one", folder / "base")])
+
+
+class _Global:
+    """Stands for whatever a pickle imports: does nothing, whatever is done to it."""
+
+    def __new__(cls, *_: object, **__: object) -> _Global:
+        return object.__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        return
+
+
+class _Unpickler(pickler.Unpickler):
+    """Imports nothing, and keeps what it was asked to import."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self.asked: list[tuple[str, str]] = []
+
+    def find_class(self, module: str, name: str) -> type:
+        self.asked.append((module, name))
+        return _Global
+
+    def persistent_load(self, _: object) -> None:
+        return
+
+
+@target("opcodes", ".pkl", binary=True)
+def opcodes(data: bytes, folder: Path) -> str:
+    """What Python's unpickler imports, the disassembler knows."""
+    found = disassemble(io.BytesIO(data), len(data), time.monotonic() + 60)
+    unpickler = _Unpickler(data)
+    with suppress(Exception):
+        unpickler.load()
+    for module, name in unpickler.asked:
+        module, name = NAME_MAPPING.get((module, name), (module, name))
+        told = f"{IMPORT_MAPPING.get(module, module)}.{name}"
+        # Of a name that is longer than any, not all is kept.
+        told_of = told in found.imports or UNKNOWN in found.imports or len(told) > 9_000
+        assert found.imports, told
+        assert told_of, told
+    return f"{len(found.imports)} {found.runs} {found.ended} {found.problem[:20]}"
+
+
+@target("contents", ".pt", binary=True)
+def contents(data: bytes, folder: Path) -> str:
+    """The same in whatever file: what the process that looks through files does."""
+    path = folder / "pytorch_model.bin"
+    path.write_bytes(data)
+    [found] = look({"files": [str(path)], "seconds": 60.0, "each": 60.0})
+    return f"{len(found['imports'])} {found['problem'][:20]}"
 
 
 @target("answers", ".txt")

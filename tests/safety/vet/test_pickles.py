@@ -162,6 +162,11 @@ TRICKS = {
                        "numpy.testing._private.utils.runstring"),
     "argparse": (b"cargparse\n_os.system\n" + CALL, "argparse._os.system"),
     "frame": (op(b"\x80\x04\x95\x03", bytes(7), b"cos\ngetenv\n" + CALL), "os.getenv"),
+    # Read on, the text is "abz" and the pickle ends; in C it is "z.0", before an import.
+    "torn frame": (op(b"\x80\x04\x95", struct.pack("<Q", 4), b"\x8c\x03abz.0cos\ngetenv\n", CALL),
+                   UNKNOWN),
+    "frame within a frame": (op(b"\x80\x04\x95", struct.pack("<Q", 11), b"N\x95", bytes(8), b"0N."),
+                             UNKNOWN),
     "number in hexadecimal": (b"I0x10\n0cos\ngetenv\n" + CALL, "os.getenv"),
     "after long text": (op(b"\x80\x04X", struct.pack("<I", 1 << 20), b"x" * (1 << 20), b"0",
                            b"cos\ngetenv\n" + CALL), "os.getenv"),
