@@ -177,7 +177,7 @@ def files_read(options: Mapping[str, Any]) -> list[Path]:
     for spec in options.get("judges") or ():
         kind, _, argument = spec.partition(":")
         found += [Path(argument)] if kind == "policy" and argument else []
-    return found + [Path(task) for task in options.get("lm_eval") or () if Path(task).is_file()]
+    return found + [Path(task) for task in options.get("lm_eval") or () if os.path.isfile(task)]
 
 
 def console(quiet: bool) -> Console:

@@ -264,7 +264,7 @@ class _Reader:
         """A judge's spec; a relative file or folder in it may be one beside the recipe."""
         kind, colon, argument = string(node, what, self.report).partition(":")
         beside = self.folder / argument
-        if argument and not os.path.exists(argument) and beside.exists():
+        if argument and not os.path.exists(argument) and os.path.exists(beside):
             argument = str(beside)
         spec = f"{kind}{colon}{argument}"
         try:
@@ -351,8 +351,9 @@ class _Reader:
                     f"'{key}' of {fields.what} belongs to a 'dataset'; a file has none",
                     fields.line(key),
                 )
-        if dataset is not None and (self.folder / dataset).exists() and not os.path.exists(dataset):
-            dataset = str(self.folder / dataset)
+        if dataset is not None and not os.path.exists(dataset):
+            beside = os.path.join(self.folder, dataset)
+            dataset = beside if os.path.exists(beside) else dataset
         return Source(
             file=file,
             dataset=dataset,
@@ -371,10 +372,11 @@ class _Reader:
         """A file that is there: taken from the current folder, else from the recipe's."""
         text = string(node, what, self.report)
         path = Path(os.path.expanduser(text))
-        path = path if path.is_absolute() or path.exists() else self.folder / path
-        if path.is_file():
+        # Unlike Path's, questions of os.path are answered for names that are too long, too.
+        path = path if path.is_absolute() or os.path.exists(path) else self.folder / path
+        if os.path.isfile(path):
             return path
-        found = "is a folder" if path.is_dir() else "does not exist"
+        found = "is a folder" if os.path.isdir(path) else "does not exist"
         raise self.report.error(f"{what}: the file {shown(str(path))} {found}", node.line)
 
     def _records(self, path: Path, node: Node) -> list[Record]:

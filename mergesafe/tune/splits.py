@@ -58,7 +58,7 @@ def _check_there(sets: Iterable[DataSet], folder: Path, report: Reporter) -> Non
     for each in sets:
         named = (("path", each.path, each.path_line), ("heldout", each.heldout, each.heldout_line))
         for key, path, line in named:
-            if path is not None and not locate(path, folder).exists():
+            if path is not None and not os.path.exists(locate(path, folder)):
                 report.record(
                     f"'{key}' of the data set '{each.name}' is {shown(path)}, and there is no such "
                     f"file here or in {folder}",
@@ -89,7 +89,8 @@ def _load(about: DataSet, section: TuneSection, folder: Path) -> Split:
 def locate(path: str, folder: Path) -> Path:
     """Where a ``path`` of the recipe lies: from here, else from ``folder``, the recipe's own."""
     expanded = Path(os.path.expanduser(path))
-    return expanded if expanded.is_absolute() or expanded.exists() else folder / expanded
+    there = expanded.is_absolute() or os.path.exists(expanded)  # which no name is too long for
+    return expanded if there else folder / expanded
 
 
 def _need_rejected(records: Iterable[Record], path: Path) -> None:

@@ -142,6 +142,7 @@ def test_several_mistakes_in_one_run(tmp_path: Path) -> None:
         ("sets: {a: {kind: safety, questions: q, pool: p}}", "'pool' of set 'a' must be a list"),
         ("sets: {a: {kind: safety, questions: q, pool: [a+b+c]}}", "expected MODEL or"),
         ("sets: {a: {kind: safety, questions: {file: no.jsonl}, pool: [p]}}", "does not exist"),
+        (f"sets: {{a: {{kind: safety, questions: {{file: {'n' * 5000}}}}}}}", "does not exist"),
         ("sets: {a: {kind: safety, questions: q, pool: [p], policy: no.yml}}", "does not exist"),
         ("sets: {a: {kind: safety, questions: q, pool: [p], count: 0}}", "of at least 1, got"),
         ("sets: {a: {kind: safety, questions: q, pool: [p], count: 1.5}}", "a whole number"),

@@ -8,6 +8,7 @@ intervals and paired tests as everything else. Metrics that the harness makes of
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -72,7 +73,7 @@ def harness_figures(
 
 def _content(task: str) -> str:
     """The text of a task's file; empty for a name of the harness."""
-    if not (task.endswith((".yaml", ".yml")) and Path(task).is_file()):
+    if not (task.endswith((".yaml", ".yml")) and os.path.isfile(task)):
         return ""
     try:
         return decode_utf8(Path(task).read_bytes())
