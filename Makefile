@@ -80,11 +80,16 @@ sanitize: $(VENV)/.test-extra
 	$(BIN)/python -m tests.csrc.sanitizers address
 	$(BIN)/python -m tests.csrc.sanitizers thread
 
+# Without a wheel of atheris, which is hard to build, targets are fuzzed by changes alone.
+$(VENV)/.fuzz-group: $(VENV)/.test-extra
+	$(PIP) install --only-binary atheris --group fuzz || echo 'no atheris here: no coverage'
+	touch $@
+
 # What is found is written to tests/fuzz/corpus, with the command that repeats it.
 FUZZ_SECONDS ?= 60
 FUZZ_JOBS ?= 1
 FUZZ_TARGETS ?=
-fuzz: $(VENV)/.test-extra
+fuzz: $(VENV)/.fuzz-group
 	PYTHONPATH=tests:. $(BIN)/python -W ignore -m fuzz \
 	  --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS) $(FUZZ_TARGETS)
 
@@ -129,8 +134,8 @@ lock: $(VENV)/.torch
 	set -e; export UV_PYTHON_DOWNLOADS=never; for hashes in '' -hashes; do \
 	  compile="$(BIN)/uv pip compile --quiet --no-progress --universal --python-version 3.10 --upgrade \
 	    --no-annotate $${hashes:+--generate-hashes}"; \
-	  $$compile --custom-compile-command 'make lock' --all-extras --group build --group lock --group torch \
-	    pyproject.toml > build/lock; \
+	  $$compile --custom-compile-command 'make lock' --all-extras --group build --group lock --group fuzz \
+	    --group torch pyproject.toml > build/lock; \
 	  $$compile --no-header --no-deps --group model >> build/lock; \
 	  mv build/lock constraints$$hashes.txt; \
 	done

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 from fuzz.driver import Result, fuzz, keep, replay
 from fuzz.target import CORPUS, all_targets
+
+#: Changes that know the formats; those and coverage.
+ENGINES = ("changes", "atheris")
 
 
 def main() -> int:
@@ -19,6 +24,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="of each target")
     parser.add_argument("--seed", default=str(int(time.time())), help="decides the cases")
     parser.add_argument("--jobs", type=int, default=1, help="targets at a time")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=_engine(),
+        help="atheris (where it is installed) is for targets that read bytes",
+    )
     parser.add_argument("--out", type=Path, default=CORPUS, help="where findings are written")
     parser.add_argument("--replay", type=Path, nargs="+", help="run these entries of a corpus")
     given = parser.parse_args()
@@ -31,11 +42,23 @@ def main() -> int:
     print(f"seed {given.seed}, {given.seconds:g} s for each of {len(names)} targets", flush=True)
     found = 0
     with ThreadPoolExecutor(given.jobs) as pool:
-        runs = pool.map(lambda name: list(fuzz([name], given.seconds, given.seed)), names)
+        guided = given.engine == "atheris"
+        runs = pool.map(
+            lambda name: list(
+                fuzz([name], given.seconds, given.seed, guided=guided and known[name].binary)
+            ),
+            names,
+        )
         for (result,) in runs:
             found += _told(result, given.out)
     print(f"{found} findings" if found else "nothing found")
     return 1 if found else 0
+
+
+def _engine() -> str:
+    return os.environ.get("FUZZ_ENGINE") or (
+        "changes" if find_spec("atheris") is None else "atheris"
+    )
 
 
 def _told(result: Result, out: Path) -> int:

@@ -37,16 +37,25 @@ class Result:
 
 
 def fuzz(
-    targets: Sequence[str], seconds: float, seed: str, cases: int | None = None
+    targets: Sequence[str],
+    seconds: float,
+    seed: str,
+    cases: int | None = None,
+    *,
+    guided: bool = False,
 ) -> Iterator[Result]:
-    """Each target for ``seconds`` and at most so many ``cases``, one after the other."""
+    """Each target for ``seconds`` and at most so many ``cases``, one after the other.
+
+    ``guided``: by coverage, for which there must be one target, atheris, and no ``cases``.
+    """
+    worker = "fuzz.guided" if guided else "fuzz.worker"
     left = dict.fromkeys(targets, seconds)
     restarts = 0
     results = {name: Result(name) for name in targets}
     while left:
         jobs = [f"{name}={each:.3f}" for name, each in left.items()]
         # After a kill, other cases: the same seed would lead to the same case.
-        for event in _events(jobs, f"{seed}.{restarts}", cases):
+        for event in _events(jobs, f"{seed}.{restarts}", cases, worker):
             result = results[event["target"]]
             if event["event"] == "begin":
                 began = time.monotonic()
@@ -88,37 +97,41 @@ def replay(entries: Mapping[Path, str]) -> Iterator[tuple[Path, str | None, str]
                 yield path, event["where"], ""
 
 
-def _events(jobs: Sequence[str], seed: str, cases: int | None = None) -> Iterator[dict[str, Any]]:
+def _events(
+    jobs: Sequence[str], seed: str, cases: int | None = None, worker: str = "fuzz.worker"
+) -> Iterator[dict[str, Any]]:
     """What a worker says; at its end ``killed``, if it did not end by itself."""
     scratch = Path(tempfile.mkdtemp(prefix="mergesafe-fuzz-"))
     state = scratch / "state"
     with state.open("wb") as file:
         file.truncate(STATE)
     environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join((str(_TESTS), str(_ROOT))),
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(_TESTS), str(_ROOT), os.environ.get("PYTHONPATH", ""))),
         "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
         "PYTHONHASHSEED": "0", "TMPDIR": str(scratch),
     }  # fmt: skip
     command = [
-        sys.executable, "-W", "ignore", "-m", "fuzz.worker", "--state", str(state), "--scratch",
+        sys.executable, "-W", "ignore", "-m", worker, "--state", str(state), "--scratch",
         str(scratch), "--seed", seed, *(() if cases is None else ("--cases", str(cases))), *jobs,
     ]  # fmt: skip
-    worker = subprocess.Popen(
+    process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment, cwd=scratch
     )
     target = ""
     begun = 0
     try:
-        for event in _watched(worker, state):
+        for event in _watched(process, state):
             if event["event"] == "begin":
                 target, begun = event["target"], read_state(state)[0]
             if event["event"] == "killed":
+                assert target, f"{worker} did not begin: {event['where']}"
                 event["target"] = target
                 event["number"] -= begun
             yield event
     finally:
-        worker.kill()
-        worker.wait()
+        process.kill()
+        process.wait()
         shutil.rmtree(scratch, ignore_errors=True)
 
 

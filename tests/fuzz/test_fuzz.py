@@ -58,3 +58,12 @@ def test_faults_are_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERGESAFE_FUZZ_FAULT", fault)
     [result] = fuzz(["faulty"], 3.0, "1")
     assert result.findings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["hang", "error"])
+def test_faults_are_found_by_coverage(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("atheris")
+    monkeypatch.setenv("MERGESAFE_FUZZ_FAULT", fault)
+    [result] = fuzz(["faulty"], 3.0, "1", guided=True)
+    assert result.findings

@@ -178,20 +178,30 @@ def say(**fields: Any) -> None:
 _OUT = 1
 
 
-def main() -> None:
+def silenced() -> None:
+    """Keep standard output for :func:`say` alone."""
     global _OUT
+    _OUT = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nowhere, number)
+    sys.setrecursionlimit(1000)
+
+
+def parsed() -> argparse.Namespace:
+    """What the driver says on the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--seed", default="0")
     parser.add_argument("--cases", type=int, help="at most so many of each target")
     parser.add_argument("jobs", nargs="+", help="TARGET=SECONDS, or TARGET@FILE to run one input")
-    given = parser.parse_args()
-    _OUT = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nowhere, number)
-    sys.setrecursionlimit(1000)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = parsed()
+    silenced()
     state, known = State(given.state), all_targets()
     for job in given.jobs:
         name, at, file = job.partition("@")
