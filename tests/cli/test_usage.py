@@ -50,8 +50,8 @@ def test_message(arguments: tuple[str, ...], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((*MERGE, "--threads", "two"), ("invalid value for '--threads'", "valid integer")),
-        ((*MERGE, "--seed", "1.5"), ("invalid value for '--seed'", "valid integer")),
+        ((*MERGE, "--threads", "two"), ("invalid value for '--threads'", "valid int")),
+        ((*MERGE, "--seed", "1.5"), ("invalid value for '--seed'", "valid int")),
         ((*MERGE, "extra"), ("unexpected extra argument", "extra")),
         ((*MERGE, "--json=yes"), ("'--json' does not take a value",)),
     ],
