@@ -112,7 +112,8 @@ def _bound(text: str, bound: str) -> tuple[float, float]:
 
 
 def _number(text: str) -> float:
-    return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    # float() takes other characters for spaces than a pattern does.
+    return float(text[:-1].strip()) / 100 if text.endswith("%") else float(text.strip())
 
 
 def _fail(text: str, problem: str) -> NoReturn:
