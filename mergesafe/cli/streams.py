@@ -58,7 +58,10 @@ def open_standard_streams() -> None:
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # by their numbers
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for good
+            stream = open(os.devnull, mode)  # noqa: SIM115  # for good
+            setattr(sys, name, stream)
+            # As with every stream: what is not kept here is closed when another takes its place.
+            setattr(sys, f"__{name}__", stream)
     given = sys.stdout
     if type(given) is io.TextIOWrapper:  # not what a test put in its place
         how = given.encoding, given.errors
