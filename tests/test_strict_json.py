@@ -70,7 +70,8 @@ def variants(document: dict[str, Any]) -> dict[str, bytes]:
     return made | {name: encoded(text, form) for name, form in FILES.items()}
 
 
-GATE = {"mergesafe": "0.1.0", "kind": "gate", "model": "m", "requirements": [], "passed": True}
+MET = {"text": "safe_rate>=0.5", "metric": "safe_rate", "bound": 0.5, "met": True}
+GATE = {"mergesafe": "0.1.0", "kind": "gate", "model": "m", "requirements": [MET], "passed": True}
 EVALUATION = {"mergesafe": "0.1.0", "kind": "evaluation", "judges": [], "sets": [], "models": []}
 INSPECTOR = {
     "kind": "inspector", "mergesafe": "0.1.0", "temperature": 1.0, "max_tokens": 64, "encoder": "e",
