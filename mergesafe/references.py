@@ -76,6 +76,13 @@ _NAMED: Final = re.compile(
     r"|([\"']? ?[:=] ?[\"']?)(?=[A-Za-z_.~+/-]{0,200}[0-9])[A-Za-z0-9_.~+/-]{12,})",
     re.IGNORECASE,
 )
+#: Parameters in the path of a URL, of a query that is cut off, or of an address without a scheme.
+_LOOSE: Final = re.compile(
+    r"((?:[/&,]|%3F|%26)(?:token|sig|signature|secret|key|pwd|auth)(?:=|%3D))"
+    r"(?=[A-Za-z_.~%+/-]{0,200}[0-9])[^\s\"'&<>,;/)]{6,}",
+    re.IGNORECASE,
+)
+_NO_SCHEME: Final = re.compile(r"((?:^|[\s\"'(=])//)[^\s\"'/@:]{1,100}:[^\s\"'/@]{1,200}@")
 _AUTHORIZATION: Final = re.compile(
     r"(?P<name>bearer|basic) (?P<key>[A-Za-z0-9._~+/=-]{16,})", re.IGNORECASE
 )
@@ -209,6 +216,8 @@ def _keys(text: str) -> str:
     text = _KEYS.sub(_hidden_key, text)
     if "=" in text or ":" in text or "%3" in text:
         text = _NAMED.sub(_hidden_value, text)
+        text = _LOOSE.sub(rf"\1{HIDDEN}", text)
+        text = _NO_SCHEME.sub(rf"\1{_HIDDEN_USER}", text)
     return _AUTHORIZATION.sub(_hidden_authorization, text)
 
 

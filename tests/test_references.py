@@ -72,6 +72,10 @@ def test_a_local_url_and_its_path_are_one_model() -> None:
         (f"AccountKey={KEY}==;x", "AccountKey=***;x"),
         (f"npm_{KEY}", "npm_***"),
         (f"ya29.{KEY}", "ya29.***"),
+        (f"https://host/token={KEY}/x", "https://host/token=***/x"),
+        (f"host/x&token={KEY}", "host/x&token=***"),
+        (f"host%3Fsig={KEY}", "host%3Fsig=***"),
+        (f"//me:{KEY}@host/x", "//***@host/x"),
     ],
 )
 def test_secrets_are_hidden(url: str, shown: str) -> None:
@@ -90,7 +94,8 @@ def test_secrets_are_hidden(url: str, shown: str) -> None:
         "def f(api_key=None, password=None): return 1", "sk-learn-pipeline-version-1234567890",
         "Basic internationalization2", "gsk_pretrained_model_12345678", "eyJafjallajokull2010",
         "hf_hub_download_v2_something1", "What is a good password: long or short?", "a:b@c",
-        r"C:\Users\me\model", "joe@example.com",
+        r"C:\Users\me\model", "joe@example.com", "models/key=value/x",
+        "// note: see a@b", "//a/b:c@d",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_is_left(text: str) -> None:
@@ -122,7 +127,7 @@ def test_messages_of_errors_hold_no_secrets() -> None:
         "a", "a://", "://", "https://a@", "%25", "%3a%2f", "x:", "@", "a://?***", "hf_", "sk-a1",
         "eyJaaaaaaaaaaaaaaaa.", "bearer ", "api_key=abcd ", ";", "a://;", "a://a:a/", "eyJ",
         "a%3a%2f%2f%40",
-        " https://x?y", "::", "'", "[",
+        " https://x?y", "::", "'", "[", "/token=", "&key=a1", " //a:", "=//a:b", "%3Fsig%3D",
     ],
 )  # fmt: skip
 def test_time_grows_with_the_text(piece: str) -> None:

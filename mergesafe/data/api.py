@@ -25,6 +25,7 @@ from mergesafe.data.safety_set import build_safety
 from mergesafe.data.sources import read_source
 from mergesafe.errors import OutputError
 from mergesafe.outputs import refuse_inputs
+from mergesafe.private import NotPrivateError, refuse_planted
 from mergesafe.whole_file import write_whole
 
 _SUFFIXES: Final = (".jsonl", ".card.json", ".card.md")
@@ -105,7 +106,12 @@ def _check_output(recipe: DataRecipe, folder: Path, resume: bool, overwrite: boo
     read = [source.file for source, _ in _sources(recipe) if source.file is not None]
     refuse_inputs([folder / name for name in names], [*read, *recipe.evaluation])
     try:
+        refuse_planted(folder)
         folder.mkdir(parents=True, exist_ok=True)
+    except NotPrivateError as error:
+        raise OutputError(
+            f"{folder}: {error.strerror}; the data would go where it leads. Give another --out"
+        ) from None
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another") from None
     journal = folder / JOURNAL

@@ -61,9 +61,7 @@ SANITIZERS = {
         cuda="OFF",
         library="libtsan.so",
         options={
-            # A test forks while threads run.
-            "TSAN_OPTIONS": "halt_on_error=1:exitcode=66:die_after_fork=0:"
-            f"suppressions={HERE / 'tsan.supp'}",
+            "TSAN_OPTIONS": f"halt_on_error=1:exitcode=66:suppressions={HERE / 'tsan.supp'}",
         },
         faults={"race": "data race"},
         tests=(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -293,6 +294,21 @@ def test_the_judge_of_a_policy_judges(pool: Pool, tmp_path: Path) -> None:
 
 
 # --- output --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can make another user's link"
+)
+def test_the_folder_is_no_link_of_a_stranger(pool: Pool, tmp_path: Path) -> None:
+    shared, elsewhere = tmp_path / "shared", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "out").symlink_to(elsewhere)
+    os.lchown(shared / "out", 12345, 12345)
+    with pytest.raises(OutputError, match="a link that user 12345 put there"):
+        generate(recipe(pool, "aligned", count=14), shared / "out")
+    assert not list(elsewhere.iterdir())
 
 
 def test_nothing_is_replaced_unasked(pool: Pool, tmp_path: Path) -> None:
