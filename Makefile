@@ -60,10 +60,9 @@ demo: $(VENV)/.demo-extra $(VENV)/.model
 
 test: lint types fast-test wheel-check
 
-# Tests of a file share what they build, so a file stays with one process.
 WORKERS ?= 2
 fast-test: $(VENV)/.test-extra $(VENV)/.demo-extra $(VENV)/.model
-	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadgroup
 
 # With NAME='power cut', say, those whose names hold that.
 faults: $(VENV)/.test-extra $(VENV)/.demo-extra

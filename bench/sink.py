@@ -14,15 +14,14 @@ from pathlib import Path
 
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.engine import api, run
-from mergesafe.private import make_folder
 
 
 class Sink(OutputFolder):
     """Forgets the bytes of shards; companions are written and removed."""
 
     def __enter__(self) -> OutputFolder:
-        self._open_area()
-        self._model = make_folder("model", self._area.folder)
+        self._working.open()
+        self._working.begin()
         return self
 
     def pwrite(self, shard: int, offset: int, data: memoryview) -> None:

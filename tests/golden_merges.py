@@ -28,6 +28,7 @@ import yaml
 from mergesafe.engine.manifest import MANIFEST_NAME
 from mergesafe.engine.verify import verify
 from mergesafe.errors import MergesafeError
+from mergesafe.regular_file import read_regular
 
 STORE = Path(__file__).parent / "golden" / "merges.json"
 #: Keys of a recipe that say nothing about tensors.
@@ -135,7 +136,7 @@ def _merged(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         path = Path(place)
         if MANIFEST_NAME in files and not path.name.startswith("."):
             try:
-                manifest = json.loads((path / MANIFEST_NAME).read_text())
+                manifest = json.loads(read_regular(path / MANIFEST_NAME, 256 << 20))
                 verify(path, threads=1)
             except (MergesafeError, OSError, ValueError, KeyError, TypeError):
                 continue  # a test has damaged it

@@ -14,7 +14,11 @@ from mergesafe.regular_file import open_regular, read_regular
 from mergesafe.report.find import read_documents
 from mergesafe.safety.evaluation.sets import read_set
 
-GATE = '{"mergesafe": "0.1.0", "kind": "gate", "model": "m", "requirements": [], "passed": true}'
+MET = '{"text": "safe_rate>=0.5", "metric": "safe_rate", "bound": 0.5, "met": true}'
+GATE = (
+    '{"mergesafe": "0.1.0", "kind": "gate", "model": "m", "passed": true, '
+    f'"requirements": [{MET}]}}'
+)
 
 
 def test_files(tmp_path: Path) -> None:
@@ -72,7 +76,6 @@ def test_a_report_passes_over_what_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no file that a report can show"):
         read_documents([results])
     assert len(read_documents([tmp_path])) == 1
-    (results / "mergesafe-manifest.json").unlink()  # for what looks for merges after a test
 
 
 def test_a_line_without_end(tmp_path: Path) -> None:
