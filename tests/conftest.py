@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_GOLDEN] = Golden.load(record=config.getoption("--record-golden"))
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in several processes (``--dist loadgroup``), those of a file stay together,
     since they share what they build, and so do those that start Ray: a machine has one cluster

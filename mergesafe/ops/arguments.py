@@ -67,8 +67,10 @@ def operands(named: Iterable[tuple[str, object]], backend: str = "auto") -> Oper
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     wide = tensor.to(torch.bfloat16) if tensor.dtype in EIGHT_BIT else tensor
     flat = wide.detach().resolve_neg().contiguous().view(-1)
-    # A file whose header ends at an odd byte is mapped so; kernels read whole elements.
-    return flat.clone() if flat.data_ptr() % flat.element_size() else flat
+    # A file whose header ends at an odd byte is mapped so; kernels read whole elements. While
+    # torch.compile traces, there is no address.
+    odd = not torch.compiler.is_compiling() and flat.data_ptr() % flat.element_size()
+    return flat.clone() if odd else flat
 
 
 def _tensor(name: str, value: object, backend: str) -> torch.Tensor:
