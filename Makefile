@@ -62,7 +62,7 @@ test: lint types fast-test wheel-check
 
 WORKERS ?= 2
 fast-test: $(VENV)/.test-extra $(VENV)/.demo-extra $(VENV)/.model
-	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile
 
 # With NAME='power cut', say, those whose names hold that.
 faults: $(VENV)/.test-extra $(VENV)/.demo-extra

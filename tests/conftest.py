@@ -21,11 +21,6 @@ from golden_merges import Golden  # noqa: E402
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 _GOLDEN = pytest.StashKey[Golden]()
-_TESTS = Path(__file__).parent
-_RAY = {
-    _TESTS / name
-    for name in ("engine/test_ray.py", "engine/test_cluster.py", "tune/test_cluster.py")
-}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,17 +33,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_GOLDEN] = Golden.load(record=config.getoption("--record-golden"))
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes (``--dist loadgroup``), those of a file stay together,
-    since they share what they build, and so do those that start Ray: a machine has one cluster
-    that ``auto`` finds.
-    """
-    for item in items:
-        group = "ray" if item.path in _RAY else item.path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
