@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 
 from mergesafe.errors import ArgumentError, BackendError, did_you_mean
+from mergesafe.ops.memory import aligned
 
 #: dtypes that can be merged -> how messages call them.
 DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
@@ -67,10 +68,8 @@ def operands(named: Iterable[tuple[str, object]], backend: str = "auto") -> Oper
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     wide = tensor.to(torch.bfloat16) if tensor.dtype in EIGHT_BIT else tensor
     flat = wide.detach().resolve_neg().contiguous().view(-1)
-    # A file whose header ends at an odd byte is mapped so; kernels read whole elements. While
-    # torch.compile traces, there is no address.
-    odd = not torch.compiler.is_compiling() and flat.data_ptr() % flat.element_size()
-    return flat.clone() if odd else flat
+    # While torch.compile traces there is no address; the operators look when they run.
+    return flat if torch.compiler.is_compiling() else aligned(flat)
 
 
 def _tensor(name: str, value: object, backend: str) -> torch.Tensor:

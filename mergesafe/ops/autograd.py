@@ -18,7 +18,7 @@ from mergesafe.ops import jobs
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.coefficients import Layout
 from mergesafe.ops.masks import MaskOptions, decode, encode, find_all
-from mergesafe.ops.memory import named_memory_errors
+from mergesafe.ops.memory import aligned, named_memory_errors
 
 Tensor = torch.Tensor
 Grads = list[Tensor | None]
@@ -50,6 +50,7 @@ def weighted_sum(
 ) -> list[Tensor]:
     """See :func:`mergesafe.ops.jobs.sum_jobs`."""
     _check_finite("weights", weights)
+    inputs = list(map(aligned, inputs))
     return jobs.sum_jobs(inputs, weights, Layout(owners, sizes), out_dtype, backend)
 
 
@@ -69,6 +70,7 @@ def weighted_sum_backward(
     grads: Grads, inputs: list[Tensor], owners: list[int], sizes: list[int], backend: str
 ) -> Tensor:
     """See :func:`mergesafe.ops.jobs.sum_gradients`."""
+    inputs = list(map(aligned, inputs))
     with named_memory_errors(inputs[0].device, lambda: IN_BACKWARD):
         return jobs.sum_gradients(grads, inputs, Layout(owners, sizes), backend)
 
@@ -124,6 +126,7 @@ def merge_task_vectors(
     _check_finite("scale", scales)
     layout = Layout(owners, sizes)
     vectors = decode(masks)
+    bases, experts = list(map(aligned, bases)), list(map(aligned, experts))
     return jobs.merge_jobs(
         bases, experts, weights, scales, vectors, layout, elect, normalize, out_dtype, backend
     )
@@ -160,6 +163,7 @@ def merge_task_vectors_backward(
     """See :func:`mergesafe.ops.jobs.merge_gradients`."""
     layout = Layout(owners, sizes)
     vectors = decode(masks)
+    bases, experts = list(map(aligned, bases)), list(map(aligned, experts))
     with named_memory_errors(bases[0].device, lambda: IN_BACKWARD):
         return jobs.merge_gradients(
             grads, bases, experts, weights, scales, vectors, layout, elect, normalize, backend
@@ -216,6 +220,7 @@ def find_masks(
 ) -> Tensor:
     """The masks of all tensors as :func:`mergesafe.ops.masks.encode` writes them."""
     options = MaskOptions(kind, densities, gammas, rescale, seed)
+    bases, experts = list(map(aligned, bases)), list(map(aligned, experts))
     groups = jobs.grouped(experts, len(densities))
     runner = get_backend(backend, bases[0].device)
     return encode(find_all(options, bases, groups, names, runner))

@@ -1,4 +1,4 @@
-"""What a device that runs out of memory says to the caller."""
+"""Memory of tensors: where kernels can read it, and what is said where there is none left."""
 
 from __future__ import annotations
 
@@ -20,3 +20,10 @@ def named_memory_errors(device: torch.device, what: Callable[[], str]) -> Iterat
             f"{device} ran out of memory {what()}; work on fewer tensors in one call, or free what "
             "else lies there"
         ) from error
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor``, or a copy where it lies at an odd address: kernels read whole elements. A file
+    whose header ends at an odd byte is mapped so.
+    """
+    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor

@@ -197,3 +197,20 @@ def test_one_node_for_a_batch(backend: str) -> None:
     assert len(nodes) == 1
     assert all(out.dtype is x.dtype for out, x in zip(outs, bases, strict=True))
     assert outs[0].dtype is F32
+
+
+def test_compiled_merges_of_tensors_at_odd_bytes() -> None:
+    """Only when the compiled merge runs is there an address to look at."""
+    right, other = torch.randn(1000), torch.randn(1000)
+    content = bytearray(1) + right.numpy().tobytes()
+    odd = torch.frombuffer(content, dtype=torch.float32, offset=1)
+
+    def merged(base: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
+        return ops.merge_task_vectors(
+            base, [expert], [0.5], sparsify="magnitude", density=0.3, backend="native"
+        )
+
+    compiled = torch.compile(merged, backend="aot_eager")
+    for base, expert in ((odd, other), (other, odd)):
+        expected = merged(*(right if each is odd else each for each in (base, expert)))
+        assert compiled(base, expert).equal(expected)
