@@ -24,10 +24,10 @@ from bench.make_models import Shape, make_models
 from bench.sparse import make_sparse
 from bench.timing import write_csv
 from bench.tune import LLAMA2_7B, Row, random_batch, row
-from mergesafe.engine.plan import MergePlan, make_plan
+from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.recipe.load import load_recipe
-from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.model.space import CoefficientSpace
 
 SMALL: Final = Shape(
     layers=2, hidden=512, intermediate=1024, heads=8, kv_heads=4, vocabulary=4096

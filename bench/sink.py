@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 from mergesafe.checkpoint.output import OutputFolder
-from mergesafe.engine import api, run
+from mergesafe.engine import api
+from mergesafe.engine.run import output as run
 
 
 class Sink(OutputFolder):

@@ -29,11 +29,11 @@ from bench.make_models import Shape
 from bench.sparse import make_sparse
 from bench.timing import measure, write_csv
 from mergesafe.chat.tokens import Encoded
-from mergesafe.engine.plan import MergePlan, make_plan
+from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.recipe.load import load_recipe
-from mergesafe.tune.batch import Batch, batches
-from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.data.batch import Batch, batches
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.model.space import CoefficientSpace
 
 LLAMA2_7B = Shape(
     layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, vocabulary=32000

@@ -27,17 +27,17 @@ from bench.tune import Row, demo_plan, random_batch, row
 from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record
 from mergesafe.demo.data import REFUSALS, SKILLS, questions
-from mergesafe.engine.plan import MergePlan
-from mergesafe.tune.examples import Term
-from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Evaluation, Objective
-from mergesafe.tune.problem import Moment, Problem, Recorded
-from mergesafe.tune.read_search import SEARCHES as OPTIONS
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.tune.data.examples import Term
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.objective.objectives import Evaluation, Objective
+from mergesafe.tune.results.tuned import rounded, tuned_text
+from mergesafe.tune.search.problem import Moment, Problem, Recorded
 from mergesafe.tune.search.registry import SEARCHES
-from mergesafe.tune.section import Budget, SearchSpec
-from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.trajectory import StateFile, Trajectory
-from mergesafe.tune.tuned import rounded, tuned_text
+from mergesafe.tune.search.trajectory import StateFile, Trajectory
+from mergesafe.tune.section.read_search import SEARCHES as OPTIONS
+from mergesafe.tune.section.sections import Budget, SearchSpec
 
 LEAST_CHEAPER = 20.0
 MOST_PASSES = 0.1

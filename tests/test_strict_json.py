@@ -23,7 +23,7 @@ from mergesafe.checkpoint.safetensors import read_header
 from mergesafe.data.journal import NAME as DATA_JOURNAL
 from mergesafe.data.journal import Journal as DataJournal
 from mergesafe.data.load import load_data_recipe
-from mergesafe.engine.journal import encode_line, read_journal
+from mergesafe.engine.resume.journal import encode_line, read_journal
 from mergesafe.errors import MergesafeError
 from mergesafe.outputs import RESULT, check_replaceable
 from mergesafe.private import Place
@@ -37,8 +37,8 @@ from mergesafe.safety.gate.saved import read_evaluation
 from mergesafe.safety.inspector.model import SETTINGS, read_settings
 from mergesafe.safety.policy import read_policy
 from mergesafe.strict_json import MAX_DEPTH, MAX_DIGITS, parse_json
-from mergesafe.tune.state_file import StateFile
-from mergesafe.tune.trajectory import Trajectory
+from mergesafe.tune.search.state_file import StateFile
+from mergesafe.tune.search.trajectory import Trajectory
 
 #: Values of a key in a JSON object that is UTF-8 but for them, or that no reader may choke on.
 VALUES = {

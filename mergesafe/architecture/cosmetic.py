@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 #: Ids of tokens that generation begins, pads and ends with. They follow the tokenizer that the
-#: output takes, and are derived for it (:mod:`mergesafe.engine.output_config`).
+#: output takes, and are derived for it (:mod:`mergesafe.engine.plan.output_config`).
 TOKEN_IDS: Final = (
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id",
     "unk_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id",

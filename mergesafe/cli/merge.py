@@ -14,11 +14,11 @@ from mergesafe.cli.shared import note, print_json, printable, say, warn
 from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
 from mergesafe.engine.memory import format_size
-from mergesafe.engine.trace import TraceSummary
+from mergesafe.engine.run.trace import TraceSummary
 
 if TYPE_CHECKING:
-    from mergesafe.engine.plan import MergePlan
-    from mergesafe.engine.stream import Schedule
+    from mergesafe.engine.plan.merge_plan import MergePlan
+    from mergesafe.engine.run.workers import Schedule
 
 REFRESH_SECONDS = 0.1
 

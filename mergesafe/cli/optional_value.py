@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from mergesafe.cli.usage import UsageError
-from mergesafe.engine.cluster import ADDRESS, LOCAL
+from mergesafe.engine.cluster.connection import ADDRESS, LOCAL
 from mergesafe.errors import ArgumentError
 
 Ray = Annotated[

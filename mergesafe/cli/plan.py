@@ -9,11 +9,11 @@ from typing import Any
 from mergesafe.cli.shared import print_json, printable, say, warn
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.api import plan as plan_merge
-from mergesafe.engine.calibrate import calibrate
-from mergesafe.engine.estimate import Estimate, TensorClass, predict, tensor_classes
-from mergesafe.engine.layout import reads
+from mergesafe.engine.estimate.calibrate import calibrate
+from mergesafe.engine.estimate.seconds import Estimate, TensorClass, predict, tensor_classes
 from mergesafe.engine.memory import format_size
-from mergesafe.engine.plan import statistic_name
+from mergesafe.engine.plan.merge_plan import statistic_name
+from mergesafe.engine.plan.tiling import reads
 from mergesafe.errors import CheckpointError
 from mergesafe.recipe.model import Recipe
 
@@ -73,7 +73,7 @@ def _tuning_warnings(recipe: Recipe) -> tuple[str, ...]:
     if recipe.tune is None:
         return ()
     from mergesafe.tune.lint import lint
-    from mergesafe.tune.read_section import read_section
+    from mergesafe.tune.section.read_section import read_section
 
     return lint(recipe, read_section(recipe))
 

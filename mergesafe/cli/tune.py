@@ -14,8 +14,8 @@ from mergesafe.errors import RequirementError
 from mergesafe.outputs import RESULT, check_outputs
 
 if TYPE_CHECKING:
-    from mergesafe.tune.problem import Moment
-    from mergesafe.tune.result import AtBounds, TuneResult
+    from mergesafe.tune.results.result import AtBounds, TuneResult
+    from mergesafe.tune.search.problem import Moment
 
 #: Parts that are named, the worst first.
 _WORST: Final = 5

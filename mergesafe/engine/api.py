@@ -20,17 +20,17 @@ from mergesafe.checkpoint.upload import (
     staging_folder,
     upload_folder,
 )
-from mergesafe.engine.choose import choose
-from mergesafe.engine.cluster import address_of
-from mergesafe.engine.download import download
-from mergesafe.engine.finished import is_finished
+from mergesafe.engine.cluster.connection import address_of
 from mergesafe.engine.memory import budget_of, parse_size
-from mergesafe.engine.plan import MergePlan, make_plan
-from mergesafe.engine.resume import subject_of
-from mergesafe.engine.run import CarryOut, Done, merge_into, on_this_machine, protected
-from mergesafe.engine.stream import Options, Schedule, schedule
-from mergesafe.engine.trace import Trace, TraceSummary
-from mergesafe.engine.unused import without_unused
+from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
+from mergesafe.engine.plan.unused import without_unused
+from mergesafe.engine.resume.finished import is_finished
+from mergesafe.engine.resume.unfinished import subject_of
+from mergesafe.engine.run.devices import choose
+from mergesafe.engine.run.download import download
+from mergesafe.engine.run.output import CarryOut, Done, merge_into, on_this_machine, protected
+from mergesafe.engine.run.trace import Trace, TraceSummary
+from mergesafe.engine.run.workers import Options, Schedule, schedule
 from mergesafe.engine.verify import Verified
 from mergesafe.engine.verify import verify as verify_model
 from mergesafe.errors import ArgumentError, did_you_mean
@@ -267,7 +267,7 @@ def _machines(
         return lambda made, options, threads, memory: nullcontext(
             on_this_machine(made, options, chosen)
         )
-    from mergesafe.engine.distributed import check_device, on_ray
+    from mergesafe.engine.cluster.ray_executor import check_device, on_ray
 
     check_device(backend, device, vram)
     return lambda made, options, threads, memory: on_ray(

@@ -29,8 +29,8 @@ from mergesafe.checkpoint.model import INDEX_NAME
 from mergesafe.checkpoint.output import OutputFolder
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.experts import whole
-from mergesafe.engine.plan import MergePlan, TensorTask
+from mergesafe.engine.plan.experts import whole
+from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.version import __version__
 
 MANIFEST_NAME: Final = "mergesafe-manifest.json"

@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
         # dunder names are probed by the import system and by copy; they need no suggestion
         hint = "" if name.startswith("_") else did_you_mean(name, METHODS)
         raise AttributeError(f"module 'mergesafe.methods' has no attribute '{name}'{hint}")
-    from mergesafe.methods.tensors import function_of
+    from mergesafe.ops.methods import function_of
 
     function = globals()[name] = function_of(METHODS[name])
     return function

@@ -3,7 +3,7 @@
 A method is *reduce, then combine*. Its :meth:`MergeMethod.merge` is a generator that yields
 requests for statistics of one tensor (each answered with a few scalars) and returns one
 element-wise combination. It never touches tensor data itself, so the same declaration serves
-plain tensors in memory (:mod:`mergesafe.methods.tensors`) and the streaming engine.
+plain tensors in memory (:mod:`mergesafe.ops.methods`) and the streaming engine.
 """
 
 from __future__ import annotations

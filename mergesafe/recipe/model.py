@@ -87,9 +87,8 @@ class Recipe:
 
     ``source`` is None for a recipe given as a mapping. ``text`` is the YAML as read, or a dump of
     the mapping. ``dtype`` and ``out_dtype`` are safetensors names. ``keep_float32``: see
-    :mod:`mergesafe.engine.precision`. ``folder`` is what relative
-    model paths fall back to. ``tune``: the section of :mod:`mergesafe.tune.section`, of which a
-    merge makes no use.
+    :mod:`mergesafe.engine.plan.precision`. ``folder`` is what relative model paths fall back to.
+    ``tune``: the section of :mod:`mergesafe.tune.section.sections`, of which a merge makes no use.
     """
 
     source: Path | None

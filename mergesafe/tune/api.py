@@ -9,20 +9,20 @@ from pathlib import Path
 import torch
 
 from mergesafe.engine.api import RecipeLike
-from mergesafe.engine.cluster import address_of
+from mergesafe.engine.cluster.connection import address_of
 from mergesafe.engine.memory import budget_of
 from mergesafe.errors import OutputError
 from mergesafe.outputs import check_outputs
-from mergesafe.tune.cluster import device_on_ray, on_ray
-from mergesafe.tune.header import header
-from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.problem import Moment
-from mergesafe.tune.result import TuneResult
-from mergesafe.tune.run import Run
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.results.header import header
+from mergesafe.tune.results.result import TuneResult
+from mergesafe.tune.results.tuned import relocated, tuned_text
+from mergesafe.tune.search.problem import Moment
+from mergesafe.tune.search.remote_model import device_on_ray, on_ray
+from mergesafe.tune.search.solve import Run
+from mergesafe.tune.search.state_file import StateFile, is_unfinished
+from mergesafe.tune.search.trajectory import Trajectory
 from mergesafe.tune.setup import check_explainable, files_read, prepare
-from mergesafe.tune.state_file import StateFile, is_unfinished
-from mergesafe.tune.trajectory import Trajectory
-from mergesafe.tune.tuned import relocated, tuned_text
 from mergesafe.whole_file import write_whole
 
 

@@ -2,7 +2,7 @@
 
 Those that concern merges in general are found where recipes are read and planned: a misspelt key,
 one expert with ``normalize``, sign election with one expert. Selection on test data is an error of
-:mod:`mergesafe.tune.splits`.
+:mod:`mergesafe.tune.data.splits`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.nodes import Reporter
 from mergesafe.strict_json import parse_json
-from mergesafe.tune.read_objective import TERMS
-from mergesafe.tune.section import ALPHA, TuneSection
+from mergesafe.tune.section.read_objective import TERMS
+from mergesafe.tune.section.sections import ALPHA, TuneSection
 
 if TYPE_CHECKING:
-    from mergesafe.tune.space import CoefficientSpace
-    from mergesafe.tune.splits import Split
+    from mergesafe.tune.data.splits import Split
+    from mergesafe.tune.model.space import CoefficientSpace
 
 Finding = tuple[str, int | None]
 _TOLD: Final = 3

@@ -13,24 +13,24 @@ import torch
 
 from mergesafe.checkpoint.location import at
 from mergesafe.engine.api import RecipeLike
-from mergesafe.engine.companions import companions_of
-from mergesafe.engine.plan import MergePlan, make_plan
-from mergesafe.engine.precision import named
-from mergesafe.engine.resume import TENSORS, name_of, subject_of
+from mergesafe.engine.plan.companions import companions_of
+from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
+from mergesafe.engine.plan.precision import named
+from mergesafe.engine.resume.unfinished import TENSORS, name_of, subject_of
 from mergesafe.errors import DataError, TuningError
 from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.model import Recipe
 from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.judges.registry import make_judge
-from mergesafe.tune.combine import check_differentiable
-from mergesafe.tune.deciding import surrogates
+from mergesafe.tune.data.splits import Split, load_splits, locate
+from mergesafe.tune.data.terms import SAFETY, front_sides, make_sides, make_terms
 from mergesafe.tune.lint import lint, lint_answers, lint_start
-from mergesafe.tune.read_section import START, read_section
+from mergesafe.tune.model.combine import check_differentiable
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.objective.deciding import surrogates
 from mergesafe.tune.search.registry import check_searches
-from mergesafe.tune.section import TuneSection
-from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.splits import Split, load_splits, locate
-from mergesafe.tune.terms import SAFETY, front_sides, make_sides, make_terms
+from mergesafe.tune.section.read_section import START, read_section
+from mergesafe.tune.section.sections import TuneSection
 
 #: The plan of a tuning run is not written, so the size of shards is of no account.
 _ONE_SHARD = 1 << 62

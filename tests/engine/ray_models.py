@@ -10,7 +10,8 @@ import torch
 from tiny import Tensors, digest, llama, recipe, save, save_adapter
 
 import mergesafe
-from mergesafe.engine import distributed, memory
+from mergesafe.engine import memory
+from mergesafe.engine.cluster import ray_executor as distributed
 
 BIG = "model.layers.0.mlp.big.weight"
 #: The big tensor is streamed in tiles.

@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from tiny import FAMILY, Tensors, command, read, recipe, same_bits, save, write_recipe
 
 import mergesafe
-from mergesafe.engine import layout, memory, stream
+from mergesafe.engine import memory
+from mergesafe.engine.plan import tiling as layout
+from mergesafe.engine.run import workers as stream
 
 from . import float64
 

@@ -17,11 +17,11 @@ from tiny import command, digest
 import mergesafe
 from mergesafe import errors
 from mergesafe.cli.optional_value import with_address
-from mergesafe.engine import cluster
 from mergesafe.engine.api import plan
-from mergesafe.engine.cluster import Needs
-from mergesafe.engine.distributed import cut
-from mergesafe.engine.ledger import spans_left
+from mergesafe.engine.cluster import connection as cluster
+from mergesafe.engine.cluster.connection import Needs
+from mergesafe.engine.cluster.ray_executor import cut
+from mergesafe.engine.run.progress import spans_left
 
 from .ray_models import a_recipe, save_models
 

@@ -20,7 +20,11 @@ from ops import emulated
 from tiny import Tensors, command, digest, llama, recipe, save, save_adapter, write_recipe
 
 import mergesafe
-from mergesafe.engine import choose, device, layout, memory, stream
+from mergesafe.engine import memory
+from mergesafe.engine.plan import tiling as layout
+from mergesafe.engine.run import devices as choose
+from mergesafe.engine.run import gpu as device
+from mergesafe.engine.run import workers as stream
 from mergesafe.errors import ArgumentError, NonFiniteError
 from mergesafe.ops.backends.cuda import CudaBackend
 from mergesafe.ops.backends.registry import get_backend

@@ -14,10 +14,10 @@ from tiny import FAMILY, llama, recipe, save, save_adapter
 import mergesafe
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import TensorInfo, read_header
-from mergesafe.engine import sample
-from mergesafe.engine.calibrate import calibrate, typical, window
-from mergesafe.engine.estimate import Rate, Rates, TensorClass, predict, tensor_classes
-from mergesafe.engine.sample import SampleReader, covered
+from mergesafe.engine.estimate import probe as sample
+from mergesafe.engine.estimate.calibrate import calibrate, typical, window
+from mergesafe.engine.estimate.probe import SampleReader, covered
+from mergesafe.engine.estimate.seconds import Rate, Rates, TensorClass, predict, tensor_classes
 
 FAST = Rate(read=100.0, compute=0.01, write=50.0)
 SLOW = Rate(read=10.0, compute=0.1, write=5.0)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tiny import command, llama, recipe, save, save_adapter, write_recipe
 
 import mergesafe
-from mergesafe.engine.called import as_called
+from mergesafe.engine.plan.called import as_called
 
 MANIFEST = "mergesafe-manifest.json"
 INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"

@@ -23,7 +23,7 @@ from mergesafe.methods.spec import (
     TensorContext,
     WeightedSum,
 )
-from mergesafe.methods.tensors import run
+from mergesafe.ops.methods import run
 
 NUMEL = 3_000_000
 SMALL = "16MiB"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mergesafe.engine.part import _unfinished
+from mergesafe.engine.cluster.job import _unfinished
 from mergesafe.errors import ClusterError
 
 

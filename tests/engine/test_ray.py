@@ -20,8 +20,8 @@ from web import Web, serve
 
 import mergesafe
 from mergesafe import errors
-from mergesafe.engine import distributed
-from mergesafe.engine.ledger import Ledger
+from mergesafe.engine.cluster import ray_executor as distributed
+from mergesafe.engine.run.progress import Ledger
 
 from .moe_models import save_fused
 from .ray_models import OPTIONS, a_recipe, local, save_models, tensors

@@ -32,7 +32,7 @@ from tiny import (
 )
 
 import mergesafe
-from mergesafe.engine import run
+from mergesafe.engine.run import output as run
 from mergesafe.errors import ChangedInputError
 
 #: Counts calls that change files; at number AT does WHAT: kill, term, ENOSPC, EIO, or nothing but
@@ -355,7 +355,7 @@ def other_input(merges: Merges) -> None:
 
 def other_version(merges: Merges) -> None:
     """The journal of another version, with a valid check."""
-    from mergesafe.engine import journal
+    from mergesafe.engine.resume import journal
 
     path = merges.area / "journal"
     first, _, rest = path.read_text().partition("\n")
@@ -391,8 +391,8 @@ def test_other_work_is_not_resumed(change: str, ties: Merges) -> None:
 
 def test_a_journal_that_says_nothing_of_the_tensors_is_resumed(ties: Merges) -> None:
     """As earlier builds of this version wrote it."""
-    from mergesafe.engine import journal
-    from mergesafe.engine.resume import TENSORS
+    from mergesafe.engine.resume import journal
+    from mergesafe.engine.resume.unfinished import TENSORS
 
     ties.run("kill", ties.calls // 2)
     path = ties.area / "journal"

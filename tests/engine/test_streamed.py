@@ -11,8 +11,8 @@ from tiny import digest, recipe, save
 
 import mergesafe
 from mergesafe.checkpoint.reader import Reader
-from mergesafe.engine import layout
-from mergesafe.engine.task_run import TaskRun
+from mergesafe.engine.plan import tiling as layout
+from mergesafe.engine.run.tensor import TensorMerge
 from mergesafe.methods.spec import KthMagnitude
 
 NUMEL = 6 << 20
@@ -79,19 +79,19 @@ def test_a_miss_is_read_again_and_gives_the_same_bytes(
     monkeypatch.setattr(layout, "select_bytes", lambda task, threads: 4 * (2 * sample + 64))
     missed: list[list[int]] = []
     counted: list[int] = []
-    select, radix = TaskRun._select, TaskRun._radix
+    select, radix = TensorMerge._select, TensorMerge._radix
 
-    def selecting(self: TaskRun, request: KthMagnitude) -> tuple[list[int], list[int]]:
+    def selecting(self: TensorMerge, request: KthMagnitude) -> tuple[list[int], list[int]]:
         found = select(self, request)
         missed.append(found[1])
         return found
 
-    def counting(self: TaskRun, request: KthMagnitude) -> list[int]:
+    def counting(self: TensorMerge, request: KthMagnitude) -> list[int]:
         counted.append(len(request.ranks))
         return radix(self, request)
 
-    monkeypatch.setattr(TaskRun, "_select", selecting)
-    monkeypatch.setattr(TaskRun, "_radix", counting)
+    monkeypatch.setattr(TensorMerge, "_select", selecting)
+    monkeypatch.setattr(TensorMerge, "_radix", counting)
     done: list[int] = []
     planned: list[int] = []
 

@@ -18,8 +18,8 @@ from tiny import digest, llama, recipe, save, write_recipe
 import mergesafe
 from mergesafe.checkpoint import output
 from mergesafe.checkpoint._parse import parse_object
-from mergesafe.engine import journal as journals
-from mergesafe.engine.journal import encode_line
+from mergesafe.engine.resume import journal as journals
+from mergesafe.engine.resume.journal import encode_line
 from mergesafe.errors import CheckpointError, MergesafeError, OutputError
 
 NAME = "mergesafe-manifest.json"

@@ -16,7 +16,7 @@ from conftest import Family
 from tiny import command, digest, llama, recipe, save, write_recipe
 
 import mergesafe
-from mergesafe.engine.trace import Trace
+from mergesafe.engine.run.trace import Trace
 
 EACH = {"weight": 0.5, "density": 0.5}
 

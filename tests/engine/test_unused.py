@@ -178,8 +178,8 @@ def _without_leaving_out(
     from mergesafe.methods.driver import steps
     from mergesafe.methods.registry import METHODS
     from mergesafe.methods.spec import TensorContext
-    from mergesafe.methods.tensors import settings_of
     from mergesafe.ops.backends.reference import ReferenceBackend
+    from mergesafe.ops.methods import settings_of
     from mergesafe.ops.statistics import combine, drive
 
     settings = settings_of(METHODS[method], len(experts), {"weight": weights, **options})

@@ -13,7 +13,7 @@ import tiny
 
 from mergesafe.chat.conversation import Sampling, question
 from mergesafe.chat.hf import HfModel
-from mergesafe.engine.plan import make_plan
+from mergesafe.engine.plan.merge_plan import make_plan
 from mergesafe.errors import MergesafeError
 from mergesafe.recipe.load import load_recipe
 

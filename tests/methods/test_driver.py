@@ -27,7 +27,7 @@ from mergesafe.methods.spec import (
     TensorContext,
     WeightedSum,
 )
-from mergesafe.methods.tensors import run
+from mergesafe.ops.methods import run
 
 BASE, EXPERTS = torch.zeros(8), [torch.ones(8), torch.arange(8.0)]
 TENSOR = TensorContext("w", (8,), 8, 2)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mergesafe.methods.tensors import run
+from mergesafe.ops.methods import run
 
 from .truth import merged
 

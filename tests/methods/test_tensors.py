@@ -13,7 +13,7 @@ from mergesafe import methods
 from mergesafe.errors import ArgumentError, BackendError
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod, Settings
-from mergesafe.methods.tensors import run, settings_of
+from mergesafe.ops.methods import run, settings_of
 
 X = torch.arange(6.0).view(2, 3)
 Y, Z = X * 0.5 + 1.0, X.flip(0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mergesafe import _native
-from mergesafe.engine.layout import SAMPLE_RUN, sample_positions
+from mergesafe.engine.plan.tiling import SAMPLE_RUN, sample_positions
 from mergesafe.ops.backends.native import NativeBackend, input_of
 
 NUMEL = 300_001

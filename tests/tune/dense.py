@@ -11,13 +11,13 @@ from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mergesafe import ops
-from mergesafe.engine.plan import MergePlan, TensorTask
+from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.methods.definitions.slerp import slerp_angle
 from mergesafe.methods.spec import MergeTaskVectors
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.statistics import drive
-from mergesafe.tune.inputs import Resident
-from mergesafe.tune.space import CoefficientSpace, filled
+from mergesafe.tune.model.inputs import Resident
+from mergesafe.tune.model.space import CoefficientSpace, filled
 
 
 class DenseModel:

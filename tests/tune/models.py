@@ -9,7 +9,7 @@ from typing import Any
 import tiny
 import torch
 
-from mergesafe.engine.plan import MergePlan, make_plan
+from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.recipe.load import load_recipe
 
 #: The vocabulary of the tests' conversations.

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from mergesafe.errors import LossError
-from mergesafe.tune.objectives import Evaluation
-from mergesafe.tune.problem import Problem, Recorded
-from mergesafe.tune.state_file import StateFile
-from mergesafe.tune.trajectory import Trajectory
+from mergesafe.tune.objective.objectives import Evaluation
+from mergesafe.tune.search.problem import Problem, Recorded
+from mergesafe.tune.search.state_file import StateFile
+from mergesafe.tune.search.trajectory import Trajectory
 
 _OPEN: dict[Path, StateFile] = {}
 

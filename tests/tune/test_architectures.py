@@ -13,9 +13,9 @@ import mergesafe
 from mergesafe.chat.conversation import Sampling, question
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ModelError
-from mergesafe.tune import skeleton
-from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.model import skeleton
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.model.space import CoefficientSpace
 from tune.dense import DenseModel
 from tune.models import add_tokenizer, make_models, plan_of
 from tune.test_merged_model import START, batch_of

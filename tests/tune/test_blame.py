@@ -14,11 +14,11 @@ from mergesafe.chat.conversation import question
 from mergesafe.chat.hf import HfModel
 from mergesafe.chat.records import Record
 from mergesafe.chat.tokens import encode
-from mergesafe.tune.blame import Blame, blame
-from mergesafe.tune.examples import Term
-from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Objective
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.data.examples import Term
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.objective.objectives import Objective
+from mergesafe.tune.results.blame import Blame, blame
 from tune.models import add_tokenizer, plan_of
 
 REFUSALS = [

@@ -14,11 +14,11 @@ import torch
 import mergesafe
 from mergesafe.cli.optional_value import with_address
 from mergesafe.errors import ArgumentError, BackendError, ClusterError, LossError
-from mergesafe.tune import cluster as tune_cluster
-from mergesafe.tune.cluster import Pool, on_ray
-from mergesafe.tune.merged_model import MergedModel
+from mergesafe.tune.data.terms import make_terms
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.search import remote_model as tune_cluster
+from mergesafe.tune.search.remote_model import Pool, on_ray
 from mergesafe.tune.setup import prepare
-from mergesafe.tune.terms import make_terms
 
 from .experts import Experts
 from .test_terms import with_rejected

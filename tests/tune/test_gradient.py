@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from mergesafe.errors import ArgumentError, LossError, TuningError
-from mergesafe.tune.gradient import GradientSearch, Options
-from mergesafe.tune.objectives import Evaluation
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.objective.objectives import Evaluation
+from mergesafe.tune.search.adam import GradientSearch, Options
 from tune.models import make_models, plan_of
 
 

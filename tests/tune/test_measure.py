@@ -7,7 +7,7 @@ import pytest
 from mergesafe.errors import ModelError
 from mergesafe.safety.evaluation.result import Example
 from mergesafe.safety.refusal import CUT
-from mergesafe.tune.measure import _check_answered
+from mergesafe.tune.objective.measure import _check_answered
 
 
 def examples(cut: int, whole: int) -> list[Example]:

@@ -13,9 +13,9 @@ import torch
 
 from mergesafe.chat.tokens import Encoded
 from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError, ModelError, TuningError
-from mergesafe.tune.batch import Batch, batches
-from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.data.batch import Batch, batches
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.model.space import CoefficientSpace
 from tune.dense import DenseModel
 from tune.models import make_models, plan_of
 

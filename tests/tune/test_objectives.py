@@ -12,11 +12,11 @@ from torch.nn import functional
 from mergesafe.chat.conversation import Sampling, question
 from mergesafe.chat.records import Record
 from mergesafe.errors import ArgumentError, DataError, LossError
-from mergesafe.tune import examples
-from mergesafe.tune.examples import Examples, Term
-from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.objectives import Objective
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.data import examples
+from mergesafe.tune.data.examples import Examples, Term
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.objective.objectives import Objective
 from tune.models import make_models, plan_of
 
 SAFETY = [

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mergesafe.tune.pareto import hypervolume, nondominated
+from mergesafe.tune.results.pareto import hypervolume, nondominated
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from mergesafe.tune.constrained import ROUNDS, Level, Losses, solve
-from mergesafe.tune.scalar import Bound, Lagrangian, SmoothTchebycheff
-from mergesafe.tune.section import Budget, SearchSpec
+from mergesafe.tune.objective.constrained import ROUNDS, Level, Losses, solve
+from mergesafe.tune.objective.scalar import Bound, Lagrangian, SmoothTchebycheff
+from mergesafe.tune.section.sections import Budget, SearchSpec
 
 from .quadratics import Quadratic, Space, problem
 
@@ -131,7 +131,7 @@ def solved(folder: Path, rate: Any, steps: int = 80) -> tuple[Any, int]:
 
 @pytest.fixture
 def _no_gradient_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergesafe.tune.gradient.check_differentiable", lambda space: None)
+    monkeypatch.setattr("mergesafe.tune.search.adam.check_differentiable", lambda space: None)
 
 
 @pytest.mark.usefixtures("_no_gradient_check")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mergesafe.errors import DeviceMemoryError, OutputError, PointError, TuningError
-from mergesafe.tune.objectives import Evaluation
+from mergesafe.tune.objective.objectives import Evaluation
 from mergesafe.tune.search.registry import SEARCHES, run_searches
-from mergesafe.tune.section import Budget, SearchSpec
+from mergesafe.tune.section.sections import Budget, SearchSpec
 
 from .quadratics import Quadratic, Space, problem
 
@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def _no_gradient_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """The spaces here belong to no merge method."""
-    monkeypatch.setattr("mergesafe.tune.gradient.check_differentiable", lambda space: None)
+    monkeypatch.setattr("mergesafe.tune.search.adam.check_differentiable", lambda space: None)
 
 
 def spec(method: str, steps: int | None = None, **options: Any) -> SearchSpec:

@@ -10,9 +10,9 @@ from tiny import command, write_recipe
 
 from mergesafe.errors import RecipeError
 from mergesafe.recipe.load import load_recipe
-from mergesafe.tune.read_section import START, read_section
-from mergesafe.tune.section import Budget, TuneSection
-from mergesafe.tune.splits import load_splits
+from mergesafe.tune.data.splits import load_splits
+from mergesafe.tune.section.read_section import START, read_section
+from mergesafe.tune.section.sections import Budget, TuneSection
 
 HEAD = """\
 merge_method: {method}

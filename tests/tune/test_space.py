@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from mergesafe.errors import ArgumentError, TuningError
-from mergesafe.tune.space import CoefficientSpace, Label
+from mergesafe.tune.model.space import CoefficientSpace, Label
 from tune.models import make_models, plan_of
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mergesafe.errors import DataError
+from mergesafe.tune.data.splits import Split, load_splits, question_key
 from mergesafe.tune.lint import lint_answers
-from mergesafe.tune.section import DataSet, Role, TuneSection
-from mergesafe.tune.splits import Split, load_splits, question_key
+from mergesafe.tune.section.sections import DataSet, Role, TuneSection
 
 REFUSAL = "I can't help with that."
 

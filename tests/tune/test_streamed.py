@@ -9,12 +9,12 @@ import tiny
 import torch
 
 from mergesafe.chat.conversation import question
-from mergesafe.engine.plan import MergePlan
+from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.errors import ArgumentError, CheckpointError
-from mergesafe.tune.inputs import Resident, resident_bytes
-from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.space import CoefficientSpace
-from mergesafe.tune.streamed import Streamed
+from mergesafe.tune.model.inputs import Resident, resident_bytes
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.model.streamed import Streamed
 from tune.models import make_models, plan_of
 from tune.test_merged_model import batch_of
 

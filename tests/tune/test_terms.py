@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mergesafe.errors import DataError
+from mergesafe.tune.data.terms import make_terms
 from mergesafe.tune.setup import Setup, prepare
-from mergesafe.tune.terms import make_terms
 
 from .experts import Experts, with_rejected
 from .test_tune import recipe

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mergesafe.engine.journal import encode_line
+from mergesafe.engine.resume.journal import encode_line
 from mergesafe.errors import OutputError
-from mergesafe.tune.state_file import StateFile, is_unfinished
-from mergesafe.tune.trajectory import Trajectory
+from mergesafe.tune.search.state_file import StateFile, is_unfinished
+from mergesafe.tune.search.trajectory import Trajectory
 
 ANSWER = {"value": 1.0, "terms": {"a": 1.0}, "gradient": None, "forward_passes": 2, "examples": 3}
 RECORD = {"key": "k", "seconds": 0.5, "answer": ANSWER}

@@ -25,10 +25,10 @@ from mergesafe.errors import (
     TuningError,
 )
 from mergesafe.recipe.load import load_recipe
-from mergesafe.tune.merged_model import MergedModel
-from mergesafe.tune.pareto import hypervolume
-from mergesafe.tune.problem import Moment
-from mergesafe.tune.result import TuneResult
+from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.results.pareto import hypervolume
+from mergesafe.tune.results.result import TuneResult
+from mergesafe.tune.search.problem import Moment
 from mergesafe.tune.setup import prepare
 
 from .experts import COMPLIANCE, Experts, unsafe, with_rejected, write

@@ -20,8 +20,8 @@ import mergesafe
 from mergesafe.checkpoint.model import open_checkpoint
 from mergesafe.cli.tune import run
 from mergesafe.errors import OutputError
+from mergesafe.tune.search.state_file import StateFile
 from mergesafe.tune.setup import prepare
-from mergesafe.tune.state_file import StateFile
 
 from .experts import Experts
 from .test_tune import recipe, run_command, tuned

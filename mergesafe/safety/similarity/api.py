@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mergesafe.chat.hf import parse_reference
 from mergesafe.dtypes import FLOATS
-from mergesafe.engine.alignment import align
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of, format_size
-from mergesafe.engine.sources import Model, open_refs, sources_of
+from mergesafe.engine.plan.alignment import align
+from mergesafe.engine.plan.sources import Model, open_refs, sources_of
 from mergesafe.errors import ArgumentError, NonFiniteError
 from mergesafe.references import redact
 from mergesafe.safety.similarity.layers import layers_of

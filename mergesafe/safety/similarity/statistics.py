@@ -16,9 +16,9 @@ from typing import Final
 
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.layout import BLOCK
 from mergesafe.engine.memory import Arena, aligned, format_size
-from mergesafe.engine.sources import Source
+from mergesafe.engine.plan.sources import Source
+from mergesafe.engine.plan.tiling import BLOCK
 from mergesafe.errors import ArgumentError
 from mergesafe.safety.similarity.tiles import Area, TensorSums, sum_tensor
 

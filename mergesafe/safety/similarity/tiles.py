@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.kernels import Buffer, Factor, compare, low_rank, to_float32, transpose
 from mergesafe.engine.memory import Slice, aligned
-from mergesafe.engine.sources import Source
+from mergesafe.engine.plan.sources import Source
+from mergesafe.engine.run.kernels import Buffer, Factor, compare, low_rank, to_float32, transpose
 
 if TYPE_CHECKING:
     from mergesafe.safety.similarity.statistics import TensorInput

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergesafe.checkpoint.location import Location, at
-from mergesafe.engine.sources import Model, open_refs
+from mergesafe.engine.plan.sources import Model, open_refs
 from mergesafe.errors import CheckpointError
 from mergesafe.recipe.model import ModelRef
 from mergesafe.references import redact, redact_text

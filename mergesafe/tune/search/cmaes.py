@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from mergesafe.errors import PointError, TuningError
-from mergesafe.tune.objectives import Evaluation
-from mergesafe.tune.problem import Problem
-from mergesafe.tune.section import SearchSpec
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.objective.objectives import Evaluation
+from mergesafe.tune.search.problem import Problem
+from mergesafe.tune.section.sections import SearchSpec
 
 #: A candidate whose loss is not finite ranks behind all others.
 _WORST = 1e30

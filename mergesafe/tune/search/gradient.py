@@ -1,12 +1,12 @@
-"""The gradient search on a problem: see :mod:`mergesafe.tune.gradient`."""
+"""The gradient search on a problem: see :mod:`mergesafe.tune.search.adam`."""
 
 from __future__ import annotations
 
 import torch
 
-from mergesafe.tune.gradient import GradientSearch, Options
-from mergesafe.tune.problem import Problem
-from mergesafe.tune.section import SearchSpec
+from mergesafe.tune.search.adam import GradientSearch, Options
+from mergesafe.tune.search.problem import Problem
+from mergesafe.tune.section.sections import SearchSpec
 
 
 def gradient(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tensor:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 
 from mergesafe.errors import TuningError
-from mergesafe.tune.problem import Problem
-from mergesafe.tune.section import SearchSpec
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.search.problem import Problem
+from mergesafe.tune.section.sections import SearchSpec
 
 
 def lm_cocktail(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tensor:

@@ -9,9 +9,9 @@ from itertools import islice, product
 import torch
 
 from mergesafe.errors import PointError, TuningError
-from mergesafe.tune.problem import Problem
-from mergesafe.tune.section import Budget, SearchSpec
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.search.problem import Problem
+from mergesafe.tune.section.sections import Budget, SearchSpec
 
 #: Points of a grid without a budget that allows for more.
 MAX_GRID = 10_000

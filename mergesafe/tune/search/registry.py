@@ -9,14 +9,14 @@ from typing import Final, TypeAlias
 import torch
 
 from mergesafe.errors import TuningError
-from mergesafe.tune.combine import check_differentiable
-from mergesafe.tune.problem import Problem
+from mergesafe.tune.model.combine import check_differentiable
+from mergesafe.tune.model.space import CoefficientSpace
 from mergesafe.tune.search.cmaes import check_cmaes, cmaes
 from mergesafe.tune.search.gradient import gradient
 from mergesafe.tune.search.lm_cocktail import check_lm_cocktail, lm_cocktail
 from mergesafe.tune.search.points import check_grid, grid, random_points
-from mergesafe.tune.section import SearchSpec
-from mergesafe.tune.space import CoefficientSpace
+from mergesafe.tune.search.problem import Problem
+from mergesafe.tune.section.sections import SearchSpec
 
 #: Returns the best point found, which lies within the bounds.
 Search: TypeAlias = Callable[[Problem, torch.Tensor, SearchSpec], torch.Tensor]

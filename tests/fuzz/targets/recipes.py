@@ -24,7 +24,7 @@ from mergesafe.safety.evaluation.sets_file import read_sets_file
 from mergesafe.safety.gate.requirement import parse_requirement
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.safety.policy import read_policy
-from mergesafe.tune.read_section import read_section
+from mergesafe.tune.section.read_section import read_section
 
 QUESTIONS = "".join(f'{{"question": "{i}?", "answer": "{i}"}}\n' for i in range(4))
 

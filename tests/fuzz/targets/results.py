@@ -14,15 +14,15 @@ from mergesafe.data.journal import Journal as DataJournal
 from mergesafe.data.journal import _mark, digest
 from mergesafe.data.run import _is_response
 from mergesafe.data.safety_set import REFUSED, Outcome, _is_outcome
-from mergesafe.engine.journal import _check, read_journal
-from mergesafe.engine.resume import work_to_resume
+from mergesafe.engine.resume.journal import _check, read_journal
+from mergesafe.engine.resume.unfinished import work_to_resume
 from mergesafe.errors import MergesafeError
 from mergesafe.outputs import RESULT, check_replaceable
 from mergesafe.private import Place
 from mergesafe.safety.evaluation.cache import Cache, key
 from mergesafe.safety.inspector.model import SETTINGS, read_settings
-from mergesafe.tune.state_file import StateFile
-from mergesafe.tune.trajectory import Trajectory
+from mergesafe.tune.search.state_file import StateFile
+from mergesafe.tune.search.trajectory import Trajectory
 
 SUBJECT = {
     "mergesafe_version": "1", "recipe": "r", "options": {"--seed": 0},

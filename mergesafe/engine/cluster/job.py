@@ -1,0 +1,207 @@
+"""A part of a merge that another process carries out, on this machine or another one.
+
+The process opens the inputs and the unfinished shards by their paths, which it must therefore share
+with the one that began the merge. A part may be carried out again: it writes the same bytes to the
+same places.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from mergesafe.checkpoint._parse import reason
+from mergesafe.checkpoint._shards import Shards
+from mergesafe.checkpoint.layout import Placement, ShardFile
+from mergesafe.checkpoint.location import at
+from mergesafe.checkpoint.reader import Reader
+from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.resume.journal import Statistics, Tile
+from mergesafe.engine.run.devices import choose
+from mergesafe.engine.run.nonfinite import NonFinite
+from mergesafe.engine.run.progress import Span
+from mergesafe.engine.run.workers import Options, Workers, schedule
+from mergesafe.errors import CheckpointError, ClusterError
+from mergesafe.methods.spec import MergeMethod
+from mergesafe.private import open_folder, owner_of
+from mergesafe.version import __version__
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all parts of a merge have in common. ``target`` is what ``working`` will become."""
+
+    version: str
+    method: MergeMethod
+    options: Options
+    backend: str
+    device: str
+    vram: str | int | None
+    working: Path
+    target: Path
+    #: Whose folder ``working`` is, by number.
+    owner: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a plan's tasks, of which ``spans`` are to be done.
+
+    ``spans`` and ``statistics`` number the tasks from 0; in the plan they begin at ``first``.
+    ``inputs``: what each local file is known by, see :func:`identity`.
+    """
+
+    setup: Setup
+    first: int
+    tasks: tuple[TensorTask, ...]
+    placements: Mapping[str, Placement]
+    shards: tuple[ShardFile, ...]
+    inputs: Mapping[Path, tuple[int, int]]
+    spans: tuple[Span, ...]
+    statistics: Mapping[int, Statistics]
+
+    @property
+    def method(self) -> MergeMethod:
+        return self.setup.method
+
+    def placement(self, task: TensorTask) -> Placement:
+        return self.placements[task.name]
+
+    def __str__(self) -> str:
+        first, last = self.tasks[0].name, self.tasks[-1].name
+        return f"tensor '{first}'" if first == last else f"tensors '{first}' to '{last}'"
+
+
+@dataclass
+class Outcome:
+    """What was done of a part, by which backend; ``moved`` bytes were read and written."""
+
+    backend: str
+    entries: list[Tile | Statistics] = field(default_factory=list)
+    moved: int = 0
+
+
+class _Notes:
+    """Collects what a stream reports; see :class:`mergesafe.engine.run.workers.Record`."""
+
+    def __init__(self, backend: str) -> None:
+        self.outcome = Outcome(backend)
+        self._lock = Lock()
+
+    def append(self, entry: Tile | Statistics) -> None:
+        with self._lock:
+            self.outcome.entries.append(entry)
+
+    def sync(self) -> None:
+        """Nothing: notes are sent when all is done."""
+
+    def advance(self, nbytes: int) -> None:
+        with self._lock:
+            self.outcome.moved += nbytes
+
+
+def carry_out(part: Part) -> Outcome:
+    """Do all of ``part``; what it wrote is durable and visible to other machines afterwards.
+
+    Raises:
+        ClusterError: this process does not see the same files, or is another version.
+        MergesafeError: as the merge in one process.
+    """
+    setup = part.setup
+    _check_node(part)
+    rule = setup.options.on_nonfinite
+    chosen = choose(setup.backend, setup.device, setup.vram, zero_nonfinite=rule == "zero")
+    options = replace(setup.options, slab=chosen.slab, lanes=chosen.lanes, selects=chosen.selects)
+    notes = _Notes(chosen.name)
+    with Reader() as reader, Shards(part.shards, setup.target) as shards:
+        with _unfinished(setup) as folder:
+            shards.join(folder)
+        workers = Workers(
+            part, schedule(part, options), options, chosen.kernels, reader, shards, notes,
+            nonfinite=NonFinite(rule, reader), spans=part.spans, statistics=part.statistics,
+            progress=notes.advance,
+        )  # fmt: skip
+        with chosen.pinned(workers.arena):
+            workers.run()
+        reader.check_unchanged()
+        shards.sync()
+    return notes.outcome
+
+
+def identity(fingerprint: Mapping[str, Any]) -> tuple[int, int]:
+    """Size and second of modification of a local file: file systems keep no finer time alike."""
+    return fingerprint["size"], fingerprint["mtime_ns"] // 10**9
+
+
+def _check_node(part: Part) -> None:
+    check_version(part.setup.version)
+    check_inputs(part.inputs)
+    for shard in part.shards:
+        path = part.setup.working / shard.name
+        try:
+            found = path.is_file()
+        except OSError as error:  # the folder is open to the user alone who began the merge
+            raise _unseen(path, reason(error)) from None
+        if not found:
+            raise _unseen(path, "no such file there")
+
+
+@contextmanager
+def _unfinished(setup: Setup) -> Iterator[int]:
+    """The folder that shards are written in, open: the one that the merge began, not a link."""
+    try:
+        hidden = open_folder(setup.working.parent)
+        try:
+            folder = open_folder(setup.working.name, hidden)
+        finally:
+            os.close(hidden)
+    except OSError as error:
+        raise _unseen(setup.working, reason(error)) from None
+    try:
+        if os.fstat(folder).st_uid != setup.owner:
+            raise _unseen(setup.working, f"the folder there belongs to {owner_of(folder)}")
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def check_version(begun_by: str) -> None:
+    """Refuse work that another version began.
+
+    Raises:
+        ClusterError: it is another one; names this node.
+    """
+    if begun_by != __version__:
+        raise ClusterError(
+            f"{platform.node()}: this node of the cluster has mergesafe {__version__}, the work "
+            f"was begun by {begun_by}. Install the same version on every node."
+        )
+
+
+def check_inputs(inputs: Mapping[Path, tuple[int, int]]) -> None:
+    """Refuse files that are not what the node that began the work sees.
+
+    Raises:
+        ClusterError: one is missing or another one; names it and this node.
+    """
+    for path, known in inputs.items():
+        try:
+            here = identity(at(path).fingerprint())
+        except CheckpointError as error:
+            raise _unseen(path, str(error)) from None
+        if here != known:
+            raise _unseen(path, "a file of that name has another size or time there")
+
+
+def _unseen(path: Path, why: str) -> ClusterError:
+    return ClusterError(
+        f"{platform.node()}: this node of the cluster does not see {path} as the node that began "
+        f"the work does ({why.rstrip('.')}). Inputs and output must lie on a file system that all "
+        "nodes share, under the same paths."
+    )

@@ -1,0 +1,1 @@
+"""How long a merge would take."""

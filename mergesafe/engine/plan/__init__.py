@@ -1,0 +1,1 @@
+"""From a recipe and headers to ordered work."""

@@ -1,0 +1,369 @@
+"""Which tensors a merge writes, and what each input calls them.
+
+The names of all inputs are looked at as whole sets before anything is decided. Where one set is
+the other under a constant prefix, or in another spelling, it is carried over with a note; what
+only some inputs have is taken from its owner, dropped with a note, or refused, by the rules of
+:func:`align`. Nothing is merged that is not paired by name and shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from mergesafe.architecture.experts import expert_layout
+from mergesafe.architecture.names import is_counter, is_extra_layer, is_recomputed, is_tower
+from mergesafe.architecture.pairing import Pairing, Rule, pair
+from mergesafe.architecture.tying import HEADS, embedding_of, head_beside, is_embedding
+from mergesafe.checkpoint._parse import show
+from mergesafe.checkpoint.compare import same_bytes
+from mergesafe.checkpoint.model import Checkpoint
+from mergesafe.engine.plan.heads import HeadPlan, headless_warning, plan_head
+from mergesafe.engine.plan.sources import Model
+from mergesafe.errors import CheckpointError
+
+#: Names that an error shows of each side.
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The output's tensors, and the inputs with their own names for them."""
+
+    models: tuple[Model, ...]
+    names: tuple[str, ...]
+    #: Tensors that are copied from one input instead of merged.
+    copied: Mapping[str, Model]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class _State:
+    models: list[Model]
+    reference: int
+    names: dict[str, None]
+    rules: dict[int, list[Rule]]
+    copied: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def holders(self, name: str) -> list[int]:
+        return [i for i, model in enumerate(self.models) if name in (model.names or ())]
+
+    def lacking(self, name: str) -> list[int]:
+        return [i for i, model in enumerate(self.models) if name not in (model.names or ())]
+
+    def unsettled(self) -> list[str]:
+        """Tensors that some input lacks, of which nothing is decided; the head comes last."""
+        return [
+            name for name in self.names
+            if name not in HEADS and name not in self.copied and self.lacking(name)
+        ]  # fmt: skip
+
+    def texts(self, numbers: Iterable[int]) -> str:
+        return ", ".join(dict.fromkeys(self.models[i].text for i in numbers))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        model = self.models[self.holders(name)[0]]
+        return model.checkpoint.tensors[_names(model)[name]].shape
+
+
+def align(models: Sequence[Model], reference: Model, *, whole: bool = True) -> Alignment:
+    """Pair the tensors of ``models`` with those of ``reference``, whose names the output takes.
+
+    1. Wrappers of training (``_orig_mod.``) are gone already, see :class:`Checkpoint`.
+    2. A name that the reference has under another constant prefix or in another spelling is that
+       tensor (:mod:`mergesafe.architecture.pairing`).
+    3. Buffers that a model computes itself, and counters, are the reference's, never averaged;
+       they are dropped where not every input, or not the reference, has them.
+    4. An embedding that an input lacks, while another holds the same bytes under one other name
+       that the input has, is an alias: the input's tensor of that name.
+    5. Layers for further tokens (MTP) are their owner's. The vision and audio parts of a larger
+       model are the reference's, and are left out where only others have them.
+    6. Anything else that an input lacks is an error that shows both sides. Without ``whole`` it
+       stays among the names, for a caller who lists what is missing.
+    7. The output head: :mod:`mergesafe.engine.plan.heads`.
+
+    Raises:
+        CheckpointError: the sets of names do not belong together.
+    """
+    state = _paired(models, next(i for i, model in enumerate(models) if model is reference))
+    _buffers(state)
+    for name in state.unsettled():
+        _partly(state, name)
+    unmatched = state.unsettled()
+    if unmatched and whole:
+        raise _mismatch(state, unmatched)
+    try:
+        _heads(state)
+    except CheckpointError:
+        if whole:
+            raise
+    if whole:
+        _refuse_changed_copies(state)
+    return Alignment(
+        tuple(state.models),
+        tuple(state.names),
+        {name: state.models[i] for name, i in state.copied.items()},
+        tuple(dict.fromkeys(state.notes)),
+        tuple(dict.fromkeys(state.warnings)),
+    )
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    return {name: info.shape for name, info in model.checkpoint.tensors.items()}
+
+
+def _paired(models: Sequence[Model], reference: int) -> _State:
+    """Every model with its names for the reference's tensors, then for its own further ones."""
+    ours = _shapes(models[reference])
+    pairings: dict[int, Pairing] = {}
+    known: dict[object, Pairing] = {}
+    for number, model in enumerate(models):
+        key = model.checkpoint.path
+        if key not in known:
+            known[key] = pair(ours, _shapes(model))
+        pairings[number] = known[key]
+    names: dict[str, None] = {}
+    named = []
+    notes = []
+    for number, model in enumerate(models):
+        found = pairings[number]
+        if found.ambiguous:
+            raise CheckpointError(
+                f"{model.checkpoint.path}: its tensors fit those of "
+                f"{models[reference].checkpoint.path} in more than one way: its names "
+                f"begin with {', or with '.join(map(str, found.ambiguous))}. Rename the "
+                "tensors of one."
+            )
+        # In the order of the file: that of the first model is the output's.
+        target = {own: name for name, own in found.stored.items()}
+        stored = {target.get(own, own): own for own in model.checkpoint.tensors}
+        names.update(dict.fromkeys(stored))
+        named.append(replace(model, names=stored))
+        notes += _naming_notes(model, found)
+    return _State(
+        named, reference, names, {i: p.rules for i, p in pairings.items()}, notes=notes,
+        warnings=[warning for model in models for warning in model.warnings],
+    )  # fmt: skip
+
+
+def _naming_notes(model: Model, found: Pairing) -> list[str]:
+    notes = list(model.notes)
+    if wrappers := model.checkpoint.wrappers:
+        notes.append(
+            f"{model.text}: training put {' and '.join(f'{each!r}' for each in wrappers)} into the "
+            "names of its tensors; the merged model's names are without"
+        )
+    notes += [f"{model.text}: the names of its tensors begin with {rule}" for rule in found.rules]
+    if found.renamed:
+        notes.append(f"{model.text}: {found.renamed} tensors have old names (LayerNorm.gamma, …)")
+    return notes
+
+
+# --- what is not merged --------------------------------------------------------------------------
+
+
+def _buffers(state: _State) -> None:
+    kept: dict[str, list[str]] = {}
+    for name in list(state.names):
+        counter = is_counter(name)
+        if not counter and not is_recomputed(name, state.shape(name)):
+            continue
+        holders = state.holders(name)
+        whose = state.reference
+        if whose in holders and (counter or len(holders) == len(state.models)):
+            state.copied[name] = whose
+            kept.setdefault("counters" if counter else "computed buffers", []).append(name)
+            continue
+        del state.names[name]
+        why = "only a count" if counter else "models compute it"
+        state.notes.append(f"{name} is dropped: {why}, and not every input stores it")
+    for kind, names in kept.items() if len(state.models) > 1 else ():
+        shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+        text = state.models[state.reference].text
+        state.notes.append(f"{kind} ({shown}) are copied from {text}, not averaged")
+
+
+def _heads(state: _State) -> None:
+    head = next((name for name in state.names if name in HEADS), None)
+    if head is None:
+        if warning := headless_warning(state.names, state.models):
+            state.warnings.append(warning)
+        embedding = embedding_of(state.names)
+        beside = head_beside(embedding) if embedding else None
+        adapted = [m for m in state.models if m.adapter and beside in m.adapter.pairs]
+        if beside is None or not adapted:
+            return
+        head = beside
+        state.names[head] = None
+    found: HeadPlan = plan_head(head, state.models)
+    state.notes += found.notes
+    if not found.written:
+        del state.names[head]
+    else:
+        state.models = list(found.models)
+
+
+def _partly(state: _State, name: str) -> None:
+    """Decide about a tensor that some input lacks; leave it where nothing is known of it."""
+    holders, lacking = state.holders(name), state.lacking(name)
+    reference = state.models[state.reference]
+    owner = state.reference if state.reference in holders else holders[0]
+    if all(_alias(state, name, i) for i in lacking):
+        return
+    if any(_has(state.models[i], _stem(name)) for i in lacking):
+        return  # fewer layers or a smaller tower, not none
+    if is_extra_layer(name, state.models[owner].checkpoint.config):
+        state.copied[name] = owner
+        _tell_copied(
+            state, f"layers that predict further tokens ({_stem(name)})", owner, holders, lacking
+        )
+    elif _beside_text(state, name, holders, lacking):
+        if state.reference in holders:
+            state.copied[name] = owner
+            _tell_copied(state, _stem(name), owner, holders, lacking)
+        else:
+            del state.names[name]
+            state.warnings.append(
+                f"{_stem(name)} of {state.texts(holders)} is left out: {reference.text}, whose "
+                "architecture the merged model has, has no such part"
+            )
+
+
+def _tell_copied(
+    state: _State, what: str, owner: int, holders: Sequence[int], lacking: Sequence[int]
+) -> None:
+    """A note; a warning where another input has the part too, which changes nothing then."""
+    others = [i for i in holders if state.models[i].text != state.models[owner].text]
+    text = f"{what}: copied from {state.models[owner].text}, not merged, since "
+    text += f"{state.texts(lacking)} has no such part"
+    if others:
+        state.warnings.append(f"{text}; that of {state.texts(others)} is left out")
+    else:
+        state.notes.append(text)
+
+
+def _refuse_changed_copies(state: _State) -> None:
+    """What is copied is copied as it is stored, so an adapter of it would be lost."""
+    for name, number in state.copied.items():
+        model = state.models[number]
+        if model.adapter is not None and _names(model)[name] in model.adapter.pairs:
+            raise CheckpointError(
+                f"{model.adapter.path}: changes tensor '{name}', which is copied from {model.text} "
+                f"because {state.texts(state.lacking(name))} has no such part. Merge the adapter "
+                "into its base first (PEFT's merge_and_unload), and name the result."
+            )
+
+
+def _beside_text(state: _State, name: str, holders: Sequence[int], lacking: Sequence[int]) -> bool:
+    """Whether the tensor lies beside the part that text models share with a larger one."""
+    if not is_tower(name) and not any(
+        rule.ours or rule.theirs for i in (*holders, *lacking) for rule in state.rules[i]
+    ):
+        return False
+    if state.reference in holders:
+        return is_tower(name) or not any(
+            name.startswith(rule.ours) for i in lacking for rule in state.rules[i]
+        )
+    return is_tower(name) or not any(
+        name.startswith(rule.theirs) for i in holders for rule in state.rules[i]
+    )
+
+
+def _alias(state: _State, name: str, number: int) -> bool:
+    """Whether model ``number`` holds the embedding under another name: its owner's bytes say so.
+
+    Of embeddings alone: other matrices may be equal by chance, all zeros for example.
+    """
+    if not is_embedding(name):
+        return False
+    model = state.models[number]
+    for i in state.holders(name):
+        owner = state.models[i]
+        tensors = owner.checkpoint.tensors
+        wanted = tensors[_names(owner)[name]]
+        for other, stored in _names(owner).items():
+            known = _names(model).get(other)
+            alike = other != name and known is not None and is_embedding(other)
+            if alike and known is not None and same_bytes(wanted, tensors[stored]):
+                names = {**_names(model), name: known}
+                state.models[number] = replace(model, names=names)
+                state.notes.append(
+                    f"{name}: {model.text} stores it as {other}, whose bytes {owner.text} has "
+                    "under both names"
+                )
+                return True
+    return False
+
+
+def _has(model: Model, stem: str) -> bool:
+    """Whether the model holds any tensor of that part."""
+    return any(name.startswith(f"{stem}.") for name in model.names or ())
+
+
+def _stem(name: str) -> str:
+    """The first segments of a name, which many tensors share."""
+    parts = name.split(".")
+    count = 2 if parts[0] == "model" else 1
+    if len(parts) > count + 1 and parts[count].isdigit():
+        count += 1
+    return ".".join(parts[:count])
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def _mismatch(state: _State, unmatched: Sequence[str]) -> CheckpointError:
+    """Both sides of the first pair of inputs that do not go together."""
+    name = unmatched[0]
+    number, other = state.lacking(name)[0], state.holders(name)[0]
+    here, there = (_names(state.models[i]) for i in (number, other))
+    one, two = (state.models[i].checkpoint for i in (number, other))
+    rules = [*state.rules[number], *state.rules[other]]
+    mapping = f" Prefixes that were paired: {'; '.join(map(str, rules))}." if rules else ""
+    return CheckpointError(
+        f"{one.path}: {_missing(state, there, here, two.path)} missing here; "
+        f"{_missing(state, here, there, 'this model')} missing there.{mapping} {_advice(one, two)}"
+    )
+
+
+def _advice(one: Checkpoint, two: Checkpoint) -> str:
+    kinds = [_architecture(each) for each in (one, two)]
+    if None not in kinds and kinds[0] != kinds[1]:
+        return (
+            f"{one.path.name} is a {kinds[0]}, {two.path.name} a {kinds[1]}: they cannot be merged."
+        )
+    if {expert_layout(one.tensors), expert_layout(two.tensors)} == {"separate", "fused"}:
+        return (
+            "One stores the experts of its layers one by one, the other as one tensor: these are "
+            "the layouts of transformers 4 and 5. Load and save one of them with the version that "
+            "wrote the other."
+        )
+    return "Every model needs the same architecture: check that the models belong together."
+
+
+def _architecture(checkpoint: Checkpoint) -> object:
+    named = checkpoint.config.get("architectures")
+    return named[0] if isinstance(named, list) and named else None
+
+
+def _names(model: Model) -> Mapping[str, str]:
+    assert model.names is not None  # paired before
+    return model.names
+
+
+def _missing(state: _State, have: Mapping[str, str], lack: Mapping[str, str], whose: object) -> str:
+    """How many names of one side the other lacks, the first of them, and the verb."""
+    names = [name for name in have if name not in lack and name in state.names]
+    total = f"of the {len(have)} tensors of {whose}"
+    if not names:
+        return f"none {total} is"
+    shown = ", ".join(show(name) for name in names[:_SHOWN])
+    more = ", …" if len(names) > _SHOWN else ""
+    return f"{len(names)} {total} ({shown}{more}) {'is' if len(names) == 1 else 'are'}"

@@ -1,0 +1,132 @@
+"""Whether the merged model has an output head of its own, and where each input's comes from.
+
+What is stored decides, not what config.json says of it: transformers uses a head that is stored.
+A head is left out only when every input ties it to the embedding and no stored one differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mergesafe.architecture.names import layer_of
+from mergesafe.architecture.tying import embedding_of, head_beside, says_tying
+from mergesafe.checkpoint.compare import same_bytes
+from mergesafe.engine.plan.sources import Model
+from mergesafe.errors import CheckpointError
+
+#: Ends of the names of classes that have an output head.
+_GENERATES: Final = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """``models``: those that store no head, with their embedding in its place if it is written."""
+
+    written: bool
+    models: tuple[Model, ...]
+    notes: tuple[str, ...] = ()
+
+
+def plan_head(head: str, models: Sequence[Model]) -> HeadPlan:
+    """Decide about the output tensor ``head``, which at least one input stores or adapts.
+
+    Raises:
+        CheckpointError: an input has no head, and nothing says that it shares its embedding.
+    """
+    stored = [model for model in models if _stored(head, model)]
+    for model in models:
+        if model not in stored and model.checkpoint.tied is not True:
+            raise _headless(head, model, stored[0] if stored else None)
+    tied = all(model.checkpoint.tied for model in models)
+    # Comparing reads the tensors, so only where it decides something.
+    known: dict[object, bool] = {}
+    own = [model for model in models if tied and _differs(head, model, known)]
+    if tied and not own:
+        holders = ", ".join(dict.fromkeys(model.text for model in stored))
+        note = f"{head} of {holders} is left out: it equals the input embedding that it is tied to"
+        return HeadPlan(False, tuple(models), (note,))
+    notes = []
+    if tied:
+        texts = ", ".join(dict.fromkeys(model.text for model in own))
+        notes.append(
+            f"{head} of {texts} differs from its input embedding although config.json ties the "
+            "two, so the merged model has a head of its own (tie_word_embeddings: false)"
+        )
+    lending = [model for model in models if model not in stored]
+    if stored and lending:
+        texts = ", ".join(dict.fromkeys(model.text for model in lending))
+        notes.append(
+            f"{head}: {texts} shares the input embedding, which is merged as its head; the merged "
+            "model has a head of its own (tie_word_embeddings: false)"
+        )
+    borrowed = [m if m in stored else replace(m, borrowed_head=head) for m in models]
+    return HeadPlan(True, tuple(borrowed), tuple(notes))
+
+
+def headless_warning(names: Collection[str], models: Sequence[Model]) -> str | None:
+    """What to say of language models none of which has a head, though one is not tied.
+
+    Their merge is as they are: transformers makes a head of random numbers for each.
+    """
+    embedding = embedding_of(names)
+    for model in models:
+        own = model.own_name(embedding) if embedding is not None else None
+        kinds = model.checkpoint.config.get("architectures")
+        kind = kinds[0] if isinstance(kinds, list) and kinds else None
+        if model.checkpoint.tied is not False or own is None or not isinstance(kind, str):
+            continue
+        shape = model.checkpoint.tensors[own].shape
+        others = [
+            name for name, info in model.checkpoint.tensors.items()
+            if name != own and info.shape == shape and layer_of(name) is None
+        ]  # fmt: skip
+        if kind.endswith(_GENERATES) and not others:  # a head may have a name that is not known
+            return (
+                f"no model stores the output head {head_beside(own)!r}, and by its configuration "
+                f"{model.text} does not share the input embedding: the merged model has no head "
+                "either, and transformers gives it one of random numbers"
+            )
+    return None
+
+
+def _stored(head: str, model: Model) -> bool:
+    return model.own_name(head) is not None
+
+
+def _differs(head: str, model: Model, known: dict[object, bool]) -> bool:
+    """Whether the model's head is not its embedding: by an adapter, or by its bytes.
+
+    ``known``: answers by checkpoint, of which one is often named several times with adapters.
+    """
+    tensors = model.checkpoint.tensors
+    embedding = embedding_of(tensors)
+    own = model.own_name(head)
+    adapted = own or (head_beside(embedding) if embedding else head)
+    if model.adapter is not None and adapted in model.adapter.pairs:
+        return True
+    if own is None:
+        return False
+    if embedding is None:
+        return True
+    place = model.checkpoint.path
+    if place not in known:
+        known[place] = not same_bytes(tensors[own], tensors[embedding])
+    return known[place]
+
+
+def _headless(head: str, model: Model, holder: Model | None) -> CheckpointError:
+    other = f"; {holder.text} has one" if holder is not None else ""
+    said = "nothing says that it shares the input embedding"
+    if model.checkpoint.tied is False:
+        said = (
+            "config.json says that it does not share the input embedding"
+            if says_tying(model.checkpoint.config)
+            else "models of its type do not share the input embedding unless config.json says so"
+        )
+    return CheckpointError(
+        f"{model.checkpoint.path}: the output head '{head}' is missing{other}, and {said}. Use "
+        "the whole model; or, if it does share it, set tie_word_embeddings to true in its "
+        "config.json."
+    )

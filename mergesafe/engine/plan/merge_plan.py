@@ -1,0 +1,375 @@
+"""The plan of a merge, made from headers alone.
+
+Everything that can be wrong without looking at tensor data is found here: recipes, shapes, dtypes,
+parameters, memory. What remains is ordered work with its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from math import prod
+from typing import Any, Final
+
+from mergesafe.architecture.names import layer_of
+from mergesafe.architecture.tying import HEADS, embedding_of, untied
+from mergesafe.checkpoint.carry import states_of
+from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
+from mergesafe.checkpoint.location import Location
+from mergesafe.checkpoint.seen import FileState
+from mergesafe.dtypes import FLOATS, SIZES, promote
+from mergesafe.engine.memory import aligned
+from mergesafe.engine.plan.alignment import Alignment, align
+from mergesafe.engine.plan.called import as_called
+from mergesafe.engine.plan.companions import companion_warnings, companions_of
+from mergesafe.engine.plan.experts import Experts, Part
+from mergesafe.engine.plan.output_config import OutputConfig, output_config
+from mergesafe.engine.plan.precision import Precision, main_dtype
+from mergesafe.engine.plan.settings import check_settings
+from mergesafe.engine.plan.sources import Model, Source, hub_notes, open_models, sources_of
+from mergesafe.engine.plan.token_ids import TokenCheck, check_token_ids
+from mergesafe.errors import MergesafeError, MethodError, RecipeError
+from mergesafe.methods.driver import dry_run
+from mergesafe.methods.spec import (
+    Gram,
+    KthMagnitude,
+    MergeMethod,
+    Settings,
+    Statistic,
+    TensorContext,
+)
+from mergesafe.recipe.model import Recipe
+from mergesafe.recipe.nodes import Reporter
+from mergesafe.recipe.resolve import filters_of, settings_for
+from mergesafe.version import __version__
+
+#: Selection scratch per element and requested rank: one collected magnitude of four bytes for
+#: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
+SELECT_BYTES_PER_RANK: Final = 0.5
+
+
+@dataclass(frozen=True)
+class TensorTask:
+    """One output tensor, or a part of one: inputs, method parameters and where it goes.
+
+    The sources of a part are the same part of the stored inputs.
+    """
+
+    context: TensorContext
+    sources: tuple[Source, ...]
+    settings: Settings
+    out_dtype: str
+    cast: str | None
+    copied: bool
+    statistics: tuple[Statistic, ...]
+    part: Part | None = None
+    #: Of the method's inputs those that are read (engine/plan/unused.py); None for all. Without a
+    #: single one, the base is the only source.
+    used: tuple[int, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique in a plan: the output tensor's, or that of a part by itself."""
+        return self.context.name
+
+    @property
+    def stored(self) -> str:
+        """The output tensor that the task makes or is a part of."""
+        return self.context.name if self.part is None else self.part.stored
+
+    @property
+    def begin(self) -> int:
+        """The task's first element in the output tensor."""
+        return 0 if self.part is None else self.part.begin
+
+    def title(self, stored: str | None = None) -> str:
+        """What messages call the tensor, or an input that is ``stored`` under that name."""
+        whole = f"'{stored or self.stored}'"
+        return whole if self.part is None else f"{whole} (expert '{self.name}')"
+
+    @property
+    def numel(self) -> int:
+        return self.context.numel
+
+    @cached_property
+    def bytes_per_element(self) -> float:
+        """Buffer bytes per element when the whole tensor is resident, without output."""
+        size = float(sum(source.bytes_per_element for source in self.sources))
+        ranks = max(
+            (len(s.ranks) for s in self.statistics if isinstance(s, KthMagnitude)), default=0
+        )
+        return size + SELECT_BYTES_PER_RANK * ranks
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the inputs on disk."""
+        return sum(source.stored_bytes for source in self.sources)
+
+    @property
+    def low_rank_bytes(self) -> int:
+        """Float32 bytes of the adapters' factors."""
+        return sum(
+            aligned(4 * (s.lora.a.numel + s.lora.b.numel)) + 4096 for s in self.sources if s.lora
+        )
+
+    @property
+    def out_bytes(self) -> int:
+        return self.numel * SIZES[self.out_dtype]
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """Ordered work, the output's layout, and what the user should know beforehand.
+
+    ``warnings``: what may make the merged model wrong. ``notes``: what is right and yet not what
+    one might expect: tensors that are dropped or kept as they are, and commits that are read. Both
+    are printed, and stay in the model card and the manifest.
+    """
+
+    recipe: Recipe
+    models: tuple[Model, ...]
+    reference: Model  # whose configuration the merged model takes
+    tasks: tuple[TensorTask, ...]
+    layout: OutputLayout
+    config: dict[str, Any]
+    generation: dict[str, Any] | None  # in place of the reference's generation_config.json
+    tokenizer: Model
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    seed: int
+    #: Those of the warnings that card and manifest leave out (engine/plan/companions.py).
+    passing: tuple[str, ...] = ()
+    #: The files that are copied and their names in the output, and what the local ones were before
+    #: anything of them was read.
+    carried: tuple[tuple[Location, str], ...] = ()
+    carried_states: Mapping[Location, FileState] = field(default_factory=dict)
+
+    @property
+    def method(self) -> MergeMethod:
+        return self.recipe.method
+
+    def placement(self, task: TensorTask) -> Placement:
+        place = self.layout.placements[task.stored]
+        return replace(place, offset=place.offset + task.begin * SIZES[task.out_dtype])
+
+    @cached_property
+    def outputs(self) -> dict[str, list[TensorTask]]:
+        """The tasks of every output tensor, in its order."""
+        found: dict[str, list[TensorTask]] = {}
+        for task in self.tasks:
+            found.setdefault(task.stored, []).append(task)
+        return found
+
+    @cached_property
+    def bytes_in(self) -> int:
+        return sum(task.stored_bytes for task in self.tasks)
+
+    @property
+    def bytes_out(self) -> int:
+        return self.layout.total_size
+
+
+def make_plan(
+    recipe: Recipe, *, max_shard_size: int, seed: int, allow_token_mismatch: bool = False
+) -> MergePlan:
+    """Read the headers of every input and decide everything that does not need tensor data.
+
+    ``allow_token_mismatch``: token ids that mean different tokens are a warning, not an error.
+    """
+    opened = open_models(recipe)
+    chosen = _reference(recipe, opened)
+    settings = check_settings(chosen, opened)
+    alignment = align(opened, chosen)
+    models, names = alignment.models, alignment.names
+    reference = models[opened.index(chosen)]
+    positions = layer_positions(name for name in names if name not in alignment.copied)
+    precision = Precision(recipe, models)
+    tokenizer = _tokenizer_model(recipe, reference, models)
+    carried = tuple(companions_of(reference, tokenizer))
+    states = states_of(carried)
+    tokens = check_token_ids(tokenizer, models, allow=allow_token_mismatch)
+    experts = Experts(names, reference.checkpoint.config)
+    tasks: list[TensorTask] = []
+    for name in names:
+        task = _task(recipe, alignment, name, positions.get(name, 0.0), seed, precision)
+        asked = partial(_statistics, recipe, task.settings)
+        tasks += experts.divided(task, recipe.method, asked)
+    beside = companion_warnings(reference, tokenizer, models, carried)
+    config = _output_config(reference, tokenizer, tasks, tokens)
+    warnings = [
+        *recipe.warnings,
+        *_tuning_warning(recipe),
+        *alignment.warnings,
+        *experts.warnings(),
+        *_method_warnings(recipe, tasks),
+        *_filter_warnings(recipe, names),
+        *settings,
+        *config.warnings,
+        *tokens.warnings,
+        *beside.texts,
+    ]
+    notes = [
+        *alignment.notes,
+        *precision.notes(),
+        *experts.notes(),
+        *tokens.notes,
+        *config.notes,
+        *hub_notes(models),
+    ]
+    layout = plan_layout(_outputs(tasks), max_shard_size, _metadata(recipe, seed))
+    return MergePlan(
+        recipe, models, reference, tuple(tasks), layout,
+        config=config.config,
+        generation=config.generation,
+        tokenizer=tokenizer,
+        warnings=as_called(warnings, recipe, models),
+        notes=as_called(notes, recipe, models),
+        seed=seed,
+        passing=as_called((*beside.passing, *tokens.passing, *config.passing), recipe, models),
+        carried=carried,
+        carried_states=states,
+    )  # fmt: skip
+
+
+def layer_positions(names: Iterable[str]) -> dict[str, float]:
+    """t in [0, 1] of every tensor in its stack of layers, for gradients of parameters.
+
+    Layer i of n has t = i / (n - 1), the only layer of one t = 1; a tensor outside any stack
+    t = 0. Each stack (``model.layers``, ``vision.blocks``) counts its own layers.
+    """
+    layers: dict[str, tuple[str, int]] = {}
+    depth: dict[str, int] = {}
+    positions: dict[str, float] = {}
+    for name in names:
+        positions[name] = 0.0
+        layer = layer_of(name)
+        if layer is not None:
+            stack, index = layers[name] = layer
+            depth[stack] = max(depth.get(stack, 0), index + 1)
+    for name, (stack, index) in layers.items():
+        positions[name] = index / (depth[stack] - 1) if depth[stack] > 1 else 1.0
+    return positions
+
+
+def _task(
+    recipe: Recipe,
+    alignment: Alignment,
+    name: str,
+    position: float,
+    seed: int,
+    precision: Precision,
+) -> TensorTask:
+    owner = alignment.copied.get(name)
+    sources = sources_of(name, alignment.models if owner is None else [owner])
+    shape = sources[0].info.shape
+    dtype = promote([source.info.dtype for source in sources])
+    copied = owner is not None or dtype not in FLOATS
+    uncast = copied or precision.keeps(name, sources)
+    out_dtype = dtype if uncast else (recipe.out_dtype or recipe.dtype or dtype)
+    settings = settings_for(recipe, name, position)
+    context = TensorContext(name, shape, prod(shape), len(recipe.inputs), seed)
+    statistics = () if copied else _statistics(recipe, settings, context)
+    cast = None if uncast else recipe.dtype
+    return TensorTask(context, sources, settings, out_dtype, cast, copied, statistics)
+
+
+def _statistics(
+    recipe: Recipe, settings: Settings, context: TensorContext
+) -> tuple[Statistic, ...]:
+    try:
+        return dry_run(recipe.method, context, settings)
+    except RecipeError:
+        raise
+    except MethodError as error:
+        if recipe.source is None:
+            raise
+        at = f"{recipe.source}:{recipe.method_line}" if recipe.method_line else recipe.source
+        raise MethodError(f"{error} (asked for by the recipe {at})") from error
+    except MergesafeError as error:
+        line = recipe.method_line
+        raise RecipeError(str(error), source=recipe.source, line=line) from error
+
+
+def _outputs(tasks: Iterable[TensorTask]) -> list[OutputTensor]:
+    """What the tasks write, a tensor of several parts once."""
+    shapes = {
+        task.stored: (task.out_dtype, task.part.shape if task.part else task.context.shape)
+        for task in tasks
+    }
+    return [OutputTensor(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
+
+
+def statistic_name(statistic: Statistic) -> str:
+    if isinstance(statistic, KthMagnitude):
+        return "k-th magnitude"
+    return "Gram matrix" if isinstance(statistic, Gram) else "norms"
+
+
+def _tuning_warning(recipe: Recipe) -> list[str]:
+    """A merge takes the numbers as written, which may not be what the author of 'tune' expects."""
+    if recipe.tune is None:
+        return []
+    report = Reporter(recipe.source)
+    report.warn(
+        "a merge makes no use of the section 'tune' and takes the parameters as they are written; "
+        "'mergesafe tune RECIPE -o TUNED' writes a recipe with tuned ones",
+        recipe.tune_line,
+    )
+    return report.warnings
+
+
+def _method_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:
+    seen: dict[int, Settings] = {id(task.settings): task.settings for task in tasks}
+    return [warning for each in seen.values() for warning in recipe.method.check(each)]
+
+
+def _reference(recipe: Recipe, models: Sequence[Model]) -> Model:
+    """The base, where the recipe names one, else the first model."""
+    base = recipe.base_model
+    return next((m for m in models if base is not None and m.ref.key == base.key), models[0])
+
+
+def _metadata(recipe: Recipe, seed: int) -> dict[str, str]:
+    """What it takes to make the output again; the seed only where it matters."""
+    metadata = {"mergesafe_version": __version__, "mergesafe_recipe": recipe.text}
+    if recipe.method.random:
+        metadata["mergesafe_seed"] = str(seed)
+    return metadata
+
+
+def _filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
+    return [
+        f"the filter '{filter}' is part of no tensor's name, so its value is never used"
+        for filter in filters_of(recipe)
+        if not any(filter in name for name in names)
+    ]
+
+
+def _output_config(
+    reference: Model, tokenizer: Model, tasks: Sequence[TensorTask], tokens: TokenCheck
+) -> OutputConfig:
+    """The reference's config.json with the tying, and all else, of what is written."""
+    config = dict(reference.checkpoint.config)
+    if config and any(task.name in HEADS for task in tasks):
+        config = untied(config)
+    merged = [task for task in tasks if not task.copied]
+    name = embedding_of(reference.checkpoint.tensors)
+    return output_config(
+        config, reference, tokenizer, tokens.vocabulary,
+        dtype=main_dtype((task.out_dtype, task.out_bytes) for task in merged),
+        dtypes={task.out_dtype for task in merged},
+        rows=next((task.context.shape[0] for task in tasks if task.name == name), None),
+    )  # fmt: skip
+
+
+def _tokenizer_model(recipe: Recipe, reference: Model, models: Sequence[Model]) -> Model:
+    wanted = recipe.tokenizer_source
+    if wanted in (None, "base"):
+        return reference
+    for model in models:
+        if wanted in (model.text, model.ref.path):
+            return model
+    raise RecipeError(
+        f"tokenizer_source '{wanted}' is not among the models of the recipe", source=recipe.source
+    )

@@ -1,0 +1,200 @@
+"""Where each output tensor's inputs come from: checkpoints, adapters, tied heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergesafe.architecture.tying import embedding_of, head_beside, head_of
+from mergesafe.checkpoint.hub import HubStore
+from mergesafe.checkpoint.locate import locate
+from mergesafe.checkpoint.lora import Adapter, LoraPair, open_adapter
+from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
+from mergesafe.checkpoint.remote import RemotePath
+from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.dtypes import FLOATS, MERGEABLE, SIZES
+from mergesafe.engine.plan.parents import check_parent
+from mergesafe.errors import CheckpointError
+from mergesafe.recipe.model import ModelRef, Recipe
+from mergesafe.references import hub_id
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input of one tensor: stored bytes, plus ``scale * B @ A`` when an adapter changes it."""
+
+    model: str
+    info: TensorInfo
+    lora: LoraPair | None = None
+
+    @property
+    def bytes_per_element(self) -> int:
+        """Buffer bytes: an adapted tensor is read and then made in float32."""
+        return SIZES[self.info.dtype] + (4 if self.lora else 0)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on disk, an adapter's factors included."""
+        factors = self.lora.a.nbytes + self.lora.b.nbytes if self.lora else 0
+        return self.info.nbytes + factors
+
+
+@dataclass(frozen=True)
+class Model:
+    """One input model of a merge."""
+
+    ref: ModelRef
+    checkpoint: Checkpoint
+    adapter: Adapter | None
+    #: What its files told that whoever merges it should know.
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    #: Output name -> name in this checkpoint; None: the checkpoint's own names.
+    names: Mapping[str, str] | None = None
+    #: What a head that the checkpoint does not store is called in the output.
+    borrowed_head: str | None = None
+
+    @property
+    def text(self) -> str:
+        return self.ref.text
+
+    def own_name(self, name: str) -> str | None:
+        """The checkpoint's name for output tensor ``name``; a head that it shares has none."""
+        if self.names is not None:
+            return self.names.get(name)
+        return name if name in self.checkpoint.tensors else None
+
+    def source(self, name: str) -> Source | None:
+        """The input for output tensor ``name``; a tied model's head is its embedding."""
+        own = adapted = self.own_name(name)
+        if name == self.borrowed_head:
+            own = embedding_of(self.checkpoint.tensors)
+            adapted = None if own is None else head_beside(own)
+        if own is None or own not in self.checkpoint.tensors:
+            return None
+        pair = self.adapter.pairs.get(adapted or own) if self.adapter else None
+        return Source(self.text, self.checkpoint.tensors[own], pair)
+
+    def embedding(self) -> TensorInfo | None:
+        """The input embedding; None where there is none, or several could be it."""
+        name = embedding_of(self.checkpoint.tensors)
+        return None if name is None else self.checkpoint.tensors[name]
+
+
+def open_models(recipe: Recipe) -> tuple[Model, ...]:
+    """Every input of the recipe in method order, a separate base first; headers only."""
+    refs = recipe.inputs
+    if recipe.method.base == "required" and recipe.base_model is not None:
+        refs = (recipe.base_model, *refs)
+    return open_refs(refs, recipe.folder, recipe.source)
+
+
+def open_refs(
+    refs: Sequence[ModelRef], folder: Path, source: Path | None = None
+) -> tuple[Model, ...]:
+    """The models in their order, each checkpoint opened once; relative paths from ``folder``.
+
+    Raises:
+        CheckpointError: one cannot be opened or is quantized; says where ``source`` names it.
+    """
+    opened: dict[Path | str, Checkpoint] = {}
+    notes: dict[Path | str, str | None] = {}
+    failed: dict[Path | str, tuple[int, CheckpointError]] = {}
+    models = []
+    for ref in refs:
+        place, adapter_place = ref.resolve(folder)
+        if place in failed:
+            continue
+        try:
+            if place not in opened:
+                opened[place] = open_checkpoint(locate(place))
+                notes[place] = check_parent(opened[place])
+            checkpoint = opened[place]
+            adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
+        except CheckpointError as error:
+            if source is not None and ref.line is not None:
+                error.args = (f"{error} ({source}:{ref.line} names it.)",)
+            failed[place] = ref.line or 0, error
+            continue
+        told = tuple(filter(None, [notes[place]]))
+        warnings = adapter.warnings if adapter is not None else ()
+        models.append(Model(ref, checkpoint, adapter, told, warnings))
+    if failed:
+        errors = sorted(failed.values(), key=lambda entry: entry[0])
+        raise CheckpointError.joined([error for _, error in errors])
+    return tuple(models)
+
+
+def hub_notes(models: Sequence[Model]) -> list[str]:
+    """Which commits the Hub's models are read at, from the Hub or from its cache alike."""
+    notes = []
+    for model in models:
+        adapter = (model.ref.adapter, model.adapter.path) if model.adapter else ("", None)
+        for text, location in ((model.ref.path, model.checkpoint.path), adapter):
+            commit = None
+            if isinstance(location, RemotePath) and isinstance(location.store, HubStore):
+                commit = location.store.commit
+            elif isinstance(location, Path) and location.parent.name == "snapshots":
+                commit = location.name if hub_id(text or "") else None
+            if commit is not None:
+                notes.append(f"{text} is read at commit {commit}")
+    return list(dict.fromkeys(notes))
+
+
+def sources_of(name: str, models: Sequence[Model]) -> tuple[Source, ...]:
+    """The checked inputs of one output tensor: all present, one shape, mergeable types.
+
+    Raises:
+        CheckpointError: they cannot be merged.
+    """
+    found = [model.source(name) for model in models]
+    sources = [source for source in found if source is not None]
+    if len(sources) < len(models):  # align() has said so for everything that it was given
+        lacking = models[found.index(None)].checkpoint.path
+        raise CheckpointError(f"{lacking}: tensor '{name}' is missing here.")
+    first = sources[0]
+    for source in sources[1:]:
+        if source.info.shape != first.info.shape:
+            raise _shapes_differ(name, first, source)
+    kinds = {source.info.dtype in FLOATS for source in sources}
+    if kinds == {True, False}:
+        other = next(s for s in sources if (s.info.dtype in FLOATS) != (first.info.dtype in FLOATS))
+        raise CheckpointError(
+            f"{_types_differ(name, first, other)}; floating-point and integer tensors cannot be "
+            "merged. The models do not belong together, or one is quantized."
+        )
+    unsupported = [s for s in sources if s.info.dtype in FLOATS and s.info.dtype not in MERGEABLE]
+    if unsupported:
+        source = unsupported[0]
+        raise CheckpointError(
+            f"{source.info.path}: tensor '{name}' is {source.info.dtype}; merging computes with "
+            f"{', '.join(MERGEABLE)}. Convert the checkpoint to one of these first."
+        )
+    other = next((s for s in sources if s.info.dtype != first.info.dtype), first)
+    if kinds == {False} and other is not first:
+        raise CheckpointError(
+            f"{_types_differ(name, first, other)}; integer tensors are copied, so all models must "
+            "agree. Convert one of them."
+        )
+    return tuple(sources)
+
+
+def _types_differ(name: str, first: Source, other: Source) -> str:
+    return (
+        f"tensor '{name}' is {first.info.dtype} in {first.info.path} and {other.info.dtype} in "
+        f"{other.info.path}"
+    )
+
+
+def _shapes_differ(name: str, first: Source, other: Source) -> CheckpointError:
+    advice = "every model needs the same architecture."
+    if embedding_of([name]) or head_of([name]):
+        advice = (
+            "the vocabularies differ in size. This version does not merge vocabularies: resize "
+            "the embeddings of one model to the other's tokenizer first."
+        )
+    return CheckpointError(
+        f"tensor '{name}' has shape {list(first.info.shape)} in {first.info.path} and "
+        f"{list(other.info.shape)} in {other.info.path}; {advice}"
+    )

@@ -1,0 +1,167 @@
+"""How much memory each task takes, how it is cut, and how many threads its kernels use."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mergesafe import _native
+from mergesafe.dtypes import SIZES
+from mergesafe.engine.memory import ALIGNMENT, aligned, format_size
+from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.errors import ArgumentError
+from mergesafe.methods.spec import KthMagnitude
+
+#: Tiles are whole reduction blocks (csrc/core/reduce.h).
+BLOCK = 4096
+#: Below this many elements, system calls and kernel starts cost more than the work.
+SMALL_TILE = 1 << 18
+#: Counts of one streamed selection: 65,536 of eight bytes, per rank and kernel thread.
+HISTOGRAM_BYTES = 1 << 19
+#: Elements of one sampled run, at least 4 KiB of a file, and of how many elements one is sampled.
+SAMPLE_RUN = 2048
+SAMPLE_SHARE = 256
+SAMPLE_LEAST = 1 << 17
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What suits the processor that computes.
+
+    ``write``: bytes of one written piece. ``once``: bytes of inputs and output of a tile that is
+    read once. ``streamed``: a tensor that does not fit is read in tiles of one part in this many of
+    the budget.
+    """
+
+    write: int
+    once: int
+    streamed: int
+
+
+#: A written piece stays in a cache between kernel and write, a tile between reading and kernel.
+CPU_SIZES = Sizes(write=1 << 20, once=4 << 20, streamed=4)
+#: Every kernel call is waited for, so tiles are large; each worker has a slab for itself.
+DEVICE_SIZES = Sizes(write=32 << 20, once=128 << 20, streamed=1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Elements per tile (all of them when resident) and per written piece, bytes, threads.
+
+    ``select``: bytes in which a selection over several tiles samples and collects, per rank; 0
+    where histograms decide.
+    """
+
+    tile: int
+    out_tile: int
+    nbytes: int
+    threads: int
+    select: int = 0
+
+
+def task_layout(
+    task: TensorTask,
+    budget: int,
+    threads: int,
+    sizes: Sizes = CPU_SIZES,
+    *,
+    selects: bool = True,
+) -> Layout:
+    """Keep the tensor resident if it needs statistics and fits ``budget``, else cut tiles.
+
+    Without statistics the inputs are read once anyway, and small tiles stay in the cache.
+
+    Raises:
+        ArgumentError: not even a small tile fits the budget.
+    """
+    out_size = SIZES[task.out_dtype]
+    fixed = task.low_rank_bytes + ALIGNMENT * (2 + 2 * len(task.sources))
+    if not task.numel:
+        return Layout(1, 1, fixed, 1)
+    if task.statistics:
+        whole = fixed + aligned(int(task.numel * task.bytes_per_element))
+        # Few such tensors fit at once, so that the threads left over go to each one's kernels.
+        used = max(1, threads // max(1, budget // whole)) if whole <= budget else 1
+        out_tile = min(task.numel, used * sizes.write // out_size)
+        nbytes = whole + aligned(out_tile * out_size)
+        if nbytes <= budget:
+            return Layout(task.numel, out_tile, nbytes, used)
+        used = max(1, threads // sizes.streamed)
+        room = budget // sizes.streamed
+        # Counts live beside the arena: they take from the tiles, down to one block.
+        counts = histogram_bytes(task) * used
+        select = select_bytes(task, used) if selects else 0
+        if select * rank_count(task) > room * 3 // 4:
+            select = 0
+        fixed += select * rank_count(task)
+    else:
+        select = 0
+        used = 1
+        room = sizes.once
+        counts = 0
+    per_element = task.bytes_per_element + out_size
+    left = budget - fixed - 2 * ALIGNMENT
+    wanted = max(room - fixed - counts, int(SMALL_TILE * per_element))
+    room = min(left, max(min(wanted, left - counts), int(BLOCK * per_element)))
+    tile = int(room / per_element)
+    tile = task.numel if tile >= task.numel else tile // BLOCK * BLOCK
+    if tile <= 0:
+        raise ArgumentError(
+            f"--memory {format_size(budget)} is too small for tensor {task.title()}: "
+            f"{format_size(fixed)} are needed besides its tiles; give at least "
+            f"{format_size(2 * fixed + BLOCK * per_element)}"
+        )
+    out_tile = min(tile, used * sizes.write // out_size)
+    nbytes = fixed + aligned(int(tile * task.bytes_per_element)) + aligned(out_tile * out_size)
+    return Layout(tile, out_tile, nbytes, used, select)
+
+
+def reads(task: TensorTask, layout: Layout) -> int:
+    """How often each input is read: once per statistic and once to combine, unless it stays."""
+    if not task.statistics or layout.tile >= task.numel:
+        return 1
+    per_selection = 1 if layout.select else 2
+    return 1 + sum(per_selection if isinstance(s, KthMagnitude) else 1 for s in task.statistics)
+
+
+def bytes_read(task: TensorTask, layout: Layout) -> int:
+    """Bytes of all inputs together, samples of selections included."""
+    total = task.stored_bytes * reads(task, layout)
+    if layout.tile < task.numel and layout.select:
+        sampled = len(sample_positions(task.numel)) * SAMPLE_RUN
+        each = sum(SIZES[source.info.dtype] for source in task.sources)
+        total += sampled * each * sum(isinstance(s, KthMagnitude) for s in task.statistics)
+    return total
+
+
+def sample_positions(numel: int) -> list[int]:
+    """First elements of the sampled runs of :data:`SAMPLE_RUN`: one in each of equal parts."""
+    runs = min(max(SAMPLE_LEAST, numel // SAMPLE_SHARE), numel // 4) // SAMPLE_RUN
+    if not runs:
+        return []
+    part = numel // runs
+    # Fibonacci hashing: a pseudorandom place in each part
+    return [
+        run * part + (run * 0x9E3779B97F4A7C15 % 2**64 >> 32) % (part - SAMPLE_RUN + 1)
+        for run in range(runs)
+    ]
+
+
+def rank_count(task: TensorTask) -> int:
+    """Ranks of the task's largest selection."""
+    return max((len(s.ranks) for s in task.statistics if isinstance(s, KthMagnitude)), default=0)
+
+
+def select_bytes(task: TensorTask, threads: int) -> int:
+    """Storage of one rank: its sample twice, or three times what it probably collects."""
+    sample = len(sample_positions(task.numel)) * SAMPLE_RUN
+    if not (sample and rank_count(task)):
+        return 0
+    collected = 3 * int(7 * task.numel / math.sqrt(sample)) + 8192
+    slack = 2 * threads * _native.selection_slack
+    return 4 * (max(2 * sample, collected) + slack)
+
+
+def histogram_bytes(task: TensorTask) -> int:
+    """Counts of the task's largest streamed selection, per kernel thread."""
+    return HISTOGRAM_BYTES * rank_count(task)

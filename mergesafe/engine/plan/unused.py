@@ -1,0 +1,54 @@
+"""Inputs that change nothing at a recipe's settings: a merge does not read them.
+
+A weight of 0 in an average or among task vectors, a lambda of 0, SLERP with t = 0 or t = 1: what
+such an input holds does not matter (:meth:`mergesafe.methods.spec.MergeMethod.unused`), so its
+bytes stay on the disk and NaN in them spoils nothing. Integer tensors are compared as ever.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+from mergesafe.engine.memory import format_size
+from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
+from mergesafe.engine.plan.sources import Source
+from mergesafe.methods.driver import dry_run, used_inputs
+from mergesafe.methods.spec import MergeMethod
+
+
+def without_unused(plan: MergePlan) -> MergePlan:
+    """The plan with the sources that matter, and notes about those that are left out."""
+    tasks = tuple(_reduced(plan.method, task) for task in plan.tasks)
+    names: dict[str, set[str]] = defaultdict(set)
+    size: Counter[str] = Counter()
+    for before, after in zip(plan.tasks, tasks, strict=True):
+        for source in _left_out(plan.method, before, after):
+            names[source.model].add(before.stored)
+            size[source.model] += source.stored_bytes
+    notes = [
+        f"{model} is not read for {len(names[model])} of {len(plan.outputs)} tensors, which it "
+        "does not change at these settings (a weight or lambda of 0, a t of 0 or 1): "
+        f"{format_size(size[model])} less to read"
+        for model in names
+    ]
+    return replace(plan, tasks=tasks, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def _reduced(method: MergeMethod, task: TensorTask) -> TensorTask:
+    if task.copied:
+        return task
+    used = used_inputs(method, task.settings, task.context.inputs)
+    if used is None:
+        return task
+    first = task.sources[:1] if method.base == "required" else ()
+    sources = (*first, *(task.sources[len(first) + i] for i in used))
+    statistics = dry_run(method, task.context, task.settings, used=used)
+    return replace(task, sources=sources, statistics=statistics, used=used)
+
+
+def _left_out(method: MergeMethod, before: TensorTask, after: TensorTask) -> list[Source]:
+    if after.used is None:
+        return []
+    first = 1 if method.base == "required" else 0
+    return [source for i, source in enumerate(before.sources[first:]) if i not in set(after.used)]

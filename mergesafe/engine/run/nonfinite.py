@@ -1,0 +1,118 @@
+"""NaN and infinity: what ``--on-nonfinite`` means."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterable
+
+from mergesafe.checkpoint.reader import Reader
+from mergesafe.dtypes import SIZES
+from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.sources import Source
+from mergesafe.engine.run.kernels import SHARED_FLAG, Buffer, count_nonfinite
+from mergesafe.errors import NonFiniteError
+
+_PIECE_BYTES = 1 << 20
+
+
+class NonFinite:
+    """Collects what kernels report. ``rule`` is error, warn or zero.
+
+    Reports come tile by tile and from any thread, so that warnings are only made when all is
+    done: they must not depend on how the work was cut.
+    """
+
+    def __init__(self, rule: str, reader: Reader) -> None:
+        self.rule = rule
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._inputs: dict[str, set[int]] = {}
+        self._outputs: set[str] = set()
+
+    def check(self, task: TensorTask, inputs: Iterable[int], output: bool) -> None:
+        """Inputs of the task, by index, that held NaN or infinity, and whether its output does.
+
+        Raises:
+            NonFiniteError: under the rule ``error``.
+        """
+        inputs = set(inputs)
+        with self._lock:
+            self._inputs.setdefault(task.name, set()).update(inputs)
+            if output:
+                self._outputs.add(task.name)
+        if self.rule != "error":
+            return
+        for message, source in self._about_inputs(task, inputs):
+            raise NonFiniteError(
+                f"{message}. {_remedy(task, source)}, or accept it with --on-nonfinite zero "
+                "(use 0 instead) or --on-nonfinite warn (merge it)."
+            )
+        if output:
+            raise NonFiniteError(f"{_overflow(task)}. {_overflow_remedy(task)}.")
+
+    def warnings(self, tasks: Iterable[TensorTask]) -> list[str]:
+        """What was accepted, in the order of the tasks."""
+        done = "replaced by 0" if self.rule == "zero" else "given to the method as they are"
+        found = []
+        for task in tasks:
+            inputs = self._inputs.get(task.name, set())
+            about = [f"{message}; {done}" for message, _ in self._about_inputs(task, inputs)]
+            found += about
+            if task.name in self._outputs and (self.rule == "zero" or not about):
+                found.append(_overflow(task))
+        return found
+
+    def _about_inputs(
+        self, task: TensorTask, inputs: Iterable[int]
+    ) -> Iterable[tuple[str, Source]]:
+        for index in sorted(inputs):
+            source = task.sources[index]
+            count = self._count(task, source)
+            if count or index < SHARED_FLAG or source.lora:
+                yield _message(task, source, count), source
+
+    def _count(self, task: TensorTask, source: Source) -> int:
+        """Values of the stored tensor that are not finite after the cast at load."""
+        dtype = source.info.dtype
+        count = 0
+        for begin in range(0, source.info.nbytes, _PIECE_BYTES):
+            piece = bytearray(min(_PIECE_BYTES, source.info.nbytes - begin))
+            self._reader.read_into(source.info, begin, memoryview(piece))
+            address = ctypes.addressof(ctypes.c_char.from_buffer(piece))
+            buffer = Buffer(address, memoryview(piece), dtype, task.cast or dtype)
+            count += count_nonfinite(buffer, len(piece) // SIZES[dtype])
+        return count
+
+
+def _overflow(task: TensorTask) -> str:
+    return (
+        f"tensor {task.title()}: merging finite inputs gave values beyond the range of "
+        f"{task.out_dtype}"
+    )
+
+
+def _overflow_remedy(task: TensorTask) -> str:
+    if task.out_dtype == "F16":
+        return "Use out_dtype: bfloat16 or float32 in the recipe"
+    return "The weights or scales of the recipe are too large"
+
+
+def _message(task: TensorTask, source: Source, count: int) -> str:
+    name = task.title(source.info.name)
+    if not count:
+        return f"{source.model}: tensor {name} holds NaN or infinity after its adapter is applied"
+    values = "1 value that is" if count == 1 else f"{count:,} values that are"
+    cast = f" when read as {task.cast}" if _narrowed(task, source) else ""
+    return f"{source.info.path}: tensor {name} holds {values} NaN or infinite{cast}"
+
+
+def _narrowed(task: TensorTask, source: Source) -> bool:
+    return task.cast not in (None, source.info.dtype)
+
+
+def _remedy(task: TensorTask, source: Source) -> str:
+    repair = "Repair or replace the checkpoint"
+    if source.lora is None and _narrowed(task, source):
+        return f"{repair}, set dtype: float32 in the recipe if they are finite there"
+    return repair

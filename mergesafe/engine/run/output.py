@@ -1,0 +1,247 @@
+"""Run a plan into a local folder, from the journal of an earlier run where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Final, TypeAlias
+
+from mergesafe.checkpoint.card import model_card
+from mergesafe.checkpoint.carry import carry_over
+from mergesafe.checkpoint.location import Location
+from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.reader import Reader
+from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
+from mergesafe.engine.memory import format_size
+from mergesafe.engine.plan.called import as_called
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.resume.journal import Finished, Journal, Line, Statistics, Tile
+from mergesafe.engine.resume.unfinished import describe_inputs, verified, work_to_resume
+from mergesafe.engine.run.devices import Chosen
+from mergesafe.engine.run.nonfinite import NonFinite
+from mergesafe.engine.run.progress import Ledger, Span, moved_bytes, spans_left
+from mergesafe.engine.run.trace import Trace, no_lap
+from mergesafe.engine.run.workers import Options, Schedule, Workers, schedule
+from mergesafe.errors import ChangedInputError, MergesafeError
+from mergesafe.private import Place
+from mergesafe.system_faults import explained
+from mergesafe.version import __version__
+
+#: Finished work of at least this many bytes is kept when a merge fails or is interrupted.
+KEEP_BYTES: Final = 256 << 20
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run did: all warnings and notes, bytes of inputs read, bytes of the output written,
+    and those that an earlier run had finished.
+    """
+
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    bytes_read: int
+    bytes_written: int
+    resumed_bytes: int
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What is left to do of a merge whose output folder is open."""
+
+    plan: MergePlan
+    folder: OutputFolder
+    reader: Reader
+    ledger: Ledger
+    spans: Sequence[Span]
+    statistics: Mapping[int, Statistics]
+    progress: Callable[[int], None]
+    timeline: Trace | None
+
+
+#: Does all that remains, writing it to the folder and noting it in the ledger; returns the name
+#: of the backend.
+CarryOut: TypeAlias = Callable[[Remaining], str]
+
+
+def on_this_machine(made: MergePlan, options: Options, chosen: Chosen) -> tuple[Schedule, CarryOut]:
+    """The schedule of a merge in this process, and what carries it out."""
+    options = replace(options, slab=chosen.slab, lanes=chosen.lanes, selects=chosen.selects)
+    planned = schedule(made, options)
+
+    def carry_out(left: Remaining) -> str:
+        workers = Workers(
+            left.plan, planned, options, chosen.kernels, left.reader, left.folder, left.ledger,
+            nonfinite=left.ledger.nonfinite, spans=left.spans, statistics=left.statistics,
+            progress=left.progress, trace=left.timeline,
+        )  # fmt: skip
+        with chosen.pinned(workers.arena):
+            workers.run()
+        return chosen.name
+
+    return planned, carry_out
+
+
+def merge_into(
+    target: Path,
+    made: MergePlan,
+    options: Options,
+    carry_out: CarryOut,
+    *,
+    overwrite: bool,
+    resume: bool,
+    advance: Callable[[int], None] | None,
+    subject: Line,
+    timeline: Trace | None = None,
+) -> Done:
+    """Merge as planned into the folder ``target``, all or nothing.
+
+    ``subject``: what the output depends on, by
+    :func:`mergesafe.engine.resume.unfinished.subject_of`.
+    ``timeline``: recorded, and written whether the merge succeeds or fails.
+
+    Raises:
+        MergesafeError: an input or the output is wrong, or another merge writes there.
+    """
+    earlier: list[Finished] = []
+    lap = no_lap if timeline is None else timeline.laps("")
+
+    def look(journal: Place) -> bool:
+        work = work_to_resume(journal, subject, target)
+        earlier.extend([work] if work else [])
+        return bool(earlier)
+
+    folder = OutputFolder(
+        target, made.layout, overwrite=overwrite, protect=protected(made),
+        resume=look if resume else None,
+    )  # fmt: skip
+    with folder, Reader() as reader, ExitStack() as stack:
+        folder.keep = resume
+        if timeline is not None:
+            stack.callback(timeline.write)
+        tiles: dict[int, list[Tile]] = {}
+        statistics: dict[int, Statistics] = {}
+        if folder.resumed:
+            tiles, statistics = verified(made, earlier[0], folder, options.threads)
+        done: list[Tile | Statistics] = [*statistics.values()]
+        done += [tile for each in tiles.values() for tile in each]
+        journal = Journal(folder.journal, subject, done)
+        stack.callback(journal.close)
+        ledger = Ledger(made.tasks, NonFinite(options.on_nonfinite, reader), journal)
+        ledger.restore(done)
+        resumed = ledger.bytes_done
+        if advance is not None and tiles:
+            tiles_done = (tile for each in tiles.values() for tile in each)
+            advance(sum(moved_bytes(made.tasks[tile.task], tile.count) for tile in tiles_done))
+        moved = _Moved(advance)
+        left = Remaining(
+            made, folder, reader, ledger, tuple(spans_left(made.tasks, tiles)), statistics,
+            moved.add, timeline,
+        )  # fmt: skip
+        lap("prepare", 0, 0)
+        try:
+            backend = carry_out(left)
+            lap("wait", 0, 0)
+            reader.check_unchanged()
+            odd = ledger.nonfinite.warnings(made.tasks)
+            warnings = (*made.warnings, *as_called(odd, made.recipe, made.models))
+            kept = tuple(each for each in warnings if each not in made.passing)
+            _add_companions(folder, made, kept)
+            manifest = manifest_text(
+                made, ledger.digests, folder,
+                backend=backend, on_nonfinite=options.on_nonfinite,
+                inputs=describe_inputs(made, subject["inputs"]), warnings=kept,
+            )  # fmt: skip
+            folder.add_file(MANIFEST_NAME, manifest)
+            lap("companions", 0, 0)
+            folder.commit()
+            lap("commit", 0, 0)
+        except BaseException as caught:
+            error = explained(caught) or caught
+            stays = resume or ledger.bytes_done >= KEEP_BYTES
+            mixed = stays and _mixed(error, reader)
+            folder.keep = stays and not mixed
+            if stays:
+                _say_what_stays(error, mixed, ledger.bytes_done, made.bytes_out)
+            if error is caught:
+                raise
+            raise error from caught
+    written = made.bytes_out - resumed
+    return Done(warnings, made.notes, moved.total - written, written, resumed)
+
+
+class _Moved:
+    """Adds up the bytes that are read and written, for every thread; passes them on."""
+
+    def __init__(self, advance: Callable[[int], None] | None) -> None:
+        self.total = 0
+        self._advance = advance
+        self._lock = Lock()
+
+    def add(self, nbytes: int) -> None:
+        with self._lock:
+            self.total += nbytes
+        if self._advance is not None:
+            self._advance(nbytes)
+
+
+def _mixed(error: BaseException, reader: Reader) -> bool:
+    """Whether finished work may be made of an input while it was written to."""
+    try:
+        reader.check_unchanged(remote=False)
+    except (ChangedInputError, OSError):  # one that cannot be asked may be one
+        return True
+    return isinstance(error, ChangedInputError)
+
+
+def _say_what_stays(error: BaseException, mixed: bool, done: int, total: int) -> None:
+    """Add to the message of an interrupt or an error whether the work is lost."""
+    what = (
+        f"{format_size(done)} of {format_size(total)} are finished and kept: run the same command "
+        "with --resume to continue"
+    )
+    if mixed:
+        what = "what was finished is discarded, since an input was written to meanwhile"
+    if isinstance(error, KeyboardInterrupt):
+        error.args = (f"interrupted; {what}",)
+    elif isinstance(error, MergesafeError):
+        error.args = (f"{error} ({what[0].upper() + what[1:]}.)",)
+
+
+def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, ...]) -> None:
+    recipe = made.recipe
+    carry_over(
+        folder,
+        made.carried,
+        config=made.config,
+        generation=made.generation,
+        states=made.carried_states,
+    )
+    card = model_card(
+        recipe_text=recipe.text,
+        method=recipe.merge_method,
+        method_title=recipe.method.title,
+        paper=recipe.method.paper or None,
+        base=recipe.base_model.text if recipe.base_model else None,
+        models=[ref.text for ref in recipe.inputs],
+        version=__version__,
+        warnings=warnings,
+        notes=made.notes,
+    )
+    folder.add_file("README.md", card)
+    folder.add_file("mergesafe-recipe.yml", recipe.text)
+
+
+def protected(made: MergePlan) -> list[Path]:
+    """What a merge must not write to."""
+    inputs: list[Location] = []
+    for model in made.models:
+        inputs += [model.checkpoint.path, *model.checkpoint.shards]
+        if model.adapter is not None:
+            inputs.append(model.adapter.path)
+    paths = [path for path in inputs if isinstance(path, Path)]
+    if made.recipe.source is not None:
+        paths.append(made.recipe.source)
+    return paths

@@ -1,0 +1,362 @@
+"""Runs a plan: worker threads that read, compute and write, over one arena of reused memory.
+
+Each worker takes the next piece of work, so that one reads while another computes and a third
+writes. Reads, kernels and writes release the interpreter lock. Tasks that need no statistics are
+cut into cache-sized tiles which any worker may take; the others are one piece each.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from mergesafe.checkpoint.digest import BLOCK, add, digest_of
+from mergesafe.checkpoint.layout import Placement
+from mergesafe.checkpoint.reader import Reader
+from mergesafe.dtypes import SIZES
+from mergesafe.engine.manifest import OUTPUT
+from mergesafe.engine.memory import Arena
+from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.sources import Source
+from mergesafe.engine.plan.tiling import CPU_SIZES, DEVICE_SIZES, Layout, bytes_read, task_layout
+from mergesafe.engine.resume.journal import Statistics, Tile
+from mergesafe.engine.run.kernels import Kernels
+from mergesafe.engine.run.nonfinite import NonFinite
+from mergesafe.engine.run.progress import Span
+from mergesafe.engine.run.tensor import TensorMerge
+from mergesafe.engine.run.trace import Lap, Trace, no_lap
+from mergesafe.errors import CheckpointError
+from mergesafe.methods.driver import drive, steps
+from mergesafe.methods.spec import Combine, MergeMethod
+from mergesafe.system_faults import explained
+
+#: Input bytes that the system is asked to read ahead of the workers.
+READ_AHEAD = 256 << 20
+_COPY_BYTES = 1 << 20
+#: How much work a power cut may cost: finished tiles and the journal are synced this often.
+SYNC_SECONDS = 20.0
+
+
+class Work(Protocol):
+    """What a stream needs of a plan, or of a part of one."""
+
+    @property
+    def tasks(self) -> Sequence[TensorTask]: ...
+
+    @property
+    def method(self) -> MergeMethod: ...
+
+    def placement(self, task: TensorTask) -> Placement:
+        """Where the task's output goes in the sink."""
+
+
+class Sink(Protocol):
+    """Where output bytes go."""
+
+    def pwrite(self, shard: int, offset: int, data: memoryview) -> None:
+        """Write at the absolute byte ``offset`` of a shard. Thread-safe."""
+
+    def sync(self) -> None:
+        """Make what is written durable."""
+
+
+class Record(Protocol):
+    """Where finished work is noted. Thread-safe."""
+
+    def append(self, entry: Tile | Statistics) -> None: ...
+
+    def sync(self) -> None:
+        """Make what is noted durable."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a plan. ``on_nonfinite``: error, warn or zero.
+
+    On devices, ``slab`` is what one of their ``lanes`` workers may take of a device's memory.
+    ``selects``: the kernels can select over several tiles in one pass.
+    """
+
+    memory: int
+    threads: int
+    on_nonfinite: str = "error"
+    slab: int = 0
+    lanes: int = 0
+    selects: bool = True
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Memory and thread decisions for a plan under a budget."""
+
+    layouts: dict[str, Layout]
+    arena: int
+    workers: int
+    bytes_read: int
+
+    @property
+    def kernel_threads(self) -> int:
+        """Threads of the kernels of the tensor that leaves least room for others."""
+        return max((layout.threads for layout in self.layouts.values()), default=1)
+
+
+def schedule(plan: Work, options: Options) -> Schedule:
+    """Fit the work into the budget: what is resident, how many workers, how large an arena.
+
+    Raises:
+        ArgumentError: the budget is too small for one of the tensors.
+    """
+    device = options.lanes > 0
+    budget = min(options.memory, options.slab) if device else options.memory
+    threads, sizes = (1, DEVICE_SIZES) if device else (options.threads, CPU_SIZES)
+    layouts = {
+        task.name: task_layout(task, budget, threads, sizes, selects=options.selects)
+        for task in plan.tasks
+        if not task.copied
+    }
+    pieces = sum(
+        -(-task.numel // layouts[task.name].tile) if is_cut(task) else 1 for task in plan.tasks
+    )
+    workers = max(1, min(options.lanes if device else options.threads, pieces))
+    largest = max((layout.nbytes for layout in layouts.values()), default=_COPY_BYTES)
+    arena = min(options.memory, largest * (workers + 1))
+    read = sum(
+        task.stored_bytes if task.copied else bytes_read(task, layouts[task.name])
+        for task in plan.tasks
+    )
+    return Schedule(layouts, arena, workers, read)
+
+
+def is_cut(task: TensorTask) -> bool:
+    """Whether any worker may take any tile of the task: it needs no statistics and no adapter."""
+    return not (task.copied or task.statistics or task.low_rank_bytes)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Work for one worker: a whole task, or elements [begin, begin + count) of a simple one."""
+
+    number: int
+    combine: Combine | None
+    begin: int
+    count: int
+
+
+class Workers:
+    """Carries out ``spans`` of a plan: reads, merges, writes to ``sink``, then tells ``record``.
+
+    ``statistics``: those that are known, by task; a task of which not all is left needs its own.
+    """
+
+    def __init__(
+        self,
+        plan: Work,
+        planned: Schedule,
+        options: Options,
+        kernels: Callable[[int], Kernels],
+        reader: Reader,
+        sink: Sink,
+        record: Record,
+        *,
+        nonfinite: NonFinite,
+        spans: Iterable[Span],
+        statistics: Mapping[int, Statistics],
+        progress: Callable[[int], None] | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self.plan, self.schedule, self.options = plan, planned, options
+        self.kernels, self.reader, self.sink, self.record = kernels, reader, sink, record
+        self.nonfinite, self.progress, self.trace = nonfinite, progress, trace
+        self.arena = Arena(planned.arena)
+        self._statistics = statistics
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._spans = tuple(spans)
+        self._pieces = self._work()
+        self._ahead = 0
+        self._ahead_bytes = 0
+
+    def run(self) -> None:
+        """Run all work; the first error of any worker is raised here, after all have stopped."""
+        done = [threading.Event() for _ in range(self.schedule.workers)]
+        workers = [
+            threading.Thread(target=self._worker, args=(event,), name=f"merge-{i}", daemon=True)
+            for i, event in enumerate(done)
+        ]
+        try:
+            workers, done = self._start(workers, done)
+            # Not Thread.join: interrupted in it, Python 3.11 takes a running thread for stopped.
+            for event in done:
+                while not event.wait(SYNC_SECONDS):
+                    self._sync()
+        except BaseException:
+            self._abort()
+            for worker, event in zip(workers, done, strict=True):
+                while worker.ident is not None and not event.is_set():
+                    with suppress(KeyboardInterrupt):  # we are stopping already
+                        event.wait()
+            raise
+        finally:
+            self._pieces.close()
+        if self._error is not None:
+            raise self._error
+
+    @staticmethod
+    def _start(
+        workers: list[threading.Thread], done: list[threading.Event]
+    ) -> tuple[list[threading.Thread], list[threading.Event]]:
+        """Those that could be started: one is enough."""
+        for number, worker in enumerate(workers):
+            try:
+                worker.start()
+            except RuntimeError as error:
+                if not number:
+                    raise explained(error) or error from error
+                return workers[:number], done[:number]
+        return workers, done
+
+    def _abort(self) -> None:
+        self._stop.set()
+        self.arena.close()
+
+    def _worker(self, done: threading.Event) -> None:
+        try:
+            while not self._stop.is_set():
+                with self._lock:
+                    piece = next(self._pieces, None)
+                if piece is None:
+                    return
+                self._execute(piece)
+        except BaseException as error:  # handed to the caller's thread
+            with self._lock:
+                if self._error is None:
+                    self._error = error
+            self._abort()
+        finally:
+            done.set()
+
+    # --- pieces --------------------------------------------------------------------------------
+
+    def _work(self) -> Generator[_Piece, None, None]:
+        """Every piece in the order of the spans; called under the lock."""
+        for number, span in enumerate(self._spans):
+            index, task = span.task, self.plan.tasks[span.task]
+            self._read_ahead(number)
+            if span.count == task.numel and not is_cut(task):
+                yield _Piece(index, None, 0, task.numel)
+                continue
+            combine = self._combine(index)
+            end = span.begin + span.count
+            tile = self.schedule.layouts[task.name].tile if is_cut(task) else span.count
+            for begin in range(span.begin, end, tile):
+                yield _Piece(index, combine, begin, min(tile, end - begin))
+
+    def _combine(self, index: int) -> Combine | None:
+        """The combination where it needs no further statistics; None for what is copied."""
+        task = self.plan.tasks[index]
+        if task.copied:
+            return None
+        known = self._statistics.get(index)
+        answers = iter(known.answers if known is not None else ())
+        merge = steps(
+            self.plan.method, task.context, task.settings,
+            used=task.used, planned=task.statistics,
+        )  # fmt: skip
+        return drive(merge, lambda request: next(answers))
+
+    def _read_ahead(self, number: int) -> None:
+        """Called as span ``number`` begins."""
+        if number:
+            self._ahead_bytes -= self._input_bytes(self._spans[number - 1])
+        while self._ahead < len(self._spans) and (
+            self._ahead <= number or self._ahead_bytes < READ_AHEAD
+        ):
+            span = self._spans[self._ahead]
+            self._ahead += 1
+            self._ahead_bytes += self._input_bytes(span)
+            if self._ahead > 1:  # the first is about to be read anyway
+                for source in self.plan.tasks[span.task].sources:
+                    size = SIZES[source.info.dtype]
+                    self.reader.advise(source.info, span.begin * size, span.count * size)
+
+    def _input_bytes(self, span: Span) -> int:
+        sources = self.plan.tasks[span.task].sources
+        return span.count * sum(SIZES[source.info.dtype] for source in sources)
+
+    def _execute(self, piece: _Piece) -> None:
+        task = self.plan.tasks[piece.number]
+        lap = self._laps(task.name)
+        if task.copied:
+            self._copy(piece.number, task, lap)
+            return
+        layout = self.schedule.layouts[task.name]
+        lap("schedule", piece.begin, 0)
+        memory = self.arena.acquire(layout.nbytes)
+        lap("memory", piece.begin, layout.nbytes)
+        if memory is None:
+            return
+        try:
+            TensorMerge(
+                task, self.plan.method, self.kernels(layout.threads), self.reader, layout,
+                memory, check=self.nonfinite.check, advance=self._advance, write=self._write,
+                finished=self.record.append, number=piece.number, lap=lap,
+            ).run(piece.begin, piece.count, piece.combine)  # fmt: skip
+        finally:
+            memory.release()
+
+    def _laps(self, tensor: str) -> Lap:
+        return no_lap if self.trace is None else self.trace.laps(tensor)
+
+    def _copy(self, number: int, task: TensorTask, lap: Lap) -> None:
+        """Copy byte for byte what one input owns, or integers, which all inputs must agree on."""
+        first, *others = task.sources
+        total = 0
+        lap("schedule", 0, 0)
+        for begin in range(0, first.info.nbytes, _COPY_BYTES):
+            size = min(_COPY_BYTES, first.info.nbytes - begin)
+            element = begin // SIZES[first.info.dtype]
+            piece = self._bytes(first, begin, size)
+            for other in others:
+                if self._bytes(other, begin, size) != piece:
+                    raise CheckpointError(
+                        f"integer tensor '{task.name}' differs between {first.info.path} and "
+                        f"{other.info.path}; integers cannot be merged, so all models must agree."
+                    )
+            lap("read", element, size * len(task.sources))
+            total = add(total, digest_of(piece, begin // BLOCK))
+            lap("digest", element, size)
+            self._write(task, begin, memoryview(piece))
+            lap("write", element, size)
+            self._advance(size * (1 + len(task.sources)))
+        parts = (OUTPUT, *map(str, range(len(task.sources))))  # all equal
+        self.record.append(Tile(number, 0, task.numel, dict.fromkeys(parts, total)))
+        lap("journal", 0, 0)
+
+    def _bytes(self, source: Source, begin: int, size: int) -> bytearray:
+        piece = bytearray(size)
+        self.reader.read_into(source.info, begin, memoryview(piece))
+        return piece
+
+    # --- what pieces report --------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        """First the tiles, then the journal that tells of them."""
+        lap = self._laps("")
+        lap("wait", 0, 0)
+        self.sink.sync()
+        self.record.sync()
+        lap("sync", 0, 0)
+
+    def _advance(self, nbytes: int) -> None:
+        if self._stop.is_set():
+            raise InterruptedError("stopped")
+        if self.progress is not None:
+            self.progress(nbytes)
+
+    def _write(self, task: TensorTask, begin: int, data: memoryview) -> None:
+        placement = self.plan.placement(task)
+        self.sink.pwrite(placement.shard, placement.offset + begin, data)

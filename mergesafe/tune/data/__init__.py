@@ -1,0 +1,1 @@
+"""What an objective is computed on: records, their splits and batches."""

@@ -1,0 +1,1 @@
+"""The merged model as a function of its coefficients."""

@@ -1,0 +1,97 @@
+"""Sums of LoRA experts of one base, multiplied without making the merged weight.
+
+Where a tensor's task vectors are ``s_i B_i A_i`` of one stored W and the merge is linear in them,
+``W_merged = c_0 W + sum_i c_i s_i B_i A_i``, so that a layer's output is
+
+    x W_merged^T = c_0 x W^T + ((x A^T) * c) (s B)^T
+
+with the factors of all experts stacked and each column times its expert's c. The gradient of c
+comes out of tensors of the rank's size: no gradient of the weight is multiplied out, and W stays as
+it is. LoRA: Hu et al., https://arxiv.org/abs/2106.09685.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch.nn import functional
+
+from mergesafe.checkpoint.reader import Reader
+from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.sources import Source
+from mergesafe.methods.definitions.linear import Linear
+from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
+from mergesafe.tune.model.combine import Combination
+from mergesafe.tune.model.inputs import lora_factors
+
+Tensor = torch.Tensor
+
+
+class LowRank:
+    """The stacked factors of a tensor's experts: A [ranks, in] and ``s B`` [out, ranks].
+
+    ``combination`` gives the tensor's c_0 and c for a row of coefficients.
+    """
+
+    def __init__(self, combination: Combination, dtype: torch.dtype, device: torch.device) -> None:
+        self._combination = combination
+        downs, ups, owners = [], [], []
+        with Reader() as reader:
+            for number, source in enumerate(_experts(combination)):
+                if source.lora is not None:
+                    a, b = lora_factors(source.lora, reader)
+                    downs.append(a)
+                    ups.append(source.lora.scale * b)
+                    owners += [number] * source.lora.rank
+        self._down, self._up = torch.cat(downs).to(device), torch.cat(ups, dim=1).to(device)
+        self._narrow = self._down.to(dtype), self._up.to(dtype)
+        self._owners = torch.tensor(owners, device=device)
+
+    def linear(self, x: Tensor, product: Tensor, row: Tensor) -> Tensor:
+        """``x W_merged^T`` from ``product = x W^T``."""
+        base, each = self._combination.linear_form(row)
+        down, up = self._narrow
+        inner = functional.linear(x, down).float() * self._columns(each)
+        return product * base.to(product.dtype) + functional.linear(inner.to(x.dtype), up)
+
+    def dense(self, weight: Tensor, row: Tensor) -> Tensor:
+        """``W_merged`` in float32."""
+        base, each = self._combination.linear_form(row)
+        return weight.float() * base.float() + (self._up * self._columns(each)) @ self._down
+
+    def expert(self, weight: Tensor, number: int) -> Tensor:
+        """One expert's weight in float32."""
+        mine = (self._owners == number).float()
+        return weight.float() + (self._up * mine) @ self._down
+
+    def _columns(self, each: Tensor) -> Tensor:
+        return each.float().to(self._owners.device)[self._owners]
+
+
+def is_low_rank(combination: Combination) -> bool:
+    """Whether the merged tensor is a weighted sum of one stored matrix and LoRA deltas of it.
+
+    Not where the recipe rounds the experts to a narrower dtype first, or drops elements of them.
+    """
+    task, method = combination.task, combination.method
+    if len(task.context.shape) != 2 or task.cast not in (None, "F32"):
+        return False
+    if any(source.info != task.sources[0].info for source in task.sources):
+        return False
+    if isinstance(method, Linear):
+        return any(source.lora for source in task.sources)
+    if not isinstance(method, TaskArithmetic) or method.elects or task.sources[0].lora:
+        return False
+    kept = all(float(density) >= 1.0 for density in task.settings.column("density"))
+    return method.sparsifier == "none" or (kept and "density" not in combination.space.names)
+
+
+def without_adapters(task: TensorTask) -> TensorTask:
+    """The stored matrix alone as a task's input."""
+    return replace(task, sources=(replace(task.sources[0], lora=None),))
+
+
+def _experts(combination: Combination) -> tuple[Source, ...]:
+    """The sources that the coefficients belong to."""
+    return combination.task.sources[combination.first :]

@@ -1,0 +1,1 @@
+"""What is minimised, and within which constraints."""

@@ -1,0 +1,1 @@
+"""What a run found, as files and as a recipe."""

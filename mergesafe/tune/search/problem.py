@@ -1,0 +1,218 @@
+"""What a search sees: objectives whose every evaluation is recorded, a budget, a history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from mergesafe.errors import DeviceMemoryError, PointError
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.objective.objectives import Evaluation
+from mergesafe.tune.objective.scalar import Lagrangian, SmoothTchebycheff
+from mergesafe.tune.search.adam import Evaluates
+from mergesafe.tune.search.trajectory import Trajectory, question
+from mergesafe.tune.section.sections import Budget
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One line of the history: the search, its step, and the objective there.
+
+    ``part``: which of the searches it is, where constraints or a front make several necessary.
+    ``share``: how much of the search's budget is used up, for whoever watches.
+    """
+
+    search: str
+    step: int
+    objective: float
+    terms: dict[str, float]
+    evaluations: int
+    seconds: float
+    part: str = ""
+    share: float | None = field(default=None, compare=False)
+
+
+Progress = Callable[[Moment], None]
+
+
+@runtime_checkable
+class Starts(Protocol):
+    """An objective that computes several points at a time.
+
+    ``start`` begins with all of them; each of its results is waited for when it is called for.
+    """
+
+    @property
+    def parallel(self) -> int: ...
+
+    def start(
+        self, points: Sequence[torch.Tensor], *, grad: bool, step: int = 0
+    ) -> list[Callable[[], Evaluation]]: ...
+
+
+class Recorded:
+    """An objective whose answers are kept in the trajectory, under ``name``."""
+
+    def __init__(self, name: str, objective: Evaluates, trajectory: Trajectory) -> None:
+        self.name, self.objective, self.trajectory = name, objective, trajectory
+        self._known: dict[str, Evaluation] = {}
+        self._begun: dict[str, Callable[[], Evaluation]] = {}
+
+    @property
+    def parallel(self) -> int:
+        """Points that are computed at a time."""
+        return self.objective.parallel if isinstance(self.objective, Starts) else 1
+
+    def expect(self, points: Sequence[torch.Tensor], *, step: int = 0) -> None:
+        """Say which points will be evaluated next, without gradients, so that all can begin."""
+        if not isinstance(self.objective, Starts):
+            return
+        keys = {self._key(x, grad=False, step=step): x for x in points}
+        fresh = [key for key in keys if key not in self._known][self.trajectory.replayable :]
+        begun = self.objective.start([keys[key] for key in fresh], grad=False, step=step)
+        self._begun = dict(zip(fresh, begun, strict=True))
+
+    def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
+        """The objective's answer; a question asked before costs nothing.
+
+        Raises:
+            DeviceMemoryError: the device ran out of memory; says which budget to change.
+        """
+        key = self._key(x, grad=grad, step=step)
+        if key not in self._known:
+            self._known[key] = self.trajectory.evaluation(
+                key, lambda: self._computed(key, x, grad=grad, step=step)
+            )
+        return self._known[key]
+
+    def _key(self, x: torch.Tensor, *, grad: bool, step: int) -> str:
+        return question(x, f"{self.name} step {step}{' gradient' if grad else ''}")
+
+    def _computed(self, key: str, x: torch.Tensor, *, grad: bool, step: int) -> Evaluation:
+        begun = self._begun.pop(key, None)
+        try:
+            if begun is not None:
+                return begun()
+            return self.objective.evaluate(x, grad=grad, step=step)
+        except (torch.OutOfMemoryError, DeviceMemoryError) as error:
+            raise DeviceMemoryError(
+                f"the device ran out of memory in the objective '{self.name}' "
+                f"({str(error).partition('.')[0]}). Lower --memory, the bytes of task vectors that "
+                "are kept there, and go on with --resume; or start afresh with a smaller 'batch'"
+            ) from None
+
+
+@dataclass
+class Problem:
+    """What is minimised, and where.
+
+    ``batch``: the objective on the examples of one step; ``whole``: on all of them. ``part``: what
+    the history calls this one of several.
+    """
+
+    space: CoefficientSpace
+    batch: Evaluates
+    whole: Evaluates
+    trajectory: Trajectory
+    seed: int = 0
+    progress: Progress | None = None
+    part: str = ""
+    history: list[Moment] = field(default_factory=list)
+    _meter: Meter | None = field(default=None, init=False, repr=False)
+
+    def expect(self, objective: Evaluates, points: Sequence[torch.Tensor], step: int = 0) -> None:
+        """Say which points ``objective`` will be evaluated at next, so that all can begin."""
+        if isinstance(objective, Recorded):
+            objective.expect(points, step=step)
+        elif isinstance(objective, (Lagrangian, SmoothTchebycheff)):
+            for part in objective.parts.values():
+                self.expect(part, points, step)
+
+    @property
+    def parallel(self) -> int:
+        """Points that the objectives compute at a time."""
+        return _parallel(self.whole)
+
+    def note(self, search: str, step: int, evaluation: Evaluation) -> None:
+        """Add to the history, and tell whoever watches."""
+        done = self.trajectory
+        moment = Moment(
+            search, step, evaluation.value, evaluation.terms, done.evaluations,
+            round(done.seconds, 3), self.part,
+        )  # fmt: skip
+        self.history.append(moment)
+        if self.progress is not None:
+            share = None if self._meter is None else self._meter.share()
+            self.progress(replace(moment, share=share))
+
+    def meter(self, budget: Budget) -> Meter:
+        """Counts from here on."""
+        self._meter = Meter(budget, self.trajectory)
+        return self._meter
+
+    def best(self, points: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The point with the lowest objective on all examples; of equal ones the first.
+
+        Raises:
+            PointError: none of them has a finite one.
+        """
+        values: list[float] = []
+        for x in points:
+            try:
+                values.append(self.whole.evaluate(x, grad=False).value)
+            except PointError:
+                if len(values) == len(points) - 1 and all(map(math.isinf, values)):
+                    raise
+                values.append(math.inf)
+        return points[min(range(len(points)), key=values.__getitem__)]
+
+
+def _parallel(objective: Evaluates) -> int:
+    if isinstance(objective, (Lagrangian, SmoothTchebycheff)):
+        return max(map(_parallel, objective.parts.values()))
+    return objective.parallel if isinstance(objective, Recorded) else 1
+
+
+class Meter:
+    """Says when a budget is used up, from what the trajectory counts."""
+
+    def __init__(self, budget: Budget, trajectory: Trajectory) -> None:
+        self.budget, self._trajectory = budget, trajectory
+        self.steps = 0
+        self._evaluations, self._seconds = trajectory.evaluations, trajectory.seconds
+
+    def fits(self, points: int) -> int:
+        """How many of so many points, each an evaluation and a step, the budget still allows."""
+        used = self._trajectory.evaluations - self._evaluations
+        limits = [
+            limit - spent
+            for limit, spent in ((self.budget.steps, self.steps), (self.budget.evaluations, used))
+            if limit is not None
+        ]
+        return max(0, min([points, *limits]))
+
+    def step(self) -> bool:
+        """Whether there is budget for one more step, which it takes."""
+        if any(used >= limit for used, limit in self._limits()):
+            return False
+        self.steps += 1
+        return True
+
+    def share(self) -> float | None:
+        """How much of the budget is used up, by what is nearest to its end."""
+        return max((min(1.0, used / limit) for used, limit in self._limits()), default=None)
+
+    def _limits(self) -> list[tuple[float, float]]:
+        """What is used of every limit that there is."""
+        evaluations = self._trajectory.evaluations - self._evaluations
+        minutes = (self._trajectory.seconds - self._seconds) / 60
+        limits = (
+            (self.steps, self.budget.steps),
+            (evaluations, self.budget.evaluations),
+            (minutes, self.budget.minutes),
+        )
+        return [(used, limit) for used, limit in limits if limit is not None]

@@ -1,0 +1,1 @@
+"""The section ``tune`` of a recipe: what it says, and its reader."""
