@@ -1,6 +1,6 @@
-// The Python module mergesafe._native: takes addresses as integers and releases the GIL. It knows
-// nothing of torch; shapes and devices are checked by its callers in mergesafe/, and that memory of
-// the given length lies at an address is theirs to know.
+// The Python module mergesafe._native: takes arguments.h's structs of addresses, and releases the
+// GIL. It knows nothing of torch; shapes and devices are checked by its callers in mergesafe/, and
+// that memory of the given length lies at an address is theirs to know.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -13,7 +13,8 @@
 #include <utility>
 #include <vector>
 
-#include "checks.h"
+#include "arguments.h"
+#include "core/element.h"
 #include "cpu/run.h"
 #include "cpu/selection.h"
 #include "gil.h"
@@ -50,81 +51,31 @@ class Kernel {
   std::fenv_t saved_;
 };
 
-// (address, dtype, cast), of as many elements as the call says
-using PyInput = std::tuple<uintptr_t, int, int>;
-// (input, weight, rescale, lo, hi, random, threshold, key)
-using PyVector = std::tuple<PyInput, float, float, uint32_t, uint32_t, bool, uint32_t, uint64_t>;
-using PyOutput = std::tuple<uintptr_t, int>;
-// (address, number of values): what a call reads or writes besides inputs and output
-using PyArray = std::pair<uintptr_t, size_t>;
-
-// One of the arrays of n elements that a call works on.
-Input input_of(const char* name, const PyInput& p, int64_t n) {
-  const auto& [address, dtype, cast] = p;
-  const Input input{reinterpret_cast<const void*>(address), dtype_of(dtype), dtype_of(cast)};
-  expect_memory(name, address, n, size_of(input.dtype));
-  return input;
-}
-
-std::vector<Input> inputs_of(const std::vector<PyInput>& list, int64_t n, int64_t least = 0,
-                             const char* number = "the number of inputs") {
-  expect_between(number, list.size(), least, kMostInputs);
-  std::vector<Input> inputs;
-  inputs.reserve(list.size());
-  for (const PyInput& p : list) inputs.push_back(input_of("an input", p, n));
-  return inputs;
-}
-
-std::vector<TaskVector> vectors_of(const std::vector<PyVector>& list, int64_t n) {
-  expect_between("the number of task vectors", list.size(), 0, kMostInputs);
-  std::vector<TaskVector> vectors;
-  vectors.reserve(list.size());
-  for (const auto& [input, weight, rescale, lo, hi, random, threshold, key] : list)
-    vectors.push_back(
-        {input_of("an expert", input, n), weight, rescale, lo, hi, random, threshold, key});
-  return vectors;
-}
-
-Output output_of(const PyOutput& p, int64_t n) {
-  const auto& [address, dtype] = p;
-  const Output output{reinterpret_cast<void*>(address), dtype_of(dtype)};
-  expect_memory("the output", address, n, size_of(output.dtype));
-  return output;
-}
-
-// The array, which must have `wanted` values, `of` what.
-template <class T>
-T* array_of(const char* name, const PyArray& array, size_t wanted, const char* of) {
-  expect_length(name, array.second, wanted, of);
-  expect_memory(name, array.first, static_cast<int64_t>(wanted), sizeof(T));
-  return reinterpret_cast<T*>(array.first);
-}
-
-uint64_t weighted_sum(const std::vector<PyInput>& list, const std::vector<float>& weights,
-                      const PyOutput& out, int64_t n, bool zero_nonfinite, int threads) {
+uint64_t weighted_sum(const std::vector<Input>& inputs, const std::vector<float>& weights,
+                      const Output& out, int64_t n, bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
-  const std::vector<Input> inputs = inputs_of(list, n, 1);
+  check_inputs(inputs, n, 1);
   expect_length("weights", weights.size(), inputs.size(), "one per input");
-  const SumJob job{inputs.data(), weights.data(), static_cast<int>(inputs.size()),
-                   output_of(out, n), zero_nonfinite};
+  const SumJob job{inputs.data(), weights.data(), static_cast<int>(inputs.size()), checked(out, n),
+                   zero_nonfinite};
   Kernel scope;
   return cpu::run_weighted_sum(job, n, threads);
 }
 
-uint64_t merge_task_vectors(const PyInput& base, const std::vector<PyVector>& list,
-                            const PyOutput& out, int64_t n, uint64_t offset, int elect,
-                            bool normalize, float divisor, float scale, bool zero_nonfinite,
-                            int threads) {
+uint64_t merge_task_vectors(const Input& base, const std::vector<TaskVector>& vectors,
+                            const Output& out, int64_t n, uint64_t offset, int elect,
+                            bool normalize, float scale, bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
-  const std::vector<TaskVector> vectors = vectors_of(list, n);
-  const MergeJob job{input_of("the base", base, n),
+  check_vectors(vectors, n);
+  const int count = static_cast<int>(vectors.size());
+  const MergeJob job{checked("the base", base, n),
                      vectors.data(),
-                     static_cast<int>(vectors.size()),
-                     output_of(out, n),
+                     count,
+                     checked(out, n),
                      offset_of(offset, n),
                      elect_of(elect),
                      normalize,
-                     divisor,
+                     divisor_of(count, normalize, [&](int i) { return vectors[i].weight; }),
                      scale,
                      zero_nonfinite};
   Kernel scope;
@@ -132,18 +83,12 @@ uint64_t merge_task_vectors(const PyInput& base, const std::vector<PyVector>& li
 }
 
 // A base and experts of n elements.
-struct Deltas {
-  std::vector<Input> experts;
-  DeltaJob job;
-
-  Deltas(const PyInput& base, const std::vector<PyInput>& list, int64_t n, bool zero_nonfinite,
-         int64_t least = 0)
-      : experts(inputs_of(list, n, least, "the number of experts")),
-        job{input_of("the base", base, n), experts.data(), static_cast<int>(experts.size()),
-            zero_nonfinite} {}
-  Deltas(const Deltas&) = delete;
-  Deltas& operator=(const Deltas&) = delete;
-};
+DeltaJob deltas_of(const Input& base, const std::vector<Input>& experts, int64_t n,
+                   bool zero_nonfinite, int64_t least = 0) {
+  check_inputs(experts, n, least, "the number of experts");
+  return {checked("the base", base, n), experts.data(), static_cast<int>(experts.size()),
+          zero_nonfinite};
+}
 
 using PyRanks = std::vector<std::pair<int, int64_t>>;
 
@@ -172,18 +117,20 @@ class PySelection {
         selection_(elements_of(n), queries_of(ranks, kMostInputs, n), sample_of(sample, n),
                    storage_of(storage, size), size, threads_of(threads)) {}
 
-  void sample(const PyInput& base, const std::vector<PyInput>& list, int64_t count) {
-    const Deltas deltas(base, list, elements_of(count), zero_nonfinite_, least_experts_);
+  void sample(const Input& base, const std::vector<Input>& experts, int64_t count) {
+    const DeltaJob job =
+        deltas_of(base, experts, elements_of(count), zero_nonfinite_, least_experts_);
     Alone alone(busy_);
     Kernel scope;
-    selection_.sample(deltas.job, 0, count);
+    selection_.sample(job, 0, count);
   }
 
-  uint64_t add(const PyInput& base, const std::vector<PyInput>& list, int64_t count) {
-    const Deltas deltas(base, list, elements_of(count), zero_nonfinite_, least_experts_);
+  uint64_t add(const Input& base, const std::vector<Input>& experts, int64_t count) {
+    const DeltaJob job =
+        deltas_of(base, experts, elements_of(count), zero_nonfinite_, least_experts_);
     Alone alone(busy_);
     Kernel scope;
-    return selection_.add(deltas.job, count);
+    return selection_.add(job, count);
   }
 
   // Answers by query, and the queries that have none.
@@ -226,53 +173,53 @@ class PySelection {
   cpu::Selection selection_;
 };
 
-std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(const PyInput& base,
-                                                         const std::vector<PyInput>& list,
+std::pair<uint64_t, std::vector<uint32_t>> kth_magnitude(const Input& base,
+                                                         const std::vector<Input>& experts,
                                                          const PyRanks& ranks, int64_t n,
                                                          bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
-  const Deltas deltas(base, list, n, zero_nonfinite);
-  const std::vector<RankQuery> queries = queries_of(ranks, list.size(), n);
+  const DeltaJob job = deltas_of(base, experts, n, zero_nonfinite);
+  const std::vector<RankQuery> queries = queries_of(ranks, experts.size(), n);
   std::vector<uint32_t> answers(queries.size());
   Kernel scope;
-  const uint64_t flags = cpu::run_kth_magnitude(deltas.job, n, queries, threads, answers.data());
+  const uint64_t flags = cpu::run_kth_magnitude(job, n, queries, threads, answers.data());
   return {flags, std::move(answers)};
 }
 
-uint64_t magnitude_histogram(const PyInput& base, const std::vector<PyInput>& list,
-                             const std::vector<int64_t>& prefixes, const PyArray& counts, int64_t n,
+uint64_t magnitude_histogram(const Input& base, const std::vector<Input>& experts,
+                             const std::vector<int64_t>& prefixes, const Array& counts, int64_t n,
                              bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
-  const Deltas deltas(base, list, n, zero_nonfinite);
-  if (!prefixes.empty()) expect_length("prefixes", prefixes.size(), list.size(), "one per expert");
+  const DeltaJob job = deltas_of(base, experts, n, zero_nonfinite);
+  if (!prefixes.empty())
+    expect_length("prefixes", prefixes.size(), experts.size(), "one per expert");
   for (int64_t prefix : prefixes) expect_between("a prefix", prefix, 0, kHistogramBins - 1);
   int64_t* bins =
-      array_of<int64_t>("counts", counts, list.size() * kHistogramBins, "65536 per expert");
+      array_of<int64_t>("counts", counts, experts.size() * kHistogramBins, "65536 per expert");
   Kernel scope;
-  return cpu::run_histogram(deltas.job, prefixes.empty() ? nullptr : prefixes.data(), n, threads,
-                            bins);
+  return cpu::run_histogram(job, prefixes.empty() ? nullptr : prefixes.data(), n, threads, bins);
 }
 
-std::pair<uint64_t, std::vector<double>> gram(const std::vector<PyInput>& list,
+std::pair<uint64_t, std::vector<double>> gram(const std::vector<Input>& inputs,
                                               std::vector<double> totals, int64_t n,
                                               bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
-  const std::vector<Input> inputs = inputs_of(list, n);
+  check_inputs(inputs, n);
   expect_length("totals", totals.size(), inputs.size() * inputs.size(), "one per pair of inputs");
   Kernel scope;
   const uint64_t flags = cpu::run_gram(inputs, zero_nonfinite, n, threads, totals.data());
   return {flags, std::move(totals)};
 }
 
-std::pair<uint64_t, std::vector<double>> delta_norms(const PyInput& base,
-                                                     const std::vector<PyVector>& list, int norm,
-                                                     std::vector<double> totals, int64_t n,
-                                                     uint64_t offset, bool zero_nonfinite,
-                                                     int threads) {
+std::pair<uint64_t, std::vector<double>> delta_norms(const Input& base,
+                                                     const std::vector<TaskVector>& vectors,
+                                                     int norm, std::vector<double> totals,
+                                                     int64_t n, uint64_t offset,
+                                                     bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
-  const std::vector<TaskVector> vectors = vectors_of(list, n);
+  check_vectors(vectors, n);
   MergeJob job{};
-  job.base = input_of("the base", base, n);
+  job.base = checked("the base", base, n);
   job.vectors = vectors.data();
   job.count = static_cast<int>(vectors.size());
   job.offset = offset_of(offset, n);
@@ -285,38 +232,37 @@ std::pair<uint64_t, std::vector<double>> delta_norms(const PyInput& base,
 }
 
 std::tuple<uint64_t, std::vector<double>, std::vector<int64_t>> compare(
-    const PyInput& base, const std::vector<PyInput>& list, bool with_base,
+    const Input& base, const std::vector<Input>& experts, bool with_base,
     std::vector<double> totals, std::vector<int64_t> counts, int64_t n, bool zero_nonfinite,
     int threads) {
   elements_of(n), threads_of(threads);
-  const Deltas deltas(base, list, n, zero_nonfinite);
-  const size_t count = list.size(), width = count + with_base;
+  const DeltaJob job = deltas_of(base, experts, n, zero_nonfinite);
+  const size_t count = experts.size(), width = count + with_base;
   expect_length("totals", totals.size(), width * width, "one per pair of task vectors or base");
   expect_length("counts", counts.size(), 2 * count * count, "two per pair of experts");
   Kernel scope;
-  const uint64_t flags =
-      cpu::run_compare(deltas.job, with_base, n, threads, totals.data(), counts.data());
+  const uint64_t flags = cpu::run_compare(job, with_base, n, threads, totals.data(), counts.data());
   return {flags, std::move(totals), std::move(counts)};
 }
 
-std::vector<double> inner_products(const PyInput& grad, const std::vector<PyInput>& list, int64_t n,
+std::vector<double> inner_products(const Input& grad, const std::vector<Input>& inputs, int64_t n,
                                    int threads) {
   elements_of(n), threads_of(threads);
-  const std::vector<Input> inputs = inputs_of(list, n);
+  check_inputs(inputs, n);
+  checked("the gradient", grad, n);
   std::vector<double> sums(inputs.size());
-  const Input gradient = input_of("the gradient", grad, n);
   Kernel scope;
-  cpu::run_inner_products(gradient, inputs, n, threads, sums.data());
+  cpu::run_inner_products(grad, inputs, n, threads, sums.data());
   return sums;
 }
 
-std::vector<double> merge_gradient(const PyInput& grad, const PyInput& base,
-                                   const std::vector<PyVector>& list, int64_t n, uint64_t offset,
-                                   int elect, bool normalize, int threads) {
+std::vector<double> merge_gradient(const Input& grad, const Input& base,
+                                   const std::vector<TaskVector>& vectors, int64_t n,
+                                   uint64_t offset, int elect, bool normalize, int threads) {
   elements_of(n), threads_of(threads);
-  const std::vector<TaskVector> vectors = vectors_of(list, n);
-  const GradientJob job{input_of("the gradient", grad, n),
-                        input_of("the base", base, n),
+  check_vectors(vectors, n);
+  const GradientJob job{checked("the gradient", grad, n),
+                        checked("the base", base, n),
                         vectors.data(),
                         static_cast<int>(vectors.size()),
                         offset_of(offset, n),
@@ -330,7 +276,7 @@ std::vector<double> merge_gradient(const PyInput& grad, const PyInput& base,
 
 // Elements [begin, end) of a matrix with `columns` columns, which begin at the addresses of w and
 // out; at a are `rank` rows of them, at b `rank` values for each row up to the last that is wanted.
-void add_low_rank(const PyInput& w, uintptr_t a, uintptr_t b, int64_t rank, int64_t columns,
+void add_low_rank(const Input& w, uintptr_t a, uintptr_t b, int64_t rank, int64_t columns,
                   float scale, int64_t begin, int64_t end, int threads, uintptr_t out) {
   threads_of(threads);
   expect_between("rank", rank, 0, kMostElements);
@@ -339,20 +285,19 @@ void add_low_rank(const PyInput& w, uintptr_t a, uintptr_t b, int64_t rank, int6
   expect_between("begin", begin, 0, end);
   const int64_t n = end - begin, rows = end == 0 ? 0 : (end - 1) / columns + 1;
   expect_between("the number of rows", rows, 0, kMostElements / std::max<int64_t>(1, rank));
-  const Input weight = input_of("the weight", w, n);
+  checked("the weight", w, n);
   expect_memory("a", a, n > 0 ? rank * columns : 0, sizeof(float));
   expect_memory("b", b, n > 0 ? rank * rows : 0, sizeof(float));
   expect_memory("the output", out, n, sizeof(float));
   Kernel scope;
-  cpu::run_add_low_rank(weight, reinterpret_cast<const float*>(a),
-                        reinterpret_cast<const float*>(b), rank, columns, scale, begin, end,
-                        threads, reinterpret_cast<float*>(out));
+  cpu::run_add_low_rank(w, reinterpret_cast<const float*>(a), reinterpret_cast<const float*>(b),
+                        rank, columns, scale, begin, end, threads, reinterpret_cast<float*>(out));
 }
 
-int64_t count_nonfinite(const PyInput& input, int64_t n) {
-  const Input values = input_of("the input", input, elements_of(n));
+int64_t count_nonfinite(const Input& input, int64_t n) {
+  checked("the input", input, elements_of(n));
   Kernel scope;
-  return cpu::current().count_nonfinite(values, n);
+  return cpu::current().count_nonfinite(input, n);
 }
 
 std::pair<uint64_t, uint64_t> digest(uintptr_t data, int64_t nbytes, uint64_t first_block) {
@@ -382,6 +327,8 @@ PYBIND11_MODULE(_native, m) {
   m.attr("cuda_compiled") = static_cast<bool>(MERGESAFE_CUDA_COMPILED);
   m.attr("cuda_compiler") = MERGESAFE_CUDA_COMPILER;
   m.attr("compiler") = MERGESAFE_COMPILER;
+  bind_arguments(m);
+  m.attr("tiny_divisor") = kTinyDivisor;
   m.attr("histogram_bins") = kHistogramBins;
   m.attr("low_bits") = kLowBits;
   m.def("isa", [] { return std::string(cpu::current().name); });

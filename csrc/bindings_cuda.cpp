@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "checks.h"
+#include "arguments.h"
 #include "core/select.h"
 #include "cuda/launch.h"
 #include "cuda/run.h"
@@ -22,20 +22,9 @@ Stream stream_of(int device, uintptr_t handle) {
   return {device, reinterpret_cast<cudaStream_t>(handle)};
 }
 
-// (address on the device, number of values)
-using PyArray = std::pair<uintptr_t, size_t>;
-
-// The array, which must have `wanted` values, `of` what.
-template <class T>
-T* array_of(const char* name, const PyArray& array, size_t wanted, const char* of) {
-  expect_length(name, array.second, wanted, of);
-  expect_memory(name, array.first, static_cast<int64_t>(wanted), sizeof(T));
-  return reinterpret_cast<T*>(array.first);
-}
-
 size_t values(const JobList& jobs, int each) { return static_cast<size_t>(jobs.jobs()) * each; }
 
-const float* weights_of(const JobList& jobs, const PyArray& weights) {
+const float* weights_of(const JobList& jobs, const Array& weights) {
   return array_of<const float>("weights", weights, values(jobs, jobs.count),
                                "one per input of every job");
 }
@@ -45,7 +34,7 @@ struct Reduction {
   double* workspace;
   double* totals;
 
-  Reduction(const JobList& jobs, int sums, const PyArray& workspace, const PyArray& totals)
+  Reduction(const JobList& jobs, int sums, const Array& workspace, const Array& totals)
       : workspace(array_of<double>("workspace", workspace, reduction_workspace(jobs, sums),
                                    "as reduction_workspace says")),
         totals(array_of<double>("totals", totals, values(jobs, sums), "the sums of every job")) {}
@@ -113,14 +102,14 @@ void bind(py::module_& m) {
   m.def("rank_workspace", &rank_workspace);
   m.def(
       "sums",
-      [](const JobList& jobs, const PyArray& weights, int device, uintptr_t stream) {
+      [](const JobList& jobs, const Array& weights, int device, uintptr_t stream) {
         run_sums(jobs, weights_of(jobs, weights), stream_of(device, stream));
       },
       Free());
   m.def(
       "merges",
-      [](const JobList& jobs, const PyArray& weights, const PyArray& scales, int elect,
-         bool normalize, int device, uintptr_t stream) {
+      [](const JobList& jobs, const Array& weights, const Array& scales, int elect, bool normalize,
+         int device, uintptr_t stream) {
         const float* factors = array_of<const float>("scales", scales, jobs.jobs(), "one per job");
         run_merges(jobs, {weights_of(jobs, weights), factors, elect_of(elect), normalize},
                    stream_of(device, stream));
@@ -128,7 +117,7 @@ void bind(py::module_& m) {
       Free());
   m.def(
       "inner_products",
-      [](const JobList& jobs, const PyArray& workspace, const PyArray& totals, int device,
+      [](const JobList& jobs, const Array& workspace, const Array& totals, int device,
          uintptr_t stream) {
         const Reduction to(jobs, jobs.count, workspace, totals);
         run_inner_products(jobs, to.workspace, to.totals, stream_of(device, stream));
@@ -136,8 +125,8 @@ void bind(py::module_& m) {
       Free());
   m.def(
       "merge_gradients",
-      [](const JobList& jobs, const PyArray& weights, int elect, bool normalize,
-         const PyArray& workspace, const PyArray& totals, int device, uintptr_t stream) {
+      [](const JobList& jobs, const Array& weights, int elect, bool normalize,
+         const Array& workspace, const Array& totals, int device, uintptr_t stream) {
         const Reduction to(jobs, jobs.count + 1, workspace, totals);
         run_merge_gradients(jobs, {weights_of(jobs, weights), nullptr, elect_of(elect), normalize},
                             to.workspace, to.totals, stream_of(device, stream));
@@ -145,7 +134,7 @@ void bind(py::module_& m) {
       Free());
   m.def(
       "gram",
-      [](const JobList& jobs, const PyArray& workspace, const PyArray& totals, int device,
+      [](const JobList& jobs, const Array& workspace, const Array& totals, int device,
          uintptr_t stream) {
         expect_one(jobs);
         const Reduction to(jobs, jobs.count * jobs.count, workspace, totals);
@@ -154,7 +143,7 @@ void bind(py::module_& m) {
       Free());
   m.def(
       "norms",
-      [](const JobList& jobs, int norm, const PyArray& workspace, const PyArray& totals, int device,
+      [](const JobList& jobs, int norm, const Array& workspace, const Array& totals, int device,
          uintptr_t stream) {
         const Reduction to(jobs, 2 * jobs.count, workspace, totals);
         run_norms(jobs, norm_of(norm), to.workspace, to.totals, stream_of(device, stream));
@@ -162,11 +151,11 @@ void bind(py::module_& m) {
       Free());
   m.def(
       "ranks",
-      [](const JobList& jobs, const PyArray& workspace, const PyArray& answers, int device,
+      [](const JobList& jobs, const Array& workspace, const Array& answers, int device,
          uintptr_t stream) {
         expect_length("ranks", jobs.key.size(), values(jobs, jobs.count), "see ask_ranks");
         // Bytes, for what begins with a RankBins.
-        expect_memory("workspace", workspace.first, workspace.second / alignof(RankBins),
+        expect_memory("workspace", workspace.address, workspace.values / alignof(RankBins),
                       alignof(RankBins));
         run_ranks(jobs,
                   array_of<char>("workspace", workspace, rank_workspace(jobs),
@@ -178,10 +167,10 @@ void bind(py::module_& m) {
       Free());
   m.def(
       "histogram",
-      [](const JobList& jobs, const PyArray& prefixes, const PyArray& counts, int device,
+      [](const JobList& jobs, const Array& prefixes, const Array& counts, int device,
          uintptr_t stream) {
         expect_one(jobs);
-        const size_t given = prefixes.first == 0 ? 0 : jobs.count;
+        const size_t given = prefixes.address == 0 ? 0 : jobs.count;
         run_histogram(
             jobs, array_of<const int64_t>("prefixes", prefixes, given, "one per expert or none"),
             array_of<unsigned long long>(

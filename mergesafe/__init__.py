@@ -10,10 +10,8 @@ from importlib import import_module
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.errors import KernelsError as _KernelsError
 from mergesafe.errors import MergesafeError
 from mergesafe.kernels_present import missing_kernels as _missing_kernels
-from mergesafe.kernels_present import unloadable_kernels as _unloadable_kernels
 from mergesafe.version import __version__
 
 if TYPE_CHECKING:
@@ -75,13 +73,6 @@ if _wrong is not None and not {_Path(each).name for each in _sys.argv[:1]} & {"m
 
 
 def __getattr__(name: str) -> Any:
-    if name == "_native":  # whoever imports it first: a module of any name, in any order
-        if _wrong is not None:
-            raise _KernelsError(_wrong)
-        try:
-            return import_module("mergesafe._native")
-        except ImportError as error:
-            raise _KernelsError(_unloadable_kernels(_Path(__file__).parent, error)) from error
     try:
         module, attribute = _LAZY[name]
     except KeyError:

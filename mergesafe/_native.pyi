@@ -3,13 +3,49 @@ from typing import Any
 # Lengths, types and ranges are checked: ValueError or TypeError says what is wrong. What lies at an
 # address, and how much of it, only the caller can know.
 
-#: (address, dtype, dtype that values are rounded to at load), of as many elements as a call says.
-Input = tuple[int, int, int]
-#: (address, dtype).
-Output = tuple[int, int]
-#: (address, number of values).
-Array = tuple[int, int]
-Vector = tuple[Input, float, float, int, int, bool, int, int]
+class Input:
+    """Elements at an address, of as many as a call says; each is rounded to ``cast`` at load.
+
+    ``dtype`` and ``cast`` are values of :data:`dtypes`. Raises ValueError for others.
+    """
+
+    def __init__(self, address: int, dtype: int, cast: int) -> None: ...
+
+class Output:
+    """Where a call writes its elements, each rounded once, to ``dtype``."""
+
+    def __init__(self, address: int, dtype: int) -> None: ...
+
+class Array:
+    """What a call reads or writes besides inputs and output, and how many values it has."""
+
+    def __init__(self, address: int, values: int) -> None: ...
+
+class TaskVector:
+    """``weight * (rescale * (input - base))`` where an element survives, else 0, in float32.
+
+    Survivors have ``lo <= bits(abs(input - base)) <= hi``; if ``random``, they are those whose
+    Philox word of (``key``, position in the tensor) is below ``threshold``.
+    """
+
+    def __init__(
+        self,
+        input: Input,
+        weight: float,
+        rescale: float,
+        lo: int,
+        hi: int,
+        random: bool,
+        threshold: int,
+        key: int,
+    ) -> None: ...
+
+#: Codes by names: "BF16", "F16", "F32"; "none", "sum", "count"; "l1", "l2", "linf".
+dtypes: dict[str, int]
+elections: dict[str, int]
+norms: dict[str, int]
+#: Sums of weights that are closer to 0 divide by 1 instead.
+tiny_divisor: float
 
 cuda_compiled: bool
 compiler: str
@@ -34,13 +70,12 @@ def weighted_sum(
 ) -> int: ...
 def merge_task_vectors(
     base: Input,
-    vectors: list[Vector],
+    vectors: list[TaskVector],
     out: Output,
     n: int,
     offset: int,
     elect: int,
     normalize: bool,
-    divisor: float,
     scale: float,
     zero_nonfinite: bool,
     threads: int,
@@ -67,7 +102,7 @@ def gram(
 ) -> tuple[int, list[float]]: ...
 def delta_norms(
     base: Input,
-    vectors: list[Vector],
+    vectors: list[TaskVector],
     norm: int,
     totals: list[float],
     n: int,
@@ -89,7 +124,7 @@ def inner_products(grad: Input, inputs: list[Input], n: int, threads: int) -> li
 def merge_gradient(
     grad: Input,
     base: Input,
-    vectors: list[Vector],
+    vectors: list[TaskVector],
     n: int,
     offset: int,
     elect: int,

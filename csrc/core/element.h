@@ -90,6 +90,20 @@ MS_FN bool sums_to_one(const float* weights, int count) {
   return (count > 1) & (distance <= most) & (-distance <= most);
 }
 
+// Sums of weights that are closer to zero than this divide by 1 instead.
+constexpr double kTinyDivisor = 1e-8;
+
+// What the sum of task vectors is divided by when no sign is elected: the sum of weight(i) in
+// order, or 1 where that is next to nothing or not wanted.
+template <class Weight>
+MS_FN float divisor_of(int count, bool normalize, Weight weight) {
+  if (!normalize) return 1.0f;
+  float total = 0.0f;
+  for (int i = 0; i < count; ++i) total = total + weight(i);
+  const double magnitude = static_cast<double>(float_of(bits_of(total) & kAbsMask));
+  return magnitude < kTinyDivisor ? 1.0f : total;
+}
+
 MS_FN bool same_bits(float a, float b) { return bits_of(a) == bits_of(b); }
 
 }  // namespace mergesafe

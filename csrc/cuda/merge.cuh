@@ -16,20 +16,13 @@ struct Coefficients {
   bool normalize;
 };
 
-// mergesafe/ops/numbers.py divisor_of, where the weights lie.
-__device__ __forceinline__ float divisor_of(const float* weights, int count, bool normalize) {
-  if (!normalize) return 1.0f;
-  float total = 0.0f;
-  for (int i = 0; i < count; ++i) total = total + weights[i];
-  return fabs(static_cast<double>(total)) < 1e-8 ? 1.0f : total;
-}
-
 __device__ __forceinline__ Coefficients coefficients_of(const MergeCall& call, const Batch& batch,
                                                         int j) {
   const int row = batch.before + j;
   const float* weights = call.weights + static_cast<int64_t>(row) * batch.count;
   return {weights, call.scales[row],
-          call.elect == Elect::kNone ? divisor_of(weights, batch.count, call.normalize) : 1.0f,
+          divisor_of(batch.count, call.normalize & (call.elect == Elect::kNone),
+                     [&](int i) { return weights[i]; }),
           call.elect, call.normalize};
 }
 

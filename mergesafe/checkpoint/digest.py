@@ -18,16 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mergesafe import _native
 from mergesafe.checkpoint._parse import reason
 from mergesafe.checkpoint.location import at
 from mergesafe.errors import ChangedInputError, UnreadableError
+from mergesafe.native import extension
 
 if TYPE_CHECKING:
     from mergesafe.checkpoint.reader import Reader
     from mergesafe.checkpoint.safetensors import TensorInfo
 
-BLOCK: Final = _native.digest_block
+BLOCK: Final = extension.digest_block
 ALGORITHM: Final = "sum over 8192-byte blocks i of XXH3-128(block, seed=i), modulo 2**128"
 #: Bytes of a tensor that are read at a time.
 _PIECE: Final = 512 * BLOCK
@@ -37,7 +37,7 @@ _TEXT: Final = re.compile(r"[0-9a-f]{32}")
 
 def digest_at(address: int, nbytes: int, first_block: int = 0) -> int:
     """Digest of ``nbytes`` bytes at ``address``, which begin at block number ``first_block``."""
-    high, low = _native.digest(address, nbytes, first_block)
+    high, low = extension.digest(address, nbytes, first_block)
     return high << 64 | low
 
 

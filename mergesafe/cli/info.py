@@ -6,10 +6,10 @@ import platform
 import sys
 from typing import Any
 
-from mergesafe import _native
 from mergesafe.cli.shared import print_json, say
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.methods.registry import METHODS
+from mergesafe.native import extension
 from mergesafe.ops.backends.isa import apply_environment
 from mergesafe.ops.backends.registry import cuda_problem, describe_backends, get_backend
 from mergesafe.version import __version__
@@ -32,13 +32,13 @@ def describe() -> dict[str, Any]:
         "version": __version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform} {platform.machine()}",
-        "compiler": _native.compiler,
+        "compiler": extension.compiler,
         "isa": {
-            "chosen": _native.isa(),
-            "available": _native.available_isas(),
-            "compiled": _native.compiled_isas(),
+            "chosen": extension.isa(),
+            "available": extension.available_isas(),
+            "compiled": extension.compiled_isas(),
         },
-        "cuda": {"compiled": _native.cuda_compiled, "compiler": _native.cuda_compiler},
+        "cuda": {"compiled": extension.cuda_compiled, "compiler": extension.cuda_compiler},
         "backends": {
             each.name: {
                 "available": each.available,

@@ -7,10 +7,23 @@ float64 here, once and for every backend.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import c_float
+from ctypes import c_float, c_uint32
+from typing import Final
+
+from mergesafe.native import extension
 
 #: Without election, a sum of weights this close to zero divides by 1 instead.
-TINY_DIVISOR = 1e-8
+TINY_DIVISOR: Final = extension.tiny_divisor
+
+
+def _bits_at_least(value: float) -> int:
+    """Bits of the smallest float32 that is not below a positive ``value``."""
+    nearest = c_float(value)
+    return c_uint32.from_buffer(nearest).value + (nearest.value < value)
+
+
+#: The same for kernels that compare float32 magnitudes by their bits, which order like the values.
+TINY_DIVISOR_BITS: Final = _bits_at_least(TINY_DIVISOR)
 
 
 def float32(value: float) -> float:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from mergesafe import _native
+import mergesafe._native as _native
+from mergesafe._native import Array, Input, Output, TaskVector
 
 from . import emulated
 
@@ -19,23 +20,30 @@ F32 = 2
 BINS = _native.histogram_bins
 
 
-def an_input(dtype: int = F32) -> tuple[int, int, int]:
-    return X.data_ptr(), dtype, dtype
+def an_input() -> Input:
+    return Input(address=X.data_ptr(), dtype=F32, cast=F32)
 
 
-def a_vector() -> Any:
-    return an_input(), 1.0, 1.0, 0, 0x7FFFFFFF, False, 0, 0
+def nothing() -> Input:
+    return Input(address=0, dtype=F32, cast=F32)
 
 
-def out(dtype: int = F32) -> tuple[int, int]:
-    return OUT.data_ptr(), dtype
+def a_vector() -> TaskVector:
+    return TaskVector(
+        input=an_input(), weight=1.0, rescale=1.0, lo=0, hi=0x7FFFFFFF, random=False, threshold=0,
+        key=0,
+    )  # fmt: skip
+
+
+def out(address: int | None = None) -> Output:
+    return Output(address=OUT.data_ptr() if address is None else address, dtype=F32)
 
 
 def merge(**changed: Any) -> int:
     given = {"out": out(), "n": N, "offset": 0, "elect": 0, "threads": 1} | changed
     return _native.merge_task_vectors(
         an_input(), [a_vector()], given["out"], given["n"], given["offset"], given["elect"], False,
-        1.0, 1.0, False, given["threads"],
+        1.0, False, given["threads"],
     )  # fmt: skip
 
 
@@ -45,7 +53,7 @@ def kth(ranks: list[tuple[int, int]], n: int = N) -> Any:
 
 def histogram(prefixes: list[int], values: int) -> int:
     counts = torch.zeros(2 * BINS, dtype=torch.int64)
-    array = counts.data_ptr(), values
+    array = Array(address=counts.data_ptr(), values=values)
     return _native.magnitude_histogram(
         an_input(), [an_input()] * 2, prefixes, array, N, False, 1
     )  # fmt: skip
@@ -124,7 +132,9 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "elect": (lambda: merge(elect=3), "elect is 3; expected a number in [0, 2]"),
     "elements": (lambda: merge(n=-1), "n is -1; expected a number in [0, "),
     "threads": (lambda: merge(threads=0), "threads is 0; expected a number in [1, "),
-    "dtype": (lambda: merge(out=out(7)), "dtype is 7; expected a number in [0, 2]"),
+    "dtype": (lambda: Output(0, 7), "dtype is 7; expected a number in [0, 2]"),
+    "dtype of an input": (lambda: Input(0, 3, 0), "dtype is 3; expected a number in [0, 2]"),
+    "cast of an input": (lambda: Input(0, 0, -1), "dtype is -1; expected a number in [0, 2]"),
     "columns": (lambda: low_rank(columns=0), "columns is 0; expected a number in [1, "),
     "range": (lambda: low_rank(begin=5, end=4), "begin is 5; expected a number in [0, 4]"),
     "no A": (lambda: low_rank(a=0), "address of a is 0; expected that of 4 values"),
@@ -138,21 +148,21 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "end": (lambda: low_rank(end=1 << 62), f"end is {1 << 62}; expected a number in [0, "),
     "nowhere for it": (lambda: low_rank(out=0), "address of the output is 0; expected"),
     "no address": (
-        lambda: _native.gram([(0, F32, F32)], [0.0], N, False, 1),
+        lambda: _native.gram([nothing()], [0.0], N, False, 1),
         "address of an input is 0; expected that of 8 values",
     ),
     "no base": (
-        lambda: _native.kth_magnitude((0, F32, F32), [an_input()], [(0, 1)], N, False, 1),
+        lambda: _native.kth_magnitude(nothing(), [an_input()], [(0, 1)], N, False, 1),
         "address of the base is 0; expected",
     ),
-    "nowhere to": (lambda: merge(out=(0, F32)), "address of the output is 0; expected"),
+    "nowhere to": (lambda: merge(out=out(0)), "address of the output is 0; expected"),
     "alignment": (
-        lambda: merge(out=(OUT.data_ptr() + 2, F32)),
+        lambda: merge(out=out(OUT.data_ptr() + 2)),
         f"is {OUT.data_ptr() + 2}; expected a multiple of 4",
     ),
     "more than memory": (lambda: merge(n=1 << 61), f"n is {1 << 61}; expected a number in [0, "),
     "beyond the last address": (
-        lambda: merge(out=((1 << 64) - 16, F32)),
+        lambda: merge(out=out((1 << 64) - 16)),
         "expected one after which 8 values of 4 bytes can lie",
     ),
     "offset": (lambda: merge(offset=(1 << 63) - 1), f"offset is {(1 << 63) - 1}; expected at most"),
@@ -178,7 +188,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "bytes": (lambda: _native.digest(0, 1, 0), "address of the data is 0; expected"),
     "triad": (lambda: _native.triad(X.data_ptr(), 0, 0, 1.0, N, 1), "address of a vector is 0"),
     "nothing to look at": (
-        lambda: _native.count_nonfinite((0, F32, F32), N), "address of the input is 0; expected"
+        lambda: _native.count_nonfinite(nothing(), N), "address of the input is 0; expected"
     ),
 }  # fmt: skip
 
@@ -192,11 +202,33 @@ def test_both_numbers_are_named(case: str) -> None:
 
 
 def test_nothing_may_lie_nowhere() -> None:
-    nothing = 0, F32, F32
-    assert _native.weighted_sum([nothing], [1.0], (0, F32), 0, False, 1) == 0
-    assert _native.gram([nothing], [1.0], 0, False, 1)[1] == [1.0]
+    assert _native.weighted_sum([nothing()], [1.0], out(0), 0, False, 1) == 0
+    assert _native.gram([nothing()], [1.0], 0, False, 1)[1] == [1.0]
     assert _native.digest(0, 0, 0) == (0, 0)
     _native.triad(0, 0, 0, 1.0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Input(0.5, F32, F32),
+        lambda: Input(-1, F32, F32),
+        lambda: Output(1 << 64, F32),
+        lambda: Array(0, -1),
+        lambda: TaskVector(None, 1.0, 1.0, 0, 0, False, 0, 0),
+        lambda: TaskVector(an_input(), 1.0, 1.0, 0, 1 << 32, False, 0, 0),
+        lambda: _native.gram([(X.data_ptr(), F32, F32)], [0.0], N, False, 1),
+    ],
+)
+def test_structs_take_numbers_of_their_types(call: Callable[[], object]) -> None:
+    with pytest.raises(TypeError):
+        call()
+
+
+def test_codes_have_the_names_of_files_and_recipes() -> None:
+    assert _native.dtypes == {"BF16": 0, "F16": 1, "F32": 2}
+    assert _native.elections == {"none": 0, "sum": 1, "count": 2}
+    assert _native.norms == {"l1": 0, "l2": 1, "linf": 2}
 
 
 def test_what_fits_is_taken() -> None:
@@ -275,18 +307,21 @@ def test_arrays_on_the_device() -> None:
     cuda, two = emulated.module().cuda, jobs()
     numbers, room = torch.ones(6), torch.zeros(1 << 12, dtype=torch.float64)
 
-    def array(values: int) -> tuple[int, int]:
-        return room.data_ptr(), values
+    def array(values: int) -> Array:
+        return Array(room.data_ptr(), values)
 
-    weights = numbers.data_ptr(), 6
+    def floats(values: int) -> Array:
+        return Array(numbers.data_ptr(), values)
+
+    weights = floats(6)
     cuda.sums(two, weights, 0, 0)
     assert OUT.tolist() == [3.0] * N
     workspace = array(cuda.reduction_workspace(two, 3))
     cuda.inner_products(two, workspace, array(6), 0, 0)
     calls: dict[str, Callable[[], object]] = {
-        "weights has 5 values; expected 6": lambda: cuda.sums(two, (weights[0], 5), 0, 0),
+        "weights has 5 values; expected 6": lambda: cuda.sums(two, floats(5), 0, 0),
         "scales has 1 values; expected 2": lambda: cuda.merges(
-            two, weights, (weights[0], 1), 0, False, 0, 0
+            two, weights, floats(1), 0, False, 0, 0
         ),
         "totals has 5 values; expected 6": lambda: cuda.inner_products(
             two, workspace, array(5), 0, 0

@@ -10,12 +10,12 @@ from __future__ import annotations
 import ctypes
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from mergesafe import _native
+import mergesafe._native as _native
 
 from . import emulated
 
@@ -39,6 +39,21 @@ WRONG: list[Any] = [
 REFUSED = (1 << 61) + 1
 
 
+class Struct(list[Any]):
+    """Arguments of one of the extension's structs, which :func:`built` makes."""
+
+    def __init__(self, name: str, values: Sequence[Any]) -> None:
+        super().__init__(values)
+        self.name = name
+
+
+def built(value: Any) -> Any:
+    """With structs in place of their arguments, at any depth of lists."""
+    if isinstance(value, Struct):
+        return getattr(_native, value.name)(*map(built, value))
+    return [built(item) for item in value] if type(value) is list else value
+
+
 class Made:
     """Arguments that fit each other, of random sizes."""
 
@@ -50,16 +65,21 @@ class Made:
     def address(self) -> int:
         return self.random.choice(ADDRESSES)
 
-    def input(self) -> tuple[int, int, int]:
-        return self.address(), self.random.randrange(3), self.random.randrange(3)
+    def input(self) -> Struct:
+        codes = self.random.randrange(3), self.random.randrange(3)
+        return Struct("Input", [self.address(), *codes])
+
+    def output(self) -> Struct:
+        return Struct("Output", [self.address(), 2])
 
     def inputs(self) -> list[Any]:
         return [self.input() for _ in range(self.count)]
 
     def vectors(self) -> list[Any]:
         return [
-            (x, 0.5, 1.0, 0, 0x7FFFFFFF, self.random.random() < 0.5, 1 << 31, 5)
+            Struct("TaskVector", [x, 0.5, 1.0, 0, 0x7FFFFFFF, random, 1 << 31, 5])
             for x in self.inputs()
+            for random in [self.random.random() < 0.5]
         ]
 
     def ranks(self) -> list[tuple[int, int]]:
@@ -67,7 +87,7 @@ class Made:
         return [(i, self.random.randint(1, self.n)) for i in experts] if self.n else []
 
     def changed(self, value: Any) -> Any:
-        """With something wrong, at any depth of tuples and lists."""
+        """With something wrong, at any depth of structs, tuples and lists."""
         if isinstance(value, (list, tuple)) and value and self.random.random() < 0.8:
             items = list(value)
             how = self.random.randrange(4)
@@ -78,7 +98,7 @@ class Made:
                 items.insert(at, items[at])
             else:
                 items[at] = self.changed(items[at])
-            return type(value)(items)
+            return Struct(value.name, items) if isinstance(value, Struct) else type(value)(items)
         wrong = self.random.choice(WRONG)
         # An address stays one, or becomes 0 or one that no memory has.
         if value in ADDRESSES and isinstance(wrong, int) and wrong > 0:
@@ -87,11 +107,11 @@ class Made:
 
 
 def weighted_sum(m: Made) -> list[Any]:
-    return [m.inputs(), [0.5] * m.count, (m.address(), 2), m.n, False, 2]
+    return [m.inputs(), [0.5] * m.count, m.output(), m.n, False, 2]
 
 
 def merge_task_vectors(m: Made) -> list[Any]:
-    return [m.input(), m.vectors(), (m.address(), 2), m.n, 7, 1, True, 1.0, 1.0, False, 2]
+    return [m.input(), m.vectors(), m.output(), m.n, 7, 1, True, 1.0, False, 2]
 
 
 def kth_magnitude(m: Made) -> list[Any]:
@@ -100,7 +120,7 @@ def kth_magnitude(m: Made) -> list[Any]:
 
 def magnitude_histogram(m: Made) -> list[Any]:
     values = 1 << 16
-    return [m.input(), [m.input()], [3], (m.address(), values), m.n, False, 2]
+    return [m.input(), [m.input()], [3], Struct("Array", [m.address(), values]), m.n, False, 2]
 
 
 def gram(m: Made) -> list[Any]:
@@ -162,7 +182,7 @@ def within_room(call: str, arguments: list[Any]) -> bool:
 def attempt(function: Callable[..., object], arguments: list[Any]) -> bool:
     """Whether the call was taken; the exceptions that are not allowed come through."""
     try:
-        function(*arguments)
+        function(*built(arguments))
     except ALLOWED:
         return False
     return True
@@ -246,7 +266,8 @@ def test_jobs_on_devices() -> None:
         except ALLOWED:
             refused += 1
             continue
-        weights = ADDRESSES[0], made.random.choice([inputs, inputs, inputs - 1, 1 << 62])
+        values = made.random.choice([inputs, inputs, inputs - 1, 1 << 62])
+        weights = Struct("Array", [ADDRESSES[0], values])
         taken += attempt(cuda.sums, [made_jobs, weights, 0, 0])
     assert refused > CASES // 4
     assert taken > CASES // 40

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from mergesafe.methods.spec import Sparsify
+from mergesafe.native import Output, extension
+from mergesafe.ops.backends.native import input_of
 
 from .helpers import (
     BF16,
@@ -129,13 +131,10 @@ def test_nothing_is_written_past_the_end(n: int) -> None:
     for dtype in DTYPES:
         x = ordinary(n, dtype, n)
         around = torch.full((n + 64,), 7.0, dtype=dtype)
-        inputs = [(x.data_ptr(), DTYPES.index(dtype), DTYPES.index(dtype))]
-        out = (around[32:].data_ptr(), DTYPES.index(dtype))
-        from mergesafe import _native
-
+        out = Output(around[32:].data_ptr(), DTYPES.index(dtype))
         for isa in ISAS:
             with forced(isa):
-                _native.weighted_sum(inputs, [1.0], out, n, False, 1)
+                extension.weighted_sum([input_of(x)], [1.0], out, n, False, 1)
             assert_same_bits(around[32 : 32 + n], x)
             assert (around[:32] == 7.0).all()
             assert (around[32 + n :] == 7.0).all()

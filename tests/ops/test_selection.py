@@ -41,7 +41,7 @@ def select(
         threads,
     )  # fmt: skip
 
-    def part(x: torch.Tensor, begin: int, count: int) -> tuple[int, int, int]:
+    def part(x: torch.Tensor, begin: int, count: int) -> _native.Input:
         return input_of(x[begin : begin + count])
 
     for begin in positions:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mergesafe import _native
+import mergesafe._native as _native
+from mergesafe._native import Input, Output, TaskVector
 from mergesafe.checkpoint.digest import add, digest_at
 
 ELEMENTS = 3 << 17
@@ -22,15 +23,15 @@ THREADS = 4
 BASE, EXPERT = (ctypes.create_string_buffer(os.urandom(BYTES), BYTES) for _ in range(2))
 
 
-def an_input(block: ctypes.Array[ctypes.c_char]) -> tuple[int, int, int]:
-    return ctypes.addressof(block), BF16, BF16
+def an_input(block: ctypes.Array[ctypes.c_char]) -> Input:
+    return Input(ctypes.addressof(block), BF16, BF16)
 
 
 def merged() -> bytes:
     out = ctypes.create_string_buffer(BYTES)
-    vector = an_input(EXPERT), 0.5, 1.0, 0, 0x7FFFFFFF, True, 1 << 31, 7
+    vector = TaskVector(an_input(EXPERT), 0.5, 1.0, 0, 0x7FFFFFFF, True, 1 << 31, 7)
     _native.merge_task_vectors(
-        an_input(BASE), [vector], (ctypes.addressof(out), BF16), ELEMENTS, 0, 1, True, 1.0, 1.0,
+        an_input(BASE), [vector], Output(ctypes.addressof(out), BF16), ELEMENTS, 0, 1, True, 1.0,
         False, THREADS,
     )  # fmt: skip
     return bytes(out)

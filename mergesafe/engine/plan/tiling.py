@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mergesafe import _native
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import ALIGNMENT, aligned, format_size
 from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.errors import ArgumentError
 from mergesafe.methods.spec import KthMagnitude
+from mergesafe.native import extension
 
 #: Tiles are whole reduction blocks (csrc/core/reduce.h).
 BLOCK = 4096
@@ -158,7 +158,7 @@ def select_bytes(task: TensorTask, threads: int) -> int:
     if not (sample and rank_count(task)):
         return 0
     collected = 3 * int(7 * task.numel / math.sqrt(sample)) + 8192
-    slack = 2 * threads * _native.selection_slack
+    slack = 2 * threads * extension.selection_slack
     return 4 * (max(2 * sample, collected) + slack)
 
 

@@ -11,40 +11,52 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from mergesafe import _native
 from mergesafe.methods.spec import (
     Combine,
     DeltaNorms,
     MergeTaskVectors,
-    Sparsify,
     WeightedSum,
 )
-from mergesafe.ops.numbers import divisor_of
+from mergesafe.native import (
+    DTYPES,
+    ELECTIONS,
+    F32,
+    NORMS,
+    Array,
+    Input,
+    Output,
+    extension,
+    task_vectors,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from mergesafe.ops.backends.base import Backend
 
-_CODES: Final = {"BF16": 0, "F16": 1, "F32": 2}
-_NORMS: Final = {"l1": 0, "l2": 1, "linf": 2}
-_ELECT: Final = {"none": 0, "sum": 1, "count": 2}
 OUTPUT_FLAG: Final = 1 << 63
 #: Inputs from this one on share a flag bit.
 SHARED_FLAG: Final = 62
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Buffer:
-    """A contiguous run of elements in memory; ``cast`` is the type they are rounded to at load."""
+    """A contiguous run of elements in memory; ``cast`` is the type they are rounded to at load.
+
+    ``input`` is the same for the compiled kernels, made once for all calls on it.
+    """
 
     address: int
     view: memoryview
     dtype: str
     cast: str
+    input: Input = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.input = Input(self.address, DTYPES[self.dtype], DTYPES[self.cast])
 
     def part(self, begin: int, count: int, itemsize: int) -> Buffer:
         """Elements [begin, begin + count)."""
@@ -113,15 +125,15 @@ class Kernels(Protocol):
 class NativeSelection:
     """See :class:`Selection`."""
 
-    def __init__(self, selection: _native.Selection) -> None:
+    def __init__(self, selection: extension.Selection) -> None:
         self._selection = selection
 
     def sample(self, inputs: Sequence[Buffer], n: int) -> None:
-        base, *experts = map(NativeKernels._input, inputs)
+        base, *experts = _inputs(inputs)
         self._selection.sample(base, experts, n)
 
     def add(self, inputs: Sequence[Buffer], n: int) -> int:
-        base, *experts = map(NativeKernels._input, inputs)
+        base, *experts = _inputs(inputs)
         return self._selection.add(base, experts, n)
 
     def finish(self) -> tuple[list[int], list[int]]:
@@ -140,42 +152,30 @@ class NativeKernels:
     def stage(self, buffer: Buffer) -> None:
         pass  # it is where kernels read it
 
-    @staticmethod
-    def _input(buffer: Buffer) -> tuple[int, int, int]:
-        return buffer.address, _CODES[buffer.dtype], _CODES[buffer.cast]
-
-    def _vectors(
-        self, inputs: Sequence[Buffer], sparsify: Sequence[Sparsify], weights: Sequence[float]
-    ) -> list[Any]:
-        return [
-            (self._input(x), w, s.rescale, s.lo, s.hi, s.random, s.threshold, s.key)
-            for x, s, w in zip(inputs, sparsify, weights, strict=True)
-        ]
-
     def kth_magnitude(
         self, inputs: Sequence[Buffer], ranks: Sequence[tuple[int, int]], n: int
     ) -> tuple[int, list[int]]:
-        base, *experts = map(self._input, inputs)
-        return _native.kth_magnitude(base, experts, list(ranks), n, self.zero, self.threads)
+        base, *experts = _inputs(inputs)
+        return extension.kth_magnitude(base, experts, list(ranks), n, self.zero, self.threads)
 
     def selection(
         self, ranks: Sequence[tuple[int, int]], n: int, sample: int, storage: int, size: int
     ) -> Selection:
         return NativeSelection(
-            _native.Selection(n, list(ranks), sample, storage, size, self.zero, self.threads)
+            extension.Selection(n, list(ranks), sample, storage, size, self.zero, self.threads)
         )
 
     def histogram(self, inputs: Sequence[Buffer], prefixes: list[int], counts: Any, n: int) -> int:
-        base, *experts = map(self._input, inputs)
-        array = ctypes.addressof(counts), len(counts)
-        return _native.magnitude_histogram(
+        base, *experts = _inputs(inputs)
+        array = Array(ctypes.addressof(counts), len(counts))
+        return extension.magnitude_histogram(
             base, experts, prefixes, array, n, self.zero, self.threads
         )
 
     def gram(
         self, inputs: Sequence[Buffer], totals: list[float], n: int
     ) -> tuple[int, list[float]]:
-        return _native.gram(list(map(self._input, inputs)), totals, n, self.zero, self.threads)
+        return extension.gram(_inputs(inputs), totals, n, self.zero, self.threads)
 
     def delta_norms(
         self,
@@ -185,28 +185,31 @@ class NativeKernels:
         n: int,
         offset: int,
     ) -> tuple[int, list[float]]:
-        vectors = self._vectors(inputs[1:], request.sparsify, [1.0] * (len(inputs) - 1))
-        norm = _NORMS[request.norm]
-        return _native.delta_norms(
-            self._input(inputs[0]), vectors, norm, totals, n, offset, self.zero, self.threads
+        base, *experts = _inputs(inputs)
+        vectors = task_vectors(experts, request.sparsify, [1.0] * len(experts))
+        norm = NORMS[request.norm]
+        return extension.delta_norms(
+            base, vectors, norm, totals, n, offset, self.zero, self.threads
         )
 
     def combine(
         self, inputs: Sequence[Buffer], combine: Combine, out: Buffer, n: int, offset: int
     ) -> int:
-        target = out.address, _CODES[out.dtype]
+        target = Output(out.address, DTYPES[out.dtype])
         if isinstance(combine, WeightedSum):
-            return _native.weighted_sum(
-                list(map(self._input, inputs)), list(combine.weights), target, n, self.zero,
-                self.threads,
-            )  # fmt: skip
-        divisor = divisor_of(combine.weights, combine.normalize)
-        return _native.merge_task_vectors(
-            self._input(inputs[0]),
-            self._vectors(inputs[1:], combine.sparsify, combine.weights),
-            target, n, offset, _ELECT[combine.elect], combine.normalize, divisor, combine.scale,
-            self.zero, self.threads,
+            return extension.weighted_sum(
+                _inputs(inputs), list(combine.weights), target, n, self.zero, self.threads
+            )
+        base, *experts = _inputs(inputs)
+        vectors = task_vectors(experts, combine.sparsify, combine.weights)
+        return extension.merge_task_vectors(
+            base, vectors, target, n, offset, ELECTIONS[combine.elect], combine.normalize,
+            combine.scale, self.zero, self.threads,
         )  # fmt: skip
+
+
+def _inputs(buffers: Sequence[Buffer]) -> list[Input]:
+    return [buffer.input for buffer in buffers]
 
 
 class TensorKernels:
@@ -324,9 +327,10 @@ def low_rank(
             f"A has {a[1]} values and B {b[1]}; expected {rank} times {columns}, and {rank} for "
             f"each of {rows} rows"
         )
-    _native.add_low_rank(
-        (w.address, _CODES[w.dtype], _CODES[w.dtype]), a[0], b[0], rank, columns, scale, begin,
-        begin + n, threads, out,
+    code = DTYPES[w.dtype]
+    extension.add_low_rank(
+        Input(w.address, code, code), a[0], b[0], rank, columns, scale, begin, begin + n, threads,
+        out,
     )  # fmt: skip
 
 
@@ -344,14 +348,15 @@ def compare(
     ``with_base``. ``counts``: for i < j, of N by N pairs by rows, elements in which τ_i and τ_j
     both are not zero, then those of them in which they have opposite signs.
     """
-    first, *others = map(NativeKernels._input, (base, *experts))
-    return _native.compare(first, others, with_base, products, counts, n, False, 1)
+    return extension.compare(base.input, _inputs(experts), with_base, products, counts, n, False, 1)
 
 
 def to_float32(source: Buffer, out: int, n: int) -> None:
     """Exact conversion of ``n`` elements to float32 at address ``out``."""
-    code = _CODES[source.dtype]
-    _native.weighted_sum([(source.address, code, code)], [1.0], (out, 2), n, False, 1)
+    code = DTYPES[source.dtype]
+    extension.weighted_sum(
+        [Input(source.address, code, code)], [1.0], Output(out, F32), n, False, 1
+    )
 
 
 def transpose(address: int, rows: int, columns: int) -> None:
@@ -364,6 +369,4 @@ def transpose(address: int, rows: int, columns: int) -> None:
 
 
 def count_nonfinite(buffer: Buffer, n: int) -> int:
-    return int(
-        _native.count_nonfinite((buffer.address, _CODES[buffer.dtype], _CODES[buffer.cast]), n)
-    )
+    return extension.count_nonfinite(buffer.input, n)

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from mergesafe import _native
 from mergesafe.checkpoint.digest import BLOCK, add, digest_at, digest_of
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.dtypes import SIZES
@@ -43,6 +42,7 @@ from mergesafe.methods.spec import (
     Statistic,
     WeightedSum,
 )
+from mergesafe.native import extension
 
 
 class TensorMerge:
@@ -226,13 +226,13 @@ class TensorMerge:
         high = self._histogram(request, [], [k for _, k in request.ranks])
         prefixes = [prefix for prefix, _ in high]
         low = self._histogram(request, prefixes, [rest for _, rest in high])
-        return [p << _native.low_bits | bits for p, (bits, _) in zip(prefixes, low, strict=True)]
+        return [p << extension.low_bits | bits for p, (bits, _) in zip(prefixes, low, strict=True)]
 
     def _histogram(
         self, request: KthMagnitude, prefixes: list[int], ranks: Sequence[int]
     ) -> list[tuple[int, int]]:
         """The bin of each rank, and the rank within that bin, in one pass over the tensor."""
-        bins = _native.histogram_bins
+        bins = extension.histogram_bins
         counts = (ctypes.c_int64 * (bins * len(ranks)))()
         chosen = [0, *(1 + i for i, _ in request.ranks)]
         for begin, count, inputs in self.tiles():

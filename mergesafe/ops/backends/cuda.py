@@ -16,8 +16,9 @@ import torch
 
 from mergesafe.errors import BackendError
 from mergesafe.methods.spec import Sparsify
+from mergesafe.native import ELECTIONS, NORMS, Array
 from mergesafe.ops.backends.base import Elect, MergeJob, Norm, RankJob
-from mergesafe.ops.backends.native import DTYPES, ELECT, NORMS
+from mergesafe.ops.backends.native import DTYPES
 from mergesafe.ops.numbers import float32
 
 NOTHING_DROPPED = Sparsify()
@@ -58,7 +59,8 @@ class CudaBackend:
     ) -> None:
         described = self._merge_jobs(jobs, outs)
         self._call(
-            "merges", outs[0], described, _array(weights), _array(scales), ELECT[elect], normalize,
+            "merges", outs[0], described, _array(weights), _array(scales), ELECTIONS[elect],
+            normalize,
         )  # fmt: skip
 
     def rank_jobs(self, jobs: Sequence[RankJob]) -> list[list[int]]:
@@ -106,7 +108,7 @@ class CudaBackend:
             described, grads[0], len(jobs), len(jobs[0].experts) + 1
         )
         self._call(
-            "merge_gradients", grads[0], described, _array(weights), ELECT[elect], normalize,
+            "merge_gradients", grads[0], described, _array(weights), ELECTIONS[elect], normalize,
             _array(workspace), _array(totals),
         )  # fmt: skip
         return totals
@@ -163,7 +165,7 @@ class CudaBackend:
         wanted = None if prefixes is None else _sent(torch.tensor(list(prefixes)), base.device)
         self._call(
             "histogram", base, self._jobs([base], [experts], [base]),
-            (0, 0) if wanted is None else _array(wanted), _array(counts),
+            Array(0, 0) if wanted is None else _array(wanted), _array(counts),
         )  # fmt: skip
         return counts
 
@@ -274,9 +276,9 @@ class CudaBackend:
             ) from None
 
 
-def _array(values: torch.Tensor) -> tuple[int, int]:
+def _array(values: torch.Tensor) -> Array:
     """Where values lie and how many they are, which the extension compares with what it needs."""
-    return values.data_ptr(), values.numel()
+    return Array(values.data_ptr(), values.numel())
 
 
 def _described(tensors: Sequence[torch.Tensor]) -> tuple[list[int], list[int]]:

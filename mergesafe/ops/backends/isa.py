@@ -23,13 +23,13 @@ def apply_environment() -> None:
 
 def use_isa(name: str) -> None:
     """Force an instruction set by name, or ``auto``; BackendError if it cannot run here."""
-    from mergesafe import _native
+    from mergesafe.native import extension
 
     try:
-        _native.use_isa(name)
+        extension.use_isa(name)
     except ValueError:
-        available = _native.available_isas()
-        known = name in _native.compiled_isas()
+        available = extension.available_isas()
+        known = name in extension.compiled_isas()
         problem = (
             "cannot run on this processor"
             if known

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Final
 
 import torch
 
-from mergesafe import _native
 from mergesafe.methods.spec import Sparsify
+from mergesafe.native import DTYPES as CODES
+from mergesafe.native import (
+    ELECTIONS,
+    NORMS,
+    Array,
+    Input,
+    Output,
+    TaskVector,
+    extension,
+    task_vectors,
+)
 from mergesafe.ops.backends.base import Elect, MergeJob, Norm
 from mergesafe.ops.backends.one_by_one import OneByOne
-from mergesafe.ops.numbers import divisor_of, float32
 
-# The numbering of csrc/core/dtype.h and job.h.
-DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
-ELECT: dict[Elect, int] = {"none": 0, "sum": 1, "count": 2}
-NORMS: dict[Norm, int] = {"l1": 0, "l2": 1, "linf": 2}
-
-#: (address, dtype, dtype that values are cast to at load).
-Input: TypeAlias = tuple[int, int, int]
-#: (input, weight, rescale, lo, hi, random, threshold, key).
-Vector: TypeAlias = tuple[Input, float, float, int, int, bool, int, int]
+#: Codes of the element types that kernels take.
+DTYPES: Final = {
+    torch.bfloat16: CODES["BF16"],
+    torch.float16: CODES["F16"],
+    torch.float32: CODES["F32"],
+}
 
 
 class NativeBackend(OneByOne):
@@ -39,10 +45,10 @@ class NativeBackend(OneByOne):
         """Into ``out`` where given: fresh memory costs more than the sum."""
         if out is None:
             out = torch.empty_like(tensors[0], dtype=out_dtype)
-        _native.weighted_sum(
+        extension.weighted_sum(
             [input_of(x) for x in tensors],
-            [float32(w) for w in weights],
-            (out.data_ptr(), DTYPES[out_dtype]),
+            list(weights),
+            Output(out.data_ptr(), DTYPES[out_dtype]),
             out.numel(),
             False,
             torch.get_num_threads(),
@@ -65,16 +71,15 @@ class NativeBackend(OneByOne):
         """Into ``out`` where given: fresh memory costs more than the merge."""
         if out is None:
             out = torch.empty_like(base, dtype=out_dtype)
-        _native.merge_task_vectors(
+        extension.merge_task_vectors(
             input_of(base),
-            vectors_of(experts, vectors, weights),
-            (out.data_ptr(), DTYPES[out_dtype]),
+            _vectors(experts, vectors, weights),
+            Output(out.data_ptr(), DTYPES[out_dtype]),
             out.numel(),
             offset,
-            ELECT[elect],
+            ELECTIONS[elect],
             normalize,
-            divisor_of(weights, normalize),
-            float32(scale),
+            scale,
             False,
             torch.get_num_threads(),
         )
@@ -88,7 +93,7 @@ class NativeBackend(OneByOne):
     ) -> list[int]:
         # sorted, because the kernels read each expert once, in ascending order
         ascending = sorted(set(ranks))
-        _, bits = _native.kth_magnitude(
+        _, bits = extension.kth_magnitude(
             input_of(base),
             [input_of(x) for x in experts],
             ascending,
@@ -105,12 +110,12 @@ class NativeBackend(OneByOne):
         experts: Sequence[torch.Tensor],
         prefixes: Sequence[int] | None,
     ) -> torch.Tensor:
-        counts = torch.zeros(len(experts), _native.histogram_bins, dtype=torch.int64)
-        _native.magnitude_histogram(
+        counts = torch.zeros(len(experts), extension.histogram_bins, dtype=torch.int64)
+        extension.magnitude_histogram(
             input_of(base),
             [input_of(x) for x in experts],
             list(prefixes or ()),
-            (counts.data_ptr(), counts.numel()),
+            Array(counts.data_ptr(), counts.numel()),
             base.numel(),
             False,
             torch.get_num_threads(),
@@ -120,7 +125,7 @@ class NativeBackend(OneByOne):
     def gram(self, tensors: Sequence[torch.Tensor], totals: Sequence[float]) -> list[float]:
         inputs = [input_of(x) for x in tensors]
         numel = tensors[0].numel()
-        _, sums = _native.gram(inputs, list(totals), numel, False, torch.get_num_threads())
+        _, sums = extension.gram(inputs, list(totals), numel, False, torch.get_num_threads())
         return sums
 
     def delta_norms(
@@ -132,9 +137,9 @@ class NativeBackend(OneByOne):
         totals: Sequence[float],
         offset: int,
     ) -> list[float]:
-        _, sums = _native.delta_norms(
+        _, sums = extension.delta_norms(
             input_of(base),
-            vectors_of(experts, sparsify, [1.0] * len(experts)),
+            _vectors(experts, sparsify, [1.0] * len(experts)),
             NORMS[norm],
             list(totals),
             base.numel(),
@@ -148,7 +153,7 @@ class NativeBackend(OneByOne):
         self, grads: Sequence[torch.Tensor], inputs: Sequence[Sequence[torch.Tensor]]
     ) -> torch.Tensor:
         rows = [
-            _native.inner_products(
+            extension.inner_products(
                 input_of(grad), [input_of(x) for x in xs], grad.numel(), torch.get_num_threads()
             )
             for grad, xs in zip(grads, inputs, strict=True)
@@ -164,13 +169,13 @@ class NativeBackend(OneByOne):
         normalize: bool,
     ) -> torch.Tensor:
         rows = [
-            _native.merge_gradient(
+            extension.merge_gradient(
                 input_of(grad),
                 input_of(job.base),
-                vectors_of(job.experts, job.vectors, row),
+                _vectors(job.experts, job.vectors, row),
                 grad.numel(),
                 job.offset,
-                ELECT[elect],
+                ELECTIONS[elect],
                 normalize,
                 torch.get_num_threads(),
             )
@@ -181,13 +186,10 @@ class NativeBackend(OneByOne):
 
 def input_of(tensor: torch.Tensor) -> Input:
     dtype = DTYPES[tensor.dtype]
-    return tensor.data_ptr(), dtype, dtype
+    return Input(tensor.data_ptr(), dtype, dtype)
 
 
-def vectors_of(
+def _vectors(
     experts: Sequence[torch.Tensor], vectors: Sequence[Sparsify], weights: Sequence[float]
-) -> list[Vector]:
-    return [
-        (input_of(x), float32(w), float32(v.rescale), v.lo, v.hi, v.random, v.threshold, v.key)
-        for x, v, w in zip(experts, vectors, weights, strict=True)
-    ]
+) -> list[TaskVector]:
+    return task_vectors([input_of(x) for x in experts], vectors, weights)

@@ -134,10 +134,10 @@ def _refusal(entry: BackendEntry, device: str) -> str:
 
 def _load_native(device: str) -> Backend:
     if device == "cuda":
-        from mergesafe import _native
+        from mergesafe.native import extension
         from mergesafe.ops.backends.cuda import CudaBackend
 
-        return CudaBackend(_native.cuda)
+        return CudaBackend(extension.cuda)
     from mergesafe.ops.backends.isa import apply_environment
     from mergesafe.ops.backends.native import NativeBackend
 
@@ -147,12 +147,12 @@ def _load_native(device: str) -> Backend:
 
 def _native_problem(device: str) -> str | None:
     try:
-        from mergesafe import _native
+        from mergesafe.native import extension
     except ImportError as error:
         return f"the compiled extension mergesafe._native cannot be imported ({error})"
     if device == "cpu":
         return None
-    if not _native.cuda_compiled:
+    if not extension.cuda_compiled:
         return (
             "the extension was built without CUDA (no nvcc was found, or MERGESAFE_CUDA=OFF); "
             "MERGESAFE_CUDA=ON pip install insists on it"
@@ -171,10 +171,10 @@ def _cuda_problem(index: int) -> str | None:
     """Asked once for each device in use: the answer takes a CUDA context there."""
     import torch
 
-    from mergesafe import _native
+    from mergesafe.native import extension
 
     with torch.cuda.device(index):
-        return _native.cuda.problem_of(index) or None
+        return extension.cuda.problem_of(index) or None
 
 
 def cuda_problem() -> str:
@@ -185,15 +185,15 @@ def cuda_problem() -> str:
 
 
 def _native_details() -> dict[str, Any]:
-    from mergesafe import _native
+    from mergesafe.native import extension
 
     return {
-        "isa": _native.isa(),
-        "available_isas": _native.available_isas(),
-        "compiled_isas": _native.compiled_isas(),
-        "compiler": _native.compiler,
-        "cuda_compiled": _native.cuda_compiled,
-        "cuda_compiler": _native.cuda_compiler,
+        "isa": extension.isa(),
+        "available_isas": extension.available_isas(),
+        "compiled_isas": extension.compiled_isas(),
+        "compiler": extension.compiler,
+        "cuda_compiled": extension.cuda_compiled,
+        "cuda_compiler": extension.cuda_compiler,
     }
 
 

@@ -19,12 +19,11 @@ from mergesafe.ops.backends.triton_sums import (
     rows_of_products,
     tree_sums,
 )
+from mergesafe.ops.numbers import TINY_DIVISOR_BITS
 
 #: Elements per program of an element-wise kernel: 8 per thread, one 16-byte access of bfloat16.
 TILE = 1024
 HISTOGRAM_BINS = 1 << 16
-#: Bits of the smallest float32 of at least :data:`mergesafe.ops.numbers.TINY_DIVISOR`.
-SMALLEST_DIVISOR = 0x322BCC78
 
 
 class TritonBackend:
@@ -177,7 +176,7 @@ class TritonBackend:
                 ELECT=elect,
                 NORMALIZE=normalize,
                 RANDOM=random,
-                SMALLEST=SMALLEST_DIVISOR,
+                SMALLEST=TINY_DIVISOR_BITS,
                 BLOCK=TILE,
             )
 

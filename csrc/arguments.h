@@ -1,0 +1,61 @@
+// What Python hands over, as typed structs, and the checked way from them to what kernels take.
+// An Input, an Output and a TaskVector are those of core/job.h; Python says addresses as integers.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "checks.h"
+#include "core/job.h"
+
+namespace mergesafe {
+
+// What a call reads or writes besides inputs and output.
+struct Array {
+  uintptr_t address;
+  size_t values;
+};
+
+inline Input make_input(uintptr_t address, int dtype, int cast) {
+  return {reinterpret_cast<const void*>(address), dtype_of(dtype), dtype_of(cast)};
+}
+
+inline Output make_output(uintptr_t address, int dtype) {
+  return {reinterpret_cast<void*>(address), dtype_of(dtype)};
+}
+
+// One of the arrays of n elements that a call works on.
+inline const Input& checked(const char* name, const Input& input, int64_t n) {
+  expect_memory(name, reinterpret_cast<uintptr_t>(input.data), n, size_of(input.dtype));
+  return input;
+}
+
+inline const Output& checked(const Output& output, int64_t n) {
+  expect_memory("the output", reinterpret_cast<uintptr_t>(output.data), n, size_of(output.dtype));
+  return output;
+}
+
+inline void check_inputs(const std::vector<Input>& inputs, int64_t n, int64_t least = 0,
+                         const char* number = "the number of inputs") {
+  expect_between(number, inputs.size(), least, kMostInputs);
+  for (const Input& input : inputs) checked("an input", input, n);
+}
+
+inline void check_vectors(const std::vector<TaskVector>& vectors, int64_t n) {
+  expect_between("the number of task vectors", vectors.size(), 0, kMostInputs);
+  for (const TaskVector& vector : vectors) checked("an expert", vector.input, n);
+}
+
+// The array, which must have `wanted` values, `of` what.
+template <class T>
+T* array_of(const char* name, const Array& array, size_t wanted, const char* of) {
+  expect_length(name, array.values, wanted, of);
+  expect_memory(name, array.address, static_cast<int64_t>(wanted), sizeof(T));
+  return reinterpret_cast<T*>(array.address);
+}
+
+void bind_arguments(pybind11::module_& m);  // bindings_arguments.cpp
+
+}  // namespace mergesafe
