@@ -113,6 +113,11 @@ class Recipe:
         """The merge method's declaration."""
         return get_method(self.merge_method)
 
+    @property
+    def random(self) -> bool:
+        """Whether a seed decides about the merge."""
+        return self.method.random
+
     @cached_property
     def inputs(self) -> tuple[ModelRef, ...]:
         """The method's inputs in its order.

@@ -154,8 +154,8 @@ def _refuse_parts(plan: MergePlan) -> None:
     divided = [name for name, tasks in plan.outputs.items() if tasks[0].part is not None]
     if divided:
         raise TuningError(
-            f"{named(divided, 'tensor')} merged expert by expert by {plan.method.name}, which "
-            "tuning cannot do. Tune task_arithmetic or linear, which treat every element by "
+            f"{named(divided, 'tensor')} merged expert by expert by {plan.recipe.merge_method}, "
+            "which tuning cannot do. Tune task_arithmetic or linear, which treat every element by "
             "itself, or a checkpoint that stores each expert by itself."
         )
 

@@ -50,7 +50,7 @@ class DenseModel:
             if self.space.group_of(task.name) is None:
                 return inputs[0].double()
             values = self.space.per_tensor(x, task.name)
-            if self.plan.method.base == "required":
+            if task.method.base == "required":
                 return self._task_vectors(task, inputs, values)
             wide = [tensor.double() for tensor in inputs]
             if "t" in values:
@@ -65,7 +65,7 @@ class DenseModel:
     ) -> torch.Tensor:
         base, *experts = inputs
         numbers = {name: value.detach() for name, value in values.items()}
-        merge = self.plan.method.merge(task.context, filled(task.settings, numbers))
+        merge = task.method.merge(task.context, filled(task.settings, numbers))
         flat = [tensor.reshape(-1) for tensor in experts]
         how = drive(merge, get_backend("auto", base.device), base.reshape(-1), flat)
         assert isinstance(how, MergeTaskVectors)

@@ -28,7 +28,6 @@ from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.engine.run.progress import Span
 from mergesafe.engine.run.workers import Options, Workers, schedule
 from mergesafe.errors import CheckpointError, ClusterError
-from mergesafe.methods.spec import MergeMethod
 from mergesafe.private import open_folder, owner_of
 from mergesafe.version import __version__
 
@@ -38,7 +37,6 @@ class Setup:
     """What all parts of a merge have in common. ``target`` is what ``working`` will become."""
 
     version: str
-    method: MergeMethod
     options: Options
     backend: str
     device: str
@@ -65,10 +63,6 @@ class Part:
     inputs: Mapping[Path, tuple[int, int]]
     spans: tuple[Span, ...]
     statistics: Mapping[int, Statistics]
-
-    @property
-    def method(self) -> MergeMethod:
-        return self.setup.method
 
     def placement(self, task: TensorTask) -> Placement:
         return self.placements[task.name]

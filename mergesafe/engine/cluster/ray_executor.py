@@ -85,7 +85,7 @@ def on_ray(
 
         def carry_out_there(left: Remaining) -> str:
             setup = Setup(
-                __version__, made.method, options, backend, device, vram,
+                __version__, options, backend, device, vram,
                 left.folder.working, left.folder.path, left.folder.owner,
             )  # fmt: skip
             locations = shared_locations(made)

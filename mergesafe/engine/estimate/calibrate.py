@@ -142,8 +142,8 @@ class _Lane:
         assert memory is not None  # only a closed arena says None
         self._last = time.perf_counter()
         TensorMerge(
-            part, bench.plan.recipe.method, bench.kernels(layout.threads), reader, layout,
-            memory, check=lambda *_: None, advance=lambda _: None, write=self._write,
+            part, bench.kernels(layout.threads), reader, layout, memory,
+            check=lambda *_: None, advance=lambda _: None, write=self._write,
             finished=lambda _: None, number=0, lap=self._lap,
         ).run(0, part.numel, None)  # fmt: skip
         memory.release()

@@ -19,7 +19,7 @@ from mergesafe.architecture.experts import Matrix, looks_fused, matrices
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.plan.precision import named
 from mergesafe.engine.plan.sources import Source
-from mergesafe.methods.spec import MergeMethod, Statistic, TensorContext
+from mergesafe.methods.spec import Statistic, TensorContext
 
 if TYPE_CHECKING:
     from mergesafe.engine.plan.merge_plan import TensorTask
@@ -50,14 +50,13 @@ class Experts:
     def divided(
         self,
         task: TensorTask,
-        method: MergeMethod,
         statistics_of: Callable[[TensorContext], tuple[Statistic, ...]],
     ) -> list[TensorTask]:
         """A task for each expert's matrix, or ``task`` alone.
 
         ``statistics_of``: what the method asks about a tensor.
         """
-        if task.copied or not (task.statistics or method.random):
+        if task.copied or not (task.statistics or task.method.random):
             return [task]
         found = matrices(task.name, task.context.shape, self._config)
         if found is None:

@@ -51,13 +51,14 @@ SELECT_BYTES_PER_RANK: Final = 0.5
 
 @dataclass(frozen=True)
 class TensorTask:
-    """One output tensor, or a part of one: inputs, method parameters and where it goes.
+    """One output tensor, or a part of one: inputs, method, its parameters and where it goes.
 
     The sources of a part are the same part of the stored inputs.
     """
 
     context: TensorContext
     sources: tuple[Source, ...]
+    method: MergeMethod
     settings: Settings
     out_dtype: str
     cast: str | None
@@ -146,8 +147,9 @@ class MergePlan:
     carried_states: Mapping[Location, FileState] = field(default_factory=dict)
 
     @property
-    def method(self) -> MergeMethod:
-        return self.recipe.method
+    def random(self) -> bool:
+        """Whether the seed decides about the output."""
+        return self.recipe.random
 
     def placement(self, task: TensorTask) -> Placement:
         place = self.layout.placements[task.stored]
@@ -194,7 +196,7 @@ def make_plan(
     for name in names:
         task = _task(recipe, alignment, name, positions.get(name, 0.0), seed, precision)
         asked = partial(_statistics, recipe, task.settings)
-        tasks += experts.divided(task, recipe.method, asked)
+        tasks += experts.divided(task, asked)
     beside = companion_warnings(reference, tokenizer, models, carried)
     config = _output_config(reference, tokenizer, tasks, tokens)
     warnings = [
@@ -271,7 +273,9 @@ def _task(
     context = TensorContext(name, shape, prod(shape), len(recipe.inputs), seed)
     statistics = () if copied else _statistics(recipe, settings, context)
     cast = None if uncast else recipe.dtype
-    return TensorTask(context, sources, settings, out_dtype, cast, copied, statistics)
+    return TensorTask(
+        context, sources, recipe.method, settings, out_dtype, cast, copied, statistics
+    )
 
 
 def _statistics(
@@ -333,7 +337,7 @@ def _reference(recipe: Recipe, models: Sequence[Model]) -> Model:
 def _metadata(recipe: Recipe, seed: int) -> dict[str, str]:
     """What it takes to make the output again; the seed only where it matters."""
     metadata = {"mergesafe_version": __version__, "mergesafe_recipe": recipe.text}
-    if recipe.method.random:
+    if recipe.random:
         metadata["mergesafe_seed"] = str(seed)
     return metadata
 

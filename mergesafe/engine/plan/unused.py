@@ -14,16 +14,15 @@ from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.engine.plan.sources import Source
 from mergesafe.methods.driver import dry_run, used_inputs
-from mergesafe.methods.spec import MergeMethod
 
 
 def without_unused(plan: MergePlan) -> MergePlan:
     """The plan with the sources that matter, and notes about those that are left out."""
-    tasks = tuple(_reduced(plan.method, task) for task in plan.tasks)
+    tasks = tuple(_reduced(task) for task in plan.tasks)
     names: dict[str, set[str]] = defaultdict(set)
     size: Counter[str] = Counter()
     for before, after in zip(plan.tasks, tasks, strict=True):
-        for source in _left_out(plan.method, before, after):
+        for source in _left_out(before, after):
             names[source.model].add(before.stored)
             size[source.model] += source.stored_bytes
     notes = [
@@ -35,9 +34,10 @@ def without_unused(plan: MergePlan) -> MergePlan:
     return replace(plan, tasks=tasks, notes=(*plan.notes, *notes)) if notes else plan
 
 
-def _reduced(method: MergeMethod, task: TensorTask) -> TensorTask:
+def _reduced(task: TensorTask) -> TensorTask:
     if task.copied:
         return task
+    method = task.method
     used = used_inputs(method, task.settings, task.context.inputs)
     if used is None:
         return task
@@ -47,8 +47,8 @@ def _reduced(method: MergeMethod, task: TensorTask) -> TensorTask:
     return replace(task, sources=sources, statistics=statistics, used=used)
 
 
-def _left_out(method: MergeMethod, before: TensorTask, after: TensorTask) -> list[Source]:
+def _left_out(before: TensorTask, after: TensorTask) -> list[Source]:
     if after.used is None:
         return []
-    first = 1 if method.base == "required" else 0
+    first = 1 if before.method.base == "required" else 0
     return [source for i, source in enumerate(before.sources[first:]) if i not in set(after.used)]

@@ -64,7 +64,7 @@ def _differences(
         yield f"it was made by mergesafe {show(version)}, this is {__version__}"
     if manifest.get("recipe") != plan.recipe.text:
         yield "the recipe has changed since that merge"
-    if manifest.get("seed") != (plan.seed if plan.recipe.method.random else None):
+    if manifest.get("seed") != (plan.seed if plan.random else None):
         yield f"that merge had --seed {show(manifest.get('seed'))}"
     if manifest.get("on_nonfinite") != on_nonfinite:
         yield f"that merge had --on-nonfinite {show(manifest.get('on_nonfinite'))}"

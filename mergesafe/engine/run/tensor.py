@@ -38,7 +38,6 @@ from mergesafe.methods.spec import (
     DeltaNorms,
     Gram,
     KthMagnitude,
-    MergeMethod,
     Statistic,
     WeightedSum,
 )
@@ -51,7 +50,6 @@ class TensorMerge:
     def __init__(
         self,
         task: TensorTask,
-        method: MergeMethod,
         kernels: Kernels,
         reader: Reader,
         layout: Layout,
@@ -64,7 +62,7 @@ class TensorMerge:
         number: int,
         lap: Lap = no_lap,
     ) -> None:
-        self.task, self.method, self.kernels, self.reader = task, method, kernels, reader
+        self.task, self.kernels, self.reader = task, kernels, reader
         self.layout, self.memory = layout, memory
         self.report, self.advance, self.write = check, advance, write
         self.finished, self.number = finished, number
@@ -89,7 +87,7 @@ class TensorMerge:
         self._planned = True  # whether reading counts as progress
         self._span = 0, task.numel
         #: The method's inputs among the sources: a separate base comes before them.
-        alone = method.base != "required" or len(task.sources) == 1
+        alone = task.method.base != "required" or len(task.sources) == 1
         self._own = range(0 if alone else 1, len(task.sources))
 
     def run(self, begin: int, count: int, combine: Combine | None) -> None:
@@ -136,7 +134,7 @@ class TensorMerge:
             return answers[-1]
 
         merge = steps(
-            self.method, self.task.context, self.task.settings,
+            self.task.method, self.task.context, self.task.settings,
             used=self.task.used, planned=self.task.statistics,
         )  # fmt: skip
         combine = drive(merge, answer)

@@ -30,7 +30,7 @@ from mergesafe.engine.run.tensor import TensorMerge
 from mergesafe.engine.run.trace import Lap, Trace, no_lap
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import drive, steps
-from mergesafe.methods.spec import Combine, MergeMethod
+from mergesafe.methods.spec import Combine
 from mergesafe.system_faults import explained
 
 #: Input bytes that the system is asked to read ahead of the workers.
@@ -45,9 +45,6 @@ class Work(Protocol):
 
     @property
     def tasks(self) -> Sequence[TensorTask]: ...
-
-    @property
-    def method(self) -> MergeMethod: ...
 
     def placement(self, task: TensorTask) -> Placement:
         """Where the task's output goes in the sink."""
@@ -263,7 +260,7 @@ class Workers:
         known = self._statistics.get(index)
         answers = iter(known.answers if known is not None else ())
         merge = steps(
-            self.plan.method, task.context, task.settings,
+            task.method, task.context, task.settings,
             used=task.used, planned=task.statistics,
         )  # fmt: skip
         return drive(merge, lambda request: next(answers))
@@ -301,8 +298,8 @@ class Workers:
             return
         try:
             TensorMerge(
-                task, self.plan.method, self.kernels(layout.threads), self.reader, layout,
-                memory, check=self.nonfinite.check, advance=self._advance, write=self._write,
+                task, self.kernels(layout.threads), self.reader, layout, memory,
+                check=self.nonfinite.check, advance=self._advance, write=self._write,
                 finished=self.record.append, number=piece.number, lap=lap,
             ).run(piece.begin, piece.count, piece.combine)  # fmt: skip
         finally:

@@ -19,7 +19,7 @@ from mergesafe.methods.definitions.linear import CANCELLED, Linear
 from mergesafe.methods.definitions.slerp import Slerp, slerp_angle
 from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
 from mergesafe.methods.driver import steps
-from mergesafe.methods.spec import MergeMethod, MergeTaskVectors
+from mergesafe.methods.spec import MergeTaskVectors
 from mergesafe.ops import jobs
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.coefficients import Layout
@@ -43,8 +43,8 @@ class Combination:
     :meth:`CoefficientSpace.index` orders them. ``chosen``: rows of the tensor, in place of all.
     """
 
-    def __init__(self, task: TensorTask, method: MergeMethod, space: CoefficientSpace) -> None:
-        self.task, self.method, self.space = task, method, space
+    def __init__(self, task: TensorTask, space: CoefficientSpace) -> None:
+        self.task, self.method, self.space = task, task.method, space
         self._family: tuple[list[list[float]], MergeTaskVectors] | None = None
         self._angle: tuple[float | None] | None = None
 
@@ -207,7 +207,7 @@ def check_differentiable(space: CoefficientSpace) -> None:
     Raises:
         TuningError: the method, or one of the coefficients; names the searches that work.
     """
-    method = space.plan.method
+    method = space.method
     if not isinstance(method, DIFFERENTIABLE_METHODS):
         raise TuningError(
             f"{method.name} has no gradient for its coefficients; search with {OTHER_SEARCHES}"

@@ -237,7 +237,7 @@ class MergedModel:
         tuned = self.space.group_of(task.name) is not None
         if not tuned:
             return MergedWeight(task, None, self.dtype)
-        how = Combination(task, self.plan.method, self.space)
+        how = Combination(task, self.space)
         factors = LowRank(how, self.dtype, self.device) if is_low_rank(how) else None
         return MergedWeight(task, how, self.dtype, factors)
 

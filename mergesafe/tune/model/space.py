@@ -80,9 +80,11 @@ class CoefficientSpace:
     ) -> None:
         self.plan = plan
         self.granularity = granularity
-        self.parameters = _parameters(plan.method, coefficients)
+        #: One for all tensors: coefficients are named by its parameters.
+        self.method = plan.recipe.method
+        self.parameters = _parameters(self.method, coefficients)
         self.experts: tuple[str, ...] = tuple(ref.text for ref in plan.recipe.inputs)
-        self._tasks = {task.name: task for task in plan.tasks if _is_tuned(task, plan.method)}
+        self._tasks = {task.name: task for task in plan.tasks if _is_tuned(task)}
         if not self._tasks:
             raise TuningError(
                 "no tensor differs between the models of the recipe, so no coefficient changes the "
@@ -241,11 +243,11 @@ def has_task_vectors(task: TensorTask) -> bool:
     return any(source.lora is not None or source.info != first.info for source in task.sources)
 
 
-def _is_tuned(task: TensorTask, method: MergeMethod) -> bool:
+def _is_tuned(task: TensorTask) -> bool:
     """Whether coefficients change the tensor. A plain sum of equal tensors still scales them."""
     if task.copied or not task.numel:
         return False
-    scaled = method.base == "listed" and task.settings.shared.get("normalize") is False
+    scaled = task.method.base == "listed" and task.settings.shared.get("normalize") is False
     return scaled or has_task_vectors(task)
 
 

@@ -26,7 +26,7 @@ def header(setup: Setup, result: TuneResult) -> str:
         f"on held-out data: {_listed(result.start_heldout, result.heldout)}.",
         f"Worse than at the start: {_worse(result)}.",
     ]
-    if plan.method.random:
+    if plan.random:
         lines.append(
             f"Its random masks are those of 'mergesafe merge --seed {plan.seed}', the default."
         )
