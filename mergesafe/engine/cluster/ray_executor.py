@@ -25,12 +25,12 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.cluster.connection import Cluster, Needs, connected
 from mergesafe.engine.cluster.job import Outcome, Part, Setup, carry_out, identity
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
-from mergesafe.engine.plan.sources import Source
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.output import CarryOut, Remaining
 from mergesafe.engine.run.progress import Span
 from mergesafe.engine.run.workers import SYNC_SECONDS, Options, Schedule, is_cut, schedule
 from mergesafe.errors import BackendError, ChangedInputError, ClusterError
+from mergesafe.outline.sources import Source
 from mergesafe.version import __version__
 
 #: Parts for each task that can run at a time: enough to even out, few enough to cost nothing.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 
-from mergesafe.engine.plan.sources import Model
+from mergesafe.outline.sources import Model
 from mergesafe.recipe.model import Recipe
 from mergesafe.references import is_url, redact
 

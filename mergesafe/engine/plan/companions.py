@@ -20,8 +20,8 @@ from mergesafe.checkpoint.location import Location, at, in_hub_cache, same_conte
 from mergesafe.checkpoint.model import CONFIG_NAME
 from mergesafe.checkpoint.modules import WEIGHTS_SUFFIX, module_problems
 from mergesafe.checkpoint.within import check_within
-from mergesafe.engine.plan.sources import Model
 from mergesafe.errors import CheckpointError, UnreadableError
+from mergesafe.outline.sources import Model
 
 #: Files that a warning names before it only counts.
 _SHOWN = 5

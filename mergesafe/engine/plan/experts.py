@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from mergesafe.architecture.experts import Matrix, looks_fused, matrices
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.plan.precision import named
-from mergesafe.engine.plan.sources import Source
 from mergesafe.methods.spec import Statistic, TensorContext
+from mergesafe.outline.sources import Source
 
 if TYPE_CHECKING:
     from mergesafe.engine.plan.merge_plan import TensorTask

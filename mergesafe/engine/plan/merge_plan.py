@@ -20,14 +20,12 @@ from mergesafe.checkpoint.location import Location
 from mergesafe.checkpoint.seen import FileState
 from mergesafe.dtypes import FLOATS, SIZES, promote
 from mergesafe.engine.memory import aligned
-from mergesafe.engine.plan.alignment import Alignment, align
 from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.companions import companion_warnings, companions_of
 from mergesafe.engine.plan.experts import Experts, Part
 from mergesafe.engine.plan.output_config import OutputConfig, output_config
 from mergesafe.engine.plan.precision import Precision, main_dtype
 from mergesafe.engine.plan.settings import check_settings
-from mergesafe.engine.plan.sources import Model, Source, hub_notes, open_models, sources_of
 from mergesafe.engine.plan.token_ids import TokenCheck, check_token_ids
 from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import dry_run
@@ -39,6 +37,8 @@ from mergesafe.methods.spec import (
     Statistic,
     TensorContext,
 )
+from mergesafe.outline.alignment import Alignment, align
+from mergesafe.outline.sources import Model, Source, hub_notes, open_models, sources_of
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.resolve import filters_of, settings_for

@@ -20,9 +20,9 @@ from mergesafe.checkpoint.location import at, in_hub_cache, read_json_file
 from mergesafe.checkpoint.model import CONFIG_LIMIT, CONFIG_NAME
 from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.engine.plan.companions import folders_of
-from mergesafe.engine.plan.sources import Model
 from mergesafe.engine.plan.token_ids import tokenizer_of
 from mergesafe.errors import CheckpointError, UnreadableError
+from mergesafe.outline.sources import Model
 from mergesafe.tokenizer.special import content_of, special_settings
 from mergesafe.tokenizer.vocabulary import added_tokens
 

@@ -22,7 +22,7 @@ from typing import Final
 
 from mergesafe.checkpoint.model import Checkpoint
 from mergesafe.dtypes import CONFIG_NAMES, FLOATS
-from mergesafe.engine.plan.sources import Model, Source
+from mergesafe.outline.sources import Model, Source
 from mergesafe.recipe.model import Recipe
 
 #: Names of tensors that a note lists.

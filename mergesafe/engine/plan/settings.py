@@ -9,8 +9,8 @@ from mergesafe.architecture.settings import contradictions, differences, mismatc
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.carry import remote_code_warning
 from mergesafe.checkpoint.model import CONFIG_NAME
-from mergesafe.engine.plan.sources import Model
 from mergesafe.errors import CheckpointError
+from mergesafe.outline.sources import Model
 
 #: Settings that are named for one model before they are only counted.
 _SHOWN: Final = 12

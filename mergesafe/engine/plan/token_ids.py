@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.location import Location, in_hub_cache
-from mergesafe.engine.plan.sources import Model
 from mergesafe.errors import CheckpointError, UnreadableError
+from mergesafe.outline.sources import Model
 from mergesafe.tokenizer.compare import (
     SHOWN,
     Differences,

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
-from mergesafe.engine.plan.sources import Source
 from mergesafe.methods.driver import dry_run, used_inputs
+from mergesafe.outline.sources import Source
 
 
 def without_unused(plan: MergePlan) -> MergePlan:

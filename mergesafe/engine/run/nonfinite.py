@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.engine.plan.sources import Source
 from mergesafe.engine.run.kernels import SHARED_FLAG, Buffer, count_nonfinite
 from mergesafe.errors import NonFiniteError
+from mergesafe.outline.sources import Source
 
 _PIECE_BYTES = 1 << 20
 

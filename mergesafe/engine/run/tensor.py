@@ -18,7 +18,6 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.engine.plan.sources import Source
 from mergesafe.engine.plan.tiling import SAMPLE_RUN, Layout, rank_count, sample_positions
 from mergesafe.engine.resume.journal import Statistics, Tile
 from mergesafe.engine.run.kernels import (
@@ -42,6 +41,7 @@ from mergesafe.methods.spec import (
     WeightedSum,
 )
 from mergesafe.native import extension
+from mergesafe.outline.sources import Source
 
 
 class TensorMerge:

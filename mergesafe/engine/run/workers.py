@@ -20,7 +20,6 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.engine.plan.sources import Source
 from mergesafe.engine.plan.tiling import CPU_SIZES, DEVICE_SIZES, Layout, bytes_read, task_layout
 from mergesafe.engine.resume.journal import Statistics, Tile
 from mergesafe.engine.run.kernels import Kernels
@@ -31,6 +30,7 @@ from mergesafe.engine.run.trace import Lap, Trace, no_lap
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import drive, steps
 from mergesafe.methods.spec import Combine
+from mergesafe.outline.sources import Source
 from mergesafe.system_faults import explained
 
 #: Input bytes that the system is asked to read ahead of the workers.

@@ -11,9 +11,9 @@ from mergesafe.chat.hf import parse_reference
 from mergesafe.dtypes import FLOATS
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of, format_size
-from mergesafe.engine.plan.alignment import align
-from mergesafe.engine.plan.sources import Model, open_refs, sources_of
 from mergesafe.errors import ArgumentError, NonFiniteError
+from mergesafe.outline.alignment import align
+from mergesafe.outline.sources import Model, open_refs, sources_of
 from mergesafe.references import redact
 from mergesafe.safety.similarity.layers import layers_of
 from mergesafe.safety.similarity.measures import Measures, add_up, pairs

@@ -17,9 +17,9 @@ from typing import Final
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import Arena, aligned, format_size
-from mergesafe.engine.plan.sources import Source
 from mergesafe.engine.plan.tiling import BLOCK
 from mergesafe.errors import ArgumentError
+from mergesafe.outline.sources import Source
 from mergesafe.safety.similarity.tiles import Area, TensorSums, sum_tensor
 
 #: Elements of a tile: of a few models they stay in a processor's cache.

@@ -11,8 +11,8 @@ from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import Slice, aligned
-from mergesafe.engine.plan.sources import Source
 from mergesafe.engine.run.kernels import Buffer, Factor, compare, low_rank, to_float32, transpose
+from mergesafe.outline.sources import Source
 
 if TYPE_CHECKING:
     from mergesafe.safety.similarity.statistics import TensorInput

@@ -13,8 +13,8 @@ from mergesafe.checkpoint.locate import locate
 from mergesafe.checkpoint.location import Location
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of
-from mergesafe.engine.plan.sources import open_refs
 from mergesafe.errors import ArgumentError, CheckpointError, ModelError, NonFiniteError
+from mergesafe.outline.sources import open_refs
 from mergesafe.references import redact, redact_text
 from mergesafe.safety.evaluation.api import Model as Asked
 from mergesafe.safety.evaluation.api import make_judges

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mergesafe.checkpoint.location import Location, at
-from mergesafe.engine.plan.sources import Model, open_refs
 from mergesafe.errors import CheckpointError
+from mergesafe.outline.sources import Model, open_refs
 from mergesafe.recipe.model import ModelRef
 from mergesafe.references import redact, redact_text
 from mergesafe.safety.vet.adapters import AdaptedBase, base_names, check_adapter

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from mergesafe.checkpoint._parse import show
 from mergesafe.dtypes import FLOATS, MERGEABLE
-from mergesafe.engine.plan.alignment import align
-from mergesafe.engine.plan.sources import Model, Source
+from mergesafe.outline.alignment import align
+from mergesafe.outline.sources import Model, Source
 from mergesafe.safety.similarity.statistics import TensorInput
 from mergesafe.safety.vet.findings import Finding, amount, listing
 

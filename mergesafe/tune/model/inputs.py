@@ -17,8 +17,8 @@ from mergesafe.checkpoint.reader import Reader
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import CONFIG_NAMES, SIZES
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.engine.plan.sources import Source
 from mergesafe.engine.run.kernels import Buffer, low_rank
+from mergesafe.outline.sources import Source
 
 
 class Inputs(Protocol):

@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.engine.plan.sources import Source
 from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
+from mergesafe.outline.sources import Source
 from mergesafe.tune.model.combine import Combination
 from mergesafe.tune.model.inputs import lora_factors
 

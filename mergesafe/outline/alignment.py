@@ -19,9 +19,9 @@ from mergesafe.architecture.tying import HEADS, embedding_of, head_beside, is_em
 from mergesafe.checkpoint._parse import show
 from mergesafe.checkpoint.compare import same_bytes
 from mergesafe.checkpoint.model import Checkpoint
-from mergesafe.engine.plan.heads import HeadPlan, headless_warning, plan_head
-from mergesafe.engine.plan.sources import Model
 from mergesafe.errors import CheckpointError
+from mergesafe.outline.heads import HeadPlan, headless_warning, plan_head
+from mergesafe.outline.sources import Model
 
 #: Names that an error shows of each side.
 _SHOWN: Final = 3
@@ -84,7 +84,7 @@ def align(models: Sequence[Model], reference: Model, *, whole: bool = True) -> A
        model are the reference's, and are left out where only others have them.
     6. Anything else that an input lacks is an error that shows both sides. Without ``whole`` it
        stays among the names, for a caller who lists what is missing.
-    7. The output head: :mod:`mergesafe.engine.plan.heads`.
+    7. The output head: :mod:`mergesafe.outline.heads`.
 
     Raises:
         CheckpointError: the sets of names do not belong together.

@@ -13,8 +13,8 @@ from typing import Final
 from mergesafe.architecture.names import layer_of
 from mergesafe.architecture.tying import embedding_of, head_beside, says_tying
 from mergesafe.checkpoint.compare import same_bytes
-from mergesafe.engine.plan.sources import Model
 from mergesafe.errors import CheckpointError
+from mergesafe.outline.sources import Model
 
 #: Ends of the names of classes that have an output head.
 _GENERATES: Final = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")

@@ -14,8 +14,8 @@ from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
 from mergesafe.checkpoint.remote import RemotePath
 from mergesafe.checkpoint.safetensors import TensorInfo
 from mergesafe.dtypes import FLOATS, MERGEABLE, SIZES
-from mergesafe.engine.plan.parents import check_parent
 from mergesafe.errors import CheckpointError
+from mergesafe.outline.parents import check_parent
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.references import hub_id
 
