@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from mergesafe.architecture.names import is_tower, layer_of
@@ -212,6 +212,11 @@ def embedding_of(names: Iterable[str]) -> str | None:
 def is_embedding(name: str) -> bool:
     """Whether the tensor is called like an input embedding, of a language model or another."""
     return _EMBEDDING.search(name) is not None and layer_of(name) is None
+
+
+def is_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Whether the tensor is a weight of a layer: two dimensions, and neither embedding nor head."""
+    return len(shape) == 2 and name not in HEADS and not is_embedding(name)
 
 
 def head_beside(embedding: str) -> str:

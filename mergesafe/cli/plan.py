@@ -12,7 +12,6 @@ from mergesafe.engine.api import plan as plan_merge
 from mergesafe.engine.estimate.calibrate import calibrate
 from mergesafe.engine.estimate.seconds import Estimate, TensorClass, predict, tensor_classes
 from mergesafe.engine.memory import format_size
-from mergesafe.engine.plan.merge_plan import statistic_name
 from mergesafe.engine.plan.tiling import reads
 from mergesafe.errors import CheckpointError
 from mergesafe.recipe.model import Recipe
@@ -39,7 +38,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
     }
     classes = tensor_classes(plan, schedule)
     estimate = _estimate(report, classes)
-    statistics = {statistic_name(s) for task in plan.tasks for s in task.statistics}
+    statistics = {s.title for task in plan.tasks for s in task.statistics}
     return {
         "method": plan.recipe.merge_method,
         "base": plan.recipe.base_model.text if plan.recipe.base_model else None,
@@ -48,6 +47,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "copied_tensors": [task.name for task in plan.tasks if task.copied],
         "parameters": sum(task.numel for task in plan.tasks),
         "dtypes_out": sorted({task.out_dtype for task in plan.tasks}),
+        "exactness": plan.exactness,
         "statistics": sorted(statistics),
         "bytes_in": plan.bytes_in,
         "bytes_read": schedule.bytes_read,

@@ -1,4 +1,4 @@
-"""Runs what a merge method declares: for a plan, for a stream, for tensors in memory.
+"""Runs what a merge method declares: for a plan, for a stream, for tensors in memory, for tuning.
 
 :func:`steps` holds a method to its contract, so that a mistake in a method of one's own is an error
 that names the method, what it did and what is expected, before any kernel reads.
@@ -6,36 +6,28 @@ that names the method, what it did and what is expected, before any kernel reads
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
-from numbers import Real
-from typing import Any, Final, TypeVar, get_args
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
-from mergesafe.errors import MethodError
-from mergesafe.methods.spec import (
-    Combine,
-    DeltaNorms,
-    Gram,
-    KthMagnitude,
-    Merge,
-    MergeMethod,
-    MergeTaskVectors,
-    Settings,
-    Sparsify,
-    Statistic,
-    TensorContext,
-    WeightedSum,
-)
+from mergesafe.errors import MergesafeError, MethodError
+from mergesafe.methods.combinations import Combination, WeightedSum
+from mergesafe.methods.contract import BrokenContractError, Used, shortened, shown
+from mergesafe.methods.spec import Merge, MergeMethod, Settings, TensorContext
+from mergesafe.methods.statistics import Statistic
 
 T = TypeVar("T")
 
-_STATISTICS: Final = ", ".join(kind.__name__ for kind in get_args(Statistic))
-_COMBINATIONS: Final = " or ".join(kind.__name__ for kind in get_args(Combine))
-_NORMS: Final = ("l1", "l2", "linf")
-#: Bits of the float32 infinity; those of NaN are above.
-_INFINITY: Final = 0x7F800000
-_ELECTS: Final = ("none", "sum", "count")
+_STATISTICS: Final = "KthMagnitude, DeltaNorms, Gram"
+_COMBINATIONS: Final = "a WeightedSum, MergeTaskVectors, TileFunction or Dense"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a method asks for and returns in a dry run: passes, units and memory, not values."""
+
+    statistics: tuple[Statistic, ...]
+    combination: Combination
 
 
 def steps(
@@ -44,20 +36,23 @@ def steps(
     settings: Settings,
     *,
     used: Sequence[int] | None = None,
-    planned: Sequence[Statistic] | None = None,
+    planned: Planned | None = None,
 ) -> Merge:
     """The method's generator for one tensor, with every request and the combination checked.
 
     ``used``: the inputs that are there, as :func:`used_inputs` says; requests and combination are
     then about those alone, numbered from 0. Without a single one the combination is the weighted
-    sum of the base alone. ``planned``: the requests of a dry run, which must come again.
+    sum of the base alone. ``planned``: what came in a dry run, which must come again.
 
     Raises (when driven):
         MethodError: the method asks for or returns what it must not.
     """
-    checked = _checked(method, tensor, settings)
-    chosen = checked if used is None else _narrowed(checked, tensor.inputs, used)
-    return chosen if planned is None else _as_planned(chosen, method, tensor, planned)
+    made = _checked(method, tensor, settings)
+    if used is not None:
+        made = _narrowed(made, Used(tuple(used), tensor.inputs, tensor.base))
+    if planned is not None:
+        made = _as_planned(made, planned)
+    return _named(made, method, tensor)
 
 
 def drive(steps: Generator[Statistic, Any, T], answer: Callable[[Statistic], Any]) -> T:
@@ -83,38 +78,49 @@ def dry_run(
     settings: Settings,
     *,
     used: Sequence[int] | None = None,
-) -> tuple[Statistic, ...]:
-    """The statistics that a method asks for, found by answering with neutral values."""
+) -> Planned:
+    """What a method asks for and returns, found by answering with neutral values."""
     asked: list[Statistic] = []
     count = tensor.inputs if used is None else len(used)
+    scope = tensor.scope.of(count)
 
     def answer(request: Statistic) -> Any:
         asked.append(request)
-        return neutral(request, count)
+        return request.neutral(scope)
 
-    drive(steps(method, tensor, settings, used=used), answer)
-    return tuple(asked)
-
-
-def neutral(request: Statistic, count: int) -> Any:
-    """An answer about ``count`` inputs that stands for any other."""
-    if isinstance(request, KthMagnitude):
-        return [0] * len(request.ranks)
-    if isinstance(request, DeltaNorms):
-        return [(1.0, 1.0)] * len(request.sparsify)
-    return _spread([], (), count)
+    how = drive(steps(method, tensor, settings, used=used), answer)
+    return Planned(tuple(asked), how)
 
 
-def used_inputs(method: MergeMethod, settings: Settings, count: int) -> tuple[int, ...] | None:
+def used_inputs(
+    method: MergeMethod, tensor: TensorContext, settings: Settings
+) -> tuple[int, ...] | None:
     """Which of the method's inputs matter under these settings; None for all of them.
 
     Not one where a separate base alone is what comes out.
     """
     unused = method.unused(settings)
-    used = tuple(i for i in range(count) if i not in unused)
-    if len(used) == count or not (used or method.base == "required"):
+    used = tuple(i for i in range(tensor.inputs) if i not in unused)
+    if len(used) == tensor.inputs or not (used or tensor.base):
         return None
     return used
+
+
+def broken(method: MergeMethod, tensor: TensorContext, error: BrokenContractError) -> MethodError:
+    """The error that names the method and the tensor."""
+    return MethodError(f"{_called(method)}, tensor '{tensor.name}': {error}")
+
+
+def _called(method: MergeMethod) -> str:
+    kind = type(method)
+    return f"merge method '{method.name}' ({kind.__module__}.{kind.__qualname__})"
+
+
+def _named(steps: Merge, method: MergeMethod, tensor: TensorContext) -> Merge:
+    try:
+        return (yield from steps)
+    except BrokenContractError as error:
+        raise broken(method, tensor, error) from error.__cause__
 
 
 # --- the contract --------------------------------------------------------------------------------
@@ -123,231 +129,91 @@ def used_inputs(method: MergeMethod, settings: Settings, count: int) -> tuple[in
 def _checked(method: MergeMethod, tensor: TensorContext, settings: Settings) -> Merge:
     made = method.merge(tensor, settings)
     if not isinstance(made, Generator):
-        raise _broken(
-            method, tensor, f"merge() returned {_shown(made)}, so it has no 'yield'",
+        raise BrokenContractError(
+            f"merge() returned {shown(made)}, so it has no 'yield'",
             "a generator: write 'yield from ()' before the return where no statistics are needed",
-        )  # fmt: skip
+        )
+    scope = tensor.scope
     finite = True
     try:
-        request = next(made)
+        request = _resumed(made, None)
         while True:
-            _check_request(method, tensor, request)
+            if not isinstance(request, Statistic):
+                raise BrokenContractError(
+                    f"merge() yielded {shown(request)}", f"a request for a statistic: {_STATISTICS}"
+                )
+            request.check(scope)
             answer = yield request
-            finite = finite and _is_finite(request, answer)
-            request = made.send(answer)
+            finite = finite and request.is_finite(answer)
+            request = _resumed(made, answer)
     except StopIteration as stop:
         how = stop.value
-    _check_combination(method, tensor, how, finite=finite)
-    combine: Combine = how
-    return combine
+    if not isinstance(how, Combination):
+        raise BrokenContractError(f"merge() returned {shown(how)}", _COMBINATIONS)
+    how.check(scope, finite=finite)
+    return how
 
 
-def _check_request(method: MergeMethod, tensor: TensorContext, request: Any) -> None:
-    if not isinstance(request, get_args(Statistic)):
-        raise _broken(
-            method, tensor, f"merge() yielded {_shown(request)}",
-            f"a request for a statistic: {_STATISTICS}",
-        )  # fmt: skip
-    if isinstance(request, Gram):
-        return
-    _check_base(method, tensor, request)
-    if isinstance(request, KthMagnitude):
-        for rank in request.ranks:
-            if not _is_rank(rank, tensor):
-                raise _broken(
-                    method, tensor, f"merge() asked for the k-th magnitude of {rank!r}",
-                    f"pairs (expert, k) with an expert in [0, {tensor.inputs - 1}] and a k in "
-                    f"[1, {tensor.numel}]",
-                )  # fmt: skip
-    else:
-        if request.norm not in _NORMS:
-            raise _broken(
-                method, tensor, f"merge() asked for the norm {request.norm!r}",
-                f"one of {', '.join(_NORMS)}",
-            )  # fmt: skip
-        _check_masks(method, tensor, request)
+def _resumed(made: Merge, answer: Any) -> Any:
+    """What the method asks next; an exception of its own is a broken contract."""
+    try:
+        return made.send(answer)
+    except (StopIteration, MergesafeError):
+        raise
+    except Exception as error:
+        raise BrokenContractError(
+            f"merge() raised {type(error).__name__}: {error}", "a combination"
+        ) from error
 
 
-def _is_finite(request: Statistic, answer: Any) -> bool:
-    """Whether an answer holds no NaN or infinity, which inputs that hold them give."""
-    if isinstance(request, KthMagnitude):
-        return all(bits < _INFINITY for bits in answer)
-    return all(math.isfinite(value) for row in answer for value in row)
+# --- the same as planned -------------------------------------------------------------------------
 
 
-def _check_combination(
-    method: MergeMethod, tensor: TensorContext, how: Any, *, finite: bool
-) -> None:
-    """``finite``: NaN among the weights is the method's own, not that of the inputs."""
-    if not isinstance(how, get_args(Combine)):
-        raise _broken(method, tensor, f"merge() returned {_shown(how)}", f"a {_COMBINATIONS}")
-    weights = tuple(how.weights)
-    if len(weights) != tensor.inputs:
-        raise _broken(
-            method, tensor, f"merge() returned a {type(how).__name__} of {len(weights)} weights",
-            f"{tensor.inputs}, one per {_of(method)}",
-        )  # fmt: skip
-    for i, weight in enumerate(weights):
-        if not isinstance(weight, Real):
-            raise _broken(
-                method, tensor, f"merge() returned weights[{i}] = {_shown(weight)}", "a number"
-            )
-        if finite and math.isnan(weight):
-            raise _broken(
-                method, tensor, f"merge() returned weights[{i}] = NaN",
-                "a number: look for 0 / 0 or infinity - infinity in the method",
-            )  # fmt: skip
-    if isinstance(how, MergeTaskVectors):
-        _check_base(method, tensor, how)
-        _check_masks(method, tensor, how)
-        if how.elect not in _ELECTS:
-            raise _broken(
-                method, tensor, f"merge() returned elect = {how.elect!r}",
-                f"one of {', '.join(_ELECTS)}",
-            )  # fmt: skip
-
-
-def _check_base(method: MergeMethod, tensor: TensorContext, asked: object) -> None:
-    if method.base != "required":
-        raise _broken(
-            method, tensor,
-            f"{type(asked).__name__} is about task vectors, but base is {method.base!r}",
-            "base = 'required' in the method's declaration",
-        )  # fmt: skip
-
-
-def _check_masks(
-    method: MergeMethod, tensor: TensorContext, asked: DeltaNorms | MergeTaskVectors
-) -> None:
-    masks = tuple(asked.sparsify)
-    name = type(asked).__name__
-    if len(masks) != tensor.inputs:
-        raise _broken(
-            method, tensor, f"{name} has {len(masks)} masks in 'sparsify'",
-            f"{tensor.inputs}, one per {_of(method)}",
-        )  # fmt: skip
-    for i, mask in enumerate(masks):
-        if not isinstance(mask, Sparsify):
-            raise _broken(
-                method, tensor, f"{name} has sparsify[{i}] = {_shown(mask)}", "a Sparsify"
-            )
-
-
-def _is_rank(rank: Any, tensor: TensorContext) -> bool:
-    return (
-        isinstance(rank, tuple)
-        and len(rank) == 2
-        and all(isinstance(number, int) for number in rank)
-        and 0 <= rank[0] < tensor.inputs
-        and 1 <= rank[1] <= tensor.numel
-    )
-
-
-def _broken(method: MergeMethod, tensor: TensorContext, what: str, expected: str) -> MethodError:
-    kind = type(method)
-    return MethodError(
-        f"merge method '{method.name}' ({kind.__module__}.{kind.__qualname__}), tensor "
-        f"'{tensor.name}': {what}; expected {expected}"
-    )
-
-
-def _shown(value: object) -> str:
-    return "None" if value is None else f"{_cut(repr(value))}, a {type(value).__name__}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _of(method: MergeMethod) -> str:
-    return "expert" if method.base == "required" else "input"
-
-
-# --- the same requests as planned ----------------------------------------------------------------
-
-
-def _as_planned(
-    steps: Merge, method: MergeMethod, tensor: TensorContext, planned: Sequence[Statistic]
-) -> Merge:
+def _as_planned(steps: Merge, planned: Planned) -> Merge:
     count = 0
     try:
         request = next(steps)
         while True:
-            if count == len(planned) or not _alike(request, planned[count]):
-                raise _unplanned(method, tensor, repr(request), planned[count:])
+            left = planned.statistics[count:]
+            if not left or not request.is_like(left[0]):
+                raise _unplanned(repr(request), left)
             count += 1
             request = steps.send((yield request))
     except StopIteration as stop:
-        combine: Combine = stop.value
-    if count < len(planned):
-        raise _unplanned(method, tensor, "nothing more", planned[count:])
-    return combine
+        how: Combination = stop.value
+    if count < len(planned.statistics):
+        raise _unplanned("nothing more", planned.statistics[count:])
+    if not how.is_like(planned.combination):
+        raise BrokenContractError(
+            f"merge() returned {shown(how)} where a dry run returned {shown(planned.combination)}",
+            "a combination of the same kind, unit and scratch whatever the answers are, because "
+            "memory is planned from it",
+        )
+    return how
 
 
-def _alike(one: Statistic, other: Statistic) -> bool:
-    """Whether two requests take the same passes and memory; k and bounds of masks may differ."""
-    if isinstance(one, KthMagnitude) and isinstance(other, KthMagnitude):
-        return [i for i, _ in one.ranks] == [i for i, _ in other.ranks]
-    if isinstance(one, DeltaNorms) and isinstance(other, DeltaNorms):
-        return one.norm == other.norm and len(one.sparsify) == len(other.sparsify)
-    return one == other
-
-
-def _unplanned(
-    method: MergeMethod, tensor: TensorContext, asked: str, planned: Sequence[Statistic]
-) -> MethodError:
+def _unplanned(asked: str, planned: Sequence[Statistic]) -> BrokenContractError:
     plan = repr(planned[0]) if planned else "nothing more"
-    return _broken(
-        method, tensor,
-        f"merge() asked for {_cut(asked)} where a dry run asked for {_cut(plan)}",
+    return BrokenContractError(
+        f"merge() asked for {shortened(asked)} where a dry run asked for {shortened(plan)}",
         "the same requests whatever the answers are, because passes and memory are planned from "
         "them: decide by the settings and the shape alone",
-    )  # fmt: skip
+    )
 
 
 # --- inputs that are left out --------------------------------------------------------------------
 
 
-def _narrowed(steps: Merge, count: int, used: Sequence[int]) -> Merge:
+def _narrowed(steps: Merge, used: Used) -> Merge:
     """The same about those inputs alone; what is asked about others gets a neutral answer."""
-    places = {index: place for place, index in enumerate(used)}
     try:
         request = next(steps)
         while True:
-            request = steps.send((yield from _asked(request, places, count)))
+            fewer = request.narrowed(used)
+            answer = None if fewer is None else (yield fewer)
+            request = steps.send(request.widened(answer, used))
     except StopIteration as stop:
-        how: Combine = stop.value
-    if not used:
-        return WeightedSum((1.0,))  # of the base
-    weights = _kept(how.weights, used)
-    if isinstance(how, WeightedSum):
-        return WeightedSum(weights)
-    return replace(how, weights=weights, sparsify=_kept(how.sparsify, used))
-
-
-def _asked(
-    request: Statistic, places: Mapping[int, int], count: int
-) -> Generator[Statistic, Any, Any]:
-    if isinstance(request, KthMagnitude):
-        ranks = tuple((places[i], k) for i, k in request.ranks if i in places)
-        bits = iter((yield KthMagnitude(ranks)) if ranks else ())
-        return [next(bits) if i in places else 0 for i, _ in request.ranks]
-    if isinstance(request, DeltaNorms):
-        masks = _kept(request.sparsify, tuple(places))
-        norms = iter((yield DeltaNorms(request.norm, masks)) if masks else ())
-        return [next(norms) if i in places else (1.0, 1.0) for i in range(count)]
-    small = (yield request) if places else []
-    return _spread(small, tuple(places), count)
-
-
-def _kept(values: Sequence[T], used: Sequence[int]) -> tuple[T, ...]:
-    return tuple(values[i] for i in used)
-
-
-def _spread(small: Sequence[Sequence[float]], used: Sequence[int], count: int) -> list[list[float]]:
-    """A Gram matrix of all inputs from that of some: the others are unit vectors of their own."""
-    matrix = [[1.0 if i == j else 0.0 for j in range(count)] for i in range(count)]
-    for row, i in enumerate(used):
-        for column, j in enumerate(used):
-            matrix[i][j] = small[row][column]
-    return matrix
+        how: Combination = stop.value
+    if not used.indices:
+        return WeightedSum((1.0,), of="all")  # the base
+    return how.narrowed(used)

@@ -1,8 +1,18 @@
-"""The merge methods by name."""
+"""The merge methods by name, and methods of one's own by ``package.module:name``.
+
+A method of one's own lies in any module that Python can import, or is offered by an installed
+package as an entry point of the group ``mergesafe.methods``.
+"""
 
 from __future__ import annotations
 
+import importlib
+import re
+from functools import lru_cache
+from typing import Any, Final
+
 from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.methods.declaration import check_declaration
 from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.passthrough import Passthrough
 from mergesafe.methods.definitions.slerp import Slerp
@@ -12,11 +22,64 @@ from mergesafe.methods.spec import MergeMethod
 METHODS: dict[str, MergeMethod] = {
     method.name: method for method in (Linear(), Slerp(), Passthrough(), *FAMILY)
 }
+#: The group of entry points: ``NAME = "package.module:name"``.
+GROUP: Final = "mergesafe.methods"
+_PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 def get_method(name: str) -> MergeMethod:
-    """The method called ``name``; an :class:`ArgumentError` names the nearest known one."""
-    try:
+    """The method called ``name``, or at ``package.module:name``.
+
+    Raises:
+        ArgumentError: there is none; names the nearest known one, or says why the module cannot be
+            imported.
+        MethodError: what is there declares what no method can be.
+    """
+    if name in METHODS:
         return METHODS[name]
-    except KeyError:
-        raise ArgumentError(f"unknown merge method '{name}'{did_you_mean(name, METHODS)}") from None
+    if ":" in name:
+        return _imported(name)
+    offered = _offered()
+    if name in offered:
+        return _imported(offered[name], name)
+    hint = did_you_mean(name, [*METHODS, *offered])
+    raise ArgumentError(f"unknown merge method '{name}'{hint}")
+
+
+@lru_cache(maxsize=64)
+def _imported(path: str, name: str | None = None) -> MergeMethod:
+    """The method at ``package.module:name``, known by that or by ``name``."""
+    if not _PATH.fullmatch(path):
+        raise ArgumentError(f"merge method '{path}': expected a name, or 'package.module:name'")
+    module, _, attribute = path.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        missing = f"module '{error.name}'"
+        raise ArgumentError(
+            f"merge method '{path}': there is no {missing}; install the package that has it, or "
+            "put its folder on PYTHONPATH"
+        ) from error
+    except AttributeError as error:
+        known = vars(importlib.import_module(module)) if error.name == attribute else {}
+        raise ArgumentError(
+            f"merge method '{path}': {error}{did_you_mean(attribute, known)}"
+        ) from error
+    except Exception as error:
+        raise ArgumentError(
+            f"merge method '{path}': importing the module '{module}' failed "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    method = found() if isinstance(found, type) and issubclass(found, MergeMethod) else found
+    check_declaration(method, path)
+    method.name = name or path
+    declared: MergeMethod = method
+    return declared
+
+
+@lru_cache(maxsize=1)
+def _offered() -> dict[str, str]:
+    """The entry points of installed packages: name -> ``package.module:name``."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value for point in entry_points(group=GROUP)}

@@ -1,9 +1,11 @@
-"""What a merge method is: parameters, the statistics it asks for, and how it combines.
+"""What a merge method is: its inputs, its parameters, what it asks for, and how it combines.
 
 A method is *reduce, then combine*. Its :meth:`MergeMethod.merge` is a generator that yields
 requests for statistics of one tensor (each answered with a few scalars) and returns one
-element-wise combination. It never touches tensor data itself, so the same declaration serves
-plain tensors in memory (:mod:`mergesafe.ops.methods`) and the streaming engine.
+combination. It never touches tensor data itself, so the same declaration serves plain tensors in
+memory (:mod:`mergesafe.ops.methods`), the streaming engine and the gradients of tuning. This module
+holds the declaration; :mod:`mergesafe.methods.statistics` and
+:mod:`mergesafe.methods.combinations` hold what it is made of, which can be had from here, too.
 """
 
 from __future__ import annotations
@@ -13,14 +15,52 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
-Scalar: TypeAlias = bool | int | float | str
+from mergesafe.methods.combinations import (
+    Combination,
+    Dense,
+    MergeTaskVectors,
+    TileFunction,
+    Unit,
+    WeightedSum,
+)
+from mergesafe.methods.contract import OperandSet, Scope
+from mergesafe.methods.statistics import (
+    KEEP_ALL,
+    KEEP_NONE,
+    DeltaNorms,
+    Gram,
+    KthMagnitude,
+    Sparsify,
+    Statistic,
+)
 
-#: Bit pattern bounds of |delta| that keep everything (see :class:`Sparsify`).
-KEEP_ALL: Final = (0, 0x7FFFFFFF)
-#: An empty interval: keeps nothing.
-KEEP_NONE: Final = (1, 0)
+__all__ = [
+    "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Combination", "DeltaNorms", "Dense", "Gram",
+    "Inputs", "Kind", "KthMagnitude", "Merge", "MergeMethod", "MergeTaskVectors", "OperandSet",
+    "Parameter", "Scalar", "Settings", "Sparsify", "Statistic", "TensorContext", "TileFunction",
+    "Unit", "WeightedSum",
+]  # fmt: skip
+
+Scalar: TypeAlias = bool | int | float | str
+Kind: TypeAlias = Literal["float", "int", "bool", "choice"]
+Base: TypeAlias = Literal["none", "optional", "required", "member"]
 
 REQUIRED: Final = object()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The models that a method takes.
+
+    ``base``: ``required``: a separate base, which is no input; ``optional``: a separate base where
+    the recipe names one; ``member``: one of the models must be named as base, and it is the first
+    input (slerp); ``none``: a base may only be one of the models, and is an input like the others
+    (linear). ``least`` and ``most``: bounds on the number of inputs, without a separate base.
+    """
+
+    base: Base = "none"
+    least: int = 1
+    most: int | None = None
 
 
 @dataclass(frozen=True)
@@ -28,12 +68,13 @@ class Parameter:
     """One coefficient or option of a method, as written in a recipe.
 
     ``scope``: ``model`` = one value per expert (not for the base), ``input`` = one value per
-    input including the base, ``global`` = one value. ``kind`` "float" takes int or float; a
-    parameter with ``choices`` also takes those strings (so ``rescale: true`` and ``rescale: l2``).
+    input including the base, ``global`` = one value. ``kind`` "float" takes int or float, "int"
+    whole numbers; a parameter with ``choices`` also takes those strings (so ``rescale: true`` and
+    ``rescale: l2``).
     """
 
     name: str
-    kind: Literal["float", "bool", "choice"]
+    kind: Kind
     help: str
     scope: Literal["model", "input", "global"] = "global"
     default: Any = REQUIRED
@@ -42,6 +83,11 @@ class Parameter:
     choices: tuple[str, ...] = ()
     #: Accepted so that existing recipes run, but without effect for this method.
     ignored: bool = False
+    #: What tuning keeps the parameter within unless told otherwise; None: tuning leaves it alone.
+    tunable: tuple[float, float] | None = None
+    #: Whether the merged tensor has a gradient for it. The method's own arithmetic must then work
+    #: on torch scalars: Python's operators and :mod:`mergesafe.methods.numbers` do.
+    gradient: bool = False
 
     @property
     def required(self) -> bool:
@@ -63,94 +109,29 @@ class Settings:
         return [values[name] for values in self.inputs]
 
 
-# --- statistics a method may ask for -----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sparsify:
-    """Which elements of one task vector survive, and their factor.
-
-    ``window``: keep where ``lo <= bits(|delta|) <= hi``; magnitudes compare as the bit patterns of
-    non-negative float32 values, which order like the values. ``random``: keep where the Philox
-    word of (``key``, element index) is below ``threshold`` (a 32-bit integer; probability
-    threshold / 2**32). ``rescale`` multiplies the survivors.
-    """
-
-    lo: int = KEEP_ALL[0]
-    hi: int = KEEP_ALL[1]
-    random: bool = False
-    key: int = 0
-    threshold: int = 0
-    rescale: float = 1.0
-
-
-@dataclass(frozen=True)
-class KthMagnitude:
-    """Ask for the bits of the k-th largest ``|x_i - base|``, for pairs (input index, k)."""
-
-    ranks: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class DeltaNorms:
-    """Ask for ``(norm of delta_i, norm of sparsified delta_i)`` per expert, float64."""
-
-    norm: Literal["l1", "l2", "linf"]
-    sparsify: tuple[Sparsify, ...]
-
-
-@dataclass(frozen=True)
-class Gram:
-    """Ask for the float64 matrix of inner products of the inputs, as nested lists.
-
-    The inputs are those of the method: N by N of the experts where there is a separate base.
-    """
-
-
-Statistic: TypeAlias = KthMagnitude | DeltaNorms | Gram
-
-# --- element-wise combinations -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WeightedSum:
-    """``out = sum_i weights[i] * x_i`` over the inputs, in order, in float32.
-
-    The inputs are those of the method: the experts where there is a separate base. Where the
-    weights add up to 1 but for their rounding, values that are equal in all inputs come back as
-    they are.
-    """
-
-    weights: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class MergeTaskVectors:
-    """Delta, sparsify, weight, elect, sum, normalise, scale, add base: one fused pass.
-
-    Where what is added is a zero, the base comes back as it is, -0 included.
-    """
-
-    weights: tuple[float, ...]
-    sparsify: tuple[Sparsify, ...]
-    elect: Literal["none", "sum", "count"] = "none"
-    normalize: bool = False
-    scale: float = 1.0
-
-
-Combine: TypeAlias = WeightedSum | MergeTaskVectors
-Merge: TypeAlias = Generator[Statistic, Any, Combine]
+Merge: TypeAlias = Generator[Statistic, Any, Combination]
 
 
 @dataclass(frozen=True)
 class TensorContext:
-    """What a method knows about the tensor before reading it."""
+    """What a method knows about the tensor before reading it.
+
+    ``inputs``: how many there are, without a separate base. ``base``: whether there is a separate
+    one. ``matrix``: whether the tensor is a weight that multiplies activations: two dimensions, and
+    no embedding or head (which methods of matrices leave to an average, as their papers do).
+    """
 
     name: str
     shape: tuple[int, ...]
     numel: int
     inputs: int
     seed: int = 0
+    base: bool = False
+    matrix: bool = False
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(self.numel, self.inputs, self.base)
 
 
 class MergeMethod(ABC):
@@ -160,14 +141,12 @@ class MergeMethod(ABC):
     title: str
     paper: str
     parameters: tuple[Parameter, ...] = ()
-    #: "required": deltas to a base. "input": one of the models must be named as base, and it is
-    #: an input like the others (slerp). "listed": a base may only be one of the models (linear).
-    base: ClassVar[Literal["required", "input", "listed"]] = "listed"
-    #: Bounds on the number of inputs (experts when ``base == "required"``).
-    min_inputs: ClassVar[int] = 1
-    max_inputs: ClassVar[int | None] = None
+    inputs: ClassVar[Inputs] = Inputs()
     #: Whether the result depends on the seed.
     random: bool = False
+    #: ``bits``: the same bytes on every machine, device and cut. ``numerics``: equal but for the
+    #: rounding of a linear algebra library.
+    exact: ClassVar[Literal["bits", "numerics"]] = "bits"
 
     @abstractmethod
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:

@@ -154,6 +154,13 @@ def number(name: str, value: object, low: float | None = None, high: float | Non
     return float(value)
 
 
+def whole(name: str, value: object, low: float | None = None, high: float | None = None) -> int:
+    """A whole number within [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentError(f"{name} must be a whole number, got {value!r}")
+    return int(number(name, value, low, high))
+
+
 def mask_name(value: object, what: str, tensors: Sequence[torch.Tensor]) -> str:
     """The name of the tensor that ``what`` makes random masks for; made of its values without one.
 

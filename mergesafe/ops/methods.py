@@ -10,7 +10,8 @@ from typing import Any, cast
 import torch
 
 from mergesafe.errors import ArgumentError, did_you_mean
-from mergesafe.methods.driver import steps, used_inputs
+from mergesafe.methods.contract import BrokenContractError
+from mergesafe.methods.driver import broken, steps, used_inputs
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
 from mergesafe.ops import arguments
@@ -48,7 +49,7 @@ def run(
     """
     if isinstance(method, str):
         method = get_method(method)
-    named = arguments.listed("experts" if method.base == "required" else "tensors", inputs)
+    named = arguments.listed("tensors" if base is None else "experts", inputs)
     _check_count(method, len(named), base)
     checked = arguments.operands(named if base is None else [("base", base), *named], backend)
     tensors = checked.tensors if base is None else checked.tensors[1:]
@@ -57,25 +58,32 @@ def run(
     known = arguments.mask_name(name, method.name, checked.tensors) if method.random else name
     runner = get_backend(backend, checked.device)
     dtype = arguments.dtype_or(out_dtype, checked.dtype, backend)
-    context = TensorContext(known or "", tuple(checked.shape), checked.numel, len(tensors), seed)
-    used = used_inputs(method, settings, len(tensors))
+    shape = tuple(checked.shape)
+    context = TensorContext(
+        known or "", shape, checked.numel, len(tensors), seed,
+        base=base is not None, matrix=len(shape) == 2,
+    )  # fmt: skip
+    used = used_inputs(method, context, settings)
     if used is not None:
         tensors = [tensors[i] for i in used]
     how = drive(steps(method, context, settings, used=used), runner, flat_base, tensors)
-    # without a single input that matters, what comes out is the base
-    inputs = tensors if tensors or flat_base is None else [flat_base]
-    return combine(how, runner, flat_base, inputs, dtype).view(checked.shape)
+    try:
+        merged = combine(how, runner, context, flat_base, tensors, dtype)
+    except BrokenContractError as error:
+        raise broken(method, context, error) from error.__cause__
+    return merged.view(checked.shape)
 
 
 def _check_count(method: MergeMethod, count: int, base: torch.Tensor | None) -> None:
-    if method.base == "required" and base is None:
+    takes = method.inputs
+    if takes.base == "required" and base is None:
         raise ArgumentError(f"{method.name} works on task vectors and needs a base tensor")
-    if method.base != "required" and base is not None:
+    if takes.base in ("none", "member") and base is not None:
         raise ArgumentError(f"{method.name} has no separate base; pass every model in one list")
-    low, high = method.min_inputs, method.max_inputs
+    low, high = takes.least, takes.most
     if count < low or (high is not None and count > high):
         expected = f"{low}" if low == high else f"{low} to {high}" if high else f"at least {low}"
-        kind = "experts" if method.base == "required" else "tensors"
+        kind = "tensors" if base is None else "experts"
         raise ArgumentError(f"{method.name} got {count} {kind}; expected {expected}")
 
 
@@ -120,6 +128,8 @@ def _checked(parameter: Parameter, name: str, value: Any) -> Any:
     """One value of a parameter, of its kind and within its range."""
     if parameter.kind == "float":
         return arguments.number(name, value, parameter.minimum, parameter.maximum)
+    if parameter.kind == "int":
+        return arguments.whole(name, value, parameter.minimum, parameter.maximum)
     if parameter.kind == "bool" and isinstance(value, bool):
         return value
     if value in parameter.choices:
@@ -131,20 +141,28 @@ def _checked(parameter: Parameter, name: str, value: Any) -> Any:
 def function_of(method: MergeMethod) -> Callable[..., torch.Tensor]:
     """The method as a function with a signature and a docstring of its own."""
     function: Callable[..., torch.Tensor]
-    if method.base == "required":
+    takes = method.inputs
+    if takes.base == "required":
 
         def function(base: torch.Tensor, experts: Sequence[torch.Tensor], **given: Any) -> Any:
             return run(method, experts, base, **given)
 
-    elif method.max_inputs == 1:
+    elif takes.most == 1:
 
         def function(tensor: torch.Tensor, **given: Any) -> Any:
             return run(method, [tensor], **given)
 
-    elif method.base == "input" and method.max_inputs == 2:
+    elif takes.base == "member" and takes.most == 2:
 
         def function(base: torch.Tensor, other: torch.Tensor, **given: Any) -> Any:
             return run(method, [base, other], **given)
+
+    elif takes.base == "optional":
+
+        def function(
+            tensors: Sequence[torch.Tensor], base: torch.Tensor | None = None, **given: Any
+        ) -> Any:
+            return run(method, tensors, base, **given)
 
     else:
 

@@ -5,21 +5,32 @@ that are whole in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 import torch
 
 from mergesafe.methods import driver
 from mergesafe.methods.spec import (
-    Combine,
+    Combination,
     DeltaNorms,
     Gram,
     KthMagnitude,
+    MergeTaskVectors,
+    OperandSet,
     Statistic,
+    TensorContext,
+    TileFunction,
+    Unit,
     WeightedSum,
 )
 from mergesafe.ops.backends.base import Backend, MergeJob, Norm, RankJob
+from mergesafe.ops.tiles import apply
+
+Base: TypeAlias = torch.Tensor | None
+Tensors: TypeAlias = Sequence[torch.Tensor]
+#: Elements of a tensor that a tile function is given at a time.
+PIECE: Final = 1 << 18
 
 T = TypeVar("T")
 
@@ -95,43 +106,85 @@ def answer(
     inputs: Sequence[torch.Tensor],
 ) -> Any:
     """The scalars of one request: bits, (norm, norm of kept) pairs, or a matrix as nested lists."""
-    n = len(inputs)
-    if isinstance(request, Gram):
-        return full_matrix(backend.gram(inputs, [0.0] * (n * n)), n)
-    if base is None:
-        raise TypeError(f"{type(request).__name__} is about task vectors, which need a base")
-    if isinstance(request, KthMagnitude):
-        return backend.kth_magnitude(base, inputs, request.ranks)
-    if isinstance(request, DeltaNorms):
-        totals = [0.0] * (2 * n)
-        sums = backend.delta_norms(base, inputs, request.sparsify, request.norm, totals, 0)
-        return norm_pairs(request.norm, sums)
-    raise TypeError(f"unknown statistic {request!r}")
+    return _ANSWERS[type(request)](request, backend, base, inputs)
+
+
+def _kth(request: KthMagnitude, backend: Backend, base: Base, inputs: Tensors) -> list[int]:
+    return backend.kth_magnitude(_there(base), inputs, request.ranks)
+
+
+def _norms(
+    request: DeltaNorms, backend: Backend, base: Base, inputs: Tensors
+) -> list[tuple[float, float]]:
+    totals = [0.0] * (2 * len(inputs))
+    sums = backend.delta_norms(_there(base), inputs, request.sparsify, request.norm, totals, 0)
+    return norm_pairs(request.norm, sums)
+
+
+def _gram(request: Gram, backend: Backend, base: Base, inputs: Tensors) -> list[list[float]]:
+    tensors = operands(request.of, base, inputs)
+    n = len(tensors)
+    return full_matrix(backend.gram(tensors, [0.0] * (n * n)), n)
+
+
+#: By type of statistic; :data:`mergesafe.engine.run.answers.ANSWERS` is that of streamed tensors.
+_ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
+    KthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram,
+}  # fmt: skip
+
+
+def operands(of: OperandSet, base: Base, inputs: Tensors) -> list[torch.Tensor]:
+    """The tensors of a set; task vectors in float32, as the kernels subtract."""
+    if of == "deltas":
+        subtrahend = _there(base).float()
+        return [x.float() - subtrahend for x in inputs]
+    return [*([base] if of == "all" and base is not None else []), *inputs]
+
+
+def _there(base: Base) -> torch.Tensor:
+    assert base is not None  # the driver has checked that there is one
+    return base
 
 
 def combine(
-    how: Combine,
+    how: Combination,
     backend: Backend,
+    tensor: TensorContext,
     base: torch.Tensor | None,
     inputs: Sequence[torch.Tensor],
     out_dtype: torch.dtype,
 ) -> torch.Tensor:
-    """The element-wise pass that ends a merge."""
+    """The pass that ends a merge; every tensor is one-dimensional.
+
+    Raises:
+        BrokenContractError: a tile function does not keep to its contract.
+    """
     if isinstance(how, WeightedSum):
-        return backend.weighted_sum(inputs, how.weights, out_dtype)
-    if base is None:
-        raise TypeError("a merge of task vectors needs a base")
-    return backend.merge_task_vectors(
-        base,
-        inputs,
-        how.sparsify,
-        how.weights,
-        how.elect,
-        how.normalize,
-        how.scale,
-        0,
-        out_dtype,
-    )
+        return backend.weighted_sum(operands(how.of, base, inputs), how.weights, out_dtype)
+    if isinstance(how, MergeTaskVectors):
+        return backend.merge_task_vectors(
+            _there(base), inputs, how.sparsify, how.weights, how.elect, how.normalize, how.scale,
+            0, out_dtype,
+        )  # fmt: skip
+    assert isinstance(how, TileFunction)  # the driver has checked that it is one of these
+    return _by_tiles(how, tensor, operands("all", base, inputs), out_dtype)
+
+
+def _by_tiles(
+    how: TileFunction, tensor: TensorContext, tensors: Tensors, dtype: torch.dtype
+) -> torch.Tensor:
+    """In pieces of whole units, so that float32 copies of all operands never lie side by side."""
+    n = tensor.numel
+    step = n
+    if how.unit is Unit.ELEMENT:
+        step = PIECE
+    elif how.unit is Unit.ROW and tensor.shape:
+        step = max(1, PIECE // max(1, tensor.shape[-1])) * tensor.shape[-1]
+    out = torch.empty(n, dtype=dtype, device=tensors[0].device)
+    for begin in range(0, n, max(1, step)):
+        piece = [x[begin : begin + step].float() for x in tensors]
+        out[begin : begin + step] = apply(how, tensor, piece, begin).to(dtype)
+    return out
 
 
 def full_matrix(upper: Sequence[float], n: int) -> list[list[float]]:

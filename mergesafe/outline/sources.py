@@ -85,8 +85,8 @@ class Model:
 def open_models(recipe: Recipe) -> tuple[Model, ...]:
     """Every input of the recipe in method order, a separate base first; headers only."""
     refs = recipe.inputs
-    if recipe.method.base == "required" and recipe.base_model is not None:
-        refs = (recipe.base_model, *refs)
+    if recipe.separate_base is not None:
+        refs = (recipe.separate_base, *refs)
     return open_refs(refs, recipe.folder, recipe.source)
 
 

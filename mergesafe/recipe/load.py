@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mergesafe.dtypes import RECIPE_NAMES
-from mergesafe.errors import RecipeError, did_you_mean
-from mergesafe.methods.registry import METHODS
+from mergesafe.errors import ArgumentError, MethodError, RecipeError, did_you_mean
+from mergesafe.methods.registry import METHODS, get_method
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.fields import as_meant, boolean
@@ -201,18 +201,17 @@ class _Reader:
             line = self._line("merge_method") or self.root.line
             known = ", ".join(sorted(METHODS))
             raise self.report.error(f"'merge_method' is missing; one of {known}", line)
-        if name in METHODS:
-            return METHODS[name]
         line = self._line("merge_method")
-        if name in MERGEKIT_METHODS:
+        if name in MERGEKIT_METHODS and name not in METHODS:
             raise self.report.error(
                 f"merge method '{name}' is known to mergekit, not supported by this version; "
                 f"supported: {', '.join(sorted(METHODS))}",
                 line,
             )
-        raise self.report.error(
-            f"unknown merge method {shown(name)}{did_you_mean(name, METHODS)}", line
-        )
+        try:
+            return get_method(name)
+        except (ArgumentError, MethodError) as error:
+            raise self.report.error(str(error), line) from error.__cause__
 
     def _check_keys(self, reader: ParameterReader | None) -> None:
         for key, line, _ in self.written:
@@ -305,19 +304,20 @@ class _Reader:
     def _check_base(self, recipe: Recipe) -> None:
         """The base is as the method wants it, and so is the number of models."""
         method, base = recipe.method, recipe.base_model
-        if base is None and method.base != "listed":
+        takes = method.inputs.base
+        if base is None and takes in ("required", "member"):
             raise self.report.error(f"{method.name} needs a 'base_model'", recipe.method_line)
         self._check_count(recipe)
         if base is None:
             return
         entry = recipe.entry(base)
-        if entry is None and method.base == "listed":
+        if entry is None and takes == "none":
             raise self.report.error(
                 f"{method.name} has no separate base: list base_model {shown(base.text)} under "
                 "'models' with its parameters, or remove 'base_model'",
                 base.line,
             )
-        if entry is not None and entry.parameters and method.base == "required":
+        if entry is not None and entry.parameters and recipe.separate_base is not None:
             self.report.warn(
                 f"the parameters of model {shown(base.text)} have no effect: it is the base, which "
                 "has no task vector",
@@ -326,19 +326,21 @@ class _Reader:
 
     def _check_count(self, recipe: Recipe) -> None:
         method, count = recipe.method, len(recipe.inputs)
-        low, high = method.min_inputs, method.max_inputs
+        low, high = method.inputs.least, method.inputs.most
         if count >= low and (high is None or count <= high):
             return
-        noun = {"required": "expert", "input": "model", "listed": "model"}[method.base]
+        separate = recipe.separate_base is not None
+        noun = "expert" if separate else "model"
         needs = f"exactly {low}" if low == high else f"at least {low}"
         if count >= low:
             needs = f"exactly {high}" if low == high else f"at most {high}"
         number = high if count >= low else low
-        note = {"required": " besides the base", "input": ", the base included", "listed": ""}
+        member = ", the base included" if method.inputs.base == "member" else ""
+        note = " besides the base" if separate else member
         listed = ", ".join(ref.text for ref in recipe.inputs) or "none"
         raise self.report.error(
             f"{method.name} merges {needs} {noun}{'' if number == 1 else 's'}"
-            f"{note[method.base]}, got {count}: {listed}",
+            f"{note}, got {count}: {listed}",
             self._line("models"),
         )
 

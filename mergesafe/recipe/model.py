@@ -122,14 +122,19 @@ class Recipe:
     def inputs(self) -> tuple[ModelRef, ...]:
         """The method's inputs in its order.
 
-        The experts without the base where the method needs a base, the base and then the other
-        model where the base is an input, else every model as listed.
+        The experts without the base where the method takes a separate one, the base and then the
+        other model where the base is an input, else every model as listed.
         """
         listed = tuple(entry.ref for entry in self.models)
-        if self.base_model is None or self.method.base == "listed":
+        if self.base_model is None or self.method.inputs.base == "none":
             return listed
         others = tuple(ref for ref in listed if ref.key != self.base_model.key)
-        return others if self.method.base == "required" else (self.base_model, *others)
+        return (self.base_model, *others) if self.method.inputs.base == "member" else others
+
+    @property
+    def separate_base(self) -> ModelRef | None:
+        """The base that is no input of the method; None where there is none."""
+        return self.base_model if self.method.inputs.base in ("required", "optional") else None
 
     def entry(self, ref: ModelRef) -> ModelEntry | None:
         """The element of ``models`` that lists ``ref``; None for a base that is not listed."""

@@ -136,6 +136,8 @@ class ParameterReader:
             raise self._mismatch(parameter, node, what)
         if parameter.kind == "float":
             return self._number(parameter, node, what)
+        if parameter.kind == "int":
+            return self._whole(parameter, node, what)
         if parameter.kind == "bool" and node.text.lower() in BOOLEANS:
             return BOOLEANS[node.text.lower()]
         if node.text in parameter.choices:
@@ -159,12 +161,18 @@ class ParameterReader:
             )
         return value
 
+    def _whole(self, parameter: Parameter, node: ScalarNode, what: str) -> int:
+        value = self._number(parameter, node, what)
+        if value != int(value):
+            raise self._mismatch(parameter, node, what)
+        return int(value)
+
     def _mismatch(self, parameter: Parameter, node: Node, what: str) -> RecipeError:
         """The error for a value of the wrong type, with what to write instead."""
         expected = _expected(parameter)
         hint = ""
         if isinstance(node, ScalarNode):
-            if parameter.kind != "float" and parameter.choices and not node.is_number:
+            if parameter.kind in ("bool", "choice") and parameter.choices and not node.is_number:
                 hint = did_you_mean(node.text, parameter.choices)
                 hint = hint if hint.startswith(" (did") else ""
             elif parameter.kind == "bool" and node.text in ("0", "1"):
@@ -188,8 +196,8 @@ class ParameterReader:
 
 
 def _expected(parameter: Parameter) -> str:
-    if parameter.kind == "float":
-        return "a number"
+    if parameter.kind in ("float", "int"):
+        return "a number" if parameter.kind == "float" else "a whole number"
     words = ["true", "false"] if parameter.kind == "bool" else []
     words += parameter.choices
     return " or ".join(words) if len(words) == 2 else "one of " + ", ".join(words)

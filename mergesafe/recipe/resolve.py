@@ -40,7 +40,7 @@ def unset_parameters(recipe: Recipe, known: Collection[str]) -> list[RecipeError
     Without the base that the method needs, nothing tells which models are experts and need values.
     """
     resolver = _Resolver(recipe)
-    complete = recipe.base_model is not None or recipe.method.base == "listed"
+    complete = recipe.base_model is not None or recipe.method.inputs.base in ("none", "optional")
     rows = [resolver.shared, *(resolver.inputs if complete else ())]
     return [
         slot.missing(recipe)

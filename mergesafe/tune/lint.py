@@ -76,7 +76,7 @@ def lint_answers(splits: Sequence[Split]) -> list[str]:
 def _models(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:
     base = recipe.base_model
     entry = None if base is None else recipe.entry(base)
-    if base is not None and entry is not None and recipe.method.base == "required":
+    if base is not None and entry is not None and recipe.separate_base is not None:
         yield (
             f"the base {base.text} is listed among the merged models; its task vector is zero, so "
             "it gets no coefficients: remove it from 'models'",

@@ -25,8 +25,8 @@ from mergesafe.safety.judges.registry import make_judge
 from mergesafe.tune.data.splits import Split, load_splits, locate
 from mergesafe.tune.data.terms import SAFETY, front_sides, make_sides, make_terms
 from mergesafe.tune.lint import lint, lint_answers, lint_start
-from mergesafe.tune.model.combine import check_differentiable
 from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.model.tensor_function import check_differentiable
 from mergesafe.tune.objective.deciding import surrogates
 from mergesafe.tune.search.registry import check_searches
 from mergesafe.tune.section.read_section import START, read_section

@@ -15,6 +15,7 @@ from mergesafe.errors import MethodError
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import (
     Gram,
+    Inputs,
     KthMagnitude,
     MergeMethod,
     MergeTaskVectors,
@@ -48,7 +49,7 @@ class ByNorm(MergeMethod):
     """Experts weighted by their norms, from a Gram matrix of the experts: no base in either."""
 
     name, title, paper = "by_norm", "By norm", ""
-    base = "required"
+    inputs = Inputs(base="required")
     seen: list[list[list[float]]]
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Any:
@@ -101,7 +102,7 @@ class Descending(MergeMethod):
     """Thresholds asked for with the last expert first, one of them twice."""
 
     name, title, paper = "descending", "Descending", ""
-    base = "required"
+    inputs = Inputs(base="required")
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Any:
         third = tensor.numel // 3
@@ -150,7 +151,7 @@ class Undecided(MergeMethod):
     """Asks for a Gram matrix only where a threshold is not what the dry run answered."""
 
     name, title, paper = "undecided", "Undecided", ""
-    base = "required"
+    inputs = Inputs(base="required")
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Any:
         [bits] = yield KthMagnitude(((0, 1),))

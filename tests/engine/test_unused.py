@@ -183,10 +183,10 @@ def _without_leaving_out(
     from mergesafe.ops.statistics import combine, drive
 
     settings = settings_of(METHODS[method], len(experts), {"weight": weights, **options})
-    context = TensorContext(NAME, tuple(base.shape), base.numel(), len(experts), 5)
+    context = TensorContext(NAME, tuple(base.shape), base.numel(), len(experts), 5, base=True)
     flat, backend = [x.reshape(-1) for x in experts], ReferenceBackend()
     how = drive(steps(METHODS[method], context, settings), backend, base.reshape(-1), flat)
-    return combine(how, backend, base.reshape(-1), flat, base.dtype).view(base.shape)
+    return combine(how, backend, context, base.reshape(-1), flat, base.dtype).view(base.shape)
 
 
 def test_linear_without_an_input_is_linear_of_the_others(

@@ -14,11 +14,12 @@ from tiny import recipe, save, write_recipe
 
 import mergesafe as ms
 from mergesafe.errors import MergesafeError, MethodError
-from mergesafe.methods.driver import drive, dry_run, steps, used_inputs
+from mergesafe.methods.driver import Planned, drive, dry_run, steps, used_inputs
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import (
     DeltaNorms,
     Gram,
+    Inputs,
     KthMagnitude,
     MergeMethod,
     MergeTaskVectors,
@@ -30,7 +31,8 @@ from mergesafe.methods.spec import (
 from mergesafe.ops.methods import run
 
 BASE, EXPERTS = torch.zeros(8), [torch.ones(8), torch.arange(8.0)]
-TENSOR = TensorContext("w", (8,), 8, 2)
+TENSOR = TensorContext("w", (8,), 8, 2, base=True)
+NO_BASE = TensorContext("w", (8,), 8, 2)
 ALL = (Sparsify(), Sparsify())
 
 
@@ -41,7 +43,7 @@ class Own(MergeMethod):
 
     def __init__(self, merge: Callable[[], Any], base: str = "required") -> None:
         self.name = "own"
-        self.base = base  # type: ignore[misc, assignment]
+        self.inputs = Inputs(base=base)  # type: ignore[misc, arg-type]
         self._merge = merge
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Any:
@@ -81,8 +83,8 @@ BROKEN: dict[str, tuple[Callable[[], Any], str, str]] = {
         "a generator: write 'yield from ()' before the return",
     ),
     "nothing": (lambda: None, "merge() returned None, so it has no 'yield'", "a generator"),
-    "no return": (returning(None), "merge() returned None", "a WeightedSum or MergeTaskVectors"),
-    "a list": (returning([1.0]), "merge() returned [1.0], a list", "a WeightedSum or MergeTask"),
+    "no return": (returning(None), "merge() returned None", "a WeightedSum, MergeTaskVectors"),
+    "a list": (returning([1.0]), "merge() returned [1.0], a list", "a WeightedSum, MergeTask"),
     "no statistic": (
         asking("gram"), "merge() yielded 'gram', a str", "KthMagnitude, DeltaNorms, Gram",
     ),
@@ -143,9 +145,11 @@ def test_when_a_merge_is_planned(
     ids=["k-th magnitude", "norms", "task vectors"],
 )
 def test_task_vectors_need_a_declared_base(merge: Callable[[], Any]) -> None:
-    with pytest.raises(MethodError, match="is about task vectors, but base is 'listed'") as raised:
-        run(Own(merge, base="listed"), EXPERTS)
-    assert "base = 'required' in the method's declaration" in str(raised.value)
+    with pytest.raises(
+        MethodError, match="is about task vectors, but there is no separate base"
+    ) as raised:
+        run(Own(merge, base="none"), EXPERTS)
+    assert "Inputs(base='required') in the method's declaration" in str(raised.value)
 
 
 def by_gram() -> Any:
@@ -175,13 +179,13 @@ def test_nan_weights_of_inputs_that_are_not_finite_are_not_the_methods(
         assert math.isnan(drive(real, lambda request: answer).weights[0])
 
 
-def dry(merge: Callable[[], Any]) -> tuple[Any, ...]:
+def dry(merge: Callable[[], Any]) -> Planned:
     return dry_run(Own(merge), TENSOR, Settings())
 
 
 def test_a_dry_run_lists_the_requests() -> None:
-    assert dry(of([1.0, 1.0])) == ()
-    assert dry(asking(Gram(), WeightedSum((1.0, 1.0)))) == (Gram(),)
+    assert dry(of([1.0, 1.0])).statistics == ()
+    assert dry(asking(Gram(), WeightedSum((1.0, 1.0)))).statistics == (Gram(),)
 
 
 def more_if_large() -> Any:
@@ -207,8 +211,8 @@ def other_experts() -> Any:
 @pytest.mark.parametrize(
     ("merge", "asked", "planned"),
     [
-        (more_if_large, "Gram()", "nothing more"),
-        (less_if_large, "nothing more", "Gram()"),
+        (more_if_large, "Gram(of='inputs')", "nothing more"),
+        (less_if_large, "nothing more", "Gram(of='inputs')"),
         (other_experts, "KthMagnitude(ranks=((1, 1),))", "KthMagnitude(ranks=((0, 1),))"),
     ],
 )
@@ -246,7 +250,7 @@ def test_the_library_plans_what_it_asks(name: str, rescale: str) -> None:
     row = {"weight": 1.0, "density": 0.5, "gamma": 0.01}
     settings = Settings(shared, [row, row])
     planned = dry_run(METHODS[name], TENSOR, settings)
-    assert any(isinstance(p, DeltaNorms) for p in planned) == (rescale == "l1")
+    assert any(isinstance(p, DeltaNorms) for p in planned.statistics) == (rescale == "l1")
     for bits in (0, 0x3F800000):
         real = steps(METHODS[name], TENSOR, settings, planned=planned)
         drive(
@@ -272,6 +276,6 @@ def test_used_inputs_of_a_method_that_drops_everything() -> None:
         def unused(self, settings: Settings) -> frozenset[int]:
             return frozenset({0, 1})
 
-    assert used_inputs(Nothing(of([1.0, 1.0])), Settings(), 2) == ()
-    assert used_inputs(Nothing(of([1.0, 1.0]), base="listed"), Settings(), 2) is None
-    assert used_inputs(Own(of([1.0, 1.0])), Settings(), 2) is None
+    assert used_inputs(Nothing(of([1.0, 1.0])), TENSOR, Settings()) == ()
+    assert used_inputs(Nothing(of([1.0, 1.0]), base="none"), NO_BASE, Settings()) is None
+    assert used_inputs(Own(of([1.0, 1.0])), TENSOR, Settings()) is None

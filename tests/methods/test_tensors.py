@@ -22,12 +22,12 @@ Y, Z = X * 0.5 + 1.0, X.flip(0)
 def _call(method: MergeMethod, *tensors: torch.Tensor, **options: Any) -> torch.Tensor:
     """The method by its function, with values for the parameters that have no default."""
     required = {p.name: 0.5 for p in method.parameters if p.required}
-    if method.base == "required":
+    if method.inputs.base == "required":
         positional: tuple[Any, ...] = (tensors[0], list(tensors[1:]))
-    elif method.max_inputs == 1:
+    elif method.inputs.most == 1:
         positional = tensors[:1]
     else:
-        positional = tensors[:2] if method.base == "input" else (list(tensors),)
+        positional = tensors[:2] if method.inputs.base == "member" else (list(tensors),)
     named = {"name": "w"} | required | options
     merged: torch.Tensor = getattr(methods, method.name)(*positional, **named)
     return merged

@@ -72,7 +72,7 @@ def theirs(text: str, tensor: str, t: float) -> tuple[dict[str, Any], list[dict[
         base_model=parsed.base_model,
         t=t,
     )
-    required = get_method(parsed.merge_method).base == "required"
+    required = get_method(parsed.merge_method).inputs.base == "required"
     order = [model for model in by_model if not (required and model == parsed.base_model)]
     return shared, [per_input[model] for model in order]
 

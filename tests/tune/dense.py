@@ -50,7 +50,7 @@ class DenseModel:
             if self.space.group_of(task.name) is None:
                 return inputs[0].double()
             values = self.space.per_tensor(x, task.name)
-            if task.method.base == "required":
+            if task.method.inputs.base == "required":
                 return self._task_vectors(task, inputs, values)
             wide = [tensor.double() for tensor in inputs]
             if "t" in values:

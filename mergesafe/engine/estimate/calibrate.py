@@ -23,12 +23,20 @@ from mergesafe.engine.estimate.probe import BlankReader, SampleReader, places
 from mergesafe.engine.estimate.seconds import ONCE, RESIDENT, STREAMED, Rate, Rates, kind_of
 from mergesafe.engine.memory import MAXIMUM_SIZE, Arena, aligned
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
-from mergesafe.engine.plan.tiling import BLOCK, Layout, rank_count, select_bytes, task_layout
+from mergesafe.engine.plan.tiling import (
+    BLOCK,
+    Layout,
+    rank_count,
+    select_bytes,
+    task_layout,
+    unit_step,
+)
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.kernels import Kernels
 from mergesafe.engine.run.tensor import TensorMerge
 from mergesafe.engine.run.trace import COMPUTING, STEPS
 from mergesafe.engine.run.workers import Options, Schedule
+from mergesafe.methods.spec import Unit
 
 #: Seconds for windows of all kinds together; the last ones may end later.
 SECONDS: Final = 0.15
@@ -81,9 +89,10 @@ def typical(tasks: Sequence[TensorTask]) -> TensorTask:
 def window(task: TensorTask, elements: int, place: float) -> TensorTask:
     """About ``elements`` of ``task`` at ``place`` in [0, 1), as a task of its own.
 
-    Whole rows, where an adapter needs them.
+    Whole rows, where an adapter or the method needs them.
     """
-    columns = task.context.shape[-1] if any(source.lora for source in task.sources) else 1
+    rows_alone = task.unit is Unit.ROW or any(source.lora for source in task.sources)
+    columns = task.context.shape[-1] if rows_alone and task.context.shape else 1
     rows = min(task.numel // columns, max(1, elements // columns))
     count = rows * columns
     begin = int(place * (task.numel // columns - rows + 1)) * columns
@@ -103,7 +112,8 @@ def window_layout(kind: str, part: TensorTask, planned: Layout) -> Layout:
     """The layout in which a window is worked on like a tensor of that kind and layout."""
     layout = task_layout(part, MAXIMUM_SIZE, 1)
     if kind == STREAMED:
-        tile = max(1, part.numel // _TILES // BLOCK) * BLOCK
+        step = unit_step(part)
+        tile = max(1, part.numel // _TILES // step) * step
         select = select_bytes(part, planned.threads) if planned.select else 0
         nbytes = layout.nbytes + aligned(select * rank_count(part))
         out_tile = min(tile, layout.out_tile)

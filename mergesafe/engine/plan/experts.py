@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from mergesafe.architecture.experts import Matrix, looks_fused, matrices
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.plan.precision import named
-from mergesafe.methods.spec import Statistic, TensorContext
+from mergesafe.methods.driver import Planned
+from mergesafe.methods.spec import TensorContext, Unit
 from mergesafe.outline.sources import Source
 
 if TYPE_CHECKING:
@@ -50,13 +51,14 @@ class Experts:
     def divided(
         self,
         task: TensorTask,
-        statistics_of: Callable[[TensorContext], tuple[Statistic, ...]],
+        planned_of: Callable[[TensorContext], Planned],
     ) -> list[TensorTask]:
         """A task for each expert's matrix, or ``task`` alone.
 
-        ``statistics_of``: what the method asks about a tensor.
+        ``planned_of``: what the method asks about a tensor, and what it returns.
         """
-        if task.copied or not (task.statistics or task.method.random):
+        alike = task.unit in (Unit.ELEMENT, Unit.ROW) and not task.statistics
+        if task.copied or (alike and not task.method.random):
             return [task]
         found = matrices(task.name, task.context.shape, self._config)
         if found is None:
@@ -67,20 +69,24 @@ class Experts:
             self._adapted.append(task.name)
             return [task]
         self._divided.append(task.name)
-        known: dict[tuple[int, ...], tuple[Statistic, ...]] = {}
+        known: dict[tuple[int, ...], Planned] = {}
         tasks = []
         for matrix in found:
             context = replace(
-                task.context, name=matrix.name, shape=matrix.shape, numel=prod(matrix.shape)
+                task.context,
+                name=matrix.name,
+                shape=matrix.shape,
+                numel=prod(matrix.shape),
+                matrix=len(matrix.shape) == 2,
             )
             if matrix.shape not in known:  # the same for all matrices of a shape but for the name
-                known[matrix.shape] = statistics_of(context)
+                known[matrix.shape] = planned_of(context)
             tasks.append(
                 replace(
                     task,
                     context=context,
                     sources=tuple(_part_of(source, matrix) for source in task.sources),
-                    statistics=known[matrix.shape],
+                    planned=known[matrix.shape],
                     part=Part(task.name, task.context.shape, matrix.begin),
                 )
             )

@@ -13,7 +13,7 @@ from math import prod
 from typing import Any, Final
 
 from mergesafe.architecture.names import layer_of
-from mergesafe.architecture.tying import HEADS, embedding_of, untied
+from mergesafe.architecture.tying import HEADS, embedding_of, is_matrix, untied
 from mergesafe.checkpoint.carry import states_of
 from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.checkpoint.location import Location
@@ -28,14 +28,13 @@ from mergesafe.engine.plan.precision import Precision, main_dtype
 from mergesafe.engine.plan.settings import check_settings
 from mergesafe.engine.plan.token_ids import TokenCheck, check_token_ids
 from mergesafe.errors import MergesafeError, MethodError, RecipeError
-from mergesafe.methods.driver import dry_run
+from mergesafe.methods.driver import Planned, dry_run
 from mergesafe.methods.spec import (
-    Gram,
-    KthMagnitude,
     MergeMethod,
     Settings,
     Statistic,
     TensorContext,
+    Unit,
 )
 from mergesafe.outline.alignment import Alignment, align
 from mergesafe.outline.sources import Model, Source, hub_notes, open_models, sources_of
@@ -63,7 +62,8 @@ class TensorTask:
     out_dtype: str
     cast: str | None
     copied: bool
-    statistics: tuple[Statistic, ...]
+    #: What the method asks for and returns in a dry run; None for what is copied.
+    planned: Planned | None
     part: Part | None = None
     #: Of the method's inputs those that are read (engine/plan/unused.py); None for all. Without a
     #: single one, the base is the only source.
@@ -93,13 +93,28 @@ class TensorTask:
     def numel(self) -> int:
         return self.context.numel
 
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """What the method asks for."""
+        return () if self.planned is None else self.planned.statistics
+
+    @property
+    def unit(self) -> Unit:
+        """What must be in memory together."""
+        return Unit.ELEMENT if self.planned is None else self.planned.combination.unit
+
+    @cached_property
+    def scratch_bytes(self) -> float:
+        """Bytes for each element of a piece that a function of tiles takes besides the buffers."""
+        scratch = 0.0 if self.planned is None else self.planned.combination.scratch
+        # operands that are not float32 are copied, and what the function returns is rounded
+        return 4 * (scratch + len(self.sources) + 1) if scratch else 0.0
+
     @cached_property
     def bytes_per_element(self) -> float:
         """Buffer bytes per element when the whole tensor is resident, without output."""
         size = float(sum(source.bytes_per_element for source in self.sources))
-        ranks = max(
-            (len(s.ranks) for s in self.statistics if isinstance(s, KthMagnitude)), default=0
-        )
+        ranks = max((s.rank_count for s in self.statistics), default=0)
         return size + SELECT_BYTES_PER_RANK * ranks
 
     @property
@@ -151,6 +166,12 @@ class MergePlan:
         """Whether the seed decides about the output."""
         return self.recipe.random
 
+    @cached_property
+    def exactness(self) -> str:
+        """``bits``, or ``numerics`` where one of the methods may round otherwise elsewhere."""
+        exact = all(task.copied or task.method.exact == "bits" for task in self.tasks)
+        return "bits" if exact else "numerics"
+
     def placement(self, task: TensorTask) -> Placement:
         place = self.layout.placements[task.stored]
         return replace(place, offset=place.offset + task.begin * SIZES[task.out_dtype])
@@ -195,7 +216,7 @@ def make_plan(
     tasks: list[TensorTask] = []
     for name in names:
         task = _task(recipe, alignment, name, positions.get(name, 0.0), seed, precision)
-        asked = partial(_statistics, recipe, task.settings)
+        asked = partial(_planned, recipe, task.settings)
         tasks += experts.divided(task, asked)
     beside = companion_warnings(reference, tokenizer, models, carried)
     config = _output_config(reference, tokenizer, tasks, tokens)
@@ -270,17 +291,18 @@ def _task(
     uncast = copied or precision.keeps(name, sources)
     out_dtype = dtype if uncast else (recipe.out_dtype or recipe.dtype or dtype)
     settings = settings_for(recipe, name, position)
-    context = TensorContext(name, shape, prod(shape), len(recipe.inputs), seed)
-    statistics = () if copied else _statistics(recipe, settings, context)
+    count = len(recipe.inputs)
+    context = TensorContext(
+        name, shape, prod(shape), count, seed,
+        base=recipe.separate_base is not None,
+        matrix=is_matrix(name, shape),
+    )  # fmt: skip
+    planned = None if copied else _planned(recipe, settings, context)
     cast = None if uncast else recipe.dtype
-    return TensorTask(
-        context, sources, recipe.method, settings, out_dtype, cast, copied, statistics
-    )
+    return TensorTask(context, sources, recipe.method, settings, out_dtype, cast, copied, planned)
 
 
-def _statistics(
-    recipe: Recipe, settings: Settings, context: TensorContext
-) -> tuple[Statistic, ...]:
+def _planned(recipe: Recipe, settings: Settings, context: TensorContext) -> Planned:
     try:
         return dry_run(recipe.method, context, settings)
     except RecipeError:
@@ -302,12 +324,6 @@ def _outputs(tasks: Iterable[TensorTask]) -> list[OutputTensor]:
         for task in tasks
     }
     return [OutputTensor(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
-
-
-def statistic_name(statistic: Statistic) -> str:
-    if isinstance(statistic, KthMagnitude):
-        return "k-th magnitude"
-    return "Gram matrix" if isinstance(statistic, Gram) else "norms"
 
 
 def _tuning_warning(recipe: Recipe) -> list[str]:

@@ -9,7 +9,7 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import ALIGNMENT, aligned, format_size
 from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.errors import ArgumentError
-from mergesafe.methods.spec import KthMagnitude
+from mergesafe.methods.spec import Unit
 from mergesafe.native import extension
 
 #: Tiles are whole reduction blocks (csrc/core/reduce.h).
@@ -74,18 +74,21 @@ def task_layout(
     Raises:
         ArgumentError: not even a small tile fits the budget.
     """
-    out_size = SIZES[task.out_dtype]
+    out_size = SIZES[task.out_dtype] + task.scratch_bytes
     fixed = task.low_rank_bytes + ALIGNMENT * (2 + 2 * len(task.sources))
     if not task.numel:
         return Layout(1, 1, fixed, 1)
-    if task.statistics:
+    step = unit_step(task)
+    if task.statistics or task.unit is Unit.MATRIX:
         whole = fixed + aligned(int(task.numel * task.bytes_per_element))
         # Few such tensors fit at once, so that the threads left over go to each one's kernels.
         used = max(1, threads // max(1, budget // whole)) if whole <= budget else 1
-        out_tile = min(task.numel, used * sizes.write // out_size)
-        nbytes = whole + aligned(out_tile * out_size)
+        out_tile = _pieces(task.numel, used * sizes.write // SIZES[task.out_dtype], step)
+        nbytes = whole + aligned(int(out_tile * out_size))
         if nbytes <= budget:
             return Layout(task.numel, out_tile, nbytes, used)
+        if task.unit is Unit.MATRIX:
+            raise _too_small(task, budget, nbytes, "the whole tensor is merged at once")
         used = max(1, threads // sizes.streamed)
         room = budget // sizes.streamed
         # Counts live beside the arena: they take from the tiles, down to one block.
@@ -102,18 +105,39 @@ def task_layout(
     per_element = task.bytes_per_element + out_size
     left = budget - fixed - 2 * ALIGNMENT
     wanted = max(room - fixed - counts, int(SMALL_TILE * per_element))
-    room = min(left, max(min(wanted, left - counts), int(BLOCK * per_element)))
+    room = min(left, max(min(wanted, left - counts), int(step * per_element)))
     tile = int(room / per_element)
-    tile = task.numel if tile >= task.numel else tile // BLOCK * BLOCK
+    tile = task.numel if tile >= task.numel else tile // step * step
     if tile <= 0:
-        raise ArgumentError(
-            f"--memory {format_size(budget)} is too small for tensor {task.title()}: "
-            f"{format_size(fixed)} are needed besides its tiles; give at least "
-            f"{format_size(2 * fixed + BLOCK * per_element)}"
-        )
-    out_tile = min(tile, used * sizes.write // out_size)
-    nbytes = fixed + aligned(int(tile * task.bytes_per_element)) + aligned(out_tile * out_size)
+        needed = 2 * fixed + min(step, task.numel) * per_element
+        raise _too_small(task, budget, needed, f"{format_size(fixed)} are needed besides its tiles")
+    out_tile = _pieces(tile, used * sizes.write // SIZES[task.out_dtype], step)
+    nbytes = fixed + aligned(int(tile * task.bytes_per_element)) + aligned(int(out_tile * out_size))
     return Layout(tile, out_tile, nbytes, used, select)
+
+
+def unit_step(task: TensorTask) -> int:
+    """Tiles are multiples of so many elements: whole reduction blocks, and whole units."""
+    if task.unit is Unit.MATRIX:
+        return max(1, task.numel)
+    if task.unit is Unit.ROW and task.context.shape:
+        return math.lcm(BLOCK, max(1, task.context.shape[-1]))
+    return BLOCK
+
+
+def _pieces(tile: int, wanted: int, step: int) -> int:
+    """Elements of a written piece: about those ``wanted``, in whole units."""
+    if step == BLOCK:
+        return min(tile, wanted)
+    return min(tile, max(1, wanted // step) * step)
+
+
+def _too_small(task: TensorTask, budget: int, needed: float, why: str) -> ArgumentError:
+    unit = "" if task.unit is Unit.ELEMENT else f" (unit: {task.unit.value})"
+    return ArgumentError(
+        f"--memory {format_size(budget)} is too small for tensor {task.title()}{unit}: {why}; "
+        f"give at least {format_size(needed)}"
+    )
 
 
 def reads(task: TensorTask, layout: Layout) -> int:
@@ -121,7 +145,7 @@ def reads(task: TensorTask, layout: Layout) -> int:
     if not task.statistics or layout.tile >= task.numel:
         return 1
     per_selection = 1 if layout.select else 2
-    return 1 + sum(per_selection if isinstance(s, KthMagnitude) else 1 for s in task.statistics)
+    return 1 + sum(per_selection if s.rank_count else 1 for s in task.statistics)
 
 
 def bytes_read(task: TensorTask, layout: Layout) -> int:
@@ -130,7 +154,7 @@ def bytes_read(task: TensorTask, layout: Layout) -> int:
     if layout.tile < task.numel and layout.select:
         sampled = len(sample_positions(task.numel)) * SAMPLE_RUN
         each = sum(SIZES[source.info.dtype] for source in task.sources)
-        total += sampled * each * sum(isinstance(s, KthMagnitude) for s in task.statistics)
+        total += sampled * each * sum(s.rank_count > 0 for s in task.statistics)
     return total
 
 
@@ -149,7 +173,7 @@ def sample_positions(numel: int) -> list[int]:
 
 def rank_count(task: TensorTask) -> int:
     """Ranks of the task's largest selection."""
-    return max((len(s.ranks) for s in task.statistics if isinstance(s, KthMagnitude)), default=0)
+    return max((s.rank_count for s in task.statistics), default=0)
 
 
 def select_bytes(task: TensorTask, threads: int) -> int:

@@ -38,17 +38,17 @@ def _reduced(task: TensorTask) -> TensorTask:
     if task.copied:
         return task
     method = task.method
-    used = used_inputs(method, task.settings, task.context.inputs)
+    used = used_inputs(method, task.context, task.settings)
     if used is None:
         return task
-    first = task.sources[:1] if method.base == "required" else ()
+    first = task.sources[:1] if task.context.base else ()
     sources = (*first, *(task.sources[len(first) + i] for i in used))
-    statistics = dry_run(method, task.context, task.settings, used=used)
-    return replace(task, sources=sources, statistics=statistics, used=used)
+    planned = dry_run(method, task.context, task.settings, used=used)
+    return replace(task, sources=sources, planned=planned, used=used)
 
 
 def _left_out(before: TensorTask, after: TensorTask) -> list[Source]:
     if after.used is None:
         return []
-    first = 1 if before.method.base == "required" else 0
+    first = 1 if after.context.base else 0
     return [source for i, source in enumerate(before.sources[first:]) if i not in set(after.used)]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.run.kernels import Buffer, TensorKernels
 from mergesafe.errors import BackendError, DeviceMemoryError
-from mergesafe.methods.spec import Combine, DeltaNorms
+from mergesafe.methods.spec import Combination, DeltaNorms, TensorContext, TileFunction
 
 if TYPE_CHECKING:
     import torch
@@ -120,11 +120,28 @@ class DeviceKernels(TensorKernels):
         with self._computing():
             return super().delta_norms(inputs, request, totals, n, offset)
 
+    def delta_gram(
+        self, inputs: Sequence[Buffer], totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        with self._computing():
+            return super().delta_gram(inputs, totals, n)
+
     def combine(
-        self, inputs: Sequence[Buffer], combine: Combine, out: Buffer, n: int, offset: int
+        self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
     ) -> int:
         with self._computing():
             return super().combine(inputs, combine, out, n, offset)
+
+    def tile(
+        self,
+        inputs: Sequence[Buffer],
+        how: TileFunction,
+        out: Buffer,
+        tensor: TensorContext,
+        begin: int,
+    ) -> int:
+        with self._computing():
+            return super().tile(inputs, how, out, tensor, begin)
 
     # --- memory of the device ------------------------------------------------------------------
 

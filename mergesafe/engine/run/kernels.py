@@ -12,12 +12,15 @@ import ctypes
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mergesafe.methods.spec import (
-    Combine,
+    Combination,
     DeltaNorms,
     MergeTaskVectors,
+    TensorContext,
+    TileFunction,
     WeightedSum,
 )
 from mergesafe.native import (
@@ -108,6 +111,11 @@ class Kernels(Protocol):
         self, inputs: Sequence[Buffer], totals: list[float], n: int
     ) -> tuple[int, list[float]]: ...
 
+    def delta_gram(
+        self, inputs: Sequence[Buffer], totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        """The same of the task vectors; ``inputs`` begin with the base."""
+
     def delta_norms(
         self,
         inputs: Sequence[Buffer],
@@ -118,8 +126,22 @@ class Kernels(Protocol):
     ) -> tuple[int, list[float]]: ...
 
     def combine(
-        self, inputs: Sequence[Buffer], combine: Combine, out: Buffer, n: int, offset: int
+        self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
     ) -> int: ...
+
+    def tile(
+        self,
+        inputs: Sequence[Buffer],
+        how: TileFunction,
+        out: Buffer,
+        tensor: TensorContext,
+        begin: int,
+    ) -> int:
+        """What a tile function makes of the elements from number ``begin`` on.
+
+        Raises:
+            BrokenContractError: the function does not keep to its contract.
+        """
 
 
 class NativeSelection:
@@ -177,6 +199,16 @@ class NativeKernels:
     ) -> tuple[int, list[float]]:
         return extension.gram(_inputs(inputs), totals, n, self.zero, self.threads)
 
+    def delta_gram(
+        self, inputs: Sequence[Buffer], totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        counts = [0] * (2 * (len(inputs) - 1) ** 2)
+        base, *experts = _inputs(inputs)
+        flags, totals, _ = extension.compare(
+            base, experts, False, totals, counts, n, self.zero, self.threads
+        )
+        return flags, totals
+
     def delta_norms(
         self,
         inputs: Sequence[Buffer],
@@ -193,19 +225,37 @@ class NativeKernels:
         )
 
     def combine(
-        self, inputs: Sequence[Buffer], combine: Combine, out: Buffer, n: int, offset: int
+        self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
     ) -> int:
         target = Output(out.address, DTYPES[out.dtype])
         if isinstance(combine, WeightedSum):
             return extension.weighted_sum(
                 _inputs(inputs), list(combine.weights), target, n, self.zero, self.threads
             )
+        assert isinstance(combine, MergeTaskVectors)  # the engine takes tile functions elsewhere
         base, *experts = _inputs(inputs)
         vectors = task_vectors(experts, combine.sparsify, combine.weights)
         return extension.merge_task_vectors(
             base, vectors, target, n, offset, ELECTIONS[combine.elect], combine.normalize,
             combine.scale, self.zero, self.threads,
         )  # fmt: skip
+
+    def tile(
+        self,
+        inputs: Sequence[Buffer],
+        how: TileFunction,
+        out: Buffer,
+        tensor: TensorContext,
+        begin: int,
+    ) -> int:
+        return self._tensors.tile(inputs, how, out, tensor, begin)
+
+    @cached_property
+    def _tensors(self) -> TensorKernels:
+        """The buffers as tensors, for functions that are written in torch."""
+        from mergesafe.ops.backends.registry import get_backend
+
+        return TensorKernels(get_backend("reference"), self.zero, threads=self.threads)
 
 
 def _inputs(buffers: Sequence[Buffer]) -> list[Input]:
@@ -215,9 +265,10 @@ def _inputs(buffers: Sequence[Buffer]) -> list[Input]:
 class TensorKernels:
     """Any backend of mergesafe.ops; as it is, on CPU tensors that share the buffers' memory."""
 
-    def __init__(self, backend: Backend, zero_nonfinite: bool) -> None:
+    def __init__(self, backend: Backend, zero_nonfinite: bool, threads: int = 1) -> None:
         import torch
 
+        self.threads = threads
         self._torch = torch
         self._backend = backend
         self.name = self._backend.name
@@ -277,6 +328,12 @@ class TensorKernels:
     ) -> tuple[int, list[float]]:
         return self._flags(inputs), self._backend.gram(list(map(self._tensor, inputs)), totals)
 
+    def delta_gram(
+        self, inputs: Sequence[Buffer], totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        base, *experts = (self._tensor(buffer).float() for buffer in inputs)
+        return self._flags(inputs), self._backend.gram([x - base for x in experts], totals)
+
     def delta_norms(
         self,
         inputs: Sequence[Buffer],
@@ -292,18 +349,39 @@ class TensorKernels:
         return self._flags(inputs), answer
 
     def combine(
-        self, inputs: Sequence[Buffer], combine: Combine, out: Buffer, n: int, offset: int
+        self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
     ) -> int:
         dtype = self._dtypes[out.dtype]
         tensors = list(map(self._tensor, inputs))
         target = self._target(out)
-        if isinstance(combine, MergeTaskVectors):
+        if isinstance(combine, WeightedSum):
+            merged = self._backend.weighted_sum(tensors, combine.weights, dtype, target)
+        else:
+            assert isinstance(combine, MergeTaskVectors)  # tile functions are another method's
             merged = self._backend.merge_task_vectors(
                 tensors[0], tensors[1:], combine.sparsify, combine.weights, combine.elect,
                 combine.normalize, combine.scale, offset, dtype, target,
             )  # fmt: skip
-        else:
-            merged = self._backend.weighted_sum(tensors, combine.weights, dtype, target)
+        return self._finish(merged, inputs, out)
+
+    def tile(
+        self,
+        inputs: Sequence[Buffer],
+        how: TileFunction,
+        out: Buffer,
+        tensor: TensorContext,
+        begin: int,
+    ) -> int:
+        from mergesafe.ops.tiles import apply
+
+        if self._torch.get_num_threads() != self.threads:  # each worker has threads of its own
+            self._torch.set_num_threads(self.threads)
+        with self._torch.no_grad():
+            merged = apply(how, tensor, [self._tensor(x).float() for x in inputs], begin)
+            target = self._target(out).copy_(merged)
+        return self._finish(target, inputs, out)
+
+    def _finish(self, merged: torch.Tensor, inputs: Sequence[Buffer], out: Buffer) -> int:
         self._deliver(merged, out)
         flags = self._flags(inputs)
         return flags if self._finite(merged) else flags | OUTPUT_FLAG

@@ -8,7 +8,6 @@ fixed blocks in order, and the combination is element-wise.
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,8 +17,9 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.engine.plan.tiling import SAMPLE_RUN, Layout, rank_count, sample_positions
+from mergesafe.engine.plan.tiling import Layout, rank_count
 from mergesafe.engine.resume.journal import Statistics, Tile
+from mergesafe.engine.run.answers import answer
 from mergesafe.engine.run.kernels import (
     OUTPUT_FLAG,
     SHARED_FLAG,
@@ -31,16 +31,13 @@ from mergesafe.engine.run.kernels import (
     transpose,
 )
 from mergesafe.engine.run.trace import Lap, no_lap
-from mergesafe.methods.driver import drive, steps
+from mergesafe.methods.contract import BrokenContractError, OperandSet
+from mergesafe.methods.driver import broken, drive, steps
 from mergesafe.methods.spec import (
-    Combine,
-    DeltaNorms,
-    Gram,
-    KthMagnitude,
+    Combination,
     Statistic,
-    WeightedSum,
+    TileFunction,
 )
-from mergesafe.native import extension
 from mergesafe.outline.sources import Source
 
 
@@ -82,29 +79,26 @@ class TensorMerge:
             )
             for s in task.sources
         ]
-        self._storage = memory.take(layout.select * rank_count(task))[0] if layout.select else 0
+        self.storage = memory.take(layout.select * rank_count(task))[0] if layout.select else 0
         self._resident: list[Buffer] | None = None
         self._planned = True  # whether reading counts as progress
         self._span = 0, task.numel
-        #: The method's inputs among the sources: a separate base comes before them.
-        alone = task.method.base != "required" or len(task.sources) == 1
-        self._own = range(0 if alone else 1, len(task.sources))
 
-    def run(self, begin: int, count: int, combine: Combine | None) -> None:
+    def run(self, begin: int, count: int, combine: Combination | None) -> None:
         """Elements [begin, begin + count); the whole tensor where ``combine`` is to be found."""
         self._span = begin, begin + count
         if combine is None:
             combine = self._statistics()
         size = SIZES[self.task.out_dtype]
         address, view = self._out
-        chosen = self._own if isinstance(combine, WeightedSum) else range(len(self.task.sources))
+        chosen = self.operands(combine.of)
         for begin, count, inputs in self.tiles():
             self._begin_tile(begin)
             for at in range(0, count, self.layout.out_tile):
                 n = min(self.layout.out_tile, count - at)
                 out = Buffer(address, view[: n * size], self.task.out_dtype, self.task.out_dtype)
                 parts = [inputs[i].part(at, n, SIZES[inputs[i].dtype]) for i in chosen]
-                flags = self.kernels.combine(parts, combine, out, n, begin + at)
+                flags = self._combine(parts, combine, out, n, begin + at)
                 self.lap("combine", begin + at, n * size)
                 self.check(flags, chosen)
                 self._digest(begin, at, n, address)
@@ -120,27 +114,37 @@ class TensorMerge:
             )  # fmt: skip
             self.lap("journal", begin, 0)
 
+    def _combine(
+        self, inputs: list[Buffer], how: Combination, out: Buffer, n: int, begin: int
+    ) -> int:
+        if not isinstance(how, TileFunction):
+            return self.kernels.combine(inputs, how, out, n, begin)
+        try:
+            return self.kernels.tile(inputs, how, out, self.task.context, begin)
+        except BrokenContractError as error:
+            raise broken(self.task.method, self.task.context, error) from error.__cause__
+
     def _begin_tile(self, begin: int) -> None:
         # The factors of adapters belong to no tile: they are counted with the first.
         self._digests = {} if begin else dict(self._factor_digests)
         self._nonfinite, self._overflow = set(), False
 
-    def _statistics(self) -> Combine:
+    def _statistics(self) -> Combination:
         """The method's combination, from statistics of the whole tensor."""
         answers: list[Any] = []
 
-        def answer(request: Statistic) -> Any:
-            answers.append(self.answer(request))
+        def found(request: Statistic) -> Any:
+            answers.append(answer(request, self))
             return answers[-1]
 
         merge = steps(
             self.task.method, self.task.context, self.task.settings,
-            used=self.task.used, planned=self.task.statistics,
+            used=self.task.used, planned=self.task.planned,
         )  # fmt: skip
-        combine = drive(merge, answer)
+        combine = drive(merge, found)
         if answers and self.layout.tile < self.task.numel:  # else it is done again as one tile
-            found = tuple(sorted(self._nonfinite))
-            self.finished(Statistics(self.number, tuple(answers), found))
+            odd = tuple(sorted(self._nonfinite))
+            self.finished(Statistics(self.number, tuple(answers), odd))
         return combine
 
     def _digest(self, tile: int, at: int, n: int, out: int) -> None:
@@ -166,114 +170,30 @@ class TensorMerge:
             self._overflow |= bool(flags & OUTPUT_FLAG)
             self.report(self.task, found, bool(flags & OUTPUT_FLAG))
 
-    # --- statistics ----------------------------------------------------------------------------
-
-    def answer(self, request: Statistic) -> Any:
-        if isinstance(request, KthMagnitude):
-            return self._kth(request)
-        if isinstance(request, DeltaNorms):
-            return self._norms(request)
-        return self._gram(request)
-
-    def _kth(self, request: KthMagnitude) -> list[int]:
-        """Each rank once, by expert, as kernels want them; then as they were asked for."""
-        ascending = tuple(sorted(set(request.ranks)))
-        found = dict(zip(ascending, self._ascending(KthMagnitude(ascending)), strict=True))
-        return [found[rank] for rank in request.ranks]
-
-    def _ascending(self, request: KthMagnitude) -> list[int]:
-        if self.layout.tile >= self.task.numel:
-            for _, count, inputs in self.tiles():
-                flags, answers = self.kernels.kth_magnitude(inputs, request.ranks, count)
-                self.lap("statistics", 0, _bytes(inputs))
-                self.check(flags)
-                return answers
-        if not self._storage:
-            return self._radix(request)
-        answers, missed = self._select(request)
-        if missed:  # unplanned reading
-            self._planned = False
-            again = self._radix(KthMagnitude(tuple(request.ranks[i] for i in missed)))
-            self._planned = True
-            for i, bits in zip(missed, again, strict=True):
-                answers[i] = bits
-        return answers
-
-    def _select(self, request: KthMagnitude) -> tuple[list[int], list[int]]:
-        """Sample, then one pass; answers by rank, and which ranks have none."""
-        positions = sample_positions(self.task.numel)
-        selection = self.kernels.selection(
-            request.ranks,
-            self.task.numel,
-            len(positions) * SAMPLE_RUN,
-            self._storage,
-            self.layout.select // 4 * len(request.ranks),
-        )
-        for begin in positions:
-            selection.sample(self._inputs(begin, SAMPLE_RUN), SAMPLE_RUN)
-            self.lap("statistics", begin, 0)
-        for begin, count, inputs in self.tiles():
-            self.check(selection.add(inputs, count))
-            self.lap("statistics", begin, _bytes(inputs))
-        found = selection.finish()
-        self.lap("statistics", 0, 0)
-        return found
-
-    def _radix(self, request: KthMagnitude) -> list[int]:
-        """Histograms over streamed tiles: the high 16 bits, then the low 15 within those."""
-        high = self._histogram(request, [], [k for _, k in request.ranks])
-        prefixes = [prefix for prefix, _ in high]
-        low = self._histogram(request, prefixes, [rest for _, rest in high])
-        return [p << extension.low_bits | bits for p, (bits, _) in zip(prefixes, low, strict=True)]
-
-    def _histogram(
-        self, request: KthMagnitude, prefixes: list[int], ranks: Sequence[int]
-    ) -> list[tuple[int, int]]:
-        """The bin of each rank, and the rank within that bin, in one pass over the tensor."""
-        bins = extension.histogram_bins
-        counts = (ctypes.c_int64 * (bins * len(ranks)))()
-        chosen = [0, *(1 + i for i, _ in request.ranks)]
-        for begin, count, inputs in self.tiles():
-            flags = self.kernels.histogram([inputs[i] for i in chosen], prefixes, counts, count)
-            self.lap("statistics", begin, _bytes(inputs))
-            self.check(flags, chosen)
-        return [_find(counts[i * bins : (i + 1) * bins], k) for i, k in enumerate(ranks)]
-
-    def _gram(self, request: Gram) -> list[list[float]]:
-        n = len(self._own)
-        totals = [0.0] * (n * n)
-        for begin, count, inputs in self.tiles():
-            flags, totals = self.kernels.gram([inputs[i] for i in self._own], totals, count)
-            self.lap("statistics", begin, _bytes(inputs))
-            self.check(flags, self._own)
-        return [[totals[min(i, j) * n + max(i, j)] for j in range(n)] for i in range(n)]
-
-    def _norms(self, request: DeltaNorms) -> list[tuple[float, float]]:
-        n = len(request.sparsify)
-        totals = [0.0] * (2 * n)
-        for begin, count, inputs in self.tiles():
-            flags, totals = self.kernels.delta_norms(inputs, request, totals, count, begin)
-            self.lap("statistics", begin, _bytes(inputs))
-            self.check(flags)
-        if request.norm == "l2":
-            totals = [math.sqrt(total) for total in totals]
-        return [(totals[2 * i], totals[2 * i + 1]) for i in range(n)]
-
     # --- reading -------------------------------------------------------------------------------
 
-    def tiles(self) -> Iterator[tuple[int, int, list[Buffer]]]:
-        """(first element, count, inputs) of every tile, read unless resident already."""
+    def operands(self, of: OperandSet) -> range:
+        """Which of the sources belong to a set; a separate base comes first."""
+        first = 1 if self.task.context.base and of != "all" else 0
+        return range(first, len(self.task.sources))
+
+    def tiles(self, *, planned: bool = True) -> Iterator[tuple[int, int, list[Buffer]]]:
+        """(first element, count, inputs) of every tile, read unless resident already.
+
+        ``planned``: whether reading counts as progress.
+        """
+        self._planned = planned
         if self._resident is not None:
             yield 0, self.task.numel, self._resident
             return
         for begin in range(*self._span, self.layout.tile):
             count = min(self.layout.tile, self._span[1] - begin)
-            inputs = self._inputs(begin, count)
+            inputs = self.inputs(begin, count)
             if count == self.task.numel:
                 self._resident = inputs
             yield begin, count, inputs
 
-    def _inputs(self, begin: int, count: int) -> list[Buffer]:
+    def inputs(self, begin: int, count: int) -> list[Buffer]:
         return [self._read(i, source, begin, count) for i, source in enumerate(self.task.sources)]
 
     def _read(self, index: int, source: Source, begin: int, count: int) -> Buffer:
@@ -318,16 +238,3 @@ class TensorMerge:
             factors.append((address, info.numel))
         a, b = factors
         return (b, a) if source.lora.transposed else (a, b)
-
-
-def _bytes(inputs: Sequence[Buffer]) -> int:
-    return sum(buffer.view.nbytes for buffer in inputs)
-
-
-def _find(counts: Sequence[int], k: int) -> tuple[int, int]:
-    """The bin of the k-th largest, and k within that bin."""
-    for index in range(len(counts) - 1, -1, -1):
-        if k <= counts[index]:
-            return index, k
-        k -= counts[index]
-    raise AssertionError("rank beyond the number of elements")

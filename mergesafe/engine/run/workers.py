@@ -29,7 +29,7 @@ from mergesafe.engine.run.tensor import TensorMerge
 from mergesafe.engine.run.trace import Lap, Trace, no_lap
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import drive, steps
-from mergesafe.methods.spec import Combine
+from mergesafe.methods.spec import Combination, Unit
 from mergesafe.outline.sources import Source
 from mergesafe.system_faults import explained
 
@@ -128,8 +128,9 @@ def schedule(plan: Work, options: Options) -> Schedule:
 
 
 def is_cut(task: TensorTask) -> bool:
-    """Whether any worker may take any tile of the task: it needs no statistics and no adapter."""
-    return not (task.copied or task.statistics or task.low_rank_bytes)
+    """Whether any worker may take any tile: there are no statistics, adapters or whole matrices."""
+    whole = task.unit is Unit.MATRIX
+    return not (task.copied or task.statistics or task.low_rank_bytes or whole)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class _Piece:
     """Work for one worker: a whole task, or elements [begin, begin + count) of a simple one."""
 
     number: int
-    combine: Combine | None
+    combine: Combination | None
     begin: int
     count: int
 
@@ -252,7 +253,7 @@ class Workers:
             for begin in range(span.begin, end, tile):
                 yield _Piece(index, combine, begin, min(tile, end - begin))
 
-    def _combine(self, index: int) -> Combine | None:
+    def _combine(self, index: int) -> Combination | None:
         """The combination where it needs no further statistics; None for what is copied."""
         task = self.plan.tasks[index]
         if task.copied:
@@ -261,7 +262,7 @@ class Workers:
         answers = iter(known.answers if known is not None else ())
         merge = steps(
             task.method, task.context, task.settings,
-            used=task.used, planned=task.statistics,
+            used=task.used, planned=task.planned,
         )  # fmt: skip
         return drive(merge, lambda request: next(answers))
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from mergesafe.methods.spec import (
+    Inputs,
     Merge,
     MergeMethod,
     Parameter,
@@ -19,11 +20,11 @@ class Passthrough(MergeMethod):
     name = "passthrough"
     title = "Passthrough"
     paper = ""
-    max_inputs = 1
+    inputs = Inputs(most=1)
     parameters = (
         Parameter("scale", "float", "factor on every element", scope="input", default=1.0),
     )
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()
-        return WeightedSum((float(settings.inputs[0]["scale"]),))
+        return WeightedSum((settings.inputs[0]["scale"],))

@@ -9,9 +9,12 @@ Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985.
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from mergesafe.methods.numbers import is_traced, sin
 from mergesafe.methods.spec import (
     Gram,
+    Inputs,
     Merge,
     MergeMethod,
     Parameter,
@@ -30,31 +33,37 @@ class Slerp(MergeMethod):
     name = "slerp"
     title = "SLERP"
     paper = "https://doi.org/10.1145/325334.325242"
-    base = "input"
-    min_inputs = 2
-    max_inputs = 2
+    inputs = Inputs(base="member", least=2, most=2)
     parameters = (
-        Parameter("t", "float", "0 = the base, 1 = the other model", minimum=0.0, maximum=1.0),
-    )
+        Parameter(
+            "t", "float", "0 = the base, 1 = the other model", minimum=0.0, maximum=1.0,
+            tunable=(0.0, 1.0), gradient=True,
+        ),
+    )  # fmt: skip
 
     def unused(self, settings: Settings) -> frozenset[int]:
         t = settings.shared["t"]
         return frozenset({1} if t == 0 else {0} if t == 1 else ())
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
-        t = float(settings.shared["t"])
-        if t in (0.0, 1.0):  # at an end the angle does not matter
+        t = settings.shared["t"]
+        # At an end the angle does not matter, but to the gradient.
+        if not is_traced(t) and t in (0.0, 1.0):
             return WeightedSum((1.0 - t, t))
         gram = yield Gram()
         return WeightedSum(slerp_weights(gram[0][0], gram[0][1], gram[1][1], t))
 
 
-def slerp_weights(aa: float, ab: float, bb: float, t: float) -> tuple[float, float]:
-    """Weights of a and b from their inner products <a,a>, <a,b>, <b,b>, in float64."""
+def slerp_weights(aa: float, ab: float, bb: float, t: Any) -> tuple[Any, Any]:
+    """Weights of a and b from their inner products <a,a>, <a,b>, <b,b>, in float64.
+
+    ``t`` is a number or a torch scalar.
+    """
     theta = slerp_angle(aa, ab, bb)
     if theta is None:
         return 1.0 - t, t
-    return math.sin((1.0 - t) * theta) / math.sin(theta), math.sin(t * theta) / math.sin(theta)
+    whole = math.sin(theta)
+    return sin((1.0 - t) * theta) / whole, sin(t * theta) / whole
 
 
 def slerp_angle(aa: float, ab: float, bb: float) -> float | None:

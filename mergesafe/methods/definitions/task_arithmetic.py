@@ -20,6 +20,7 @@ from typing import Literal
 
 from mergesafe.methods.sparsify import Sparsifier, rescale_rule, sparsify_masks
 from mergesafe.methods.spec import (
+    Inputs,
     Merge,
     MergeMethod,
     MergeTaskVectors,
@@ -32,7 +33,7 @@ from mergesafe.methods.spec import (
 class TaskArithmetic(MergeMethod):
     """One member of the family; the instances in :data:`FAMILY` differ in their steps."""
 
-    base = "required"
+    inputs = Inputs(base="required")
 
     def __init__(
         self,
@@ -60,9 +61,9 @@ class TaskArithmetic(MergeMethod):
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         shared = settings.shared
-        densities = [float(d) for d in settings.column("density")]
+        densities = settings.column("density")
         outliers = self.sparsifier == "magnitude_outliers"
-        gammas = [float(g) for g in settings.column("gamma")] if outliers else []
+        gammas = settings.column("gamma") if outliers else []
         masks = yield from sparsify_masks(
             self.sparsifier,
             tensor.numel,
@@ -74,11 +75,11 @@ class TaskArithmetic(MergeMethod):
         )
         elect: Literal["none", "sum", "count"] = shared["elect"] if self.elects else "none"
         return MergeTaskVectors(
-            tuple(float(w) for w in settings.column("weight")),
+            tuple(settings.column("weight")),
             tuple(masks),
             elect=elect,
             normalize=bool(shared["normalize"]),
-            scale=float(shared["lambda"]),
+            scale=shared["lambda"],
         )
 
     def check(self, settings: Settings) -> list[str]:
@@ -98,7 +99,10 @@ def _parameters(
     sparsify: Sparsifier, elect: bool, normalize: bool, rescale: bool
 ) -> tuple[Parameter, ...]:
     parameters = [
-        Parameter("weight", "float", "weight of this task vector", scope="model"),
+        Parameter(
+            "weight", "float", "weight of this task vector", scope="model",
+            tunable=(0.0, 1.0), gradient=True,
+        ),
         Parameter(
             "density",
             "float",
@@ -108,9 +112,13 @@ def _parameters(
             minimum=0.0,
             maximum=1.0,
             ignored=sparsify == "none",
+            tunable=(0.0, 1.0),
         ),
         Parameter("normalize", "bool", "divide by the sum of kept weights", default=normalize),
-        Parameter("lambda", "float", "factor on the merged task vector", default=1.0),
+        Parameter(
+            "lambda", "float", "factor on the merged task vector", default=1.0,
+            tunable=(0.0, 2.0), gradient=True,
+        ),
         Parameter(
             "rescale",
             "bool",
@@ -120,7 +128,7 @@ def _parameters(
             ignored=sparsify == "none",
         ),
         Parameter("int8_mask", "bool", "accepted, no effect", default=False, ignored=True),
-    ]
+    ]  # fmt: skip
     if elect:
         parameters.append(
             Parameter(
@@ -132,7 +140,7 @@ def _parameters(
         parameters.append(
             Parameter(
                 "gamma", "float", "share of largest magnitudes that is dropped",
-                scope="model", default=0.01, minimum=0.0, maximum=1.0,
+                scope="model", default=0.01, minimum=0.0, maximum=1.0, tunable=(0.0, 1.0),
             )
         )  # fmt: skip
     return tuple(parameters)

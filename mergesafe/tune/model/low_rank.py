@@ -19,11 +19,9 @@ from torch.nn import functional
 
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.methods.definitions.linear import Linear
-from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
 from mergesafe.outline.sources import Source
-from mergesafe.tune.model.combine import Combination
 from mergesafe.tune.model.inputs import lora_factors
+from mergesafe.tune.model.tensor_function import TensorFunction
 
 Tensor = torch.Tensor
 
@@ -31,14 +29,14 @@ Tensor = torch.Tensor
 class LowRank:
     """The stacked factors of a tensor's experts: A [ranks, in] and ``s B`` [out, ranks].
 
-    ``combination`` gives the tensor's c_0 and c for a row of coefficients.
+    ``function`` gives the tensor's c_0 and c for a row of coefficients.
     """
 
-    def __init__(self, combination: Combination, dtype: torch.dtype, device: torch.device) -> None:
-        self._combination = combination
+    def __init__(self, function: TensorFunction, dtype: torch.dtype, device: torch.device) -> None:
+        self._function = function
         downs, ups, owners = [], [], []
         with Reader() as reader:
-            for number, source in enumerate(_experts(combination)):
+            for number, source in enumerate(_experts(function)):
                 if source.lora is not None:
                     a, b = lora_factors(source.lora, reader)
                     downs.append(a)
@@ -50,14 +48,14 @@ class LowRank:
 
     def linear(self, x: Tensor, product: Tensor, row: Tensor) -> Tensor:
         """``x W_merged^T`` from ``product = x W^T``."""
-        base, each = self._combination.linear_form(row)
+        base, each = self._function.linear_form(row)
         down, up = self._narrow
         inner = functional.linear(x, down).float() * self._columns(each)
         return product * base.to(product.dtype) + functional.linear(inner.to(x.dtype), up)
 
     def dense(self, weight: Tensor, row: Tensor) -> Tensor:
         """``W_merged`` in float32."""
-        base, each = self._combination.linear_form(row)
+        base, each = self._function.linear_form(row)
         return weight.float() * base.float() + (self._up * self._columns(each)) @ self._down
 
     def expert(self, weight: Tensor, number: int) -> Tensor:
@@ -69,22 +67,19 @@ class LowRank:
         return each.float().to(self._owners.device)[self._owners]
 
 
-def is_low_rank(combination: Combination) -> bool:
+def is_low_rank(function: TensorFunction) -> bool:
     """Whether the merged tensor is a weighted sum of one stored matrix and LoRA deltas of it.
 
     Not where the recipe rounds the experts to a narrower dtype first, or drops elements of them.
     """
-    task, method = combination.task, combination.method
+    task = function.task
     if len(task.context.shape) != 2 or task.cast not in (None, "F32"):
         return False
     if any(source.info != task.sources[0].info for source in task.sources):
         return False
-    if isinstance(method, Linear):
-        return any(source.lora for source in task.sources)
-    if not isinstance(method, TaskArithmetic) or method.elects or task.sources[0].lora:
+    if task.context.base and task.sources[0].lora:
         return False
-    kept = all(float(density) >= 1.0 for density in task.settings.column("density"))
-    return method.sparsifier == "none" or (kept and "density" not in combination.space.names)
+    return any(source.lora for source in task.sources) and function.is_linear
 
 
 def without_adapters(task: TensorTask) -> TensorTask:
@@ -92,6 +87,6 @@ def without_adapters(task: TensorTask) -> TensorTask:
     return replace(task, sources=(replace(task.sources[0], lora=None),))
 
 
-def _experts(combination: Combination) -> tuple[Source, ...]:
+def _experts(function: TensorFunction) -> tuple[Source, ...]:
     """The sources that the coefficients belong to."""
-    return combination.task.sources[combination.first :]
+    return function.task.sources[function.first :]

@@ -23,7 +23,6 @@ from mergesafe.errors import (
     TuningError,
 )
 from mergesafe.tune.data.batch import Batch
-from mergesafe.tune.model.combine import Combination, check_differentiable
 from mergesafe.tune.model.inputs import (
     Inputs,
     Resident,
@@ -37,6 +36,7 @@ from mergesafe.tune.model.low_rank import LowRank, is_low_rank
 from mergesafe.tune.model.skeleton import make_skeleton, recompute_layers, set_small, small_values
 from mergesafe.tune.model.space import CoefficientSpace
 from mergesafe.tune.model.streamed import Streamed, Trail
+from mergesafe.tune.model.tensor_function import TensorFunction, check_differentiable
 from mergesafe.tune.model.weight import MergedWeight
 
 Compute = Callable[[], torch.Tensor]
@@ -237,7 +237,7 @@ class MergedModel:
         tuned = self.space.group_of(task.name) is not None
         if not tuned:
             return MergedWeight(task, None, self.dtype)
-        how = Combination(task, self.space)
+        how = TensorFunction(task, self.space)
         factors = LowRank(how, self.dtype, self.device) if is_low_rank(how) else None
         return MergedWeight(task, how, self.dtype, factors)
 

@@ -22,8 +22,6 @@ from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.errors import ArgumentError, TuningError, did_you_mean
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings
 
-#: Parameters with a gradient.
-DIFFERENTIABLE: Final = ("weight", "t", "lambda")
 #: What tuning keeps coefficients within unless told otherwise. AdaMerging (arXiv 2310.02575) clamps
 #: weights to [0, 1].
 DEFAULT_BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
@@ -104,7 +102,7 @@ class CoefficientSpace:
     @property
     def differentiable(self) -> bool:
         """Whether every coefficient has a gradient."""
-        return all(name in DIFFERENTIABLE for name in self.names)
+        return all(parameter.gradient for parameter in self.parameters)
 
     @cached_property
     def slices(self) -> dict[str, slice]:
@@ -247,7 +245,7 @@ def _is_tuned(task: TensorTask) -> bool:
     """Whether coefficients change the tensor. A plain sum of equal tensors still scales them."""
     if task.copied or not task.numel:
         return False
-    scaled = task.method.base == "listed" and task.settings.shared.get("normalize") is False
+    scaled = task.method.inputs.base == "none" and task.settings.shared.get("normalize") is False
     return scaled or has_task_vectors(task)
 
 

@@ -11,9 +11,9 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.tune.model.combine import Combination
 from mergesafe.tune.model.inputs import Inputs
 from mergesafe.tune.model.low_rank import LowRank, without_adapters
+from mergesafe.tune.model.tensor_function import TensorFunction
 
 
 class MergedWeight:
@@ -36,7 +36,7 @@ class MergedWeight:
     def __init__(
         self,
         task: TensorTask,
-        combination: Combination | None,
+        combination: TensorFunction | None,
         dtype: torch.dtype,
         low_rank: LowRank | None = None,
     ) -> None:

@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 import torch
 
 from mergesafe.errors import ArgumentError
-from mergesafe.tune.model.combine import check_differentiable
 from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.model.tensor_function import check_differentiable
 from mergesafe.tune.objective.objectives import Evaluation
 
 #: Step sizes that suit coefficients in [0, 1]: the fewer tensors share one, the smaller.

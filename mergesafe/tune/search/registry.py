@@ -9,8 +9,8 @@ from typing import Final, TypeAlias
 import torch
 
 from mergesafe.errors import TuningError
-from mergesafe.tune.model.combine import check_differentiable
 from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.model.tensor_function import check_differentiable
 from mergesafe.tune.search.cmaes import check_cmaes, cmaes
 from mergesafe.tune.search.gradient import gradient
 from mergesafe.tune.search.lm_cocktail import check_lm_cocktail, lm_cocktail

@@ -1,0 +1,157 @@
+"""Answers a method's requests for statistics of one tensor, which may be streamed in tiles.
+
+A selection over several tiles samples and collects in one pass, or counts histograms in two; norms
+and inner products continue from tile to tile. Every answer is the same as for the whole tensor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tiling import SAMPLE_RUN, Layout, sample_positions
+from mergesafe.engine.run.kernels import Buffer, Kernels
+from mergesafe.engine.run.trace import Lap
+from mergesafe.methods.spec import DeltaNorms, Gram, KthMagnitude, OperandSet, Statistic
+from mergesafe.native import extension
+
+
+class Tensor(Protocol):
+    """The tensor that statistics are asked of, as the engine reads it."""
+
+    task: TensorTask
+    kernels: Kernels
+    layout: Layout
+    lap: Lap
+    #: Address of what a selection samples and collects in; 0 where histograms decide.
+    storage: int
+
+    def tiles(self, *, planned: bool = True) -> Iterator[tuple[int, int, list[Buffer]]]:
+        """(first element, count, inputs) of every tile; ``planned``: as progress was announced."""
+
+    def inputs(self, begin: int, count: int) -> list[Buffer]: ...
+
+    def check(self, flags: int, inputs: Sequence[int] | None = None) -> None: ...
+
+    def operands(self, of: OperandSet) -> Sequence[int]:
+        """Which of the task's sources belong to a set of operands."""
+
+
+def answer(request: Statistic, tensor: Tensor) -> Any:
+    """What the method is told: bits, (norm, norm of kept) pairs, or a matrix as nested lists."""
+    return ANSWERS[type(request)](request, tensor)
+
+
+def _kth(request: KthMagnitude, tensor: Tensor) -> list[int]:
+    """Each rank once, by expert, as kernels want them; then as they were asked for."""
+    ascending = tuple(sorted(set(request.ranks)))
+    found = dict(zip(ascending, _ascending(KthMagnitude(ascending), tensor), strict=True))
+    return [found[rank] for rank in request.ranks]
+
+
+def _ascending(request: KthMagnitude, tensor: Tensor) -> list[int]:
+    if tensor.layout.tile >= tensor.task.numel:
+        for _, count, inputs in tensor.tiles():
+            flags, answers = tensor.kernels.kth_magnitude(inputs, request.ranks, count)
+            tensor.lap("statistics", 0, _bytes(inputs))
+            tensor.check(flags)
+            return answers
+    if not tensor.storage:
+        return _radix(request, tensor)
+    answers, missed = _select(request, tensor)
+    if missed:
+        again = KthMagnitude(tuple(request.ranks[i] for i in missed))
+        for i, bits in zip(missed, _radix(again, tensor, planned=False), strict=True):
+            answers[i] = bits
+    return answers
+
+
+def _select(request: KthMagnitude, tensor: Tensor) -> tuple[list[int], list[int]]:
+    """Sample, then one pass; answers by rank, and which ranks have none."""
+    positions = sample_positions(tensor.task.numel)
+    selection = tensor.kernels.selection(
+        request.ranks,
+        tensor.task.numel,
+        len(positions) * SAMPLE_RUN,
+        tensor.storage,
+        tensor.layout.select // 4 * len(request.ranks),
+    )
+    for begin in positions:
+        selection.sample(tensor.inputs(begin, SAMPLE_RUN), SAMPLE_RUN)
+        tensor.lap("statistics", begin, 0)
+    for begin, count, inputs in tensor.tiles():
+        tensor.check(selection.add(inputs, count))
+        tensor.lap("statistics", begin, _bytes(inputs))
+    found = selection.finish()
+    tensor.lap("statistics", 0, 0)
+    return found
+
+
+def _radix(request: KthMagnitude, tensor: Tensor, *, planned: bool = True) -> list[int]:
+    """Histograms over streamed tiles: the high 16 bits, then the low 15 within those."""
+    ks = [k for _, k in request.ranks]
+    high = _histogram(request, [], ks, tensor, planned)
+    prefixes = [prefix for prefix, _ in high]
+    low = _histogram(request, prefixes, [rest for _, rest in high], tensor, planned)
+    return [p << extension.low_bits | bits for p, (bits, _) in zip(prefixes, low, strict=True)]
+
+
+def _histogram(
+    request: KthMagnitude, prefixes: list[int], ranks: Sequence[int], tensor: Tensor, planned: bool
+) -> list[tuple[int, int]]:
+    """The bin of each rank, and the rank within that bin, in one pass over the tensor."""
+    bins = extension.histogram_bins
+    counts = (ctypes.c_int64 * (bins * len(ranks)))()
+    chosen = [0, *(1 + i for i, _ in request.ranks)]
+    for begin, count, inputs in tensor.tiles(planned=planned):
+        flags = tensor.kernels.histogram([inputs[i] for i in chosen], prefixes, counts, count)
+        tensor.lap("statistics", begin, _bytes(inputs))
+        tensor.check(flags, chosen)
+    return [_find(counts[i * bins : (i + 1) * bins], k) for i, k in enumerate(ranks)]
+
+
+def _gram(request: Gram, tensor: Tensor) -> list[list[float]]:
+    deltas = request.of == "deltas"
+    chosen = tensor.operands("all" if deltas else request.of)
+    n = len(chosen) - deltas
+    totals = [0.0] * (n * n)
+    products = tensor.kernels.delta_gram if deltas else tensor.kernels.gram
+    for begin, count, inputs in tensor.tiles():
+        flags, totals = products([inputs[i] for i in chosen], totals, count)
+        tensor.lap("statistics", begin, _bytes(inputs))
+        tensor.check(flags, chosen)
+    return [[totals[min(i, j) * n + max(i, j)] for j in range(n)] for i in range(n)]
+
+
+def _norms(request: DeltaNorms, tensor: Tensor) -> list[tuple[float, float]]:
+    n = len(request.sparsify)
+    totals = [0.0] * (2 * n)
+    for begin, count, inputs in tensor.tiles():
+        flags, totals = tensor.kernels.delta_norms(inputs, request, totals, count, begin)
+        tensor.lap("statistics", begin, _bytes(inputs))
+        tensor.check(flags)
+    if request.norm == "l2":
+        totals = [math.sqrt(total) for total in totals]
+    return [(totals[2 * i], totals[2 * i + 1]) for i in range(n)]
+
+
+#: By type of statistic; :mod:`mergesafe.ops.statistics` has the table for tensors in memory.
+ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
+    KthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram,
+}  # fmt: skip
+
+
+def _bytes(inputs: Sequence[Buffer]) -> int:
+    return sum(buffer.view.nbytes for buffer in inputs)
+
+
+def _find(counts: Sequence[int], k: int) -> tuple[int, int]:
+    """The bin of the k-th largest, and k within that bin."""
+    for index in range(len(counts) - 1, -1, -1):
+        if k <= counts[index]:
+            return index, k
+        k -= counts[index]
+    raise AssertionError("fewer elements than the rank")

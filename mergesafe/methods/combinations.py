@@ -1,0 +1,206 @@
+"""How a merge ends: the ways in which a tensor's operands become one output.
+
+- *fused*: one pass of a kernel (:class:`WeightedSum`, :class:`MergeTaskVectors`);
+- *tile function*: a few lines of torch on one tile at a time (:class:`TileFunction`);
+- *dense*: a function of whole float32 matrices (:class:`Dense`).
+
+Weights and scales are numbers, or torch scalars while tuning differentiates the declaration.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from numbers import Real
+from typing import Any, Final, Literal, TypeAlias
+
+from mergesafe.methods.contract import BrokenContractError, OperandSet, Scope, Used, shown
+from mergesafe.methods.numbers import is_traced
+from mergesafe.methods.statistics import Sparsify, check_masks
+
+ELECTS: Final = ("none", "sum", "count")
+#: Float32 values for each element that a tile function may hold besides operands and result.
+TILE_SCRATCH: Final = 8.0
+#: The same of a dense function: factors of a decomposition, copies that LAPACK makes.
+DENSE_SCRATCH: Final = 12.0
+
+
+class Unit(Enum):
+    """What must be in memory together; tiles end at the edges of units."""
+
+    ELEMENT = "element"
+    #: Of the last dimension; a vector is one row.
+    ROW = "row"
+    #: The whole tensor.
+    MATRIX = "matrix"
+
+
+class Combination(ABC):
+    """What a merge method returns."""
+
+    #: Which tensors the kernel is given.
+    of: OperandSet
+    unit: Unit
+
+    @abstractmethod
+    def check(self, scope: Scope, *, finite: bool) -> None:
+        """Raise BrokenContractError where it does not fit the tensor.
+
+        ``finite``: the answers were, so NaN among the weights is the method's own.
+        """
+
+    @abstractmethod
+    def narrowed(self, used: Used) -> Combination:
+        """The same of the inputs that are there."""
+
+    @property
+    def scratch(self) -> float:
+        """Float32 values for each element that the pass needs besides operands and result."""
+        return 0.0
+
+    def is_like(self, other: Combination) -> bool:
+        """Whether both take the same memory."""
+        mine = type(self), self.of, self.unit, self.scratch
+        return mine == (type(other), other.of, other.unit, other.scratch)
+
+
+@dataclass(frozen=True)
+class WeightedSum(Combination):
+    """``out = sum_i weights[i] * x_i`` over the tensors of a set, in order, in float32.
+
+    The inputs are those of the method, without a separate base; ``of="all"`` takes the base first.
+    Where the weights add up to 1 but for their rounding, values that are equal in all inputs come
+    back as they are.
+    """
+
+    weights: tuple[float, ...]
+    of: OperandSet = field(default="inputs", repr=False)
+    unit: Unit = field(default=Unit.ELEMENT, init=False, repr=False)
+
+    def check(self, scope: Scope, *, finite: bool) -> None:
+        if self.of not in ("inputs", "all"):
+            raise BrokenContractError(f"WeightedSum is of {self.of!r}", "inputs or all")
+        noun = scope.noun if self.of == "inputs" else "tensor, a separate base first"
+        _check_weights("WeightedSum", self.weights, scope.count(self.of), noun, finite)
+
+    def narrowed(self, used: Used) -> WeightedSum:
+        return replace(self, weights=used.keep(self.weights, self.of))
+
+
+@dataclass(frozen=True)
+class MergeTaskVectors(Combination):
+    """Delta, sparsify, weight, elect, sum, normalise, scale, add base: one fused pass.
+
+    Where what is added is a zero, the base comes back as it is, -0 included.
+    """
+
+    weights: tuple[float, ...]
+    sparsify: tuple[Sparsify, ...]
+    elect: Literal["none", "sum", "count"] = "none"
+    normalize: bool = False
+    scale: float = 1.0
+    of: OperandSet = field(default="all", init=False, repr=False)
+    unit: Unit = field(default=Unit.ELEMENT, init=False, repr=False)
+
+    def check(self, scope: Scope, *, finite: bool) -> None:
+        name = "MergeTaskVectors"
+        _check_weights(name, self.weights, scope.inputs, scope.noun, finite)
+        scope.check_base(name)
+        check_masks(name, self.sparsify, scope)
+        if self.elect not in ELECTS:
+            raise BrokenContractError(
+                f"merge() returned elect = {self.elect!r}", f"one of {', '.join(ELECTS)}"
+            )
+
+    def narrowed(self, used: Used) -> MergeTaskVectors:
+        return replace(self, weights=used.keep(self.weights), sparsify=used.keep(self.sparsify))
+
+
+#: Takes a :class:`mergesafe.ops.tiles.Tile` and the combination's ``settings``, and returns a
+#: float32 tensor of the tile's shape on its device.
+TileBody: TypeAlias = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class TileFunction(Combination):
+    """``out = function(tile, settings)``, tile by tile, in float32.
+
+    Tiles are of any size, so the function must treat elements (rows, with ``unit=Unit.ROW``) alike
+    wherever a tile begins. The bits are the same on all devices and for all tiles if it uses
+    nothing but ``+ - * /``, ``sqrt``, ``abs``, comparisons, ``where``, ``minimum``, ``maximum``,
+    ``clamp``, ``sort`` and integer operations, each as an operation of its own (no ``addcmul``, no
+    ``lerp``): those round correctly everywhere. Sums along a row are for
+    :func:`mergesafe.ops.tiles.row_sum`, whose order is fixed. A method that uses more declares
+    ``exact = "numerics"``.
+
+    ``holds``: float32 values for each element that the function holds at most, besides the
+    operands and its result; the plan counts them.
+    """
+
+    function: TileBody
+    settings: Any = None
+    unit: Unit = Unit.ELEMENT
+    holds: float = TILE_SCRATCH
+    of: OperandSet = field(default="all", init=False, repr=False)
+
+    def check(self, scope: Scope, *, finite: bool) -> None:
+        name = type(self).__name__
+        if not callable(self.function):
+            raise BrokenContractError(f"{name} has function = {shown(self.function)}", "a function")
+        if not isinstance(self.unit, Unit):
+            raise BrokenContractError(f"{name} has unit = {shown(self.unit)}", "a Unit")
+        if not isinstance(self.holds, Real) or not 0 <= float(self.holds) < math.inf:
+            raise BrokenContractError(
+                f"{name} has holds = {shown(self.holds)}", "float32 values per element, 0 or more"
+            )
+
+    def narrowed(self, used: Used) -> TileFunction:
+        raise BrokenContractError(
+            f"unused() left out inputs of a {type(self).__name__}",
+            "no unused inputs, because the function is given all of them",
+        )
+
+    @property
+    def scratch(self) -> float:
+        return self.holds
+
+
+@dataclass(frozen=True)
+class Dense(TileFunction):
+    """``out = base + scale * function(matrix, settings)``, of the whole tensor in float32.
+
+    Without a separate base nothing is added. The function is given one tile of the tensor's own
+    shape. It may use BLAS and LAPACK; the method then declares ``exact = "numerics"``. Tuning keeps
+    what the function returns while its settings stay, so that ``scale`` has a gradient at the cost
+    of one inner product.
+    """
+
+    unit: Unit = Unit.MATRIX
+    holds: float = DENSE_SCRATCH
+    scale: float = 1.0
+
+    def check(self, scope: Scope, *, finite: bool) -> None:
+        super().check(scope, finite=finite)
+        if self.unit is not Unit.MATRIX:
+            raise BrokenContractError(f"Dense has unit = {self.unit}", "Unit.MATRIX")
+        _check_weights("Dense", (self.scale,), 1, "matrix", finite)
+
+
+def _check_weights(name: str, weights: Sequence[Any], count: int, noun: str, finite: bool) -> None:
+    if len(weights) != count:
+        raise BrokenContractError(
+            f"merge() returned a {name} of {len(weights)} weights", f"{count}, one per {noun}"
+        )
+    for i, weight in enumerate(weights):
+        if not (isinstance(weight, Real) or is_traced(weight)):
+            raise BrokenContractError(
+                f"merge() returned weights[{i}] = {shown(weight)}", "a number"
+            )
+        if finite and math.isnan(weight):
+            raise BrokenContractError(
+                f"merge() returned weights[{i}] = NaN",
+                "a number: look for 0 / 0 or infinity - infinity in the method",
+            )

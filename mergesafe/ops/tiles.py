@@ -1,0 +1,146 @@
+"""What a tile function is given, how it is run, and a row sum whose order is fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import torch
+
+from mergesafe.methods.combinations import Dense, TileFunction, Unit
+from mergesafe.methods.contract import BrokenContractError
+from mergesafe.methods.spec import TensorContext
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A run of elements of one tensor, of every operand, in float32.
+
+    ``tensor``: what is known about the whole tensor. ``begin``: the number of the tile's first
+    element in it. ``base``: of the separate base; None without one. ``inputs``: of the others, in
+    the method's order. Each is 1-D, or [rows, columns] where the method's unit is a row, or of the
+    tensor's own shape where it is the whole. They must not be written to.
+    """
+
+    tensor: TensorContext
+    begin: int
+    base: torch.Tensor | None
+    inputs: tuple[torch.Tensor, ...]
+
+    @cached_property
+    def deltas(self) -> tuple[torch.Tensor, ...]:
+        """The task vectors: each input minus the separate base.
+
+        Raises:
+            BrokenContractError: there is no separate base.
+        """
+        if self.base is None:
+            raise BrokenContractError(
+                "the function uses tile.deltas, but there is no separate base",
+                "base='required' in the method's declaration",
+            )
+        base = self.base
+        return tuple(x - base for x in self.inputs)
+
+
+def apply(
+    combination: TileFunction,
+    tensor: TensorContext,
+    operands: Sequence[torch.Tensor],
+    begin: int = 0,
+) -> torch.Tensor:
+    """What the combination makes of a run of elements that begins with number ``begin``.
+
+    ``operands``: 1-D, float32, a separate base first. The result is 1-D and float32.
+
+    Raises:
+        BrokenContractError: the function raised an error, or returned what it must not.
+    """
+    made = _called(combination, tensor, operands, begin)
+    if isinstance(combination, Dense):
+        made = made * combination.scale
+        made = operands[0] + made if tensor.base else made
+    return made
+
+
+def direction(
+    combination: Dense, tensor: TensorContext, operands: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """What a dense combination adds at a scale of 1, 1-D and float32.
+
+    Raises:
+        BrokenContractError: see :func:`apply`.
+    """
+    return _called(combination, tensor, operands, 0)
+
+
+def _called(
+    combination: TileFunction,
+    tensor: TensorContext,
+    operands: Sequence[torch.Tensor],
+    begin: int,
+) -> torch.Tensor:
+    n = operands[0].numel()
+    shape = tile_shape(combination.unit, tensor.shape, n)
+    shaped = [x.view(shape) for x in operands]
+    base, inputs = (shaped[0], shaped[1:]) if tensor.base else (None, shaped)
+    tile = Tile(tensor, begin, base, tuple(inputs))
+    name = getattr(combination.function, "__qualname__", repr(combination.function))
+    try:
+        made = combination.function(tile, combination.settings)
+    except BrokenContractError:
+        raise
+    except Exception as error:
+        raise BrokenContractError(
+            f"{name}() raised {type(error).__name__}: {error}",
+            f"a float32 tensor of the shape {list(shape)}",
+        ) from error
+    _check(made, name, shape, operands)
+    flat: torch.Tensor = made.reshape(-1)
+    return flat
+
+
+def tile_shape(unit: Unit, shape: Sequence[int], n: int) -> tuple[int, ...]:
+    """The shape in which a function sees ``n`` elements of a tensor of this shape."""
+    if unit is Unit.ELEMENT:
+        return (n,)
+    if unit is Unit.MATRIX:
+        return tuple(shape)
+    columns = shape[-1] if shape else 1
+    return (n // columns if columns else 0, columns)
+
+
+def row_sum(values: torch.Tensor) -> torch.Tensor:
+    """The sums of the rows (last dimension) in float64, of shape [..., 1].
+
+    Halves are added until one column is left, so that the order, and with it every bit, is the same
+    on every device and for every tile of whole rows.
+    """
+    sums = values.to(torch.float64)
+    while sums.shape[-1] > 1:
+        half = sums.shape[-1] // 2
+        odd = sums[..., 2 * half :]
+        sums = sums[..., :half] + sums[..., half : 2 * half]
+        sums = torch.cat([sums, odd], dim=-1) if odd.shape[-1] else sums
+    return sums if sums.shape[-1] else sums.new_zeros((*sums.shape[:-1], 1))
+
+
+def _check(made: Any, name: str, shape: tuple[int, ...], operands: Sequence[torch.Tensor]) -> None:
+    expected = f"a float32 tensor of the shape {list(shape)} on {operands[0].device}"
+    if not isinstance(made, torch.Tensor):
+        raise BrokenContractError(f"{name}() returned a {type(made).__name__}", expected)
+    if made.dtype is not torch.float32 or made.device != operands[0].device:
+        what = f"{made.dtype} on {made.device}".removeprefix("torch.")
+        raise BrokenContractError(f"{name}() returned {what}", expected)
+    if tuple(made.shape) != shape:
+        raise BrokenContractError(
+            f"{name}() returned the shape {list(made.shape)} of {prod(made.shape)} values", expected
+        )
+    if prod(shape) and bool(made.isnan().any()) and all(bool(x.isfinite().all()) for x in operands):
+        raise BrokenContractError(
+            f"{name}() returned NaN, though all operands are finite",
+            "numbers: look for 0 / 0 or infinity - infinity in the function",
+        )
