@@ -12,7 +12,7 @@ from tiny import digest, recipe, save
 import mergesafe
 from mergesafe.checkpoint.reader import Reader
 from mergesafe.engine.plan import tiling as layout
-from mergesafe.engine.run.tensor import TensorMerge
+from mergesafe.engine.run import answers
 from mergesafe.methods.spec import KthMagnitude
 
 NUMEL = 6 << 20
@@ -79,19 +79,19 @@ def test_a_miss_is_read_again_and_gives_the_same_bytes(
     monkeypatch.setattr(layout, "select_bytes", lambda task, threads: 4 * (2 * sample + 64))
     missed: list[list[int]] = []
     counted: list[int] = []
-    select, radix = TensorMerge._select, TensorMerge._radix
+    select, radix = answers._select, answers._radix
 
-    def selecting(self: TensorMerge, request: KthMagnitude) -> tuple[list[int], list[int]]:
-        found = select(self, request)
+    def selecting(request: KthMagnitude, tensor: Any) -> tuple[list[int], list[int]]:
+        found = select(request, tensor)
         missed.append(found[1])
         return found
 
-    def counting(self: TensorMerge, request: KthMagnitude) -> list[int]:
+    def counting(request: KthMagnitude, tensor: Any, *, planned: bool = True) -> list[int]:
         counted.append(len(request.ranks))
-        return radix(self, request)
+        return radix(request, tensor, planned=planned)
 
-    monkeypatch.setattr(TensorMerge, "_select", selecting)
-    monkeypatch.setattr(TensorMerge, "_radix", counting)
+    monkeypatch.setattr(answers, "_select", selecting)
+    monkeypatch.setattr(answers, "_radix", counting)
     done: list[int] = []
     planned: list[int] = []
 
