@@ -18,7 +18,7 @@ from numbers import Real
 from typing import Any, Final, Literal, TypeAlias
 
 from mergesafe.methods.contract import BrokenContractError, OperandSet, Scope, Used, shown
-from mergesafe.methods.numbers import is_traced
+from mergesafe.methods.numbers import is_traced, plain
 from mergesafe.methods.statistics import Sparsify, check_masks
 
 ELECTS: Final = ("none", "sum", "count")
@@ -199,7 +199,7 @@ def _check_weights(name: str, weights: Sequence[Any], count: int, noun: str, fin
             raise BrokenContractError(
                 f"merge() returned weights[{i}] = {shown(weight)}", "a number"
             )
-        if finite and math.isnan(weight):
+        if finite and math.isnan(plain(weight)):
             raise BrokenContractError(
                 f"merge() returned weights[{i}] = NaN",
                 "a number: look for 0 / 0 or infinity - infinity in the method",
