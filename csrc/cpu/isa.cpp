@@ -5,44 +5,15 @@
 #error "mergesafe promises exact bits: do not compile it with -ffast-math"
 #endif
 
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
-// GCC 12 warns of its own intrinsics' deliberately undefined operands.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
-#include "core/chain.h"
-#include "core/element.h"
-#include "core/gradient.h"
-#include "core/philox.h"
-#include "core/reduce.h"
-#include "cpu/kernels.h"
-// Everything static, and vectorised for the flags of this set.
-#define XXH_INLINE_ALL
-#include "third_party/xxhash.h"
-
-namespace mergesafe::cpu::MS_ISA {
-namespace {
-
+#include "cpu/compare.inl"
 #include "cpu/digest.inl"
-#include "cpu/load.inl"
-#include "cpu/masks.inl"
+#include "cpu/gradient.inl"
+#include "cpu/kernels.h"
 #include "cpu/merge.inl"
 #include "cpu/reduce.inl"
 #include "cpu/select.inl"
 
-// These use the ones above.
-#include "cpu/avx512_gradient.inl"
-#include "cpu/compare.inl"
-#include "cpu/gradient.inl"
-
-}  // namespace
+namespace mergesafe::cpu::MS_ISA {
 
 extern const Kernels kKernels;
 const Kernels kKernels = {

@@ -41,7 +41,7 @@ struct Kernels {
   // whose high bits equal prefixes[expert].
   Flags (*histogram)(const DeltaJob&, const int64_t* prefixes, int64_t begin, int64_t end,
                      int64_t* counts);
-  // sums[block][i][j], i <= j, of inner products of inputs, or of deltas to base if it has data.
+  // sums[block][i][j], i <= j, of inner products of inputs.
   Flags (*gram)(const Input* inputs, int count, bool zero_nonfinite, int64_t begin, int64_t end,
                 double* sums);
   // sums[block][expert][2]: norm terms (|d|, d^2 or max |d|) of all and of the kept elements.

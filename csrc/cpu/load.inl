@@ -1,4 +1,16 @@
-// Loading and storing chunks of elements as float32. Included once per instruction set.
+// Loading and storing chunks of elements as float32. Once per instruction set.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "core/dtype.h"
+#include "core/element.h"
+#include "core/job.h"
+#include "cpu/kernels.h"
+
+namespace mergesafe::cpu::MS_ISA {
+namespace {
 
 constexpr int kChunk = 1024;  // elements per step: a few of these stay in the first-level cache
 
@@ -146,3 +158,6 @@ inline const BF16* bf16_at(const Input& input, int64_t pos) {
 inline Flags flag(int input, bool set) {
   return static_cast<Flags>(set) << (input < 62 ? input : 62);
 }
+
+}  // namespace
+}  // namespace mergesafe::cpu::MS_ISA

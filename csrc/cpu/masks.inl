@@ -1,5 +1,18 @@
-// Which elements of a task vector are kept: by magnitude, or by Philox words. Included once per
-// instruction set.
+// Which elements of a task vector are kept: by magnitude, or by Philox words. Once per instruction
+// set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/element.h"
+#include "core/job.h"
+#include "core/philox.h"
+#include "cpu/intrinsics.h"
+#include "cpu/load.inl"
+
+namespace mergesafe::cpu::MS_ISA {
+namespace {
 
 // Counters sit in 64-bit lanes, whose low halves are multiplied and whose high halves are ignored:
 // so the products need no shuffles between rounds.
@@ -14,17 +27,21 @@ constexpr int kWideLanes = kWideBytes / 8;
 typedef uint64_t Wide __attribute__((vector_size(kWideBytes)));
 typedef uint32_t Narrow __attribute__((vector_size(kWideBytes / 2)));
 
-inline Wide multiply_low(Wide a, uint64_t b) {
+struct PhiloxWide {
+  using Word = Wide;
+  static MS_FN void multiply(Wide a, uint32_t b, Wide& high, Wide& low) {
 #if defined(__AVX512F__)
-  return (Wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(static_cast<int64_t>(b)));
+    low = (Wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(static_cast<int64_t>(b)));
 #elif defined(__AVX2__)
-  return (Wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(static_cast<int64_t>(b)));
+    low = (Wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(static_cast<int64_t>(b)));
 #elif defined(__SSE2__)
-  return (Wide)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(static_cast<int64_t>(b)));
+    low = (Wide)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(static_cast<int64_t>(b)));
 #else
-  return (a & 0xFFFFFFFFu) * b;
+    low = (a & 0xFFFFFFFFu) * b;
 #endif
-}
+    high = low >> 32;
+  }
+};
 
 inline void store_low(Wide words, uint32_t* out) {
   const Narrow low = __builtin_convertvector(words, Narrow);
@@ -41,16 +58,7 @@ void philox_group(uint64_t first, uint64_t key, int distance, uint32_t* out) {
   for (int at = 0; at < kPhiloxLanes; at += kWideLanes) {
     const int part = at / (kPhiloxLanes / kStep), place = at % (kPhiloxLanes / kStep);
     Wide c0 = lanes + (counter + kStep * place + part), c1 = Wide{} + (counter >> 32), c2{}, c3{};
-    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-    for (int round = 0; round < 10; ++round) {
-      const Wide p0 = multiply_low(c0, kPhiloxM0), p1 = multiply_low(c2, kPhiloxM1);
-      c0 = (p1 >> 32) ^ c1 ^ k0;
-      c2 = (p0 >> 32) ^ c3 ^ k1;
-      c1 = p1;
-      c3 = p0;
-      k0 += kPhiloxW0;
-      k1 += kPhiloxW1;
-    }
+    philox_rounds<PhiloxWide>(key, c0, c1, c2, c3);
     uint32_t* to = out + part * distance + place;
     store_low(c0, to);
     store_low(c1, to + kPhiloxLanes / kStep);
@@ -114,3 +122,6 @@ inline void keep_pairs(const TaskVector& v, const BF16* base, const BF16* row, u
   if (n % 2 != 0)
     masks[n / 2] = mask(in_window(to_float(row[n - 1]) - to_float(base[n - 1]), kept));
 }
+
+}  // namespace
+}  // namespace mergesafe::cpu::MS_ISA

@@ -1,7 +1,31 @@
-// weighted_sum and merge_task_vectors. Included once per instruction set.
+// weighted_sum and merge_task_vectors. Once per instruction set.
 //
-// Every loop exists twice: over rows that load() converted to float32, and over pairs of bfloat16
-// where they lie.
+// Every loop over elements exists twice: over rows that load() converted to float32, and over pairs
+// of bfloat16 where they lie. What is computed is written in core/element.h and core/chain.h; this
+// file only chooses a loop. Of a merge, from the outside in:
+//
+//   merge_task_vectors   for every chunk: pairs, if all is bfloat16 and experts are few, else rows
+//   merge_direct         makes random masks for pairs; looks at the values afterwards, for flags
+//   merge_loaded         loads rows, makes masks, looks at the values; stores the result
+//   merge_dispatch       the number of experts becomes a template argument (1 to kFixed),
+//   merge_fixed            then whether masks are random and whether anything is divided,
+//   merge_elect            then the election
+//   merge_either         pairs or rows:
+//   merge_pairs            a loop over pairs of bfloat16
+//   merge_chunk            a loop over rows, which asks for the next chunk meanwhile
+//   merge_any            more than kFixed experts (or none): the chain step by step through rows
+#pragma once
+
+#include <cstdint>
+
+#include "core/chain.h"
+#include "core/element.h"
+#include "cpu/kernels.h"
+#include "cpu/load.inl"
+#include "cpu/masks.inl"
+
+namespace mergesafe::cpu::MS_ISA {
+namespace {
 
 constexpr int kFixed = 4;  // up to this many inputs or experts, loops are unrolled over them
 
@@ -139,11 +163,10 @@ Flags weighted_sum(const SumJob& job, int64_t begin, int64_t end) {
 template <int N, Elect kElect, bool kRandom, bool kDivide>
 Chain<N, kElect, kRandom, kDivide> chain_of(const MergeJob& job) {
   Chain<N, kElect, kRandom, kDivide> chain;
-  chain.scale = job.scale;
-  chain.divisor = job.divisor;
+  chain.rule = {job.scale, job.divisor};
   for (int i = 0; i < N; ++i) {
     chain.rescale[i] = job.vectors[i].rescale;
-    chain.weight[i] = job.vectors[i].weight;
+    chain.weights[i] = job.vectors[i].weight;
     chain.kept[i] = window(job.vectors[i].lo, job.vectors[i].hi);
   }
   return chain;
@@ -205,10 +228,11 @@ void merge_pairs(const Chain& given, const BF16* base, const BF16* const* rows,
   to[n - 1].bits = static_cast<uint16_t>(to_bits<BF16>(last));
 }
 
-// The same chain for any number of experts, through scratch; x and masks are overwritten.
-template <Elect kElect>
+// The same chain for any number of experts, step by step through rows; x and masks are overwritten.
+template <Elect kElect, bool kDivide>
 void merge_any(const MergeJob& job, const float* __restrict__ base, float* __restrict__ x,
                uint32_t* __restrict__ masks, int n, float* __restrict__ out) {
+  const FixedRule<kElect, kDivide> rule{job.scale, job.divisor};
   float divisor[kChunk];
   for (int j = 0; j < n; ++j) out[j] = 0.0f;  // scalar loop: memset
   for (int i = 0; i < job.count; ++i) {
@@ -218,12 +242,11 @@ void merge_any(const MergeJob& job, const float* __restrict__ base, float* __res
     const float rescale = v.rescale, weight = v.weight;
     for (int j = 0; j < n; ++j) {
       d[j] = weighted(keep[j] != 0, d[j] - base[j], rescale, weight);
-      out[j] = out[j] + (kElect == Elect::kCount ? sign(d[j]) : d[j]);
+      out[j] = vote(rule, out[j], d[j]);
     }
   }
   if (kElect == Elect::kNone) {
-    const float by = job.divisor, scale = job.scale;
-    for (int j = 0; j < n; ++j) out[j] = finish(base[j], out[j], by, scale);
+    for (int j = 0; j < n; ++j) out[j] = merged(rule, base[j], out[j], rule.divisor);
     return;
   }
   uint32_t* flip = masks;  // the keep masks have been used
@@ -235,18 +258,9 @@ void merge_any(const MergeJob& job, const float* __restrict__ base, float* __res
   for (int i = 0; i < job.count; ++i) {
     const float* d = x + i * kChunk;
     const float weight = job.vectors[i].weight;
-    for (int j = 0; j < n; ++j) {
-      const bool kept = agrees(d[j], flip[j]);
-      out[j] = out[j] + pick(kept, d[j]);
-      divisor[j] = divisor[j] + pick(kept, weight);
-    }
+    for (int j = 0; j < n; ++j) agree(d[j], weight, flip[j], out[j], divisor[j]);
   }
-  const float scale = job.scale;
-  const bool normalize = job.normalize;
-  for (int j = 0; j < n; ++j) {
-    const float by = (divisor[j] != 0.0f) & normalize ? divisor[j] : 1.0f;
-    out[j] = finish(base[j], out[j], by, scale);
-  }
+  for (int j = 0; j < n; ++j) out[j] = merged(rule, base[j], out[j], divisor[j]);
 }
 
 // What the loops over one chunk work on: x and out, or rows and to.
@@ -329,11 +343,13 @@ Flags merge_loaded(const MergeJob& job, bool random, int64_t pos, float* base, f
   if (fixed)
     merge_dispatch(job, random, c);
   else if (job.elect == Elect::kNone)
-    merge_any<Elect::kNone>(job, base, x, c.masks, c.n, c.out);
+    merge_any<Elect::kNone, true>(job, base, x, c.masks, c.n, c.out);
   else if (job.elect == Elect::kSum)
-    merge_any<Elect::kSum>(job, base, x, c.masks, c.n, c.out);
+    job.normalize ? merge_any<Elect::kSum, true>(job, base, x, c.masks, c.n, c.out)
+                  : merge_any<Elect::kSum, false>(job, base, x, c.masks, c.n, c.out);
   else
-    merge_any<Elect::kCount>(job, base, x, c.masks, c.n, c.out);
+    job.normalize ? merge_any<Elect::kCount, true>(job, base, x, c.masks, c.n, c.out)
+                  : merge_any<Elect::kCount, false>(job, base, x, c.masks, c.n, c.out);
   return store(c.out, c.n, job.out, pos) ? flags | kOutputFlag : flags;
 }
 
@@ -362,3 +378,6 @@ Flags merge_task_vectors(const MergeJob& job, int64_t begin, int64_t end) {
   }
   return flags;
 }
+
+}  // namespace
+}  // namespace mergesafe::cpu::MS_ISA

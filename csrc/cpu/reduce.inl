@@ -1,4 +1,16 @@
 // Float64 reductions per block: inner products and norms. Once per instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/reduce.h"
+#include "cpu/kernels.h"
+#include "cpu/load.inl"
+#include "cpu/masks.inl"
+
+namespace mergesafe::cpu::MS_ISA {
+namespace {
 
 inline void dot_chunk(const float* x, const float* y, int n, double* lanes) {
   int j = 0;
@@ -119,3 +131,6 @@ int64_t count_nonfinite(const Input& input, int64_t size) {
 void triad(float* a, const float* b, const float* c, float s, int64_t begin, int64_t end) {
   for (int64_t j = begin; j < end; ++j) a[j] = b[j] + s * c[j];
 }
+
+}  // namespace
+}  // namespace mergesafe::cpu::MS_ISA

@@ -1,4 +1,16 @@
 // Magnitudes, the bracket pass of the exact selection, radix histograms. Once per instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/select.h"
+#include "cpu/intrinsics.h"
+#include "cpu/kernels.h"
+#include "cpu/load.inl"
+
+namespace mergesafe::cpu::MS_ISA {
+namespace {
 
 inline void magnitude_chunk(const float* base, const float* x, int n, uint32_t* out) {
   for (int j = 0; j < n; ++j) out[j] = magnitude_bits(x[j] - base[j]);
@@ -254,3 +266,6 @@ Flags histogram(const DeltaJob& job, const int64_t* prefixes, int64_t begin, int
   }
   return flags;
 }
+
+}  // namespace
+}  // namespace mergesafe::cpu::MS_ISA

@@ -46,6 +46,9 @@ struct Job {
   bool vectors;
 };
 
+// Elements of a tile of the element-wise kernels (tiles.cuh); the reductions take kReduceBlock.
+constexpr int kTile = 8192;
+
 // Up to kBatchBytes of jobs, each with `count` experts, cut into tiles that are numbered
 // throughout.
 struct Batch {

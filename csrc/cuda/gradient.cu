@@ -41,14 +41,14 @@ struct Sums {
   __device__ __forceinline__ void add(const GradientChain<N, kElect, kNormalize>& chain, int c,
                                       float g, float b, const float (&x)[N],
                                       const bool (&keep)[N]) {
-    float share, mean, terms[N];
-    chain(g, b, x, keep, share, terms, mean);
+    float terms[N];
+    const Shares s = chain(g, b, x, keep, terms);
 #pragma unroll
     for (int i = 0; i < N; ++i)
-      lanes[i][c] = lanes[i][c] + static_cast<double>(share) * static_cast<double>(terms[i]);
+      lanes[i][c] = lanes[i][c] + static_cast<double>(s.share) * static_cast<double>(terms[i]);
     if (kCount > N)
       lanes[kCount - 1][c] =
-          lanes[kCount - 1][c] + static_cast<double>(g) * static_cast<double>(mean);
+          lanes[kCount - 1][c] + static_cast<double>(g) * static_cast<double>(s.mean);
   }
 };
 
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kReduceThreads, 4)
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     chain.rescale[i] = batch.expert(team.j, i).rescale;
-    chain.weight[i] = weights[static_cast<int64_t>(batch.before + team.j) * N + i];
+    chain.weights[i] = weights[static_cast<int64_t>(batch.before + team.j) * N + i];
   }
   Sums<N, kElect, kNormalize> sums;
   uint32_t words[N];

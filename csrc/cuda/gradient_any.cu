@@ -9,20 +9,6 @@ namespace {
 
 constexpr int kTogether = 4;  // experts of one thread; blockIdx.y says which
 
-struct Element {
-  const Batch& batch;
-  const float* weights;  // of the job
-  int j;
-  int64_t pos;
-  float base;
-
-  __device__ __forceinline__ float kept(int i) const {
-    const Expert& e = batch.expert(j, i);
-    const float delta = load_one(e.source, pos) - base;
-    return kept_delta(keeps(e, delta, batch.job(j).offset + pos), delta, e.rescale);
-  }
-};
-
 __global__ void __launch_bounds__(kReduceThreads)
     gradient_any_kernel(MS_PARAMETER(Batch) batch, const float* all_weights, Elect elect,
                         bool normalize, double* partials) {
@@ -31,44 +17,23 @@ __global__ void __launch_bounds__(kReduceThreads)
   const Source given{job.out, job.out_dtype, job.out_dtype};
   const float* weights = all_weights + static_cast<int64_t>(batch.before + team.j) * batch.count;
   const int from = static_cast<int>(blockIdx.y) * kTogether;
+  const AnyRule rule{0.0f, 1.0f, elect, normalize};
   double lanes[kTogether + 1][kEach] = {};
 #pragma unroll
   for (int c = 0; c < kEach; ++c) {
 #pragma unroll 1
     for (int64_t p = team.begin + team.member * kEach + c; p < team.end; p += kReduceLanes) {
-      const Element at{batch, weights, team.j, p, load_one(job.first, p)};
+      const ReadAgain experts{batch, weights, team.j, p, load_one(job.first, p)};
       const float g = load_one(given, p);
-      float share = g, mean = 0.0f, less = 0.0f;
-      uint32_t flip = 0;
-      if (elect != Elect::kNone) {
-        float total = 0.0f, sum = 0.0f, by = 0.0f;
-        for (int i = 0; i < batch.count; ++i) {
-          const float d = at.kept(i) * weights[i];
-          total = total + (elect == Elect::kCount ? sign(d) : d);
-        }
-        flip = elected_flip(total);
-        for (int i = 0; i < batch.count && normalize; ++i) {
-          const float d = at.kept(i) * weights[i];
-          const bool agreed = agrees(d, flip);
-          sum = sum + pick(agreed, d);
-          by = by + pick(agreed, weights[i]);
-        }
-        if (normalize) {
-          share = quotient(g, divisor(by));
-          mean = quotient(sum, divisor(by));
-          less = subtracted(by, mean);
-        }
-      }
+      const Shares s = shares_of(rule, g, experts);
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
         if (from + i >= batch.count) continue;
-        float factor = at.kept(from + i);
-        if (elect != Elect::kNone)
-          factor = term(agrees(factor * weights[from + i], flip), factor, less);
-        lanes[i][c] = lanes[i][c] + static_cast<double>(share) * static_cast<double>(factor);
+        const float factor = term_of(rule, s, experts.kept(from + i), weights[from + i]);
+        lanes[i][c] = lanes[i][c] + static_cast<double>(s.share) * static_cast<double>(factor);
       }
       lanes[kTogether][c] =
-          lanes[kTogether][c] + static_cast<double>(g) * static_cast<double>(mean);
+          lanes[kTogether][c] + static_cast<double>(g) * static_cast<double>(s.mean);
     }
   }
   const bool writes = team.busy && team.member == 0;

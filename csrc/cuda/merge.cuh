@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/chain.h"
+#include "core/gradient.h"
 #include "cuda/launch.h"
 #include "cuda/run.h"
 #include "cuda/tiles.cuh"
@@ -11,53 +12,44 @@ namespace mergesafe::cuda {
 // What all elements of a job share, besides its experts.
 struct Coefficients {
   const float* weights;
-  float scale, divisor;
-  Elect elect;
-  bool normalize;
+  AnyRule rule;
 };
 
 __device__ __forceinline__ Coefficients coefficients_of(const MergeCall& call, const Batch& batch,
                                                         int j) {
   const int row = batch.before + j;
   const float* weights = call.weights + static_cast<int64_t>(row) * batch.count;
-  return {weights, call.scales[row],
-          divisor_of(batch.count, call.normalize & (call.elect == Elect::kNone),
-                     [&](int i) { return weights[i]; }),
-          call.elect, call.normalize};
+  const float divisor = divisor_of(batch.count, call.normalize & (call.elect == Elect::kNone),
+                                   [&](int i) { return weights[i]; });
+  return {weights, {call.scales[row], divisor, call.elect, call.normalize}};
 }
 
-// d_i of one element, read again for every use: for any number of experts, and for places where
-// vectors do not fit.
-__device__ __forceinline__ float weighted_one(const Batch& batch, int j, int i, float base,
-                                              int64_t pos, float weight) {
-  const Expert& e = batch.expert(j, i);
-  const float delta = load_one(e.source, pos) - base;
-  return weighted(keeps(e, delta, batch.job(j).offset + pos), delta, e.rescale, weight);
-}
+// The experts of one element, read again for every use: for any number of them, and for places
+// where vectors do not fit.
+struct ReadAgain {
+  const Batch& batch;
+  const float* weights;
+  int j;
+  int64_t pos;
+  float base;
 
-// Sum of the votes, and the sums that agree with it, over all experts.
+  __device__ __forceinline__ int count() const { return batch.count; }
+  __device__ __forceinline__ float weight(int i) const { return weights[i]; }
+  __device__ __forceinline__ float kept(int i) const {
+    const Expert& e = batch.expert(j, i);
+    const float delta = load_one(e.source, pos) - base;
+    return kept_delta(keeps(e, delta, batch.job(j).offset + pos), delta, e.rescale);
+  }
+  __device__ __forceinline__ float first(int i) const { return kept(i) * weights[i]; }
+  __device__ __forceinline__ float again(int i) const { return first(i); }
+};
+
 __device__ MS_OUTLINE inline void merge_one(const Batch& batch, int j, const Coefficients& c,
                                             int64_t pos) {
   const Job& job = batch.job(j);
   const float base = load_one(job.first, pos);
-  float total = 0.0f, by = c.divisor;
-  for (int i = 0; i < batch.count; ++i) {
-    const float d = weighted_one(batch, j, i, base, pos, c.weights[i]);
-    total = total + (c.elect == Elect::kCount ? sign(d) : d);
-  }
-  if (c.elect != Elect::kNone) {
-    const uint32_t flip = elected_flip(total);
-    total = 0.0f;
-    by = 0.0f;
-    for (int i = 0; i < batch.count; ++i) {
-      const float d = weighted_one(batch, j, i, base, pos, c.weights[i]);
-      const bool agreed = agrees(d, flip);
-      total = total + pick(agreed, d);
-      by = by + pick(agreed, c.weights[i]);
-    }
-    by = (by != 0.0f) & c.normalize ? by : 1.0f;
-  }
-  store_one(finish(base, total, by, c.scale), job.out, job.out_dtype, pos);
+  const ReadAgain experts{batch, c.weights, j, pos, base};
+  store_one(merge_element(c.rule, base, experts), job.out, job.out_dtype, pos);
 }
 
 // The same place, with the dtype known to the compiler where all is bfloat16 without a cast.
@@ -113,13 +105,12 @@ __global__ void __launch_bounds__(kThreads, kRandom ? 2 : (N < 4 ? 4 : 3))
     if (j != current) {
       current = j;
       c = coefficients_of(call, batch, j);
-      chain.scale = c.scale;
-      chain.divisor = c.divisor;
+      chain.rule = {c.rule.scale, c.rule.divisor};
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         const Expert& e = batch.expert(j, i);
         chain.rescale[i] = e.rescale;
-        chain.weight[i] = c.weights[i];
+        chain.weights[i] = c.weights[i];
         chain.kept[i] = e.kept;
       }
     }

@@ -32,34 +32,31 @@ __device__ __forceinline__ void merge_vector(const View& view, int64_t pos) {
   const Job& job = view.batch.job(view.j);
   const Coefficients& c = view.c;
   const int count = view.batch.count;
-  float b[kVector], d[kVector], total[kVector] = {}, by[kVector] = {};
-  uint32_t flip[kVector];
+  float b[kVector], d[kVector], total[kVector] = {}, by[kVector];
   expand(fetch(job.first, pos), job.first, b);
+#pragma unroll
+  for (int k = 0; k < kVector; ++k) by[k] = c.rule.divisor;
   for (int i = 0; i < count; ++i) {
     weighted_vector(view, i, b, pos, d);
 #pragma unroll
-    for (int k = 0; k < kVector; ++k)
-      total[k] = total[k] + (c.elect == Elect::kCount ? sign(d[k]) : d[k]);
+    for (int k = 0; k < kVector; ++k) total[k] = vote(c.rule, total[k], d[k]);
   }
-#pragma unroll
-  for (int k = 0; k < kVector; ++k) {
-    flip[k] = elected_flip(total[k]);
-    total[k] = c.elect == Elect::kNone ? total[k] : 0.0f;
-  }
-  for (int i = 0; i < count && c.elect != Elect::kNone; ++i) {
-    weighted_vector(view, i, b, pos, d);
+  if (c.rule.elect != Elect::kNone) {
+    uint32_t flip[kVector];
 #pragma unroll
     for (int k = 0; k < kVector; ++k) {
-      const bool agreed = agrees(d[k], flip[k]);
-      total[k] = total[k] + pick(agreed, d[k]);
-      by[k] = by[k] + pick(agreed, c.weights[i]);
+      flip[k] = elected_flip(total[k]);
+      total[k] = 0.0f;
+      by[k] = 0.0f;
+    }
+    for (int i = 0; i < count; ++i) {
+      weighted_vector(view, i, b, pos, d);
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) agree(d[k], c.weights[i], flip[k], total[k], by[k]);
     }
   }
 #pragma unroll
-  for (int k = 0; k < kVector; ++k) {
-    const float divisor = (by[k] != 0.0f) & c.normalize ? by[k] : 1.0f;
-    b[k] = finish(b[k], total[k], c.elect == Elect::kNone ? c.divisor : divisor, c.scale);
-  }
+  for (int k = 0; k < kVector; ++k) b[k] = merged(c.rule, b[k], total[k], by[k]);
   store(b, job.out, job.out_dtype, pos);
 }
 

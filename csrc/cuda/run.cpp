@@ -13,7 +13,6 @@
 namespace mergesafe::cuda {
 namespace {
 
-constexpr int kTileElements = 8192;    // of the element-wise kernels: tiles.cuh
 constexpr int64_t kTiles = INT32_MAX;  // at most, of a batch
 static_assert(JobList::kMostElements / kReduceBlock < kTiles, "one job must fit a batch");
 
@@ -156,13 +155,13 @@ void JobList::check_arrays() const {
 }
 
 void run_sums(const JobList& jobs, const float* weights, Stream stream) {
-  over_batches(jobs, kTileElements, stream, [&](const Packed& packed) {
+  over_batches(jobs, kTile, stream, [&](const Packed& packed) {
     if (packed.batch->tiles > 0) sum_batch(*packed.batch, weights, stream);
   });
 }
 
 void run_merges(const JobList& jobs, const MergeCall& call, Stream stream) {
-  over_batches(jobs, kTileElements, stream, [&](const Packed& packed) {
+  over_batches(jobs, kTile, stream, [&](const Packed& packed) {
     const Batch& batch = *packed.batch;
     if (batch.tiles == 0) return;
     if (batch.count > 4 || call.elect == Elect::kCount)
@@ -222,14 +221,14 @@ void run_ranks(const JobList& jobs, void* workspace, uint32_t* answers, Stream s
   RankBins* const bins = static_cast<RankBins*>(workspace);
   RankState* const states =
       reinterpret_cast<RankState*>(bins + static_cast<int64_t>(jobs.jobs()) * jobs.count);
-  over_batches(jobs, kTileElements, stream, [&](const Packed& packed) {
+  over_batches(jobs, kTile, stream, [&](const Packed& packed) {
     rank_batch(*packed.batch, states, bins, answers, stream);
   });
 }
 
 void run_histogram(const JobList& jobs, const int64_t* prefixes, unsigned long long* counts,
                    Stream stream) {
-  over_batches(jobs, kTileElements, stream, [&](const Packed& packed) {
+  over_batches(jobs, kTile, stream, [&](const Packed& packed) {
     if (packed.batch->tiles > 0) histogram_batch(*packed.batch, prefixes, counts, stream);
   });
 }

@@ -58,7 +58,7 @@ void run_merges(const JobList& jobs, const MergeCall& call, Stream stream);
 int64_t reduction_workspace(const JobList& jobs, int sums);
 // totals[jobs][count]: gradients (out) times inputs.
 void run_inner_products(const JobList& jobs, double* workspace, double* totals, Stream stream);
-// totals[jobs][count + 1], see core/gradient.h GradientChain.
+// totals[jobs][count + 1], see core/gradient.h.
 void run_merge_gradients(const JobList& jobs, const MergeCall& call, double* workspace,
                          double* totals, Stream stream);
 // Continues totals[count][count] of one job, the upper triangle.

@@ -9,7 +9,7 @@ namespace mergesafe::cuda {
 
 constexpr int kThreads = 256;
 constexpr int kVectors = 4;
-constexpr int kTile = kThreads * kVectors * kVector;
+static_assert(kTile == kThreads * kVectors * kVector, "a block takes a tile");
 
 // The vector v of this thread within its tile, with neighbours side by side.
 __device__ __forceinline__ int place(int v) { return (v * kThreads + threadIdx.x) * kVector; }
