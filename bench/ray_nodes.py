@@ -32,7 +32,7 @@ def slowed(megabytes_per_second: float | None) -> Callable[[], None]:
             return
         import threading
 
-        from mergesafe.checkpoint.location import _LocalFile
+        from mergesafe.checkpoint.places.location import _LocalFile
 
         original = _LocalFile.read
         lock = threading.Lock()

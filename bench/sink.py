@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.engine import api
 from mergesafe.engine.run import output as run
 

@@ -7,7 +7,7 @@ import time
 import pytest
 import yaml
 
-from mergesafe.checkpoint.card import model_card
+from mergesafe.checkpoint.output.card import model_card
 from mergesafe.markdown import code, escaped
 
 HOSTILE = (

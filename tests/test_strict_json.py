@@ -18,8 +18,8 @@ import tiny
 import mergesafe
 from mergesafe.chat.conversation import Response
 from mergesafe.chat.records import read_records
-from mergesafe.checkpoint.location import read_json_file
-from mergesafe.checkpoint.safetensors import read_header
+from mergesafe.checkpoint.format.safetensors import read_header
+from mergesafe.checkpoint.places.location import read_json_file
 from mergesafe.data.journal import NAME as DATA_JOURNAL
 from mergesafe.data.journal import Journal as DataJournal
 from mergesafe.data.load import load_data_recipe

@@ -15,8 +15,8 @@ from conftest import Family
 from tiny import leftovers, recipe
 
 import mergesafe
-from mergesafe.checkpoint._area import Area
-from mergesafe.checkpoint.location import at
+from mergesafe.checkpoint.output.staging import StagingFolder
+from mergesafe.checkpoint.places.location import at
 from mergesafe.engine.memory import Arena
 from mergesafe.errors import CheckpointError, MergesafeError, ResourceError, UnreadableError
 from mergesafe.system_faults import explained
@@ -180,7 +180,7 @@ def test_a_finished_merge_leaves_no_hidden_folder_for_good(
     """As of a process that was killed between the last rename and tidying up."""
     content = recipe("linear", family.models, each={"weight": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(Area, "remove", Area.close)
+        patch.setattr(StagingFolder, "remove", StagingFolder.close)
         mergesafe.merge(content, family.folder / "out")
     assert len(leftovers(family.folder)) == 1
     mergesafe.merge(content, family.folder / "out", resume=True)

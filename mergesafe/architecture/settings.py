@@ -14,7 +14,7 @@ from typing import Any, Final
 from mergesafe.architecture import rope
 from mergesafe.architecture.cosmetic import COSMETIC, PATTERN_KEYS, default_of
 from mergesafe.architecture.tying import text_config
-from mergesafe.checkpoint._parse import show
+from mergesafe.untrusted import show
 
 #: Sizes of a text model that tensors of equal shape do not tell, or that a message tells better.
 _STRUCTURE: Final = (

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import reason, show
-from mergesafe.checkpoint.location import Location, at, open_regular, read_json_file
-from mergesafe.checkpoint.model import CONFIG_LIMIT, CONFIG_NAME
-from mergesafe.checkpoint.within import READ, check_within
+from mergesafe.checkpoint.format.model import CONFIG_LIMIT, CONFIG_NAME
+from mergesafe.checkpoint.places.location import Location, at, open_regular, read_json_file
+from mergesafe.checkpoint.places.within import READ, check_within
 from mergesafe.errors import CheckpointError, ModelError
 from mergesafe.strict_json import parse_json
+from mergesafe.untrusted import reason, show
 
 GENERATION_NAME: Final = "generation_config.json"
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"

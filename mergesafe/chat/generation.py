@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.location import Location
+from mergesafe.checkpoint.places.location import Location
 from mergesafe.errors import ModelError
+from mergesafe.untrusted import show
 
 #: Tokens, one or several.
 _TOKENS: Final = (

@@ -30,12 +30,12 @@ from mergesafe.chat.pretrained import (
 from mergesafe.chat.reasoning import markers, with_opening
 from mergesafe.chat.runnable import check_device, require
 from mergesafe.chat.tokens import check_template, encode, encode_text, padded, prompt_text
-from mergesafe.checkpoint.locate import locate
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.lora import LoraPair, open_adapter
-from mergesafe.checkpoint.model import Checkpoint, open_checkpoint, similar
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.checkpoint.format.lora import LoraPair, open_adapter
+from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint, similar
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.places.locate import locate
+from mergesafe.checkpoint.places.location import Location
 from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.errors import ModelError
 from mergesafe.recipe.model import ModelRef

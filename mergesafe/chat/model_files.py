@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from mergesafe.chat.declared import loose_object
-from mergesafe.checkpoint._parse import is_text, reason
-from mergesafe.checkpoint.carry import TEMPLATE_FOLDER, TOKENIZER_SUFFIX, VOCABULARIES
-from mergesafe.checkpoint.digest import digest_of_file, text
-from mergesafe.checkpoint.location import Location, at, open_regular
-from mergesafe.checkpoint.model import INDEX_NAME
+from mergesafe.checkpoint.format.digest import digest_of_file, text
+from mergesafe.checkpoint.format.model import INDEX_NAME
+from mergesafe.checkpoint.output.companions import TEMPLATE_FOLDER, TOKENIZER_SUFFIX, VOCABULARIES
+from mergesafe.checkpoint.places.location import Location, at, open_regular
 from mergesafe.errors import CheckpointError, ModelError
+from mergesafe.untrusted import is_text, reason
 
 _WEIGHTS: Final = (".safetensors", ".bin")
 PICKLE_INDEX: Final = "pytorch_model.bin.index.json"

@@ -31,12 +31,12 @@ from mergesafe.chat.generation import generation_settings
 from mergesafe.chat.runnable import require
 from mergesafe.chat.sizes import check_counts, check_size
 from mergesafe.chat.tokenizer_files import check_tokenizer_files
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.hub import HubStore
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.model import CONFIG_NAME, Checkpoint, open_checkpoint
-from mergesafe.checkpoint.remote import RemotePath
+from mergesafe.checkpoint.format.model import CONFIG_NAME, Checkpoint, open_checkpoint
+from mergesafe.checkpoint.places.hub import HubStore
+from mergesafe.checkpoint.places.location import Location
+from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.errors import MergesafeError, ModelError
+from mergesafe.untrusted import show
 
 #: What is made of a folder: a language model, an encoder, an encoder with outputs for classes.
 Kind = Literal["AutoModelForCausalLM", "AutoModel", "AutoModelForSequenceClassification"]

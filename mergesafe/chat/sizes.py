@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mergesafe.chat.declared import PACKED, entries
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.model import CONFIG_NAME, Checkpoint
+from mergesafe.checkpoint.format.model import CONFIG_NAME, Checkpoint
 from mergesafe.errors import ModelError
+from mergesafe.untrusted import show
 
 #: Numbers of layers: each has a tensor at least.
 _LAYERS: Final = frozenset((

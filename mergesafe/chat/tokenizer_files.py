@@ -16,11 +16,15 @@ import msgspec
 
 from mergesafe.chat.declared import TOKENIZER_CONFIG, check_own, entries, loose_object
 from mergesafe.chat.patterns import problem_of
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.carry import TEMPLATE_FOLDER, TOKENIZER_FILES, TOKENIZER_SUFFIX
-from mergesafe.checkpoint.location import Location, at
+from mergesafe.checkpoint.output.companions import (
+    TEMPLATE_FOLDER,
+    TOKENIZER_FILES,
+    TOKENIZER_SUFFIX,
+)
+from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.errors import CheckpointError, ModelError
 from mergesafe.tokenizer.vocabulary import ADDED_TOKENS, LIMIT, MAX_ADDED, TOKENIZER, read_bounded
+from mergesafe.untrusted import show
 
 #: The largest id of a token; published vocabularies have up to half a million.
 MAX_ID: Final = 1 << 21

@@ -6,8 +6,8 @@ import io
 import os
 import sys
 
-from mergesafe.checkpoint._parse import reason
 from mergesafe.errors import OutputError
+from mergesafe.untrusted import reason
 
 
 class Output(io.TextIOWrapper):

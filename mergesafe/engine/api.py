@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint._area import remove_abandoned
-from mergesafe.checkpoint._guard import resolve
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.staging import make_staging, remove_staged
-from mergesafe.checkpoint.upload import (
+from mergesafe.checkpoint.output.staging import remove_abandoned
+from mergesafe.checkpoint.output.target_checks import resolve
+from mergesafe.checkpoint.output.upload import (
     check_upload,
     output_location,
     staging_folder,
     upload_folder,
 )
+from mergesafe.checkpoint.output.upload_folder import make_staging, remove_staged
+from mergesafe.checkpoint.places.location import Location
 from mergesafe.engine.cluster.connection import address_of
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.engine.plan.merge_plan import MergePlan, make_plan

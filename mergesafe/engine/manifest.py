@@ -1,8 +1,8 @@
 """``mergesafe-manifest.json``: what was merged into what, with a digest of every tensor.
 
 Digests are taken of the bytes as they pass through the merge (see
-:mod:`mergesafe.checkpoint.digest`), so they cost no second reading. The manifest says nothing that
-memory, threads or the machine decide: the same recipe and inputs give the same manifest.
+:mod:`mergesafe.checkpoint.format.digest`), so they cost no second reading. The manifest says
+nothing that memory, threads or the machine decide: the same recipe and inputs give the same one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mergesafe.checkpoint.digest import (
+from mergesafe.checkpoint.format.digest import (
     ALGORITHM,
     BLOCK,
     add,
@@ -25,9 +25,9 @@ from mergesafe.checkpoint.digest import (
     digest_of_tensor,
     text,
 )
-from mergesafe.checkpoint.model import INDEX_NAME
-from mergesafe.checkpoint.output import OutputFolder
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.model import INDEX_NAME
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.plan.experts import whole
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import reason, show
-from mergesafe.checkpoint.carry import TEMPLATE_FOLDER
-from mergesafe.checkpoint.digest import ALGORITHM, digest_of_tensor, text
-from mergesafe.checkpoint.location import at, open_regular, read_json_file
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, header_of
+from mergesafe.checkpoint.format.digest import ALGORITHM, digest_of_tensor, text
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import HEADER_LIMIT, TensorInfo, header_of
+from mergesafe.checkpoint.output.companions import TEMPLATE_FOLDER
+from mergesafe.checkpoint.places.location import at, open_regular, read_json_file
 from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME
 from mergesafe.errors import CheckpointError, MergesafeError, UnreadableError
+from mergesafe.untrusted import reason, show
 
 #: Manifests larger than this are not read: 100 MB hold about 200,000 tensors.
 _LIMIT: Final = HEADER_LIMIT

@@ -16,12 +16,12 @@ from mergesafe.architecture.experts import expert_layout
 from mergesafe.architecture.names import is_counter, is_extra_layer, is_recomputed, is_tower
 from mergesafe.architecture.pairing import Pairing, Rule, pair
 from mergesafe.architecture.tying import HEADS, embedding_of, head_beside, is_embedding
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.compare import same_bytes
-from mergesafe.checkpoint.model import Checkpoint
+from mergesafe.checkpoint.format.compare import same_bytes
+from mergesafe.checkpoint.format.model import Checkpoint
 from mergesafe.errors import CheckpointError
 from mergesafe.outline.heads import HeadPlan, headless_warning, plan_head
 from mergesafe.outline.sources import Model
+from mergesafe.untrusted import show
 
 #: Names that an error shows of each side.
 _SHOWN: Final = 3

@@ -12,7 +12,7 @@ from typing import Final
 
 from mergesafe.architecture.names import layer_of
 from mergesafe.architecture.tying import embedding_of, head_beside, says_tying
-from mergesafe.checkpoint.compare import same_bytes
+from mergesafe.checkpoint.format.compare import same_bytes
 from mergesafe.errors import CheckpointError
 from mergesafe.outline.sources import Model
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from mergesafe.architecture.names import is_recomputed
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.model import Checkpoint
-from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.checkpoint.format.model import Checkpoint
+from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.dtypes import FLOATS
 from mergesafe.errors import CheckpointError
+from mergesafe.untrusted import show
 
 #: What lies beside packed or scaled weights, and who stores it so.
 _QUANTIZED: Final = (

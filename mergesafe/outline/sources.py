@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergesafe.architecture.tying import embedding_of, head_beside, head_of
-from mergesafe.checkpoint.hub import HubStore
-from mergesafe.checkpoint.locate import locate
-from mergesafe.checkpoint.lora import Adapter, LoraPair, open_adapter
-from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
-from mergesafe.checkpoint.remote import RemotePath
-from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.checkpoint.format.lora import Adapter, LoraPair, open_adapter
+from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint
+from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.places.hub import HubStore
+from mergesafe.checkpoint.places.locate import locate
+from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.dtypes import FLOATS, MERGEABLE, SIZES
 from mergesafe.errors import CheckpointError
 from mergesafe.outline.parents import check_parent

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.chat.pretrained import ENCODER, check_declared, load_model, load_tokenizer, running
-from mergesafe.checkpoint.model import open_checkpoint
+from mergesafe.checkpoint.format.model import open_checkpoint
 from mergesafe.errors import ModelError
 
 if TYPE_CHECKING:

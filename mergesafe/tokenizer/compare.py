@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.location import Location, at, same_content
+from mergesafe.checkpoint.places.location import Location, at, same_content
 from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.tokenizer.vocabulary import (
     ADDED_TOKENS,
@@ -18,6 +17,7 @@ from mergesafe.tokenizer.vocabulary import (
     read_vocabulary,
     with_added,
 )
+from mergesafe.untrusted import show
 
 #: Tokens that a message lists before it only counts.
 SHOWN: Final = 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mergesafe.checkpoint.location import Location, at, read_json_file
-from mergesafe.checkpoint.model import CONFIG_LIMIT
+from mergesafe.checkpoint.format.model import CONFIG_LIMIT
+from mergesafe.checkpoint.places.location import Location, at, read_json_file
 from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.tokenizer.vocabulary import TOKENIZER_CONFIG, read_bounded
 

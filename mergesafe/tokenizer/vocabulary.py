@@ -23,10 +23,10 @@ from typing import Any, Final
 
 import msgspec
 
-from mergesafe.checkpoint._parse import reason
-from mergesafe.checkpoint.location import Location, open_regular
+from mergesafe.checkpoint.places.location import Location, open_regular
 from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.tokenizer.sentencepiece import read_pieces
+from mergesafe.untrusted import reason
 
 #: The largest vocabularies in use take 35 MB.
 LIMIT: Final = 128 << 20

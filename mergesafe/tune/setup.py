@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mergesafe.checkpoint.location import at
+from mergesafe.checkpoint.places.location import at
 from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.plan.companions import companions_of
 from mergesafe.engine.plan.merge_plan import MergePlan, make_plan

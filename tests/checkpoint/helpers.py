@@ -11,7 +11,7 @@ from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
 
-from mergesafe.checkpoint.output import OutputFolder, OutputLayout, OutputTensor, plan_layout
+from mergesafe.checkpoint.output.folder import OutputFolder, OutputLayout, OutputTensor, plan_layout
 
 #: One tensor "w": two F32 elements, eight bytes of data.
 ENTRY: dict[str, Any] = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mergesafe.checkpoint.card import display_name, model_card
-from mergesafe.checkpoint.carry import carry_over, companions, remote_code_warning
-from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.output.card import display_name, model_card
+from mergesafe.checkpoint.output.companions import carry_over, companions, remote_code_warning
+from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.errors import CheckpointError
 
 from .helpers import small_layout, write_model

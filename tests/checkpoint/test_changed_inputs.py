@@ -12,10 +12,10 @@ import pytest
 from tiny import leftovers, llama, recipe, save, write_recipe
 
 import mergesafe
-from mergesafe.checkpoint import safetensors
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import TensorInfo, read_header
-from mergesafe.checkpoint.seen import Change, FileState
+from mergesafe.checkpoint.format import safetensors
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import TensorInfo, read_header
+from mergesafe.checkpoint.places.seen import Change, FileState
 from mergesafe.errors import ChangedInputError
 
 from .helpers import pack_tensors

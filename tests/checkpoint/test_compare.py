@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mergesafe.checkpoint.compare import same_bytes
-from mergesafe.checkpoint.safetensors import TensorInfo, read_header
+from mergesafe.checkpoint.format.compare import same_bytes
+from mergesafe.checkpoint.format.safetensors import TensorInfo, read_header
 
 from .helpers import pack_tensors
 

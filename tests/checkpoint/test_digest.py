@@ -12,7 +12,7 @@ import pytest
 import xxhash
 
 from mergesafe import _native
-from mergesafe.checkpoint.digest import (
+from mergesafe.checkpoint.format.digest import (
     BLOCK,
     add,
     digest_at,

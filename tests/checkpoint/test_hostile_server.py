@@ -12,10 +12,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from web import Handler, Web, serve
 
-from mergesafe.checkpoint import _http, remote
-from mergesafe.checkpoint.model import open_checkpoint
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.url import open_url
+from mergesafe.checkpoint.format.model import open_checkpoint
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.places import http, remote
+from mergesafe.checkpoint.places.url import open_url
 from mergesafe.errors import CheckpointError
 
 from .helpers import pack_tensors
@@ -28,8 +28,8 @@ Send = Callable[[Handler], None]
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "DELAYS", (0.0,))
-    monkeypatch.setattr(_http, "HEADERS_TIME", 1.0)
-    monkeypatch.setattr(_http, "WINDOW", 0.3)
+    monkeypatch.setattr(http, "HEADERS_TIME", 1.0)
+    monkeypatch.setattr(http, "WINDOW", 0.3)
     monkeypatch.setattr(remote, "PATIENCE", 0.3)
 
 
@@ -210,10 +210,10 @@ def test_redirects_to_nowhere(web: Web, place: str, words: str) -> None:
     fails(web, words, moved(place))
 
 
-def test_no_redirect_from_https_to_http() -> None:
+def test_no_redirect_from_https_tohttp() -> None:
     with pytest.raises(remote.RemoteError, match="from https to http"):
-        _http._redirected("https://host/a", "http://host/a")
-    assert _http._redirected("https://host/a/b", "../c?d") == "https://host/c?d"
+        http._redirected("https://host/a", "http://host/a")
+    assert http._redirected("https://host/a/b", "../c?d") == "https://host/c?d"
 
 
 @pytest.mark.parametrize(

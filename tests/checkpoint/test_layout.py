@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, plan_layout
+from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, plan_layout
 from mergesafe.dtypes import SIZES
 from mergesafe.errors import ArgumentError
 

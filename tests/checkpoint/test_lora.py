@@ -13,8 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mergesafe.checkpoint.lora import open_adapter
-from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
+from mergesafe.checkpoint.format.lora import open_adapter
+from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint
 from mergesafe.errors import CheckpointError
 
 PREFIX = "base_model.model."

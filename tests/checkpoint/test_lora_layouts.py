@@ -13,9 +13,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import mergesafe
 from mergesafe.chat.hf import lora_delta
-from mergesafe.checkpoint.lora import open_adapter
-from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.lora import open_adapter
+from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.tune.model.inputs import lora_factors
 
 from .test_lora import MODULE, A, B, base, base_path, fails, one, write_adapter

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
-from mergesafe.checkpoint.output import OutputFolder, OutputTensor, plan_layout
+from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint
+from mergesafe.checkpoint.output.folder import OutputFolder, OutputTensor, plan_layout
 from mergesafe.errors import CheckpointError
 
 from .helpers import pack, write_index, write_model

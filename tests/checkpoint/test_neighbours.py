@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.errors import OutputError
 
 from .helpers import ONE, TWO, A, B, fill, listing, new, small_layout, write

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mergesafe import private
-from mergesafe.checkpoint import _area
-from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.output import staging
+from mergesafe.checkpoint.output.folder import OutputFolder
 
 from .helpers import fill, new, small_layout
 
@@ -80,8 +80,8 @@ def test_an_open_file_that_nfs_keeps_under_another_name(
         if place is not None:
             os.unlink(place[1], dir_fd=place[0])
 
-    monkeypatch.setattr(_area.private, "remove_tree", silly)
-    monkeypatch.setattr(_area.private, "close", closed)
+    monkeypatch.setattr(staging.private, "remove_tree", silly)
+    monkeypatch.setattr(staging.private, "close", closed)
     merged(tmp_path / "out")
     assert os.listdir(tmp_path) == ["out"]
 
@@ -92,7 +92,7 @@ def test_a_file_system_without_exchange_hints_and_locks(
     def refuse(*_: Any) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
-    monkeypatch.setattr("mergesafe.checkpoint._install._exchange", lambda *_: False)
+    monkeypatch.setattr("mergesafe.checkpoint.output._install._exchange", lambda *_: False)
     for name in ("fcntl.flock", "os.posix_fallocate"):
         monkeypatch.setattr(name, refuse)
     merged(tmp_path / "out")
@@ -114,7 +114,7 @@ def test_without_locks_an_unfinished_merge_is_left_alone(
         folder.keep = True
     with monkeypatch.context() as without:
         without.setattr("fcntl.flock", refuse)
-        _area.remove_abandoned(tmp_path / "out")
+        staging.remove_abandoned(tmp_path / "out")
         assert len(os.listdir(tmp_path)) == 1
-    _area.remove_abandoned(tmp_path / "out")
+    staging.remove_abandoned(tmp_path / "out")
     assert os.listdir(tmp_path) == []

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from mergesafe import private
-from mergesafe.checkpoint import _install, output
-from mergesafe.checkpoint.model import open_checkpoint
+from mergesafe.checkpoint.format.model import open_checkpoint
+from mergesafe.checkpoint.output import _install
+from mergesafe.checkpoint.output import folder as output
 from mergesafe.errors import ArgumentError, CheckpointError, OutputError
 
 from .helpers import ONE, TWO, A, B, failing, fill, listing, new, old_output, write
@@ -122,7 +123,7 @@ def test_kill_leaves_no_output(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from mergesafe.checkpoint.output import *\n"
+        "from mergesafe.checkpoint.output.folder import *\n"
         "layout = plan_layout([OutputTensor('a', 'U8', (8,))], 100, {})\n"
         "with OutputFolder(Path(sys.argv[1]), layout, overwrite=False, protect=[]) as folder:\n"
         "    folder.pwrite(0, layout.placements['a'].offset, memoryview(b'12345678'))\n"

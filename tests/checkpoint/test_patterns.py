@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mergesafe.checkpoint.lora_config import Setting
-from mergesafe.checkpoint.patterns import Invalid, PatternError, expressions, matches
+from mergesafe.checkpoint.format.lora_config import Setting
+from mergesafe.checkpoint.format.patterns import Invalid, PatternError, expressions, matches
 from mergesafe.errors import CheckpointError
 
 NAMES = [

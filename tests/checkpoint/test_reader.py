@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import TensorInfo, read_header
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import TensorInfo, read_header
 from mergesafe.errors import ArgumentError, CheckpointError
 
 from .helpers import pack_tensors
@@ -177,7 +177,7 @@ def test_advise_never_fails(info: TensorInfo, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(os, "posix_fadvise", watched)
         reader.advise(info, 0, info.nbytes)
         assert asked == []  # so little is read ahead anyway
-        monkeypatch.setattr("mergesafe.checkpoint.reader._ADVISED_BYTES", 1)
+        monkeypatch.setattr("mergesafe.checkpoint.format.reader._ADVISED_BYTES", 1)
         reader.advise(info, 5, info.nbytes - 5)
         assert asked == [(info.offset + 5, info.nbytes - 5)]
         monkeypatch.setattr(os, "posix_fadvise", unsupported)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 
-from mergesafe.checkpoint.model import open_checkpoint
-from mergesafe.checkpoint.output import OutputFolder, OutputTensor, plan_layout
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import read_header
+from mergesafe.checkpoint.format.model import open_checkpoint
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import read_header
+from mergesafe.checkpoint.output.folder import OutputFolder, OutputTensor, plan_layout
 from mergesafe.errors import CheckpointError
 
 TORCH = {

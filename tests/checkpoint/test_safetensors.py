@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from mergesafe.checkpoint import safetensors
-from mergesafe.checkpoint.safetensors import build_header, read_header
+from mergesafe.checkpoint.format import safetensors
+from mergesafe.checkpoint.format.safetensors import build_header, read_header
 from mergesafe.errors import CheckpointError, OutputError
 
 from .helpers import ENTRY, pack, pack_tensors
@@ -226,7 +226,8 @@ def test_build_header_refuses_what_cannot_be_read(monkeypatch: pytest.MonkeyPatc
 def test_importing_is_light() -> None:
     script = (
         "import sys\n"
-        "from mergesafe.checkpoint import card, carry, lora, model, output, reader, safetensors\n"
+        "from mergesafe.checkpoint.format import lora, model, reader, safetensors\n"
+        "from mergesafe.checkpoint.output import card, companions, folder\n"
         "print([m for m in ('torch', 'numpy', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

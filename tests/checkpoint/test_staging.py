@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mergesafe.checkpoint.staging import make_staging, remove_staged
+from mergesafe.checkpoint.output.upload_folder import make_staging, remove_staged
 from mergesafe.errors import OutputError
 
 

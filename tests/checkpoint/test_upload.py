@@ -10,8 +10,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from mergesafe.checkpoint import remote
-from mergesafe.checkpoint.upload import check_upload, upload_folder
+from mergesafe.checkpoint.output.upload import check_upload, upload_folder
+from mergesafe.checkpoint.places import remote
 from mergesafe.errors import OutputError
 
 from .helpers import forget

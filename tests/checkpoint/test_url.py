@@ -11,12 +11,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from web import Web, serve
 
-from mergesafe.checkpoint import remote
-from mergesafe.checkpoint._blocks import BLOCK
-from mergesafe.checkpoint.location import at, read_json_file, same_content
-from mergesafe.checkpoint.model import Checkpoint, open_checkpoint
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.url import open_url
+from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.places import remote
+from mergesafe.checkpoint.places.location import at, read_json_file, same_content
+from mergesafe.checkpoint.places.remote_cache import BLOCK
+from mergesafe.checkpoint.places.url import open_url
 from mergesafe.errors import CheckpointError
 
 from .helpers import forget, pack_tensors, write_index, write_model
@@ -189,7 +189,7 @@ def test_replaced_while_it_is_read(web: Web, tmp_path: Path) -> None:
     tensor = opened(web).tensors["w"]
     with Reader() as reader:
         reader.read_into(tensor, 0, memoryview(bytearray(1)))
-        reader._blocks.close()  # nothing is on its way any more
+        reader._cache.close()  # nothing is on its way any more
         shard.write_bytes(shard.read_bytes()[:-1] + b"x")
         with pytest.raises(CheckpointError, match="changed on the server while it was read"):
             reader.read_into(tensor, len(content) - 1, memoryview(bytearray(1)))

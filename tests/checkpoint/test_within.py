@@ -12,8 +12,8 @@ from conftest import Family
 from tiny import leftovers, llama, recipe, save, write_recipe
 
 import mergesafe
-from mergesafe.checkpoint.carry import check_companions, companions
-from mergesafe.checkpoint.within import check_within
+from mergesafe.checkpoint.output.companions import check_companions, companions
+from mergesafe.checkpoint.places.within import check_within
 from mergesafe.errors import ChangedInputError, CheckpointError
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from mergesafe.checkpoint import _writeback
-from mergesafe.checkpoint._shards import Shards
-from mergesafe.checkpoint._writeback import STEP, Writeback
-from mergesafe.checkpoint.layout import ShardFile
+from mergesafe.checkpoint.output import _writeback
+from mergesafe.checkpoint.output._writeback import STEP, Writeback
+from mergesafe.checkpoint.output.layout import ShardFile
+from mergesafe.checkpoint.output.shards import Shards
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="a call of Linux")
 

@@ -15,7 +15,7 @@ import web
 from conftest import Family
 
 from mergesafe import plan
-from mergesafe.checkpoint import remote
+from mergesafe.checkpoint.places import remote
 from mergesafe.errors import MergesafeError
 
 #: In forms that no output happens to hold.

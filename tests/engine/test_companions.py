@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from tiny import read, recipe, save_adapter
 
 import mergesafe as ms
-from mergesafe.checkpoint.leftover import unexpected
-from mergesafe.checkpoint.local_file import LocalFile
-from mergesafe.checkpoint.modules import module_files
+from mergesafe.checkpoint.format.modules import module_files
+from mergesafe.checkpoint.output.leftover import unexpected
+from mergesafe.checkpoint.places.local_file import LocalFile
 from mergesafe.errors import CheckpointError, UnreadableError
 
 MODULES = [

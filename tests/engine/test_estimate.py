@@ -12,8 +12,8 @@ from conftest import Family
 from tiny import FAMILY, llama, recipe, save, save_adapter
 
 import mergesafe
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import TensorInfo, read_header
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import TensorInfo, read_header
 from mergesafe.engine.estimate import probe as sample
 from mergesafe.engine.estimate.calibrate import calibrate, typical, window
 from mergesafe.engine.estimate.probe import SampleReader, covered

@@ -14,7 +14,7 @@ from tiny import FAMILY, Tensors, bits, digest, read, recipe, same_bits, save, s
 
 import mergesafe
 from mergesafe import methods
-from mergesafe.checkpoint.output import OutputFolder
+from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.engine import memory
 from mergesafe.errors import NonFiniteError, OutputError, TuningError
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import mergesafe
 from mergesafe.architecture.tying import untied
 from mergesafe.chat.hf import fold_in
-from mergesafe.checkpoint.model import open_checkpoint
+from mergesafe.checkpoint.format.model import open_checkpoint
 from mergesafe.errors import CheckpointError
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

@@ -14,7 +14,7 @@ from conftest import Family
 from fake_hub import Hub, HubHandler
 from web import serve
 
-from mergesafe.checkpoint.hub_listing import check_commit, check_revision, listing
+from mergesafe.checkpoint.places.hub_listing import check_commit, check_revision, listing
 from mergesafe.errors import CheckpointError
 
 COMMIT = "a" * 40

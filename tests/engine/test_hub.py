@@ -18,8 +18,8 @@ from fake_hub import Hub, HubHandler
 from web import serve
 
 from mergesafe import merge
-from mergesafe.checkpoint.hub import HubStore, check_space
-from mergesafe.checkpoint.locate import locate
+from mergesafe.checkpoint.places.hub import HubStore, check_space
+from mergesafe.checkpoint.places.locate import locate
 from mergesafe.errors import CheckpointError
 
 TOKENIZER = '{"version": "1.0"}'

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tiny import Tensors, bits, command, llama, read, recipe, save, save_adapter, write_recipe
 
 import mergesafe
-from mergesafe.checkpoint.local_file import LocalFile
+from mergesafe.checkpoint.places.local_file import LocalFile
 from mergesafe.engine import memory
 from mergesafe.engine.verify import VerificationError
 from mergesafe.errors import CheckpointError, UnreadableError

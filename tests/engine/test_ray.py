@@ -36,7 +36,7 @@ def disturbed(control: Path) -> Callable[[], None]:
     """What runs first in every worker process: files in ``control`` say what goes wrong there."""
 
     def set_up() -> None:
-        from mergesafe.checkpoint._shards import Shards
+        from mergesafe.checkpoint.output.shards import Shards
 
         original, stat = Shards.pwrite, Path.stat
         calls = 0

@@ -210,7 +210,7 @@ def test_nothing_finished_is_done_again(ties: Merges, monkeypatch: pytest.Monkey
     """Killed near its end, a merge reads what is left: the tile of each worker, and no statistics
     of the streamed tensor again.
     """
-    from mergesafe.checkpoint.reader import Reader
+    from mergesafe.checkpoint.format.reader import Reader
     from mergesafe.engine import memory
 
     ties.run("kill", ties.calls - 25)

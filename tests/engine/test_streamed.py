@@ -10,7 +10,7 @@ import torch
 from tiny import digest, recipe, save
 
 import mergesafe
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.engine.plan import tiling as layout
 from mergesafe.engine.run import answers
 from mergesafe.methods.spec import KthMagnitude

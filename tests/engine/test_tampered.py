@@ -16,11 +16,11 @@ import pytest
 from tiny import digest, llama, recipe, save, write_recipe
 
 import mergesafe
-from mergesafe.checkpoint import output
-from mergesafe.checkpoint._parse import parse_object
+from mergesafe.checkpoint.output import folder as output
 from mergesafe.engine.resume import journal as journals
 from mergesafe.engine.resume.journal import encode_line
 from mergesafe.errors import CheckpointError, MergesafeError, OutputError
+from mergesafe.untrusted import parse_object
 
 NAME = "mergesafe-manifest.json"
 VALUES: tuple[Any, ...] = (

@@ -12,7 +12,7 @@ from tiny import FAMILY, digest, read, recipe, same_bits, save, save_adapter
 
 import mergesafe
 from mergesafe import methods
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.errors import NonFiniteError
 
 NAME = "model.layers.0.mlp.up_proj.weight"

@@ -13,7 +13,7 @@ import pytest
 
 import mergesafe._native as _native
 from mergesafe._native import Input, Output, TaskVector
-from mergesafe.checkpoint.digest import add, digest_at
+from mergesafe.checkpoint.format.digest import add, digest_at
 
 ELEMENTS = 3 << 17
 BYTES = 2 * ELEMENTS

@@ -17,7 +17,7 @@ import torch
 from tiny import COMMAND, save_adapter, write_recipe
 
 import mergesafe
-from mergesafe.checkpoint.model import open_checkpoint
+from mergesafe.checkpoint.format.model import open_checkpoint
 from mergesafe.cli.tune import run
 from mergesafe.errors import OutputError
 from mergesafe.tune.search.state_file import StateFile

@@ -16,11 +16,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from mergesafe.checkpoint._parse import reason
-from mergesafe.checkpoint._shards import Shards
-from mergesafe.checkpoint.layout import Placement, ShardFile
-from mergesafe.checkpoint.location import at
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.output.layout import Placement, ShardFile
+from mergesafe.checkpoint.output.shards import Shards
+from mergesafe.checkpoint.places.location import at
 from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.engine.resume.journal import Statistics, Tile
 from mergesafe.engine.run.devices import choose
@@ -29,6 +28,7 @@ from mergesafe.engine.run.progress import Span
 from mergesafe.engine.run.workers import Options, Workers, schedule
 from mergesafe.errors import CheckpointError, ClusterError
 from mergesafe.private import open_folder, owner_of
+from mergesafe.untrusted import reason
 from mergesafe.version import __version__
 
 

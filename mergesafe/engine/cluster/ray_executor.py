@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint.hub import HubStore
-from mergesafe.checkpoint.layout import Placement
-from mergesafe.checkpoint.location import Location, at
-from mergesafe.checkpoint.lora import LoraPair
-from mergesafe.checkpoint.reader import check_seen
-from mergesafe.checkpoint.remote import RemotePath
-from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.checkpoint.format.lora import LoraPair
+from mergesafe.checkpoint.format.reader import check_seen
+from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.output.layout import Placement
+from mergesafe.checkpoint.places.hub import HubStore
+from mergesafe.checkpoint.places.location import Location, at
+from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.cluster.connection import Cluster, Needs, connected
 from mergesafe.engine.cluster.job import Outcome, Part, Setup, carry_out, identity

@@ -12,9 +12,9 @@ from itertools import accumulate, count, islice
 from threading import Lock
 from typing import Final
 
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.places.location import Location
 
 #: Places at which the page cache is asked whether it has the inputs.
 PROBES: Final = 64

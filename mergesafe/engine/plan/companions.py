@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mergesafe.checkpoint.carry import (
+from mergesafe.checkpoint.format.model import CONFIG_NAME
+from mergesafe.checkpoint.format.modules import WEIGHTS_SUFFIX, module_problems
+from mergesafe.checkpoint.output.companions import (
     TEMPLATE_FOLDER,
     TOKENIZER_FILES,
     check_companions,
@@ -15,11 +17,9 @@ from mergesafe.checkpoint.carry import (
     is_vocabulary,
     missing_companions,
 )
-from mergesafe.checkpoint.leftover import unexpected
-from mergesafe.checkpoint.location import Location, at, in_hub_cache, same_content
-from mergesafe.checkpoint.model import CONFIG_NAME
-from mergesafe.checkpoint.modules import WEIGHTS_SUFFIX, module_problems
-from mergesafe.checkpoint.within import check_within
+from mergesafe.checkpoint.output.leftover import unexpected
+from mergesafe.checkpoint.places.location import Location, at, in_hub_cache, same_content
+from mergesafe.checkpoint.places.within import check_within
 from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.outline.sources import Model
 

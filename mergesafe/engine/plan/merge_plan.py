@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from mergesafe.architecture.names import layer_of
 from mergesafe.architecture.tying import HEADS, embedding_of, is_matrix, untied
-from mergesafe.checkpoint.carry import states_of
-from mergesafe.checkpoint.layout import OutputLayout, OutputTensor, Placement, plan_layout
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.seen import FileState
+from mergesafe.checkpoint.output.companions import states_of
+from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Placement, plan_layout
+from mergesafe.checkpoint.places.location import Location
+from mergesafe.checkpoint.places.seen import FileState
 from mergesafe.dtypes import FLOATS, SIZES, promote
 from mergesafe.engine.memory import aligned
 from mergesafe.engine.plan.called import as_called

@@ -14,10 +14,9 @@ from typing import Any, Final
 from mergesafe.architecture.cosmetic import TOKEN_IDS
 from mergesafe.architecture.settings import is_level
 from mergesafe.architecture.tying import TEXT_CONFIGS, text_config
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.carry import GENERATION_NAME
-from mergesafe.checkpoint.location import at, in_hub_cache, read_json_file
-from mergesafe.checkpoint.model import CONFIG_LIMIT, CONFIG_NAME
+from mergesafe.checkpoint.format.model import CONFIG_LIMIT, CONFIG_NAME
+from mergesafe.checkpoint.output.companions import GENERATION_NAME
+from mergesafe.checkpoint.places.location import at, in_hub_cache, read_json_file
 from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.engine.plan.companions import folders_of
 from mergesafe.engine.plan.token_ids import tokenizer_of
@@ -25,6 +24,7 @@ from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.outline.sources import Model
 from mergesafe.tokenizer.special import content_of, special_settings
 from mergesafe.tokenizer.vocabulary import added_tokens
+from mergesafe.untrusted import show
 
 #: What describes packed numbers; the output's are plain.
 #: Ids of tokens that are told of one by one.

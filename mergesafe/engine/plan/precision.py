@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from mergesafe.checkpoint.model import Checkpoint
+from mergesafe.checkpoint.format.model import Checkpoint
 from mergesafe.dtypes import CONFIG_NAMES, FLOATS
 from mergesafe.outline.sources import Model, Source
 from mergesafe.recipe.model import Recipe

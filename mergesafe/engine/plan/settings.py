@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mergesafe.architecture.settings import contradictions, differences, mismatch
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.carry import remote_code_warning
-from mergesafe.checkpoint.model import CONFIG_NAME
+from mergesafe.checkpoint.format.model import CONFIG_NAME
+from mergesafe.checkpoint.output.companions import remote_code_warning
 from mergesafe.errors import CheckpointError
 from mergesafe.outline.sources import Model
+from mergesafe.untrusted import show
 
 #: Settings that are named for one model before they are only counted.
 _SHOWN: Final = 12

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.location import Location, in_hub_cache
+from mergesafe.checkpoint.places.location import Location, in_hub_cache
 from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.outline.sources import Model
 from mergesafe.tokenizer.compare import (
@@ -21,6 +20,7 @@ from mergesafe.tokenizer.compare import (
 )
 from mergesafe.tokenizer.special import chat_template, special_differences, special_settings
 from mergesafe.tokenizer.vocabulary import PLAIN_KINDS
+from mergesafe.untrusted import show
 
 _ALLOW = "--allow-token-mismatch (allow_token_mismatch=True in Python)"
 

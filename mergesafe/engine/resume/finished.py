@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.location import Location, at, read_json_file
-from mergesafe.checkpoint.lora import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from mergesafe.checkpoint.model import CONFIG_NAME
-from mergesafe.checkpoint.safetensors import HEADER_LIMIT
+from mergesafe.checkpoint.format.lora import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from mergesafe.checkpoint.format.model import CONFIG_NAME
+from mergesafe.checkpoint.format.safetensors import HEADER_LIMIT
+from mergesafe.checkpoint.places.location import Location, at, read_json_file
 from mergesafe.engine.manifest import MANIFEST_NAME, describe_shards, describe_tensors
 from mergesafe.engine.plan.companions import companions_of
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.resume.unfinished import describe_inputs, input_files, input_states
 from mergesafe.errors import CheckpointError, OutputError, UnreadableError
+from mergesafe.untrusted import show
 from mergesafe.version import __version__
 
 #: What the manifest says of an input of a tensor, and what messages call it.

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from mergesafe.checkpoint.digest import digest_of, parse, text
+from mergesafe.checkpoint.format.digest import digest_of, parse, text
 from mergesafe.errors import OutputError
 from mergesafe.private import Place, close, create_file, open_own_file
 from mergesafe.system_faults import advice

@@ -8,17 +8,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import reason
-from mergesafe.checkpoint.digest import BLOCK, add, digest_of
-from mergesafe.checkpoint.location import Location, at
-from mergesafe.checkpoint.output import OutputFolder
-from mergesafe.checkpoint.safetensors import TensorInfo, header_sha256
+from mergesafe.checkpoint.format.digest import BLOCK, add, digest_of
+from mergesafe.checkpoint.format.safetensors import TensorInfo, header_sha256
+from mergesafe.checkpoint.output.folder import OutputFolder
+from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.resume.journal import Finished, Line, Statistics, Tile, read_journal
 from mergesafe.errors import OutputError, UnreadableError
 from mergesafe.private import Place
+from mergesafe.untrusted import reason
 from mergesafe.version import __version__
 
 _PIECE: Final = 512 * BLOCK

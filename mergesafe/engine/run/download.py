@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mergesafe.checkpoint.carry import tokenizer_companions
-from mergesafe.checkpoint.hub import HubStore, check_space, silent_bars
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.lora import WEIGHTS_NAME
-from mergesafe.checkpoint.remote import RemotePath
+from mergesafe.checkpoint.format.lora import WEIGHTS_NAME
+from mergesafe.checkpoint.output.companions import tokenizer_companions
+from mergesafe.checkpoint.places.hub import HubStore, check_space, silent_bars
+from mergesafe.checkpoint.places.location import Location
+from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.engine.plan.companions import companions_of
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.token_ids import tokenizer_of

@@ -6,7 +6,7 @@ import ctypes
 import threading
 from collections.abc import Iterable
 
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.engine.run.kernels import SHARED_FLAG, Buffer, count_nonfinite

@@ -9,11 +9,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, TypeAlias
 
-from mergesafe.checkpoint.card import model_card
-from mergesafe.checkpoint.carry import carry_over
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.output import OutputFolder
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.output.card import model_card
+from mergesafe.checkpoint.output.companions import carry_over
+from mergesafe.checkpoint.output.folder import OutputFolder
+from mergesafe.checkpoint.places.location import Location
 from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.called import as_called

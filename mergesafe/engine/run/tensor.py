@@ -11,8 +11,8 @@ import ctypes
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from mergesafe.checkpoint.digest import BLOCK, add, digest_at, digest_of
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at, digest_of
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from mergesafe.checkpoint._parse import reason
 from mergesafe.errors import ArgumentError
 from mergesafe.private import create_file, folder_of, random_name
+from mergesafe.untrusted import reason
 
 #: ``lap(step, begin, nbytes)``: since its last lap this thread did ``step`` on ``nbytes`` bytes,
 #: at element ``begin`` of the tensor.

@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from mergesafe.checkpoint.digest import BLOCK, add, digest_of
-from mergesafe.checkpoint.layout import Placement
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.digest import BLOCK, add, digest_of
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.output.layout import Placement
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Arena

@@ -9,12 +9,12 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from mergesafe.checkpoint._parse import parse_object
 from mergesafe.errors import DataError
 from mergesafe.regular_file import read_regular
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.gate.written import WrittenEvaluation, WrittenFigure, WrittenModel
 from mergesafe.safety.statistics import Estimate, wilson
+from mergesafe.untrusted import parse_object
 
 #: Bytes of an evaluation: the answers of ten models to ten thousand questions take less.
 _LARGEST: Final = 256 << 20

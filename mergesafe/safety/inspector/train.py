@@ -15,10 +15,9 @@ from typing import Any, Final
 
 from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer, running
 from mergesafe.chat.runnable import require
-from mergesafe.checkpoint._guard import has_content, resolve
-from mergesafe.checkpoint._parse import reason
-from mergesafe.checkpoint.location import at
-from mergesafe.checkpoint.working import WorkingFolder
+from mergesafe.checkpoint.output.target_checks import has_content, resolve
+from mergesafe.checkpoint.output.working import WorkingFolder
+from mergesafe.checkpoint.places.location import at
 from mergesafe.errors import ArgumentError, OutputError
 from mergesafe.safety.encoder import present
 from mergesafe.safety.inspector.control import figures, gain, not_learned, refuse
@@ -31,6 +30,7 @@ from mergesafe.safety.inspector.metrics import (
 )
 from mergesafe.safety.inspector.model import SETTINGS, Inspector, Settings, encode_pairs, logits
 from mergesafe.system_faults import advice
+from mergesafe.untrusted import reason
 from mergesafe.version import __version__
 
 SCRATCH: Final = "scratch"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
 
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import Arena, aligned, format_size
 from mergesafe.engine.plan.tiling import BLOCK

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import Slice, aligned
 from mergesafe.engine.run.kernels import Buffer, Factor, compare, low_rank, to_float32, transpose

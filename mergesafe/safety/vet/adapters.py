@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.lora import CONFIG_NAME, WEIGHTS_NAME, LoraPair
-from mergesafe.checkpoint.patterns import PatternError
-from mergesafe.checkpoint.safetensors import read_header
+from mergesafe.checkpoint.format.lora import CONFIG_NAME, WEIGHTS_NAME, LoraPair
+from mergesafe.checkpoint.format.patterns import PatternError
+from mergesafe.checkpoint.format.safetensors import read_header
+from mergesafe.checkpoint.places.location import Location
 from mergesafe.errors import CheckpointError
 from mergesafe.safety.vet.findings import Finding, amount, listing
 from mergesafe.safety.vet.folder import read_settings
 from mergesafe.safety.vet.matching import full_matches, idle
+from mergesafe.untrusted import show
 
 #: lora_alpha / r. Published adapters lie between 1/4 (alpha 16, r 64) and 16 (alpha 128, r 8).
 SCALES: Final = (0.01, 32.0)

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from mergesafe.chat.hf import parse_reference
 from mergesafe.chat.runnable import check_device
-from mergesafe.checkpoint.locate import locate
-from mergesafe.checkpoint.location import Location
+from mergesafe.checkpoint.places.locate import locate
+from mergesafe.checkpoint.places.location import Location
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of
 from mergesafe.errors import ArgumentError, CheckpointError, ModelError, NonFiniteError

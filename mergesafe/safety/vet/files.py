@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mergesafe.checkpoint.location import Location, at
+from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.errors import CheckpointError
 from mergesafe.outline.sources import Model, open_refs
 from mergesafe.recipe.model import ModelRef

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import reason, show
-from mergesafe.checkpoint.location import Location, at, read_json_file, same_content
-from mergesafe.checkpoint.model import CONFIG_LIMIT, PICKLE_SUFFIXES
-from mergesafe.checkpoint.within import check_within
+from mergesafe.checkpoint.format.model import CONFIG_LIMIT, PICKLE_SUFFIXES
+from mergesafe.checkpoint.places.location import Location, at, read_json_file, same_content
+from mergesafe.checkpoint.places.within import check_within
 from mergesafe.errors import CheckpointError
 from mergesafe.safety.vet.clock import Clock
 from mergesafe.safety.vet.contents import Contents
 from mergesafe.safety.vet.findings import Finding, listing
 from mergesafe.safety.vet.pickles import ALL_SECONDS, look_through
 from mergesafe.safety.vet.tree import Tree, walk
+from mergesafe.untrusted import reason, show
 
 _PICKLES: Final = (*PICKLE_SUFFIXES, ".pickle", ".joblib", ".ckpt")
 _WEIGHTS: Final = ".safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mergesafe.checkpoint.patterns import Invalid, PatternError, expressions, matches
+from mergesafe.checkpoint.format.patterns import Invalid, PatternError, expressions, matches
 
 
 def full_matches(pattern: str, names: Sequence[str]) -> set[str] | None:

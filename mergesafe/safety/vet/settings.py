@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from mergesafe.architecture.settings import contradictions, differences, mismatch
 from mergesafe.architecture.tying import is_tied
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.model import CONFIG_NAME
+from mergesafe.checkpoint.format.model import CONFIG_NAME
+from mergesafe.checkpoint.places.location import Location
 from mergesafe.errors import CheckpointError
 from mergesafe.safety.vet.findings import Finding
 from mergesafe.safety.vet.folder import read_settings
+from mergesafe.untrusted import show
 
 GENERATION: Final = "generation_config.json"
 #: Tokens that are shown before they are only counted.

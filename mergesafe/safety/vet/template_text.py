@@ -11,11 +11,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from mergesafe.checkpoint._parse import show
 from mergesafe.safety.compliance import is_compliance
 from mergesafe.safety.vet.findings import Finding, Severity, amount, listing
 from mergesafe.safety.vet.jinja import Program, TemplateError, TooMuchError, parse
 from mergesafe.safety.vet.spoken import Conditional, Rendered, added, conditional, render
+from mergesafe.untrusted import show
 
 #: Four words in a row: prose, not markup. Lengths are bounded so that any text takes linear time.
 _PROSE: Final = re.compile(

@@ -12,15 +12,15 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from mergesafe.checkpoint._parse import reason, show
-from mergesafe.checkpoint.carry import TEMPLATE_FOLDER, TEMPLATE_SUFFIX
-from mergesafe.checkpoint.location import Location, at, open_regular
-from mergesafe.checkpoint.model import CONFIG_LIMIT
+from mergesafe.checkpoint.format.model import CONFIG_LIMIT
+from mergesafe.checkpoint.output.companions import TEMPLATE_FOLDER, TEMPLATE_SUFFIX
+from mergesafe.checkpoint.places.location import Location, at, open_regular
 from mergesafe.errors import CheckpointError, GuardedError
 from mergesafe.guarded import Guard
 from mergesafe.safety.vet.clock import Clock
 from mergesafe.safety.vet.findings import SEVERITIES, Finding, listing
 from mergesafe.safety.vet.folder import read_settings
+from mergesafe.untrusted import reason, show
 
 #: Seconds for one template, of which an honest one takes five at most, and for all of a folder.
 SECONDS: Final = 9.5

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mergesafe.checkpoint._parse import show
 from mergesafe.dtypes import FLOATS, MERGEABLE
 from mergesafe.outline.alignment import align
 from mergesafe.outline.sources import Model, Source
 from mergesafe.safety.similarity.statistics import TensorInput
 from mergesafe.safety.vet.findings import Finding, amount, listing
+from mergesafe.untrusted import show
 
 
 @dataclass

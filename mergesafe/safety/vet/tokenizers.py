@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.location import Location, read_json_file, same_content
+from mergesafe.checkpoint.places.location import Location, read_json_file, same_content
 from mergesafe.errors import CheckpointError
 from mergesafe.safety.vet.findings import SHOWN, Finding, amount, listing
 from mergesafe.safety.vet.folder import read_settings
 from mergesafe.tokenizer.compare import Differences, compare_files, tokenizer_files
 from mergesafe.tokenizer.special import special_differences
 from mergesafe.tokenizer.vocabulary import LIMIT, TOKENIZER, TOKENIZER_CONFIG
+from mergesafe.untrusted import show
 
 #: Parts of tokenizer.json that decide how text becomes tokens.
 _PARTS: Final = ("normalizer", "pre_tokenizer", "post_processor", "decoder")

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import torch
 
-from mergesafe.checkpoint.lora import LoraPair
-from mergesafe.checkpoint.reader import Reader
-from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.checkpoint.format.lora import LoraPair
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.dtypes import CONFIG_NAMES, SIZES
 from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.engine.run.kernels import Buffer, low_rank

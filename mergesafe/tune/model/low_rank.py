@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional
 
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.outline.sources import Source
 from mergesafe.tune.model.inputs import lora_factors

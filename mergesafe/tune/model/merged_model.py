@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from mergesafe.chat.hf import HfModel
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.engine.memory import MINIMUM_BUDGET, available_bytes, budget_of
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.errors import (

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import torch
 
-from mergesafe.checkpoint.reader import Reader
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.engine.memory import ALIGNMENT, Arena, Slice, aligned, format_size
 from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.engine.run.gpu import pin, unpin

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import torch
 
-from mergesafe.checkpoint.location import Location, at
+from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.engine.cluster.connection import Cluster, Needs, connected
 from mergesafe.engine.cluster.job import check_inputs, check_version, identity
 from mergesafe.engine.cluster.ray_executor import check_planned, relocated, shared_locations

@@ -9,10 +9,10 @@ from fuzz import parts
 from fuzz.target import target
 from mergesafe.architecture.settings import contradictions, differences, mismatch
 from mergesafe.architecture.tying import is_tied
-from mergesafe.checkpoint.location import read_json_file
-from mergesafe.checkpoint.lora import open_adapter
-from mergesafe.checkpoint.model import CONFIG_LIMIT, open_checkpoint
-from mergesafe.checkpoint.safetensors import read_header
+from mergesafe.checkpoint.format.lora import open_adapter
+from mergesafe.checkpoint.format.model import CONFIG_LIMIT, open_checkpoint
+from mergesafe.checkpoint.format.safetensors import read_header
+from mergesafe.checkpoint.places.location import read_json_file
 
 _NAMES = (
     "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight",

@@ -16,7 +16,7 @@ from fuzz import parts
 from fuzz.target import target
 from mergesafe.chat.conversation import Sampling
 from mergesafe.chat.reasoning import part
-from mergesafe.checkpoint.location import read_json_file
+from mergesafe.checkpoint.places.location import read_json_file
 from mergesafe.data.prompts import parse_question
 from mergesafe.errors import MergesafeError
 from mergesafe.safety.evaluation.scoring import is_correct

@@ -13,10 +13,10 @@ from typing import Final
 
 import msgspec
 
-from mergesafe.checkpoint._parse import reason, show
-from mergesafe.checkpoint.location import Location, at, open_regular
-from mergesafe.checkpoint.model import CONFIG_LIMIT, PICKLE_SUFFIXES
+from mergesafe.checkpoint.format.model import CONFIG_LIMIT, PICKLE_SUFFIXES
+from mergesafe.checkpoint.places.location import Location, at, open_regular
 from mergesafe.errors import CheckpointError, UnreadableError
+from mergesafe.untrusted import reason, show
 
 MODULES_NAME: Final = "modules.json"
 #: Files of a module that are copied: settings, vocabularies of bags of words, weights.

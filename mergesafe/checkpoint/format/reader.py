@@ -6,13 +6,13 @@ from threading import Lock
 from types import TracebackType
 from typing import Final
 
-from mergesafe.checkpoint._blocks import Blocks
-from mergesafe.checkpoint._gate import Gate
-from mergesafe.checkpoint._parse import reason, show
-from mergesafe.checkpoint.location import Location, OpenFile, at
-from mergesafe.checkpoint.safetensors import TensorInfo, header_sha256
-from mergesafe.checkpoint.seen import Change, Seen
+from mergesafe.checkpoint.format.safetensors import TensorInfo, header_sha256
+from mergesafe.checkpoint.places.location import Location, OpenFile, at
+from mergesafe.checkpoint.places.open_files import OpenFiles
+from mergesafe.checkpoint.places.remote_cache import RemoteCache
+from mergesafe.checkpoint.places.seen import Change, Seen
 from mergesafe.errors import ArgumentError, ChangedInputError, CheckpointError, UnreadableError
+from mergesafe.untrusted import reason, show
 
 #: Tensors smaller than this are not worth a system call.
 _ADVISED_BYTES: Final = 128 << 10
@@ -29,9 +29,9 @@ class Reader:
         self._files: dict[Location, OpenFile] = {}
         #: By identity: one object stands for all tensors of a header.
         self._compared: dict[int, Seen] = {}
-        self._blocks = Blocks()
+        self._cache = RemoteCache()
         self._opening = Lock()
-        self._gate = Gate("the reader")
+        self._open_files = OpenFiles("the reader")
 
     def __enter__(self) -> Reader:
         return self
@@ -46,8 +46,8 @@ class Reader:
 
     def close(self) -> None:
         """Close every shard; later reads raise :class:`~mergesafe.errors.ArgumentError`."""
-        self._gate.shut()
-        self._blocks.close()
+        self._open_files.shut()
+        self._cache.close()
         while self._files:
             self._files.popitem()[1].close()
 
@@ -70,7 +70,7 @@ class Reader:
             return
         view = buffer.cast("B")
         got = 0
-        with self._gate:
+        with self._open_files:
             file = self._file(info)
             while got < expected:
                 try:
@@ -91,7 +91,7 @@ class Reader:
         # The system reads ahead of small reads by itself.
         if count < _ADVISED_BYTES:
             return
-        with self._gate:
+        with self._open_files:
             self._file(info).advise(info.offset + begin, count)
 
     def check_unchanged(self, *, remote: bool = True) -> None:
@@ -104,7 +104,7 @@ class Reader:
         Raises:
             ChangedInputError: a shard has another size or time of modification than when opened.
         """
-        with self._gate:
+        with self._open_files:
             for location, file in self._files.items():
                 if (file.local or remote) and file.changed():
                     raise ChangedInputError(
@@ -113,7 +113,7 @@ class Reader:
                     )
 
     def _read(self, file: OpenFile, begin: int, view: memoryview) -> int:
-        return file.read(begin, view) if file.local else self._blocks.read(file, begin, view)
+        return file.read(begin, view) if file.local else self._cache.read(file, begin, view)
 
     def _file(self, info: TensorInfo) -> OpenFile:
         file = self._files.get(info.path)

@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import msgspec
 
-from mergesafe.checkpoint._parse import is_text, reason, show
-from mergesafe.checkpoint.location import Location, at, open_regular
-from mergesafe.checkpoint.model import CONFIG_LIMIT, CONFIG_NAME
-from mergesafe.checkpoint.modules import MODULES_NAME, module_files
-from mergesafe.checkpoint.output import COPY_LIMIT, OutputFolder, too_large
-from mergesafe.checkpoint.seen import FileState
-from mergesafe.checkpoint.within import check_within
+from mergesafe.checkpoint.format.model import CONFIG_LIMIT, CONFIG_NAME
+from mergesafe.checkpoint.format.modules import MODULES_NAME, module_files
+from mergesafe.checkpoint.output.folder import COPY_LIMIT, OutputFolder, too_large
+from mergesafe.checkpoint.places.location import Location, at, open_regular
+from mergesafe.checkpoint.places.seen import FileState
+from mergesafe.checkpoint.places.within import check_within
 from mergesafe.errors import CheckpointError, UnreadableError
+from mergesafe.untrusted import is_text, reason, show
 
 GENERATION_NAME: Final = "generation_config.json"
 MODEL_FILES: Final = (

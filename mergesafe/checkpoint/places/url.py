@@ -14,8 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 from urllib.parse import unquote
 
-from mergesafe.checkpoint._parse import reason
-from mergesafe.checkpoint.remote import (
+from mergesafe.checkpoint.places.remote import (
     ADVICE,
     PassingError,
     RemoteError,
@@ -26,6 +25,7 @@ from mergesafe.checkpoint.remote import (
 )
 from mergesafe.errors import ChangedInputError, CheckpointError
 from mergesafe.references import redact, redact_text
+from mergesafe.untrusted import reason
 
 #: Suffixes of a URL that names one file rather than a folder.
 FILE_SUFFIXES: Final = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -60,7 +60,7 @@ def open_url(url: str) -> RemotePath:
         place, _, name = place.rpartition("/")
     fs, root = file_system(place, CheckpointError)
     if place.startswith(("http://", "https://")):
-        from mergesafe.checkpoint._http import HttpStore
+        from mergesafe.checkpoint.places.http import HttpStore
 
         return RemotePath(HttpStore(fs, root, mark + query), unquote(name))
     return RemotePath(FileSystemStore(fs, root, redact(place)), name)

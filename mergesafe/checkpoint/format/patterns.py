@@ -20,7 +20,7 @@ from mergesafe.errors import GuardedError
 #: Seconds for all expressions and names together; those of a large model take milliseconds.
 SECONDS: Final = 3.0
 _SPECIAL: Final = re.compile(r"[\\^$*+?{}\[\]|()\n]")
-_FUNCTION: Final = "mergesafe.checkpoint.patterns:search"
+_FUNCTION: Final = "mergesafe.checkpoint.format.patterns:search"
 
 
 class PatternError(Exception):

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from mergesafe.checkpoint._gate import Gate
-from mergesafe.checkpoint._parse import reason
-from mergesafe.checkpoint._writeback import Writeback
-from mergesafe.checkpoint.layout import ShardFile
+from mergesafe.checkpoint.output._writeback import Writeback
+from mergesafe.checkpoint.output.layout import ShardFile
+from mergesafe.checkpoint.places.open_files import OpenFiles
 from mergesafe.errors import ArgumentError, OutputError
 from mergesafe.private import close, create_file, is_same, open_file
 from mergesafe.system_faults import advice
+from mergesafe.untrusted import reason
 
 #: posix_fallocate is an optimisation; these mean that the file system does not have it.
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -25,7 +25,7 @@ class Shards:
     """``files`` in the folder that is to become ``target``, which errors name."""
 
     def __init__(self, files: Sequence[ShardFile], target: Path) -> None:
-        self.gate = Gate("the output folder")
+        self.open_files = OpenFiles("the output folder")
         self._files, self._target = files, target
         self._descriptors: list[int] = []
         self._writebacks = [Writeback() for _ in files]
@@ -92,14 +92,14 @@ class Shards:
             )
         if not count:  # nothing to write, and a view of no elements cannot be cast
             return
-        with self.gate:
+        with self.open_files:
             descriptor = self._descriptors[shard]
             write_all(self._target / file.name, descriptor, offset, data.cast("B"))
             self._writebacks[shard].wrote(descriptor, count)
 
     def pread(self, shard: int, offset: int, buffer: memoryview) -> None:
         """Read back what was written; bytes beyond the file's end stay as they are."""
-        with self.gate, failing(self._target / self._files[shard].name, "read"):
+        with self.open_files, failing(self._target / self._files[shard].name, "read"):
             os.preadv(self._descriptors[shard], [buffer], offset)
 
     def sync(self) -> None:
@@ -108,7 +108,7 @@ class Shards:
         Raises:
             OutputError: the system could not.
         """
-        with self.gate:
+        with self.open_files:
             for file, descriptor in zip(self._files, self._descriptors, strict=True):
                 with failing(self._target / file.name, "sync"):
                     os.fsync(descriptor)
@@ -119,7 +119,7 @@ class Shards:
         Raises:
             OutputError: another file or a link took the place of one.
         """
-        with self.gate:
+        with self.open_files:
             for file, descriptor in zip(self._files, self._descriptors, strict=True):
                 if not is_same(descriptor, file.name, folder):
                     raise OutputError(
@@ -129,7 +129,7 @@ class Shards:
 
     def close(self) -> None:
         """Wait for writes in progress and close every file. May be called again."""
-        self.gate.shut()
+        self.open_files.shut()
         while self._descriptors:
             close(self._descriptors.pop())
 

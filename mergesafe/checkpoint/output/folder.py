@@ -18,21 +18,20 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from mergesafe import private
-from mergesafe.checkpoint._guard import check_target, has_content, resolve
-from mergesafe.checkpoint._parse import reason, show
-from mergesafe.checkpoint._shards import Shards, failing, write_all
-from mergesafe.checkpoint._tree import folder_in, size_in, sync_folders
-from mergesafe.checkpoint.layout import (
+from mergesafe.checkpoint.format.model import INDEX_NAME
+from mergesafe.checkpoint.output._tree import folder_in, size_in, sync_folders
+from mergesafe.checkpoint.output.layout import (
     OutputLayout,
     OutputTensor,
     Placement,
     ShardFile,
     plan_layout,
 )
-from mergesafe.checkpoint.location import Location, at, stream_of
-from mergesafe.checkpoint.model import INDEX_NAME
-from mergesafe.checkpoint.seen import Change, FileState
-from mergesafe.checkpoint.working import WorkingFolder
+from mergesafe.checkpoint.output.shards import Shards, failing, write_all
+from mergesafe.checkpoint.output.target_checks import check_target, has_content, resolve
+from mergesafe.checkpoint.output.working import WorkingFolder
+from mergesafe.checkpoint.places.location import Location, at, stream_of
+from mergesafe.checkpoint.places.seen import Change, FileState
 from mergesafe.errors import (
     ArgumentError,
     ChangedInputError,
@@ -40,6 +39,7 @@ from mergesafe.errors import (
     OutputError,
     UnreadableError,
 )
+from mergesafe.untrusted import reason, show
 
 __all__ = [
     "OutputFolder", "OutputLayout", "OutputTensor", "Placement", "ShardFile", "plan_layout",
@@ -100,7 +100,7 @@ class OutputFolder:
     @property
     def journal(self) -> private.Place:
         """Where the caller may keep a journal of what is finished; it goes with the work."""
-        return self._working.area.journal
+        return self._working.staging.journal
 
     def __enter__(self) -> OutputFolder:
         """Check the target and the free space, then create every shard at its full size.
@@ -119,7 +119,7 @@ class OutputFolder:
                     self._check_space(place)
                 raise
             self._check_space(place)
-            wanted = self._resume is not None and self._resume(self._working.area.journal)
+            wanted = self._resume is not None and self._resume(self._working.staging.journal)
             self.resumed = wanted and self._continue()
             if not self.resumed:
                 self._begin()
@@ -229,7 +229,7 @@ class OutputFolder:
 
     def _check_space(self, place: Path) -> None:
         with failing(self.path, "ask for the free space of"):
-            free = shutil.disk_usage(place).free + self._working.area.allocated()
+            free = shutil.disk_usage(place).free + self._working.staging.allocated()
         needed = self.layout.file_bytes
         if needed > free:
             raise OutputError(
@@ -281,7 +281,7 @@ class OutputFolder:
         if name in self._names:
             raise ArgumentError(f"the output already has a file {show(name)}")
         self._names.add(name)
-        with self._shards.gate, ExitStack() as stack:
+        with self._shards.open_files, ExitStack() as stack:
             with failing(self.path / name, "create"):
                 folder = self._working.folder
                 for part in parts[:-1]:
@@ -296,7 +296,7 @@ class OutputFolder:
 
     def _leave(self) -> None:
         self._shards.close()
-        kept = self.keep and self._working.area.has_model()
+        kept = self.keep and self._working.staging.has_model()
         self._working.close(keep=kept)
         if not kept:
             self._working.remove_made()

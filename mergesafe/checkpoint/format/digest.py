@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mergesafe.checkpoint._parse import reason
-from mergesafe.checkpoint.location import at
+from mergesafe.checkpoint.places.location import at
 from mergesafe.errors import ChangedInputError, UnreadableError
 from mergesafe.native import extension
+from mergesafe.untrusted import reason
 
 if TYPE_CHECKING:
-    from mergesafe.checkpoint.reader import Reader
-    from mergesafe.checkpoint.safetensors import TensorInfo
+    from mergesafe.checkpoint.format.reader import Reader
+    from mergesafe.checkpoint.format.safetensors import TensorInfo
 
 BLOCK: Final = extension.digest_block
 ALGORITHM: Final = "sum over 8192-byte blocks i of XXH3-128(block, seed=i), modulo 2**128"

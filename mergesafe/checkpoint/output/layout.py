@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from mergesafe.checkpoint._parse import is_text, show
-from mergesafe.checkpoint.model import SINGLE_NAME
-from mergesafe.checkpoint.safetensors import build_header
+from mergesafe.checkpoint.format.model import SINGLE_NAME
+from mergesafe.checkpoint.format.safetensors import build_header
 from mergesafe.dtypes import SIZES
 from mergesafe.errors import ArgumentError
+from mergesafe.untrusted import is_text, show
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any, Final
 
-from mergesafe.checkpoint._parse import reason
-from mergesafe.checkpoint.model import CONFIG_NAME, INDEX_NAME, SINGLE_NAME
-from mergesafe.checkpoint.remote import RemoteError, RemotePath, retried
-from mergesafe.checkpoint.url import FileSystemStore, attempt, file_system
+from mergesafe.checkpoint.format.model import CONFIG_NAME, INDEX_NAME, SINGLE_NAME
+from mergesafe.checkpoint.places.remote import RemoteError, RemotePath, retried
+from mergesafe.checkpoint.places.url import FileSystemStore, attempt, file_system
 from mergesafe.errors import OutputError
 from mergesafe.references import hub_id, is_url, redact
+from mergesafe.untrusted import reason
 
 #: Written last, in this order, and removed first from a folder that is replaced.
 LAST: Final = (INDEX_NAME, CONFIG_NAME, "mergesafe-manifest.json")

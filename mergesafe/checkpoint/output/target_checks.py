@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mergesafe.checkpoint._parse import reason
 from mergesafe.errors import OutputError
 from mergesafe.private import NotPrivateError, refuse_planted
+from mergesafe.untrusted import reason
 
 
 def resolve(path: Path) -> Path:

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, NoReturn
 
-from mergesafe.checkpoint._parse import is_text, parse_object, reason, show
-from mergesafe.checkpoint.location import Location, OpenFile, at
-from mergesafe.checkpoint.seen import Seen
+from mergesafe.checkpoint.places.location import Location, OpenFile, at
+from mergesafe.checkpoint.places.seen import Seen
 from mergesafe.dtypes import SIZES
 from mergesafe.errors import ChangedInputError, CheckpointError, OutputError, UnreadableError
+from mergesafe.untrusted import is_text, parse_object, reason, show
 
 #: The format's own bound on the length of the JSON header.
 HEADER_LIMIT: Final = 100_000_000

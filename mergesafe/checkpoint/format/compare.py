@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Final
 
-from mergesafe.checkpoint._parse import reason
-from mergesafe.checkpoint.location import OpenFile, at
-from mergesafe.checkpoint.safetensors import TensorInfo
+from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.places.location import OpenFile, at
 from mergesafe.errors import CheckpointError
+from mergesafe.untrusted import reason
 
 _PIECE: Final = 4 << 20
 #: Different tensors mostly differ at once: the first piece is small.

@@ -1,6 +1,6 @@
 """A folder that is made under another name and takes its place in one step, whole.
 
-It is ``model`` in a hidden folder beside its place (see _area.py), and is reached by descriptors,
+It is ``model`` in a hidden folder beside its place (see staging.py), and is reached by descriptors,
 which no renaming changes. A process that is killed leaves the hidden folder; the next one that
 makes the same folder finds it.
 """
@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from mergesafe import private
-from mergesafe.checkpoint._area import MODEL, Area
-from mergesafe.checkpoint._install import Installed, install
+from mergesafe.checkpoint.output._install import Installed, install
+from mergesafe.checkpoint.output.staging import MODEL, StagingFolder
 
 _MOVED = "another folder has taken its place"
 
@@ -29,7 +29,7 @@ class WorkingFolder:
 
     def __init__(self, target: Path, *, overwrite: bool) -> None:
         self.target = target
-        self.area = Area(target)
+        self.staging = StagingFolder(target)
         self._overwrite = overwrite
         self._made: list[Path] = []
         #: Open folders: the one above the target, this one, and the one whose place it takes.
@@ -39,7 +39,7 @@ class WorkingFolder:
     @property
     def path(self) -> Path:
         """Where it lies until it is installed."""
-        return self.area.path / MODEL
+        return self.staging.path / MODEL
 
     def open(self) -> None:
         """Open the folder above the target, and make or find the hidden one in it.
@@ -51,17 +51,17 @@ class WorkingFolder:
         if self._overwrite:
             with suppress(FileNotFoundError):
                 self._old = private.open_folder(self.target.name, self._above)
-        self.area.open(self._above)
+        self.staging.open(self._above)
 
     def begin(self) -> None:
         """Make the folder; nothing of an earlier run stays."""
-        for name in {MODEL, self.area.journal.name} & {*os.listdir(self.area.folder)}:
-            private.remove_tree(name, self.area.folder)
-        self.folder = private.make_folder(MODEL, self.area.folder)
+        for name in {MODEL, self.staging.journal.name} & {*os.listdir(self.staging.folder)}:
+            private.remove_tree(name, self.staging.folder)
+        self.folder = private.make_folder(MODEL, self.staging.folder)
 
     def go_on(self) -> None:
         """Open the folder that an earlier run made."""
-        self.folder = private.open_folder(MODEL, self.area.folder)
+        self.folder = private.open_folder(MODEL, self.staging.folder)
 
     def install(self, check: Callable[[], None], *, replace: bool) -> None:
         """Put the folder in its place, durably, or leave everything as it was.
@@ -69,7 +69,7 @@ class WorkingFolder:
         ``check`` looks at what is in it and raises what undoes it all; ``replace``: whether there
         is a folder in its place that is not empty, which :meth:`remove_old` then removes.
         """
-        working = private.Place(self.area.folder, MODEL, self.path)
+        working = private.Place(self.staging.folder, MODEL, self.path)
         target = private.Place(self._above, self.target.name, self.target)
         if replace and not private.is_same(self._old, target.name, target.folder):
             raise private.NotPrivateError(f"{_MOVED} since this command began")
@@ -109,9 +109,9 @@ class WorkingFolder:
     def close(self, *, keep: bool = False) -> None:
         """Remove the hidden folder, or leave it with what is in it, and let go of everything."""
         if keep:
-            self.area.close()
+            self.staging.close()
         else:
-            self.area.remove()  # does nothing where it is another process's
+            self.staging.remove()  # does nothing where it is another process's
         for descriptor in (self.folder, self._old, self._above):
             if descriptor >= 0:
                 private.close(descriptor)

@@ -24,10 +24,10 @@ from typing import Any, Final, NoReturn
 
 from mergesafe.architecture.names import unwrap
 from mergesafe.architecture.tying import is_tied
-from mergesafe.checkpoint._parse import is_text, show
-from mergesafe.checkpoint.location import Location, at, read_json_file
-from mergesafe.checkpoint.safetensors import HEADER_LIMIT, TensorInfo, read_header
+from mergesafe.checkpoint.format.safetensors import HEADER_LIMIT, TensorInfo, read_header
+from mergesafe.checkpoint.places.location import Location, at, read_json_file
 from mergesafe.errors import CheckpointError, nearest
+from mergesafe.untrusted import is_text, show
 
 SINGLE_NAME: Final = "model.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"

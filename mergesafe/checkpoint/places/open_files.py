@@ -8,8 +8,8 @@ from types import TracebackType
 from mergesafe.errors import ArgumentError
 
 
-class Gate:
-    """Counts the threads inside ``with gate:``; :meth:`shut` waits for them and lets no more in.
+class OpenFiles:
+    """Counts the threads inside ``with files:``; :meth:`shut` waits for them and lets no more in.
 
     Closing a descriptor under a thread that is about to use it is worse than an error: the
     system may give the number to another file, which that thread then reads or overwrites.

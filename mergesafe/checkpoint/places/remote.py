@@ -1,8 +1,9 @@
 """Files behind a URL or on the Hugging Face Hub: what they are called and how they are fetched.
 
 A :class:`RemotePath` is a name below the root of a :class:`RemoteStore`. The stores are
-:class:`~mergesafe.checkpoint.url.FileSystemStore` (anything that fsspec reaches),
-:class:`~mergesafe.checkpoint._http.HttpStore` and :class:`~mergesafe.checkpoint.hub.HubStore`.
+:class:`~mergesafe.checkpoint.places.url.FileSystemStore` (anything that fsspec reaches),
+:class:`~mergesafe.checkpoint.places.http.HttpStore` and
+:class:`~mergesafe.checkpoint.places.hub.HubStore`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from mergesafe.checkpoint.location import OpenFile
+    from mergesafe.checkpoint.places.location import OpenFile
 
 #: Seconds to wait before trying again what may be a passing failure; one more try than entries.
 DELAYS: tuple[float, ...] = (0.25, 1.0, 4.0)
@@ -191,7 +192,7 @@ class RemoteFile:
         return end - begin
 
     def advise(self, begin: int, count: int) -> None:
-        """Nothing: whoever reads small pieces keeps blocks (see ``_blocks``)."""
+        """Nothing: whoever reads small pieces keeps blocks (see ``remote_cache``)."""
 
     def changed(self) -> bool:
         return self._changed()

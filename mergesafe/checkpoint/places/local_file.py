@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from mergesafe.checkpoint.seen import Change, FileState
+from mergesafe.checkpoint.places.seen import Change, FileState
 from mergesafe.errors import CheckpointError
 from mergesafe.private import close
 from mergesafe.regular_file import open_descriptor

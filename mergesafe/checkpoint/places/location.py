@@ -1,8 +1,9 @@
 """Where a checkpoint's files lie, and how they are read: one interface for disks and networks.
 
 A :data:`Location` names a file or folder: a :class:`~pathlib.Path`, or a
-:class:`~mergesafe.checkpoint.remote.RemotePath`, which has the same ``/``, ``name``, ``parent`` and
-``suffix``. :func:`at` gives the :class:`Place` that answers questions about it and opens it.
+:class:`~mergesafe.checkpoint.places.remote.RemotePath`, which has the same ``/``, ``name``,
+``parent`` and ``suffix``. :func:`at` gives the :class:`Place` that answers questions about it and
+opens it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
-from mergesafe.checkpoint._parse import parse_object, reason
-from mergesafe.checkpoint.local_file import LocalFile, check_regular
-from mergesafe.checkpoint.remote import RemotePath
-from mergesafe.checkpoint.seen import FileState
+from mergesafe.checkpoint.places.local_file import LocalFile, check_regular
+from mergesafe.checkpoint.places.remote import RemotePath
+from mergesafe.checkpoint.places.seen import FileState
 from mergesafe.errors import CheckpointError, UnreadableError
+from mergesafe.untrusted import parse_object, reason
 
 Location: TypeAlias = Path | RemotePath
 #: What the system says of a name that leads to nothing.

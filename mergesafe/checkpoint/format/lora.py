@@ -19,18 +19,18 @@ from typing import Any, Final, NoReturn
 from mergesafe.architecture.names import unwrap
 from mergesafe.architecture.pairing import Pairing, pair
 from mergesafe.architecture.tying import HEADS, embedding_of, head_beside
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.location import Location, at, read_json_file
-from mergesafe.checkpoint.lora_config import MERGE_FIRST, Setting, check_config, fail
-from mergesafe.checkpoint.model import (
+from mergesafe.checkpoint.format.lora_config import MERGE_FIRST, Setting, check_config, fail
+from mergesafe.checkpoint.format.model import (
     CONFIG_LIMIT,
     CONVERT_ADVICE,
     PICKLE_SUFFIXES,
     Checkpoint,
     refuse_missing,
 )
-from mergesafe.checkpoint.safetensors import TensorInfo, read_header
+from mergesafe.checkpoint.format.safetensors import TensorInfo, read_header
+from mergesafe.checkpoint.places.location import Location, at, read_json_file
 from mergesafe.dtypes import MERGEABLE
+from mergesafe.untrusted import show
 
 CONFIG_NAME: Final = "adapter_config.json"
 WEIGHTS_NAME: Final = "adapter_model.safetensors"

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from mergesafe.checkpoint.location import OpenFile
+    from mergesafe.checkpoint.places.location import OpenFile
 
 BLOCK: Final = 4 << 20
 #: 256 MiB. Workers that share a tensor share blocks; each one on its own tensor needs three.
@@ -23,7 +23,7 @@ MOST_AHEAD: Final = 8
 CONNECTIONS: Final = 16
 
 
-class Blocks:
+class RemoteCache:
     """The blocks of all remote files of a reader. Thread-safe."""
 
     def __init__(self) -> None:

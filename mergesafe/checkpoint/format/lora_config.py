@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NoReturn
 
-from mergesafe.checkpoint._parse import show
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.patterns import PatternError, matches
+from mergesafe.checkpoint.format.patterns import PatternError, matches
+from mergesafe.checkpoint.places.location import Location
 from mergesafe.errors import MAX_REPORTED, CheckpointError
+from mergesafe.untrusted import show
 
 MERGE_FIRST: Final = "Merge the adapter into its base with PEFT (merge_and_unload) and use that."
 

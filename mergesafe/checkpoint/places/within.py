@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-from mergesafe.checkpoint._parse import show
 from mergesafe.errors import CheckpointError
+from mergesafe.untrusted import show
 
 #: What reading the file would lead to, at the end of a sentence.
 MERGED: Final = "would become part of the merged model"

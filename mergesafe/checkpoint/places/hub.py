@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint.hub_listing import HubFile, check_commit, check_revision, listing
-from mergesafe.checkpoint.location import OpenFile, at
-from mergesafe.checkpoint.remote import (
+from mergesafe.checkpoint.places.hub_listing import HubFile, check_commit, check_revision, listing
+from mergesafe.checkpoint.places.location import OpenFile, at
+from mergesafe.checkpoint.places.remote import (
     PassingError,
     RemoteError,
     RemoteFile,
@@ -26,7 +26,7 @@ from mergesafe.checkpoint.remote import (
     retried,
     within,
 )
-from mergesafe.checkpoint.url import why
+from mergesafe.checkpoint.places.url import why
 from mergesafe.errors import CheckpointError, OutputError
 from mergesafe.regular_file import read_regular
 from mergesafe.version import __version__

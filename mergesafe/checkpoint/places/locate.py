@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mergesafe.checkpoint.hub import open_hub
-from mergesafe.checkpoint.location import Location
-from mergesafe.checkpoint.url import open_url
+from mergesafe.checkpoint.places.hub import open_hub
+from mergesafe.checkpoint.places.location import Location
+from mergesafe.checkpoint.places.url import open_url
 from mergesafe.references import hub_id
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from mergesafe.checkpoint._parse import reason
 from mergesafe.errors import OutputError
 from mergesafe.private import folder_of, remove_tree
 from mergesafe.private_folder import make_private
+from mergesafe.untrusted import reason
 
 
 def make_staging(model: Path) -> None:

@@ -41,7 +41,7 @@ _LEFT_BY_NFS: Final = re.compile(r"\.nfs[0-9a-f]+")
 _ATTEMPTS: Final = 100
 
 
-class Area:
+class StagingFolder:
     """The hidden folder of the output ``target``, between :meth:`open` and :meth:`close`."""
 
     def __init__(self, target: Path) -> None:
@@ -121,7 +121,7 @@ class Area:
             folder = private.open_folder(name, self._parent)
         except OSError:
             return None
-        if _is_area(folder, self._parent):
+        if _is_staging(folder, self._parent):
             return folder
         private.close(folder)
         return None
@@ -236,21 +236,21 @@ def remove_abandoned(target: Path) -> None:
     """Remove the hidden folder of a merge that was killed when its output ``target`` was in place
     already; that of a running one is left alone.
     """
-    area = Area(target)
+    staging = StagingFolder(target)
     with suppress(OSError, OutputError):
         parent = private.open_folder(target.parent, follow=True)
         try:
-            if any(name.startswith(area.path.name) for name in os.listdir(parent)):
-                area.open(parent)
-                if area.alone:
-                    area.remove()
+            if any(name.startswith(staging.path.name) for name in os.listdir(parent)):
+                staging.open(parent)
+                if staging.alone:
+                    staging.remove()
                 else:  # it may be a running one's
-                    area.close()
+                    staging.close()
         finally:
             private.close(parent)
 
 
-def _is_area(folder: int, parent: int) -> bool:
+def _is_staging(folder: int, parent: int) -> bool:
     status = os.fstat(folder)
     if not private.is_ours(status, parent):
         return False

@@ -1,0 +1,1 @@
+"""Files of tensors: safetensors, adapters, and what a folder of them holds."""

@@ -1,0 +1,1 @@
+"""The folder that a merge writes: complete and durable, or absent."""

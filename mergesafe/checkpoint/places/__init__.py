@@ -1,0 +1,1 @@
+"""Where files lie: disks of this machine, the Hub, URLs."""
