@@ -13,15 +13,21 @@ from typing import Any, Final
 
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.methods.declaration import check_declaration
+from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.linear import Linear
+from mergesafe.methods.definitions.model_stock import ModelStock
 from mergesafe.methods.definitions.passthrough import Passthrough
 from mergesafe.methods.definitions.slerp import Slerp
 from mergesafe.methods.definitions.task_arithmetic import FAMILY
+from mergesafe.methods.definitions.tsv import TaskSingularVectors
 from mergesafe.methods.spec import MergeMethod
 
 METHODS: dict[str, MergeMethod] = {
-    method.name: method for method in (Linear(), Slerp(), Passthrough(), *FAMILY)
-}
+    method.name: method
+    for method in (
+        Linear(), Slerp(), Karcher(), Passthrough(), *FAMILY, ModelStock(), TaskSingularVectors(),
+    )
+}  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.
 GROUP: Final = "mergesafe.methods"
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)

@@ -201,8 +201,10 @@ def _documentation(method: MergeMethod) -> str:
     lines = [f"Merge one tensor of several models with {method.title}.", "", "Parameters:"]
     for p in method.parameters:
         notes = [] if p.required else [f"default {p.default}"]
-        if p.minimum is not None or p.maximum is not None:
+        if p.minimum is not None and p.maximum is not None:
             notes.append(f"in [{p.minimum:g}, {p.maximum:g}]")
+        elif p.minimum is not None:
+            notes.append(f"at least {p.minimum:g}")
         if p.choices:
             notes.append("or " * (p.kind == "bool") + ", ".join(p.choices))
         if p.scope != "global":

@@ -23,7 +23,7 @@ class Case:
 
     @property
     def has_base(self) -> bool:
-        return self.method != "linear"
+        return self.method not in ("linear", "karcher")
 
     def tensors(self) -> list[torch.Tensor]:
         """A base and experts near it, the same wherever torch's generator is."""
@@ -75,6 +75,13 @@ CASES = {
     "slerp base": Case("slerp", {"t": 0.0}, inputs=2),
     "slerp": Case("slerp", {"t": 0.3}, inputs=2),
     "slerp other": Case("slerp", {"t": 1.0}, inputs=2),
+    "karcher": Case("karcher"),
+    "karcher two": Case("karcher", inputs=2),
+    "karcher no step": Case("karcher", {"max_iter": 0}),
+    "karcher one step": Case("karcher", {"max_iter": 1, "tol": 1e-3}),
+    "model stock": Case("model_stock"),
+    "model stock two": Case("model_stock", inputs=3),
+    "model stock rows": Case("model_stock", {"filter_wise": True}),
     "linear bf16": Case("linear", {"weight": [0.5, 0.25, 0.125, 0.125]}, dtype=torch.bfloat16),
     "task arithmetic bf16": Case("task_arithmetic", {"weight": EXACT}, dtype=torch.bfloat16),
     "ties bf16": Case("ties", {"weight": EXACT, "density": 0.3}, dtype=torch.bfloat16),
@@ -87,5 +94,8 @@ CASES = {
     "breadcrumbs ties bf16": Case(
         "breadcrumbs_ties", {"weight": EXACT, "density": 0.5}, dtype=torch.bfloat16
     ),
+    "karcher bf16": Case("karcher", dtype=torch.bfloat16),
+    "model stock bf16": Case("model_stock", dtype=torch.bfloat16),
+    "model stock rows bf16": Case("model_stock", {"filter_wise": True}, dtype=torch.bfloat16),
     "slerp bf16": Case("slerp", {"t": 0.3}, inputs=2, dtype=torch.bfloat16),
 }

@@ -34,7 +34,7 @@ def _golden(name: str) -> torch.Tensor:
 
 def _ours(case: Case) -> torch.Tensor:
     base, *others = tensors = case.tensors()
-    if case.method in ("linear", "slerp"):
+    if case.method in ("linear", "slerp", "karcher"):
         return run(case.method, tensors, **case.parameters)
     return run(case.method, others, base, **case.parameters)
 

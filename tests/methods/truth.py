@@ -21,6 +21,10 @@ def merged(
         return torch.einsum("i,i...->...", weights, torch.stack(wide)) / total
     if method == "slerp":
         return _slerp(wide[0], wide[1], parameters["t"])
+    if method == "karcher":
+        return _karcher(wide, parameters.get("max_iter", 10), parameters.get("tol", 1e-5))
+    if method == "model_stock":
+        return _model_stock(wide[0], wide[1:], parameters.get("filter_wise", False))
     return _task_vectors(method, wide[0], wide[1:], parameters)
 
 
@@ -30,6 +34,38 @@ def _slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
         return (1 - t) * a + t * b
     theta = cosine.acos()
     return (((1 - t) * theta).sin() * a + (t * theta).sin() * b) / theta.sin()
+
+
+def _karcher(wide: list[torch.Tensor], max_iter: int, tol: float) -> torch.Tensor:
+    """On the vectors themselves, where the method works on their inner products."""
+    units = [x / x.norm() for x in wide]
+    mean = torch.stack(units).mean(0)
+    mean = mean / mean.norm()
+    for _ in range(max_iter):
+        tangent = torch.zeros_like(mean)
+        for u in units:
+            theta = (mean * u).sum().clamp(-1, 1).acos()
+            if theta >= tol:
+                tangent = tangent + theta / theta.sin() * (u - theta.cos() * mean) / len(units)
+        length = tangent.norm()
+        if length < tol:
+            break
+        mean = length.cos() * mean + length.sin() * tangent / length
+        mean = mean / mean.norm()
+    return mean * torch.stack([x.norm() for x in wide]).mean()
+
+
+def _model_stock(base: torch.Tensor, wide: list[torch.Tensor], rows: bool) -> torch.Tensor:
+    deltas = [(x - base) if rows else (x - base).reshape(1, -1) for x in wide]
+    n = len(deltas)
+    pairs = [
+        torch.nn.functional.cosine_similarity(a, b, dim=-1)
+        for i, a in enumerate(deltas)
+        for b in deltas[i + 1 :]
+    ]
+    cosine = torch.stack(pairs).mean(0).unsqueeze(-1)
+    t = n * cosine / (1 + (n - 1) * cosine)
+    return t * torch.stack(wide).mean(0) + (1 - t) * base
 
 
 def _task_vectors(

@@ -1,0 +1,74 @@
+"""TSV-M: the leading singular vectors of every task vector, made orthogonal to each other's.
+
+With N task vectors ``tau_i = U_i S_i V_i^T`` of shape [m, n], the first ``k = min(m, n) // N``
+singular triples of each are put side by side, U of shape [m, N k] and V of [n, N k], and
+
+    out = base + alpha * polar(U) diag(S) polar(V)^T
+
+where ``polar(U) = P Q^T`` from the singular value decomposition ``U = P D Q^T`` is the matrix with
+orthonormal columns that is nearest to U. Tensors that are no matrices of layers (embeddings, heads,
+norms, biases) get ``alpha`` times the mean task vector.
+
+Paper: Gargiulo et al., "Task Singular Vectors", https://arxiv.org/abs/2412.00081
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergesafe.methods.spec import (
+    Dense,
+    Inputs,
+    Merge,
+    MergeMethod,
+    MergeTaskVectors,
+    Parameter,
+    Settings,
+    Sparsify,
+    TensorContext,
+)
+
+
+class TaskSingularVectors(MergeMethod):
+    name = "tsv"
+    title = "TSV-Merge"
+    paper = "https://arxiv.org/abs/2412.00081"
+    inputs = Inputs(base="required")
+    exact = "numerics"
+    parameters = (
+        Parameter(
+            "alpha", "float", "factor on what is added to the base", default=1.0,
+            tunable=(0.0, 2.0), gradient=True,
+        ),
+    )  # fmt: skip
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        alpha, count = settings.shared["alpha"], tensor.inputs
+        if tensor.matrix and min(tensor.shape) > 0:
+            return Dense(singular_vectors, scale=alpha, holds=count + 10.0)
+        return MergeTaskVectors((1.0 / count,) * count, (Sparsify(),) * count, scale=alpha)
+
+
+def singular_vectors(tile: Any, settings: Any) -> Any:
+    """What is added to the base at an alpha of 1, from matrices in float32."""
+    import torch
+
+    count = len(tile.deltas)
+    rank = max(1, min(tile.base.shape) // count)
+    left, values, right = [], [], []
+    for delta in tile.deltas:
+        u, s, vh = torch.linalg.svd(delta, full_matrices=False)
+        # copies, so that what is cut off is given back
+        left.append(u[:, :rank].clone())
+        values.append(s[:rank].clone())
+        right.append(vh[:rank].clone())
+    return (polar(torch.cat(left, dim=1)) * torch.cat(values)) @ polar(torch.cat(right))
+
+
+def polar(matrix: Any) -> Any:
+    """The nearest matrix with orthonormal columns, or rows where there are more columns."""
+    import torch
+
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u @ vh
