@@ -87,6 +87,7 @@ def manifest_text(
         "backend": backend,
         "recipe": plan.recipe.text,
         "merge_method": plan.recipe.merge_method,
+        "exactness": plan.exactness,
         "seed": plan.seed if plan.random else None,
         "on_nonfinite": on_nonfinite,
         "warnings": list(warnings),

@@ -45,6 +45,11 @@ class Tile:
         base = self.base
         return tuple(x - base for x in self.inputs)
 
+    @staticmethod
+    def row_sum(values: torch.Tensor) -> torch.Tensor:
+        """See :func:`row_sum`."""
+        return row_sum(values)
+
 
 def apply(
     combination: TileFunction,

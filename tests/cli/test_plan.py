@@ -48,6 +48,7 @@ def test_fields(ties: Path, family: Family) -> None:
         "copied_tensors": [],
         "parameters": SIZE // 2,
         "dtypes_out": ["BF16"],
+        "exactness": "bits",
         "statistics": ["k-th magnitude"],
         "bytes_in": 3 * SIZE,
         "bytes_read": 3 * SIZE,

@@ -233,6 +233,7 @@ def make_plan(
         *beside.texts,
     ]
     notes = [
+        *_exactness_notes(tasks),
         *alignment.notes,
         *precision.notes(),
         *experts.notes(),
@@ -324,6 +325,16 @@ def _outputs(tasks: Iterable[TensorTask]) -> list[OutputTensor]:
         for task in tasks
     }
     return [OutputTensor(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
+
+
+def _exactness_notes(tasks: Sequence[TensorTask]) -> list[str]:
+    """Methods whose bytes are not promised to be the same elsewhere."""
+    rounded = {t.method.name for t in tasks if not t.copied and t.method.exact == "numerics"}
+    return [
+        f"{name} uses linear algebra whose rounding differs between machines, so another machine "
+        "may merge to other last bits; 'mergesafe verify' checks this output all the same"
+        for name in sorted(rounded)
+    ]
 
 
 def _tuning_warning(recipe: Recipe) -> list[str]:

@@ -6,10 +6,10 @@ the ``u_i`` and moves along ``t = 1/N sum_i theta_i / sin(theta_i) (u_i - cos(th
 
     m <- cos|t| m + sin|t| t / |t|
 
-until ``|t| < tol`` or ``max_iter`` steps are made; ``out = mean of the |x_i| * m``. Every step stays
-in the span of the models, so all of it happens in the coordinates of the N models, with angles and
-lengths from their Gram matrix: the tensors are read twice, however many steps there are. Tensors
-whose norm is at most ``tol`` have no direction and count only for the length.
+until ``|t| < tol`` or ``max_iter`` steps are made; ``out = mean of the |x_i| * m``. Every step
+stays in the span of the models, so all of it happens in the coordinates of the N models, with
+angles and lengths from their Gram matrix: the tensors are read twice, however many steps there are.
+Tensors whose norm is at most ``tol`` have no direction and count only for the length.
 
 Paper: https://arxiv.org/abs/2603.04972; the mean itself: Karcher, "Riemannian center of mass and
 mollifier smoothing", 1977.
@@ -108,7 +108,5 @@ def _tangent(mean: Vector, cosines: Matrix, tol: float) -> Vector:
 
 
 def _norm(vector: Vector, cosines: Matrix) -> float:
-    square = sum(
-        x * y * cosines[i][j] for i, x in enumerate(vector) for j, y in enumerate(vector)
-    )
+    square = sum(x * y * cosines[i][j] for i, x in enumerate(vector) for j, y in enumerate(vector))
     return math.sqrt(max(0.0, square))

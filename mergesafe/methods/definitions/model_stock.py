@@ -67,14 +67,12 @@ def ratio(gram: Sequence[Sequence[float]]) -> float:
 
 def by_rows(tile: Any, settings: Any) -> Any:
     """The same for every row of a tile; sums in float64 in a fixed order."""
-    from mergesafe.ops.tiles import row_sum
-
     deltas, count = tile.deltas, len(tile.inputs)
-    norms = [row_sum(d * d).sqrt() for d in deltas]
+    norms = [tile.row_sum(d * d).sqrt() for d in deltas]
     total = None
     for i, j in combinations(range(count), 2):
         product = (norms[i] * norms[j]).clamp(min=TINY_PRODUCT)
-        cosine = (row_sum(deltas[i] * deltas[j]) / product).clamp(-1.0, 1.0)
+        cosine = (tile.row_sum(deltas[i] * deltas[j]) / product).clamp(-1.0, 1.0)
         total = cosine if total is None else total + cosine
     cosine = total / (count * (count - 1) // 2)
     denominator = 1.0 + (count - 1) * cosine
