@@ -69,12 +69,11 @@ def by_rows(tile: Any, settings: Any) -> Any:
     """The same for every row of a tile; sums in float64 in a fixed order."""
     deltas, count = tile.deltas, len(tile.inputs)
     norms = [tile.row_sum(d * d).sqrt() for d in deltas]
-    total = None
+    cosines = []
     for i, j in combinations(range(count), 2):
         product = (norms[i] * norms[j]).clamp(min=TINY_PRODUCT)
-        cosine = (tile.row_sum(deltas[i] * deltas[j]) / product).clamp(-1.0, 1.0)
-        total = cosine if total is None else total + cosine
-    cosine = total / (count * (count - 1) // 2)
+        cosines.append((tile.row_sum(deltas[i] * deltas[j]) / product).clamp(-1.0, 1.0))
+    cosine: Any = sum(cosines[1:], cosines[0]) / len(cosines)
     denominator = 1.0 + (count - 1) * cosine
     singular = denominator.abs() < SINGULAR
     t = (count * cosine / denominator.masked_fill(singular, 1.0)).masked_fill(singular, 0.0)
