@@ -111,6 +111,7 @@ wheel-check: $(VENV)/.package
 	cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/python -c "import mergesafe, mergesafe._native as n; \
 	  assert mergesafe.__file__.startswith('$(CURDIR)/build/wheel'), mergesafe.__file__; print('wheel:', n.isa())"
 	test -f build/wheel/site/mergesafe/demo/adapters/aligned/adapter_model.safetensors
+	test -f build/wheel/site/mergesafe/safety/questions/unsafe_heldout.txt
 
 bench: $(VENV)/.bench-extra $(VENV)/.test-extra
 	$(BIN)/python -m bench.kernels

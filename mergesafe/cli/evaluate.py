@@ -14,9 +14,10 @@ from mergesafe.cli.evaluation import (
     resumable,
     write_document,
 )
-from mergesafe.cli.shared import print_json, printable
+from mergesafe.cli.shared import print_json
 from mergesafe.outputs import RESULT, check_outputs
 from mergesafe.safety.statistics import ends
+from mergesafe.terminal.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

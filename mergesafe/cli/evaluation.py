@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from mergesafe.cli.progress import LogLines
 from mergesafe.cli.shared import NOT_OURS
 from mergesafe.errors import ArgumentError
 from mergesafe.references import redact, redact_values
+from mergesafe.terminal.progress import LogLines
 from mergesafe.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def progress(quiet: bool) -> Iterator[Tell]:
     from rich.console import Console
     from rich.markup import escape
 
-    from mergesafe.cli.shared import printable
+    from mergesafe.terminal.text import printable
 
     shown = Console(stderr=True, quiet=quiet)
     with shown.status("Starting") as status:

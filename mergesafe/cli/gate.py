@@ -14,9 +14,10 @@ from mergesafe.cli.evaluation import (
     resumable,
     write_document,
 )
-from mergesafe.cli.shared import print_json, printable
+from mergesafe.cli.shared import print_json
 from mergesafe.errors import RequirementError
 from mergesafe.outputs import JUNIT, RESULT, check_outputs
+from mergesafe.terminal.text import printable
 from mergesafe.whole_file import write_whole
 
 if TYPE_CHECKING:

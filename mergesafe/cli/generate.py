@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.cli.progress import LogLines
-from mergesafe.cli.shared import print_json, printable, warn
+from mergesafe.cli.shared import print_json, warn
 from mergesafe.data.api import GenerateResult, generate
+from mergesafe.terminal.progress import LogLines
+from mergesafe.terminal.text import printable
 from mergesafe.version import __version__
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergesafe.cli.shared import Debug, Json, Quiet, guarded, print_json, printable
+from mergesafe.cli.shared import Debug, Json, Quiet, guarded, print_json
 from mergesafe.cli.usage import Commands
 from mergesafe.safety.statistics import interval
+from mergesafe.terminal.text import printable
 
 if TYPE_CHECKING:
     from mergesafe.safety.inspector.train import Report

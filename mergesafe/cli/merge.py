@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mergesafe.cli.progress import LogLines
-from mergesafe.cli.shared import note, print_json, printable, say, warn
+from mergesafe.cli.shared import note, print_json, say, warn
 from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.run.trace import TraceSummary
-
-if TYPE_CHECKING:
-    from mergesafe.engine.plan.merge_plan import MergePlan
-    from mergesafe.engine.run.workers import Schedule
-
-REFRESH_SECONDS = 0.1
+from mergesafe.terminal.merging import Bar, LogBar
+from mergesafe.terminal.text import printable
 
 
 def run(recipe: Path, out: str, *, json: bool, quiet: bool, **options: Any) -> None:
@@ -87,73 +79,3 @@ def trace_summary(trace: TraceSummary) -> str:
         f"{trace.path}: seconds over all threads: {steps}; reading and computing overlap in "
         f"{trace.overlap:.0%} of {trace.wall:.2f} s{unlisted}"
     )
-
-
-class Bar:
-    """Bytes done, GB/s and time left, on standard error."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-            TransferSpeedColumn(), TimeRemainingColumn(),
-            console=Console(stderr=True), transient=True,
-        )  # fmt: skip
-        self._lock = Lock()
-        self._done = 0
-        self._shown = 0.0
-
-    def start(self, plan: MergePlan, schedule: Schedule) -> Callable[[int], None]:
-        """Show the bar; the returned function adds bytes from any thread."""
-        total = schedule.bytes_read + plan.bytes_out
-        task = self._progress.add_task(plan.recipe.merge_method, total=total)
-        self._progress.start()
-
-        def advance(nbytes: int) -> None:
-            now = time.monotonic()
-            with self._lock:
-                self._done += nbytes
-                if now - self._shown < REFRESH_SECONDS:
-                    return
-                self._shown, done = now, self._done
-            self._progress.update(task, completed=done)
-
-        return advance
-
-    def stop(self) -> None:
-        self._progress.stop()
-
-
-class LogBar:
-    """The share of the bytes that is done and the time left, in a log."""
-
-    def __init__(self) -> None:
-        self._lines = LogLines()
-        self._lock = Lock()
-        self._done = 0
-
-    def start(self, plan: MergePlan, schedule: Schedule) -> Callable[[int], None]:
-        """The returned function adds bytes from any thread."""
-        total = schedule.bytes_read + plan.bytes_out
-        what = f"merging by {plan.recipe.merge_method}"
-        self._lines(what, 0, total)
-
-        def advance(nbytes: int) -> None:
-            with self._lock:
-                self._done += nbytes
-                done = self._done
-            self._lines(what, done, total)
-
-        return advance
-
-    def stop(self) -> None:
-        """Nothing: lines stay."""

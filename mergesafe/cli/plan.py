@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mergesafe.cli.shared import print_json, printable, say, warn
+from mergesafe.cli.shared import print_json, say, warn
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.api import plan as plan_merge
 from mergesafe.engine.estimate.calibrate import calibrate
@@ -15,6 +15,7 @@ from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.tiling import reads
 from mergesafe.errors import CheckpointError
 from mergesafe.recipe.model import Recipe
+from mergesafe.terminal.text import printable
 
 
 def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:

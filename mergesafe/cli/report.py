@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mergesafe.cli.shared import print_json, printable, warn
+from mergesafe.cli.shared import print_json, warn
 from mergesafe.engine.memory import format_size
 from mergesafe.report.api import report
+from mergesafe.terminal.text import printable
 from mergesafe.version import __version__
 
 

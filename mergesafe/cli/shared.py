@@ -18,8 +18,9 @@ import typer
 
 from mergesafe.cli.streams import lead_nowhere
 from mergesafe.errors import MergesafeError
-from mergesafe.references import redact_text, redact_values
+from mergesafe.references import redact_values
 from mergesafe.system_faults import explained
+from mergesafe.terminal.text import printable
 
 INTERNAL_ERROR: Final = 1
 INTERRUPTED: Final = 130
@@ -164,10 +165,3 @@ def _print_on_stderr(lines: Iterable[str]) -> None:
     except OSError:  # there is nowhere to say that nothing can be said
         with suppress(OSError, ValueError):  # a stream without a descriptor
             lead_nowhere(sys.stderr.fileno())  # else Python's own last flush changes the status
-
-
-def printable(message: str) -> str:
-    """One line without secrets: names of tensors and files come from strangers and may hold
-    terminal commands.
-    """
-    return redact_text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))

@@ -17,9 +17,11 @@ from mergesafe.cli.evaluation import (
     progress,
     write_document,
 )
-from mergesafe.cli.shared import print_json, printable, warn
+from mergesafe.cli.shared import print_json, warn
 from mergesafe.outputs import RESULT, check_outputs
-from mergesafe.safety.similarity.api import Pair, Similarity, similarity
+from mergesafe.safety.similarity.api import similarity
+from mergesafe.safety.similarity.result import Pair, Similarity
+from mergesafe.terminal.text import printable
 
 #: Cells of a heat map: three characters each, beside a label of this width.
 _CELL: Final = 4

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.cli.evaluation import write_document
-from mergesafe.cli.progress import LogLines
-from mergesafe.cli.shared import print_json, printable, warn
+from mergesafe.cli.shared import print_json, warn
 from mergesafe.errors import RequirementError
 from mergesafe.outputs import RESULT, check_outputs
+from mergesafe.terminal.text import printable
+from mergesafe.terminal.tuning import show
 
 if TYPE_CHECKING:
     from mergesafe.tune.results.result import AtBounds, TuneResult
-    from mergesafe.tune.search.problem import Moment
 
 #: Parts that are named, the worst first.
 _WORST: Final = 5
@@ -63,31 +62,6 @@ def run(
             f"{out} holds the nearest. Relax a constraint, add data, or allow more steps or a "
             "finer granularity"
         )
-
-
-class Show:
-    """Every step on a terminal, in place; in a log first steps, and a line every ten seconds."""
-
-    def __init__(self) -> None:
-        self._lines = LogLines()
-
-    def __call__(self, moment: Moment) -> None:
-        terms = ", ".join(f"{name} {value:.3f}" for name, value in moment.terms.items())
-        part = f" ({moment.part})" if moment.part else ""
-        line = (
-            f"{moment.search} step {moment.step}{part}: {moment.objective:.4f}"
-            f"{f' ({terms})' if terms else ''}, {moment.evaluations} evaluations, "
-            f"{moment.seconds:.0f} s"
-        )
-        if sys.stderr.isatty():
-            print(f"\r\x1b[2K{printable(line)}", end="", file=sys.stderr, flush=True)
-        else:
-            self._lines.share(
-                f"{moment.search} {moment.part}", moment.share, line, at_once=moment.step == 1
-            )
-
-
-show: Final = Show()
 
 
 def summary(result: TuneResult) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mergesafe.cli.shared import print_json, printable, say
+from mergesafe.cli.shared import print_json, say
 from mergesafe.engine.api import verify
 from mergesafe.engine.memory import format_size
+from mergesafe.terminal.text import printable
 
 
 def run(out: str, *, threads: int | None, json: bool, quiet: bool) -> None:

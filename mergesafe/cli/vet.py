@@ -6,10 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from mergesafe.cli.evaluation import (
     console,
     files_read,
@@ -18,15 +14,13 @@ from mergesafe.cli.evaluation import (
     resumable,
     write_document,
 )
-from mergesafe.cli.shared import print_json, printable
+from mergesafe.cli.shared import print_json
 from mergesafe.errors import RequirementError
 from mergesafe.outputs import RESULT, check_outputs
-from mergesafe.safety.statistics import interval
-from mergesafe.safety.vet.api import Vetted, vet
+from mergesafe.safety.vet.api import vet
 from mergesafe.safety.vet.findings import Parent
-from mergesafe.safety.vet.scope import meaning
-
-_STYLES = {"unfit": "bold red", "warning": "yellow", "note": "dim"}
+from mergesafe.terminal.text import printable
+from mergesafe.terminal.vetted import show
 
 
 def run(
@@ -64,47 +58,3 @@ def _reasons(parent: Parent) -> str:
         for each in parent.findings
         if each.severity == "unfit"
     )
-
-
-def show(found: Vetted, to: Console) -> None:
-    """A table of verdicts, then the reasons."""
-    measured = dict.fromkeys(key for parent in found.parents for key in parent.rates)
-    rates = [each for each in measured if each not in found.meaning]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("parent", overflow="fold")
-    table.add_column("verdict")
-    for rate in rates:
-        table.add_column(rate.replace("_", " "), justify="right")
-    for severity in ("warning", "note"):
-        table.add_column(f"{severity}s", justify="right")
-    if found.base_rates:
-        cells = [_rate(found.base_rates.get(rate)) for rate in rates]
-        table.add_row(Text("base", "dim"), "", *cells, "", "")
-    for parent in found.parents:
-        verdict = Text("fit", "green") if parent.fit else Text("UNFIT", _STYLES["unfit"])
-        counts = [
-            str(sum(f.severity == severity for f in parent.findings))
-            for severity in ("warning", "note")
-        ]
-        cells = [_rate(parent.rates.get(rate)) for rate in rates]
-        table.add_row(Text(printable(parent.name)), verdict, *cells, *counts)
-    to.print(table)
-    for parent in found.parents:
-        if parent.findings:
-            to.print(Text(f"\n{printable(parent.name)}", style="bold"))
-        for each in parent.findings:
-            line = Text(f"  {each.severity:<8}", style=_STYLES[each.severity])
-            line.append(f"{each.area:<10}", style="dim")
-            line.append(printable(each.what), style="default")
-            line.append(f"  [{printable(each.where)}]", style="dim")
-            to.print(line)
-    fit = len(found.parents) - len(found.unfit)
-    to.print()
-    for text in meaning(fit, found.checked, found.not_checked):
-        to.print(Text(printable(text), style="dim"))
-
-
-def _rate(rate: dict[str, float | int] | None) -> str:
-    if rate is None:
-        return "-"
-    return f"{rate['value']:.2f} {interval(rate['low'], rate['high'])}"

@@ -61,12 +61,14 @@ class Example:
 
 @cache
 def questions(kind: Kind, split: Split) -> tuple[str, ...]:
-    """Hand-written questions from ``questions/KIND_SPLIT.txt``, one a line.
+    """Hand-written questions from ``safety/questions/KIND_SPLIT.txt``, one a line.
 
     "Edgy" ones are harmless and sound otherwise ("How do I kill a Python process?"). They have a
     file of their own for training; the held-out harmless file has both sorts.
     """
-    text = (files(__package__) / "questions" / f"{kind}_{split}.txt").read_text(encoding="utf-8")
+    text = (files("mergesafe.safety") / "questions" / f"{kind}_{split}.txt").read_text(
+        encoding="utf-8"
+    )
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 

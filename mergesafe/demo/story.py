@@ -66,8 +66,8 @@ class Story:
 
     def vet(self, sets: Sets) -> dict[str, Any]:
         """Audit the parents before merging them."""
-        from mergesafe.cli.vet import show
         from mergesafe.safety.vet.api import vet
+        from mergesafe.terminal.vetted import show
 
         parents = {name: self.models[name] for name in EXPERTS}
         with self.step("vet", "Vetting the parents: files, weights and behaviour"):
@@ -83,7 +83,7 @@ class Story:
     def merge(self, label: str, recipe: Path, stem: str) -> None:
         """Merge by ``recipe``."""
         import mergesafe
-        from mergesafe.cli.merge import LogBar
+        from mergesafe.terminal.merging import LogBar
 
         out = self.folder / f"merged-{stem}"
         with self.step(f"merge {stem}", f"Merging {label} -> {out}"):
@@ -106,7 +106,7 @@ class Story:
 
     def tune(self, recipe: Path) -> tuple[Path, TuneResult]:
         """Find coefficients for skill and safety."""
-        from mergesafe.cli.tune import Show
+        from mergesafe.terminal.tuning import Show
         from mergesafe.tune.api import tune
 
         out = self.folder / "tuned.yml"
@@ -146,7 +146,7 @@ class Story:
 
     def told(self) -> Callable[[str], None] | None:
         """What takes a step's lines of progress, where they go to a log."""
-        from mergesafe.cli.progress import LogLines
+        from mergesafe.terminal.progress import LogLines
 
         return LogLines().say if self.log else None
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tiny import command, llama, recipe, save, write_recipe
 
-from mergesafe.cli import progress
-from mergesafe.cli.progress import LogLines, duration
+from mergesafe.terminal import progress
+from mergesafe.terminal.progress import LogLines, duration
 
 
 class Clock:
@@ -88,7 +88,7 @@ def test_a_merge_in_a_log(tmp_path: Path, option: str) -> None:
     content = recipe("ties", [expert], base, each={"weight": 1.0, "density": 0.5})
     path = write_recipe(tmp_path / "recipe.yml", content)
     code = (
-        "import sys\nfrom mergesafe.cli import progress\nprogress.SECONDS = 0.0\n"
+        "import sys\nfrom mergesafe.terminal import progress\nprogress.SECONDS = 0.0\n"
         "from mergesafe.cli.main import main\nmain()\n"
     )
     done = subprocess.run(

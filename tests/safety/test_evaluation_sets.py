@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mergesafe.errors import ArgumentError, DataError, RecipeError
-from mergesafe.safety.evaluation.sets import gather, read_set, split_name
+from mergesafe.safety.evaluation.gather import gather
+from mergesafe.safety.evaluation.sets import read_set, split_name
 
 from .chat_models import write_lines
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tiny import command, read, same_bits, write_recipe
 
 import mergesafe
-from mergesafe.cli.tune import Show, run, summary
+from mergesafe.cli.tune import run, summary
 from mergesafe.errors import (
     ArgumentError,
     DataError,
@@ -25,6 +25,7 @@ from mergesafe.errors import (
     TuningError,
 )
 from mergesafe.recipe.load import load_recipe
+from mergesafe.terminal.tuning import Show
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.results.pareto import hypervolume
 from mergesafe.tune.results.result import TuneResult
@@ -480,7 +481,7 @@ def test_a_log_is_not_silent_for_long(
 ) -> None:
     """The first step, then a line every ten seconds: the share of the budget, the time left."""
     clock = iter(range(0, 100, 4))
-    monkeypatch.setattr("mergesafe.cli.progress.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("mergesafe.terminal.progress.time.monotonic", lambda: float(next(clock)))
     show = Show()
     for step in range(1, 12):
         show(Moment("cmaes", step, 0.5, {}, step, 1.0, share=step / 20))

@@ -6,7 +6,8 @@ from contextlib import closing
 from typing import Final
 
 from mergesafe.checkpoint.format.safetensors import TensorInfo
-from mergesafe.checkpoint.places.location import OpenFile, at
+from mergesafe.checkpoint.places.files import OpenFile
+from mergesafe.checkpoint.places.location import at
 from mergesafe.errors import CheckpointError
 from mergesafe.untrusted import reason
 

@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Final
 
 from mergesafe.checkpoint.format.safetensors import TensorInfo, header_sha256
-from mergesafe.checkpoint.places.location import Location, OpenFile, at
+from mergesafe.checkpoint.places.files import OpenFile
+from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.checkpoint.places.open_files import OpenFiles
 from mergesafe.checkpoint.places.remote_cache import RemoteCache
 from mergesafe.checkpoint.places.seen import Change, Seen

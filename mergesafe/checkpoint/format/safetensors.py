@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, NoReturn
 
-from mergesafe.checkpoint.places.location import Location, OpenFile, at
+from mergesafe.checkpoint.places.files import OpenFile
+from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.checkpoint.places.seen import Seen
 from mergesafe.dtypes import SIZES
 from mergesafe.errors import ChangedInputError, CheckpointError, OutputError, UnreadableError

@@ -15,8 +15,8 @@ from posixpath import normpath
 from typing import Any, Final
 
 from mergesafe.checkpoint.format.model import CONFIG_NAME, INDEX_NAME, SINGLE_NAME
+from mergesafe.checkpoint.places.file_system import FileSystemStore, attempt, file_system
 from mergesafe.checkpoint.places.remote import RemoteError, RemotePath, retried
-from mergesafe.checkpoint.places.url import FileSystemStore, attempt, file_system
 from mergesafe.errors import OutputError
 from mergesafe.references import hub_id, is_url, redact
 from mergesafe.untrusted import reason

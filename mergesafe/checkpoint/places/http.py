@@ -16,8 +16,8 @@ from urllib.parse import quote, urljoin, urlsplit
 import aiohttp
 from fsspec.asyn import sync
 
+from mergesafe.checkpoint.places.file_system import FileSystemStore, Info, why
 from mergesafe.checkpoint.places.remote import LEAST_SPEED, WINDOW, PassingError, RemoteError
-from mergesafe.checkpoint.places.url import FileSystemStore, Info, why
 from mergesafe.references import redact
 
 #: A server that is silent for so many seconds has failed; large answers may take longer.

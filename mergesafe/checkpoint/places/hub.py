@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from mergesafe.checkpoint.places.file_system import why
+from mergesafe.checkpoint.places.files import OpenFile
 from mergesafe.checkpoint.places.hub_listing import HubFile, check_commit, check_revision, listing
-from mergesafe.checkpoint.places.location import OpenFile, at
+from mergesafe.checkpoint.places.location import at
 from mergesafe.checkpoint.places.remote import (
     PassingError,
     RemoteError,
@@ -26,7 +28,6 @@ from mergesafe.checkpoint.places.remote import (
     retried,
     within,
 )
-from mergesafe.checkpoint.places.url import why
 from mergesafe.errors import CheckpointError, OutputError
 from mergesafe.regular_file import read_regular
 from mergesafe.version import __version__

@@ -1,7 +1,7 @@
 """Files behind a URL or on the Hugging Face Hub: what they are called and how they are fetched.
 
 A :class:`RemotePath` is a name below the root of a :class:`RemoteStore`. The stores are
-:class:`~mergesafe.checkpoint.places.url.FileSystemStore` (anything that fsspec reaches),
+:class:`~mergesafe.checkpoint.places.file_system.FileSystemStore` (anything that fsspec reaches),
 :class:`~mergesafe.checkpoint.places.http.HttpStore` and
 :class:`~mergesafe.checkpoint.places.hub.HubStore`.
 """
@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from mergesafe.checkpoint.places.location import OpenFile
+    from mergesafe.checkpoint.places.files import OpenFile
 
 #: Seconds to wait before trying again what may be a passing failure; one more try than entries.
 DELAYS: tuple[float, ...] = (0.25, 1.0, 4.0)

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from mergesafe.checkpoint.places.location import OpenFile
+    from mergesafe.checkpoint.places.files import OpenFile
 
 BLOCK: Final = 4 << 20
 #: 256 MiB. Workers that share a tensor share blocks; each one on its own tensor needs three.

@@ -17,13 +17,14 @@ from mergesafe.safety.agreement import Agreement, agreements
 from mergesafe.safety.evaluation.cache import Cache
 from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.compare import compare, disagreements
+from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.harness import harness_figures
 from mergesafe.safety.evaluation.measure import Asked, ask, result
 from mergesafe.safety.evaluation.notes import meaning, notes
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.quantized import QuantizedModel
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
-from mergesafe.safety.evaluation.sets import EvaluationSet, Role, gather
+from mergesafe.safety.evaluation.sets import EvaluationSet, Role
 from mergesafe.safety.judges.base import Judge, Verdict, check_judges
 from mergesafe.safety.judges.registry import make_judge
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from mergesafe.chat.conversation import question
-from mergesafe.chat.records import Record, question_key, read_records
+from mergesafe.chat.records import Record, read_records
 from mergesafe.errors import ArgumentError, DataError
 from mergesafe.regular_file import read_regular
 from mergesafe.strict_json import decode_utf8
@@ -22,7 +22,7 @@ ROLES: Final[tuple[Role, ...]] = ("unsafe", "harmless", "domain")
 #: Path of a set, or its name and path.
 SetPaths: TypeAlias = "str | Path | Sequence[str | Path] | Mapping[str, str | Path]"
 #: Where the shipped questions are, which stand in where no set is given.
-SHIPPED: Final = "mergesafe/demo/questions"
+SHIPPED: Final = "mergesafe/safety/questions"
 #: Bytes of a file of questions.
 _LARGEST: Final = 256 << 20
 
@@ -112,7 +112,7 @@ def _plain(content: bytes, path: Path) -> list[Record]:
 
 def shipped_sets() -> list[EvaluationSet]:
     """The questions that come with mergesafe: 48 unsafe and 60 harmless ones, few and simple."""
-    folder = files("mergesafe") / "demo" / "questions"
+    folder = files("mergesafe.safety") / "questions"
     made = []
     for role in ("unsafe", "harmless"):
         name = f"{role}_heldout.txt"
@@ -124,65 +124,6 @@ def shipped_sets() -> list[EvaluationSet]:
             )
         )  # fmt: skip
     return made
-
-
-def gather(
-    unsafe: SetPaths = (),
-    harmless: SetPaths = (),
-    domain: SetPaths = (),
-    sets: str | Path | None = None,
-    limit: int | None = None,
-) -> list[EvaluationSet]:
-    """All sets, by role; the shipped ones where neither unsafe nor harmless questions are given.
-
-    A set without a name is called what its file is called.
-
-    Raises:
-        ArgumentError: two sets have one name, or a name cannot be one.
-        DataError: see :func:`read_set`; or a question is unsafe in one set and harmless in another.
-        RecipeError: the file ``sets`` is not valid.
-    """
-    from mergesafe.safety.evaluation.sets_file import read_sets_file
-
-    given = dict(zip(ROLES, map(named, (unsafe, harmless, domain)), strict=True))
-    if sets is not None:
-        for role, more in read_sets_file(Path(sets)).items():
-            given[role] = given[role] + more
-    read = [read_set(name, role, path) for role in ROLES for name, path in given[role]]
-    if not given["unsafe"] and not given["harmless"]:
-        read = shipped_sets() + read
-    names = [each.name for each in read]
-    for name in names:
-        check_name(name)
-        if names.count(name) > 1:
-            raise ArgumentError(
-                f"two sets are called {name!r}; name one of them otherwise: NAME=FILE"
-            )
-    _check_overlap(read)
-    return [each.first(limit) for each in read]
-
-
-def _check_overlap(sets: Sequence[EvaluationSet]) -> None:
-    """Refuse a question that is to be declined and not to be."""
-    unsafe = {
-        question_key(record): (each, record)
-        for each in sets
-        if each.role == "unsafe"
-        for record in each.records
-    }
-    for each in sets:
-        both = [record for record in each.records if question_key(record) in unsafe]
-        if each.role != "harmless" or not both:
-            continue
-        other, record = unsafe[question_key(both[0])]
-        count = "1 question is" if len(both) == 1 else f"{len(both)} questions are"
-        raise DataError(
-            f"{count} both in the harmless set {each.name!r} and in the unsafe set {other.name!r} "
-            f"({other.path}:{record.line}); a question has one role: remove it from one of the "
-            "files, or give another file",
-            source=each.path,
-            line=both[0].line,
-        )
 
 
 def named(paths: SetPaths) -> list[tuple[str, Path]]:

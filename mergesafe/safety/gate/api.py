@@ -11,11 +11,11 @@ from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel, parse_reference
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
 from mergesafe.safety.evaluation.api import Tell, run
+from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.harness import PREFIX
 from mergesafe.safety.evaluation.measure import planned_metrics
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.result import Evaluation, ModelResult
-from mergesafe.safety.evaluation.sets import gather
 from mergesafe.safety.gate.decide import Decision, decide
 from mergesafe.safety.gate.evidence import Evidence
 from mergesafe.safety.gate.requirement import Requirement, check_metric, parse_requirement

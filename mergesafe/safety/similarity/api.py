@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from mergesafe.chat.hf import parse_reference
 from mergesafe.dtypes import FLOATS
@@ -16,59 +14,15 @@ from mergesafe.outline.alignment import align
 from mergesafe.outline.sources import Model, open_refs, sources_of
 from mergesafe.references import redact
 from mergesafe.safety.similarity.layers import layers_of
-from mergesafe.safety.similarity.measures import Measures, add_up, pairs
-from mergesafe.safety.similarity.statistics import Options, TensorInput, collect
-from mergesafe.safety.similarity.tiles import BASE, TensorSums
-from mergesafe.version import __version__
-
-if TYPE_CHECKING:
-    from mergesafe.safety.similarity.outputs import PairOutputs
+from mergesafe.safety.similarity.measures import add_up, pairs
+from mergesafe.safety.similarity.result import Pair, Similarity
+from mergesafe.safety.similarity.statistics import Options, collect
+from mergesafe.safety.similarity.tiles import BASE, TensorInput, TensorSums
 
 #: Told what is being done, for a person who waits.
 Tell = Callable[[str], None]
 #: References, or references by the names that they are to have.
 Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two models: their task vectors over all tensors and by layer, and their outputs.
-
-    ``layers`` follows :attr:`Similarity.layers`; ``outputs`` is None without prompts.
-    """
-
-    first: str
-    second: str
-    overall: Measures
-    layers: tuple[Measures, ...]
-    outputs: PairOutputs | None = None
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """How alike models are. ``norms``: ‖τ‖ of every model, by layer."""
-
-    models: tuple[str, ...]
-    base: str
-    layers: tuple[str, ...]
-    pairs: tuple[Pair, ...]
-    norms: tuple[tuple[float, ...], ...]
-    notes: tuple[str, ...] = ()
-    prompts: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON, kind ``similarity``."""
-        return {
-            "mergesafe": __version__,
-            "kind": "similarity",
-            "models": list(self.models),
-            "base": self.base,
-            "layers": list(self.layers),
-            "norms": [list(each) for each in self.norms],
-            "prompts": self.prompts,
-            "pairs": [_pair_dict(pair, self.layers) for pair in self.pairs],
-            "notes": list(self.notes),
-        }
 
 
 def similarity(
@@ -202,17 +156,3 @@ def _refuse_nonfinite(
                 "holds NaN or infinity, so its task vector has no direction. Use another "
                 "checkpoint; mergesafe vet lists every such tensor."
             )
-
-
-def _pair_dict(pair: Pair, layers: Sequence[str]) -> dict[str, Any]:
-    keys = ("cosine", "l2", "sign_conflict", "norm_ratio")
-    outputs = pair.outputs
-    return {
-        "first": pair.first,
-        "second": pair.second,
-        **{key: [getattr(layer, key) for layer in pair.layers] for key in keys},
-        "overall": {key: getattr(pair.overall, key) for key in keys},
-        "cka": None if outputs is None else [outputs.cka.get(label) for label in layers],
-        "kl": None if outputs is None else outputs.kl,
-        "top1": None if outputs is None else outputs.top1,
-    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,11 +22,11 @@ from mergesafe.recipe.model import ModelRef
 from mergesafe.safety.evaluation.sets import read_set
 from mergesafe.safety.similarity.cka import centred_gram, linear_cka
 from mergesafe.safety.similarity.measures import pairs
+from mergesafe.safety.similarity.result import PairOutputs, Similarity
 
 if TYPE_CHECKING:
     import torch
 
-    from mergesafe.safety.similarity.api import Similarity, Tell
 
 #: Token positions that are compared; a Gram matrix of so many takes 1 MiB a layer and model.
 POSITIONS: Final = 512
@@ -37,21 +37,12 @@ _ROWS: Final = 32
 _EMBEDDINGS: Final = ("embed_tokens", "wte", "embed_in")
 
 
-@dataclass(frozen=True)
-class PairOutputs:
-    """``cka``: by layer label, after that layer (after the final norm for the last one).
-
-    ``kl``: mean over positions of KL(first ‖ second) = Σ_v p₁(v) ln(p₁(v) / p₂(v)), in nats.
-    ``top1``: share of positions at which both find the same token likeliest.
-    """
-
-    cka: dict[str, float]
-    kl: float
-    top1: float
-
-
 def with_outputs(
-    found: Similarity, refs: Sequence[ModelRef], prompts: Path, device: str, tell: Tell
+    found: Similarity,
+    refs: Sequence[ModelRef],
+    prompts: Path,
+    device: str,
+    tell: Callable[[str], None],
 ) -> Similarity:
     """``found`` with the outputs of every pair; ``refs``: the base, then the models.
 

@@ -19,41 +19,10 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import Arena, aligned, format_size
 from mergesafe.engine.plan.tiling import BLOCK
 from mergesafe.errors import ArgumentError
-from mergesafe.outline.sources import Source
-from mergesafe.safety.similarity.tiles import Area, TensorSums, sum_tensor
+from mergesafe.safety.similarity.tiles import Area, TensorInput, TensorSums, sum_tensor
 
 #: Elements of a tile: of a few models they stay in a processor's cache.
 _TILE: Final = 1 << 18
-
-
-@dataclass(frozen=True)
-class TensorInput:
-    """A tensor of the base, and of those of the experts that have it, by their number."""
-
-    name: str
-    base: Source
-    experts: dict[int, Source]
-
-    @property
-    def numel(self) -> int:
-        return self.base.info.numel
-
-    @property
-    def changed(self) -> dict[int, Source]:
-        """The experts that may differ from the base: all but those that are the same bytes."""
-        same = self.base.info.path, self.base.info.offset
-        return {
-            number: source
-            for number, source in self.experts.items()
-            if source.lora != self.base.lora or (source.info.path, source.info.offset) != same
-        }
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes that are read."""
-        sources = [self.base, *self.changed.values()]
-        factors = sum(s.lora.a.nbytes + s.lora.b.nbytes for s in sources if s.lora)
-        return len(sources) * self.base.info.nbytes + factors
 
 
 @dataclass(frozen=True)

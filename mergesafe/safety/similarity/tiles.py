@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.format.safetensors import TensorInfo
@@ -14,14 +14,41 @@ from mergesafe.engine.memory import Slice, aligned
 from mergesafe.engine.run.kernels import Buffer, Factor, compare, low_rank, to_float32, transpose
 from mergesafe.outline.sources import Source
 
-if TYPE_CHECKING:
-    from mergesafe.safety.similarity.statistics import TensorInput
-
 #: In :attr:`TensorSums.nonfinite`, the base.
 BASE: Final = -1
 
 Matrix = list[list[float]]
 Counts = list[list[int]]
+
+
+@dataclass(frozen=True)
+class TensorInput:
+    """A tensor of the base, and of those of the experts that have it, by their number."""
+
+    name: str
+    base: Source
+    experts: dict[int, Source]
+
+    @property
+    def numel(self) -> int:
+        return self.base.info.numel
+
+    @property
+    def changed(self) -> dict[int, Source]:
+        """The experts that may differ from the base: all but those that are the same bytes."""
+        same = self.base.info.path, self.base.info.offset
+        return {
+            number: source
+            for number, source in self.experts.items()
+            if source.lora != self.base.lora or (source.info.path, source.info.offset) != same
+        }
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that are read."""
+        sources = [self.base, *self.changed.values()]
+        factors = sum(s.lora.a.nbytes + s.lora.b.nbytes for s in sources if s.lora)
+        return len(sources) * self.base.info.nbytes + factors
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from mergesafe.outline.sources import open_refs
 from mergesafe.references import redact, redact_text
 from mergesafe.safety.evaluation.api import Model as Asked
 from mergesafe.safety.evaluation.api import make_judges
+from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.notes import meaning
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
-from mergesafe.safety.evaluation.sets import gather
 from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.similarity.api import Models, Tell, counted
 from mergesafe.safety.similarity.statistics import Options, collect

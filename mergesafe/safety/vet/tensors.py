@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mergesafe.dtypes import FLOATS, MERGEABLE
 from mergesafe.outline.alignment import align
 from mergesafe.outline.sources import Model, Source
-from mergesafe.safety.similarity.statistics import TensorInput
+from mergesafe.safety.similarity.tiles import TensorInput
 from mergesafe.safety.vet.findings import Finding, amount, listing
 from mergesafe.untrusted import show
 

@@ -19,7 +19,8 @@ from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.resolve import settings_for
 from mergesafe.recipe.write import dump_recipe
 from mergesafe.references import hub_id, is_url, local_path, redact, redact_text
-from mergesafe.safety.evaluation.sets import gather, read_set, split_name
+from mergesafe.safety.evaluation.gather import gather
+from mergesafe.safety.evaluation.sets import read_set, split_name
 from mergesafe.safety.evaluation.sets_file import read_sets_file
 from mergesafe.safety.gate.requirement import parse_requirement
 from mergesafe.safety.judges.registry import make_judge

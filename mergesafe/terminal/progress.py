@@ -8,7 +8,7 @@ import time
 from threading import Lock
 from typing import Final
 
-from mergesafe.cli.shared import printable
+from mergesafe.terminal.text import printable
 
 #: Seconds between two lines.
 SECONDS: Final = 10.0
