@@ -25,14 +25,35 @@ from bench.make_models import Shape, make_models
 from bench.plot import plot_merges
 from bench.timing import percentiles, write_csv
 
-#: Method -> parameters of each expert, and whether its output is the same for every tool.
+
+@dataclass(frozen=True)
+class Case:
+    """How a method is benchmarked.
+
+    ``each``: parameters of an expert, with a place for its weight; ``parameters``: of the recipe.
+    ``base``: ``separate``, ``member`` (the base is listed, too) or ``none``. ``alike``: whether the
+    output is the same for every tool.
+    """
+
+    each: str | None = None
+    parameters: str | None = None
+    base: str = "separate"
+    experts: int = 3
+    alike: bool = True
+
+
 METHODS = {
-    "ties": ("{weight: %s, density: 0.5}", True),
-    "linear": ("{weight: %s}", True),
-    "task_arithmetic": ("{weight: %s}", True),
-    "slerp": (None, True),
-    "dare_ties": ("{weight: %s, density: 0.5}", False),
-    "breadcrumbs": ("{weight: %s, density: 0.5}", True),
+    "ties": Case("{weight: %s, density: 0.5}"),
+    "linear": Case("{weight: %s}", base="none"),
+    "task_arithmetic": Case("{weight: %s}"),
+    "slerp": Case(parameters="{t: 0.4}", base="member", experts=1),
+    "dare_ties": Case("{weight: %s, density: 0.5}", alike=False),
+    "breadcrumbs": Case("{weight: %s, density: 0.5}"),
+    "karcher": Case(base="none"),
+    "model_stock": Case(),
+    "nearswap": Case(parameters="{t: 0.001}", base="member", experts=1),
+    "della": Case("{weight: %s, density: 0.5, epsilon: 0.1}", alike=False),
+    "sce": Case(parameters="{select_topk: 0.1}"),
 }
 WEIGHTS = ("0.5", "0.3", "0.2")
 MIB = 1 << 20
@@ -90,24 +111,26 @@ def environment() -> dict[str, str]:
 def recipe(method: str, models: list[Path]) -> str:
     """The recipe of one method over the base and the experts."""
     base, *experts = models
-    parameters, _ = METHODS[method]
+    case = METHODS[method]
     lines = [f"merge_method: {method}", "dtype: bfloat16"]
-    if method == "slerp":
-        return "\n".join(
-            [*lines, f"base_model: {base}", "parameters: {t: 0.4}", "models:"]
-            + [f"  - model: {model}" for model in (base, experts[0])]
-        )
-    if method != "linear":
+    if case.parameters is not None:
+        lines.append(f"parameters: {case.parameters}")
+    if case.base != "none":
         lines.append(f"base_model: {base}")
     lines.append("models:")
-    for model, weight in zip(experts, WEIGHTS, strict=True):
-        lines += [f"  - model: {model}", f"    parameters: {parameters % weight}"]
+    if case.base == "member":
+        lines.append(f"  - model: {base}")
+    for model, weight in zip(experts[: case.experts], WEIGHTS, strict=False):
+        lines.append(f"  - model: {model}")
+        if case.each is not None:
+            lines.append(f"    parameters: {case.each % weight}")
     return "\n".join(lines) + "\n"
 
 
 def inputs_of(method: str, models: list[Path]) -> list[Path]:
     """Shards that the method reads."""
-    used = {"slerp": models[:2], "linear": models[1:]}.get(method, models)
+    case = METHODS[method]
+    used = models[case.base == "none" : 1 + case.experts]
     return [shard for model in used for shard in sorted(model.glob("*.safetensors"))]
 
 
@@ -165,7 +188,7 @@ def bench_method(
             os.sync()  # what the tool before left to write must not slow down this one
             runs.setdefault(tool, []).append(run(command))
     agreement = ""
-    if mergekit and METHODS[method][1]:
+    if mergekit and METHODS[method].alike:
         agreement = disagreement(work / "mergesafe", work / "mergekit")
     for tool in found:
         shutil.rmtree(work / tool, ignore_errors=True)
@@ -211,6 +234,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="drop the inputs from the page cache")
     parser.add_argument("--work", type=Path, help="folder for models and outputs (about 8 GB)")
     parser.add_argument("--layers", type=int, default=Shape.layers)
+    parser.add_argument("--results", default="merge", help="name of the table in bench/results")
     args = parser.parse_args()
     mergekit = os.environ.get("MERGEKIT_YAML") or shutil.which("mergekit-yaml")
     if not mergekit:
@@ -225,7 +249,7 @@ def main() -> None:
             measured = bench_method(method, models, work, args, mergekit)
             report(measured)
             rows += measured
-    path = write_csv("merge_cold" if args.cold else "merge", rows)
+    path = write_csv(f"{args.results}_cold" if args.cold else args.results, rows)
     print(f"{path} and {plot_merges(path)}")
 
 

@@ -112,7 +112,8 @@ def _parameters(
             minimum=0.0,
             maximum=1.0,
             ignored=sparsify == "none",
-            tunable=(0.0, 1.0),
+            # a density of 0 keeps nothing, where no search finds its way back from
+            tunable=(0.05, 1.0),
         ),
         Parameter("normalize", "bool", "divide by the sum of kept weights", default=normalize),
         Parameter(

@@ -21,13 +21,8 @@ from mergesafe.architecture.names import layer_of
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.errors import ArgumentError, TuningError, did_you_mean
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings
+from mergesafe.tune.section.coefficients import bounds_of, default_coefficients, tunable
 
-#: What tuning keeps coefficients within unless told otherwise. AdaMerging (arXiv 2310.02575) clamps
-#: weights to [0, 1].
-DEFAULT_BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
-    "weight": (0.0, 1.0), "t": (0.0, 1.0), "lambda": (0.0, 2.0), "density": (0.0, 1.0),
-    "gamma": (0.0, 1.0),
-}  # fmt: skip
 GRANULARITIES: Final = ("model", "block:K", "layer", "tensor")
 
 _ROUNDING: Final = 1e-9
@@ -62,7 +57,7 @@ class CoefficientSpace:
         plan: the merge, from :func:`mergesafe.engine.plan.merge_plan.make_plan`.
         granularity: ``model``, ``block:K`` (K layers), ``layer`` or ``tensor``.
         coefficients: names of the method's parameters; by default ``weight``, or ``t`` for SLERP.
-        bounds: (low, high) by name, in place of :data:`DEFAULT_BOUNDS`.
+        bounds: (low, high) by name, in place of those of the method's declaration.
 
     Raises:
         ArgumentError: an unknown granularity, coefficient or bound.
@@ -250,17 +245,17 @@ def _is_tuned(task: TensorTask) -> bool:
 
 
 def _parameters(method: MergeMethod, wanted: Sequence[str] | None) -> tuple[Parameter, ...]:
-    tunable = {p.name: p for p in method.parameters if p.name in DEFAULT_BOUNDS and not p.ignored}
+    known = tunable(method)
     if wanted is None:
-        wanted = [name for name in ("weight", "t") if name in tunable]
+        wanted = default_coefficients(method, gradient=True)
     if not wanted:
         raise TuningError(f"{method.name} has no coefficient to tune; choose another merge method")
     for name in wanted:
-        if name not in tunable:
+        if name not in known:
             raise ArgumentError(
-                f"{method.name} has no coefficient '{name}' to tune{did_you_mean(name, tunable)}"
+                f"{method.name} has no coefficient '{name}' to tune{did_you_mean(name, known)}"
             )
-    return tuple(tunable[name] for name in dict.fromkeys(wanted))
+    return tuple(known[name] for name in dict.fromkeys(wanted))
 
 
 def _bounds(
@@ -274,7 +269,7 @@ def _bounds(
             )
     found = {}
     for p in parameters:
-        low, high = given.get(p.name, DEFAULT_BOUNDS[p.name])
+        low, high = given.get(p.name, bounds_of(p))
         least = low if p.minimum is None else p.minimum
         most = high if p.maximum is None else p.maximum
         if not least <= low <= high <= most:

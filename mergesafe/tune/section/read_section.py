@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from mergesafe.errors import MergesafeError, RecipeError, did_you_mean
-from mergesafe.methods.spec import MergeMethod, Parameter
 from mergesafe.recipe.fields import Fields, choice, number, one_or_more
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import (
@@ -24,6 +23,7 @@ from mergesafe.recipe.nodes import (
 )
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.tune.objective.constraints import read_constraint
+from mergesafe.tune.section.coefficients import bounds_of, default_coefficients, tunable
 from mergesafe.tune.section.read_data import read_data
 from mergesafe.tune.section.read_objective import read_objective
 from mergesafe.tune.section.read_search import GRADIENT, read_budget, read_searches
@@ -43,17 +43,6 @@ KEYS: Final = (
     "seed", "budget", "heldout", "constraints", "front", "batch", "judge",
 )  # fmt: skip
 GRANULARITY: Final = re.compile(r"model|layer|tensor|block:[1-9]\d{0,3}", re.ASCII)
-#: Parameters of merge methods that tuning can find, with the bounds it takes by default. Density 0
-#: keeps nothing, where no search finds its way back from.
-TUNABLE: Final[Mapping[str, tuple[float, float]]] = {
-    "weight": (0.0, 1.0),
-    "t": (0.0, 1.0),
-    "density": (0.05, 1.0),
-    "lambda": (0.0, 2.0),
-    "gamma": (0.0, 1.0),
-}
-#: Those tuned by default, where the method has them; density by searches without gradients alone.
-DEFAULT: Final = ("weight", "t", "density")
 #: Start of a search where the recipe writes no value, from arXiv 2406.14563.
 START: Final[Mapping[str, float]] = {"weight": 0.5, "t": 0.5}
 MAX_FRONT_POINTS: Final = 100
@@ -82,7 +71,7 @@ class _SectionReader:
         self.report = report
         self.fields = Fields(node, KEYS, "'tune'", report)
         #: The method's parameters that tuning can find, in the method's order.
-        self.tunable = tuple(p.name for p in _tunable(recipe.method))
+        self.tunable = tuple(tunable(recipe.method))
 
     def section(self) -> TuneSection:
         fields = self.fields
@@ -124,16 +113,11 @@ class _SectionReader:
         method = self.recipe.method.name
         if not self.tunable:
             self.report.record(
-                f"{method} has no parameter that tuning can find; tuning finds "
-                f"{', '.join(TUNABLE)}",
+                f"{method} has no parameter that tuning can find; choose another merge method",
                 self.recipe.method_line,
             )
-        without_gradient = all(each.method not in GRADIENT for each in searches)
-        default = tuple(
-            name
-            for name in self.tunable
-            if name in DEFAULT and (without_gradient or name != "density")
-        )
+        gradient = any(each.method in GRADIENT for each in searches)
+        default = default_coefficients(self.recipe.method, gradient=gradient)
         node = self.fields.node.get("coefficients")
         if node is None:
             return default
@@ -144,7 +128,8 @@ class _SectionReader:
         return tuple(dict.fromkeys(name for name in chosen if name is not None)) or default
 
     def _bounds(self, coefficients: tuple[str, ...]) -> Mapping[str, tuple[float, float]]:
-        bounds = {name: TUNABLE[name] for name in coefficients}
+        known = tunable(self.recipe.method)
+        bounds = {name: bounds_of(known[name]) for name in coefficients}
         node = self.fields.read("bounds", self._mapping)
         for name, line, value in node or ():
             if name not in bounds:
@@ -272,7 +257,3 @@ class _SectionReader:
             fields.missing("points", "a number such as 7")
             return None
         return fields.integer("points", 7, 2, MAX_FRONT_POINTS)
-
-
-def _tunable(method: MergeMethod) -> list[Parameter]:
-    return [p for p in method.parameters if p.name in TUNABLE and not p.ignored]

@@ -1,0 +1,144 @@
+"""Gradients of the declarations themselves: every method whose parameters declare one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import recipe, save
+
+import mergesafe as ms
+from mergesafe.errors import PointError, TuningError
+from mergesafe.methods.registry import METHODS
+from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.model.tensor_function import TensorFunction, check_differentiable
+
+WRITTEN = "tests.engine.written:summed"
+NAME = "model.layers.0.mlp.up_proj.weight"
+SHAPE = (24, 16)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ties": {"density": 0.5}, "breadcrumbs": {"density": 0.6}, "breadcrumbs_ties": {"density": 0.6},
+    "dare_linear": {"density": 0.7}, "dare_ties": {"density": 0.7},
+}  # fmt: skip
+WITH_GRADIENT = [n for n, m in METHODS.items() if any(p.gradient for p in m.parameters)]
+
+
+def tensors(count: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    base = torch.randn(SHAPE, generator=generator)
+    return [base, *(base + torch.randn(SHAPE, generator=generator) for _ in range(count))]
+
+
+def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]:
+    """A tensor of a merge by ``method``, with every coefficient that has a gradient."""
+    declared = ms.methods.registry.get_method(method)  # type: ignore[attr-defined]
+    count = 1 if declared.inputs.most == 2 and declared.inputs.base == "member" else 2
+    inputs = tensors(count)
+    paths = [save(folder / str(i), {NAME: x}) for i, x in enumerate(inputs)]
+    each = {"weight": 0.6, **OPTIONS.get(method, {})}
+    known = {p.name for p in declared.parameters if p.scope != "global"}
+    each = {n: v for n, v in each.items() if n in known}
+    shared = {"t": 0.3} if any(p.name == "t" for p in declared.parameters) else {}
+    if declared.inputs.base == "none":
+        content = recipe(method, paths, each=each, parameters=shared)
+    elif declared.inputs.base == "member":
+        content = recipe(method, paths, paths[0], each=each, parameters=shared)
+    else:
+        content = recipe(method, paths[1:], paths[0], each=each, parameters=shared)
+    [task] = ms.plan(content).plan.tasks
+    names = [p.name for p in declared.parameters if p.gradient and p.tunable]
+    bounds = dict.fromkeys(names, (-10.0, 10.0))
+    low = {p.name: p.minimum for p in declared.parameters if p.minimum is not None}
+    bounds = {n: (low.get(n, -10.0), 1.0 if n == "t" else 10.0) for n in names}
+    space = CoefficientSpace(ms.plan(content).plan, "tensor", names, bounds)
+    return TensorFunction(task, space), inputs
+
+
+@pytest.mark.parametrize("chosen", [False, True], ids=["all rows", "some rows"])
+@pytest.mark.parametrize("method", [*WITH_GRADIENT, WRITTEN])
+def test_gradients_are_those_of_differences(method: str, chosen: bool, tmp_path: Path) -> None:
+    """Merged tensors are smooth in their coefficients but where signs change, which is rare."""
+    function, inputs = made(method, tmp_path)
+    rows = torch.tensor([3, 0, 20]) if chosen else None
+    size = len(function.space.index(NAME))
+    row = torch.linspace(0.45, 0.75, size, dtype=torch.float64)
+    slope = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
+    slope = slope if rows is None else slope[rows]
+    found = function.reduce(inputs, row, slope, rows)
+    assert found.shape == row.shape
+
+    def loss(at: torch.Tensor) -> float:
+        return float((function.make(inputs, at, torch.float32, rows).double() * slope).sum())
+
+    step = 1e-3
+    for i in range(size):
+        there = torch.zeros_like(row)
+        there[i] = step
+        difference = (loss(row + there) - loss(row - there)) / (2 * step)
+        # the merged tensor is rounded to float32: 2**-24 * |W| * sqrt(n) / step
+        assert abs(difference - float(found[i])) < 5e-3 * max(1.0, abs(difference)), i
+
+
+def test_a_function_has_the_gradient_of_the_kernel(tmp_path: Path) -> None:
+    """Task arithmetic written in torch, differentiated by autograd, and the fused backward pass."""
+    written, inputs = made(WRITTEN, tmp_path / "written")
+    fused, _ = made("task_arithmetic", tmp_path / "fused")
+    slope = torch.randn(SHAPE, generator=torch.Generator().manual_seed(6))
+    ours = written.reduce(inputs, torch.tensor([0.3, 0.8], dtype=torch.float64), slope)
+    theirs = fused.reduce(inputs, torch.tensor([0.3, 0.8, 1.0], dtype=torch.float64), slope)
+    # a float32 sum of 384 products against one in float64
+    assert torch.allclose(ours, theirs[:2], rtol=1e-5)
+
+
+def test_statistics_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mergesafe.tune.model import tensor_function
+
+    asked: list[object] = []
+    answer = tensor_function.answer
+
+    def counting(request: Any, *rest: Any) -> Any:
+        asked.append(request)
+        return answer(request, *rest)
+
+    monkeypatch.setattr(tensor_function, "answer", counting)
+    function, inputs = made("ties", tmp_path)
+    for weight in (0.2, 0.5):
+        row = torch.tensor([weight, 0.4, 1.0], dtype=torch.float64)
+        function.make(inputs, row, torch.float32)
+        function.reduce(inputs, row, torch.ones(SHAPE))
+    assert len(asked) == 1
+
+
+def test_a_dense_direction_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    svd = torch.linalg.svd
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return svd(*arguments, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", counting)
+    function, inputs = made("tsv", tmp_path)
+    for alpha in (0.2, 0.9, 1.4):
+        row = torch.tensor([alpha], dtype=torch.float64)
+        function.make(inputs, row, torch.float32)
+        function.reduce(inputs, row, torch.ones(SHAPE))
+    assert calls == 4  # of two task vectors, and two polar factors
+
+
+def test_weights_that_cancel_are_a_point_that_cannot_be(tmp_path: Path) -> None:
+    function, inputs = made("linear", tmp_path)
+    row = torch.tensor([0.5, -0.25, -0.25], dtype=torch.float64)
+    with pytest.raises(PointError, match=r"sum to zero.*bounds that exclude such coefficients"):
+        function.make(inputs, row, torch.float32)
+
+
+def test_methods_without_a_gradient_are_named(tmp_path: Path) -> None:
+    folders = [save(tmp_path / n, {NAME: x}) for n, x in zip("abc", tensors(2), strict=True)]
+    content = recipe("ties", folders[1:], folders[0], each={"weight": 0.5, "density": 0.5})
+    space = CoefficientSpace(ms.plan(content).plan, "tensor", ["density"])
+    with pytest.raises(TuningError, match="'density' has no gradient"):
+        check_differentiable(space)
