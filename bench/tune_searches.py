@@ -31,9 +31,10 @@ from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.tune.data.examples import Term
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.model.space import CoefficientSpace
-from mergesafe.tune.objective.objectives import Evaluation, Objective
+from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
+from mergesafe.tune.objective.objectives import Objective
 from mergesafe.tune.results.tuned import rounded, tuned_text
-from mergesafe.tune.search.problem import Moment, Problem, Recorded
+from mergesafe.tune.search.problem import Problem, Progress, RecordedObjective
 from mergesafe.tune.search.registry import SEARCHES
 from mergesafe.tune.search.trajectory import StateFile, Trajectory
 from mergesafe.tune.section.read_search import SEARCHES as OPTIONS
@@ -160,7 +161,7 @@ def searched(
         StateFile(Path(name) / "state") as file,
     ):
         state = Trajectory(file, {}, resume=False)
-        batch = Recorded("batch", Objective(merged, terms(args.examples)), state)
+        batch = RecordedObjective("batch", Objective(merged, terms(args.examples)), state)
         problem = Problem(space, batch, Unused(), state, progress=told)
         SEARCHES[method](problem, space.initial(), spec(method, steps, **options))
         made = state.forward_passes
@@ -168,11 +169,11 @@ def searched(
     return values, made / len(values)
 
 
-def told(moment: Moment) -> None:
+def told(moment: Progress) -> None:
     print(f"{'':<8} {moment.search} {moment.step}: {moment.objective:.4f}", flush=True)
 
 
-class Unused:
+class Unused(Evaluates):
     """The choice between a search's last points, which does not count here."""
 
     def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:

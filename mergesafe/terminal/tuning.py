@@ -9,7 +9,7 @@ from mergesafe.terminal.progress import LogLines
 from mergesafe.terminal.text import printable
 
 if TYPE_CHECKING:
-    from mergesafe.tune.search.problem import Moment
+    from mergesafe.tune.search.problem import Progress
 
 
 class Show:
@@ -18,7 +18,7 @@ class Show:
     def __init__(self) -> None:
         self._lines = LogLines()
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, moment: Progress) -> None:
         terms = ", ".join(f"{name} {value:.3f}" for name, value in moment.terms.items())
         part = f" ({moment.part})" if moment.part else ""
         line = (

@@ -17,7 +17,7 @@ from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.results.header import header
 from mergesafe.tune.results.result import TuneResult
 from mergesafe.tune.results.tuned import relocated, tuned_text
-from mergesafe.tune.search.problem import Moment
+from mergesafe.tune.search.problem import OnProgress
 from mergesafe.tune.search.remote_model import device_on_ray, on_ray
 from mergesafe.tune.search.solve import Run
 from mergesafe.tune.search.state_file import StateFile, is_unfinished
@@ -39,7 +39,7 @@ def tune(
     explain: bool = False,
     allow_token_mismatch: bool = False,
     ray: bool | str | None = None,
-    progress: Callable[[Moment], None] | None = None,
+    progress: OnProgress | None = None,
     on_warnings: Callable[[Sequence[str]], None] | None = None,
 ) -> TuneResult:
     """Find coefficients as the section ``tune`` of ``recipe`` says; write them to ``out``.

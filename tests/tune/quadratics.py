@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mergesafe.errors import LossError
-from mergesafe.tune.objective.objectives import Evaluation
-from mergesafe.tune.search.problem import Problem, Recorded
+from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
+from mergesafe.tune.search.problem import Problem, RecordedObjective
 from mergesafe.tune.search.state_file import StateFile
 from mergesafe.tune.search.trajectory import Trajectory
 
@@ -39,7 +39,7 @@ class Space:
 
 
 @dataclass
-class Quadratic:
+class Quadratic(Evaluates):
     """``sum((x - target)^2) + lift``, times 1 + noise of the step; not finite in ``bad`` calls."""
 
     target: torch.Tensor
@@ -70,8 +70,8 @@ def problem(
     trajectory = Trajectory(_OPEN[folder], {"subject": 1}, resume=resume)
     return Problem(
         space or Space(),
-        Recorded("batch", objective, trajectory),
-        Recorded("whole", objective, trajectory),
+        RecordedObjective("batch", objective, trajectory),
+        RecordedObjective("whole", objective, trajectory),
         trajectory,
         seed,
     )

@@ -13,13 +13,13 @@ import torch
 
 from mergesafe.errors import ArgumentError, LossError, TuningError
 from mergesafe.tune.model.space import CoefficientSpace
-from mergesafe.tune.objective.objectives import Evaluation
+from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
 from mergesafe.tune.search.adam import GradientSearch, Options
 from tune.models import make_models, plan_of
 
 
 @dataclass
-class Bowl:
+class Bowl(Evaluates):
     """``sum (x - centre)^2``, with noise that depends on the step alone; fails where told to."""
 
     centre: float

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mergesafe.errors import DeviceMemoryError, OutputError, PointError, TuningError
-from mergesafe.tune.objective.objectives import Evaluation
+from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
 from mergesafe.tune.search.registry import SEARCHES, run_searches
 from mergesafe.tune.section.sections import Budget, SearchSpec
 
@@ -180,7 +180,7 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert (x - TARGET).abs().max() < 0.02
 
 
-class Swinging:
+class Swinging(Evaluates):
     """Examples of every other step pull the other way: the steps end beside the minimum."""
 
     def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:

@@ -29,7 +29,7 @@ from mergesafe.terminal.tuning import Show
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.results.pareto import hypervolume
 from mergesafe.tune.results.result import TuneResult
-from mergesafe.tune.search.problem import Moment
+from mergesafe.tune.search.problem import Progress
 from mergesafe.tune.setup import prepare
 
 from .experts import COMPLIANCE, Experts, unsafe, with_rejected, write
@@ -484,7 +484,7 @@ def test_a_log_is_not_silent_for_long(
     monkeypatch.setattr("mergesafe.terminal.progress.time.monotonic", lambda: float(next(clock)))
     show = Show()
     for step in range(1, 12):
-        show(Moment("cmaes", step, 0.5, {}, step, 1.0, share=step / 20))
+        show(Progress("cmaes", step, 0.5, {}, step, 1.0, share=step / 20))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         f"cmaes step {step}" for step in (1, 4, 7, 10)
@@ -494,7 +494,7 @@ def test_a_log_is_not_silent_for_long(
 
 
 def test_the_share_of_a_budget_is_told_and_not_kept(experts: Experts, tmp_path: Path) -> None:
-    told: list[Moment] = []
+    told: list[Progress] = []
     made = recipe(experts, budget={"steps": 4})
     result = tuned(made, tmp_path / "tuned.yml", progress=told.append)
     assert [moment.share for moment in told if moment.step] == [0.25, 0.5, 0.75, 1.0]

@@ -19,8 +19,8 @@ from typing import Final
 import torch
 
 from mergesafe.safety.gate.decide import Decision
+from mergesafe.tune.objective.evaluation import Evaluates
 from mergesafe.tune.objective.scalar import Bound, Lagrangian
-from mergesafe.tune.search.adam import Evaluates
 from mergesafe.tune.search.problem import Problem
 from mergesafe.tune.search.registry import run_searches
 from mergesafe.tune.section.sections import SearchSpec

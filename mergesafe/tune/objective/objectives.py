@@ -18,27 +18,11 @@ from mergesafe.errors import ArgumentError, LossError
 from mergesafe.tune.data.batch import BATCH_TOKENS, Batch, batches
 from mergesafe.tune.data.examples import Examples, Term, Tokens
 from mergesafe.tune.model.merged_model import MergedModel
+from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """An objective's value at some coefficients.
-
-    ``terms``: the losses before weighting, and the penalties. ``gradient``: like the
-    coefficients, None where it was not asked for. ``forward_passes``: batches that went forward
-    through the merged model, not counting what DPO's reference and KL's expert say once of all;
-    ``examples``: how many examples they held.
-    """
-
-    value: float
-    terms: dict[str, float]
-    gradient: torch.Tensor | None
-    forward_passes: int
-    examples: int
-
-
-@dataclass(frozen=True)
-class Penalties:
+class Penalties(Evaluates):
     """``l1`` times the mean absolute coefficient plus ``l2`` times the mean squared one."""
 
     l1: float = 0.0
@@ -86,7 +70,7 @@ class Outcome:
     gradient: torch.Tensor | None
 
 
-class Objective:
+class Objective(Evaluates):
     """The weighted sum of its terms, to be minimised.
 
     Args:

@@ -7,13 +7,12 @@ factors that follow from the losses' values; each loss is evaluated once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from mergesafe.tune.objective.objectives import Evaluation
-from mergesafe.tune.search.adam import Evaluates
+from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,22 @@ class Bound:
         return sum(share * losses[name] for name, share in self.shares.items()) - self.most
 
 
+class _OfParts(Evaluates):
+    """A function of several objectives, its ``parts``, all evaluated at one point."""
+
+    parts: Mapping[str, Evaluates]
+
+    def expect(self, points: Sequence[torch.Tensor], *, step: int = 0) -> None:
+        for part in self.parts.values():
+            part.expect(points, step=step)
+
+    @property
+    def parallel(self) -> int:
+        return max(part.parallel for part in self.parts.values())
+
+
 @dataclass
-class Lagrangian:
+class Lagrangian(_OfParts):
     """The augmented Lagrangian of minimising a weighted sum of losses under upper bounds of some.
 
     ``sum_i w_i L_i + sum_j (max(0, m_j + r c_j)^2 - m_j^2) / (2 r)`` with multipliers m_j >= 0 and
@@ -69,7 +82,7 @@ class Lagrangian:
 
 
 @dataclass(frozen=True)
-class SmoothTchebycheff:
+class SmoothTchebycheff(_OfParts):
     """``mu log sum_i exp(w_i (L_i - ideal_i) / (range_i mu))`` of two losses.
 
     Lin et al., "Smooth Tchebycheff Scalarization for Multi-Objective Optimization",

@@ -20,7 +20,7 @@ import torch
 
 from mergesafe.errors import ArgumentError
 from mergesafe.tune.model.space import CoefficientSpace
-from mergesafe.tune.search.adam import Evaluates
+from mergesafe.tune.objective.evaluation import Evaluates
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from mergesafe.tune.data.terms import SAFETY, SKILL
+from mergesafe.tune.objective.evaluation import Evaluates
 from mergesafe.tune.objective.scalar import SmoothTchebycheff
 from mergesafe.tune.results.pareto import Point
-from mergesafe.tune.search.adam import Evaluates
 from mergesafe.tune.search.problem import Problem
 from mergesafe.tune.search.registry import run_searches
 from mergesafe.tune.section.sections import SearchSpec

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from mergesafe.tune.search.problem import Moment
+from mergesafe.tune.search.problem import Progress
 from mergesafe.version import __version__
 
 Part: TypeAlias = Literal["train", "heldout"]
@@ -96,7 +96,7 @@ class TuneResult:
     evaluations: int
     forward_passes: int
     seconds: float
-    history: tuple[Moment, ...]
+    history: tuple[Progress, ...]
     warnings: tuple[str, ...]
     at_bounds: tuple[AtBounds, ...] = ()
     constraints: tuple[Checked, ...] = ()

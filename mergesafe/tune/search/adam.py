@@ -10,23 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 
 from mergesafe.errors import ArgumentError
 from mergesafe.tune.model.space import CoefficientSpace
 from mergesafe.tune.model.tensor_function import check_differentiable
-from mergesafe.tune.objective.objectives import Evaluation
+from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
 
 #: Step sizes that suit coefficients in [0, 1]: the fewer tensors share one, the smaller.
 RATES: Final = {"model": 0.05, "block": 0.05, "layer": 0.05, "tensor": 0.03}
-
-
-class Evaluates(Protocol):
-    """What a search minimises; see :class:`mergesafe.tune.objective.objectives.Objective`."""
-
-    def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation: ...
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 
 from mergesafe.errors import PointError, TuningError
 from mergesafe.tune.model.space import CoefficientSpace
-from mergesafe.tune.objective.objectives import Evaluation
+from mergesafe.tune.objective.evaluation import Evaluation
 from mergesafe.tune.search.problem import Problem
 from mergesafe.tune.section.sections import SearchSpec
 
@@ -49,7 +49,7 @@ def cmaes(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tens
     while not strategy.stop() and meter.step():
         population = strategy.ask()
         points = [low + width * torch.tensor(each, dtype=torch.float64) for each in population]
-        problem.expect(problem.batch, points, meter.steps - 1)
+        problem.batch.expect(points, step=meter.steps - 1)
         found = [_evaluated(problem, x, meter.steps - 1) for x in points]
         values = [_WORST if each is None else each.value for each in found]
         strategy.tell(population, values)

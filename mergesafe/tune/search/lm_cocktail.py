@@ -27,7 +27,7 @@ def lm_cocktail(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torc
     check_lm_cocktail(space, spec)
     losses = []
     alone = [_alone(space, start, k) for k in range(count)]
-    problem.expect(problem.whole, alone)
+    problem.whole.expect(alone)
     for k, x in enumerate(alone):
         found = problem.whole.evaluate(x, grad=False)
         problem.note("lm_cocktail", k + 1, found)

@@ -84,8 +84,8 @@ def _lowest(
     group: list[torch.Tensor] = []
     while True:
         if not group:
-            group = list(islice(source, meter.fits(problem.parallel)))[::-1]
-            problem.expect(problem.whole, group[::-1])
+            group = list(islice(source, meter.fits(problem.whole.parallel)))[::-1]
+            problem.whole.expect(group[::-1])
         if not group or not meter.step():
             break
         x = group.pop()

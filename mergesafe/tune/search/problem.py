@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import TypeAlias
 
 import torch
 
 from mergesafe.errors import DeviceMemoryError, PointError
 from mergesafe.tune.model.space import CoefficientSpace
-from mergesafe.tune.objective.objectives import Evaluation
-from mergesafe.tune.objective.scalar import Lagrangian, SmoothTchebycheff
-from mergesafe.tune.search.adam import Evaluates
+from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
 from mergesafe.tune.search.trajectory import Trajectory, question
 from mergesafe.tune.section.sections import Budget
 
 
 @dataclass(frozen=True)
-class Moment:
+class Progress:
     """One line of the history: the search, its step, and the objective there.
 
     ``part``: which of the searches it is, where constraints or a front make several necessary.
@@ -36,45 +34,26 @@ class Moment:
     share: float | None = field(default=None, compare=False)
 
 
-Progress = Callable[[Moment], None]
+#: Called after every step of a search.
+OnProgress: TypeAlias = Callable[[Progress], None]
 
 
-@runtime_checkable
-class Starts(Protocol):
-    """An objective that computes several points at a time.
-
-    ``start`` begins with all of them; each of its results is waited for when it is called for.
-    """
-
-    @property
-    def parallel(self) -> int: ...
-
-    def start(
-        self, points: Sequence[torch.Tensor], *, grad: bool, step: int = 0
-    ) -> list[Callable[[], Evaluation]]: ...
-
-
-class Recorded:
+class RecordedObjective(Evaluates):
     """An objective whose answers are kept in the trajectory, under ``name``."""
 
     def __init__(self, name: str, objective: Evaluates, trajectory: Trajectory) -> None:
         self.name, self.objective, self.trajectory = name, objective, trajectory
         self._known: dict[str, Evaluation] = {}
-        self._begun: dict[str, Callable[[], Evaluation]] = {}
 
     @property
     def parallel(self) -> int:
-        """Points that are computed at a time."""
-        return self.objective.parallel if isinstance(self.objective, Starts) else 1
+        return self.objective.parallel
 
     def expect(self, points: Sequence[torch.Tensor], *, step: int = 0) -> None:
-        """Say which points will be evaluated next, without gradients, so that all can begin."""
-        if not isinstance(self.objective, Starts):
-            return
+        """Announce what is neither known nor in the file of the run that is resumed."""
         keys = {self._key(x, grad=False, step=step): x for x in points}
         fresh = [key for key in keys if key not in self._known][self.trajectory.replayable :]
-        begun = self.objective.start([keys[key] for key in fresh], grad=False, step=step)
-        self._begun = dict(zip(fresh, begun, strict=True))
+        self.objective.expect([keys[key] for key in fresh], step=step)
 
     def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
         """The objective's answer; a question asked before costs nothing.
@@ -85,18 +64,15 @@ class Recorded:
         key = self._key(x, grad=grad, step=step)
         if key not in self._known:
             self._known[key] = self.trajectory.evaluation(
-                key, lambda: self._computed(key, x, grad=grad, step=step)
+                key, lambda: self._computed(x, grad=grad, step=step)
             )
         return self._known[key]
 
     def _key(self, x: torch.Tensor, *, grad: bool, step: int) -> str:
         return question(x, f"{self.name} step {step}{' gradient' if grad else ''}")
 
-    def _computed(self, key: str, x: torch.Tensor, *, grad: bool, step: int) -> Evaluation:
-        begun = self._begun.pop(key, None)
+    def _computed(self, x: torch.Tensor, *, grad: bool, step: int) -> Evaluation:
         try:
-            if begun is not None:
-                return begun()
             return self.objective.evaluate(x, grad=grad, step=step)
         except (torch.OutOfMemoryError, DeviceMemoryError) as error:
             raise DeviceMemoryError(
@@ -119,35 +95,22 @@ class Problem:
     whole: Evaluates
     trajectory: Trajectory
     seed: int = 0
-    progress: Progress | None = None
+    progress: OnProgress | None = None
     part: str = ""
-    history: list[Moment] = field(default_factory=list)
+    history: list[Progress] = field(default_factory=list)
     _meter: Meter | None = field(default=None, init=False, repr=False)
-
-    def expect(self, objective: Evaluates, points: Sequence[torch.Tensor], step: int = 0) -> None:
-        """Say which points ``objective`` will be evaluated at next, so that all can begin."""
-        if isinstance(objective, Recorded):
-            objective.expect(points, step=step)
-        elif isinstance(objective, (Lagrangian, SmoothTchebycheff)):
-            for part in objective.parts.values():
-                self.expect(part, points, step)
-
-    @property
-    def parallel(self) -> int:
-        """Points that the objectives compute at a time."""
-        return _parallel(self.whole)
 
     def note(self, search: str, step: int, evaluation: Evaluation) -> None:
         """Add to the history, and tell whoever watches."""
         done = self.trajectory
-        moment = Moment(
+        line = Progress(
             search, step, evaluation.value, evaluation.terms, done.evaluations,
             round(done.seconds, 3), self.part,
         )  # fmt: skip
-        self.history.append(moment)
+        self.history.append(line)
         if self.progress is not None:
             share = None if self._meter is None else self._meter.share()
-            self.progress(replace(moment, share=share))
+            self.progress(replace(line, share=share))
 
     def meter(self, budget: Budget) -> Meter:
         """Counts from here on."""
@@ -169,12 +132,6 @@ class Problem:
                     raise
                 values.append(math.inf)
         return points[min(range(len(points)), key=values.__getitem__)]
-
-
-def _parallel(objective: Evaluates) -> int:
-    if isinstance(objective, (Lagrangian, SmoothTchebycheff)):
-        return max(map(_parallel, objective.parts.values()))
-    return objective.parallel if isinstance(objective, Recorded) else 1
 
 
 class Meter:

@@ -29,7 +29,8 @@ from mergesafe.errors import BackendError, ClusterError
 from mergesafe.tune.data.examples import Term, Tokens
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.model.space import CoefficientSpace
-from mergesafe.tune.objective.objectives import Evaluation, Objective, Outcome
+from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
+from mergesafe.tune.objective.objectives import Objective, Outcome
 from mergesafe.version import __version__
 
 #: Deaths of its process that a worker survives by itself.
@@ -39,7 +40,7 @@ _START_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True)
-class Made:
+class ModelSpec:
     """What every worker makes its model from. ``inputs``: what each local file is known by."""
 
     version: str
@@ -52,7 +53,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Spec:
+class ObjectiveSpec:
     """What an objective is made of, but for the model."""
 
     terms: tuple[Term, ...]
@@ -93,7 +94,7 @@ class Worker:
         if self._merged is None:
             self._merged = _model(get(made[0]))
         if number not in self._objectives:
-            of: Spec = get(spec[0])
+            of: ObjectiveSpec = get(spec[0])
             self._objectives[number] = Objective(
                 self._merged, of.terms, batch=of.batch, tokens=of.tokens, reference=of.reference,
                 seed=of.seed, encoded=of.encoded,
@@ -102,7 +103,7 @@ class Worker:
         return objective.outcomes(objective.parts(step)[chosen], x, grad=grad)
 
 
-def _model(made: Made) -> MergedModel:
+def _model(made: ModelSpec) -> MergedModel:
     check_version(made.version)
     check_inputs(made.inputs)
     torch.set_num_threads(made.needs.threads)
@@ -151,29 +152,39 @@ class Pool:
         return worker, worker.outcomes.remote([self.made], *arguments)
 
 
-class RemoteObjective:
+class RemoteObjective(Evaluates):
     """An :class:`~mergesafe.tune.objective.objectives.Objective` that is computed by a pool."""
 
     def __init__(self, pool: Pool, local: Objective, number: int) -> None:
         self._pool, self._local, self._number = pool, local, number
         encoded = {each.term.name: each.tokens for each in local.sets}
-        spec = Spec(local.terms, local.batch, local.tokens, local.reference, local.seed, encoded)
+        spec = ObjectiveSpec(
+            local.terms, local.batch, local.tokens, local.reference, local.seed, encoded
+        )
         self._spec = pool.ray.put(spec)  # once, however many parts there will be
+        self._begun: dict[tuple[int, bytes], Callable[[], Evaluation]] = {}
 
     @property
     def parallel(self) -> int:
         """Points that are computed at a time."""
         return max(1, len(self._pool.workers))
 
+    def expect(self, points: Sequence[torch.Tensor], *, step: int = 0) -> None:
+        """Begin to evaluate at every point; :meth:`evaluate` waits for the result."""
+        begun = self._start(points, grad=False, step=step)
+        self._begun = {_key(x, step): each for x, each in zip(points, begun, strict=True)}
+
     def evaluate(self, x: torch.Tensor, *, grad: bool, step: int = 0) -> Evaluation:
         """As :meth:`Objective.evaluate`; the parts run on all workers."""
-        [result] = self.start([x], grad=grad, step=step)
+        result = None if grad else self._begun.pop(_key(x, step), None)
+        if result is None:
+            [result] = self._start([x], grad=grad, step=step)
         return result()
 
-    def start(
-        self, points: Sequence[torch.Tensor], *, grad: bool, step: int = 0
+    def _start(
+        self, points: Sequence[torch.Tensor], *, grad: bool, step: int
     ) -> list[Callable[[], Evaluation]]:
-        """Begin to evaluate at every point; each result is waited for when it is called for.
+        """Each point's result is waited for when it is called for.
 
         A point's parts share the worker that made its merged weights, unless there are fewer points
         than workers.
@@ -197,6 +208,10 @@ class RemoteObjective:
             return result
 
         return [begun(x) for x in points]
+
+
+def _key(x: torch.Tensor, step: int) -> tuple[int, bytes]:
+    return step, x.detach().cpu().numpy().tobytes()
 
 
 def device_on_ray(device: str) -> str:
@@ -233,7 +248,7 @@ def on_ray(
         check_planned(plan)
         locations = shared_locations(plan)
         tasks = tuple(relocated(task, locations) for task in plan.tasks)
-        made = Made(
+        made = ModelSpec(
             __version__, replace(plan, tasks=tasks), space, needs, device, dtype,
             _identities(locations.values()),
         )  # fmt: skip

@@ -16,15 +16,15 @@ from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.model.space import CoefficientSpace
 from mergesafe.tune.objective.constrained import Losses, solve
 from mergesafe.tune.objective.deciding import Decider
+from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
 from mergesafe.tune.objective.measure import Measurer
-from mergesafe.tune.objective.objectives import Evaluation, Penalties
+from mergesafe.tune.objective.objectives import Penalties
 from mergesafe.tune.results.blame import Blame, blame
 from mergesafe.tune.results.front import Sides, find_front
 from mergesafe.tune.results.pareto import hypervolume, nondominated
 from mergesafe.tune.results.result import AtBounds, Checked, FrontPoint, TuneResult
 from mergesafe.tune.results.tuned import rounded
-from mergesafe.tune.search.adam import Evaluates
-from mergesafe.tune.search.problem import Problem, Progress, Recorded
+from mergesafe.tune.search.problem import OnProgress, Problem, RecordedObjective
 from mergesafe.tune.search.registry import run_searches
 from mergesafe.tune.search.remote_model import Pool
 from mergesafe.tune.search.trajectory import Trajectory
@@ -35,7 +35,7 @@ EXPLAINED: Final = 32
 
 
 @dataclass(frozen=True)
-class Found:
+class Solution:
     """The coefficients that are written, and how the constraints fare, if there are any."""
 
     x: torch.Tensor
@@ -75,7 +75,7 @@ class Run:
         setup: Setup,
         merged: MergedModel,
         trajectory: Trajectory,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         pool: Pool | None = None,
     ) -> None:
         self.setup, self.merged, self.trajectory, self.pool = setup, merged, trajectory, pool
@@ -95,7 +95,7 @@ class Run:
             progress,
         )
 
-    def recorded(self, name: str, terms: Terms, batch: int | None) -> Recorded:
+    def recorded(self, name: str, terms: Terms, batch: int | None) -> RecordedObjective:
         """The objective of ``terms``, on ``batch`` examples of each a step, in the trajectory."""
         local = terms.objective(self.merged, batch, self.setup.section.seed)
         for data in local.sets:
@@ -105,9 +105,9 @@ class Run:
                     f"cut short, since question and answer count up to {MAX_TOKENS:,} tokens"
                 ] = None
         objective = local if self.pool is None else self.pool.objective(local)
-        return Recorded(name, objective, self.trajectory)
+        return RecordedObjective(name, objective, self.trajectory)
 
-    def solve(self) -> Found:
+    def solve(self) -> Solution:
         """Search as the section says."""
         setup = self.setup
         if setup.section.front_points is not None:
@@ -115,9 +115,9 @@ class Run:
         if setup.section.constraints:
             return self._constrained()
         x = run_searches(self.problem, setup.start, setup.section.searches)
-        return Found(rounded(setup.space, x))
+        return Solution(rounded(setup.space, x))
 
-    def _constrained(self) -> Found:
+    def _constrained(self) -> Solution:
         """The best merge that keeps the constraints, verified on held-out questions."""
         setup = self.setup
         decider = self._decider()
@@ -128,7 +128,7 @@ class Run:
             lambda x: decider.decisions(x, "train"),
         )  # fmt: skip
         x = rounded(setup.space, found.x)
-        return Found(x, constraints=decider.verified(x))
+        return Solution(x, constraints=decider.verified(x))
 
     def _decider(self) -> Decider:
         setup, section = self.setup, self.setup.section
@@ -163,7 +163,7 @@ class Run:
             weights["the penalties"] = 1.0
         return Losses(batch, whole, weights)
 
-    def _front(self, count: int) -> Found:
+    def _front(self, count: int) -> Solution:
         """The front, and of its points the one with the lowest objective of the section."""
         setup, space = self.setup, self.setup.space
         sides = self._sides()
@@ -178,7 +178,7 @@ class Run:
         )
         best = self.problem.best([x for _, x in listed])
         volume = hypervolume(points, reference)
-        return Found(best, front=front, hypervolume=volume, reference=reference)
+        return Solution(best, front=front, hypervolume=volume, reference=reference)
 
     def _sides(self) -> Sides:
         """The two losses of a front."""
@@ -205,7 +205,7 @@ class Run:
             self.recorded("blame", few, None), self.setup.space, self.setup.start, progress=tell
         )
 
-    def result(self, found: Found, out: Path, blamed: Blame | None = None) -> TuneResult:
+    def result(self, found: Solution, out: Path, blamed: Blame | None = None) -> TuneResult:
         """What there is to say about ``found``."""
         setup, problem, x = self.setup, self.problem, found.x
         space = setup.space

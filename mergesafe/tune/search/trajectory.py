@@ -24,7 +24,7 @@ import torch
 
 from mergesafe.engine.resume.journal import Line, decode_line
 from mergesafe.errors import OutputError, PointError
-from mergesafe.tune.objective.objectives import Evaluation
+from mergesafe.tune.objective.evaluation import Evaluation
 from mergesafe.tune.search.state_file import StateFile
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
