@@ -22,14 +22,14 @@ from mergesafe.checkpoint.format.digest import (
     BLOCK,
     add,
     digest_of_range,
-    digest_of_tensor,
     text,
 )
 from mergesafe.checkpoint.format.model import INDEX_NAME
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.output.folder import OutputFolder
+from mergesafe.checkpoint.views.stored import whole_of
+from mergesafe.checkpoint.views.view import digest_of_view
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.plan.experts import whole
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.version import __version__
 
@@ -37,6 +37,8 @@ MANIFEST_NAME: Final = "mergesafe-manifest.json"
 FORMAT: Final = 1
 #: Names of a tensor's parts: its output, input i, and the factors of input i's adapter.
 OUTPUT: Final = "output"
+#: Keys of the digests of what views read as a whole, by their names of it.
+_COMPANIONS: Final = {"A": "lora_A", "B": "lora_B", "scale": "scale"}
 
 
 class Digests:
@@ -138,12 +140,12 @@ def _complete(plan: MergePlan, digests: Digests, folder: OutputFolder) -> None:
             nbytes = SIZES[task.out_dtype] * prod(task.part.shape)
             digests.replace(task, OUTPUT, digest_of_range(written, place.offset, nbytes))
             for index, source in enumerate(task.sources):
-                info = whole(source, task.part).info
-                digests.replace(task, str(index), digest_of_tensor(reader, info))
+                view = whole_of(source.view, task.part.begin, task.part.shape)
+                digests.replace(task, str(index), digest_of_view(reader, view))
 
 
 def _whole_blocks(task: TensorTask) -> bool:
-    sizes = {SIZES[task.out_dtype], *(SIZES[source.info.dtype] for source in task.sources)}
+    sizes = {SIZES[task.out_dtype], *(source.view.stored_size for source in task.sources)}
     return all(task.begin * size % BLOCK == 0 for size in sizes)
 
 
@@ -157,11 +159,10 @@ def _described(plan: MergePlan, task: TensorTask) -> dict[str, Any]:
     for source in task.sources:
         entry: dict[str, Any] = {
             "model": source.model,
-            "file": source.info.path.name,
-            "tensor": source.info.name,
+            "file": source.view.info.path.name,
+            "tensor": source.view.info.name,
+            **source.view.described(),
         }
-        if source.lora is not None:
-            entry["lora_scale"] = source.lora.scale
         inputs.append(entry)
     return {
         "file": plan.layout.shards[plan.placement(task).shard].name,
@@ -176,9 +177,8 @@ def _tensor(plan: MergePlan, task: TensorTask, digests: Digests) -> dict[str, An
     inputs = described.pop("inputs")
     for index, (entry, source) in enumerate(zip(inputs, task.sources, strict=True)):
         entry["digest"] = digests.text(task, str(index))
-        if source.lora is not None:
-            entry["lora_A"] = digests.text(task, f"{index}.A")
-            entry["lora_B"] = digests.text(task, f"{index}.B")
+        for part in source.view.companions:
+            entry[_COMPANIONS[part]] = digests.text(task, f"{index}.{part}")
     return {**described, "digest": digests.text(task, OUTPUT), "inputs": inputs}
 
 

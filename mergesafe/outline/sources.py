@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergesafe.architecture.tying import embedding_of, head_beside, head_of
-from mergesafe.checkpoint.format.lora import Adapter, LoraPair, open_adapter
+from mergesafe.checkpoint.format.lora import Adapter, open_adapter
 from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint
 from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.places.hub import HubStore
 from mergesafe.checkpoint.places.locate import locate
 from mergesafe.checkpoint.places.remote import RemotePath
-from mergesafe.dtypes import FLOATS, MERGEABLE, SIZES
+from mergesafe.checkpoint.views.adapted import WithLora
+from mergesafe.checkpoint.views.stored import Stored
+from mergesafe.checkpoint.views.view import View
+from mergesafe.dtypes import FLOATS, MERGEABLE
 from mergesafe.errors import CheckpointError
 from mergesafe.outline.parents import check_parent
 from mergesafe.recipe.model import ModelRef, Recipe
@@ -21,23 +24,12 @@ from mergesafe.references import hub_id
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One input of one tensor: stored bytes, plus ``scale * B @ A`` when an adapter changes it."""
+class Operand:
+    """One input of one tensor: the model's name in the recipe, the tensor's in it, and its view."""
 
     model: str
-    info: TensorInfo
-    lora: LoraPair | None = None
-
-    @property
-    def bytes_per_element(self) -> int:
-        """Buffer bytes: an adapted tensor is read and then made in float32."""
-        return SIZES[self.info.dtype] + (4 if self.lora else 0)
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes on disk, an adapter's factors included."""
-        factors = self.lora.a.nbytes + self.lora.b.nbytes if self.lora else 0
-        return self.info.nbytes + factors
+    name: str
+    view: View
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,7 @@ class Model:
             return self.names.get(name)
         return name if name in self.checkpoint.tensors else None
 
-    def source(self, name: str) -> Source | None:
+    def source(self, name: str) -> Operand | None:
         """The input for output tensor ``name``; a tied model's head is its embedding."""
         own = adapted = self.own_name(name)
         if name == self.borrowed_head:
@@ -74,7 +66,8 @@ class Model:
         if own is None or own not in self.checkpoint.tensors:
             return None
         pair = self.adapter.pairs.get(adapted or own) if self.adapter else None
-        return Source(self.text, self.checkpoint.tensors[own], pair)
+        view: View = Stored(self.checkpoint.tensors[own])
+        return Operand(self.text, own, view if pair is None else WithLora(view, pair))
 
     def embedding(self) -> TensorInfo | None:
         """The input embedding; None where there is none, or several could be it."""
@@ -142,7 +135,7 @@ def hub_notes(models: Sequence[Model]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def sources_of(name: str, models: Sequence[Model]) -> tuple[Source, ...]:
+def sources_of(name: str, models: Sequence[Model]) -> tuple[Operand, ...]:
     """The checked inputs of one output tensor: all present, one shape, mergeable types.
 
     Raises:
@@ -155,23 +148,27 @@ def sources_of(name: str, models: Sequence[Model]) -> tuple[Source, ...]:
         raise CheckpointError(f"{lacking}: tensor '{name}' is missing here.")
     first = sources[0]
     for source in sources[1:]:
-        if source.info.shape != first.info.shape:
+        if source.view.shape != first.view.shape:
             raise _shapes_differ(name, first, source)
-    kinds = {source.info.dtype in FLOATS for source in sources}
+    kinds = {source.view.nominal in FLOATS for source in sources}
     if kinds == {True, False}:
-        other = next(s for s in sources if (s.info.dtype in FLOATS) != (first.info.dtype in FLOATS))
+        other = next(
+            s for s in sources if (s.view.nominal in FLOATS) != (first.view.nominal in FLOATS)
+        )
         raise CheckpointError(
             f"{_types_differ(name, first, other)}; floating-point and integer tensors cannot be "
             "merged. The models do not belong together, or one is quantized."
         )
-    unsupported = [s for s in sources if s.info.dtype in FLOATS and s.info.dtype not in MERGEABLE]
+    unsupported = [
+        s for s in sources if s.view.nominal in FLOATS and s.view.nominal not in MERGEABLE
+    ]
     if unsupported:
         source = unsupported[0]
         raise CheckpointError(
-            f"{source.info.path}: tensor '{name}' is {source.info.dtype}; merging computes with "
-            f"{', '.join(MERGEABLE)}. Convert the checkpoint to one of these first."
+            f"{source.view.info.path}: tensor '{name}' is {source.view.nominal}; merging computes "
+            f"with {', '.join(MERGEABLE)}. Convert the checkpoint to one of these first."
         )
-    other = next((s for s in sources if s.info.dtype != first.info.dtype), first)
+    other = next((s for s in sources if s.view.nominal != first.view.nominal), first)
     if kinds == {False} and other is not first:
         raise CheckpointError(
             f"{_types_differ(name, first, other)}; integer tensors are copied, so all models must "
@@ -180,14 +177,14 @@ def sources_of(name: str, models: Sequence[Model]) -> tuple[Source, ...]:
     return tuple(sources)
 
 
-def _types_differ(name: str, first: Source, other: Source) -> str:
+def _types_differ(name: str, first: Operand, other: Operand) -> str:
     return (
-        f"tensor '{name}' is {first.info.dtype} in {first.info.path} and {other.info.dtype} in "
-        f"{other.info.path}"
+        f"tensor '{name}' is {first.view.nominal} in {first.view.info.path} and "
+        f"{other.view.nominal} in {other.view.info.path}"
     )
 
 
-def _shapes_differ(name: str, first: Source, other: Source) -> CheckpointError:
+def _shapes_differ(name: str, first: Operand, other: Operand) -> CheckpointError:
     advice = "every model needs the same architecture."
     if embedding_of([name]) or head_of([name]):
         advice = (
@@ -195,6 +192,6 @@ def _shapes_differ(name: str, first: Source, other: Source) -> CheckpointError:
             "the embeddings of one model to the other's tokenizer first."
         )
     return CheckpointError(
-        f"tensor '{name}' has shape {list(first.info.shape)} in {first.info.path} and "
-        f"{list(other.info.shape)} in {other.info.path}; {advice}"
+        f"tensor '{name}' has shape {list(first.view.shape)} in {first.view.info.path} and "
+        f"{list(other.view.shape)} in {other.view.info.path}; {advice}"
     )

@@ -123,15 +123,16 @@ def test_a_window_lies_in_its_tensor(place: float, family: Family, tmp_path: Pat
     seen = set()
     for task in mergesafe.plan(recipe("linear", models, each={"weight": 1})).plan.tasks:
         part = window(task, 100, place)
-        adapted = any(source.lora for source in task.sources)
+        adapted = any(source.view.lora for source in task.sources)
         seen.add((adapted, part.numel < task.numel))
         assert part.numel <= max(100, task.context.shape[-1] if adapted else 0)
         assert part.numel % (task.context.shape[-1] if adapted else 1) == 0
         for cut, whole in zip(part.sources, task.sources, strict=True):
-            assert cut.info.numel == part.numel
-            assert whole.info.offset <= cut.info.offset
-            end = cut.info.offset + cut.info.nbytes
-            assert end <= whole.info.offset + whole.info.nbytes
+            assert cut.view.numel == part.numel
+            ((info, begin, nbytes),) = cut.view.ranges(0, part.numel)
+            tensor = whole.view.info
+            assert tensor.offset <= info.offset + begin
+            assert info.offset + begin + nbytes <= tensor.offset + tensor.nbytes
     assert {(True, True), (False, True), (False, False)} <= seen
 
 

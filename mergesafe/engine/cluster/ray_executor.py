@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint.format.lora import LoraPair
 from mergesafe.checkpoint.format.reader import check_seen
 from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.output.layout import Placement
@@ -30,7 +29,6 @@ from mergesafe.engine.run.output import CarryOut, Remaining
 from mergesafe.engine.run.progress import Span
 from mergesafe.engine.run.workers import SYNC_SECONDS, Options, Schedule, is_cut, schedule
 from mergesafe.errors import BackendError, ChangedInputError, ClusterError
-from mergesafe.outline.sources import Source
 from mergesafe.version import __version__
 
 #: Parts for each task that can run at a time: enough to even out, few enough to cost nothing.
@@ -152,7 +150,7 @@ def shared_locations(plan: MergePlan) -> dict[Location, Location]:
     found: dict[Location, Location] = {}
     for task in plan.tasks:
         for source in task.sources:
-            for info in (source.info, *((source.lora.a, source.lora.b) if source.lora else ())):
+            for info in source.view.infos:
                 if info.path not in found:
                     found[info.path] = _shared(info.path)
     return found
@@ -177,8 +175,7 @@ def _part(
     tasks = tuple(relocated(task, locations) for task in plan.tasks[first : last + 1])
     places = [plan.placement(task) for task in tasks]
     numbers = sorted({place.shard for place in places})
-    paths = {source.info.path for task in tasks for source in task.sources}
-    paths |= {s.lora.a.path for task in tasks for s in task.sources if s.lora}
+    paths = {info.path for task in tasks for s in task.sources for info in s.view.infos}
     return Part(
         setup,
         first,
@@ -201,13 +198,10 @@ def _part(
 def relocated(task: TensorTask, locations: Mapping[Location, Location]) -> TensorTask:
     """The task for other machines, which number files and keep times otherwise."""
 
-    def info(old: TensorInfo) -> TensorInfo:
+    def moved(old: TensorInfo) -> TensorInfo:
         return replace(old, path=locations[old.path], seen=None)
 
-    def pair(old: LoraPair | None) -> LoraPair | None:
-        return None if old is None else replace(old, a=info(old.a), b=info(old.b))
-
-    sources = tuple(Source(s.model, info(s.info), pair(s.lora)) for s in task.sources)
+    sources = tuple(replace(s, view=s.view.moved(moved)) for s in task.sources)
     return replace(task, sources=sources)
 
 
@@ -225,7 +219,7 @@ def check_planned(plan: MergePlan) -> None:
         id(info.seen): info
         for task in plan.tasks
         for source in task.sources
-        for info in (source.info, *((source.lora.a, source.lora.b) if source.lora else ()))
+        for info in source.view.infos
         if info.seen is not None and info.seen.state is not None
     }
     for info in seen.values():

@@ -18,6 +18,7 @@ from itertools import accumulate, islice
 from types import TracebackType
 from typing import Final
 
+from mergesafe.checkpoint.views.stored import part_of
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.estimate.probe import BlankReader, SampleReader, places
 from mergesafe.engine.estimate.seconds import ONCE, RESIDENT, STREAMED, Rate, Rates, kind_of
@@ -65,7 +66,7 @@ def calibrate(plan: MergePlan, planned: Schedule, options: Options) -> Rates:
     rates: dict[str, Rate] = {}
     piece = 0.0
     with SampleReader() as reader:
-        cached = reader.cached_share([s.info for task in plan.tasks for s in task.sources])
+        cached = reader.cached_share([s.view.info for task in plan.tasks for s in task.sources])
         bench = _Bench(plan, planned, options, kernels, reader)
         for kind in (ONCE, RESIDENT, STREAMED):
             members = [task for task in tasks if kind_of(task, planned) == kind]
@@ -91,19 +92,13 @@ def window(task: TensorTask, elements: int, place: float) -> TensorTask:
 
     Whole rows, where an adapter or the method needs them.
     """
-    rows_alone = task.unit is Unit.ROW or any(source.lora for source in task.sources)
+    rows_alone = task.unit is Unit.ROW or any(source.view.lora for source in task.sources)
     columns = task.context.shape[-1] if rows_alone and task.context.shape else 1
     rows = min(task.numel // columns, max(1, elements // columns))
     count = rows * columns
     begin = int(place * (task.numel // columns - rows + 1)) * columns
     shape = (rows, columns) if columns > 1 else (count,)
-    sources = []
-    for source in task.sources:
-        size = SIZES[source.info.dtype]
-        info = replace(
-            source.info, shape=shape, offset=source.info.offset + begin * size, nbytes=count * size
-        )
-        sources.append(replace(source, info=info))
+    sources = [replace(s, view=part_of(s.view, begin, shape)) for s in task.sources]
     context = replace(task.context, shape=shape, numel=count)
     return replace(task, context=context, sources=tuple(sources))
 
@@ -144,7 +139,11 @@ class _Lane:
 
     def run(self, bench: _Bench, part: TensorTask, layout: Layout) -> None:
         """Do with a window what the merge does with a tensor."""
-        fetched = all(bench.reader.fetch(source.info) for source in part.sources)
+        fetched = all(
+            bench.reader.fetch(replace(info, offset=info.offset + first, nbytes=nbytes))
+            for source in part.sources
+            for info, first, nbytes in source.view.ranges(0, source.view.numel)
+        )
         reader = bench.reader if fetched else BlankReader()
         if layout.nbytes > self._arena.size:
             self._arena = _touched(layout.nbytes)

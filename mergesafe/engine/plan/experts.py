@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.architecture.experts import Matrix, looks_fused, matrices
-from mergesafe.dtypes import SIZES
+from mergesafe.architecture.experts import looks_fused, matrices
+from mergesafe.checkpoint.views.stored import part_of
 from mergesafe.engine.plan.precision import named
 from mergesafe.methods.driver import Planned
 from mergesafe.methods.spec import TensorContext, Unit
-from mergesafe.outline.sources import Source
 
 if TYPE_CHECKING:
     from mergesafe.engine.plan.merge_plan import TensorTask
@@ -65,7 +64,9 @@ class Experts:
             if looks_fused(task.name, task.context.shape):
                 self._unknown.append(task.name)
             return [task]
-        if any(source.lora for source in task.sources) or self._names & {m.name for m in found}:
+        if any(source.view.lora for source in task.sources) or self._names & {
+            m.name for m in found
+        }:
             self._adapted.append(task.name)
             return [task]
         self._divided.append(task.name)
@@ -85,7 +86,10 @@ class Experts:
                 replace(
                     task,
                     context=context,
-                    sources=tuple(_part_of(source, matrix) for source in task.sources),
+                    sources=tuple(
+                        replace(each, view=part_of(each.view, matrix.begin, matrix.shape))
+                        for each in task.sources
+                    ),
                     planned=known[matrix.shape],
                     part=Part(task.name, task.context.shape, matrix.begin),
                 )
@@ -119,26 +123,3 @@ class Experts:
                 "angles are those of the whole tensor"
             )
         return found
-
-
-def _part_of(source: Source, matrix: Matrix) -> Source:
-    size = SIZES[source.info.dtype]
-    info = replace(
-        source.info,
-        shape=matrix.shape,
-        offset=source.info.offset + matrix.begin * size,
-        nbytes=prod(matrix.shape) * size,
-    )
-    return replace(source, info=info)
-
-
-def whole(source: Source, part: Part) -> Source:
-    """The stored tensor that ``source`` is a part of."""
-    size = SIZES[source.info.dtype]
-    info = replace(
-        source.info,
-        shape=part.shape,
-        offset=source.info.offset - part.begin * size,
-        nbytes=prod(part.shape) * size,
-    )
-    return replace(source, info=info)

@@ -19,7 +19,6 @@ from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Place
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.checkpoint.places.seen import FileState
 from mergesafe.dtypes import FLOATS, SIZES, promote
-from mergesafe.engine.memory import aligned
 from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.companions import companion_warnings, companions_of
 from mergesafe.engine.plan.experts import Experts, Part
@@ -37,7 +36,7 @@ from mergesafe.methods.spec import (
     Unit,
 )
 from mergesafe.outline.alignment import Alignment, align
-from mergesafe.outline.sources import Model, Source, hub_notes, open_models, sources_of
+from mergesafe.outline.sources import Model, Operand, hub_notes, open_models, sources_of
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.resolve import filters_of, settings_for
@@ -56,7 +55,7 @@ class TensorTask:
     """
 
     context: TensorContext
-    sources: tuple[Source, ...]
+    sources: tuple[Operand, ...]
     method: MergeMethod
     settings: Settings
     out_dtype: str
@@ -113,21 +112,19 @@ class TensorTask:
     @cached_property
     def bytes_per_element(self) -> float:
         """Buffer bytes per element when the whole tensor is resident, without output."""
-        size = float(sum(source.bytes_per_element for source in self.sources))
+        size = float(sum(source.view.bytes_per_element for source in self.sources))
         ranks = max((s.rank_count for s in self.statistics), default=0)
         return size + SELECT_BYTES_PER_RANK * ranks
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of the inputs on disk."""
-        return sum(source.stored_bytes for source in self.sources)
+        return sum(source.view.stored_bytes for source in self.sources)
 
     @property
-    def low_rank_bytes(self) -> int:
-        """Float32 bytes of the adapters' factors."""
-        return sum(
-            aligned(4 * (s.lora.a.numel + s.lora.b.numel)) + 4096 for s in self.sources if s.lora
-        )
+    def fixed_bytes(self) -> int:
+        """Bytes of memory that views take whatever the size of tiles: factors of adapters."""
+        return sum(source.view.fixed_bytes for source in self.sources)
 
     @property
     def out_bytes(self) -> int:
@@ -286,8 +283,8 @@ def _task(
 ) -> TensorTask:
     owner = alignment.copied.get(name)
     sources = sources_of(name, alignment.models if owner is None else [owner])
-    shape = sources[0].info.shape
-    dtype = promote([source.info.dtype for source in sources])
+    shape = sources[0].view.shape
+    dtype = promote([source.view.nominal for source in sources])
     copied = owner is not None or dtype not in FLOATS
     uncast = copied or precision.keeps(name, sources)
     out_dtype = dtype if uncast else (recipe.out_dtype or recipe.dtype or dtype)

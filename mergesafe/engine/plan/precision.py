@@ -22,7 +22,7 @@ from typing import Final
 
 from mergesafe.checkpoint.format.model import Checkpoint
 from mergesafe.dtypes import CONFIG_NAMES, FLOATS
-from mergesafe.outline.sources import Model, Source
+from mergesafe.outline.sources import Model, Operand
 from mergesafe.recipe.model import Recipe
 
 #: Names of tensors that a note lists.
@@ -41,9 +41,9 @@ class Precision:
         self._mixed = bool(self._casts) and any(in_16_bits(model.checkpoint) for model in models)
         self._found: list[str] = []
 
-    def keeps(self, name: str, sources: Sequence[Source]) -> bool:
+    def keeps(self, name: str, sources: Sequence[Operand]) -> bool:
         """Whether tensor ``name`` of these inputs stays in float32."""
-        if not self._mixed or any(source.info.dtype != "F32" for source in sources):
+        if not self._mixed or any(source.view.nominal != "F32" for source in sources):
             return False
         self._found.append(name)
         return self._keep

@@ -75,7 +75,8 @@ def task_layout(
         ArgumentError: not even a small tile fits the budget.
     """
     out_size = SIZES[task.out_dtype] + task.scratch_bytes
-    fixed = task.low_rank_bytes + ALIGNMENT * (2 + 2 * len(task.sources))
+    areas = sum(max(2, source.view.areas) for source in task.sources)
+    fixed = task.fixed_bytes + ALIGNMENT * (2 + areas)
     if not task.numel:
         return Layout(1, 1, fixed, 1)
     step = unit_step(task)
@@ -153,7 +154,7 @@ def bytes_read(task: TensorTask, layout: Layout) -> int:
     total = task.stored_bytes * reads(task, layout)
     if layout.tile < task.numel and layout.select:
         sampled = len(sample_positions(task.numel)) * SAMPLE_RUN
-        each = sum(SIZES[source.info.dtype] for source in task.sources)
+        each = sum(source.view.bytes_needed(0, 1) for source in task.sources)
         total += sampled * each * sum(s.rank_count > 0 for s in task.statistics)
     return total
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.methods.driver import dry_run, used_inputs
-from mergesafe.outline.sources import Source
+from mergesafe.outline.sources import Operand
 
 
 def without_unused(plan: MergePlan) -> MergePlan:
@@ -24,7 +24,7 @@ def without_unused(plan: MergePlan) -> MergePlan:
     for before, after in zip(plan.tasks, tasks, strict=True):
         for source in _left_out(before, after):
             names[source.model].add(before.stored)
-            size[source.model] += source.stored_bytes
+            size[source.model] += source.view.stored_bytes
     notes = [
         f"{model} is not read for {len(names[model])} of {len(plan.outputs)} tensors, which it "
         "does not change at these settings (a weight or lambda of 0, a t of 0 or 1): "
@@ -47,7 +47,7 @@ def _reduced(task: TensorTask) -> TensorTask:
     return replace(task, sources=sources, planned=planned, used=used)
 
 
-def _left_out(before: TensorTask, after: TensorTask) -> list[Source]:
+def _left_out(before: TensorTask, after: TensorTask) -> list[Operand]:
     if after.used is None:
         return []
     first = 1 if after.context.base else 0

@@ -64,10 +64,7 @@ def _tensors_digest(plan: MergePlan) -> str:
             task.stored, task.name, task.copied, task.cast, task.out_dtype, task.used
         ]  # fmt: skip
         for source in task.sources:
-            line += [source.info.path.name, source.info.name, source.info.offset]
-            line.append(source.info.dtype)
-            if pair := source.lora:
-                line += [pair.a.name, pair.b.name, pair.scale, pair.rank, pair.transposed]
+            line += source.view.identity()
         digest.update(f"{line!r}\n".encode())
     return digest.hexdigest()
 
@@ -82,7 +79,7 @@ def _by_file(plan: MergePlan) -> dict[tuple[str, str], TensorInfo]:
     found: dict[tuple[str, str], TensorInfo] = {}
     for task in plan.tasks:
         for source in task.sources:
-            for info in (source.info, source.lora.a) if source.lora else (source.info,):
+            for info in source.view.infos:
                 found[source.model, info.path.name] = info
     return found
 
@@ -201,9 +198,9 @@ def _known(plan: MergePlan, entry: Tile | Statistics) -> bool:
     if isinstance(entry, Statistics):
         return len(entry.answers) == len(task.statistics)
     parts = {OUTPUT, *map(str, inputs)}
-    factors = {f"{index}.{side}" for index in inputs for side in "AB"}
+    whole = {f"{i}.{part}" for i in inputs for part in task.sources[i].view.companions}
     inside = entry.begin >= 0 < entry.count and entry.begin + entry.count <= task.numel
-    return inside and parts <= entry.digests.keys() <= parts | factors
+    return inside and parts <= entry.digests.keys() <= parts | whole
 
 
 def _intact(plan: MergePlan, tile: Tile, folder: OutputFolder) -> bool:

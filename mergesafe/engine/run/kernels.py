@@ -9,7 +9,6 @@ the output does.
 from __future__ import annotations
 
 import ctypes
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +25,6 @@ from mergesafe.methods.spec import (
 from mergesafe.native import (
     DTYPES,
     ELECTIONS,
-    F32,
     NORMS,
     Array,
     Input,
@@ -391,27 +389,6 @@ class TensorKernels:
 Factor = tuple[int, int]
 
 
-def low_rank(
-    w: Buffer, a: Factor, b: Factor, rank: int, columns: int, scale: float, begin: int, n: int,
-    out: int, threads: int,
-) -> None:  # fmt: skip
-    """Elements [begin, begin + n) of ``W + scale * (B @ A)`` in float32 at address ``out``.
-
-    Raises ValueError where A and B do not have as many values as are read.
-    """
-    rows = -(-(begin + n) // columns)
-    if a[1] != rank * columns or b[1] < rank * rows:
-        raise ValueError(
-            f"A has {a[1]} values and B {b[1]}; expected {rank} times {columns}, and {rank} for "
-            f"each of {rows} rows"
-        )
-    code = DTYPES[w.dtype]
-    extension.add_low_rank(
-        Input(w.address, code, code), a[0], b[0], rank, columns, scale, begin, begin + n, threads,
-        out,
-    )  # fmt: skip
-
-
 def compare(
     base: Buffer,
     experts: Sequence[Buffer],
@@ -427,23 +404,6 @@ def compare(
     both are not zero, then those of them in which they have opposite signs.
     """
     return extension.compare(base.input, _inputs(experts), with_base, products, counts, n, False, 1)
-
-
-def to_float32(source: Buffer, out: int, n: int) -> None:
-    """Exact conversion of ``n`` elements to float32 at address ``out``."""
-    code = DTYPES[source.dtype]
-    extension.weighted_sum(
-        [Input(source.address, code, code)], [1.0], Output(out, F32), n, False, 1
-    )
-
-
-def transpose(address: int, rows: int, columns: int) -> None:
-    """Turn the float32 matrix [rows, columns] at ``address`` into its transpose, in place."""
-    target = (ctypes.c_float * (rows * columns)).from_address(address)
-    view = memoryview(target).cast("B").cast("f")
-    copy = array("f", view)
-    for row in range(rows):
-        view[row::rows] = copy[row * columns : (row + 1) * columns]
 
 
 def count_nonfinite(buffer: Buffer, n: int) -> int:

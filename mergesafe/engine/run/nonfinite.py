@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Iterable
 
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.dtypes import SIZES
+from mergesafe.checkpoint.views.view import Room
 from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.engine.run.kernels import SHARED_FLAG, Buffer, count_nonfinite
 from mergesafe.errors import NonFiniteError
-from mergesafe.outline.sources import Source
+from mergesafe.outline.sources import Operand
 
-_PIECE_BYTES = 1 << 20
+#: Elements that are counted at a time.
+_PIECE = 1 << 18
 
 
 class NonFinite:
@@ -65,23 +65,23 @@ class NonFinite:
 
     def _about_inputs(
         self, task: TensorTask, inputs: Iterable[int]
-    ) -> Iterable[tuple[str, Source]]:
+    ) -> Iterable[tuple[str, Operand]]:
         for index in sorted(inputs):
             source = task.sources[index]
             count = self._count(task, source)
-            if count or index < SHARED_FLAG or source.lora:
+            if count or index < SHARED_FLAG or source.view.lora:
                 yield _message(task, source, count), source
 
-    def _count(self, task: TensorTask, source: Source) -> int:
-        """Values of the stored tensor that are not finite after the cast at load."""
-        dtype = source.info.dtype
+    def _count(self, task: TensorTask, source: Operand) -> int:
+        """Values of the input before its adapter that are not finite after the cast at load."""
+        view = source.view.plain
+        opened = view.open(Room(self._reader, min(_PIECE, view.numel)))
         count = 0
-        for begin in range(0, source.info.nbytes, _PIECE_BYTES):
-            piece = bytearray(min(_PIECE_BYTES, source.info.nbytes - begin))
-            self._reader.read_into(source.info, begin, memoryview(piece))
-            address = ctypes.addressof(ctypes.c_char.from_buffer(piece))
-            buffer = Buffer(address, memoryview(piece), dtype, task.cast or dtype)
-            count += count_nonfinite(buffer, len(piece) // SIZES[dtype])
+        for begin in range(0, view.numel, _PIECE):
+            n = min(_PIECE, view.numel - begin)
+            opened.fetch(begin, n)
+            buffer = Buffer(*opened.make(begin, n), view.dtype, task.cast or view.dtype)
+            count += count_nonfinite(buffer, n)
         return count
 
 
@@ -98,21 +98,21 @@ def _overflow_remedy(task: TensorTask) -> str:
     return "The weights or scales of the recipe are too large"
 
 
-def _message(task: TensorTask, source: Source, count: int) -> str:
-    name = task.title(source.info.name)
+def _message(task: TensorTask, source: Operand, count: int) -> str:
+    name = task.title(source.view.info.name)
     if not count:
         return f"{source.model}: tensor {name} holds NaN or infinity after its adapter is applied"
     values = "1 value that is" if count == 1 else f"{count:,} values that are"
     cast = f" when read as {task.cast}" if _narrowed(task, source) else ""
-    return f"{source.info.path}: tensor {name} holds {values} NaN or infinite{cast}"
+    return f"{source.view.info.path}: tensor {name} holds {values} NaN or infinite{cast}"
 
 
-def _narrowed(task: TensorTask, source: Source) -> bool:
-    return task.cast not in (None, source.info.dtype)
+def _narrowed(task: TensorTask, source: Operand) -> bool:
+    return task.cast not in (None, source.view.nominal)
 
 
-def _remedy(task: TensorTask, source: Source) -> str:
+def _remedy(task: TensorTask, source: Operand) -> str:
     repair = "Repair or replace the checkpoint"
-    if source.lora is None and _narrowed(task, source):
+    if source.view.lora is None and _narrowed(task, source):
         return f"{repair}, set dtype: float32 in the recipe if they are finite there"
     return repair

@@ -40,7 +40,7 @@ def spans_left(tasks: Sequence[TensorTask], tiles: Tiles) -> Iterator[Span]:
 
 def moved_bytes(task: TensorTask, count: int) -> int:
     """Bytes read and written for ``count`` elements that are read once, adapters not counted."""
-    return count * (sum(SIZES[s.info.dtype] for s in task.sources) + SIZES[task.out_dtype])
+    return count * (sum(s.view.stored_size for s in task.sources) + SIZES[task.out_dtype])
 
 
 class Ledger:

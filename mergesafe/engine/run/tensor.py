@@ -7,12 +7,12 @@ fixed blocks in order, and the combination is element-wise.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at, digest_of
+from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
 from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.views.view import Room, View
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice
@@ -24,11 +24,7 @@ from mergesafe.engine.run.kernels import (
     OUTPUT_FLAG,
     SHARED_FLAG,
     Buffer,
-    Factor,
     Kernels,
-    low_rank,
-    to_float32,
-    transpose,
 )
 from mergesafe.engine.run.trace import Lap, no_lap
 from mergesafe.methods.contract import BrokenContractError, OperandSet
@@ -38,7 +34,6 @@ from mergesafe.methods.spec import (
     Statistic,
     TileFunction,
 )
-from mergesafe.outline.sources import Source
 
 
 class TensorMerge:
@@ -65,20 +60,16 @@ class TensorMerge:
         self.finished, self.number = finished, number
         self.lap = lap
         self._digests: dict[str, int] = {}
-        self._factor_digests: dict[str, int] = {}
         self._nonfinite: set[int] = set()
         self._overflow = False
         self._out = memory.take(layout.out_tile * SIZES[task.out_dtype])
-        self._factors = [
-            self._load_factors(i, s) if s.lora else None for i, s in enumerate(task.sources)
-        ]
-        self._areas = [
-            (
-                memory.take(layout.tile * SIZES[s.info.dtype]),
-                memory.take(layout.tile * 4) if s.lora else None,
-            )
-            for s in task.sources
-        ]
+        room = Room(
+            reader, layout.tile, memory.take, layout.threads,
+            read=lambda nbytes: lap("read", 0, nbytes),
+            made=lambda nbytes: lap("adapter", 0, nbytes),
+        )  # fmt: skip
+        self._views = [source.view.open(room) for source in task.sources]
+        self._fetched = [0] * len(self._views)
         self.storage = memory.take(layout.select * rank_count(task))[0] if layout.select else 0
         self._resident: list[Buffer] | None = None
         self._planned = True  # whether reading counts as progress
@@ -125,8 +116,12 @@ class TensorMerge:
             raise broken(self.task.method, self.task.context, error) from error.__cause__
 
     def _begin_tile(self, begin: int) -> None:
-        # The factors of adapters belong to no tile: they are counted with the first.
-        self._digests = {} if begin else dict(self._factor_digests)
+        # What is read as a whole, as factors of adapters, is counted with the first tile.
+        self._digests = {} if begin else {
+            f"{index}.{part}": digest
+            for index, view in enumerate(self._views)
+            for part, digest in view.digests.items()
+        }  # fmt: skip
         self._nonfinite, self._overflow = set(), False
 
     def _statistics(self) -> Combination:
@@ -150,8 +145,8 @@ class TensorMerge:
     def _digest(self, tile: int, at: int, n: int, out: int) -> None:
         """Add elements [tile + at, tile + at + n), which are in the cache just now."""
         for index, source in enumerate(self.task.sources):
-            size = SIZES[source.info.dtype]
-            stored = self._areas[index][0][0] + at * size
+            size = source.view.stored_size
+            stored = self._fetched[index] + at * size
             block = (self.task.begin + tile + at) * size // BLOCK
             self._add(str(index), digest_at(stored, n * size, block))
         size = SIZES[self.task.out_dtype]
@@ -194,47 +189,16 @@ class TensorMerge:
             yield begin, count, inputs
 
     def inputs(self, begin: int, count: int) -> list[Buffer]:
-        return [self._read(i, source, begin, count) for i, source in enumerate(self.task.sources)]
+        return [self._read(i, s.view, begin, count) for i, s in enumerate(self.task.sources)]
 
-    def _read(self, index: int, source: Source, begin: int, count: int) -> Buffer:
-        (address, view), made = self._areas[index]
-        size = SIZES[source.info.dtype]
-        stored = view[: count * size]
-        self.reader.read_into(source.info, begin * size, stored)
-        self.lap("read", begin, count * size)
-        self.advance(count * size if self._planned else 0)
-        cast = self.task.cast or source.info.dtype
-        buffer = Buffer(address, stored, source.info.dtype, cast)
-        if source.lora is None or made is None:
-            self.kernels.stage(buffer)
-            return buffer
-        factors = self._factors[index]
-        assert factors is not None  # made together with the areas
-        low_rank(
-            buffer, *factors, source.lora.rank, source.info.shape[-1], source.lora.scale, begin,
-            count, made[0], self.layout.threads,
-        )  # fmt: skip
-        self.lap("adapter", begin, count * size)
-        adapted = Buffer(made[0], made[1][: count * 4], "F32", self.task.cast or "F32")
-        self.kernels.stage(adapted)
-        return adapted
-
-    def _load_factors(self, index: int, source: Source) -> tuple[Factor, Factor]:
-        """A and B in float32; Bᵀ and Aᵀ where the base is stored transposed."""
-        assert source.lora is not None  # only called for adapted tensors
-        factors = []
-        for side, info in (("A", source.lora.a), ("B", source.lora.b)):
-            raw = bytearray(info.nbytes)
-            self.reader.read_into(info, 0, memoryview(raw))
-            self.lap("read", 0, info.nbytes)
-            self._factor_digests[f"{index}.{side}"] = digest_of(raw)
-            pointer = ctypes.addressof(ctypes.c_char.from_buffer(raw))
-            address, _ = self.memory.take(4 * info.numel)
-            stored = Buffer(pointer, memoryview(raw), info.dtype, info.dtype)
-            to_float32(stored, address, info.numel)
-            if source.lora.transposed:
-                transpose(address, *info.shape)
-            self.lap("adapter", 0, info.nbytes)
-            factors.append((address, info.numel))
-        a, b = factors
-        return (b, a) if source.lora.transposed else (a, b)
+    def _read(self, index: int, view: View, begin: int, count: int) -> Buffer:
+        opened, nbytes = self._views[index], count * view.stored_size
+        self._fetched[index], _ = opened.fetch(begin, count)
+        self.lap("read", begin, nbytes)
+        self.advance(nbytes if self._planned else 0)
+        address, elements = opened.make(begin, count)
+        if view.made_size:
+            self.lap("adapter", begin, nbytes)
+        buffer = Buffer(address, elements, view.dtype, self.task.cast or view.dtype)
+        self.kernels.stage(buffer)
+        return buffer

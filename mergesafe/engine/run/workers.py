@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from mergesafe.checkpoint.format.digest import BLOCK, add, digest_of
+from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.output.layout import Placement
-from mergesafe.dtypes import SIZES
+from mergesafe.checkpoint.views.view import Room
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.plan.merge_plan import TensorTask
@@ -30,7 +30,6 @@ from mergesafe.engine.run.trace import Lap, Trace, no_lap
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import drive, steps
 from mergesafe.methods.spec import Combination, Unit
-from mergesafe.outline.sources import Source
 from mergesafe.system_faults import explained
 
 #: Input bytes that the system is asked to read ahead of the workers.
@@ -128,9 +127,9 @@ def schedule(plan: Work, options: Options) -> Schedule:
 
 
 def is_cut(task: TensorTask) -> bool:
-    """Whether any worker may take any tile: there are no statistics, adapters or whole matrices."""
+    """Whether any worker may take any tile: nothing is read or found of the tensor as a whole."""
     whole = task.unit is Unit.MATRIX
-    return not (task.copied or task.statistics or task.low_rank_bytes or whole)
+    return not (task.copied or task.statistics or task.fixed_bytes or whole)
 
 
 @dataclass(frozen=True)
@@ -278,12 +277,11 @@ class Workers:
             self._ahead_bytes += self._input_bytes(span)
             if self._ahead > 1:  # the first is about to be read anyway
                 for source in self.plan.tasks[span.task].sources:
-                    size = SIZES[source.info.dtype]
-                    self.reader.advise(source.info, span.begin * size, span.count * size)
+                    source.view.advise(self.reader, span.begin, span.count)
 
     def _input_bytes(self, span: Span) -> int:
         sources = self.plan.tasks[span.task].sources
-        return span.count * sum(SIZES[source.info.dtype] for source in sources)
+        return sum(source.view.bytes_needed(span.begin, span.count) for source in sources)
 
     def _execute(self, piece: _Piece) -> None:
         task = self.plan.tasks[piece.number]
@@ -312,32 +310,30 @@ class Workers:
     def _copy(self, number: int, task: TensorTask, lap: Lap) -> None:
         """Copy byte for byte what one input owns, or integers, which all inputs must agree on."""
         first, *others = task.sources
+        size = first.view.stored_size
+        step = min(_COPY_BYTES // size, task.numel)
+        views = [source.view.open(Room(self.reader, step)) for source in task.sources]
         total = 0
         lap("schedule", 0, 0)
-        for begin in range(0, first.info.nbytes, _COPY_BYTES):
-            size = min(_COPY_BYTES, first.info.nbytes - begin)
-            element = begin // SIZES[first.info.dtype]
-            piece = self._bytes(first, begin, size)
-            for other in others:
-                if self._bytes(other, begin, size) != piece:
+        for begin in range(0, task.numel, max(1, step)):
+            n = min(step, task.numel - begin)
+            (address, piece), *same = [view.fetch(begin, n) for view in views]
+            for other, (_, found) in zip(others, same, strict=True):
+                if found != piece:
                     raise CheckpointError(
-                        f"integer tensor '{task.name}' differs between {first.info.path} and "
-                        f"{other.info.path}; integers cannot be merged, so all models must agree."
+                        f"integer tensor '{task.name}' differs between {first.view.info.path} and "
+                        f"{other.view.info.path}; integers cannot be merged, so all models must "
+                        "agree."
                     )
-            lap("read", element, size * len(task.sources))
-            total = add(total, digest_of(piece, begin // BLOCK))
-            lap("digest", element, size)
-            self._write(task, begin, memoryview(piece))
-            lap("write", element, size)
-            self._advance(size * (1 + len(task.sources)))
+            lap("read", begin, n * size * len(views))
+            total = add(total, digest_at(address, n * size, begin * size // BLOCK))
+            lap("digest", begin, n * size)
+            self._write(task, begin * size, piece)
+            lap("write", begin, n * size)
+            self._advance(n * size * (1 + len(views)))
         parts = (OUTPUT, *map(str, range(len(task.sources))))  # all equal
         self.record.append(Tile(number, 0, task.numel, dict.fromkeys(parts, total)))
         lap("journal", 0, 0)
-
-    def _bytes(self, source: Source, begin: int, size: int) -> bytearray:
-        piece = bytearray(size)
-        self.reader.read_into(source.info, begin, memoryview(piece))
-        return piece
 
     # --- what pieces report --------------------------------------------------------------------
 

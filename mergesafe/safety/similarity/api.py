@@ -136,7 +136,7 @@ def _inputs(models: Sequence[Model]) -> tuple[list[TensorInput], list[str]]:
         if name in aligned.copied:
             continue
         origin, *experts = sources_of(name, aligned.models)
-        if origin.info.dtype in FLOATS:
+        if origin.view.nominal in FLOATS:
             tensors.append(TensorInput(name, origin, dict(enumerate(experts))))
         else:
             integers += 1
@@ -151,8 +151,9 @@ def _refuse_nonfinite(
     for tensor in tensors:
         for number in sorted(sums[tensor.name].nonfinite):
             source = tensor.base if number == BASE else tensor.experts[number]
+            info = source.view.info
             raise NonFiniteError(
-                f"{source.info.path}: tensor '{source.info.name}' of {models[number + 1].text} "
+                f"{info.path}: tensor '{info.name}' of {models[number + 1].text} "
                 "holds NaN or infinity, so its task vector has no direction. Use another "
                 "checkpoint; mergesafe vet lists every such tensor."
             )

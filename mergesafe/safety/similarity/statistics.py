@@ -15,7 +15,6 @@ from queue import SimpleQueue
 from typing import Final
 
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import Arena, aligned, format_size
 from mergesafe.engine.plan.tiling import BLOCK
 from mergesafe.errors import ArgumentError
@@ -90,14 +89,14 @@ def collect(
 def _read_ahead(reader: Reader, tensors: Iterable[TensorInput]) -> None:
     for tensor in tensors:
         for source in (tensor.base, *tensor.changed.values()):
-            reader.advise(source.info, 0, source.info.nbytes)
+            source.view.advise(reader, 0, source.view.numel)
 
 
 def _fit(work: Sequence[TensorInput], memory: int, workers: int) -> tuple[int, int, int]:
     """Elements of a tile, bytes of one worker's area, and how many workers there is room for."""
     per_element = max(_bytes_per_element(each) for each in work)
     factors = max(_factor_bytes(each) for each in work)
-    buffers = 4096 * max(2 * (1 + len(each.experts)) for each in work)  # alignment
+    buffers = 4096 * max(_areas(each) for each in work)  # alignment
     largest = max(each.numel for each in work)
     wanted = min(_TILE, -(-largest // BLOCK) * BLOCK)
     while workers > 1 and memory // workers < factors + buffers + BLOCK * per_element:
@@ -114,14 +113,16 @@ def _fit(work: Sequence[TensorInput], memory: int, workers: int) -> tuple[int, i
 
 def _bytes_per_element(tensor: TensorInput) -> int:
     """Stored values, and adapted ones in float32."""
-    return sum(source.bytes_per_element for source in (tensor.base, *tensor.changed.values()))
+    return sum(source.view.bytes_per_element for source in (tensor.base, *tensor.changed.values()))
+
+
+def _areas(tensor: TensorInput) -> int:
+    sources = tensor.base, *tensor.experts.values()
+    return sum(max(2, source.view.areas) for source in sources)
 
 
 def _factor_bytes(tensor: TensorInput) -> int:
-    """Of the adapters' factors: as stored, and in float32."""
-    pairs = [s.lora for s in (tensor.base, *tensor.changed.values()) if s.lora]
-    return sum(
-        aligned((SIZES[side.dtype] + 4) * side.numel) + 8192
-        for pair in pairs
-        for side in (pair.a, pair.b)
-    )
+    """Of what is read as a whole, adapters' factors: as it is used, and as it is stored."""
+    views = [source.view for source in (tensor.base, *tensor.changed.values())]
+    stored = sum(info.nbytes for view in views for info in view.companions.values())
+    return stored + sum(view.fixed_bytes for view in views)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.checkpoint.format.safetensors import TensorInfo
-from mergesafe.dtypes import SIZES
+from mergesafe.checkpoint.views.adapted import WithLora
+from mergesafe.checkpoint.views.view import OpenView, Room
 from mergesafe.engine.memory import Slice, aligned
-from mergesafe.engine.run.kernels import Buffer, Factor, compare, low_rank, to_float32, transpose
-from mergesafe.outline.sources import Source
+from mergesafe.engine.run.kernels import Buffer, compare
+from mergesafe.outline.sources import Operand
 
 #: In :attr:`TensorSums.nonfinite`, the base.
 BASE: Final = -1
@@ -26,29 +26,27 @@ class TensorInput:
     """A tensor of the base, and of those of the experts that have it, by their number."""
 
     name: str
-    base: Source
-    experts: dict[int, Source]
+    base: Operand
+    experts: dict[int, Operand]
 
     @property
     def numel(self) -> int:
-        return self.base.info.numel
+        return self.base.view.numel
 
     @property
-    def changed(self) -> dict[int, Source]:
+    def changed(self) -> dict[int, Operand]:
         """The experts that may differ from the base: all but those that are the same bytes."""
-        same = self.base.info.path, self.base.info.offset
         return {
             number: source
             for number, source in self.experts.items()
-            if source.lora != self.base.lora or (source.info.path, source.info.offset) != same
+            if source.view != self.base.view
         }
 
     @property
     def stored_bytes(self) -> int:
         """Bytes that are read."""
         sources = [self.base, *self.changed.values()]
-        factors = sum(s.lora.a.nbytes + s.lora.b.nbytes for s in sources if s.lora)
-        return len(sources) * self.base.info.nbytes + factors
+        return sum(source.view.stored_bytes for source in sources)
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,8 @@ def sum_tensor(
     """All sums of one tensor; ``parents``: those with the base too."""
     area.clear()
     changed = tensor.changed
-    base = _Operand(tensor.base, area, reader)
-    experts = [_Operand(source, area, reader) for source in changed.values()]
+    base = _Input(tensor.base, area, reader)
+    experts = [_Input(operand, area, reader, base) for operand in changed.values()]
     width = len(experts) + parents
     products = [0.0] * (width * width)
     counts = [0] * (2 * len(experts) ** 2)
@@ -112,7 +110,7 @@ def sum_tensor(
             raise InterruptedError("stopped")
         n = min(area.tile, tensor.numel - begin)
         origin = base.read(begin, n)
-        others = [expert.read(begin, n, base) for expert in experts]
+        others = [expert.read(begin, n) for expert in experts]
         found, products, counts = compare(origin, others, parents, products, counts, n)
         flags |= found
     names = [BASE, *changed]
@@ -147,51 +145,25 @@ def _spread(
     return TensorSums(experts, result.gram, both, opposite, base, nonfinite)
 
 
-class _Operand:
-    """The values of one source, tile by tile, with its adapter's delta added in float32."""
+class _Input:
+    """The values of one operand, tile by tile, with its adapter's delta added in float32.
 
-    def __init__(self, source: Source, area: Area, reader: Reader) -> None:
-        self.source, self._reader = source, reader
-        size = SIZES[source.info.dtype]
-        self._stored = area.take(size * area.tile)
-        self._factors: tuple[Factor, Factor] | None = None
-        if source.lora:
-            self._made = area.take(4 * area.tile)
-            turned = source.lora.transposed
-            a, b = (_factor(side, area, reader, turned) for side in (source.lora.a, source.lora.b))
-            self._factors = (b, a) if turned else (a, b)
-        self._last: Buffer | None = None
+    What ``base`` reads of the same stored tensor is read once.
+    """
 
-    def read(self, begin: int, n: int, base: _Operand | None = None) -> Buffer:
-        """Elements [begin, begin + n); what ``base`` has read of the same bytes is used again."""
-        source, size = self.source, SIZES[self.source.info.dtype]
-        shared = base is not None and (
-            (base.source.info.path, base.source.info.offset)
-            == (source.info.path, source.info.offset)
-        )
-        if shared and base is not None and base._last is not None:
-            stored = base._last
-        else:
-            address, view = self._stored
-            stored = Buffer(address, view[: n * size], source.info.dtype, source.info.dtype)
-            self._reader.read_into(source.info, begin * size, stored.view)
-        self._last = stored
-        if source.lora is None or self._factors is None:
-            return stored
-        address, view = self._made
-        low_rank(
-            stored, *self._factors, source.lora.rank, source.info.shape[-1], source.lora.scale,
-            begin, n, address, 1,
-        )  # fmt: skip
-        return Buffer(address, view[: 4 * n], "F32", "F32")
+    def __init__(
+        self, operand: Operand, area: Area, reader: Reader, base: _Input | None = None
+    ) -> None:
+        self.view = view = operand.view
+        room = Room(reader, area.tile, area.take)
+        shared = base.plain if base is not None and base.view.plain == view.plain else None
+        self._shared = shared is not None
+        self.plain: OpenView = view.plain.open(room) if shared is None else shared
+        self._open = view.over(self.plain, room) if isinstance(view, WithLora) else self.plain
 
-
-def _factor(info: TensorInfo, area: Area, reader: Reader, transposed: bool) -> Factor:
-    """One side of an adapter in float32."""
-    raw_address, raw = area.take(info.nbytes)
-    reader.read_into(info, 0, raw)
-    address, _ = area.take(4 * info.numel)
-    to_float32(Buffer(raw_address, raw, info.dtype, info.dtype), address, info.numel)
-    if transposed:
-        transpose(address, *info.shape)
-    return address, info.numel
+    def read(self, begin: int, n: int) -> Buffer:
+        """Elements [begin, begin + n), once the base has read them."""
+        if not self._shared:
+            self._open.fetch(begin, n)
+        address, values = self._open.make(begin, n)
+        return Buffer(address, values, self.view.dtype, self.view.dtype)

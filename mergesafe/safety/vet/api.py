@@ -129,7 +129,7 @@ def vet(
                 f"{origin.checkpoint.path}: tensor '{name}' of the base holds NaN or infinity, so "
                 "nothing can be compared with it. Use another base."
             )
-    matrices = {each.name for each in tensors if len(each.base.info.shape) > 1}
+    matrices = {each.name for each in tensors if len(each.base.view.shape) > 1}
     of_weights = check_weights(sums, matrices, list(named))
     parents = tuple(
         Parent(name, by_severity([*comparison.findings, *weights]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mergesafe.dtypes import FLOATS, MERGEABLE
 from mergesafe.outline.alignment import align
-from mergesafe.outline.sources import Model, Source
+from mergesafe.outline.sources import Model, Operand
 from mergesafe.safety.similarity.tiles import TensorInput
 from mergesafe.safety.vet.findings import Finding, amount, listing
 from mergesafe.untrusted import show
@@ -17,7 +17,7 @@ from mergesafe.untrusted import show
 class Comparison:
     """Tensors that can be compared with the base's, and what is wrong with the others."""
 
-    shared: dict[str, tuple[Source, Source]] = field(default_factory=dict)
+    shared: dict[str, tuple[Operand, Operand]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -38,15 +38,15 @@ def compare_tensors(model: Model, base: Model) -> Comparison:
             missing.append(name)
         elif theirs is None:
             unexpected.append(name)
-        elif ours.info.shape != theirs.info.shape:
-            shapes.append(f"{name} {list(ours.info.shape)} not {list(theirs.info.shape)}")
-        elif (ours.info.dtype in FLOATS) != (theirs.info.dtype in FLOATS) or (
-            ours.info.dtype in FLOATS and ours.info.dtype not in MERGEABLE
+        elif ours.view.shape != theirs.view.shape:
+            shapes.append(f"{name} {list(ours.view.shape)} not {list(theirs.view.shape)}")
+        elif (ours.view.nominal in FLOATS) != (theirs.view.nominal in FLOATS) or (
+            ours.view.nominal in FLOATS and ours.view.nominal not in MERGEABLE
         ):
-            kinds.append(f"{name} is {ours.info.dtype}")
-        elif ours.info.dtype in FLOATS:
+            kinds.append(f"{name} is {ours.view.nominal}")
+        elif ours.view.nominal in FLOATS:
             result.shared[name] = (theirs, ours)
-            other_dtypes += ours.info.dtype != theirs.info.dtype
+            other_dtypes += ours.view.nominal != theirs.view.nominal
     for names, one, many in (
         (missing, "tensor of the base is missing", "tensors of the base are missing"),
         (unexpected, "tensor that the base has not", "tensors that the base has not"),
@@ -78,7 +78,7 @@ def inputs(compared: Sequence[Comparison]) -> list[TensorInput]:
     return list(found.values())
 
 
-def _all(compared: Sequence[Comparison]) -> Iterator[tuple[int, str, tuple[Source, Source]]]:
+def _all(compared: Sequence[Comparison]) -> Iterator[tuple[int, str, tuple[Operand, Operand]]]:
     for number, each in enumerate(compared):
         for name, sources in each.shared.items():
             yield number, name, sources

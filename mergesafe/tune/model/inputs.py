@@ -14,11 +14,12 @@ import torch
 
 from mergesafe.checkpoint.format.lora import LoraPair
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.views.adapted import low_rank
+from mergesafe.checkpoint.views.stored import Stored
+from mergesafe.checkpoint.views.view import View
 from mergesafe.dtypes import CONFIG_NAMES, SIZES
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.engine.run.kernels import Buffer, low_rank
-from mergesafe.outline.sources import Source
+from mergesafe.outline.sources import Operand
 
 
 class Inputs(Protocol):
@@ -47,9 +48,12 @@ class Resident:
         self._loaded: dict[str, list[torch.Tensor]] = {}
         with Reader() as reader:
             for task in tasks:
-                stored = {s.info: read(s.info, reader) for s in task.sources}
-                factors = {s.lora: lora_factors(s.lora, reader) for s in task.sources if s.lora}
-                made = [made_of(s, stored[s.info], factors, task.cast) for s in task.sources]
+                stored = {s.view.plain: read(s.view.plain, reader) for s in task.sources}
+                pairs = [s.view.lora for s in task.sources if s.view.lora]
+                factors = {pair: lora_factors(pair, reader) for pair in pairs}
+                made = [
+                    made_of(s.view, stored[s.view.plain], factors, task.cast) for s in task.sources
+                ]
                 moved = {id(x): x.pin_memory() if pinned else x.to(device) for x in made}
                 self._loaded[task.name] = [moved[id(x)] for x in made]
 
@@ -68,19 +72,25 @@ class Resident:
 Factors = Mapping[LoraPair, tuple[torch.Tensor, torch.Tensor]]
 
 
-def distinct(task: TensorTask) -> list[Source]:
+def distinct(task: TensorTask) -> list[Operand]:
     """The sources that differ, in order."""
-    return list({(source.info, source.lora): source for source in task.sources}.values())
+    return list({source.view: source for source in task.sources}.values())
 
 
 def resident_bytes(task: TensorTask) -> int:
     """What a task's inputs take in memory."""
-    stored = {source.info: source.info.nbytes for source in task.sources}
-    return sum(stored.values()) + sum(4 * s.info.numel for s in distinct(task) if s.lora)
+    stored = {source.view.plain for source in task.sources}
+    adapted = [source.view for source in distinct(task) if source.view.lora]
+    return sum(map(plain_bytes, stored)) + sum(4 * view.numel for view in adapted)
+
+
+def plain_bytes(view: View) -> int:
+    """What the elements of a view take in memory."""
+    return view.numel * SIZES[view.dtype]
 
 
 def made_of(
-    source: Source,
+    view: View,
     stored: torch.Tensor,
     factors: Factors,
     cast: str | None,
@@ -88,10 +98,10 @@ def made_of(
 ) -> torch.Tensor:
     """One input on the CPU, as the merge engine takes it; a LoRA expert's into ``out``."""
     tensor = stored
-    if source.lora is not None:
+    if view.lora is not None:
         if out is None:
             out = torch.empty(stored.shape, dtype=torch.float32)
-        tensor = _adapted(stored, source.lora, *factors[source.lora], out)
+        tensor = _adapted(stored, view.lora, *factors[view.lora], out)
     if cast is not None and SIZES[cast] < tensor.element_size():
         tensor = tensor.to(torch_dtype(cast))
     return tensor
@@ -99,7 +109,7 @@ def made_of(
 
 def lora_factors(pair: LoraPair, reader: Reader) -> tuple[torch.Tensor, torch.Tensor]:
     """A and B in float32; Bᵀ and Aᵀ where the base is stored transposed."""
-    a, b = read(pair.a, reader).float(), read(pair.b, reader).float()
+    a, b = (read(Stored(side), reader).float() for side in (pair.a, pair.b))
     return (b.T.contiguous(), a.T.contiguous()) if pair.transposed else (a, b)
 
 
@@ -108,21 +118,20 @@ def _adapted(
 ) -> torch.Tensor:
     """``weight + scale * B @ A`` in float32, to the bits of a merge."""
     name = next(key for key in CONFIG_NAMES if torch_dtype(key) == weight.dtype)
-    stored = Buffer(weight.data_ptr(), memoryview(b""), name, name)
     low_rank(
-        stored, (a.data_ptr(), a.numel()), (b.data_ptr(), b.numel()), pair.rank, weight.shape[-1],
-        pair.scale, 0, weight.numel(), out.data_ptr(), torch.get_num_threads(),
+        weight.data_ptr(), name, (a.data_ptr(), a.numel()), (b.data_ptr(), b.numel()), pair.rank,
+        weight.shape[-1], pair.scale, 0, weight.numel(), out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out
 
 
-def read(info: TensorInfo, reader: Reader, into: torch.Tensor | None = None) -> torch.Tensor:
-    """The stored tensor; its bytes into ``into`` where given."""
+def read(view: View, reader: Reader, into: torch.Tensor | None = None) -> torch.Tensor:
+    """All elements of a view; their bytes into ``into`` where given."""
     if into is None:
-        into = torch.empty(info.nbytes, dtype=torch.uint8)
+        into = torch.empty(plain_bytes(view), dtype=torch.uint8)
     raw: Any = into.numpy()
-    reader.read_into(info, 0, memoryview(raw))
-    return into.view(torch_dtype(info.dtype)).view(info.shape)
+    view.read_into(reader, memoryview(raw))
+    return into.view(torch_dtype(view.dtype)).view(view.shape)
 
 
 def torch_dtype(name: str) -> torch.dtype:

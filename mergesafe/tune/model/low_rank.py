@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.outline.sources import Source
+from mergesafe.outline.sources import Operand
 from mergesafe.tune.model.inputs import lora_factors
 from mergesafe.tune.model.tensor_function import TensorFunction
 
@@ -37,11 +37,11 @@ class LowRank:
         downs, ups, owners = [], [], []
         with Reader() as reader:
             for number, source in enumerate(_experts(function)):
-                if source.lora is not None:
-                    a, b = lora_factors(source.lora, reader)
+                if (pair := source.view.lora) is not None:
+                    a, b = lora_factors(pair, reader)
                     downs.append(a)
-                    ups.append(source.lora.scale * b)
-                    owners += [number] * source.lora.rank
+                    ups.append(pair.scale * b)
+                    owners += [number] * pair.rank
         self._down, self._up = torch.cat(downs).to(device), torch.cat(ups, dim=1).to(device)
         self._narrow = self._down.to(dtype), self._up.to(dtype)
         self._owners = torch.tensor(owners, device=device)
@@ -75,18 +75,19 @@ def is_low_rank(function: TensorFunction) -> bool:
     task = function.task
     if len(task.context.shape) != 2 or task.cast not in (None, "F32"):
         return False
-    if any(source.info != task.sources[0].info for source in task.sources):
+    if any(source.view.plain != task.sources[0].view.plain for source in task.sources):
         return False
-    if task.context.base and task.sources[0].lora:
+    if task.context.base and task.sources[0].view.lora:
         return False
-    return any(source.lora for source in task.sources) and function.is_linear
+    return any(source.view.lora for source in task.sources) and function.is_linear
 
 
 def without_adapters(task: TensorTask) -> TensorTask:
     """The stored matrix alone as a task's input."""
-    return replace(task, sources=(replace(task.sources[0], lora=None),))
+    first = task.sources[0]
+    return replace(task, sources=(replace(first, view=first.view.plain),))
 
 
-def _experts(function: TensorFunction) -> tuple[Source, ...]:
+def _experts(function: TensorFunction) -> tuple[Operand, ...]:
     """The sources that the coefficients belong to."""
     return function.task.sources[function.first :]

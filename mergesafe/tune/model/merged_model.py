@@ -279,9 +279,9 @@ class MergedModel:
         with Reader() as reader:
             for task in self.plan.tasks:
                 for source in () if task.copied else distinct(task):
-                    pieces = [read(source.info, reader)]
-                    if source.lora is not None:
-                        pieces += lora_factors(source.lora, reader)
+                    pieces = [read(source.view.plain, reader)]
+                    if source.view.lora is not None:
+                        pieces += lora_factors(source.view.lora, reader)
                     # float8 has no test of its own
                     if not all(bool(piece.float().isfinite().all()) for piece in pieces):
                         return source.model, task.name

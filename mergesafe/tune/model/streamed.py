@@ -19,6 +19,7 @@ from typing import Any, Final
 import torch
 
 from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.views.view import View
 from mergesafe.engine.memory import ALIGNMENT, Arena, Slice, aligned, format_size
 from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.engine.run.gpu import pin, unpin
@@ -28,6 +29,7 @@ from mergesafe.tune.model.inputs import (
     distinct,
     lora_factors,
     made_of,
+    plain_bytes,
     read,
     resident_bytes,
 )
@@ -79,7 +81,7 @@ class Streamed:
         self._kept = frozenset(kept)
         self._resident = Resident(stay, device)
         large = [task for task in tasks if host is None and task.name not in self._kept]
-        pairs = {s.lora: None for task in large for s in task.sources if s.lora}
+        pairs = {s.view.lora: None for task in large for s in task.sources if s.view.lora}
         self._factors = {pair: lora_factors(pair, self._reader) for pair in pairs}
         fixed = sum(a.nbytes + b.nbytes for a, b in self._factors.values())
         fixed += sum(map(resident_bytes, stay))
@@ -204,19 +206,18 @@ class Streamed:
                 return self._copied(inputs)
         task, memory = entry.task, entry.memory
         assert memory is not None  # reserved before
-        stored = {}
-        made: dict[object, torch.Tensor] = {}
-        for source in distinct(task):
-            if source.info not in stored:
-                raw = _bytes(memory, source.info.nbytes)
-                stored[source.info] = read(source.info, self._reader, raw)
+        stored: dict[View, torch.Tensor] = {}
+        made: dict[View, torch.Tensor] = {}
+        for view in (source.view for source in distinct(task)):
+            if view.plain not in stored:
+                raw = _bytes(memory, plain_bytes(view.plain))
+                stored[view.plain] = read(view.plain, self._reader, raw)
             out = None
-            if source.lora is not None:
-                out = _bytes(memory, 4 * source.info.numel).view(torch.float32)
-                out = out.view(source.info.shape)
-            tensor = made_of(source, stored[source.info], self._factors, task.cast, out)
-            made[source.info, source.lora] = tensor
-        inputs = self._copied([made[source.info, source.lora] for source in task.sources])
+            if view.lora is not None:
+                out = _bytes(memory, 4 * view.numel).view(torch.float32)
+                out = out.view(view.shape)
+            made[view] = made_of(view, stored[view.plain], self._factors, task.cast, out)
+        inputs = self._copied([made[source.view] for source in task.sources])
         if self._copies is not None:  # they lie elsewhere now
             memory.release()
             entry.memory = None
@@ -257,10 +258,10 @@ class Trail:
 
 def _need(task: TensorTask) -> int:
     """Bytes of memory that a tensor's inputs take."""
-    infos = {source.info for source in task.sources}
-    made = [source for source in distinct(task) if source.lora]
-    return sum(aligned(info.nbytes) for info in infos) + sum(
-        aligned(4 * source.info.numel) for source in made
+    stored = {source.view.plain for source in task.sources}
+    made = [source.view for source in distinct(task) if source.view.lora]
+    return sum(aligned(plain_bytes(view)) for view in stored) + sum(
+        aligned(4 * view.numel) for view in made
     )
 
 

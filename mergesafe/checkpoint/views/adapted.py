@@ -1,0 +1,162 @@
+"""A tensor that a LoRA adapter changes: ``W + scale * (B @ A)``, computed in float32."""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from mergesafe.checkpoint.format.digest import digest_of
+from mergesafe.checkpoint.format.lora import LoraPair
+from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View, heap
+from mergesafe.native import DTYPES, F32, Input, Output, extension
+
+#: Address and number of values of a factor in float32.
+Factor = tuple[int, int]
+#: What memory may be aligned to (engine/memory.py).
+_ALIGNMENT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class WithLora(View):
+    """``view`` with the delta of ``pair``; float32."""
+
+    view: View
+    pair: LoraPair
+
+    @property
+    def info(self) -> TensorInfo:
+        return self.view.info
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.view.shape
+
+    @property
+    def dtype(self) -> str:
+        return "F32"
+
+    @property
+    def nominal(self) -> str:
+        return self.view.nominal
+
+    @property
+    def stored_size(self) -> int:
+        return self.view.stored_size
+
+    @property
+    def made_size(self) -> int:
+        return self.view.made_size + 4
+
+    @property
+    def lora(self) -> LoraPair | None:
+        return self.pair
+
+    @property
+    def plain(self) -> View:
+        return self.view
+
+    @property
+    def companions(self) -> Mapping[str, TensorInfo]:
+        return {**self.view.companions, "A": self.pair.a, "B": self.pair.b}
+
+    @property
+    def fixed_bytes(self) -> int:
+        factors = 4 * (self.pair.a.numel + self.pair.b.numel)
+        return self.view.fixed_bytes + -(-factors // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT
+
+    def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
+        return self.view.ranges(begin, n)
+
+    def identity(self) -> list[object]:
+        a, b, pair = self.pair.a, self.pair.b, self.pair
+        return [*self.view.identity(), a.name, b.name, pair.scale, pair.rank, pair.transposed]
+
+    def moved(self, move: Callable[[TensorInfo], TensorInfo]) -> WithLora:
+        pair = replace(self.pair, a=move(self.pair.a), b=move(self.pair.b))
+        return WithLora(self.view.moved(move), pair)
+
+    def described(self) -> dict[str, object]:
+        return {**self.view.described(), "lora_scale": self.pair.scale}
+
+    def open(self, room: Room) -> OpenView:
+        return self.over(self.view.open(room), room)
+
+    def over(self, opened: OpenView, room: Room) -> OpenView:
+        """The open view over one of :attr:`plain` that is open already."""
+        return _OpenAdapted(self, opened, room)
+
+
+class _OpenAdapted(OpenView):
+    def __init__(self, view: WithLora, below: OpenView, room: Room) -> None:
+        self._view, self._below, self._threads = view, below, room.threads
+        digests = dict(below.digests)
+        factors = []
+        for side, info in (("A", view.pair.a), ("B", view.pair.b)):
+            pointer, raw = heap(info.nbytes)
+            room.reader.read_into(info, 0, raw)
+            room.read(info.nbytes)
+            digests[side] = digest_of(raw)
+            address, _ = room.take(4 * info.numel)
+            to_float32(pointer, info.dtype, address, info.numel)
+            if view.pair.transposed:
+                transpose(address, *info.shape)
+            room.made(info.nbytes)
+            factors.append((address, info.numel))
+        a, b = factors
+        # Bᵀ and Aᵀ where the base is stored transposed
+        self._a, self._b = (b, a) if view.pair.transposed else (a, b)
+        self.digests = digests
+        self._made = room.take(4 * room.tile)
+
+    def fetch(self, begin: int, n: int) -> Memory:
+        return self._below.fetch(begin, n)
+
+    def make(self, begin: int, n: int) -> Memory:
+        view, pair = self._view, self._view.pair
+        stored, _ = self._below.make(begin, n)
+        address, memory = self._made
+        low_rank(
+            stored, view.view.dtype, self._a, self._b, pair.rank, view.shape[-1], pair.scale,
+            begin, n, address, self._threads,
+        )  # fmt: skip
+        return address, memory[: 4 * n]
+
+
+def low_rank(
+    w: int, dtype: str, a: Factor, b: Factor, rank: int, columns: int, scale: float, begin: int,
+    n: int, out: int, threads: int,
+) -> None:  # fmt: skip
+    """Elements [begin, begin + n) of ``W + scale * (B @ A)`` in float32 at address ``out``.
+
+    ``w``: the address of these elements of W, numbers of ``dtype``.
+
+    Raises ValueError where A and B do not have as many values as are read.
+    """
+    rows = -(-(begin + n) // columns)
+    if a[1] != rank * columns or b[1] < rank * rows:
+        raise ValueError(
+            f"A has {a[1]} values and B {b[1]}; expected {rank} times {columns}, and {rank} for "
+            f"each of {rows} rows"
+        )
+    code = DTYPES[dtype]
+    extension.add_low_rank(
+        Input(w, code, code), a[0], b[0], rank, columns, scale, begin, begin + n, threads, out
+    )
+
+
+def to_float32(address: int, dtype: str, out: int, n: int) -> None:
+    """Exact conversion of ``n`` numbers of ``dtype`` to float32 at address ``out``."""
+    code = DTYPES[dtype]
+    extension.weighted_sum([Input(address, code, code)], [1.0], Output(out, F32), n, False, 1)
+
+
+def transpose(address: int, rows: int, columns: int) -> None:
+    """Turn the float32 matrix [rows, columns] at ``address`` into its transpose, in place."""
+    target = (ctypes.c_float * (rows * columns)).from_address(address)
+    view = memoryview(target).cast("B").cast("f")
+    copy = array("f", view)
+    for row in range(rows):
+        view[row::rows] = copy[row * columns : (row + 1) * columns]

@@ -1,0 +1,168 @@
+"""A tensor as a file holds it, and ranges of elements of a view that are tensors of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from mergesafe.checkpoint.format.lora import LoraPair
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View
+from mergesafe.dtypes import SIZES
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(View):
+    """The elements as they are stored."""
+
+    tensor: TensorInfo
+
+    @property
+    def info(self) -> TensorInfo:
+        return self.tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.info.dtype
+
+    @property
+    def nominal(self) -> str:
+        return self.info.dtype
+
+    @property
+    def stored_size(self) -> int:
+        return SIZES[self.info.dtype]
+
+    @property
+    def made_size(self) -> int:
+        return 0
+
+    def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
+        yield self.info, begin * self.stored_size, n * self.stored_size
+
+    def identity(self) -> list[object]:
+        return [self.info.path.name, self.info.name, self.info.offset, self.info.dtype]
+
+    def moved(self, move: Callable[[TensorInfo], TensorInfo]) -> Stored:
+        return Stored(move(self.info))
+
+    def read_into(self, reader: Reader, into: memoryview) -> None:
+        reader.read_into(self.tensor, 0, into)
+
+    def open(self, room: Room) -> OpenView:
+        return _OpenStored(self, room)
+
+
+class _OpenStored(OpenView):
+    def __init__(self, view: Stored, room: Room) -> None:
+        self._info, self._size, self._reader = view.info, view.stored_size, room.reader
+        self._address, self._memory = room.take(room.tile * self._size)
+
+    def fetch(self, begin: int, n: int) -> Memory:
+        self._reader.read_into(self._info, begin * self._size, self._memory[: n * self._size])
+        return self.make(begin, n)
+
+    def make(self, begin: int, n: int) -> Memory:
+        return self._address, self._memory[: n * self._size]
+
+
+@dataclass(frozen=True, slots=True)
+class Part(View):
+    """A tensor of the shape ``size``, the elements of ``view`` from ``begin`` on."""
+
+    view: View
+    begin: int
+    size: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.size
+
+    @property
+    def info(self) -> TensorInfo:
+        return self.view.info
+
+    @property
+    def dtype(self) -> str:
+        return self.view.dtype
+
+    @property
+    def nominal(self) -> str:
+        return self.view.nominal
+
+    @property
+    def stored_size(self) -> int:
+        return self.view.stored_size
+
+    @property
+    def made_size(self) -> int:
+        return self.view.made_size
+
+    @property
+    def areas(self) -> int:
+        return self.view.areas
+
+    @property
+    def lora(self) -> LoraPair | None:
+        return self.view.lora
+
+    @property
+    def plain(self) -> View:
+        return Part(self.view.plain, self.begin, self.size)
+
+    @property
+    def companions(self) -> Mapping[str, TensorInfo]:
+        return self.view.companions
+
+    @property
+    def fixed_bytes(self) -> int:
+        return self.view.fixed_bytes
+
+    def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
+        return self.view.ranges(self.begin + begin, n)
+
+    def identity(self) -> list[object]:
+        return [*self.view.identity(), "part", self.begin, *self.size]
+
+    def moved(self, move: Callable[[TensorInfo], TensorInfo]) -> Part:
+        return Part(self.view.moved(move), self.begin, self.size)
+
+    def described(self) -> dict[str, object]:
+        return self.view.described()
+
+    def open(self, room: Room) -> OpenView:
+        return _OpenPart(self.begin, self.view.open(room))
+
+
+class _OpenPart(OpenView):
+    def __init__(self, begin: int, view: OpenView) -> None:
+        self._begin, self._view = begin, view
+        self.digests = view.digests
+
+    def fetch(self, begin: int, n: int) -> Memory:
+        return self._view.fetch(self._begin + begin, n)
+
+    def make(self, begin: int, n: int) -> Memory:
+        return self._view.make(self._begin + begin, n)
+
+
+def part_of(view: View, begin: int, shape: tuple[int, ...]) -> View:
+    """``shape`` elements of ``view`` from element ``begin`` on, as a view of their own."""
+    if not isinstance(view, Stored):
+        return Part(view, begin, shape)
+    size = view.stored_size
+    offset = view.info.offset + begin * size
+    return Stored(replace(view.info, shape=shape, offset=offset, nbytes=prod(shape) * size))
+
+
+def whole_of(view: View, begin: int, shape: tuple[int, ...]) -> View:
+    """The view of ``shape`` that :func:`part_of` took the elements from ``begin`` on of."""
+    if isinstance(view, Part):
+        return view.view
+    return part_of(view, -begin, shape)
