@@ -1,4 +1,8 @@
-"""Locks on open files, which end with the process."""
+"""Locks on open files, which end with the process.
+
+filelock's FileLock locks paths, for one process alone; here files that are
+open already are locked, some of them shared.
+"""
 
 from __future__ import annotations
 

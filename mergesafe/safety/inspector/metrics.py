@@ -1,4 +1,7 @@
-"""How well probabilities rank and how true they are. Plain functions on plain numbers."""
+"""How well probabilities rank and how true they are. Plain functions on plain numbers.
+
+Not from scipy, which a base install does without; the tests compare the two.
+"""
 
 from __future__ import annotations
 
