@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from functools import lru_cache
 from typing import Any, Final
 
@@ -58,6 +59,12 @@ def _imported(path: str, name: str | None = None) -> MergeMethod:
     if not _PATH.fullmatch(path):
         raise ArgumentError(f"merge method '{path}': expected a name, or 'package.module:name'")
     module, _, attribute = path.partition(":")
+    # Some modules do something when they are imported, and a recipe may be a stranger's.
+    if module.partition(".")[0] in sys.stdlib_module_names or module.endswith("__main__"):
+        raise ArgumentError(
+            f"merge method '{path}': '{module}' is no module that holds merge methods; expected "
+            "one of your own or of an installed package"
+        )
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:

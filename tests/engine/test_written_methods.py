@@ -168,6 +168,9 @@ def test_what_a_function_must_not_do(
         (f"{PLACE}:BadParameter", "the parameter 'k' with default = 0.5"),
         (f"{PLACE}:TwiceNamed", "the parameter 'k' twice"),
         ("a b:c", "expected a name, or 'package.module:name'"),
+        ("antigravity:fly", "'antigravity' is no module that holds merge methods"),
+        ("os.path:join", "'os.path' is no module that holds merge methods"),
+        ("tests.__main__:x", "is no module that holds merge methods"),
         ("../evil:c", "expected a name, or 'package.module:name'"),
     ],
 )
