@@ -5,9 +5,12 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "checks.h"
+#include "core/fused.h"
 #include "core/job.h"
 
 namespace mergesafe {
@@ -54,6 +57,16 @@ T* array_of(const char* name, const Array& array, size_t wanted, const char* of)
   expect_length(name, array.values, wanted, of);
   expect_memory(name, array.address, static_cast<int64_t>(wanted), sizeof(T));
   return reinterpret_cast<T*>(array.address);
+}
+
+// The number of a fused combination in FusedList; ValueError for a name that is not in it.
+inline int fused_of(const std::string& name) {
+  std::string known;
+  for (int i = 0; i < FusedList::kCount; ++i) {
+    if (name == FusedList::kNames[i]) return i;
+    known += std::string(known.empty() ? "" : ", ") + FusedList::kNames[i];
+  }
+  throw std::invalid_argument("there is no fused kernel '" + name + "'; expected one of " + known);
 }
 
 void bind_arguments(pybind11::module_& m);  // bindings_arguments.cpp

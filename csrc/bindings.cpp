@@ -82,6 +82,21 @@ uint64_t merge_task_vectors(const Input& base, const std::vector<TaskVector>& ve
   return cpu::run_merge(job, n, threads);
 }
 
+uint64_t fused(const std::string& kernel, const Input& base, const std::vector<Input>& inputs,
+               const std::vector<float>& coefficients, const Output& out, int64_t n,
+               bool zero_nonfinite, int threads) {
+  elements_of(n), threads_of(threads);
+  const int number = fused_of(kernel);
+  expect_length("inputs", inputs.size(), FusedList::kInputs[number], "as the kernel takes");
+  expect_length("coefficients", coefficients.size(), FusedList::kCoefficients[number],
+                "as the kernel takes");
+  check_inputs(inputs, n);
+  const FusedJob job{checked("the base", base, n), inputs.data(), coefficients.data(),
+                     checked(out, n), zero_nonfinite};
+  Kernel scope;
+  return cpu::run_fused(number, job, n, threads);
+}
+
 // A base and experts of n elements.
 DeltaJob deltas_of(const Input& base, const std::vector<Input>& experts, int64_t n,
                    bool zero_nonfinite, int64_t least = 0) {
@@ -337,6 +352,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("compiled_isas", &cpu::compiled);
   m.def("weighted_sum", &weighted_sum);
   m.def("merge_task_vectors", &merge_task_vectors);
+  m.def("fused", &fused);
   m.def("kth_magnitude", &kth_magnitude);
   m.def("magnitude_histogram", &magnitude_histogram);
   m.attr("selection_slack") = cpu::kSlack;

@@ -15,6 +15,11 @@ void bind_arguments(py::module_& m) {
                py::arg("count") = number(Elect::kCount));
   m.attr("norms") = py::dict(py::arg("l1") = number(Norm::kL1), py::arg("l2") = number(Norm::kL2),
                              py::arg("linf") = number(Norm::kLinf));
+  py::dict fused;
+  for (int i = 0; i < FusedList::kCount; ++i)
+    fused[FusedList::kNames[i]] =
+        py::make_tuple(FusedList::kInputs[i], FusedList::kCoefficients[i]);
+  m.attr("fused_kernels") = fused;
   // module_local: tests load a second build of this module beside the first.
   py::class_<Input>(m, "Input", py::module_local())
       .def(py::init(&make_input), py::arg("address"), py::arg("dtype"), py::arg("cast"));

@@ -116,6 +116,19 @@ void bind(py::module_& m) {
       },
       Free());
   m.def(
+      "fused",
+      [](const std::string& kernel, const JobList& jobs, const Array& coefficients, int device,
+         uintptr_t stream) {
+        const int number = fused_of(kernel);
+        expect_length("inputs", jobs.count, FusedList::kInputs[number], "as the kernel takes");
+        run_fused(number, jobs,
+                  array_of<const float>("coefficients", coefficients,
+                                        values(jobs, FusedList::kCoefficients[number]),
+                                        "as the kernel takes for every job"),
+                  stream_of(device, stream));
+      },
+      Free());
+  m.def(
       "inner_products",
       [](const JobList& jobs, const Array& workspace, const Array& totals, int device,
          uintptr_t stream) {

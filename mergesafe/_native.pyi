@@ -44,6 +44,8 @@ class TaskVector:
 dtypes: dict[str, int]
 elections: dict[str, int]
 norms: dict[str, int]
+#: How many inputs and coefficients each fused kernel takes.
+fused_kernels: dict[str, tuple[int, int]]
 #: Sums of weights that are closer to 0 divide by 1 instead.
 tiny_divisor: float
 
@@ -80,6 +82,18 @@ def merge_task_vectors(
     zero_nonfinite: bool,
     threads: int,
 ) -> int: ...
+def fused(
+    kernel: str,
+    base: Input,
+    inputs: list[Input],
+    coefficients: list[float],
+    out: Output,
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> int:
+    """One of the combinations of csrc/core/fused.h."""
+
 def kth_magnitude(
     base: Input,
     experts: list[Input],

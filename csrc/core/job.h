@@ -65,6 +65,15 @@ struct SumJob {
   bool zero_nonfinite;
 };
 
+// One of the combinations of core/fused.h, with as many inputs and coefficients as it takes.
+struct FusedJob {
+  Input base;
+  const Input* inputs;
+  const float* coefficients;
+  Output out;
+  bool zero_nonfinite;
+};
+
 struct DeltaJob {
   Input base;
   const Input* experts;

@@ -7,6 +7,7 @@
 
 #include "cpu/compare.inl"
 #include "cpu/digest.inl"
+#include "cpu/fused.inl"
 #include "cpu/gradient.inl"
 #include "cpu/kernels.h"
 #include "cpu/merge.inl"
@@ -17,9 +18,10 @@ namespace mergesafe::cpu::MS_ISA {
 
 extern const Kernels kKernels;
 const Kernels kKernels = {
-    MS_ISA_NAME,     weighted_sum,   merge_task_vectors, magnitudes,   bracket,
-    count_above_all, narrow,         histogram,          gram,         delta_norms,
-    compare,         inner_products, merge_gradient,     add_low_rank, count_nonfinite,
-    triad,           digest};
+    MS_ISA_NAME,    weighted_sum,   merge_task_vectors, fused_table(FusedList{}),
+    magnitudes,     bracket,        count_above_all,    narrow,
+    histogram,      gram,           delta_norms,        compare,
+    inner_products, merge_gradient, add_low_rank,       count_nonfinite,
+    triad,          digest};
 
 }  // namespace mergesafe::cpu::MS_ISA

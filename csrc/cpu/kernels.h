@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/fused.h"
 #include "core/job.h"
 #include "core/select.h"
 
@@ -25,10 +26,16 @@ struct Collected {
   int64_t size;  // set to -1 when the capacity did not suffice
 };
 
+// By number in FusedList.
+struct FusedTable {
+  Flags (*kernels[FusedList::kCount])(const FusedJob&, int64_t begin, int64_t end);
+};
+
 struct Kernels {
   const char* name;
   Flags (*weighted_sum)(const SumJob&, int64_t begin, int64_t end);
   Flags (*merge_task_vectors)(const MergeJob&, int64_t begin, int64_t end);
+  FusedTable fused;
   // out[j] = magnitude bits of expert's delta at begin + j.
   void (*magnitudes)(const DeltaJob&, int expert, int64_t begin, int64_t end, uint32_t* out);
   // One pass over all experts; query q looks at expert queries[q].expert, in ascending order.

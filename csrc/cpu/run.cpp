@@ -60,6 +60,11 @@ Flags run_merge(const MergeJob& job, int64_t n, int threads) {
                       [&](int64_t b, int64_t e) { return k.merge_task_vectors(job, b, e); });
 }
 
+Flags run_fused(int kernel, const FusedJob& job, int64_t n, int threads) {
+  const auto run = current().fused.kernels[kernel];
+  return over_threads(n, threads, [&](int64_t b, int64_t e) { return run(job, b, e); });
+}
+
 Flags run_histogram(const DeltaJob& job, const int64_t* prefixes, int64_t n, int threads,
                     int64_t* counts) {
   const Kernels& k = current();

@@ -14,6 +14,8 @@ int64_t product(int64_t a, int64_t b);
 
 Flags run_weighted_sum(const SumJob& job, int64_t n, int threads);
 Flags run_merge(const MergeJob& job, int64_t n, int threads);
+// kernel: its number in FusedList.
+Flags run_fused(int kernel, const FusedJob& job, int64_t n, int threads);
 // The bits of the k-th largest |delta| per query; queries in ascending order of expert.
 Flags run_kth_magnitude(const DeltaJob& job, int64_t n, const std::vector<RankQuery>& queries,
                         int threads, uint32_t* answers);

@@ -173,6 +173,12 @@ void run_merges(const JobList& jobs, const MergeCall& call, Stream stream) {
   });
 }
 
+void run_fused(int kernel, const JobList& jobs, const float* coefficients, Stream stream) {
+  over_batches(jobs, kTile, stream, [&](const Packed& packed) {
+    if (packed.batch->tiles > 0) fused_batch(kernel, *packed.batch, coefficients, stream);
+  });
+}
+
 int64_t reduction_workspace(const JobList& jobs, int sums) { return 2 * most_blocks(jobs) * sums; }
 
 void run_inner_products(const JobList& jobs, double* workspace, double* totals, Stream stream) {

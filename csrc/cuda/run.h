@@ -54,6 +54,9 @@ struct MergeCall {
 void run_sums(const JobList& jobs, const float* weights, Stream stream);
 void run_merges(const JobList& jobs, const MergeCall& call, Stream stream);
 
+// kernel: its number in FusedList; coefficients on the device, [jobs][as many as it takes].
+void run_fused(int kernel, const JobList& jobs, const float* coefficients, Stream stream);
+
 // Doubles of workspace that the reductions below need for `sums` sums of every job.
 int64_t reduction_workspace(const JobList& jobs, int sums);
 // totals[jobs][count]: gradients (out) times inputs.
@@ -104,6 +107,7 @@ struct Kind {
 };
 
 void sum_batch(const Batch& batch, const float* weights, Stream stream);
+void fused_batch(int kernel, const Batch& batch, const float* coefficients, Stream stream);
 void merge_none(const Batch& batch, const MergeCall& call, Kind kind, Stream stream);
 void merge_sum(const Batch& batch, const MergeCall& call, Kind kind, Stream stream);
 void merge_any(const Batch& batch, const MergeCall& call, Stream stream);

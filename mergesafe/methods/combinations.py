@@ -1,6 +1,6 @@
 """How a merge ends: the ways in which a tensor's operands become one output.
 
-- *fused*: one pass of a kernel (:class:`WeightedSum`, :class:`MergeTaskVectors`);
+- *fused*: one pass of a kernel (:class:`WeightedSum`, :class:`MergeTaskVectors`, :class:`Fused`);
 - *tile function*: a few lines of torch on one tile at a time (:class:`TileFunction`);
 - *dense*: a function of whole float32 matrices (:class:`Dense`).
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from numbers import Real
@@ -117,6 +117,55 @@ class MergeTaskVectors(Combination):
 
     def narrowed(self, used: Used) -> MergeTaskVectors:
         return replace(self, weights=used.keep(self.weights), sparsify=used.keep(self.sparsify))
+
+
+@dataclass(frozen=True)
+class FusedShape:
+    """How many inputs, besides the base, and how many coefficients a fused kernel takes."""
+
+    inputs: int
+    coefficients: int
+
+
+#: The kernels of csrc/core/fused.h by name.
+FUSED: Final[Mapping[str, FusedShape]] = {"nearswap": FusedShape(inputs=1, coefficients=1)}
+
+
+@dataclass(frozen=True)
+class Fused(Combination):
+    """``out = kernel(base, inputs, coefficients)`` element by element, in float32.
+
+    ``kernel``: a name in :data:`FUSED`; :data:`mergesafe.ops.fused.ELEMENTS` has the formula of
+    each. The base comes first.
+    """
+
+    kernel: str
+    coefficients: tuple[float, ...]
+    of: OperandSet = field(default="all", init=False, repr=False)
+    unit: Unit = field(default=Unit.ELEMENT, init=False, repr=False)
+
+    def check(self, scope: Scope, *, finite: bool) -> None:
+        shape = FUSED.get(self.kernel)
+        if shape is None:
+            raise BrokenContractError(
+                f"merge() returned a Fused of the kernel {shown(self.kernel)}",
+                f"one of {', '.join(FUSED)}",
+            )
+        scope.check_base("Fused")
+        if scope.inputs != shape.inputs:
+            raise BrokenContractError(
+                f"merge() returned Fused({self.kernel!r}) for {scope.inputs} {scope.noun}s",
+                f"{shape.inputs}",
+            )
+        _check_weights(
+            f"Fused({self.kernel!r})", self.coefficients, shape.coefficients, "coefficient", finite
+        )
+
+    def narrowed(self, used: Used) -> Fused:
+        raise BrokenContractError(
+            "unused() left out some inputs of a Fused",
+            "all of them or none, because its kernel takes a fixed number",
+        )
 
 
 #: Takes a :class:`mergesafe.ops.tiles.Tile` and the combination's ``settings``, and returns a

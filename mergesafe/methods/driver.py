@@ -19,7 +19,7 @@ from mergesafe.methods.statistics import Statistic
 T = TypeVar("T")
 
 _STATISTICS: Final = "KthMagnitude, DeltaNorms, Gram"
-_COMBINATIONS: Final = "a WeightedSum, MergeTaskVectors, TileFunction or Dense"
+_COMBINATIONS: Final = "a WeightedSum, MergeTaskVectors, Fused, TileFunction or Dense"
 
 
 @dataclass(frozen=True)

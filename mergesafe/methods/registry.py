@@ -17,6 +17,7 @@ from mergesafe.methods.declaration import check_declaration
 from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.model_stock import ModelStock
+from mergesafe.methods.definitions.nearswap import Nearswap
 from mergesafe.methods.definitions.passthrough import Passthrough
 from mergesafe.methods.definitions.slerp import Slerp
 from mergesafe.methods.definitions.task_arithmetic import FAMILY
@@ -26,7 +27,8 @@ from mergesafe.methods.spec import MergeMethod
 METHODS: dict[str, MergeMethod] = {
     method.name: method
     for method in (
-        Linear(), Slerp(), Karcher(), Passthrough(), *FAMILY, ModelStock(), TaskSingularVectors(),
+        Linear(), Slerp(), Nearswap(), Karcher(), Passthrough(), *FAMILY, ModelStock(),
+        TaskSingularVectors(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

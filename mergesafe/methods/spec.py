@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 from mergesafe.methods.combinations import (
     Combination,
     Dense,
+    Fused,
     MergeTaskVectors,
     TileFunction,
     Unit,
@@ -35,10 +36,10 @@ from mergesafe.methods.statistics import (
 )
 
 __all__ = [
-    "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Combination", "DeltaNorms", "Dense", "Gram",
-    "Inputs", "Kind", "KthMagnitude", "Merge", "MergeMethod", "MergeTaskVectors", "OperandSet",
-    "Parameter", "Scalar", "Settings", "Sparsify", "Statistic", "TensorContext", "TileFunction",
-    "Unit", "WeightedSum",
+    "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Combination", "DeltaNorms", "Dense", "Fused",
+    "Gram", "Inputs", "Kind", "KthMagnitude", "Merge", "MergeMethod", "MergeTaskVectors",
+    "OperandSet", "Parameter", "Scalar", "Settings", "Sparsify", "Statistic", "TensorContext",
+    "TileFunction", "Unit", "WeightedSum",
 ]  # fmt: skip
 
 Scalar: TypeAlias = bool | int | float | str

@@ -14,6 +14,7 @@ from mergesafe.methods import driver
 from mergesafe.methods.spec import (
     Combination,
     DeltaNorms,
+    Fused,
     Gram,
     KthMagnitude,
     MergeTaskVectors,
@@ -161,6 +162,8 @@ def combine(
     """
     if isinstance(how, WeightedSum):
         return backend.weighted_sum(operands(how.of, base, inputs), how.weights, out_dtype)
+    if isinstance(how, Fused):
+        return backend.fused(how.kernel, _there(base), inputs, how.coefficients, out_dtype)
     if isinstance(how, MergeTaskVectors):
         return backend.merge_task_vectors(
             _there(base), inputs, how.sparsify, how.weights, how.elect, how.normalize, how.scale,

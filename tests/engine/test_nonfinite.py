@@ -39,11 +39,13 @@ def content(method: str, family: Family) -> dict[str, Any]:
     each = {"weight": 0.5, **FAMILY.get(method, {})}
     if method == "slerp":
         return recipe(method, family.models[:2], family.base, parameters={"t": 0.4})
+    if method == "nearswap":
+        return recipe(method, family.experts[:1], family.base, parameters={"t": 0.4})
     base = family.base if method in FAMILY else None
     return recipe(method, family.experts, base, each=each)
 
 
-METHODS = ["linear", "slerp", *FAMILY]
+METHODS = ["linear", "slerp", "nearswap", *FAMILY]
 
 
 @pytest.mark.parametrize("method", METHODS)

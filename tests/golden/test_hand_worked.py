@@ -90,6 +90,22 @@ def test_task_vectors(
     _check(merge(base, experts, **parameters, name="w", backend=backend), expected)
 
 
+@pytest.mark.parametrize(
+    ("t", "expected"),
+    [
+        # |d1| = 1  0.5  2  0.25: all but the third lie within 1, and that moves by 1
+        (1.0, [2.0, 2.5, -2.0, 0.25]),
+        # 0.25 lies within 0.25, the others move by it
+        (0.25, [1.25, 2.25, -1.25, 0.25]),
+        (0.0, BASE),
+        (5.0, X1),
+    ],
+)
+def test_nearswap(t: float, expected: list[float], backend: str) -> None:
+    base, x = torch.tensor(BASE), torch.tensor(X1)
+    assert methods.nearswap(base, [x], t=t, backend=backend).tolist() == expected
+
+
 @pytest.mark.parametrize(("rescale", "expected"), ONE)
 def test_rescale(rescale: Any, expected: list[float], backend: str) -> None:
     merged = methods.ties(

@@ -23,7 +23,8 @@ def _call(method: MergeMethod, *tensors: torch.Tensor, **options: Any) -> torch.
     """The method by its function, with values for the parameters that have no default."""
     required = {p.name: 0.5 for p in method.parameters if p.required}
     if method.inputs.base == "required":
-        positional: tuple[Any, ...] = (tensors[0], list(tensors[1:]))
+        most = method.inputs.most or len(tensors)
+        positional: tuple[Any, ...] = (tensors[0], list(tensors[1 : 1 + most]))
     elif method.inputs.most == 1:
         positional = tensors[:1]
     else:

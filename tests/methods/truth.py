@@ -25,6 +25,10 @@ def merged(
         return _karcher(wide, parameters.get("max_iter", 10), parameters.get("tol", 1e-5))
     if method == "model_stock":
         return _model_stock(wide[0], wide[1:], parameters.get("filter_wise", False))
+    if method == "nearswap":
+        delta = wide[1] - wide[0]
+        share = (parameters["t"] / delta.abs().clamp(min=1e-6)).clamp(0.0, 1.0)
+        return wide[0] + delta * share
     return _task_vectors(method, wide[0], wide[1:], parameters)
 
 

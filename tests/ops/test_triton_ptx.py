@@ -21,6 +21,7 @@ pytest.importorskip("triton")
 import triton
 from triton.backends.compiler import GPUTarget
 
+from mergesafe.methods.combinations import FUSED as FUSED_KERNELS
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.base import MergeJob, RankJob
 
@@ -107,6 +108,8 @@ def _every_kernel(tensors: Sequence[torch.Tensor]) -> None:
     for norm in ("l1", "l2", "linf"):
         TRITON.norm_jobs([job], norm)
     TRITON.weighted_sum(tensors, [1.0] * len(tensors), F16)
+    for kernel, shape in FUSED_KERNELS.items():
+        TRITON.fused(kernel, base, experts[: shape.inputs], [0.5] * shape.coefficients, F16)
     TRITON.gram(tensors, [0.0] * len(tensors) ** 2)
     TRITON.inner_products([base], [experts])
     # rank 0, which the counts of kernels that have not run can answer
@@ -119,7 +122,7 @@ def _every_kernel(tensors: Sequence[torch.Tensor]) -> None:
 def test_arithmetic_is_exact(capability: int, dtypes, device_of) -> None:
     device = device_of(capability)
     _every_kernel(_tensors(3, 4096, dtypes))
-    assert len(device.ptx) == 25
+    assert len(device.ptx) == 25 + len(FUSED_KERNELS)
     for ptx in device.ptx:
         assert not FUSED.search(ptx)
         assert not FLUSHED.search(ptx)

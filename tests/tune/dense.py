@@ -50,6 +50,10 @@ class DenseModel:
             if self.space.group_of(task.name) is None:
                 return inputs[0].double()
             values = self.space.per_tensor(x, task.name)
+            if task.method.name == "nearswap":
+                base, x = (tensor.double() for tensor in inputs)
+                share = (values["t"][0] / (x - base).abs().clamp(min=1e-6)).clamp(0.0, 1.0)
+                return base + (x - base) * share
             if task.method.inputs.base == "required":
                 return self._task_vectors(task, inputs, values)
             wide = [tensor.double() for tensor in inputs]

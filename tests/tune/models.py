@@ -77,7 +77,7 @@ def plan_of(
     base, *experts = models
     if method == "linear":
         content = tiny.recipe(method, list(models), each=each, **keys)
-    elif method == "slerp":
+    elif method in ("slerp", "nearswap"):
         content = tiny.recipe(method, [base, experts[0]], base, **keys)
     else:
         content = tiny.recipe(method, experts, base, each=each, **keys)

@@ -25,6 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "task_arithmetic": {},
     **{name: dict(values) for name, values in tiny.FAMILY.items() if values},
     "slerp": {},
+    "nearswap": {},
 }
 GRANULARITIES = ("model", "block:2", "layer", "tensor")
 
@@ -47,11 +48,13 @@ def batch_of(rows: int = 3, width: int = 12) -> tuple[Batch, torch.Tensor]:
 
 def check(models: Sequence[Path | str], method: str, granularity: str, **keys: Any) -> None:
     each = {"weight": 0.4, **METHODS[method]}
-    if method == "slerp":
+    if method in ("slerp", "nearswap"):
         keys = {"parameters": {"t": 0.3}, **keys}
     plan = plan_of(method, models, each, **keys)
     space = CoefficientSpace(plan, granularity, keys.get("coefficients"))
     x = 0.2 + 0.6 * torch.rand(space.size, generator=torch.Generator().manual_seed(2)).double()
+    if method == "nearswap":
+        x = 0.05 * x  # of the size of the experts' distances, so that some values only move
     batch, ids = batch_of()
     loss, gradient = MergedModel(plan, space, device="cpu", dtype="float32").loss_and_grad(batch, x)
     leaf = x.clone().requires_grad_()

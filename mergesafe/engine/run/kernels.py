@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from mergesafe.methods.spec import (
     Combination,
     DeltaNorms,
+    Fused,
     MergeTaskVectors,
     TensorContext,
     TileFunction,
@@ -230,6 +231,12 @@ class NativeKernels:
             return extension.weighted_sum(
                 _inputs(inputs), list(combine.weights), target, n, self.zero, self.threads
             )
+        if isinstance(combine, Fused):
+            base, *others = _inputs(inputs)
+            return extension.fused(
+                combine.kernel, base, others, list(combine.coefficients), target, n, self.zero,
+                self.threads,
+            )  # fmt: skip
         assert isinstance(combine, MergeTaskVectors)  # the engine takes tile functions elsewhere
         base, *experts = _inputs(inputs)
         vectors = task_vectors(experts, combine.sparsify, combine.weights)
@@ -354,6 +361,10 @@ class TensorKernels:
         target = self._target(out)
         if isinstance(combine, WeightedSum):
             merged = self._backend.weighted_sum(tensors, combine.weights, dtype, target)
+        elif isinstance(combine, Fused):
+            merged = self._backend.fused(
+                combine.kernel, tensors[0], tensors[1:], combine.coefficients, dtype, target
+            )
         else:
             assert isinstance(combine, MergeTaskVectors)  # tile functions are another method's
             merged = self._backend.merge_task_vectors(

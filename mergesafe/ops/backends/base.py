@@ -83,6 +83,17 @@ class Backend(Protocol):
         ``out`` where given.
         """
 
+    def fused(
+        self,
+        kernel: str,
+        base: torch.Tensor,
+        inputs: Sequence[torch.Tensor],
+        coefficients: Sequence[float],
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """A combination of :data:`mergesafe.ops.fused.ELEMENTS`, in float32, rounded once."""
+
     def kth_magnitude(
         self,
         base: torch.Tensor,

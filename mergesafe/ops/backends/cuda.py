@@ -147,6 +147,22 @@ class CudaBackend:
         self.merge_jobs([job], numbers[:-1], numbers[-1:], elect, normalize, [out])
         return out
 
+    def fused(
+        self,
+        kernel: str,
+        base: torch.Tensor,
+        inputs: Sequence[torch.Tensor],
+        coefficients: Sequence[float],
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if out is None:
+            out = torch.empty_like(base, dtype=out_dtype)
+        jobs = self._jobs([base], [inputs], [out])
+        numbers = _numbers(coefficients, out)  # must be there until the kernel is enqueued
+        self._call("fused", out, kernel, jobs, _array(numbers))
+        return out
+
     def kth_magnitude(
         self,
         base: torch.Tensor,

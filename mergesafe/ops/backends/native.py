@@ -85,6 +85,30 @@ class NativeBackend(OneByOne):
         )
         return out
 
+    def fused(
+        self,
+        kernel: str,
+        base: torch.Tensor,
+        inputs: Sequence[torch.Tensor],
+        coefficients: Sequence[float],
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Into ``out`` where given: fresh memory costs more than the merge."""
+        if out is None:
+            out = torch.empty_like(base, dtype=out_dtype)
+        extension.fused(
+            kernel,
+            input_of(base),
+            [input_of(x) for x in inputs],
+            list(coefficients),
+            Output(out.data_ptr(), DTYPES[out_dtype]),
+            out.numel(),
+            False,
+            torch.get_num_threads(),
+        )
+        return out
+
     def kth_magnitude(
         self,
         base: torch.Tensor,

@@ -17,6 +17,7 @@ import torch
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.base import Elect, MergeJob, Norm
 from mergesafe.ops.backends.one_by_one import OneByOne
+from mergesafe.ops.fused import ELEMENTS
 from mergesafe.ops.numbers import divisor_of, float32, sums_to_one
 
 #: dtype -> (integers of its width, the one NaN that is ever written).
@@ -92,6 +93,20 @@ class ReferenceBackend(OneByOne):
         # a tensor divisor, because torch multiplies by the reciprocal of a number on CUDA
         change = (total / divisor) * number(scale, real)
         merged = torch.where(change == 0, b, b + change)  # -0 + +0 would be +0
+        return stored(rounded(merged, out_dtype), out)
+
+    def fused(
+        self,
+        kernel: str,
+        base: torch.Tensor,
+        inputs: Sequence[torch.Tensor],
+        coefficients: Sequence[float],
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        real = arithmetic([base, *inputs])
+        scalars = [torch.tensor(c, dtype=real, device=base.device) for c in coefficients]
+        merged = ELEMENTS[kernel](base.to(real), [x.to(real) for x in inputs], scalars)
         return stored(rounded(merged, out_dtype), out)
 
     def inner_products(

@@ -9,6 +9,7 @@ import torch
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends import triton_kernels as kernels
 from mergesafe.ops.backends.base import Elect, MergeJob, Norm, RankJob
+from mergesafe.ops.backends.triton_fused import fused as fused_kernel
 from mergesafe.ops.backends.triton_launch import float32_rows, launch, masks, random_bits
 from mergesafe.ops.backends.triton_selection import selected
 from mergesafe.ops.backends.triton_sums import (
@@ -66,6 +67,32 @@ class TritonBackend:
         numbers = float32_rows([[*weights, scale]], out.device)
         # one transfer for both; a row of weights is contiguous
         self.merge_jobs([job], numbers[:, :-1], numbers[0, -1:], elect, normalize, [out])
+        return out
+
+    def fused(
+        self,
+        kernel: str,
+        base: torch.Tensor,
+        inputs: Sequence[torch.Tensor],
+        coefficients: Sequence[float],
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if out is None:
+            out = torch.empty_like(base, dtype=out_dtype)
+        launch(
+            fused_kernel,
+            out.numel(),
+            TILE,
+            out,
+            base,
+            tuple(inputs),
+            float32_rows([coefficients], out.device),
+            out.numel(),
+            KERNEL=kernel,
+            COUNT=len(inputs),
+            BLOCK=TILE,
+        )
         return out
 
     def kth_magnitude(

@@ -23,6 +23,7 @@ from mergesafe.methods.driver import broken, drive, dry_run, steps
 from mergesafe.methods.spec import (
     Combination,
     Dense,
+    Fused,
     MergeTaskVectors,
     Settings,
     Sparsify,
@@ -33,6 +34,7 @@ from mergesafe.methods.spec import (
 from mergesafe.ops import jobs
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.coefficients import Layout
+from mergesafe.ops.fused import ELEMENTS
 from mergesafe.ops.numbers import TINY_DIVISOR
 from mergesafe.ops.statistics import answer, combine
 from mergesafe.ops.tiles import apply, direction
@@ -166,10 +168,9 @@ class TensorFunction:
     def _operands(self, how: Combination, inputs: Tensors) -> Tensors:
         return inputs if how.of == "all" else inputs[self.first :]
 
-    # --- functions written in torch --------------------------------------------------------------
+    # --- other combinations ----------------------------------------------------------------------
 
     def _by_function(self, how: Combination, inputs: Tensors, dtype: torch.dtype) -> Tensor:
-        assert isinstance(how, TileFunction)
         flat = [x.reshape(-1) for x in inputs]
         base = flat[0] if self.first else None
         if isinstance(how, Dense):
@@ -214,7 +215,6 @@ class TensorFunction:
             layout = Layout([0], [flat[0].numel()])
             slope = jobs.sum_gradients([gradient.reshape(-1)], flat, layout, "auto")[0]
             return [_stacked(how.weights, leaf)], [slope]
-        assert isinstance(how, TileFunction)
         flat = [x.reshape(-1) for x in inputs]
         if chosen is not None:
             gradient = gradient.new_zeros(inputs[0].shape).index_copy_(0, chosen, gradient)
@@ -223,6 +223,11 @@ class TensorFunction:
             along = self._direction_of(how, flat)
             slope = torch.dot(wide.double(), along.double())
             return [_stacked([how.scale], leaf)[0]], [slope]
+        if isinstance(how, Fused):
+            base, *others = (x.float() for x in flat)
+            scalars = [torch.as_tensor(c).to(base) for c in how.coefficients]
+            return [ELEMENTS[how.kernel](base, others, scalars)], [wide]
+        assert isinstance(how, TileFunction)  # the last of the combinations
         with self._named_errors():
             made = apply(how, self.task.context, [x.float() for x in flat])
         return [made], [wide]

@@ -1,0 +1,30 @@
+// nearswap: where an input lies within a distance t of the base, its value; beyond, the base moved
+// towards it by t. Source: the model card of alchemonaut/QuartetAnemoi-70B-t0.0001.
+#pragma once
+
+#include "core/element.h"
+#include "core/macros.h"
+
+namespace mergesafe {
+
+struct Nearswap {
+  static constexpr const char* kName = "nearswap";
+  static constexpr int kInputs = 1;
+  static constexpr int kCoefficients = 1;  // t
+
+  // base + (x - base) * share, share = t / max(|x - base|, 1e-6) within [0, 1]. A share of 1 gives
+  // x as it is, a change of zero the base as it is.
+  static MS_FN float element(float base, const float (&x)[kInputs],
+                             const float (&c)[kCoefficients]) {
+    const float delta = x[0] - base;
+    const float distance = float_of(bits_of(delta) & kAbsMask);
+    const float by = distance > 1e-6f ? distance : 1e-6f;
+    const float ratio = c[0] / by;
+    const float capped = ratio < 1.0f ? ratio : 1.0f;
+    const float share = capped > 0.0f ? capped : 0.0f;
+    const float moved = changed(base, delta * share);
+    return share == 1.0f ? x[0] : moved;
+  }
+};
+
+}  // namespace mergesafe

@@ -1,0 +1,163 @@
+"""The fused combinations: every backend gives the reference's bits, and the tables agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import torch
+
+from mergesafe.errors import MethodError
+from mergesafe.methods.combinations import FUSED
+from mergesafe.methods.driver import drive, steps
+from mergesafe.methods.spec import Fused, Inputs, MergeMethod, Settings, TensorContext
+from mergesafe.native import Input, Output, extension
+from mergesafe.ops.fused import ELEMENTS
+
+from .helpers import BF16, DTYPES, F32, REFERENCE, assert_same_bits, forced, of_bits, patterns
+from .test_unchanged import BACKENDS
+
+#: Sizes for backends whose kernels run as they are, and for those that are emulated.
+LARGE = (0, 1, 17, 1023, 1025, 4097, 2 * 131072 + 3)
+SMALL = (1, 67, 2049)
+#: Coefficients of each kernel, among them ends and nonsense.
+COEFFICIENTS: dict[str, Sequence[tuple[float, ...]]] = {
+    "nearswap": [(0.1,), (0.0,), (1e-7,), (3e38,), (-1.0,), (1e300,), (float("nan"),)]
+}
+
+
+def operands(kernel: str, n: int, seed: int) -> list[torch.Tensor]:
+    """A base and inputs of any patterns, of which some lie close to the base."""
+    base = patterns(n, DTYPES[seed % 3], seed)
+    tensors = [base]
+    for i in range(FUSED[kernel].inputs):
+        x = patterns(n, DTYPES[(seed + i + 1) % 3], seed + 7 * i + 1)
+        near = torch.randn(n, generator=torch.Generator().manual_seed(seed)) * 0.2 + base.float()
+        tensors.append(torch.where(torch.arange(n) % 3 == 0, near.to(x.dtype), x))
+    return tensors
+
+
+@pytest.mark.parametrize("kernel", FUSED)
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "reference"])
+def test_bits(name: str, kernel: str) -> None:
+    backend: Any
+    context: Callable[[], AbstractContextManager[None]]
+    backend, context, device = BACKENDS[name]()
+    for seed, n in enumerate(SMALL if name in ("cuda", "triton") else LARGE):
+        for at, coefficients in enumerate(COEFFICIENTS[kernel]):
+            base, *inputs = operands(kernel, n, seed + at)
+            dtype = DTYPES[(seed + at) % 3]
+            there = [x.to(device) for x in inputs]
+            with context():
+                out = backend.fused(kernel, base.to(device), there, coefficients, dtype)
+            wanted = REFERENCE.fused(kernel, base, inputs, coefficients, dtype)
+            assert_same_bits(out.cpu(), wanted)
+
+
+@pytest.mark.parametrize("kernel", FUSED)
+def test_pieces_and_odd_addresses_give_the_same_bits(kernel: str) -> None:
+    backend, _, _ = BACKENDS["cuda"]()
+    base, *inputs = (x.to(BF16) for x in operands(kernel, 5000, 3))
+    coefficients = COEFFICIENTS[kernel][0]
+    whole = REFERENCE.fused(kernel, base, inputs, coefficients, F32)
+    for each in (backend, BACKENDS["reference"]()[0]):
+        for begin in (0, 1, 8, 1027):
+            part = [x[begin : begin + 3001] for x in inputs]
+            out = each.fused(kernel, base[begin : begin + 3001], part, coefficients, F32)
+            assert_same_bits(out, whole[begin : begin + 3001])
+
+
+def test_every_table_names_the_same_kernels() -> None:
+    shapes = {name: (shape.inputs, shape.coefficients) for name, shape in FUSED.items()}
+    assert extension.fused_kernels == shapes
+    assert list(ELEMENTS) == list(FUSED)
+    assert list(COEFFICIENTS) == list(FUSED)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "inputs", "coefficients", "message"),
+    [
+        ("other", 1, 1, "there is no fused kernel 'other'; expected one of nearswap"),
+        ("nearswap", 2, 1, "inputs has 2 values; expected 1"),
+        ("nearswap", 1, 0, "coefficients has 0 values; expected 1"),
+    ],
+)
+def test_calls_that_do_not_fit(kernel: str, inputs: int, coefficients: int, message: str) -> None:
+    x, out = torch.ones(8), torch.zeros(8)
+    each, to = Input(x.data_ptr(), 2, 2), Output(out.data_ptr(), 2)
+    with pytest.raises(ValueError, match="expected") as raised:
+        extension.fused(kernel, each, [each] * inputs, [0.5] * coefficients, to, 8, False, 1)
+    assert message in str(raised.value)
+    assert not out.any()
+
+
+def test_flags_name_what_is_not_finite() -> None:
+    base, x, out = torch.ones(1030), torch.ones(1030), torch.zeros(1030)
+    x[1029] = float("inf")
+    operands = [Input(each.data_ptr(), 2, 2) for each in (base, x)]
+    to = Output(out.data_ptr(), 2)
+    call = "nearswap", operands[0], operands[1:], [0.5], to, 1030
+    assert extension.fused(*call, False, 1) == 1 << 1 | 1 << 63
+    assert extension.fused(*call, True, 1) == 1 << 1
+    assert out[1029] == 0.5
+
+
+# --- nearswap by hand ---------------------------------------------------------------------------
+
+
+def test_nearswap_swaps_what_is_near_and_moves_the_rest() -> None:
+    base = torch.tensor([1.0, 1.0, 1.0, -0.0, 2.0, 0.0])
+    x = torch.tensor([1.25, 2.0, -3.0, 0.0, 2.0, 5e-7])
+    out = REFERENCE.fused("nearswap", base, [x], [0.5], F32)
+    assert out.tolist() == [1.25, 1.5, 0.5, 0.0, 2.0, x[5].item()]
+    assert_same_bits(REFERENCE.fused("nearswap", base, [x], [0.0], F32), base)
+
+
+def test_nearswap_below_the_least_distance() -> None:
+    """A distance counts as 1e-6 at least, so a smaller t moves by its share of that."""
+    base, x = torch.zeros(1), torch.tensor([5e-7])
+    out = REFERENCE.fused("nearswap", base, [x], [2.5e-7], F32)
+    assert out.item() == pytest.approx(5e-7 * 0.25, rel=1e-6)
+
+
+# --- what a method may return --------------------------------------------------------------------
+
+
+class Returns(MergeMethod):
+    name, title, paper = "returns", "Returns", ""
+    inputs = Inputs(base="required")
+
+    def __init__(self, made: Fused) -> None:
+        self.made = made
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Any:
+        yield from ()
+        return self.made
+
+
+@pytest.mark.parametrize(
+    ("made", "inputs", "message"),
+    [
+        (Fused("other", (1.0,)), 1, "kernel 'other'.*; expected one of nearswap"),
+        (Fused("nearswap", (1.0,)), 2, r"for 2 experts; expected 1"),
+        (Fused("nearswap", ()), 1, "of 0 weights; expected 1, one per coefficient"),
+        (Fused("nearswap", (float("nan"),)), 1, "NaN"),
+    ],
+)
+def test_a_method_is_held_to_the_kernel(made: Fused, inputs: int, message: str) -> None:
+    context = TensorContext("w", (8,), 8, inputs, base=True)
+    with pytest.raises(MethodError, match=message):
+        drive(steps(Returns(made), context, Settings({}, [{}] * inputs)), lambda _: None)
+
+
+def test_every_instruction_set_rounds_as_the_others() -> None:
+    """One value in the middle of two: the quotient is rounded to nearest, not approximated."""
+    base = of_bits(torch.arange(0x3F000000, 0x3F000000 + 4096), F32)
+    x = base * 3
+    wanted = REFERENCE.fused("nearswap", base, [x], [0.1], F32)
+    for isa in extension.available_isas():
+        with forced(isa):
+            out = BACKENDS[isa]()[0].fused("nearswap", base, [x], [0.1], F32)
+        assert_same_bits(out, wanted)
