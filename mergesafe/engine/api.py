@@ -5,30 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.checkpoint.output.staging import remove_abandoned
-from mergesafe.checkpoint.output.target_checks import resolve
-from mergesafe.checkpoint.output.upload import (
-    check_upload,
-    output_location,
-    staging_folder,
-    upload_folder,
-)
-from mergesafe.checkpoint.output.upload_folder import make_staging, remove_staged
-from mergesafe.checkpoint.places.location import Location
 from mergesafe.engine.cluster.connection import address_of
+from mergesafe.engine.destination import Destination
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.engine.plan.unused import without_unused
-from mergesafe.engine.resume.finished import is_finished
 from mergesafe.engine.resume.unfinished import subject_of
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.download import download
-from mergesafe.engine.run.output import CarryOut, Done, merge_into, on_this_machine, protected
+from mergesafe.engine.run.executor import Executor, LocalExecutor
+from mergesafe.engine.run.output import MergeStats, merge_into, protected
 from mergesafe.engine.run.trace import Trace, TraceSummary
 from mergesafe.engine.run.workers import Options, Schedule, schedule
 from mergesafe.engine.verify import Verified
@@ -94,15 +84,7 @@ def plan(
     Raises:
         MergesafeError: the recipe or an input is wrong; the message says where and what to do.
     """
-    options = Options(budget_of(memory), thread_count(threads))
-    shard = parse_size(max_shard_size, "--max-shard-size")
-    made = make_plan(
-        load_recipe(recipe),
-        max_shard_size=shard,
-        seed=_whole(seed, "--seed", 0, MAX_SEED),
-        allow_token_mismatch=allow_token_mismatch,
-    )
-    made = without_unused(made)
+    made, options = _planned(recipe, memory, threads, max_shard_size, seed, allow_token_mismatch)
     return PlanReport(made, schedule(made, options), options)
 
 
@@ -165,60 +147,35 @@ def merge(
     if address is not None and trace is not None:
         raise ArgumentError("--trace: a merge through Ray has no timeline; leave out one of them")
     # Fails before anything is read.
-    where = _machines(address, backend, device, vram, on_nonfinite)
-    report = plan(
-        recipe, memory=memory, threads=threads, max_shard_size=max_shard_size, seed=seed,
-        allow_token_mismatch=allow_token_mismatch,
-    )  # fmt: skip
-    made = report.plan
-    options = replace(report.options, on_nonfinite=on_nonfinite)
-    out = local_path(str(out))
-    url = out if is_url(out) else None
-    target = Path(out) if url is None else staging_folder(url)
-    replace_there = False
-    place: Location = target if url is None else output_location(url)
-    if resume and is_finished(made, place, on_nonfinite, overwrite=overwrite):
-        if url is None:
-            remove_abandoned(resolve(target))
-        return _nothing_to_do(made, place, started)
-    staged = False
-    if url is not None:
-        make_staging(target)
-        # A model that waits to be uploaded is as good as a merge.
-        staged = resume and is_finished(made, target, on_nonfinite, overwrite=True)
-        check_upload(
-            url, overwrite=overwrite, protect=_references(made), begun=target if staged else None
-        )
-        replace_there, overwrite = overwrite, True  # of the staging folder
-    done = Done(made.warnings, made.notes, 0, 0, made.bytes_out)
+    executor = (
+        LocalExecutor(choose(backend, device, vram, zero_nonfinite=on_nonfinite == "zero"))
+        if address is None
+        else _on_ray(address, threads, memory, backend, device, vram)
+    )
+    made, options = _planned(recipe, memory, threads, max_shard_size, seed, allow_token_mismatch)
+    options = replace(options, on_nonfinite=on_nonfinite)
+    destination = Destination(out, overwrite=overwrite, resume=resume)
+    if destination.is_finished(made, on_nonfinite):
+        text = f"{destination.place} is finished already: nothing was done"
+        stats = MergeStats((*made.warnings, text), made.notes, 0, 0, made.bytes_out)
+        return _result(destination, made, stats, started)
+    stats = MergeStats(made.warnings, made.notes, 0, 0, made.bytes_out)
     timeline = None
-    if not staged:
-        with where(made, options, threads, memory) as (planned, carry_out):
+    if not destination.prepare(made, on_nonfinite):
+        with executor:
+            planned = executor.schedule(made, options)
             if trace is not None:
-                timeline = _timeline(Path(trace), target, made, planned, options)
+                timeline = _timeline(Path(trace), destination.folder, made, planned, options)
             download(made, silent=progress is None)
             subject = subject_of(made, on_nonfinite)
-            advance = progress(made, planned) if progress is not None else None
-            done = merge_into(
-                target, made, options, carry_out,
-                overwrite=overwrite, resume=resume, advance=advance, subject=subject,
-                timeline=timeline,
+            stats = merge_into(
+                destination.folder, made, options, executor,
+                overwrite=destination.overwrite, resume=resume,
+                advance=None if progress is None else progress(made, planned),
+                subject=subject, timeline=timeline,
             )  # fmt: skip
-    if url is not None:
-        upload_folder(target, url, replace_there, begun=staged)
-        remove_staged(target)
-    return MergeResult(
-        path=resolve(target) if url is None else redact(url),
-        tensors=len(made.outputs),
-        parameters=sum(task.numel for task in made.tasks),
-        bytes_read=done.bytes_read,
-        bytes_written=done.bytes_written,
-        resumed_bytes=done.resumed_bytes,
-        seconds=time.perf_counter() - started,
-        warnings=done.warnings,
-        notes=done.notes,
-        trace=None if timeline is None else timeline.summary(),
-    )
+    destination.deliver()
+    return _result(destination, made, stats, started, timeline)
 
 
 def verify(out: str | Path, *, threads: int | None = None) -> Verified:
@@ -238,10 +195,38 @@ def verify(out: str | Path, *, threads: int | None = None) -> Verified:
     return verify_model(place, threads=thread_count(threads))
 
 
-def _references(made: MergePlan) -> list[str]:
-    """What the recipe calls the inputs, adapters too."""
-    refs = [model.ref for model in made.models]
-    return [text for ref in refs for text in (ref.path, ref.adapter) if text is not None]
+def _planned(
+    recipe: RecipeLike,
+    memory: str | int | None,
+    threads: int | None,
+    max_shard_size: str | int,
+    seed: int,
+    allow_token_mismatch: bool,
+) -> tuple[MergePlan, Options]:
+    options = Options(budget_of(memory), thread_count(threads))
+    shard = parse_size(max_shard_size, "--max-shard-size")
+    made = make_plan(
+        load_recipe(recipe),
+        max_shard_size=shard,
+        seed=_whole(seed, "--seed", 0, MAX_SEED),
+        allow_token_mismatch=allow_token_mismatch,
+    )
+    return without_unused(made), options
+
+
+def _on_ray(
+    address: str,
+    threads: int | None,
+    memory: str | int | None,
+    backend: str,
+    device: str,
+    vram: str | int | None,
+) -> Executor:
+    from mergesafe.engine.cluster.ray_executor import RayExecutor
+
+    return RayExecutor(
+        address, threads=threads, memory=memory, backend=backend, device=device, vram=vram
+    )
 
 
 def _timeline(path: Path, out: Path, made: MergePlan, planned: Schedule, options: Options) -> Trace:
@@ -257,36 +242,24 @@ def _timeline(path: Path, out: Path, made: MergePlan, planned: Schedule, options
     return timeline
 
 
-def _machines(
-    address: str | None, backend: str, device: str, vram: str | int | None, on_nonfinite: str
-) -> Callable[..., AbstractContextManager[tuple[Schedule, CarryOut]]]:
-    """What gives, for a plan and options, the schedule and what carries it out."""
-    if address is None:
-        zero = on_nonfinite == "zero"
-        chosen = choose(backend, device, vram, zero_nonfinite=zero)
-        return lambda made, options, threads, memory: nullcontext(
-            on_this_machine(made, options, chosen)
-        )
-    from mergesafe.engine.cluster.ray_executor import check_device, on_ray
-
-    check_device(backend, device, vram)
-    return lambda made, options, threads, memory: on_ray(
-        address, made, options, threads=threads, memory=memory, backend=backend, device=device,
-        vram=vram,
-    )  # fmt: skip
-
-
-def _nothing_to_do(made: MergePlan, out: Location, started: float) -> MergeResult:
+def _result(
+    destination: Destination,
+    made: MergePlan,
+    stats: MergeStats,
+    started: float,
+    timeline: Trace | None = None,
+) -> MergeResult:
     return MergeResult(
-        path=resolve(out) if isinstance(out, Path) else str(out),
+        path=destination.name,
         tensors=len(made.outputs),
         parameters=sum(task.numel for task in made.tasks),
-        bytes_read=0,
-        bytes_written=0,
-        resumed_bytes=made.bytes_out,
+        bytes_read=stats.bytes_read,
+        bytes_written=stats.bytes_written,
+        resumed_bytes=stats.resumed_bytes,
         seconds=time.perf_counter() - started,
-        warnings=(*made.warnings, f"{out} is finished already: nothing was done"),
-        notes=made.notes,
+        warnings=stats.warnings,
+        notes=stats.notes,
+        trace=None if timeline is None else timeline.summary(),
     )
 
 

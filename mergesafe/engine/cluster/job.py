@@ -11,7 +11,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -25,6 +25,7 @@ from mergesafe.engine.resume.journal import Statistics, Tile
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.engine.run.progress import Span
+from mergesafe.engine.run.results import RunResults
 from mergesafe.engine.run.workers import Options, Workers, schedule
 from mergesafe.errors import CheckpointError, ClusterError
 from mergesafe.private import open_folder, owner_of
@@ -82,7 +83,7 @@ class Outcome:
 
 
 class _Notes:
-    """Collects what a stream reports; see :class:`mergesafe.engine.run.workers.Record`."""
+    """Collects what workers report; see :class:`mergesafe.engine.run.results.Record`."""
 
     def __init__(self, backend: str) -> None:
         self.outcome = Outcome(backend)
@@ -110,18 +111,18 @@ def carry_out(part: Part) -> Outcome:
     setup = part.setup
     _check_node(part)
     rule = setup.options.on_nonfinite
-    chosen = choose(setup.backend, setup.device, setup.vram, zero_nonfinite=rule == "zero")
-    options = replace(setup.options, slab=chosen.slab, lanes=chosen.lanes, selects=chosen.selects)
-    notes = _Notes(chosen.name)
+    processor = choose(setup.backend, setup.device, setup.vram, zero_nonfinite=rule == "zero")
+    options = processor.fitted(setup.options)
+    notes = _Notes(processor.name)
     with Reader() as reader, Shards(part.shards, setup.target) as shards:
         with _unfinished(setup) as folder:
             shards.join(folder)
+        results = RunResults(part, shards, notes, NonFinite(rule, reader), progress=notes.advance)
         workers = Workers(
-            part, schedule(part, options), options, chosen.kernels, reader, shards, notes,
-            nonfinite=NonFinite(rule, reader), spans=part.spans, statistics=part.statistics,
-            progress=notes.advance,
+            part, schedule(part, options), options, processor.kernels, reader, results,
+            spans=part.spans, statistics=part.statistics,
         )  # fmt: skip
-        with chosen.pinned(workers.arena):
+        with processor.pinned(workers.arena):
             workers.run()
         reader.check_unchanged()
         shards.sync()

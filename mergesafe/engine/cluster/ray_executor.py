@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final
 
 from mergesafe.checkpoint.format.reader import check_seen
@@ -25,7 +26,7 @@ from mergesafe.engine.cluster.connection import Cluster, Needs, connected
 from mergesafe.engine.cluster.job import Outcome, Part, Setup, carry_out, identity
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.engine.run.devices import choose
-from mergesafe.engine.run.output import CarryOut, Remaining
+from mergesafe.engine.run.executor import Unfinished
 from mergesafe.engine.run.progress import Span
 from mergesafe.engine.run.workers import SYNC_SECONDS, Options, Schedule, is_cut, schedule
 from mergesafe.errors import BackendError, ChangedInputError, ClusterError
@@ -54,52 +55,70 @@ def check_device(backend: str, device: str, vram: str | int | None) -> None:
         choose(backend, device, vram, zero_nonfinite=False)
 
 
-@contextmanager
-def on_ray(
-    address: str,
-    made: MergePlan,
-    options: Options,
-    *,
-    threads: int | None,
-    memory: str | int | None,
-    backend: str,
-    device: str,
-    vram: str | int | None,
-) -> Iterator[tuple[Schedule, CarryOut]]:
-    """Connect to Ray; the schedule of its tasks, and what carries the merge out there.
+class RayExecutor:
+    """Tasks of a Ray cluster, which read and write the same file system.
 
     ``threads`` and ``memory`` are those of one task; None fits them to the nodes.
-
-    Raises:
-        ClusterError: there is no such cluster.
-        ArgumentError: no node has what one task takes, or the budget is too small.
     """
-    with connected(address) as cluster:
-        gpus = int(device == "cuda")
-        needs = cluster.needs(threads, memory, gpus)
-        selects = not gpus and choose(backend, device, vram, zero_nonfinite=False).selects
-        options = replace(options, threads=needs.threads, memory=needs.memory, selects=selects)
-        planned = schedule(made, options)
 
-        def carry_out_there(left: Remaining) -> str:
-            setup = Setup(
-                __version__, options, backend, device, vram,
-                left.folder.working, left.folder.path, left.folder.owner,
-            )  # fmt: skip
-            locations = shared_locations(made)
-            before = _fingerprints(locations)
-            check_planned(made)
-            left.folder.sync()  # full size and headers, before others open the shards
-            parts_wanted = PARTS_PER_SLOT * max(1, cluster.slots(needs))
-            size = max(LEAST_PART, _out_bytes(made, left.spans) // parts_wanted)
-            groups = cut(made, planned, left.spans, size)
-            parts = (_part(setup, left, group, locations, before) for group in groups)
-            names = _run(cluster, needs, parts, left)
-            _check_unchanged(before, _fingerprints(locations))
-            check_planned(made)
-            return ", ".join(sorted(names))
+    def __init__(
+        self,
+        address: str,
+        *,
+        threads: int | None,
+        memory: str | int | None,
+        backend: str,
+        device: str,
+        vram: str | int | None,
+    ) -> None:
+        check_device(backend, device, vram)
+        self._address, self._threads, self._memory = address, threads, memory
+        self._backend, self._device, self._vram = backend, device, vram
+        self._stack = ExitStack()
 
-        yield planned, carry_out_there
+    def __enter__(self) -> RayExecutor:
+        self._cluster = self._stack.enter_context(connected(self._address))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def schedule(self, plan: MergePlan, options: Options) -> Schedule:
+        gpus = int(self._device == "cuda")
+        self._needs = needs = self._cluster.needs(self._threads, self._memory, gpus)
+        selects = (
+            not gpus
+            and choose(self._backend, self._device, self._vram, zero_nonfinite=False).selects
+        )
+        self._options = replace(
+            options, threads=needs.threads, memory=needs.memory, selects=selects
+        )
+        self._schedule = schedule(plan, self._options)
+        return self._schedule
+
+    def run(self, left: Unfinished) -> str:
+        plan, needs = left.plan, self._needs
+        setup = Setup(
+            __version__, self._options, self._backend, self._device, self._vram,
+            left.folder.working, left.folder.path, left.folder.owner,
+        )  # fmt: skip
+        locations = shared_locations(plan)
+        before = _fingerprints(locations)
+        check_planned(plan)
+        left.folder.sync()  # full size and headers, before others open the shards
+        parts_wanted = PARTS_PER_SLOT * max(1, self._cluster.slots(needs))
+        size = max(LEAST_PART, _out_bytes(plan, left.spans) // parts_wanted)
+        groups = cut(plan, self._schedule, left.spans, size)
+        parts = (_part(setup, left, group, locations, before) for group in groups)
+        names = _run(self._cluster, needs, parts, left)
+        _check_unchanged(before, _fingerprints(locations))
+        check_planned(plan)
+        return ", ".join(sorted(names))
 
 
 def cut(
@@ -164,7 +183,7 @@ def _shared(location: Location) -> Location:
 
 def _part(
     setup: Setup,
-    left: Remaining,
+    left: Unfinished,
     spans: Sequence[Span],
     locations: Mapping[Location, Location],
     fingerprints: Mapping[Location, Mapping[str, Any]],
@@ -239,7 +258,7 @@ def _check_unchanged(before: Mapping[Location, Any], after: Mapping[Location, An
 # --- running ---------------------------------------------------------------------------------
 
 
-def _run(cluster: Cluster, needs: Needs, parts: Iterator[Part], left: Remaining) -> set[str]:
+def _run(cluster: Cluster, needs: Needs, parts: Iterator[Part], left: Unfinished) -> set[str]:
     """Run every part and note what comes back; the names of the backends."""
     task = cluster.remote(carry_out, needs, _RETRIES)
     running: dict[Any, Part] = {}

@@ -11,7 +11,7 @@ import ctypes
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
@@ -26,16 +26,17 @@ from mergesafe.engine.memory import MAXIMUM_SIZE, Arena, aligned
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.engine.plan.tiling import (
     BLOCK,
-    Layout,
+    Tiling,
     rank_count,
     select_bytes,
     task_layout,
     unit_step,
 )
+from mergesafe.engine.resume.journal import Statistics, Tile
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.kernels import Kernels
 from mergesafe.engine.run.tensor import TensorMerge
-from mergesafe.engine.run.trace import COMPUTING, STEPS
+from mergesafe.engine.run.trace import COMPUTING, STEPS, Lap
 from mergesafe.engine.run.workers import Options, Schedule
 from mergesafe.methods.spec import Unit
 
@@ -103,7 +104,7 @@ def window(task: TensorTask, elements: int, place: float) -> TensorTask:
     return replace(task, context=context, sources=tuple(sources))
 
 
-def window_layout(kind: str, part: TensorTask, planned: Layout) -> Layout:
+def window_layout(kind: str, part: TensorTask, planned: Tiling) -> Tiling:
     """The layout in which a window is worked on like a tensor of that kind and layout."""
     layout = task_layout(part, MAXIMUM_SIZE, 1)
     if kind == STREAMED:
@@ -112,7 +113,7 @@ def window_layout(kind: str, part: TensorTask, planned: Layout) -> Layout:
         select = select_bytes(part, planned.threads) if planned.select else 0
         nbytes = layout.nbytes + aligned(select * rank_count(part))
         out_tile = min(tile, layout.out_tile)
-        layout = Layout(tile, out_tile, nbytes, 1, select)
+        layout = Tiling(tile, out_tile, nbytes, 1, select)
     return replace(layout, threads=planned.threads)
 
 
@@ -137,7 +138,7 @@ class _Lane:
     ) -> None:
         os.close(self._out)
 
-    def run(self, bench: _Bench, part: TensorTask, layout: Layout) -> None:
+    def run(self, bench: _Bench, part: TensorTask, layout: Tiling) -> None:
         """Do with a window what the merge does with a tensor."""
         fetched = all(
             bench.reader.fetch(replace(info, offset=info.offset + first, nbytes=nbytes))
@@ -151,9 +152,7 @@ class _Lane:
         assert memory is not None  # only a closed arena says None
         self._last = time.perf_counter()
         TensorMerge(
-            part, bench.kernels(layout.threads), reader, layout, memory,
-            check=lambda *_: None, advance=lambda _: None, write=self._write,
-            finished=lambda _: None, number=0, lap=self._lap,
+            part, 0, bench.kernels(layout.threads), reader, layout, memory, self, self._lap
         ).run(0, part.numel, None)  # fmt: skip
         memory.release()
         self.elements += part.numel
@@ -164,8 +163,19 @@ class _Lane:
         started, self._last = self._last, time.perf_counter()
         self.seconds[step] += self._last - started
 
-    def _write(self, task: TensorTask, begin: int, data: memoryview) -> None:
+    # --- as Results: what is written is dropped after each window, the rest is not looked at ------
+
+    def write(self, task: TensorTask, begin: int, data: memoryview) -> None:
         os.pwrite(self._out, data, begin)
+
+    def finished(self, entry: Tile | Statistics) -> None: ...
+
+    def check(self, task: TensorTask, inputs: Iterable[int], overflow: bool) -> None: ...
+
+    def advance(self, nbytes: int) -> None: ...
+
+    def laps(self, tensor: str) -> Lap:
+        return self._lap
 
 
 @dataclass(frozen=True)

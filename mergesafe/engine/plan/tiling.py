@@ -45,7 +45,7 @@ DEVICE_SIZES = Sizes(write=32 << 20, once=128 << 20, streamed=1)
 
 
 @dataclass(frozen=True)
-class Layout:
+class Tiling:
     """Elements per tile (all of them when resident) and per written piece, bytes, threads.
 
     ``select``: bytes in which a selection over several tiles samples and collects, per rank; 0
@@ -66,7 +66,7 @@ def task_layout(
     sizes: Sizes = CPU_SIZES,
     *,
     selects: bool = True,
-) -> Layout:
+) -> Tiling:
     """Keep the tensor resident if it needs statistics and fits ``budget``, else cut tiles.
 
     Without statistics the inputs are read once anyway, and small tiles stay in the cache.
@@ -78,7 +78,7 @@ def task_layout(
     areas = sum(max(2, source.view.areas) for source in task.sources)
     fixed = task.fixed_bytes + ALIGNMENT * (2 + areas)
     if not task.numel:
-        return Layout(1, 1, fixed, 1)
+        return Tiling(1, 1, fixed, 1)
     step = unit_step(task)
     if task.statistics or task.unit is Unit.MATRIX:
         whole = fixed + aligned(int(task.numel * task.bytes_per_element))
@@ -87,7 +87,7 @@ def task_layout(
         out_tile = _pieces(task.numel, used * sizes.write // SIZES[task.out_dtype], step)
         nbytes = whole + aligned(int(out_tile * out_size))
         if nbytes <= budget:
-            return Layout(task.numel, out_tile, nbytes, used)
+            return Tiling(task.numel, out_tile, nbytes, used)
         if task.unit is Unit.MATRIX:
             raise _too_small(task, budget, nbytes, "the whole tensor is merged at once")
         used = max(1, threads // sizes.streamed)
@@ -114,7 +114,7 @@ def task_layout(
         raise _too_small(task, budget, needed, f"{format_size(fixed)} are needed besides its tiles")
     out_tile = _pieces(tile, used * sizes.write // SIZES[task.out_dtype], step)
     nbytes = fixed + aligned(int(tile * task.bytes_per_element)) + aligned(int(out_tile * out_size))
-    return Layout(tile, out_tile, nbytes, used, select)
+    return Tiling(tile, out_tile, nbytes, used, select)
 
 
 def unit_step(task: TensorTask) -> int:
@@ -141,7 +141,7 @@ def _too_small(task: TensorTask, budget: int, needed: float, why: str) -> Argume
     )
 
 
-def reads(task: TensorTask, layout: Layout) -> int:
+def reads(task: TensorTask, layout: Tiling) -> int:
     """How often each input is read: once per statistic and once to combine, unless it stays."""
     if not task.statistics or layout.tile >= task.numel:
         return 1
@@ -149,7 +149,7 @@ def reads(task: TensorTask, layout: Layout) -> int:
     return 1 + sum(per_selection if s.rank_count else 1 for s in task.statistics)
 
 
-def bytes_read(task: TensorTask, layout: Layout) -> int:
+def bytes_read(task: TensorTask, layout: Tiling) -> int:
     """Bytes of all inputs together, samples of selections included."""
     total = task.stored_bytes * reads(task, layout)
     if layout.tile < task.numel and layout.select:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.engine.plan.tiling import SAMPLE_RUN, Layout, sample_positions
+from mergesafe.engine.plan.tiling import SAMPLE_RUN, Tiling, sample_positions
 from mergesafe.engine.run.kernels import Buffer, Kernels
 from mergesafe.engine.run.trace import Lap
 from mergesafe.methods.spec import DeltaNorms, Gram, KthMagnitude, OperandSet, Statistic
@@ -24,7 +24,7 @@ class Tensor(Protocol):
 
     task: TensorTask
     kernels: Kernels
-    layout: Layout
+    layout: Tiling
     lap: Lap
     #: Address of what a selection samples and collects in; 0 where histograms decide.
     storage: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from mergesafe.ops.backends.isa import apply_environment
 
 if TYPE_CHECKING:
     from mergesafe.engine.run.gpu import DevicePool
+    from mergesafe.engine.run.workers import Options
 
 #: Device memory when --vram is not given: this much, or half of what is free.
 DEFAULT_VRAM: Final = 8 << 30
@@ -22,8 +23,10 @@ MINIMUM_VRAM: Final = 64 << 20
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Kernels as a function of the threads they may use, called by each worker for each piece.
+class Processor:
+    """What computes: kernels as a function of the threads they may use.
+
+    Each worker calls ``kernels`` for each piece.
 
     ``slab``, ``lanes`` and ``selects`` are those of :class:`mergesafe.engine.run.workers.Options`.
     """
@@ -33,6 +36,10 @@ class Chosen:
     slab: int = 0
     lanes: int = 0
     selects: bool = False
+
+    def fitted(self, options: Options) -> Options:
+        """``options`` for these kernels."""
+        return replace(options, slab=self.slab, lanes=self.lanes, selects=self.selects)
 
     @contextmanager
     def pinned(self, arena: Arena) -> Iterator[None]:
@@ -51,7 +58,7 @@ class Chosen:
             unpin(arena.address)
 
 
-def choose(backend: str, device: str, vram: str | int | None, *, zero_nonfinite: bool) -> Chosen:
+def choose(backend: str, device: str, vram: str | int | None, *, zero_nonfinite: bool) -> Processor:
     """The kernels for ``--backend`` and ``--device``.
 
     ``auto`` is the CPU: it is as fast where the disk or memory is the limit.
@@ -78,20 +85,20 @@ def choose(backend: str, device: str, vram: str | int | None, *, zero_nonfinite:
     return on_devices(DevicePool(devices, backend, _budget(vram, free), zero_nonfinite))
 
 
-def on_devices(pool: DevicePool) -> Chosen:
+def on_devices(pool: DevicePool) -> Processor:
     """Kernels on the devices of ``pool``."""
-    return Chosen(pool.name, pool, pool.slab, pool.workers)
+    return Processor(pool.name, pool, pool.slab, pool.workers)
 
 
-def _on_cpu(backend: str, zero_nonfinite: bool) -> Chosen:
+def _on_cpu(backend: str, zero_nonfinite: bool) -> Processor:
     apply_environment()
     if backend in ("auto", "native"):
         kernels = partial(NativeKernels, zero_nonfinite=zero_nonfinite)
-        return Chosen("native", kernels, selects=True)
+        return Processor("native", kernels, selects=True)
     from mergesafe.ops.backends.registry import get_backend
 
     tensors = TensorKernels(get_backend(backend), zero_nonfinite)
-    return Chosen(tensors.name, lambda threads: tensors)
+    return Processor(tensors.name, lambda threads: tensors)
 
 
 def _budget(vram: str | int | None, free: int) -> int:

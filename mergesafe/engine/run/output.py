@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Final, TypeAlias
+from typing import Final
 
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.output.card import model_card
@@ -20,11 +20,11 @@ from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.resume.journal import Finished, Journal, Line, Statistics, Tile
 from mergesafe.engine.resume.unfinished import describe_inputs, verified, work_to_resume
-from mergesafe.engine.run.devices import Chosen
+from mergesafe.engine.run.executor import Executor, Unfinished
 from mergesafe.engine.run.nonfinite import NonFinite
-from mergesafe.engine.run.progress import Ledger, Span, moved_bytes, spans_left
+from mergesafe.engine.run.progress import Ledger, moved_bytes, spans_left
 from mergesafe.engine.run.trace import Trace, no_lap
-from mergesafe.engine.run.workers import Options, Schedule, Workers, schedule
+from mergesafe.engine.run.workers import Options
 from mergesafe.errors import ChangedInputError, MergesafeError
 from mergesafe.private import Place
 from mergesafe.system_faults import explained
@@ -35,7 +35,7 @@ KEEP_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True)
-class Done:
+class MergeStats:
     """What a run did: all warnings and notes, bytes of inputs read, bytes of the output written,
     and those that an earlier run had finished.
     """
@@ -47,59 +47,22 @@ class Done:
     resumed_bytes: int
 
 
-@dataclass(frozen=True)
-class Remaining:
-    """What is left to do of a merge whose output folder is open."""
-
-    plan: MergePlan
-    folder: OutputFolder
-    reader: Reader
-    ledger: Ledger
-    spans: Sequence[Span]
-    statistics: Mapping[int, Statistics]
-    progress: Callable[[int], None]
-    timeline: Trace | None
-
-
-#: Does all that remains, writing it to the folder and noting it in the ledger; returns the name
-#: of the backend.
-CarryOut: TypeAlias = Callable[[Remaining], str]
-
-
-def on_this_machine(made: MergePlan, options: Options, chosen: Chosen) -> tuple[Schedule, CarryOut]:
-    """The schedule of a merge in this process, and what carries it out."""
-    options = replace(options, slab=chosen.slab, lanes=chosen.lanes, selects=chosen.selects)
-    planned = schedule(made, options)
-
-    def carry_out(left: Remaining) -> str:
-        workers = Workers(
-            left.plan, planned, options, chosen.kernels, left.reader, left.folder, left.ledger,
-            nonfinite=left.ledger.nonfinite, spans=left.spans, statistics=left.statistics,
-            progress=left.progress, trace=left.timeline,
-        )  # fmt: skip
-        with chosen.pinned(workers.arena):
-            workers.run()
-        return chosen.name
-
-    return planned, carry_out
-
-
 def merge_into(
     target: Path,
     made: MergePlan,
     options: Options,
-    carry_out: CarryOut,
+    executor: Executor,
     *,
     overwrite: bool,
     resume: bool,
     advance: Callable[[int], None] | None,
     subject: Line,
     timeline: Trace | None = None,
-) -> Done:
+) -> MergeStats:
     """Merge as planned into the folder ``target``, all or nothing.
 
     ``subject``: what the output depends on, by
-    :func:`mergesafe.engine.resume.unfinished.subject_of`.
+    :func:`mergesafe.engine.resume.unfinished.subject_of`. ``executor`` has scheduled the plan.
     ``timeline``: recorded, and written whether the merge succeeds or fails.
 
     Raises:
@@ -136,13 +99,13 @@ def merge_into(
             tiles_done = (tile for each in tiles.values() for tile in each)
             advance(sum(moved_bytes(made.tasks[tile.task], tile.count) for tile in tiles_done))
         moved = _Moved(advance)
-        left = Remaining(
+        left = Unfinished(
             made, folder, reader, ledger, tuple(spans_left(made.tasks, tiles)), statistics,
             moved.add, timeline,
         )  # fmt: skip
         lap("prepare", 0, 0)
         try:
-            backend = carry_out(left)
+            backend = executor.run(left)
             lap("wait", 0, 0)
             reader.check_unchanged()
             odd = ledger.nonfinite.warnings(made.tasks)
@@ -169,7 +132,7 @@ def merge_into(
                 raise
             raise error from caught
     written = made.bytes_out - resumed
-    return Done(warnings, made.notes, moved.total - written, written, resumed)
+    return MergeStats(warnings, made.notes, moved.total - written, written, resumed)
 
 
 class _Moved:

@@ -7,7 +7,7 @@ fixed blocks in order, and the combination is element-wise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
@@ -17,7 +17,7 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.engine.plan.tiling import Layout, rank_count
+from mergesafe.engine.plan.tiling import Tiling, rank_count
 from mergesafe.engine.resume.journal import Statistics, Tile
 from mergesafe.engine.run.answers import answer
 from mergesafe.engine.run.kernels import (
@@ -26,6 +26,7 @@ from mergesafe.engine.run.kernels import (
     Buffer,
     Kernels,
 )
+from mergesafe.engine.run.results import Results
 from mergesafe.engine.run.trace import Lap, no_lap
 from mergesafe.methods.contract import BrokenContractError, OperandSet
 from mergesafe.methods.driver import broken, drive, steps
@@ -42,23 +43,17 @@ class TensorMerge:
     def __init__(
         self,
         task: TensorTask,
+        number: int,
         kernels: Kernels,
         reader: Reader,
-        layout: Layout,
+        layout: Tiling,
         memory: Slice,
-        *,
-        check: Callable[[TensorTask, Iterable[int], bool], None],
-        advance: Callable[[int], None],
-        write: Callable[[TensorTask, int, memoryview], None],
-        finished: Callable[[Tile | Statistics], None],
-        number: int,
+        results: Results,
         lap: Lap = no_lap,
     ) -> None:
         self.task, self.kernels, self.reader = task, kernels, reader
         self.layout, self.memory = layout, memory
-        self.report, self.advance, self.write = check, advance, write
-        self.finished, self.number = finished, number
-        self.lap = lap
+        self.number, self.results, self.lap = number, results, lap
         self._digests: dict[str, int] = {}
         self._nonfinite: set[int] = set()
         self._overflow = False
@@ -94,10 +89,10 @@ class TensorMerge:
                 self.check(flags, chosen)
                 self._digest(begin, at, n, address)
                 self.lap("digest", begin + at, n * size)
-                self.write(self.task, (begin + at) * size, out.view)
+                self.results.write(self.task, (begin + at) * size, out.view)
                 self.lap("write", begin + at, n * size)
-                self.advance(n * size)
-            self.finished(
+                self.results.advance(n * size)
+            self.results.finished(
                 Tile(
                     self.number, begin, count, self._digests, tuple(sorted(self._nonfinite)),
                     self._overflow,
@@ -139,7 +134,7 @@ class TensorMerge:
         combine = drive(merge, found)
         if answers and self.layout.tile < self.task.numel:  # else it is done again as one tile
             odd = tuple(sorted(self._nonfinite))
-            self.finished(Statistics(self.number, tuple(answers), odd))
+            self.results.finished(Statistics(self.number, tuple(answers), odd))
         return combine
 
     def _digest(self, tile: int, at: int, n: int, out: int) -> None:
@@ -163,7 +158,7 @@ class TensorMerge:
             found = {index for i, index in enumerate(given) if flags >> min(i, SHARED_FLAG) & 1}
             self._nonfinite |= found
             self._overflow |= bool(flags & OUTPUT_FLAG)
-            self.report(self.task, found, bool(flags & OUTPUT_FLAG))
+            self.results.check(self.task, found, bool(flags & OUTPUT_FLAG))
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -195,7 +190,7 @@ class TensorMerge:
         opened, nbytes = self._views[index], count * view.stored_size
         self._fetched[index], _ = opened.fetch(begin, count)
         self.lap("read", begin, nbytes)
-        self.advance(nbytes if self._planned else 0)
+        self.results.advance(nbytes if self._planned else 0)
         address, elements = opened.make(begin, count)
         if view.made_size:
             self.lap("adapter", begin, nbytes)

@@ -8,25 +8,22 @@ cut into cache-sized tiles which any worker may take; the others are one piece e
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.checkpoint.output.layout import Placement
 from mergesafe.checkpoint.views.view import Room
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.plan.merge_plan import TensorTask
-from mergesafe.engine.plan.tiling import CPU_SIZES, DEVICE_SIZES, Layout, bytes_read, task_layout
+from mergesafe.engine.plan.tiling import CPU_SIZES, DEVICE_SIZES, Tiling, bytes_read, task_layout
 from mergesafe.engine.resume.journal import Statistics, Tile
 from mergesafe.engine.run.kernels import Kernels
-from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.engine.run.progress import Span
+from mergesafe.engine.run.results import RunResults, Work
 from mergesafe.engine.run.tensor import TensorMerge
-from mergesafe.engine.run.trace import Lap, Trace, no_lap
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import drive, steps
 from mergesafe.methods.spec import Combination, Unit
@@ -37,35 +34,6 @@ READ_AHEAD = 256 << 20
 _COPY_BYTES = 1 << 20
 #: How much work a power cut may cost: finished tiles and the journal are synced this often.
 SYNC_SECONDS = 20.0
-
-
-class Work(Protocol):
-    """What a stream needs of a plan, or of a part of one."""
-
-    @property
-    def tasks(self) -> Sequence[TensorTask]: ...
-
-    def placement(self, task: TensorTask) -> Placement:
-        """Where the task's output goes in the sink."""
-
-
-class Sink(Protocol):
-    """Where output bytes go."""
-
-    def pwrite(self, shard: int, offset: int, data: memoryview) -> None:
-        """Write at the absolute byte ``offset`` of a shard. Thread-safe."""
-
-    def sync(self) -> None:
-        """Make what is written durable."""
-
-
-class Record(Protocol):
-    """Where finished work is noted. Thread-safe."""
-
-    def append(self, entry: Tile | Statistics) -> None: ...
-
-    def sync(self) -> None:
-        """Make what is noted durable."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +56,7 @@ class Options:
 class Schedule:
     """Memory and thread decisions for a plan under a budget."""
 
-    layouts: dict[str, Layout]
+    layouts: dict[str, Tiling]
     arena: int
     workers: int
     bytes_read: int
@@ -143,7 +111,7 @@ class _Piece:
 
 
 class Workers:
-    """Carries out ``spans`` of a plan: reads, merges, writes to ``sink``, then tells ``record``.
+    """Carries out ``spans`` of a plan: reads, merges, and hands the outcome to ``results``.
 
     ``statistics``: those that are known, by task; a task of which not all is left needs its own.
     """
@@ -155,22 +123,16 @@ class Workers:
         options: Options,
         kernels: Callable[[int], Kernels],
         reader: Reader,
-        sink: Sink,
-        record: Record,
+        results: RunResults,
         *,
-        nonfinite: NonFinite,
         spans: Iterable[Span],
         statistics: Mapping[int, Statistics],
-        progress: Callable[[int], None] | None = None,
-        trace: Trace | None = None,
     ) -> None:
         self.plan, self.schedule, self.options = plan, planned, options
-        self.kernels, self.reader, self.sink, self.record = kernels, reader, sink, record
-        self.nonfinite, self.progress, self.trace = nonfinite, progress, trace
+        self.kernels, self.reader, self.results = kernels, reader, results
         self.arena = Arena(planned.arena)
         self._statistics = statistics
         self._lock = threading.Lock()
-        self._stop = threading.Event()
         self._error: BaseException | None = None
         self._spans = tuple(spans)
         self._pieces = self._work()
@@ -189,7 +151,7 @@ class Workers:
             # Not Thread.join: interrupted in it, Python 3.11 takes a running thread for stopped.
             for event in done:
                 while not event.wait(SYNC_SECONDS):
-                    self._sync()
+                    self.results.sync()
         except BaseException:
             self._abort()
             for worker, event in zip(workers, done, strict=True):
@@ -217,12 +179,12 @@ class Workers:
         return workers, done
 
     def _abort(self) -> None:
-        self._stop.set()
+        self.results.stopped.set()
         self.arena.close()
 
     def _worker(self, done: threading.Event) -> None:
         try:
-            while not self._stop.is_set():
+            while not self.results.stopped.is_set():
                 with self._lock:
                     piece = next(self._pieces, None)
                 if piece is None:
@@ -285,11 +247,11 @@ class Workers:
 
     def _execute(self, piece: _Piece) -> None:
         task = self.plan.tasks[piece.number]
-        lap = self._laps(task.name)
         if task.copied:
-            self._copy(piece.number, task, lap)
+            self._copy(piece.number, task)
             return
         layout = self.schedule.layouts[task.name]
+        lap = self.results.laps(task.name)
         lap("schedule", piece.begin, 0)
         memory = self.arena.acquire(layout.nbytes)
         lap("memory", piece.begin, layout.nbytes)
@@ -297,23 +259,20 @@ class Workers:
             return
         try:
             TensorMerge(
-                task, self.kernels(layout.threads), self.reader, layout, memory,
-                check=self.nonfinite.check, advance=self._advance, write=self._write,
-                finished=self.record.append, number=piece.number, lap=lap,
+                task, piece.number, self.kernels(layout.threads), self.reader, layout, memory,
+                self.results, lap,
             ).run(piece.begin, piece.count, piece.combine)  # fmt: skip
         finally:
             memory.release()
 
-    def _laps(self, tensor: str) -> Lap:
-        return no_lap if self.trace is None else self.trace.laps(tensor)
-
-    def _copy(self, number: int, task: TensorTask, lap: Lap) -> None:
+    def _copy(self, number: int, task: TensorTask) -> None:
         """Copy byte for byte what one input owns, or integers, which all inputs must agree on."""
         first, *others = task.sources
         size = first.view.stored_size
         step = min(_COPY_BYTES // size, task.numel)
         views = [source.view.open(Room(self.reader, step)) for source in task.sources]
         total = 0
+        lap = self.results.laps(task.name)
         lap("schedule", 0, 0)
         for begin in range(0, task.numel, max(1, step)):
             n = min(step, task.numel - begin)
@@ -328,29 +287,9 @@ class Workers:
             lap("read", begin, n * size * len(views))
             total = add(total, digest_at(address, n * size, begin * size // BLOCK))
             lap("digest", begin, n * size)
-            self._write(task, begin * size, piece)
+            self.results.write(task, begin * size, piece)
             lap("write", begin, n * size)
-            self._advance(n * size * (1 + len(views)))
+            self.results.advance(n * size * (1 + len(views)))
         parts = (OUTPUT, *map(str, range(len(task.sources))))  # all equal
-        self.record.append(Tile(number, 0, task.numel, dict.fromkeys(parts, total)))
+        self.results.finished(Tile(number, 0, task.numel, dict.fromkeys(parts, total)))
         lap("journal", 0, 0)
-
-    # --- what pieces report --------------------------------------------------------------------
-
-    def _sync(self) -> None:
-        """First the tiles, then the journal that tells of them."""
-        lap = self._laps("")
-        lap("wait", 0, 0)
-        self.sink.sync()
-        self.record.sync()
-        lap("sync", 0, 0)
-
-    def _advance(self, nbytes: int) -> None:
-        if self._stop.is_set():
-            raise InterruptedError("stopped")
-        if self.progress is not None:
-            self.progress(nbytes)
-
-    def _write(self, task: TensorTask, begin: int, data: memoryview) -> None:
-        placement = self.plan.placement(task)
-        self.sink.pwrite(placement.shard, placement.offset + begin, data)
