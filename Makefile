@@ -96,6 +96,7 @@ lint: $(VENV)/.test-extra
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.test-extra
 	$(BIN)/mypy
