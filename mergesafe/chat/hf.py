@@ -30,15 +30,13 @@ from mergesafe.chat.pretrained import (
 from mergesafe.chat.reasoning import markers, with_opening
 from mergesafe.chat.runnable import check_device, require
 from mergesafe.chat.tokens import check_template, encode, encode_text, padded, prompt_text
-from mergesafe.checkpoint.format.lora import LoraPair, open_adapter
+from mergesafe.checkpoint.format.lora import open_adapter
 from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint, similar
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.places.locate import locate
 from mergesafe.checkpoint.places.location import Location
-from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.errors import ModelError
-from mergesafe.recipe.model import ModelRef
+from mergesafe.recipe.model import ModelRef, parse_reference
 from mergesafe.references import hub_id
 
 if TYPE_CHECKING:
@@ -48,18 +46,6 @@ BATCH: Final = 32
 #: Longest prompt and answer together, in tokens; more of an answer is cut off.
 MAX_TOKENS: Final = 2048
 DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
-
-
-def parse_reference(reference: str) -> ModelRef:
-    """``model`` or ``model+adapter``.
-
-    Raises:
-        ModelError: it is neither.
-    """
-    path, plus, adapter = reference.partition("+")
-    if not path or (plus and not adapter) or "+" in adapter:
-        raise ModelError(f"{reference!r}: expected MODEL or MODEL+ADAPTER")
-    return ModelRef(path, adapter or None)
 
 
 @dataclass
@@ -84,7 +70,7 @@ class HfModel:
 
     @property
     def name(self) -> str:
-        return self.label or parse_reference(self.reference).text
+        return self.label or self._ref.text
 
     @cached_property
     def identity(self) -> str:
@@ -231,10 +217,14 @@ class HfModel:
         check_device(self.device, self.name)
         return self.device
 
+    @property
+    def _ref(self) -> ModelRef:
+        return parse_reference(self.reference, self.folder or Path())
+
     @cached_property
     def _places(self) -> tuple[Location, Location | None]:
         """Where model and adapter lie."""
-        ref = parse_reference(self.reference)
+        ref = self._ref
         model, adapter = ref.resolve(self.folder or Path())
         expected = {"a model with config.json and weights": model, "an adapter": adapter}
         for what, place in expected.items():
@@ -344,18 +334,21 @@ class HfModel:
 
 
 def fold_in(model: Any, adapter: Any, base: Checkpoint) -> None:
-    """W ← W + scale · B · A for every adapted matrix (LoRA, arXiv 2106.09685).
+    """W ← W + scale · B · A for every adapted matrix of a model on the CPU, as a merge does it.
 
     Raises:
         CheckpointError: the adapter does not fit the base.
     """
+    from mergesafe.chat.weights import lora_factors
+    from mergesafe.ops.low_rank import add_low_rank
+
     pairs = open_adapter(adapter, base).pairs
     if any(name in HEADS or name not in base.tensors for name in pairs):
         _untie(model)
     with Reader() as reader:
         for name, pair in pairs.items():
             weight = model.get_parameter(name).data
-            weight.copy_(weight.float() + lora_delta(pair, reader).to(weight.device))
+            weight.copy_(add_low_rank(weight, *lora_factors(pair, reader), pair.scale))
 
 
 def _untie(model: Any) -> None:
@@ -369,22 +362,6 @@ def _untie(model: Any) -> None:
         return
     head.weight = torch.nn.Parameter(head.weight.data.clone(), requires_grad=False)
     model.config.tie_word_embeddings = False
-
-
-def lora_delta(pair: LoraPair, reader: Reader) -> torch.Tensor:
-    """scale · B · A as float32, in the shape of the weight that it is added to."""
-    a, b = (_read(info, reader).float() for info in (pair.a, pair.b))
-    delta = pair.scale * (b @ a)
-    return delta.T if pair.transposed else delta
-
-
-def _read(info: TensorInfo, reader: Reader) -> torch.Tensor:
-    import torch
-
-    tensor = torch.empty(info.shape, dtype=getattr(torch, CONFIG_NAMES[info.dtype]))
-    raw: Any = tensor.view(torch.uint8).numpy().reshape(-1)
-    reader.read_into(info, 0, memoryview(raw))
-    return tensor
 
 
 def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

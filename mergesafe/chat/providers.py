@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from mergesafe.chat.address import read_address
-from mergesafe.chat.hf import BATCH, DTYPES, HfModel, parse_reference
+from mergesafe.chat.hf import BATCH, DTYPES, HfModel
 from mergesafe.chat.openai import OpenAIModel
 from mergesafe.chat.template import TemplateModel
 from mergesafe.errors import ArgumentError, ModelError, RecipeError
 from mergesafe.recipe.fields import Fields
+from mergesafe.recipe.model import parse_reference
 from mergesafe.recipe.nodes import FromPython, Node, Reporter, ScalarNode, mapping, string
 
 _KEYS: Final = {
@@ -107,7 +108,7 @@ def _all_keys() -> tuple[str, ...]:
 def _reference(node: Node, what: str, report: Reporter) -> str:
     text = string(node, what, report)
     try:
-        parse_reference(text)
+        parse_reference(text, Path())
     except ModelError as error:
         raise report.error(f"{what}: {error}", node.line) from None
     return text

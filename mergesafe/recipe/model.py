@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from mergesafe.errors import ModelError
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.nodes import MapNode
@@ -70,6 +71,23 @@ def _locate(path: str, folder: Path) -> Path | str:
     if hub_id(path) and not exists_locally(path, folder):
         return path
     return folder / expanded
+
+
+def parse_reference(text: str, folder: Path, line: int | None = None) -> ModelRef:
+    """``MODEL`` or ``MODEL+ADAPTER``: the one grammar of recipes and of every command.
+
+    Text that names something as a whole, from the current directory or from ``folder``, is a
+    model's path, whatever ``+`` is in it.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if "+" in text and exists_locally(text, folder):
+        return ModelRef(text, None, line)
+    path, *adapters = text.split("+")
+    if len(adapters) > 1 or not path or "" in adapters:
+        raise ModelError(f"{redact(text)!r}: expected MODEL or MODEL+ADAPTER")
+    return ModelRef(path, adapters[0] if adapters else None, line)
 
 
 @dataclass(frozen=True)

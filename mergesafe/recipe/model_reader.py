@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mergesafe.errors import did_you_mean
-from mergesafe.recipe.model import ModelRef, exists_locally
+from mergesafe.errors import ModelError, did_you_mean
+from mergesafe.recipe.model import ModelRef, parse_reference
 from mergesafe.recipe.nodes import MapNode, Node, Reporter, shown, string
 from mergesafe.references import redact
 
@@ -18,16 +18,14 @@ def read_model(node: Node, what: str, report: Reporter) -> ModelRef:
     if isinstance(node, MapNode):
         return _model_from_mapping(node, what, report)
     text = string(node, what, report)
-    if "+" in text and exists_locally(text, _folder(report)):
-        return ModelRef(text, None, node.line)
-    path, *adapters = text.split("+")
-    if len(adapters) > 1 or not path or "" in adapters:
+    try:
+        return parse_reference(text, _folder(report), node.line)
+    except ModelError:
         raise report.error(
             f"{what} must be PATH or PATH+ADAPTER, got {shown(redact(text))}; for a path that "
             "contains '+' write {model: {path: ...}, lora: {path: ...}}",
             node.line,
-        )
-    return ModelRef(path, adapters[0] if adapters else None, node.line)
+        ) from None
 
 
 def _folder(report: Reporter) -> Path:

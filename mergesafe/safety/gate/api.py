@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mergesafe.chat.conversation import ChatModel
-from mergesafe.chat.hf import HfModel, parse_reference
+from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
+from mergesafe.recipe.model import parse_reference
 from mergesafe.safety.evaluation.api import Tell, run
 from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.harness import PREFIX
@@ -171,7 +172,7 @@ def _find(evaluation: Evaluation, name: str, what: Any, path: Path | None) -> Mo
         )
     result = _by_name(evaluation, name)
     reference = str(what)
-    if Path(parse_reference(reference).path).is_dir():
+    if Path(parse_reference(reference, Path()).path).is_dir():
         model = HfModel(reference, dtype=str(evaluation.settings.get("dtype", "auto")))
         if model.identity != result.identity:
             raise DataError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mergesafe.chat.hf import parse_reference
 from mergesafe.dtypes import FLOATS
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.errors import ArgumentError, NonFiniteError
 from mergesafe.outline.alignment import align
 from mergesafe.outline.sources import Model, open_refs, sources_of
+from mergesafe.recipe.model import parse_reference
 from mergesafe.references import redact
 from mergesafe.safety.similarity.layers import layers_of
 from mergesafe.safety.similarity.measures import add_up, pairs
@@ -84,7 +84,7 @@ def open_named(models: Models, base: str | Path) -> tuple[tuple[Model, ...], tup
     named = models if isinstance(models, Mapping) else {str(each): each for each in models}
     if len(named) != len(models):
         raise ArgumentError("a model is given twice; give names to tell them apart: NAME=MODEL")
-    refs = [parse_reference(str(each)) for each in (base, *named.values())]
+    refs = [parse_reference(str(each), Path()) for each in (base, *named.values())]
     opened = open_refs(refs, Path())
     shown = (redact(name) for name in named)
     return opened, (opened[0].text, *shown)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.chat.hf import parse_reference
 from mergesafe.chat.runnable import check_device
 from mergesafe.checkpoint.places.locate import locate
 from mergesafe.checkpoint.places.location import Location
@@ -15,6 +14,7 @@ from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of
 from mergesafe.errors import ArgumentError, CheckpointError, ModelError, NonFiniteError
 from mergesafe.outline.sources import open_refs
+from mergesafe.recipe.model import parse_reference
 from mergesafe.references import redact, redact_text
 from mergesafe.safety.evaluation.api import Model as Asked
 from mergesafe.safety.evaluation.api import make_judges
@@ -112,13 +112,13 @@ def vet(
     named = _named(models)
     resources = Options(budget_of(memory), thread_count(threads), parents=True)
     places = _located(named)
-    origin = open_refs([parse_reference(str(base))], Path())[0]
+    origin = open_refs([parse_reference(str(base), Path())], Path())[0]
     if behaviour:
         asking = _ready(asking, limits)
     else:
         _check_unused(asking, limits)
     compared = [
-        check_files(parse_reference(reference), places[name], origin)
+        check_files(parse_reference(reference, Path()), places[name], origin)
         for name, reference in named.items()
     ]
     tensors = inputs(compared)
@@ -211,7 +211,7 @@ def _located(named: Mapping[str, str]) -> dict[str, list[Location]]:
     errors: list[CheckpointError] = []
     for name, reference in named.items():
         try:
-            ref = parse_reference(reference)
+            ref = parse_reference(reference, Path())
             places = [locate(each) for each in ref.resolve(Path()) if each is not None]
             for place in places:
                 if isinstance(place, Path) and not place.is_dir():

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
+from mergesafe.chat.weights import lora_factors, plain_bytes, read, torch_dtype
 from mergesafe.checkpoint.format.lora import LoraPair
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.checkpoint.views.adapted import low_rank
-from mergesafe.checkpoint.views.stored import Stored
 from mergesafe.checkpoint.views.view import View
-from mergesafe.dtypes import CONFIG_NAMES, SIZES
+from mergesafe.dtypes import SIZES
 from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.ops.low_rank import add_low_rank
 from mergesafe.outline.sources import Operand
 
 
@@ -84,11 +84,6 @@ def resident_bytes(task: TensorTask) -> int:
     return sum(map(plain_bytes, stored)) + sum(4 * view.numel for view in adapted)
 
 
-def plain_bytes(view: View) -> int:
-    """What the elements of a view take in memory."""
-    return view.numel * SIZES[view.dtype]
-
-
 def made_of(
     view: View,
     stored: torch.Tensor,
@@ -99,42 +94,7 @@ def made_of(
     """One input on the CPU, as the merge engine takes it; a LoRA expert's into ``out``."""
     tensor = stored
     if view.lora is not None:
-        if out is None:
-            out = torch.empty(stored.shape, dtype=torch.float32)
-        tensor = _adapted(stored, view.lora, *factors[view.lora], out)
+        tensor = add_low_rank(stored, *factors[view.lora], view.lora.scale, out)
     if cast is not None and SIZES[cast] < tensor.element_size():
         tensor = tensor.to(torch_dtype(cast))
     return tensor
-
-
-def lora_factors(pair: LoraPair, reader: Reader) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and B in float32; Bᵀ and Aᵀ where the base is stored transposed."""
-    a, b = (read(Stored(side), reader).float() for side in (pair.a, pair.b))
-    return (b.T.contiguous(), a.T.contiguous()) if pair.transposed else (a, b)
-
-
-def _adapted(
-    weight: torch.Tensor, pair: LoraPair, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor
-) -> torch.Tensor:
-    """``weight + scale * B @ A`` in float32, to the bits of a merge."""
-    name = next(key for key in CONFIG_NAMES if torch_dtype(key) == weight.dtype)
-    low_rank(
-        weight.data_ptr(), name, (a.data_ptr(), a.numel()), (b.data_ptr(), b.numel()), pair.rank,
-        weight.shape[-1], pair.scale, 0, weight.numel(), out.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    return out
-
-
-def read(view: View, reader: Reader, into: torch.Tensor | None = None) -> torch.Tensor:
-    """All elements of a view; their bytes into ``into`` where given."""
-    if into is None:
-        into = torch.empty(plain_bytes(view), dtype=torch.uint8)
-    raw: Any = into.numpy()
-    view.read_into(reader, memoryview(raw))
-    return into.view(torch_dtype(view.dtype)).view(view.shape)
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of a safetensors name."""
-    dtype: torch.dtype = getattr(torch, CONFIG_NAMES[name])
-    return dtype

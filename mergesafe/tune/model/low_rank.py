@@ -17,10 +17,10 @@ from dataclasses import replace
 import torch
 from torch.nn import functional
 
+from mergesafe.chat.weights import lora_factors
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.outline.sources import Operand
-from mergesafe.tune.model.inputs import lora_factors
 from mergesafe.tune.model.tensor_function import TensorFunction
 
 Tensor = torch.Tensor

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from mergesafe.chat.hf import HfModel
+from mergesafe.chat.weights import lora_factors, read
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.engine.memory import MINIMUM_BUDGET, available_bytes, budget_of
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
@@ -23,14 +24,7 @@ from mergesafe.errors import (
     TuningError,
 )
 from mergesafe.tune.data.batch import Batch
-from mergesafe.tune.model.inputs import (
-    Inputs,
-    Resident,
-    distinct,
-    lora_factors,
-    read,
-    resident_bytes,
-)
+from mergesafe.tune.model.inputs import Inputs, Resident, distinct, resident_bytes
 from mergesafe.tune.model.layers import MergedLinear
 from mergesafe.tune.model.low_rank import LowRank, is_low_rank
 from mergesafe.tune.model.skeleton import make_skeleton, recompute_layers, set_small, small_values

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import torch
 
+from mergesafe.chat.weights import lora_factors, plain_bytes, read
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.view import View
 from mergesafe.engine.memory import ALIGNMENT, Arena, Slice, aligned, format_size
@@ -27,10 +28,7 @@ from mergesafe.errors import ArgumentError
 from mergesafe.tune.model.inputs import (
     Resident,
     distinct,
-    lora_factors,
     made_of,
-    plain_bytes,
-    read,
     resident_bytes,
 )
 

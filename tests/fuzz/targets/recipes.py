@@ -8,7 +8,6 @@ import typer
 
 from fuzz import parts
 from fuzz.target import target
-from mergesafe.chat.hf import parse_reference
 from mergesafe.chat.providers import make_model
 from mergesafe.chat.records import read_records
 from mergesafe.cli.evaluation import listed, named_models, numbers, share
@@ -16,6 +15,7 @@ from mergesafe.data.load import load_data_recipe
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.errors import MergesafeError
 from mergesafe.recipe.load import load_recipe
+from mergesafe.recipe.model import parse_reference
 from mergesafe.recipe.resolve import settings_for
 from mergesafe.recipe.write import dump_recipe
 from mergesafe.references import hub_id, is_url, local_path, redact, redact_text
@@ -122,7 +122,8 @@ def words(data: bytes, folder: Path) -> str:
     for line in data.decode("utf-8", "surrogateescape").split("\n")[:20]:
         for read in (
             lambda text: parse_size(text, "--memory"), budget_of, share,
-            listed, lambda text: numbers(text, "--seeds"), parse_requirement, parse_reference,
+            listed, lambda text: numbers(text, "--seeds"), parse_requirement,
+            lambda text: parse_reference(text, Path()),
             split_name, lambda text: named_models([text]), make_judge, _model, hub_id, is_url,
             local_path, redact, redact_text,
         ):  # fmt: skip
