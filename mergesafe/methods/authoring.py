@@ -54,7 +54,9 @@ class FunctionMethod(MergeMethod):
         self.paper = paper
         self.inputs = inputs  # type: ignore[misc]
         self.exact = exact  # type: ignore[misc]
-        self.parameters = tuple(parameters)
+        # one Parameter that is no tuple is for check_declaration(), which says so
+        single = isinstance(parameters, Parameter)
+        self.parameters = parameters if single else tuple(parameters)  # type: ignore[assignment]
         self.function = function
         self.__doc__ = inspect.getdoc(function)
         self._combination = combination

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
+from pathlib import Path
+from traceback import walk_tb
+from typing import Final, Literal, TypeAlias, TypeVar
+
+#: What is left out where an error says the line of a method's own code.
+_PACKAGE: Final = str(Path(__file__).parents[1]) + os.sep
+_LIBRARIES: Final = ("/importlib/__init__.py", "/site-packages/torch/")
 
 T = TypeVar("T")
 
@@ -92,6 +99,19 @@ class Used:
 def shown(value: object) -> str:
     """A value and its type, in an error."""
     return "None" if value is None else f"{shortened(repr(value))}, a {type(value).__name__}"
+
+
+def raised(error: BaseException) -> str:
+    """An exception of a method's own code: its type, its text and, where known, file and line."""
+    lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    own = [f" ({file}, line {line})" for file, line in lines if not _is_library(file)]
+    place = "" if isinstance(error, SyntaxError) else "".join(own[-1:])
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _is_library(file: str) -> bool:
+    """Whether a file is this package's, torch's or the import system's."""
+    return file.startswith(("<frozen ", _PACKAGE)) or any(name in file for name in _LIBRARIES)
 
 
 def shortened(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from mergesafe.errors import MergesafeError, MethodError
 from mergesafe.methods.combinations import Combination, WeightedSum
-from mergesafe.methods.contract import BrokenContractError, Used, shortened, shown
+from mergesafe.methods.contract import BrokenContractError, Used, raised, shortened, shown
 from mergesafe.methods.spec import Merge, MergeMethod, Settings, TensorContext
 from mergesafe.methods.statistics import Statistic
 
@@ -161,9 +161,7 @@ def _resumed(made: Merge, answer: Any) -> Any:
     except (StopIteration, MergesafeError):
         raise
     except Exception as error:
-        raise BrokenContractError(
-            f"merge() raised {type(error).__name__}: {error}", "a combination"
-        ) from error
+        raise BrokenContractError(f"merge() raised {raised(error)}", "a combination") from error
 
 
 # --- the same as planned -------------------------------------------------------------------------

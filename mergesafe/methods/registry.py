@@ -12,7 +12,8 @@ import sys
 from functools import lru_cache
 from typing import Any, Final
 
-from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.errors import ArgumentError, MethodError, did_you_mean
+from mergesafe.methods.contract import raised
 from mergesafe.methods.declaration import check_declaration
 from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.linear import Linear
@@ -76,20 +77,47 @@ def _imported(path: str, name: str | None = None) -> MergeMethod:
             "put its folder on PYTHONPATH"
         ) from error
     except AttributeError as error:
-        known = vars(importlib.import_module(module)) if error.name == attribute else {}
+        known = _methods_in(module) if error.name == attribute else ()
         raise ArgumentError(
             f"merge method '{path}': {error}{did_you_mean(attribute, known)}"
         ) from error
     except Exception as error:
         raise ArgumentError(
-            f"merge method '{path}': importing the module '{module}' failed "
-            f"({type(error).__name__}: {error})"
+            f"merge method '{path}': importing the module '{module}' failed: {raised(error)}"
         ) from error
-    method = found() if isinstance(found, type) and issubclass(found, MergeMethod) else found
+    method = _instance(found, path)
     check_declaration(method, path)
     method.name = name or path
     declared: MergeMethod = method
     return declared
+
+
+def _instance(found: Any, path: str) -> Any:
+    """What stands at a path; of a class of methods, one."""
+    if not (isinstance(found, type) and issubclass(found, MergeMethod)):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise MethodError(
+            f"merge method '{path}': making one of the class failed: {raised(error)}; expected a "
+            "class with merge(), whose __init__ needs no arguments"
+        ) from error
+
+
+def _methods_in(module: str) -> list[str]:
+    """The names in a module that a recipe can give."""
+    found = vars(importlib.import_module(module)).items()
+    return [
+        name
+        for name, value in found
+        if isinstance(value, MergeMethod)
+        or (
+            isinstance(value, type)
+            and issubclass(value, MergeMethod)
+            and value.__module__ == module
+        )
+    ]
 
 
 @lru_cache(maxsize=1)

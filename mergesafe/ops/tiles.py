@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mergesafe.methods.combinations import Dense, TileFunction, Unit
-from mergesafe.methods.contract import BrokenContractError
+from mergesafe.methods.contract import BrokenContractError, raised
 from mergesafe.methods.spec import TensorContext
 
 
@@ -94,18 +94,29 @@ def _called(
     base, inputs = (shaped[0], shaped[1:]) if tensor.base else (None, shaped)
     tile = Tile(tensor, begin, base, tuple(inputs))
     name = getattr(combination.function, "__qualname__", repr(combination.function))
+    before = _versions(operands)
     try:
         made = combination.function(tile, combination.settings)
     except BrokenContractError:
         raise
     except Exception as error:
         raise BrokenContractError(
-            f"{name}() raised {type(error).__name__}: {error}",
+            f"{name}() raised {raised(error)}",
             f"a float32 tensor of the shape {list(shape)}",
         ) from error
+    if before != _versions(operands):
+        raise BrokenContractError(
+            f"{name}() wrote to a tensor that it was given",
+            "new tensors: x * 2 in place of x *= 2 or x.mul_(2)",
+        )
     _check(made, name, shape, operands)
     flat: torch.Tensor = made.reshape(-1)
     return flat
+
+
+def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """How often each was written to; tensors of inference mode do not count it."""
+    return [x._version for x in tensors if not x.is_inference()]
 
 
 def tile_shape(unit: Unit, shape: Sequence[int], n: int) -> tuple[int, ...]:
