@@ -1,0 +1,179 @@
+"""The tutorial docs/own-methods.md, done from its first line to its last."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tiny import command, llama, read, same_bits, save
+
+from mergesafe.errors import MergesafeError
+from mergesafe.methods import registry
+from mergesafe.ops.methods import run
+from mergesafe.tune.section.coefficients import default_coefficients
+
+PAGE = Path(__file__).parents[2] / "docs" / "own-methods.md"
+EXPERTS = "math", "chat", "code"
+#: A method of the tutorial, and whether it takes the base.
+METHODS = {"median": True, "directions": False, "leading": True, "Agreement": True, "Tenth": True}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, recipe and module as the tutorial has them."""
+    made = tmp_path_factory.mktemp("tutorial")
+    for seed, name in enumerate(("base", *EXPERTS)):
+        save(made / name, llama(seed))
+    (made / "methods").mkdir()
+    module = [block for block in blocks("python") if block.startswith("# robust.py\n")]
+    (made / "methods" / "robust.py").write_text("\n\n".join(module))
+    [recipe] = [block for block in blocks("yaml") if block.startswith("# median.yml\n")]
+    (made / "median.yml").write_text(recipe)
+    return made
+
+
+@pytest.fixture
+def imported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder, with its module where this process can import it."""
+    monkeypatch.syspath_prepend(str(folder / "methods"))
+    registry._imported.cache_clear()
+    yield folder
+    sys.modules.pop("robust", None)
+    registry._imported.cache_clear()
+
+
+def environment(*folders: Path) -> dict[str, str]:
+    before = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, folders), *before])}
+
+
+def expected(name: str, folder: Path, **options: Any) -> dict[str, torch.Tensor]:
+    """The same on tensors in memory."""
+    base, *experts = (read(folder / model) for model in ("base", *EXPERTS))
+    return {
+        tensor: run(
+            f"robust:{name}", [x[tensor] for x in experts], base[tensor] if METHODS[name] else None,
+            name=tensor, out_dtype=torch.float32, **options,
+        )
+        for tensor in base
+    }  # fmt: skip
+
+
+def test_the_commands_give_the_bits_of_plain_tensors(imported: Path) -> None:
+    for block in blocks("console"):
+        for line in re.findall(r"^\$ PYTHONPATH=methods mergesafe (.*)$", block, re.MULTILINE):
+            done = command(*line.split(), cwd=imported, env=environment(imported / "methods"))
+            assert done.returncode == 0, done.stderr
+    merged = read(imported / "merged")
+    for tensor, values in expected("median", imported, scale=0.8).items():
+        assert same_bits(merged[tensor], values), tensor
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "median"])
+def test_every_method_merges_checkpoints(name: str, imported: Path) -> None:
+    recipe = yaml.safe_load((imported / "median.yml").read_text())
+    recipe["merge_method"] = f"robust:{name}"
+    del recipe["parameters"]
+    if not METHODS[name]:
+        del recipe["base_model"]
+    file = imported / f"{name}.yml"
+    file.write_text(yaml.safe_dump(recipe))
+    out = f"merged-{name}"
+    done = command("merge", file, out, cwd=imported, env=environment(imported / "methods"))
+    assert done.returncode == 0, done.stderr
+    merged = read(imported / out)
+    for tensor, values in expected(name, imported).items():
+        if registry.get_method(f"robust:{name}").exact == "bits":
+            assert same_bits(merged[tensor], values), tensor
+        else:  # LAPACK may cut its work by the number of threads: units in the last place
+            assert torch.allclose(merged[tensor], values, atol=2e-6), tensor
+
+
+def test_the_page_holds_on_plain_tensors(imported: Path) -> None:
+    for block in blocks("python"):
+        if not block.startswith("# robust.py\n"):
+            exec(compile(block, str(PAGE), "exec"), {})
+
+
+def test_what_is_tuned(imported: Path) -> None:
+    [section] = [yaml.safe_load(b)["tune"] for b in blocks("yaml") if b.startswith("tune:")]
+    method = registry.get_method("robust:median")
+    assert default_coefficients(method, gradient=True) == tuple(section["coefficients"])
+
+
+def test_an_entry_point_names_it(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [declared] = blocks("toml")
+    [group] = re.findall(r'entry-points\."(.*)"\]\n', declared)
+    [(name, path)] = re.findall(r'^(\w+) = "(.*)"$', declared, re.MULTILINE)
+
+    def offered(**chosen: str) -> list[EntryPoint]:
+        assert chosen == {"group": group}
+        return [EntryPoint(name, path, group)]
+
+    monkeypatch.setattr("importlib.metadata.entry_points", offered)
+    registry._offered.cache_clear()
+    try:
+        assert registry.get_method(name).name == name
+    finally:
+        registry._offered.cache_clear()
+    assert f"merge_method: {name}\n" in PAGE.read_text()
+
+
+def test_the_current_folder_is_not_searched(folder: Path) -> None:
+    done = command("plan", "../median.yml", cwd=folder / "methods", env=environment())
+    assert done.returncode == 2
+    assert "there is no module 'robust'" in done.stderr
+    assert "PYTHONPATH" in done.stderr
+
+
+WRONG = {
+    "@tile_method\ndef wrong(tile, settings): return 1": r"positional.*\(.*wrong\.py, line 4\)",
+    "def wrong(tile, settings: return 1": "SyntaxError",
+    "def wrong(tile, settings): return 1": r"is <function wrong.*@tile_method",
+    "@tile_method(base='requird')\ndef wrong(tile, settings): return 1":
+        "declares base = 'requird'",
+    "@tile_method(parameters=Parameter('k', 'float', ''))\ndef wrong(tile, settings): return 1":
+        "expected a tuple of Parameter",
+    "@tile_method()\ndef wrong(tile, settings): return tile.deltas[0]":
+        "tile.deltas, but there is no separate base",
+    "@tile_method()\ndef wrong(tile, settings): return tile.inputs[0].bfloat16()":
+        "returned bfloat16 on cpu; expected a float32 tensor",
+    "@tile_method()\ndef wrong(tile, settings): return tile.inputs[0].sum()": r"the shape \[\]",
+    "@tile_method()\ndef wrong(tile, settings): return tile.inputs[0] * float('nan')":
+        "returned NaN, though all operands are finite",
+    "@tile_method()\ndef wrong(tile, settings): return tile.inputs[0].mul_(2)":
+        "wrote to a tensor that it was given",
+    "@tile_method()\ndef wrong(tile, settings):\n  return settings.shared['k']":
+        r"KeyError: 'k' \(.*wrong\.py, line 6\)",
+    "class wrong(MergeMethod):\n  title = paper = ''": "making one of the class failed",
+    "class wrong(MergeMethod):\n  title = paper = ''\n  def merge(self, t, s):\n    return 1":
+        "has no 'yield'",
+    "@tile_method()\ndef wrongs(tile, settings): return 1": r"did you mean 'wrongs'\?",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", WRONG)
+def test_mistakes_are_told(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = "import torch\nfrom mergesafe.methods.authoring import *\n"
+    header += "from mergesafe.methods.spec import MergeMethod\n"
+    (tmp_path / "wrong.py").write_text(header + code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("wrong", None)
+    registry._imported.cache_clear()
+    inputs = [torch.ones(2, 3), torch.zeros(2, 3)]
+    with pytest.raises(MergesafeError) as raised:
+        run("wrong:wrong", inputs)
+    assert re.search(WRONG[code], str(raised.value)), raised.value
+    assert torch.equal(inputs[1], torch.zeros(2, 3))
