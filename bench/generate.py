@@ -22,7 +22,7 @@ from bench.machine import describe
 from bench.timing import measure, write_csv
 from mergesafe.chat.conversation import Conversation, Sampling, question
 from mergesafe.chat.hf import BATCH, HfModel
-from mergesafe.chat.template import questions, topics
+from mergesafe.chat.scripted import questions, topics
 from mergesafe.data.duplicates import Seen
 from mergesafe.data.journal import Journal
 from mergesafe.data.recipe import DataRecipe

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 from mergesafe.chat.address import read_address
 from mergesafe.chat.hf import BATCH, DTYPES, HfModel
 from mergesafe.chat.openai import OpenAIModel
-from mergesafe.chat.template import TemplateModel
+from mergesafe.chat.scripted import TemplateModel
 from mergesafe.errors import ArgumentError, ModelError, RecipeError
 from mergesafe.recipe.fields import Fields
 from mergesafe.recipe.model import parse_reference

@@ -15,7 +15,7 @@ from typing import Any, Final
 from mergesafe.chat.conversation import question
 from mergesafe.chat.providers import ModelSpec, make_model, read_model_spec
 from mergesafe.chat.records import Record, read_records
-from mergesafe.chat.template import topics as templated
+from mergesafe.chat.scripted import topics as templated
 from mergesafe.data.recipe import (
     FORMATS,
     DataRecipe,

@@ -9,7 +9,7 @@ from typing import Final
 from mergesafe.chat.conversation import Conversation, answered, question
 from mergesafe.chat.fenced import unfenced
 from mergesafe.chat.records import Record
-from mergesafe.chat.template import TOPIC
+from mergesafe.chat.scripted import TOPIC
 from mergesafe.data.topics import Topic
 
 KEY: Final = "Question"

@@ -20,7 +20,7 @@ from mergesafe.chat.conversation import Conversation, Sampling
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.reasoning import Parted, part
 from mergesafe.chat.records import Record
-from mergesafe.chat.template import refusals
+from mergesafe.chat.scripted import refusals
 from mergesafe.data.questions import Question, by_topic, draw_questions, shares
 from mergesafe.data.recipe import SafetySet
 from mergesafe.data.run import Built, Count, Run, by_length, prompt_hash

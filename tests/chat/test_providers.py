@@ -10,7 +10,7 @@ import pytest
 from mergesafe.chat.hf import HfModel
 from mergesafe.chat.openai import OpenAIModel
 from mergesafe.chat.providers import make_model
-from mergesafe.chat.template import TemplateModel
+from mergesafe.chat.scripted import TemplateModel
 from mergesafe.errors import ArgumentError
 
 

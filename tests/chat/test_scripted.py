@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mergesafe.chat.conversation import Sampling, question
-from mergesafe.chat.template import TemplateModel, expand, questions, refusals, topics
+from mergesafe.chat.scripted import TemplateModel, expand, questions, refusals, topics
 from mergesafe.data.topics import BEAVERTAILS
 from mergesafe.errors import ModelError
 from mergesafe.safety.refusal import is_refusal
