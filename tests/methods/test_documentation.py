@@ -177,3 +177,23 @@ def test_mistakes_are_told(code: str, tmp_path: Path, monkeypatch: pytest.Monkey
         run("wrong:wrong", inputs)
     assert re.search(WRONG[code], str(raised.value)), raised.value
     assert torch.equal(inputs[1], torch.zeros(2, 3))
+
+
+def test_the_method_of_the_maintainers_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/adding-a-method.md: complete as it stands, and what its docstring says."""
+    page = PAGE.with_name("adding-a-method.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "low_rank.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    generator = torch.Generator().manual_seed(3)
+    base, *experts = (torch.randn(6, 4, generator=generator) for _ in range(3))
+    merged = run("low_rank:LowRankMean", experts, base, share=0.5, scale=0.7)
+    mean = (sum(experts) / 2 - base).double()
+    u, s, vh = torch.linalg.svd(mean, full_matrices=False)
+    expected = base + 0.7 * (u[:, :2] * s[:2]) @ vh[:2]
+    # float32 LAPACK against float64, on values of about 3
+    assert torch.allclose(merged.double(), expected, atol=5e-6)
+    row = run("low_rank:LowRankMean", [x[0] for x in experts], base[0], share=0.5)
+    assert torch.allclose(row, sum(x[0] for x in experts) / 2, atol=1e-6)  # rounding of float32
