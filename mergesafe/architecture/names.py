@@ -109,3 +109,23 @@ def is_extra_layer(name: str, config: Mapping[str, object]) -> bool:
         and layer[1] >= count > 0
         and layer[0] in ("model.layers", "model.language_model.layers", "layers")
     )
+
+
+def layer_positions(names: Iterable[str]) -> dict[str, float]:
+    """t in [0, 1] of every tensor in its stack of layers, for gradients of parameters.
+
+    Layer i of n has t = i / (n - 1), the only layer of one t = 1; a tensor outside any stack
+    t = 0. Each stack (``model.layers``, ``vision.blocks``) counts its own layers.
+    """
+    layers: dict[str, tuple[str, int]] = {}
+    depth: dict[str, int] = {}
+    positions: dict[str, float] = {}
+    for name in names:
+        positions[name] = 0.0
+        layer = layer_of(name)
+        if layer is not None:
+            stack, index = layers[name] = layer
+            depth[stack] = max(depth.get(stack, 0), index + 1)
+    for name, (stack, index) in layers.items():
+        positions[name] = index / (depth[stack] - 1) if depth[stack] > 1 else 1.0
+    return positions

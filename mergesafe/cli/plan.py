@@ -41,7 +41,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
     estimate = _estimate(report, classes)
     statistics = {s.title for task in plan.tasks for s in task.statistics}
     return {
-        "method": plan.recipe.merge_method,
+        "method": plan.recipe.method_names,
         "base": plan.recipe.base_model.text if plan.recipe.base_model else None,
         "models": [ref.text for ref in plan.recipe.inputs],
         "tensors": len(plan.outputs),

@@ -88,7 +88,7 @@ def manifest_text(
         "mergesafe_version": __version__,
         "backend": backend,
         "recipe": plan.recipe.text,
-        "merge_method": plan.recipe.merge_method,
+        "merge_method": plan.recipe.method_names,
         "exactness": plan.exactness,
         "seed": plan.seed if plan.random else None,
         "on_nonfinite": on_nonfinite,

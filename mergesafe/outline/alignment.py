@@ -39,12 +39,27 @@ class Alignment:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Named:
+    """Models whose tensors have the names of one of them; ``rules``: how those of each differed."""
+
+    models: tuple[Model, ...]
+    rules: tuple[tuple[Rule, ...], ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def rules_of(self, models: Sequence[Model]) -> tuple[tuple[Rule, ...], ...]:
+        """The rules of some of the models, or of parts of them."""
+        known = {model.ref.key: rules for model, rules in zip(self.models, self.rules, strict=True)}
+        return tuple(known[model.ref.key] for model in models)
+
+
 @dataclass
 class _State:
     models: list[Model]
     reference: int
     names: dict[str, None]
-    rules: dict[int, list[Rule]]
+    rules: Mapping[int, Sequence[Rule]]
     copied: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -89,7 +104,31 @@ def align(models: Sequence[Model], reference: Model, *, whole: bool = True) -> A
     Raises:
         CheckpointError: the sets of names do not belong together.
     """
-    state = _paired(models, next(i for i, model in enumerate(models) if model is reference))
+    number = next(i for i, model in enumerate(models) if model is reference)
+    return settle(name_alike(models, reference), number, whole=whole)
+
+
+def settle(
+    named: Named,
+    reference: int,
+    *,
+    whole: bool = True,
+    heads: bool = True,
+    head_of: str | None = None,
+) -> Alignment:
+    """Decide about every tensor of models that :func:`name_alike` has named: steps 3 to 7.
+
+    ``reference``: its number among them. ``heads``: whether the output head is among what they
+    make; ``head_of``: the embedding that it may be tied to where that is not.
+
+    Raises:
+        CheckpointError: the sets of names do not belong together.
+    """
+    names = dict.fromkeys(name for model in named.models for name in model.names or ())
+    state = _State(
+        list(named.models), reference, names, dict(enumerate(named.rules)),
+        notes=list(named.notes), warnings=list(named.warnings),
+    )  # fmt: skip
     _buffers(state)
     for name in state.unsettled():
         _partly(state, name)
@@ -97,7 +136,8 @@ def align(models: Sequence[Model], reference: Model, *, whole: bool = True) -> A
     if unmatched and whole:
         raise _mismatch(state, unmatched)
     try:
-        _heads(state)
+        if heads:
+            _heads(state, head_of)
     except CheckpointError:
         if whole:
             raise
@@ -119,9 +159,13 @@ def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
     return {name: info.shape for name, info in model.checkpoint.tensors.items()}
 
 
-def _paired(models: Sequence[Model], reference: int) -> _State:
-    """Every model with its names for the reference's tensors, then for its own further ones."""
-    ours = _shapes(models[reference])
+def name_alike(models: Sequence[Model], reference: Model) -> Named:
+    """Every model with its names for the reference's tensors, then for its own further ones.
+
+    Raises:
+        CheckpointError: the names of a model fit in more than one way.
+    """
+    ours = _shapes(reference)
     pairings: dict[int, Pairing] = {}
     known: dict[object, Pairing] = {}
     for number, model in enumerate(models):
@@ -129,7 +173,6 @@ def _paired(models: Sequence[Model], reference: int) -> _State:
         if key not in known:
             known[key] = pair(ours, _shapes(model))
         pairings[number] = known[key]
-    names: dict[str, None] = {}
     named = []
     notes = []
     for number, model in enumerate(models):
@@ -137,20 +180,18 @@ def _paired(models: Sequence[Model], reference: int) -> _State:
         if found.ambiguous:
             raise CheckpointError(
                 f"{model.checkpoint.path}: its tensors fit those of "
-                f"{models[reference].checkpoint.path} in more than one way: its names "
+                f"{reference.checkpoint.path} in more than one way: its names "
                 f"begin with {', or with '.join(map(str, found.ambiguous))}. Rename the "
                 "tensors of one."
             )
         # In the order of the file: that of the first model is the output's.
         target = {own: name for name, own in found.stored.items()}
         stored = {target.get(own, own): own for own in model.checkpoint.tensors}
-        names.update(dict.fromkeys(stored))
         named.append(replace(model, names=stored))
         notes += _naming_notes(model, found)
-    return _State(
-        named, reference, names, {i: p.rules for i, p in pairings.items()}, notes=notes,
-        warnings=[warning for model in models for warning in model.warnings],
-    )  # fmt: skip
+    warnings = [warning for model in models for warning in model.warnings]
+    rules = tuple(tuple(pairings[i].rules) for i in range(len(models)))
+    return Named(tuple(named), rules, tuple(notes), tuple(warnings))
 
 
 def _naming_notes(model: Model, found: Pairing) -> list[str]:
@@ -190,12 +231,13 @@ def _buffers(state: _State) -> None:
         state.notes.append(f"{kind} ({shown}) are copied from {text}, not averaged")
 
 
-def _heads(state: _State) -> None:
+def _heads(state: _State, embedding: str | None) -> None:
     head = next((name for name in state.names if name in HEADS), None)
     if head is None:
-        if warning := headless_warning(state.names, state.models):
+        known = state.names if embedding is None else (embedding,)
+        if warning := headless_warning(known, state.models):
             state.warnings.append(warning)
-        embedding = embedding_of(state.names)
+        embedding = embedding_of(known)
         beside = head_beside(embedding) if embedding else None
         adapted = [m for m in state.models if m.adapter and beside in m.adapter.pairs]
         if beside is None or not adapted:

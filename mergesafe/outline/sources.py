@@ -77,10 +77,13 @@ class Model:
 
 def open_models(recipe: Recipe) -> tuple[Model, ...]:
     """Every input of the recipe in method order, a separate base first; headers only."""
-    refs = recipe.inputs
-    if recipe.separate_base is not None:
-        refs = (recipe.separate_base, *refs)
-    return open_refs(refs, recipe.folder, recipe.source)
+    refs = list(recipe.inputs)
+    bases = [each.separate_base for each in recipe.merges]
+    if recipe.slices:  # a base that gives no layer still gives the configuration
+        bases.insert(0, recipe.base_model)
+    known = {ref.key for ref in refs}
+    separate = {ref.key: ref for ref in bases if ref is not None and ref.key not in known}
+    return open_refs((*separate.values(), *refs), recipe.folder, recipe.source)
 
 
 def open_refs(

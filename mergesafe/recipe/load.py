@@ -7,7 +7,7 @@ touched, and reported with file and line.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from mergesafe.errors import ArgumentError, MethodError, RecipeError, did_you_me
 from mergesafe.methods.registry import METHODS, get_method
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.document import parse_yaml
+from mergesafe.recipe.entries import EntryReader
 from mergesafe.recipe.fields import as_meant, boolean
-from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe
+from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe, Slice
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import (
     FromPython,
@@ -26,7 +27,6 @@ from mergesafe.recipe.nodes import (
     MapNode,
     Node,
     Reporter,
-    describe,
     mapping,
     shown,
     string,
@@ -41,19 +41,17 @@ from mergesafe.recipe.write import dump_recipe
 MAX_BYTES = 1_000_000
 
 KEYS = (
-    "models", "base_model", "merge_method", "parameters", "dtype", "out_dtype",
+    "models", "slices", "base_model", "merge_method", "parameters", "dtype", "out_dtype",
     "keep_float32", "tokenizer_source", "name", "tune",
 )  # fmt: skip
-ENTRY_KEYS = ("model", "parameters")
 #: What mergekit 0.1.5 understands and this version does not -> what to do instead.
 UNSUPPORTED_KEYS = {
-    "slices": "list whole models under 'models'",
     "modules": "list whole models under 'models'",
     "tokenizer": "use 'tokenizer_source: base' or name a model",
     "chat_template": "edit the merged model's tokenizer_config.json",
 }
 #: Those that say, in mergekit, which models are merged.
-MODELS_ELSEWHERE = ("slices", "modules")
+MODELS_ELSEWHERE = ("modules",)
 MERGEKIT_METHODS = frozenset(
     (
         "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della",
@@ -125,14 +123,17 @@ class _Reader:
         self.assumed = assumed or {}
         self.written = mapping(root, "a recipe", report)
         self.root = as_meant(self.written, KEYS, tuple(UNSUPPORTED_KEYS))
+        self.entries = EntryReader(report, tuple(UNSUPPORTED_KEYS))
+        self._slices: tuple[Slice, ...] = ()
+        self._readers: dict[str, ParameterReader] = {}
 
     def recipe(self, text: str, folder: Path) -> Recipe:
         attempt = self.report.attempt
         method = attempt(self._method)
-        reader = None if method is None else ParameterReader(method, self.report)
+        reader = None if method is None else self._reader(method)
         self._check_keys(reader)
         base = attempt(self._base)
-        models = attempt(self._models, reader) or ()
+        models = attempt(self._entries, reader) or ()
         tokenizer = attempt(self._tokenizer, base, models)
         dtype, out_dtype = attempt(self._dtype, "dtype"), attempt(self._dtype, "out_dtype")
         name = attempt(self._text, "name")
@@ -144,7 +145,8 @@ class _Reader:
             text=text,
             merge_method=reader.method.name,
             base_model=base,
-            models=models,
+            models=() if self._slices else models,
+            slices=self._slices,
             parameters=self._parameters(reader, models),
             dtype=dtype,
             out_dtype=out_dtype,
@@ -156,9 +158,11 @@ class _Reader:
             tune_line=self._line("tune"),
         )
         if self._are_all(base, models):
-            attempt(self._check_base, recipe)
+            for merge, each in zip(recipe.merges, self._slices or (None,), strict=True):
+                attempt(self._check_base, merge, each)
         if self.report.errors:
-            unset = unset_parameters(recipe, reader.misplaced)
+            misplaced = {name for each in self._readers.values() for name in each.misplaced}
+            unset = unset_parameters(recipe, misplaced)
             raise RecipeError.joined([*self.report.errors, *unset])
         return replace(recipe, warnings=tuple(self.report.warnings))
 
@@ -166,7 +170,8 @@ class _Reader:
         self, reader: ParameterReader, models: tuple[ModelEntry, ...]
     ) -> Mapping[str, Setting]:
         """The recipe's own settings, with what is assumed where it is set nowhere."""
-        settings = dict(reader.read(self.root.get("parameters")))
+        shared = reader.beside(*self._readers.values())
+        settings = dict(shared.read(self.root.get("parameters")))
         for name, value in self.assumed.items():
             required = name in reader.known and reader.known[name].required
             if required and not any(name in entry.parameters for entry in models):
@@ -179,8 +184,12 @@ class _Reader:
 
     def _are_all(self, base: ModelRef | None, models: tuple[ModelEntry, ...]) -> bool:
         """Whether every model that the recipe names could be read."""
-        listed = self.root.get("models")
-        if not models or not isinstance(listed, ListNode) or len(models) < len(listed.items):
+        if self.root.get("slices") is not None:
+            written = self.root.get("slices")
+            read: Sized = self._slices
+        else:
+            written, read = self.root.get("models"), models
+        if not models or not isinstance(written, ListNode) or len(read) < len(written.items):
             return False
         return (base is None) == (self.root.get("base_model") is None)
 
@@ -201,7 +210,9 @@ class _Reader:
             line = self._line("merge_method") or self.root.line
             known = ", ".join(sorted(METHODS))
             raise self.report.error(f"'merge_method' is missing; one of {known}", line)
-        line = self._line("merge_method")
+        return self._method_named(name, self._line("merge_method"))
+
+    def _method_named(self, name: str, line: int | None) -> MergeMethod:
         if name in MERGEKIT_METHODS and name not in METHODS:
             raise self.report.error(
                 f"merge method '{name}' is known to mergekit, not supported by this version; "
@@ -216,7 +227,7 @@ class _Reader:
     def _check_keys(self, reader: ParameterReader | None) -> None:
         for key, line, _ in self.written:
             if key not in UNSUPPORTED_KEYS:
-                self._check_key(key, line, KEYS, reader, "")
+                self.entries.check_key(key, line, KEYS, reader, "")
             elif self.written.get(key) is not None:
                 self.report.record(
                     f"'{key}' is known to mergekit, not supported by this version; "
@@ -224,67 +235,38 @@ class _Reader:
                     line,
                 )
 
-    def _check_key(
-        self,
-        key: str,
-        line: int | None,
-        known: tuple[str, ...],
-        reader: ParameterReader | None,
-        where: str,
-    ) -> None:
-        if key in known:
-            return
-        if reader is not None and key in reader.known:
-            reader.misplaced.add(key)
-            hint = f"; it is a parameter of {reader.method.name}: move it under 'parameters'"
-        else:
-            hint = did_you_mean(key, known)
-        self.report.record(f"unknown key {shown(key)}{where}{hint}", line)
-
-    def _models(self, reader: ParameterReader | None) -> tuple[ModelEntry, ...]:
-        node = self.root.get("models")
-        if node is None and any(self.root.get(key) is not None for key in MODELS_ELSEWHERE):
-            return ()  # reported as not supported
-        if node is None:
+    def _entries(self, reader: ParameterReader | None) -> tuple[ModelEntry, ...]:
+        """The entries of ``models``, or those of all ``slices``, which are kept."""
+        models, slices = self.root.get("models"), self.root.get("slices")
+        if models is not None and slices is not None:
+            raise self.report.error(
+                "'models' and 'slices' are both given: 'models' merges whole models, 'slices' "
+                "some of their layers; keep one",
+                max(self._line("models") or 0, self._line("slices") or 0) or None,
+            )
+        if slices is not None and reader is not None:
+            self._slices = self.entries.slices(slices, self._slice_method, self._reader)
+            return tuple(entry for each in self._slices for entry in each.sources)
+        if slices is not None or any(self.root.get(key) is not None for key in MODELS_ELSEWHERE):
+            return ()  # reported
+        if models is None:
             raise self.report.error(
                 "'models' is missing; list the models to merge",
                 self._line("models") or self.root.line,
             )
-        if not isinstance(node, ListNode):
-            raise self.report.error(f"'models' must be a list, got {describe(node)}", node.line)
-        if not node.items:
-            raise self.report.error("'models' is empty; list the models to merge", node.line)
-        entries: dict[tuple[str, str | None], ModelEntry] = {}
-        for item in node.items:
-            entry = self.report.attempt(self._entry, item, reader)
-            if entry is None:
-                continue
-            first = entries.setdefault(entry.ref.key, entry)
-            if first is not entry:
-                where = f" (first on line {first.line})" if first.line else ""
-                self.report.record(
-                    f"model {shown(entry.ref.text)} is listed twice{where}; to count it more, give "
-                    "it a larger weight",
-                    entry.line,
-                )
-        return tuple(entries.values())
+        return self.entries.models(models, reader)
 
-    def _entry(self, node: Node, reader: ParameterReader | None) -> ModelEntry:
-        if not isinstance(node, MapNode):
-            raise self.report.error(
-                f"an entry of 'models' must be a mapping such as {{model: PATH}}, got "
-                f"{describe(node)}",
-                node.line,
-            )
-        for key, line, _ in node:
-            self._check_key(key, line, ENTRY_KEYS, reader, " in an entry of 'models'")
-        node = as_meant(node, ENTRY_KEYS, tuple(UNSUPPORTED_KEYS))
-        model = node.get("model")
-        if model is None:
-            raise self.report.error("an entry of 'models' has no 'model'", node.line)
-        ref = read_model(model, "'model'", self.report)
-        parameters = {} if reader is None else reader.read(node.get("parameters"), ref.text)
-        return ModelEntry(ref, parameters, node.line)
+    def _slice_method(self, node: Node | None) -> MergeMethod:
+        if node is None:
+            return self._method()
+        name = string(node, "'merge_method' of a slice", self.report)
+        return self._method_named(name, node.line)
+
+    def _reader(self, method: MergeMethod) -> ParameterReader:
+        """One for each method of the recipe."""
+        if method.name not in self._readers:
+            self._readers[method.name] = ParameterReader(method, self.report)
+        return self._readers[method.name]
 
     def _dtype(self, key: str) -> str | None:
         name = self._text(key)
@@ -301,16 +283,28 @@ class _Reader:
         node = self.root.get("keep_float32")
         return node is None or boolean(node, "'keep_float32'", self.report)
 
-    def _check_base(self, recipe: Recipe) -> None:
-        """The base is as the method wants it, and so is the number of models."""
+    def _check_base(self, recipe: Recipe, slice: Slice | None) -> None:
+        """The base is as the method wants it, and so is the number of models.
+
+        A base that gives a slice no layer still gives the merged model its configuration.
+        """
         method, base = recipe.method, recipe.base_model
         takes = method.inputs.base
         if base is None and takes in ("required", "member"):
             raise self.report.error(f"{method.name} needs a 'base_model'", recipe.method_line)
-        self._check_count(recipe)
+        self._check_count(recipe, slice)
         if base is None:
             return
         entry = recipe.entry(base)
+        if slice is not None and entry is None:
+            if takes != "none" and len({each.layers for each in slice.sources}) > 1:
+                raise self.report.error(
+                    f"which layers of the base model {shown(base.text)} belong to this slice is "
+                    "not said, since its sources take different ones; list it among the sources, "
+                    "with its layer_range",
+                    slice.line,
+                )
+            return
         if entry is None and takes == "none":
             raise self.report.error(
                 f"{method.name} has no separate base: list base_model {shown(base.text)} under "
@@ -324,7 +318,7 @@ class _Reader:
                 entry.line,
             )
 
-    def _check_count(self, recipe: Recipe) -> None:
+    def _check_count(self, recipe: Recipe, slice: Slice | None) -> None:
         method, count = recipe.method, len(recipe.inputs)
         low, high = method.inputs.least, method.inputs.most
         if count >= low and (high is None or count <= high):
@@ -341,7 +335,7 @@ class _Reader:
         raise self.report.error(
             f"{method.name} merges {needs} {noun}{'' if number == 1 else 's'}"
             f"{note}, got {count}: {listed}",
-            self._line("models"),
+            self._line("models") if slice is None else slice.line,
         )
 
     def _tokenizer(self, base: ModelRef | None, models: tuple[ModelEntry, ...]) -> str | None:

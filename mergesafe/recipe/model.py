@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -92,11 +92,37 @@ def parse_reference(text: str, folder: Path, line: int | None = None) -> ModelRe
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One element of ``models``."""
+    """One element of ``models``, or of a slice's ``sources``, which takes ``layers`` [a, b)."""
 
     ref: ModelRef
     parameters: Mapping[str, Setting]
     line: int | None = field(default=None, compare=False)
+    layers: tuple[int, int] | None = None
+
+    @property
+    def depth(self) -> int:
+        """How many layers a slice takes."""
+        first, end = self.layers or (0, 0)
+        return end - first
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One element of ``slices``: layers of the output, each made of one layer of every source.
+
+    ``base_model`` and ``merge_method``: None for those of the recipe.
+    """
+
+    sources: tuple[ModelEntry, ...]
+    parameters: Mapping[str, Setting]
+    base_model: ModelRef | None = None
+    merge_method: str | None = None
+    line: int | None = field(default=None, compare=False)
+
+    @property
+    def length(self) -> int:
+        """How many layers of the output the slice makes."""
+        return self.sources[0].depth
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +133,8 @@ class Recipe:
     the mapping. ``dtype`` and ``out_dtype`` are safetensors names. ``keep_float32``: see
     :mod:`mergesafe.engine.plan.precision`. ``folder`` is what relative model paths fall back to.
     ``tune``: the section of :mod:`mergesafe.tune.section.sections`, of which a merge makes no use.
+    ``slices`` are in place of ``models``. ``outer``: parameters that count where ``parameters``
+    give no value.
     """
 
     source: Path | None
@@ -125,6 +153,8 @@ class Recipe:
     method_line: int | None = None
     tune: MapNode | None = None
     tune_line: int | None = None
+    slices: tuple[Slice, ...] = ()
+    outer: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
     def method(self) -> MergeMethod:
@@ -134,15 +164,51 @@ class Recipe:
     @property
     def random(self) -> bool:
         """Whether a seed decides about the merge."""
-        return self.method.random
+        return any(method.random for method in self.methods)
+
+    @cached_property
+    def merges(self) -> tuple[Recipe, ...]:
+        """What is merged by one method from one list of models: each slice, else the whole recipe.
+
+        The recipe of a slice has the sources as ``models``.
+        """
+        if not self.slices:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                slices=(),
+                models=each.sources,
+                parameters=each.parameters,
+                outer=self.parameters,
+                base_model=each.base_model or self.base_model,
+                merge_method=each.merge_method or self.merge_method,
+                method_line=each.line if each.merge_method else self.method_line,
+            )
+            for each in self.slices
+        )
+
+    @property
+    def methods(self) -> tuple[MergeMethod, ...]:
+        """The methods that the merge uses, each once."""
+        return tuple({each.merge_method: each.method for each in self.merges}.values())
+
+    @property
+    def method_names(self) -> str:
+        """The methods as a recipe names them, with commas between."""
+        return ", ".join(dict.fromkeys(each.merge_method for each in self.merges))
 
     @cached_property
     def inputs(self) -> tuple[ModelRef, ...]:
         """The method's inputs in its order.
 
         The experts without the base where the method takes a separate one, the base and then the
-        other model where the base is an input, else every model as listed.
+        other model where the base is an input, else every model as listed. Of slices, all their
+        inputs.
         """
+        if self.slices:
+            refs = (ref for each in self.merges for ref in each.inputs)
+            return tuple({ref.key: ref for ref in refs}.values())
         listed = tuple(entry.ref for entry in self.models)
         if self.base_model is None or self.method.inputs.base == "none":
             return listed
@@ -155,7 +221,9 @@ class Recipe:
         return self.base_model if self.method.inputs.base in ("required", "optional") else None
 
     def entry(self, ref: ModelRef) -> ModelEntry | None:
-        """The element of ``models`` that lists ``ref``; None for a base that is not listed."""
+        """The element of ``models`` that lists ``ref``; None for a base that is not listed, and
+        for any model of a recipe of slices, see :attr:`merges`.
+        """
         return self._entries.get(ref.key)
 
     @cached_property

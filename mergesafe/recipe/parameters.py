@@ -41,6 +41,14 @@ class ParameterReader:
         self.misplaced: set[str] = set()
         self._noted: set[str] = set()
 
+    def beside(self, *others: ParameterReader) -> ParameterReader:
+        """A reader of what holds for several methods: of all their parameters, its own first."""
+        found = ParameterReader(self.method, self.report)
+        for other in others:
+            found.known = {**other.known, **found.known}
+        found.misplaced, found._noted = self.misplaced, self._noted
+        return found
+
     def read(self, node: Node | None, model: str | None = None) -> Mapping[str, Setting]:
         """The settings under ``parameters``; ``model`` is whose, None for the whole merge.
 

@@ -6,7 +6,7 @@ filters all miss the tensor passes to the next.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,17 +21,22 @@ from mergesafe.recipe.setting import Setting
 MAX_CACHED_FILTERS = 64
 
 
-def settings_for(recipe: Recipe, tensor_name: str, t: float) -> Settings:
+def settings_for(
+    recipe: Recipe, tensor_name: str, t: float, inputs: Sequence[str] | None = None
+) -> Settings:
     """The parameter values for ``tensor_name`` at position ``t`` in the stack of layers.
 
-    ``Settings.inputs`` follows :attr:`Recipe.inputs`. Tensors with equal values share one object.
+    ``Settings.inputs`` follows :attr:`Recipe.inputs`. ``inputs``: what each of these calls the
+    tensor, which the filters of its own parameters look at; None: all as the output. ``recipe`` is
+    one of :attr:`Recipe.merges`. Tensors with equal values share one object.
     """
-    return _resolver(recipe).settings(tensor_name, t)
+    return _resolver(recipe).settings(tensor_name, t, inputs)
 
 
 def filters_of(recipe: Recipe) -> tuple[str, ...]:
     """Every filter that some setting of the recipe uses, in order."""
-    return _resolver(recipe).filters
+    found = (filter for merge in recipe.merges for filter in _resolver(merge).filters)
+    return tuple(dict.fromkeys(found))
 
 
 def unset_parameters(recipe: Recipe, known: Collection[str]) -> list[RecipeError]:
@@ -39,14 +44,17 @@ def unset_parameters(recipe: Recipe, known: Collection[str]) -> list[RecipeError
 
     Without the base that the method needs, nothing tells which models are experts and need values.
     """
-    resolver = _Resolver(recipe)
-    complete = recipe.base_model is not None or recipe.method.inputs.base in ("none", "optional")
-    rows = [resolver.shared, *(resolver.inputs if complete else ())]
-    return [
-        slot.missing(recipe)
-        for slot in (slot for row in rows for slot in row)
-        if slot.parameter.required and not slot.sources and slot.parameter.name not in known
-    ]
+    found: dict[str, RecipeError] = {}
+    for merge in recipe.merges:
+        resolver = _Resolver(merge)
+        complete = merge.base_model is not None or merge.method.inputs.base in ("none", "optional")
+        rows = [resolver.shared, *(resolver.inputs if complete else ())]
+        for slot in (slot for row in rows for slot in row):
+            name = slot.parameter.name
+            if slot.parameter.required and not slot.sources and name not in known:
+                error = slot.missing(merge)
+                found.setdefault(str(error), error)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -97,38 +105,47 @@ class _Resolver:
         sources = [source for slot in slots for source in slot.sources]
         self.filters = tuple(dict.fromkeys(f for source in sources for f in source.filters))
         self.uses_t = any(source.varies_with_layer for source in sources)
-        self.found: dict[tuple[float, tuple[bool, ...]], Settings] = {}
+        self.found: dict[tuple[float, tuple[tuple[bool, ...], ...]], Settings] = {}
 
     def _slot(self, parameter: Parameter, ref: ModelRef | None) -> _Slot:
         entry = None if ref is None else self.recipe.entry(ref)
-        maps = ([] if entry is None else [entry.parameters]) + [self.recipe.parameters]
+        maps = [] if entry is None else [entry.parameters]
+        maps += [self.recipe.parameters, self.recipe.outer]
         sources = tuple(m[parameter.name] for m in maps if parameter.name in m)
         line = self.recipe.method_line if entry is None else entry.line
         return _Slot(parameter, sources, ref, line)
 
-    def settings(self, tensor_name: str, t: float) -> Settings:
+    def settings(self, tensor_name: str, t: float, inputs: Sequence[str] | None) -> Settings:
+        names = (tensor_name, *(inputs or [tensor_name] * len(self.inputs)))
         if len(self.filters) > MAX_CACHED_FILTERS:
-            return self._evaluate(tensor_name, t)
-        # Values depend on the name only through which filters match it.
-        key = (t if self.uses_t else 0.0, tuple([f in tensor_name for f in self.filters]))
+            return self._evaluate(names, t)
+        # Values depend on the names only through which filters match them.
+        distinct = dict.fromkeys(names) if inputs else (tensor_name,)
+        matched = {name: tuple([f in name for f in self.filters]) for name in distinct}
+        key = (t if self.uses_t else 0.0, tuple([matched[name] for name in names]))
         found = self.found.get(key)
         if found is None:
-            found = self.found[key] = self._evaluate(tensor_name, t)
+            found = self.found[key] = self._evaluate(names, t)
         return found
 
-    def _evaluate(self, tensor_name: str, t: float) -> Settings:
-        def row(slots: list[_Slot]) -> dict[str, Any]:
-            return {s.parameter.name: s.value(self.recipe, tensor_name, t) for s in slots}
+    def _evaluate(self, names: Sequence[str], t: float) -> Settings:
+        """``names``: the output's, then that of every input."""
 
+        def row(slots: list[_Slot], name: str) -> dict[str, Any]:
+            return {s.parameter.name: s.value(self.recipe, name, t) for s in slots}
+
+        rows = list(zip((self.shared, *self.inputs), names, strict=True))
         try:
-            return Settings(row(self.shared), tuple(row(slots) for slots in self.inputs))
+            shared, *inputs = (row(slots, name) for slots, name in rows)
+            return Settings(shared, tuple(inputs))
         except RecipeError:
-            raise self._all_missing(tensor_name, t) from None
+            raise self._all_missing(rows, t) from None
 
-    def _all_missing(self, tensor_name: str, t: float) -> RecipeError:
+    def _all_missing(self, rows: Sequence[tuple[list[_Slot], str]], t: float) -> RecipeError:
         report = Reporter(self.recipe.source)
-        for slot in (slot for row in (self.shared, *self.inputs) for slot in row):
-            report.attempt(slot.value, self.recipe, tensor_name, t)
+        for slots, name in rows:
+            for slot in slots:
+                report.attempt(slot.value, self.recipe, name, t)
         return RecipeError.joined(report.errors)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from mergesafe.dtypes import CONFIG_NAMES
-from mergesafe.recipe.model import ModelRef, Recipe
+from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe, Slice
 from mergesafe.recipe.nodes import BOOLEANS, NOT_FINITE, NULLS, NUMBER
 from mergesafe.recipe.setting import Plain, Setting
 from mergesafe.references import redact
@@ -30,10 +30,14 @@ def _lines(recipe: Recipe) -> Iterator[str]:
     yield f"merge_method: {_text(recipe.merge_method)}"
     if recipe.base_model is not None:
         yield f"base_model: {_model(recipe.base_model)}"
-    yield "models:"
-    for entry in recipe.models:
-        yield f"  - model: {_model(entry.ref)}"
-        yield from _parameters(entry.parameters, "    ")
+    if recipe.slices:
+        yield "slices:"
+        for each in recipe.slices:
+            yield from _slice(each)
+    else:
+        yield "models:"
+        for entry in recipe.models:
+            yield from _entry(entry, "  ")
     yield from _parameters(recipe.parameters, "")
     for key, dtype in (("dtype", recipe.dtype), ("out_dtype", recipe.out_dtype)):
         if dtype is not None:
@@ -42,6 +46,24 @@ def _lines(recipe: Recipe) -> Iterator[str]:
         yield "keep_float32: false"
     if recipe.tokenizer_source is not None:
         yield f"tokenizer_source: {_text(recipe.tokenizer_source)}"
+
+
+def _slice(slice: Slice) -> Iterator[str]:
+    yield "  - sources:"
+    for entry in slice.sources:
+        yield from _entry(entry, "      ")
+    if slice.merge_method is not None:
+        yield f"    merge_method: {_text(slice.merge_method)}"
+    if slice.base_model is not None:
+        yield f"    base_model: {_model(slice.base_model)}"
+    yield from _parameters(slice.parameters, "    ")
+
+
+def _entry(entry: ModelEntry, indent: str) -> Iterator[str]:
+    yield f"{indent}- model: {_model(entry.ref)}"
+    if entry.layers is not None:
+        yield f"{indent}  layer_range: {_flow(list(entry.layers))}"
+    yield from _parameters(entry.parameters, f"{indent}  ")
 
 
 def _parameters(parameters: Mapping[str, Setting], indent: str) -> Iterator[str]:

@@ -5,31 +5,37 @@ In an environment of its own::
     pip install torch==2.13.0 mergekit==0.1.5 && python tests/golden/make_mergekit_merges.py
 
 mergekit_merges.safetensors has one tensor for each recipe: all values of the merged model, its
-tensors in the order of their names.
+tensors in the order of their names. So has mergekit_slices.safetensors for recipes of slices. A
+file that is named as argument is made alone.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from mergekit_recipes import CASES, RANDOM, save_models
+from mergekit_slices import STACKS
 from safetensors.torch import load_file, save_file
 
-if __name__ == "__main__":
+
+def store(path: Path, cases: dict[str, Any]) -> None:
+    """Merge every case and write the answers to ``path``."""
     answers: dict[str, torch.Tensor] = {}
     names: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         for tied in (False, True):
             save_models(folder / str(tied), tied=tied)
-        for name, case in {**CASES, **RANDOM}.items():
+        for name, case in cases.items():
             recipe = MergeConfiguration.model_validate(case.recipe(folder / str(case.tied)))
             out = folder / name
             run_merge(recipe, str(out), MergeOptions(copy_tokenizer=False, random_seed=0))
@@ -46,6 +52,14 @@ if __name__ == "__main__":
         "names": json.dumps(distinct),
         "names_of": json.dumps({name: distinct.index(tuple(each)) for name, each in names.items()}),
     }
-    path = Path(__file__).with_name("mergekit_merges.safetensors")
     save_file(answers, path, metadata)
     print(f"{path.name}: {len(answers)} merges, {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    files = {
+        "mergekit_merges.safetensors": {**CASES, **RANDOM},
+        "mergekit_slices.safetensors": STACKS,
+    }
+    for file in sys.argv[1:] or files:
+        store(Path(__file__).with_name(file), files[file])

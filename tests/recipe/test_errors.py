@@ -77,7 +77,6 @@ case("parameter beside model", "merge_method: linear\nmodels:\n- model: a\n  wei
 case("unknown key of an entry", "merge_method: passthrough\nmodels:\n- modle: a\n", 3,
      "unknown key 'modle' in an entry of 'models' (did you mean 'model'?)")  # fmt: skip
 for key, value, hint in (
-    ("slices", "[]", "list whole models under 'models'"),
     ("modules", "{}", "list whole models under 'models'"),
     ("tokenizer", "{source: union}", "use 'tokenizer_source: base'"),
     ("chat_template", "auto", "tokenizer_config.json"),

@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from math import prod
 from typing import Any, Final
 
-from mergesafe.architecture.names import layer_of
 from mergesafe.architecture.tying import HEADS, embedding_of, is_matrix, untied
 from mergesafe.checkpoint.output.companions import states_of
 from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Placement, plan_layout
@@ -35,11 +34,13 @@ from mergesafe.methods.spec import (
     TensorContext,
     Unit,
 )
-from mergesafe.outline.alignment import Alignment, align
-from mergesafe.outline.sources import Model, Operand, hub_notes, open_models, sources_of
+from mergesafe.outline.models import outline_of_models
+from mergesafe.outline.outputs import Outline, Output
+from mergesafe.outline.slices import outline_of_slices
+from mergesafe.outline.sources import Model, Operand, hub_notes, open_models
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
-from mergesafe.recipe.resolve import filters_of, settings_for
+from mergesafe.recipe.resolve import filters_of
 from mergesafe.version import __version__
 
 #: Selection scratch per element and requested rank: one collected magnitude of four bytes for
@@ -199,30 +200,33 @@ def make_plan(
     """
     opened = open_models(recipe)
     chosen = _reference(recipe, opened)
-    settings = check_settings(chosen, opened)
-    alignment = align(opened, chosen)
-    models, names = alignment.models, alignment.names
-    reference = models[opened.index(chosen)]
-    positions = layer_positions(name for name in names if name not in alignment.copied)
+    if recipe.slices:
+        outline = outline_of_slices(recipe, opened, chosen)
+        settings = check_settings(chosen, opened, depth=False)
+    else:
+        settings = check_settings(chosen, opened)
+        outline = outline_of_models(recipe, opened, chosen)
+    models, reference = outline.models, outline.reference
+    names = [output.name for output in outline.outputs]
     precision = Precision(recipe, models)
     tokenizer = _tokenizer_model(recipe, reference, models)
     carried = tuple(companions_of(reference, tokenizer))
     states = states_of(carried)
-    tokens = check_token_ids(tokenizer, models, allow=allow_token_mismatch)
+    tokens = check_token_ids(tokenizer, outline.readers_of_tokens, allow=allow_token_mismatch)
     experts = Experts(names, reference.checkpoint.config)
     tasks: list[TensorTask] = []
-    for name in names:
-        task = _task(recipe, alignment, name, positions.get(name, 0.0), seed, precision)
-        asked = partial(_planned, recipe, task.settings)
+    for output in outline.outputs:
+        task = _task(output, seed, precision)
+        asked = partial(_planned, output.merge, task.settings)
         tasks += experts.divided(task, asked)
     beside = companion_warnings(reference, tokenizer, models, carried)
-    config = _output_config(reference, tokenizer, tasks, tokens)
+    config = _output_config(outline, tokenizer, tasks, tokens)
     warnings = [
         *recipe.warnings,
         *_tuning_warning(recipe),
-        *alignment.warnings,
+        *outline.warnings,
         *experts.warnings(),
-        *_method_warnings(recipe, tasks),
+        *_method_warnings(tasks),
         *_filter_warnings(recipe, names),
         *settings,
         *config.warnings,
@@ -231,7 +235,7 @@ def make_plan(
     ]
     notes = [
         *_exactness_notes(tasks),
-        *alignment.notes,
+        *outline.notes,
         *precision.notes(),
         *experts.notes(),
         *tokens.notes,
@@ -253,42 +257,14 @@ def make_plan(
     )  # fmt: skip
 
 
-def layer_positions(names: Iterable[str]) -> dict[str, float]:
-    """t in [0, 1] of every tensor in its stack of layers, for gradients of parameters.
-
-    Layer i of n has t = i / (n - 1), the only layer of one t = 1; a tensor outside any stack
-    t = 0. Each stack (``model.layers``, ``vision.blocks``) counts its own layers.
-    """
-    layers: dict[str, tuple[str, int]] = {}
-    depth: dict[str, int] = {}
-    positions: dict[str, float] = {}
-    for name in names:
-        positions[name] = 0.0
-        layer = layer_of(name)
-        if layer is not None:
-            stack, index = layers[name] = layer
-            depth[stack] = max(depth.get(stack, 0), index + 1)
-    for name, (stack, index) in layers.items():
-        positions[name] = index / (depth[stack] - 1) if depth[stack] > 1 else 1.0
-    return positions
-
-
-def _task(
-    recipe: Recipe,
-    alignment: Alignment,
-    name: str,
-    position: float,
-    seed: int,
-    precision: Precision,
-) -> TensorTask:
-    owner = alignment.copied.get(name)
-    sources = sources_of(name, alignment.models if owner is None else [owner])
+def _task(output: Output, seed: int, precision: Precision) -> TensorTask:
+    recipe, name, sources = output.merge, output.name, output.sources
     shape = sources[0].view.shape
     dtype = promote([source.view.nominal for source in sources])
-    copied = owner is not None or dtype not in FLOATS
+    copied = output.copied or dtype not in FLOATS
     uncast = copied or precision.keeps(name, sources)
     out_dtype = dtype if uncast else (recipe.out_dtype or recipe.dtype or dtype)
-    settings = settings_for(recipe, name, position)
+    settings = output.settings()
     count = len(recipe.inputs)
     context = TensorContext(
         name, shape, prod(shape), count, seed,
@@ -347,9 +323,9 @@ def _tuning_warning(recipe: Recipe) -> list[str]:
     return report.warnings
 
 
-def _method_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:
-    seen: dict[int, Settings] = {id(task.settings): task.settings for task in tasks}
-    return [warning for each in seen.values() for warning in recipe.method.check(each)]
+def _method_warnings(tasks: Sequence[TensorTask]) -> list[str]:
+    seen = {(task.method.name, id(task.settings)): task for task in tasks}
+    return [warning for task in seen.values() for warning in task.method.check(task.settings)]
 
 
 def _reference(recipe: Recipe, models: Sequence[Model]) -> Model:
@@ -375,10 +351,11 @@ def _filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
 
 
 def _output_config(
-    reference: Model, tokenizer: Model, tasks: Sequence[TensorTask], tokens: TokenCheck
+    outline: Outline, tokenizer: Model, tasks: Sequence[TensorTask], tokens: TokenCheck
 ) -> OutputConfig:
     """The reference's config.json with the tying, and all else, of what is written."""
-    config = dict(reference.checkpoint.config)
+    reference = outline.reference
+    config = dict(outline.config)
     if config and any(task.name in HEADS for task in tasks):
         config = untied(config)
     merged = [task for task in tasks if not task.copied]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from mergesafe.architecture.depth import without_depth
 from mergesafe.architecture.settings import contradictions, differences, mismatch
 from mergesafe.checkpoint.format.model import CONFIG_NAME
 from mergesafe.checkpoint.output.companions import remote_code_warning
@@ -18,8 +19,10 @@ _SHOWN: Final = 12
 _NOTHING: Final = "nothing"
 
 
-def check_settings(reference: Model, models: Sequence[Model]) -> list[str]:
+def check_settings(reference: Model, models: Sequence[Model], *, depth: bool = True) -> list[str]:
     """Warnings about settings that differ from those of ``reference``, which the output takes.
+
+    ``depth``: whether the models have as many layers, and settings by layer are compared.
 
     Raises:
         CheckpointError: a model computes something else from its tensors.
@@ -29,7 +32,7 @@ def check_settings(reference: Model, models: Sequence[Model]) -> list[str]:
     if not carried.checkpoint.config:
         # That the output lacks one is told elsewhere; the models are compared all the same.
         reference = next((m for m in models if m.checkpoint.config), reference)
-    theirs = reference.checkpoint.config
+    theirs = _compared(reference, depth)
     if not theirs:
         return []
     warnings = [remote] if remote else []
@@ -37,7 +40,7 @@ def check_settings(reference: Model, models: Sequence[Model]) -> list[str]:
     more: list[str] = []
     seen = {}
     for model in models:
-        config, path = model.checkpoint.config, model.checkpoint.path
+        config, path = _compared(model, depth), model.checkpoint.path
         if path in seen:
             continue
         seen[path] = config
@@ -70,6 +73,11 @@ def check_settings(reference: Model, models: Sequence[Model]) -> list[str]:
         for (key, ours, value), names in found.items()
     ]
     return warnings + more
+
+
+def _compared(model: Model, depth: bool) -> Mapping[str, Any]:
+    config = model.checkpoint.config
+    return config if depth else without_depth(config)
 
 
 def _taken(told: str) -> str:

@@ -62,7 +62,7 @@ def check_token_ids(carried: Model, models: Sequence[Model], *, allow: bool) -> 
             rows; names the tokens.
     """
     files: dict[str, Files] = {}
-    for model in models:
+    for model in (carried, *models):
         files.setdefault(model.text, tokenizer_of(model))
     found = TokenCheck()
     reference = next((m for m in (carried, *models) if files[m.text].kinds), None)

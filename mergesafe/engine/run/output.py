@@ -184,9 +184,9 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
     )
     card = model_card(
         recipe_text=recipe.text,
-        method=recipe.merge_method,
-        method_title=recipe.method.title,
-        paper=recipe.method.paper or None,
+        method=recipe.method_names,
+        method_title=", ".join(method.title for method in recipe.methods),
+        paper=recipe.methods[0].paper or None if len(recipe.methods) == 1 else None,
         base=recipe.base_model.text if recipe.base_model else None,
         models=[ref.text for ref in recipe.inputs],
         version=__version__,

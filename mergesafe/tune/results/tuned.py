@@ -11,8 +11,7 @@ from typing import Final
 
 import torch
 
-from mergesafe.architecture.names import layer_of
-from mergesafe.engine.plan.merge_plan import layer_positions
+from mergesafe.architecture.names import layer_of, layer_positions
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.setting import Branch, Setting
 from mergesafe.recipe.write import dump_recipe

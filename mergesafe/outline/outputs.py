@@ -1,0 +1,106 @@
+"""What an outline says: the tensors of the output, and what each is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mergesafe.errors import CheckpointError
+from mergesafe.methods.spec import MergeMethod, Settings
+from mergesafe.outline.sources import Model, Operand, sources_of
+from mergesafe.recipe.model import Recipe
+from mergesafe.recipe.resolve import settings_for
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an operand of an output tensor comes from.
+
+    ``name``: what the model calls it among its own layers, spelt as in the output. ``model`` knows
+    it by the name of the output.
+    """
+
+    model: Model
+    name: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output tensor. ``position``: t in [0, 1] of its layer, for gradients of parameters.
+
+    ``merge``: the part of the recipe that makes it, of :attr:`Recipe.merges`. What is ``copied``
+    is taken byte for byte from the only origin.
+    """
+
+    name: str
+    origins: tuple[Origin, ...]
+    merge: Recipe
+    position: float
+    copied: bool = False
+
+    @cached_property
+    def sources(self) -> tuple[Operand, ...]:
+        """The stored tensors, one of each origin.
+
+        Raises:
+            CheckpointError: they cannot be merged.
+        """
+        try:
+            return sources_of(self.name, [origin.model for origin in self.origins])
+        except CheckpointError as error:
+            names = [origin.name for origin in self.origins]
+            if any(name != self.name for name in names):
+                error.args = (f"{error} ('{self.name}' of the output: {', '.join(names)}.)",)
+            raise
+
+    @property
+    def method(self) -> MergeMethod:
+        return self.merge.method
+
+    def settings(self) -> Settings:
+        """The method's parameters for this tensor.
+
+        A model's own parameters look at what that model calls the tensor, as in mergekit; where a
+        tensor is copied nothing looks at them.
+        """
+        first = 1 if self.merge.separate_base is not None else 0
+        inputs = [origin.name for origin in self.origins[first:]]
+        alike = self.copied or all(name == self.name for name in inputs)
+        return settings_for(self.merge, self.name, self.position, None if alike else inputs)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The output before anything is said of types, memory and files.
+
+    ``models``: every input, its tensors named as in the output. ``readers_of_tokens``: those
+    whose embedding or output head is merged. ``config``: of the reference, for the output's layers.
+    """
+
+    models: tuple[Model, ...]
+    reference: Model
+    outputs: tuple[Output, ...]
+    readers_of_tokens: tuple[Model, ...]
+    config: Mapping[str, Any]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def output_of(
+    name: str,
+    models: Sequence[Model],
+    merge: Recipe,
+    position: float,
+    *,
+    copied: bool = False,
+    names: Sequence[str] | None = None,
+) -> Output:
+    """The output tensor ``name`` of ``models``, each of which knows it under that name.
+
+    ``names``: what the models call it among their own layers, if not that.
+    """
+    called = names or [name] * len(models)
+    origins = tuple(Origin(model, own) for model, own in zip(models, called, strict=True))
+    return Output(name, origins, merge, position, copied)

@@ -1,0 +1,311 @@
+"""The outline of a recipe of slices: layers of several models, one on the other.
+
+Layer k of a slice is made of layer ``first + k`` of each source. What lies before the layers (the
+embedding) is made by the first slice, what lies behind them (final norm, head) by the last, even
+if these take no layer. t runs from 0 to 1 over the layers of each slice.
+
+A source is treated as a model of its own that has the slice's tensors alone, under the names that
+they have in the output, so that :mod:`mergesafe.outline.alignment` decides about buffers, missing
+tensors and heads as it does for whole models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mergesafe.architecture.depth import (
+    count_of,
+    in_layer,
+    is_behind_layers,
+    kinds_differ,
+    main_stack,
+    moved,
+    with_layers,
+    without_depth,
+)
+from mergesafe.architecture.settings import mismatch
+from mergesafe.architecture.tying import HEADS, embedding_of, head_beside
+from mergesafe.errors import CheckpointError, RecipeError
+from mergesafe.outline.alignment import Alignment, Named, name_alike, settle
+from mergesafe.outline.outputs import Outline, Output, output_of
+from mergesafe.outline.sources import Model
+from mergesafe.recipe.model import ModelRef, Recipe
+from mergesafe.recipe.nodes import Reporter
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A model's part of a slice: its layers [first, first + length), and the whole model."""
+
+    model: Model
+    first: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a slice lies: its number among ``slices``, and its first layer of the output."""
+
+    begin: int
+    length: int
+    first: bool
+    last: bool
+
+
+def outline_of_slices(recipe: Recipe, opened: Sequence[Model], chosen: Model) -> Outline:
+    """``opened``: every model of the recipe; the output has the names of ``chosen``, one of them.
+
+    Raises:
+        RecipeError: a range is outside a model's layers, or models cannot be put together.
+        CheckpointError: tensors or settings do not belong together.
+    """
+    _check_family(recipe, opened, chosen)
+    named = name_alike(opened, chosen)
+    return _Builder(recipe, named, list(opened).index(chosen)).outline()
+
+
+def _check_family(recipe: Recipe, models: Sequence[Model], chosen: Model) -> None:
+    ours = without_depth(chosen.checkpoint.config)
+    for model in models:
+        theirs = without_depth(model.checkpoint.config)
+        if reason := mismatch(ours, theirs, chosen.text, model.text):
+            raise _error(
+                recipe,
+                f"{reason}. Slices stack layers of models of one architecture and width",
+                model.ref.line,
+            )
+
+
+def _error(recipe: Recipe, message: str, line: int | None) -> RecipeError:
+    return Reporter(recipe.source).error(message, line)
+
+
+class _Builder:
+    def __init__(self, recipe: Recipe, named: Named, reference: int) -> None:
+        self.recipe, self.named = recipe, named
+        self.reference = named.models[reference]
+        self.models = {model.ref.key: model for model in named.models}
+        names = self.reference.names or {}
+        stack = main_stack(names)
+        if stack is None:
+            raise _error(
+                recipe,
+                f"slices need a model with one stack of layers, and {self.reference.text} has "
+                "none or several; list whole models under 'models'",
+                recipe.slices[0].line,
+            )
+        self.stack: str = stack
+        self.shapes = _shapes_of(self.reference, stack)
+        self.embedding = embedding_of(names)
+        self.notes = list(named.notes)
+        self.warnings = list(named.warnings)
+        self.outputs: list[Output] = []
+        self.layers: list[tuple[Mapping[str, object], int]] = []
+
+    def outline(self) -> Outline:
+        merges = self.recipe.merges
+        begin = 0
+        ends: list[Model] = []
+        before: list[Output] = []
+        behind: list[Output] = []
+        for number, (merge, written) in enumerate(zip(merges, self.recipe.slices, strict=True)):
+            place = _Place(begin, written.length, number == 0, number == len(merges) - 1)
+            sources = self._sources(merge, written.line)
+            if place.first or place.last:
+                ends += [source.model for source in sources]
+            self._slice(merge, sources, place, before, behind)
+            begin += place.length
+        self.outputs = [*before, *self.outputs, *behind]
+        try:
+            config = with_layers(self.reference.checkpoint.config, self.layers)
+        except CheckpointError as error:
+            raise _error(self.recipe, str(error), self.recipe.slices[0].line) from None
+        self._further()
+        return Outline(
+            self.named.models, self.reference, tuple(self.outputs),
+            tuple({model.text: model for model in ends}.values()), config,
+            tuple(dict.fromkeys(self.notes)), tuple(dict.fromkeys(self.warnings)),
+        )  # fmt: skip
+
+    def _sources(self, merge: Recipe, line: int | None) -> list[_Source]:
+        """The method's inputs in its order, a separate base first, with their layers."""
+        refs: list[ModelRef] = list(merge.inputs)
+        if merge.separate_base is not None:
+            refs.insert(0, merge.separate_base)
+        found = []
+        for ref in refs:
+            entry = merge.entry(ref) or merge.models[0]  # a base that is not listed goes along
+            first, end = entry.layers or (0, 0)
+            model = self.models[ref.key]
+            count = _layers_of(model, self.stack)
+            if end > count:
+                raise _error(
+                    self.recipe,
+                    f"layer_range [{first}, {end}] of {ref.text} is out of range: the model has "
+                    f"{count} layers, so the end is at most {count}",
+                    (entry.line or line) if entry.ref.key == ref.key else line,
+                )
+            found.append(_Source(model, first))
+        return found
+
+    def _slice(
+        self,
+        merge: Recipe,
+        sources: Sequence[_Source],
+        place: _Place,
+        before: list[Output],
+        behind: list[Output],
+    ) -> None:
+        parts = [self._part(source, place) for source in sources]
+        reference = next(
+            (i for i, s in enumerate(sources) if s.model.ref.key == self.reference.ref.key), 0
+        )
+        self._check_shapes(parts)
+        found = settle(
+            Named(tuple(parts), self.named.rules_of(parts), (), ()),
+            reference,
+            head_of=self.embedding if place.last else None,
+            heads=place.last,
+        )
+        self.notes += found.notes
+        self.warnings += found.warnings
+        for k in range(place.length):
+            configs = [(s.model.checkpoint.config, s.first + k) for s in sources]
+            if (key := kinds_differ(configs)) is not None:
+                raise _error(
+                    self.recipe,
+                    f"by '{key}' in config.json the layers that layer {place.begin + k} of the "
+                    "output is made of are of different kinds; choose ranges of the same kinds",
+                    merge.models[0].line,
+                )
+            self.layers.append(configs[reference])
+        for name in found.names:
+            layer = in_layer(name, self.stack)
+            made = self._output(merge, sources, found, name, layer, place)
+            if layer is not None:
+                self.outputs.append(made)
+            else:
+                (behind if is_behind_layers(name) else before).append(made)
+        if place.last:
+            self._head(merge, sources, found, before, behind)
+
+    def _part(self, source: _Source, place: _Place) -> Model:
+        """The model with the names of the output for the tensors that the slice takes of it."""
+        names: dict[str, str] = {}
+        for name, own in (source.model.names or {}).items():
+            layer = in_layer(name, self.stack)
+            if layer is None:
+                wanted = place.last if is_behind_layers(name) else place.first
+                if wanted:
+                    names[name] = own
+            elif source.first <= layer < source.first + place.length:
+                names[moved(name, self.stack, place.begin + layer - source.first)] = own
+        return replace(source.model, names=names)
+
+    def _output(
+        self,
+        merge: Recipe,
+        sources: Sequence[_Source],
+        found: Alignment,
+        name: str,
+        layer: int | None,
+        place: _Place,
+    ) -> Output:
+        owner = found.copied.get(name)
+        models = found.models if owner is None else (owner,)
+        names = None
+        position = 0.0
+        if layer is not None:
+            k = layer - place.begin
+            position = k / (place.length - 1) if place.length > 1 else 1.0
+            firsts = [s.first for s, model in zip(sources, found.models, strict=True)
+                      if owner is None or model is owner]  # fmt: skip
+            names = [moved(name, self.stack, first + k) for first in firsts[: len(models)]]
+        return output_of(name, models, merge, position, copied=owner is not None, names=names)
+
+    def _head(
+        self,
+        merge: Recipe,
+        sources: Sequence[_Source],
+        found: Alignment,
+        before: Sequence[Output],
+        behind: list[Output],
+    ) -> None:
+        """A head of its own for the output where tied models end otherwise than they begin.
+
+        The embedding of the first slice is no head for the layers of the last one's models, unless
+        both merge the same embeddings in the same way.
+        """
+        if any(output.name in HEADS for output in behind) or self.embedding is None:
+            return
+        if not all(source.model.checkpoint.tied for source in sources):
+            return
+        begun = next((each for each in before if each.name == self.embedding), None)
+        name = self.embedding
+        models = [source.model for source in sources]
+        ended = output_of(name, models, merge, 0.0)
+        if begun is None or (
+            begun.sources == ended.sources
+            and begun.method == ended.method
+            and begun.settings() == ended.settings()
+        ):
+            return
+        head = head_beside(name)
+        lending = [
+            model if head in (model.names or {}) else replace(model, borrowed_head=head)
+            for model in models
+        ]
+        behind.append(output_of(head, lending, merge, 0.0))
+        self.notes.append(
+            f"{head}: the last slice ends with other embeddings than the first begins with, so the "
+            "merged model has a head of its own, the last slice's embedding (tie_word_embeddings: "
+            "false)"
+        )
+
+    def _check_shapes(self, parts: Sequence[Model]) -> None:
+        """Layers that no layer of the reference is shaped like do not fit its configuration."""
+        for part in parts:
+            for name, own in (part.names or {}).items():
+                layer = in_layer(name, self.stack)
+                if layer is None:
+                    continue
+                end = moved(name, self.stack, 0)
+                shape = part.checkpoint.tensors[own].shape
+                known = self.shapes.get(end)
+                if known is not None and shape not in known:
+                    raise _error(
+                        self.recipe,
+                        f"'{own}' of {part.text} has shape {list(shape)}, but in "
+                        f"{self.reference.text} layers have {list(sorted(known)[0])} there; "
+                        "slices stack layers of models of one architecture and width",
+                        part.ref.line,
+                    )
+
+    def _further(self) -> None:
+        """Layers beyond those that a model counts are left out."""
+        for model in self.named.models:
+            count = _layers_of(model, self.stack)
+            beyond = [n for n in model.names or {} if (in_layer(n, self.stack) or 0) >= count]
+            if beyond:
+                self.warnings.append(
+                    f"layers of {model.text} that predict further tokens ({self.stack}.{count}, …) "
+                    "are left out of the slices"
+                )
+
+
+def _layers_of(model: Model, stack: str) -> int:
+    """Layers that tokens go through: those that are stored, but for what the config leaves out."""
+    stored = [layer for n in model.names or {} if (layer := in_layer(n, stack)) is not None]
+    count = count_of(model.checkpoint.config)
+    held = max(stored, default=-1) + 1
+    return held if count is None else min(count, held)
+
+
+def _shapes_of(model: Model, stack: str) -> dict[str, set[tuple[int, ...]]]:
+    """The shapes that a layer's tensors have in some layer, by their names in layer 0."""
+    found: dict[str, set[tuple[int, ...]]] = {}
+    for name, own in (model.names or {}).items():
+        if in_layer(name, stack) is not None:
+            shape = model.checkpoint.tensors[own].shape
+            found.setdefault(moved(name, stack, 0), set()).add(shape)
+    return found
