@@ -50,8 +50,10 @@ _PARAMETERS: Final = (".weight", ".bias", "_proj", ".A_log", ".dt_bias")
 _SETTINGS: Final = "quantization_config"
 
 
-def check_parent(checkpoint: Checkpoint) -> str | None:
+def check_parent(checkpoint: Checkpoint, scaled: int = 0) -> str | None:
     """A note about a setting that the tensors contradict; None where there is nothing to say.
+
+    ``scaled``: how many of the tensors are 8-bit weights whose scales are known.
 
     Raises:
         CheckpointError: the tensors are not weights that can be merged; says what they are.
@@ -67,6 +69,11 @@ def check_parent(checkpoint: Checkpoint) -> str | None:
         raise CheckpointError(
             f"{checkpoint.path}: the checkpoint is quantized ({by}, by its tensor {show(name)}"
             f"{said}). {_DEQUANTIZE}"
+        )
+    if scaled:
+        return (
+            f"{checkpoint.path}: {scaled:,} tensors are 8-bit floating point; each is read as "
+            "float32 times its scale, and counts as bfloat16 for the output's type"
         )
     if kind is None:
         return None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mergesafe.architecture.quantisation import not_weights, scales_of
 from mergesafe.architecture.tying import embedding_of, head_beside, head_of
 from mergesafe.checkpoint.format.lora import Adapter, open_adapter
 from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint
@@ -14,6 +15,7 @@ from mergesafe.checkpoint.places.hub import HubStore
 from mergesafe.checkpoint.places.locate import locate
 from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.checkpoint.views.adapted import WithLora
+from mergesafe.checkpoint.views.scaled import Scaled
 from mergesafe.checkpoint.views.stored import Stored
 from mergesafe.checkpoint.views.view import View
 from mergesafe.dtypes import FLOATS, MERGEABLE
@@ -21,6 +23,9 @@ from mergesafe.errors import CheckpointError
 from mergesafe.outline.parents import check_parent
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.references import hub_id
+
+#: The tensor of a weight's scales, and the block that each belongs to.
+ScaleOf = tuple[TensorInfo, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Model:
     names: Mapping[str, str] | None = None
     #: What a head that the checkpoint does not store is called in the output.
     borrowed_head: str | None = None
+    #: The scales of 8-bit weights by the checkpoint's names of the weights.
+    scales: Mapping[str, ScaleOf] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -67,6 +74,8 @@ class Model:
             return None
         pair = self.adapter.pairs.get(adapted or own) if self.adapter else None
         view: View = Stored(self.checkpoint.tensors[own])
+        if (scale := self.scales.get(own)) is not None:
+            view = Scaled(view, *scale)
         return Operand(self.text, own, view if pair is None else WithLora(view, pair))
 
     def embedding(self) -> TensorInfo | None:
@@ -96,6 +105,7 @@ def open_refs(
     """
     opened: dict[Path | str, Checkpoint] = {}
     notes: dict[Path | str, str | None] = {}
+    scales: dict[Path | str, Mapping[str, ScaleOf]] = {}
     failed: dict[Path | str, tuple[int, CheckpointError]] = {}
     models = []
     for ref in refs:
@@ -104,8 +114,8 @@ def open_refs(
             continue
         try:
             if place not in opened:
-                opened[place] = open_checkpoint(locate(place))
-                notes[place] = check_parent(opened[place])
+                opened[place], scales[place] = _without_scales(open_checkpoint(locate(place)))
+                notes[place] = check_parent(opened[place], len(scales[place]))
             checkpoint = opened[place]
             adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
         except CheckpointError as error:
@@ -115,11 +125,25 @@ def open_refs(
             continue
         told = tuple(filter(None, [notes[place]]))
         warnings = adapter.warnings if adapter is not None else ()
-        models.append(Model(ref, checkpoint, adapter, told, warnings))
+        models.append(Model(ref, checkpoint, adapter, told, warnings, scales=scales[place]))
     if failed:
         errors = sorted(failed.values(), key=lambda entry: entry[0])
         raise CheckpointError.joined([error for _, error in errors])
     return tuple(models)
+
+
+def _without_scales(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, ScaleOf]]:
+    """The checkpoint's weights alone, and the scales of those that are 8-bit floating point."""
+    try:
+        found = scales_of(checkpoint.tensors, checkpoint.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    if not found:
+        return checkpoint, {}
+    beside = not_weights(found)
+    weights = {name: info for name, info in checkpoint.tensors.items() if name not in beside}
+    scales = {name: (checkpoint.tensors[s.name], s.block) for name, s in found.items()}
+    return replace(checkpoint, tensors=weights), scales
 
 
 def hub_notes(models: Sequence[Model]) -> list[str]:

@@ -11,7 +11,7 @@ from mergesafe.checkpoint.format.digest import digest_of
 from mergesafe.checkpoint.format.lora import LoraPair
 from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View, heap
-from mergesafe.native import DTYPES, F32, Input, Output, extension
+from mergesafe.native import DTYPES, Input, Output, extension
 
 #: Address and number of values of a factor in float32.
 Factor = tuple[int, int]
@@ -149,8 +149,14 @@ def low_rank(
 
 def to_float32(address: int, dtype: str, out: int, n: int) -> None:
     """Exact conversion of ``n`` numbers of ``dtype`` to float32 at address ``out``."""
+    convert(address, dtype, out, "F32", n)
+
+
+def convert(address: int, dtype: str, out: int, out_dtype: str, n: int) -> None:
+    """``n`` numbers of ``dtype``, rounded to ``out_dtype`` (nearest even), at address ``out``."""
     code = DTYPES[dtype]
-    extension.weighted_sum([Input(address, code, code)], [1.0], Output(out, F32), n, False, 1)
+    result = Output(out, DTYPES[out_dtype])
+    extension.weighted_sum([Input(address, code, code)], [1.0], result, n, False, 1)
 
 
 def transpose(address: int, rows: int, columns: int) -> None:

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from mergesafe.architecture.quantisation import EIGHT_BITS
 from mergesafe.checkpoint.format.model import Checkpoint
 from mergesafe.dtypes import CONFIG_NAMES, FLOATS
 from mergesafe.outline.sources import Model, Operand
@@ -65,11 +66,11 @@ class Precision:
 
 
 def in_16_bits(checkpoint: Checkpoint) -> bool:
-    """Whether more than half of the checkpoint's floating-point numbers are stored in 16 bits."""
+    """Whether more than half of the floating-point numbers are stored in 16 bits, or in 8."""
     count: Counter[bool] = Counter()
     for info in checkpoint.tensors.values():
         if info.dtype in FLOATS:
-            count[info.dtype in _HALVES] += info.numel
+            count[info.dtype in (*_HALVES, *EIGHT_BITS)] += info.numel
     return count[True] > count[False]
 
 

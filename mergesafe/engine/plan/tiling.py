@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mergesafe.checkpoint.format.digest import BLOCK as DIGEST_BLOCK
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import ALIGNMENT, aligned, format_size
 from mergesafe.engine.plan.merge_plan import TensorTask
@@ -121,9 +122,12 @@ def unit_step(task: TensorTask) -> int:
     """Tiles are multiples of so many elements: whole reduction blocks, and whole units."""
     if task.unit is Unit.MATRIX:
         return max(1, task.numel)
+    # Digests are sums over blocks of bytes: of one-byte elements a block has more.
+    least = min((source.view.stored_size for source in task.sources), default=BLOCK)
+    step = max(BLOCK, DIGEST_BLOCK // least)
     if task.unit is Unit.ROW and task.context.shape:
-        return math.lcm(BLOCK, max(1, task.context.shape[-1]))
-    return BLOCK
+        return math.lcm(step, max(1, task.context.shape[-1]))
+    return step
 
 
 def _pieces(tile: int, wanted: int, step: int) -> int:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.checkpoint.views.view import Room
+from mergesafe.checkpoint.views.adapted import convert
+from mergesafe.checkpoint.views.view import Room, heap
+from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.plan.merge_plan import TensorTask
@@ -266,12 +268,16 @@ class Workers:
             memory.release()
 
     def _copy(self, number: int, task: TensorTask) -> None:
-        """Copy byte for byte what one input owns, or integers, which all inputs must agree on."""
+        """Copy byte for byte what one input owns, or integers, which all inputs must agree on.
+
+        Numbers with scales are written without them, in the output's type.
+        """
         first, *others = task.sources
-        size = first.view.stored_size
-        step = min(_COPY_BYTES // size, task.numel)
+        size, out_size = first.view.stored_size, SIZES[task.out_dtype]
+        step = min(_COPY_BYTES // max(size, out_size), task.numel)
         views = [source.view.open(Room(self.reader, step)) for source in task.sources]
-        total = 0
+        rounded = heap(step * out_size) if first.view.made_size else None
+        read = written = 0
         lap = self.results.laps(task.name)
         lap("schedule", 0, 0)
         for begin in range(0, task.numel, max(1, step)):
@@ -285,11 +291,22 @@ class Workers:
                         "agree."
                     )
             lap("read", begin, n * size * len(views))
-            total = add(total, digest_at(address, n * size, begin * size // BLOCK))
+            read = add(read, digest_at(address, n * size, begin * size // BLOCK))
+            if rounded is not None:
+                address, out = rounded
+                piece = out[: n * out_size]
+                made, _ = views[0].make(begin, n)
+                convert(made, first.view.dtype, address, task.out_dtype, n)
+            written = add(written, digest_at(address, n * out_size, begin * out_size // BLOCK))
             lap("digest", begin, n * size)
-            self.results.write(task, begin * size, piece)
-            lap("write", begin, n * size)
-            self.results.advance(n * size * (1 + len(views)))
-        parts = (OUTPUT, *map(str, range(len(task.sources))))  # all equal
-        self.results.finished(Tile(number, 0, task.numel, dict.fromkeys(parts, total)))
+            self.results.write(task, begin * out_size, piece)
+            lap("write", begin, n * out_size)
+            self.results.advance(n * (size * len(views) + out_size))
+        digests = {
+            f"{index}.{part}": digest
+            for index, view in enumerate(views)
+            for part, digest in view.digests.items()
+        }
+        digests |= dict.fromkeys(map(str, range(len(views))), read)
+        self.results.finished(Tile(number, 0, task.numel, {**digests, OUTPUT: written}))
         lap("journal", 0, 0)
