@@ -96,6 +96,19 @@ def layer_of(name: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
+def place_of(name: str) -> tuple[int, str, int]:
+    """A key that sorts tensors as a forward pass meets them.
+
+    Embeddings first, then the layers in order, then what comes after them, the head last.
+    """
+    layer = layer_of(name)
+    if layer is not None:
+        return 1, *layer
+    if any(part in name for part in ("embed", "wte", "wpe")):
+        return 0, "", 0
+    return (3 if "head" in name else 2), "", 0
+
+
 def is_extra_layer(name: str, config: Mapping[str, object]) -> bool:
     """Whether the tensor predicts further tokens: beyond the layers that ``config`` counts."""
     if _EXTRA_LAYERS.match(name):

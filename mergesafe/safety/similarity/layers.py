@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
 
-from mergesafe.architecture.names import layer_of
-
-_EMBEDDING: Final = re.compile(r"embed|(?:^|\.)w[tp]e\.")
+from mergesafe.architecture.names import layer_of, place_of
 
 
 def layers_of(names: Iterable[str]) -> dict[str, list[str]]:
@@ -27,7 +24,7 @@ def layers_of(names: Iterable[str]) -> dict[str, list[str]]:
             key, label = (1, stack, number), f"{stack}.{number}" if several else str(number)
         else:
             label = _module(name)
-            key = (0 if _EMBEDDING.search(name) else 3 if label == "lm_head" else 2, label, 0)
+            key = (place_of(name)[0], label, 0)
         groups.setdefault(key, (label, []))[1].append(name)
     return dict(groups[key] for key in sorted(groups))
 

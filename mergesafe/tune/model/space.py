@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 import torch
 
-from mergesafe.architecture.names import layer_of
+from mergesafe.architecture.names import layer_of, place_of
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.errors import ArgumentError, TuningError, did_you_mean
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings
@@ -286,18 +286,8 @@ def _groups(tensors: Sequence[str], granularity: str) -> tuple[Group, ...]:
     groups: dict[str, list[str]] = {}
     for tensor in tensors:
         groups.setdefault(name_of(tensor), []).append(tensor)
-    ordered = sorted(groups.items(), key=lambda item: _place(item[1][0]))
+    ordered = sorted(groups.items(), key=lambda item: place_of(item[1][0]))
     return tuple(Group(name, tuple(members)) for name, members in ordered)
-
-
-def _place(tensor: str) -> tuple[int, str, int]:
-    """Embeddings first, then the layers in order, then what comes after them, the head last."""
-    layer = layer_of(tensor)
-    if layer is not None:
-        return 1, *layer
-    if any(part in tensor for part in ("embed", "wte", "wpe")):
-        return 0, "", 0
-    return (3 if "head" in tensor else 2), "", 0
 
 
 def _naming(tensors: Sequence[str], granularity: str) -> Callable[[str], str]:
