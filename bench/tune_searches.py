@@ -37,7 +37,6 @@ from mergesafe.tune.results.tuned import rounded, tuned_text
 from mergesafe.tune.search.problem import Problem, Progress, RecordedObjective
 from mergesafe.tune.search.registry import SEARCHES
 from mergesafe.tune.search.trajectory import StateFile, Trajectory
-from mergesafe.tune.section.read_search import SEARCHES as OPTIONS
 from mergesafe.tune.section.sections import Budget, SearchSpec
 
 LEAST_CHEAPER = 20.0
@@ -163,7 +162,7 @@ def searched(
         state = Trajectory(file, {}, resume=False)
         batch = RecordedObjective("batch", Objective(merged, terms(args.examples)), state)
         problem = Problem(space, batch, Unused(), state, progress=told)
-        SEARCHES[method](problem, space.initial(), spec(method, steps, **options))
+        SEARCHES[method].run(problem, space.initial(), spec(method, steps, **options))
         made = state.forward_passes
     values = [moment.objective for moment in problem.history]
     return values, made / len(values)
@@ -193,7 +192,7 @@ def terms(examples: int) -> list[Term]:
 
 def spec(method: str, steps: int, **options: float) -> SearchSpec:
     """A search with these options, and else those of a recipe that names none."""
-    defaults = {key: default for key, (default, _) in OPTIONS[method].items()}
+    defaults = {key: default for key, (default, _) in SEARCHES[method].options.items()}
     return SearchSpec(method, {**defaults, **options}, Budget(steps=steps))
 
 

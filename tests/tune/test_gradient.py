@@ -14,7 +14,7 @@ import torch
 from mergesafe.errors import ArgumentError, LossError, TuningError
 from mergesafe.tune.model.space import CoefficientSpace
 from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
-from mergesafe.tune.search.adam import GradientSearch, Options
+from mergesafe.tune.search.gradient import GradientSearch, Options
 from tune.models import make_models, plan_of
 
 
@@ -49,12 +49,12 @@ def space(models: list[Path]) -> CoefficientSpace:
 def test_steps_are_those_of_torch_adam(space: CoefficientSpace) -> None:
     search = GradientSearch(Bowl(0.7, 0.1), space, options=Options(rate=0.01))
     theirs = space.initial().requires_grad_()
-    adam = torch.optim.Adam([theirs], lr=0.01)
+    adam = torch.optim.Adam([theirs], lr=0.01, foreach=False, fused=False)
     for step in range(10):
         theirs.grad = Bowl(0.7, 0.1).evaluate(theirs.detach(), grad=True, step=step).gradient
         adam.step()
         search.step()
-    assert torch.allclose(search.x, theirs, rtol=1e-12, atol=0)
+    assert torch.equal(search.x, theirs.detach())
 
 
 def test_coefficients_stay_within_their_bounds(models: list[Path]) -> None:
@@ -103,6 +103,21 @@ def test_a_loss_that_is_not_finite_leaves_the_search_as_it_was(space: Coefficien
         smooth.step()
     search.step()
     assert torch.equal(search.x, smooth.x)
+
+
+def test_a_check_that_fails_leaves_the_search_as_it_was(space: CoefficientSpace) -> None:
+    options = Options(check_every=2)
+    search = GradientSearch(Bowl(0.7, 0.2), space, held_out=Bowl(0.6, fails={0}), options=options)
+    search.step()
+    before = search.state_dict()
+    with pytest.raises(LossError):
+        search.step()
+    assert search.state_dict() == before
+    smooth = GradientSearch(Bowl(0.7, 0.2), space, held_out=Bowl(0.6), options=options)
+    for _ in range(2):
+        smooth.step()
+    search.step()
+    assert search.state_dict() == smooth.state_dict()
 
 
 def test_the_best_on_held_out_data_is_kept_and_the_search_stops(space: CoefficientSpace) -> None:

@@ -131,7 +131,7 @@ def solved(folder: Path, rate: Any, steps: int = 80) -> tuple[Any, int]:
 
 @pytest.fixture
 def _no_gradient_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergesafe.tune.search.adam.check_differentiable", lambda space: None)
+    monkeypatch.setattr("mergesafe.tune.search.gradient.check_differentiable", lambda space: None)
 
 
 @pytest.mark.usefixtures("_no_gradient_check")

@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def _no_gradient_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """The spaces here belong to no merge method."""
-    monkeypatch.setattr("mergesafe.tune.search.adam.check_differentiable", lambda space: None)
+    monkeypatch.setattr("mergesafe.tune.search.gradient.check_differentiable", lambda space: None)
 
 
 def spec(method: str, steps: int | None = None, **options: Any) -> SearchSpec:
@@ -64,7 +64,7 @@ def test_cmaes_begins_as_in_the_paper(tmp_path: Path) -> None:
             return super().evaluate(x, grad=grad, step=step)
 
     made = problem(tmp_path, Watched(TARGET))
-    SEARCHES["cmaes"](made, made.space.initial(), spec("cmaes", 1))
+    SEARCHES["cmaes"].run(made, made.space.initial(), spec("cmaes", 1))
     first = torch.stack(seen[:8])
     assert len(made.history) == 1
     assert made.history[0].evaluations == 8
@@ -74,7 +74,9 @@ def test_cmaes_begins_as_in_the_paper(tmp_path: Path) -> None:
 def test_lm_cocktail_is_the_softmax_of_losses(tmp_path: Path) -> None:
     """Model one alone is (1, 0), so both losses are known, and the softmax of their difference."""
     made = problem(tmp_path, Quadratic(torch.tensor([1.0, 1.0, 0.3, 0.3], dtype=torch.float64)))
-    x = SEARCHES["lm_cocktail"](made, made.space.initial(), spec("lm_cocktail", temperature=0.5))
+    x = SEARCHES["lm_cocktail"].run(
+        made, made.space.initial(), spec("lm_cocktail", temperature=0.5)
+    )
     losses = torch.tensor([0.18, 2.98], dtype=torch.float64)
     weights = torch.softmax(-losses / 0.5, dim=0)
     torch.testing.assert_close(x.view(2, 2), weights[:, None].expand(2, 2))
@@ -90,7 +92,7 @@ def test_lm_cocktail_takes_whole_models(tmp_path: Path) -> None:
             return super().evaluate(x, grad=grad, step=step)
 
     made = problem(tmp_path, Watched(space.initial()), space)
-    x = SEARCHES["lm_cocktail"](made, space.initial(0.3), spec("lm_cocktail"))
+    x = SEARCHES["lm_cocktail"].run(made, space.initial(0.3), spec("lm_cocktail"))
     assert seen == [[1, 0, 1, 1], [0, 1, 1, 1]]
     assert x[2:].tolist() == [0.3, 0.3]
 
@@ -99,14 +101,14 @@ def test_lm_cocktail_needs_room_for_a_model_alone(tmp_path: Path) -> None:
     space = Space()
     space.bounds = (space.bounds[0], space.initial(0.8))
     with pytest.raises(TuningError, match="must hold 0 and 1"):
-        SEARCHES["lm_cocktail"](
+        SEARCHES["lm_cocktail"].run(
             problem(tmp_path, Quadratic(TARGET), space), space.initial(), spec("lm_cocktail")
         )
 
 
 def test_the_grid_is_whole_and_its_best_counts(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(torch.tensor([0.3, 0.3, 0.9, 0.9], dtype=torch.float64)))
-    x = SEARCHES["grid"](made, made.space.initial(), spec("grid"))
+    x = SEARCHES["grid"].run(made, made.space.initial(), spec("grid"))
     assert x.tolist() == [0.25, 0.25, 1.0, 1.0]
     assert made.trajectory.evaluations == 9
 
@@ -115,7 +117,7 @@ def test_a_grid_beyond_its_budget_is_refused(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET))
     for budget in (Budget(evaluations=8), Budget(steps=8)):
         with pytest.raises(TuningError, match=r"3\^2 = 9 points and its budget is 8 evaluations"):
-            SEARCHES["grid"](made, made.space.initial(), spec("grid", budget=budget))
+            SEARCHES["grid"].run(made, made.space.initial(), spec("grid", budget=budget))
 
 
 def test_random_points_by_the_seed(tmp_path: Path) -> None:
@@ -124,7 +126,9 @@ def test_random_points_by_the_seed(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         made = problem(folder, Quadratic(TARGET), seed=seed)
-        found.append(SEARCHES["random"](made, made.space.initial(), spec("random", 20)).tolist())
+        found.append(
+            SEARCHES["random"].run(made, made.space.initial(), spec("random", 20)).tolist()
+        )
         assert made.trajectory.evaluations == 20
     assert found[0] == found[1] != found[2]
 
@@ -146,18 +150,20 @@ def test_a_search_that_makes_things_worse_is_passed_over(tmp_path: Path) -> None
 
 def test_budgets(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET))
-    SEARCHES["cmaes"](made, made.space.initial(), spec("cmaes", budget=Budget(evaluations=20)))
+    SEARCHES["cmaes"].run(made, made.space.initial(), spec("cmaes", budget=Budget(evaluations=20)))
     assert len(made.history) == 3  # a generation of 8 that has begun is finished
     before = made.trajectory.evaluations
     made.trajectory.seconds += 61
-    SEARCHES["gradient"](made, made.space.initial(), spec("gradient", budget=Budget(3, None, 1.0)))
+    SEARCHES["gradient"].run(
+        made, made.space.initial(), spec("gradient", budget=Budget(3, None, 1.0))
+    )
     assert made.trajectory.evaluations == before + 3
 
 
 def test_a_short_search_is_checked_at_its_end(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET))
     made.batch = Swinging()
-    found = SEARCHES["gradient"](
+    found = SEARCHES["gradient"].run(
         made, made.space.initial(), spec("gradient", 40, rate=0.2, patience=4, check_every=100)
     )
     assert made.trajectory.evaluations == 2  # of the whole: the last point and the mean
@@ -175,7 +181,7 @@ def test_a_point_without_a_finite_loss_is_not_the_best(tmp_path: Path) -> None:
 
 def test_early_stopping(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET, lift=1.0))
-    x = SEARCHES["gradient"](made, TARGET.clone(), spec("gradient", 500, patience=2))
+    x = SEARCHES["gradient"].run(made, TARGET.clone(), spec("gradient", 500, patience=2))
     assert len(made.history) < 50
     assert (x - TARGET).abs().max() < 0.02
 
@@ -191,7 +197,7 @@ class Swinging(Evaluates):
 def test_the_mean_of_noisy_steps_counts_where_it_is_lower(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET))
     made.batch = Swinging()
-    found = SEARCHES["gradient"](
+    found = SEARCHES["gradient"].run(
         made, made.space.initial(), spec("gradient", 200, rate=0.2, patience=9, check_every=200)
     )
     last = made.trajectory.evaluations  # of the whole: one check, then the mean
@@ -237,21 +243,21 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     """CMA-ES ranks the candidate last; the gradient search stops, and can be resumed."""
     bad = {3: "term 'safety': the loss is nan, for the batch of examples 4, 7"}
     made = problem(tmp_path, Quadratic(TARGET, bad=bad))
-    x = SEARCHES["cmaes"](made, made.space.initial(), spec("cmaes", 60))
+    x = SEARCHES["cmaes"].run(made, made.space.initial(), spec("cmaes", 60))
     assert (x - TARGET).abs().max() < 0.02
     made = problem(tmp_path, Quadratic(TARGET, bad=bad))
     with pytest.raises(PointError, match="examples 4, 7"):
-        SEARCHES["gradient"](made, made.space.initial(), spec("gradient", 10))
+        SEARCHES["gradient"].run(made, made.space.initial(), spec("gradient", 10))
     again = problem(tmp_path, Quadratic(TARGET), resume=True)
     assert again.trajectory.found == 2
-    SEARCHES["gradient"](again, again.space.initial(), spec("gradient", 10))
+    SEARCHES["gradient"].run(again, again.space.initial(), spec("gradient", 10))
     assert len(again.history) == 10
 
 
 @pytest.mark.parametrize("method", ["random", "grid"])
 def test_a_point_without_a_finite_loss_is_passed_over(method: str, tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET, bad={2: "the loss is nan"}))
-    SEARCHES[method](made, made.space.initial(), spec(method, 9))
+    SEARCHES[method].run(made, made.space.initial(), spec(method, 9))
     assert [moment.step for moment in made.history] == [1, *range(3, 10)]
 
 
@@ -271,7 +277,7 @@ def test_without_cma(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mergesafe.tune.search.cmaes.find_spec", lambda name: None)
     made = problem(tmp_path, Quadratic(TARGET))
     with pytest.raises(TuningError, match=r"pip install 'mergesafe\[tune\]'"):
-        SEARCHES["cmaes"](made, made.space.initial(), spec("cmaes", 1))
+        SEARCHES["cmaes"].run(made, made.space.initial(), spec("cmaes", 1))
 
 
 def test_out_of_memory_says_which_budget_to_change(tmp_path: Path) -> None:

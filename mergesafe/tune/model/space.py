@@ -9,7 +9,6 @@ task vector, so no coefficient changes them; they belong to no group.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,9 +20,8 @@ from mergesafe.architecture.names import layer_of, place_of
 from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
 from mergesafe.errors import ArgumentError, TuningError, did_you_mean
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings
+from mergesafe.tune.model.granularity import Granularity
 from mergesafe.tune.section.coefficients import bounds_of, default_coefficients, tunable
-
-GRANULARITIES: Final = ("model", "block:K", "layer", "tensor")
 
 _ROUNDING: Final = 1e-9
 #: One value for all coefficients, or one for each name.
@@ -291,18 +289,12 @@ def _groups(tensors: Sequence[str], granularity: str) -> tuple[Group, ...]:
 
 
 def _naming(tensors: Sequence[str], granularity: str) -> Callable[[str], str]:
-    if granularity == "model":
+    wanted = Granularity.parse(granularity)
+    if wanted.kind == "model":
         return lambda tensor: "model"
-    if granularity == "tensor":
+    if wanted.kind == "tensor":
         return lambda tensor: tensor
-    size = 1
-    match = re.fullmatch(r"block:([1-9][0-9]{0,3})", granularity)
-    if match:
-        size = int(match[1])
-    elif granularity != "layer":
-        raise ArgumentError(
-            f"granularity '{granularity}' is unknown; expected {', '.join(GRANULARITIES)}"
-        )
+    size = wanted.layers
     last: dict[str, int] = {}
     for stack, index in filter(None, map(layer_of, tensors)):
         last[stack] = max(last.get(stack, 0), index)

@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from collections.abc import Callable
+from typing import Final
 
-from mergesafe.recipe.fields import Fields, choice, integer, number, one_or_more
+from mergesafe.recipe.fields import Fields, choice
 from mergesafe.recipe.nodes import MapNode, Node, Reporter, describe
+from mergesafe.tune.search.registry import SEARCHES
+from mergesafe.tune.search.search import Option, OptionReader
+from mergesafe.tune.section.read_options import positive
 from mergesafe.tune.section.sections import Budget, SearchSpec
 
-Option: TypeAlias = float | tuple[float, ...]
-Reader: TypeAlias = Callable[[Node, str, Reporter], Option]
-
-#: Searches that need gradients.
-GRADIENT: Final = frozenset(("gradient",))
 #: Chained searches; more is a mistake.
 MAX_CHAIN: Final = 8
-
-
-def _positive(node: Node, what: str, report: Reporter) -> float:
-    value = number(node, what, report, 0.0)
-    if value == 0.0:
-        raise report.error(f"{what} must be larger than 0", node.line)
-    return value
-
-
-def _values(node: Node, what: str, report: Reporter) -> tuple[float, ...]:
-    return tuple(number(each, what, report) for each in one_or_more(node, what, report))
-
-
-def _least(low: int) -> Reader:
-    return lambda node, what, report: integer(node, what, report, low)
-
-
-#: Search -> its options: default and reader. Defaults from arXiv 2406.14563 (CMA-ES, LM-Cocktail
-#: and the grid). Rate 0 stands for that of the granularity, population 0 for CMA-ES's own.
-SEARCHES: Final[Mapping[str, Mapping[str, tuple[Option, Reader]]]] = {
-    "gradient": {
-        "rate": (0.0, _positive),
-        "patience": (4, _least(0)),
-        "check_every": (5, _least(1)),
-    },
-    "cmaes": {"sigma": (1 / 6, _positive), "population": (0, _least(2))},
-    "lm_cocktail": {"temperature": (1.0, _positive)},
-    "grid": {"values": ((0.25, 0.5, 1.0), _values)},
-    "random": {},
-}
-_STEPS: Final = 100
 
 
 def read_searches(fields: Fields, default: Budget) -> tuple[SearchSpec, ...]:
@@ -84,7 +51,8 @@ def _read(node: Node, default: Budget, report: Reporter) -> SearchSpec:
 def _spec(
     name: str, node: MapNode | None, default: Budget, report: Reporter, line: int | None
 ) -> SearchSpec:
-    own = SEARCHES[name]
+    search = SEARCHES[name]
+    own = search.options
     options = {key: value for key, (value, _) in own.items()}
     budget = default
     if node is not None:
@@ -94,12 +62,12 @@ def _spec(
             found = fields.read(key, _bound(reader, report))
             options[key] = value if found is None else found
         budget = read_budget(fields, what) if fields.has("budget") else default
-    if budget == Budget() and name in ("gradient", "cmaes", "random"):
-        budget = Budget(steps=_STEPS)
+    if budget == Budget():
+        budget = Budget(steps=search.steps)
     return SearchSpec(name, options, budget, line)
 
 
-def _bound(reader: Reader, report: Reporter) -> Callable[[Node, str], Option]:
+def _bound(reader: OptionReader, report: Reporter) -> Callable[[Node, str], Option]:
     return lambda node, what: reader(node, what, report)
 
 
@@ -114,7 +82,7 @@ def read_budget(fields: Fields, what: str) -> Budget:
             node.line,
         )
     own = Fields(node, ("steps", "evaluations", "minutes"), f"'budget' of {what}", fields.report)
-    minutes = own.read("minutes", lambda node, what: _positive(node, what, own.report))
+    minutes = own.read("minutes", lambda node, what: positive(node, what, own.report))
     steps, evaluations = (
         own.integer(key, 1, 1) if own.has(key) else None for key in ("steps", "evaluations")
     )

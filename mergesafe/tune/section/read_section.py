@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Final
 
-from mergesafe.errors import MergesafeError, RecipeError, did_you_mean
+from mergesafe.errors import ArgumentError, MergesafeError, RecipeError, did_you_mean
 from mergesafe.recipe.fields import Fields, choice, number, one_or_more
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import (
@@ -22,11 +21,13 @@ from mergesafe.recipe.nodes import (
     string,
 )
 from mergesafe.safety.judges.registry import make_judge
+from mergesafe.tune.model.granularity import Granularity
 from mergesafe.tune.objective.constraints import read_constraint
+from mergesafe.tune.search.registry import SEARCHES
 from mergesafe.tune.section.coefficients import bounds_of, default_coefficients, tunable
 from mergesafe.tune.section.read_data import read_data
 from mergesafe.tune.section.read_objective import read_objective
-from mergesafe.tune.section.read_search import GRADIENT, read_budget, read_searches
+from mergesafe.tune.section.read_search import read_budget, read_searches
 from mergesafe.tune.section.sections import (
     ALPHA,
     HELDOUT,
@@ -42,7 +43,6 @@ KEYS: Final = (
     "data", "alpha", "objective", "search", "granularity", "coefficients", "bounds", "init",
     "seed", "budget", "heldout", "constraints", "front", "batch", "judge",
 )  # fmt: skip
-GRANULARITY: Final = re.compile(r"model|layer|tensor|block:[1-9]\d{0,3}", re.ASCII)
 #: Start of a search where the recipe writes no value, from arXiv 2406.14563.
 START: Final[Mapping[str, float]] = {"weight": 0.5, "t": 0.5}
 MAX_FRONT_POINTS: Final = 100
@@ -123,7 +123,7 @@ class _SectionReader:
                 f"{method} has no parameter that tuning can find; choose another merge method",
                 self.recipe.method_line,
             )
-        gradient = any(each.method in GRADIENT for each in searches)
+        gradient = any(SEARCHES[each.method].gradient for each in searches)
         default = default_coefficients(self.recipe.method, gradient=gradient)
         node = self.fields.node.get("coefficients")
         if node is None:
@@ -202,12 +202,14 @@ class _SectionReader:
 
     def _granularity(self, node: Node, what: str) -> str:
         text = string(node, what, self.report)
-        if not GRANULARITY.fullmatch(text):
+        try:
+            Granularity.parse(text)
+        except ArgumentError:
             raise self.report.error(
                 f"{what} is {shown(text)}; expected model, block:K with K layers "
                 "in a block, layer or tensor",
                 node.line,
-            )
+            ) from None
         return text
 
     def _judge(self, node: Node, what: str) -> str:
