@@ -5,7 +5,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cfenv>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -33,23 +32,6 @@ void bind(py::module_& m);  // bindings_cuda.cpp
 #endif
 
 namespace {
-
-// Runs without the GIL and in the default floating-point environment, which new threads inherit:
-// torch.set_flush_denormal, or a library built with -ffast-math, must not change a merge.
-class Kernel {
- public:
-  Kernel() {
-    std::fegetenv(&saved_);
-    std::fesetenv(FE_DFL_ENV);
-  }
-  ~Kernel() { std::fesetenv(&saved_); }
-  Kernel(const Kernel&) = delete;
-  Kernel& operator=(const Kernel&) = delete;
-
- private:
-  WithoutGil release_;
-  std::fenv_t saved_;
-};
 
 uint64_t weighted_sum(const std::vector<Input>& inputs, const std::vector<float>& weights,
                       const Output& out, int64_t n, bool zero_nonfinite, int threads) {
@@ -367,6 +349,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("inner_products", &inner_products);
   m.def("merge_gradient", &merge_gradient);
   m.def("add_low_rank", &add_low_rank);
+  bind_selected(m);
   m.def("count_nonfinite", &count_nonfinite);
   m.def("triad", &triad);
   m.attr("digest_block") = cpu::kDigestBlock;

@@ -1,7 +1,9 @@
-// Running without Python's global lock.
+// Running without Python's global lock, in a floating-point environment of our own.
 #pragma once
 
 #include <Python.h>
+
+#include <cfenv>
 
 #if defined(__linux__)
 #include <unistd.h>
@@ -31,6 +33,23 @@ class WithoutGil {
 
  private:
   PyThreadState* state_;
+};
+
+// Runs without the GIL and in the default floating-point environment, which new threads inherit:
+// torch.set_flush_denormal, or a library built with -ffast-math, must not change a merge.
+class Kernel {
+ public:
+  Kernel() {
+    std::fegetenv(&saved_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~Kernel() { std::fesetenv(&saved_); }
+  Kernel(const Kernel&) = delete;
+  Kernel& operator=(const Kernel&) = delete;
+
+ private:
+  WithoutGil release_;
+  std::fenv_t saved_;
 };
 
 }  // namespace mergesafe

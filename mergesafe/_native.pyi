@@ -40,6 +40,11 @@ class TaskVector:
         key: int,
     ) -> None: ...
 
+class RankMask:
+    """Keeps an element of rank r in its row where its Philox word is below ``low + step * r``."""
+
+    def __init__(self, low: float, step: float, key: int) -> None: ...
+
 #: Codes by names: "BF16", "F16", "F32"; "none", "sum", "count"; "l1", "l2", "linf".
 dtypes: dict[str, int]
 elections: dict[str, int]
@@ -157,6 +162,54 @@ def add_low_rank(
     threads: int,
     out: int,
 ) -> None: ...
+def rank_masks(
+    base: Input,
+    experts: list[Input],
+    masks: list[RankMask],
+    columns: int,
+    n: int,
+    offset: int,
+    keeps: list[Array],
+    zero_nonfinite: bool,
+    threads: int,
+) -> int: ...
+def masked_copy(
+    base: Input,
+    expert: Input,
+    keep: Array,
+    out: Output,
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> None: ...
+def score_histogram(
+    base: Input,
+    experts: list[Input],
+    prefix: int,
+    counts: Array,
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> tuple[int, int]: ...
+def score_norms(
+    base: Input,
+    experts: list[Input],
+    lo: int,
+    totals: list[float],
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> tuple[int, list[float]]: ...
+def merge_scored(
+    base: Input,
+    experts: list[Input],
+    lo: int,
+    weights: list[float],
+    out: Output,
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> int: ...
 def count_nonfinite(input: Input, n: int) -> int: ...
 def digest(data: int, nbytes: int, first_block: int) -> tuple[int, int]: ...
 def triad(a: int, b: int, c: int, s: float, n: int, threads: int) -> None: ...

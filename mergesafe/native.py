@@ -24,11 +24,12 @@ if _missing is not None:
     raise KernelsError(_missing)
 try:
     import mergesafe._native as extension
-    from mergesafe._native import Array, Input, Output, TaskVector
+    from mergesafe._native import Array, Input, Output, RankMask, TaskVector
 except ImportError as _error:
     raise KernelsError(unloadable_kernels(_package, _error)) from _error
 
 if TYPE_CHECKING:
+    from mergesafe.methods import spec
     from mergesafe.methods.spec import Sparsify
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Output",
     "TaskVector",
     "extension",
+    "rank_masks",
     "task_vectors",
 ]
 
@@ -60,3 +62,8 @@ def task_vectors(
         TaskVector(x, w, s.rescale, s.lo, s.hi, s.random, s.threshold, s.key)
         for x, s, w in zip(inputs, sparsify, weights, strict=True)
     ]
+
+
+def rank_masks(masks: Sequence[spec.RankMask]) -> list[RankMask]:
+    """One per expert; all are of the same number of columns, which a call is given besides."""
+    return [RankMask(mask.low, mask.step, mask.key) for mask in masks]

@@ -11,17 +11,36 @@
 #include "cpu/gradient.inl"
 #include "cpu/kernels.h"
 #include "cpu/merge.inl"
+#include "cpu/ranks.inl"
 #include "cpu/reduce.inl"
+#include "cpu/score.inl"
 #include "cpu/select.inl"
 
 namespace mergesafe::cpu::MS_ISA {
 
 extern const Kernels kKernels;
-const Kernels kKernels = {
-    MS_ISA_NAME,    weighted_sum,   merge_task_vectors, fused_table(FusedList{}),
-    magnitudes,     bracket,        count_above_all,    narrow,
-    histogram,      gram,           delta_norms,        compare,
-    inner_products, merge_gradient, add_low_rank,       count_nonfinite,
-    triad,          digest};
+const Kernels kKernels = {MS_ISA_NAME,
+                          weighted_sum,
+                          merge_task_vectors,
+                          fused_table(FusedList{}),
+                          magnitudes,
+                          bracket,
+                          count_above_all,
+                          narrow,
+                          histogram,
+                          gram,
+                          delta_norms,
+                          compare,
+                          inner_products,
+                          merge_gradient,
+                          add_low_rank,
+                          rank_masks,
+                          masked_copy,
+                          score_histogram,
+                          score_norms,
+                          merge_scored,
+                          count_nonfinite,
+                          triad,
+                          digest};
 
 }  // namespace mergesafe::cpu::MS_ISA

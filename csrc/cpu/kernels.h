@@ -8,6 +8,8 @@
 
 #include "core/fused.h"
 #include "core/job.h"
+#include "core/rank_mask.h"
+#include "core/score.h"
 #include "core/select.h"
 
 namespace mergesafe::cpu {
@@ -66,6 +68,16 @@ struct Kernels {
   // out = w + scale * (b a) for elements [begin, end) of a matrix with `columns` columns.
   void (*add_low_rank)(const Input& w, const float* a, const float* b, int64_t rank,
                        int64_t columns, float scale, int64_t begin, int64_t end, float* out);
+  // Rows of job.columns elements; begin and end are multiples of that. Writes job.keeps.
+  Flags (*rank_masks)(const RankMaskJob&, int64_t begin, int64_t end);
+  void (*masked_copy)(const MaskedCopy&, int64_t begin, int64_t end);
+  // counts[bin] as in histogram, of scores; prefix is -1 for their high bits. nonzero += the scores
+  // that are not 0.
+  Flags (*score_histogram)(const ScoreJob&, int64_t prefix, int64_t begin, int64_t end,
+                           int64_t* counts, int64_t* nonzero);
+  // sums[block][expert] of the squares of selected deltas.
+  Flags (*score_norms)(const ScoreJob&, int64_t begin, int64_t end, double* sums);
+  Flags (*merge_scored)(const ScoreJob&, int64_t begin, int64_t end);
   int64_t (*count_nonfinite)(const Input& input, int64_t n);
   void (*triad)(float* a, const float* b, const float* c, float s, int64_t begin, int64_t end);
   // sum = {high, low} of the digest of these bytes, which begin at block number first_block.

@@ -73,6 +73,8 @@ inline double norm_term(Norm norm, const float* d, int n) {
   return add_lanes(lanes);
 }
 
+inline bool keeps_all(const TaskVector& v) { return !v.random && v.lo == 0 && v.hi >= kAbsMask; }
+
 Flags delta_norms(const MergeJob& job, Norm norm, int64_t begin, int64_t end, double* sums) {
   float* base = thread_scratch(3 * kReduceBlock);
   float* x = base + kReduceBlock;
@@ -85,9 +87,11 @@ Flags delta_norms(const MergeJob& job, Norm norm, int64_t begin, int64_t end, do
     for (int i = 0; i < job.count; ++i) {
       const TaskVector& v = job.vectors[i];
       flags |= flag(i + 1, load(v.input, pos, n, job.zero_nonfinite, x));
-      keep_masks(v, base, x, job.offset + pos, n, masks);
+      if (!keeps_all(v)) keep_masks(v, base, x, job.offset + pos, n, masks);
       for (int j = 0; j < n; ++j) x[j] = x[j] - base[j];
       block[2 * i] = norm_term(norm, x, n);
+      block[2 * i + 1] = block[2 * i];
+      if (keeps_all(v)) continue;
       for (int j = 0; j < n; ++j) x[j] = pick(masks[j] != 0, x[j]);
       block[2 * i + 1] = norm_term(norm, x, n);
     }

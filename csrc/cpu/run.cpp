@@ -138,6 +138,68 @@ Flags run_compare(const DeltaJob& job, bool with_base, int64_t n, int threads, d
   return all;
 }
 
+Flags run_rank_masks(const RankMaskJob& job, int64_t n, int threads) {
+  const Kernels& k = current();
+  const int64_t rows = n / job.columns;
+  const int used = static_cast<int>(std::min<int64_t>(threads_for(n, threads), rows));
+  std::vector<Flags> flags(std::max(1, used), 0);
+  // A thread for each range of rows: parallel_for() cuts at blocks of elements.
+  const auto cut = [&](int64_t t) {
+    return (rows / used * t + rows % used * t / used) * job.columns;
+  };
+  if (used <= 1) return k.rank_masks(job, 0, n);
+  parallel_for(used * kReduceBlock, used,
+               [&](int t, int64_t, int64_t) { flags[t] = k.rank_masks(job, cut(t), cut(t + 1)); });
+  Flags all = 0;
+  for (Flags each : flags) all |= each;
+  return all;
+}
+
+void run_masked_copy(const MaskedCopy& copy, int64_t n, int threads) {
+  const Kernels& k = current();
+  over_threads(n, threads, [&](int64_t b, int64_t e) {
+    k.masked_copy(copy, b, e);
+    return Flags{0};
+  });
+}
+
+Flags run_score_histogram(const ScoreJob& job, int64_t prefix, int64_t n, int threads,
+                          int64_t* counts, int64_t* nonzero) {
+  const Kernels& k = current();
+  const int used = threads_for(n, threads);
+  std::vector<std::vector<int64_t>> partial(used);
+  std::vector<int64_t> found(used, 0);
+  std::vector<Flags> flags(used, 0);
+  parallel_for(n, used, [&](int t, int64_t b, int64_t e) {
+    if (t > 0) partial[t].assign(kHistogramBins, 0);
+    flags[t] = k.score_histogram(job, prefix, b, e, t > 0 ? partial[t].data() : counts, &found[t]);
+  });
+  Flags all = 0;
+  for (int t = 0; t < used; ++t) {
+    all |= flags[t];
+    *nonzero += found[t];
+    for (size_t i = 0; i < partial[t].size(); ++i) counts[i] += partial[t][i];
+  }
+  return all;
+}
+
+Flags run_score_norms(const ScoreJob& job, int64_t n, int threads, double* totals) {
+  const Kernels& k = current();
+  const int64_t stride = job.count;
+  std::vector<double> sums(product(blocks_of(n), stride));
+  const Flags flags = over_threads(n, threads, [&](int64_t b, int64_t e) {
+    return k.score_norms(job, b, e, sums.data() + b / kReduceBlock * stride);
+  });
+  for (int64_t block = 0; block < blocks_of(n); ++block)
+    for (int64_t i = 0; i < stride; ++i) totals[i] = totals[i] + sums[block * stride + i];
+  return flags;
+}
+
+Flags run_merge_scored(const ScoreJob& job, int64_t n, int threads) {
+  const Kernels& k = current();
+  return over_threads(n, threads, [&](int64_t b, int64_t e) { return k.merge_scored(job, b, e); });
+}
+
 void run_inner_products(const Input& grad, const std::vector<Input>& inputs, int64_t n, int threads,
                         double* out) {
   const Kernels& k = current();

@@ -30,6 +30,15 @@ Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, do
 // Continues totals[i][j] and counts[i][j][2] (upper triangles) over further elements; see Kernels.
 Flags run_compare(const DeltaJob& job, bool with_base, int64_t n, int threads, double* totals,
                   int64_t* counts);
+// Of n elements, whole rows.
+Flags run_rank_masks(const RankMaskJob& job, int64_t n, int threads);
+void run_masked_copy(const MaskedCopy& copy, int64_t n, int threads);
+// Adds to counts[bin] and nonzero; see Kernels.
+Flags run_score_histogram(const ScoreJob& job, int64_t prefix, int64_t n, int threads,
+                          int64_t* counts, int64_t* nonzero);
+// Continues totals[expert]: sums of the squares of selected deltas.
+Flags run_score_norms(const ScoreJob& job, int64_t n, int threads, double* totals);
+Flags run_merge_scored(const ScoreJob& job, int64_t n, int threads);
 // out[i] = the sum over elements of grad times input i.
 void run_inner_products(const Input& grad, const std::vector<Input>& inputs, int64_t n, int threads,
                         double* out);

@@ -19,11 +19,13 @@ from typing import Any, Final, Literal, TypeAlias
 
 from mergesafe.methods.contract import BrokenContractError, OperandSet, Scope, Used, shown
 from mergesafe.methods.numbers import is_traced, plain
-from mergesafe.methods.statistics import Sparsify, check_masks
+from mergesafe.methods.statistics import RankMask, Sparsify, check_masks, check_ranked
 
 ELECTS: Final = ("none", "sum", "count")
 #: Float32 values for each element that a tile function may hold besides operands and result.
 TILE_SCRATCH: Final = 8.0
+#: The same of masks by rank: the magnitudes and words of rows, and their order.
+RANK_SCRATCH: Final = 6.0
 #: The same of a dense function: factors of a decomposition, copies that LAPACK makes.
 DENSE_SCRATCH: Final = 12.0
 
@@ -94,7 +96,8 @@ class WeightedSum(Combination):
 class MergeTaskVectors(Combination):
     """Delta, sparsify, weight, elect, sum, normalise, scale, add base: one fused pass.
 
-    Where what is added is a zero, the base comes back as it is, -0 included.
+    Where what is added is a zero, the base comes back as it is, -0 included. ``ranked``: masks by
+    rank, one per expert, in place of those of ``sparsify``, whose factors count all the same.
     """
 
     weights: tuple[float, ...]
@@ -102,21 +105,56 @@ class MergeTaskVectors(Combination):
     elect: Literal["none", "sum", "count"] = "none"
     normalize: bool = False
     scale: float = 1.0
+    ranked: tuple[RankMask, ...] = ()
     of: OperandSet = field(default="all", init=False, repr=False)
     unit: Unit = field(default=Unit.ELEMENT, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.ranked:
+            object.__setattr__(self, "unit", Unit.ROW)
 
     def check(self, scope: Scope, *, finite: bool) -> None:
         name = "MergeTaskVectors"
         _check_weights(name, self.weights, scope.inputs, scope.noun, finite)
         scope.check_base(name)
         check_masks(name, self.sparsify, scope)
+        check_ranked(name, self.ranked, scope)
         if self.elect not in ELECTS:
             raise BrokenContractError(
                 f"merge() returned elect = {self.elect!r}", f"one of {', '.join(ELECTS)}"
             )
 
     def narrowed(self, used: Used) -> MergeTaskVectors:
-        return replace(self, weights=used.keep(self.weights), sparsify=used.keep(self.sparsify))
+        return replace(
+            self, weights=used.keep(self.weights), sparsify=used.keep(self.sparsify),
+            ranked=used.keep_any(self.ranked),
+        )  # fmt: skip
+
+    @property
+    def scratch(self) -> float:
+        return RANK_SCRATCH if self.ranked else 0.0
+
+
+@dataclass(frozen=True)
+class MergeSelected(Combination):
+    """SCE: base plus the mean, by weight, of the selected deltas that have the elected sign.
+
+    Selected are the elements whose score (see :class:`ScoreThreshold`) has bits of at least ``lo``;
+    the sign is that of the sum of the selected deltas, + for 0; a delta of 0 never has it. Sums of
+    kept weights below 1e-6 divide by 1e-6.
+    """
+
+    weights: tuple[float, ...]
+    lo: int
+    of: OperandSet = field(default="all", init=False, repr=False)
+    unit: Unit = field(default=Unit.ELEMENT, init=False, repr=False)
+
+    def check(self, scope: Scope, *, finite: bool) -> None:
+        scope.check_base("MergeSelected")
+        _check_weights("MergeSelected", self.weights, scope.inputs, scope.noun, finite)
+
+    def narrowed(self, used: Used) -> MergeSelected:
+        return replace(self, weights=used.keep(self.weights))
 
 
 @dataclass(frozen=True)

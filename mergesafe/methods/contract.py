@@ -85,6 +85,10 @@ class Used:
         """The values of those that are there, of one value for each operand of the set."""
         return tuple(values[i] for i in self.places(of))
 
+    def keep_any(self, values: Sequence[T]) -> tuple[T, ...]:
+        """The same of one value for each input, or of none at all."""
+        return self.keep(values) if values else ()
+
     def places(self, of: OperandSet) -> tuple[int, ...]:
         """The numbers in the full set of those that are there."""
         if of == "all" and self.base:

@@ -20,6 +20,7 @@ from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.model_stock import ModelStock
 from mergesafe.methods.definitions.nearswap import Nearswap
 from mergesafe.methods.definitions.passthrough import Passthrough
+from mergesafe.methods.definitions.sce import Sce
 from mergesafe.methods.definitions.slerp import Slerp
 from mergesafe.methods.definitions.task_arithmetic import FAMILY
 from mergesafe.methods.definitions.tsv import TaskSingularVectors
@@ -28,7 +29,7 @@ from mergesafe.methods.spec import MergeMethod
 METHODS: dict[str, MergeMethod] = {
     method.name: method
     for method in (
-        Linear(), Slerp(), Nearswap(), Karcher(), Passthrough(), *FAMILY, ModelStock(),
+        Linear(), Slerp(), Nearswap(), Karcher(), Passthrough(), *FAMILY, Sce(), ModelStock(),
         TaskSingularVectors(),
     )
 }  # fmt: skip

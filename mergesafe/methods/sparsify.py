@@ -122,10 +122,15 @@ def _rescaled(masks: list[Sparsify], densities: Sequence[float], rescale: Rescal
         factors = [1.0 / d if d > 0.0 else 1.0 for d in densities]
     else:
         norms = yield DeltaNorms(rescale, tuple(masks))
-        factors = [
-            1.0 if before < TINY_NORM or after < TINY_NORM else before / after
-            for before, after in norms
-        ]
+        factors = rescale_factors(norms)
     if all(mask == Sparsify() for mask in masks):  # the k-th magnitudes were 0: nothing is dropped
         return masks
     return [replace(mask, rescale=factor) for mask, factor in zip(masks, factors, strict=True)]
+
+
+def rescale_factors(norms: Sequence[tuple[float, float]]) -> list[float]:
+    """Norm of the whole over norm of what is left, from both, per expert."""
+    return [
+        1.0 if before < TINY_NORM or after < TINY_NORM else before / after
+        for before, after in norms
+    ]

@@ -19,6 +19,7 @@ from mergesafe.methods.combinations import (
     Combination,
     Dense,
     Fused,
+    MergeSelected,
     MergeTaskVectors,
     TileFunction,
     Unit,
@@ -31,15 +32,19 @@ from mergesafe.methods.statistics import (
     DeltaNorms,
     Gram,
     KthMagnitude,
+    RankMask,
+    ScoreNorms,
+    ScoreThreshold,
     Sparsify,
     Statistic,
 )
 
 __all__ = [
     "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Combination", "DeltaNorms", "Dense", "Fused",
-    "Gram", "Inputs", "Kind", "KthMagnitude", "Merge", "MergeMethod", "MergeTaskVectors",
-    "OperandSet", "Parameter", "Scalar", "Settings", "Sparsify", "Statistic", "TensorContext",
-    "TileFunction", "Unit", "WeightedSum",
+    "Gram", "Inputs", "Kind", "KthMagnitude", "Merge", "MergeMethod", "MergeSelected",
+    "MergeTaskVectors", "OperandSet", "Parameter", "RankMask", "Scalar", "ScoreNorms",
+    "ScoreThreshold", "Settings", "Sparsify", "Statistic", "TensorContext", "TileFunction",
+    "Unit", "WeightedSum",
 ]  # fmt: skip
 
 Scalar: TypeAlias = bool | int | float | str

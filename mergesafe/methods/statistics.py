@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
 
@@ -19,6 +19,8 @@ KEEP_ALL: Final = (0, 0x7FFFFFFF)
 #: An empty interval: keeps nothing.
 KEEP_NONE: Final = (1, 0)
 NORMS: Final = ("l1", "l2", "linf")
+#: Bits above those of every score, NaN included.
+NO_SCORE: Final = 0x7FFFFFFF
 #: Bits of the float32 infinity; those of NaN are above.
 _INFINITY: Final = 0x7F800000
 
@@ -39,6 +41,21 @@ class Sparsify:
     key: int = 0
     threshold: int = 0
     rescale: float = 1.0
+
+
+@dataclass(frozen=True)
+class RankMask:
+    """Which elements of one task vector survive, by the rank of their magnitude in their row.
+
+    An element of rank r among ``columns`` neighbours (0 is the smallest magnitude; equal ones rank
+    by index) is kept where the Philox word of (``key``, element index) is below
+    ``low + step * r``, in float64, truncated. A delta of 0 is never kept: it changes nothing.
+    """
+
+    low: float
+    step: float
+    key: int
+    columns: int
 
 
 class Statistic(ABC):
@@ -75,6 +92,10 @@ class Statistic(ABC):
     def rank_count(self) -> int:
         """How many magnitudes are selected, each of which takes storage and counts."""
         return 0
+
+    def passes(self, *, selects: bool) -> int:
+        """How often a tensor that does not fit is read; ``selects``: selections take one pass."""
+        return 1
 
 
 @dataclass(frozen=True)
@@ -118,6 +139,9 @@ class KthMagnitude(Statistic):
     def rank_count(self) -> int:
         return len(self.ranks)
 
+    def passes(self, *, selects: bool) -> int:
+        return 1 if selects else 2
+
     @property
     def _experts(self) -> list[int]:
         return [i for i, _ in self.ranks]
@@ -125,11 +149,15 @@ class KthMagnitude(Statistic):
 
 @dataclass(frozen=True)
 class DeltaNorms(Statistic):
-    """Ask for ``(norm of delta_i, norm of sparsified delta_i)`` per expert, float64."""
+    """Ask for ``(norm of delta_i, norm of sparsified delta_i)`` per expert, float64.
+
+    ``ranked``: masks by rank, one per expert, in place of ``sparsify``, which then keeps all.
+    """
 
     title: ClassVar[str] = "norms"
     norm: Literal["l1", "l2", "linf"]
     sparsify: tuple[Sparsify, ...]
+    ranked: tuple[RankMask, ...] = ()
 
     def check(self, scope: Scope) -> None:
         scope.check_base("DeltaNorms")
@@ -138,6 +166,7 @@ class DeltaNorms(Statistic):
                 f"merge() asked for the norm {self.norm!r}", f"one of {', '.join(NORMS)}"
             )
         check_masks("DeltaNorms", self.sparsify, scope)
+        check_ranked("DeltaNorms", self.ranked, scope)
 
     def neutral(self, scope: Scope) -> list[tuple[float, float]]:
         return [(1.0, 1.0)] * len(self.sparsify)
@@ -147,7 +176,7 @@ class DeltaNorms(Statistic):
 
     def narrowed(self, used: Used) -> DeltaNorms | None:
         masks = used.keep(self.sparsify)
-        return replace(self, sparsify=masks) if masks else None
+        return replace(self, sparsify=masks, ranked=used.keep_any(self.ranked)) if masks else None
 
     def widened(
         self, answer: Iterable[tuple[float, float]] | None, used: Used
@@ -162,6 +191,7 @@ class DeltaNorms(Statistic):
             isinstance(other, DeltaNorms)
             and self.norm == other.norm
             and len(self.sparsify) == len(other.sparsify)
+            and self.ranked == other.ranked
         )
 
 
@@ -188,6 +218,94 @@ class Gram(Statistic):
         return spread(answer or [], used.places(self.of), used.total(self.of))
 
 
+@dataclass(frozen=True)
+class ScoreThreshold(Statistic):
+    """Ask for the bits of the least score among the ``share`` that is selected.
+
+    The score of an element is ``sum_i (delta_i - mean)^2`` over the experts, which orders like
+    their variance, in float64, rounded to float32. Selected are the ``trunc(share * count)``
+    largest of the ``count`` scores that are not 0, and all that equal the last. Where none is, the
+    answer is :data:`NO_SCORE`, which no score reaches.
+    """
+
+    title: ClassVar[str] = "variance threshold"
+    share: float
+
+    def check(self, scope: Scope) -> None:
+        scope.check_base("ScoreThreshold")
+
+    def neutral(self, scope: Scope) -> int:
+        return 0
+
+    def is_finite(self, answer: int) -> bool:
+        return answer == NO_SCORE or answer < _INFINITY
+
+    def narrowed(self, used: Used) -> ScoreThreshold | None:
+        return self if used.indices else None
+
+    def widened(self, answer: int | None, used: Used) -> int:
+        return NO_SCORE if answer is None else answer
+
+    def passes(self, *, selects: bool) -> int:
+        return 2
+
+
+def threshold_of(share: float, count: Callable[[int | None], tuple[Sequence[int], int]]) -> int:
+    """Answers a :class:`ScoreThreshold` from histograms.
+
+    ``count(None)`` counts the high 16 bits of all scores, ``count(prefix)`` the low 15 of those
+    with these high bits; each says how many scores are not 0, too.
+    """
+    counts, nonzero = count(None)
+    k = int(nonzero * share)
+    if k == 0:
+        return NO_SCORE
+    prefix, rest = bin_of(counts, k)
+    counts, _ = count(prefix)
+    return prefix << 15 | bin_of(counts, rest)[0]
+
+
+def bin_of(counts: Sequence[int], k: int) -> tuple[int, int]:
+    """The bin of the k-th largest, and k within that bin."""
+    for index in range(len(counts) - 1, -1, -1):
+        if k <= counts[index]:
+            return index, k
+        k -= counts[index]
+    raise AssertionError("fewer elements than the rank")
+
+
+@dataclass(frozen=True)
+class ScoreNorms(Statistic):
+    """Ask for the float64 sums of the squares of the selected deltas, one per expert.
+
+    Selected are the elements whose score (see :class:`ScoreThreshold`) has bits of at least ``lo``.
+    """
+
+    title: ClassVar[str] = "norms"
+    lo: int
+
+    def check(self, scope: Scope) -> None:
+        scope.check_base("ScoreNorms")
+
+    def neutral(self, scope: Scope) -> list[float]:
+        return [1.0] * scope.inputs
+
+    def is_finite(self, answer: Iterable[float]) -> bool:
+        return all(math.isfinite(value) for value in answer)
+
+    def narrowed(self, used: Used) -> ScoreNorms | None:
+        return self if used.indices else None
+
+    def widened(self, answer: Iterable[float] | None, used: Used) -> list[float]:
+        sums = iter(answer or ())
+        there = set(used.indices)
+        return [next(sums) if i in there else 1.0 for i in range(used.count)]
+
+    def is_like(self, other: Statistic) -> bool:
+        """The threshold itself may differ."""
+        return isinstance(other, ScoreNorms)
+
+
 def spread(small: Sequence[Sequence[float]], used: Sequence[int], count: int) -> list[list[float]]:
     """A Gram matrix of all tensors from that of some: the others are unit vectors of their own."""
     matrix = [[1.0 if i == j else 0.0 for j in range(count)] for i in range(count)]
@@ -207,6 +325,19 @@ def check_masks(name: str, masks: Sequence[object], scope: Scope) -> None:
     for i, mask in enumerate(masks):
         if not isinstance(mask, Sparsify):
             raise BrokenContractError(f"{name} has sparsify[{i}] = {shown(mask)}", "a Sparsify")
+
+
+def check_ranked(name: str, masks: Sequence[object], scope: Scope) -> None:
+    """Raise where there are masks by rank, but not one for each input."""
+    if masks and not (len(masks) == scope.inputs and all(isinstance(m, RankMask) for m in masks)):
+        raise BrokenContractError(
+            f"{name} has ranked = {shown(masks)}", f"none, or {scope.inputs} RankMask"
+        )
+    if any(scope.numel % max(1, mask.columns) for mask in masks if isinstance(mask, RankMask)):
+        raise BrokenContractError(
+            f"{name} has masks of rows that are no part of {scope.numel} elements",
+            "columns = the tensor's last dimension",
+        )
 
 
 def _is_rank(rank: Any, scope: Scope) -> bool:

@@ -17,14 +17,18 @@ from mergesafe.methods.spec import (
     Fused,
     Gram,
     KthMagnitude,
+    MergeSelected,
     MergeTaskVectors,
     OperandSet,
+    ScoreNorms,
+    ScoreThreshold,
     Statistic,
     TensorContext,
     TileFunction,
     Unit,
     WeightedSum,
 )
+from mergesafe.methods.statistics import threshold_of
 from mergesafe.ops.backends.base import Backend, MergeJob, Norm, RankJob
 from mergesafe.ops.tiles import apply
 
@@ -79,7 +83,7 @@ def answer_many(
     for t, request in requests.items():
         if isinstance(request, KthMagnitude):
             ranks[t] = RankJob(bases[t], inputs[t], request.ranks)
-        elif isinstance(request, DeltaNorms):
+        elif isinstance(request, DeltaNorms) and not request.ranked:
             job = MergeJob(bases[t], inputs[t], request.sparsify)
             norms.setdefault(request.norm, {})[t] = job
         else:
@@ -117,9 +121,25 @@ def _kth(request: KthMagnitude, backend: Backend, base: Base, inputs: Tensors) -
 def _norms(
     request: DeltaNorms, backend: Backend, base: Base, inputs: Tensors
 ) -> list[tuple[float, float]]:
-    totals = [0.0] * (2 * len(inputs))
-    sums = backend.delta_norms(_there(base), inputs, request.sparsify, request.norm, totals, 0)
+    there, zeros = _there(base), [0.0] * (2 * len(inputs))
+    sums = backend.delta_norms(there, inputs, request.sparsify, request.norm, zeros, 0)
+    if request.ranked:
+        left = backend.ranked_experts(there, inputs, request.ranked, 0)
+        kept = backend.delta_norms(there, left, request.sparsify, request.norm, zeros, 0)
+        sums = [kept[i] if i % 2 else value for i, value in enumerate(sums)]
     return norm_pairs(request.norm, sums)
+
+
+def _score_threshold(request: ScoreThreshold, backend: Backend, base: Base, inputs: Tensors) -> int:
+    def count(prefix: int | None) -> tuple[Sequence[int], int]:
+        counts, nonzero = backend.score_histogram(_there(base), inputs, prefix)
+        return counts.tolist(), nonzero
+
+    return threshold_of(request.share, count)
+
+
+def _score_norms(request: ScoreNorms, backend: Backend, base: Base, inputs: Tensors) -> list[float]:
+    return backend.score_norms(_there(base), inputs, request.lo, [0.0] * len(inputs))
 
 
 def _gram(request: Gram, backend: Backend, base: Base, inputs: Tensors) -> list[list[float]]:
@@ -130,7 +150,8 @@ def _gram(request: Gram, backend: Backend, base: Base, inputs: Tensors) -> list[
 
 #: By type of statistic; :data:`mergesafe.engine.run.answers.ANSWERS` is that of streamed tensors.
 _ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
-    KthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram,
+    KthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram, ScoreThreshold: _score_threshold,
+    ScoreNorms: _score_norms,
 }  # fmt: skip
 
 
@@ -165,10 +186,15 @@ def combine(
     if isinstance(how, Fused):
         return backend.fused(how.kernel, _there(base), inputs, how.coefficients, out_dtype)
     if isinstance(how, MergeTaskVectors):
+        there = _there(base)
+        if how.ranked:
+            inputs = backend.ranked_experts(there, inputs, how.ranked, 0)
         return backend.merge_task_vectors(
-            _there(base), inputs, how.sparsify, how.weights, how.elect, how.normalize, how.scale,
+            there, inputs, how.sparsify, how.weights, how.elect, how.normalize, how.scale,
             0, out_dtype,
         )  # fmt: skip
+    if isinstance(how, MergeSelected):
+        return backend.merge_selected(_there(base), inputs, how.lo, how.weights, out_dtype)
     assert isinstance(how, TileFunction)  # the driver has checked that it is one of these
     return _by_tiles(how, tensor, operands("all", base, inputs), out_dtype)
 

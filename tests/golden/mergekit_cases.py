@@ -99,6 +99,16 @@ CASES = {
     "breadcrumbs ties bf16": Case(
         "breadcrumbs_ties", {"weight": EXACT, "density": 0.5}, dtype=torch.bfloat16
     ),
+    # Of della only what no random number decides: every element is kept, or none.
+    "della all": Case("della", {"weight": WEIGHTS, "density": 1.0, "lambda": 0.7}),
+    "della some": Case("della", {"weight": WEIGHTS, "density": [1.0, 0.0, 1.0]}),
+    "della linear all": Case("della_linear", {"weight": WEIGHTS, "density": 1.0}),
+    "sce": Case("sce"),
+    "sce some": Case("sce", {"select_topk": 0.3}),
+    "sce few": Case("sce", {"select_topk": 0.01, "int8_mask": True}),
+    "sce none": Case("sce", {"select_topk": 0.0}),
+    "sce two": Case("sce", {"select_topk": 0.5}, inputs=3),
+    "sce one": Case("sce", {"select_topk": 0.5}, inputs=2),
     "karcher bf16": Case("karcher", dtype=torch.bfloat16),
     "model stock bf16": Case("model_stock", dtype=torch.bfloat16),
     "model stock rows bf16": Case("model_stock", {"filter_wise": True}, dtype=torch.bfloat16),

@@ -23,6 +23,8 @@ def merged(
         return _slerp(wide[0], wide[1], parameters["t"])
     if method == "karcher":
         return _karcher(wide, parameters.get("max_iter", 10), parameters.get("tol", 1e-5))
+    if method == "sce":
+        return _sce(wide[0], wide[1:], parameters.get("select_topk", 1.0))
     if method == "model_stock":
         return _model_stock(wide[0], wide[1:], parameters.get("filter_wise", False))
     if method == "nearswap":
@@ -59,6 +61,22 @@ def _karcher(wide: list[torch.Tensor], max_iter: int, tol: float) -> torch.Tenso
     return mean * torch.stack([x.norm() for x in wide]).mean()
 
 
+def _sce(base: torch.Tensor, wide: list[torch.Tensor], share: float) -> torch.Tensor:
+    deltas = torch.stack([x - base for x in wide])
+    if share < 1.0:
+        variance = deltas.var(0, unbiased=False)
+        k = int(share * int((variance > 0).sum()))
+        least = variance.flatten().sort(descending=True).values[k - 1] if k else float("inf")
+        deltas = deltas * (variance >= least)
+    energy = deltas.square().flatten(1).mean(1)
+    total = energy.sum()
+    weights = energy / total if total >= 1e-6 else torch.full_like(energy, 1 / len(wide))
+    weights = weights.view(-1, *[1] * base.ndim)
+    sign = torch.where(deltas.sum(0) >= 0, 1.0, -1.0)
+    agree = deltas.sign() == sign
+    return base + (deltas * weights * agree).sum(0) / (weights * agree).sum(0).clamp(min=1e-6)
+
+
 def _model_stock(base: torch.Tensor, wide: list[torch.Tensor], rows: bool) -> torch.Tensor:
     deltas = [(x - base) if rows else (x - base).reshape(1, -1) for x in wide]
     n = len(deltas)
@@ -81,12 +99,12 @@ def _task_vectors(
     for i in range(n):
         mask = _mask(method, deltas[i], each["density"][i], each["gamma"][i])
         kept = deltas[i] * mask
-        if parameters.get("rescale") and kept.abs().sum() > 0:
+        if parameters.get("rescale", method.startswith("della")) and kept.abs().sum() > 0:
             kept = kept * (deltas[i].abs().sum() / kept.abs().sum())
         deltas[i] = kept
     weights = torch.tensor(parameters["weight"], dtype=torch.float64).view(-1, *[1] * base.ndim)
     d = deltas * weights
-    if method.endswith("ties"):
+    if method.endswith("ties") or method == "della":
         sign = torch.where(d.sum(0) >= 0, 1.0, -1.0)
         agree = d.sign() == sign
         d, divisor = d * agree, (weights * agree).sum(0)
@@ -94,7 +112,7 @@ def _task_vectors(
         divisor = weights.sum(0)
     divisor = torch.where(divisor.abs() < 1e-8, torch.ones_like(divisor), divisor)
     total = d.sum(0)
-    if parameters.get("normalize", method == "ties"):
+    if parameters.get("normalize", method in ("ties", "della")):
         total = total / divisor
     return base + parameters.get("lambda", 1.0) * total
 
@@ -111,11 +129,11 @@ def _mask(method: str, delta: torch.Tensor, density: float, gamma: float) -> tor
     size = delta.abs()
     if density >= 1.0 or method == "task_arithmetic":
         return torch.ones_like(size, dtype=torch.bool)
+    if density <= 0.0:
+        return torch.zeros_like(size, dtype=torch.bool)
     ascending = size.flatten().sort().values
     count = len(ascending)
     if method == "ties":
-        if density <= 0.0:
-            return torch.zeros_like(size, dtype=torch.bool)
         return size >= ascending[count - max(1, int(density * count))]
     keep = int(density * count)
     bottom = max(0, count - keep - int(gamma * count))

@@ -29,6 +29,7 @@ from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import Planned, dry_run
 from mergesafe.methods.spec import (
     MergeMethod,
+    MergeTaskVectors,
     Settings,
     Statistic,
     TensorContext,
@@ -115,7 +116,13 @@ class TensorTask:
         """Buffer bytes per element when the whole tensor is resident, without output."""
         size = float(sum(source.view.bytes_per_element for source in self.sources))
         ranks = max((s.rank_count for s in self.statistics), default=0)
-        return size + SELECT_BYTES_PER_RANK * ranks
+        return size + SELECT_BYTES_PER_RANK * ranks + (len(self.sources) if self.ranked else 0)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether masks by rank are kept, a byte for each element and expert."""
+        how = None if self.planned is None else self.planned.combination
+        return isinstance(how, MergeTaskVectors) and bool(how.ranked)
 
     @property
     def stored_bytes(self) -> int:

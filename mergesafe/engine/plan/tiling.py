@@ -77,6 +77,8 @@ def task_layout(
     """
     out_size = SIZES[task.out_dtype] + task.scratch_bytes
     areas = sum(max(2, source.view.areas) for source in task.sources)
+    if task.ranked:  # masks and copies
+        areas += 2 * len(task.sources)
     fixed = task.fixed_bytes + ALIGNMENT * (2 + areas)
     if not task.numel:
         return Tiling(1, 1, fixed, 1)
@@ -149,8 +151,7 @@ def reads(task: TensorTask, layout: Tiling) -> int:
     """How often each input is read: once per statistic and once to combine, unless it stays."""
     if not task.statistics or layout.tile >= task.numel:
         return 1
-    per_selection = 1 if layout.select else 2
-    return 1 + sum(per_selection if s.rank_count else 1 for s in task.statistics)
+    return 1 + sum(s.passes(selects=layout.select > 0) for s in task.statistics)
 
 
 def bytes_read(task: TensorTask, layout: Tiling) -> int:

@@ -15,7 +15,17 @@ from mergesafe.engine.plan.merge_plan import TensorTask
 from mergesafe.engine.plan.tiling import SAMPLE_RUN, Tiling, sample_positions
 from mergesafe.engine.run.kernels import Buffer, Kernels
 from mergesafe.engine.run.trace import Lap
-from mergesafe.methods.spec import DeltaNorms, Gram, KthMagnitude, OperandSet, Statistic
+from mergesafe.methods.spec import (
+    DeltaNorms,
+    Gram,
+    KthMagnitude,
+    OperandSet,
+    RankMask,
+    ScoreNorms,
+    ScoreThreshold,
+    Statistic,
+)
+from mergesafe.methods.statistics import bin_of, threshold_of
 from mergesafe.native import extension
 
 
@@ -31,6 +41,16 @@ class Tensor(Protocol):
 
     def tiles(self, *, planned: bool = True) -> Iterator[tuple[int, int, list[Buffer]]]:
         """(first element, count, inputs) of every tile; ``planned``: as progress was announced."""
+
+    def pieces(
+        self, inputs: Sequence[Buffer], count: int
+    ) -> Iterator[tuple[int, int, list[Buffer]]]:
+        """(first element in the tile, count, inputs) of what stays in a cache, whole units."""
+
+    def ranked(
+        self, inputs: Sequence[Buffer], masks: Sequence[RankMask], n: int, begin: int
+    ) -> Sequence[Buffer]:
+        """The base, then the experts without what masks by rank drop; flags are reported."""
 
     def inputs(self, begin: int, count: int) -> list[Buffer]: ...
 
@@ -110,7 +130,7 @@ def _histogram(
         flags = tensor.kernels.histogram([inputs[i] for i in chosen], prefixes, counts, count)
         tensor.lap("statistics", begin, _bytes(inputs))
         tensor.check(flags, chosen)
-    return [_find(counts[i * bins : (i + 1) * bins], k) for i, k in enumerate(ranks)]
+    return [bin_of(counts[i * bins : (i + 1) * bins], k) for i, k in enumerate(ranks)]
 
 
 def _gram(request: Gram, tensor: Tensor) -> list[list[float]]:
@@ -129,7 +149,9 @@ def _gram(request: Gram, tensor: Tensor) -> list[list[float]]:
 def _norms(request: DeltaNorms, tensor: Tensor) -> list[tuple[float, float]]:
     n = len(request.sparsify)
     totals = [0.0] * (2 * n)
-    for begin, count, inputs in tensor.tiles():
+    if request.ranked:
+        totals = _ranked_norms(request, tensor)
+    for begin, count, inputs in () if request.ranked else tensor.tiles():
         flags, totals = tensor.kernels.delta_norms(inputs, request, totals, count, begin)
         tensor.lap("statistics", begin, _bytes(inputs))
         tensor.check(flags)
@@ -138,20 +160,48 @@ def _norms(request: DeltaNorms, tensor: Tensor) -> list[tuple[float, float]]:
     return [(totals[2 * i], totals[2 * i + 1]) for i in range(n)]
 
 
+def _ranked_norms(request: DeltaNorms, tensor: Tensor) -> list[float]:
+    """Sums as of one call: of whole task vectors, and of what their copies have left of them."""
+    whole = kept = [0.0] * (2 * len(request.sparsify))
+    for begin, count, inputs in tensor.tiles():
+        for at, n, parts in tensor.pieces(inputs, count):
+            left = tensor.ranked(parts, request.ranked, n, begin + at)
+            flags, whole = tensor.kernels.delta_norms(parts, request, whole, n, begin + at)
+            _, kept = tensor.kernels.delta_norms(left, request, kept, n, begin + at)
+            tensor.lap("statistics", begin + at, _bytes(parts))
+            tensor.check(flags)
+    return [kept[i] if i % 2 else value for i, value in enumerate(whole)]
+
+
+def _score_threshold(request: ScoreThreshold, tensor: Tensor) -> int:
+    def count(prefix: int | None) -> tuple[Sequence[int], int]:
+        counts = (ctypes.c_int64 * extension.histogram_bins)()
+        nonzero = 0
+        for begin, n, inputs in tensor.tiles():
+            flags, found = tensor.kernels.score_histogram(inputs, prefix, counts, n)
+            nonzero += found
+            tensor.lap("statistics", begin, _bytes(inputs))
+            tensor.check(flags)
+        return counts[:], nonzero
+
+    return threshold_of(request.share, count)
+
+
+def _score_norms(request: ScoreNorms, tensor: Tensor) -> list[float]:
+    totals = [0.0] * (len(tensor.task.sources) - 1)
+    for begin, n, inputs in tensor.tiles():
+        flags, totals = tensor.kernels.score_norms(inputs, request.lo, totals, n)
+        tensor.lap("statistics", begin, _bytes(inputs))
+        tensor.check(flags)
+    return totals
+
+
 #: By type of statistic; :mod:`mergesafe.ops.statistics` has the table for tensors in memory.
 ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
-    KthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram,
+    KthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram, ScoreThreshold: _score_threshold,
+    ScoreNorms: _score_norms,
 }  # fmt: skip
 
 
 def _bytes(inputs: Sequence[Buffer]) -> int:
     return sum(buffer.view.nbytes for buffer in inputs)
-
-
-def _find(counts: Sequence[int], k: int) -> tuple[int, int]:
-    """The bin of the k-th largest, and k within that bin."""
-    for index in range(len(counts) - 1, -1, -1):
-        if k <= counts[index]:
-            return index, k
-        k -= counts[index]
-    raise AssertionError("fewer elements than the rank")

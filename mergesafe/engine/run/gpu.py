@@ -15,9 +15,16 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mergesafe.engine.memory import format_size
-from mergesafe.engine.run.kernels import Buffer, TensorKernels
+from mergesafe.engine.run.kernels import Area, Buffer, TensorKernels
 from mergesafe.errors import BackendError, DeviceMemoryError
-from mergesafe.methods.spec import Combination, DeltaNorms, TensorContext, TileFunction
+from mergesafe.methods.spec import (
+    Combination,
+    DeltaNorms,
+    RankMask,
+    TensorContext,
+    TileFunction,
+)
+from mergesafe.native import Array
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +132,32 @@ class DeviceKernels(TensorKernels):
     ) -> tuple[int, list[float]]:
         with self._computing():
             return super().delta_gram(inputs, totals, n)
+
+    def ranked_experts(
+        self,
+        inputs: Sequence[Buffer],
+        masks: Sequence[RankMask],
+        n: int,
+        offset: int,
+        keeps: Sequence[Array],
+        copies: Sequence[Area],
+        *,
+        known: bool,
+    ) -> tuple[int, Sequence[Any]]:
+        with self._computing():
+            return super().ranked_experts(inputs, masks, n, offset, keeps, copies, known=known)
+
+    def score_histogram(
+        self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
+    ) -> tuple[int, int]:
+        with self._computing():
+            return super().score_histogram(inputs, prefix, counts, n)
+
+    def score_norms(
+        self, inputs: Sequence[Buffer], lo: int, totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        with self._computing():
+            return super().score_norms(inputs, lo, totals, n)
 
     def combine(
         self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int

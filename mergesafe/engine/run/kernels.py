@@ -12,13 +12,16 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
+from mergesafe.dtypes import SIZES
 from mergesafe.methods.spec import (
     Combination,
     DeltaNorms,
     Fused,
+    MergeSelected,
     MergeTaskVectors,
+    RankMask,
     TensorContext,
     TileFunction,
     WeightedSum,
@@ -31,6 +34,7 @@ from mergesafe.native import (
     Input,
     Output,
     extension,
+    rank_masks,
     task_vectors,
 )
 
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
     from mergesafe.ops.backends.base import Backend
 
 OUTPUT_FLAG: Final = 1 << 63
+#: Memory of an arena: its address, and a view of it.
+Area: TypeAlias = tuple[int, memoryview]
 #: Inputs from this one on share a flag bit.
 SHARED_FLAG: Final = 62
 
@@ -122,6 +128,32 @@ class Kernels(Protocol):
         totals: list[float],
         n: int,
         offset: int,
+    ) -> tuple[int, list[float]]: ...
+
+    def ranked_experts(
+        self,
+        inputs: Sequence[Buffer],
+        masks: Sequence[RankMask],
+        n: int,
+        offset: int,
+        keeps: Sequence[Array],
+        copies: Sequence[Area],
+        *,
+        known: bool,
+    ) -> tuple[int, Sequence[Buffer]]:
+        """The base, then copies of the experts in which what a mask drops is the base's value.
+
+        ``keeps``, a byte for each element and expert, and ``copies`` are memory for it. ``known``:
+        ``keeps`` holds the masks already.
+        """
+
+    def score_histogram(
+        self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
+    ) -> tuple[int, int]:
+        """Adds to counts; see :class:`mergesafe.ops.backends.base.Backend`."""
+
+    def score_norms(
+        self, inputs: Sequence[Buffer], lo: int, totals: list[float], n: int
     ) -> tuple[int, list[float]]: ...
 
     def combine(
@@ -223,6 +255,50 @@ class NativeKernels:
             base, vectors, norm, totals, n, offset, self.zero, self.threads
         )
 
+    def ranked_experts(
+        self,
+        inputs: Sequence[Buffer],
+        masks: Sequence[RankMask],
+        n: int,
+        offset: int,
+        keeps: Sequence[Array],
+        copies: Sequence[Area],
+        *,
+        known: bool,
+    ) -> tuple[int, Sequence[Buffer]]:
+        base, *experts = inputs
+        flags = 0
+        if not known:
+            flags = extension.rank_masks(
+                base.input, _inputs(experts), rank_masks(masks), masks[0].columns, n, offset,
+                list(keeps), self.zero, self.threads,
+            )  # fmt: skip
+        found = [base]
+        for x, keep, (address, view) in zip(experts, keeps, copies, strict=True):
+            alike = (x.dtype, x.cast) == (base.dtype, base.cast)
+            dtype, cast = (x.dtype, x.cast) if alike else ("F32", "F32")
+            copy = Buffer(address, view[: n * SIZES[dtype]], dtype, cast)
+            extension.masked_copy(
+                base.input, x.input, keep, Output(address, DTYPES[dtype]), n, self.zero,
+                self.threads,
+            )  # fmt: skip
+            found.append(copy)
+        return flags, found
+
+    def score_histogram(
+        self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
+    ) -> tuple[int, int]:
+        base, *experts = _inputs(inputs)
+        array = Array(ctypes.addressof(counts), len(counts))
+        high = -1 if prefix is None else prefix
+        return extension.score_histogram(base, experts, high, array, n, self.zero, self.threads)
+
+    def score_norms(
+        self, inputs: Sequence[Buffer], lo: int, totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        base, *experts = _inputs(inputs)
+        return extension.score_norms(base, experts, lo, totals, n, self.zero, self.threads)
+
     def combine(
         self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
     ) -> int:
@@ -237,8 +313,13 @@ class NativeKernels:
                 combine.kernel, base, others, list(combine.coefficients), target, n, self.zero,
                 self.threads,
             )  # fmt: skip
-        assert isinstance(combine, MergeTaskVectors)  # the engine takes tile functions elsewhere
         base, *experts = _inputs(inputs)
+        if isinstance(combine, MergeSelected):
+            return extension.merge_scored(
+                base, experts, combine.lo, list(combine.weights), target, n, self.zero,
+                self.threads,
+            )  # fmt: skip
+        assert isinstance(combine, MergeTaskVectors)  # the engine takes tile functions elsewhere
         vectors = task_vectors(experts, combine.sparsify, combine.weights)
         return extension.merge_task_vectors(
             base, vectors, target, n, offset, ELECTIONS[combine.elect], combine.normalize,
@@ -296,8 +377,10 @@ class TensorKernels:
     def _finite(self, values: torch.Tensor) -> bool:
         return bool(self._torch.isfinite(values).all())
 
-    def _tensor(self, buffer: Buffer) -> torch.Tensor:
+    def _tensor(self, buffer: Buffer | torch.Tensor) -> torch.Tensor:
         """The buffer's values after the cast at load; not a copy where nothing changes."""
+        if isinstance(buffer, self._torch.Tensor):  # of ranked_experts()
+            return buffer
         cast = self._stored(buffer).to(self._dtypes[buffer.cast])
         if self.zero and not self._finite(cast):
             cast = self._torch.where(self._torch.isfinite(cast), cast, 0)
@@ -306,6 +389,8 @@ class TensorKernels:
     def _flags(self, inputs: Sequence[Buffer]) -> int:
         flags = 0
         for i, buffer in enumerate(inputs):
+            if isinstance(buffer, self._torch.Tensor):
+                continue  # ranked_experts() has looked at what it is a copy of
             if not self._finite(self._stored(buffer).to(self._dtypes[buffer.cast])):
                 flags |= 1 << min(i, SHARED_FLAG)
         return flags
@@ -353,6 +438,37 @@ class TensorKernels:
         )
         return self._flags(inputs), answer
 
+    def ranked_experts(
+        self,
+        inputs: Sequence[Buffer],
+        masks: Sequence[RankMask],
+        n: int,
+        offset: int,
+        keeps: Sequence[Array],
+        copies: Sequence[Area],
+        *,
+        known: bool,
+    ) -> tuple[int, Sequence[Any]]:
+        """The copies are tensors, made anew each time."""
+        base, *experts = map(self._tensor, inputs)
+        found = self._backend.ranked_experts(base, experts, masks, offset)
+        return self._flags(inputs), [inputs[0], *found]
+
+    def score_histogram(
+        self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
+    ) -> tuple[int, int]:
+        base, *experts = map(self._tensor, inputs)
+        bins, nonzero = self._backend.score_histogram(base, experts, prefix)
+        total = self._torch.frombuffer(counts, dtype=self._torch.int64)
+        total += bins.cpu()
+        return self._flags(inputs), nonzero
+
+    def score_norms(
+        self, inputs: Sequence[Buffer], lo: int, totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        base, *experts = map(self._tensor, inputs)
+        return self._flags(inputs), self._backend.score_norms(base, experts, lo, totals)
+
     def combine(
         self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
     ) -> int:
@@ -364,6 +480,10 @@ class TensorKernels:
         elif isinstance(combine, Fused):
             merged = self._backend.fused(
                 combine.kernel, tensors[0], tensors[1:], combine.coefficients, dtype, target
+            )
+        elif isinstance(combine, MergeSelected):
+            merged = self._backend.merge_selected(
+                tensors[0], tensors[1:], combine.lo, combine.weights, dtype, target
             )
         else:
             assert isinstance(combine, MergeTaskVectors)  # tile functions are another method's

@@ -26,12 +26,15 @@ from mergesafe.engine.run.kernels import (
     Buffer,
     Kernels,
 )
+from mergesafe.engine.run.ranks import RankedExperts
 from mergesafe.engine.run.results import Results
 from mergesafe.engine.run.trace import Lap, no_lap
 from mergesafe.methods.contract import BrokenContractError, OperandSet
 from mergesafe.methods.driver import broken, drive, steps
 from mergesafe.methods.spec import (
     Combination,
+    MergeTaskVectors,
+    RankMask,
     Statistic,
     TileFunction,
 )
@@ -66,6 +69,7 @@ class TensorMerge:
         self._views = [source.view.open(room) for source in task.sources]
         self._fetched = [0] * len(self._views)
         self.storage = memory.take(layout.select * rank_count(task))[0] if layout.select else 0
+        self._ranks: RankedExperts | None = None
         self._resident: list[Buffer] | None = None
         self._planned = True  # whether reading counts as progress
         self._span = 0, task.numel
@@ -80,10 +84,9 @@ class TensorMerge:
         chosen = self.operands(combine.of)
         for begin, count, inputs in self.tiles():
             self._begin_tile(begin)
-            for at in range(0, count, self.layout.out_tile):
-                n = min(self.layout.out_tile, count - at)
+            for at, n, pieces in self.pieces(inputs, count):
                 out = Buffer(address, view[: n * size], self.task.out_dtype, self.task.out_dtype)
-                parts = [inputs[i].part(at, n, SIZES[inputs[i].dtype]) for i in chosen]
+                parts = [pieces[i] for i in chosen]
                 flags = self._combine(parts, combine, out, n, begin + at)
                 self.lap("combine", begin + at, n * size)
                 self.check(flags, chosen)
@@ -103,12 +106,25 @@ class TensorMerge:
     def _combine(
         self, inputs: list[Buffer], how: Combination, out: Buffer, n: int, begin: int
     ) -> int:
+        if isinstance(how, MergeTaskVectors) and how.ranked:
+            left = self.ranked(inputs, how.ranked, n, begin)
+            return self.kernels.combine(left, how, out, n, begin)
         if not isinstance(how, TileFunction):
             return self.kernels.combine(inputs, how, out, n, begin)
         try:
             return self.kernels.tile(inputs, how, out, self.task.context, begin)
         except BrokenContractError as error:
             raise broken(self.task.method, self.task.context, error) from error.__cause__
+
+    def ranked(
+        self, inputs: Sequence[Buffer], masks: Sequence[RankMask], n: int, begin: int
+    ) -> Sequence[Buffer]:
+        """The base, then the experts without what masks by rank drop; flags are reported."""
+        if self._ranks is None:
+            self._ranks = RankedExperts(self.task, self.layout, self.memory)
+        flags, left = self._ranks.find(self.kernels, inputs, masks, n, begin)
+        self.check(flags)
+        return left
 
     def _begin_tile(self, begin: int) -> None:
         # What is read as a whole, as factors of adapters, is counted with the first tile.
@@ -182,6 +198,14 @@ class TensorMerge:
             if count == self.task.numel:
                 self._resident = inputs
             yield begin, count, inputs
+
+    def pieces(
+        self, inputs: Sequence[Buffer], count: int
+    ) -> Iterator[tuple[int, int, list[Buffer]]]:
+        """(first element in the tile, count, inputs) of what is written at once."""
+        for at in range(0, count, self.layout.out_tile):
+            n = min(self.layout.out_tile, count - at)
+            yield at, n, [x.part(at, n, SIZES[x.dtype]) for x in inputs]
 
     def inputs(self, begin: int, count: int) -> list[Buffer]:
         return [self._read(i, s.view, begin, count) for i, s in enumerate(self.task.sources)]

@@ -11,6 +11,7 @@ is never kept. Without election every d_i is kept.
 - task_arithmetic: Ilharco et al., https://arxiv.org/abs/2212.04089
 - ties: Yadav et al., https://arxiv.org/abs/2306.01708
 - dare_linear, dare_ties: Yu et al., https://arxiv.org/abs/2311.03099
+- della, della_linear: Deep et al., https://arxiv.org/abs/2406.11617
 - breadcrumbs: Davari & Belilovsky, https://arxiv.org/abs/2312.06795
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from mergesafe.methods.ranked import ranked_masks
 from mergesafe.methods.sparsify import Sparsifier, rescale_rule, sparsify_masks
 from mergesafe.methods.spec import (
     Inputs,
@@ -25,6 +27,7 @@ from mergesafe.methods.spec import (
     MergeMethod,
     MergeTaskVectors,
     Parameter,
+    RankMask,
     Settings,
     TensorContext,
 )
@@ -41,7 +44,7 @@ class TaskArithmetic(MergeMethod):
         title: str,
         paper: str,
         *,
-        sparsify: Sparsifier,
+        sparsify: Sparsifier | Literal["magprune"],
         elect: bool,
         normalize: bool,
         rescale: bool,
@@ -49,9 +52,9 @@ class TaskArithmetic(MergeMethod):
         self.name = name
         self.title = title
         self.paper = paper
-        self.sparsifier: Sparsifier = sparsify
+        self.sparsifier = sparsify
         self.elects = elect
-        self.random = sparsify == "random"
+        self.random = sparsify in ("random", "magprune")
         self.parameters = _parameters(sparsify, elect, normalize, rescale)
 
     def unused(self, settings: Settings) -> frozenset[int]:
@@ -62,17 +65,17 @@ class TaskArithmetic(MergeMethod):
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         shared = settings.shared
         densities = settings.column("density")
-        outliers = self.sparsifier == "magnitude_outliers"
-        gammas = settings.column("gamma") if outliers else []
-        masks = yield from sparsify_masks(
-            self.sparsifier,
-            tensor.numel,
-            densities,
-            gammas,
-            rescale_rule(shared["rescale"]),
-            tensor.seed,
-            tensor.name,
-        )
+        rescale = rescale_rule(shared["rescale"])
+        ranked: tuple[RankMask, ...] = ()
+        if self.sparsifier == "magprune":
+            epsilons = settings.column("epsilon")
+            masks, ranked = yield from ranked_masks(tensor, densities, epsilons, rescale)
+        else:
+            outliers = self.sparsifier == "magnitude_outliers"
+            gammas = settings.column("gamma") if outliers else []
+            masks = yield from sparsify_masks(
+                self.sparsifier, tensor.numel, densities, gammas, rescale, tensor.seed, tensor.name
+            )
         elect: Literal["none", "sum", "count"] = shared["elect"] if self.elects else "none"
         return MergeTaskVectors(
             tuple(settings.column("weight")),
@@ -80,6 +83,7 @@ class TaskArithmetic(MergeMethod):
             elect=elect,
             normalize=bool(shared["normalize"]),
             scale=shared["lambda"],
+            ranked=ranked,
         )
 
     def check(self, settings: Settings) -> list[str]:
@@ -96,7 +100,7 @@ class TaskArithmetic(MergeMethod):
 
 
 def _parameters(
-    sparsify: Sparsifier, elect: bool, normalize: bool, rescale: bool
+    sparsify: Sparsifier | Literal["magprune"], elect: bool, normalize: bool, rescale: bool
 ) -> tuple[Parameter, ...]:
     parameters = [
         Parameter(
@@ -144,12 +148,21 @@ def _parameters(
                 scope="model", default=0.01, minimum=0.0, maximum=1.0, tunable=(0.0, 1.0),
             )
         )  # fmt: skip
+    if sparsify == "magprune":
+        parameters.append(
+            Parameter(
+                "epsilon", "float", "the keep probabilities lie in density - epsilon to density + "
+                "epsilon, growing with the rank of the magnitude in its row",
+                scope="model", default=0.15, minimum=0.0, maximum=0.5,
+            )
+        )  # fmt: skip
     return tuple(parameters)
 
 
 _TA = "https://arxiv.org/abs/2212.04089"
 _TIES = "https://arxiv.org/abs/2306.01708"
 _DARE = "https://arxiv.org/abs/2311.03099"
+_DELLA = "https://arxiv.org/abs/2406.11617"
 _CRUMBS = "https://arxiv.org/abs/2312.06795"
 
 FAMILY: tuple[TaskArithmetic, ...] = (
@@ -167,6 +180,13 @@ FAMILY: tuple[TaskArithmetic, ...] = (
     TaskArithmetic(
         "dare_ties", "DARE TIES", _DARE, sparsify="random", elect=True, normalize=False,
         rescale=True,
+    ),
+    TaskArithmetic(
+        "della", "DELLA", _DELLA, sparsify="magprune", elect=True, normalize=True, rescale=True
+    ),
+    TaskArithmetic(
+        "della_linear", "DELLA Linear", _DELLA,
+        sparsify="magprune", elect=False, normalize=False, rescale=True,
     ),
     TaskArithmetic(
         "breadcrumbs", "Model Breadcrumbs", _CRUMBS,

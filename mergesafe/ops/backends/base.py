@@ -16,7 +16,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import torch
 
-from mergesafe.methods.spec import Sparsify
+from mergesafe.methods.spec import RankMask, Sparsify
 
 Elect: TypeAlias = Literal["none", "sum", "count"]
 Norm: TypeAlias = Literal["l1", "l2", "linf"]
@@ -129,6 +129,48 @@ class Backend(Protocol):
         """``totals`` (two per expert) continued by sums of ``|d|`` (l1) or ``d * d`` (l2), or by
         the largest ``|d|`` (linf), of the whole task vector and of what ``sparsify`` keeps.
         """
+
+    def ranked_experts(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        masks: Sequence[RankMask],
+        offset: int,
+    ) -> list[torch.Tensor]:
+        """Copies of the experts, of whole rows, in which what its mask drops is the base's value.
+
+        In the type of base and expert where they have one, else in float32.
+        """
+
+    def score_histogram(
+        self, base: torch.Tensor, experts: Sequence[torch.Tensor], prefix: int | None
+    ) -> tuple[torch.Tensor, int]:
+        """int64 counts [65536] as :meth:`magnitude_histogram`'s, of the scores of all experts
+        together (see :class:`mergesafe.methods.statistics.ScoreThreshold`), and how many scores
+        are not 0.
+        """
+
+    def score_norms(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        lo: int,
+        totals: Sequence[float],
+    ) -> list[float]:
+        """``totals`` (one per expert) continued by the squares of deltas whose score has bits of
+        at least ``lo``.
+        """
+
+    def merge_selected(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        lo: int,
+        weights: Sequence[float],
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See :class:`mergesafe.methods.combinations.MergeSelected`; into ``out`` where given."""
 
     def sum_jobs(
         self,

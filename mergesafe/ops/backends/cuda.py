@@ -19,6 +19,7 @@ from mergesafe.methods.spec import Sparsify
 from mergesafe.native import ELECTIONS, NORMS, Array
 from mergesafe.ops.backends.base import Elect, MergeJob, Norm, RankJob
 from mergesafe.ops.backends.native import DTYPES
+from mergesafe.ops.backends.selected import SelectedByTorch
 from mergesafe.ops.numbers import float32
 
 NOTHING_DROPPED = Sparsify()
@@ -27,7 +28,7 @@ MASK_FIELDS = tuple(map(attrgetter, ("lo", "hi", "random", "threshold", "key", "
 DTYPE = attrgetter("dtype")
 
 
-class CudaBackend:
+class CudaBackend(SelectedByTorch):
     """See :class:`mergesafe.ops.backends.base.Backend`; ``module`` is ``mergesafe._native.cuda``,
     or one that runs the same kernels on the host.
     """

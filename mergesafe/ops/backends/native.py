@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from mergesafe.methods.spec import Sparsify
+from mergesafe.methods.spec import RankMask, Sparsify
 from mergesafe.native import DTYPES as CODES
 from mergesafe.native import (
     ELECTIONS,
@@ -17,6 +17,7 @@ from mergesafe.native import (
     Output,
     TaskVector,
     extension,
+    rank_masks,
     task_vectors,
 )
 from mergesafe.ops.backends.base import Elect, MergeJob, Norm
@@ -172,6 +173,80 @@ class NativeBackend(OneByOne):
             torch.get_num_threads(),
         )
         return sums
+
+    def ranked_experts(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        masks: Sequence[RankMask],
+        offset: int,
+    ) -> list[torch.Tensor]:
+        n, threads = base.numel(), torch.get_num_threads()
+        keeps = [torch.empty(n, dtype=torch.uint8) for _ in experts]
+        inputs = [input_of(x) for x in experts]
+        arrays = [Array(keep.data_ptr(), n) for keep in keeps]
+        columns = masks[0].columns
+        extension.rank_masks(
+            input_of(base), inputs, rank_masks(masks), columns, n, offset, arrays, False, threads
+        )
+        found = []
+        for x, described, keep in zip(experts, inputs, arrays, strict=True):
+            out = torch.empty_like(x, dtype=x.dtype if x.dtype == base.dtype else torch.float32)
+            target = Output(out.data_ptr(), DTYPES[out.dtype])
+            extension.masked_copy(input_of(base), described, keep, target, n, False, threads)
+            found.append(out)
+        return found
+
+    def score_histogram(
+        self, base: torch.Tensor, experts: Sequence[torch.Tensor], prefix: int | None
+    ) -> tuple[torch.Tensor, int]:
+        counts = torch.zeros(extension.histogram_bins, dtype=torch.int64)
+        _, nonzero = extension.score_histogram(
+            input_of(base),
+            [input_of(x) for x in experts],
+            -1 if prefix is None else prefix,
+            Array(counts.data_ptr(), counts.numel()),
+            base.numel(),
+            False,
+            torch.get_num_threads(),
+        )
+        return counts, nonzero
+
+    def score_norms(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        lo: int,
+        totals: Sequence[float],
+    ) -> list[float]:
+        inputs, n = [input_of(x) for x in experts], base.numel()
+        threads = torch.get_num_threads()
+        _, sums = extension.score_norms(input_of(base), inputs, lo, list(totals), n, False, threads)
+        return sums
+
+    def merge_selected(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        lo: int,
+        weights: Sequence[float],
+        out_dtype: torch.dtype,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Into ``out`` where given: fresh memory costs more than the merge."""
+        if out is None:
+            out = torch.empty_like(base, dtype=out_dtype)
+        extension.merge_scored(
+            input_of(base),
+            [input_of(x) for x in experts],
+            lo,
+            list(weights),
+            Output(out.data_ptr(), DTYPES[out_dtype]),
+            out.numel(),
+            False,
+            torch.get_num_threads(),
+        )
+        return out
 
     def inner_products(
         self, grads: Sequence[torch.Tensor], inputs: Sequence[Sequence[torch.Tensor]]

@@ -17,6 +17,7 @@ import torch
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.base import Elect, MergeJob, Norm
 from mergesafe.ops.backends.one_by_one import OneByOne
+from mergesafe.ops.backends.selected import SelectedByTorch
 from mergesafe.ops.fused import ELEMENTS
 from mergesafe.ops.numbers import divisor_of, float32, sums_to_one
 
@@ -42,7 +43,7 @@ F64 = torch.float64
 _WORD = 0xFFFFFFFF
 
 
-class ReferenceBackend(OneByOne):
+class ReferenceBackend(OneByOne, SelectedByTorch):
     """See :class:`mergesafe.ops.backends.base.Backend`."""
 
     name = "reference"

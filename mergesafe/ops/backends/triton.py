@@ -9,6 +9,7 @@ import torch
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends import triton_kernels as kernels
 from mergesafe.ops.backends.base import Elect, MergeJob, Norm, RankJob
+from mergesafe.ops.backends.selected import SelectedByTorch
 from mergesafe.ops.backends.triton_fused import fused as fused_kernel
 from mergesafe.ops.backends.triton_launch import float32_rows, launch, masks, random_bits
 from mergesafe.ops.backends.triton_selection import selected
@@ -27,7 +28,7 @@ TILE = 1024
 HISTOGRAM_BINS = 1 << 16
 
 
-class TritonBackend:
+class TritonBackend(SelectedByTorch):
     """See :class:`mergesafe.ops.backends.base.Backend`.
 
     Jobs are launched one by one and nothing waits for the device, but where Python numbers are

@@ -74,8 +74,8 @@ class TensorFunction:
         how = self._declared(inputs, filled(self.task.settings, self.space.split(row)))
         if isinstance(how, MergeTaskVectors):
             # A random mask depends on where in its tensor an element lies.
-            late = any(mask.random for mask in how.sparsify)
-            base, *experts = inputs if late else _rows(inputs, chosen)
+            late = bool(how.ranked) or any(mask.random for mask in how.sparsify)
+            base, *experts = _ranked(how, inputs) if late else _rows(inputs, chosen)
             merged = ops.merge_task_vectors(
                 base, experts, how.weights, sparsify=list(how.sparsify), elect=how.elect,
                 normalize=how.normalize, scale=how.scale, out_dtype=dtype,
@@ -129,7 +129,11 @@ class TensorFunction:
             return False
         if isinstance(how, WeightedSum):
             return True
-        return how.elect == "none" and all(mask == Sparsify() for mask in how.sparsify)
+        return (
+            how.elect == "none"
+            and not how.ranked
+            and all(mask == Sparsify() for mask in how.sparsify)
+        )
 
     # --- the declaration -------------------------------------------------------------------------
 
@@ -277,16 +281,25 @@ def _merge_slopes(
     chosen: Tensor | None,
 ) -> list[Tensor]:
     """Gradients of weights and scale, which are the ``coefficients``, from that of the tensor."""
-    if chosen is not None and any(mask.random for mask in how.sparsify):
+    if chosen is not None and (how.ranked or any(mask.random for mask in how.sparsify)):
         wide = gradient.new_zeros(inputs[0].shape)
         gradient, chosen = wide.index_copy_(0, chosen, gradient), None
-    base, *experts = (x.reshape(-1) for x in _rows(inputs, chosen))
+    base, *experts = (x.reshape(-1) for x in _rows(_ranked(how, inputs), chosen))
     weights, scale = coefficients
     found = jobs.merge_gradients(
         [gradient], [base], experts, weights.unsqueeze(0), scale.unsqueeze(0), [how.sparsify],
         Layout([0], [base.numel()]), how.elect, how.normalize, "auto",
     )[0]  # fmt: skip
     return [found[:-1], found[-1]]
+
+
+def _ranked(how: MergeTaskVectors, inputs: Tensors) -> Tensors:
+    """The base, then the experts without what masks by rank drop."""
+    if not how.ranked:
+        return inputs
+    base, *experts = (x.reshape(-1) for x in inputs)
+    left = get_backend("auto", base.device).ranked_experts(base, experts, how.ranked, 0)
+    return [inputs[0], *(x.view(inputs[0].shape) for x in left)]
 
 
 def _stacked(numbers: Sequence[Any], like: Tensor) -> Tensor:
