@@ -27,7 +27,8 @@ from mergesafe.architecture.depth import (
 from mergesafe.architecture.settings import mismatch
 from mergesafe.architecture.tying import HEADS, embedding_of, head_beside
 from mergesafe.errors import CheckpointError, RecipeError
-from mergesafe.outline.alignment import Alignment, Named, name_alike, settle
+from mergesafe.outline.alignment import Alignment, settle
+from mergesafe.outline.naming import Named, name_alike
 from mergesafe.outline.outputs import Outline, Output, output_of
 from mergesafe.outline.sources import Model
 from mergesafe.recipe.model import ModelRef, Recipe
