@@ -9,7 +9,7 @@ only some inputs have is taken from its owner, dropped with a note, or refused, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mergesafe.architecture.experts import expert_layout
