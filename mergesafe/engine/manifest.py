@@ -89,6 +89,7 @@ def manifest_text(
         "backend": backend,
         "recipe": plan.recipe.text,
         "merge_method": plan.recipe.method_names,
+        **({"method_files": plan.method_files} if plan.method_files else {}),
         "exactness": plan.exactness,
         "seed": plan.seed if plan.random else None,
         "on_nonfinite": on_nonfinite,

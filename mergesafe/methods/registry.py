@@ -10,6 +10,8 @@ import importlib
 import re
 import sys
 from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.errors import ArgumentError, MethodError, did_you_mean
@@ -55,6 +57,18 @@ def get_method(name: str) -> MergeMethod:
         return _imported(offered[name], name)
     hint = did_you_mean(name, [*METHODS, *offered])
     raise ArgumentError(f"unknown merge method '{name}'{hint}")
+
+
+def file_digest(method: MergeMethod) -> str | None:
+    """SHA-256 of the file that a method of one's own is written in; None for mergesafe's own.
+
+    What that file imports is not part of it.
+    """
+    written = getattr(method, "function", type(method))
+    place = getattr(sys.modules.get(written.__module__), "__file__", None)
+    if METHODS.get(method.name) is method or place is None:
+        return None
+    return sha256(Path(place).read_bytes()).hexdigest()
 
 
 @lru_cache(maxsize=64)

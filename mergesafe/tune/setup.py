@@ -63,11 +63,13 @@ class Setup:
         # Headers do not tell an adapter's scale. (Runs that began before have no such line.)
         adapted = any(model.adapter for model in self.plan.models)
         tensors = {"tensors": about["options"][TENSORS]} if adapted else {}
+        own = {"file of the merge method": files} if (files := self.plan.method_files) else {}
         section = replace(self.section, seed=0)  # the seed is told by itself
         digest = hashlib.sha256(repr(section).encode()).hexdigest()
         return {
             **{key: about[key] for key in ("mergesafe_version", "recipe", "inputs")},
             **tensors,
+            **own,
             "section 'tune'": digest,
             "seed": self.section.seed,
             "configuration, tokenizer or chat template": self._companions(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -15,6 +16,8 @@ import torch
 import yaml
 from tiny import command, llama, read, same_bits, save
 
+import mergesafe as ms
+from mergesafe.engine.resume.unfinished import subject_of
 from mergesafe.errors import MergesafeError
 from mergesafe.methods import registry
 from mergesafe.ops.methods import run
@@ -79,6 +82,33 @@ def test_the_commands_give_the_bits_of_plain_tensors(imported: Path) -> None:
     merged = read(imported / "merged")
     for tensor, values in expected("median", imported, scale=0.8).items():
         assert same_bits(merged[tensor], values), tensor
+
+
+def test_a_changed_function_is_not_resumed(imported: Path) -> None:
+    """Neither as a finished merge nor as an unfinished one."""
+    module = imported / "methods" / "robust.py"
+    written = module.read_text()
+    settings = {"cwd": imported, "env": environment(module.parent)}
+    assert command("merge", "median.yml", "changed", **settings).returncode == 0
+    assert command("merge", "median.yml", "changed", "--resume", **settings).returncode == 0
+    plan = ms.plan(imported / "median.yml").plan
+    assert read_json(imported / "changed")["method_files"] == plan.method_files
+    before = subject_of(plan, "error")["options"]
+    try:
+        module.write_text(written.replace("0.5 *", "0.4 *"))
+        done = command("merge", "median.yml", "changed", "--resume", **settings)
+        assert done.returncode == 2
+        assert "the file of a merge method (robust:median) has changed since" in done.stderr
+        after = subject_of(ms.plan(imported / "median.yml").plan, "error")["options"]
+    finally:
+        module.write_text(written)
+    assert [name for name in after if after[name] != before[name]] == [
+        "the file of the merge method 'robust:median' (its SHA-256)"
+    ]
+
+
+def read_json(folder: Path) -> Any:
+    return json.loads((folder / "mergesafe-manifest.json").read_text())
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "median"])

@@ -27,6 +27,7 @@ from mergesafe.engine.plan.settings import check_settings
 from mergesafe.engine.plan.token_ids import TokenCheck, check_token_ids
 from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import Planned, dry_run
+from mergesafe.methods.registry import file_digest
 from mergesafe.methods.spec import (
     MergeMethod,
     MergeTaskVectors,
@@ -176,6 +177,13 @@ class MergePlan:
         """``bits``, or ``numerics`` where one of the methods may round otherwise elsewhere."""
         exact = all(task.copied or task.method.exact == "bits" for task in self.tasks)
         return "bits" if exact else "numerics"
+
+    @cached_property
+    def method_files(self) -> dict[str, str]:
+        """Digests of the files of methods that are not mergesafe's own, by their names."""
+        methods = {task.method.name: task.method for task in self.tasks if not task.copied}
+        found = {name: file_digest(method) for name, method in sorted(methods.items())}
+        return {name: digest for name, digest in found.items() if digest is not None}
 
     def placement(self, task: TensorTask) -> Placement:
         place = self.layout.placements[task.stored]

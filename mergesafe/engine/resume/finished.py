@@ -64,6 +64,8 @@ def _differences(
         yield f"it was made by mergesafe {show(version)}, this is {__version__}"
     if manifest.get("recipe") != plan.recipe.text:
         yield "the recipe has changed since that merge"
+    if manifest.get("method_files", {}) != plan.method_files:
+        yield f"the file of a merge method ({', '.join(plan.method_files)}) has changed since"
     if manifest.get("seed") != (plan.seed if plan.random else None):
         yield f"that merge had --seed {show(manifest.get('seed'))}"
     if manifest.get("on_nonfinite") != on_nonfinite:

@@ -49,6 +49,10 @@ def subject_of(plan: MergePlan, on_nonfinite: str) -> Line:
             "--max-shard-size (or what it makes of the shards)": layout.hexdigest(),
             "how experts are stored (by the model_type in config.json)": parts.hexdigest(),
             TENSORS: _tensors_digest(plan),
+            **{
+                f"the file of the merge method '{name}' (its SHA-256)": digest
+                for name, digest in plan.method_files.items()
+            },
         },
         "inputs": input_states(plan),
     }
