@@ -14,7 +14,7 @@ import torch
 from tiny import digest, leftovers, recipe, save
 
 import mergesafe
-from mergesafe.engine.run.kernels import NativeKernels
+from mergesafe.engine.run.native_kernels import NativeKernels
 from mergesafe.errors import ResourceError
 
 COUNT = 400

@@ -10,8 +10,9 @@ import torch
 
 from mergesafe import _native
 from mergesafe.methods.spec import KEEP_NONE, Sparsify
+from mergesafe.ops.backends.elementary import magnitude_bits
 from mergesafe.ops.backends.native import NativeBackend
-from mergesafe.ops.backends.reference import ReferenceBackend, magnitude_bits
+from mergesafe.ops.backends.reference import ReferenceBackend
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 DTYPES = (BF16, F16, F32)

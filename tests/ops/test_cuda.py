@@ -16,7 +16,7 @@ from mergesafe.errors import BackendError
 from mergesafe.methods.spec import KEEP_NONE, Sparsify
 from mergesafe.ops.backends.base import MergeJob, RankJob
 from mergesafe.ops.backends.cuda import CudaBackend
-from mergesafe.ops.backends.reference import random_words
+from mergesafe.ops.backends.elementary import random_words
 
 from . import emulated
 from .helpers import (

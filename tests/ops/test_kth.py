@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mergesafe.ops.backends.reference import magnitude_bits, random_words
+from mergesafe.ops.backends.elementary import magnitude_bits, random_words
 
 from .helpers import (
     BF16,

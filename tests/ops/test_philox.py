@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mergesafe.methods.spec import Sparsify
-from mergesafe.ops.backends.reference import philox4x32, random_words
+from mergesafe.ops.backends.elementary import philox4x32, random_words
 
 from .helpers import F32, ISAS, NATIVE, REFERENCE, forced
 

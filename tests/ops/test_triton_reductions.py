@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("triton")
 
 from mergesafe.methods.spec import Sparsify
-from mergesafe.ops.backends import reference
+from mergesafe.ops.backends import elementary
 from mergesafe.ops.backends.base import MergeJob
 
 from .helpers import (
@@ -117,7 +117,7 @@ def test_sums_over_several_programs() -> None:
 def test_blocks_are_added_64_at_a_time(blocks: int) -> None:
     values = torch.zeros(2, blocks, 4096, dtype=torch.float64)
     values[:, :, 0] = ordinary(2 * blocks, F32, blocks).double().view(2, blocks) ** 3
-    expected = torch.stack([reference.tree_sum(row.flatten()) for row in values])
+    expected = torch.stack([elementary.tree_sum(row.flatten()) for row in values])
     terms = moved(values[:, :, 0].contiguous())
     _assert_same_sums(MODULES["triton_sums"].tree_sums(terms).cpu(), expected)
 

@@ -9,7 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mergesafe.engine.memory import Arena, format_size, parse_size
-from mergesafe.engine.run.kernels import Kernels, NativeKernels, TensorKernels
+from mergesafe.engine.run.kernels import Kernels
+from mergesafe.engine.run.native_kernels import NativeKernels
+from mergesafe.engine.run.tensor_kernels import TensorKernels
 from mergesafe.errors import ArgumentError, BackendError
 from mergesafe.ops.backends.isa import apply_environment
 

@@ -15,7 +15,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mergesafe.engine.memory import format_size
-from mergesafe.engine.run.kernels import Area, Buffer, TensorKernels
+from mergesafe.engine.run.kernels import Area, Buffer
+from mergesafe.engine.run.tensor_kernels import TensorKernels
 from mergesafe.errors import BackendError, DeviceMemoryError
 from mergesafe.methods.spec import (
     Combination,

@@ -13,6 +13,21 @@ from typing import Final
 import torch
 
 from mergesafe.methods.statistics import RankMask
+from mergesafe.ops.backends.elementary import (
+    HISTOGRAM_BINS,
+    LOW_BITS,
+    agreement,
+    arithmetic,
+    continued_norm,
+    delta_of,
+    magnitude_bits,
+    number,
+    pick,
+    random_words,
+    rounded,
+    stored,
+    sum_in_order,
+)
 
 _WORDS: Final = 2.0**32
 _LEAST_SHARE: Final = 1e-6
@@ -38,8 +53,6 @@ class SelectedByTorch:
     def score_histogram(
         self, base: torch.Tensor, experts: Sequence[torch.Tensor], prefix: int | None
     ) -> tuple[torch.Tensor, int]:
-        from mergesafe.ops.backends.reference import HISTOGRAM_BINS, LOW_BITS
-
         bits = score_bits(base, experts)
         high, low = bits >> LOW_BITS, bits & ((1 << LOW_BITS) - 1)
         bins = high if prefix is None else low[high == prefix]
@@ -52,8 +65,6 @@ class SelectedByTorch:
         lo: int,
         totals: Sequence[float],
     ) -> list[float]:
-        from mergesafe.ops.backends.reference import continued_norm, delta_of, pick
-
         keep = score_bits(base, experts) >= lo
         return [
             continued_norm("l2", pick(keep, delta_of(x, base)), total)
@@ -69,16 +80,6 @@ class SelectedByTorch:
         out_dtype: torch.dtype,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        from mergesafe.ops.backends.reference import (
-            agreement,
-            arithmetic,
-            number,
-            pick,
-            rounded,
-            stored,
-            sum_in_order,
-        )
-
         real = arithmetic([base, *experts])
         b = base.to(real)
         keep = score_bits(base, experts) >= lo
@@ -98,8 +99,6 @@ class SelectedByTorch:
 
 def rank_keep(x: torch.Tensor, base: torch.Tensor, mask: RankMask, offset: int) -> torch.Tensor:
     """Which elements survive; ``offset`` is the number of the first element in its tensor."""
-    from mergesafe.ops.backends.reference import delta_of, magnitude_bits, random_words
-
     bits = magnitude_bits(delta_of(x, base)).view(-1, mask.columns)
     order = bits.sort(dim=1, stable=True).indices
     counted = torch.arange(mask.columns, device=x.device).expand_as(order)
@@ -112,8 +111,6 @@ def rank_keep(x: torch.Tensor, base: torch.Tensor, mask: RankMask, offset: int) 
 
 def score_bits(base: torch.Tensor, experts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Bits of the float32 sums of squared distances of the deltas from their mean."""
-    from mergesafe.ops.backends.reference import delta_of, magnitude_bits
-
     deltas = [delta_of(x, base).to(torch.float64) for x in experts]
     total = torch.zeros_like(deltas[0])
     for d in deltas:

@@ -11,7 +11,8 @@ from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.adapted import WithLora
 from mergesafe.checkpoint.views.view import OpenView, Room
 from mergesafe.engine.memory import Slice, aligned
-from mergesafe.engine.run.kernels import Buffer, compare
+from mergesafe.engine.run.kernels import Buffer
+from mergesafe.engine.run.native_kernels import compare
 from mergesafe.outline.sources import Operand
 
 #: In :attr:`TensorSums.nonfinite`, the base.

@@ -1,0 +1,236 @@
+"""The kernels of the C++ extension on buffers; see :mod:`mergesafe.engine.run.kernels`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mergesafe.dtypes import SIZES
+from mergesafe.methods.spec import (
+    Combination,
+    DeltaNorms,
+    Fused,
+    MergeSelected,
+    MergeTaskVectors,
+    RankMask,
+    TensorContext,
+    TileFunction,
+    WeightedSum,
+)
+from mergesafe.native import (
+    DTYPES,
+    ELECTIONS,
+    NORMS,
+    Array,
+    Input,
+    Output,
+    extension,
+    rank_masks,
+    task_vectors,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+from mergesafe.engine.run.kernels import Area, Buffer, Selection
+
+if TYPE_CHECKING:
+    from mergesafe.engine.run.tensor_kernels import TensorKernels
+
+
+class NativeSelection:
+    """See :class:`Selection`."""
+
+    def __init__(self, selection: extension.Selection) -> None:
+        self._selection = selection
+
+    def sample(self, inputs: Sequence[Buffer], n: int) -> None:
+        base, *experts = _inputs(inputs)
+        self._selection.sample(base, experts, n)
+
+    def add(self, inputs: Sequence[Buffer], n: int) -> int:
+        base, *experts = _inputs(inputs)
+        return self._selection.add(base, experts, n)
+
+    def finish(self) -> tuple[list[int], list[int]]:
+        return self._selection.finish()
+
+
+class NativeKernels:
+    """The C++ kernels of the chosen instruction set on the CPU."""
+
+    name = "native"
+
+    def __init__(self, threads: int, zero_nonfinite: bool) -> None:
+        self.threads = threads
+        self.zero = zero_nonfinite
+
+    def stage(self, buffer: Buffer) -> None:
+        pass  # it is where kernels read it
+
+    def kth_magnitude(
+        self, inputs: Sequence[Buffer], ranks: Sequence[tuple[int, int]], n: int
+    ) -> tuple[int, list[int]]:
+        base, *experts = _inputs(inputs)
+        return extension.kth_magnitude(base, experts, list(ranks), n, self.zero, self.threads)
+
+    def selection(
+        self, ranks: Sequence[tuple[int, int]], n: int, sample: int, storage: int, size: int
+    ) -> Selection:
+        return NativeSelection(
+            extension.Selection(n, list(ranks), sample, storage, size, self.zero, self.threads)
+        )
+
+    def histogram(self, inputs: Sequence[Buffer], prefixes: list[int], counts: Any, n: int) -> int:
+        base, *experts = _inputs(inputs)
+        array = Array(ctypes.addressof(counts), len(counts))
+        return extension.magnitude_histogram(
+            base, experts, prefixes, array, n, self.zero, self.threads
+        )
+
+    def gram(
+        self, inputs: Sequence[Buffer], totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        return extension.gram(_inputs(inputs), totals, n, self.zero, self.threads)
+
+    def delta_gram(
+        self, inputs: Sequence[Buffer], totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        counts = [0] * (2 * (len(inputs) - 1) ** 2)
+        base, *experts = _inputs(inputs)
+        flags, totals, _ = extension.compare(
+            base, experts, False, totals, counts, n, self.zero, self.threads
+        )
+        return flags, totals
+
+    def delta_norms(
+        self,
+        inputs: Sequence[Buffer],
+        request: DeltaNorms,
+        totals: list[float],
+        n: int,
+        offset: int,
+    ) -> tuple[int, list[float]]:
+        base, *experts = _inputs(inputs)
+        vectors = task_vectors(experts, request.sparsify, [1.0] * len(experts))
+        norm = NORMS[request.norm]
+        return extension.delta_norms(
+            base, vectors, norm, totals, n, offset, self.zero, self.threads
+        )
+
+    def ranked_experts(
+        self,
+        inputs: Sequence[Buffer],
+        masks: Sequence[RankMask],
+        n: int,
+        offset: int,
+        keeps: Sequence[Array],
+        copies: Sequence[Area],
+        *,
+        known: bool,
+    ) -> tuple[int, Sequence[Buffer]]:
+        base, *experts = inputs
+        flags = 0
+        if not known:
+            flags = extension.rank_masks(
+                base.input, _inputs(experts), rank_masks(masks), masks[0].columns, n, offset,
+                list(keeps), self.zero, self.threads,
+            )  # fmt: skip
+        found = [base]
+        for x, keep, (address, view) in zip(experts, keeps, copies, strict=True):
+            alike = (x.dtype, x.cast) == (base.dtype, base.cast)
+            dtype, cast = (x.dtype, x.cast) if alike else ("F32", "F32")
+            copy = Buffer(address, view[: n * SIZES[dtype]], dtype, cast)
+            extension.masked_copy(
+                base.input, x.input, keep, Output(address, DTYPES[dtype]), n, self.zero,
+                self.threads,
+            )  # fmt: skip
+            found.append(copy)
+        return flags, found
+
+    def score_histogram(
+        self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
+    ) -> tuple[int, int]:
+        base, *experts = _inputs(inputs)
+        array = Array(ctypes.addressof(counts), len(counts))
+        high = -1 if prefix is None else prefix
+        return extension.score_histogram(base, experts, high, array, n, self.zero, self.threads)
+
+    def score_norms(
+        self, inputs: Sequence[Buffer], lo: int, totals: list[float], n: int
+    ) -> tuple[int, list[float]]:
+        base, *experts = _inputs(inputs)
+        return extension.score_norms(base, experts, lo, totals, n, self.zero, self.threads)
+
+    def combine(
+        self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
+    ) -> int:
+        target = Output(out.address, DTYPES[out.dtype])
+        if isinstance(combine, WeightedSum):
+            return extension.weighted_sum(
+                _inputs(inputs), list(combine.weights), target, n, self.zero, self.threads
+            )
+        if isinstance(combine, Fused):
+            base, *others = _inputs(inputs)
+            return extension.fused(
+                combine.kernel, base, others, list(combine.coefficients), target, n, self.zero,
+                self.threads,
+            )  # fmt: skip
+        base, *experts = _inputs(inputs)
+        if isinstance(combine, MergeSelected):
+            return extension.merge_scored(
+                base, experts, combine.lo, list(combine.weights), target, n, self.zero,
+                self.threads,
+            )  # fmt: skip
+        assert isinstance(combine, MergeTaskVectors)  # the engine takes tile functions elsewhere
+        vectors = task_vectors(experts, combine.sparsify, combine.weights)
+        return extension.merge_task_vectors(
+            base, vectors, target, n, offset, ELECTIONS[combine.elect], combine.normalize,
+            combine.scale, self.zero, self.threads,
+        )  # fmt: skip
+
+    def tile(
+        self,
+        inputs: Sequence[Buffer],
+        how: TileFunction,
+        out: Buffer,
+        tensor: TensorContext,
+        begin: int,
+    ) -> int:
+        return self._tensors.tile(inputs, how, out, tensor, begin)
+
+    @cached_property
+    def _tensors(self) -> TensorKernels:
+        """The buffers as tensors, for functions that are written in torch."""
+        from mergesafe.engine.run.tensor_kernels import TensorKernels
+        from mergesafe.ops.backends.registry import get_backend
+
+        return TensorKernels(get_backend("reference"), self.zero, threads=self.threads)
+
+
+def _inputs(buffers: Sequence[Buffer]) -> list[Input]:
+    return [buffer.input for buffer in buffers]
+
+
+def compare(
+    base: Buffer,
+    experts: Sequence[Buffer],
+    with_base: bool,
+    products: list[float],
+    counts: list[int],
+    n: int,
+) -> tuple[int, list[float], list[int]]:
+    """Flags, and the sums of task vectors τ = expert − base continued by ``n`` elements.
+
+    ``products``: the upper triangle of ⟨τ_i, τ_j⟩ by rows, of base and task vectors if
+    ``with_base``. ``counts``: for i < j, of N by N pairs by rows, elements in which τ_i and τ_j
+    both are not zero, then those of them in which they have opposite signs.
+    """
+    return extension.compare(base.input, _inputs(experts), with_base, products, counts, n, False, 1)
+
+
+def count_nonfinite(buffer: Buffer, n: int) -> int:
+    return extension.count_nonfinite(buffer.input, n)
