@@ -18,8 +18,10 @@ from mergesafe.methods.statistics import Statistic
 
 T = TypeVar("T")
 
-_STATISTICS: Final = "KthMagnitude, DeltaNorms, Gram"
-_COMBINATIONS: Final = "a WeightedSum, MergeTaskVectors, Fused, TileFunction or Dense"
+_STATISTICS: Final = "KthMagnitude, DeltaNorms, Gram, ScoreThreshold, ScoreNorms"
+_COMBINATIONS: Final = (
+    "a WeightedSum, MergeTaskVectors, MergeSelected, Fused, TileFunction or Dense"
+)
 
 
 @dataclass(frozen=True)
