@@ -34,13 +34,13 @@ def tensors(count: int) -> list[torch.Tensor]:
 def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]:
     """A tensor of a merge by ``method``, with every coefficient that has a gradient."""
     declared = ms.methods.registry.get_method(method)  # type: ignore[attr-defined]
-    count = 1 if declared.inputs.most == 2 and declared.inputs.base == "member" else 2
+    count = min(2, declared.inputs.most or 2) - (declared.inputs.base == "member")
     inputs = tensors(count)
     paths = [save(folder / str(i), {NAME: x}) for i, x in enumerate(inputs)]
     each = {"weight": 0.6, **OPTIONS.get(method, {})}
     known = {p.name for p in declared.parameters if p.scope != "global"}
     each = {n: v for n, v in each.items() if n in known}
-    shared = {"t": 0.3} if any(p.name == "t" for p in declared.parameters) else {}
+    shared = {p.name: 0.3 for p in declared.parameters if p.scope == "global" and p.required}
     if declared.inputs.base == "none":
         content = recipe(method, paths, each=each, parameters=shared)
     elif declared.inputs.base == "member":
