@@ -14,13 +14,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny import command, llama, read, same_bits, save
+from tiny import command, llama, read, recipe, same_bits, save
+from tune.models import make_models
+from tune.test_objectives import SAFETY
 
 import mergesafe as ms
+from mergesafe.chat.records import write_records
 from mergesafe.engine.resume.unfinished import subject_of
 from mergesafe.errors import MergesafeError
 from mergesafe.methods import registry
 from mergesafe.ops.methods import run
+from mergesafe.tune.api import tune
 from mergesafe.tune.section.coefficients import default_coefficients
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-methods.md"
@@ -42,8 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "methods").mkdir()
     module = [block for block in blocks("python") if block.startswith("# robust.py\n")]
     (made / "methods" / "robust.py").write_text("\n\n".join(module))
-    [recipe] = [block for block in blocks("yaml") if block.startswith("# median.yml\n")]
-    (made / "median.yml").write_text(recipe)
+    [written] = [block for block in blocks("yaml") if block.startswith("# median.yml\n")]
+    (made / "median.yml").write_text(written)
     return made
 
 
@@ -113,13 +117,13 @@ def read_json(folder: Path) -> Any:
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "median"])
 def test_every_method_merges_checkpoints(name: str, imported: Path) -> None:
-    recipe = yaml.safe_load((imported / "median.yml").read_text())
-    recipe["merge_method"] = f"robust:{name}"
-    del recipe["parameters"]
+    content = yaml.safe_load((imported / "median.yml").read_text())
+    content["merge_method"] = f"robust:{name}"
+    del content["parameters"]
     if not METHODS[name]:
-        del recipe["base_model"]
+        del content["base_model"]
     file = imported / f"{name}.yml"
-    file.write_text(yaml.safe_dump(recipe))
+    file.write_text(yaml.safe_dump(content))
     out = f"merged-{name}"
     done = command("merge", file, out, cwd=imported, env=environment(imported / "methods"))
     assert done.returncode == 0, done.stderr
@@ -137,10 +141,21 @@ def test_the_page_holds_on_plain_tensors(imported: Path) -> None:
             exec(compile(block, str(PAGE), "exec"), {})
 
 
-def test_what_is_tuned(imported: Path) -> None:
+def test_it_is_tuned_by_gradient(imported: Path, tmp_path: Path) -> None:
     [section] = [yaml.safe_load(b)["tune"] for b in blocks("yaml") if b.startswith("tune:")]
     method = registry.get_method("robust:median")
     assert default_coefficients(method, gradient=True) == tuple(section["coefficients"])
+    base, *experts = make_models(tmp_path)
+    (tmp_path / "safety.jsonl").write_text(write_records(SAFETY))
+    data = [{"path": str(tmp_path / "safety.jsonl"), "role": "safety"}]
+    content = recipe("robust:median", experts, base, parameters={"scale": 0.6})
+    content["tune"] = {**section, "data": data, "granularity": "model", "budget": {"steps": 3}}
+    result = tune(content, tmp_path / "tuned.yml")
+    assert result.objective < result.start
+    tuned = yaml.safe_load((tmp_path / "tuned.yml").read_text())
+    assert tuned["merge_method"] == "robust:median"
+    assert tuned["parameters"]["scale"] != 0.6
+    ms.merge(tmp_path / "tuned.yml", tmp_path / "out")
 
 
 def test_an_entry_point_names_it(imported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
