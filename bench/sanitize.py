@@ -17,6 +17,7 @@ from bench.cases import same_bits
 from bench.device import NoDevice, choose, leave
 from mergesafe.errors import BackendError
 from mergesafe.methods.spec import Sparsify
+from mergesafe.methods.statistics import RankMask
 from mergesafe.ops.backends.base import Backend, Elect, MergeJob, RankJob
 from mergesafe.ops.backends.registry import get_backend
 
@@ -126,6 +127,32 @@ def delta_norms(b: Backend, x: Inputs) -> Any:
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def fused(b: Backend, x: Inputs) -> Any:
+    out = x.out()
+    return b.fused("nearswap", x.base, x.experts[:1], [0.01], x.dtype, out)
+
+
+def ranked_experts(b: Backend, x: Inputs) -> Any:
+    masks = [RankMask(2.0**31, 2.0**30 / x.n, 7 + i, x.n) for i in range(3)]
+    return torch.stack(b.ranked_experts(x.base, x.experts, masks, x.offset))
+
+
+def score_histogram(b: Backend, x: Inputs) -> Any:
+    high, some = b.score_histogram(x.base, x.experts, None)
+    low, _ = b.score_histogram(x.base, x.experts, int(high.argmax()))
+    return torch.cat([high.cpu(), low.cpu(), torch.tensor([some])])
+
+
+def score_norms(b: Backend, x: Inputs) -> Any:
+    norms = b.score_norms(x.base, x.experts, 0x3F000000, [0.0] * 3)
+    return torch.tensor(norms, dtype=torch.float64)
+
+
+def merge_selected(b: Backend, x: Inputs) -> Any:
+    out = x.out()
+    return b.merge_selected(x.base, x.experts, 0x3F000000, WEIGHTS, x.dtype, out)
+
+
 def sum_jobs(b: Backend, x: Inputs) -> Any:
     outs = [x.out(), x.out()]
     b.sum_jobs([x.experts, x.experts], x.row(2), outs)
@@ -174,6 +201,11 @@ CALLS: tuple[Call, ...] = (
     magnitude_histogram,
     gram,
     delta_norms,
+    fused,
+    ranked_experts,
+    score_histogram,
+    score_norms,
+    merge_selected,
     sum_jobs,
     merge_jobs,
     rank_jobs,

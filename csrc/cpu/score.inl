@@ -54,7 +54,7 @@ Flags score_histogram(const ScoreJob& job, int64_t prefix, int64_t begin, int64_
   for (int64_t pos = begin; pos < end; pos += kReduceBlock) {
     const int n = static_cast<int>(end - pos < kReduceBlock ? end - pos : kReduceBlock);
     flags |= load_scored(job, pos, n, base, deltas, score);
-    for (int j = 0; j < n; ++j) {
+    for (int j = 0; j < n; ++j) {  // scalar loop: scatter
       const uint32_t bits = magnitude_bits(score[j]);
       zeros += bits == 0;
       if (prefix < 0)

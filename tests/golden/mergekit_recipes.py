@@ -159,6 +159,11 @@ CASES = {
     "dare ties normalized": Case(
         "dare_ties", each(weight=(RISING, 0.3, 0.2), density=1.0), {"normalize": True}
     ),
+    "della all": Case("della", each(weight=(0.6, 0.3, -0.4), density=1.0)),
+    "della linear all": Case(
+        "della_linear", each(weight=(RISING, 0.3, 0.2), density=1.0), {"lambda": 0.6}
+    ),
+    "sce": Case("sce", {name: {} for name in MODELS[1:]}, {"select_topk": 0.4}),
     "breadcrumbs": Case("breadcrumbs", each(weight=(0.6, 0.3, -0.4), density=0.5, gamma=0.1)),
     "breadcrumbs each": Case(
         "breadcrumbs", each(weight=0.4, density=(0.3, 0.5, 0.8), gamma=(0.2, 0.1, 0.05))
