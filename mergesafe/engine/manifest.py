@@ -30,7 +30,8 @@ from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.checkpoint.views.stored import whole_of
 from mergesafe.checkpoint.views.view import digest_of_view
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.version import __version__
 
 MANIFEST_NAME: Final = "mergesafe-manifest.json"

@@ -11,7 +11,8 @@ from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mergesafe import ops
-from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.methods.definitions.slerp import slerp_angle
 from mergesafe.methods.spec import MergeTaskVectors
 from mergesafe.ops.backends.registry import get_backend

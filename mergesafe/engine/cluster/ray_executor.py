@@ -24,7 +24,8 @@ from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.cluster.connection import Cluster, Needs, connected
 from mergesafe.engine.cluster.job import Outcome, Part, Setup, carry_out, identity
-from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.executor import Unfinished
 from mergesafe.engine.run.progress import Span

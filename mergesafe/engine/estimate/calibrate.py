@@ -23,7 +23,8 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.estimate.probe import BlankReader, SampleReader, places
 from mergesafe.engine.estimate.seconds import ONCE, RESIDENT, STREAMED, Rate, Rates, kind_of
 from mergesafe.engine.memory import MAXIMUM_SIZE, Arena, aligned
-from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import (
     BLOCK,
     Tiling,

@@ -11,30 +11,16 @@ task arithmetic) give the same either way and take the tensor as a whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergesafe.architecture.experts import looks_fused, matrices
 from mergesafe.checkpoint.views.stored import part_of
 from mergesafe.engine.plan.precision import named
+from mergesafe.engine.plan.tasks import Part, TensorTask
 from mergesafe.methods.driver import Planned
 from mergesafe.methods.spec import TensorContext, Unit
-
-if TYPE_CHECKING:
-    from mergesafe.engine.plan.merge_plan import TensorTask
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A range of elements of an output tensor that is merged like a tensor of its own.
-
-    ``stored`` and ``shape``: name and shape of the output tensor. ``begin``: the first element.
-    """
-
-    stored: str
-    shape: tuple[int, ...]
-    begin: int
 
 
 class Experts:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
-from typing import Any, Final
+from typing import Any
 
 from mergesafe.architecture.tying import HEADS, embedding_of, is_matrix, untied
 from mergesafe.checkpoint.output.companions import states_of
@@ -20,124 +20,27 @@ from mergesafe.checkpoint.places.seen import FileState
 from mergesafe.dtypes import FLOATS, SIZES, promote
 from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.companions import companion_warnings, companions_of
-from mergesafe.engine.plan.experts import Experts, Part
+from mergesafe.engine.plan.experts import Experts
 from mergesafe.engine.plan.output_config import OutputConfig, output_config
 from mergesafe.engine.plan.precision import Precision, main_dtype
 from mergesafe.engine.plan.settings import check_settings
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.token_ids import TokenCheck, check_token_ids
 from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import Planned, dry_run
 from mergesafe.methods.registry import file_digest
 from mergesafe.methods.spec import (
-    MergeMethod,
-    MergeTaskVectors,
     Settings,
-    Statistic,
     TensorContext,
-    Unit,
 )
 from mergesafe.outline.models import outline_of_models
 from mergesafe.outline.outputs import Outline, Output
 from mergesafe.outline.slices import outline_of_slices
-from mergesafe.outline.sources import Model, Operand, hub_notes, open_models
+from mergesafe.outline.sources import Model, hub_notes, open_models
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.resolve import filters_of
 from mergesafe.version import __version__
-
-#: Selection scratch per element and requested rank: one collected magnitude of four bytes for
-#: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
-SELECT_BYTES_PER_RANK: Final = 0.5
-
-
-@dataclass(frozen=True)
-class TensorTask:
-    """One output tensor, or a part of one: inputs, method, its parameters and where it goes.
-
-    The sources of a part are the same part of the stored inputs.
-    """
-
-    context: TensorContext
-    sources: tuple[Operand, ...]
-    method: MergeMethod
-    settings: Settings
-    out_dtype: str
-    cast: str | None
-    copied: bool
-    #: What the method asks for and returns in a dry run; None for what is copied.
-    planned: Planned | None
-    part: Part | None = None
-    #: Of the method's inputs those that are read (engine/plan/unused.py); None for all. Without a
-    #: single one, the base is the only source.
-    used: tuple[int, ...] | None = None
-
-    @property
-    def name(self) -> str:
-        """Unique in a plan: the output tensor's, or that of a part by itself."""
-        return self.context.name
-
-    @property
-    def stored(self) -> str:
-        """The output tensor that the task makes or is a part of."""
-        return self.context.name if self.part is None else self.part.stored
-
-    @property
-    def begin(self) -> int:
-        """The task's first element in the output tensor."""
-        return 0 if self.part is None else self.part.begin
-
-    def title(self, stored: str | None = None) -> str:
-        """What messages call the tensor, or an input that is ``stored`` under that name."""
-        whole = f"'{stored or self.stored}'"
-        return whole if self.part is None else f"{whole} (expert '{self.name}')"
-
-    @property
-    def numel(self) -> int:
-        return self.context.numel
-
-    @property
-    def statistics(self) -> tuple[Statistic, ...]:
-        """What the method asks for."""
-        return () if self.planned is None else self.planned.statistics
-
-    @property
-    def unit(self) -> Unit:
-        """What must be in memory together."""
-        return Unit.ELEMENT if self.planned is None else self.planned.combination.unit
-
-    @cached_property
-    def scratch_bytes(self) -> float:
-        """Bytes for each element of a piece that a function of tiles takes besides the buffers."""
-        scratch = 0.0 if self.planned is None else self.planned.combination.scratch
-        # operands that are not float32 are copied, and what the function returns is rounded
-        return 4 * (scratch + len(self.sources) + 1) if scratch else 0.0
-
-    @cached_property
-    def bytes_per_element(self) -> float:
-        """Buffer bytes per element when the whole tensor is resident, without output."""
-        size = float(sum(source.view.bytes_per_element for source in self.sources))
-        ranks = max((s.rank_count for s in self.statistics), default=0)
-        return size + SELECT_BYTES_PER_RANK * ranks + (len(self.sources) if self.ranked else 0)
-
-    @property
-    def ranked(self) -> bool:
-        """Whether masks by rank are kept, a byte for each element and expert."""
-        how = None if self.planned is None else self.planned.combination
-        return isinstance(how, MergeTaskVectors) and bool(how.ranked)
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of the inputs on disk."""
-        return sum(source.view.stored_bytes for source in self.sources)
-
-    @property
-    def fixed_bytes(self) -> int:
-        """Bytes of memory that views take whatever the size of tiles: factors of adapters."""
-        return sum(source.view.fixed_bytes for source in self.sources)
-
-    @property
-    def out_bytes(self) -> int:
-        return self.numel * SIZES[self.out_dtype]
 
 
 @dataclass(frozen=True)

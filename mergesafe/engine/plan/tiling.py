@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mergesafe.checkpoint.format.digest import BLOCK as DIGEST_BLOCK
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import ALIGNMENT, aligned, format_size
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.errors import ArgumentError
 from mergesafe.methods.spec import Unit
 from mergesafe.native import extension

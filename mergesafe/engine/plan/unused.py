@@ -11,7 +11,8 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 
 from mergesafe.engine.memory import format_size
-from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.methods.driver import dry_run, used_inputs
 from mergesafe.outline.sources import Operand
 

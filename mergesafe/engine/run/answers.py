@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import SAMPLE_RUN, Tiling, sample_positions
 from mergesafe.engine.run.kernels import Buffer, Kernels
 from mergesafe.engine.run.trace import Lap

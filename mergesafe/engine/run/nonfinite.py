@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.view import Room
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.run.kernels import SHARED_FLAG, Buffer
 from mergesafe.engine.run.native_kernels import count_nonfinite
 from mergesafe.errors import NonFiniteError

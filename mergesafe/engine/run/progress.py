@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import Digests
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.resume.journal import Journal, Statistics, Tile
 from mergesafe.engine.run.nonfinite import NonFinite
 

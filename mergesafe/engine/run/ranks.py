@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mergesafe.engine.memory import Slice
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import Tiling
 from mergesafe.engine.run.kernels import Buffer, Kernels
 from mergesafe.methods.spec import RankMask

@@ -16,7 +16,7 @@ from mergesafe.checkpoint.views.view import Room, View
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import Tiling, rank_count
 from mergesafe.engine.resume.journal import Statistics, Tile
 from mergesafe.engine.run.answers import answer

@@ -19,7 +19,7 @@ from mergesafe.checkpoint.views.view import Room, heap
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Arena
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import CPU_SIZES, DEVICE_SIZES, Tiling, bytes_read, task_layout
 from mergesafe.engine.resume.journal import Statistics, Tile
 from mergesafe.engine.run.kernels import Kernels

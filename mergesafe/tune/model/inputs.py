@@ -17,7 +17,7 @@ from mergesafe.checkpoint.format.lora import LoraPair
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.view import View
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.ops.low_rank import add_low_rank
 from mergesafe.outline.sources import Operand
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from mergesafe.chat.weights import lora_factors
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.outline.sources import Operand
 from mergesafe.tune.model.tensor_function import TensorFunction
 

@@ -15,7 +15,8 @@ from mergesafe.chat.hf import HfModel
 from mergesafe.chat.weights import lora_factors, read
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.engine.memory import MINIMUM_BUDGET, available_bytes, budget_of
-from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.errors import (
     ArgumentError,
     BackendError,

@@ -17,7 +17,8 @@ from typing import Final, TypeAlias
 import torch
 
 from mergesafe.architecture.names import layer_of, place_of
-from mergesafe.engine.plan.merge_plan import MergePlan, TensorTask
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.errors import ArgumentError, TuningError, did_you_mean
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings
 from mergesafe.tune.model.granularity import Granularity

@@ -22,7 +22,7 @@ from mergesafe.chat.weights import lora_factors, plain_bytes, read
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.view import View
 from mergesafe.engine.memory import ALIGNMENT, Arena, Slice, aligned, format_size
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.run.gpu import pin, unpin
 from mergesafe.errors import ArgumentError
 from mergesafe.tune.model.inputs import (

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 
 from mergesafe import ops
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.errors import ArgumentError, MethodError, PointError, TuningError
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.driver import broken, drive, dry_run, steps

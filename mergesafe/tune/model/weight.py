@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from mergesafe.engine.plan.merge_plan import TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.tune.model.inputs import Inputs
 from mergesafe.tune.model.low_rank import LowRank, without_adapters
 from mergesafe.tune.model.tensor_function import TensorFunction

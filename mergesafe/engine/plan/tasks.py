@@ -1,0 +1,125 @@
+"""One task of a plan: an output tensor, or a part of one, and all that it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from mergesafe.dtypes import SIZES
+from mergesafe.methods.driver import Planned
+from mergesafe.methods.spec import (
+    MergeMethod,
+    MergeTaskVectors,
+    Settings,
+    Statistic,
+    TensorContext,
+    Unit,
+)
+from mergesafe.outline.sources import Operand
+
+#: Selection scratch per element and requested rank: one collected magnitude of four bytes for
+#: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
+SELECT_BYTES_PER_RANK: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A range of elements of an output tensor that is merged like a tensor of its own.
+
+    ``stored`` and ``shape``: name and shape of the output tensor. ``begin``: the first element.
+    """
+
+    stored: str
+    shape: tuple[int, ...]
+    begin: int
+
+
+@dataclass(frozen=True)
+class TensorTask:
+    """One output tensor, or a part of one: inputs, method, its parameters and where it goes.
+
+    The sources of a part are the same part of the stored inputs.
+    """
+
+    context: TensorContext
+    sources: tuple[Operand, ...]
+    method: MergeMethod
+    settings: Settings
+    out_dtype: str
+    cast: str | None
+    copied: bool
+    #: What the method asks for and returns in a dry run; None for what is copied.
+    planned: Planned | None
+    part: Part | None = None
+    #: Of the method's inputs those that are read (engine/plan/unused.py); None for all. Without a
+    #: single one, the base is the only source.
+    used: tuple[int, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique in a plan: the output tensor's, or that of a part by itself."""
+        return self.context.name
+
+    @property
+    def stored(self) -> str:
+        """The output tensor that the task makes or is a part of."""
+        return self.context.name if self.part is None else self.part.stored
+
+    @property
+    def begin(self) -> int:
+        """The task's first element in the output tensor."""
+        return 0 if self.part is None else self.part.begin
+
+    def title(self, stored: str | None = None) -> str:
+        """What messages call the tensor, or an input that is ``stored`` under that name."""
+        whole = f"'{stored or self.stored}'"
+        return whole if self.part is None else f"{whole} (expert '{self.name}')"
+
+    @property
+    def numel(self) -> int:
+        return self.context.numel
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """What the method asks for."""
+        return () if self.planned is None else self.planned.statistics
+
+    @property
+    def unit(self) -> Unit:
+        """What must be in memory together."""
+        return Unit.ELEMENT if self.planned is None else self.planned.combination.unit
+
+    @cached_property
+    def scratch_bytes(self) -> float:
+        """Bytes for each element of a piece that a function of tiles takes besides the buffers."""
+        scratch = 0.0 if self.planned is None else self.planned.combination.scratch
+        # operands that are not float32 are copied, and what the function returns is rounded
+        return 4 * (scratch + len(self.sources) + 1) if scratch else 0.0
+
+    @cached_property
+    def bytes_per_element(self) -> float:
+        """Buffer bytes per element when the whole tensor is resident, without output."""
+        size = float(sum(source.view.bytes_per_element for source in self.sources))
+        ranks = max((s.rank_count for s in self.statistics), default=0)
+        return size + SELECT_BYTES_PER_RANK * ranks + (len(self.sources) if self.ranked else 0)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether masks by rank are kept, a byte for each element and expert."""
+        how = None if self.planned is None else self.planned.combination
+        return isinstance(how, MergeTaskVectors) and bool(how.ranked)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the inputs on disk."""
+        return sum(source.view.stored_bytes for source in self.sources)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes of memory that views take whatever the size of tiles: factors of adapters."""
+        return sum(source.view.fixed_bytes for source in self.sources)
+
+    @property
+    def out_bytes(self) -> int:
+        return self.numel * SIZES[self.out_dtype]
