@@ -22,7 +22,7 @@ class Endpoint:
     - ``"hang"``: nothing is sent until the client has gone;
     - ``"malformed"``: a body that is no JSON; ``"html"``: a page with status 200;
     - ``"truncated"``: half of the body that was announced; ``"chunks"``: a chunked body cut off;
-    - ``"empty"``: no choices; ``"no text"``: content null; ``"unfinished"``: no finish_reason;
+    - ``"empty"``: no choices; ``"no text"``: no content; ``"unfinished"``: no finish_reason;
     - ``"length"``: cut off at max_tokens;
     - bytes: the body; a function: called with the handler, to send what it likes.
     """
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "empty":
             good["choices"] = []
         elif fault == "no text":
-            choice["message"]["content"] = None
+            del choice["message"]["content"]
         elif fault == "unfinished":
             choice["finish_reason"] = None
         elif fault == "length":

@@ -77,6 +77,10 @@ def _bounded(base: Any, stream: Any, limit: int) -> Any:
 def read_answer(data: bytes) -> Response:
     """The first choice of a completion.
 
+    ``"content": null`` is an empty answer: servers write it where a model ended at once, called a
+    tool or was filtered, and would write it again. A message without the key is of another
+    protocol.
+
     Raises:
         UnusableError: there is none, or it was cut off; the message says what was wrong.
     """
@@ -100,8 +104,8 @@ def read_answer(data: bytes) -> Response:
     if text is None:
         text = message.get("refusal")
     thought = _thought(message)
-    if text is None and thought:
-        text = ""  # it was cut off before the answer began
+    if text is None and ("content" in message or thought):
+        text = ""  # nothing was said, or it was cut off before the answer began
     if not isinstance(text, str):
         raise UnusableError(f"its message held no text (finish_reason {_short(reason)})")
     if reason is None:

@@ -88,6 +88,25 @@ def test_what_honest_servers_write_beside_the_text_is_passed_over(
     assert ask(end) == [Response("fine")]
 
 
+@pytest.mark.parametrize(
+    ("message", "reason", "expected"),
+    [
+        ({"content": None}, "stop", Response("")),
+        ({"content": None, "refusal": "No."}, "stop", Response("No.")),
+        ({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls", Response("")),
+        ({"content": None}, "content_filter", Response("")),
+        ({"content": None}, "length", Response("", False)),
+    ],
+)
+def test_an_answer_of_null_is_an_empty_one(
+    end: Endpoint, message: dict[str, Any], reason: str, expected: Response
+) -> None:
+    """It would come again, and must not end a run of thousands of questions."""
+    end.faults = [answer(message=message, finish_reason=reason)]
+    assert ask(end) == [expected]
+    assert len(end.requests) == 1
+
+
 def test_half_a_surrogate_pair_becomes_a_character_that_files_can_hold(end: Endpoint) -> None:
     end.faults = [answer(message={"content": "a\ud800b\udc00"})]
     assert ask(end) == [Response("a\ufffdb\ufffd")]
