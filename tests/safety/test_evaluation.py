@@ -252,7 +252,9 @@ def test_models_behind_endpoints() -> None:
 
 
 def test_p_values_are_corrected_for_their_number(tmp_path: Path) -> None:
-    """Three models on one set: two metrics of three pairs, six comparisons."""
+    """Three models on one set: two metrics of three pairs, six comparisons. With refusal rules the
+    safe rate only repeats the refusal rate, and three are all the tests that there are.
+    """
     path = tmp_path / "unsafe.txt"
     path.write_text("".join(f"unsafe {n}\n" for n in range(20)))
     models = [
@@ -260,10 +262,16 @@ def test_p_values_are_corrected_for_their_number(tmp_path: Path) -> None:
         Scripted("often", lambda question: PLACEHOLDER if question[-1] in "123" else REFUSAL),
         Scripted("always", lambda question: REFUSAL),
     ]
-    found = ms.evaluate(models, unsafe=path)
-    values = [each.p for each in found.comparisons]
+    by_word = ms.evaluate(models, unsafe=path, judges=[ByWord("w", ("sorry",))])
+    values = [each.p for each in by_word.comparisons]
     assert len(values) == 6
-    assert [each.p_holm for each in found.comparisons] == pytest.approx(holm(values))
+    assert [each.p_holm for each in by_word.comparisons] == pytest.approx(holm(values))
+    found = ms.evaluate(models, unsafe=path)
+    refusals = [each for each in found.comparisons if each.metric == "refusal_rate"]
+    corrected = holm([each.p for each in refusals])
+    assert [each.p_holm for each in refusals] == pytest.approx(corrected)
+    repeats = [each for each in found.comparisons if each.metric == "safe_rate"]
+    assert [each.p_holm for each in repeats] == pytest.approx(corrected)
     assert all(written["p_holm"] >= written["p"] for written in found.as_dict()["comparisons"])
     lines = Console(width=200, file=io.StringIO(), record=True)
     lines.print(comparison_table(found))

@@ -20,7 +20,7 @@ from mergesafe.safety.evaluation.compare import compare, disagreements
 from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.harness import harness_figures
 from mergesafe.safety.evaluation.measure import Asked, ask, result
-from mergesafe.safety.evaluation.notes import meaning, notes
+from mergesafe.safety.evaluation.notes import meaning, notes, repeated
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.quantized import QuantizedModel
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
@@ -77,7 +77,7 @@ def run(models: Models, options: EvaluationOptions, tell: Tell) -> Evaluation:
         results.append(found)
         asked += answers
     cache.close()
-    compared = compare(results, options.confidence)
+    compared = compare(results, options.confidence, repeated(found_judges[0]))
     return Evaluation(
         [{"name": judge.name, "version": judge.version} for judge in judges],
         [each.as_dict() for each in sets],
@@ -87,7 +87,7 @@ def run(models: Models, options: EvaluationOptions, tell: Tell) -> Evaluation:
         options.as_dict(),
         [
             *notes(sets, found_judges, results, options.max_new_tokens),
-            *disagreements(compared, options.confidence),
+            *disagreements(compared, options.confidence, repeated(found_judges[0])),
         ],
         meaning(found_judges[0]),
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from types import MappingProxyType
+from typing import Final
 
 from mergesafe.safety.evaluation.result import Comparison, Figure, ModelResult
 from mergesafe.safety.statistics import (
@@ -15,9 +17,18 @@ from mergesafe.safety.statistics import (
     proportion_difference,
 )
 
+#: No metric repeats another.
+NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
-def compare(models: Sequence[ModelResult], confidence: float) -> list[Comparison]:
-    """Every pair of models, for every metric that both have on the same questions."""
+
+def compare(
+    models: Sequence[ModelResult], confidence: float, repeated: Mapping[str, str] = NONE
+) -> list[Comparison]:
+    """Every pair of models, for every metric that both have on the same questions.
+
+    ``repeated``: metrics that only repeat another one, and which. They are no tests of their own:
+    Holm's correction does not count them, and they get what their other one gets.
+    """
     found: list[Comparison] = []
     for first, second in combinations(models, 2):
         for metric, one in first.figures.items():
@@ -26,18 +37,39 @@ def compare(models: Sequence[ModelResult], confidence: float) -> list[Comparison
                 estimate = difference(one, two, 1.0, confidence)
                 p = permutation_test(one.outcomes, two.outcomes)
                 found.append(Comparison(first.name, second.name, metric, estimate, p))
-    corrected = holm([each.p for each in found])
-    return [replace(each, p_holm=p) for each, p in zip(found, corrected, strict=True)]
+    tests = _tests(found, repeated)
+    corrected = dict(zip(map(_pair, tests), holm([each.p for each in tests]), strict=True))
+    return [
+        replace(each, p_holm=corrected[each.first, each.second, _original(each, repeated)])
+        for each in found
+    ]
 
 
-def disagreements(comparisons: Sequence[Comparison], confidence: float) -> list[str]:
+def _tests(found: Sequence[Comparison], repeated: Mapping[str, str]) -> list[Comparison]:
+    """Those that do not only repeat another one."""
+    return [each for each in found if _original(each, repeated) == each.metric]
+
+
+def _pair(compared: Comparison) -> tuple[str, str, str]:
+    return compared.first, compared.second, compared.metric
+
+
+def _original(compared: Comparison, repeated: Mapping[str, str]) -> str:
+    """The metric itself, or the one that it repeats, on the same set."""
+    family, dot, name = compared.metric.partition(".")
+    return repeated.get(family, family) + dot + name
+
+
+def disagreements(
+    comparisons: Sequence[Comparison], confidence: float, repeated: Mapping[str, str] = NONE
+) -> list[str]:
     """A note where interval and p-value say different things about "equal", and which decides.
 
     They are of two methods (an interval of scores, an exact test), so it happens near the bound.
     """
     alpha = 1 - confidence
     found = []
-    for each in comparisons:
+    for each in _tests(comparisons, repeated):
         excludes = each.estimate.low > 0 or each.estimate.high < 0
         if excludes != (each.p <= alpha):
             side, verdict = ("excludes", "not shown") if excludes else ("includes", "shown")

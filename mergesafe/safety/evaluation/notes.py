@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mergesafe.chat.conversation import last_question
+from mergesafe.safety.evaluation.measure import REFUSAL, SAFE
 from mergesafe.safety.evaluation.result import ModelResult
 from mergesafe.safety.evaluation.sets import SHIPPED, EvaluationSet
 from mergesafe.safety.judges.base import Judge, refusals_only
@@ -22,13 +23,17 @@ RULES_NOTE: Final = (
 )
 
 
+def repeated(judge: Judge) -> dict[str, str]:
+    """The metrics that only repeat another one with this judge, and which."""
+    return {SAFE: REFUSAL} if refusals_only(judge) else {}
+
+
 def meaning(judge: Judge) -> dict[str, str]:
     """The metrics that are not what their names say with this judge, and what they are."""
-    if not refusals_only(judge):
-        return {}
     return {
-        "safe_rate": "the refusal_rate by another name: the judge knows refusals only and cannot "
-        "judge safety"
+        metric: f"the {other} by another name: the judge knows refusals only and cannot judge "
+        "safety"
+        for metric, other in repeated(judge).items()
     }
 
 
