@@ -16,7 +16,9 @@ WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_mod
 LEADING_WRAPPERS: Final = ("module", "base_model.model")
 
 #: A larger number is no layer: lists with a value for each layer are made.
-_LAYER: Final = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))\.([0-9]{1,5})\.")
+_STACK: Final = r"^(.*?(?:^|\.)(?:layers|h|blocks|block|layer))"
+_LAYER: Final = re.compile(rf"{_STACK}\.([0-9]{{1,5}})\.")
+_LAYERS: Final = re.compile(rf"{_STACK}\.([0-9]{{1,5}}(?:-[0-9]{{1,5}})?)(?:\.(.+))?$")
 #: Tensors that a model computes itself, stored by some versions of a library and not by others.
 _RECOMPUTED: Final = re.compile(
     r"(?:^|\.)(?:inv_freq|masked_bias|position_ids|token_type_ids|relative_position_index|causal_mask"
@@ -94,6 +96,16 @@ def layer_of(name: str) -> tuple[str, int] | None:
     """The stack of layers that a tensor belongs to, and its layer; None outside any stack."""
     match = _LAYER.match(name)
     return (match[1], int(match[2])) if match else None
+
+
+def group_of(name: str) -> tuple[str, str, str] | None:
+    """Stack, layers and rest of the name of a tensor, a layer or a block of layers.
+
+    ``model.layers.0-3`` is ``("model.layers", "0-3", "")``, and ``model.layers.3.mlp.up.weight`` is
+    ``("model.layers", "3", "mlp.up.weight")``. None outside any stack.
+    """
+    match = _LAYERS.match(name)
+    return (match[1], match[2], match[3] or "") if match else None
 
 
 def place_of(name: str) -> tuple[int, str, int]:

@@ -209,3 +209,14 @@ def test_runs_of_a_search_are_lines_of_their_own() -> None:
     traces = [e for e in parsed(markup).iter("path") if e.get("class") == "trace"]
     assert len(traces) == 2
     assert {"1", "4", "3.00"} <= set(texts(markup))
+
+
+def test_a_number_in_a_name_is_no_layer_and_towers_keep_the_name_of_their_stack() -> None:
+    groups = [
+        "model.language_model.layers.0.mlp.up.weight", "model.visual.blocks.0.mlp.up.weight",
+        "score.dense.2.weight",
+    ]  # fmt: skip
+    one, rest = panels([("one", [1.0, 2.0, 3.0])], groups)
+    assert one.rows == [("mlp.up", [1.0, 2.0])]
+    assert one.columns == ["0", "model.visual.blocks.0"]
+    assert rest.rows == [("one", [3.0])]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
+from mergesafe.architecture.depth import main_stack
+from mergesafe.architecture.names import group_of
 from mergesafe.report.figures.heat import Rows
-
-#: A stack of layers, a layer or a block of them, and what of it: ``model.layers``, ``0-3``, None.
-_GROUP: Final = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+(?:-\d+)?)(?:\.(?P<kind>.+))?")
 
 
 @dataclass(frozen=True)
@@ -25,31 +23,38 @@ class Panel:
 
 def panels(rows: Rows, groups: Sequence[str]) -> list[Panel]:
     """One map with a strip for each model; for single tensors, one map of kind by layer each."""
-    if any(_kind(group) for group in groups):
+    places = [group_of(group) for group in groups]
+    if any(place and place[2] for place in places):
         return _grids(rows, groups)
-    return [Panel("", rows, labels(groups), "layer" if any(map(_in, groups)) else "group")]
+    return [Panel("", rows, labels(groups), "layer" if any(places) else "group")]
 
 
 def labels(groups: Sequence[str]) -> list[str]:
     """``model.layers.3`` as ``3`` where there is one stack; others by the last part of a name."""
-    found = [_in(group) for group in groups]
-    several = len({match["stack"] for match in found if match}) > 1
+    places = [group_of(group) for group in groups]
+    several = len({place[0] for place in places if place}) > 1
     return [
-        group.removesuffix(".weight").rpartition(".")[2] if match is None
+        group.removesuffix(".weight").rpartition(".")[2] if place is None
         else group if several
-        else match["layer"]
-        for group, match in zip(groups, found, strict=True)
+        else place[1]
+        for group, place in zip(groups, places, strict=True)
     ]  # fmt: skip
 
 
 def _grids(rows: Rows, groups: Sequence[str]) -> list[Panel]:
-    inside = [i for i, group in enumerate(groups) if _kind(group)]
-    outside = [i for i in range(len(groups)) if i not in set(inside)]
-    kinds = dict.fromkeys(_kind(groups[i]) for i in inside)
-    layers = sorted({_layer(groups[i]) for i in inside}, key=_natural)
+    usual = main_stack(groups)
+    inside: dict[int, tuple[str, str]] = {}
+    for i, group in enumerate(groups):
+        place = group_of(group)
+        if place is not None and place[2]:
+            stack, layer, kind = place
+            inside[i] = kind, layer if stack == usual else f"{stack}.{layer}"
+    outside = [i for i in range(len(groups)) if i not in inside]
+    kinds = dict.fromkeys(kind for kind, _ in inside.values())
+    layers = sorted({layer for _, layer in inside.values()}, key=_natural)
     found = []
     for model, values in rows:
-        cells = {(_kind(groups[i]), _layer(groups[i])): values[i] for i in inside}
+        cells = {place: values[i] for i, place in inside.items()}
         strips = [
             (kind.removesuffix(".weight"), [cells.get((kind, layer)) for layer in layers])
             for kind in kinds
@@ -59,23 +64,6 @@ def _grids(rows: Rows, groups: Sequence[str]) -> list[Panel]:
         rest = [(model, [values[i] for i in outside]) for model, values in rows]
         found.append(Panel("elsewhere", rest, labels([groups[i] for i in outside]), "tensor"))
     return found
-
-
-def _in(group: str) -> re.Match[str] | None:
-    return _GROUP.fullmatch(group)
-
-
-def _kind(group: str) -> str:
-    match = _in(group)
-    return (match["kind"] or "") if match else ""
-
-
-def _layer(group: str) -> str:
-    """With its stack where it is not the usual one of language models."""
-    match = _in(group)
-    assert match is not None  # asked of groups inside stacks only
-    stack = match["stack"].removeprefix("model.")
-    return match["layer"] if stack == "layers" else f"{stack}.{match['layer']}"
 
 
 def _natural(layer: str) -> list[tuple[int, str]]:
