@@ -58,7 +58,7 @@ def test_what_is_harmless_stays_readable(text: str) -> None:
 def test_a_model_card(name: str) -> None:
     text = model_card(
         recipe_text=f"merge_method: linear # {name}\n", method="linear", method_title="Linear",
-        paper=None, base=f"/models/{name}", models=[name, f"/x/{name}"], version="0.1",
+        paper=None, base=(f"/models/{name}",), models=[(name,), (f"/x/{name}",)], version="0.1",
         warnings=[f"{name}: odd"], notes=[f"{name} is {name}"],
     )  # fmt: skip
     front, body = text.removeprefix("---\n").split("\n---\n", 1)

@@ -36,7 +36,8 @@ from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.places.locate import locate
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.errors import ModelError
-from mergesafe.recipe.model import ModelRef, parse_reference
+from mergesafe.recipe.model import ModelRef
+from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import hub_id
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class HfModel:
     """A causal language model with a chat template.
 
     Args:
-        reference: folder or Hub id, and an adapter after ``+``.
+        reference: what a recipe calls the model, as text or read already.
         device: ``auto`` takes the first GPU where there is one.
         dtype: ``auto`` is that of the checkpoint.
         batch: conversations at a time.
@@ -61,7 +62,7 @@ class HfModel:
         label: a name for reports instead of the reference.
     """
 
-    reference: str
+    reference: str | ModelRef
     device: str = "auto"
     dtype: str = "auto"
     batch: int = BATCH
@@ -70,7 +71,7 @@ class HfModel:
 
     @property
     def name(self) -> str:
-        return self.label or self._ref.text
+        return self.label or self.ref.text
 
     @cached_property
     def identity(self) -> str:
@@ -218,13 +219,16 @@ class HfModel:
         return self.device
 
     @property
-    def _ref(self) -> ModelRef:
+    def ref(self) -> ModelRef:
+        """The model, and the adapter that is folded in."""
+        if isinstance(self.reference, ModelRef):
+            return self.reference
         return parse_reference(self.reference, self.folder or Path())
 
     @cached_property
     def _places(self) -> tuple[Location, Location | None]:
         """Where model and adapter lie."""
-        ref = self._ref
+        ref = self.ref
         model, adapter = ref.resolve(self.folder or Path())
         expected = {"a model with config.json and weights": model, "an adapter": adapter}
         for what, place in expected.items():

@@ -24,9 +24,9 @@ from mergesafe.chat.address import read_address
 from mergesafe.chat.hf import BATCH, DTYPES, HfModel
 from mergesafe.chat.openai import OpenAIModel
 from mergesafe.chat.scripted import TemplateModel
-from mergesafe.errors import ArgumentError, ModelError, RecipeError
+from mergesafe.errors import ArgumentError, RecipeError
 from mergesafe.recipe.fields import Fields
-from mergesafe.recipe.model import parse_reference
+from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import FromPython, Node, Reporter, ScalarNode, mapping, string
 
 _KEYS: Final = {
@@ -106,12 +106,7 @@ def _all_keys() -> tuple[str, ...]:
 
 
 def _reference(node: Node, what: str, report: Reporter) -> str:
-    text = string(node, what, report)
-    try:
-        parse_reference(text, Path())
-    except ModelError as error:
-        raise report.error(f"{what}: {error}", node.line) from None
-    return text
+    return read_model(node, what, report).text
 
 
 def _model(fields: Fields, expected: str) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from mergesafe.errors import ModelError
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.nodes import MapNode
+from mergesafe.recipe.quoting import quoted
 from mergesafe.recipe.setting import Setting
 from mergesafe.references import hub_id, is_url, local_path, redact
 
@@ -28,10 +28,26 @@ class ModelRef:
     line: int | None = field(default=None, compare=False)
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """The path and the adapter's, fit to be shown: without a URL's password and query."""
+        return tuple(redact(each) for each in (self.path, self.adapter) if each is not None)
+
+    @property
     def text(self) -> str:
-        """``path`` or ``path+adapter``, fit to be shown: without a URL's password and query."""
-        path = redact(self.path)
-        return path if self.adapter is None else f"{path}+{redact(self.adapter)}"
+        """What names the model in a recipe and on a command line, fit to be shown.
+
+        ``path``, ``path+adapter``, or ``{model: {path: P}, lora: {path: A}}`` where these could be
+        read as something else. :func:`mergesafe.recipe.model_reader.parse_reference` reads it.
+        """
+        if not self.needs_mapping:
+            return "+".join(self.places)
+        keys = zip(("model", "lora"), self.places, strict=False)  # there may be no adapter
+        return "{" + ", ".join(f"{key}: {{path: {quoted(place)}}}" for key, place in keys) + "}"
+
+    @property
+    def needs_mapping(self) -> bool:
+        """Whether ``path+adapter`` could be read as something else."""
+        return self.path.startswith("{") or any("+" in place for place in self.places)
 
     @property
     def key(self) -> tuple[str, str | None]:
@@ -71,23 +87,6 @@ def _locate(path: str, folder: Path) -> Path | str:
     if hub_id(path) and not exists_locally(path, folder):
         return path
     return folder / expanded
-
-
-def parse_reference(text: str, folder: Path, line: int | None = None) -> ModelRef:
-    """``MODEL`` or ``MODEL+ADAPTER``: the one grammar of recipes and of every command.
-
-    Text that names something as a whole, from the current directory or from ``folder``, is a
-    model's path, whatever ``+`` is in it.
-
-    Raises:
-        ModelError: it is neither.
-    """
-    if "+" in text and exists_locally(text, folder):
-        return ModelRef(text, None, line)
-    path, *adapters = text.split("+")
-    if len(adapters) > 1 or not path or "" in adapters:
-        raise ModelError(f"{redact(text)!r}: expected MODEL or MODEL+ADAPTER")
-    return ModelRef(path, adapters[0] if adapters else None, line)
 
 
 @dataclass(frozen=True)

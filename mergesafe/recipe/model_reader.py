@@ -1,30 +1,59 @@
-"""How a recipe writes a model: as text or as mergekit's nested mapping."""
+"""How recipes and commands name a model: as text, or as mergekit's nested mapping."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from mergesafe.errors import ModelError, did_you_mean
-from mergesafe.recipe.model import ModelRef, parse_reference
+from mergesafe.errors import ModelError, RecipeError, did_you_mean
+from mergesafe.recipe.document import parse_yaml
+from mergesafe.recipe.model import ModelRef, exists_locally
 from mergesafe.recipe.nodes import MapNode, Node, Reporter, shown, string
 from mergesafe.references import redact
 
 
 def read_model(node: Node, what: str, report: Reporter) -> ModelRef:
-    """A model: ``PATH``, ``PATH+ADAPTER`` or ``{model: {path: P}, lora: {path: A}}``.
-
-    Text that names something as a whole is its path, whatever ``+`` is in it.
-    """
+    """A model: the mapping, or what :func:`parse_reference` reads."""
     if isinstance(node, MapNode):
         return _model_from_mapping(node, what, report)
     text = string(node, what, report)
     try:
         return parse_reference(text, _folder(report), node.line)
-    except ModelError:
-        raise report.error(
-            f"{what} must be PATH or PATH+ADAPTER, got {shown(redact(text))}; for a path that "
-            "contains '+' write {model: {path: ...}, lora: {path: ...}}",
-            node.line,
+    except ModelError as error:
+        raise report.error(f"{what}: {error}", node.line) from None
+
+
+def parse_reference(text: str, folder: Path, line: int | None = None) -> ModelRef:
+    """The model that ``text`` names: the one grammar of recipes and of every command.
+
+    ``PATH``, ``PATH+ADAPTER``, or ``{model: {path: PATH}, lora: {path: ADAPTER}}`` for paths that
+    contain ``+``. Text that names something as a whole, from the current directory or from
+    ``folder``, is a model's path, whatever is in it.
+
+    Raises:
+        ModelError: it is none of them.
+    """
+    if ("+" in text or text.startswith("{")) and exists_locally(text, folder):
+        return ModelRef(text, None, line)
+    if text.startswith("{"):
+        return replace(_from_yaml(text), line=line)
+    path, *adapters = text.split("+")
+    if len(adapters) > 1 or not path or "" in adapters:
+        raise ModelError(
+            f"expected PATH or PATH+ADAPTER, got {shown(redact(text))}; for a path that contains "
+            "'+' write {model: {path: ...}, lora: {path: ...}}"
+        )
+    return ModelRef(path, adapters[0] if adapters else None, line)
+
+
+def _from_yaml(text: str) -> ModelRef:
+    report = Reporter(None, "model")
+    try:
+        return read_model(parse_yaml(text, report), "it", report)
+    except RecipeError as error:
+        raise ModelError(
+            f"expected a path or a mapping such as {{model: {{path: ...}}, lora: {{path: ...}}}}, "
+            f"got {shown(redact(text))}: {error}"
         ) from None
 
 

@@ -17,7 +17,7 @@ from typing import Final
 from mergesafe.errors import RecipeError
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.nodes import ListNode, MapNode, Node, Reporter, ScalarNode
-from mergesafe.recipe.write import BARE
+from mergesafe.recipe.quoting import BARE
 from mergesafe.references import redact, redact_text
 
 #: Characters of a recipe with its aliases written out: ten times the longest file.

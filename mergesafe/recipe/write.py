@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 
 from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe, Slice
-from mergesafe.recipe.nodes import BOOLEANS, NOT_FINITE, NULLS, NUMBER
+from mergesafe.recipe.quoting import quoted
 from mergesafe.recipe.setting import Plain, Setting
 from mergesafe.references import redact
-
-#: Text that no YAML version takes for anything but text, so that it needs no quotes.
-BARE = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*", re.ASCII)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -87,14 +83,8 @@ def _flow(value: Plain | Mapping[str, object] | object) -> str:
 
 
 def _text(text: str) -> str:
-    text = redact(text)
-    special = text in NULLS or text.lower() in BOOLEANS
-    special = special or any(form.fullmatch(text) for form in (NUMBER, NOT_FINITE))
-    return text if BARE.fullmatch(text) and not special else json.dumps(text, ensure_ascii=False)
+    return quoted(redact(text))
 
 
 def _model(ref: ModelRef) -> str:
-    if "+" not in ref.path and "+" not in (ref.adapter or ""):
-        return _text(ref.text)
-    lora = "" if ref.adapter is None else f", lora: {{path: {_text(ref.adapter)}}}"
-    return f"{{model: {{path: {_text(ref.path)}}}{lora}}}"
+    return ref.text if ref.needs_mapping else _text(ref.text)

@@ -38,8 +38,8 @@ def test_relative_paths_fall_back_to_a_folder() -> None:
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("a+", "expected MODEL or MODEL+ADAPTER"),
-        ("a+b+c", "expected MODEL or MODEL+ADAPTER"),
+        ("a+", "expected PATH or PATH+ADAPTER"),
+        ("a+b+c", "expected PATH or PATH+ADAPTER"),
         ("", "is empty"),
         ({}, "has no 'model'"),
         ({"provider": "opnai"}, "did you mean 'openai'?"),

@@ -98,8 +98,8 @@ def test_remote_code_is_announced() -> None:
 def card(**changes: Any) -> str:
     values: dict[str, Any] = {
         "recipe_text": "merge_method: ties\n", "method": "ties", "method_title": "TIES",
-        "paper": "https://arxiv.org/abs/2306.01708", "base": "org/base",
-        "models": ["org/math", "/home/me/models/code"], "version": "0.1",
+        "paper": "https://arxiv.org/abs/2306.01708", "base": ("org/base",),
+        "models": [("org/math",), ("/home/me/models/code",)], "version": "0.1",
     }  # fmt: skip
     return model_card(**(values | changes))
 
@@ -124,7 +124,7 @@ def test_card() -> None:
 
 
 def test_card_without_base_or_paper() -> None:
-    text = card(base=None, paper=None, models=["a", "b", "c", "d", "a"])
+    text = card(base=None, paper=None, models=[(name,) for name in "abcda"])
     assert front_matter(text)["base_model"] == ["a", "b", "c", "d"]
     assert "# Merge of a, b, c and others" in text
     assert "paper" not in text
@@ -132,7 +132,8 @@ def test_card_without_base_or_paper() -> None:
 
 
 def test_card_quotes_names_and_drops_what_is_no_name() -> None:
-    text = card(base=None, models=["on", "1.0", "/", "spaced name", "-rf", "a: b"])
+    names = ["on", "1.0", "/", "spaced name", "-rf", "a: b"]
+    text = card(base=None, models=[(name,) for name in names])
     assert front_matter(text)["base_model"] == ["on", "1.0"]
 
 
@@ -149,10 +150,21 @@ def test_card_fence_cannot_be_closed_by_the_recipe() -> None:
         ("/data/models/llama", "llama"),
         ("./models/llama/", "llama"),
         ("/c/models--org--name/snapshots/0123", "org/name"),
-        ("org/base+/data/adapters/lora", "org/base+lora"),
         ("/data/two\nlines", "two lines"),
         ("/", "(unnamed)"),
     ],
 )
 def test_display_name(model: str, name: str) -> None:
     assert display_name(model) == name
+
+
+def test_card_of_a_model_with_an_adapter() -> None:
+    """Neither of them is taken apart where its path has a plus."""
+    text = card(
+        base=None,
+        models=[("org/base", "/data/ada+pters/lo+ra")],
+        notes=["of /data/ada+pters/lo+ra"],
+    )
+    assert "- `org/base+lo+ra`\n" in text
+    assert "- of lo+ra\n" in text
+    assert front_matter(text)["base_model"] == ["org/base"]

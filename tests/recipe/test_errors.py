@@ -121,7 +121,7 @@ case("model null", "merge_method: linear\nmodels:\n- model:\n  parameters:\n", 3
 case("model a number", "merge_method: linear\nmodels:\n- model: 7\n", 3, 'in quotes: "7"')
 case("model empty", 'merge_method: linear\nmodels:\n- model: ""\n', 3, "'model' is empty")
 case("two adapters", "merge_method: linear\nmodels:\n- model: a+b+c\n", 3,
-     "'model' must be PATH or PATH+ADAPTER, got 'a+b+c'")  # fmt: skip
+     "'model': expected PATH or PATH+ADAPTER, got 'a+b+c'")  # fmt: skip
 case("no adapter", "merge_method: linear\nmodels:\n- model: a+\n", 3, "PATH+ADAPTER, got 'a+'")
 case("model key", "merge_method: linear\nmodels:\n- model:\n    model: a\n    adapter: b\n", 5,
      "'model' has the unknown key 'adapter' (known: lora, model)")  # fmt: skip

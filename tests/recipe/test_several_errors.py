@@ -49,8 +49,8 @@ def test_every_independent_mistake_in_line_order(tmp_path: Path):
         "1: 'dtype': the type 'bfloat61' is unknown (did you mean 'bfloat16'?)",
         "5: 'weight' of model 'a' must be a number, got the text 'high'",
         "5: 'density' of model 'a' is 1.2, outside the allowed range [0, 1]",
-        "6: 'model' must be PATH or PATH+ADAPTER, got 'a+b+c'; for a path that contains '+' write "
-        "{model: {path: ...}, lora: {path: ...}}",
+        "6: 'model': expected PATH or PATH+ADAPTER, got 'a+b+c'; for a path that contains '+' "
+        "write {model: {path: ...}, lora: {path: ...}}",
         "7: ties needs 'weight' of model 'b'; set it under 'parameters'",
         "10: 'normalize' must be true or false, got the number 3",
         "11: ties has no parameter 't' (taken by slerp, nearswap)",

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
-from typing import Final
+from typing import Final, TypeAlias
 
 from mergesafe.markdown import code, escaped, longest_run
 from mergesafe.references import hub_id, is_url
@@ -16,6 +16,9 @@ _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.AS
 #: How the Hub's cache names the folder of ``org/name``.
 _CACHED: Final = re.compile(r"models--(?P<org>[\w.-]+?)--(?P<name>[\w.-]+)", re.ASCII)
 
+#: Where a model lies, and its adapter if it has one, as a recipe calls them.
+Places: TypeAlias = tuple[str, ...]
+
 
 def model_card(
     *,
@@ -23,25 +26,27 @@ def model_card(
     method: str,
     method_title: str,
     paper: str | None,
-    base: str | None,
-    models: Sequence[str],
+    base: Places | None,
+    models: Sequence[Places],
     version: str,
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> str:
     """README.md with the Hub's YAML front matter, the models, the method and the recipe.
 
-    ``base`` and ``models`` are what the recipe calls them. Local paths are shown by folder name
+    ``base`` and ``models`` are what the recipe calls them: the model, and its adapter if it has
+    one. Local paths are shown by folder name
     only, in warnings and notes too, since a card is published and a path tells about the machine.
     """
-    sources = _unique(display_name(model) for model in ([base] if base else []) + list(models))
+    named = [*([base] if base else []), *models]
+    sources = _unique(display_name(*each) for each in named)
     title = f"# Merge of {escaped(', '.join(sources[:3]))}" + (
         " and others" if len(sources) > 3 else ""
     )
     cited = f" ([paper]({paper}))" if paper else ""
     fence = _fence(recipe_text)
     lines = [
-        *_front_matter(sources),
+        *_front_matter(_unique(display_name(part) for each in named for part in each)),
         "",
         title,
         "",
@@ -49,11 +54,11 @@ def model_card(
         "",
         "## Models",
         "",
-        *([f"- base: {code(display_name(base))}"] if base else []),
-        *(f"- {code(display_name(model))}" for model in models),
+        *([f"- base: {code(display_name(*base))}"] if base else []),
+        *(f"- {code(display_name(*model))}" for model in models),
         "",
-        *_section("Warnings", warnings, models if base is None else [base, *models]),
-        *_section("Notes", notes, models if base is None else [base, *models]),
+        *_section("Warnings", warnings, named),
+        *_section("Notes", notes, named),
         "## Recipe",
         "",
         f"{fence}yaml",
@@ -64,11 +69,15 @@ def model_card(
     return "\n".join(lines)
 
 
-def display_name(model: str) -> str:
-    """A Hub id as it is; ``org/name`` for a folder of the Hub's cache; else the folder's name."""
-    base, plus, adapter = model.partition("+")
-    if plus:
-        return f"{display_name(base)}+{display_name(adapter)}"
+def display_name(*places: str) -> str:
+    """A Hub id as it is; ``org/name`` for a folder of the Hub's cache; else the folder's name.
+
+    Of a model and an adapter, both with ``+`` between.
+    """
+    return "+".join(map(_display_name, places))
+
+
+def _display_name(model: str) -> str:
     for part in PurePath(model).parts:
         # Of a longer text, which names no folder, the pattern takes quadratic time.
         if len(part) <= 255 and (cached := _CACHED.fullmatch(part)):
@@ -82,25 +91,23 @@ def display_name(model: str) -> str:
     return " ".join(PurePath(model).name.split()) or "(unnamed)"
 
 
-def _front_matter(sources: Sequence[str]) -> list[str]:
-    parts = _unique(part for source in sources for part in source.split("+"))
+def _front_matter(parts: Sequence[str]) -> list[str]:
     named = [part for part in parts if _HUB_ID.fullmatch(part)]
     # A JSON string is a YAML string: "on", "1.0" and "null" stay text.
     models = ["base_model:", *(f"- {json.dumps(name)}" for name in named)] if named else []
     return ["---", *models, "library_name: transformers", "tags:", "- mergesafe", "- merge", "---"]
 
 
-def _section(title: str, messages: Sequence[str], models: Sequence[str]) -> list[str]:
+def _section(title: str, messages: Sequence[str], models: Sequence[Places]) -> list[str]:
     """A list of messages in which models are called by their names."""
     shown = [f"- {escaped(_published(message, models))}" for message in messages]
     return [f"## {title}", "", *shown, ""] if shown else []
 
 
-def _published(message: str, models: Sequence[str]) -> str:
-    for model in sorted(models, key=len, reverse=True):  # a path may begin with another one
-        for place in (model, *model.split("+")):
-            if "/" in place:
-                message = message.replace(place, display_name(place))
+def _published(message: str, models: Sequence[Places]) -> str:
+    places = {place for model in models for place in model if "/" in place}
+    for place in sorted(places, key=len, reverse=True):  # a path may begin with another one
+        message = message.replace(place, display_name(place))
     return message
 
 

@@ -181,7 +181,7 @@ class _Evaluator:
         judges = [judge.name for judge in self.judges]
         found = result(name, identity, asked, judges, self.options.confidence)
         if isinstance(model, HfModel):
-            found = replace(found, reference=redact(model.reference))
+            found = replace(found, reference=model.ref.text)
         if self.options.lm_eval:
             figures = {**found.figures, **self._harness(name, model)}
             found = replace(found, figures=figures)

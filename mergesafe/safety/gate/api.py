@@ -10,7 +10,7 @@ from typing import Any
 from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
-from mergesafe.recipe.model import parse_reference
+from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.safety.evaluation.api import Tell, run
 from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.harness import PREFIX

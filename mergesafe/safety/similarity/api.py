@@ -11,7 +11,7 @@ from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.errors import ArgumentError, NonFiniteError
 from mergesafe.outline.alignment import align
 from mergesafe.outline.sources import Model, open_refs, sources_of
-from mergesafe.recipe.model import parse_reference
+from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import redact
 from mergesafe.safety.similarity.layers import layers_of
 from mergesafe.safety.similarity.measures import add_up, pairs

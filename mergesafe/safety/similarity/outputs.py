@@ -51,7 +51,7 @@ def with_outputs(
         ModelError: a model cannot be run, or none has a chat template.
     """
     asked = [each.conversation for each in read_set("prompts", "harmless", prompts).records]
-    models = [HfModel(_reference(ref), device=device, label=ref.text) for ref in refs]
+    models = [HfModel(ref, device=device) for ref in refs]
     ids = _encode(models, asked)
     with tempfile.TemporaryDirectory(prefix="mergesafe-") as folder:
         kept = []
@@ -81,10 +81,6 @@ class _Kept:
         rows, columns = self.shape
         flat = torch.from_file(str(self.file), size=rows * columns, dtype=torch.float32)
         return flat.view(rows, columns)
-
-
-def _reference(ref: ModelRef) -> str:
-    return ref.path if ref.adapter is None else f"{ref.path}+{ref.adapter}"
 
 
 def _encode(models: Sequence[HfModel], asked: Sequence[Conversation]) -> list[list[int]]:

@@ -14,7 +14,7 @@ from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of
 from mergesafe.errors import ArgumentError, CheckpointError, ModelError, NonFiniteError
 from mergesafe.outline.sources import open_refs
-from mergesafe.recipe.model import parse_reference
+from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import redact, redact_text
 from mergesafe.safety.evaluation.api import Model as Asked
 from mergesafe.safety.evaluation.api import make_judges

@@ -24,6 +24,7 @@ from mergesafe.errors import (
     LossError,
     TuningError,
 )
+from mergesafe.recipe.model import ModelRef
 from mergesafe.tune.data.batch import Batch
 from mergesafe.tune.model.inputs import Inputs, Resident, distinct, resident_bytes
 from mergesafe.tune.model.layers import MergedLinear
@@ -312,14 +313,14 @@ class MergedModel:
     def tokenizer(self) -> Any:
         """The tokenizer that the recipe chooses, padding on the left."""
         source = self.plan.tokenizer
-        return HfModel(source.ref.path, folder=self.plan.recipe.folder).tokenizer
+        return HfModel(ModelRef(source.ref.path), folder=self.plan.recipe.folder).tokenizer
 
 
 class MergedChat(HfModel):
     """The merged model at fixed coefficients, to chat with; inside :meth:`MergedModel.at` only."""
 
     def __init__(self, merged: MergedModel, x: torch.Tensor) -> None:
-        super().__init__(merged.plan.reference.text, label="merged")
+        super().__init__(merged.plan.reference.ref, label="merged")
         self._merged, self._x = merged, x
 
     @cached_property

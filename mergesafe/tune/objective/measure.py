@@ -77,7 +77,7 @@ class Measurer:
     def model(self, ref: ModelRef, part: Part) -> Figures:
         """The figures of one of the recipe's models."""
         digest = hashlib.sha256(ref.text.encode()).hexdigest()[:32]
-        model = HfModel(ref.text, device=self.device, batch=BATCH, folder=self.folder)
+        model = HfModel(ref, device=self.device, batch=BATCH, folder=self.folder)
         return self._kept(f"{part} figures of {digest}", lambda: self._measure(model, part))
 
     def _kept(self, key: str, compute: Any) -> Figures:

@@ -48,7 +48,7 @@ def relocated(recipe: Recipe, folder: Path) -> Recipe:
 
     base, source = recipe.base_model, recipe.tokenizer_source
     refs = [entry.ref for entry in recipe.models] + ([] if base is None else [base])
-    named = {ref.text: moved(ref).text for ref in refs}
+    named = {ref.path: moved(ref).path for ref in refs} | {r.text: moved(r).text for r in refs}
     return replace(
         recipe,
         base_model=None if base is None else moved(base),

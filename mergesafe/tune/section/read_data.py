@@ -89,7 +89,8 @@ def _expert(node: Node, recipe: Recipe, report: Reporter) -> ModelRef:
     """One of the recipe's models, by its path or by the last part of it where that is unique."""
     wanted = read_model(node, "'expert' of a data set", report)
     same = [ref for ref in recipe.inputs if ref.key == wanted.key]
-    named = [ref for ref in recipe.inputs if PurePath(ref.text).name == wanted.text]
+    name = "+".join(wanted.places)
+    named = [ref for ref in recipe.inputs if PurePath("+".join(ref.places)).name == name]
     if same or len(named) == 1:
         return (same or named)[0]
     if named:

@@ -15,7 +15,7 @@ from mergesafe.data.load import load_data_recipe
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.errors import MergesafeError
 from mergesafe.recipe.load import load_recipe
-from mergesafe.recipe.model import parse_reference
+from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.recipe.resolve import settings_for
 from mergesafe.recipe.write import dump_recipe
 from mergesafe.references import hub_id, is_url, local_path, redact, redact_text
