@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mergesafe.errors import KernelsError
 from mergesafe.kernels_present import missing_kernels, unloadable_kernels
@@ -41,6 +41,7 @@ __all__ = [
     "Input",
     "Output",
     "TaskVector",
+    "add_low_rank",
     "extension",
     "rank_masks",
     "task_vectors",
@@ -52,6 +53,31 @@ F32: Final = DTYPES["F32"]
 #: Codes of elections and of norms, as csrc/core/job.h numbers them.
 ELECTIONS: Final[Mapping[str, int]] = extension.elections
 NORMS: Final[Mapping[str, int]] = extension.norms
+
+#: Address and number of values of a matrix in float32.
+Factor: TypeAlias = tuple[int, int]
+
+
+def add_low_rank(
+    w: Input, a: Factor, b: Factor, rank: int, columns: int, scale: float, begin: int, n: int,
+    out: int, threads: int,
+) -> None:  # fmt: skip
+    """Elements [begin, begin + n) of ``W + scale * (B @ A)`` in float32 at address ``out``.
+
+    ``w``: these elements of W. A is [rank, columns], B [rows, rank] or its first rows, as many as
+    are asked for. LoRA: Hu et al., https://arxiv.org/abs/2106.09685.
+
+    Raises:
+        ValueError: A and B do not have as many values as are read.
+    """
+    rows = -(-(begin + n) // columns) if columns else 0
+    if a[1] != rank * columns or b[1] < rank * rows:
+        raise ValueError(
+            f"A has {a[1]} values and B {b[1]}; expected {rank} times {columns}, and {rank} for "
+            f"each of {rows} rows"
+        )
+    end = begin + n
+    extension.add_low_rank(w, a[0], b[0], rank, columns, scale, begin, end, threads, out)
 
 
 def task_vectors(

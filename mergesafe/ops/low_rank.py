@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from mergesafe import native
 from mergesafe.errors import ArgumentError
-from mergesafe.native import Input, extension
+from mergesafe.native import Input
 from mergesafe.ops.backends.native import DTYPES
 
 
@@ -49,8 +50,8 @@ def add_low_rank(
     if any(each.device.type != "cpu" or not each.is_contiguous() for each in tensors):
         raise ArgumentError("W, A, B and the result must be contiguous and lie on the CPU")
     code = DTYPES[weight.dtype]
-    extension.add_low_rank(
-        Input(weight.data_ptr(), code, code), a.data_ptr(), b.data_ptr(), rank, columns, scale,
-        0, weight.numel(), torch.get_num_threads(), out.data_ptr(),
+    native.add_low_rank(
+        Input(weight.data_ptr(), code, code), (a.data_ptr(), a.numel()), (b.data_ptr(), b.numel()),
+        rank, columns, scale, 0, weight.numel(), out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out

@@ -11,7 +11,9 @@ import pytest
 import tiny
 import torch
 
+from mergesafe.chat.hf import HfModel
 from mergesafe.chat.tokens import Encoded
+from mergesafe.engine.api import merge
 from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError, ModelError, TuningError
 from mergesafe.tune.data.batch import Batch, batches
 from mergesafe.tune.model.merged_model import MergedModel
@@ -88,6 +90,30 @@ def test_lora_experts_merged_by_their_factors_or_as_dense_weights(
     adapters = [tiny.save_adapter(tmp_path / f"adapter{i}", base, i) for i in range(3)]
     models = [untied[0], *(f"{untied[0]}+{adapter}" for adapter in adapters)]
     check(models, method, granularity)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+def test_weights_of_lora_experts_are_those_of_a_merge(
+    tmp_path: Path, method: str, dtype: torch.dtype
+) -> None:
+    """What answers while tuning is what will be written; a torch product adds in another order."""
+    [base] = make_models(tmp_path, experts=0, dtype=dtype)
+    matrices = {name: tensor.float() for name, tensor in tiny.read(base).items()}
+    adapters = [tiny.save_adapter(tmp_path / f"adapter{i}", matrices, i) for i in range(3)]
+    models = [base, *(f"{base}+{adapter}" for adapter in adapters[:2])]
+    plan = plan_of(method, models, {"weight": 0.37}, out_dtype="float32")
+    space = CoefficientSpace(plan, "model")
+    merge(tiny.write_recipe(tmp_path / "recipe.yml", plan.recipe.text), tmp_path / "out")
+    merged = MergedModel(plan, space, device="cpu", dtype="float32")
+    with merged.holding(space.initial()):
+        for name, tensor in tiny.read(tmp_path / "out").items():
+            assert torch.equal(merged._weights[name].make(torch.float32), tensor), name
+    with merged.expert(0 if method == "task_arithmetic" else 1):
+        answering = HfModel(f"{base}+{adapters[0]}", dtype="float32").model
+        for name, weight in merged._weights.items():
+            made = answering.get_parameter(name)
+            assert torch.equal(weight.make(torch.float32), made), name
 
 
 def test_memory_that_runs_out_says_what_to_lower(untied: list[Path]) -> None:

@@ -11,10 +11,8 @@ from mergesafe.checkpoint.format.digest import digest_of
 from mergesafe.checkpoint.format.lora import LoraPair
 from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View, heap
-from mergesafe.native import DTYPES, Input, Output, extension
+from mergesafe.native import DTYPES, Input, Output, add_low_rank, extension
 
-#: Address and number of values of a factor in float32.
-Factor = tuple[int, int]
 #: What memory may be aligned to (engine/memory.py).
 _ALIGNMENT = 4096
 
@@ -118,33 +116,12 @@ class _OpenAdapted(OpenView):
         view, pair = self._view, self._view.pair
         stored, _ = self._below.make(begin, n)
         address, memory = self._made
-        low_rank(
-            stored, view.view.dtype, self._a, self._b, pair.rank, view.shape[-1], pair.scale,
+        code = DTYPES[view.view.dtype]
+        add_low_rank(
+            Input(stored, code, code), self._a, self._b, pair.rank, view.shape[-1], pair.scale,
             begin, n, address, self._threads,
         )  # fmt: skip
         return address, memory[: 4 * n]
-
-
-def low_rank(
-    w: int, dtype: str, a: Factor, b: Factor, rank: int, columns: int, scale: float, begin: int,
-    n: int, out: int, threads: int,
-) -> None:  # fmt: skip
-    """Elements [begin, begin + n) of ``W + scale * (B @ A)`` in float32 at address ``out``.
-
-    ``w``: the address of these elements of W, numbers of ``dtype``.
-
-    Raises ValueError where A and B do not have as many values as are read.
-    """
-    rows = -(-(begin + n) // columns)
-    if a[1] != rank * columns or b[1] < rank * rows:
-        raise ValueError(
-            f"A has {a[1]} values and B {b[1]}; expected {rank} times {columns}, and {rank} for "
-            f"each of {rows} rows"
-        )
-    code = DTYPES[dtype]
-    extension.add_low_rank(
-        Input(w, code, code), a[0], b[0], rank, columns, scale, begin, begin + n, threads, out
-    )
 
 
 def to_float32(address: int, dtype: str, out: int, n: int) -> None:

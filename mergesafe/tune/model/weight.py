@@ -65,7 +65,7 @@ class MergedWeight:
                 # The input's memory is used again once the block ends.
                 return (one if chosen is None else one[chosen]).to(dtype, copy=self.inputs.reused)
             if self.low_rank is not None:
-                merged = self.low_rank.dense(inputs[0], self.numbers).to(dtype)
+                merged = self.low_rank.merged(inputs[0], self.numbers, dtype)
                 return merged if chosen is None else merged[chosen]
             return self.combination.make(inputs, self.numbers, dtype, chosen)
 
