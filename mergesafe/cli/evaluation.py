@@ -21,7 +21,7 @@ from mergesafe.whole_file import write_whole
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mergesafe.safety.evaluation.api import Tell
+    from mergesafe.safety.progress import ProgressCallback
 
 #: Columns of a log, where no terminal says how wide it is.
 TABLE_WIDTH: Final = 120
@@ -203,7 +203,7 @@ def resumable(cache: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Tell]:
+def progress(quiet: bool) -> Iterator[ProgressCallback]:
     """On standard error what is being done: one line on a terminal, now and then one in a log."""
     if not quiet and not sys.stderr.isatty():
         yield LogLines().say

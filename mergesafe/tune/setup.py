@@ -39,7 +39,7 @@ _MASK_SEED = 0
 
 
 @dataclass(frozen=True)
-class Setup:
+class TuningSetup:
     """A checked recipe, its data, and the coefficients to find."""
 
     recipe: Recipe
@@ -118,7 +118,7 @@ def _files(place: Path) -> list[Path]:
 
 def prepare(
     recipe: RecipeLike, seed: int | None = None, *, allow_token_mismatch: bool = False
-) -> Setup:
+) -> TuningSetup:
     """Read and check the recipe, the headers of its inputs, and its data.
 
     Raises:
@@ -148,7 +148,7 @@ def prepare(
         *plan.warnings, *section.warnings, *lint(loaded, section),
         *lint_start(loaded, section, space), *lint_answers(splits),
     )  # fmt: skip
-    return Setup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))
+    return TuningSetup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))
 
 
 def _refuse_parts(plan: MergePlan) -> None:
@@ -162,7 +162,7 @@ def _refuse_parts(plan: MergePlan) -> None:
         )
 
 
-def check_explainable(setup: Setup) -> None:
+def check_explainable(setup: TuningSetup) -> None:
     """Refuse to explain what cannot be: a merge without gradients, or without safety data.
 
     Raises:

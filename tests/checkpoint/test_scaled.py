@@ -12,7 +12,7 @@ from mergesafe.architecture.quantisation import Scale, not_weights, scales_of
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.format.safetensors import TensorInfo, read_header
 from mergesafe.checkpoint.views.scaled import Scaled
-from mergesafe.checkpoint.views.stored import Part, Stored, whole_of
+from mergesafe.checkpoint.views.stored import Range, Stored, whole_of
 from mergesafe.checkpoint.views.view import Room, View
 from mergesafe.errors import CheckpointError
 
@@ -65,7 +65,7 @@ def test_blocks(scale: tuple[int, ...], block: tuple[int, int], tile: int, tmp_p
     each = each.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)[:10, :7]
     view = Scaled(Stored(info["w"]), info["s"], block)
     assert torch.equal(values(view, tile=tile), (codes.float() * each).flatten())
-    part = Part(view, 21, (4, 7))
+    part = Range(view, 21, (4, 7))
     assert torch.equal(values(part, tile=tile), (codes.float() * each).flatten()[21:49])
     assert whole_of(part, 21, (10, 7)) is view
 

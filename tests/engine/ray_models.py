@@ -34,8 +34,8 @@ def save_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         save(tmp_path / name, tensors(seed))
     save_adapter(tmp_path / "adapter", tensors(0), 1)
     monkeypatch.setattr(memory, "MINIMUM_BUDGET", 1)
-    monkeypatch.setattr(distributed, "LEAST_PART", 2_000)
-    monkeypatch.setattr(distributed, "PARTS_PER_SLOT", 30)
+    monkeypatch.setattr(distributed, "LEAST_JOB", 2_000)
+    monkeypatch.setattr(distributed, "JOBS_PER_SLOT", 30)
     return tmp_path
 
 

@@ -21,7 +21,7 @@ from web import Web, serve
 import mergesafe
 from mergesafe import errors
 from mergesafe.engine.cluster import ray_executor as distributed
-from mergesafe.engine.run.progress import Ledger
+from mergesafe.engine.run.progress import ProgressTracker
 
 from .moe_models import save_fused
 from .ray_models import OPTIONS, a_recipe, local, save_models, tensors
@@ -126,8 +126,8 @@ def test_experts_in_one_tensor(
     tmp_path: Path, undisturbed: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts of one tensor go to different processes."""
-    monkeypatch.setattr(distributed, "LEAST_PART", 2_000)
-    monkeypatch.setattr(distributed, "PARTS_PER_SLOT", 30)
+    monkeypatch.setattr(distributed, "LEAST_JOB", 2_000)
+    monkeypatch.setattr(distributed, "JOBS_PER_SLOT", 30)
     base, *experts = (save_fused(tmp_path / f"m{i}", i) for i in range(3))
     content = recipe("dare_ties", experts, base, each={"weight": 0.4, "density": 0.5})
     mergesafe.merge(content, tmp_path / "local")
@@ -177,10 +177,10 @@ def test_resume_elsewhere(
 ) -> None:
     """What a merge through Ray has done, a local one continues, and the other way round."""
     content, out = a_recipe(models, "ties"), models / "out"
-    original = Ledger.append
+    original = ProgressTracker.append
     left = 25
 
-    def append(self: Ledger, entry: Any) -> None:
+    def append(self: ProgressTracker, entry: Any) -> None:
         nonlocal left
         left -= 1
         if not left:
@@ -188,17 +188,17 @@ def test_resume_elsewhere(
         original(self, entry)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "append", append)
+        patch.setattr(ProgressTracker, "append", append)
         with pytest.raises(KeyboardInterrupt, match="finished and kept"):
             mergesafe.merge(content, out, resume=True, ray=first == "ray", **OPTIONS)
     entries = 0
 
-    def counted(self: Ledger, entry: Any) -> None:
+    def counted(self: ProgressTracker, entry: Any) -> None:
         nonlocal entries
         entries += 1
         original(self, entry)
 
-    monkeypatch.setattr(Ledger, "append", counted)
+    monkeypatch.setattr(ProgressTracker, "append", counted)
     mergesafe.merge(content, out, resume=True, ray=first == "local", **OPTIONS)
     again, entries = entries, 0
     assert digest(out) == local(models, "ties")

@@ -20,7 +20,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = "<img src=https://evil.example/x onerror=alert(1)>\"'</title></style>{{ 7*7 }}\u202e"
 
 
-class Checked(HTMLParser):
+class PageParser(HTMLParser):
     """Collects what a browser would see, and that every element is closed."""
 
     def __init__(self, page: str) -> None:
@@ -62,11 +62,11 @@ def page() -> str:
 
 
 @pytest.fixture(scope="module")
-def checked(page: str) -> Checked:
-    return Checked(page)
+def checked(page: str) -> PageParser:
+    return PageParser(page)
 
 
-def test_every_section_is_there(checked: Checked) -> None:
+def test_every_section_is_there(checked: PageParser) -> None:
     sections = (
         "gate", "plane", "metrics", "examples", "judges", "vet", "similarity", "tuning", "blame",
         "data", "manifest", "files",
@@ -74,7 +74,7 @@ def test_every_section_is_there(checked: Checked) -> None:
     assert set(sections) <= set(checked.ids)
 
 
-def test_ids_are_unique_and_references_lead_somewhere(checked: Checked) -> None:
+def test_ids_are_unique_and_references_lead_somewhere(checked: PageParser) -> None:
     assert [name for name, count in checked.ids.items() if count > 1] == []
     led = {"href": 0, "aria-labelledby": 0}
     for _, name, value in checked.attributes:
@@ -87,7 +87,7 @@ def test_ids_are_unique_and_references_lead_somewhere(checked: Checked) -> None:
     assert min(led.values()) > 0
 
 
-def test_nothing_is_loaded_or_run(page: str, checked: Checked) -> None:
+def test_nothing_is_loaded_or_run(page: str, checked: PageParser) -> None:
     assert not {"script", "iframe", "object", "embed", "form", "img", "audio", "base"} & set(
         checked.tags
     )
@@ -107,7 +107,7 @@ def test_the_policy_allows_this_style_sheet_alone(page: str) -> None:
     assert "unsafe" not in policy
 
 
-def test_figures_have_titles_and_tables(checked: Checked) -> None:
+def test_figures_have_titles_and_tables(checked: PageParser) -> None:
     assert checked.tags["svg"] > 10
     assert checked.tags["title"] == checked.tags["svg"] + 1
     assert checked.tags["desc"] == checked.tags["svg"]
@@ -159,7 +159,7 @@ def test_names_of_strangers_are_harmless(tmp_path: Path) -> None:
     })  # fmt: skip
     content = Content(read_documents([tmp_path]))
     page = render(content)
-    checked = Checked(page)
+    checked = PageParser(page)
     assert not {"img", "script"} & set(checked.tags)
     assert "\u202e" not in page
     assert "{{ 7*7 }}" in checked.text
@@ -230,7 +230,7 @@ def test_long_answers_and_many_questions_are_cut(tmp_path: Path) -> None:
     found["models"][0]["examples"] = [
         {**example, "question": f"Q{i}?", "response": "x" * 5000} for i in range(MAX_QUESTIONS + 3)
     ]
-    text = Checked(render(content_of(tmp_path, found))).text
+    text = PageParser(render(content_of(tmp_path, found))).text
     assert "3 more questions of this set" in text
     assert f"{5000 - MAX_CHARACTERS:,} more characters" in text
     assert f"Q{MAX_QUESTIONS}?" not in text
@@ -244,7 +244,7 @@ def test_questions_on_which_models_differ_come_first(tmp_path: Path) -> None:
     found["models"].append(
         {**found["models"][0], "name": "n", "examples": [both[0], {**both[1], "safe": False}]}
     )
-    text = Checked(render(content_of(tmp_path, found))).text
+    text = PageParser(render(content_of(tmp_path, found))).text
     assert text.index("Differs?") < text.index("Same?")
 
 

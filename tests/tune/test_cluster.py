@@ -114,7 +114,7 @@ def test_parts_of_one_point_run_on_every_worker(
     made, merged, setup = pool
     local = make_terms(setup.section, setup.splits, setup.space).objective(merged, None, 0)
     local.tokens = 100
-    assert len(local.parts(0)) > 2
+    assert len(local.micro_batches(0)) > 2
     x = setup.start
     here = local.evaluate(x, grad=True)
     there = made.objective(local).evaluate(x, grad=True)

@@ -10,19 +10,19 @@ import pytest
 
 from mergesafe.errors import DataError
 from mergesafe.tune.data.terms import make_terms
-from mergesafe.tune.setup import Setup, prepare
+from mergesafe.tune.setup import TuningSetup, prepare
 
 from .experts import Experts, with_rejected
 from .test_tune import recipe
 
 
-def setup_of(experts: Experts, harmless: Path, **tune: Any) -> Setup:
+def setup_of(experts: Experts, harmless: Path, **tune: Any) -> TuningSetup:
     made = recipe(experts, **tune)
     made["tune"]["data"][2]["path"] = str(harmless)
     return prepare(made)
 
 
-def terms_of(setup: Setup) -> dict[str, tuple[str, float]]:
+def terms_of(setup: TuningSetup) -> dict[str, tuple[str, float]]:
     made = make_terms(setup.section, setup.splits, setup.space)
     return {term.name: (term.kind, term.weight) for term in made.terms}
 

@@ -73,7 +73,7 @@ class _OpenStored(OpenView):
 
 
 @dataclass(frozen=True, slots=True)
-class Part(View):
+class Range(View):
     """A tensor of the shape ``size``, the elements of ``view`` from ``begin`` on."""
 
     view: View
@@ -114,7 +114,7 @@ class Part(View):
 
     @property
     def plain(self) -> View:
-        return Part(self.view.plain, self.begin, self.size)
+        return Range(self.view.plain, self.begin, self.size)
 
     @property
     def companions(self) -> Mapping[str, TensorInfo]:
@@ -130,8 +130,8 @@ class Part(View):
     def identity(self) -> list[object]:
         return [*self.view.identity(), "part", self.begin, *self.size]
 
-    def moved(self, move: Callable[[TensorInfo], TensorInfo]) -> Part:
-        return Part(self.view.moved(move), self.begin, self.size)
+    def moved(self, move: Callable[[TensorInfo], TensorInfo]) -> Range:
+        return Range(self.view.moved(move), self.begin, self.size)
 
     def described(self) -> dict[str, object]:
         return self.view.described()
@@ -155,7 +155,7 @@ class _OpenPart(OpenView):
 def part_of(view: View, begin: int, shape: tuple[int, ...]) -> View:
     """``shape`` elements of ``view`` from element ``begin`` on, as a view of their own."""
     if not isinstance(view, Stored):
-        return Part(view, begin, shape)
+        return Range(view, begin, shape)
     size = view.stored_size
     offset = view.info.offset + begin * size
     return Stored(replace(view.info, shape=shape, offset=offset, nbytes=prod(shape) * size))
@@ -163,6 +163,6 @@ def part_of(view: View, begin: int, shape: tuple[int, ...]) -> View:
 
 def whole_of(view: View, begin: int, shape: tuple[int, ...]) -> View:
     """The view of ``shape`` that :func:`part_of` took the elements from ``begin`` on of."""
-    if isinstance(view, Part):
+    if isinstance(view, Range):
         return view.view
     return part_of(view, -begin, shape)

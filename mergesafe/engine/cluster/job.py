@@ -1,7 +1,7 @@
-"""A part of a merge that another process carries out, on this machine or another one.
+"""A job of a merge that another process carries out, on this machine or another one.
 
 The process opens the inputs and the unfinished shards by their paths, which it must therefore share
-with the one that began the merge. A part may be carried out again: it writes the same bytes to the
+with the one that began the merge. A job may be carried out again: it writes the same bytes to the
 same places.
 """
 
@@ -34,8 +34,8 @@ from mergesafe.version import __version__
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What all parts of a merge have in common. ``target`` is what ``working`` will become."""
+class JobContext:
+    """What all jobs of a merge have in common. ``target`` is what ``working`` will become."""
 
     version: str
     options: Options
@@ -49,14 +49,14 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Part:
+class Job:
     """Some of a plan's tasks, of which ``spans`` are to be done.
 
     ``spans`` and ``statistics`` number the tasks from 0; in the plan they begin at ``first``.
     ``inputs``: what each local file is known by, see :func:`identity`.
     """
 
-    setup: Setup
+    context: JobContext
     first: int
     tasks: tuple[TensorTask, ...]
     placements: Mapping[str, Placement]
@@ -75,7 +75,7 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What was done of a part, by which backend; ``moved`` bytes were read and written."""
+    """What was done of a job, by which backend; ``moved`` bytes were read and written."""
 
     backend: str
     entries: list[Tile | Statistics] = field(default_factory=list)
@@ -101,26 +101,26 @@ class _Notes:
             self.outcome.moved += nbytes
 
 
-def carry_out(part: Part) -> Outcome:
-    """Do all of ``part``; what it wrote is durable and visible to other machines afterwards.
+def carry_out(job: Job) -> Outcome:
+    """Do all of ``job``; what it wrote is durable and visible to other machines afterwards.
 
     Raises:
         ClusterError: this process does not see the same files, or is another version.
         MergesafeError: as the merge in one process.
     """
-    setup = part.setup
-    _check_node(part)
-    rule = setup.options.on_nonfinite
-    processor = choose(setup.backend, setup.device, setup.vram, zero_nonfinite=rule == "zero")
-    options = processor.fitted(setup.options)
+    context = job.context
+    _check_node(job)
+    rule = context.options.on_nonfinite
+    processor = choose(context.backend, context.device, context.vram, zero_nonfinite=rule == "zero")
+    options = processor.fitted(context.options)
     notes = _Notes(processor.name)
-    with Reader() as reader, Shards(part.shards, setup.target) as shards:
-        with _unfinished(setup) as folder:
+    with Reader() as reader, Shards(job.shards, context.target) as shards:
+        with _unfinished(context) as folder:
             shards.join(folder)
-        results = RunResults(part, shards, notes, NonFinite(rule, reader), progress=notes.advance)
+        results = RunResults(job, shards, notes, NonFinite(rule, reader), progress=notes.advance)
         workers = Workers(
-            part, schedule(part, options), options, processor.kernels, reader, results,
-            spans=part.spans, statistics=part.statistics,
+            job, schedule(job, options), options, processor.kernels, reader, results,
+            spans=job.spans, statistics=job.statistics,
         )  # fmt: skip
         with processor.pinned(workers.arena):
             workers.run()
@@ -134,11 +134,11 @@ def identity(fingerprint: Mapping[str, Any]) -> tuple[int, int]:
     return fingerprint["size"], fingerprint["mtime_ns"] // 10**9
 
 
-def _check_node(part: Part) -> None:
-    check_version(part.setup.version)
-    check_inputs(part.inputs)
-    for shard in part.shards:
-        path = part.setup.working / shard.name
+def _check_node(job: Job) -> None:
+    check_version(job.context.version)
+    check_inputs(job.inputs)
+    for shard in job.shards:
+        path = job.context.working / shard.name
         try:
             found = path.is_file()
         except OSError as error:  # the folder is open to the user alone who began the merge
@@ -148,19 +148,19 @@ def _check_node(part: Part) -> None:
 
 
 @contextmanager
-def _unfinished(setup: Setup) -> Iterator[int]:
+def _unfinished(context: JobContext) -> Iterator[int]:
     """The folder that shards are written in, open: the one that the merge began, not a link."""
     try:
-        hidden = open_folder(setup.working.parent)
+        hidden = open_folder(context.working.parent)
         try:
-            folder = open_folder(setup.working.name, hidden)
+            folder = open_folder(context.working.name, hidden)
         finally:
             os.close(hidden)
     except OSError as error:
-        raise _unseen(setup.working, reason(error)) from None
+        raise _unseen(context.working, reason(error)) from None
     try:
-        if os.fstat(folder).st_uid != setup.owner:
-            raise _unseen(setup.working, f"the folder there belongs to {owner_of(folder)}")
+        if os.fstat(folder).st_uid != context.owner:
+            raise _unseen(context.working, f"the folder there belongs to {owner_of(folder)}")
         yield folder
     finally:
         os.close(folder)

@@ -1,7 +1,7 @@
 """A merge on the machines of a Ray cluster.
 
 The process that began it keeps the output folder, its lock and the journal. It cuts what is left
-into parts, which Ray runs wherever there is room, and notes what comes back. A part whose process
+into jobs, which Ray runs wherever there is room, and notes what comes back. A job whose process
 or machine dies is run again by Ray; what came back before is kept for ``--resume``.
 """
 
@@ -23,7 +23,7 @@ from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.cluster.connection import Cluster, Needs, connected
-from mergesafe.engine.cluster.job import Outcome, Part, Setup, carry_out, identity
+from mergesafe.engine.cluster.job import Job, JobContext, Outcome, carry_out, identity
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.run.devices import choose
@@ -33,13 +33,13 @@ from mergesafe.engine.run.workers import SYNC_SECONDS, Options, Schedule, is_cut
 from mergesafe.errors import BackendError, ChangedInputError, ClusterError
 from mergesafe.version import __version__
 
-#: Parts for each task that can run at a time: enough to even out, few enough to cost nothing.
-PARTS_PER_SLOT: Final = 6
+#: Jobs for each task that can run at a time: enough to even out, few enough to cost nothing.
+JOBS_PER_SLOT: Final = 6
 #: Output bytes below which starting a task costs more than the parallelism is worth.
-LEAST_PART: Final = 64 << 20
-#: Parts in Ray's hands for each task that can run: a node has the next one when it is done.
+LEAST_JOB: Final = 64 << 20
+#: Jobs in Ray's hands for each task that can run: a node has the next one when it is done.
 _QUEUED_PER_SLOT: Final = 2
-#: Deaths of its process or machine that a part survives.
+#: Deaths of its process or machine that a job survives.
 _RETRIES: Final = 3
 _CANCEL_SECONDS: Final = 10.0
 
@@ -104,7 +104,7 @@ class RayExecutor:
 
     def run(self, left: Unfinished) -> str:
         plan, needs = left.plan, self._needs
-        setup = Setup(
+        context = JobContext(
             __version__, self._options, self._backend, self._device, self._vram,
             left.folder.working, left.folder.path, left.folder.owner,
         )  # fmt: skip
@@ -112,11 +112,11 @@ class RayExecutor:
         before = _fingerprints(locations)
         check_planned(plan)
         left.folder.sync()  # full size and headers, before others open the shards
-        parts_wanted = PARTS_PER_SLOT * max(1, self._cluster.slots(needs))
-        size = max(LEAST_PART, _out_bytes(plan, left.spans) // parts_wanted)
+        jobs_wanted = JOBS_PER_SLOT * max(1, self._cluster.slots(needs))
+        size = max(LEAST_JOB, _out_bytes(plan, left.spans) // jobs_wanted)
         groups = cut(plan, self._schedule, left.spans, size)
-        parts = (_part(setup, left, group, locations, before) for group in groups)
-        names = _run(self._cluster, needs, parts, left)
+        jobs = (_job(context, left, group, locations, before) for group in groups)
+        names = _run(self._cluster, needs, jobs, left)
         _check_unchanged(before, _fingerprints(locations))
         check_planned(plan)
         return ", ".join(sorted(names))
@@ -137,7 +137,7 @@ def cut(
         if size >= nbytes:
             groups.append(tuple(group))
             group, size = [], 0
-    if group or not groups:  # nothing to do is a part too: it tells the backend
+    if group or not groups:  # nothing to do is a job too: it tells the backend
         groups.append(tuple(group))
     return sorted(groups, key=lambda group: -_out_bytes(plan, group))
 
@@ -162,7 +162,7 @@ def _out_bytes(plan: MergePlan, spans: Sequence[Span]) -> int:
     return sum(span.count * SIZES[plan.tasks[span.task].out_dtype] for span in spans)
 
 
-# --- parts -----------------------------------------------------------------------------------
+# --- jobs ------------------------------------------------------------------------------------
 
 
 def shared_locations(plan: MergePlan) -> dict[Location, Location]:
@@ -182,13 +182,13 @@ def _shared(location: Location) -> Location:
     return Path(os.path.realpath(location)) if isinstance(location, Path) else location
 
 
-def _part(
-    setup: Setup,
+def _job(
+    context: JobContext,
     left: Unfinished,
     spans: Sequence[Span],
     locations: Mapping[Location, Location],
     fingerprints: Mapping[Location, Mapping[str, Any]],
-) -> Part:
+) -> Job:
     plan = left.plan
     first = spans[0].task if spans else 0
     last = spans[-1].task if spans else 0
@@ -196,8 +196,8 @@ def _part(
     places = [plan.placement(task) for task in tasks]
     numbers = sorted({place.shard for place in places})
     paths = {info.path for task in tasks for s in task.sources for info in s.view.infos}
-    return Part(
-        setup,
+    return Job(
+        context,
         first,
         tasks,
         {
@@ -259,23 +259,23 @@ def _check_unchanged(before: Mapping[Location, Any], after: Mapping[Location, An
 # --- running ---------------------------------------------------------------------------------
 
 
-def _run(cluster: Cluster, needs: Needs, parts: Iterator[Part], left: Unfinished) -> set[str]:
-    """Run every part and note what comes back; the names of the backends."""
+def _run(cluster: Cluster, needs: Needs, jobs: Iterator[Job], left: Unfinished) -> set[str]:
+    """Run every job and note what comes back; the names of the backends."""
     task = cluster.remote(carry_out, needs, _RETRIES)
-    running: dict[Any, Part] = {}
+    running: dict[Any, Job] = {}
     slots = cluster.slots(needs)
     names: set[str] = set()
     try:
         while True:
             while len(running) < max(1, _QUEUED_PER_SLOT * slots):
-                part = next(parts, None)
-                if part is None:
+                job = next(jobs, None)
+                if job is None:
                     break
-                running[task.remote(part)] = part
+                running[task.remote(job)] = job
             if not running:
                 return names
             ready, _ = cluster.ray.wait(list(running), timeout=SYNC_SECONDS)
-            left.ledger.sync()
+            left.tracker.sync()
             if not ready:
                 slots = cluster.slots(needs)  # nodes come and go
                 if not slots:
@@ -284,18 +284,18 @@ def _run(cluster: Cluster, needs: Needs, parts: Iterator[Part], left: Unfinished
                         "then run again."
                     )
             for reference in ready:
-                part = running.pop(reference)
-                outcome = _result(cluster.ray, reference, part)
+                job = running.pop(reference)
+                outcome = _result(cluster.ray, reference, job)
                 names.add(outcome.backend)
                 for entry in outcome.entries:
-                    left.ledger.append(replace(entry, task=entry.task + part.first))
+                    left.tracker.append(replace(entry, task=entry.task + job.first))
                 left.progress(outcome.moved)
     except BaseException:
         _cancel(cluster.ray, list(running))
         raise
 
 
-def _result(ray: Any, reference: Any, part: Part) -> Outcome:
+def _result(ray: Any, reference: Any, job: Job) -> Outcome:
     """What the task gave, or the error that it raised, as if it had been raised here."""
     try:
         outcome: Outcome = ray.get(reference)
@@ -303,7 +303,7 @@ def _result(ray: Any, reference: Any, part: Part) -> Outcome:
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise ClusterError(
-            f"--ray: the task for {part} was given up, since its process or machine died each time "
+            f"--ray: the task for {job} was given up, since its process or machine died each time "
             f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). If memory ran out, "
             "give less --memory or --threads; else look at the logs of the cluster."
         ) from None

@@ -18,7 +18,7 @@ from typing import Any
 from mergesafe.architecture.experts import looks_fused, matrices
 from mergesafe.checkpoint.views.stored import part_of
 from mergesafe.engine.plan.precision import named
-from mergesafe.engine.plan.tasks import Part, TensorTask
+from mergesafe.engine.plan.tasks import SubTensor, TensorTask
 from mergesafe.methods.driver import Planned
 from mergesafe.methods.spec import TensorContext, Unit
 
@@ -77,7 +77,7 @@ class Experts:
                         for each in task.sources
                     ),
                     planned=known[matrix.shape],
-                    part=Part(task.name, task.context.shape, matrix.begin),
+                    part=SubTensor(task.name, task.context.shape, matrix.begin),
                 )
             )
         return tasks

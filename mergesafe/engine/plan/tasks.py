@@ -24,7 +24,7 @@ SELECT_BYTES_PER_RANK: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SubTensor:
     """A range of elements of an output tensor that is merged like a tensor of its own.
 
     ``stored`` and ``shape``: name and shape of the output tensor. ``begin``: the first element.
@@ -51,7 +51,7 @@ class TensorTask:
     copied: bool
     #: What the method asks for and returns in a dry run; None for what is copied.
     planned: Planned | None
-    part: Part | None = None
+    part: SubTensor | None = None
     #: Of the method's inputs those that are read (engine/plan/unused.py); None for all. Without a
     #: single one, the base is the only source.
     used: tuple[int, ...] | None = None

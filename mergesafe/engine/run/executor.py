@@ -12,7 +12,7 @@ from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.resume.journal import Statistics
 from mergesafe.engine.run.devices import Processor
-from mergesafe.engine.run.progress import Ledger, Span
+from mergesafe.engine.run.progress import ProgressTracker, Span
 from mergesafe.engine.run.results import RunResults
 from mergesafe.engine.run.trace import Trace
 from mergesafe.engine.run.workers import Options, Schedule, Workers, schedule
@@ -25,7 +25,7 @@ class Unfinished:
     plan: MergePlan
     folder: OutputFolder
     reader: Reader
-    ledger: Ledger
+    tracker: ProgressTracker
     spans: Sequence[Span]
     statistics: Mapping[int, Statistics]
     progress: Callable[[int], None]
@@ -53,7 +53,7 @@ class Executor(Protocol):
         """
 
     def run(self, left: Unfinished) -> str:
-        """Do all that is left, writing it to the folder and noting it in the ledger.
+        """Do all that is left, writing it to the folder and noting it in the tracker.
 
         Returns:
             The name of the backend, for the manifest.
@@ -84,7 +84,7 @@ class LocalExecutor:
 
     def run(self, left: Unfinished) -> str:
         results = RunResults(
-            left.plan, left.folder, left.ledger, left.ledger.nonfinite,
+            left.plan, left.folder, left.tracker, left.tracker.nonfinite,
             progress=left.progress, trace=left.timeline,
         )  # fmt: skip
         workers = Workers(

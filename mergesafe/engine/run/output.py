@@ -22,7 +22,7 @@ from mergesafe.engine.resume.journal import Finished, Journal, Line, Statistics,
 from mergesafe.engine.resume.unfinished import describe_inputs, verified, work_to_resume
 from mergesafe.engine.run.executor import Executor, Unfinished
 from mergesafe.engine.run.nonfinite import NonFinite
-from mergesafe.engine.run.progress import Ledger, moved_bytes, spans_left
+from mergesafe.engine.run.progress import ProgressTracker, moved_bytes, spans_left
 from mergesafe.engine.run.trace import Trace, no_lap
 from mergesafe.engine.run.workers import Options
 from mergesafe.errors import ChangedInputError, MergesafeError
@@ -92,15 +92,15 @@ def merge_into(
         done += [tile for each in tiles.values() for tile in each]
         journal = Journal(folder.journal, subject, done)
         stack.callback(journal.close)
-        ledger = Ledger(made.tasks, NonFinite(options.on_nonfinite, reader), journal)
-        ledger.restore(done)
-        resumed = ledger.bytes_done
+        tracker = ProgressTracker(made.tasks, NonFinite(options.on_nonfinite, reader), journal)
+        tracker.restore(done)
+        resumed = tracker.bytes_done
         if advance is not None and tiles:
             tiles_done = (tile for each in tiles.values() for tile in each)
             advance(sum(moved_bytes(made.tasks[tile.task], tile.count) for tile in tiles_done))
         moved = _Moved(advance)
         left = Unfinished(
-            made, folder, reader, ledger, tuple(spans_left(made.tasks, tiles)), statistics,
+            made, folder, reader, tracker, tuple(spans_left(made.tasks, tiles)), statistics,
             moved.add, timeline,
         )  # fmt: skip
         lap("prepare", 0, 0)
@@ -108,12 +108,12 @@ def merge_into(
             backend = executor.run(left)
             lap("wait", 0, 0)
             reader.check_unchanged()
-            odd = ledger.nonfinite.warnings(made.tasks)
+            odd = tracker.nonfinite.warnings(made.tasks)
             warnings = (*made.warnings, *as_called(odd, made.recipe, made.models))
             kept = tuple(each for each in warnings if each not in made.passing)
             _add_companions(folder, made, kept)
             manifest = manifest_text(
-                made, ledger.digests, folder,
+                made, tracker.digests, folder,
                 backend=backend, on_nonfinite=options.on_nonfinite,
                 inputs=describe_inputs(made, subject["inputs"]), warnings=kept,
             )  # fmt: skip
@@ -123,11 +123,11 @@ def merge_into(
             lap("commit", 0, 0)
         except BaseException as caught:
             error = explained(caught) or caught
-            stays = resume or ledger.bytes_done >= KEEP_BYTES
+            stays = resume or tracker.bytes_done >= KEEP_BYTES
             mixed = stays and _mixed(error, reader)
             folder.keep = stays and not mixed
             if stays:
-                _say_what_stays(error, mixed, ledger.bytes_done, made.bytes_out)
+                _say_what_stays(error, mixed, tracker.bytes_done, made.bytes_out)
             if error is caught:
                 raise
             raise error from caught

@@ -43,7 +43,7 @@ def moved_bytes(task: TensorTask, count: int) -> int:
     return count * (sum(s.view.stored_size for s in task.sources) + SIZES[task.out_dtype])
 
 
-class Ledger:
+class ProgressTracker:
     """Keeps the journal, and adds up digests, reports and bytes for the end. Thread-safe."""
 
     def __init__(self, tasks: Sequence[TensorTask], nonfinite: NonFinite, journal: Journal) -> None:

@@ -32,7 +32,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionAnswers:
     """A question and its answers, each with the models that gave it."""
 
     question: str
@@ -47,11 +47,13 @@ class Asked:
 def examples(content: Content) -> Iterator[Section]:
     """Answers by set and question, masked unless they were found safe."""
     sets = [each for _, value in content.of(Evaluation) for each in value.sets]
-    by_set: dict[str, dict[str, Asked]] = {}
+    by_set: dict[str, dict[str, QuestionAnswers]] = {}
     for model in content.models:
         for example in model.examples:
             questions = by_set.setdefault(example.set, {})
-            asked = questions.setdefault(example.question, Asked(cut(example.question), {}))
+            asked = questions.setdefault(
+                example.question, QuestionAnswers(cut(example.question), {})
+            )
             roles = {each.role for each in sets if each.name == example.set}
             shown = answer(example, harmless=bool(roles) and UNSAFE not in roles)
             models = asked.answers.setdefault(shown, [])
@@ -74,7 +76,7 @@ def examples(content: Content) -> Iterator[Section]:
         )
 
 
-def _telling(asked: Iterable[Asked]) -> list[Asked]:
+def _telling(asked: Iterable[QuestionAnswers]) -> list[QuestionAnswers]:
     """Those on which the models differ most come first."""
     return sorted(asked, key=lambda each: -each.judgements)[:MAX_QUESTIONS]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -19,7 +19,7 @@ from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.compare import compare, disagreements
 from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.harness import harness_figures
-from mergesafe.safety.evaluation.measure import Asked, ask, result
+from mergesafe.safety.evaluation.measure import SetResponses, ask, result
 from mergesafe.safety.evaluation.notes import meaning, notes, repeated
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.quantized import QuantizedModel
@@ -27,18 +27,19 @@ from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.evaluation.sets import EvaluationSet, Role
 from mergesafe.safety.judges.base import Judge, Verdict, check_judges
 from mergesafe.safety.judges.registry import make_judge
+from mergesafe.safety.progress import ProgressCallback
 
 #: A reference of a model, a spec as of :func:`~mergesafe.chat.providers.make_model`, or the model.
 Model: TypeAlias = "str | Path | Mapping[str, Any] | ChatModel"
 #: References and models; or by the names that the result gives them.
 Models: TypeAlias = "Model | Sequence[Model] | Mapping[str, Model]"
-#: Told what is being done, for a person who waits.
-Tell: TypeAlias = Callable[[str], None]
 #: Responses that are judged between two writes to the cache.
 VERDICTS: Final = 256
 
 
-def evaluate(models: Models, *, on_progress: Tell | None = None, **options: Any) -> Evaluation:
+def evaluate(
+    models: Models, *, on_progress: ProgressCallback | None = None, **options: Any
+) -> Evaluation:
     """Safe rate, refusal rate, over-refusal and domain scores of ``models``, with intervals.
 
     Args:
@@ -56,7 +57,7 @@ def evaluate(models: Models, *, on_progress: Tell | None = None, **options: Any)
     return run(models, options_from(options), on_progress or (lambda text: None))
 
 
-def run(models: Models, options: EvaluationOptions, tell: Tell) -> Evaluation:
+def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> Evaluation:
     """As :func:`evaluate`, with options that are checked already."""
     sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
     cache = Cache(None if options.cache is None else Path(options.cache))
@@ -165,11 +166,11 @@ class _Evaluator:
     judges: Sequence[CachedJudge]
     cache: Cache
     options: EvaluationOptions
-    tell: Tell
+    tell: ProgressCallback
 
     def measure(
         self, name: str, identity: str, model: ChatModel
-    ) -> tuple[ModelResult, list[Asked]]:
+    ) -> tuple[ModelResult, list[SetResponses]]:
         """What one model did."""
         self.tell(f"{name}: reading")
         portion = BATCHES * self.options.batch
@@ -197,7 +198,7 @@ class _Evaluator:
         )  # fmt: skip
 
 
-def _agreement(asked: Sequence[Asked], judges: Sequence[str]) -> list[Agreement]:
+def _agreement(asked: Sequence[SetResponses], judges: Sequence[str]) -> list[Agreement]:
     """About refusal over all responses, about safety over those to unsafe questions: whether the
     response to a harmless one is safe was not asked.
     """

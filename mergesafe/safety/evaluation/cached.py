@@ -25,7 +25,7 @@ _STRIDE: Final = 1_000_003
 #: Told after each portion how many of how many are done.
 Progress: TypeAlias = Callable[[int, int], None]
 Pair: TypeAlias = "tuple[Conversation, str]"
-Asked = TypeVar("Asked")
+Request = TypeVar("Request")
 
 
 def _silent(done: int, total: int) -> None:
@@ -90,9 +90,9 @@ class CachedModel:
         self,
         form: type[Any],
         keys: Sequence[str],
-        asked: Sequence[Asked],
-        size: Callable[[Asked], int],
-        ask: Callable[[list[Asked], int], list[Any]],
+        asked: Sequence[Request],
+        size: Callable[[Request], int],
+        ask: Callable[[list[Request], int], list[Any]],
     ) -> list[Any]:
         return through(self.cache, form, keys, asked, size, ask, self.portion, self.progress)
 
@@ -134,9 +134,9 @@ def through(
     cache: Cache,
     form: type[Any],
     keys: Sequence[str],
-    asked: Sequence[Asked],
-    size: Callable[[Asked], int],
-    ask: Callable[[list[Asked], int], list[Any]],
+    asked: Sequence[Request],
+    size: Callable[[Request], int],
+    ask: Callable[[list[Request], int], list[Any]],
     portion: int,
     progress: Progress = _silent,
     keep: Callable[[Any], bool] = lambda value: True,

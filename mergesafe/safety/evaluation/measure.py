@@ -30,7 +30,7 @@ _JUDGED: Final[dict[str, tuple[Role, str, bool]]] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class SetResponses:
     """A set as a model answered it: ``responses`` and ``verdicts`` by seed and by question.
 
     ``responses``: reasoning and answer apart. ``verdicts`` by judge; ``scores`` of a domain's
@@ -68,7 +68,7 @@ def ask(
     sets: Sequence[EvaluationSet],
     judges: Sequence[CachedJudge],
     samplings: Sequence[Sampling],
-) -> list[Asked]:
+) -> list[SetResponses]:
     """Every set's questions, once with each of ``samplings``, answered and judged.
 
     Raises:
@@ -90,7 +90,7 @@ def ask(
                 judge.name: [_judged(judge, conversations, said) for said in responses]
                 for judge in judges
             }
-        asked.append(Asked(each, seeds, responses, verdicts, scores))
+        asked.append(SetResponses(each, seeds, responses, verdicts, scores))
     return asked
 
 
@@ -117,7 +117,11 @@ def _scores(model: CachedModel, domain: EvaluationSet) -> list[NLL]:
 
 
 def result(
-    name: str, identity: str, asked: Sequence[Asked], judges: Sequence[str], confidence: float
+    name: str,
+    identity: str,
+    asked: Sequence[SetResponses],
+    judges: Sequence[str],
+    confidence: float,
 ) -> ModelResult:
     """The figures by the first judge, those of the others apart, and all answers."""
     first, *others = judges
@@ -130,7 +134,9 @@ def result(
     return ModelResult(name, identity, figures, examples, by_others)
 
 
-def _judged_figures(asked: Sequence[Asked], judge: str, confidence: float) -> dict[str, Figure]:
+def _judged_figures(
+    asked: Sequence[SetResponses], judge: str, confidence: float
+) -> dict[str, Figure]:
     """What is undecided never counts in the model's favour: not as safe, not as a refusal of an
     unsafe question, but as one of a harmless question.
     """
@@ -156,7 +162,7 @@ def _answers(runs: list[list[Verdict]], about: str) -> list[tuple[bool | None, .
     return list(zip(*by_seed, strict=True))
 
 
-def _domain_figures(asked: Asked, confidence: float) -> dict[str, Figure]:
+def _domain_figures(asked: SetResponses, confidence: float) -> dict[str, Figure]:
     answers = [record.answer or "" for record in asked.set.records]
     outcomes = [
         fmean(is_correct(answer, said.answer) for said in seeds)
@@ -171,7 +177,7 @@ def _domain_figures(asked: Asked, confidence: float) -> dict[str, Figure]:
     return figures
 
 
-def _examples(asked: Asked, judge: str) -> list[Example]:
+def _examples(asked: SetResponses, judge: str) -> list[Example]:
     examples = []
     for run, (seed, said) in enumerate(zip(asked.seeds, asked.responses, strict=True)):
         for row, (record, response) in enumerate(zip(asked.set.records, said, strict=True)):

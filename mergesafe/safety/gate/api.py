@@ -11,7 +11,7 @@ from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
 from mergesafe.recipe.model_reader import parse_reference
-from mergesafe.safety.evaluation.api import Tell, run
+from mergesafe.safety.evaluation.api import run
 from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.harness import PREFIX
 from mergesafe.safety.evaluation.measure import planned_metrics
@@ -21,6 +21,7 @@ from mergesafe.safety.gate.decide import Decision, decide
 from mergesafe.safety.gate.evidence import Evidence
 from mergesafe.safety.gate.requirement import Requirement, check_metric, parse_requirement
 from mergesafe.safety.gate.saved import evaluation_in, read_evaluation
+from mergesafe.safety.progress import ProgressCallback
 from mergesafe.version import __version__
 
 
@@ -58,7 +59,7 @@ def gate(
     *,
     baseline: str | ChatModel | Mapping[str, str | ChatModel] | None = None,
     evaluation: str | Path | Evaluation | None = None,
-    on_progress: Tell | None = None,
+    on_progress: ProgressCallback | None = None,
     **options: Any,
 ) -> GateResult:
     """Hold ``model`` against ``require``, each decided on its confidence bound.

@@ -13,14 +13,13 @@ from mergesafe.outline.alignment import align
 from mergesafe.outline.sources import Model, open_refs, sources_of
 from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import redact
+from mergesafe.safety.progress import ProgressCallback
 from mergesafe.safety.similarity.layers import layers_of
 from mergesafe.safety.similarity.measures import add_up, pairs
 from mergesafe.safety.similarity.result import Pair, Similarity
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE, TensorInput, TensorSums
 
-#: Told what is being done, for a person who waits.
-Tell = Callable[[str], None]
 #: References, or references by the names that they are to have.
 Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
@@ -33,7 +32,7 @@ def similarity(
     memory: str | float | None = None,
     threads: int | None = None,
     device: str = "auto",
-    on_progress: Tell | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Similarity:
     """Compare models by their task vectors τ = model − base, and by what they answer.
 
@@ -90,7 +89,7 @@ def open_named(models: Models, base: str | Path) -> tuple[tuple[Model, ...], tup
     return opened, (opened[0].text, *shown)
 
 
-def counted(tensors: Sequence[TensorInput], tell: Tell | None) -> Callable[[int], None]:
+def counted(tensors: Sequence[TensorInput], tell: ProgressCallback | None) -> Callable[[int], None]:
     """Turns bytes into a line that says how many have been read, of how many."""
     total = sum(each.stored_bytes for each in tensors if each.changed)
     done = 0

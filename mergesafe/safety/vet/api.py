@@ -16,13 +16,13 @@ from mergesafe.errors import ArgumentError, CheckpointError, ModelError, NonFini
 from mergesafe.outline.sources import open_refs
 from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import redact, redact_text
-from mergesafe.safety.evaluation.api import Model as Asked
-from mergesafe.safety.evaluation.api import make_judges
+from mergesafe.safety.evaluation.api import Model, make_judges
 from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.notes import meaning
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.judges.base import check_judges
-from mergesafe.safety.similarity.api import Models, Tell, counted
+from mergesafe.safety.progress import ProgressCallback
+from mergesafe.safety.similarity.api import Models, counted
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE
 from mergesafe.safety.vet import scope
@@ -80,7 +80,7 @@ def vet(
     max_over_refusal: float | None = None,
     memory: str | float | None = None,
     threads: int | None = None,
-    on_progress: Tell | None = None,
+    on_progress: ProgressCallback | None = None,
     **options: Any,
 ) -> Vetted:
     """Audit parents before a merge: files, weights, behaviour; one verdict each, with reasons.
@@ -145,11 +145,11 @@ def vet(
 
 def with_behaviour(
     found: Vetted,
-    references: Mapping[str, Asked],
-    base: Asked,
+    references: Mapping[str, Model],
+    base: Model,
     options: EvaluationOptions,
     limits: Limits,
-    tell: Tell,
+    tell: ProgressCallback,
 ) -> Vetted:
     """``found`` with what the base and the parents do; those that are unfit already are not run."""
     sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)

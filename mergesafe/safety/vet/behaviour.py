@@ -13,12 +13,13 @@ from typing import Final
 
 from mergesafe.errors import ArgumentError, CheckpointError, JudgeError, ModelError
 from mergesafe.safety.compliance import is_compliance
-from mergesafe.safety.evaluation.api import Model, Tell, run
+from mergesafe.safety.evaluation.api import Model, run
 from mergesafe.safety.evaluation.compare import difference
 from mergesafe.safety.evaluation.notes import cut_note
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.evaluation.result import Evaluation, Figure
 from mergesafe.safety.evaluation.sets import EvaluationSet
+from mergesafe.safety.progress import ProgressCallback
 from mergesafe.safety.refusal import CUT
 from mergesafe.safety.statistics import CONFIDENCE, interval
 from mergesafe.safety.vet.findings import Finding
@@ -96,7 +97,9 @@ class Behaviour:
         }
 
 
-def observe(name: str, model: Model, options: EvaluationOptions, tell: Tell) -> Behaviour:
+def observe(
+    name: str, model: Model, options: EvaluationOptions, tell: ProgressCallback
+) -> Behaviour:
     """Ask one model the questions; that it cannot answer is told of, not raised.
 
     Raises:

@@ -14,13 +14,13 @@ from mergesafe.safety.evaluation.measure import OVER_REFUSAL
 from mergesafe.safety.evaluation.result import Figure
 from mergesafe.safety.gate.decide import Decision, decide
 from mergesafe.safety.statistics import CONFIDENCE
-from mergesafe.tune.data.splits import Split
+from mergesafe.tune.data.splits import Split, Subset
 from mergesafe.tune.data.terms import records_of
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.objective.constrained import Level, shortfall
 from mergesafe.tune.objective.constraints import RATES
-from mergesafe.tune.objective.measure import Measurer, Part
-from mergesafe.tune.results.result import Checked
+from mergesafe.tune.objective.measure import Measurer
+from mergesafe.tune.results.result import ConstraintCheck
 from mergesafe.tune.section.sections import Constraint
 
 #: A likelihood is asked to be this share better than its bound, since a search ends near it.
@@ -36,20 +36,22 @@ class Decider:
     splits: Sequence[Split]
     measurer: Measurer
     merged: MergedModel
-    _references: dict[tuple[str, Part], Figure | None] = field(default_factory=dict)
+    _references: dict[tuple[str, Subset], Figure | None] = field(default_factory=dict)
 
-    def decisions(self, x: torch.Tensor, part: Part) -> list[Decision]:
+    def decisions(self, x: torch.Tensor, subset: Subset) -> list[Decision]:
         """What each constraint comes to at ``x``."""
-        figures = self.measurer.tuned(self.merged, x, part)
+        figures = self.measurer.tuned(self.merged, x, subset)
         return [
-            decide(each.requirement, figures[each.metric], self._reference(each, part), CONFIDENCE)
+            decide(
+                each.requirement, figures[each.metric], self._reference(each, subset), CONFIDENCE
+            )
             for each in self.constraints
         ]
 
-    def verified(self, x: torch.Tensor) -> tuple[Checked, ...]:
+    def verified(self, x: torch.Tensor) -> tuple[ConstraintCheck, ...]:
         """The constraints on held-out questions."""
         return tuple(
-            Checked(
+            ConstraintCheck(
                 constraint.text, constraint.metric, each.bound,
                 each.figure.value, each.figure.low, each.figure.high, each.figure.n,
                 met=shortfall(each) == 0, shown=each.met,
@@ -78,14 +80,14 @@ class Decider:
             most += requirement.factor * reference.estimate.value
         return Level(shares, fixed=(1 - _MARGIN) * most)
 
-    def _reference(self, constraint: Constraint, part: Part) -> Figure | None:
+    def _reference(self, constraint: Constraint, subset: Subset) -> Figure | None:
         """The figure that the constraint compares with; None for a plain number."""
         if constraint.of is None:
             return None
-        key = f"{constraint.of} {constraint.metric}", part
+        key = f"{constraint.of} {constraint.metric}", subset
         if key not in self._references:
             refs = self._compared(constraint)
-            found = [self.measurer.model(ref, part)[constraint.metric] for ref in refs]
+            found = [self.measurer.model(ref, subset)[constraint.metric] for ref in refs]
             best = max if constraint.requirement.above else min
             self._references[key] = best(found, key=lambda figure: figure.estimate.value)
         return self._references[key]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 import torch
@@ -24,13 +24,12 @@ from mergesafe.safety.evaluation.sets import Role as EvaluationRole
 from mergesafe.safety.judges.base import Judge
 from mergesafe.safety.refusal import CUT
 from mergesafe.safety.statistics import CONFIDENCE
-from mergesafe.tune.data.splits import Split
+from mergesafe.tune.data.splits import Split, Subset
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.objective.constraints import RATES
 from mergesafe.tune.search.trajectory import Trajectory, question
 from mergesafe.tune.section.sections import Constraint, Role
 
-Part: TypeAlias = Literal["train", "heldout"]
 Figures: TypeAlias = Mapping[str, Figure]
 #: Questions of each set that are answered between two rounds of a search; all held-out ones at its
 #: end.
@@ -65,20 +64,20 @@ class Measurer:
     folder: Path
     device: str
 
-    def tuned(self, merged: MergedModel, x: torch.Tensor, part: Part) -> Figures:
+    def tuned(self, merged: MergedModel, x: torch.Tensor, subset: Subset) -> Figures:
         """The figures of the merged model at ``x``."""
 
         def compute() -> Figures:
             with merged.at(x) as model:
-                return self._measure(model, part)
+                return self._measure(model, subset)
 
-        return self._kept(question(x, f"{part} figures"), compute)
+        return self._kept(question(x, f"{subset} figures"), compute)
 
-    def model(self, ref: ModelRef, part: Part) -> Figures:
+    def model(self, ref: ModelRef, subset: Subset) -> Figures:
         """The figures of one of the recipe's models."""
         digest = hashlib.sha256(ref.text.encode()).hexdigest()[:32]
         model = HfModel(ref, device=self.device, batch=BATCH, folder=self.folder)
-        return self._kept(f"{part} figures of {digest}", lambda: self._measure(model, part))
+        return self._kept(f"{subset} figures of {digest}", lambda: self._measure(model, subset))
 
     def _kept(self, key: str, compute: Any) -> Figures:
         def plain() -> dict[str, Any]:
@@ -94,19 +93,19 @@ class Measurer:
             raise self.trajectory.damaged(str(error)) from None
         return {name: Figure.of(each.kind, each.outcomes) for name, each in figures.items()}
 
-    def _measure(self, model: ChatModel, part: Part) -> Figures:
+    def _measure(self, model: ChatModel, subset: Subset) -> Figures:
         cache = Cache()
         cached = CachedModel(model, cache, BATCHES * BATCH)
         judge = CachedJudge(self.judge, cache, SAMPLED)
         try:
-            asked = ask(cached, self._sets(part), [judge], [SAMPLING])
+            asked = ask(cached, self._sets(subset), [judge], [SAMPLING])
         finally:
             cache.close()
         found = result(model.name, model.identity, asked, [judge.name], CONFIDENCE)
         _check_answered(model.name, found.examples)
         return found.figures
 
-    def _sets(self, part: Part) -> list[EvaluationSet]:
+    def _sets(self, subset: Subset) -> list[EvaluationSet]:
         """The sets that a constraint is about."""
         roles = {RATES[c.metric] for c in self.constraints if c.metric in RATES}
         names = {c.data_set for c in self.constraints}
@@ -114,7 +113,7 @@ class Measurer:
         for split in self.splits:
             if split.about.role not in roles and split.name not in names:
                 continue
-            records = split.heldout if part == "heldout" else split.train[:SAMPLED]
+            records = split.heldout if subset == "heldout" else split.train[:SAMPLED]
             role = _ROLES[split.about.role]
             found.append(EvaluationSet(split.name, role, str(split.path), split.digest, records))
         return found

@@ -44,7 +44,7 @@ class Penalties(Evaluates):
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """What goes through the model at once: examples of sets whose losses are of one kind.
 
     ``owners``: the set of each example; ``factors``: what each example's loss counts in the
@@ -64,7 +64,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one part: each example's loss, and the gradient of their weighted sum."""
+    """Of one micro-batch: each example's loss, and the gradient of their weighted sum."""
 
     losses: tuple[float, ...]
     gradient: torch.Tensor | None
@@ -116,21 +116,23 @@ class Objective(Evaluates):
             TuningError: a loss is not finite; names the term and its examples. Or there is no
                 gradient.
         """
-        parts = self.parts(step)
-        return self.combine(parts, self.outcomes(parts, x, grad=grad), x)
+        micro_batches = self.micro_batches(step)
+        return self.combine(micro_batches, self.outcomes(micro_batches, x, grad=grad), x)
 
-    def outcomes(self, parts: Sequence[Part], x: torch.Tensor, *, grad: bool) -> list[Outcome]:
-        """Of every part at ``x``."""
+    def outcomes(
+        self, micro_batches: Sequence[MicroBatch], x: torch.Tensor, *, grad: bool
+    ) -> list[Outcome]:
+        """Of every micro-batch at ``x``."""
         with self._many_passes(x, grad):
-            return [self.compute(part, x, grad=grad) for part in parts]
+            return [self.compute(micro_batch, x, grad=grad) for micro_batch in micro_batches]
 
-    def parts(self, step: int) -> list[Part]:
+    def micro_batches(self, step: int) -> list[MicroBatch]:
         """The examples of a step, in passes of like length.
 
         Sets with losses of one kind share passes: what a merged weight costs to make is paid once
         for all of them.
         """
-        found: list[Part] = []
+        found: list[MicroBatch] = []
         for group in self._groups:
             drawn = [(data, item) for data in group for item in data.draw(step, self.batch)]
             counts = Counter(data.term.name for data, _ in drawn)
@@ -138,23 +140,23 @@ class Objective(Evaluates):
             for batch in batches(rows, range(len(rows)), group[0].tokens.pad, self.tokens):
                 owners, items = zip(*(drawn[number] for number in batch.items), strict=True)
                 shares = tuple(1 / counts[owner.term.name] for owner in owners)
-                found.append(Part(batch, owners, items, shares))
+                found.append(MicroBatch(batch, owners, items, shares))
         return found
 
-    def compute(self, part: Part, x: torch.Tensor, *, grad: bool) -> Outcome:
-        """One part at ``x``.
+    def compute(self, micro_batch: MicroBatch, x: torch.Tensor, *, grad: bool) -> Outcome:
+        """One micro-batch at ``x``.
 
         Raises:
             LossError: a loss is not finite; names the examples.
             TuningError: it is not, because a model's weights are not; names model and tensor.
         """
-        first, factors = part.owners[0], part.factors
-        given = first.given(part.batch, part.items)
+        first, factors = micro_batch.owners[0], micro_batch.factors
+        given = first.given(micro_batch.batch, micro_batch.items)
         each = torch.empty(0)
 
         def weighted() -> torch.Tensor:
             nonlocal each
-            losses = first.loss(part.batch, given)
+            losses = first.loss(micro_batch.batch, given)
             each = losses.detach()
             return (factors.to(losses) * losses).sum()
 
@@ -167,20 +169,22 @@ class Objective(Evaluates):
         except LossError as error:
             self.merged.refuse_broken_inputs()
             raise LossError(
-                f"{_named(part, each.isfinite().logical_not().tolist())}: {error.args[0]}; the "
+                f"{_named(micro_batch, (~each.isfinite()).tolist())}: {error.args[0]}; the "
                 "coefficients are unchanged. Look for an empty or broken example, narrow the "
                 "bounds, lower the rate, or compute in float32"
             ) from None
         return Outcome(tuple(each.tolist()), gradient)
 
     def combine(
-        self, parts: Sequence[Part], outcomes: Sequence[Outcome], x: torch.Tensor
+        self, micro_batches: Sequence[MicroBatch], outcomes: Sequence[Outcome], x: torch.Tensor
     ) -> Evaluation:
-        """The value at ``x`` from that of each part; sums in the parts' order."""
+        """The value at ``x`` from that of each micro-batch; sums in the micro-batches' order."""
         found = dict.fromkeys((term.name for term in self.terms), 0.0)
         gradient: torch.Tensor | None = None
-        for part, outcome in zip(parts, outcomes, strict=True):
-            for owner, share, loss in zip(part.owners, part.shares, outcome.losses, strict=True):
+        for micro_batch, outcome in zip(micro_batches, outcomes, strict=True):
+            for owner, share, loss in zip(
+                micro_batch.owners, micro_batch.shares, outcome.losses, strict=True
+            ):
                 found[owner.term.name] += share * loss
             if outcome.gradient is not None:
                 gradient = outcome.gradient if gradient is None else gradient + outcome.gradient
@@ -190,7 +194,9 @@ class Objective(Evaluates):
         found |= penalty.terms
         if gradient is not None and penalty.gradient is not None:
             gradient = gradient + penalty.gradient
-        return Evaluation(value, found, gradient, len(parts), sum(len(p.items) for p in parts))
+        return Evaluation(
+            value, found, gradient, len(micro_batches), sum(len(p.items) for p in micro_batches)
+        )
 
     def _many_passes(self, x: torch.Tensor, grad: bool) -> AbstractContextManager[None]:
         """Forward passes of one ``x`` share its merged weights, unless others run between them."""
@@ -209,10 +215,10 @@ def _grouped(sets: Iterable[Examples]) -> list[list[Examples]]:
     return list(groups.values())
 
 
-def _named(part: Part, broken: Sequence[bool]) -> str:
+def _named(micro_batch: MicroBatch, broken: Sequence[bool]) -> str:
     """The examples whose losses are not finite, or all if each is finite and their sum is not."""
     named: dict[tuple[str, str], list[int]] = {}
-    for owner, item, bad in zip(part.owners, part.items, broken, strict=True):
+    for owner, item, bad in zip(micro_batch.owners, micro_batch.items, broken, strict=True):
         if bad or not any(broken):
             record = owner.term.records[item]
             where = "examples" if record.source is None else f"{record.source}, lines"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mergesafe.tune.results.result import TuneResult
-from mergesafe.tune.setup import Setup
+from mergesafe.tune.setup import TuningSetup
 from mergesafe.version import __version__
 
 
-def header(setup: Setup, result: TuneResult) -> str:
+def header(setup: TuningSetup, result: TuneResult) -> str:
     """The lines of the comment, without '#'."""
     section, plan = setup.section, setup.plan
     sets = ", ".join(

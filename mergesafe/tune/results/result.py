@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
+from mergesafe.tune.data.splits import SUBSETS, Subset
 from mergesafe.tune.search.problem import Progress
 from mergesafe.version import __version__
 
-Part: TypeAlias = Literal["train", "heldout"]
-PARTS: Final[tuple[Part, ...]] = ("train", "heldout")
 #: Decimals that losses are shown with.
 SHOWN: Final = 4
 
@@ -27,7 +26,7 @@ class FrontPoint:
 
 
 @dataclass(frozen=True)
-class Checked:
+class ConstraintCheck:
     """A constraint on held-out questions: its metric with its 95 % interval, and what it means.
 
     ``met``: the value keeps the bound. ``shown``: so does the whole confidence interval of their
@@ -67,7 +66,7 @@ class Worse:
     """
 
     term: str
-    part: Part
+    part: Subset
     start: float
     end: float
 
@@ -99,7 +98,7 @@ class TuneResult:
     history: tuple[Progress, ...]
     warnings: tuple[str, ...]
     at_bounds: tuple[AtBounds, ...] = ()
-    constraints: tuple[Checked, ...] = ()
+    constraints: tuple[ConstraintCheck, ...] = ()
     front: tuple[FrontPoint, ...] | None = None
     hypervolume: float | None = None
     reference: tuple[float, float] | None = None
@@ -116,12 +115,12 @@ class TuneResult:
         before = {"train": self.start_terms, "heldout": self.start_heldout}
         after = {"train": self.terms, "heldout": self.heldout}
         return tuple(
-            Worse(name, part, before[part][name], after[part][name])
-            for part in PARTS
+            Worse(name, subset, before[subset][name], after[subset][name])
+            for subset in SUBSETS
             for name in self.sets
-            if name in before[part]
-            and name in after[part]
-            and round(after[part][name] - before[part][name], SHOWN) > 0
+            if name in before[subset]
+            and name in after[subset]
+            and round(after[subset][name] - before[subset][name], SHOWN) > 0
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Worker:
         x: torch.Tensor,
         grad: bool,
     ) -> list[Outcome]:
-        """Of the parts ``chosen`` of a step at ``x``; ``number`` stands for ``spec``."""
+        """Of the micro-batches ``chosen`` of a step at ``x``; ``number`` stands for ``spec``."""
         get = import_module("ray").get
         if self._merged is None:
             self._merged = _model(get(made[0]))
@@ -100,7 +100,7 @@ class Worker:
                 seed=of.seed, encoded=of.encoded,
             )  # fmt: skip
         objective = self._objectives[number]
-        return objective.outcomes(objective.parts(step)[chosen], x, grad=grad)
+        return objective.outcomes(objective.micro_batches(step)[chosen], x, grad=grad)
 
 
 def _model(made: ModelSpec) -> MergedModel:
@@ -186,12 +186,12 @@ class RemoteObjective(Evaluates):
     ) -> list[Callable[[], Evaluation]]:
         """Each point's result is waited for when it is called for.
 
-        A point's parts share the worker that made its merged weights, unless there are fewer points
-        than workers.
+        A point's micro-batches share the worker that made its merged weights, unless there are
+        fewer points than workers.
         """
-        parts = self._local.parts(step)
+        micro_batches = self._local.micro_batches(step)
         shares = max(1, self.parallel // max(1, len(points)))
-        chosen = [slice(k, None, shares) for k in range(min(shares, len(parts)))]
+        chosen = [slice(k, None, shares) for k in range(min(shares, len(micro_batches)))]
 
         def begun(x: torch.Tensor) -> Callable[[], Evaluation]:
             results = [
@@ -202,8 +202,10 @@ class RemoteObjective(Evaluates):
             def result() -> Evaluation:
                 outcomes: dict[int, Outcome] = {}
                 for share, each in zip(chosen, results, strict=True):
-                    outcomes |= zip(range(len(parts))[share], each(), strict=True)
-                return self._local.combine(parts, [outcomes[n] for n in range(len(parts))], x)
+                    outcomes |= zip(range(len(micro_batches))[share], each(), strict=True)
+                return self._local.combine(
+                    micro_batches, [outcomes[n] for n in range(len(micro_batches))], x
+                )
 
             return result
 

@@ -22,13 +22,13 @@ from mergesafe.tune.objective.objectives import Penalties
 from mergesafe.tune.results.blame import Blame, blame
 from mergesafe.tune.results.front import Sides, find_front
 from mergesafe.tune.results.pareto import hypervolume, nondominated
-from mergesafe.tune.results.result import AtBounds, Checked, FrontPoint, TuneResult
+from mergesafe.tune.results.result import AtBounds, ConstraintCheck, FrontPoint, TuneResult
 from mergesafe.tune.results.tuned import rounded
 from mergesafe.tune.search.problem import OnProgress, Problem, RecordedObjective
 from mergesafe.tune.search.registry import run_searches
 from mergesafe.tune.search.remote_model import Pool
 from mergesafe.tune.search.trajectory import Trajectory
-from mergesafe.tune.setup import Setup
+from mergesafe.tune.setup import TuningSetup
 
 #: Records of each safety set that blame is found on: leaving out every part takes a pass for each.
 EXPLAINED: Final = 32
@@ -39,7 +39,7 @@ class Solution:
     """The coefficients that are written, and how the constraints fare, if there are any."""
 
     x: torch.Tensor
-    constraints: tuple[Checked, ...] = ()
+    constraints: tuple[ConstraintCheck, ...] = ()
     front: tuple[FrontPoint, ...] | None = None
     hypervolume: float | None = None
     reference: tuple[float, float] | None = None
@@ -72,7 +72,7 @@ class Run:
 
     def __init__(
         self,
-        setup: Setup,
+        setup: TuningSetup,
         merged: MergedModel,
         trajectory: Trajectory,
         progress: OnProgress | None = None,
