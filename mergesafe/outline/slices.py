@@ -31,6 +31,7 @@ from mergesafe.outline.alignment import Alignment, settle
 from mergesafe.outline.naming import Named, name_alike
 from mergesafe.outline.outputs import Outline, Output, output_of
 from mergesafe.outline.sources import Model
+from mergesafe.outline.text_part import fit_to, parts_beside
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.nodes import Reporter
 
@@ -83,9 +84,8 @@ def _error(recipe: Recipe, message: str, line: int | None) -> RecipeError:
 
 class _Builder:
     def __init__(self, recipe: Recipe, named: Named, reference: int) -> None:
-        self.recipe, self.named = recipe, named
+        self.recipe = recipe
         self.reference = named.models[reference]
-        self.models = {model.ref.key: model for model in named.models}
         names = self.reference.names or {}
         stack = main_stack(names)
         if stack is None:
@@ -96,10 +96,14 @@ class _Builder:
                 recipe.slices[0].line,
             )
         self.stack: str = stack
+        self.named, left_out = fit_to(named, self.reference, stack)
+        self.models = {model.ref.key: model for model in self.named.models}
+        #: What the reference has beside its text, and some other model lacks.
+        self.beside = parts_beside(self.named, self.reference, stack)
         self.shapes = _shapes_of(self.reference, stack)
         self.embedding = embedding_of(names)
         self.notes = list(named.notes)
-        self.warnings = list(named.warnings)
+        self.warnings = [*named.warnings, *left_out]
         self.outputs: list[Output] = []
         self.layers: list[tuple[Mapping[str, object], int]] = []
 
@@ -158,9 +162,11 @@ class _Builder:
         behind: list[Output],
     ) -> None:
         parts = [self._part(source, place) for source in sources]
-        reference = next(
-            (i for i, s in enumerate(sources) if s.model.ref.key == self.reference.ref.key), 0
-        )
+        found_at = (i for i, s in enumerate(sources) if s.model.ref.key == self.reference.ref.key)
+        reference = next(found_at, None)
+        if place.first and reference is None:
+            parts = self._with_the_references(merge, parts, before)
+        reference = reference or 0
         self._check_shapes(parts)
         found = settle(
             Named(tuple(parts), self.named.rules_of(parts), (), ()),
@@ -189,6 +195,35 @@ class _Builder:
                 (behind if is_behind_layers(name) else before).append(made)
         if place.last:
             self._head(merge, sources, found, before, behind)
+
+    def _with_the_references(
+        self, merge: Recipe, parts: Sequence[Model], before: list[Output]
+    ) -> list[Model]:
+        """The parts without what the reference has beside its text, if one lacks some of it.
+
+        The output takes that from the reference then.
+        """
+        if all(name in (part.names or {}) for part in parts for name in self.beside):
+            return list(parts)
+        reference = self.reference
+        for name in self.beside:
+            own = (reference.names or {})[name]
+            if reference.adapter is not None and own in reference.adapter.pairs:
+                raise CheckpointError(
+                    f"{reference.adapter.path}: changes tensor '{own}', which is copied from "
+                    f"{reference.text} because the first slice has no such part. Merge the adapter "
+                    "into its base first (PEFT's merge_and_unload), and name the result."
+                )
+            before.append(output_of(name, (reference,), merge, 0.0, copied=True))
+        self.notes.append(
+            f"{next(iter(self.beside))} and what else lies beside the text is copied from "
+            f"{reference.text}, not merged, since the first slice has no such part"
+        )
+        named = [
+            {name: own for name, own in (part.names or {}).items() if name not in self.beside}
+            for part in parts
+        ]
+        return [replace(part, names=names) for part, names in zip(parts, named, strict=True)]
 
     def _part(self, source: _Source, place: _Place) -> Model:
         """The model with the names of the output for the tensors that the slice takes of it."""
