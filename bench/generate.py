@@ -23,8 +23,8 @@ from bench.timing import measure, write_csv
 from mergesafe.chat.conversation import Conversation, Sampling, question
 from mergesafe.chat.hf import BATCH, HfModel
 from mergesafe.chat.scripted import questions, topics
+from mergesafe.data.answers import Answers
 from mergesafe.data.duplicates import Seen
-from mergesafe.data.journal import Journal
 from mergesafe.data.recipe import DataRecipe
 from mergesafe.data.run import Run
 
@@ -56,8 +56,8 @@ def plain(model: HfModel, asked: list[Conversation], tokens: int) -> list[str]:
 def throughput(base: str, count: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Tokens a second of both, and the share of the plain loop's that ours reaches."""
     model, asked = HfModel(base), prompts(count)
-    with tempfile.TemporaryDirectory() as name, Journal(Path(name)) as journal:
-        run = Run(DataRecipe(None, Path(), ()), journal, Seen(1), lambda what, done, total: None)
+    with tempfile.TemporaryDirectory() as name, Answers(Path(name)) as known:
+        run = Run(DataRecipe(None, Path(), ()), known, Seen(1), lambda what, done, total: None)
         numbers = itertools.count()
 
         def ours() -> list[str]:

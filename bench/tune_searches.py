@@ -28,6 +28,7 @@ from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record
 from mergesafe.demo.data import REFUSALS, SKILLS, questions
 from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.journal import Journal
 from mergesafe.tune.data.examples import Term
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.model.space import CoefficientSpace
@@ -36,7 +37,7 @@ from mergesafe.tune.objective.objectives import Objective
 from mergesafe.tune.results.tuned import rounded, tuned_text
 from mergesafe.tune.search.problem import Problem, Progress, RecordedObjective
 from mergesafe.tune.search.registry import SEARCHES
-from mergesafe.tune.search.trajectory import StateFile, Trajectory
+from mergesafe.tune.search.trajectory import TUNE, Trajectory
 from mergesafe.tune.section.sections import Budget, SearchSpec
 
 LEAST_CHEAPER = 20.0
@@ -157,7 +158,7 @@ def searched(
     with (
         MergedModel(plan, space, device="cpu", dtype=args.dtype) as merged,
         tempfile.TemporaryDirectory(dir=args.folder) as name,
-        StateFile(Path(name) / "state") as file,
+        Journal(Path(name) / "state", TUNE) as file,
     ):
         state = Trajectory(file, {}, resume=False)
         batch = RecordedObjective("batch", Objective(merged, terms(args.examples)), state)

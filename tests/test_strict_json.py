@@ -20,13 +20,12 @@ from mergesafe.chat.conversation import Response
 from mergesafe.chat.records import read_records
 from mergesafe.checkpoint.format.safetensors import read_header
 from mergesafe.checkpoint.places.location import read_json_file
-from mergesafe.data.journal import NAME as DATA_JOURNAL
-from mergesafe.data.journal import Journal as DataJournal
+from mergesafe.data.answers import GENERATE
 from mergesafe.data.load import load_data_recipe
-from mergesafe.engine.resume.journal import encode_line, read_journal
+from mergesafe.engine.resume.entries import MERGE
 from mergesafe.errors import MergesafeError
+from mergesafe.journal import Contents, Journal
 from mergesafe.outputs import RESULT, check_replaceable
-from mergesafe.private import Place
 from mergesafe.recipe.load import load_recipe
 from mergesafe.report.find import read_documents
 from mergesafe.safety.evaluation.cache import FILE, Cache
@@ -37,8 +36,7 @@ from mergesafe.safety.gate.saved import read_evaluation
 from mergesafe.safety.inspector.model import SETTINGS, read_settings
 from mergesafe.safety.policy import read_policy
 from mergesafe.strict_json import MAX_DEPTH, MAX_DIGITS, parse_json
-from mergesafe.tune.search.state_file import StateFile
-from mergesafe.tune.search.trajectory import Trajectory
+from mergesafe.tune.search.trajectory import TUNE
 
 #: Values of a key in a JSON object that is UTF-8 but for them, or that no reader may choke on.
 VALUES = {
@@ -249,33 +247,19 @@ BAD_LINES = {
 
 @pytest.mark.parametrize("bad", BAD_LINES)
 def test_journals_end_at_a_line_in_another_encoding(bad: str, tmp_path: Path) -> None:
-    """As at one that a crash cut off: what stands before it is used."""
-    merge = tmp_path / "merge"
-    merge.write_bytes(encode_line({"a": 1}).encode() + BAD_LINES[bad])
-    place = Place(None, str(merge), merge)
-    found = read_journal(place)
-    assert found is not None
-    assert found.subject == {"a": 1}
-    assert found.tiles == {}
-    merge.write_bytes(BAD_LINES[bad] + encode_line({"a": 1}).encode())
-    assert read_journal(place) is None
-
-    record = {"key": "k", "seconds": 0.0, "answer": {"x": 1}}
-    lines = [encode_line({"a": 1}).encode(), encode_line(record).encode()]
-    state = tmp_path / "state"
-    state.write_bytes(lines[0] + lines[1] + BAD_LINES[bad])
-    with StateFile(state) as file:
-        assert Trajectory(file, {"a": 1}, resume=True).found == 1
-        assert state.read_bytes() == lines[0] + lines[1]
-
-    with DataJournal(tmp_path) as journal:
-        journal.pieces("s", ["item"], 1, lambda place, piece: ["answer"])
-    data = tmp_path / DATA_JOURNAL
-    good = data.read_bytes()
-    data.write_bytes(good + BAD_LINES[bad])
-    with DataJournal(tmp_path) as journal:
-        assert journal.pieces("s", ["item"], 1, lambda place, piece: ["other"]) == ["answer"]
-    assert data.read_bytes() == good
+    """As at one that a crash cut off: what stands before it is used. It is never the first."""
+    path = tmp_path / "journal"
+    for kind in (MERGE, TUNE, GENERATE):
+        with Journal(path, kind) as journal:
+            journal.begin({"a": 1}, [{"b": 2}])
+        good = path.read_bytes()
+        path.write_bytes(good + BAD_LINES[bad])
+        with Journal(path, kind) as journal:
+            assert journal.read() == Contents({"a": 1}, [{"b": 2}])
+        path.write_bytes(BAD_LINES[bad] + good)
+        with pytest.raises(MergesafeError, match="line 1 of its journal"), Journal(path, kind) as j:
+            j.read()
+        path.unlink()
 
 
 def test_a_result_with_a_byte_order_mark_is_not_passed_over(tmp_path: Path) -> None:

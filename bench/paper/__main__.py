@@ -30,7 +30,7 @@ from mergesafe.demo.judge import PlaceholderJudge
 from mergesafe.demo.recipes import ADAPTERS, EXPERTS
 from mergesafe.demo.sets import Counts, Sets, write_sets
 from mergesafe.demo.story import MAX_NEW_TOKENS
-from mergesafe.tune.api import state_path
+from mergesafe.tune.api import journal_path
 
 
 @cache
@@ -87,7 +87,7 @@ def run(case: Case, work: Path, seed: int, train: bool) -> dict[str, Any]:
             return {key: value for key, value in before.items() if key != "recipe"}
     tuned = recipe.with_suffix(".tuned.yml")
     if not recipe.exists() or recipe.read_text() != text:
-        state_path(tuned).unlink(missing_ok=True)  # of another recipe
+        journal_path(tuned).unlink(missing_ok=True)  # of another recipe
     recipe.write_text(text)
     passes, seconds, feasible = 0, 0.0, True
     if case.search is not None:

@@ -25,7 +25,7 @@ def run(
     recipe: Path, out: Path, report: Path | None, *, json: bool, quiet: bool, **options: Any
 ) -> None:
     """Tune with progress on standard error; print a summary or JSON."""
-    from mergesafe.tune.api import state_path, tune
+    from mergesafe.tune.api import journal_path, tune
     from mergesafe.tune.setup import files_read
 
     told: list[str] = []
@@ -35,14 +35,14 @@ def run(
         if not (json or quiet):
             warn(told)
 
-    read = [*files_read(recipe), state_path(out)]
+    read = [*files_read(recipe), journal_path(out)]
     check_outputs({"-o": (out, None), "--out": (report, RESULT)}, read)
     try:
         result = tune(
             recipe, out, progress=None if json or quiet else show, on_warnings=tell, **options
         )
     except KeyboardInterrupt:
-        if not state_path(out).exists():
+        if not journal_path(out).exists():
             raise
         raise KeyboardInterrupt(
             "interrupted; what was computed is kept: go on with --resume"

@@ -12,11 +12,11 @@ from typing import Any, Final
 from mergesafe.chat.conversation import last_question
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.records import read_records, write_records
+from mergesafe.data.answers import GENERATE, Answers
+from mergesafe.data.answers import NAME as JOURNAL
 from mergesafe.data.card import describe, markdown
 from mergesafe.data.domain_set import build_domain
 from mergesafe.data.duplicates import Seen
-from mergesafe.data.journal import NAME as JOURNAL
-from mergesafe.data.journal import Journal
 from mergesafe.data.load import load_data_recipe
 from mergesafe.data.real_set import build_real
 from mergesafe.data.recipe import DataRecipe, DataSet, DomainSet, RealSet, SafetySet, Source
@@ -24,6 +24,7 @@ from mergesafe.data.run import Built, Progress, Run
 from mergesafe.data.safety_set import build_safety
 from mergesafe.data.sources import read_source
 from mergesafe.errors import OutputError
+from mergesafe.journal import is_left
 from mergesafe.outputs import refuse_inputs
 from mergesafe.private import NotPrivateError, refuse_planted
 from mergesafe.whole_file import write_whole
@@ -79,12 +80,12 @@ def generate(
         evaluation.add_all(last_question(record.conversation) for record in read_records(path))
     for each, need_answer in _sources(recipe):
         read_source(each, need_answer=need_answer)  # what is malformed is told before hours pass
-    with Journal(folder) as journal:
-        run = Run(recipe, journal, evaluation, progress or (lambda what, done, total: None))
+    with Answers(folder, resume=resume) as answers:
+        run = Run(recipe, answers, evaluation, progress or (lambda what, done, total: None))
         for spec in _models(recipe):
             run.model(spec).check()
         cards = [_make(wanted, run, folder) for wanted in recipe.sets]
-        journal.remove()
+        answers.remove()
     return GenerateResult(folder, tuple(cards))
 
 
@@ -114,10 +115,13 @@ def _check_output(recipe: DataRecipe, folder: Path, resume: bool, overwrite: boo
         ) from None
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another") from None
-    journal = folder / JOURNAL
-    if journal.exists() and resume:
+    try:
+        unfinished = is_left(folder / JOURNAL, GENERATE)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be read ({error.strerror}); choose another") from None
+    if unfinished and resume:
         return
-    if journal.exists() and not overwrite:
+    if unfinished and not overwrite:
         raise OutputError(
             f"{folder}: an earlier run did not finish; go on from where it was with --resume, or "
             "start anew with --overwrite"
@@ -127,7 +131,6 @@ def _check_output(recipe: DataRecipe, folder: Path, resume: bool, overwrite: boo
         raise OutputError(
             f"{folder / there[0]}: exists; replace it with --overwrite, or choose another --out"
         )
-    journal.unlink(missing_ok=True)
 
 
 def _models(recipe: DataRecipe) -> list[ModelSpec]:

@@ -1,4 +1,4 @@
-"""What building any set needs: the recipe, the journal, earlier texts, models, and who listens."""
+"""What building any set needs: the recipe, earlier answers and texts, models, and who listens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Final
 from mergesafe.chat.conversation import Conversation, Response, Sampling
 from mergesafe.chat.providers import Model, ModelSpec, make_model
 from mergesafe.chat.records import Record
+from mergesafe.data.answers import Answers, digest
 from mergesafe.data.duplicates import Seen
-from mergesafe.data.journal import Journal, digest
 from mergesafe.data.recipe import DataRecipe
 
 #: Told what is being done, how many of how many items are done.
@@ -28,7 +28,7 @@ class Run:
     """One call of generate."""
 
     recipe: DataRecipe
-    journal: Journal
+    answers: Answers
     evaluation: Seen
     progress: Progress
     _identities: dict[str, str] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Run:
         sampling: Sampling,
         what: str,
     ) -> list[Response]:
-        """The model's answers, those that the journal knows taken from there.
+        """The model's answers, those that the journal has taken from there.
 
         ``subject``: the model's identity and what the seed depends on.
         """
@@ -75,7 +75,7 @@ class Run:
         key = ["respond", self.recipe.seed if sampling.temperature else 0, *subject, *settings]
         counter = Count(self.progress, what, len(conversations))
         order = by_length(conversations)
-        found = self.journal.pieces(
+        found = self.answers.pieces(
             key, [conversations[i] for i in order], model.batch, work, counter, _is_response
         )
         responses = [Response("")] * len(order)

@@ -123,7 +123,7 @@ def _answers(
         "pool", run.identity(spec), wanted.style, wanted.max_new_tokens, judge.name, judge.version,
     ]  # fmt: skip
     counter = Count(run.progress, f"{wanted.name}: {model.name} answers", len(asked))
-    found = run.journal.pieces(
+    found = run.answers.pieces(
         key, [asked[i] for i in order], model.batch, work, counter, _is_outcome
     )
     by_place = dict(zip(order, found, strict=True))

@@ -12,6 +12,7 @@ from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.cluster.connection import address_of
 from mergesafe.engine.memory import budget_of
 from mergesafe.errors import OutputError
+from mergesafe.journal import Journal, is_left
 from mergesafe.outputs import check_outputs
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.results.header import header
@@ -20,8 +21,7 @@ from mergesafe.tune.results.tuned import relocated, tuned_text
 from mergesafe.tune.search.problem import OnProgress
 from mergesafe.tune.search.remote_model import device_on_ray, on_ray
 from mergesafe.tune.search.solve import Run
-from mergesafe.tune.search.state_file import StateFile, is_unfinished
-from mergesafe.tune.search.trajectory import Trajectory
+from mergesafe.tune.search.trajectory import TUNE, Trajectory
 from mergesafe.tune.setup import check_explainable, files_read, prepare
 from mergesafe.whole_file import write_whole
 
@@ -85,7 +85,7 @@ def tune(
     if on_warnings is not None:
         on_warnings(setup.warnings)
     with ExitStack() as stack:
-        state = stack.enter_context(StateFile(state_path(target)))
+        journal = stack.enter_context(Journal(journal_path(target), TUNE))
         pool = None
         if address is not None:  # first of all: models take minutes to load
             pool = stack.enter_context(
@@ -103,7 +103,7 @@ def tune(
         )  # fmt: skip
         if pool is not None:
             subject["ray"] = {"device": device_on_ray(device), "threads": pool.threads}
-        trajectory = Trajectory(state, subject, resume=resume)
+        trajectory = Trajectory(journal, subject, resume=resume)
         run = Run(setup, merged, trajectory, progress, pool)
         blamed = run.explain() if explain else None
         found = run.solve()
@@ -111,12 +111,12 @@ def tune(
         there = relocated(setup.recipe, target.absolute().parent)
         text = tuned_text(there, setup.space, found.x, header(setup, result))
         write_whole(target, text, "The run is kept: free space and go on with --resume")
-        state.remove()  # finished: nothing is left to resume
+        journal.remove()  # finished: nothing is left to resume
     return result
 
 
-def state_path(out: Path) -> Path:
-    """Where the state of a run that writes ``out`` is kept until it is finished."""
+def journal_path(out: Path) -> Path:
+    """Where the journal of a run that writes ``out`` lies until it is finished."""
     return out.with_name(f".{out.name}.tuning")
 
 
@@ -128,14 +128,14 @@ def _check_target(out: Path, overwrite: bool, resume: bool) -> None:
     if not out.absolute().parent.is_dir():
         raise OutputError(f"{out.absolute().parent}: there is no such folder; make it first")
     try:
-        unfinished = is_unfinished(state_path(out))
+        unfinished = is_left(journal_path(out), TUNE)
     except OSError as error:  # a name that is too long, say
         raise OutputError(
-            f"{out}: the state of the run cannot be kept beside it ({error.strerror}); choose "
+            f"{out}: no journal of the run can lie beside it ({error.strerror}); choose "
             "another name"
         ) from None
     if unfinished and not (resume or overwrite):
         raise OutputError(
             f"{out}: an earlier run did not finish; go on from where it was with --resume, or "
-            f"start anew with --overwrite (what it computed is in {state_path(out).name})"
+            f"start anew with --overwrite (what it computed is in {journal_path(out).name})"
         )

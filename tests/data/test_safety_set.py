@@ -16,6 +16,7 @@ from mergesafe import generate
 from mergesafe.chat.conversation import Conversation
 from mergesafe.chat.records import read_records
 from mergesafe.data import safety_set
+from mergesafe.data.answers import NAME, Answers
 from mergesafe.errors import DataError, ModelError, OutputError
 from mergesafe.safety.judges.base import Verdict
 from mergesafe.safety.judges.rules import RefusalRules
@@ -322,6 +323,10 @@ def test_nothing_is_replaced_unasked(pool: Pool, tmp_path: Path) -> None:
         generate(asked, tmp_path, overwrite=True)
     with pytest.raises(OutputError, match="--resume"):
         generate(asked, tmp_path)
+    before = (tmp_path / NAME).read_bytes()
+    with Answers(tmp_path), pytest.raises(OutputError, match="another mergesafe generate"):
+        generate(asked, tmp_path, overwrite=True)  # of a run that is at work
+    assert (tmp_path / NAME).read_bytes() == before
     generate(asked, tmp_path, resume=True)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "safety.card.json", "safety.card.md", "safety.jsonl",

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from mergesafe.errors import LossError
+from mergesafe.journal import Journal
 from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
 from mergesafe.tune.search.problem import Problem, RecordedObjective
-from mergesafe.tune.search.state_file import StateFile
-from mergesafe.tune.search.trajectory import Trajectory
+from mergesafe.tune.search.trajectory import TUNE, Trajectory
 
-_OPEN: dict[Path, StateFile] = {}
+_OPEN: dict[Path, Journal] = {}
 
 
 class Space:
@@ -66,7 +66,7 @@ def problem(
     before = _OPEN.pop(folder, None)
     if before is not None:  # held by one run at a time; that one is over
         before.__exit__()
-    _OPEN[folder] = StateFile(folder / "state")
+    _OPEN[folder] = Journal(folder / "state", TUNE)
     trajectory = Trajectory(_OPEN[folder], {"subject": 1}, resume=resume)
     return Problem(
         space or Space(),

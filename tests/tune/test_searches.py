@@ -265,9 +265,9 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     made = problem(tmp_path, Quadratic(TARGET))
     made.batch.evaluate(TARGET, grad=False)
     with pytest.raises(OutputError, match="differs in subject"):
-        type(made.trajectory)(made.trajectory.file, {"subject": "x"}, resume=True)
+        type(made.trajectory)(made.trajectory.journal, {"subject": "x"}, resume=True)
     with pytest.raises(OutputError, match=r"subject \(1 there, 2 now\)\. .* anew with --overwrite"):
-        type(made.trajectory)(made.trajectory.file, {"subject": 2}, resume=True)
+        type(made.trajectory)(made.trajectory.journal, {"subject": 2}, resume=True)
     again = problem(tmp_path, Quadratic(TARGET), resume=True)
     with pytest.raises(OutputError, match="used other coefficients"):
         again.batch.evaluate(TARGET + 0.1, grad=False)

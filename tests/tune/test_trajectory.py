@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mergesafe.engine.resume.journal import encode_line
 from mergesafe.errors import OutputError
-from mergesafe.tune.search.state_file import StateFile, is_unfinished
-from mergesafe.tune.search.trajectory import Trajectory
+from mergesafe.journal import Journal
+from mergesafe.tune.search.trajectory import TUNE, Trajectory
 
 ANSWER = {"value": 1.0, "terms": {"a": 1.0}, "gradient": None, "forward_passes": 2, "examples": 3}
 RECORD = {"key": "k", "seconds": 0.5, "answer": ANSWER}
@@ -20,8 +18,9 @@ RECORD = {"key": "k", "seconds": 0.5, "answer": ANSWER}
 def evaluation(folder: Path, record: Any) -> Any:
     """What is read for the first question."""
     path = folder / "state"
-    path.write_text(encode_line({"recipe": "r"}) + encode_line(record))
-    with StateFile(path) as file:
+    with Journal(path, TUNE) as file:
+        file.begin({"recipe": "r"}, [record])
+    with Journal(path, TUNE) as file:
         return Trajectory(file, {"recipe": "r"}, resume=True).evaluation("k", lambda: None)  # type: ignore[arg-type,return-value]
 
 
@@ -46,18 +45,3 @@ def test_ours(tmp_path: Path) -> None:
 def test_a_strangers(change: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"the saved run is damaged \(.*start again with"):
         evaluation(tmp_path, {**RECORD, **change})
-
-
-@pytest.mark.parametrize("how", ["link", "hard link", "pipe"])
-def test_what_others_put_in_its_place_is_refused(tmp_path: Path, how: str) -> None:
-    victim, place = tmp_path / "victim", tmp_path / ".out.tuning"
-    victim.write_text("precious\n")
-    {
-        "link": lambda: place.symlink_to(victim),
-        "hard link": lambda: os.link(victim, place),
-        "pipe": lambda: os.mkfifo(place),
-    }[how]()
-    is_unfinished(place)  # does not wait
-    with pytest.raises(OutputError, match="cannot be kept"):
-        StateFile(place)
-    assert victim.read_text() == "precious\n"

@@ -20,7 +20,8 @@ import mergesafe
 from mergesafe.checkpoint.format.model import open_checkpoint
 from mergesafe.cli.tune import run
 from mergesafe.errors import OutputError
-from mergesafe.tune.search.state_file import StateFile
+from mergesafe.journal import Journal
+from mergesafe.tune.search.trajectory import TUNE
 from mergesafe.tune.setup import prepare
 
 from .experts import Experts
@@ -118,8 +119,9 @@ def test_a_recipe_may_lie_in_a_model_s_folder(
 
 def test_one_run_at_a_time_writes_an_output(experts: Experts, tmp_path: Path) -> None:
     made = recipe(experts, granularity="model", batch=4, budget={"steps": 1})
-    held, told = StateFile(tmp_path / ".tuned.yml.tuning"), "another mergesafe tune is at work"
+    held, told = Journal(tmp_path / ".tuned.yml.tuning", TUNE), "another mergesafe tune is at work"
     with held:
+        held.begin({})
         held.append({"key": "what that run found"})
         for resume in (False, True):
             with pytest.raises(OutputError, match=told):

@@ -21,7 +21,7 @@ from mergesafe.checkpoint.output.layout import Placement, ShardFile
 from mergesafe.checkpoint.output.shards import Shards
 from mergesafe.checkpoint.places.location import at
 from mergesafe.engine.plan.tasks import TensorTask
-from mergesafe.engine.resume.journal import Statistics, Tile
+from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.engine.run.progress import Span

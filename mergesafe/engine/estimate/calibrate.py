@@ -33,7 +33,7 @@ from mergesafe.engine.plan.tiling import (
     task_layout,
     unit_step,
 )
-from mergesafe.engine.resume.journal import Statistics, Tile
+from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.kernels import Kernels
 from mergesafe.engine.run.tensor import TensorMerge

@@ -15,8 +15,9 @@ from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.plan.merge_plan import MergePlan
-from mergesafe.engine.resume.journal import Finished, Line, Statistics, Tile, read_journal
-from mergesafe.errors import OutputError, UnreadableError
+from mergesafe.engine.resume.entries import MERGE, Finished, Statistics, Tile, finished_of
+from mergesafe.errors import UnreadableError
+from mergesafe.journal import Journal, Line
 from mergesafe.private import Place
 from mergesafe.untrusted import reason
 from mergesafe.version import __version__
@@ -24,7 +25,6 @@ from mergesafe.version import __version__
 _PIECE: Final = 512 * BLOCK
 #: What an option is called that stands for the paired tensors of all inputs.
 TENSORS: Final = "what is read and written for each tensor (adapter_config.json counts too)"
-_AFRESH: Final = "Merge without --resume to start afresh, which discards the unfinished work."
 
 
 def subject_of(plan: MergePlan, on_nonfinite: str) -> Line:
@@ -132,36 +132,33 @@ def work_to_resume(journal: Place, subject: Line, target: Path) -> Finished | No
     Raises:
         OutputError: it is of another recipe, other inputs, options or another version.
     """
-    found = read_journal(journal)
+    with Journal(journal, MERGE) as file:
+        found = file.read()
     if found is None:
         return None
-    old = found.subject
+    old = found.subject or {}
     if not isinstance(old.get("options"), dict) or not isinstance(old.get("inputs"), dict):
-        raise _refusal(target, "its journal does not say what it is of")
+        raise MERGE.refusal(target, "its journal does not say what it is of")
     version = old.get("mergesafe_version")
     if version != subject["mergesafe_version"]:
-        raise _refusal(target, f"it was begun by mergesafe {version}, this is {__version__}")
+        raise MERGE.refusal(target, f"it was begun by mergesafe {version}, this is {__version__}")
     if old.get("recipe") != subject["recipe"]:
-        raise _refusal(target, "the recipe has changed since")
+        raise MERGE.refusal(target, "the recipe has changed since")
     for option, value in subject["options"].items():
-        before = old["options"].get(option, value if option == TENSORS else None)
+        before = old["options"].get(option)
         if before != value:
             told = "" if option == TENSORS else f": it was {before!r}"
-            raise _refusal(target, f"{option} has changed since{told}")
+            raise MERGE.refusal(target, f"{option} has changed since{told}")
     for path, state in subject["inputs"].items():
         before = old["inputs"].get(path)
         if before is None:
-            raise _refusal(target, f"the input {path} was not part of it")
+            raise MERGE.refusal(target, f"the input {path} was not part of it")
         if not isinstance(before, dict):
-            raise _refusal(target, f"its journal says nothing of the input {path}")
+            raise MERGE.refusal(target, f"its journal says nothing of the input {path}")
         if before != state:
             what = sorted(key for key in before | state if before.get(key) != state.get(key))
-            raise _refusal(target, f"the input {path} has changed since ({', '.join(what)})")
-    return found
-
-
-def _refusal(target: Path, why: str) -> OutputError:
-    return OutputError(f"{target}: the unfinished merge cannot be resumed: {why}. {_AFRESH}")
+            raise MERGE.refusal(target, f"the input {path} has changed since ({', '.join(what)})")
+    return finished_of(found.records)
 
 
 def verified(

@@ -10,7 +10,7 @@ from typing import Protocol
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.engine.plan.merge_plan import MergePlan
-from mergesafe.engine.resume.journal import Statistics
+from mergesafe.engine.resume.entries import Statistics
 from mergesafe.engine.run.devices import Processor
 from mergesafe.engine.run.progress import ProgressTracker, Span
 from mergesafe.engine.run.results import RunResults

@@ -18,7 +18,7 @@ from mergesafe.engine.manifest import MANIFEST_NAME, manifest_text
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.merge_plan import MergePlan
-from mergesafe.engine.resume.journal import Finished, Journal, Line, Statistics, Tile
+from mergesafe.engine.resume.entries import MERGE, Finished, Statistics, Tile, record_of
 from mergesafe.engine.resume.unfinished import describe_inputs, verified, work_to_resume
 from mergesafe.engine.run.executor import Executor, Unfinished
 from mergesafe.engine.run.nonfinite import NonFinite
@@ -26,6 +26,7 @@ from mergesafe.engine.run.progress import ProgressTracker, moved_bytes, spans_le
 from mergesafe.engine.run.trace import Trace, no_lap
 from mergesafe.engine.run.workers import Options
 from mergesafe.errors import ChangedInputError, MergesafeError
+from mergesafe.journal import Journal, Line
 from mergesafe.private import Place
 from mergesafe.system_faults import explained
 from mergesafe.version import __version__
@@ -90,8 +91,9 @@ def merge_into(
             tiles, statistics = verified(made, earlier[0], folder, options.threads)
         done: list[Tile | Statistics] = [*statistics.values()]
         done += [tile for each in tiles.values() for tile in each]
-        journal = Journal(folder.journal, subject, done)
+        journal = Journal(folder.journal, MERGE)
         stack.callback(journal.close)
+        journal.begin(subject, map(record_of, done))
         tracker = ProgressTracker(made.tasks, NonFinite(options.on_nonfinite, reader), journal)
         tracker.restore(done)
         resumed = tracker.bytes_done

@@ -10,8 +10,9 @@ from typing import TypeAlias
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import Digests
 from mergesafe.engine.plan.tasks import TensorTask
-from mergesafe.engine.resume.journal import Journal, Statistics, Tile
+from mergesafe.engine.resume.entries import Statistics, Tile, record_of
 from mergesafe.engine.run.nonfinite import NonFinite
+from mergesafe.journal import Journal
 
 #: Finished tiles by task, disjoint and in order.
 Tiles: TypeAlias = Mapping[int, Sequence[Tile]]
@@ -70,7 +71,7 @@ class ProgressTracker:
             OutputError: the journal cannot be written.
         """
         with self._lock:
-            self._journal.append(entry)
+            self._journal.append(record_of(entry))
             self._count(entry)
 
     def sync(self) -> None:

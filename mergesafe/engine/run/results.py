@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mergesafe.checkpoint.output.layout import Placement
 from mergesafe.engine.plan.tasks import TensorTask
-from mergesafe.engine.resume.journal import Statistics, Tile
+from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.engine.run.trace import Lap, Trace, no_lap
 

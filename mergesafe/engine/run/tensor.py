@@ -18,7 +18,7 @@ from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Slice
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import Tiling, rank_count
-from mergesafe.engine.resume.journal import Statistics, Tile
+from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.answers import answer
 from mergesafe.engine.run.kernels import (
     OUTPUT_FLAG,

@@ -21,7 +21,7 @@ from mergesafe.engine.manifest import OUTPUT
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import CPU_SIZES, DEVICE_SIZES, Tiling, bytes_read, task_layout
-from mergesafe.engine.resume.journal import Statistics, Tile
+from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.kernels import Kernels
 from mergesafe.engine.run.progress import Span
 from mergesafe.engine.run.results import RunResults, Work

@@ -4,7 +4,7 @@ A search is deterministic: what it tries next follows from the seed and the valu
 its state is the list of those values. A resumed run starts again from the beginning and is answered
 from the file, which takes no time, until it asks for what no run has computed; from there on it
 computes. The trajectory is the same to the last bit, whatever the search, and wherever the run was
-killed: a line cut off by a kill is recognised by its digest and dropped.
+killed: a line that a kill cut off is dropped by the journal.
 
 Time is recorded too, so that a budget in minutes ends a resumed run where it would have ended.
 """
@@ -17,21 +17,28 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import msgspec
 import torch
 
-from mergesafe.engine.resume.journal import Line, decode_line
 from mergesafe.errors import OutputError, PointError
+from mergesafe.journal import Journal, Kind, Line
 from mergesafe.tune.objective.evaluation import Evaluation
-from mergesafe.tune.search.state_file import StateFile
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
+TUNE: Final = Kind(
+    command="tune",
+    work="tuning run",
+    option="-o",
+    afresh="Restore what was changed, or start anew with --overwrite in place of --resume.",
+)
+
+
 class _Record(msgspec.Struct):
-    """A line of the file after the first."""
+    """A record of the journal."""
 
     key: str
     seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
@@ -49,21 +56,21 @@ class _Kept(msgspec.Struct):
 
 
 class Trajectory:
-    """The file at ``path``; ``subject`` is what the numbers depend on.
+    """The evaluations in ``journal``; ``subject`` is what the numbers depend on.
 
     Raises:
-        OutputError: the file cannot be written; or ``resume``, and what is there is of another
-            recipe, other data or options.
+        OutputError: the journal cannot be written; or ``resume``, and what is there is damaged or
+            of another recipe, other data or options.
     """
 
-    def __init__(self, file: StateFile, subject: Line, *, resume: bool) -> None:
-        self.file = file
+    def __init__(self, journal: Journal, subject: Line, *, resume: bool) -> None:
+        self.journal = journal
         #: Points evaluated, forward passes and seconds of computing, those replayed included.
         self.evaluations, self.forward_passes, self.seconds = 0, 0, 0.0
         self._before = deque(self._read(subject)) if resume else deque()
         #: How many were found there.
         self.found = len(self._before)
-        file.begin([subject, *self._before])
+        journal.begin(subject, self._before)
 
     @property
     def replayable(self) -> int:
@@ -91,8 +98,8 @@ class Trajectory:
     def damaged(self, why: str) -> OutputError:
         """The error for an answer in the file that no run of ours has written there."""
         return OutputError(
-            f"{self.file.path}: the saved run is damaged ({why}); start again with --overwrite in "
-            "place of --resume"
+            f"{self.journal.path}: the saved run is damaged ({why}); start again with --overwrite "
+            "in place of --resume"
         )
 
     def answer(self, key: str, compute: Callable[[], Line]) -> Line:
@@ -101,7 +108,7 @@ class Trajectory:
             record: Line = self._before.popleft()
             if record["key"] != key:
                 raise OutputError(
-                    f"{self.file.path}: cannot resume: evaluation {self.evaluations + 1} of the "
+                    f"{self.journal.path}: cannot resume: evaluation {self.evaluations + 1} of the "
                     "saved run used other coefficients or data. Use the version that began it, or "
                     "start again with --overwrite instead of --resume"
                 )
@@ -109,30 +116,23 @@ class Trajectory:
             began = time.monotonic()
             found = compute()
             record = {"key": key, "seconds": time.monotonic() - began, "answer": found}
-            self.file.append(record)
+            self.journal.append(record)
         self.seconds += record["seconds"]
         answer: Line = record["answer"]
         return answer
 
     def _read(self, subject: Line) -> list[Line]:
-        """The records at ``path`` up to the first damaged line; none where there is no file."""
-        lines = self.file.text().split("\n")
-        first = decode_line(lines[0])
-        if first is None:
+        """The records of a run that is not finished; none where there is no such run."""
+        found = self.journal.read()
+        if found is None:
             return []
+        first = found.subject or {}
         changed = sorted(key for key in subject if first.get(key) != subject[key])
         if changed:
             told = ", ".join(_difference(key, first.get(key), subject[key]) for key in changed)
-            raise OutputError(
-                f"{self.file.path}: the unfinished run that is there cannot be resumed, because it "
-                f"differs in {told}. Restore what was changed, or start anew with --overwrite in "
-                "place of --resume"
-            )
-        records: list[Line] = []
-        for line in lines[1:]:
-            record = decode_line(line)
-            if record is None:
-                break
+            raise TUNE.refusal(self.journal.path, f"it differs in {told}")
+        records: list[Any] = []
+        for record in found.records:
             try:
                 msgspec.convert(record, _Record)
             except (msgspec.ValidationError, ValueError) as error:  # half a surrogate pair

@@ -9,20 +9,18 @@ import mergesafe
 from fuzz import parts
 from fuzz.target import target
 from mergesafe.chat.conversation import Response
-from mergesafe.data.journal import NAME as DATA_JOURNAL
-from mergesafe.data.journal import Journal as DataJournal
-from mergesafe.data.journal import _mark, digest
+from mergesafe.data.answers import NAME as ANSWERS
+from mergesafe.data.answers import Answers, digest
 from mergesafe.data.run import _is_response
 from mergesafe.data.safety_set import REFUSED, Outcome, _is_outcome
-from mergesafe.engine.resume.journal import _check, read_journal
 from mergesafe.engine.resume.unfinished import work_to_resume
 from mergesafe.errors import MergesafeError
+from mergesafe.journal import Journal, _digest
 from mergesafe.outputs import RESULT, check_replaceable
 from mergesafe.private import Place
 from mergesafe.safety.evaluation.cache import Cache, key
 from mergesafe.safety.inspector.model import SETTINGS, read_settings
-from mergesafe.tune.search.state_file import StateFile
-from mergesafe.tune.search.trajectory import Trajectory
+from mergesafe.tune.search.trajectory import TUNE, Trajectory
 
 SUBJECT = {
     "mergesafe_version": "1", "recipe": "r", "options": {"--seed": 0},
@@ -74,20 +72,19 @@ def inspector(data: bytes, folder: Path) -> int:
 
 
 def _signed(data: bytes) -> bytes:
-    """Lines of JSON with the digests that the journal of a merge has."""
-    lines = data.decode("utf-8", "replace").split("\n")
-    return "".join(
-        line + "\n" if "\t" in line else f"{line}\t{_check(line)}\n" for line in lines if line
-    ).encode()
+    """Lines of JSON with the digests that a journal has."""
+    return b"".join(
+        line + b"\n" if b"\t" in line else line + b"\t" + _digest(line) + b"\n"
+        for line in data.split(b"\n")
+        if line
+    )
 
 
 @target("merge_journal", ".journal", binary=True)
 def merge_journal(data: bytes, folder: Path) -> str:
     path = folder / "journal"
     path.write_bytes(_signed(data))
-    place = Place(None, str(path), path)
-    found = read_journal(place)
-    work_to_resume(place, SUBJECT, folder / "out")
+    found = work_to_resume(Place(None, str(path), path), SUBJECT, folder / "out")
     return "none" if found is None else f"{len(found.tiles)} {len(found.statistics)}"
 
 
@@ -97,24 +94,20 @@ def generate_journal(data: bytes, folder: Path) -> str:
     for name in ("k", "o"):
         known = digest([name, 0, ["item"]])
         data = data.replace(f'["{name}",'.encode(), f'["{known}",'.encode())
-    lines = [line for line in data.split(b"\n") if line]
-    (folder / DATA_JOURNAL).write_bytes(
-        b"".join(line + b"\n" if b"\t" in line else line + b"\t" + _mark(line) + b"\n"
-                 for line in lines)
-    )  # fmt: skip
-    with DataJournal(folder) as journal:
-        [said] = journal.pieces("k", ["item"], 1, lambda *_: [["", True]], fits=_is_response)
+    (folder / ANSWERS).write_bytes(_signed(data))
+    with Answers(folder) as answers:
+        [said] = answers.pieces("k", ["item"], 1, lambda *_: [["", True]], fits=_is_response)
         Response(*said)
-        [told] = journal.pieces("o", ["item"], 1, lambda *_: [[REFUSED, ""]], fits=_is_outcome)
+        [told] = answers.pieces("o", ["item"], 1, lambda *_: [[REFUSED, ""]], fits=_is_outcome)
         Outcome(*told)
-        return f"{journal.reused} {said} {told}"
+        return f"{answers.reused} {said} {told}"
 
 
 @target("trajectory", ".journal")
 def trajectory(data: bytes, folder: Path) -> str:
     path = folder / "state"
     path.write_bytes(_signed(data))
-    with StateFile(path) as file:
+    with Journal(path, TUNE) as file:
         run = Trajectory(file, {"recipe": "r"}, resume=True)
         found = run.found
         with contextlib.suppress(MergesafeError):

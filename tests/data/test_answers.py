@@ -1,15 +1,15 @@
-"""The journal: whole lines are used, torn ones forgotten, other questions asked."""
+"""What models have answered: known answers are used, others asked for."""
 
 from __future__ import annotations
 
-import os
-import stat
+import json
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from mergesafe.data.journal import NAME, Journal, _mark
+from mergesafe.data.answers import NAME, Answers, digest
 from mergesafe.data.run import _is_response
 from mergesafe.data.safety_set import _is_outcome
 from mergesafe.errors import OutputError
@@ -28,8 +28,8 @@ def run(
     folder: Path, items: list[str], subject: object = "s", size: int = 2
 ) -> tuple[list[str], Work]:
     work = Work()
-    with Journal(folder) as journal:
-        return journal.pieces(subject, items, size, work), work
+    with Answers(folder) as answers:
+        return answers.pieces(subject, items, size, work), work
 
 
 def test_known_pieces_are_not_done_again(tmp_path: Path) -> None:
@@ -52,16 +52,38 @@ def test_a_torn_line_is_forgotten(lost: int, tmp_path: Path) -> None:
     assert run(tmp_path, list("abcd"))[1].pieces == []
 
 
-def test_a_changed_line_is_forgotten(tmp_path: Path) -> None:
+def test_a_changed_line_is_refused(tmp_path: Path) -> None:
     run(tmp_path, list("abcd"))
     path = tmp_path / NAME
-    path.write_bytes(path.read_bytes().replace(b'"A"', b'"Z"'))
-    assert run(tmp_path, list("abcd"))[0] == list("ABCD")
+    damaged = path.read_bytes().replace(b'"A"', b'"Z"')
+    path.write_bytes(damaged)
+    with pytest.raises(
+        OutputError, match=r"line 2 of its journal is damaged.*--overwrite in place"
+    ):
+        run(tmp_path, list("abcd"))
+    assert path.read_bytes() == damaged
+    with Answers(tmp_path, resume=False) as answers:
+        assert answers.pieces("s", ["a"], 2, Work()) == ["A"]
+
+
+def test_what_the_first_version_wrote_is_used(tmp_path: Path) -> None:
+    """It wrote no header, and text as it is."""
+    path = tmp_path / NAME
+    content = []
+    for begin, piece in ((0, ["ä", "\ud800"]), (2, ["c"])):
+        body = json.dumps([digest(["s", begin, piece]), piece], ensure_ascii=False)
+        data = body.encode("utf-8", "surrogatepass")
+        content.append(data + b"\t" + sha256(data).hexdigest()[:16].encode() + b"\n")
+    path.write_bytes(b"".join(content))
+    for _ in range(2):
+        found, work = run(tmp_path, ["ä", "\ud800", "c"])
+        assert (found, work.pieces) == (["ä", "\ud800", "c"], [])
+    assert path.read_bytes().startswith(b'{"mergesafe_journal":"generate",')
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with Journal(tmp_path), pytest.raises(OutputError, match="another mergesafe generate"):
-        Journal(tmp_path)
+    with Answers(tmp_path), pytest.raises(OutputError, match="another mergesafe generate"):
+        Answers(tmp_path)
 
 
 def test_lone_surrogates_survive(tmp_path: Path) -> None:
@@ -87,7 +109,7 @@ def test_a_line_with_a_good_digest_may_still_be_a_strangers(body: bytes, tmp_pat
     run(tmp_path, list("ab"))
     path = tmp_path / NAME
     good = path.read_bytes()
-    path.write_bytes(good + body + b"\t" + _mark(body) + b"\n")
+    path.write_bytes(good + body + b"\t" + sha256(body).hexdigest()[:16].encode() + b"\n")
     assert run(tmp_path, list("abcd"))[0] == list("ABCD")
     assert path.read_bytes().startswith(good)
 
@@ -95,8 +117,8 @@ def test_a_line_with_a_good_digest_may_still_be_a_strangers(body: bytes, tmp_pat
 def test_results_that_the_work_does_not_give_are_asked_for_again(tmp_path: Path) -> None:
     run(tmp_path, list("abcd"))
     work = Work()
-    with Journal(tmp_path) as journal:
-        journal.pieces("s", list("abcd"), 2, work, fits=lambda result: result != "A")
+    with Answers(tmp_path) as answers:
+        answers.pieces("s", list("abcd"), 2, work, fits=lambda result: result != "A")
     assert work.pieces == [(0, ["a", "b"])]
     for good, value in (
         (True, ["refused", "No."]), (True, ["undecided", None]), (False, ["refused", None]),
@@ -107,25 +129,3 @@ def test_results_that_the_work_does_not_give_are_asked_for_again(tmp_path: Path)
     assert [_is_response(each) for each in (["a", True], ["a", 1], ["a"], [None, True], 3)] == [
         True, False, False, False, False,
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("how", ["link", "hard link", "pipe", "folder"])
-def test_what_others_put_in_its_place_is_refused(tmp_path: Path, how: str) -> None:
-    folder, victim = tmp_path / "out", tmp_path / "victim"
-    folder.mkdir()
-    victim.write_text("precious\n")
-    place = folder / NAME
-    {
-        "link": lambda: place.symlink_to(victim),
-        "hard link": lambda: os.link(victim, place),
-        "pipe": lambda: os.mkfifo(place),
-        "folder": place.mkdir,
-    }[how]()
-    with pytest.raises(OutputError, match="cannot be written"):
-        Journal(folder)
-    assert victim.read_text() == "precious\n"
-
-
-def test_only_its_user_may_read_it(tmp_path: Path) -> None:
-    with Journal(tmp_path) as journal:
-        assert stat.S_IMODE(journal.path.stat().st_mode) == 0o600
