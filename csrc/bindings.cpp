@@ -228,6 +228,19 @@ std::pair<uint64_t, std::vector<double>> delta_norms(const Input& base,
   return {flags, std::move(totals)};
 }
 
+std::pair<uint64_t, std::vector<double>> delta_gram(const Input& base,
+                                                    const std::vector<Input>& experts,
+                                                    std::vector<double> totals, int64_t n,
+                                                    bool zero_nonfinite, int threads) {
+  elements_of(n), threads_of(threads);
+  const DeltaJob job = deltas_of(base, experts, n, zero_nonfinite);
+  expect_length("totals", totals.size(), experts.size() * experts.size(),
+                "one per pair of experts");
+  Kernel scope;
+  const uint64_t flags = cpu::run_delta_gram(job, n, threads, totals.data());
+  return {flags, std::move(totals)};
+}
+
 std::tuple<uint64_t, std::vector<double>, std::vector<int64_t>> compare(
     const Input& base, const std::vector<Input>& experts, bool with_base,
     std::vector<double> totals, std::vector<int64_t> counts, int64_t n, bool zero_nonfinite,
@@ -345,6 +358,7 @@ PYBIND11_MODULE(_native, m) {
       .def("finish", &PySelection::finish);
   m.def("gram", &gram);
   m.def("delta_norms", &delta_norms);
+  m.def("delta_gram", &delta_gram);
   m.def("compare", &compare);
   m.def("inner_products", &inner_products);
   m.def("merge_gradient", &merge_gradient);

@@ -129,6 +129,16 @@ def delta_norms(
     zero_nonfinite: bool,
     threads: int,
 ) -> tuple[int, list[float]]: ...
+def delta_gram(
+    base: Input,
+    experts: list[Input],
+    totals: list[float],
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> tuple[int, list[float]]:
+    """The products of the task vectors, without the counts of :func:`compare`."""
+
 def compare(
     base: Input,
     experts: list[Input],

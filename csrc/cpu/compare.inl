@@ -1,4 +1,4 @@
-// How task vectors compare: inner products and signs, in one pass. Once per instruction set.
+// Inner products of task vectors, and how their signs compare. Once per instruction set.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include "core/reduce.h"
 #include "cpu/kernels.h"
 #include "cpu/load.inl"
-#include "cpu/reduce.inl"
+#include "cpu/products.inl"
 
 namespace mergesafe::cpu::MS_ISA {
 namespace {
@@ -35,58 +35,79 @@ inline void count_signs(const uint8_t* a, const uint8_t* b, int n, int64_t* coun
   }
 }
 
-// The inner products of x with M vectors, kReduceBlock apart, side by side; each in the order of
-// dot_chunk. One vector alone would wait for its own additions.
-template <int M>
-inline void dots(const float* x, const float* ys, int n, double* sums) {
-  double lanes[M][kReduceLanes] = {};
-  int j = 0;
-  for (; j + kReduceLanes <= n; j += kReduceLanes)
-    for (int m = 0; m < M; ++m)
-      for (int lane = 0; lane < kReduceLanes; ++lane)
-        lanes[m][lane] = lanes[m][lane] + static_cast<double>(x[j + lane]) *
-                                              static_cast<double>(ys[m * kReduceBlock + j + lane]);
-  for (int lane = 0; j < n; ++j, ++lane)
-    for (int m = 0; m < M; ++m)
-      lanes[m][lane] = lanes[m][lane] +
-                       static_cast<double>(x[j]) * static_cast<double>(ys[m * kReduceBlock + j]);
-  for (int m = 0; m < M; ++m) sums[m] = add_lanes(lanes[m]);
+// Task vectors of N experts, kChunk apart, of bfloat16 where it lies.
+template <int N>
+void delta_rows(const BF16* base, const BF16* const* experts, int n, float* __restrict__ out) {
+  const BF16* x[N];
+  for (int i = 0; i < N; ++i) x[i] = experts[i];
+  for (int j = 0; j < n; ++j) {
+    const float b = to_float(base[j]);
+    for (int i = 0; i < N; ++i) out[i * kChunk + j] = to_float(x[i][j]) - b;
+  }
 }
 
-inline void dots_with_all(const float* x, const float* ys, int count, int n, double* sums) {
-  for (; count >= 4; count -= 4, ys += 4 * kReduceBlock, sums += 4) dots<4>(x, ys, n, sums);
-  if (count == 3) dots<3>(x, ys, n, sums);
-  if (count == 2) dots<2>(x, ys, n, sums);
-  if (count == 1) dots<1>(x, ys, n, sums);
+template <int N>
+Flags direct_deltas(const DeltaJob& job, int64_t pos, int n, float* out) {
+  const BF16* all[N + 1] = {bf16_at(job.base, pos)};
+  for (int i = 0; i < N; ++i) all[i + 1] = bf16_at(job.experts[i], pos);
+  delta_rows<N>(all[0], all + 1, n, out);
+  Flags flags = 0;
+  if (any_nonfinite<N + 1>(all, n))
+    for (int i = 0; i <= N; ++i) flags |= flag(i, any_nonfinite(all[i], n));
+  return flags;
+}
+
+// The base and the task vectors of a chunk as rows.
+inline Flags load_deltas(const DeltaJob& job, int64_t pos, int n, float* base, float* deltas) {
+  Flags flags = flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
+  for (int i = 0; i < job.count; ++i) {
+    float* d = deltas + i * kChunk;
+    flags |= flag(i + 1, load(job.experts[i], pos, n, job.zero_nonfinite, d));
+    for (int j = 0; j < n; ++j) d[j] = d[j] - base[j];
+  }
+  return flags;
+}
+
+inline bool all_bf16(const DeltaJob& job) {
+  bool all = is_bf16(job.base) && !job.zero_nonfinite;
+  for (int i = 0; i < job.count; ++i) all = all && is_bf16(job.experts[i]);
+  return all;
+}
+
+Flags delta_gram(const DeltaJob& job, int64_t begin, int64_t end, double* sums) {
+  const PairScratch scratch(job.count, job.count + int64_t{1});
+  float *base = scratch.rows, *deltas = base + kChunk;
+  const int direct = all_bf16(job) ? job.count : 0;
+  Flags flags = 0;
+  over_blocks(job.count, begin, end, scratch.lanes, sums, [&](int64_t pos, int n) {
+    switch (direct) {
+      case 1: flags |= direct_deltas<1>(job, pos, n, deltas); break;
+      case 2: flags |= direct_deltas<2>(job, pos, n, deltas); break;
+      case 3: flags |= direct_deltas<3>(job, pos, n, deltas); break;
+      case 4: flags |= direct_deltas<4>(job, pos, n, deltas); break;
+      default: flags |= load_deltas(job, pos, n, base, deltas);
+    }
+    add_all_pairs(deltas, job.count, n, scratch.lanes);
+  });
+  return flags;
 }
 
 Flags compare(const DeltaJob& job, bool with_base, int64_t begin, int64_t end, double* sums,
               int64_t* counts) {
   const int count = job.count, width = count + with_base;
-  const int64_t vectors = (count + 1) * kReduceBlock;
-  float* base = thread_scratch(vectors + count * kReduceBlock / 4);  // a byte of sign an element
-  float* deltas = base + kReduceBlock;
-  uint8_t* signs = reinterpret_cast<uint8_t*>(base + vectors);
-  const float* first = with_base ? base : deltas;
+  // A byte of sign an element.
+  const PairScratch scratch(width, count + 1 + (count + 3) / 4);
+  float *base = scratch.rows, *deltas = base + kChunk;
+  uint8_t* signs = reinterpret_cast<uint8_t*>(deltas + static_cast<int64_t>(count) * kChunk);
   Flags flags = 0;
-  for (int64_t pos = begin; pos < end; pos += kReduceBlock) {
-    const int n = static_cast<int>(end - pos < kReduceBlock ? end - pos : kReduceBlock);
-    flags |= flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
-    for (int i = 0; i < count; ++i) {
-      float* d = deltas + i * kReduceBlock;
-      flags |= flag(i + 1, load(job.experts[i], pos, n, job.zero_nonfinite, d));
-      for (int j = 0; j < n; ++j) d[j] = d[j] - base[j];
-      signs_of(d, n, signs + i * kReduceBlock);
-    }
-    double* block = sums + (pos - begin) / kReduceBlock * width * width;
-    for (int i = 0; i < width; ++i)
-      dots_with_all(first + i * kReduceBlock, first + i * kReduceBlock, width - i, n,
-                    block + i * width + i);
+  over_blocks(width, begin, end, scratch.lanes, sums, [&](int64_t pos, int n) {
+    flags |= load_deltas(job, pos, n, base, deltas);
+    for (int i = 0; i < count; ++i) signs_of(deltas + i * kChunk, n, signs + i * kChunk);
+    add_all_pairs(with_base ? base : deltas, width, n, scratch.lanes);
     for (int i = 0; i < count; ++i)
       for (int k = i + 1; k < count; ++k)
-        count_signs(signs + i * kReduceBlock, signs + k * kReduceBlock, n,
-                    counts + 2 * (i * count + k));
-  }
+        count_signs(signs + i * kChunk, signs + k * kChunk, n, counts + 2 * (i * count + k));
+  });
   return flags;
 }
 

@@ -7,8 +7,8 @@
 #include "core/gradient.h"
 #include "core/reduce.h"
 #include "cpu/avx512_gradient.inl"
-#include "cpu/intrinsics.h"
 #include "cpu/kernels.h"
+#include "cpu/lanes.inl"
 #include "cpu/load.inl"
 #include "cpu/masks.inl"
 
@@ -16,50 +16,6 @@ namespace mergesafe::cpu::MS_ISA {
 namespace {
 
 constexpr int kGradientChunk = 512;  // all rows of a few experts stay in the first-level cache
-
-// The sixteen lanes of a sum in registers. Fused where the instruction set can: products are exact,
-// see core/gradient.h.
-struct Lanes {
-#if defined(__AVX512F__)
-  __m512d part[2];
-  static constexpr int kPart = 8;
-  static __m512d read(const double* x) { return _mm512_loadu_pd(x); }
-  static void write(double* x, __m512d v) { _mm512_storeu_pd(x, v); }
-  static __m512d wide(const float* x) { return _mm512_cvtps_pd(_mm256_loadu_ps(x)); }
-  static __m512d fused(__m512d a, __m512d b, __m512d c) { return _mm512_fmadd_pd(a, b, c); }
-#elif defined(__FMA__)
-  __m256d part[4];
-  static constexpr int kPart = 4;
-  static __m256d read(const double* x) { return _mm256_loadu_pd(x); }
-  static void write(double* x, __m256d v) { _mm256_storeu_pd(x, v); }
-  static __m256d wide(const float* x) { return _mm256_cvtps_pd(_mm_loadu_ps(x)); }
-  static __m256d fused(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
-#else
-  double part[kReduceLanes];
-  static constexpr int kPart = 1;
-  static double read(const double* x) { return *x; }
-  static void write(double* x, double v) { *x = v; }
-  static double wide(const float* x) { return static_cast<double>(*x); }
-  static double fused(double a, double b, double c) { return c + a * b; }
-#endif
-  static constexpr int kParts = kReduceLanes / kPart;
-};
-
-// Adds x[j] * y[j] to lane j % 16.
-inline void add_products(const float* x, const float* y, int n, double* lanes) {
-  Lanes sums;
-  for (int p = 0; p < Lanes::kParts; ++p) sums.part[p] = Lanes::read(lanes + p * Lanes::kPart);
-  int j = 0;
-  for (; j + kReduceLanes <= n; j += kReduceLanes) {
-    for (int p = 0; p < Lanes::kParts; ++p) {
-      const int at = j + p * Lanes::kPart;
-      sums.part[p] = Lanes::fused(Lanes::wide(x + at), Lanes::wide(y + at), sums.part[p]);
-    }
-  }
-  for (int p = 0; p < Lanes::kParts; ++p) Lanes::write(lanes + p * Lanes::kPart, sums.part[p]);
-  for (int lane = 0; j < n; ++j, ++lane)
-    lanes[lane] = lanes[lane] + static_cast<double>(x[j]) * static_cast<double>(y[j]);
-}
 
 // The rows of a chunk.
 struct GradientRows {

@@ -11,6 +11,7 @@
 #include "cpu/gradient.inl"
 #include "cpu/kernels.h"
 #include "cpu/merge.inl"
+#include "cpu/products.inl"
 #include "cpu/ranks.inl"
 #include "cpu/reduce.inl"
 #include "cpu/score.inl"
@@ -30,6 +31,7 @@ const Kernels kKernels = {MS_ISA_NAME,
                           histogram,
                           gram,
                           delta_norms,
+                          delta_gram,
                           compare,
                           inner_products,
                           merge_gradient,

@@ -56,7 +56,9 @@ struct Kernels {
   // sums[block][expert][2]: norm terms (|d|, d^2 or max |d|) of all and of the kept elements.
   Flags (*delta_norms)(const MergeJob&, Norm norm, int64_t begin, int64_t end, double* sums);
   // With task vectors t_i = experts[i] - base: sums[block][i][j], i <= j, of inner products of the
-  // t_i, base itself before them if with_base; counts[i][j][2], i < j, += the elements
+  // t_i.
+  Flags (*delta_gram)(const DeltaJob&, int64_t begin, int64_t end, double* sums);
+  // The same, base itself before the t_i if with_base; counts[i][j][2], i < j, += the elements
   // in which t_i and t_j both are not zero, and of these those in which their signs are opposite.
   Flags (*compare)(const DeltaJob&, bool with_base, int64_t begin, int64_t end, double* sums,
                    int64_t* counts);

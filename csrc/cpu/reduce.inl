@@ -1,4 +1,4 @@
-// Float64 reductions per block: inner products and norms. Once per instruction set.
+// Float64 reductions per block: norms. Once per instruction set.
 #pragma once
 
 #include <cstdint>
@@ -6,21 +6,12 @@
 
 #include "core/reduce.h"
 #include "cpu/kernels.h"
+#include "cpu/lanes.inl"
 #include "cpu/load.inl"
 #include "cpu/masks.inl"
 
 namespace mergesafe::cpu::MS_ISA {
 namespace {
-
-inline void dot_chunk(const float* x, const float* y, int n, double* lanes) {
-  int j = 0;
-  for (; j + kReduceLanes <= n; j += kReduceLanes)
-    for (int lane = 0; lane < kReduceLanes; ++lane)
-      lanes[lane] =
-          lanes[lane] + static_cast<double>(x[j + lane]) * static_cast<double>(y[j + lane]);
-  for (int lane = 0; j < n; ++j, ++lane)
-    lanes[lane] = lanes[lane] + static_cast<double>(x[j]) * static_cast<double>(y[j]);
-}
 
 inline void abs_sum_chunk(const float* d, int n, double* lanes) {
   int j = 0;
@@ -40,36 +31,13 @@ inline uint32_t max_magnitude(const float* d, int n) {
   return largest;
 }
 
-inline int64_t blocks_of(int64_t elements) { return (elements + kReduceBlock - 1) / kReduceBlock; }
-
-// Every block is kReduceBlock / kChunk chunks; lanes carry on through the chunks of a block.
-Flags gram(const Input* inputs, int count, bool zero_nonfinite, int64_t begin, int64_t end,
-           double* sums) {
-  float* x = thread_scratch(static_cast<int64_t>(count) * kReduceBlock);
-  Flags flags = 0;
-  for (int64_t pos = begin; pos < end; pos += kReduceBlock) {
-    const int n = static_cast<int>(end - pos < kReduceBlock ? end - pos : kReduceBlock);
-    for (int i = 0; i < count; ++i)
-      flags |= flag(i, load(inputs[i], pos, n, zero_nonfinite, x + i * kReduceBlock));
-    double* block = sums + (pos - begin) / kReduceBlock * count * count;
-    for (int i = 0; i < count; ++i) {
-      for (int k = i; k < count; ++k) {
-        double lanes[kReduceLanes] = {};
-        dot_chunk(x + i * kReduceBlock, x + k * kReduceBlock, n, lanes);
-        block[i * count + k] = add_lanes(lanes);
-      }
-    }
-  }
-  return flags;
-}
-
 inline double norm_term(Norm norm, const float* d, int n) {
   if (norm == Norm::kLinf) return static_cast<double>(float_of(max_magnitude(d, n)));
   double lanes[kReduceLanes] = {};
   if (norm == Norm::kL1)
     abs_sum_chunk(d, n, lanes);
   else
-    dot_chunk(d, d, n, lanes);
+    add_products(d, d, n, lanes);
   return add_lanes(lanes);
 }
 

@@ -20,6 +20,19 @@ Flags over_threads(int64_t n, int threads, Body&& body) {
 
 int64_t blocks_of(int64_t n) { return (n + kReduceBlock - 1) / kReduceBlock; }
 
+// The same with a body(begin, end, sums) that gives `stride` sums of each block; totals are
+// continued by them, block after block.
+template <class Body>
+Flags over_blocks(int64_t n, int threads, int64_t stride, double* totals, Body&& body) {
+  std::vector<double> sums(product(blocks_of(n), stride));
+  const Flags flags = over_threads(n, threads, [&](int64_t begin, int64_t end) {
+    return body(begin, end, sums.data() + begin / kReduceBlock * stride);
+  });
+  for (int64_t block = 0; block < blocks_of(n); ++block)
+    for (int64_t i = 0; i < stride; ++i) totals[i] = totals[i] + sums[block * stride + i];
+  return flags;
+}
+
 // out[i] = the sum of sums[term][i], kReduceFan consecutive terms at a time until one is left.
 void add_terms(std::vector<double>& sums, int64_t terms, int64_t stride, double* out) {
   while (terms > 1) {
@@ -89,14 +102,17 @@ Flags run_gram(const std::vector<Input>& inputs, bool zero_nonfinite, int64_t n,
   const Kernels& k = current();
   const int count = static_cast<int>(inputs.size());
   const int64_t stride = static_cast<int64_t>(count) * count;
-  std::vector<double> sums(product(blocks_of(n), stride));
-  const Flags flags = over_threads(n, threads, [&](int64_t b, int64_t e) {
-    return k.gram(inputs.data(), count, zero_nonfinite, b, e,
-                  sums.data() + b / kReduceBlock * stride);
+  return over_blocks(n, threads, stride, totals, [&](int64_t b, int64_t e, double* sums) {
+    return k.gram(inputs.data(), count, zero_nonfinite, b, e, sums);
   });
-  for (int64_t block = 0; block < blocks_of(n); ++block)
-    for (int64_t i = 0; i < stride; ++i) totals[i] = totals[i] + sums[block * stride + i];
-  return flags;
+}
+
+Flags run_delta_gram(const DeltaJob& job, int64_t n, int threads, double* totals) {
+  const Kernels& k = current();
+  const int64_t stride = static_cast<int64_t>(job.count) * job.count;
+  return over_blocks(n, threads, stride, totals, [&](int64_t b, int64_t e, double* sums) {
+    return k.delta_gram(job, b, e, sums);
+  });
 }
 
 Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, double* totals) {
@@ -185,14 +201,9 @@ Flags run_score_histogram(const ScoreJob& job, int64_t prefix, int64_t n, int th
 
 Flags run_score_norms(const ScoreJob& job, int64_t n, int threads, double* totals) {
   const Kernels& k = current();
-  const int64_t stride = job.count;
-  std::vector<double> sums(product(blocks_of(n), stride));
-  const Flags flags = over_threads(n, threads, [&](int64_t b, int64_t e) {
-    return k.score_norms(job, b, e, sums.data() + b / kReduceBlock * stride);
+  return over_blocks(n, threads, job.count, totals, [&](int64_t b, int64_t e, double* sums) {
+    return k.score_norms(job, b, e, sums);
   });
-  for (int64_t block = 0; block < blocks_of(n); ++block)
-    for (int64_t i = 0; i < stride; ++i) totals[i] = totals[i] + sums[block * stride + i];
-  return flags;
 }
 
 Flags run_merge_scored(const ScoreJob& job, int64_t n, int threads) {

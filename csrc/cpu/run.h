@@ -27,6 +27,8 @@ Flags run_gram(const std::vector<Input>& inputs, bool zero_nonfinite, int64_t n,
                double* totals);
 // Continues totals[expert][2]: sums of |d| or d^2, or maxima, of all and of the kept elements.
 Flags run_delta_norms(const MergeJob& job, Norm norm, int64_t n, int threads, double* totals);
+// Continues totals[i][j] (upper triangle), of task vectors.
+Flags run_delta_gram(const DeltaJob& job, int64_t n, int threads, double* totals);
 // Continues totals[i][j] and counts[i][j][2] (upper triangles) over further elements; see Kernels.
 Flags run_compare(const DeltaJob& job, bool with_base, int64_t n, int threads, double* totals,
                   int64_t* counts);

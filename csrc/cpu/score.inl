@@ -8,8 +8,8 @@
 #include "core/score.h"
 #include "core/select.h"
 #include "cpu/kernels.h"
+#include "cpu/lanes.inl"
 #include "cpu/load.inl"
-#include "cpu/reduce.inl"
 
 namespace mergesafe::cpu::MS_ISA {
 namespace {
@@ -80,7 +80,7 @@ Flags score_norms(const ScoreJob& job, int64_t begin, int64_t end, double* sums)
       float* d = deltas + i * kReduceBlock;
       for (int j = 0; j < n; ++j) d[j] = pick(selected(score[j], job.lo), d[j]);
       double lanes[kReduceLanes] = {};
-      dot_chunk(d, d, n, lanes);
+      add_products(d, d, n, lanes);
       block[i] = add_lanes(lanes);
     }
   }

@@ -13,10 +13,12 @@ from mergesafe.errors import MethodError
 from mergesafe.methods.combinations import FUSED
 from mergesafe.methods.driver import drive, steps
 from mergesafe.methods.spec import Fused, Inputs, MergeMethod, Settings, TensorContext
+from mergesafe.native import DTYPES as DTYPE_CODES
 from mergesafe.native import Input, Output, extension
+from mergesafe.ops.backends.native import input_of
 from mergesafe.ops.fused import ELEMENTS
 
-from .helpers import BF16, DTYPES, F32, REFERENCE, assert_same_bits, forced, of_bits, patterns
+from .helpers import BF16, DTYPES, F32, ISAS, REFERENCE, assert_same_bits, forced, of_bits, patterns
 from .test_unchanged import BACKENDS
 
 #: Sizes for backends whose kernels run as they are, and for those that are emulated.
@@ -67,6 +69,26 @@ def test_pieces_and_odd_addresses_give_the_same_bits(kernel: str) -> None:
             part = [x[begin : begin + 3001] for x in inputs]
             out = each.fused(kernel, base[begin : begin + 3001], part, coefficients, F32)
             assert_same_bits(out, whole[begin : begin + 3001])
+
+
+@pytest.mark.parametrize("kernel", FUSED)
+@pytest.mark.parametrize("isa", ISAS)
+def test_pairs_of_bfloat16(isa: str, kernel: str) -> None:
+    """Where all is bfloat16, loops take two elements at a time, without rows of float32."""
+    for seed, n in enumerate(LARGE):
+        base, *inputs = (x.to(BF16) for x in operands(kernel, n, seed))
+        for coefficients in COEFFICIENTS[kernel]:
+            out = torch.empty(n, dtype=BF16)
+            with forced(isa):
+                flags = extension.fused(
+                    kernel, input_of(base), [input_of(x) for x in inputs], list(coefficients),
+                    Output(out.data_ptr(), DTYPE_CODES["BF16"]), n, False, 1,
+                )  # fmt: skip
+            assert_same_bits(out, REFERENCE.fused(kernel, base, inputs, coefficients, BF16))
+            odd = [not x.float().isfinite().all() for x in (base, *inputs, out)]
+            assert flags == sum(
+                1 << (63 if i == len(odd) - 1 else i) for i, f in enumerate(odd) if f
+            )
 
 
 def test_every_table_names_the_same_kernels() -> None:

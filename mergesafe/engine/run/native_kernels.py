@@ -99,12 +99,8 @@ class NativeKernels:
     def delta_gram(
         self, inputs: Sequence[Buffer], totals: list[float], n: int
     ) -> tuple[int, list[float]]:
-        counts = [0] * (2 * (len(inputs) - 1) ** 2)
         base, *experts = _inputs(inputs)
-        flags, totals, _ = extension.compare(
-            base, experts, False, totals, counts, n, self.zero, self.threads
-        )
-        return flags, totals
+        return extension.delta_gram(base, experts, totals, n, self.zero, self.threads)
 
     def delta_norms(
         self,
