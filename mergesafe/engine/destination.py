@@ -79,6 +79,7 @@ class Destination:
 
 
 def _references(plan: MergePlan) -> list[str]:
-    """What the recipe calls the inputs, adapters too."""
+    """What the recipe calls the inputs, adapters and calibration too."""
     refs = [model.ref for model in plan.models]
+    refs += [place for ref in refs for place in plan.recipe.calibration(ref).values()]
     return [text for ref in refs for text in (ref.path, ref.adapter) if text is not None]

@@ -26,6 +26,7 @@ from mergesafe.methods.combinations import (
 )
 from mergesafe.methods.spec import (
     Base,
+    Calibration,
     Inputs,
     Merge,
     MergeMethod,
@@ -34,7 +35,7 @@ from mergesafe.methods.spec import (
     TensorContext,
 )
 
-__all__ = ["FunctionMethod", "Parameter", "dense_method", "tile_method"]
+__all__ = ["Calibration", "FunctionMethod", "Parameter", "dense_method", "tile_method"]
 
 
 class FunctionMethod(MergeMethod):
@@ -76,6 +77,7 @@ def tile_method(
     holds: float = TILE_SCRATCH,
     paper: str = "",
     exact: Literal["bits", "numerics"] = "bits",
+    calibration: Sequence[Calibration] = (),
 ) -> Callable[[TileBody], FunctionMethod]:
     """Make a merge method of ``function(tile, settings)``, which returns one float32 tile.
 
@@ -87,14 +89,15 @@ def tile_method(
         holds: float32 values for each element that the function has in memory at most, besides the
             tensors of the tile and its result.
         exact: see :class:`mergesafe.methods.combinations.TileFunction`.
+        calibration: what a recipe names beside every input; ``tile.calibration`` has it.
     """
 
     kept_together = Unit(unit)
 
     def decorate(function: TileBody) -> FunctionMethod:
         return FunctionMethod(
-            function, inputs=Inputs(base, least, most), parameters=parameters, paper=paper,
-            exact=exact,
+            function, inputs=Inputs(base, least, most, tuple(calibration)),
+            parameters=parameters, paper=paper, exact=exact,
             combination=lambda settings: TileFunction(function, settings, kept_together, holds),
         )  # fmt: skip
 
@@ -110,6 +113,7 @@ def dense_method(
     holds: float = DENSE_SCRATCH,
     paper: str = "",
     exact: Literal["bits", "numerics"] = "numerics",
+    calibration: Sequence[Calibration] = (),
 ) -> Callable[[TileBody], FunctionMethod]:
     """Make a merge method of ``function(matrix, settings)``: what is added to the base.
 
@@ -119,8 +123,8 @@ def dense_method(
 
     def decorate(function: TileBody) -> FunctionMethod:
         return FunctionMethod(
-            function, inputs=Inputs(base, least, most), parameters=parameters, paper=paper,
-            exact=exact,
+            function, inputs=Inputs(base, least, most, tuple(calibration)),
+            parameters=parameters, paper=paper, exact=exact,
             combination=lambda settings: Dense(function, settings, holds=holds),
         )  # fmt: skip
 

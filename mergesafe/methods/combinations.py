@@ -225,6 +225,8 @@ class TileFunction(Combination):
 
     ``holds``: float32 values for each element that the function holds at most, besides the
     operands and its result; the plan counts them.
+
+    What the method declares as calibration is given to the function with the operands.
     """
 
     function: TileBody

@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 
 from mergesafe.errors import MethodError
 from mergesafe.methods.contract import shown
-from mergesafe.methods.spec import Base, Inputs, Kind, MergeMethod, Parameter
+from mergesafe.methods.spec import Base, Calibration, Inputs, Kind, MergeMethod, Parameter
 
 _BASES: Final = get_args(Base)
 _KINDS: Final = get_args(Kind)
@@ -45,6 +45,11 @@ def _problems(method: MergeMethod) -> Any:
         yield f"least = {shown(inputs.least)}", "a whole number from 1"
     elif inputs.most is not None and not (_is_count(inputs.most) and inputs.most >= inputs.least):
         yield f"most = {shown(inputs.most)}", f"None or a whole number from {inputs.least}"
+    if not all(isinstance(each, Calibration) for each in inputs.calibration):
+        yield f"calibration = {shown(inputs.calibration)}", "a tuple of Calibration"
+    names = [getattr(each, "name", "") for each in inputs.calibration]
+    if len(set(names)) < len(names) or not all(map(_is_name, names)):
+        yield f"calibration called {shown(names)}", "different names of letters, digits and _"
     if method.exact not in ("bits", "numerics"):
         yield f"exact = {shown(method.exact)}", "bits or numerics"
     if not isinstance(method.parameters, (tuple, list)):
@@ -63,7 +68,7 @@ def _problems(method: MergeMethod) -> Any:
 
 def _parameter_problems(p: Parameter) -> Any:
     what = f"the parameter '{p.name}' with"
-    if not (isinstance(p.name, str) and p.name.isidentifier()):
+    if not _is_name(p.name):
         yield f"a parameter called {shown(p.name)}", "a name of letters, digits and _"
     if p.kind not in _KINDS:
         yield f"{what} kind = {shown(p.kind)}", f"one of {', '.join(_KINDS)}"
@@ -90,6 +95,10 @@ def _fits(p: Parameter, value: Any) -> bool:
         return False
     low, high = p.minimum, p.maximum
     return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isidentifier()
 
 
 def _is_count(value: object) -> bool:

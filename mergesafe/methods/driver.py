@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from mergesafe.errors import MergesafeError, MethodError
-from mergesafe.methods.combinations import Combination, WeightedSum
+from mergesafe.methods.combinations import Combination, TileFunction, Unit, WeightedSum
 from mergesafe.methods.contract import BrokenContractError, Used, raised, shortened, shown
 from mergesafe.methods.spec import Merge, MergeMethod, Settings, TensorContext
 from mergesafe.methods.statistics import Statistic
@@ -149,11 +149,23 @@ def _checked(method: MergeMethod, tensor: TensorContext, settings: Settings) -> 
             finite = finite and request.is_finite(answer)
             request = _resumed(made, answer)
     except StopIteration as stop:
-        how = stop.value
+        how: Combination = stop.value
     if not isinstance(how, Combination):
         raise BrokenContractError(f"merge() returned {shown(how)}", _COMBINATIONS)
     how.check(scope, finite=finite)
+    _check_calibration(method, tensor, how)
     return how
+
+
+def _check_calibration(method: MergeMethod, tensor: TensorContext, how: Combination) -> None:
+    columns = {c.name for c in method.inputs.calibration if c.shape == "columns"}
+    if isinstance(how, TileFunction) and how.unit is not Unit.MATRIX:
+        for name in columns.intersection(tensor.calibration):
+            raise BrokenContractError(
+                f"merge() returned a {type(how).__name__} of the unit {how.unit.value}, and the "
+                f"calibration '{name}' is about pairs of columns",
+                "a Dense, which is given the whole tensor",
+            )
 
 
 def _resumed(made: Merge, answer: Any) -> Any:

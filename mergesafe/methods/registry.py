@@ -17,11 +17,13 @@ from typing import Any, Final
 from mergesafe.errors import ArgumentError, MethodError, did_you_mean
 from mergesafe.methods.contract import raised
 from mergesafe.methods.declaration import check_declaration
+from mergesafe.methods.definitions.fisher import Fisher
 from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.model_stock import ModelStock
 from mergesafe.methods.definitions.nearswap import Nearswap
 from mergesafe.methods.definitions.passthrough import Passthrough
+from mergesafe.methods.definitions.regmean import RegMean
 from mergesafe.methods.definitions.sce import Sce
 from mergesafe.methods.definitions.slerp import Slerp
 from mergesafe.methods.definitions.task_arithmetic import FAMILY
@@ -32,7 +34,7 @@ METHODS: dict[str, MergeMethod] = {
     method.name: method
     for method in (
         Linear(), Slerp(), Nearswap(), Karcher(), Passthrough(), *FAMILY, Sce(), ModelStock(),
-        TaskSingularVectors(),
+        TaskSingularVectors(), Fisher(), RegMean(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

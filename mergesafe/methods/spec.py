@@ -40,10 +40,10 @@ from mergesafe.methods.statistics import (
 )
 
 __all__ = [
-    "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Combination", "DeltaNorms", "Dense", "Fused",
-    "Gram", "Inputs", "Kind", "KthMagnitude", "Merge", "MergeMethod", "MergeSelected",
-    "MergeTaskVectors", "OperandSet", "Parameter", "RankMask", "Scalar", "ScoreNorms",
-    "ScoreThreshold", "Settings", "Sparsify", "Statistic", "TensorContext", "TileFunction",
+    "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Calibration", "Combination", "DeltaNorms",
+    "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "Merge", "MergeMethod",
+    "MergeSelected", "MergeTaskVectors", "OperandSet", "Parameter", "RankMask", "Scalar",
+    "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify", "Statistic", "TensorContext", "TileFunction",
     "Unit", "WeightedSum",
 ]  # fmt: skip
 
@@ -55,6 +55,25 @@ REQUIRED: Final = object()
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Numbers about each input that were found with data and lie in a checkpoint of their own.
+
+    Tensors there have the names that they have in the input. ``shape``: ``same``: one number for
+    each element (the diagonal of a Fisher matrix), for tensors of every shape. ``columns``: one for
+    each pair of columns (the Gram matrix [n, n] of the activations that a weight [m, n]
+    multiplies), for matrices of layers alone, and for :class:`Dense` alone.
+    """
+
+    name: str
+    help: str
+    shape: Literal["same", "columns"] = "same"
+
+    def shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the numbers about a tensor of ``shape``."""
+        return shape if self.shape == "same" else (shape[-1], shape[-1])
+
+
+@dataclass(frozen=True)
 class Inputs:
     """The models that a method takes.
 
@@ -62,11 +81,13 @@ class Inputs:
     the recipe names one; ``member``: one of the models must be named as base, and it is the first
     input (slerp); ``none``: a base may only be one of the models, and is an input like the others
     (linear). ``least`` and ``most``: bounds on the number of inputs, without a separate base.
+    ``calibration``: what a recipe has to name beside each input, a separate base excepted.
     """
 
     base: Base = "none"
     least: int = 1
     most: int | None = None
+    calibration: tuple[Calibration, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +146,7 @@ class TensorContext:
     ``inputs``: how many there are, without a separate base. ``base``: whether there is a separate
     one. ``matrix``: whether the tensor is a weight that multiplies activations: two dimensions, and
     no embedding or head (which methods of matrices leave to an average, as their papers do).
+    ``calibration``: which of those that the method declares there are for this tensor.
     """
 
     name: str
@@ -134,6 +156,7 @@ class TensorContext:
     seed: int = 0
     base: bool = False
     matrix: bool = False
+    calibration: tuple[str, ...] = ()
 
     @property
     def scope(self) -> Scope:

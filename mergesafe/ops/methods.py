@@ -38,7 +38,8 @@ def run(
     ``inputs``: the experts where the method needs a ``base``, else every model (for slerp the base
     comes first). ``parameters``: as in a recipe; one value for all inputs or a list with one per
     input where the method takes one per model. ``lambda``, a Python keyword, may be written
-    ``lambda_``. ``name`` and ``seed`` choose the random masks of DARE: with the tensor's name in
+    ``lambda_``; and the method's calibration by its name, a list with one tensor per input.
+    ``name`` and ``seed`` choose the random masks of DARE: with the tensor's name in
     its model they are those of a merge of checkpoints; without it a few values of the inputs stand
     in for the name, so that tensors of a size do not lose the same elements and the same call gives
     the same result. ``out_dtype`` defaults to the common type of all tensors. An input that changes
@@ -54,6 +55,7 @@ def run(
     checked = arguments.operands(named if base is None else [("base", base), *named], backend)
     tensors = checked.tensors if base is None else checked.tensors[1:]
     flat_base = None if base is None else checked.tensors[0]
+    beside = _calibration(method, parameters, len(tensors), checked)
     settings = settings_of(method, len(tensors), parameters)
     known = arguments.mask_name(name, method.name, checked.tensors) if method.random else name
     runner = get_backend(backend, checked.device)
@@ -61,14 +63,15 @@ def run(
     shape = tuple(checked.shape)
     context = TensorContext(
         known or "", shape, checked.numel, len(tensors), seed,
-        base=base is not None, matrix=len(shape) == 2,
+        base=base is not None, matrix=len(shape) == 2, calibration=tuple(beside),
     )  # fmt: skip
     used = used_inputs(method, context, settings)
     if used is not None:
         tensors = [tensors[i] for i in used]
     how = drive(steps(method, context, settings, used=used), runner, flat_base, tensors)
     try:
-        merged = combine(how, runner, context, flat_base, tensors, dtype)
+        numbers = [x for each in beside.values() for x in each]
+        merged = combine(how, runner, context, flat_base, tensors, dtype, numbers)
     except BrokenContractError as error:
         raise broken(method, context, error) from error.__cause__
     return merged.view(checked.shape)
@@ -87,6 +90,37 @@ def _check_count(method: MergeMethod, count: int, base: torch.Tensor | None) -> 
         raise ArgumentError(f"{method.name} got {count} {kind}; expected {expected}")
 
 
+def _calibration(
+    method: MergeMethod, given: dict[str, Any], count: int, operands: arguments.Operands
+) -> dict[str, list[torch.Tensor]]:
+    """The calibration of the inputs by name, 1-D, which is taken out of ``given``."""
+    found = {}
+    for each in method.inputs.calibration:
+        value = given.pop(each.name, None)
+        if each.shape == "columns" and len(operands.shape) != 2:
+            if value is not None:
+                raise ArgumentError(f"{each.name} is for matrices; leave it out for other tensors")
+            continue
+        if value is None:
+            raise ArgumentError(
+                f"{method.name} needs '{each.name}', a list with one tensor per input: {each.help}"
+            )
+        named = arguments.listed(each.name, value)
+        if len(named) != count:
+            raise ArgumentError(
+                f"{each.name} has {len(named)} tensors; expected {count}, one per input"
+            )
+        checked = arguments.operands(named)
+        wanted = each.shape_for(tuple(operands.shape))
+        if tuple(checked.shape) != wanted or checked.device != operands.device:
+            raise ArgumentError(
+                f"{each.name} has shape {tuple(checked.shape)} on {checked.device}; expected "
+                f"{wanted} on {operands.device}"
+            )
+        found[each.name] = checked.tensors
+    return found
+
+
 def settings_of(method: MergeMethod, count: int, given: Mapping[str, Any]) -> Settings:
     """Checks parameters against the method's declaration and fills in the defaults."""
     values = dict(given)
@@ -97,7 +131,8 @@ def settings_of(method: MergeMethod, count: int, given: Mapping[str, Any]) -> Se
     known = {parameter.name: parameter for parameter in method.parameters}
     for name in values:
         if name not in known:
-            hint = did_you_mean(name, [*known, *OPTIONS])
+            calibration = [each.name for each in method.inputs.calibration]
+            hint = did_you_mean(name, [*known, *calibration, *OPTIONS])
             raise ArgumentError(f"{method.name} has no parameter '{name}'{hint}")
     shared: dict[str, Any] = {}
     each: list[dict[str, Any]] = [{} for _ in range(count)]
@@ -190,15 +225,22 @@ def _signature(method: MergeMethod, function: Callable[..., Any]) -> inspect.Sig
         _python_name(p): inspect.Parameter.empty if p.required else p.default
         for p in method.parameters
     }
+    needed = {
+        each.name: None if each.shape == "columns" else inspect.Parameter.empty
+        for each in method.inputs.calibration
+    }
     keywords = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in (defaults | OPTIONS).items()
+        for name, default in (needed | defaults | OPTIONS).items()
     ]
     return inspect.Signature([*leading, *keywords], return_annotation=torch.Tensor)
 
 
 def _documentation(method: MergeMethod) -> str:
     lines = [f"Merge one tensor of several models with {method.title}.", "", "Parameters:"]
+    for each in method.inputs.calibration:
+        only = "; matrices only" if each.shape == "columns" else ""
+        lines.append(f"    {each.name}: {each.help} (one tensor per input{only})")
     for p in method.parameters:
         notes = [] if p.required else [f"default {p.default}"]
         if p.minimum is not None and p.maximum is not None:

@@ -175,8 +175,11 @@ def combine(
     base: torch.Tensor | None,
     inputs: Sequence[torch.Tensor],
     out_dtype: torch.dtype,
+    calibration: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
     """The pass that ends a merge; every tensor is one-dimensional.
+
+    ``calibration``: what ``tensor.calibration`` names, one for each input, in its order.
 
     Raises:
         BrokenContractError: a tile function does not keep to its contract.
@@ -196,7 +199,7 @@ def combine(
     if isinstance(how, MergeSelected):
         return backend.merge_selected(_there(base), inputs, how.lo, how.weights, out_dtype)
     assert isinstance(how, TileFunction)  # the driver has checked that it is one of these
-    return _by_tiles(how, tensor, operands("all", base, inputs), out_dtype)
+    return _by_tiles(how, tensor, [*operands("all", base, inputs), *calibration], out_dtype)
 
 
 def _by_tiles(
@@ -211,7 +214,7 @@ def _by_tiles(
         step = max(1, PIECE // max(1, tensor.shape[-1])) * tensor.shape[-1]
     out = torch.empty(n, dtype=dtype, device=tensors[0].device)
     for begin in range(0, n, max(1, step)):
-        piece = [x[begin : begin + step].float() for x in tensors]
+        piece = [(x[begin : begin + step] if len(x) == n else x).float() for x in tensors]
         out[begin : begin + step] = apply(how, tensor, piece, begin).to(dtype)
     return out
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -22,13 +22,16 @@ class Tile:
     ``tensor``: what is known about the whole tensor. ``begin``: the number of the tile's first
     element in it. ``base``: of the separate base; None without one. ``inputs``: of the others, in
     the method's order. Each is 1-D, or [rows, columns] where the method's unit is a row, or of the
-    tensor's own shape where it is the whole. They must not be written to.
+    tensor's own shape where it is the whole. ``calibration``: by the names that the method declares
+    (:class:`mergesafe.methods.spec.Calibration`), one for each of ``inputs``; names of which there
+    is nothing for this tensor are left out. Nothing of this must be written to.
     """
 
     tensor: TensorContext
     begin: int
     base: torch.Tensor | None
     inputs: tuple[torch.Tensor, ...]
+    calibration: Mapping[str, tuple[torch.Tensor, ...]] = field(default_factory=dict)
 
     @cached_property
     def deltas(self) -> tuple[torch.Tensor, ...]:
@@ -59,7 +62,8 @@ def apply(
 ) -> torch.Tensor:
     """What the combination makes of a run of elements that begins with number ``begin``.
 
-    ``operands``: 1-D, float32, a separate base first. The result is 1-D and float32.
+    ``operands``: 1-D, float32: a separate base, the inputs, then what ``tensor.calibration`` names,
+    one for each input. The result is 1-D and float32.
 
     Raises:
         BrokenContractError: the function raised an error, or returned what it must not.
@@ -90,9 +94,15 @@ def _called(
 ) -> torch.Tensor:
     n = operands[0].numel()
     shape = tile_shape(combination.unit, tensor.shape, n)
-    shaped = [x.view(shape) for x in operands]
-    base, inputs = (shaped[0], shaped[1:]) if tensor.base else (None, shaped)
-    tile = Tile(tensor, begin, base, tuple(inputs))
+    first = 1 if tensor.base else 0
+    members = first + tensor.inputs
+    shaped = [x.view(shape) for x in operands[:members]]
+    beside = [x.view(shape if x.numel() == n else (shape[-1], -1)) for x in operands[members:]]
+    tile = Tile(
+        tensor, begin, shaped[0] if first else None, tuple(shaped[first:]),
+        {name: tuple(beside[i * tensor.inputs : (i + 1) * tensor.inputs])
+         for i, name in enumerate(tensor.calibration)},
+    )  # fmt: skip
     name = getattr(combination.function, "__qualname__", repr(combination.function))
     before = _versions(operands)
     try:

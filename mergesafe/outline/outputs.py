@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mergesafe.architecture.tying import is_matrix
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.spec import MergeMethod, Settings
+from mergesafe.outline.calibration import calibration_of
 from mergesafe.outline.sources import Model, Operand, sources_of
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.resolve import settings_for
@@ -54,6 +56,25 @@ class Output:
             if any(name != self.name for name in names):
                 error.args = (f"{error} ('{self.name}' of the output: {', '.join(names)}.)",)
             raise
+
+    def calibration(self) -> dict[str, tuple[Operand, ...]]:
+        """Of every input what the method declares as calibration, by name, where there is any.
+
+        Raises:
+            CheckpointError: some inputs have none, or it does not fit the tensor.
+        """
+        first = 1 if self.merge.separate_base is not None else 0
+        pairs = [
+            (origin.model, source)
+            for origin, source in zip(self.origins[first:], self.sources[first:], strict=True)
+        ]
+        found = {}
+        for each in self.method.inputs.calibration:
+            if each.shape == "columns" and not is_matrix(self.name, self.sources[0].view.shape):
+                continue
+            if operands := calibration_of(each, pairs):
+                found[each.name] = operands
+        return found
 
     @property
     def method(self) -> MergeMethod:

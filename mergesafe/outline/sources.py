@@ -53,6 +53,8 @@ class Model:
     borrowed_head: str | None = None
     #: The scales of 8-bit weights by the checkpoint's names of the weights.
     scales: Mapping[str, ScaleOf] = field(default_factory=dict)
+    #: What the recipe names beside the model, by the name of the method's declaration.
+    calibration: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -85,14 +87,32 @@ class Model:
 
 
 def open_models(recipe: Recipe) -> tuple[Model, ...]:
-    """Every input of the recipe in method order, a separate base first; headers only."""
+    """Every input of the recipe in method order, a separate base first; headers only.
+
+    Raises:
+        CheckpointError: one cannot be opened, or is quantized; says where the recipe names it.
+    """
     refs = list(recipe.inputs)
     bases = [each.separate_base for each in recipe.merges]
     if recipe.slices:  # a base that gives no layer still gives the configuration
         bases.insert(0, recipe.base_model)
     known = {ref.key for ref in refs}
     separate = {ref.key: ref for ref in bases if ref is not None and ref.key not in known}
-    return open_refs((*separate.values(), *refs), recipe.folder, recipe.source)
+    models = open_refs((*separate.values(), *refs), recipe.folder, recipe.source)
+    return tuple(replace(m, calibration=_calibration(recipe, m.ref)) for m in models)
+
+
+def _calibration(recipe: Recipe, ref: ModelRef) -> dict[str, Checkpoint]:
+    """What the recipe names beside a model, opened."""
+    found = {}
+    for name, place in recipe.calibration(ref).items():
+        try:
+            found[name] = open_checkpoint(locate(place.resolve(recipe.folder)[0]))
+        except CheckpointError as error:
+            if recipe.source is not None and place.line is not None:
+                error.args = (f"{error} ({recipe.source}:{place.line} names it.)",)
+            raise
+    return found
 
 
 def open_refs(

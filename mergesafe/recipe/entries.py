@@ -17,8 +17,8 @@ from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import ListNode, MapNode, Node, Reporter, describe, shown
 from mergesafe.recipe.parameters import ParameterReader
 
-ENTRY_KEYS: Final = ("model", "parameters")
-SOURCE_KEYS: Final = ("model", "layer_range", "parameters")
+ENTRY_KEYS: Final = ("model", "parameters", "calibration")
+SOURCE_KEYS: Final = ("model", "layer_range", "parameters", "calibration")
 SLICE_KEYS: Final = ("sources", "parameters", "base_model", "merge_method")
 #: mergekit 0.1.5 reads this key of a slice and does nothing with it.
 IGNORED_SLICE_KEYS: Final = ("residual_weight",)
@@ -156,14 +156,30 @@ class EntryReader:
         where = "an entry of 'models'"
         node, ref = self._model(node, reader, ENTRY_KEYS, where, "{model: PATH}")
         parameters = {} if reader is None else reader.read(node.get("parameters"), ref.text)
-        return ModelEntry(ref, parameters, node.line)
+        return ModelEntry(ref, parameters, node.line, calibration=self._calibration(node, ref))
 
     def _source(self, node: Node, reader: ParameterReader) -> ModelEntry:
         example = "{model: PATH, layer_range: [0, 16]}"
         node, ref = self._model(node, reader, SOURCE_KEYS, "a source of a slice", example)
         parameters = reader.read(node.get("parameters"), ref.text)
         layers = self._layers(node, ref)
-        return ModelEntry(ref, parameters, node.line, layers)
+        return ModelEntry(ref, parameters, node.line, layers, self._calibration(node, ref))
+
+    def _calibration(self, node: MapNode, ref: ModelRef) -> dict[str, ModelRef]:
+        """Whether the method takes it is checked when it is known which model is the base."""
+        written = node.get("calibration")
+        what = f"'calibration' of {shown(ref.text)}"
+        if written is None:
+            return {}
+        if not isinstance(written, MapNode):
+            raise self.report.error(
+                f"{what} must be a mapping such as {{fisher: PATH}}, got {describe(written)}",
+                written.line or node.line,
+            )
+        return {
+            name: read_model(place, f"'{name}' in {what}", self.report)
+            for name, _, place in written
+        }
 
     def _model(
         self,

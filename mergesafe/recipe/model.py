@@ -97,6 +97,8 @@ class ModelEntry:
     parameters: Mapping[str, Setting]
     line: int | None = field(default=None, compare=False)
     layers: tuple[int, int] | None = None
+    #: Checkpoints of numbers about the model, by the names that the method declares.
+    calibration: Mapping[str, ModelRef] = field(default_factory=dict)
 
     @property
     def depth(self) -> int:
@@ -224,6 +226,11 @@ class Recipe:
         for any model of a recipe of slices, see :attr:`merges`.
         """
         return self._entries.get(ref.key)
+
+    def calibration(self, ref: ModelRef) -> Mapping[str, ModelRef]:
+        """What is named beside a model, of slices beside any source that is this model."""
+        entries = (each.entry(ref) for each in self.merges)
+        return {n: place for e in entries if e is not None for n, place in e.calibration.items()}
 
     @cached_property
     def _entries(self) -> Mapping[tuple[str, str | None], ModelEntry]:

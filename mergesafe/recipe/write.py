@@ -59,6 +59,9 @@ def _entry(entry: ModelEntry, indent: str) -> Iterator[str]:
     yield f"{indent}- model: {_model(entry.ref)}"
     if entry.layers is not None:
         yield f"{indent}  layer_range: {_flow(list(entry.layers))}"
+    if entry.calibration:
+        places = {name: _model(place) for name, place in entry.calibration.items()}
+        yield f"{indent}  calibration: {{{', '.join(f'{n}: {p}' for n, p in places.items())}}}"
     yield from _parameters(entry.parameters, f"{indent}  ")
 
 

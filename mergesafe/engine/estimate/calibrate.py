@@ -100,7 +100,10 @@ def window(task: TensorTask, elements: int, place: float) -> TensorTask:
     count = rows * columns
     begin = int(place * (task.numel // columns - rows + 1)) * columns
     shape = (rows, columns) if columns > 1 else (count,)
-    sources = [replace(s, view=part_of(s.view, begin, shape)) for s in task.sources]
+    sources = [
+        replace(s, view=part_of(s.view, begin, shape)) if s.view.numel == task.numel else s
+        for s in task.sources
+    ]
     context = replace(task.context, shape=shape, numel=count)
     return replace(task, context=context, sources=tuple(sources))
 

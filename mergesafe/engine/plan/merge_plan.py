@@ -29,14 +29,11 @@ from mergesafe.engine.plan.token_ids import TokenCheck, check_token_ids
 from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import Planned, dry_run
 from mergesafe.methods.registry import file_digest
-from mergesafe.methods.spec import (
-    Settings,
-    TensorContext,
-)
+from mergesafe.methods.spec import Settings, TensorContext, TileFunction
 from mergesafe.outline.models import outline_of_models
 from mergesafe.outline.outputs import Outline, Output
 from mergesafe.outline.slices import outline_of_slices
-from mergesafe.outline.sources import Model, hub_notes, open_models
+from mergesafe.outline.sources import Model, Operand, hub_notes, open_models
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.resolve import filters_of
@@ -180,6 +177,7 @@ def _task(output: Output, seed: int, precision: Precision) -> TensorTask:
     shape = sources[0].view.shape
     dtype = promote([source.view.nominal for source in sources])
     copied = output.copied or dtype not in FLOATS
+    calibration = {} if copied else output.calibration()
     uncast = copied or precision.keeps(name, sources)
     out_dtype = dtype if uncast else (recipe.out_dtype or recipe.dtype or dtype)
     settings = output.settings()
@@ -187,11 +185,17 @@ def _task(output: Output, seed: int, precision: Precision) -> TensorTask:
     context = TensorContext(
         name, shape, prod(shape), count, seed,
         base=recipe.separate_base is not None,
-        matrix=is_matrix(name, shape),
+        matrix=is_matrix(name, shape), calibration=tuple(calibration),
     )  # fmt: skip
     planned = None if copied else _planned(recipe, settings, context)
     cast = None if uncast else recipe.dtype
-    return TensorTask(context, sources, recipe.method, settings, out_dtype, cast, copied, planned)
+    beside: tuple[Operand, ...] = ()
+    if planned is not None and isinstance(planned.combination, TileFunction):
+        beside = tuple(operand for each in calibration.values() for operand in each)
+    return TensorTask(
+        context, (*sources, *beside), recipe.method, settings, out_dtype, cast, copied, planned,
+        beside=len(beside),
+    )  # fmt: skip
 
 
 def _planned(recipe: Recipe, settings: Settings, context: TensorContext) -> Planned:

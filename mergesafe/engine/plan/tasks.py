@@ -52,6 +52,8 @@ class TensorTask:
     #: What the method asks for and returns in a dry run; None for what is copied.
     planned: Planned | None
     part: SubTensor | None = None
+    #: How many of the sources, the last ones, are calibration of the inputs.
+    beside: int = 0
     #: Of the method's inputs those that are read (engine/plan/unused.py); None for all. Without a
     #: single one, the base is the only source.
     used: tuple[int, ...] | None = None
@@ -95,14 +97,35 @@ class TensorTask:
         """Bytes for each element of a piece that a function of tiles takes besides the buffers."""
         scratch = 0.0 if self.planned is None else self.planned.combination.scratch
         # operands that are not float32 are copied, and what the function returns is rounded
-        return 4 * (scratch + len(self.sources) + 1) if scratch else 0.0
+        return 4 * (scratch + sum(map(self._share, self.sources)) + 1) if scratch else 0.0
 
     @cached_property
     def bytes_per_element(self) -> float:
         """Buffer bytes per element when the whole tensor is resident, without output."""
-        size = float(sum(source.view.bytes_per_element for source in self.sources))
+        size = sum(s.view.bytes_per_element * self._share(s) for s in self.sources)
         ranks = max((s.rank_count for s in self.statistics), default=0)
         return size + SELECT_BYTES_PER_RANK * ranks + (len(self.sources) if self.ranked else 0)
+
+    def _share(self, source: Operand) -> float:
+        """Elements of a source for each element of the output."""
+        return source.view.numel / self.numel if self.numel else 1.0
+
+    def reach(self, source: Operand, begin: int, count: int) -> tuple[int, int]:
+        """The elements of a source, first and number, that belong to some of the output.
+
+        Calibration of another shape belongs to all of them.
+        """
+        numel = source.view.numel
+        return (begin, count) if numel == self.numel else (0, numel)
+
+    def cast_of(self, source: int) -> str | None:
+        """The type that a source is rounded to at load: calibration is taken as it is."""
+        return self.cast if source < len(self.members) else None
+
+    @property
+    def members(self) -> tuple[Operand, ...]:
+        """The sources that are tensors of models."""
+        return self.sources[: len(self.sources) - self.beside]
 
     @property
     def ranked(self) -> bool:

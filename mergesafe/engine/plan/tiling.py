@@ -156,10 +156,11 @@ def reads(task: TensorTask, layout: Tiling) -> int:
 
 def bytes_read(task: TensorTask, layout: Tiling) -> int:
     """Bytes of all inputs together, samples of selections included."""
-    total = task.stored_bytes * reads(task, layout)
+    beside = sum(source.view.stored_bytes for source in task.sources[len(task.members) :])
+    total = (task.stored_bytes - beside) * reads(task, layout) + beside
     if layout.tile < task.numel and layout.select:
         sampled = len(sample_positions(task.numel)) * SAMPLE_RUN
-        each = sum(source.view.bytes_needed(0, 1) for source in task.sources)
+        each = sum(source.view.bytes_needed(0, 1) for source in task.members)
         total += sampled * each * sum(s.rank_count > 0 for s in task.statistics)
     return total
 

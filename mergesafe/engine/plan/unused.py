@@ -42,14 +42,15 @@ def _reduced(task: TensorTask) -> TensorTask:
     used = used_inputs(method, task.context, task.settings)
     if used is None:
         return task
+    # without all inputs no function of tiles is called, which calibration would be for
     first = task.sources[:1] if task.context.base else ()
     sources = (*first, *(task.sources[len(first) + i] for i in used))
     planned = dry_run(method, task.context, task.settings, used=used)
-    return replace(task, sources=sources, planned=planned, used=used)
+    return replace(task, sources=sources, planned=planned, used=used, beside=0)
 
 
 def _left_out(before: TensorTask, after: TensorTask) -> list[Operand]:
     if after.used is None:
         return []
     first = 1 if after.context.base else 0
-    return [source for i, source in enumerate(before.sources[first:]) if i not in set(after.used)]
+    return [source for i, source in enumerate(before.members[first:]) if i not in set(after.used)]

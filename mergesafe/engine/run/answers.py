@@ -188,7 +188,7 @@ def _score_threshold(request: ScoreThreshold, tensor: Tensor) -> int:
 
 
 def _score_norms(request: ScoreNorms, tensor: Tensor) -> list[float]:
-    totals = [0.0] * (len(tensor.task.sources) - 1)
+    totals = [0.0] * (len(tensor.task.members) - 1)
     for begin, n, inputs in tensor.tiles():
         flags, totals = tensor.kernels.score_norms(inputs, request.lo, totals, n)
         tensor.lap("statistics", begin, _bytes(inputs))

@@ -35,6 +35,8 @@ def download(plan: MergePlan, *, silent: bool) -> None:
 def _files(plan: MergePlan) -> Iterator[Location]:
     for model in plan.models:
         yield from model.checkpoint.shards
+        for checkpoint in model.calibration.values():
+            yield from checkpoint.shards
         if model.adapter is not None:
             yield model.adapter.path / WEIGHTS_NAME
         # Of every model: without a connection, what ids mean is compared as with one.

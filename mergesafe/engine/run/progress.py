@@ -41,7 +41,8 @@ def spans_left(tasks: Sequence[TensorTask], tiles: Tiles) -> Iterator[Span]:
 
 def moved_bytes(task: TensorTask, count: int) -> int:
     """Bytes read and written for ``count`` elements that are read once, adapters not counted."""
-    return count * (sum(s.view.stored_size for s in task.sources) + SIZES[task.out_dtype])
+    read = sum(s.view.stored_size * task.reach(s, 0, count)[1] for s in task.sources)
+    return read + count * SIZES[task.out_dtype]
 
 
 class ProgressTracker:

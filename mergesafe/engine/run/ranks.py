@@ -20,7 +20,7 @@ class RankedExperts:
     """
 
     def __init__(self, task: TensorTask, layout: Tiling, memory: Slice) -> None:
-        experts = range(len(task.sources) - 1)
+        experts = range(len(task.members) - 1)
         self._stays = layout.tile >= task.numel
         self._keeps = [
             memory.take(task.numel if self._stays else layout.out_tile)[0] for _ in experts

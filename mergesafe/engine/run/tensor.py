@@ -8,6 +8,7 @@ fixed blocks in order, and the combination is element-wise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
@@ -66,7 +67,10 @@ class TensorMerge:
             read=lambda nbytes: lap("read", 0, nbytes),
             made=lambda nbytes: lap("adapter", 0, nbytes),
         )  # fmt: skip
-        self._views = [source.view.open(room) for source in task.sources]
+        self._views = [
+            source.view.open(replace(room, tile=task.reach(source, 0, layout.tile)[1]))
+            for source in task.sources
+        ]
         self._fetched = [0] * len(self._views)
         self.storage = memory.take(layout.select * rank_count(task))[0] if layout.select else 0
         self._ranks: RankedExperts | None = None
@@ -81,8 +85,11 @@ class TensorMerge:
             combine = self._statistics()
         size = SIZES[self.task.out_dtype]
         address, view = self._out
-        chosen = self.operands(combine.of)
-        for begin, count, inputs in self.tiles():
+        calibrated = isinstance(combine, TileFunction)
+        chosen = list(self.operands(combine.of))
+        if calibrated:
+            chosen += range(len(self.task.members), len(self.task.sources))
+        for begin, count, inputs in self.tiles(calibrated=calibrated):
             self._begin_tile(begin)
             for at, n, pieces in self.pieces(inputs, count):
                 out = Buffer(address, view[: n * size], self.task.out_dtype, self.task.out_dtype)
@@ -157,9 +164,10 @@ class TensorMerge:
         """Add elements [tile + at, tile + at + n), which are in the cache just now."""
         for index, source in enumerate(self.task.sources):
             size = source.view.stored_size
-            stored = self._fetched[index] + at * size
-            block = (self.task.begin + tile + at) * size // BLOCK
-            self._add(str(index), digest_at(stored, n * size, block))
+            first, count = self.task.reach(source, tile + at, n)
+            stored = self._fetched[index] + max(0, first - tile) * size
+            block = (self.task.begin + first) * size // BLOCK
+            self._add(str(index), digest_at(stored, count * size, block))
         size = SIZES[self.task.out_dtype]
         block = (self.task.begin + tile + at) * size // BLOCK
         self._add(OUTPUT, digest_at(out, n * size, block))
@@ -181,20 +189,26 @@ class TensorMerge:
     def operands(self, of: OperandSet) -> range:
         """Which of the sources belong to a set; a separate base comes first."""
         first = 1 if self.task.context.base and of != "all" else 0
-        return range(first, len(self.task.sources))
+        return range(first, len(self.task.members))
 
-    def tiles(self, *, planned: bool = True) -> Iterator[tuple[int, int, list[Buffer]]]:
+    def tiles(
+        self, *, planned: bool = True, calibrated: bool = False
+    ) -> Iterator[tuple[int, int, list[Buffer]]]:
         """(first element, count, inputs) of every tile, read unless resident already.
 
-        ``planned``: whether reading counts as progress.
+        ``planned``: whether reading counts as progress. ``calibrated``: with the calibration of
+        the inputs, which comes last.
         """
         self._planned = planned
+        wanted = len(self.task.sources if calibrated else self.task.members)
         if self._resident is not None:
+            left = range(len(self._resident), wanted)
+            self._resident += self._read_all(left, 0, self.task.numel)
             yield 0, self.task.numel, self._resident
             return
         for begin in range(*self._span, self.layout.tile):
             count = min(self.layout.tile, self._span[1] - begin)
-            inputs = self.inputs(begin, count)
+            inputs = self._read_all(range(wanted), begin, count)
             if count == self.task.numel:
                 self._resident = inputs
             yield begin, count, inputs
@@ -205,10 +219,24 @@ class TensorMerge:
         """(first element in the tile, count, inputs) of what is written at once."""
         for at in range(0, count, self.layout.out_tile):
             n = min(self.layout.out_tile, count - at)
-            yield at, n, [x.part(at, n, SIZES[x.dtype]) for x in inputs]
+            yield at, n, [
+                x.part(at, n, SIZES[x.dtype]) if self._is_cut(i) else x
+                for i, x in enumerate(inputs)
+            ]  # fmt: skip
+
+    def _is_cut(self, index: int) -> bool:
+        """Whether a source is read in tiles; calibration of another shape is read as a whole."""
+        return self.task.sources[index].view.numel == self.task.numel
 
     def inputs(self, begin: int, count: int) -> list[Buffer]:
-        return [self._read(i, s.view, begin, count) for i, s in enumerate(self.task.sources)]
+        return self._read_all(range(len(self.task.members)), begin, count)
+
+    def _read_all(self, which: range, begin: int, count: int) -> list[Buffer]:
+        sources = self.task.sources
+        return [
+            self._read(i, sources[i].view, *self.task.reach(sources[i], begin, count))
+            for i in which
+        ]
 
     def _read(self, index: int, view: View, begin: int, count: int) -> Buffer:
         opened, nbytes = self._views[index], count * view.stored_size
@@ -218,6 +246,7 @@ class TensorMerge:
         address, elements = opened.make(begin, count)
         if view.made_size:
             self.lap("adapter", begin, nbytes)
-        buffer = Buffer(address, elements, view.dtype, self.task.cast or view.dtype)
+        cast = self.task.cast_of(index) or view.dtype
+        buffer = Buffer(address, elements, view.dtype, cast)
         self.kernels.stage(buffer)
         return buffer

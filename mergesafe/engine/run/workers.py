@@ -240,12 +240,16 @@ class Workers:
             self._ahead += 1
             self._ahead_bytes += self._input_bytes(span)
             if self._ahead > 1:  # the first is about to be read anyway
-                for source in self.plan.tasks[span.task].sources:
-                    source.view.advise(self.reader, span.begin, span.count)
+                task = self.plan.tasks[span.task]
+                for source in task.sources:
+                    source.view.advise(self.reader, *task.reach(source, span.begin, span.count))
 
     def _input_bytes(self, span: Span) -> int:
-        sources = self.plan.tasks[span.task].sources
-        return sum(source.view.bytes_needed(span.begin, span.count) for source in sources)
+        task = self.plan.tasks[span.task]
+        return sum(
+            source.view.bytes_needed(*task.reach(source, span.begin, span.count))
+            for source in task.sources
+        )
 
     def _execute(self, piece: _Piece) -> None:
         task = self.plan.tasks[piece.number]

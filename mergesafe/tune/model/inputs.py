@@ -52,7 +52,8 @@ class Resident:
                 pairs = [s.view.lora for s in task.sources if s.view.lora]
                 factors = {pair: lora_factors(pair, reader) for pair in pairs}
                 made = [
-                    made_of(s.view, stored[s.view.plain], factors, task.cast) for s in task.sources
+                    made_of(s.view, stored[s.view.plain], factors, task.cast_of(i))
+                    for i, s in enumerate(task.sources)
                 ]
                 moved = {id(x): x.pin_memory() if pinned else x.to(device) for x in made}
                 self._loaded[task.name] = [moved[id(x)] for x in made]

@@ -232,7 +232,7 @@ def filled(settings: Settings, values: Mapping[str, torch.Tensor]) -> Settings:
 def has_task_vectors(task: TensorTask) -> bool:
     """Whether the tensor's inputs are more than one stored tensor under several names."""
     first = task.sources[0]
-    return any(s.view.lora is not None or s.view != first.view for s in task.sources)
+    return any(s.view.lora is not None or s.view != first.view for s in task.members)
 
 
 def _is_tuned(task: TensorTask) -> bool:

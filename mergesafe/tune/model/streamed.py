@@ -206,7 +206,8 @@ class Streamed:
         assert memory is not None  # reserved before
         stored: dict[View, torch.Tensor] = {}
         made: dict[View, torch.Tensor] = {}
-        for view in (source.view for source in distinct(task)):
+        for source in distinct(task):
+            view = source.view
             if view.plain not in stored:
                 raw = _bytes(memory, plain_bytes(view.plain))
                 stored[view.plain] = read(view.plain, self._reader, raw)
@@ -214,7 +215,8 @@ class Streamed:
             if view.lora is not None:
                 out = _bytes(memory, 4 * view.numel).view(torch.float32)
                 out = out.view(view.shape)
-            made[view] = made_of(view, stored[view.plain], self._factors, task.cast, out)
+            cast = task.cast_of(task.sources.index(source))
+            made[view] = made_of(view, stored[view.plain], self._factors, cast, out)
         inputs = self._copied([made[source.view] for source in task.sources])
         if self._copies is not None:  # they lie elsewhere now
             memory.release()

@@ -49,7 +49,7 @@ OTHER_SEARCHES = "cmaes, lm_cocktail, grid or random"
 class TensorFunction:
     """How one tensor is made, and how a gradient of it becomes one of its coefficients.
 
-    ``inputs`` come in the plan's order. ``row`` holds the coefficients as
+    ``inputs`` come in the plan's order, calibration last. ``row`` holds the coefficients as
     :meth:`CoefficientSpace.index` orders them. ``chosen``: rows of the tensor, in place of all.
     """
 
@@ -143,7 +143,7 @@ class TensorFunction:
 
         def found(request: Statistic) -> Any:
             if request not in self._answers:
-                flat = [x.reshape(-1) for x in inputs]
+                flat = [x.reshape(-1) for x in inputs[: len(self.task.members)]]
                 base = flat[0] if self.first else None
                 backend = get_backend("auto", flat[0].device)
                 with torch.no_grad():
@@ -183,7 +183,11 @@ class TensorFunction:
             return made.to(dtype).view(inputs[0].shape)
         backend = get_backend("auto", flat[0].device)
         with self._named_errors():
-            made = combine(how, backend, self.task.context, base, flat[self.first :], dtype)
+            members = len(self.task.members)
+            made = combine(
+                how, backend, self.task.context, base, flat[self.first : members], dtype,
+                flat[members:],
+            )  # fmt: skip
         return made.view(inputs[0].shape)
 
     def _direction_of(self, how: Dense, flat: Tensors) -> Tensor:

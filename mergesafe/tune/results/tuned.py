@@ -52,7 +52,14 @@ def relocated(recipe: Recipe, folder: Path) -> Recipe:
     return replace(
         recipe,
         base_model=None if base is None else moved(base),
-        models=tuple(replace(entry, ref=moved(entry.ref)) for entry in recipe.models),
+        models=tuple(
+            replace(
+                entry,
+                ref=moved(entry.ref),
+                calibration={name: moved(place) for name, place in entry.calibration.items()},
+            )
+            for entry in recipe.models
+        ),
         tokenizer_source=None if source is None else named.get(source, source),
     )
 

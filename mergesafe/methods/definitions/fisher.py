@@ -1,0 +1,70 @@
+"""Fisher merging: an average of parameters, each weighted by how sure its model is of it.
+
+``out = sum_i w_i F_i x_i / sum_i w_i F_i`` element by element, where ``F_i``, of the tensor's
+shape, is the diagonal of the Fisher information of model i: the mean of the squared gradients of
+its log-likelihood over data of its own. Values below ``floor`` are raised to it, so that models
+that all know nothing about an element are averaged by their weights alone. So is a tensor about
+which there are no diagonals.
+
+Paper: Matena and Raffel, "Merging Models with Fisher-Weighted Averaging",
+https://arxiv.org/abs/2111.09832
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergesafe.errors import ArgumentError
+from mergesafe.methods.numbers import plain
+from mergesafe.methods.spec import (
+    Calibration,
+    Inputs,
+    Merge,
+    MergeMethod,
+    Parameter,
+    Settings,
+    TensorContext,
+    TileFunction,
+    WeightedSum,
+)
+
+
+class Fisher(MergeMethod):
+    name = "fisher"
+    title = "Fisher-weighted averaging"
+    paper = "https://arxiv.org/abs/2111.09832"
+    inputs = Inputs(
+        calibration=(Calibration("fisher", "the diagonal of the model's Fisher information"),)
+    )
+    parameters = (
+        Parameter(
+            "weight", "float", "importance of this model", scope="input", default=1.0, minimum=0.0,
+            tunable=(0.0, 1.0), gradient=True,
+        ),
+        Parameter(
+            "floor", "float", "what smaller values of the diagonal are raised to", default=1e-20,
+            minimum=1e-30, maximum=1.0,
+        ),
+    )  # fmt: skip
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        weights = settings.column("weight")
+        total = sum(weights)
+        if plain(total) == 0:
+            raise ArgumentError(f"tensor '{tensor.name}': the weights of fisher are all 0")
+        if tensor.calibration:
+            return TileFunction(weighted_by_fisher, settings, holds=4.0)
+        return WeightedSum(tuple(weight / total for weight in weights))
+
+
+def weighted_by_fisher(tile: Any, settings: Settings) -> Any:
+    """The merged elements of one tile."""
+    floor = settings.shared["floor"]
+    sums = total = 0.0
+    pairs = zip(settings.column("weight"), tile.inputs, tile.calibration["fisher"], strict=True)
+    for weight, x, diagonal in pairs:
+        share = diagonal.clamp(min=floor) * weight
+        sums = sums + share * x
+        total = total + share
+    return sums / total

@@ -1,0 +1,99 @@
+"""RegMean: the weight whose outputs are nearest to those of all models on their own data.
+
+A weight W of shape [m, n] multiplies activations x of n values. With the Gram matrices
+``G_i = sum x x^T`` of model i's activations there, the least squares solution is
+
+    out = (sum_i w_i W_i G'_i) (sum_i w_i G'_i)^-1,    G' = shrink * G + (1 - shrink) * diag(G)
+
+where ``shrink`` in [0, 1] keeps that share of what lies off the diagonal: 0 weighs each column by
+itself, 1 is the plain solution. To the diagonal of each G' is added ``ridge`` times its mean, in
+the numerator, too: columns that no data reached are averaged, and nothing is singular. (The paper
+has no ridge; 0 turns it off.) Grams may be sums or means, the same for all models. Solved in
+float64. Other tensors, and matrices about which there are no Grams, are averaged by the weights.
+
+Paper: Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models",
+https://arxiv.org/abs/2212.09849
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergesafe.errors import ArgumentError
+from mergesafe.methods.contract import BrokenContractError
+from mergesafe.methods.spec import (
+    Calibration,
+    Dense,
+    Inputs,
+    Merge,
+    MergeMethod,
+    Parameter,
+    Settings,
+    TensorContext,
+    WeightedSum,
+)
+
+
+class RegMean(MergeMethod):
+    name = "regmean"
+    title = "RegMean"
+    paper = "https://arxiv.org/abs/2212.09849"
+    inputs = Inputs(
+        calibration=(
+            Calibration(
+                "gram", "sums of x x^T of the activations that the weight multiplies", "columns"
+            ),
+        )
+    )
+    exact = "numerics"
+    parameters = (
+        Parameter(
+            "weight", "float", "importance of this model", scope="input", default=1.0, minimum=0.0,
+            tunable=(0.0, 1.0),
+        ),
+        Parameter(
+            "shrink", "float", "share that is kept of a Gram matrix off its diagonal", default=0.9,
+            minimum=0.0, maximum=1.0, tunable=(0.0, 1.0),
+        ),
+        Parameter(
+            "ridge", "float", "added to the diagonals, in units of their means", default=1e-6,
+            minimum=0.0, maximum=1.0,
+        ),
+    )  # fmt: skip
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        weights = settings.column("weight")
+        total = sum(weights)
+        if total == 0:
+            raise ArgumentError(f"tensor '{tensor.name}': the weights of regmean are all 0")
+        if not tensor.calibration or 0 in tensor.shape:
+            return WeightedSum(tuple(weight / total for weight in weights))
+        # The sums, a product and a factor in float64, two values each.
+        rows, columns = tensor.shape
+        return Dense(least_squares, settings, holds=6.0 + 8.0 * columns / rows)
+
+
+def least_squares(tile: Any, settings: Settings) -> Any:
+    """The merged matrix, from matrices and Grams in float32."""
+    import torch
+
+    shrink, ridge = settings.shared["shrink"], settings.shared["ridge"]
+    products: Any = 0.0
+    grams: Any = 0.0
+    pairs = zip(settings.column("weight"), tile.inputs, tile.calibration["gram"], strict=True)
+    for weight, matrix, gram in pairs:
+        wide = gram.double()
+        diagonal = wide.diagonal().clone()
+        wide = wide * shrink
+        wide.diagonal().copy_(diagonal + ridge * diagonal.mean())
+        grams = grams + weight * wide
+        products = products + weight * (matrix.double() @ wide)
+    factor, failed = torch.linalg.cholesky_ex(grams)
+    if failed:
+        raise BrokenContractError(
+            "the Gram matrices of regmean add up to a singular or indefinite one",
+            "sums of x x^T of activations that reach every column: calibrate with more data, or "
+            "give ridge or a shrink below 1",
+        )
+    return torch.cholesky_solve(products.mT, factor).mT.float()
