@@ -43,8 +43,8 @@ __all__ = [
     "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Calibration", "Combination", "DeltaNorms",
     "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "Merge", "MergeMethod",
     "MergeSelected", "MergeTaskVectors", "OperandSet", "Parameter", "RankMask", "Scalar",
-    "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify", "Statistic", "TensorContext", "TileFunction",
-    "Unit", "WeightedSum",
+    "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify", "Statistic", "TensorContext",
+    "TileFunction", "Unit", "WeightedSum",
 ]  # fmt: skip
 
 Scalar: TypeAlias = bool | int | float | str

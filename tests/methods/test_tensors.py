@@ -29,7 +29,12 @@ def _call(method: MergeMethod, *tensors: torch.Tensor, **options: Any) -> torch.
         positional = tensors[:1]
     else:
         positional = tensors[:2] if method.inputs.base == "member" else (list(tensors),)
-    named = {"name": "w"} | required | options
+    beside = {
+        c.name: [torch.ones(c.shape_for(tuple(tensors[0].shape)))] * len(tensors)
+        for c in method.inputs.calibration
+        if c.shape == "same" or tensors[0].ndim == 2
+    }
+    named = {"name": "w"} | required | beside | options
     merged: torch.Tensor = getattr(methods, method.name)(*positional, **named)
     return merged
 

@@ -32,7 +32,10 @@ def tensors(count: int) -> list[torch.Tensor]:
 
 
 def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]:
-    """A tensor of a merge by ``method``, with every coefficient that has a gradient."""
+    """A tensor of a merge by ``method``, with every coefficient that has a gradient.
+
+    The inputs come as the plan has them, calibration last.
+    """
     declared = ms.methods.registry.get_method(method)  # type: ignore[attr-defined]
     count = min(2, declared.inputs.most or 2) - (declared.inputs.base == "member")
     inputs = tensors(count)
@@ -47,6 +50,13 @@ def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]
         content = recipe(method, paths, paths[0], each=each, parameters=shared)
     else:
         content = recipe(method, paths[1:], paths[0], each=each, parameters=shared)
+    for number, each in enumerate(declared.inputs.calibration):
+        assert declared.inputs.base == "none"
+        for entry, x in zip(content["models"], list(inputs), strict=True):
+            inputs.append(torch.rand(SHAPE, generator=torch.Generator().manual_seed(len(inputs))))
+            beside = save(folder / f"{number}-{len(inputs)}", {NAME: inputs[-1]})
+            entry["calibration"] = {each.name: str(beside)}
+            assert each.shape_for(tuple(x.shape)) == SHAPE
     [task] = ms.plan(content).plan.tasks
     names = [p.name for p in declared.parameters if p.gradient and p.tunable]
     bounds = dict.fromkeys(names, (-10.0, 10.0))
