@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import in_process
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -173,8 +174,13 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``mergesafe ARGUMENTS`` to its end."""
+def command(*arguments: object, cwd: Path | str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run ``mergesafe ARGUMENTS`` to its end, within this process."""
+    return in_process.run(*arguments, cwd=cwd)
+
+
+def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``mergesafe ARGUMENTS`` to its end as users do, where the process is what is tested."""
     return subprocess.run(
         [COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Family
-from tiny import COMMAND, command, digest, leftovers, recipe, write_recipe
+from tiny import COMMAND, command, digest, leftovers, process, recipe, write_recipe
 
 from .helpers import one_paragraph, refused
 
@@ -145,7 +145,7 @@ def test_file_size_limit(linear: Path, family: Family) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
-    done = command("merge", linear, family.folder / "out", preexec_fn=limit)
+    done = process("merge", linear, family.folder / "out", preexec_fn=limit)
     assert done.returncode == 2
     error = one_paragraph(done.stderr)
     assert "model.safetensors" in error

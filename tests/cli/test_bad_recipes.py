@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Family
-from tiny import command, recipe, write_recipe
+from tiny import command, process, recipe, write_recipe
 
 from .helpers import merge_refused, refused
 
@@ -163,7 +163,7 @@ def test_bad_option(
 def test_bad_instruction_set(family: Family, good: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERGESAFE_ISA", "avx1024")
     path = write_recipe(family.folder / "recipe.yml", good)
-    merge_refused(path, words=("avx1024", "MERGESAFE_ISA", "x86-64-v2"))
+    merge_refused(path, words=("avx1024", "MERGESAFE_ISA", "x86-64-v2"), run=process)
 
 
 def test_plan_checks_its_options_too(family: Family, good: str) -> None:

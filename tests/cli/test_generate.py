@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import command
+from tiny import command, process
 
 from .helpers import refused
 
@@ -27,7 +27,7 @@ def written(folder: Path, **wanted: Any) -> Path:
 
 
 def test_summary_and_files(tmp_path: Path) -> None:
-    done = command("generate", written(tmp_path))
+    done = process("generate", written(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == f"{tmp_path / 'data/safety.jsonl'}: 20 records"

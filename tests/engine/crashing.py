@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny import (
     Tensors,
+    command,
     digest,
     leftovers,
     llama,
@@ -26,6 +28,8 @@ from tiny import (
     signals,
     write_recipe,
 )
+
+from mergesafe.engine import memory
 
 #: Counts calls that change files; at number AT does WHAT: kill, term, ENOSPC, EIO, or nothing but
 #: print the count at the end. The smallest budget is lifted, so that small tensors are streamed.
@@ -94,6 +98,10 @@ class Merges:
 
     def run(self, what: str, at: int, *options: str) -> subprocess.CompletedProcess[str]:
         arguments = ["merge", self.recipe, self.out, *OPTIONS, *options]
+        if what == "none":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(memory, "MINIMUM_BUDGET", 1)
+                return command(*arguments)
         with signals(signal.SIG_DFL):
             process = subprocess.Popen(
                 [sys.executable, "-c", CRASHING, what, str(at), *map(str, arguments)],

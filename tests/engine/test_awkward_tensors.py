@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import FAMILY, Tensors, command, read, recipe, same_bits, save, write_recipe
+from tiny import FAMILY, Tensors, command, process, read, recipe, same_bits, save, write_recipe
 
 import mergesafe
 from mergesafe.engine import memory
@@ -129,7 +129,7 @@ def test_output_path_that_is_not_unicode(tmp_path: Path, options: tuple[str, ...
         (model / "tokenizer.json").write_text("{}")  # else there is a warning
     file = write_recipe(tmp_path / "r.yml", content("linear", models))
     out = tmp_path / "out\udcff"
-    done = command("merge", file, out, *options, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    done = process("merge", file, out, *options, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
     assert (done.returncode, done.stderr) == (0, "")
     assert r"out\udcff" in done.stdout
     assert (out / "model.safetensors").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny import command, digest
+from tiny import command, digest, process
 
 import mergesafe
 from mergesafe import errors
@@ -38,7 +38,7 @@ def test_ray_on_this_machine(models: Path) -> None:
     path.write_text(json.dumps(a_recipe(models, "linear")))
     for name in ("a", "b", "base"):
         (models / name / "tokenizer.json").write_text("{}")  # else there is a warning
-    done = command("merge", "--ray", path, models / "out")
+    done = process("merge", "--ray", path, models / "out")
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stderr.splitlines() if not line.startswith("merging by linear: ")]
     assert told == []  # but for progress, where it takes more than ten seconds
@@ -54,7 +54,7 @@ def test_a_timeline_is_refused(models: Path) -> None:
 def test_nobody_answers(models: Path) -> None:
     path = models / "r.yml"
     path.write_text(json.dumps(a_recipe(models, "linear")))
-    done = command("merge", path, models / "out", "--ray", "127.0.0.1:1")
+    done = process("merge", path, models / "out", "--ray", "127.0.0.1:1")
     assert done.returncode == 2
     assert "nobody answers" in done.stderr
 

@@ -111,7 +111,7 @@ def test_a_merge_from_it(
     content = tiny.recipe("linear", ["org/one", "org/two"], each={"weight": 0.5})
     path = tiny.write_recipe(tmp_path / "recipe.yml", content)
     environment = {**os.environ, **hub.environment(tmp_path / "cache")}
-    done = tiny.command("plan", path, env=environment, cwd=tmp_path)
+    done = tiny.process("plan", path, env=environment, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert not list(tmp_path.rglob("*escaped*"))

@@ -51,7 +51,7 @@ def run(family: Family, hub: Hub, *arguments: object, **more: str) -> CompletedP
     environment = {**os.environ, **hub.environment(family.folder / "cache", **more)}
     empty = family.folder / "cwd"
     empty.mkdir(exist_ok=True)
-    return tiny.command(*arguments, env=environment, cwd=empty)
+    return tiny.process(*arguments, env=environment, cwd=empty)
 
 
 def merged(family: Family, hub: Hub, path: Path, out: str = "out", **more: str) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import command, digest, leftovers, recipe, save, signals
+from tiny import digest, leftovers, process, recipe, save, signals
 from web import Web, serve
 
 import mergesafe
@@ -223,8 +223,8 @@ def test_the_error_of_a_task_is_that_of_a_local_merge(models: Path, undisturbed:
     save(models / "a", values)
     path = models / "r.yml"
     path.write_text(json.dumps(a_recipe(models, "ties")))
-    here = command("merge", path, models / "out")
-    there = command("merge", f"--ray={undisturbed.address}", path, models / "out")
+    here = process("merge", path, models / "out")
+    there = process("merge", f"--ray={undisturbed.address}", path, models / "out")
     assert there.returncode == here.returncode == 2
     assert "model.norm.weight" in there.stderr
     assert there.stderr == here.stderr  # nothing of Ray's either

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny import command, llama, read, recipe, same_bits, save
+from tiny import command, llama, process, read, recipe, same_bits, save
 from tune.models import make_models
 from tune.test_objectives import SAFETY
 
@@ -81,7 +81,7 @@ def expected(name: str, folder: Path, **options: Any) -> dict[str, torch.Tensor]
 def test_the_commands_give_the_bits_of_plain_tensors(imported: Path) -> None:
     for block in blocks("console"):
         for line in re.findall(r"^\$ PYTHONPATH=methods mergesafe (.*)$", block, re.MULTILINE):
-            done = command(*line.split(), cwd=imported, env=environment(imported / "methods"))
+            done = process(*line.split(), cwd=imported, env=environment(imported / "methods"))
             assert done.returncode == 0, done.stderr
     merged = read(imported / "merged")
     for tensor, values in expected("median", imported, scale=0.8).items():
@@ -93,14 +93,14 @@ def test_a_changed_function_is_not_resumed(imported: Path) -> None:
     module = imported / "methods" / "robust.py"
     written = module.read_text()
     settings = {"cwd": imported, "env": environment(module.parent)}
-    assert command("merge", "median.yml", "changed", **settings).returncode == 0
-    assert command("merge", "median.yml", "changed", "--resume", **settings).returncode == 0
+    assert process("merge", "median.yml", "changed", **settings).returncode == 0
+    assert process("merge", "median.yml", "changed", "--resume", **settings).returncode == 0
     plan = ms.plan(imported / "median.yml").plan
     assert read_json(imported / "changed")["method_files"] == plan.method_files
     before = subject_of(plan, "error")["options"]
     try:
         module.write_text(written.replace("0.5 *", "0.4 *"))
-        done = command("merge", "median.yml", "changed", "--resume", **settings)
+        done = process("merge", "median.yml", "changed", "--resume", **settings)
         assert done.returncode == 2
         assert "the file of a merge method (robust:median) has changed since" in done.stderr
         after = subject_of(ms.plan(imported / "median.yml").plan, "error")["options"]
@@ -125,7 +125,7 @@ def test_every_method_merges_checkpoints(name: str, imported: Path) -> None:
     file = imported / f"{name}.yml"
     file.write_text(yaml.safe_dump(content))
     out = f"merged-{name}"
-    done = command("merge", file, out, cwd=imported, env=environment(imported / "methods"))
+    done = command("merge", file, out, cwd=imported)
     assert done.returncode == 0, done.stderr
     merged = read(imported / out)
     for tensor, values in expected(name, imported).items():
@@ -177,7 +177,7 @@ def test_an_entry_point_names_it(imported: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_current_folder_is_not_searched(folder: Path) -> None:
-    done = command("plan", "../median.yml", cwd=folder / "methods", env=environment())
+    done = process("plan", "../median.yml", cwd=folder / "methods", env=environment())
     assert done.returncode == 2
     assert "there is no module 'robust'" in done.stderr
     assert "PYTHONPATH" in done.stderr

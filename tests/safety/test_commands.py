@@ -1,4 +1,4 @@
-"""``mergesafe evaluate`` and ``mergesafe gate`` as installed, on a tiny model."""
+"""``mergesafe evaluate`` and ``mergesafe gate`` on a tiny model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from chatty import save_chat_model
 from cli.helpers import one_paragraph, refused
-from tiny import command
+from tiny import command, process
 
 from mergesafe import evaluate
 from mergesafe.cli.evaluate import run
@@ -43,9 +43,9 @@ def done(folder: Path, *arguments: object) -> Any:
 @pytest.fixture(scope="module")
 def evaluated(folder: Path) -> dict[str, Any]:
     """The document of an evaluation, which is also in ``evaluation.json``."""
-    ran = done(
-        folder, "evaluate", "tiny=a", *QUICK, "--json", "--out", "evaluation.json",
-        "--cache", "cache",
+    ran = process(
+        "evaluate", "tiny=a", *QUICK, "--json", "--out", "evaluation.json", "--cache", "cache",
+        cwd=folder,
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (0, "")
     document: dict[str, Any] = json.loads(ran.stdout)

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import save_file
-from tiny import command, read, same_bits, write_recipe
+from tiny import command, process, read, same_bits, write_recipe
 
 import mergesafe
 from mergesafe.cli.tune import run, summary
@@ -289,7 +289,7 @@ def test_what_is_too_long_is_told(experts: Experts, tmp_path: Path) -> None:
 def test_the_command(experts: Experts, tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "recipe.yml", recipe(experts, granularity="model"))
     out, report = tmp_path / "tuned.yml", tmp_path / "run.json"
-    done = command("tune", path, "-o", out, "--out", report, "--explain", "--dtype", "float32")
+    done = process("tune", path, "-o", out, "--out", report, "--explain", "--dtype", "float32")
     assert done.returncode == 0, done.stderr
     assert "gradient step 1:" in done.stderr
     assert "explain step 1 (leaving out 1 of " in done.stderr
