@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -209,7 +208,7 @@ def owner_of(descriptor: int) -> str:
 
 def random_name(stem: str, mark: str) -> str:
     """A hidden name that nobody can foresee, cut to what file systems allow."""
-    ending = f".{mark}-{secrets.token_hex(8)}"
+    ending = f".{mark}-{os.urandom(8).hex()}"
     room = _NAME_BYTES - len(ending) - 1
     return f".{os.fsdecode(os.fsencode(stem)[:room])}{ending}"
 

@@ -9,7 +9,6 @@ import typer
 
 from mergesafe.cli.shared import Debug, Json, Quiet, guarded, print_json
 from mergesafe.cli.usage import Commands
-from mergesafe.safety.statistics import interval
 from mergesafe.terminal.text import printable
 
 if TYPE_CHECKING:
@@ -128,4 +127,6 @@ def as_text(report: Report, where: str) -> list[str]:
 
 
 def _figure(found: dict[str, float]) -> str:
+    from mergesafe.safety.statistics import interval
+
     return f"{found['value']:.3f} {interval(found['low'], found['high'], 3)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -435,6 +437,8 @@ def main() -> None:
         print_errors([wrong])
         sys.exit(MergesafeError.exit_status)
     set_thread_defaults()
+    # At its end Python looks for cycles among all that was imported: a tenth of a short command.
+    atexit.register(gc.freeze)
     try:
         status = app(prog_name="mergesafe", standalone_mode=False)
         say()  # of help and version too, what cannot be printed is said

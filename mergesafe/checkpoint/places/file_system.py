@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -181,6 +180,8 @@ class FileSystemStore:
 
 def attempt(action: Callable[[], Any]) -> Any:
     """The result of a call of fsspec; its failure as one of ours. FileNotFoundError stays."""
+    import asyncio  # slow, and most merges read no URL
+
     try:
         return action()
     except FileNotFoundError:
