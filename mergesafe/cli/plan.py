@@ -10,7 +10,13 @@ from mergesafe.cli.shared import print_json, say, warn
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.api import plan as plan_merge
 from mergesafe.engine.estimate.calibrate import calibrate
-from mergesafe.engine.estimate.seconds import Estimate, TensorClass, predict, tensor_classes
+from mergesafe.engine.estimate.seconds import (
+    STREAMED,
+    Estimate,
+    TensorClass,
+    predict,
+    tensor_classes,
+)
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.tiling import reads
 from mergesafe.errors import CheckpointError
@@ -114,12 +120,12 @@ def as_text(plan: dict[str, Any]) -> str:
         f"  threads    {plan['workers']} workers, {plan['kernel_threads']} per kernel",
         *_time(plan["estimate"]),
     ]
-    repeated = plan["tensors_read_more_than_once"]
-    if repeated:
-        lines.append(
-            f"  note       {len(repeated)} tensor(s) do not fit the budget and are read "
-            f"{repeated[0]['passes']} times: raise --memory to read them once"
-        )
+    lines += [
+        f"  note       {each['tensors']} tensor(s) do not fit the budget and are read "
+        f"{each['passes']} times: raise --memory to read them once"
+        for each in plan["classes"]
+        if each["kind"] == STREAMED
+    ]
     lines += [f"  note       {note}" for note in plan["notes"]]
     if plan["copied_tensors"]:
         lines.append(f"  note       {len(plan['copied_tensors'])} tensor(s) are copied, not merged")
@@ -129,6 +135,7 @@ def as_text(plan: dict[str, Any]) -> str:
 _KINDS = {
     "once": "read once, in small tiles",
     "resident": "read once and kept for every pass",
+    "reread": "read {passes} times, in small tiles: cheaper than to keep them",
     "streamed": "read {passes} times, too large for the budget",
     "copied": "copied, not merged",
 }

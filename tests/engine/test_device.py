@@ -95,7 +95,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> list[LateDevice]:
     monkeypatch.setattr(memory, "MINIMUM_BUDGET", 1)
     monkeypatch.setattr(choose, "MINIMUM_VRAM", 1)
     monkeypatch.setattr(layout, "SMALL_TILE", layout.BLOCK)
-    small = layout.Sizes(write=3 * 8192, once=100_000, streamed=1)
+    small = layout.Sizes(write=3 * 8192, once=100_000, streamed=1, kept=memory.MAXIMUM_SIZE)
     monkeypatch.setattr(stream, "DEVICE_SIZES", small)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from tiny import digest, recipe, save
 
 import mergesafe
 from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.engine.estimate.seconds import REREAD, tensor_classes
 from mergesafe.engine.plan import tiling as layout
-from mergesafe.engine.run import answers
+from mergesafe.engine.run import answers, workers
 from mergesafe.methods.spec import KthMagnitude
 
 NUMEL = 6 << 20
@@ -110,3 +112,41 @@ def test_a_miss_is_read_again_and_gives_the_same_bytes(
     once = 3 * 2 * NUMEL
     assert 4 * once < read.count <= 4.03 * once  # two passes more, which are no progress
     assert [sum(done)] == planned
+
+
+@pytest.mark.parametrize("method", ["model_stock", "karcher", "slerp"])
+def test_sums_are_read_again_in_small_tiles(
+    method: str, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fits is not kept where reading it again from the page cache costs less."""
+    parameters = {"t": 0.4} if method == "slerp" else {}
+    base = models[0] if method != "karcher" else None
+    listed = models[:2] if method == "slerp" else models[1:]
+    wanted = recipe(method, listed, base, parameters=parameters)
+    report = mergesafe.plan(wanted, memory="1GiB", threads=2)
+    assert report.schedule.layouts["w"].again
+    assert report.schedule.arena < 16 << 20
+    assert [each.kind for each in tensor_classes(report.plan, report.schedule)] == [REREAD]
+    read = Read(monkeypatch)
+    result = mergesafe.merge(wanted, tmp_path / "again", memory="1GiB", threads=2)
+    assert read.count == result.bytes_read == 2 * report.plan.bytes_in
+    monkeypatch.setattr(layout, "CPU_SIZES", replace(layout.CPU_SIZES, kept=1 << 30))
+    monkeypatch.setattr(workers, "CPU_SIZES", layout.CPU_SIZES)
+    kept = mergesafe.merge(wanted, tmp_path / "kept", memory="1GiB", threads=2)
+    assert kept.bytes_read == report.plan.bytes_in
+    assert digest(tmp_path / "again") == digest(tmp_path / "kept")
+
+
+def test_what_is_kept(models: list[Path], tmp_path: Path) -> None:
+    """Selections, small tensors, and what few threads would have to share the budget for."""
+
+    def again(wanted: dict[str, Any], memory: str = "1GiB", threads: int = 2) -> bool:
+        layouts = mergesafe.plan(wanted, memory=memory, threads=threads).schedule.layouts
+        return any(each.again for each in layouts.values())
+
+    stock = recipe("model_stock", models[1:], models[0])
+    assert again(stock)
+    assert not again(content(models))
+    assert not again(stock, "80MiB", 4)
+    small = [save(tmp_path / f"s{i}", {"w": torch.ones(1 << 20).bfloat16()}) for i in range(3)]
+    assert not again(recipe("model_stock", small[1:], small[0]))

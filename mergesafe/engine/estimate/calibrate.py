@@ -21,12 +21,21 @@ from typing import Final
 from mergesafe.checkpoint.views.stored import part_of
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.estimate.probe import BlankReader, SampleReader, places
-from mergesafe.engine.estimate.seconds import ONCE, RESIDENT, STREAMED, Rate, Rates, kind_of
+from mergesafe.engine.estimate.seconds import (
+    ONCE,
+    REREAD,
+    RESIDENT,
+    STREAMED,
+    Rate,
+    Rates,
+    kind_of,
+)
 from mergesafe.engine.memory import MAXIMUM_SIZE, Arena, aligned
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import (
     BLOCK,
+    CPU_SIZES,
     Tiling,
     rank_count,
     select_bytes,
@@ -70,7 +79,7 @@ def calibrate(plan: MergePlan, planned: Schedule, options: Options) -> Rates:
     with SampleReader() as reader:
         cached = reader.cached_share([s.view.info for task in plan.tasks for s in task.sources])
         bench = _Bench(plan, planned, options, kernels, reader)
-        for kind in (ONCE, RESIDENT, STREAMED):
+        for kind in (ONCE, RESIDENT, REREAD, STREAMED):
             members = [task for task in tasks if kind_of(task, planned) == kind]
             if members:
                 share = sum(task.stored_bytes for task in members) / total
@@ -110,7 +119,8 @@ def window(task: TensorTask, elements: int, place: float) -> TensorTask:
 
 def window_layout(kind: str, part: TensorTask, planned: Tiling) -> Tiling:
     """The layout in which a window is worked on like a tensor of that kind and layout."""
-    layout = task_layout(part, MAXIMUM_SIZE, 1)
+    sizes = CPU_SIZES if kind == REREAD else replace(CPU_SIZES, kept=MAXIMUM_SIZE)
+    layout = task_layout(part, MAXIMUM_SIZE, 1, sizes)
     if kind == STREAMED:
         step = unit_step(part)
         tile = max(1, part.numel // _TILES // step) * step

@@ -20,9 +20,10 @@ from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import bytes_read, reads
 from mergesafe.engine.run.workers import Schedule, is_cut
 
-#: How a tensor is read: without statistics; kept in memory from the first pass to the last; in
-#: tiles, once per pass; copied, as integers are after they were compared.
-ONCE, RESIDENT, STREAMED, COPIED = "once", "resident", "streamed", "copied"
+#: How a tensor is read: without statistics; kept in memory from the first pass to the last; once
+#: per pass, in tiles that stay in a cache, as is cheaper, or in large ones, for want of memory;
+#: copied, as integers are after they were compared.
+ONCE, RESIDENT, REREAD, STREAMED, COPIED = "once", "resident", "reread", "streamed", "copied"
 
 
 @dataclass
@@ -104,7 +105,10 @@ def kind_of(task: TensorTask, planned: Schedule) -> str:
         return COPIED
     if not task.statistics:
         return ONCE
-    return STREAMED if planned.layouts[task.name].tile < task.numel else RESIDENT
+    layout = planned.layouts[task.name]
+    if layout.again:
+        return REREAD
+    return STREAMED if layout.tile < task.numel else RESIDENT
 
 
 def tensor_classes(plan: MergePlan, planned: Schedule) -> list[TensorClass]:

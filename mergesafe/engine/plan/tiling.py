@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mergesafe.checkpoint.format.digest import BLOCK as DIGEST_BLOCK
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.memory import ALIGNMENT, aligned, format_size
+from mergesafe.engine.memory import ALIGNMENT, MAXIMUM_SIZE, aligned, format_size
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.errors import ArgumentError
 from mergesafe.methods.spec import Unit
@@ -31,18 +31,19 @@ class Sizes:
 
     ``write``: bytes of one written piece. ``once``: bytes of inputs and output of a tile that is
     read once. ``streamed``: a tensor that does not fit is read in tiles of one part in this many of
-    the budget.
+    the budget. ``kept``: of a tensor that may as well be read again, more bytes are not kept.
     """
 
     write: int
     once: int
     streamed: int
+    kept: int
 
 
 #: A written piece stays in a cache between kernel and write, a tile between reading and kernel.
-CPU_SIZES = Sizes(write=1 << 20, once=4 << 20, streamed=4)
+CPU_SIZES = Sizes(write=1 << 20, once=4 << 20, streamed=4, kept=16 << 20)
 #: Every kernel call is waited for, so tiles are large; each worker has a slab for itself.
-DEVICE_SIZES = Sizes(write=32 << 20, once=128 << 20, streamed=1)
+DEVICE_SIZES = Sizes(write=32 << 20, once=128 << 20, streamed=1, kept=MAXIMUM_SIZE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Tiling:
     """Elements per tile (all of them when resident) and per written piece, bytes, threads.
 
     ``select``: bytes in which a selection over several tiles samples and collects, per rank; 0
-    where histograms decide.
+    where histograms decide. ``again``: it would fit, but is read again for every pass, which is
+    cheaper than to keep it.
     """
 
     tile: int
@@ -58,6 +60,7 @@ class Tiling:
     nbytes: int
     threads: int
     select: int = 0
+    again: bool = False
 
 
 def task_layout(
@@ -70,7 +73,9 @@ def task_layout(
 ) -> Tiling:
     """Keep the tensor resident if it needs statistics and fits ``budget``, else cut tiles.
 
-    Without statistics the inputs are read once anyway, and small tiles stay in the cache.
+    Without statistics the inputs are read once anyway, and small tiles stay in the cache. So they
+    do where a second reading is cheap: a copy from the page cache, which has the tensor just read,
+    costs less than to get memory for the whole, to write it there and to read it from there twice.
 
     Raises:
         ArgumentError: not even a small tile fits the budget.
@@ -89,12 +94,14 @@ def task_layout(
         used = max(1, threads // max(1, budget // whole)) if whole <= budget else 1
         out_tile = _pieces(task.numel, used * sizes.write // SIZES[task.out_dtype], step)
         nbytes = whole + aligned(int(out_tile * out_size))
-        if nbytes <= budget:
+        fits = nbytes <= budget
+        again = fits and used == 1 and nbytes > sizes.kept and _cheap_to_reread(task)
+        if fits and not again:
             return Tiling(task.numel, out_tile, nbytes, used)
         if task.unit is Unit.MATRIX:
             raise _too_small(task, budget, nbytes, "the whole tensor is merged at once")
-        used = max(1, threads // sizes.streamed)
-        room = budget // sizes.streamed
+        used = 1 if again else max(1, threads // sizes.streamed)
+        room = sizes.once if again else budget // sizes.streamed
         # Counts live beside the arena: they take from the tiles, down to one block.
         counts = histogram_bytes(task) * used
         select = select_bytes(task, used) if selects else 0
@@ -106,6 +113,7 @@ def task_layout(
         used = 1
         room = sizes.once
         counts = 0
+        again = False
     per_element = task.bytes_per_element + out_size
     left = budget - fixed - 2 * ALIGNMENT
     wanted = max(room - fixed - counts, int(SMALL_TILE * per_element))
@@ -117,7 +125,14 @@ def task_layout(
         raise _too_small(task, budget, needed, f"{format_size(fixed)} are needed besides its tiles")
     out_tile = _pieces(tile, used * sizes.write // SIZES[task.out_dtype], step)
     nbytes = fixed + aligned(int(tile * task.bytes_per_element)) + aligned(int(out_tile * out_size))
-    return Tiling(tile, out_tile, nbytes, used, select)
+    return Tiling(tile, out_tile, nbytes, used, select, again)
+
+
+def _cheap_to_reread(task: TensorTask) -> bool:
+    """Whether all it takes are sums of one pass each, of elements as they are stored."""
+    sums = all(s.rank_count == 0 and s.passes(selects=True) == 1 for s in task.statistics)
+    made = any(source.view.made_size for source in task.sources)
+    return sums and not made and not task.ranked and task.unit is not Unit.MATRIX
 
 
 def unit_step(task: TensorTask) -> int:

@@ -1,7 +1,7 @@
 """One output tensor: read its inputs, answer the method's statistics, combine, write.
 
-A tensor that fits the slice of memory it was given is read once and stays there. A larger one is
-read in tiles, once per pass. Both give the same bytes: selection is exact, reductions run over
+A tensor that is kept in the slice of memory it was given is read once and stays there. Another one
+is read in tiles, once per pass. Both give the same bytes: selection is exact, reductions run over
 fixed blocks in order, and the combination is element-wise.
 """
 
