@@ -78,18 +78,17 @@ def tensors(seed: int) -> Tensors:
 
 
 class Merges:
-    """A recipe, the digest of its undisturbed output, and runs of it."""
+    """A recipe, the digest of its undisturbed output, and runs of it.
 
-    def __init__(self, folder: Path, method: str) -> None:
+    ``before``: Python that every run executes first. ``options``: over :data:`OPTIONS`.
+    """
+
+    def __init__(
+        self, folder: Path, content: dict[str, Any], before: str = "", *options: str
+    ) -> None:
         self.folder, self.out = folder, folder / "out"
-        base, a, b = (save(folder / n, tensors(i)) for i, n in enumerate(("base", "a", "b")))
-        adapter = save_adapter(folder / "adapter", tensors(0), 1)
-        models: list[Path | str] = [a, b, f"{base}+{adapter}"]
-        each: dict[str, Any] = {"weight": 0.4}
-        if method != "linear":
-            each["density"] = 0.5
-        content = recipe(method, models, None if method == "linear" else base, each=each)
         self.recipe = write_recipe(folder / "r.yml", content)
+        self._code, self._options = before + CRASHING, options
         calls = self.run("count", 0)
         assert calls.returncode == 0, calls.stderr
         self.calls = int(calls.stdout)
@@ -97,17 +96,17 @@ class Merges:
         self.remove()
 
     def run(self, what: str, at: int, *options: str) -> subprocess.CompletedProcess[str]:
-        arguments = ["merge", self.recipe, self.out, *OPTIONS, *options]
-        if what == "none":
+        arguments = ["merge", self.recipe, self.out, *OPTIONS, *self._options, *options]
+        if what == "none" and self._code == CRASHING:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(memory, "MINIMUM_BUDGET", 1)
                 return command(*arguments)
         with signals(signal.SIG_DFL):
             process = subprocess.Popen(
-                [sys.executable, "-c", CRASHING, what, str(at), *map(str, arguments)],
+                [sys.executable, "-c", self._code, what, str(at), *map(str, arguments)],
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
-        printed = process.communicate(timeout=120)
+        printed = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, *printed)
 
     def resume(self, *options: str) -> subprocess.CompletedProcess[str]:
@@ -121,12 +120,23 @@ class Merges:
         (found,) = self.folder.glob(".out.mergesafe-*")
         return found
 
-    def finished(self) -> None:
+    def finished(self, *options: str) -> None:
         """Resume until the end, and compare."""
-        done = self.resume()
+        done = self.resume(*options)
         assert done.returncode == 0, done.stderr
         assert digest(self.out) == self.digest
         assert leftovers(self.folder) == []
+
+
+def usual(folder: Path, method: str) -> Merges:
+    """A merge of two experts and one with an adapter, of which BIG is streamed."""
+    base, a, b = (save(folder / n, tensors(i)) for i, n in enumerate(("base", "a", "b")))
+    adapter = save_adapter(folder / "adapter", tensors(0), 1)
+    models: list[Path | str] = [a, b, f"{base}+{adapter}"]
+    each: dict[str, Any] = {"weight": 0.4}
+    if method != "linear":
+        each["density"] = 0.5
+    return Merges(folder, recipe(method, models, None if method == "linear" else base, each=each))
 
 
 def kill_points(merges: Merges, count: int) -> None:

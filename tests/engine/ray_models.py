@@ -28,6 +28,15 @@ def tensors(seed: int) -> Tensors:
     }
 
 
+def in_8_bits(made: Tensors, name: str, seed: int) -> Tensors:
+    """``made`` with one tensor in 8 bits, and a scale for each of its blocks of 16 by 8."""
+    rows, columns = (
+        -(-size // block) for size, block in zip(made[name].shape, (16, 8), strict=True)
+    )
+    scales = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) + 0.5
+    return made | {name: made[name].to(torch.float8_e4m3fn), f"{name}_scale_inv": scales}
+
+
 def save_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Base, experts and an adapter in ``tmp_path``; budget and parts may be tiny."""
     for seed, name in enumerate(("base", "a", "b")):

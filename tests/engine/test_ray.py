@@ -24,7 +24,7 @@ from mergesafe.engine.cluster import ray_executor as distributed
 from mergesafe.engine.run.progress import ProgressTracker
 
 from .moe_models import save_fused
-from .ray_models import OPTIONS, a_recipe, local, save_models, tensors
+from .ray_models import BIG, OPTIONS, a_recipe, in_8_bits, local, save_models, tensors
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -132,6 +132,57 @@ def test_experts_in_one_tensor(
     content = recipe("dare_ties", experts, base, each={"weight": 0.4, "density": 0.5})
     mergesafe.merge(content, tmp_path / "local")
     mergesafe.merge(content, tmp_path / "out", ray=True)
+    assert digest(tmp_path / "out") == digest(tmp_path / "local")
+
+
+@pytest.mark.parametrize("name", ["summed", "unit_rows", "best_rank"])
+def test_a_method_of_ones_own(name: str, models: Path, undisturbed: Running) -> None:
+    """By its name in the recipe, which a worker imports as this process does."""
+    base, *experts = (models / each for each in ("base", "a", "b"))
+    each = {"weight": 0.4} if name == "summed" else ()
+    content = recipe(
+        f"tests.engine.written:{name}", experts, None if name == "unit_rows" else base, each=each
+    )
+    # Rows and matrices of the big tensor must fit.
+    options = {**OPTIONS, "memory": "500KiB" if name == "summed" else "16MiB"}
+    mergesafe.merge(content, models / "local", **options)
+    mergesafe.merge(content, models / "out", ray=True, **options)
+    assert digest(models / "out") == digest(models / "local")
+
+
+def test_a_method_that_a_worker_cannot_import(
+    models: Path, undisturbed: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = models / "methods"
+    folder.mkdir()
+    (folder / "only_here.py").write_text(
+        "from mergesafe.methods.authoring import tile_method\n\n\n"
+        "def helper(x):\n    return x\n\n\n"
+        "@tile_method()\ndef first(tile, settings):\n    return helper(tile.inputs[0])\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    content = recipe("only_here:first", [models / "a", models / "b"])
+    mergesafe.merge(content, models / "local", **OPTIONS)
+    with pytest.raises(errors.MergesafeError, match="only_here"):
+        mergesafe.merge(content, models / "out", ray=True, **OPTIONS)
+    assert not (models / "out").exists()
+
+
+def test_8_bit_weights(tmp_path: Path, models: Path, undisturbed: Running) -> None:
+    """Every worker finds the scales of what it reads."""
+    settings = {"quant_method": "fp8", "weight_block_size": [16, 8]}
+    base, *experts = (
+        save(
+            tmp_path / f"packed{i}",
+            in_8_bits(tensors(i), BIG, i),
+            {"quantization_config": settings},
+        )
+        for i in range(3)
+    )
+    each = {"weight": 0.4, "density": 0.5}
+    content = recipe("ties", experts, base, each=each, out_dtype="bfloat16")
+    mergesafe.merge(content, tmp_path / "local", **OPTIONS)
+    mergesafe.merge(content, tmp_path / "out", ray=True, **OPTIONS)
     assert digest(tmp_path / "out") == digest(tmp_path / "local")
 
 

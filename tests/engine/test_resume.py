@@ -19,17 +19,17 @@ import mergesafe
 from mergesafe.engine.run import output as run
 from mergesafe.errors import ChangedInputError
 
-from .crashing import CRASHING, OPTIONS, Merges, kill_points, tensors
+from .crashing import CRASHING, OPTIONS, Merges, kill_points, tensors, usual
 
 
 @pytest.fixture(params=["ties", "dare_ties", "linear"])
 def merges(request: pytest.FixtureRequest, tmp_path: Path) -> Merges:
-    return Merges(tmp_path, request.param)
+    return usual(tmp_path, request.param)
 
 
 @pytest.fixture
 def ties(tmp_path: Path) -> Merges:
-    return Merges(tmp_path, "ties")
+    return usual(tmp_path, "ties")
 
 
 def test_killed_at_some_points(merges: Merges) -> None:
@@ -155,7 +155,7 @@ def test_two_processes_on_one_output(ties: Merges) -> None:
 
 def test_warnings_of_the_first_run_are_not_lost(tmp_path: Path) -> None:
     """NaN in a tensor that was finished before the crash is still reported at the end."""
-    merges = Merges(tmp_path, "linear")
+    merges = usual(tmp_path, "linear")
     values = tensors(1)
     values["model.embed_tokens.weight"][0, 0] = float("nan")
     save(tmp_path / "a", values)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from tiny import command
 
-from .crashing import Merges, other_recipe, other_scale
+from .crashing import Merges, other_recipe, other_scale, usual
 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Merges:
-    merges = Merges(tmp_path, "dare_ties")
+    merges = usual(tmp_path, "dare_ties")
     merges.finished()
     return merges
 

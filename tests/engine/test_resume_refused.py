@@ -13,12 +13,12 @@ from mergesafe.checkpoint.format.digest import digest_of, text
 from mergesafe.engine.resume.entries import MERGE
 from mergesafe.journal import Journal
 
-from .crashing import Merges, other_recipe, other_scale
+from .crashing import Merges, other_recipe, other_scale, usual
 
 
 @pytest.fixture
 def ties(tmp_path: Path) -> Merges:
-    return Merges(tmp_path, "ties")
+    return usual(tmp_path, "ties")
 
 
 def other_input(merges: Merges) -> None:
