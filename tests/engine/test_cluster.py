@@ -20,8 +20,10 @@ from mergesafe.cli.optional_value import with_address
 from mergesafe.engine.api import plan
 from mergesafe.engine.cluster import connection as cluster
 from mergesafe.engine.cluster.connection import Needs
+from mergesafe.engine.cluster.job import check_methods
 from mergesafe.engine.cluster.ray_executor import cut
 from mergesafe.engine.run.progress import spans_left
+from mergesafe.methods.registry import file_digest, get_method
 
 from .ray_models import a_recipe, save_models
 
@@ -141,6 +143,17 @@ def test_parts_cover_what_is_left(models: Path) -> None:
             joined.append([task, begin, count])
     assert joined == [[span.task, span.begin, span.count] for span in spans]
     assert any(span.begin for group in groups for span in group)  # the big tensor is cut
+
+
+def test_a_node_with_another_file_of_a_method() -> None:
+    name = "tests.engine.written:summed"
+    digest = file_digest(get_method(name))
+    assert digest is not None
+    check_methods({name: digest})
+    with pytest.raises(errors.ClusterError, match=f"another file of the merge method '{name}'"):
+        check_methods({name: digest[::-1]})
+    with pytest.raises(errors.ClusterError, match=r"this node of the cluster.*no module 'nowhere'"):
+        check_methods({"nowhere:x": digest})
 
 
 def test_slots() -> None:

@@ -150,22 +150,26 @@ def test_a_method_of_ones_own(name: str, models: Path, undisturbed: Running) -> 
     assert digest(models / "out") == digest(models / "local")
 
 
-def test_a_method_that_a_worker_cannot_import(
-    models: Path, undisturbed: Running, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["missing", "missing helper"])
+def test_a_method_that_a_node_has_not(
+    how: str, models: Path, undisturbed: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = models / "methods"
+    folder, name = models / "methods", f"only_here_{how.replace(' ', '_')}"
     folder.mkdir()
-    (folder / "only_here.py").write_text(
+    first = "helper(tile.inputs[0])" if how == "missing helper" else "tile.inputs[0]"
+    file = folder / f"{name}.py"
+    file.write_text(
         "from mergesafe.methods.authoring import tile_method\n\n\n"
         "def helper(x):\n    return x\n\n\n"
-        "@tile_method()\ndef first(tile, settings):\n    return helper(tile.inputs[0])\n"
+        f"@tile_method()\ndef first(tile, settings):\n    return {first}\n"
     )
     monkeypatch.syspath_prepend(str(folder))
-    content = recipe("only_here:first", [models / "a", models / "b"])
-    mergesafe.merge(content, models / "local", **OPTIONS)
-    with pytest.raises(errors.MergesafeError, match="only_here"):
+    content = recipe(f"{name}:first", [models / "a", models / "b"])
+    with pytest.raises(
+        errors.ClusterError, match=f"node of the cluster.*{name}.*nstall the package"
+    ):
         mergesafe.merge(content, models / "out", ray=True, **OPTIONS)
-    assert not (models / "out").exists()
+    assert leftovers(models) == []
 
 
 def test_8_bit_weights(tmp_path: Path, models: Path, undisturbed: Running) -> None:

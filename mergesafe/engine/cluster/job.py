@@ -27,7 +27,8 @@ from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.engine.run.progress import Span
 from mergesafe.engine.run.results import RunResults
 from mergesafe.engine.run.workers import Options, Workers, schedule
-from mergesafe.errors import CheckpointError, ClusterError
+from mergesafe.errors import CheckpointError, ClusterError, MergesafeError
+from mergesafe.methods.registry import file_digest, get_method
 from mergesafe.private import open_folder, owner_of
 from mergesafe.untrusted import reason
 from mergesafe.version import __version__
@@ -46,6 +47,8 @@ class JobContext:
     target: Path
     #: Whose folder ``working`` is, by number.
     owner: int
+    #: Digests of the files of methods that are not mergesafe's own, by their names.
+    method_files: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def carry_out(job: Job) -> Outcome:
     """Do all of ``job``; what it wrote is durable and visible to other machines afterwards.
 
     Raises:
-        ClusterError: this process does not see the same files, or is another version.
+        ClusterError: this process does not see the same files, or has another version of mergesafe
+            or of a merge method.
         MergesafeError: as the merge in one process.
     """
     context = job.context
@@ -136,6 +140,7 @@ def identity(fingerprint: Mapping[str, Any]) -> tuple[int, int]:
 
 def _check_node(job: Job) -> None:
     check_version(job.context.version)
+    check_methods(job.context.method_files)
     check_inputs(job.inputs)
     for shard in job.shards:
         path = job.context.working / shard.name
@@ -145,6 +150,24 @@ def _check_node(job: Job) -> None:
             raise _unseen(path, reason(error)) from None
         if not found:
             raise _unseen(path, "no such file there")
+
+
+def check_methods(files: Mapping[str, str]) -> None:
+    """Refuse work whose merge methods are others here: ``files`` has the digests of their files.
+
+    Raises:
+        ClusterError: one is missing or another.
+    """
+    for name, digest in files.items():
+        try:
+            found = file_digest(get_method(name))
+        except MergesafeError as error:
+            raise ClusterError(f"{platform.node()}: this node of the cluster: {error}") from error
+        if found != digest:
+            raise ClusterError(
+                f"{platform.node()}: this node of the cluster has another file of the merge method "
+                f"'{name}'. Install the same one on every node, and start Ray there again."
+            )
 
 
 @contextmanager

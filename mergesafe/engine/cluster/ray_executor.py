@@ -107,6 +107,7 @@ class RayExecutor:
         context = JobContext(
             __version__, self._options, self._backend, self._device, self._vram,
             left.folder.working, left.folder.path, left.folder.owner,
+            plan.method_files,
         )  # fmt: skip
         locations = shared_locations(plan)
         before = _fingerprints(locations)
@@ -300,6 +301,12 @@ def _result(ray: Any, reference: Any, job: Job) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ray.exceptions.RaySystemError):
+            why = str(error.cause).partition("\n")[0].removeprefix("System error: ")
+            raise ClusterError(
+                f"--ray: a node of the cluster cannot read its task ({why}). Install the packages "
+                "of the recipe's merge methods on every node, and start Ray there again."
+            ) from None
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise ClusterError(
