@@ -25,8 +25,15 @@ RECIPE_NAMES: Final[dict[str, str]] = {
     "float32": "F32", "fp32": "F32", "float": "F32", "torch.float32": "F32",
 }  # fmt: skip
 
-#: safetensors names -> names used in a model's ``config.json``.
-CONFIG_NAMES: Final[dict[str, str]] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+#: What ``out_dtype`` may be besides: matrices in 8 bits with scales, all else in bfloat16.
+ENCODED_NAMES: Final[dict[str, str]] = {
+    "float8_e4m3fn": "F8_E4M3", "torch.float8_e4m3fn": "F8_E4M3", "fp8": "F8_E4M3",
+}  # fmt: skip
+
+#: safetensors names -> names used in a model's ``config.json`` and in recipes.
+CONFIG_NAMES: Final[dict[str, str]] = {
+    "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F8_E4M3": "float8_e4m3fn",
+}  # fmt: skip
 
 
 def promote(dtypes: list[str]) -> str:

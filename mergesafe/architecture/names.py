@@ -36,6 +36,11 @@ _TOWER: Final = re.compile(
 )
 #: Layers that predict further tokens (MTP, next-n): training keeps or drops them as it likes.
 _EXTRA_LAYERS: Final = re.compile(r"^(?:model\.)?(?:mtp|mtp_layers|nextn[a-z_]*|eagle[a-z_]*)\.")
+#: Architectures whose linear layers are transformers' Conv1D: their weights are [in, out].
+_CONV1D_MODELS: Final = frozenset(
+    ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "gpt-sw3", "clvp", "clvp_decoder")
+)
+_CONV1D: Final = re.compile(r"(?:^|\.)(?:c_attn|c_proj|c_fc|q_attn)$")
 #: Another spelling of the same tensor: (ending, ending).
 RENAMES: Final = (
     ("LayerNorm.gamma", "LayerNorm.weight"),
@@ -90,6 +95,11 @@ def is_counter(name: str) -> bool:
 def is_tower(name: str) -> bool:
     """Whether the tensor belongs to the vision, audio or similar part of a larger model."""
     return _TOWER.match(name) is not None
+
+
+def is_transposed(module: str, model_type: object) -> bool:
+    """Whether the module's weight is stored [in, out]."""
+    return str(model_type) in _CONV1D_MODELS and _CONV1D.search(module) is not None
 
 
 def layer_of(name: str) -> tuple[str, int] | None:

@@ -11,10 +11,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from mergesafe.architecture.names import is_tower, is_transposed, layer_of
+from mergesafe.architecture.tying import is_matrix
 from mergesafe.errors import CheckpointError
 from mergesafe.untrusted import show
 
@@ -34,6 +37,49 @@ class Tensor(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+
+#: Modules whose matrix is small and decides much: the routers of mixtures of experts.
+_ROUTERS: Final = re.compile(r"(?:^|\.)(?:gate|router|wg|[a-z_]*expert_gate)(?:\.|$)")
+#: Matrices of layers that are looked up, added or scaled, not multiplied by activations.
+_OTHER_MATRICES: Final = re.compile(r"embed|norm|position|relative_attention_bias|(?:^|\.)wpe\.")
+
+
+def multiplies_activations(name: str, shape: Sequence[int], model_type: object) -> bool:
+    """Whether the tensor is the matrix of a linear layer in a layer of the language model.
+
+    These are what is stored in 8 bits: not embeddings, heads, norms, routers, towers, nor matrices
+    that are stored transposed, as GPT-2's are, which no loader of 8-bit checkpoints knows.
+    """
+    module = name.removesuffix(".weight")
+    return (
+        module != name
+        and layer_of(name) is not None
+        and is_matrix(name, shape)
+        and min(shape) > 1
+        and not is_tower(name)
+        and _ROUTERS.search(module) is None
+        and _OTHER_MATRICES.search(module) is None
+        and not is_transposed(module, model_type)
+    )
+
+
+def row_scaled_settings(plain: Iterable[str]) -> dict[str, Any]:
+    """The ``quantization_config`` of matrices in E4M3 with a scale for each row.
+
+    That of compressed-tensors, which transformers and vLLM read. ``plain``: the tensors of two
+    dimensions or more that are not stored so. Activations are not rounded.
+    """
+    weights = {
+        "num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False,
+    }  # fmt: skip
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        "ignore": [name.removesuffix(".weight") for name in plain],
+    }
 
 
 @dataclass(frozen=True, slots=True)

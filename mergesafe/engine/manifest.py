@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any, Final
@@ -38,6 +38,9 @@ MANIFEST_NAME: Final = "mergesafe-manifest.json"
 FORMAT: Final = 1
 #: Names of a tensor's parts: its output, input i, and the factors of input i's adapter.
 OUTPUT: Final = "output"
+#: The scales of the output. Those of a tile are digested by themselves, since they begin anywhere
+#: in a block; what the manifest says of all of them is read from the output.
+SCALES: Final = "output.scale"
 #: Keys of the digests of what views read as a whole, by their names of it.
 _COMPANIONS: Final = {"A": "lora_A", "B": "lora_B", "scale": "scale"}
 
@@ -100,7 +103,11 @@ def manifest_text(
         "files_sha256": files,
         "inputs": inputs,
         "shards": describe_shards(plan),
-        "tensors": {name: _tensor(plan, tasks[0], digests) for name, tasks in plan.outputs.items()},
+        "tensors": {
+            name: entry
+            for tasks in plan.outputs.values()
+            for name, entry in _entries(plan, tasks[0], digests)
+        },
     }
     # json.dumps with an indent takes a second for 14,000 tensors
     try:
@@ -133,9 +140,14 @@ def _complete(plan: MergePlan, digests: Digests, folder: OutputFolder) -> None:
     """
     with Reader() as reader:
         for tasks in plan.outputs.values():
+            task = tasks[0]
+            if task.encoding is not None:
+                place = plan.placement(task, 1)
+                written = partial(folder.pread, place.shard)
+                nbytes = task.outputs[1].nbytes
+                digests.replace(task, SCALES, digest_of_range(written, place.offset, nbytes))
             if all(map(_whole_blocks, tasks)):
                 continue
-            task = tasks[0]
             assert task.part is not None  # a whole tensor begins with its first block
             place = plan.placement(task)
             written = partial(folder.pread, place.shard)
@@ -172,6 +184,24 @@ def _described(plan: MergePlan, task: TensorTask) -> dict[str, Any]:
         "shape": list(task.part.shape if task.part else task.context.shape),
         "inputs": inputs,
     }
+
+
+def _entries(
+    plan: MergePlan, task: TensorTask, digests: Digests
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the manifest says of a tensor, and of its scales."""
+    yield task.stored, _tensor(plan, task, digests)
+    for part, output in enumerate(task.outputs[1:], 1):
+        yield (
+            output.name,
+            {
+                "file": plan.layout.shards[plan.placement(task, part).shard].name,
+                "dtype": output.dtype,
+                "shape": list(output.shape),
+                "digest": digests.text(task, SCALES),
+                "inputs": [],
+            },
+        )
 
 
 def _tensor(plan: MergePlan, task: TensorTask, digests: Digests) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mergesafe.dtypes import RECIPE_NAMES
+from mergesafe.dtypes import ENCODED_NAMES, RECIPE_NAMES
 from mergesafe.errors import ArgumentError, MethodError, RecipeError, did_you_mean
 from mergesafe.methods.registry import METHODS, get_method
 from mergesafe.methods.spec import MergeMethod
@@ -136,7 +136,7 @@ class _Reader:
         base = attempt(self._base)
         models = attempt(self._entries, reader) or ()
         tokenizer = attempt(self._tokenizer, base, models)
-        dtype, out_dtype = attempt(self._dtype, "dtype"), attempt(self._dtype, "out_dtype")
+        dtype, out_dtype = attempt(self._dtype, "dtype"), attempt(self._out_dtype)
         name = attempt(self._text, "name")
         if reader is None:
             raise RecipeError.joined(self.report.errors)
@@ -270,14 +270,19 @@ class _Reader:
             self._readers[method.name] = ParameterReader(method, self.report)
         return self._readers[method.name]
 
-    def _dtype(self, key: str) -> str | None:
+    def _out_dtype(self) -> str | None:
+        return self._dtype("out_dtype", {**RECIPE_NAMES, **ENCODED_NAMES})
+
+    def _dtype(self, key: str, names: Mapping[str, str] = RECIPE_NAMES) -> str | None:
         name = self._text(key)
-        if name is None or name in RECIPE_NAMES:
-            return None if name is None else RECIPE_NAMES[name]
+        if name is None or name in names:
+            return None if name is None else names[name]
         if name in UNSUPPORTED_DTYPES:
             reason = "is known to mergekit, not supported by this version; use float32"
+        elif name in ENCODED_NAMES:
+            reason = f"is what a merge can write, not what it computes with: out_dtype: {name}"
         else:
-            plain = [known for known in RECIPE_NAMES if not known.startswith("torch.")]
+            plain = [known for known in names if not known.startswith("torch.")]
             reason = f"is unknown{did_you_mean(name, plain)}"
         raise self.report.error(f"'{key}': the type {shown(name)} {reason}", self._line(key))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from mergesafe.dtypes import ENCODED_NAMES
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.nodes import MapNode
@@ -161,6 +162,16 @@ class Recipe:
     def method(self) -> MergeMethod:
         """The merge method's declaration."""
         return get_method(self.merge_method)
+
+    @property
+    def encoded_dtype(self) -> str | None:
+        """The 8-bit type with scales that matrices are written in, if any."""
+        return self.out_dtype if self.out_dtype in ENCODED_NAMES.values() else None
+
+    @property
+    def plain_dtype(self) -> str | None:
+        """``out_dtype`` of tensors without scales."""
+        return self.out_dtype if self.encoded_dtype is None else "BF16"
 
     @property
     def random(self) -> bool:

@@ -52,6 +52,11 @@ def test_density_above_one(family: Family, good: str) -> None:
     merge_refused(path, words=(f"{path}:5:", "density", "1.2", "[0, 1]"))
 
 
+def test_a_type_that_cannot_be_computed_with(family: Family, good: str) -> None:
+    path = changed(family, good, "models:\n", "dtype: float8_e4m3fn\nmodels:\n")
+    merge_refused(path, words=(f"{path}:3:", "float8_e4m3fn", "out_dtype: float8_e4m3fn"))
+
+
 def test_missing_base(family: Family, good: str) -> None:
     path = changed(family, good, f"base_model: {family.base}\n", "")
     merge_refused(path, words=(f"{path}:1:", "ties needs a 'base_model'"))

@@ -152,13 +152,24 @@ def test_experts_in_one_tensor(method: str, devices: list[LateDevice], tmp_path:
     assert digest(tmp_path / "device") == digest(tmp_path / "cpu")
 
 
-@pytest.mark.parametrize("keys", [{"dtype": "float16"}, {"out_dtype": "float32"}])
+@pytest.mark.parametrize(
+    ("keys", "vram"),
+    [
+        ({"dtype": "float16"}, "3MB"),
+        ({"out_dtype": "float32"}, "3MB"),
+        ({"out_dtype": "float8_e4m3fn"}, "20MB"),
+    ],
+)
 def test_casts(
-    keys: dict[str, str], models: list[Path | str], devices: list[LateDevice], tmp_path: Path
+    keys: dict[str, str],
+    vram: str,
+    models: list[Path | str],
+    devices: list[LateDevice],
+    tmp_path: Path,
 ) -> None:
     mergesafe.merge(content("ties", models, **keys), tmp_path / "cpu")
     out = tmp_path / "device"
-    mergesafe.merge(content("ties", models, **keys), out, device="cuda", vram="3MB")
+    mergesafe.merge(content("ties", models, **keys), out, device="cuda", vram=vram)
     assert digest(out) == digest(tmp_path / "cpu")
 
 

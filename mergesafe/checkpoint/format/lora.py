@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from mergesafe.architecture.names import unwrap
+from mergesafe.architecture.names import is_transposed, unwrap
 from mergesafe.architecture.pairing import Pairing, pair
 from mergesafe.architecture.tying import HEADS, embedding_of, head_beside
 from mergesafe.checkpoint.format.lora_config import MERGE_FIRST, Setting, check_config, fail
@@ -42,11 +42,6 @@ _NAME: Final = re.compile(
 _EMBEDDINGS: Final = (
     ".base_layer.weight", ".embed_tokens.weight", ".wte.weight", ".lm_head.weight",
 )  # fmt: skip
-#: Architectures whose linear layers are transformers' Conv1D: their weights are [in, out].
-_CONV1D_MODELS: Final = frozenset(
-    ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "gpt-sw3", "clvp", "clvp_decoder")
-)
-_CONV1D: Final = re.compile(r"(?:^|\.)(?:c_attn|c_proj|c_fc|q_attn)$")
 _SHOWN: Final = 3
 
 
@@ -175,8 +170,7 @@ def _is_transposed(name: str, config: Mapping[str, Any], base: Checkpoint) -> bo
     kind = base.config.get("model_type")
     if kind is None:
         return bool(config.get("fan_in_fan_out"))
-    module = name.removesuffix(".weight")
-    return str(kind) in _CONV1D_MODELS and _CONV1D.search(module) is not None
+    return is_transposed(name.removesuffix(".weight"), kind)
 
 
 def _find_weights(path: Location) -> Location:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,14 +62,14 @@ class Job:
     context: JobContext
     first: int
     tasks: tuple[TensorTask, ...]
-    placements: Mapping[str, Placement]
+    placements: Mapping[str, Sequence[Placement]]
     shards: tuple[ShardFile, ...]
     inputs: Mapping[Path, tuple[int, int]]
     spans: tuple[Span, ...]
     statistics: Mapping[int, Statistics]
 
-    def placement(self, task: TensorTask) -> Placement:
-        return self.placements[task.name]
+    def placement(self, task: TensorTask, part: int = 0) -> Placement:
+        return self.placements[task.name][part]
 
     def __str__(self) -> str:
         first, last = self.tasks[0].name, self.tasks[-1].name

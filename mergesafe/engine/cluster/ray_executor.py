@@ -194,16 +194,16 @@ def _job(
     first = spans[0].task if spans else 0
     last = spans[-1].task if spans else 0
     tasks = tuple(relocated(task, locations) for task in plan.tasks[first : last + 1])
-    places = [plan.placement(task) for task in tasks]
-    numbers = sorted({place.shard for place in places})
+    places = [[plan.placement(task, part) for part in range(len(task.outputs))] for task in tasks]
+    numbers = sorted({place.shard for each in places for place in each})
     paths = {info.path for task in tasks for s in task.sources for info in s.view.infos}
     return Job(
         context,
         first,
         tasks,
         {
-            task.name: Placement(numbers.index(place.shard), place.offset)
-            for task, place in zip(tasks, places, strict=True)
+            task.name: [Placement(numbers.index(x.shard), x.offset) for x in each]
+            for task, each in zip(tasks, places, strict=True)
         },
         tuple(plan.layout.shards[number] for number in numbers),
         {path: identity(fingerprints[path]) for path in paths if isinstance(path, Path)},

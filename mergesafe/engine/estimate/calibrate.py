@@ -179,7 +179,7 @@ class _Lane:
 
     # --- as Results: what is written is dropped after each window, the rest is not looked at ------
 
-    def write(self, task: TensorTask, begin: int, data: memoryview) -> None:
+    def write(self, task: TensorTask, begin: int, data: memoryview, part: int = 0) -> None:
         os.pwrite(self._out, data, begin)
 
     def finished(self, entry: Tile | Statistics) -> None: ...
@@ -250,7 +250,7 @@ def _windows(tasks: Sequence[TensorTask], room: int, first: float) -> Iterator[T
     for place in places(first):
         index = bisect_right(ends, int(place * ends[-1]))
         task = tasks[index]
-        elements = int(room / (task.bytes_per_element + SIZES[task.out_dtype]))
+        elements = int(room / (task.bytes_per_element + SIZES[task.made_dtype]))
         within = (place * ends[-1] - ends[index] + task.numel) / task.numel
         yield window(task, elements, min(within, 1 - 1e-9))
 

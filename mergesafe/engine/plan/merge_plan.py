@@ -6,18 +6,19 @@ parameters, memory. What remains is ordered work with its bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any
 
+from mergesafe.architecture.quantisation import multiplies_activations, row_scaled_settings
 from mergesafe.architecture.tying import HEADS, embedding_of, is_matrix, untied
 from mergesafe.checkpoint.output.companions import states_of
 from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.checkpoint.places.seen import FileState
-from mergesafe.dtypes import FLOATS, SIZES, promote
+from mergesafe.dtypes import CONFIG_NAMES, FLOATS, SIZES, promote
 from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.companions import companion_warnings, companions_of
 from mergesafe.engine.plan.experts import Experts
@@ -85,9 +86,11 @@ class MergePlan:
         found = {name: file_digest(method) for name, method in sorted(methods.items())}
         return {name: digest for name, digest in found.items() if digest is not None}
 
-    def placement(self, task: TensorTask) -> Placement:
-        place = self.layout.placements[task.stored]
-        return replace(place, offset=place.offset + task.begin * SIZES[task.out_dtype])
+    def placement(self, task: TensorTask, part: int = 0) -> Placement:
+        """Where a part of the task's output goes: 0, or 1 for the scales of what has some."""
+        output = task.outputs[part]
+        place = self.layout.placements[output.name]
+        return replace(place, offset=place.offset + task.begin * SIZES[output.dtype])
 
     @cached_property
     def outputs(self) -> dict[str, list[TensorTask]]:
@@ -129,9 +132,10 @@ def make_plan(
     states = states_of(carried)
     tokens = check_token_ids(tokenizer, outline.readers_of_tokens, allow=allow_token_mismatch)
     experts = Experts(names, reference.checkpoint.config)
+    encodable = _encodable(outline) if recipe.encoded_dtype is not None else frozenset()
     tasks: list[TensorTask] = []
     for output in outline.outputs:
-        task = _task(output, seed, precision)
+        task = _task(output, seed, precision, encodable)
         asked = partial(_planned, output.merge, task.settings)
         tasks += experts.divided(task, asked)
     beside = companion_warnings(reference, tokenizer, models, carried)
@@ -143,6 +147,7 @@ def make_plan(
         *experts.warnings(),
         *_method_warnings(tasks),
         *_filter_warnings(recipe, names),
+        *_encoding_warnings(recipe, tasks),
         *settings,
         *config.warnings,
         *tokens.warnings,
@@ -150,6 +155,7 @@ def make_plan(
     ]
     notes = [
         *_exactness_notes(tasks),
+        *_encoding_notes(recipe, tasks),
         *outline.notes,
         *precision.notes(),
         *experts.notes(),
@@ -172,14 +178,28 @@ def make_plan(
     )  # fmt: skip
 
 
-def _task(output: Output, seed: int, precision: Precision) -> TensorTask:
+def _encodable(outline: Outline) -> frozenset[str]:
+    """The output tensors that ``out_dtype: float8_e4m3fn`` means."""
+    kind = outline.config.get("model_type")
+    return frozenset(
+        output.name
+        for output in outline.outputs
+        if multiplies_activations(output.name, output.sources[0].view.shape, kind)
+    )
+
+
+def _task(
+    output: Output, seed: int, precision: Precision, encodable: Collection[str]
+) -> TensorTask:
     recipe, name, sources = output.merge, output.name, output.sources
     shape = sources[0].view.shape
     dtype = promote([source.view.nominal for source in sources])
     copied = output.copied or dtype not in FLOATS
     calibration = {} if copied else output.calibration()
     uncast = copied or precision.keeps(name, sources)
-    out_dtype = dtype if uncast else (recipe.out_dtype or recipe.dtype or dtype)
+    out_dtype = dtype if uncast else (recipe.plain_dtype or recipe.dtype or dtype)
+    if recipe.encoded_dtype is not None and not uncast and name in encodable:
+        out_dtype = recipe.encoded_dtype
     settings = output.settings()
     count = len(recipe.inputs)
     context = TensorContext(
@@ -215,11 +235,7 @@ def _planned(recipe: Recipe, settings: Settings, context: TensorContext) -> Plan
 
 def _outputs(tasks: Iterable[TensorTask]) -> list[OutputTensor]:
     """What the tasks write, a tensor of several parts once."""
-    shapes = {
-        task.stored: (task.out_dtype, task.part.shape if task.part else task.context.shape)
-        for task in tasks
-    }
-    return [OutputTensor(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
+    return list({each.name: each for task in tasks for each in task.outputs}.values())
 
 
 def _exactness_notes(tasks: Sequence[TensorTask]) -> list[str]:
@@ -229,6 +245,27 @@ def _exactness_notes(tasks: Sequence[TensorTask]) -> list[str]:
         f"{name} uses linear algebra whose rounding differs between machines, so another machine "
         "may merge to other last bits; 'mergesafe verify' checks this output all the same"
         for name in sorted(rounded)
+    ]
+
+
+def _encoding_notes(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:
+    if recipe.encoded_dtype is None:
+        return []
+    encoded = {task.stored for task in tasks if task.encoding is not None}
+    matrices = {t.stored: len(t.outputs[0].shape) > 1 for t in tasks if t.stored not in encoded}
+    return [
+        f"{len(encoded):,} matrices of layers are written in {CONFIG_NAMES[recipe.encoded_dtype]} "
+        f"with a scale for each row; {sum(matrices.values()):,} other matrices (embeddings, heads, "
+        "routers, towers, experts in one tensor) and all vectors are not"
+    ] * bool(encoded)
+
+
+def _encoding_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:
+    if recipe.encoded_dtype is None or any(task.encoding is not None for task in tasks):
+        return []
+    return [
+        f"out_dtype is {CONFIG_NAMES[recipe.encoded_dtype]}, but no tensor is the matrix of a "
+        "linear layer of the language model: nothing is written in 8 bits"
     ]
 
 
@@ -280,14 +317,23 @@ def _output_config(
     config = dict(outline.config)
     if config and any(task.name in HEADS for task in tasks):
         config = untied(config)
-    merged = [task for task in tasks if not task.copied]
+    plain = [task for task in tasks if not task.copied and task.encoding is None]
     name = embedding_of(reference.checkpoint.tensors)
     return output_config(
         config, reference, tokenizer, tokens.vocabulary,
-        dtype=main_dtype((task.out_dtype, task.out_bytes) for task in merged),
-        dtypes={task.out_dtype for task in merged},
+        dtype=main_dtype((task.out_dtype, task.out_bytes) for task in plain),
+        dtypes={task.out_dtype for task in plain},
+        quantization=_quantization(tasks),
         rows=next((task.context.shape[0] for task in tasks if task.name == name), None),
     )  # fmt: skip
+
+
+def _quantization(tasks: Sequence[TensorTask]) -> dict[str, Any] | None:
+    """What config.json says of matrices in 8 bits; None without any."""
+    shapes = {task.stored: task.outputs[0].shape for task in tasks}
+    encoded = {task.stored for task in tasks if task.encoding is not None}
+    plain = [name for name, shape in shapes.items() if name not in encoded and len(shape) > 1]
+    return row_scaled_settings(plain) if encoded else None
 
 
 def _tokenizer_model(recipe: Recipe, reference: Model, models: Sequence[Model]) -> Model:

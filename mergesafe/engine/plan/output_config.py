@@ -26,9 +26,9 @@ from mergesafe.tokenizer.special import content_of, special_settings
 from mergesafe.tokenizer.vocabulary import added_tokens
 from mergesafe.untrusted import show
 
-#: What describes packed numbers; the output's are plain.
 #: Ids of tokens that are told of one by one.
 _SHOWN_IDS: Final = 8
+#: What describes packed numbers, which the output's are not as the inputs' may be.
 _PACKED: Final = ("quantization_config", "compression_config")
 _DTYPES: Final = ("dtype", "torch_dtype")
 Level = dict[str, Any]
@@ -57,10 +57,12 @@ def output_config(
     dtype: str | None,
     dtypes: Collection[str],
     rows: int | None,
+    quantization: Mapping[str, Any] | None = None,
 ) -> OutputConfig:
     """``config``, the reference's, for an output whose tensors are of ``dtypes``, most of them of
     ``dtype``, whose embedding has ``rows`` rows, and which takes the tokenizer of ``tokenizer``
-    (``vocabulary``: token -> id, where it is known).
+    (``vocabulary``: token -> id, where it is known). ``quantization``: how matrices are stored, if
+    not as plain numbers.
 
     Raises:
         CheckpointError: ``config`` holds NaN, which is not JSON and no setting.
@@ -73,7 +75,7 @@ def output_config(
         )
     found = OutputConfig(dict(config))
     if config:
-        _drop_packing(found)
+        _set_packing(found, quantization)
         if dtype is not None:
             _set_dtype(found, CONFIG_NAMES[dtype], {CONFIG_NAMES[each] for each in dtypes})
         if rows is not None:
@@ -98,12 +100,14 @@ def _levels(config: Level, change: Callable[[Level, str], Level], key: str = "")
     return change({**config, **inner}, key)
 
 
-def _drop_packing(found: OutputConfig) -> None:
+def _set_packing(found: OutputConfig, quantization: Mapping[str, Any] | None) -> None:
     def change(level: Level, key: str) -> Level:
         return {name: value for name, value in level.items() if name not in _PACKED}
 
     cleaned = _levels(found.config, change)
-    if cleaned != found.config:
+    if quantization is not None:
+        cleaned["quantization_config"] = dict(quantization)
+    elif cleaned != found.config:
         found.notes.append(
             f"{CONFIG_NAME} of the merged model has no quantization_config, since its tensors are "
             "plain numbers"

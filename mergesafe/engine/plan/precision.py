@@ -36,7 +36,7 @@ class Precision:
 
     def __init__(self, recipe: Recipe, models: Sequence[Model]) -> None:
         self._casts = [
-            x for x in (recipe.out_dtype, recipe.dtype) if x is not None and x in _HALVES
+            x for x in (recipe.plain_dtype, recipe.dtype) if x is not None and x in _HALVES
         ]
         self._keep = recipe.keep_float32
         self._mixed = bool(self._casts) and any(in_16_bits(model.checkpoint) for model in models)

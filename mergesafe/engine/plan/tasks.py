@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from mergesafe.dtypes import SIZES
+from mergesafe.checkpoint.output.encoding import RowScaled
+from mergesafe.checkpoint.output.layout import OutputTensor
+from mergesafe.dtypes import ENCODED_NAMES, SIZES
 from mergesafe.methods.driver import Planned
 from mergesafe.methods.spec import (
     MergeMethod,
@@ -87,10 +89,30 @@ class TensorTask:
         """What the method asks for."""
         return () if self.planned is None else self.planned.statistics
 
+    @cached_property
+    def encoding(self) -> RowScaled | None:
+        """How the output is stored where it is not written as it is made."""
+        encoded = self.out_dtype in ENCODED_NAMES.values()
+        return RowScaled(self.out_dtype) if encoded else None
+
+    @property
+    def made_dtype(self) -> str:
+        """The type of the merged elements before they are encoded."""
+        return self.out_dtype if self.encoding is None else "F32"
+
+    @cached_property
+    def outputs(self) -> tuple[OutputTensor, ...]:
+        """What is stored of the output tensor."""
+        shape = self.part.shape if self.part else self.context.shape
+        if self.encoding is not None:
+            return self.encoding.stored(self.stored, shape)
+        return (OutputTensor(self.stored, self.out_dtype, shape),)
+
     @property
     def unit(self) -> Unit:
         """What must be in memory together."""
-        return Unit.ELEMENT if self.planned is None else self.planned.combination.unit
+        unit = Unit.ELEMENT if self.planned is None else self.planned.combination.unit
+        return Unit.ROW if unit is Unit.ELEMENT and self.encoding is not None else unit
 
     @cached_property
     def scratch_bytes(self) -> float:
@@ -145,4 +167,11 @@ class TensorTask:
 
     @property
     def out_bytes(self) -> int:
-        return self.numel * SIZES[self.out_dtype]
+        return self.written_bytes(self.numel)
+
+    def written_bytes(self, count: int) -> int:
+        """Bytes of output that ``count`` elements take: of whole rows, where these have scales."""
+        nbytes = count * SIZES[self.out_dtype]
+        if self.encoding is not None:
+            nbytes += count // self.context.shape[-1] * self.encoding.scale_bytes
+        return nbytes

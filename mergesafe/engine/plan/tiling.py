@@ -81,10 +81,12 @@ def task_layout(
         ArgumentError: not even a small tile fits the budget.
     """
     out_size = SIZES[task.out_dtype] + task.scratch_bytes
+    if task.encoding is not None:  # what is encoded lies beside what that becomes
+        out_size += SIZES[task.made_dtype]
     areas = sum(max(2, source.view.areas) for source in task.sources)
     if task.ranked:  # masks and copies
         areas += 2 * len(task.sources)
-    fixed = task.fixed_bytes + ALIGNMENT * (2 + areas)
+    fixed = task.fixed_bytes + ALIGNMENT * ((2 if task.encoding is None else 3) + areas)
     if not task.numel:
         return Tiling(1, 1, fixed, 1)
     step = unit_step(task)
@@ -140,8 +142,8 @@ def unit_step(task: TensorTask) -> int:
     if task.unit is Unit.MATRIX:
         return max(1, task.numel)
     # Digests are sums over blocks of bytes: of one-byte elements a block has more.
-    least = min((source.view.stored_size for source in task.sources), default=BLOCK)
-    step = max(BLOCK, DIGEST_BLOCK // least)
+    sizes = [SIZES[task.out_dtype], *(source.view.stored_size for source in task.sources)]
+    step = max(BLOCK, DIGEST_BLOCK // min(sizes))
     if task.unit is Unit.ROW and task.context.shape:
         return math.lcm(step, max(1, task.context.shape[-1]))
     return step

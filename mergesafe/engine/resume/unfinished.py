@@ -13,8 +13,9 @@ from mergesafe.checkpoint.format.safetensors import TensorInfo, header_sha256
 from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.manifest import OUTPUT
+from mergesafe.engine.manifest import OUTPUT, SCALES
 from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.resume.entries import MERGE, Finished, Statistics, Tile, finished_of
 from mergesafe.errors import UnreadableError
 from mergesafe.journal import Journal, Line
@@ -198,14 +199,29 @@ def _known(plan: MergePlan, entry: Tile | Statistics) -> bool:
         return False
     if isinstance(entry, Statistics):
         return len(entry.answers) == len(task.statistics)
-    parts = {OUTPUT, *map(str, inputs)}
+    outputs = {OUTPUT} if task.encoding is None else {OUTPUT, SCALES}
+    parts = {*outputs, *map(str, inputs)}
     whole = {f"{i}.{part}" for i in inputs for part in task.sources[i].view.companions}
     inside = entry.begin >= 0 < entry.count and entry.begin + entry.count <= task.numel
     return inside and parts <= entry.digests.keys() <= parts | whole
 
 
+def _scales_intact(plan: MergePlan, task: TensorTask, tile: Tile, folder: OutputFolder) -> bool:
+    """Whether the scales of the tile's rows are what the journal says."""
+    assert task.encoding is not None
+    place, columns = plan.placement(task, 1), task.context.shape[-1]
+    if tile.begin % columns or tile.count % columns:
+        return False  # no tile of a plan is so
+    size = task.encoding.scale_bytes
+    scales = memoryview(bytearray(tile.count // columns * size))
+    folder.pread(place.shard, place.offset + tile.begin // columns * size, scales)
+    return digest_of(scales) == tile.digests.get(SCALES)
+
+
 def _intact(plan: MergePlan, tile: Tile, folder: OutputFolder) -> bool:
     task = plan.tasks[tile.task]
+    if task.encoding is not None and not _scales_intact(plan, task, tile, folder):
+        return False
     size = SIZES[task.out_dtype]
     place = plan.placement(task)
     first = task.begin * size  # in the output tensor, whose blocks digests are numbered by

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import Digests
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.resume.entries import Statistics, Tile, record_of
@@ -42,7 +41,7 @@ def spans_left(tasks: Sequence[TensorTask], tiles: Tiles) -> Iterator[Span]:
 def moved_bytes(task: TensorTask, count: int) -> int:
     """Bytes read and written for ``count`` elements that are read once, adapters not counted."""
     read = sum(s.view.stored_size * task.reach(s, 0, count)[1] for s in task.sources)
-    return read + count * SIZES[task.out_dtype]
+    return read + task.written_bytes(count)
 
 
 class ProgressTracker:
@@ -85,6 +84,6 @@ class ProgressTracker:
         overflow = isinstance(entry, Tile) and entry.overflow
         self.nonfinite.check(task, entry.nonfinite, overflow)
         if isinstance(entry, Tile):
-            self.bytes_done += entry.count * SIZES[task.out_dtype]
+            self.bytes_done += task.written_bytes(entry.count)
             for part, digest in entry.digests.items():
                 self.digests.add(task, part, digest)

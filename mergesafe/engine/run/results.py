@@ -19,8 +19,8 @@ class Work(Protocol):
     @property
     def tasks(self) -> Sequence[TensorTask]: ...
 
-    def placement(self, task: TensorTask) -> Placement:
-        """Where the task's output goes in the sink."""
+    def placement(self, task: TensorTask, part: int = 0) -> Placement:
+        """Where a part of the task's output goes in the sink: 0, or 1 for its scales."""
 
 
 class Sink(Protocol):
@@ -45,8 +45,8 @@ class Record(Protocol):
 class Results(Protocol):
     """Takes what the merge of a tensor makes. Thread-safe."""
 
-    def write(self, task: TensorTask, begin: int, data: memoryview) -> None:
-        """Write output bytes of ``task`` from byte ``begin`` on."""
+    def write(self, task: TensorTask, begin: int, data: memoryview, part: int = 0) -> None:
+        """Write output bytes of ``task`` from byte ``begin`` of a part on; see :class:`Work`."""
 
     def finished(self, entry: Tile | Statistics) -> None:
         """Note work whose bytes have been written."""
@@ -83,8 +83,8 @@ class RunResults:
         #: Set when a worker failed or the run was interrupted.
         self.stopped = threading.Event()
 
-    def write(self, task: TensorTask, begin: int, data: memoryview) -> None:
-        placement = self._plan.placement(task)
+    def write(self, task: TensorTask, begin: int, data: memoryview, part: int = 0) -> None:
+        placement = self._plan.placement(task, part)
         self._sink.pwrite(placement.shard, placement.offset + begin, data)
 
     def finished(self, entry: Tile | Statistics) -> None:

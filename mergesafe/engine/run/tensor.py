@@ -15,12 +15,13 @@ from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.view import Room, View
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.manifest import OUTPUT
+from mergesafe.engine.manifest import OUTPUT, SCALES
 from mergesafe.engine.memory import Slice
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import Tiling, rank_count
 from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.answers import answer
+from mergesafe.engine.run.encoded import EncodedRows
 from mergesafe.engine.run.kernels import (
     OUTPUT_FLAG,
     SHARED_FLAG,
@@ -61,7 +62,8 @@ class TensorMerge:
         self._digests: dict[str, int] = {}
         self._nonfinite: set[int] = set()
         self._overflow = False
-        self._out = memory.take(layout.out_tile * SIZES[task.out_dtype])
+        self._out = memory.take(layout.out_tile * SIZES[task.made_dtype])
+        self._encoded = EncodedRows(task, layout, memory) if task.encoding is not None else None
         room = Room(
             reader, layout.tile, memory.take, layout.threads,
             read=lambda nbytes: lap("read", 0, nbytes),
@@ -83,7 +85,7 @@ class TensorMerge:
         self._span = begin, begin + count
         if combine is None:
             combine = self._statistics()
-        size = SIZES[self.task.out_dtype]
+        size, made = SIZES[self.task.out_dtype], self.task.made_dtype
         address, view = self._out
         calibrated = isinstance(combine, TileFunction)
         chosen = list(self.operands(combine.of))
@@ -92,16 +94,21 @@ class TensorMerge:
         for begin, count, inputs in self.tiles(calibrated=calibrated):
             self._begin_tile(begin)
             for at, n, pieces in self.pieces(inputs, count):
-                out = Buffer(address, view[: n * size], self.task.out_dtype, self.task.out_dtype)
+                out = Buffer(address, view[: n * SIZES[made]], made, made)
                 parts = [pieces[i] for i in chosen]
                 flags = self._combine(parts, combine, out, n, begin + at)
+                written = (address, out.view)
+                if self._encoded is not None:
+                    written = self._encoded.encode(out.view, at, n)
                 self.lap("combine", begin + at, n * size)
                 self.check(flags, chosen)
-                self._digest(begin, at, n, address)
+                self._digest(begin, at, n, written[0])
                 self.lap("digest", begin + at, n * size)
-                self.results.write(self.task, (begin + at) * size, out.view)
+                self.results.write(self.task, (begin + at) * size, written[1])
                 self.lap("write", begin + at, n * size)
-                self.results.advance(n * size)
+                self.results.advance(self.task.written_bytes(n))
+            if self._encoded is not None:
+                self._digests[SCALES] = self._encoded.write(self.results, begin, count)
             self.results.finished(
                 Tile(
                     self.number, begin, count, self._digests, tuple(sorted(self._nonfinite)),
