@@ -28,6 +28,9 @@ INTERRUPTED: Final = 130
 NOT_OURS: Final = ("examples",)
 INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A merge recipe in YAML (mergekit's format).")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]

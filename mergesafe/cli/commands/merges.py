@@ -1,0 +1,126 @@
+"""The options of ``mergesafe merge``, ``plan`` and ``verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mergesafe.cli.optional_value import Ray, RayCommand
+from mergesafe.cli.shared import (
+    Debug,
+    Json,
+    Memory,
+    Quiet,
+    RecipeArgument,
+    Seed,
+    ShardSize,
+    Threads,
+    TokenMismatch,
+    guarded,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add them."""
+    app.command(cls=RayCommand, epilog="Example: mergesafe merge ties.yml merged/ --memory 2GiB")(
+        merge
+    )
+    app.command(epilog="Example: mergesafe plan ties.yml --memory 2GiB")(plan)
+    app.command(epilog="Example: mergesafe verify merged/")(verify)
+
+
+@guarded
+def merge(
+    recipe: RecipeArgument,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL of the merged model.")],
+    device: Annotated[
+        str, typer.Option(help="auto (the CPU), cpu, cuda (all GPUs) or cuda:N.")
+    ] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, native, triton or reference.")] = "auto",
+    memory: Memory = None,
+    vram: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Bytes of each GPU (default: 8GiB or half of what is free)."
+        ),
+    ] = None,
+    threads: Threads = None,
+    max_shard_size: ShardSize = "5GB",
+    seed: Seed = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue an unfinished merge of the same recipe into OUT."),
+    ] = False,
+    on_nonfinite: Annotated[
+        str, typer.Option(metavar="RULE", help="NaN or infinity in an input: error, warn or zero.")
+    ] = "error",
+    allow_token_mismatch: TokenMismatch = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a timeline (JSON, for Perfetto) to FILE."),
+    ] = None,
+    ray: Ray = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Merge checkpoints as RECIPE says into the folder OUT.
+
+    The same recipe and inputs give the same bytes whatever the memory, threads or processor.
+    OUT appears complete or not at all.
+    """
+    from mergesafe.cli.merge import run
+
+    run(
+        recipe, out, device=device, backend=backend, memory=memory, vram=vram,
+        threads=threads, max_shard_size=max_shard_size, seed=seed, overwrite=overwrite,
+        resume=resume, on_nonfinite=on_nonfinite, allow_token_mismatch=allow_token_mismatch,
+        trace=trace, ray=ray, json=json, quiet=quiet,
+    )  # fmt: skip
+
+
+@guarded
+def plan(
+    recipe: RecipeArgument,
+    memory: Memory = None,
+    threads: Threads = None,
+    max_shard_size: ShardSize = "5GB",
+    allow_token_mismatch: TokenMismatch = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say what merging RECIPE would do: tensors, bytes, memory, time, warnings."""
+    from mergesafe.cli.plan import run
+
+    run(
+        recipe,
+        memory=memory,
+        threads=threads,
+        max_shard_size=max_shard_size,
+        allow_token_mismatch=allow_token_mismatch,
+        json=json,
+        quiet=quiet,
+    )
+
+
+@guarded
+def verify(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Local folder of a merged model.")],
+    threads: Threads = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Check every byte of the merged model OUT against its manifest.
+
+    Exit status 3 when anything differs from what the merge wrote.
+    """
+    from mergesafe.cli.verify import run
+
+    run(out, threads=threads, json=json, quiet=quiet)

