@@ -45,7 +45,8 @@ def describe(report: PlanReport) -> dict[str, Any]:
     }
     classes = tensor_classes(plan, schedule)
     estimate = _estimate(report, classes)
-    statistics = {s.title for task in plan.tasks for s in task.statistics}
+    asked = (task.planned.statistics for task in plan.tasks if task.planned is not None)
+    statistics = {each.title for statistics in asked for each in statistics}
     return {
         "method": plan.recipe.method_names,
         "base": plan.recipe.base_model.text if plan.recipe.base_model else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from traceback import walk_tb
 from typing import Final, Literal, TypeAlias, TypeVar
@@ -40,6 +40,8 @@ class Scope:
     numel: int
     inputs: int
     base: bool
+    #: Of all tensors of the plan.
+    model_numel: int = 0
 
     def count(self, of: OperandSet) -> int:
         """Of the tensors of a set."""
@@ -52,7 +54,7 @@ class Scope:
 
     def of(self, inputs: int) -> Scope:
         """The same with another number of inputs."""
-        return Scope(self.numel, inputs, self.base)
+        return replace(self, inputs=inputs)
 
     def check_set(self, of: object, name: str) -> None:
         """Raise where ``of`` is not a set that this tensor has."""

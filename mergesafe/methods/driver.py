@@ -18,7 +18,7 @@ from mergesafe.methods.statistics import Statistic
 
 T = TypeVar("T")
 
-_STATISTICS: Final = "KthMagnitude, DeltaNorms, Gram, ScoreThreshold, ScoreNorms"
+_STATISTICS: Final = "KthMagnitude, ModelKthMagnitude, DeltaNorms, Gram, ScoreThreshold, ScoreNorms"
 _COMBINATIONS: Final = (
     "a WeightedSum, MergeTaskVectors, MergeSelected, Fused, TileFunction or Dense"
 )

@@ -11,7 +11,14 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
-from mergesafe.methods.spec import KEEP_NONE, DeltaNorms, KthMagnitude, Sparsify, Statistic
+from mergesafe.methods.spec import (
+    KEEP_NONE,
+    DeltaNorms,
+    KthMagnitude,
+    ModelKthMagnitude,
+    Sparsify,
+    Statistic,
+)
 
 Sparsifier: TypeAlias = Literal["none", "magnitude", "magnitude_outliers", "random"]
 Rescale: TypeAlias = Literal["none", "l1", "l2", "linf", "inverse_density"]
@@ -32,17 +39,24 @@ def sparsify_masks(
     rescale: Rescale,
     seed: int,
     name: str,
+    model_numel: int = 0,
 ) -> Masks:
-    """Masks and rescale factors of ``len(densities)`` task vectors of ``numel`` elements."""
+    """Masks and rescale factors of ``len(densities)`` task vectors of ``numel`` elements.
+
+    ``model_numel``: magnitudes are compared with those of all so many elements of the model, in
+    place of the tensor's alone.
+    """
+    among = model_numel or numel
+    ask = ModelKthMagnitude if model_numel else KthMagnitude
     if kind == "none":
         return [Sparsify() for _ in densities]
     if kind == "random":
         masks = [random_mask(seed, name, i, d) for i, d in enumerate(densities)]
     elif kind == "magnitude":
-        masks = yield from _windows([largest(numel, d) for d in densities])
+        masks = yield from _windows([largest(among, d) for d in densities], ask)
     else:
-        bounds = [without_outliers(numel, d, g) for d, g in zip(densities, gammas, strict=True)]
-        masks = yield from _windows(bounds)
+        bounds = [without_outliers(among, d, g) for d, g in zip(densities, gammas, strict=True)]
+        masks = yield from _windows(bounds, ask)
     return (yield from _rescaled(masks, densities, rescale))
 
 
@@ -74,7 +88,7 @@ def without_outliers(numel: int, density: float, gamma: float) -> Bounds:
     return numel - bottom, numel - (bottom + keep - 1)
 
 
-def _windows(bounds: list[Bounds]) -> Masks:
+def _windows(bounds: list[Bounds], ask: type[KthMagnitude | ModelKthMagnitude]) -> Masks:
     ranks: list[tuple[int, int]] = []
     for i, bound in enumerate(bounds):
         if isinstance(bound, tuple):
@@ -83,7 +97,7 @@ def _windows(bounds: list[Bounds]) -> Masks:
                 ranks.append((i, bound[1]))
     found: dict[tuple[int, int], int] = {}
     if ranks:
-        answers = yield KthMagnitude(tuple(ranks))
+        answers = yield ask(tuple(ranks))
         found = dict(zip(ranks, answers, strict=True))
     masks = []
     for i, bound in enumerate(bounds):

@@ -32,6 +32,7 @@ from mergesafe.methods.statistics import (
     DeltaNorms,
     Gram,
     KthMagnitude,
+    ModelKthMagnitude,
     RankMask,
     ScoreNorms,
     ScoreThreshold,
@@ -42,9 +43,9 @@ from mergesafe.methods.statistics import (
 __all__ = [
     "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Calibration", "Combination", "DeltaNorms",
     "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "Merge", "MergeMethod",
-    "MergeSelected", "MergeTaskVectors", "OperandSet", "Parameter", "RankMask", "Scalar",
-    "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify", "Statistic", "TensorContext",
-    "TileFunction", "Unit", "WeightedSum",
+    "MergeSelected", "MergeTaskVectors", "ModelKthMagnitude", "OperandSet", "Parameter",
+    "RankMask", "Scalar", "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify", "Statistic",
+    "TensorContext", "TileFunction", "Unit", "WeightedSum",
 ]  # fmt: skip
 
 Scalar: TypeAlias = bool | int | float | str
@@ -147,6 +148,7 @@ class TensorContext:
     one. ``matrix``: whether the tensor is a weight that multiplies activations: two dimensions, and
     no embedding or head (which methods of matrices leave to an average, as their papers do).
     ``calibration``: which of those that the method declares there are for this tensor.
+    ``model_numel``: elements of all tensors that the plan merges; 0 for a tensor in memory.
     """
 
     name: str
@@ -157,10 +159,11 @@ class TensorContext:
     base: bool = False
     matrix: bool = False
     calibration: tuple[str, ...] = ()
+    model_numel: int = 0
 
     @property
     def scope(self) -> Scope:
-        return Scope(self.numel, self.inputs, self.base)
+        return Scope(self.numel, self.inputs, self.base, self.model_numel or self.numel)
 
 
 class MergeMethod(ABC):

@@ -63,6 +63,8 @@ class Statistic(ABC):
 
     #: What a plan calls it.
     title: ClassVar[str]
+    #: What it is about: the tensor, or all that the plan merges, found before the first tensor.
+    about: ClassVar[Literal["tensor", "model"]] = "tensor"
 
     @abstractmethod
     def check(self, scope: Scope) -> None:
@@ -108,7 +110,7 @@ class KthMagnitude(Statistic):
     def check(self, scope: Scope) -> None:
         scope.check_base("KthMagnitude")
         for rank in self.ranks:
-            if not _is_rank(rank, scope):
+            if not _is_rank(rank, scope.inputs, scope.numel):
                 raise BrokenContractError(
                     f"merge() asked for the k-th magnitude of {rank!r}",
                     f"pairs (expert, k) with an expert in [0, {scope.inputs - 1}] and a k in "
@@ -145,6 +147,47 @@ class KthMagnitude(Statistic):
     @property
     def _experts(self) -> list[int]:
         return [i for i, _ in self.ranks]
+
+
+@dataclass(frozen=True)
+class ModelKthMagnitude(Statistic):
+    """Ask for the bits of the k-th largest ``|x_i - base|`` of all tensors that are merged.
+
+    ``ranks``: pairs (input index, k), with k in [1, :attr:`TensorContext.model_numel`]. A tensor in
+    memory, which no plan is about, is a model of its own.
+    """
+
+    title: ClassVar[str] = "k-th magnitude of the model"
+    about: ClassVar[Literal["tensor", "model"]] = "model"
+    ranks: tuple[tuple[int, int], ...]
+
+    def check(self, scope: Scope) -> None:
+        scope.check_base("ModelKthMagnitude")
+        for rank in self.ranks:
+            if not _is_rank(rank, scope.inputs, scope.model_numel):
+                raise BrokenContractError(
+                    f"merge() asked for the k-th magnitude of the model for {rank!r}",
+                    f"pairs (expert, k) with an expert in [0, {scope.inputs - 1}] and a k in "
+                    f"[1, {scope.model_numel}]",
+                )
+
+    def neutral(self, scope: Scope) -> list[int]:
+        return [0] * len(self.ranks)
+
+    def is_finite(self, answer: Iterable[int]) -> bool:
+        return all(bits < _INFINITY for bits in answer)
+
+    def narrowed(self, used: Used) -> ModelKthMagnitude | None:
+        raise BrokenContractError(
+            "unused() left out inputs of a tensor, and merge() asks about the whole model",
+            "no unused inputs, because what is left out elsewhere counts here",
+        )
+
+    def widened(self, answer: Any, used: Used) -> Any:
+        raise AssertionError("nothing is narrowed")
+
+    def passes(self, *, selects: bool) -> int:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -340,13 +383,13 @@ def check_ranked(name: str, masks: Sequence[object], scope: Scope) -> None:
         )
 
 
-def _is_rank(rank: Any, scope: Scope) -> bool:
+def _is_rank(rank: Any, inputs: int, numel: int) -> bool:
     return (
         isinstance(rank, tuple)
         and len(rank) == 2
         and all(isinstance(number, int) for number in rank)
-        and 0 <= rank[0] < scope.inputs
-        and 1 <= rank[1] <= scope.numel
+        and 0 <= rank[0] < inputs
+        and 1 <= rank[1] <= numel
     )
 
 

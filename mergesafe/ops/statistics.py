@@ -19,6 +19,7 @@ from mergesafe.methods.spec import (
     KthMagnitude,
     MergeSelected,
     MergeTaskVectors,
+    ModelKthMagnitude,
     OperandSet,
     ScoreNorms,
     ScoreThreshold,
@@ -114,7 +115,9 @@ def answer(
     return _ANSWERS[type(request)](request, backend, base, inputs)
 
 
-def _kth(request: KthMagnitude, backend: Backend, base: Base, inputs: Tensors) -> list[int]:
+def _kth(
+    request: KthMagnitude | ModelKthMagnitude, backend: Backend, base: Base, inputs: Tensors
+) -> list[int]:
     return backend.kth_magnitude(_there(base), inputs, request.ranks)
 
 
@@ -150,8 +153,8 @@ def _gram(request: Gram, backend: Backend, base: Base, inputs: Tensors) -> list[
 
 #: By type of statistic; :data:`mergesafe.engine.run.answers.ANSWERS` is that of streamed tensors.
 _ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
-    KthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram, ScoreThreshold: _score_threshold,
-    ScoreNorms: _score_norms,
+    KthMagnitude: _kth, ModelKthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram,
+    ScoreThreshold: _score_threshold, ScoreNorms: _score_norms,
 }  # fmt: skip
 
 

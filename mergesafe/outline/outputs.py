@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from mergesafe.architecture.tying import is_matrix
+from mergesafe.dtypes import FLOATS, promote
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.spec import MergeMethod, Settings
 from mergesafe.outline.calibration import calibration_of
@@ -56,6 +57,16 @@ class Output:
             if any(name != self.name for name in names):
                 error.args = (f"{error} ('{self.name}' of the output: {', '.join(names)}.)",)
             raise
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return self.sources[0].view.numel
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether a method makes it; integers and what is one model's own are copied."""
+        return not self.copied and promote([s.view.nominal for s in self.sources]) in FLOATS
 
     def calibration(self) -> dict[str, tuple[Operand, ...]]:
         """Of every input what the method declares as calibration, by name, where there is any.

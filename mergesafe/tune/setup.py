@@ -137,7 +137,7 @@ def prepare(
         seed=_MASK_SEED,
         allow_token_mismatch=allow_token_mismatch,
     )
-    _refuse_parts(plan)
+    _refuse_what_is_no_tensor(plan)
     splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
     check_searches(space, section.searches, loaded.source)
@@ -151,8 +151,13 @@ def prepare(
     return TuningSetup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))
 
 
-def _refuse_parts(plan: MergePlan) -> None:
+def _refuse_what_is_no_tensor(plan: MergePlan) -> None:
     """A tuned model makes whole tensors, and so would not be the one that a merge makes."""
+    if any(task.model_ranks for task in plan.tasks):
+        raise TuningError(
+            "tuning compares magnitudes within each tensor, since every density would need a pass "
+            "over the whole model: leave out 'trim_scope: model'"
+        )
     divided = [name for name, tasks in plan.outputs.items() if tasks[0].part is not None]
     if divided:
         raise TuningError(

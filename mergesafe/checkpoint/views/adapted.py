@@ -92,17 +92,20 @@ class _OpenAdapted(OpenView):
         self._view, self._below, self._threads = view, below, room.threads
         digests = dict(below.digests)
         factors = []
+        #: Memory of the factors, which the kernel knows by address alone: it must not be given back.
+        self._kept: list[memoryview] = []
         for side, info in (("A", view.pair.a), ("B", view.pair.b)):
             pointer, raw = heap(info.nbytes)
             room.reader.read_into(info, 0, raw)
             room.read(info.nbytes)
             digests[side] = digest_of(raw)
-            address, _ = room.take(4 * info.numel)
+            address, memory = room.take(4 * info.numel)
             to_float32(pointer, info.dtype, address, info.numel)
             if view.pair.transposed:
                 transpose(address, *info.shape)
             room.made(info.nbytes)
             factors.append((address, info.numel))
+            self._kept.append(memory)
         a, b = factors
         # Bᵀ and Aᵀ where the base is stored transposed
         self._a, self._b = (b, a) if view.pair.transposed else (a, b)

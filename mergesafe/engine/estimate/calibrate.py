@@ -114,7 +114,8 @@ def window(task: TensorTask, elements: int, place: float) -> TensorTask:
         for s in task.sources
     ]
     context = replace(task.context, shape=shape, numel=count)
-    return replace(task, context=context, sources=tuple(sources))
+    magnitudes = dict.fromkeys(task.model_ranks, 0)  # anything: as much work as with the right ones
+    return replace(task, context=context, sources=tuple(sources), magnitudes=magnitudes)
 
 
 def window_layout(kind: str, part: TensorTask, planned: Tiling) -> Tiling:

@@ -18,7 +18,7 @@ from mergesafe.checkpoint.output.companions import states_of
 from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.checkpoint.places.seen import FileState
-from mergesafe.dtypes import CONFIG_NAMES, FLOATS, SIZES, promote
+from mergesafe.dtypes import CONFIG_NAMES, SIZES, promote
 from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.companions import companion_warnings, companions_of
 from mergesafe.engine.plan.experts import Experts
@@ -134,10 +134,17 @@ def make_plan(
     experts = Experts(names, reference.checkpoint.config)
     encodable = _encodable(outline) if recipe.encoded_dtype is not None else frozenset()
     tasks: list[TensorTask] = []
+    model_numel = sum(output.numel for output in outline.outputs if output.is_merged)
     for output in outline.outputs:
-        task = _task(output, seed, precision, encodable)
+        task = _task(output, seed, precision, encodable, model_numel)
         asked = partial(_planned, output.merge, task.settings)
         tasks += experts.divided(task, asked)
+    if recipe.slices and any(task.model_ranks for task in tasks):
+        raise RecipeError(
+            "a slice is no whole model, so that magnitudes cannot be compared with a model's: "
+            "leave out 'trim_scope: model', or list whole models under 'models'",
+            source=recipe.source, line=recipe.slices[0].line,
+        )  # fmt: skip
     beside = companion_warnings(reference, tokenizer, models, carried)
     config = _output_config(outline, tokenizer, tasks, tokens)
     warnings = [
@@ -189,12 +196,12 @@ def _encodable(outline: Outline) -> frozenset[str]:
 
 
 def _task(
-    output: Output, seed: int, precision: Precision, encodable: Collection[str]
+    output: Output, seed: int, precision: Precision, encodable: Collection[str], model_numel: int
 ) -> TensorTask:
     recipe, name, sources = output.merge, output.name, output.sources
     shape = sources[0].view.shape
     dtype = promote([source.view.nominal for source in sources])
-    copied = output.copied or dtype not in FLOATS
+    copied = not output.is_merged
     calibration = {} if copied else output.calibration()
     uncast = copied or precision.keeps(name, sources)
     out_dtype = dtype if uncast else (recipe.plain_dtype or recipe.dtype or dtype)
@@ -206,6 +213,7 @@ def _task(
         name, shape, prod(shape), count, seed,
         base=recipe.separate_base is not None,
         matrix=is_matrix(name, shape), calibration=tuple(calibration),
+        model_numel=model_numel,
     )  # fmt: skip
     planned = None if copied else _planned(recipe, settings, context)
     cast = None if uncast else recipe.dtype

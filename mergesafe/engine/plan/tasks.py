@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeAlias
 
 from mergesafe.checkpoint.output.encoding import RowScaled
 from mergesafe.checkpoint.output.layout import OutputTensor
@@ -13,6 +14,7 @@ from mergesafe.methods.driver import Planned
 from mergesafe.methods.spec import (
     MergeMethod,
     MergeTaskVectors,
+    ModelKthMagnitude,
     Settings,
     Statistic,
     TensorContext,
@@ -23,6 +25,10 @@ from mergesafe.outline.sources import Operand
 #: Selection scratch per element and requested rank: one collected magnitude of four bytes for
 #: every eighth element at most (csrc/cpu/kth.cpp), rounded up.
 SELECT_BYTES_PER_RANK: Final = 0.5
+
+
+#: A number of an expert, and k: the k-th largest magnitude of its task vector.
+Rank: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ class TensorTask:
     #: Of the method's inputs those that are read (engine/plan/unused.py); None for all. Without a
     #: single one, the base is the only source.
     used: tuple[int, ...] | None = None
+    #: The bits of what :attr:`model_ranks` ask for, once they are found.
+    magnitudes: Mapping[Rank, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -86,8 +94,17 @@ class TensorTask:
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """What the method asks for."""
-        return () if self.planned is None else self.planned.statistics
+        """What the method asks about the tensor, which is read for it."""
+        asked = () if self.planned is None else self.planned.statistics
+        return tuple(each for each in asked if each.about == "tensor")
+
+    @property
+    def model_ranks(self) -> frozenset[Rank]:
+        """What the method asks about all tensors: (expert, k) of a k-th magnitude."""
+        asked = () if self.planned is None else self.planned.statistics
+        return frozenset(
+            rank for each in asked if isinstance(each, ModelKthMagnitude) for rank in each.ranks
+        )
 
     @cached_property
     def encoding(self) -> RowScaled | None:

@@ -19,6 +19,8 @@ from mergesafe.outline.sources import Operand
 
 def without_unused(plan: MergePlan) -> MergePlan:
     """The plan with the sources that matter, and notes about those that are left out."""
+    if any(task.model_ranks for task in plan.tasks):  # about all elements of every expert
+        return plan
     tasks = tuple(_reduced(task) for task in plan.tasks)
     names: dict[str, set[str]] = defaultdict(set)
     size: Counter[str] = Counter()

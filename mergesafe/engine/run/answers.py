@@ -19,6 +19,7 @@ from mergesafe.methods.spec import (
     DeltaNorms,
     Gram,
     KthMagnitude,
+    ModelKthMagnitude,
     OperandSet,
     RankMask,
     ScoreNorms,
@@ -63,6 +64,15 @@ class Tensor(Protocol):
 def answer(request: Statistic, tensor: Tensor) -> Any:
     """What the method is told: bits, (norm, norm of kept) pairs, or a matrix as nested lists."""
     return ANSWERS[type(request)](request, tensor)
+
+
+def known_answer(request: ModelKthMagnitude, task: TensorTask) -> list[int]:
+    """What was found about the whole model before the first tensor was merged."""
+    return [task.magnitudes[rank] for rank in request.ranks]
+
+
+def _of_model(request: ModelKthMagnitude, tensor: Tensor) -> list[int]:
+    return known_answer(request, tensor.task)
 
 
 def _kth(request: KthMagnitude, tensor: Tensor) -> list[int]:
@@ -198,8 +208,8 @@ def _score_norms(request: ScoreNorms, tensor: Tensor) -> list[float]:
 
 #: By type of statistic; :mod:`mergesafe.ops.statistics` has the table for tensors in memory.
 ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
-    KthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram, ScoreThreshold: _score_threshold,
-    ScoreNorms: _score_norms,
+    KthMagnitude: _kth, ModelKthMagnitude: _of_model, DeltaNorms: _norms, Gram: _gram,
+    ScoreThreshold: _score_threshold, ScoreNorms: _score_norms,
 }  # fmt: skip
 
 

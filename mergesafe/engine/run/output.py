@@ -24,6 +24,7 @@ from mergesafe.engine.run.executor import Executor, Unfinished
 from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.engine.run.progress import ProgressTracker, moved_bytes, spans_left
 from mergesafe.engine.run.trace import Trace, no_lap
+from mergesafe.engine.run.whole_model import with_magnitudes
 from mergesafe.engine.run.workers import Options
 from mergesafe.errors import ChangedInputError, MergesafeError
 from mergesafe.journal import Journal, Line
@@ -101,12 +102,16 @@ def merge_into(
             tiles_done = (tile for each in tiles.values() for tile in each)
             advance(sum(moved_bytes(made.tasks[tile.task], tile.count) for tile in tiles_done))
         moved = _Moved(advance)
-        left = Unfinished(
-            made, folder, reader, tracker, tuple(spans_left(made.tasks, tiles)), statistics,
-            moved.add, timeline,
-        )  # fmt: skip
+        spans = tuple(spans_left(made.tasks, tiles))
         lap("prepare", 0, 0)
         try:
+            if spans:
+                made = with_magnitudes(
+                    made, reader, tracker.nonfinite,
+                    memory=options.memory, threads=options.threads, advance=moved.add,
+                )  # fmt: skip
+            lap("statistics", 0, 0)
+            left = Unfinished(made, folder, reader, tracker, spans, statistics, moved.add, timeline)
             backend = executor.run(left)
             lap("wait", 0, 0)
             reader.check_unchanged()

@@ -154,8 +154,10 @@ class TensorMerge:
         answers: list[Any] = []
 
         def found(request: Statistic) -> Any:
-            answers.append(answer(request, self))
-            return answers[-1]
+            told = answer(request, self)
+            if request.about == "tensor":
+                answers.append(told)
+            return told
 
         merge = steps(
             self.task.method, self.task.context, self.task.settings,

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
 from mergesafe.checkpoint.format.reader import Reader
@@ -22,13 +23,15 @@ from mergesafe.engine.memory import Arena
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import CPU_SIZES, DEVICE_SIZES, Tiling, bytes_read, task_layout
 from mergesafe.engine.resume.entries import Statistics, Tile
+from mergesafe.engine.run.answers import known_answer
 from mergesafe.engine.run.kernels import Kernels
 from mergesafe.engine.run.progress import Span
 from mergesafe.engine.run.results import RunResults, Work
 from mergesafe.engine.run.tensor import TensorMerge
+from mergesafe.engine.run.whole_model import counted_bytes
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import drive, steps
-from mergesafe.methods.spec import Combination, Unit
+from mergesafe.methods.spec import Combination, ModelKthMagnitude, Statistic, Unit
 from mergesafe.system_faults import explained
 
 #: Input bytes that the system is asked to read ahead of the workers.
@@ -93,7 +96,7 @@ def schedule(plan: Work, options: Options) -> Schedule:
         task.stored_bytes if task.copied else bytes_read(task, layouts[task.name])
         for task in plan.tasks
     )
-    return Schedule(layouts, arena, workers, read)
+    return Schedule(layouts, arena, workers, read + counted_bytes(plan.tasks))
 
 
 def is_cut(task: TensorTask) -> bool:
@@ -227,7 +230,13 @@ class Workers:
             task.method, task.context, task.settings,
             used=task.used, planned=task.planned,
         )  # fmt: skip
-        return drive(merge, lambda request: next(answers))
+
+        def found(request: Statistic) -> Any:
+            if isinstance(request, ModelKthMagnitude):
+                return known_answer(request, task)
+            return next(answers)
+
+        return drive(merge, found)
 
     def _read_ahead(self, number: int) -> None:
         """Called as span ``number`` begins."""

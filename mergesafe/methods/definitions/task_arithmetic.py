@@ -59,6 +59,8 @@ class TaskArithmetic(MergeMethod):
 
     def unused(self, settings: Settings) -> frozenset[int]:
         weights = settings.column("weight")
+        if settings.shared.get("trim_scope") == "model":  # all magnitudes count elsewhere
+            return frozenset()
         nothing = settings.shared["lambda"] == 0
         return frozenset(i for i, weight in enumerate(weights) if nothing or weight == 0)
 
@@ -74,8 +76,9 @@ class TaskArithmetic(MergeMethod):
             outliers = self.sparsifier == "magnitude_outliers"
             gammas = settings.column("gamma") if outliers else []
             masks = yield from sparsify_masks(
-                self.sparsifier, tensor.numel, densities, gammas, rescale, tensor.seed, tensor.name
-            )
+                self.sparsifier, tensor.numel, densities, gammas, rescale, tensor.seed, tensor.name,
+                tensor.scope.model_numel if shared.get("trim_scope") == "model" else 0,
+            )  # fmt: skip
         elect: Literal["none", "sum", "count"] = shared["elect"] if self.elects else "none"
         return MergeTaskVectors(
             tuple(settings.column("weight")),
@@ -139,6 +142,14 @@ def _parameters(
             Parameter(
                 "elect", "choice", "how the majority sign is found", default="sum",
                 choices=("sum", "count"),
+            )
+        )  # fmt: skip
+    if sparsify in ("magnitude", "magnitude_outliers"):
+        parameters.append(
+            Parameter(
+                "trim_scope", "choice", "whether magnitudes are compared within a tensor or within "
+                "the whole model, as the authors of TIES do", default="tensor",
+                choices=("tensor", "model"),
             )
         )  # fmt: skip
     if sparsify == "magnitude_outliers":

@@ -1,0 +1,165 @@
+"""What methods ask about all tensors of a merge together, found before the first is merged.
+
+The k-th largest magnitude of a task vector is found from two counts over everything that the plan
+merges: of the high 16 bits of all magnitudes, then of the low 15 bits of those that begin like it.
+Counts are sums of integers, so that threads and tiles change nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from threading import Event, Lock
+from typing import Any, Final
+
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.views.view import OpenView, Room
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.tasks import Rank, TensorTask
+from mergesafe.engine.plan.tiling import BLOCK, SMALL_TILE
+from mergesafe.engine.run.devices import choose
+from mergesafe.engine.run.kernels import Buffer, Kernels
+from mergesafe.engine.run.nonfinite import NonFinite
+from mergesafe.methods.statistics import bin_of
+from mergesafe.native import extension
+
+#: How often everything is read.
+_PASSES: Final = 2
+#: Counts of one rank: 65,536 of eight bytes.
+_COUNT_BYTES: Final = 8 * extension.histogram_bins
+
+
+def counted_bytes(tasks: Iterable[TensorTask]) -> int:
+    """Bytes that are read before the first tensor is merged."""
+    tasks = list(tasks)
+    if not any(task.model_ranks for task in tasks):
+        return 0
+    read = (s.view.stored_bytes for task in tasks if not task.copied for s in task.members)
+    return _PASSES * sum(read)
+
+
+def with_magnitudes(
+    plan: MergePlan,
+    reader: Reader,
+    nonfinite: NonFinite,
+    *,
+    memory: int,
+    threads: int,
+    advance: Callable[[int], None] | None = None,
+) -> MergePlan:
+    """The plan, whose tasks know what they ask about the whole model; computed on the CPU.
+
+    ``advance``: told of bytes that were read.
+
+    Raises:
+        CheckpointError: an input cannot be read.
+        NonFiniteError: the rule is ``error`` and an input holds NaN or infinity.
+    """
+    ranks = tuple(sorted(set().union(*(task.model_ranks for task in plan.tasks))))
+    if not ranks:
+        return plan
+    tasks = [task for task in plan.tasks if not task.copied and task.numel]
+    kernels = choose("auto", "cpu", None, zero_nonfinite=nonfinite.rule == "zero").kernels(1)
+    # Half for tiles: counts of every thread take from the rest.
+    room = memory // 2
+    threads = max(1, min(threads, len(tasks), room // (_COUNT_BYTES * len(ranks))))
+    count = _Count(tasks, ranks, kernels, reader, nonfinite, room // threads, threads, advance)
+    high = count.find([], [k for _, k in ranks])
+    prefixes = [prefix for prefix, _ in high]
+    low = count.find(prefixes, [rest for _, rest in high])
+    found = {
+        rank: prefix << extension.low_bits | bits
+        for rank, prefix, (bits, _) in zip(ranks, prefixes, low, strict=True)
+    }
+    answered = tuple(
+        replace(task, magnitudes={rank: found[rank] for rank in task.model_ranks})
+        if task.model_ranks
+        else task
+        for task in plan.tasks
+    )
+    return replace(plan, tasks=answered)
+
+
+@dataclass
+class _Count:
+    """Counts magnitudes of all tasks, one thread a task, largest first."""
+
+    tasks: Sequence[TensorTask]
+    ranks: Sequence[Rank]
+    kernels: Kernels
+    reader: Reader
+    nonfinite: NonFinite
+    #: Bytes that the tiles of a thread take at most.
+    room: int
+    threads: int
+    advance: Callable[[int], None] | None
+    _stopped: Event = field(default_factory=Event)
+    _lock: Lock = field(default_factory=Lock)
+
+    def find(self, prefixes: list[int], ks: Sequence[int]) -> list[tuple[int, int]]:
+        """The bin of each k-th largest, and its rank within that bin."""
+        bins = extension.histogram_bins
+        total = _counts(len(self.ranks))
+        left = iter(sorted(self.tasks, key=lambda task: -task.numel))
+
+        def work() -> Any:
+            counts = _counts(len(self.ranks))
+            while not self._stopped.is_set():
+                with self._lock:
+                    task = next(left, None)
+                if task is None:
+                    break
+                self._add(task, prefixes, counts)
+            return counts
+
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="count") as pool:
+            jobs = [pool.submit(work) for _ in range(self.threads)]
+            try:
+                parts = [job.result() for job in jobs]
+            finally:
+                self._stopped.set()
+        self._stopped.clear()
+        for part in parts:
+            for index, number in enumerate(part):
+                total[index] += number
+        return [bin_of(total[i * bins : (i + 1) * bins], k) for i, k in enumerate(ks)]
+
+    def _add(self, task: TensorTask, prefixes: list[int], counts: Any) -> None:
+        chosen = [0, *(1 + expert for expert, _ in self.ranks)]
+        for buffers, n in self._tiles(task, sorted(set(chosen))):
+            given = [buffers[index] for index in chosen]
+            flags = self.kernels.histogram(given, prefixes, counts, n)
+            if flags:
+                odd = {index for i, index in enumerate(chosen) if flags >> i & 1}
+                self.nonfinite.check(task, odd, False)
+
+    def _tiles(
+        self, task: TensorTask, chosen: Sequence[int]
+    ) -> Iterator[tuple[dict[int, Buffer], int]]:
+        """Buffers of the chosen sources by their number, and how many elements they hold."""
+        sources = task.sources
+        each = sum(sources[i].view.bytes_per_element for i in chosen)
+        fixed = sum(sources[i].view.fixed_bytes for i in chosen)
+        tile = min(SMALL_TILE, task.numel, max(BLOCK, (self.room - fixed) // each))
+        views: dict[int, OpenView] = {
+            i: sources[i].view.open(Room(self.reader, tile)) for i in chosen
+        }
+        for begin in range(0, task.numel, tile):
+            if self._stopped.is_set():
+                return
+            n = min(tile, task.numel - begin)
+            buffers = {}
+            for i, opened in views.items():
+                view = sources[i].view
+                opened.fetch(begin, n)
+                address, elements = opened.make(begin, n)
+                buffers[i] = Buffer(address, elements, view.dtype, task.cast or view.dtype)
+                if self.advance is not None:
+                    self.advance(n * view.stored_size)
+            yield buffers, n
+
+
+def _counts(ranks: int) -> Any:
+    return (ctypes.c_int64 * (extension.histogram_bins * ranks))()

@@ -1,0 +1,184 @@
+"""``trim_scope: model``: magnitudes are compared within the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import Tensors, llama, read, recipe, same_bits, save, save_adapter
+
+import mergesafe as ms
+from mergesafe import methods
+from mergesafe.errors import NonFiniteError, RecipeError, TuningError
+
+LARGE = "model.layers.0.mlp.down_proj.weight"
+COPIED = "model.layers.1.self_attn.steps"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A base and two experts, one tensor of which takes several tiles, and a buffer of integers."""
+    folder = tmp_path_factory.mktemp("models")
+    paths = []
+    for i in range(3):
+        tensors = llama(i)
+        generator = torch.Generator().manual_seed(i)
+        tensors[LARGE] = (torch.randn(700, 1531, generator=generator) * 0.04).bfloat16()
+        tensors[COPIED] = torch.arange(5)
+        paths.append(save(folder / str(i), tensors))
+    return paths
+
+
+def content(models: list[Path], method: str = "ties", **keys: Any) -> dict[str, Any]:
+    each = [{"weight": 1.0, "density": 0.3}, {"weight": 0.5, "density": 0.1}]
+    keys = {"dtype": "float32", "parameters": {"trim_scope": "model"}} | keys
+    return recipe(method, models[1:], models[0], each=each, **keys)
+
+
+def trimmed(models: list[Path], densities: tuple[float, float]) -> list[Tensors]:
+    """The task vectors with what is kept of each, from one sorted list of the whole model."""
+    base, *experts = (read(folder) for folder in models)
+    found = []
+    for expert, density in zip(experts, densities, strict=True):
+        deltas = {n: x.float() - base[n].float() for n, x in expert.items() if n != COPIED}
+        magnitudes = torch.cat([x.abs().flatten() for x in deltas.values()])
+        k = max(1, int(density * len(magnitudes)))
+        lowest = magnitudes.sort(descending=True).values[k - 1]
+        found.append({n: x * (x.abs() >= lowest) for n, x in deltas.items()})
+    return found
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"memory": "256MiB", "threads": 1}, {"memory": "16MiB", "threads": 3},
+        {"memory": "32MiB", "threads": 2, "backend": "reference"},
+    ],
+)  # fmt: skip
+def test_the_largest_of_the_whole_model_are_kept(
+    models: list[Path], tmp_path: Path, run: Mapping[str, Any]
+) -> None:
+    ms.merge(content(models, "ties"), tmp_path / "out", **run)
+    made, base = read(tmp_path / "out"), read(models[0])
+    one, two = trimmed(models, (0.3, 0.1))
+    assert torch.equal(made[COPIED], torch.arange(5))
+    for name in one:
+        # nothing is left to trim: every element that is kept counts, and 0 never does
+        expected = methods.ties(
+            base[name].float(), [base[name].float() + x[name] for x in (one, two)],
+            weight=[1.0, 0.5],
+        )  # fmt: skip
+        # base + (x - base) rounds where x - base alone does not
+        assert torch.allclose(made[name], expected, rtol=0, atol=1e-7), name
+    kept = sum(int((made[n] != base[n].float()).sum()) for n in one)
+    total = sum(x.numel() for x in one.values())
+    assert 0.3 * total <= kept + 0.01 * total <= 0.42 * total
+
+
+def test_shares_differ_by_tensor_and_add_up(models: list[Path], tmp_path: Path) -> None:
+    """With one expert everything that is kept is seen: the k largest, and ties of the last."""
+    alone = recipe(
+        "ties", models[1:2], models[0], each={"weight": 1.0, "density": 0.25}, dtype="float32",
+        parameters={"trim_scope": "model", "normalize": False},
+    )  # fmt: skip
+    ms.merge(alone, tmp_path / "out")
+    made, base = read(tmp_path / "out"), read(models[0])
+    [kept] = trimmed(models[:2], (0.25,))  # type: ignore[arg-type]
+    shares = []
+    for name, delta in kept.items():
+        assert torch.equal(made[name] != base[name].float(), delta != 0), name
+        shares.append(float((delta != 0).float().mean()))
+    assert max(shares) - min(shares) > 0.1
+
+
+def test_breadcrumbs_drop_the_outliers_of_the_model(models: list[Path], tmp_path: Path) -> None:
+    made = content(models, "breadcrumbs")
+    for entry in made["models"]:
+        entry["parameters"] |= {"density": 0.5, "gamma": 0.2}
+    ms.merge(made, tmp_path / "out", memory="16MiB")
+    ms.merge(made, tmp_path / "whole", memory="256MiB", threads=1)
+    base, one, two = (read(folder) for folder in models)
+    merged = read(tmp_path / "out")
+    whole = read(tmp_path / "whole")
+    kept = []
+    for expert in (one, two):
+        deltas = {n: x.float() - base[n].float() for n, x in expert.items() if n != COPIED}
+        ordered = torch.cat([x.abs().flatten() for x in deltas.values()]).sort().values
+        n = len(ordered)
+        keep, top = int(0.5 * n), int(0.2 * n)
+        low, high = ordered[n - keep - top], ordered[n - top - 1]
+        kept.append({k: x * ((x.abs() >= low) & (x.abs() <= high)) for k, x in deltas.items()})
+    for name, tensor in merged.items():
+        assert same_bits(tensor, whole[name])
+        if name != COPIED:
+            expected = base[name].float() + (kept[0][name] + 0.5 * kept[1][name])
+            assert torch.allclose(tensor, expected, rtol=0, atol=1e-7), name
+
+
+def test_adapters_count_as_what_they_add(models: list[Path], tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", read(models[0]), 3)
+    made = recipe(
+        "ties", [f"{models[0]}+{adapter}", models[1]], models[0], dtype="float32",
+        each={"weight": 1.0, "density": 0.2}, parameters={"trim_scope": "model"},
+    )  # fmt: skip
+    for number, run in enumerate(({"memory": "16MiB"}, {"memory": "1GiB", "threads": 1})):
+        ms.merge(made, tmp_path / str(number), **run)
+    one, other = read(tmp_path / "0"), read(tmp_path / "1")
+    assert all(same_bits(tensor, other[name]) for name, tensor in one.items())
+    base = read(models[0])
+    # an adapter leaves most tensors alone, and what it changes is larger than their share
+    name = "model.layers.1.self_attn.o_proj.weight"
+    assert (one[name] != base[name].float()).float().mean() > 0.3
+
+
+def test_inputs_without_weight_count_too(models: list[Path], tmp_path: Path) -> None:
+    """A threshold is that of the whole task vector, whatever counts where."""
+    made = content(models)
+    weights = [{"filter": "mlp", "value": 0.0}, {"value": 1.0}]
+    made["models"][0]["parameters"]["weight"] = weights
+    ms.merge(made, tmp_path / "some")
+    ms.merge(content(models), tmp_path / "all")
+    some, everything = read(tmp_path / "some"), read(tmp_path / "all")
+    assert all(same_bits(t, everything[n]) for n, t in some.items() if "mlp" not in n)
+
+
+def test_the_plan_says_what_is_read(models: list[Path]) -> None:
+    once = ms.plan(content(models, parameters={}), memory="256MiB").schedule.bytes_read
+    made = ms.plan(content(models), memory="256MiB")
+    copied = sum(task.stored_bytes for task in made.plan.tasks if task.copied)
+    assert made.schedule.bytes_read == 3 * (once - copied) + copied
+    layouts = ms.plan(content(models), memory="16MiB").schedule.layouts
+    assert layouts[LARGE].tile < 700 * 1531
+
+
+def test_nan_is_named_before_anything_is_merged(models: list[Path], tmp_path: Path) -> None:
+    tensors = read(models[1])
+    tensors["model.norm.weight"][3] = torch.nan
+    odd = save(tmp_path / "odd", tensors)
+    made = content([models[0], odd, models[2]])
+    with pytest.raises(NonFiniteError, match=r"'model\.norm\.weight'.* 1 "):
+        ms.merge(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    ms.merge(made, tmp_path / "out", on_nonfinite="zero")
+
+
+def test_slices_and_tuning_refuse_it(models: list[Path], tmp_path: Path) -> None:
+    sources = [
+        {"model": str(m), "layer_range": [0, 2], "parameters": {"weight": 1.0, "density": 0.5}}
+        for m in models[1:]
+    ]
+    made = {
+        "merge_method": "ties", "base_model": str(models[0]), "slices": [{"sources": sources}],
+        "parameters": {"trim_scope": "model"},
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match="a slice is no whole model"):
+        ms.plan(made)
+    from mergesafe.tune.setup import prepare
+
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "a", "response": "b"}\n' * 4)
+    with pytest.raises(TuningError, match="leave out 'trim_scope: model'"):
+        prepare(content(models) | {"tune": {"data": [{"role": "domain", "path": str(data)}]}})
