@@ -92,7 +92,7 @@ class _OpenAdapted(OpenView):
         self._view, self._below, self._threads = view, below, room.threads
         digests = dict(below.digests)
         factors = []
-        #: Memory of the factors, which the kernel knows by address alone: it must not be given back.
+        #: Memory of the factors, which the kernel knows by address alone: it is not given back.
         self._kept: list[memoryview] = []
         for side, info in (("A", view.pair.a), ("B", view.pair.b)):
             pointer, raw = heap(info.nbytes)
