@@ -3,8 +3,10 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -29,6 +31,22 @@ inline Output make_output(uintptr_t address, int dtype) {
   return {reinterpret_cast<void*>(address), dtype_of(dtype)};
 }
 
+inline TaskVector make_vector(const Input& input, float weight, float rescale, uint32_t lo,
+                              uint32_t hi, bool random, uint32_t threshold, uint64_t key,
+                              const std::optional<Array>& keep) {
+  const Array bytes = keep.value_or(Array{0, 0});
+  return {input,
+          weight,
+          rescale,
+          lo,
+          hi,
+          random,
+          threshold,
+          key,
+          reinterpret_cast<const uint8_t*>(bytes.address),
+          static_cast<int64_t>(bytes.values)};
+}
+
 // One of the arrays of n elements that a call works on.
 inline const Input& checked(const char* name, const Input& input, int64_t n) {
   expect_memory(name, reinterpret_cast<uintptr_t>(input.data), n, size_of(input.dtype));
@@ -48,7 +66,10 @@ inline void check_inputs(const std::vector<Input>& inputs, int64_t n, int64_t le
 
 inline void check_vectors(const std::vector<TaskVector>& vectors, int64_t n) {
   expect_between("the number of task vectors", vectors.size(), 0, kMostInputs);
-  for (const TaskVector& vector : vectors) checked("an expert", vector.input, n);
+  for (const TaskVector& vector : vectors) {
+    checked("an expert", vector.input, n);
+    if (vector.keep != nullptr) expect_length("keep", vector.kept, n, "one per element");
+  }
 }
 
 // The array, which must have `wanted` values, `of` what.

@@ -271,6 +271,8 @@ std::vector<double> merge_gradient(const Input& grad, const Input& base,
                                    uint64_t offset, int elect, bool normalize, int threads) {
   elements_of(n), threads_of(threads);
   check_vectors(vectors, n);
+  for (const TaskVector& vector : vectors)
+    if (vector.keep != nullptr) throw std::invalid_argument("there is no gradient with keep");
   const GradientJob job{checked("the gradient", grad, n),
                         checked("the base", base, n),
                         vectors.data(),

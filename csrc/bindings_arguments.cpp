@@ -28,9 +28,9 @@ void bind_arguments(py::module_& m) {
   py::class_<Array>(m, "Array", py::module_local())
       .def(py::init<uintptr_t, size_t>(), py::arg("address"), py::arg("values"));
   py::class_<TaskVector>(m, "TaskVector", py::module_local())
-      .def(py::init<const Input&, float, float, uint32_t, uint32_t, bool, uint32_t, uint64_t>(),
-           py::arg("input"), py::arg("weight"), py::arg("rescale"), py::arg("lo"), py::arg("hi"),
-           py::arg("random"), py::arg("threshold"), py::arg("key"));
+      .def(py::init(&make_vector), py::arg("input"), py::arg("weight"), py::arg("rescale"),
+           py::arg("lo"), py::arg("hi"), py::arg("random"), py::arg("threshold"), py::arg("key"),
+           py::arg("keep") = py::none());
 }
 
 }  // namespace mergesafe

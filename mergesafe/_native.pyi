@@ -25,7 +25,8 @@ class TaskVector:
     """``weight * (rescale * (input - base))`` where an element survives, else 0, in float32.
 
     Survivors have ``lo <= bits(abs(input - base)) <= hi``; if ``random``, they are those whose
-    Philox word of (``key``, position in the tensor) is below ``threshold``.
+    Philox word of (``key``, position in the tensor) is below ``threshold``. ``keep`` has a byte
+    for each element: where it is 0, the element has the value of the base.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class TaskVector:
         random: bool,
         threshold: int,
         key: int,
+        keep: Array | None = None,
     ) -> None: ...
 
 class RankMask:

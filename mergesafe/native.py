@@ -81,12 +81,19 @@ def add_low_rank(
 
 
 def task_vectors(
-    inputs: Sequence[Input], sparsify: Sequence[Sparsify], weights: Sequence[float]
+    inputs: Sequence[Input],
+    sparsify: Sequence[Sparsify],
+    weights: Sequence[float],
+    keeps: Sequence[Array | None] = (),
 ) -> list[TaskVector]:
-    """One per expert; weights and rescale factors are rounded to float32."""
+    """One per expert; weights and rescale factors are rounded to float32. ``keeps``: masks in
+    memory, a byte for each element.
+    """
     return [
-        TaskVector(x, w, s.rescale, s.lo, s.hi, s.random, s.threshold, s.key)
-        for x, s, w in zip(inputs, sparsify, weights, strict=True)
+        TaskVector(x, w, s.rescale, s.lo, s.hi, s.random, s.threshold, s.key, keep)
+        for x, s, w, keep in zip(
+            inputs, sparsify, weights, keeps or [None] * len(inputs), strict=True
+        )
     ]
 
 

@@ -31,6 +31,8 @@ struct TaskVector {
   bool random;  // keep where the Philox word < threshold, instead of the window
   uint32_t threshold;
   uint64_t key;
+  const uint8_t* keep;  // of `kept` elements: 0 where it has the value of the base; or null
+  int64_t kept;
 };
 
 struct MergeJob {

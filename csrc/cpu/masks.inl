@@ -91,6 +91,25 @@ inline void words_to_masks(uint32_t* words, int n, uint32_t threshold) {
   for (int j = 0; j < n; ++j) words[j] = mask(words[j] < threshold);
 }
 
+// out = x where it is kept, else the base, as bits.
+template <class Bits>
+void kept_or_base(const uint8_t* keep, const Bits* base, const Bits* x, int n,
+                  Bits* __restrict__ out) {
+  for (int j = 0; j < n; ++j) {
+    const Bits kept = static_cast<Bits>(0 - keep[j]);
+    out[j] = static_cast<Bits>((x[j] & kept) | (base[j] & static_cast<Bits>(~kept)));
+  }
+}
+
+inline void kept_or_base(const uint8_t* keep, const float* base, const float* x, int n,
+                         float* __restrict__ out) {
+  for (int j = 0; j < n; ++j) out[j] = keep[j] != 0 ? x[j] : base[j];
+}
+
+inline void drop_in_place(const uint8_t* keep, const float* base, int n, float* __restrict__ x) {
+  for (int j = 0; j < n; ++j) x[j] = keep[j] != 0 ? x[j] : base[j];
+}
+
 // Keep masks of one expert's deltas into `masks`.
 inline void keep_masks(const TaskVector& v, const float* base, const float* x, uint64_t first,
                        int n, uint32_t* masks) {

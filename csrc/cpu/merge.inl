@@ -271,6 +271,7 @@ struct Chunk {
   const BF16 *from, *rows[kFixed];
   BF16* to;
   uint32_t* masks;
+  uint16_t* left;  // rows of bfloat16 without what is dropped
   int n;
   bool paired;
   bool clean;  // of pairs: all inputs and outputs are finite
@@ -317,9 +318,14 @@ Flags merge_direct(const MergeJob& job, bool random, int64_t pos, Chunk& c) {
   c.from = bf16_at(job.base, pos);
   c.to = static_cast<BF16*>(job.out.data) + pos;
   for (int i = 0; i < job.count; ++i) {
-    c.rows[i] = bf16_at(job.vectors[i].input, pos);
-    if (random)
-      keep_pairs(job.vectors[i], c.from, c.rows[i], job.offset + pos, c.n, c.masks + i * kChunk);
+    const TaskVector& v = job.vectors[i];
+    c.rows[i] = bf16_at(v.input, pos);
+    if (v.keep != nullptr) {
+      uint16_t* left = c.left + i * kChunk;
+      kept_or_base(v.keep + pos, &c.from->bits, &c.rows[i]->bits, c.n, left);
+      c.rows[i] = reinterpret_cast<const BF16*>(left);
+    }
+    if (random) keep_pairs(v, c.from, c.rows[i], job.offset + pos, c.n, c.masks + i * kChunk);
   }
   merge_dispatch(job, random, c);
   if (c.clean) return 0;
@@ -338,6 +344,7 @@ Flags merge_loaded(const MergeJob& job, bool random, int64_t pos, float* base, f
     float* row = x + i * kChunk;
     if (fixed) c.next[i + 1] = NextChunk(v.input, pos);
     flags |= flag(i + 1, load(v.input, pos, c.n, job.zero_nonfinite, row));
+    if (v.keep != nullptr) drop_in_place(v.keep + pos, base, c.n, row);
     if (random || !fixed) keep_masks(v, base, row, job.offset + pos, c.n, c.masks + i * kChunk);
   }
   if (fixed)
@@ -355,13 +362,14 @@ Flags merge_loaded(const MergeJob& job, bool random, int64_t pos, float* base, f
 
 Flags merge_task_vectors(const MergeJob& job, int64_t begin, int64_t end) {
   const int64_t count = job.count, row = kChunk;
-  float* base = thread_scratch((2 + 2 * count) * row);
+  float* base = thread_scratch((2 + 3 * count) * row);
   float* x = base + 2 * row;
   Chunk c{};
   c.base = base;
   c.x = x;
   c.out = base + row;
   c.masks = reinterpret_cast<uint32_t*>(x + count * row);
+  c.left = reinterpret_cast<uint16_t*>(c.masks + count * row);
   bool random = false;
   bool direct = count > 0 && count <= kFixed && job.out.dtype == DType::kBF16 &&
                 is_bf16(job.base) && !job.zero_nonfinite;

@@ -31,37 +31,62 @@ inline uint32_t max_magnitude(const float* d, int n) {
   return largest;
 }
 
-inline double norm_term(Norm norm, const float* d, int n) {
-  if (norm == Norm::kLinf) return static_cast<double>(float_of(max_magnitude(d, n)));
-  double lanes[kReduceLanes] = {};
-  if (norm == Norm::kL1)
-    abs_sum_chunk(d, n, lanes);
-  else
-    add_products(d, d, n, lanes);
-  return add_lanes(lanes);
-}
+// The terms of a norm in a block, a chunk at a time.
+struct NormTerms {
+  double lanes[kReduceLanes];
+  uint32_t largest;
+
+  void add(Norm norm, const float* d, int n) {
+    if (norm == Norm::kLinf) {
+      const uint32_t m = max_magnitude(d, n);
+      largest = m > largest ? m : largest;
+    } else if (norm == Norm::kL1) {
+      abs_sum_chunk(d, n, lanes);
+    } else {
+      add_products(d, d, n, lanes);
+    }
+  }
+  double value(Norm norm) const {
+    return norm == Norm::kLinf ? static_cast<double>(float_of(largest)) : add_lanes(lanes);
+  }
+};
 
 inline bool keeps_all(const TaskVector& v) { return !v.random && v.lo == 0 && v.hi >= kAbsMask; }
 
 Flags delta_norms(const MergeJob& job, Norm norm, int64_t begin, int64_t end, double* sums) {
-  float* base = thread_scratch(3 * kReduceBlock);
-  float* x = base + kReduceBlock;
-  uint32_t* masks = reinterpret_cast<uint32_t*>(x + kReduceBlock);
+  constexpr int64_t kTerms = sizeof(NormTerms) / sizeof(float);
+  float* base = thread_scratch(4 * kChunk + 2 * job.count * kTerms);
+  float *x = base + kChunk, *left = x + kChunk;
+  uint32_t* masks = reinterpret_cast<uint32_t*>(left + kChunk);
+  NormTerms* terms = reinterpret_cast<NormTerms*>(masks + kChunk);  // of all, of what is kept
   Flags flags = 0;
-  for (int64_t pos = begin; pos < end; pos += kReduceBlock) {
-    const int n = static_cast<int>(end - pos < kReduceBlock ? end - pos : kReduceBlock);
-    flags |= flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
+  for (int64_t pos = begin; pos < end;) {
+    const int64_t stop = end - pos < kReduceBlock ? end : pos + kReduceBlock;
     double* block = sums + (pos - begin) / kReduceBlock * job.count * 2;
+    std::memset(terms, 0, 2 * job.count * sizeof(NormTerms));
+    for (; pos < stop; pos += kChunk) {
+      const int n = static_cast<int>(stop - pos < kChunk ? stop - pos : kChunk);
+      flags |= flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
+      for (int i = 0; i < job.count; ++i) {
+        const TaskVector& v = job.vectors[i];
+        flags |= flag(i + 1, load(v.input, pos, n, job.zero_nonfinite, x));
+        if (v.keep != nullptr) {
+          const uint8_t* keep = v.keep + pos;
+          for (int j = 0; j < n; ++j) left[j] = (keep[j] != 0 ? x[j] : base[j]) - base[j];
+        } else if (!keeps_all(v)) {
+          keep_masks(v, base, x, job.offset + pos, n, masks);
+          for (int j = 0; j < n; ++j) left[j] = pick(masks[j] != 0, x[j] - base[j]);
+        }
+        for (int j = 0; j < n; ++j) x[j] = x[j] - base[j];
+        terms[2 * i].add(norm, x, n);
+        if (v.keep != nullptr || !keeps_all(v)) terms[2 * i + 1].add(norm, left, n);
+      }
+    }
+    pos = stop;
     for (int i = 0; i < job.count; ++i) {
-      const TaskVector& v = job.vectors[i];
-      flags |= flag(i + 1, load(v.input, pos, n, job.zero_nonfinite, x));
-      if (!keeps_all(v)) keep_masks(v, base, x, job.offset + pos, n, masks);
-      for (int j = 0; j < n; ++j) x[j] = x[j] - base[j];
-      block[2 * i] = norm_term(norm, x, n);
-      block[2 * i + 1] = block[2 * i];
-      if (keeps_all(v)) continue;
-      for (int j = 0; j < n; ++j) x[j] = pick(masks[j] != 0, x[j]);
-      block[2 * i + 1] = norm_term(norm, x, n);
+      const bool all = job.vectors[i].keep == nullptr && keeps_all(job.vectors[i]);
+      block[2 * i] = terms[2 * i].value(norm);
+      block[2 * i + 1] = all ? block[2 * i] : terms[2 * i + 1].value(norm);
     }
   }
   return flags;

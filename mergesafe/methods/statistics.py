@@ -50,6 +50,7 @@ class RankMask:
     An element of rank r among ``columns`` neighbours (0 is the smallest magnitude; equal ones rank
     by index) is kept where the Philox word of (``key``, element index) is below
     ``low + step * r``, in float64, truncated. A delta of 0 is never kept: it changes nothing.
+    ``step`` is not negative.
     """
 
     low: float
@@ -375,6 +376,10 @@ def check_ranked(name: str, masks: Sequence[object], scope: Scope) -> None:
     if masks and not (len(masks) == scope.inputs and all(isinstance(m, RankMask) for m in masks)):
         raise BrokenContractError(
             f"{name} has ranked = {shown(masks)}", f"none, or {scope.inputs} RankMask"
+        )
+    if any(mask.step < 0.0 for mask in masks if isinstance(mask, RankMask)):
+        raise BrokenContractError(
+            f"{name} has masks by rank with a negative step", "steps of 0 or more"
         )
     if any(scope.numel % max(1, mask.columns) for mask in masks if isinstance(mask, RankMask)):
         raise BrokenContractError(

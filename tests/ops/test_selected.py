@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from mergesafe.errors import ArgumentError
+from mergesafe.methods.contract import BrokenContractError, Scope
 from mergesafe.methods.ranked import rank_mask
-from mergesafe.methods.statistics import NO_SCORE
+from mergesafe.methods.statistics import NO_SCORE, DeltaNorms, RankMask, Sparsify
 from mergesafe.native import extension
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.backends.selected import rank_keep
@@ -137,6 +138,12 @@ def test_keep_probability_grows_with_rank() -> None:
     for rank, chance in ((0, 0.2), (31, 0.2 + 0.6 * 31 / 63), (63, 0.8)):
         share = float(keep[ranks == rank].float().mean())
         assert abs(share - chance) < 5 * (chance * (1 - chance) / rows) ** 0.5
+
+
+def test_probabilities_that_fall_with_the_rank_are_refused() -> None:
+    mask = RankMask(2.0**31, -1.0, 0, 4)
+    with pytest.raises(BrokenContractError, match="negative step"):
+        DeltaNorms("l1", (Sparsify(),), (mask,)).check(Scope(8, 1, True))
 
 
 @pytest.mark.parametrize(("density", "epsilon"), [(0.9, 0.15), (0.1, 0.15), (0.85, 0.15)])

@@ -84,8 +84,8 @@ def task_layout(
     if task.encoding is not None:  # what is encoded lies beside what that becomes
         out_size += SIZES[task.made_dtype]
     areas = sum(max(2, source.view.areas) for source in task.sources)
-    if task.ranked:  # masks and copies
-        areas += 2 * len(task.sources)
+    if task.ranked:  # masks
+        areas += len(task.sources)
     fixed = task.fixed_bytes + ALIGNMENT * ((2 if task.encoding is None else 3) + areas)
     if not task.numel:
         return Tiling(1, 1, fixed, 1)

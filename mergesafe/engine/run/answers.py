@@ -171,16 +171,15 @@ def _norms(request: DeltaNorms, tensor: Tensor) -> list[tuple[float, float]]:
 
 
 def _ranked_norms(request: DeltaNorms, tensor: Tensor) -> list[float]:
-    """Sums as of one call: of whole task vectors, and of what their copies have left of them."""
-    whole = kept = [0.0] * (2 * len(request.sparsify))
+    """Sums of whole task vectors, and of what masks by rank have left of them."""
+    totals = [0.0] * (2 * len(request.sparsify))
     for begin, count, inputs in tensor.tiles():
         for at, n, parts in tensor.pieces(inputs, count):
             left = tensor.ranked(parts, request.ranked, n, begin + at)
-            flags, whole = tensor.kernels.delta_norms(parts, request, whole, n, begin + at)
-            _, kept = tensor.kernels.delta_norms(left, request, kept, n, begin + at)
+            flags, totals = tensor.kernels.ranked_norms(parts, left, request, totals, n, begin + at)
             tensor.lap("statistics", begin + at, _bytes(parts))
             tensor.check(flags)
-    return [kept[i] if i % 2 else value for i, value in enumerate(whole)]
+    return totals
 
 
 def _score_threshold(request: ScoreThreshold, tensor: Tensor) -> int:

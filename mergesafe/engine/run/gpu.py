@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mergesafe.engine.memory import format_size
-from mergesafe.engine.run.kernels import Area, Buffer
+from mergesafe.engine.run.kernels import Buffer
 from mergesafe.engine.run.tensor_kernels import TensorKernels
 from mergesafe.errors import BackendError, DeviceMemoryError
 from mergesafe.methods.spec import (
@@ -141,12 +141,23 @@ class DeviceKernels(TensorKernels):
         n: int,
         offset: int,
         keeps: Sequence[Array],
-        copies: Sequence[Area],
         *,
         known: bool,
     ) -> tuple[int, Sequence[Any]]:
         with self._computing():
-            return super().ranked_experts(inputs, masks, n, offset, keeps, copies, known=known)
+            return super().ranked_experts(inputs, masks, n, offset, keeps, known=known)
+
+    def ranked_norms(
+        self,
+        inputs: Sequence[Buffer],
+        left: Sequence[Any],
+        request: DeltaNorms,
+        totals: list[float],
+        n: int,
+        offset: int,
+    ) -> tuple[int, list[float]]:
+        with self._computing():
+            return super().ranked_norms(inputs, left, request, totals, n, offset)
 
     def score_histogram(
         self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int

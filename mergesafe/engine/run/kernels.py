@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mergesafe.methods.spec import (
     Combination,
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     pass
 
 OUTPUT_FLAG: Final = 1 << 63
-#: Memory of an arena: its address, and a view of it.
-Area: TypeAlias = tuple[int, memoryview]
 #: Inputs from this one on share a flag bit.
 SHARED_FLAG: Final = 62
 
@@ -39,13 +37,15 @@ SHARED_FLAG: Final = 62
 class Buffer:
     """A contiguous run of elements in memory; ``cast`` is the type they are rounded to at load.
 
-    ``input`` is the same for the compiled kernels, made once for all calls on it.
+    ``keep``, of an expert, has a byte for each element: where it is 0, the element has the value of
+    the base. ``input`` is the same memory for the compiled kernels, made once for all calls on it.
     """
 
     address: int
     view: memoryview
     dtype: str
     cast: str
+    keep: Array | None = None
     input: Input = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,14 +122,26 @@ class Kernels(Protocol):
         n: int,
         offset: int,
         keeps: Sequence[Array],
-        copies: Sequence[Area],
         *,
         known: bool,
     ) -> tuple[int, Sequence[Buffer]]:
-        """The base, then copies of the experts in which what a mask drops is the base's value.
+        """The base, then the experts, in which what a mask drops has the base's value.
 
-        ``keeps``, a byte for each element and expert, and ``copies`` are memory for it. ``known``:
-        ``keeps`` holds the masks already.
+        ``keeps`` is memory for the masks, a byte for each element and expert. ``known``: they are
+        there already.
+        """
+
+    def ranked_norms(
+        self,
+        inputs: Sequence[Buffer],
+        left: Sequence[Buffer],
+        request: DeltaNorms,
+        totals: list[float],
+        n: int,
+        offset: int,
+    ) -> tuple[int, list[float]]:
+        """The norms of ``inputs``, and as those of what is kept the norms of ``left``, which
+        :meth:`ranked_experts` made of them.
         """
 
     def score_histogram(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.dtypes import SIZES
 from mergesafe.methods.spec import (
     Combination,
     DeltaNorms,
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     pass
 
 
-from mergesafe.engine.run.kernels import Area, Buffer, Selection
+from mergesafe.engine.run.kernels import Buffer, Selection
 
 if TYPE_CHECKING:
     from mergesafe.engine.run.tensor_kernels import TensorKernels
@@ -111,7 +110,8 @@ class NativeKernels:
         offset: int,
     ) -> tuple[int, list[float]]:
         base, *experts = _inputs(inputs)
-        vectors = task_vectors(experts, request.sparsify, [1.0] * len(experts))
+        keeps = [buffer.keep for buffer in inputs[1:]]
+        vectors = task_vectors(experts, request.sparsify, [1.0] * len(experts), keeps)
         norm = NORMS[request.norm]
         return extension.delta_norms(
             base, vectors, norm, totals, n, offset, self.zero, self.threads
@@ -124,7 +124,6 @@ class NativeKernels:
         n: int,
         offset: int,
         keeps: Sequence[Array],
-        copies: Sequence[Area],
         *,
         known: bool,
     ) -> tuple[int, Sequence[Buffer]]:
@@ -135,17 +134,19 @@ class NativeKernels:
                 base.input, _inputs(experts), rank_masks(masks), masks[0].columns, n, offset,
                 list(keeps), self.zero, self.threads,
             )  # fmt: skip
-        found = [base]
-        for x, keep, (address, view) in zip(experts, keeps, copies, strict=True):
-            alike = (x.dtype, x.cast) == (base.dtype, base.cast)
-            dtype, cast = (x.dtype, x.cast) if alike else ("F32", "F32")
-            copy = Buffer(address, view[: n * SIZES[dtype]], dtype, cast)
-            extension.masked_copy(
-                base.input, x.input, keep, Output(address, DTYPES[dtype]), n, self.zero,
-                self.threads,
-            )  # fmt: skip
-            found.append(copy)
-        return flags, found
+        left = zip(experts, keeps, strict=True)
+        return flags, [base, *(Buffer(x.address, x.view, x.dtype, x.cast, k) for x, k in left)]
+
+    def ranked_norms(
+        self,
+        inputs: Sequence[Buffer],
+        left: Sequence[Buffer],
+        request: DeltaNorms,
+        totals: list[float],
+        n: int,
+        offset: int,
+    ) -> tuple[int, list[float]]:
+        return self.delta_norms(left, request, totals, n, offset)
 
     def score_histogram(
         self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
@@ -182,7 +183,8 @@ class NativeKernels:
                 self.threads,
             )  # fmt: skip
         assert isinstance(combine, MergeTaskVectors)  # the engine takes tile functions elsewhere
-        vectors = task_vectors(experts, combine.sparsify, combine.weights)
+        keeps = [buffer.keep for buffer in inputs[1:]]
+        vectors = task_vectors(experts, combine.sparsify, combine.weights, keeps)
         return extension.merge_task_vectors(
             base, vectors, target, n, offset, ELECTIONS[combine.elect], combine.normalize,
             combine.scale, self.zero, self.threads,

@@ -13,10 +13,10 @@ from mergesafe.native import Array
 
 
 class RankedExperts:
-    """Makes copies of the experts, a piece at a time, in a slice of the arena.
+    """Finds the masks, a piece at a time, in a slice of the arena.
 
-    The masks of a tensor that is streamed are found again in every pass; those of one that stays,
-    once, because ranking costs more than all else.
+    Those of a tensor that is streamed are found again in every pass; those of one that stays, once,
+    because ranking costs more than all else.
     """
 
     def __init__(self, task: TensorTask, layout: Tiling, memory: Slice) -> None:
@@ -25,7 +25,6 @@ class RankedExperts:
         self._keeps = [
             memory.take(task.numel if self._stays else layout.out_tile)[0] for _ in experts
         ]
-        self._copies = [memory.take(4 * layout.out_tile) for _ in experts]
         self._flags: dict[int, int] = {}
 
     def find(
@@ -36,12 +35,10 @@ class RankedExperts:
         n: int,
         begin: int,
     ) -> tuple[int, Sequence[Buffer]]:
-        """Flags of all inputs, and the base with the copies of elements [begin, begin + n)."""
+        """Flags of all inputs, and the base with the experts of elements [begin, begin + n)."""
         at = begin if self._stays else 0
         known = self._stays and begin in self._flags
         keeps = [Array(address + at, n) for address in self._keeps]
-        flags, found = kernels.ranked_experts(
-            inputs, masks, n, begin, keeps, self._copies, known=known
-        )
+        flags, found = kernels.ranked_experts(inputs, masks, n, begin, keeps, known=known)
         self._flags[begin] = self._flags.get(begin, 0) | flags
         return self._flags[begin], found

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mergesafe.ops.backends.base import Backend
 
 
-from mergesafe.engine.run.kernels import OUTPUT_FLAG, SHARED_FLAG, Area, Buffer, Selection
+from mergesafe.engine.run.kernels import OUTPUT_FLAG, SHARED_FLAG, Buffer, Selection
 
 
 class TensorKernels:
@@ -126,7 +126,6 @@ class TensorKernels:
         n: int,
         offset: int,
         keeps: Sequence[Array],
-        copies: Sequence[Area],
         *,
         known: bool,
     ) -> tuple[int, Sequence[Any]]:
@@ -134,6 +133,19 @@ class TensorKernels:
         base, *experts = map(self._tensor, inputs)
         found = self._backend.ranked_experts(base, experts, masks, offset)
         return self._flags(inputs), [inputs[0], *found]
+
+    def ranked_norms(
+        self,
+        inputs: Sequence[Buffer],
+        left: Sequence[Any],
+        request: DeltaNorms,
+        totals: list[float],
+        n: int,
+        offset: int,
+    ) -> tuple[int, list[float]]:
+        flags, whole = self.delta_norms(inputs, request, totals, n, offset)
+        _, kept = self.delta_norms(left, request, totals, n, offset)
+        return flags, [kept[i] if i % 2 else value for i, value in enumerate(whole)]
 
     def score_histogram(
         self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
