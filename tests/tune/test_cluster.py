@@ -21,8 +21,8 @@ from mergesafe.tune.search.remote_model import Pool, on_ray
 from mergesafe.tune.setup import prepare
 
 from .experts import Experts
+from .runs import recipe
 from .test_terms import with_rejected
-from .test_tune import recipe
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402

@@ -13,7 +13,7 @@ from mergesafe.tune.data.terms import make_terms
 from mergesafe.tune.setup import TuningSetup, prepare
 
 from .experts import Experts, with_rejected
-from .test_tune import recipe
+from .runs import recipe
 
 
 def setup_of(experts: Experts, harmless: Path, **tune: Any) -> TuningSetup:

@@ -25,7 +25,7 @@ from mergesafe.tune.search.trajectory import TUNE
 from mergesafe.tune.setup import prepare
 
 from .experts import Experts
-from .test_tune import recipe, run_command, tuned
+from .runs import recipe, run_command, tuned
 
 
 def test_a_killed_run_resumes_to_the_same_bits(experts: Experts, tmp_path: Path) -> None:
