@@ -11,6 +11,7 @@ import torch
 
 from mergesafe.errors import LossError
 from mergesafe.journal import Journal
+from mergesafe.methods.registry import get_method
 from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
 from mergesafe.tune.search.problem import Problem, RecordedObjective
 from mergesafe.tune.search.trajectory import TUNE, Trajectory
@@ -19,10 +20,12 @@ _OPEN: dict[Path, Journal] = {}
 
 
 class Space:
-    """Two experts and ``groups`` groups: weights in [0, 1], and densities where wanted."""
+    """Two experts and ``groups`` groups of TIES: weights in [0, 1], and densities where wanted."""
 
     def __init__(self, names: Sequence[str] = ("weight",), groups: int = 2) -> None:
         self.names, self.experts = tuple(names), ("one", "two")
+        self.method = get_method("ties")
+        self.parameters = tuple(p for p in self.method.parameters if p.name in names)
         self.groups, self.granularity = tuple(range(groups)), "layer"
         self.size = 2 * groups * len(names)
         self.bounds = (torch.zeros(self.size, dtype=torch.float64), self.initial(1.0))

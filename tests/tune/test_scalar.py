@@ -129,12 +129,6 @@ def solved(folder: Path, rate: Any, steps: int = 80) -> tuple[Any, int]:
     return found, len(judged)
 
 
-@pytest.fixture
-def _no_gradient_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergesafe.tune.search.gradient.check_differentiable", lambda space: None)
-
-
-@pytest.mark.usefixtures("_no_gradient_check")
 def test_the_constrained_minimum_is_found(tmp_path: Path) -> None:
     """The rate is met where |x - B|^2 <= 0.25, so the nearest point to A is (0.5, 0)."""
     found, judged = solved(tmp_path, lambda x: float((x - B).square().sum() <= 0.25))
@@ -144,14 +138,12 @@ def test_the_constrained_minimum_is_found(tmp_path: Path) -> None:
     assert found.x[1] == pytest.approx(0.0, abs=0.02)
 
 
-@pytest.mark.usefixtures("_no_gradient_check")
 def test_constraints_that_cost_nothing_change_nothing(tmp_path: Path) -> None:
     found, judged = solved(tmp_path, lambda x: 1.0)
     assert (found.x - A).abs().max() < 0.01
     assert judged == 1  # no search follows the one that knows no constraint
 
 
-@pytest.mark.usefixtures("_no_gradient_check")
 def test_the_nearest_point_where_nothing_is_feasible(tmp_path: Path) -> None:
     """The rate rises towards B and never reaches 0.9: the point is the highest rate found."""
     found, judged = solved(tmp_path, lambda x: 0.5 * (1 - float((x - B).square().sum())))

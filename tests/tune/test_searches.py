@@ -25,12 +25,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_gradient_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The spaces here belong to no merge method."""
-    monkeypatch.setattr("mergesafe.tune.search.gradient.check_differentiable", lambda space: None)
-
-
 def spec(method: str, steps: int | None = None, **options: Any) -> SearchSpec:
     budget = options.pop("budget", Budget(steps=steps))
     return SearchSpec(method, {**OPTIONS[method], **options}, budget)
@@ -52,6 +46,17 @@ def test_a_minimum_outside_the_bounds_ends_at_them(tmp_path: Path) -> None:
         made = problem(folder, Quadratic(outside))
         x = run_searches(made, made.space.initial(), [spec(method, steps)])
         assert (x - outside.clamp(0, 1)).abs().max() < 0.02
+
+
+def test_a_gradient_search_refuses_what_has_no_gradient(tmp_path: Path) -> None:
+    """Before the objective is evaluated: a density only decides which elements are kept."""
+    target = Quadratic(torch.zeros(8, dtype=torch.float64))
+    made = problem(tmp_path, target, Space(("weight", "density")))
+    with pytest.raises(TuningError, match=r"'density' has no gradient.* cmaes, lm_cocktail, grid"):
+        run_searches(made, made.space.initial(), [spec("gradient", 3)])
+    assert target.calls == 0
+    run_searches(made, made.space.initial(), [spec("cmaes", 1)])
+    assert target.calls > 0
 
 
 def test_cmaes_begins_as_in_the_paper(tmp_path: Path) -> None:
