@@ -1,8 +1,13 @@
-"""Write a recipe as YAML that mergesafe and mergekit read alike."""
+"""Write a recipe as YAML that mergesafe and mergekit read alike.
+
+Not by ruamel's dump, which writes YAML 1.2: it leaves ``on`` and ``12:30`` without quotes, which
+mergekit's reader of YAML 1.1 takes for true and 750, and it would write a layer's value a line.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 
 from mergesafe.dtypes import CONFIG_NAMES
@@ -82,7 +87,14 @@ def _flow(value: Plain | Mapping[str, object] | object) -> str:
         return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
-    return _text(value) if isinstance(value, str) else json.dumps(value)
+    return _text(value) if isinstance(value, str) else _number(json.dumps(value))
+
+
+def _number(written: str) -> str:
+    """``1.0e-05`` for ``1e-05``: mergekit's reader of YAML takes an exponent without a point for
+    text.
+    """
+    return re.sub(r"^(-?\d+)e", r"\1.0e", written)
 
 
 def _text(text: str) -> str:

@@ -51,6 +51,17 @@ def test_form():
     )
 
 
+@pytest.mark.parametrize("number", [1e-05, -3e-07, 2.5e-05, 1e16, 0.5, -1.0, 1e300])
+def test_every_reader_of_yaml_takes_numbers_for_numbers(number: float) -> None:
+    """PyYAML too, which mergekit reads recipes with: to it ``1e-05`` is text."""
+    yaml = pytest.importorskip("yaml")
+    each = [{"model": "a", "parameters": {"weight": number}},
+            {"model": "b", "parameters": {"weight": [number]}}]  # fmt: skip
+    recipe = load_recipe({"merge_method": "linear", "models": each})
+    read = yaml.safe_load(dump_recipe(recipe))
+    assert [model["parameters"]["weight"] for model in read["models"]] == [number, [number]]
+
+
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(str.isprintable)
 words = st.sampled_from(["no", "1e-3", "null", "~", "-", "#x", "a: b", "[", "*", ".nan", "é", " a"])
 numbers = st.floats(allow_nan=False, allow_infinity=False)
