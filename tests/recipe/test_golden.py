@@ -88,7 +88,10 @@ INPUTS = {
     "slerp": ["mistralai/Mistral-7B-Instruct-v0.2", "teknium/OpenHermes-2.5-Mistral-7B"],
     "slerp_unlisted_base": ["./base", "./chat"],
     "dare_ties": ["samir-fama/SamirGPT-v1", "abacusai/Slerp-CM-mist-dpo"],
-    "task_arithmetic": ["toxic+loud+adapters/toxic", "helpful+adapters/helpful"],
+    "task_arithmetic": [
+        "{model: {path: toxic+loud}, lora: {path: adapters/toxic}}",
+        "helpful+adapters/helpful",
+    ],
     "passthrough": ["base+adapter"],
 }
 
