@@ -164,7 +164,11 @@ class OpenAIModel:
             await self._retried(request, "check 'base_url' (with its /v1) and that the server runs")
 
     async def _retried(self, request: Callable[[], Awaitable[Result]], advice: str) -> Result:
-        """The result of ``request``, which is tried again after what may pass."""
+        """The result of ``request``, which is tried again after what may pass.
+
+        Not by the client's own retries, which know nothing of an answer that cannot be read nor of
+        the time that a whole answer may take; tenacity would need as many lines.
+        """
         last = ""
         for attempt in range(self.retries + 1):
             try:

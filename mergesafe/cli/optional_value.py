@@ -1,4 +1,8 @@
-"""``--ray [ADDRESS]``: an option whose value may be left out, before arguments too."""
+"""``--ray [ADDRESS]``: an option whose value may be left out, before arguments too.
+
+Not by click's ``flag_value``, which Typer does not support any more, and with which the word after
+a bare ``--ray`` would be its value, a recipe too.
+"""
 
 from __future__ import annotations
 

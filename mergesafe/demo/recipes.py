@@ -46,7 +46,10 @@ MERGES = (
 
 
 def recipe_text(experts: Sequence[str]) -> str:
-    """The TIES recipe (arXiv 2306.01708) over these experts, as mergekit would read it."""
+    """The TIES recipe (arXiv 2306.01708) over these experts, as mergekit would read it.
+
+    A text of fixed names, laid out as a person would: users of the demo read it.
+    """
     lines = ["merge_method: ties", "base_model: ./base", "models:"]
     for name in experts:
         lines += [

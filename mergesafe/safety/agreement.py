@@ -33,7 +33,7 @@ def cohen_kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:
 
     p_o is the share of cases with equal answers, p_e the share expected of two judges who answer
     independently, each with its own share of yes. 1: always equal; 0: as by chance; below: worse.
-    None without a case, and where p_e = 1.
+    None without a case, and where p_e = 1. (scikit-learn would be one more package for five lines.)
     """
     n = len(first)
     if n != len(second):

@@ -121,6 +121,8 @@ class RemoteError(OSError):
 def retried(attempt: Callable[[], Result]) -> Result:
     """The result of ``attempt``, which is repeated after a :class:`PassingError`.
 
+    (Ten lines, so that remote files need no tenacity.)
+
     Raises:
         RemoteError: it failed to the end.
     """

@@ -3,6 +3,9 @@
 A merge reads tiles of some hundred kilobytes from every input in turn, and a request to a server
 costs milliseconds whatever its size. Files are therefore fetched in blocks of :data:`BLOCK` bytes,
 a few ahead of the reader and several at a time; all files together keep at most :data:`BLOCKS`.
+
+Not by fsspec's ``BackgroundBlockCache``: it is a file's own, so that the memory would grow with the
+number of shards, and it fetches one block ahead, which does not hide the time of a request.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How well probabilities rank and how true they are. Plain functions on plain numbers.
 
-Not from scipy, which a base install does without; the tests compare the two.
+Not from scipy or scikit-learn, which a base install does without; the tests compare with scipy.
 """
 
 from __future__ import annotations
