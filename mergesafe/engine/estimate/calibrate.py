@@ -128,7 +128,7 @@ def window_layout(kind: str, part: TensorTask, planned: Tiling) -> Tiling:
         select = select_bytes(part, planned.threads) if planned.select else 0
         nbytes = layout.nbytes + aligned(select * rank_count(part))
         out_tile = min(tile, layout.out_tile)
-        layout = Tiling(tile, out_tile, nbytes, 1, select)
+        layout = Tiling(tile, out_tile, nbytes, 1, select, row=layout.row)
     return replace(layout, threads=planned.threads)
 
 

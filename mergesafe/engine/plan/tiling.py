@@ -17,6 +17,8 @@ from mergesafe.native import extension
 BLOCK = 4096
 #: Below this many elements, system calls and kernel starts cost more than the work.
 SMALL_TILE = 1 << 18
+#: Whole rows that are whole blocks may take so many elements before tiles end within rows.
+LARGE_STEP = 1 << 20
 #: Counts of one streamed selection: 65,536 of eight bytes, per rank and kernel thread.
 HISTOGRAM_BYTES = 1 << 19
 #: Elements of one sampled run, at least 4 KiB of a file, and of how many elements one is sampled.
@@ -52,7 +54,8 @@ class Tiling:
 
     ``select``: bytes in which a selection over several tiles samples and collects, per rank; 0
     where histograms decide. ``again``: it would fit, but is read again for every pass, which is
-    cheaper than to keep it.
+    cheaper than to keep it. ``row``: elements of a row where tiles and pieces end within rows, so
+    that each is read and merged with the rest of its first and its last row; else 0.
     """
 
     tile: int
@@ -61,6 +64,17 @@ class Tiling:
     threads: int
     select: int = 0
     again: bool = False
+    row: int = 0
+
+    @property
+    def read(self) -> int:
+        """Elements that are read at once, at most."""
+        return self.tile + 2 * self.row
+
+    @property
+    def made(self) -> int:
+        """Elements that are merged at once, at most."""
+        return self.out_tile + 2 * self.row
 
 
 def task_layout(
@@ -89,17 +103,17 @@ def task_layout(
     fixed = task.fixed_bytes + ALIGNMENT * ((2 if task.encoding is None else 3) + areas)
     if not task.numel:
         return Tiling(1, 1, fixed, 1)
-    step = unit_step(task)
+    step, row = unit_step(task), torn_row(task)
     if task.statistics or task.unit is Unit.MATRIX:
         whole = fixed + aligned(int(task.numel * task.bytes_per_element))
         # Few such tensors fit at once, so that the threads left over go to each one's kernels.
         used = max(1, threads // max(1, budget // whole)) if whole <= budget else 1
         out_tile = _pieces(task.numel, used * sizes.write // SIZES[task.out_dtype], step)
-        nbytes = whole + aligned(int(out_tile * out_size))
+        nbytes = whole + aligned(int((out_tile + 2 * row) * out_size))
         fits = nbytes <= budget
         again = fits and used == 1 and nbytes > sizes.kept and _cheap_to_reread(task)
         if fits and not again:
-            return Tiling(task.numel, out_tile, nbytes, used)
+            return Tiling(task.numel, out_tile, nbytes, used, row=row)
         if task.unit is Unit.MATRIX:
             raise _too_small(task, budget, nbytes, "the whole tensor is merged at once")
         used = 1 if again else max(1, threads // sizes.streamed)
@@ -117,17 +131,19 @@ def task_layout(
         counts = 0
         again = False
     per_element = task.bytes_per_element + out_size
-    left = budget - fixed - 2 * ALIGNMENT
+    rest = int(2 * row * per_element)
+    left = budget - fixed - 2 * ALIGNMENT - rest
     wanted = max(room - fixed - counts, int(SMALL_TILE * per_element))
     room = min(left, max(min(wanted, left - counts), int(step * per_element)))
     tile = int(room / per_element)
     tile = task.numel if tile >= task.numel else tile // step * step
     if tile <= 0:
-        needed = 2 * fixed + min(step, task.numel) * per_element
+        needed = 2 * fixed + min(step, task.numel) * per_element + rest
         raise _too_small(task, budget, needed, f"{format_size(fixed)} are needed besides its tiles")
     out_tile = _pieces(tile, used * sizes.write // SIZES[task.out_dtype], step)
-    nbytes = fixed + aligned(int(tile * task.bytes_per_element)) + aligned(int(out_tile * out_size))
-    return Tiling(tile, out_tile, nbytes, used, select, again)
+    read, made = tile + 2 * row, out_tile + 2 * row
+    nbytes = fixed + aligned(int(read * task.bytes_per_element)) + aligned(int(made * out_size))
+    return Tiling(tile, out_tile, nbytes, used, select, again, row)
 
 
 def _cheap_to_reread(task: TensorTask) -> bool:
@@ -138,15 +154,48 @@ def _cheap_to_reread(task: TensorTask) -> bool:
 
 
 def unit_step(task: TensorTask) -> int:
-    """Tiles are multiples of so many elements: whole reduction blocks, and whole units."""
+    """Tiles are multiples of so many elements: whole reduction blocks, and whole units but for
+    :func:`torn_row`.
+    """
     if task.unit is Unit.MATRIX:
         return max(1, task.numel)
+    whole = _whole_rows(task)
+    return whole if whole and not torn_row(task) else _blocks(task)
+
+
+def torn_row(task: TensorTask) -> int:
+    """Elements of a row where tiles end within rows, 0 where none does.
+
+    Rows of an odd number of elements end with a block only after thousands of rows, which would
+    take hundreds of megabytes of memory. Where masks by rank are found, tiles end with rows all the
+    same: norms of what they leave are sums over blocks.
+    """
+    columns = task.context.shape[-1] if task.context.shape else 1
+    torn = _whole_rows(task) > max(LARGE_STEP, 4 * columns) and task.numel > 4 * columns
+    return columns if torn and not task.ranked else 0
+
+
+def _whole_rows(task: TensorTask) -> int:
+    """Elements of the fewest rows that are whole blocks; 0 where rows do not matter."""
+    if task.unit is not Unit.ROW or not task.context.shape:
+        return 0
+    return math.lcm(_blocks(task), max(1, task.context.shape[-1]))
+
+
+def _blocks(task: TensorTask) -> int:
     # Digests are sums over blocks of bytes: of one-byte elements a block has more.
     sizes = [SIZES[task.out_dtype], *(source.view.stored_size for source in task.sources)]
-    step = max(BLOCK, DIGEST_BLOCK // min(sizes))
-    if task.unit is Unit.ROW and task.context.shape:
-        return math.lcm(step, max(1, task.context.shape[-1]))
-    return step
+    return max(BLOCK, DIGEST_BLOCK // min(sizes))
+
+
+def whole_rows(task: TensorTask, layout: Tiling, begin: int, n: int) -> tuple[int, int]:
+    """First element and number of what is read for ``n`` elements: with the rest of their rows,
+    where tiles end within rows.
+    """
+    if not (row := layout.row):
+        return begin, n
+    first = begin // row * row
+    return first, min(task.numel, -(-(begin + n) // row) * row) - first
 
 
 def _pieces(tile: int, wanted: int, step: int) -> int:
@@ -175,6 +224,11 @@ def bytes_read(task: TensorTask, layout: Tiling) -> int:
     """Bytes of all inputs together, samples of selections included."""
     beside = sum(source.view.stored_bytes for source in task.sources[len(task.members) :])
     total = (task.stored_bytes - beside) * reads(task, layout) + beside
+    if layout.row and layout.tile < task.numel:
+        tiles = range(0, task.numel, layout.tile)
+        spans = (whole_rows(task, layout, at, min(layout.tile, task.numel - at)) for at in tiles)
+        again = sum(count for _, count in spans) - task.numel
+        total += again * sum(s.view.stored_size for s in task.members) * reads(task, layout)
     if layout.tile < task.numel and layout.select:
         sampled = len(sample_positions(task.numel)) * SAMPLE_RUN
         each = sum(source.view.bytes_needed(0, 1) for source in task.members)

@@ -18,7 +18,7 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.manifest import OUTPUT, SCALES
 from mergesafe.engine.memory import Slice
 from mergesafe.engine.plan.tasks import TensorTask
-from mergesafe.engine.plan.tiling import Tiling, rank_count
+from mergesafe.engine.plan.tiling import Tiling, rank_count, whole_rows
 from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.answers import answer
 from mergesafe.engine.run.encoded import EncodedRows
@@ -62,21 +62,24 @@ class TensorMerge:
         self._digests: dict[str, int] = {}
         self._nonfinite: set[int] = set()
         self._overflow = False
-        self._out = memory.take(layout.out_tile * SIZES[task.made_dtype])
+        self._out = memory.take(layout.made * SIZES[task.made_dtype])
         self._encoded = EncodedRows(task, layout, memory) if task.encoding is not None else None
         room = Room(
             reader, layout.tile, memory.take, layout.threads,
             read=lambda nbytes: lap("read", 0, nbytes),
             made=lambda nbytes: lap("adapter", 0, nbytes),
         )  # fmt: skip
+        most = min(layout.read, max(layout.tile, task.numel))
         self._views = [
-            source.view.open(replace(room, tile=task.reach(source, 0, layout.tile)[1]))
+            source.view.open(replace(room, tile=task.reach(source, 0, most)[1]))
             for source in task.sources
         ]
         self._fetched = [0] * len(self._views)
         self.storage = memory.take(layout.select * rank_count(task))[0] if layout.select else 0
         self._ranks: RankedExperts | None = None
         self._resident: list[Buffer] | None = None
+        #: What was read last, and its first element.
+        self._read_last: tuple[int, list[Buffer]] = 0, []
         self._planned = True  # whether reading counts as progress
         self._span = 0, task.numel
 
@@ -94,17 +97,20 @@ class TensorMerge:
         for begin, count, inputs in self.tiles(calibrated=calibrated):
             self._begin_tile(begin)
             for at, n, pieces in self.pieces(inputs, count):
-                out = Buffer(address, view[: n * SIZES[made]], made, made)
-                parts = [pieces[i] for i in chosen]
-                flags = self._combine(parts, combine, out, n, begin + at)
-                written = (address, out.view)
+                first, total, rows = self._whole_rows(begin + at, n, pieces)
+                out = Buffer(address, view[: total * SIZES[made]], made, made)
+                parts = [rows[i] for i in chosen]
+                flags = self._combine(parts, combine, out, total, first)
+                written = out.address, out.view
                 if self._encoded is not None:
-                    written = self._encoded.encode(out.view, at, n)
+                    written = self._encoded.encode(out.view, first, begin)
+                skip = (begin + at - first) * size
+                place, data = written[0] + skip, written[1][skip : skip + n * size]
                 self.lap("combine", begin + at, n * size)
                 self.check(flags, chosen)
-                self._digest(begin, at, n, written[0])
+                self._digest(begin, at, n, place)
                 self.lap("digest", begin + at, n * size)
-                self.results.write(self.task, (begin + at) * size, written[1])
+                self.results.write(self.task, (begin + at) * size, data)
                 self.lap("write", begin + at, n * size)
                 self.results.advance(self.task.written_bytes(n))
             if self._encoded is not None:
@@ -174,7 +180,7 @@ class TensorMerge:
         for index, source in enumerate(self.task.sources):
             size = source.view.stored_size
             first, count = self.task.reach(source, tile + at, n)
-            stored = self._fetched[index] + max(0, first - tile) * size
+            stored = self._fetched[index] + max(0, first - self._read_last[0]) * size
             block = (self.task.begin + first) * size // BLOCK
             self._add(str(index), digest_at(stored, count * size, block))
         size = SIZES[self.task.out_dtype]
@@ -213,14 +219,17 @@ class TensorMerge:
         if self._resident is not None:
             left = range(len(self._resident), wanted)
             self._resident += self._read_all(left, 0, self.task.numel)
+            self._read_last = 0, self._resident
             yield 0, self.task.numel, self._resident
             return
         for begin in range(*self._span, self.layout.tile):
             count = min(self.layout.tile, self._span[1] - begin)
-            inputs = self._read_all(range(wanted), begin, count)
+            first, total = whole_rows(self.task, self.layout, begin, count)
+            inputs = self._read_all(range(wanted), first, total)
+            self._read_last = first, inputs
             if count == self.task.numel:
                 self._resident = inputs
-            yield begin, count, inputs
+            yield begin, count, self._cut(inputs, begin - first, count)
 
     def pieces(
         self, inputs: Sequence[Buffer], count: int
@@ -228,10 +237,22 @@ class TensorMerge:
         """(first element in the tile, count, inputs) of what is written at once."""
         for at in range(0, count, self.layout.out_tile):
             n = min(self.layout.out_tile, count - at)
-            yield at, n, [
-                x.part(at, n, SIZES[x.dtype]) if self._is_cut(i) else x
-                for i, x in enumerate(inputs)
-            ]  # fmt: skip
+            yield at, n, self._cut(inputs, at, n)
+
+    def _cut(self, inputs: Sequence[Buffer], at: int, n: int) -> list[Buffer]:
+        return [
+            x.part(at, n, SIZES[x.dtype]) if self._is_cut(i) else x for i, x in enumerate(inputs)
+        ]
+
+    def _whole_rows(
+        self, begin: int, n: int, inputs: Sequence[Buffer]
+    ) -> tuple[int, int, Sequence[Buffer]]:
+        """Elements [begin, begin + n) with the rest of their rows, of what was read last."""
+        first, total = whole_rows(self.task, self.layout, begin, n)
+        if (first, total) == (begin, n):
+            return begin, n, inputs
+        origin, read = self._read_last
+        return first, total, self._cut(read, first - origin, total)
 
     def _is_cut(self, index: int) -> bool:
         """Whether a source is read in tiles; calibration of another shape is read as a whole."""
