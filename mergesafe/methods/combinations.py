@@ -224,7 +224,8 @@ class TileFunction(Combination):
     ``exact = "numerics"``.
 
     ``holds``: float32 values for each element that the function holds at most, besides the
-    operands and its result; the plan counts them.
+    operands and its result; the plan counts them. ``exact``: of this function, where it is not
+    what the method declares.
 
     What the method declares as calibration is given to the function with the operands.
     """
@@ -233,6 +234,7 @@ class TileFunction(Combination):
     settings: Any = None
     unit: Unit = Unit.ELEMENT
     holds: float = TILE_SCRATCH
+    exact: Literal["bits", "numerics"] | None = None
     of: OperandSet = field(default="all", init=False, repr=False)
 
     def check(self, scope: Scope, *, finite: bool) -> None:

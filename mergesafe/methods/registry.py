@@ -21,7 +21,9 @@ from mergesafe.methods.definitions.fisher import Fisher
 from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.model_stock import ModelStock
+from mergesafe.methods.definitions.multislerp import Multislerp
 from mergesafe.methods.definitions.nearswap import Nearswap
+from mergesafe.methods.definitions.nuslerp import Nuslerp
 from mergesafe.methods.definitions.passthrough import Passthrough
 from mergesafe.methods.definitions.regmean import RegMean
 from mergesafe.methods.definitions.sce import Sce
@@ -33,8 +35,8 @@ from mergesafe.methods.spec import MergeMethod
 METHODS: dict[str, MergeMethod] = {
     method.name: method
     for method in (
-        Linear(), Slerp(), Nearswap(), Karcher(), Passthrough(), *FAMILY, Sce(), ModelStock(),
-        TaskSingularVectors(), Fisher(), RegMean(),
+        Linear(), Slerp(), Nuslerp(), Multislerp(), Nearswap(), Karcher(), Passthrough(), *FAMILY,
+        Sce(), ModelStock(), TaskSingularVectors(), Fisher(), RegMean(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

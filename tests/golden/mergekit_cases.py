@@ -20,10 +20,12 @@ class Case:
     parameters: dict[str, Any] = field(default_factory=dict)
     inputs: int = 4
     dtype: torch.dtype = torch.float32
+    #: Of methods that may go without.
+    base: bool = True
 
     @property
     def has_base(self) -> bool:
-        return self.method not in ("linear", "karcher")
+        return self.base and self.method not in ("linear", "karcher")
 
     def tensors(self) -> list[torch.Tensor]:
         """A base and experts near it, the same wherever torch's generator is."""
@@ -75,6 +77,26 @@ CASES = {
     "slerp base": Case("slerp", {"t": 0.0}, inputs=2),
     "slerp": Case("slerp", {"t": 0.3}, inputs=2),
     "slerp other": Case("slerp", {"t": 1.0}, inputs=2),
+    "nuslerp": Case("nuslerp", {"weight": [0.7, 0.2]}, inputs=3),
+    "nuslerp no base": Case("nuslerp", {"weight": [0.7, 0.2]}, inputs=2, base=False),
+    "nuslerp cancelled": Case("nuslerp", {"weight": [0.3, -0.3]}, inputs=3),
+    "nuslerp beyond": Case("nuslerp", {"weight": [0.9, -0.3]}, inputs=3),
+    "nuslerp rows": Case("nuslerp", {"weight": [0.7, 0.2], "nuslerp_flatten": False}, inputs=3),
+    "nuslerp rows no base": Case(
+        "nuslerp", {"weight": [0.1, 0.2], "nuslerp_flatten": False}, inputs=2, base=False
+    ),
+    "nuslerp columns": Case(
+        "nuslerp",
+        {"weight": [0.7, 0.2], "nuslerp_flatten": False, "nuslerp_row_wise": True},
+        inputs=3,
+    ),
+    "multislerp": Case("multislerp", {"weight": [0.5, 0.3, 0.4]}),
+    "multislerp signs": Case("multislerp", {"weight": [0.9, 0.3, -0.4]}),
+    "multislerp no base": Case("multislerp", {"weight": [0.5, 0.3, 0.4, 0.1]}, base=False),
+    "multislerp plain": Case(
+        "multislerp", {"weight": [0.5, 0.3, 0.4], "normalize_weights": False, "eps": 1e-6}
+    ),
+    "multislerp one": Case("multislerp", {"weight": [0.5]}, inputs=2),
     "karcher": Case("karcher"),
     "karcher two": Case("karcher", inputs=2),
     "karcher no step": Case("karcher", {"max_iter": 0}),

@@ -125,6 +125,18 @@ CASES = {
     "nearswap": Case("nearswap", {"one": {}}, {"t": 0.1}),
     "nearswap base listed": Case("nearswap", {"base": {}, "two": {}}, {"t": 0.1}),
     "nearswap filters": Case("nearswap", {"one": {}}, {"t": FILTERS}),
+    "nuslerp": Case("nuslerp", {"one": {"weight": FILTERS}, "two": {"weight": RISING}}),
+    "nuslerp no base": Case(
+        "nuslerp", {"one": {"weight": 0.4}, "two": {"weight": RISING}}, base=False
+    ),
+    "nuslerp base listed": Case(
+        "nuslerp", {"one": {"weight": 0.4}, "base": {"weight": 9.0}, "two": {"weight": 0.2}}
+    ),
+    "nuslerp rows": Case(
+        "nuslerp", {"one": {"weight": 0.4}, "two": {"weight": 0.2}}, {"nuslerp_flatten": False}
+    ),
+    "multislerp": Case("multislerp", each(weight=(0.6, RISING, FILTERS))),
+    "multislerp no base": Case("multislerp", each(weight=(0.6, 0.3, 0.4)), base=False),
     "karcher": Case("karcher", {name: {} for name in MODELS[1:]}, base=False),
     "model stock": Case("model_stock", {name: {} for name in MODELS[1:]}),
     "passthrough": Case("passthrough", {"one": {}}, base=False),

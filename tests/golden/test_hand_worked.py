@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mergesafe import methods
+from mergesafe.errors import ArgumentError
 
 BASE = [1.0, 2.0, -1.0, 0.0]
 X1 = [2.0, 2.5, -3.0, 0.25]
@@ -177,6 +178,78 @@ def test_slerp(
 ) -> None:
     merged = methods.slerp(torch.tensor(a), torch.tensor(b), t=t, backend=backend)
     _check(merged, expected)
+
+
+RIGHT, UP = [3.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        # t = 1/3 at a right angle: sin 60 of the first, sin 30 of the second
+        ({"weight": [2.0, 1.0]}, [3 * sqrt(3) / 2, 0.5, 0.0, 0.0]),
+        # weights that cancel share equally: sin 45 of both
+        ({"weight": [1.0, -1.0]}, [3 / sqrt(2), 1 / sqrt(2), 0.0, 0.0]),
+        ({"weight": [1.0, 0.0]}, RIGHT),
+        ({"weight": [0.0, 2.0]}, UP),
+    ],
+)
+def test_nuslerp(parameters: dict[str, Any], expected: list[float], backend: str) -> None:
+    pair = [torch.tensor(RIGHT), torch.tensor(UP)]
+    torch.testing.assert_close(
+        methods.nuslerp(pair, **parameters, backend=backend), torch.tensor(expected),
+        rtol=2.0**-22, atol=1e-16,  # the sine of a right angle is off by 6e-17
+    )  # fmt: skip
+    base = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    added = methods.nuslerp([base + x for x in pair], base, **parameters, backend=backend)
+    torch.testing.assert_close(added, base + torch.tensor(expected), rtol=2.0**-22, atol=1e-7)
+
+
+def test_nuslerp_by_rows_and_columns(backend: str) -> None:
+    """Rows at right angles, parallel and opposite; columns likewise of the transposes."""
+    one = torch.tensor([[2.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    two = torch.tensor([[0.0, 2.0], [3.0, 3.0], [-1.0, 0.0], [0.0, 4.0]])
+    # a zero has no direction and counts as being at a right angle
+    expected = torch.tensor([[sqrt(2), sqrt(2)], [2.0, 2.0], [0.0, 0.0], [0.0, 4 / sqrt(2)]])
+    each = {"weight": 1.0, "nuslerp_flatten": False, "backend": backend}
+    made = methods.nuslerp([one, two], **each)
+    torch.testing.assert_close(made, expected, rtol=2.0**-22, atol=1e-7)
+    turned = methods.nuslerp(
+        [one.T.contiguous(), two.T.contiguous()], nuslerp_row_wise=True, **each
+    )
+    torch.testing.assert_close(turned, expected.T, rtol=2.0**-22, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "parameters", "expected"),
+    [
+        # directions 2/3 right, 1/3 up: their mean (2, 1)/sqrt(5) of the length (2*3 + 1)/3
+        ([RIGHT, UP], {"weight": [2.0, 1.0]}, [14 / 3 / sqrt(5), 7 / 3 / sqrt(5), 0.0, 0.0]),
+        # not divided by their sum: the length is 7
+        (
+            [RIGHT, UP],
+            {"weight": [2.0, 1.0], "normalize_weights": False},
+            [14 / sqrt(5), 7 / sqrt(5), 0.0, 0.0],
+        ),
+        # directions that cancel: an average
+        ([RIGHT, [-1.0, 0, 0, 0]], {"weight": 1.0}, [1.0, 0.0, 0.0, 0.0]),
+        ([X1], {"weight": 0.3}, X1),
+    ],
+)
+def test_multislerp(
+    tensors: list[list[float]], parameters: dict[str, Any], expected: list[float], backend: str
+) -> None:
+    made = methods.multislerp([torch.tensor(x) for x in tensors], **parameters, backend=backend)
+    # eps 1e-8 is added to lengths
+    torch.testing.assert_close(made, torch.tensor(expected), rtol=1e-7, atol=0.0)
+
+
+def test_multislerp_of_directions_that_cancel(backend: str) -> None:
+    three = [torch.tensor(x) for x in (RIGHT, [-1.0, 0, 0, 0], [0.0, 0, 0, 0])]
+    with pytest.raises(ArgumentError, match="directions of multislerp cancel"):
+        methods.multislerp(three, weight=1.0, backend=backend)
+    with pytest.raises(ArgumentError, match="sum to zero"):
+        methods.multislerp(three[:2], weight=[1.0, -1.0], backend=backend)
 
 
 def test_passthrough(backend: str) -> None:

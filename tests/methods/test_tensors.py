@@ -28,7 +28,9 @@ def _call(method: MergeMethod, *tensors: torch.Tensor, **options: Any) -> torch.
     elif method.inputs.most == 1:
         positional = tensors[:1]
     else:
-        positional = tensors[:2] if method.inputs.base == "member" else (list(tensors),)
+        listed = list(tensors[: method.inputs.most])
+        positional = tensors[:2] if method.inputs.base == "member" else (listed,)
+        tensors = tuple(listed)
     beside = {
         c.name: [torch.ones(c.shape_for(tuple(tensors[0].shape)))] * len(tensors)
         for c in method.inputs.calibration

@@ -11,10 +11,18 @@ from mergesafe.methods.definitions.slerp import COLLINEAR
 
 
 def merged(
-    method: str, tensors: Sequence[torch.Tensor], parameters: dict[str, Any]
+    method: str, tensors: Sequence[torch.Tensor], parameters: dict[str, Any], *, base: bool = True
 ) -> torch.Tensor:
-    """The result in float64; the base comes first where there is one."""
+    """The result in float64; the base comes first where there is one.
+
+    ``base``: whether methods that may go without one have one.
+    """
     wide = [x.double() for x in tensors]
+    if method in ("nuslerp", "multislerp"):
+        origin = wide[0] if base else torch.zeros_like(wide[0])
+        others = [x - origin for x in (wide[1:] if base else wide)]
+        between = _nuslerp if method == "nuslerp" else _multislerp
+        return origin + between(others, parameters)
     if method == "linear":
         weights = torch.tensor(parameters["weight"], dtype=torch.float64)
         total = weights.sum() if parameters.get("normalize", True) else 1.0
@@ -40,6 +48,43 @@ def _slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
         return (1 - t) * a + t * b
     theta = cosine.acos()
     return (((1 - t) * theta).sin() * a + (t * theta).sin() * b) / theta.sin()
+
+
+def _nuslerp(pair: list[torch.Tensor], parameters: dict[str, Any]) -> torch.Tensor:
+    one, two = parameters["weight"]
+    t = 0.5 if abs(one + two) < 1e-6 else two / (one + two)
+    if parameters.get("nuslerp_flatten", True):
+        flat = [x.reshape(1, -1) for x in pair]
+    elif parameters.get("nuslerp_row_wise", False):
+        flat = [x.T for x in pair]
+    else:
+        flat = pair
+    a, b = flat
+    rows = []
+    for x, y in zip(a, b, strict=True):
+        theta = (torch.dot(x, y) / (x.norm() * y.norm())).acos()
+        rows.append((((1 - t) * theta).sin() * x + (t * theta).sin() * y) / theta.sin())
+    made = torch.stack(rows)
+    turned = not parameters.get("nuslerp_flatten", True) and parameters.get("nuslerp_row_wise")
+    return (made.T if turned else made).reshape(pair[0].shape)
+
+
+def _multislerp(wide: list[torch.Tensor], parameters: dict[str, Any]) -> torch.Tensor:
+    """On the vectors, with the tangent space that the method leaves out."""
+    if len(wide) == 1:
+        return wide[0]
+    weights = torch.tensor(parameters["weight"], dtype=torch.float64)
+    if parameters.get("normalize_weights", True):
+        weights = weights / weights.sum()
+    flat = torch.stack([x.flatten() for x in wide])
+    norms = flat.norm(dim=1)
+    units = flat / (norms + parameters.get("eps", 1e-8)).unsqueeze(1)
+    mean = weights @ units
+    mean = mean / mean.norm()
+    tangent = weights @ (units - torch.outer(units @ mean, mean))
+    length = tangent.norm() + 1e-300
+    point = length.cos() * mean + length.sin() / length * tangent
+    return (point * (norms @ weights)).view(wide[0].shape)
 
 
 def _karcher(wide: list[torch.Tensor], max_iter: int, tol: float) -> torch.Tensor:

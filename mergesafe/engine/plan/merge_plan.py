@@ -76,7 +76,7 @@ class MergePlan:
     @cached_property
     def exactness(self) -> str:
         """``bits``, or ``numerics`` where one of the methods may round otherwise elsewhere."""
-        exact = all(task.copied or task.method.exact == "bits" for task in self.tasks)
+        exact = all(task.exact == "bits" for task in self.tasks)
         return "bits" if exact else "numerics"
 
     @cached_property
@@ -248,9 +248,9 @@ def _outputs(tasks: Iterable[TensorTask]) -> list[OutputTensor]:
 
 def _exactness_notes(tasks: Sequence[TensorTask]) -> list[str]:
     """Methods whose bytes are not promised to be the same elsewhere."""
-    rounded = {t.method.name for t in tasks if not t.copied and t.method.exact == "numerics"}
+    rounded = {task.method.name for task in tasks if task.exact == "numerics"}
     return [
-        f"{name} uses linear algebra whose rounding differs between machines, so another machine "
+        f"{name} uses functions whose rounding differs between machines, so another machine "
         "may merge to other last bits; 'mergesafe verify' checks this output all the same"
         for name in sorted(rounded)
     ]

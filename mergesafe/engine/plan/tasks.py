@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from mergesafe.checkpoint.output.encoding import RowScaled
 from mergesafe.checkpoint.output.layout import OutputTensor
@@ -18,6 +18,7 @@ from mergesafe.methods.spec import (
     Settings,
     Statistic,
     TensorContext,
+    TileFunction,
     Unit,
 )
 from mergesafe.outline.sources import Operand
@@ -124,6 +125,14 @@ class TensorTask:
         if self.encoding is not None:
             return self.encoding.stored(self.stored, shape)
         return (OutputTensor(self.stored, self.out_dtype, shape),)
+
+    @property
+    def exact(self) -> Literal["bits", "numerics"]:
+        """Whether the bytes are the same on every machine."""
+        how = None if self.planned is None else self.planned.combination
+        if how is None:
+            return "bits"
+        return (how.exact if isinstance(how, TileFunction) else None) or self.method.exact
 
     @property
     def unit(self) -> Unit:
