@@ -18,7 +18,6 @@ its place once it is synced: at no moment is there less than before.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -41,6 +40,7 @@ from mergesafe.private import (
     open_own_file,
 )
 from mergesafe.system_faults import advice
+from mergesafe.whole_file import sync_folder
 
 Line = dict[str, Any]
 #: Of the lines and the header, not of what commands write into them.
@@ -49,8 +49,6 @@ _KIND: Final = "mergesafe_journal"
 _MARK: Final = {"synced": True}
 _DIGITS: Final = 16
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
-#: File systems on which a folder cannot be synced.
-_NO_SYNC: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 #: Somebody who takes the file away as often as this does so on purpose.
 _ATTEMPTS: Final = 100
 
@@ -252,10 +250,10 @@ class Journal:
         close(self._descriptor)
         self._descriptor, self._size = new, len(content)
         if folder is not None:
-            _sync_folder(folder)
+            sync_folder(folder)
         else:
             with folder_of(self.path) as above:
-                _sync_folder(above)
+                sync_folder(above)
 
     def _add(self, record: Any) -> None:
         line = encode_line(record)
@@ -349,11 +347,3 @@ def _write(descriptor: int, content: bytes, begin: int) -> None:
     while data:
         count = os.pwrite(descriptor, data, begin)
         data, begin = data[count:], begin + count
-
-
-def _sync_folder(folder: int) -> None:
-    try:
-        os.fsync(folder)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise

@@ -63,6 +63,15 @@ def _write(name: str, data: bytes, folder: int) -> None:
     finally:
         with suppress(OSError):  # its bytes are on the disk, or an error is on its way
             os.close(descriptor)
+    sync_folder(folder)
+
+
+def sync_folder(folder: int) -> None:
+    """Make the names in an open folder durable, where its file system can.
+
+    Raises:
+        OSError: it fails.
+    """
     try:
         os.fsync(folder)
     except OSError as error:
