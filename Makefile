@@ -2,7 +2,7 @@
 #
 #   make demo        the story on a real small model, up to a quarter of an hour on two cores
 #   make test        what CI runs: lint, types, build, tests
-#   make faults      200 faults of the system, each followed by a comparison of bytes, ten minutes
+#   make faults      204 faults of the system, each followed by a comparison of bytes, ten minutes
 #   make sanitize    the kernels under gcc's address, undefined-behaviour and thread sanitizers, long
 #   make hostile     hostile model folders through every command, an hour
 #   make fuzz        changed inputs for all that reads files of others, a minute each, half an hour

@@ -68,6 +68,9 @@ def cuts() -> Iterator[Fault]:
         for number, at in enumerate(places[subject]):
             yield _cut(subject, at, modes[number % 4], number)
         yield _cut(subject, places[subject][3], "strict", 9)
+    for subject in ("tune", "generate"):
+        yield _cut(subject, 0.5, "strict", 0)
+        yield _cut(subject, 0.8, "mixed", 1)
 
 
 def _cut(subject: str, at: float, mode: Mode, seed: int) -> Fault:

@@ -190,6 +190,28 @@ def test_a_node_that_sees_other_files_is_refused(
             made.objective(local).evaluate(setup.start, grad=False)
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("same", [True, False])
+def test_a_method_of_ones_own(same: bool, cluster: Any, experts: Experts) -> None:
+    """A node tunes by the file that this process has, or not at all."""
+    setup = prepare({**recipe(experts), "merge_method": "tests.engine.written:summed"})
+    assert len(setup.plan.method_files) == 1
+    if not same:
+        setup.plan.method_files.update(dict.fromkeys(setup.plan.method_files, "0" * 64))
+    with (
+        on_ray("auto", setup.plan, setup.space, memory=None, device="cpu", dtype="float32") as made,
+        MergedModel(setup.plan, setup.space, device="cpu", dtype="float32") as merged,
+    ):
+        local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
+        remote = made.objective(local)
+        if same:
+            found = remote.evaluate(setup.start, grad=True)
+            assert found.value == local.evaluate(setup.start, grad=True).value
+        else:
+            with pytest.raises(ClusterError, match="another file of the merge method"):
+                remote.evaluate(setup.start, grad=True)
+
+
 def test_a_gpu_by_its_number_is_refused(experts: Experts, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="Ray hands out the GPUs"):
         mergesafe.tune(recipe(experts), tmp_path / "tuned.yml", ray=True, device="cuda:1")

@@ -152,6 +152,18 @@ def connected(address: str) -> Iterator[Cluster]:
         ray.shutdown()
 
 
+def cause_of(ray: Any, error: Any) -> BaseException:
+    """What a RayTaskError was raised for: by the task, or since a node could not read the task."""
+    cause: BaseException = error.cause
+    if not isinstance(cause, ray.exceptions.RaySystemError):
+        return cause
+    why = str(cause).partition("\n")[0].removeprefix("System error: ")
+    return ClusterError(
+        f"--ray: a node of the cluster cannot read its task ({why}). Install the packages of the "
+        "recipe's merge methods on every node, and start Ray there again."
+    )
+
+
 def _check_reachable(address: str) -> None:
     """Ray itself takes minutes to find out that nobody answers."""
     host, _, port = address.removeprefix("ray://").rpartition(":")

@@ -22,7 +22,7 @@ from mergesafe.checkpoint.places.hub import HubStore
 from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.cluster.connection import Cluster, Needs, connected
+from mergesafe.engine.cluster.connection import Cluster, Needs, cause_of, connected
 from mergesafe.engine.cluster.job import Job, JobContext, Outcome, carry_out, identity
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import TensorTask
@@ -301,13 +301,7 @@ def _result(ray: Any, reference: Any, job: Job) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ray.exceptions.RaySystemError):
-            why = str(error.cause).partition("\n")[0].removeprefix("System error: ")
-            raise ClusterError(
-                f"--ray: a node of the cluster cannot read its task ({why}). Install the packages "
-                "of the recipe's merge methods on every node, and start Ray there again."
-            ) from None
-        raise error.cause from None
+        raise cause_of(ray, error) from None
     except ray.exceptions.RayError as error:
         raise ClusterError(
             f"--ray: the task for {job} was given up, since its process or machine died each time "

@@ -21,8 +21,8 @@ from typing import Any, Final
 import torch
 
 from mergesafe.checkpoint.places.location import Location, at
-from mergesafe.engine.cluster.connection import Cluster, Needs, connected
-from mergesafe.engine.cluster.job import check_inputs, check_version, identity
+from mergesafe.engine.cluster.connection import Cluster, Needs, cause_of, connected
+from mergesafe.engine.cluster.job import check_inputs, check_methods, check_version, identity
 from mergesafe.engine.cluster.ray_executor import check_planned, relocated, shared_locations
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.errors import BackendError, ClusterError
@@ -41,7 +41,9 @@ _START_SECONDS: Final = 60.0
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What every worker makes its model from. ``inputs``: what each local file is known by."""
+    """What every worker makes its model from. ``inputs``: what each local file is known by.
+    ``method_files``: digests of the files of methods that are not mergesafe's own, by their names.
+    """
 
     version: str
     plan: MergePlan
@@ -50,6 +52,7 @@ class ModelSpec:
     device: str
     dtype: str
     inputs: Mapping[Path, tuple[int, int]]
+    method_files: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Worker:
 
 def _model(made: ModelSpec) -> MergedModel:
     check_version(made.version)
+    check_methods(made.method_files)
     check_inputs(made.inputs)
     torch.set_num_threads(made.needs.threads)
     return MergedModel(
@@ -137,7 +141,7 @@ class Pool:
                     outcomes: list[Outcome] = self.ray.get(reference)
                     return outcomes
                 except self.ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
+                    raise cause_of(self.ray, error) from None
                 except self.ray.exceptions.RayError as error:
                     if worker in self.workers:
                         self.workers.remove(worker)
@@ -252,7 +256,7 @@ def on_ray(
         tasks = tuple(relocated(task, locations) for task in plan.tasks)
         made = ModelSpec(
             __version__, replace(plan, tasks=tasks), space, needs, device, dtype,
-            _identities(locations.values()),
+            _identities(locations.values()), plan.method_files,
         )  # fmt: skip
         ray = cluster.ray
         actor = ray.remote(Worker).options(
