@@ -67,7 +67,7 @@ def multiplies_activations(name: str, shape: Sequence[int], model_type: object) 
 def row_scaled_settings(plain: Iterable[str]) -> dict[str, Any]:
     """The ``quantization_config`` of matrices in E4M3 with a scale for each row.
 
-    That of compressed-tensors, which transformers and vLLM read. ``plain``: the tensors of two
+    That of compressed-tensors, which transformers reads with it. ``plain``: the tensors of two
     dimensions or more that are not stored so. Activations are not rounded.
     """
     weights = {
