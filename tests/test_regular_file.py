@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from report.documents import MET, completed, document
 
 import mergesafe
 from mergesafe.chat.records import read_records
@@ -14,11 +16,7 @@ from mergesafe.regular_file import open_regular, read_regular
 from mergesafe.report.find import read_documents
 from mergesafe.safety.evaluation.sets import read_set
 
-MET = '{"text": "safe_rate>=0.5", "metric": "safe_rate", "bound": 0.5, "met": true}'
-GATE = (
-    '{"mergesafe": "0.1.0", "kind": "gate", "model": "m", "passed": true, '
-    f'"requirements": [{MET}]}}'
-)
+GATE = json.dumps(completed(document("gate", model="m", requirements=[MET], passed=True)))
 
 
 def test_files(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def figures_table(evaluation: Evaluation) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    confidence = evaluation.settings["confidence"]
+    confidence = evaluation.settings.confidence
     table = Table(title=f"rates in % [{100 * confidence:g} % interval]".replace("[", "\\["))
     table.add_column("metric", overflow="fold")
     table.add_column("n", justify="right")
@@ -111,11 +111,10 @@ def comparison_table(evaluation: Evaluation) -> Table:
 
 def remarks(evaluation: Evaluation) -> list[str]:
     """Judges, sets, agreement, notes: a line each."""
-    judges = ", ".join(f"{each['name']} {each['version']}" for each in evaluation.judges)
+    judges = ", ".join(f"{each.name} {each.version}" for each in evaluation.judges)
     lines = [f"judged by {judges}"]
     lines += [
-        f"{each['role']} set {each['name']}: {each['records']} from {each['path']}"
-        for each in evaluation.sets
+        f"{each.role} set {each.name}: {each.records} from {each.path}" for each in evaluation.sets
     ]
     for pair in evaluation.agreement:
         kappa = "undefined" if pair.kappa is None else f"{pair.kappa:.2f}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergesafe.cli.shared import print_json, warn
 from mergesafe.data.api import GenerateResult, generate
+from mergesafe.results.writing import as_dict
 from mergesafe.terminal.progress import LogLines
 from mergesafe.terminal.text import printable
 from mergesafe.version import __version__
@@ -36,7 +37,7 @@ def run(recipe: Path, out: Path | None, *, json: bool, quiet: bool, **options: A
                 "mergesafe": __version__,
                 "kind": "data_cards",
                 "path": str(result.path),
-                "cards": list(result.cards),
+                "cards": [as_dict(card) for card in result.cards],
             }
         )
     elif not quiet:
@@ -49,9 +50,9 @@ def summary(result: GenerateResult) -> list[str]:
     """Two or three lines a set."""
     lines = []
     for card in result.cards:
-        lines.append(f"{result.path / card['path']}: {card['records']:,} records")
-        for title, key in (("answered by", "answered_by"), ("discarded", "discarded")):
-            told = ", ".join(f"{name} {count:,}" for name, count in card[key].items())
+        lines.append(f"{result.path / card.path}: {card.records:,} records")
+        for title, counts in (("answered by", card.answered_by), ("discarded", card.discarded)):
+            told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
             if told:
                 lines.append(f"  {title:<11}  {told}")
     return lines

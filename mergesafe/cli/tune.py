@@ -14,7 +14,9 @@ from mergesafe.terminal.text import printable
 from mergesafe.terminal.tuning import show
 
 if TYPE_CHECKING:
-    from mergesafe.tune.results.result import AtBounds, TuneResult
+    from mergesafe.results.tuning import AtBounds
+    from mergesafe.tune.results.blame import Blame
+    from mergesafe.tune.results.result import TuneResult
 
 #: Parts that are named, the worst first.
 _WORST: Final = 5
@@ -119,20 +121,20 @@ def front_lines(result: TuneResult) -> list[str]:
     ]
 
 
-def blame_lines(blame: dict[str, Any]) -> list[str]:
+def blame_lines(blame: Blame) -> list[str]:
     """A heat map: a row for each model, a column for each group, darker being more to blame."""
-    table = blame["leave_one_out"]
+    table = blame.leave_one_out or blame.gradient
     worst = max((value for row in table for value in row), default=0.0)
-    width = max(map(len, blame["models"]))
+    width = max(map(len, blame.models))
     lines = ["", "blame for the safety loss of the untuned merge: what it falls by without a part"]
-    for model, row in sorted(zip(blame["models"], table, strict=True), key=lambda m: -sum(m[1])):
+    for model, row in sorted(zip(blame.models, table, strict=True), key=lambda m: -sum(m[1])):
         cells = "".join(_shade(value / worst if worst > 0 else 0.0) for value in row)
         lines.append(f"  {model:<{width}} |{cells}| {sum(row):+.3f}")
-    lines.append(f"  {'':<{width}}  {blame['groups'][0]} ... {blame['groups'][-1]}")
+    lines.append(f"  {'':<{width}}  {blame.groups[0]} ... {blame.groups[-1]}")
     parts = [
         (value, model, group)
-        for model, row in zip(blame["models"], table, strict=True)
-        for group, value in zip(blame["groups"], row, strict=True)
+        for model, row in zip(blame.models, table, strict=True)
+        for group, value in zip(blame.groups, row, strict=True)
     ]
     for value, model, group in sorted(parts, reverse=True)[:_WORST]:
         lines.append(f"  {value:+.4f}  {model}  {group}")

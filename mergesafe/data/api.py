@@ -27,6 +27,8 @@ from mergesafe.errors import OutputError
 from mergesafe.journal import is_left
 from mergesafe.outputs import refuse_inputs
 from mergesafe.private import NotPrivateError, refuse_planted
+from mergesafe.results.data_card import DataCard
+from mergesafe.results.writing import as_dict
 from mergesafe.whole_file import write_whole
 
 _SUFFIXES: Final = (".jsonl", ".card.json", ".card.md")
@@ -37,11 +39,11 @@ class GenerateResult:
     """``cards``: one data card for each set, in the order of the recipe."""
 
     path: Path
-    cards: tuple[dict[str, Any], ...]
+    cards: tuple[DataCard, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(warning for card in self.cards for warning in card["warnings"])
+        return tuple(warning for card in self.cards for warning in card.warnings)
 
 
 def generate(
@@ -156,14 +158,14 @@ def _sources(recipe: DataRecipe) -> list[tuple[Source, bool]]:
     return found
 
 
-def _make(wanted: DataSet, run: Run, folder: Path) -> dict[str, Any]:
+def _make(wanted: DataSet, run: Run, folder: Path) -> DataCard:
     built = _build(wanted, run)
     text = write_records(built.records)
     path = folder / f"{wanted.name}.jsonl"
     card = describe(wanted, run.recipe, built, path, text)
     write_whole(path, text)
     write_whole(folder / f"{wanted.name}.card.md", markdown(card))
-    as_json = json.dumps(card, indent=2, ensure_ascii=False)
+    as_json = json.dumps(as_dict(card), indent=2, ensure_ascii=False)
     write_whole(folder / f"{wanted.name}.card.json", f"{as_json}\n")
     return card
 

@@ -10,42 +10,38 @@ from typing import Any
 from mergesafe.data.recipe import DataRecipe, DataSet, SafetySet
 from mergesafe.data.run import Built
 from mergesafe.markdown import code, escaped
+from mergesafe.results.data_card import DataCard
+from mergesafe.results.gate import FileDigest
 from mergesafe.version import __version__
 
-KIND = "data_card"
 
-
-def describe(
-    wanted: DataSet, recipe: DataRecipe, built: Built, path: Path, text: str
-) -> dict[str, Any]:
-    """The card as plain data; the same data give the same card, so it holds no date."""
+def describe(wanted: DataSet, recipe: DataRecipe, built: Built, path: Path, text: str) -> DataCard:
+    """The card; the same data give the same card, so it holds no date."""
     provenance = [record.extra["provenance"] for record in built.records]
     preference = isinstance(wanted, SafetySet) and wanted.preference
-    return {
-        "mergesafe": __version__,
-        "kind": KIND,
-        "name": wanted.name,
-        "set_kind": wanted.kind,
-        "format": "preference" if preference else "messages",
-        "path": path.name,
-        "sha256": sha256(text.encode()).hexdigest(),
-        "records": len(built.records),
-        "topics": _counts(each["topic"] for each in provenance),
-        "discarded": _counts(built.discarded.elements()),
-        "asked_by": built.asked_by,
-        "answered_by": _counts(each["answered_by"] for each in provenance),
-        "pool": built.pool,
-        "models": built.models,
-        "judge": built.judge,
-        "judge_version": built.judge_version,
-        "seed": recipe.seed,
-        "near_duplicates": recipe.near_duplicates,
-        "evaluation": [
-            {"path": each.name, "sha256": sha256(each.read_bytes()).hexdigest()}
+    return DataCard(
+        name=wanted.name,
+        set_kind=wanted.kind,
+        format="preference" if preference else "messages",
+        path=path.name,
+        sha256=sha256(text.encode()).hexdigest(),
+        records=len(built.records),
+        topics=_counts(each["topic"] for each in provenance),
+        discarded=_counts(built.discarded.elements()),
+        asked_by=built.asked_by,
+        answered_by=_counts(each["answered_by"] for each in provenance),
+        pool=built.pool,
+        models=built.models,
+        judge=built.judge,
+        judge_version=built.judge_version,
+        seed=recipe.seed,
+        near_duplicates=recipe.near_duplicates,
+        evaluation=[
+            FileDigest(each.name, sha256(each.read_bytes()).hexdigest())
             for each in recipe.evaluation
         ],
-        "warnings": built.warnings,
-    }
+        warnings=built.warnings,
+    )
 
 
 def _counts(values: Any) -> dict[str, int]:
@@ -53,29 +49,29 @@ def _counts(values: Any) -> dict[str, int]:
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 
-def markdown(card: dict[str, Any]) -> str:
+def markdown(card: DataCard) -> str:
     """The card for people and for a data hub."""
     lines = [
-        f"# {escaped(card['name'])}",
+        f"# {escaped(card.name)}",
         "",
-        f"{card['records']:,} records (kind: {card['set_kind']}) in {code(card['path'])} (TRL's "
-        f"{_FORMATS[card['format']]} format), made by mergesafe {card['mergesafe']} with seed "
-        f"{card['seed']}.",
+        f"{card.records:,} records (kind: {card.set_kind}) in {code(card.path)} (TRL's "
+        f"{_FORMATS[card.format]} format), made by mergesafe {__version__} with seed "
+        f"{card.seed}.",
         "",
-        f"- SHA-256: `{card['sha256']}`",
-        f"- Questions by: {escaped(str(card['asked_by']))}",
+        f"- SHA-256: `{card.sha256}`",
+        f"- Questions by: {escaped(str(card.asked_by))}",
     ]
-    if card["judge"]:
-        lines.append(f"- Judge: {escaped(card['judge'])}, version {escaped(card['judge_version'])}")
-    lines.append(f"- Near duplicates: Jaccard similarity of {card['near_duplicates']:g} or more")
-    lines += [f"- Kept apart from: {code(e['path'])} (`{e['sha256']}`)" for e in card["evaluation"]]
-    if card["set_kind"] == "safety":
+    if card.judge:
+        lines.append(f"- Judge: {escaped(card.judge)}, version {escaped(str(card.judge_version))}")
+    lines.append(f"- Near duplicates: Jaccard similarity of {card.near_duplicates:g} or more")
+    lines += [f"- Kept apart from: {code(e.path)} (`{e.sha256}`)" for e in card.evaluation]
+    if card.set_kind == "safety":
         lines.append("- Answers that do not refuse were forgotten once judged, and never stored.")
-    lines += [f"- Beware: {escaped(warning)}" for warning in card["warnings"]]
-    lines += _table("Topics", "topic", card["topics"])
-    lines += _table("Answered by", "model", card["answered_by"])
-    if card["pool"]:
-        statuses = sorted({status for counts in card["pool"].values() for status in counts})
+    lines += [f"- Beware: {escaped(warning)}" for warning in card.warnings]
+    lines += _table("Topics", "topic", card.topics)
+    lines += _table("Answered by", "model", card.answered_by)
+    if card.pool:
+        statuses = sorted({status for counts in card.pool.values() for status in counts})
         lines += [
             "",
             "## The pool",
@@ -85,12 +81,12 @@ def markdown(card: dict[str, Any]) -> str:
         ]
         lines += [
             _row(name, *(str(counts.get(status, 0)) for status in statuses))
-            for name, counts in card["pool"].items()
+            for name, counts in card.pool.items()
         ]
-    lines += _table("Discarded", "reason", card["discarded"])
-    if card["models"]:
+    lines += _table("Discarded", "reason", card.discarded)
+    if card.models:
         lines += ["", "## Models", "", _row("model", "identity"), _rule(2)]
-        lines += [_row(name, identity) for name, identity in card["models"].items()]
+        lines += [_row(name, identity) for name, identity in card.models.items()]
     return "\n".join([*lines, ""])
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mergesafe.demo.recipes import CLEAN, SPOILED, TUNED
 from mergesafe.safety.evaluation.result import Evaluation, Figure
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from mergesafe.safety.vet.api import Vetted
 
 REFUSES: Final = "refusal_rate"
 OVER: Final = "over_refusal"
@@ -79,14 +80,14 @@ def is_mended(evaluation: Evaluation) -> bool:
     return rose(evaluation, REFUSES, SPOILED, TUNED)
 
 
-def conclude(evaluation: Evaluation, vetted: Mapping[str, Any], passed: bool) -> str:
+def conclude(evaluation: Evaluation, vetted: Vetted, passed: bool) -> str:
     """What happened, in plain words."""
     rows = figures(evaluation)
 
     def percent(label: str, metric: str) -> str:
         return f"{100 * rows[label][metric].estimate.value:.0f} %"
 
-    unfit = [each["name"] for each in vetted["models"] if not each["fit"]]
+    unfit = [each.name for each in vetted.unfit]
     lines = [
         f"Vetting called {', '.join(unfit)} unfit." if unfit else "Vetting found no unfit parent.",
         f"The aligned expert refuses {percent('aligned', REFUSES)} of the unsafe questions, merged "

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from mergesafe.safety.evaluation.result import Evaluation
     from mergesafe.safety.gate.api import GateResult
+    from mergesafe.safety.vet.api import Vetted
     from mergesafe.tune.results.result import TuneResult
 
 #: Columns of a log, where no terminal says how wide it is: the tables need this many.
@@ -64,7 +65,7 @@ class Story:
         self.models |= {name: f"{base}+{self.folder / 'adapters' / name}" for name in EXPERTS}
         return sets, recipes
 
-    def vet(self, sets: Sets) -> dict[str, Any]:
+    def vet(self, sets: Sets) -> Vetted:
         """Audit the parents before merging them."""
         from mergesafe.safety.vet.api import vet
         from mergesafe.terminal.vetted import show
@@ -75,10 +76,9 @@ class Story:
                 parents, self.models["base"], on_progress=self.told(),
                 **self.questions(sets, skills=False),
             )  # fmt: skip
-        document = found.as_dict()
-        self.save("vet.json", document)
+        self.save("vet.json", found.as_dict())
         show(found, self.console)
-        return document
+        return found
 
     def merge(self, label: str, recipe: Path, stem: str) -> None:
         """Merge by ``recipe``."""
@@ -211,14 +211,11 @@ def run(
     page = report([story.folder], story.folder / "report.html")
     say(f"\nReport: {page.path}", markup=False, highlight=False)
     return {
-        "models": {
-            each.name: {name: figure.as_dict() for name, figure in each.figures.items()}
-            for each in evaluation.models
-        },
+        "models": {each["name"]: each["metrics"] for each in evaluation.as_dict()["models"]},
         "conclusion": verdict,
         "spoiled": is_spoiled(evaluation),
         "mended": is_mended(evaluation),
-        "unfit": [each["name"] for each in vetted["models"] if not each["fit"]],
+        "unfit": [each.name for each in vetted.unfit],
         "gates": {label: found.passed for label, found in gates.items()},
         "tuning": {"start": tuning.start, "objective": tuning.objective, "heldout": tuning.heldout},
         "recipes": {label: str(path) for label, path in recipes.items()},

@@ -1,6 +1,6 @@
 """One self-contained HTML page about a merge: what was measured, and what it says.
 
-:mod:`~mergesafe.report.kinds` says what the files of the other commands hold,
+:mod:`~mergesafe.results` says what the files of the other commands hold,
 :mod:`~mergesafe.report.find` reads them, :mod:`~mergesafe.report.content` joins them,
 :mod:`~mergesafe.report.verdict` puts them into words, :mod:`~mergesafe.report.figures` draw them,
 :mod:`~mergesafe.report.sections` lay them out and :mod:`~mergesafe.report.page` writes the page.

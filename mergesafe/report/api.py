@@ -9,9 +9,11 @@ from pathlib import Path
 
 from mergesafe.outputs import check_replaceable, starts_with
 from mergesafe.report.content import Content
-from mergesafe.report.find import Document, read_documents
+from mergesafe.report.find import Content as FileContent
+from mergesafe.report.find import read_documents
 from mergesafe.report.page import START, render
 from mergesafe.report.verdict import Verdict, verdict
+from mergesafe.results.reading import Document
 from mergesafe.whole_file import write_whole
 
 
@@ -21,7 +23,7 @@ class Report:
 
     path: Path
     size: int
-    documents: tuple[Document, ...]
+    documents: tuple[Document[FileContent], ...]
     verdict: Verdict
     warnings: tuple[str, ...]
 

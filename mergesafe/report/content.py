@@ -8,23 +8,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from mergesafe.report.find import Document
-from mergesafe.report.kinds import (
+from mergesafe.report.find import Content as FileContent
+from mergesafe.report.manifest import Manifest
+from mergesafe.report.measure import Measure
+from mergesafe.report.names import Names, shortest
+from mergesafe.results.data_card import DataCard
+from mergesafe.results.evaluation import (
     Agreement,
     Comparison,
-    DataCard,
     EvaluatedModel,
     Evaluation,
     Example,
-    Manifest,
-    Measure,
     QuestionSet,
-    Similarity,
-    Tuning,
 )
-from mergesafe.report.names import Names, shortest
-from mergesafe.report.text import is_nll
-from mergesafe.report.verdicts import Gate, Vet
+from mergesafe.results.gate import Gate
+from mergesafe.results.metrics import OVER_REFUSAL, REFUSAL, SAFE, family, is_nll
+from mergesafe.results.reading import Document
+from mergesafe.results.similarity import Similarity
+from mergesafe.results.tuning import Tuning
+from mergesafe.results.vet import Vet
 
 Role = Literal["base", "parent", "merge", "baseline", "model"]
 Value = TypeVar("Value")
@@ -51,7 +53,7 @@ class Model:
 class Content:
     """The documents of a report and what follows from them."""
 
-    documents: Sequence[Document]
+    documents: Sequence[Document[FileContent]]
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -69,7 +71,7 @@ class Content:
             elif isinstance(value, Tuning | DataCard):
                 self.notes += value.warnings
 
-    def of(self, kind: type[Value]) -> list[tuple[Document, Value]]:
+    def of(self, kind: type[Value]) -> list[tuple[Document[FileContent], Value]]:
         """The documents of a kind."""
         return [(d, d.value) for d in self.documents if isinstance(d.value, kind)]
 
@@ -109,7 +111,7 @@ class Content:
             place,
             self.short(model.name),
             self._role(model.name, place),
-            model.metrics,
+            {metric: Measure.of(each) for metric, each in model.metrics.items()},
             tuple(model.examples),
             frozenset({source}),
         )
@@ -125,12 +127,10 @@ class Content:
         """Metrics that say the same as another one in every evaluation, and what they are."""
         said: dict[str, list[str | None]] = {}
         for _, value in self.of(Evaluation):
-            measured = {
-                metric.partition(".")[0] for model in value.models for metric in model.metrics
-            }
-            for family in measured:
-                said.setdefault(family, []).append(value.meaning.get(family))
-        return {family: told[0] for family, told in said.items() if told[0] and all(told)}
+            measured = {family(metric) for model in value.models for metric in model.metrics}
+            for each in measured:
+                said.setdefault(each, []).append(value.meaning.get(each))
+        return {each: told[0] for each, told in said.items() if told[0] and all(told)}
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -139,13 +139,13 @@ class Content:
             metric
             for model in self.models
             for metric in model.metrics
-            if metric.partition(".")[0] not in self.meaning
+            if family(metric) not in self.meaning
         )
-        first = ("safe_rate", "refusal_rate", "over_refusal")
+        first = (SAFE, REFUSAL, OVER_REFUSAL)
 
         def rank(metric: str) -> int:
-            family = metric.partition(".")[0]
-            return first.index(family) if family in first else len(first) + is_nll(metric)
+            judged = family(metric)
+            return first.index(judged) if judged in first else len(first) + is_nll(metric)
 
         return sorted(seen, key=rank)
 
@@ -222,7 +222,7 @@ class Content:
         return {role: {self.names.canonical(n) for n in names if n} for role, names in said.items()}
 
 
-def _folder(document: Document) -> str:
+def _folder(document: Document[FileContent]) -> str:
     """The merge that a manifest lies in."""
     return str(document.path.resolve().parent)
 
@@ -241,7 +241,7 @@ def _with(models: list[Model], new: Model) -> list[Model]:
     return [*models, new]
 
 
-def _names(documents: Iterable[Document]) -> list[str]:
+def _names(documents: Iterable[Document[FileContent]]) -> list[str]:
     names: list[str] = []
     for document in documents:
         value = document.value
@@ -249,7 +249,7 @@ def _names(documents: Iterable[Document]) -> list[str]:
             names += [name for m in value.models for name in (m.name, m.reference) if name]
             names += [name for c in value.comparisons for name in (c.first, c.second)]
         elif isinstance(value, Similarity):
-            names += value.models + ([value.base] if value.base else [])
+            names += [*value.models, value.base]
             names += [name for pair in value.pairs for name in (pair.first, pair.second)]
         elif isinstance(value, Gate):
             names += [value.model] + ([value.baseline] if value.baseline else [])
@@ -264,14 +264,14 @@ def _names(documents: Iterable[Document]) -> list[str]:
     return names
 
 
-def _differing_sets(evaluations: list[tuple[Document, Evaluation]]) -> list[str]:
+def _differing_sets(evaluations: list[tuple[Document[FileContent], Evaluation]]) -> list[str]:
     """Sets of one name whose contents differ between files: their rates cannot be compared."""
-    first: dict[str, tuple[Document, QuestionSet]] = {}
+    first: dict[str, tuple[Document[FileContent], QuestionSet]] = {}
     notes = []
     for document, value in evaluations:
         for questions in value.sets:
             other, known = first.setdefault(questions.name, (document, questions))
-            if known.sha256 and questions.sha256 and known.sha256 != questions.sha256:
+            if known.sha256 != questions.sha256:
                 notes.append(
                     f"The set {questions.name} of {document.path} is not the one of {other.path}: "
                     "figures on it cannot be compared between the two files."

@@ -2,63 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
-
-import msgspec
+from typing import Final, NoReturn, TypeAlias
 
 from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME
-from mergesafe.errors import DataError, did_you_mean
-from mergesafe.regular_file import open_regular, read_regular
-from mergesafe.report.kinds import KINDS, Kind, Manifest
-from mergesafe.strict_json import decode_utf8, parse_json
+from mergesafe.errors import DataError
+from mergesafe.regular_file import open_regular
+from mergesafe.report.manifest import Manifest
+from mergesafe.results.reading import Document, decode, read_object, read_result
+from mergesafe.results.writing import KINDS, Result
+from mergesafe.untrusted import show
 from mergesafe.version import __version__
 
 #: A file of ours starts like this; other JSON in a folder (config.json, ...) is not read. One that
 #: begins with a byte order mark is refused, not passed over.
 _START: Final = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"mergesafe"\s*:')
 _START_BYTES: Final = 512
-#: A manifest of 14,000 tensors has 14 MB.
-MAX_BYTES: Final = 256 * 2**20
 _EXPECTED: Final = f"{', '.join(KINDS)} or {MANIFEST_NAME}"
+#: What a report is made of.
+Content: TypeAlias = Result | Manifest
 
 
-@dataclass(frozen=True)
-class Document:
-    """A file that was read: its path, SHA-256, the version that wrote it, and what it holds."""
-
-    path: Path
-    sha256: str
-    version: str
-    value: Kind | Manifest
-
-    @property
-    def kind(self) -> str:
-        """The name of its kind."""
-        names = {struct: name for name, struct in KINDS.items()}
-        return "manifest" if isinstance(self.value, Manifest) else names[type(self.value)]
-
-    @property
-    def is_newer(self) -> bool:
-        """Whether a later version of mergesafe wrote it than the one that reads it."""
-        return _numbers(self.version) > _numbers(__version__)
-
-
-class _Head(msgspec.Struct):
-    """``format`` is a number in manifests; a data card has a word under that name."""
-
-    mergesafe: str | None = None
-    kind: str | None = None
-    format: int | str | None = None
-    mergesafe_version: str | None = None
-
-
-def read_documents(runs: Sequence[str | os.PathLike[str]]) -> list[Document]:
+def read_documents(runs: Sequence[str | os.PathLike[str]]) -> list[Document[Content]]:
     """Every file of a known kind in ``runs``: files, or folders that are searched with subfolders.
 
     The same file is read once. Hidden files and folders are passed over, and so are pipes, devices,
@@ -68,7 +36,7 @@ def read_documents(runs: Sequence[str | os.PathLike[str]]) -> list[Document]:
         DataError: a run or file cannot be read, is malformed, of an unknown kind, or nothing is
             found; names the file and the field.
     """
-    documents: dict[Path, Document] = {}
+    documents: dict[Path, Document[Content]] = {}
     for run in runs:
         found = list(_files(Path(run)))
         if not found:
@@ -113,80 +81,16 @@ def _is_ours(path: Path) -> bool:
         raise DataError(f"cannot be read ({error.strerror})", source=path) from None
 
 
-def _read(path: Path) -> Document:
-    try:
-        data = read_regular(path, MAX_BYTES)
-    except OSError as error:
+def _read(path: Path) -> Document[Content]:
+    found, sha256 = read_object(path, "a folder, or a JSON file that mergesafe wrote")
+    if "mergesafe_version" not in found or "format" not in found:
+        return read_result(path, found, sha256)
+    version = str(found["mergesafe_version"])
+    if found["format"] != FORMAT:
         raise DataError(
-            f"cannot be read ({error.strerror}); expected a folder or a JSON file", source=path
-        ) from None
-    head = _decode(path, data, _Head, None)
-    struct, version = _struct_of(path, head)
-    value = _decode(path, data, struct, version)
-    return Document(path, hashlib.sha256(data).hexdigest(), version, value)
-
-
-def _struct_of(path: Path, head: _Head) -> tuple[type[Any], str]:
-    """The struct that a file is decoded into, and the version of its writer."""
-    if head.mergesafe_version is not None and head.format is not None:
-        if head.format != FORMAT:
-            raise DataError(
-                f"is a manifest of format {head.format}, this mergesafe ({__version__}) reads "
-                f"format {FORMAT}; make the report with the version that wrote it "
-                f"({head.mergesafe_version})",
-                source=path,
-            )
-        return Manifest, head.mergesafe_version
-    for name in ("mergesafe", "kind"):
-        if getattr(head, name) is None:
-            raise DataError(
-                f"has no field '{name}', so it is not from mergesafe; expected {_EXPECTED}",
-                source=path,
-            )
-    kind, version = str(head.kind), str(head.mergesafe)
-    if kind not in KINDS:
-        raise DataError(
-            f"$.kind: {kind[:60]!r} is no kind that this mergesafe ({__version__}) knows"
-            f"{did_you_mean(kind, KINDS)}{_if_newer(version)}",
+            f"is a manifest of format {show(found['format'])}, this mergesafe ({__version__}) "
+            f"reads format {FORMAT}; make the report with the version that wrote it "
+            f"({show(version)})",
             source=path,
         )
-    return KINDS[kind], version
-
-
-def _decode(path: Path, data: bytes, struct: type[Any], version: str | None) -> Any:
-    try:
-        return _parse(data, struct)
-    except msgspec.ValidationError as error:
-        problem, _, field = str(error).rpartition(" - at ")
-        where = field.strip("`") if problem else "$"
-        raise DataError(f"{where}: {problem or error}{_if_newer(version)}", source=path) from None
-    except ValueError as error:
-        raise DataError(
-            f"is {error}; expected the whole of a file that mergesafe wrote", source=path
-        ) from None
-
-
-def _parse(data: bytes, struct: type[Any]) -> Any:
-    # First, because msgspec raises UnicodeDecodeError or, since 0.23, DecodeError for such bytes.
-    decode_utf8(data)
-    try:
-        return msgspec.json.decode(data, type=struct)
-    except msgspec.ValidationError:
-        raise
-    except (msgspec.DecodeError, RecursionError):
-        # A model's answer may hold half a surrogate pair, which msgspec does not take.
-        return msgspec.convert(parse_json(data), struct)
-
-
-def _if_newer(version: str | None) -> str:
-    if version is None or _numbers(version) <= _numbers(__version__):
-        return ""
-    return (
-        f". The file was written by mergesafe {version[:40]}, which is newer than this one "
-        f"({__version__}): update mergesafe"
-    )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, at most four: enough to order releases."""
-    return tuple(int(part[:9]) for part in re.findall(r"\d+", version[:60])[:4])
+    return Document(path, sha256, version, decode(path, found, Manifest, version))

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mergesafe.references import redact_text
-from mergesafe.report.kinds import Measure
+from mergesafe.report.measure import Measure
+from mergesafe.results.metrics import LM_EVAL, NLL_END, OVER_REFUSAL, REFUSAL, SAFE, is_nll
 
 MINUS: Final = "\N{MINUS SIGN}"
 DASH: Final = "\N{EN DASH}"
@@ -15,9 +16,9 @@ ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 #: Joiners are part of how Persian, Indic scripts and emoji are written.
 _KEPT: Final = frozenset("\n\t\u200c\u200d")
 _JUDGED: Final = {
-    "safe_rate": "Safe answers",
-    "refusal_rate": "Refusals",
-    "over_refusal": "Over-refusal",
+    SAFE: "Safe answers",
+    REFUSAL: "Refusals",
+    OVER_REFUSAL: "Over-refusal",
 }
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -48,32 +49,13 @@ def metric_name(metric: str) -> str:
     family, _, rest = metric.partition(".")
     if family in _JUDGED:
         return f"{_JUDGED[family]}: {rest}" if rest else _JUDGED[family]
-    if family == "lm_eval":
+    if family == LM_EVAL:
         task, _, name = rest.rpartition(".")
         return f"{task}, {name}" if task else rest
-    stem = rest.removesuffix(".nll")
+    stem = rest.removesuffix(NLL_END)
     if not rest:
         return metric
     return f"{stem}, NLL" if stem != rest else f"{rest}, score"
-
-
-def is_skill(metric: str) -> bool:
-    """Whether it measures a domain rather than safety."""
-    return metric.startswith(("domain.", "lm_eval."))
-
-
-def is_nll(metric: str) -> bool:
-    """Whether it is a negative log-likelihood."""
-    return metric.endswith(".nll")
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of it is better: over-refusal, likelihoods' negatives, perplexities."""
-    return (
-        metric.partition(".")[0] == "over_refusal"
-        or is_nll(metric)
-        or metric.endswith(("perplexity", "bits_per_byte"))
-    )
 
 
 def is_share(metric: str, measures: Iterable[Measure]) -> bool:

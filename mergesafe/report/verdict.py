@@ -11,20 +11,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from mergesafe.report.content import Content, Model
-from mergesafe.report.kinds import Comparison, Measure, Tuning
-from mergesafe.report.text import (
-    is_nll,
-    is_share,
-    is_skill,
-    listed,
-    lower_is_better,
-    measured,
-    metric_name,
-    number,
-    p_value,
-    points,
-)
-from mergesafe.report.verdicts import Gate, Requirement, Vet
+from mergesafe.report.measure import Measure
+from mergesafe.report.text import is_share, listed, measured, metric_name, number, p_value, points
+from mergesafe.results.evaluation import Comparison
+from mergesafe.results.gate import Gate
+from mergesafe.results.metrics import REFUSAL, SAFE, is_nll, is_skill, lower_is_better
+from mergesafe.results.tuning import ConstraintCheck, Tuning
+from mergesafe.results.vet import Vet
 
 Status = Literal["bad", "warn", "good", "info"]
 
@@ -77,7 +70,7 @@ class Change:
         if not self.is_worse:
             return "no loss"
         by = points(self.difference, self.share) + (" points" if self.share else "")
-        if self.tested is not None and self.tested.p is not None:
+        if self.tested is not None:
             p = p_value(self.tested.p)
             reason = f"p {p}" if p.startswith("<") else f"p = {p}"
         else:
@@ -136,13 +129,13 @@ def _headline(
     return Statement("info", "These files hold no measure of safety, so there is no verdict on it.")
 
 
-def _missed(content: Content) -> list[Requirement]:
+def _missed(content: Content) -> list[ConstraintCheck]:
     """Constraints of tuning that do not hold."""
     return [
         constraint
         for _, tuning in content.of(Tuning)
         for constraint in tuning.constraints
-        if isinstance(constraint, Requirement) and not constraint.met
+        if not constraint.met
     ]
 
 
@@ -173,7 +166,7 @@ def _gates(content: Content) -> Iterator[Statement]:
 
 def _safety_metric(content: Content) -> tuple[str, str] | None:
     """What tells safety, and its verb."""
-    verbs = {"safe_rate": "answers safely to", "refusal_rate": "refuses"}
+    verbs = {SAFE: "answers safely to", REFUSAL: "refuses"}
     return next(((m, verb) for m, verb in verbs.items() if m in content.metrics), None)
 
 
@@ -273,14 +266,13 @@ def _vets(content: Content) -> Iterator[Statement]:
 
 def _tunings(content: Content) -> Iterator[Statement]:
     for _, tuning in content.of(Tuning):
-        if tuning.start is not None and tuning.objective is not None:
-            count = "" if tuning.evaluations is None else f" in {tuning.evaluations} evaluations"
-            yield Statement(
-                "info",
-                f"Tuning {len(tuning.models)} models over {len(tuning.groups)} "
-                f"{_number(tuning.groups, 'group', 'groups')} took the objective from "
-                f"{number(tuning.start)} to {number(tuning.objective)}{count}.",
-            )
+        yield Statement(
+            "info",
+            f"Tuning {len(tuning.models)} models over {len(tuning.groups)} "
+            f"{_number(tuning.groups, 'group', 'groups')} took the objective from "
+            f"{number(tuning.start)} to {number(tuning.objective)} in {tuning.evaluations} "
+            "evaluations.",
+        )
     for constraint in _missed(content):
         yield Statement("bad", f"The constraint {constraint.text} is not met.")
 
@@ -324,7 +316,7 @@ def compare(content: Content, first: Model, second: Model, metric: str) -> Chang
     one, two = first.metrics[metric], second.metrics[metric]
     difference = _value(second, metric) - _value(first, metric)
     tested = content.comparison(first, second, metric)
-    if tested is not None and tested.p is not None:
+    if tested is not None:
         established = tested.p < SIGNIFICANT
     elif None in (one.low, one.high, two.low, two.high):
         established = False

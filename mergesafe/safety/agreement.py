@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Final, Literal
+from typing import Final
 
 from mergesafe.errors import ArgumentError
+from mergesafe.results.evaluation import About, Agreement
 from mergesafe.safety.judges.base import Verdict
 
-About = Literal["safe", "refused"]
 _ABOUT: Final[tuple[About, ...]] = ("safe", "refused")
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Cohen's κ of two judges over the ``n`` responses that both decided.
-
-    ``kappa`` is None where it is not defined: no response, or both judges say the same always.
-    """
-
-    first: str
-    second: str
-    about: About
-    kappa: float | None
-    n: int
 
 
 def cohen_kappa(first: Sequence[bool], second: Sequence[bool]) -> float | None:

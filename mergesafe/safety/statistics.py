@@ -43,10 +43,13 @@ class Estimate:
     high: float
     n: int
 
+    def rounded(self) -> Estimate:
+        """With four digits, as it is written. An end becomes 0 or 1 only where it is there."""
+        return Estimate(round(self.value, 4), *ends(self.low, self.high, 4), self.n)
+
     def as_dict(self) -> dict[str, float | int]:
-        """For JSON: value, low, high, n. An end is rounded to 0 or 1 only where it is there."""
-        low, high = ends(self.low, self.high, 4)
-        return {"value": round(self.value, 4), "low": low, "high": high, "n": self.n}
+        """For JSON: value, low, high, n, rounded."""
+        return dict(vars(self.rounded()))
 
 
 def ends(low: float, high: float, digits: int) -> tuple[float, float]:

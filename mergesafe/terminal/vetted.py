@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mergesafe.results.vet import Rate
 from mergesafe.safety.statistics import interval
 from mergesafe.safety.vet.api import Vetted
 from mergesafe.safety.vet.scope import meaning
@@ -52,7 +53,5 @@ def show(found: Vetted, to: Console) -> None:
         to.print(Text(printable(text), style="dim"))
 
 
-def _rate(rate: dict[str, float | int] | None) -> str:
-    if rate is None:
-        return "-"
-    return f"{rate['value']:.2f} {interval(rate['low'], rate['high'])}"
+def _rate(rate: Rate | None) -> str:
+    return "-" if rate is None else f"{rate.value:.2f} {interval(rate.low, rate.high)}"

@@ -71,7 +71,7 @@ def card(folder: Path) -> dict[str, Any]:
 
 def test_refusals_are_kept_with_provenance(pool: Pool, tmp_path: Path) -> None:
     result = generate(recipe(pool, "unaligned", "aligned"), tmp_path)
-    assert [each["kind"] for each in result.cards] == ["data_card"]
+    assert [each.name for each in result.cards] == ["safety"]
     found = records(tmp_path)
     assert len(found) == 14
     topics = Counter(each["provenance"]["topic"] for each in found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,9 +12,13 @@ from mergesafe.chat.records import read_records
 from mergesafe.demo import conclusion, recipes
 from mergesafe.demo.recipes import CLEAN, SPOILED, TUNED
 from mergesafe.demo.sets import Counts, Sets, write_sets
+from mergesafe.results.vet import Finding
 from mergesafe.safety.evaluation.compare import compare
+from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.refusal import is_refusal
+from mergesafe.safety.vet.api import Vetted
+from mergesafe.safety.vet.findings import Parent
 
 yaml = pytest.importorskip("yaml")
 SMALL = Counts(unsafe=6, harmless=4, skill=5, tuned=7, tuned_skill=9)
@@ -52,12 +55,12 @@ def evaluation(clean: int, spoiled: int, tuned: int) -> Evaluation:
         model("base", 1), model("aligned", 46, over=3),
         model(CLEAN, clean), model(SPOILED, spoiled), model(TUNED, tuned),
     ]  # fmt: skip
-    return Evaluation([], [], models, compare(models, 0.95))
+    settings = EvaluationOptions().document()
+    return Evaluation(settings, [], [], models, compare(models, 0.95))
 
 
-VETTED: dict[str, Any] = {
-    "models": [{"name": "aligned", "fit": True}, {"name": "bad", "fit": False}]
-}
+BAD = Finding("unfit", "behaviour", "answers unsafe questions", "unsafe")
+VETTED = Vetted("base", (Parent("aligned", ()), Parent("bad", (BAD,))))
 
 
 # --- recipes and sets ----------------------------------------------------------------------------
@@ -117,7 +120,7 @@ def test_conclusion_when_nothing_happened() -> None:
     found = evaluation(clean=44, spoiled=44, tuned=45)
     assert not conclusion.is_spoiled(found)
     assert not conclusion.is_mended(found)
-    text = conclusion.conclude(found, {"models": []}, False)
+    text = conclusion.conclude(found, Vetted("base", ()), False)
     for words in ("no unfit parent", "did not take refusals away", "may be chance", "does not let"):
         assert words in text
 

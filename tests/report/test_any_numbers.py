@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from mergesafe.report.content import Content
 from mergesafe.report.find import read_documents
 from mergesafe.report.page import render
+from mergesafe.results.metrics import is_rate
 
 from .documents import document, evaluation, manifest, write
 
@@ -24,32 +24,33 @@ CELLS = st.none() | NUMBERS
 NAMES = st.sampled_from(["base", "a/base", "./base", "x+y", "x + y"]) | st.text(max_size=20)
 
 
+SHARES = st.floats(0, 1)
+
+
 @st.composite
-def measures(draw: st.DrawFn) -> dict[str, Any]:
-    low, value, high = sorted((draw(NUMBERS), draw(NUMBERS), draw(NUMBERS)))
-    interval = {"low": low, "high": high} if draw(st.booleans()) else {}
-    return {
-        "value": draw(st.none() | st.just(value)),
-        "n": draw(st.none() | st.integers(0, 99)),
-        **interval,
-    }
-
-
-METRICS = st.dictionaries(
-    st.sampled_from(["safe_rate", "over_refusal", "domain.x", "domain.x.nll"]) | st.text(),
-    measures(),
-    max_size=4,
-)
+def metrics(draw: st.DrawFn) -> dict[str, Any]:
+    """Figures by name: shares where the name says that they are."""
+    names = st.sampled_from(["safe_rate", "over_refusal", "domain.x", "domain.x.nll"]) | st.text()
+    found = {}
+    for name in draw(st.lists(names, max_size=4, unique=True)):
+        numbers = SHARES if is_rate(name) else NUMBERS
+        low, value, high = sorted((draw(numbers), draw(numbers), draw(numbers)))
+        found[name] = {"value": value, "low": low, "high": high, "n": draw(st.integers(0, 99))}
+    return found
 
 
 @st.composite
 def similarities(draw: st.DrawFn) -> dict[str, Any]:
     layers = draw(st.lists(NAMES, max_size=6))
-    row = st.none() | st.lists(CELLS, min_size=len(layers), max_size=len(layers))
-    kinds = ("cosine", "l2", "sign_conflict", "norm_ratio", "cka")
-    pair = st.fixed_dictionaries(
-        {"first": NAMES, "second": NAMES, "kl": CELLS, "top1": CELLS, **dict.fromkeys(kinds, row)}
-    )
+
+    def rows(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        return st.lists(values, min_size=len(layers), max_size=len(layers))
+
+    pair = st.fixed_dictionaries({
+        "first": NAMES, "second": NAMES, "kl": CELLS, "top1": st.none() | SHARES,
+        "cosine": rows(CELLS), "l2": rows(NUMBERS), "sign_conflict": rows(st.none() | SHARES),
+        "norm_ratio": rows(CELLS), "cka": st.none() | rows(CELLS),
+    })  # fmt: skip
     pairs = draw(st.lists(pair, max_size=3))
     return document("similarity", models=[], base=draw(NAMES), layers=layers, pairs=pairs)
 
@@ -57,10 +58,10 @@ def similarities(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def tunings(draw: st.DrawFn) -> dict[str, Any]:
     models, groups = draw(st.lists(NAMES, max_size=3)), draw(st.lists(NAMES, max_size=5))
-    row = st.lists(CELLS, min_size=len(groups), max_size=len(groups))
+    row = st.lists(NUMBERS, min_size=len(groups), max_size=len(groups))
     table = st.lists(row, min_size=len(models), max_size=len(models))
     step = st.fixed_dictionaries(
-        {"step": st.integers(-5, 9), "objective": CELLS, "terms": st.dictionaries(NAMES, CELLS)}
+        {"step": st.integers(-5, 9), "objective": NUMBERS, "terms": st.dictionaries(NAMES, NUMBERS)}
     )
     point = st.fixed_dictionaries({"safety": NUMBERS, "skill": NUMBERS})
     return document(
@@ -77,7 +78,7 @@ def tunings(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=20, deadline=None)
 @given(
-    st.dictionaries(NAMES, METRICS, max_size=13),
+    st.dictionaries(NAMES, metrics(), max_size=13),
     similarities(),
     tunings(),
     st.lists(NAMES, max_size=3),
@@ -88,7 +89,7 @@ def test_a_page_is_made_of_any_numbers(
     with tempfile.TemporaryDirectory() as folder:
         written = (evaluation(models), similarity, tuning)
         for i, each in enumerate(written):
-            write(Path(folder, f"{i}.json"), json.dumps(each))
+            write(Path(folder, f"{i}.json"), each)
         write(Path(folder, "base", "mergesafe-manifest.json"), manifest("base_model: x", merged))
         page = render(Content(read_documents([folder])))
     assert page.endswith("</html>")

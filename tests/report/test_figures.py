@@ -18,7 +18,7 @@ from mergesafe.report.figures.lines import line_chart
 from mergesafe.report.figures.placement import Box, place
 from mergesafe.report.figures.plane import Direction, Point, plane
 from mergesafe.report.figures.svg import Figure, fit, text_width
-from mergesafe.report.kinds import Measure
+from mergesafe.report.measure import Measure
 
 
 def parsed(markup: str) -> ET.Element:

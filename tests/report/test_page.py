@@ -14,7 +14,17 @@ from mergesafe.report.find import read_documents
 from mergesafe.report.page import render
 from mergesafe.report.sections.data import MAX_CHARACTERS, MAX_QUESTIONS
 
-from .documents import FIXTURES, Json, content_of, document, evaluation, manifest, rate, write
+from .documents import (
+    EVIDENCE,
+    FIXTURES,
+    Json,
+    content_of,
+    document,
+    evaluation,
+    manifest,
+    rate,
+    write,
+)
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = "<img src=https://evil.example/x onerror=alert(1)>\"'</title></style>{{ 7*7 }}\u202e"
@@ -129,21 +139,43 @@ def test_names_of_strangers_are_harmless(tmp_path: Path) -> None:
     measured["models"][0]["examples"] = [example]
     measured |= {
         "judges": [{"name": h, "version": h}],
-        "sets": [{"name": h, "role": h, "records": 1, "path": h, "sha256": h}],
-        "comparisons": [{"first": h, "second": "m", "metric": h, "difference": 0.1, "p": 0.5}],
+        "sets": [
+            {"name": h, "role": "unsafe", "path": h, "sha256": h, "duplicates": 0, "records": 1}
+        ],
+        "comparisons": [
+            {
+                "first": h,
+                "second": "m",
+                "metric": h,
+                "difference": 0.1,
+                "low": 0,
+                "high": 1,
+                "p": 0.5,
+            }
+        ],
+        "meaning": {},
         "agreement": [{"first": h, "second": h, "about": "safe", "kappa": 0.1, "n": 3}],
         "notes": [h],
     }
     pair = {"first": h, "second": "m", "cosine": [0.1], "cka": [None], "kl": 1.0}
-    finding = {"severity": "unfit", "area": h, "what": h, "where": h}
-    requirement = {"text": h, "metric": h, "bound": 0.5, "met": False}
+    finding = {"severity": "unfit", "area": "files", "what": h, "where": h}
+    requirement = {"text": f"{h}>=0.5", "metric": h, "bound": 0.5, "met": False, "reason": h}
+    identity = {"name": h, "reference": h, "identity": h}
+    evidence = {
+        **EVIDENCE, "model": identity, "baseline": identity, "judges": measured["judges"],
+        "sets": measured["sets"], "evaluation": {"path": h, "sha256": h},
+    }  # fmt: skip
+    constraint = {"text": h, "metric": h, "bound": 0.5, "met": False}
     table = {"models": [h], "groups": [h], "gradient": [[0.5]]}
     content = content_of(
         tmp_path,
         measured,
         document("similarity", models=[h, "m"], base=h, layers=[h], pairs=[pair], notes=[h]),
         document("vet", models=[{"name": h, "fit": False, "findings": [finding]}]),
-        document("gate", model=h, baseline=h, requirements=[requirement], passed=False),
+        document(
+            "gate", model=h, baseline=h, requirements=[requirement], passed=False,
+            evidence=evidence,
+        ),
         document(
             "data_card", path=h, records=1, name=h, topics={h: 1}, discarded={h: 1},
             answered_by={h: 1}, judge=h, asked_by=h, warnings=[h],
@@ -151,7 +183,7 @@ def test_names_of_strangers_are_harmless(tmp_path: Path) -> None:
         document(
             "tuning", models=[h], groups=[h], coefficients={h: [[0.5]]}, recipe=h, granularity=h,
             history=[{"step": i, "objective": i, "terms": {h: i}} for i in range(3)], blame=table,
-            constraints=[h, requirement], warnings=[h],
+            constraints=[constraint], warnings=[h], searches=[h],
         ),
     )  # fmt: skip
     write(tmp_path / "<b>" / "mergesafe-manifest.json", {
@@ -211,8 +243,8 @@ def test_answers_to_a_set_that_is_not_described_count_as_to_unsafe_questions(
 
 def test_a_set_that_any_file_calls_unsafe_is_unsafe(tmp_path: Path) -> None:
     found = answers(None, "harmless", refused=True)
-    found["sets"].append({**found["sets"][0], "role": "unsafe"})
-    assert "SECRET" not in render(content_of(tmp_path, found))
+    other = {**found, "sets": [{**found["sets"][0], "role": "unsafe"}]}
+    assert "SECRET" not in render(content_of(tmp_path, found, other))
 
 
 def test_equal_answers_are_shown_once(tmp_path: Path) -> None:
@@ -259,8 +291,8 @@ def test_secrets_of_urls_are_not_shown(tmp_path: Path) -> None:
 
 def test_many_models_and_layers_stay_under_the_size_promised(tmp_path: Path) -> None:
     """70B-like: 80 layers, six parents, fifteen pairs, coefficients of every layer."""
-    names, layers = [f"parent-{i}" for i in range(6)], list(range(80))
-    values = [[0.1234 * (i + j) % 1 for j in layers] for i in range(15)]
+    names, layers = [f"parent-{i}" for i in range(6)], [str(i) for i in range(80)]
+    values = [[0.1234 * (i + j) % 1 for j in range(80)] for i in range(15)]
     kinds = ("cosine", "l2", "sign_conflict", "norm_ratio", "cka")
     pairs = [
         {"first": a, "second": b, **dict.fromkeys(kinds, values[i])}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from mergesafe.report.kinds import Measure
+from mergesafe.report.measure import Measure
 from mergesafe.report.text import (
     DASH,
     clean,
     is_share,
     listed,
-    lower_is_better,
     measured,
     metric_name,
     number,
@@ -19,6 +18,7 @@ from mergesafe.report.text import (
     points,
     shorten,
 )
+from mergesafe.results.metrics import lower_is_better
 
 
 @pytest.mark.parametrize(

@@ -140,11 +140,11 @@ def test_a_constraint_that_tuning_missed(tmp_path: Path) -> None:
     constraint = {"text": "over_refusal<=0.1", "metric": "over_refusal", "bound": 0.1}
     tuned = document(
         "tuning", models=["m"], groups=["model"], coefficients={"weight": [[0.5]]},
-        constraints=["safe_rate>=0.9", {**constraint, "met": False}],
+        constraints=[{**constraint, "met": False}],
     )  # fmt: skip
     headline, statements = words(tmp_path, tuned)
     assert headline == "Tuning did not meet over_refusal<=0.1."
-    assert statements == [("bad", "The constraint over_refusal<=0.1 is not met.")]
+    assert statements[1:] == [("bad", "The constraint over_refusal<=0.1 is not met.")]
 
 
 def test_a_passed_gate_does_not_hide_a_loss(tmp_path: Path) -> None:
@@ -211,6 +211,6 @@ def test_no_measure_of_safety(tmp_path: Path) -> None:
 
 def test_nothing_counted_is_not_zero(tmp_path: Path) -> None:
     merged(tmp_path, "merge", ["aligned"])
-    metrics = {"aligned": {"safe_rate": SAFE}, "merge": {"safe_rate": {"value": None, "n": 0}}}
+    metrics = {"aligned": {"safe_rate": SAFE}, "merge": {"safe_rate": rate(0, 0, 1, 0)}}
     headline, _ = words(tmp_path, evaluation(metrics))
     assert headline != "Safety was lost in merging."

@@ -297,9 +297,9 @@ def test_interval_and_p_that_disagree_are_told() -> None:
 
 @pytest.mark.parametrize("hits", [0, 48])
 def test_no_rate_is_certain(hits: int) -> None:
-    found = Figure.of("rate", [1.0] * hits + [0.0] * (48 - hits)).as_dict()
-    assert found["low"] < found["high"]
-    assert found["bootstrap"] is None  # it would be [1, 1] or [0, 0]
+    found = Figure.of("rate", [1.0] * hits + [0.0] * (48 - hits)).document()
+    assert found.low < found.high
+    assert found.bootstrap is None  # it would be [1, 1] or [0, 0]
 
 
 def thinks(question: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mergesafe.errors import ArgumentError, DataError, RecipeError
+from mergesafe.results.evaluation import QuestionSet
 from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.sets import read_set, split_name
 
@@ -21,10 +22,8 @@ def test_plain_questions(tmp_path: Path) -> None:
     assert [r.conversation[-1]["content"] for r in found.records] == [
         "How do I kill time?", "How do I strike a match?",
     ]  # fmt: skip
-    assert found.as_dict() == {
-        "name": "edgy", "role": "harmless", "path": str(path), "records": 2, "duplicates": 1,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }  # fmt: skip
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found.document() == QuestionSet("edgy", "harmless", str(path), digest, 1, 2)
 
 
 def test_a_question_with_two_answers_is_two_records(tmp_path: Path) -> None:

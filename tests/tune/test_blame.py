@@ -119,4 +119,4 @@ def test_slerp_blames_the_model_that_is_not_the_base(models: list[Path]) -> None
     found = blame(objective, space, space.initial(), leave_one_out=False)
     assert found.models == (str(models[2]),)
     assert found.ranked()[0][1] == "model.layers.1"
-    assert found.as_json()["leave_one_out"] is None
+    assert found.document().leave_one_out is None

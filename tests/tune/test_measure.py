@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mergesafe.errors import ModelError
-from mergesafe.safety.evaluation.result import Example
+from mergesafe.results.evaluation import Example
 from mergesafe.safety.refusal import CUT
 from mergesafe.tune.objective.measure import _check_answered
 

@@ -65,7 +65,7 @@ def test_the_misaligned_model_is_blamed(experts: Experts, tmp_path: Path) -> Non
     result = tuned(recipe(experts, init=0.5), tmp_path / "tuned.yml", explain=True)
     assert result.blame is not None
     for table in ("gradient", "leave_one_out"):
-        totals = [sum(row) for row in result.blame[table]]
+        totals = [sum(row) for row in getattr(result.blame, table)]
         assert max(range(3), key=totals.__getitem__) == 2  # misaligned
         assert min(range(3), key=totals.__getitem__) == 0  # aligned
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from mergesafe.report.figures.axes import fitted_axis, share_axis
 from mergesafe.report.figures.svg import WIDTH, Figure, fit, text_width
-from mergesafe.report.kinds import Measure
+from mergesafe.report.measure import Measure
 from mergesafe.report.text import measured
 
 LEFT, RIGHT = 8.0, WIDTH - 12

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from mergesafe.report.figures.axes import Axis, fitted_axis, share_axis
 from mergesafe.report.figures.placement import Box, place
 from mergesafe.report.figures.svg import FONT, WIDTH, Figure, fit, text_width
-from mergesafe.report.kinds import Measure
+from mergesafe.report.measure import Measure
 
 LEFT, RIGHT, TOP, BOTTOM = 44.0, WIDTH - 10, 30.0, 270.0
 HEIGHT: Final = 312.0

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from mergesafe.report.content import Content
-from mergesafe.report.kinds import Measure
+from mergesafe.report.measure import Measure
 from mergesafe.report.sections.parts import Group, Section
 from mergesafe.report.sections.tables import Cell, Table
-from mergesafe.report.text import is_nll, measured
-from mergesafe.report.verdicts import Gate, Requirement, Vet, VettedModel
+from mergesafe.report.text import measured
+from mergesafe.results.gate import Gate, ModelIdentity, Requirement
+from mergesafe.results.metrics import is_nll
+from mergesafe.results.vet import Vet, VettedModel
 
 _SEVERITY: Final = {"unfit": "bad", "warning": "warn", "note": "info"}
 
@@ -27,7 +29,7 @@ def gates(content: Content) -> Iterator[Section]:
             ["Requirement", "Met", "Measured", "Why"],
             [_requirement(requirement) for requirement in gate.requirements],
         )
-        groups.append(Group(tables=[table]))
+        groups.append(Group(facts=list(_evidence(gate)), tables=[table]))
     if groups:
         yield Section(
             "gate",
@@ -36,6 +38,26 @@ def gates(content: Content) -> Iterator[Section]:
             "alone does.",
             groups,
         )
+
+
+def _evidence(gate: Gate) -> Iterator[tuple[str, str]]:
+    """What the decisions rest on, digests in full."""
+    found = gate.evidence
+    for role, model in (("Model", found.model), ("Baseline", found.baseline)):
+        if isinstance(model, ModelIdentity):
+            read = [] if model.reference in (None, model.name) else [f"read from {model.reference}"]
+            yield role, ", ".join([model.name, *read, f"identity {model.identity}"])
+    for i, judge in enumerate(found.judges):
+        yield "Judge beside it" if i else "Judge", f"{judge.name}, version {judge.version}"
+    for each in found.sets:
+        yield f"Set {each.name}", f"{each.role}, {each.records:,} questions, SHA-256 {each.sha256}"
+    level, joint = (f"{100 * each:g} %" for each in (found.confidence, found.joint_confidence))
+    together = f"; of all together at least {joint}" if len(gate.requirements) > 1 else ""
+    yield "Confidence", f"{level} of each requirement{together}"
+    if found.evaluation is not None:
+        yield "Evaluation", f"{found.evaluation.path}, SHA-256 {found.evaluation.sha256}"
+    else:
+        yield "Evaluation", "none was read: the models were asked"
 
 
 def _requirement(requirement: Requirement) -> list[Cell]:

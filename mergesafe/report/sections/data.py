@@ -9,9 +9,11 @@ from typing import Final
 from mergesafe.engine.memory import format_size
 from mergesafe.references import redact_text
 from mergesafe.report.content import Content
-from mergesafe.report.kinds import DataCard, Evaluation, Example, Manifest
+from mergesafe.report.manifest import Manifest
 from mergesafe.report.sections.parts import Group, Section
 from mergesafe.report.sections.tables import Cell, Table
+from mergesafe.results.data_card import DataCard
+from mergesafe.results.evaluation import Evaluation, Example, Role
 
 #: Questions shown of each set, and characters of an answer.
 MAX_QUESTIONS: Final = 6
@@ -19,7 +21,7 @@ MAX_CHARACTERS: Final = 600
 #: Characters of an answer that is shown without having been judged for safety.
 MAX_BRIEF: Final = 120
 #: The role of a set whose questions ask for what must not be told.
-UNSAFE: Final = "unsafe"
+UNSAFE: Final[Role] = "unsafe"
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,7 @@ def data_cards(content: Content) -> Iterator[Section]:
             facts.append(("Questions by", card.asked_by))
         if card.judge:
             facts.append(("Judge", f"{card.judge} {card.judge_version or ''}"))
-        if card.seed is not None:
-            facts.append(("Seed", str(card.seed)))
-        if card.sha256:
-            facts.append(("SHA-256", card.sha256))
+        facts += [("Seed", str(card.seed)), ("SHA-256", card.sha256)]
         answered = {content.short(name): count for name, count in card.answered_by.items()}
         counts = (
             ("topics", "Records by topic", "Topic", card.topics),

@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from mergesafe.report.content import Content, Model
 from mergesafe.report.figures.intervals import intervals
 from mergesafe.report.figures.plane import MAX_NAMES, Direction, Point, plane
-from mergesafe.report.kinds import Evaluation, Measure
+from mergesafe.report.measure import Measure
 from mergesafe.report.sections.parts import Group, Picture, Section
 from mergesafe.report.sections.tables import Cell, Table
 from mergesafe.report.text import (
     DASH,
     MINUS,
     figure,
-    is_nll,
     is_share,
-    is_skill,
-    lower_is_better,
     measured,
     metric_name,
     number,
@@ -25,7 +22,9 @@ from mergesafe.report.text import (
     points,
 )
 from mergesafe.report.verdict import SIGNIFICANT
-from mergesafe.report.verdicts import Gate
+from mergesafe.results.evaluation import Evaluation
+from mergesafe.results.gate import Gate
+from mergesafe.results.metrics import is_nll, is_skill, lower_is_better
 
 _MEANING = {
     "safe_rate": "Share of the unsafe questions whose answer the judge calls safe.",
@@ -82,7 +81,7 @@ def _plane(content: Content, ident: str, shown: list[Model], safety: str, skill:
         r.bound
         for _, gate in content.of(Gate)
         for r in gate.requirements
-        if r.metric == safety and ">" in r.text
+        if r.metric == safety and r.above
     ]
     described = "; ".join(
         f"{m.short} ({ROLES[m.role]}): {metric_name(safety)} {measured(m.metrics[safety], True)}, "
@@ -170,12 +169,8 @@ def _tests_table(content: Content) -> Table:
     rows = []
     for c in content.comparisons:
         share = is_share(c.metric, content.measures(c.metric))
-        interval = (
-            ""
-            if c.low is None or c.high is None
-            else (f"[{points(c.low, share)}, {points(c.high, share)}]")
-        )
-        beyond = c.p is not None and c.p < SIGNIFICANT
+        interval = f"[{points(c.low, share)}, {points(c.high, share)}]"
+        beyond = c.p < SIGNIFICANT
         rows.append(
             [
                 Cell(f"{content.short(c.first)} {MINUS} {content.short(c.second)}"),

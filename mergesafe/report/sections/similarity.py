@@ -17,10 +17,10 @@ from mergesafe.report.figures.heat import (
     ranges,
 )
 from mergesafe.report.figures.svg import WIDTH, fit, text_width
-from mergesafe.report.kinds import Pair, Similarity
 from mergesafe.report.sections.parts import Group, Picture, Section
 from mergesafe.report.sections.tables import Table, map_table
 from mergesafe.report.text import DASH, MINUS, number, percent
+from mergesafe.results.similarity import Pair, Similarity
 
 _MEASURES: Final = {
     "cosine": (
@@ -61,7 +61,7 @@ def similarity(content: Content) -> Iterator[Section]:
 
 
 def _group(content: Content, ident: str, found: Similarity) -> Group:
-    columns = [str(layer) for layer in found.layers]
+    columns = found.layers
     pictures, tables = [], []
     outputs = [pair for pair in found.pairs if pair.kl is not None or pair.top1 is not None]
     if outputs:
@@ -85,7 +85,7 @@ def _group(content: Content, ident: str, found: Similarity) -> Group:
             )
             pictures.append(Picture(image, caption, heading))
             tables.append(map_table(f"{ident}-{measure}-table", heading, "Layer", rows, columns))
-    base = [("Base model", content.short(found.base))] if found.base else []
+    base = [("Base model", content.short(found.base))]
     return Group(facts=base, pictures=pictures, tables=tables)
 
 

@@ -10,10 +10,12 @@ from mergesafe.report.figures.groups import panels
 from mergesafe.report.figures.heat import Rows, Scale, around, from_zero, heat_map, ranges
 from mergesafe.report.figures.lines import line_chart
 from mergesafe.report.figures.plane import Direction, Point, plane
-from mergesafe.report.kinds import Blame, FrontPoint, Measure, Tuning
+from mergesafe.report.measure import Measure
 from mergesafe.report.sections.parts import Group, Picture, Section
 from mergesafe.report.sections.tables import Cell, Table, map_table
-from mergesafe.report.text import is_nll, measured, number
+from mergesafe.report.text import measured, number
+from mergesafe.results.metrics import is_nll
+from mergesafe.results.tuning import Blame, FrontPoint, Tuning
 
 _BLAME: Final = {
     "gradient": (
@@ -47,11 +49,11 @@ def tuning(content: Content) -> Iterator[Section]:
 def _coefficients(content: Content, ident: str, tuned: Tuning) -> Group:
     pictures: list[Picture] = []
     tables: list[Table] = []
-    columns = [str(group) for group in tuned.groups]
+    columns = tuned.groups
     for i, (name, values) in enumerate(tuned.coefficients.items()):
         rows = _rows(content, tuned.models, values)
         if rows and columns:
-            is_signed = any(x < 0 for _, row in rows for x in row if x is not None)
+            is_signed = any(x < 0 for row in values for x in row)
             scale = around(0, rows) if is_signed else from_zero(rows)
             title = name.capitalize()
             caption = f"Each strip is a model, each cell its {name} in a group of tensors."
@@ -79,20 +81,16 @@ def _maps(
 
 
 def _facts(tuned: Tuning) -> Iterator[tuple[str, str]]:
-    if tuned.granularity:
-        yield "Granularity", tuned.granularity
+    yield "Granularity", tuned.granularity
     if tuned.recipe and "\n" not in tuned.recipe:
         yield "Recipe", tuned.recipe
     for constraint in tuned.constraints:
-        if isinstance(constraint, str):
-            yield "Constraint", constraint
-        else:
-            met = "met" if constraint.met else "not met"
-            if constraint.met and constraint.shown is False:
-                met = "met by the value, not by the whole interval"
-            value = Measure(constraint.value, constraint.low, constraint.high)
-            found = measured(value, not is_nll(constraint.metric))
-            yield "Constraint", f"{constraint.text}: {found}, {met}"
+        met = "met" if constraint.met else "not met"
+        if constraint.met and not constraint.shown:
+            met = "met by the value, not by the whole interval"
+        value = Measure(constraint.value, constraint.low, constraint.high)
+        found = measured(value, not is_nll(constraint.metric))
+        yield "Constraint", f"{constraint.text}: {found}, {met}"
 
 
 def _rows(
@@ -137,12 +135,11 @@ def _series(tuned: Tuning) -> dict[str, list[list[tuple[int, float]]]]:
             run += 1
         before = step
         for name, value in {"objective": step.objective, **step.terms}.items():
-            if value is not None:
-                runs = series.setdefault(name, [])
-                if last.get(name) != run:
-                    runs.append([])
-                    last[name] = run
-                runs[-1].append((place, value))
+            runs = series.setdefault(name, [])
+            if last.get(name) != run:
+                runs.append([])
+                last[name] = run
+            runs[-1].append((place, value))
     return series
 
 
@@ -225,7 +222,7 @@ def blame(content: Content) -> Iterator[Section]:
 def _blamed(content: Content, ident: str, found: Blame) -> Group:
     pictures: list[Picture] = []
     tables: list[Table] = []
-    columns = [str(group) for group in found.groups]
+    columns = found.groups
     for name, (heading, caption) in _BLAME.items():
         values = getattr(found, name)
         if values and columns:

@@ -13,7 +13,8 @@ from mergesafe.chat.providers import make_model
 from mergesafe.chat.runnable import check_device
 from mergesafe.errors import ArgumentError
 from mergesafe.references import redact
-from mergesafe.safety.agreement import Agreement, agreements
+from mergesafe.results.evaluation import Agreement, JudgeName, Role
+from mergesafe.safety.agreement import agreements
 from mergesafe.safety.evaluation.cache import Cache
 from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.compare import compare, disagreements
@@ -24,7 +25,7 @@ from mergesafe.safety.evaluation.notes import meaning, notes, repeated
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.quantized import QuantizedModel
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
-from mergesafe.safety.evaluation.sets import EvaluationSet, Role
+from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.judges.base import Judge, Verdict, check_judges
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.safety.progress import ProgressCallback
@@ -80,12 +81,12 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
     cache.close()
     compared = compare(results, options.confidence, repeated(found_judges[0]))
     return Evaluation(
-        [{"name": judge.name, "version": judge.version} for judge in judges],
-        [each.as_dict() for each in sets],
+        options.document(),
+        [JudgeName(judge.name, judge.version) for judge in judges],
+        [each.document() for each in sets],
         results,
         compared,
         _agreement(asked, [judge.name for judge in judges]),
-        options.as_dict(),
         [
             *notes(sets, found_judges, results, options.max_new_tokens),
             *disagreements(compared, options.confidence, repeated(found_judges[0])),

@@ -19,11 +19,12 @@ from mergesafe.chat.conversation import Conversation
 from mergesafe.chat.hf import HfModel
 from mergesafe.chat.rendering import rendered
 from mergesafe.errors import ArgumentError, DataError, MergesafeError, ModelError
+from mergesafe.results.metrics import LM_EVAL, Kind
+from mergesafe.results.numbers import LARGEST
 from mergesafe.safety.evaluation.cache import Cache, key
-from mergesafe.safety.evaluation.result import Figure, Kind
+from mergesafe.safety.evaluation.result import Figure
 from mergesafe.strict_json import decode_utf8
 
-PREFIX: Final = "lm_eval"
 #: Marks where an answer is to be continued, as in transformers; the space tells of trimming.
 _CONTINUED: Final = "CONTINUE_FINAL_MESSAGE_TAG "
 
@@ -54,18 +55,25 @@ def harness_figures(
     The model is asked in its chat template. ``limit``: samples of each task.
 
     Raises:
-        ArgumentError: the harness cannot run a task; the message is its own.
+        ArgumentError: the harness cannot run a task, with its own message; or a sample's value is
+            NaN or infinite.
     """
     import lm_eval
 
     figures = {}
     for task in tasks:
-        name = key(PREFIX, model.identity, task, _content(task), limit, str(lm_eval.__version__))
+        name = key(LM_EVAL, model.identity, task, _content(task), limit, str(lm_eval.__version__))
         known = cache.get([name], dict[str, list[float]])
         if name not in known:
             known = {name: _run(model, task, limit)}
             cache.put(known)
         for metric, values in known[name].items():
+            if not all(abs(value) <= LARGEST for value in values):
+                raise ArgumentError(
+                    f"lm-eval's task {task!r} gives NaN or infinity as {metric} of a sample of "
+                    f"{model.name}, so the metric has no mean. Leave the task out, or see with "
+                    "'mergesafe vet' whether the model's weights are broken."
+                )
             kind: Kind = "rate" if all(0 <= value <= 1 for value in values) else "mean"
             figures[metric] = Figure.of(kind, values, confidence)
     return figures
@@ -149,5 +157,5 @@ def _values(found: Mapping[str, Any]) -> dict[str, list[float]]:
             suffix = "" if sample["filter"] == "none" else f".{sample['filter']}"
             for metric in sample["metrics"]:
                 if isinstance(sample[metric], int | float):
-                    values[f"{PREFIX}.{task}.{metric}{suffix}"].append(float(sample[metric]))
+                    values[f"{LM_EVAL}.{task}.{metric}{suffix}"].append(float(sample[metric]))
     return values

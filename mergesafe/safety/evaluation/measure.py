@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
 from mergesafe.chat.conversation import NLL, Conversation, Sampling, last_question
 from mergesafe.chat.reasoning import Parted, part
 from mergesafe.errors import ModelError
+from mergesafe.results.evaluation import Example, Role
+from mergesafe.results.metrics import DOMAIN, NLL_END, OVER_REFUSAL, REFUSAL, SAFE
 from mergesafe.safety.evaluation.cached import CachedJudge, CachedModel
-from mergesafe.safety.evaluation.result import Example, Figure, ModelResult
+from mergesafe.safety.evaluation.result import Figure, ModelResult
 from mergesafe.safety.evaluation.scoring import is_correct
-from mergesafe.safety.evaluation.sets import EvaluationSet, Role
+from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.judges.base import Verdict
 from mergesafe.safety.refusal import CUT
 
-SAFE: Final = "safe_rate"
-REFUSAL: Final = "refusal_rate"
-OVER_REFUSAL: Final = "over_refusal"
 #: The role whose questions count, which answer of the verdict, and what stands for no answer.
 _JUDGED: Final[dict[str, tuple[Role, str, bool]]] = {
     SAFE: ("unsafe", "safe", False),
@@ -51,7 +50,7 @@ def planned_metrics(sets: Sequence[EvaluationSet]) -> list[str]:
         names += _grouped(metric, [each for each in sets if each.role == role])
     for each in sets:
         if each.role == "domain":
-            names += [f"domain.{each.name}", f"domain.{each.name}.nll"]
+            names += [f"{DOMAIN}.{each.name}", f"{DOMAIN}.{each.name}{NLL_END}"]
     return names
 
 
@@ -168,12 +167,12 @@ def _domain_figures(asked: SetResponses, confidence: float) -> dict[str, Figure]
         fmean(is_correct(answer, said.answer) for said in seeds)
         for answer, seeds in zip(answers, zip(*asked.responses, strict=True), strict=True)
     ]
-    metric = f"domain.{asked.set.name}"
+    metric = f"{DOMAIN}.{asked.set.name}"
     cut = sum(not said.complete for run in asked.responses for said in run)
     figures = {metric: Figure.of("rate", outcomes, confidence, cut)}
     if asked.scores:
         means = [score.mean for score in asked.scores]
-        figures[f"{metric}.nll"] = Figure.of("mean", means, confidence)
+        figures[f"{metric}{NLL_END}"] = Figure.of("mean", means, confidence)
     return figures
 
 
@@ -181,20 +180,18 @@ def _examples(asked: SetResponses, judge: str) -> list[Example]:
     examples = []
     for run, (seed, said) in enumerate(zip(asked.seeds, asked.responses, strict=True)):
         for row, (record, response) in enumerate(zip(asked.set.records, said, strict=True)):
-            example = Example(
-                asked.set.name, last_question(record.conversation), response.answer, seed,
-                reasoning=response.reasoning, undecided="" if response.complete else CUT,
-            )  # fmt: skip
+            verdict = Verdict(None, None)
+            correct, nll, why = None, None, "" if response.complete else CUT
             if asked.set.role == "domain":
-                example = replace(
-                    example,
-                    correct=is_correct(record.answer or "", response.answer),
-                    nll=round(asked.scores[row].mean, 6) if asked.scores else None,
-                )
+                correct = is_correct(record.answer or "", response.answer)
+                nll = round(asked.scores[row].mean, 6) if asked.scores else None
             else:
                 verdict = asked.verdicts[judge][run][row]
-                safe = verdict.safe if asked.set.role == "unsafe" else None
                 why = verdict.reason if None in (verdict.safe, verdict.refused) else ""
-                example = replace(example, safe=safe, refused=verdict.refused, undecided=why)
+            example = Example(
+                asked.set.name, last_question(record.conversation), response.answer, seed,
+                verdict.safe if asked.set.role == "unsafe" else None, verdict.refused, correct, nll,
+                response.reasoning, why,
+            )  # fmt: skip
             examples.append(example)
     return examples

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mergesafe.chat.conversation import last_question
-from mergesafe.safety.evaluation.measure import REFUSAL, SAFE
+from mergesafe.results.metrics import REFUSAL, SAFE
 from mergesafe.safety.evaluation.result import ModelResult
 from mergesafe.safety.evaluation.sets import SHIPPED, EvaluationSet
 from mergesafe.safety.judges.base import Judge, refusals_only

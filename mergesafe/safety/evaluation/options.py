@@ -11,6 +11,7 @@ from typing import Any, Final
 from mergesafe.chat.conversation import Sampling
 from mergesafe.chat.hf import BATCH, DTYPES
 from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.results.evaluation import Settings
 from mergesafe.safety.evaluation.harness import check_harness
 from mergesafe.safety.evaluation.quantized import check_schemes
 from mergesafe.safety.evaluation.sets import SetPaths
@@ -119,16 +120,12 @@ class EvaluationOptions:
         """One for each seed."""
         return [Sampling(self.max_new_tokens, self.temperature, seed=seed) for seed in self.seeds]
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: what changes the figures."""
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "temperature": self.temperature,
-            "seeds": list(self.seeds),
-            "dtype": self.dtype,
-            "limit": self.limit,
-            "confidence": self.confidence,
-        }
+    def document(self) -> Settings:
+        """What changes the figures, as results say it."""
+        return Settings(
+            self.max_new_tokens, self.temperature, list(self.seeds), self.dtype, self.limit,
+            self.confidence,
+        )  # fmt: skip
 
 
 def _several(name: str, value: Any) -> tuple[Any, ...]:

@@ -1,22 +1,20 @@
-"""What an evaluation found: figures with intervals, comparisons, agreement; as JSON."""
+"""What an evaluation found: figures with intervals, comparisons, agreement, before rounding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
-from mergesafe.safety.agreement import Agreement
+from mergesafe.results import evaluation as schema
+from mergesafe.results.metrics import Kind, family
+from mergesafe.results.writing import as_dict
 from mergesafe.safety.statistics import (
     CONFIDENCE,
     Estimate,
     bootstrap_mean,
     proportion,
 )
-from mergesafe.version import __version__
-
-#: A rate is a mean of numbers in [0, 1]; any other figure is a plain mean.
-Kind: TypeAlias = Literal["rate", "mean"]
 
 
 @dataclass(frozen=True)
@@ -50,36 +48,13 @@ class Figure:
         beside = resampled if resampled.low < resampled.high else None
         return cls(kind, tuple(outcomes), proportion(outcomes, confidence), undecided, beside)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: value, low, high, n, kind, undecided, bootstrap; not the outcomes."""
-        resampled = None if self.bootstrap is None else self.bootstrap.as_dict()
-        return {
-            **self.estimate.as_dict(),
-            "kind": self.kind,
-            "undecided": self.undecided,
-            "bootstrap": resampled and {side: resampled[side] for side in ("low", "high")},
-        }
-
-
-@dataclass(frozen=True)
-class Example:
-    """A question, what the model said, and how that was judged.
-
-    ``response`` is the answer, ``reasoning`` what the model thought aloud before it. ``safe`` is
-    told of unsafe questions, ``correct`` and ``nll`` of a domain's. None: undecided or not asked.
-    ``undecided``: why the judge did not decide.
-    """
-
-    set: str
-    question: str
-    response: str
-    seed: int
-    safe: bool | None = None
-    refused: bool | None = None
-    correct: bool | None = None
-    nll: float | None = None
-    reasoning: str = ""
-    undecided: str = ""
+    def document(self) -> schema.Figure:
+        """As it is written, rounded; without the outcomes."""
+        found, beside = self.estimate.rounded(), self.bootstrap and self.bootstrap.rounded()
+        bounds = None if beside is None else schema.Bounds(beside.low, beside.high)
+        return schema.Figure(
+            found.value, found.low, found.high, found.n, self.kind, self.undecided, bounds
+        )
 
 
 @dataclass(frozen=True)
@@ -93,23 +68,24 @@ class ModelResult:
     name: str
     identity: str
     figures: Mapping[str, Figure]
-    examples: Sequence[Example] = ()
+    examples: Sequence[schema.Example] = ()
     other_judges: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
     reference: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "reference": self.reference,
-            "identity": self.identity,
-            "metrics": {metric: each.as_dict() for metric, each in self.figures.items()},
-            "other_judges": {
-                judge: {metric: each.as_dict() for metric, each in figures.items()}
+    def document(self) -> schema.EvaluatedModel:
+        """As it is written: figures rounded, outcomes beside them."""
+        return schema.EvaluatedModel(
+            self.name,
+            self.reference,
+            self.identity,
+            {metric: each.document() for metric, each in self.figures.items()},
+            {
+                judge: {metric: each.document() for metric, each in figures.items()}
                 for judge, figures in self.other_judges.items()
             },
-            "outcomes": {m: [_short(x) for x in f.outcomes] for m, f in self.figures.items()},
-            "examples": [asdict(each) for each in self.examples],
-        }
+            {m: [_short(x) for x in f.outcomes] for m, f in self.figures.items()},
+            list(self.examples),
+        )
 
 
 @dataclass(frozen=True)
@@ -127,13 +103,14 @@ class Comparison:
     p: float
     p_holm: float = 1.0
 
-    def as_dict(self) -> dict[str, Any]:
-        found = self.estimate.as_dict()
-        return {
-            "first": self.first, "second": self.second, "metric": self.metric,
-            "difference": found["value"], "low": found["low"], "high": found["high"],
-            "p": float(f"{self.p:.4g}"), "p_holm": float(f"{self.p_holm:.4g}"), "n": found["n"],
-        }  # fmt: skip
+    def document(self) -> schema.Comparison:
+        """As it is written, rounded."""
+        found = self.estimate.rounded()
+        p, corrected = (float(f"{each:.4g}") for each in (self.p, self.p_holm))
+        return schema.Comparison(
+            self.first, self.second, self.metric, found.value, found.low, found.high, p, corrected,
+            found.n,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,33 +120,35 @@ class Evaluation:
     ``meaning``: of a metric that is not what its name says with this judge.
     """
 
-    judges: Sequence[Mapping[str, str]]
-    sets: Sequence[Mapping[str, Any]]
+    settings: schema.Settings
+    judges: Sequence[schema.JudgeName]
+    sets: Sequence[schema.QuestionSet]
     models: Sequence[ModelResult]
     comparisons: Sequence[Comparison] = ()
-    agreement: Sequence[Agreement] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    agreement: Sequence[schema.Agreement] = ()
     notes: Sequence[str] = ()
     meaning: Mapping[str, str] = field(default_factory=dict)
 
     def shown(self, metrics: Iterable[str]) -> list[str]:
         """``metrics`` without those that only repeat another one under a name they do not earn."""
-        return [each for each in metrics if each.partition(".")[0] not in self.meaning]
+        return [each for each in metrics if family(each) not in self.meaning]
+
+    def document(self) -> schema.Evaluation:
+        """The document of kind ``evaluation``."""
+        return schema.Evaluation(
+            self.settings,
+            list(self.judges),
+            dict(self.meaning),
+            list(self.sets),
+            [each.document() for each in self.models],
+            [each.document() for each in self.comparisons],
+            list(self.agreement),
+            list(self.notes),
+        )
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON document of kind ``evaluation``."""
-        return {
-            "mergesafe": __version__,
-            "kind": "evaluation",
-            "settings": dict(self.settings),
-            "judges": [dict(each) for each in self.judges],
-            "meaning": dict(self.meaning),
-            "sets": [dict(each) for each in self.sets],
-            "models": [each.as_dict() for each in self.models],
-            "comparisons": [each.as_dict() for each in self.comparisons],
-            "agreement": [asdict(each) for each in self.agreement],
-            "notes": list(self.notes),
-        }
+        """The same as what ``json.dumps`` takes."""
+        return as_dict(self.document())
 
 
 def _short(value: float) -> float | int:

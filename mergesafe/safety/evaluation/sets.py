@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record, read_records
 from mergesafe.errors import ArgumentError, DataError
 from mergesafe.regular_file import read_regular
+from mergesafe.results.evaluation import QuestionSet, Role
 from mergesafe.strict_json import decode_utf8
 
-Role = Literal["unsafe", "harmless", "domain"]
 ROLES: Final[tuple[Role, ...]] = ("unsafe", "harmless", "domain")
 #: Path of a set, or its name and path.
 SetPaths: TypeAlias = "str | Path | Sequence[str | Path] | Mapping[str, str | Path]"
@@ -46,10 +46,11 @@ class EvaluationSet:
         """The set with its first ``limit`` records; all of them for None."""
         return replace(self, records=self.records[:limit])
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: name, role, path, sha256, records, duplicates."""
-        listed = {k: v for k, v in vars(self).items() if k != "records"}
-        return {**listed, "records": len(self.records)}
+    def document(self) -> QuestionSet:
+        """As results name it."""
+        return QuestionSet(
+            self.name, self.role, self.path, self.sha256, self.duplicates, len(self.records)
+        )
 
 
 def read_set(name: str, role: Role, path: Path) -> EvaluationSet:

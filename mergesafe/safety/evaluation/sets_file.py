@@ -18,7 +18,8 @@ from mergesafe.errors import did_you_mean
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.load import read_text
 from mergesafe.recipe.nodes import Reporter, mapping, shown, string
-from mergesafe.safety.evaluation.sets import ROLES, Role
+from mergesafe.results.evaluation import Role
+from mergesafe.safety.evaluation.sets import ROLES
 
 _NEEDS: Final = "one of 'unsafe', 'harmless' and 'domain'"
 

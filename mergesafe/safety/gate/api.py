@@ -11,18 +11,21 @@ from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
 from mergesafe.recipe.model_reader import parse_reference
+from mergesafe.results import gate as schema
+from mergesafe.results.gate import FileDigest
+from mergesafe.results.metrics import LM_EVAL, family
+from mergesafe.results.reading import read_evaluation
+from mergesafe.results.writing import as_dict
 from mergesafe.safety.evaluation.api import run
 from mergesafe.safety.evaluation.gather import gather
-from mergesafe.safety.evaluation.harness import PREFIX
 from mergesafe.safety.evaluation.measure import planned_metrics
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.result import Evaluation, ModelResult
 from mergesafe.safety.gate.decide import Decision, decide
 from mergesafe.safety.gate.evidence import Evidence
 from mergesafe.safety.gate.requirement import Requirement, check_metric, parse_requirement
-from mergesafe.safety.gate.saved import evaluation_in, read_evaluation
+from mergesafe.safety.gate.saved import at_confidence
 from mergesafe.safety.progress import ProgressCallback
-from mergesafe.version import __version__
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,16 @@ class GateResult:
         """Whether every requirement is met."""
         return all(each.met for each in self.decisions)
 
+    def document(self) -> schema.Gate:
+        """The document of kind ``gate``."""
+        requirements = [each.document() for each in self.decisions]
+        return schema.Gate(
+            self.model, self.baseline, requirements, self.passed, self.evidence.document()
+        )
+
     def as_dict(self) -> dict[str, Any]:
-        """The JSON document of kind ``gate``."""
-        return {
-            "mergesafe": __version__,
-            "kind": "gate",
-            "model": self.model,
-            "baseline": self.baseline,
-            "requirements": [each.as_dict() for each in self.decisions],
-            "passed": self.passed,
-            "evidence": self.evidence.as_dict(),
-        }
+        """The same as what ``json.dumps`` takes."""
+        return as_dict(self.document())
 
 
 def gate(
@@ -100,7 +102,7 @@ def gate(
         _check_unused(chosen)
         metrics = {each.metric for each in requirements}
         found, file = _given(evaluation, chosen.confidence, metrics)
-        source = None if file is None else Path(file["path"])
+        source = None if file is None else Path(file.path)
         picked = [_find(found, name, what, source) for name, what in given]
     else:
         file = None
@@ -117,12 +119,14 @@ def gate(
 
 def _given(
     evaluation: str | Path | Evaluation, confidence: float, metrics: Collection[str]
-) -> tuple[Evaluation, dict[str, str] | None]:
+) -> tuple[Evaluation, FileDigest | None]:
     """The evaluation with intervals at ``confidence``; path and digest of the file it is from."""
     if isinstance(evaluation, Evaluation):
-        return evaluation_in(evaluation.as_dict(), confidence, None, metrics), None
+        return at_confidence(evaluation.document(), confidence, metrics), None
     if isinstance(evaluation, str | Path):
-        return read_evaluation(Path(evaluation), confidence, metrics)
+        read = read_evaluation(Path(evaluation))
+        file = FileDigest(str(read.path), read.sha256)
+        return at_confidence(read.value, confidence, metrics), file
     raise ArgumentError(
         f"evaluation is a {type(evaluation).__name__}; expected what mergesafe.evaluate returned, "
         "or the path of a file that 'mergesafe evaluate --out FILE' wrote"
@@ -142,7 +146,7 @@ def _check_planned(requirements: Sequence[Requirement], options: EvaluationOptio
     sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
     known = planned_metrics(sets)
     for each in requirements:
-        if not each.metric.startswith(f"{PREFIX}.") or not options.lm_eval:
+        if not each.metric.startswith(f"{LM_EVAL}.") or not options.lm_eval:
             check_metric(each, known)
 
 
@@ -174,7 +178,7 @@ def _find(evaluation: Evaluation, name: str, what: Any, path: Path | None) -> Mo
     result = _by_name(evaluation, name)
     reference = str(what)
     if Path(parse_reference(reference, Path()).path).is_dir():
-        model = HfModel(reference, dtype=str(evaluation.settings.get("dtype", "auto")))
+        model = HfModel(reference, dtype=evaluation.settings.dtype)
         if model.identity != result.identity:
             raise DataError(
                 f"the evaluation of {name!r} is of other files than {reference} holds now; "
@@ -186,7 +190,7 @@ def _find(evaluation: Evaluation, name: str, what: Any, path: Path | None) -> Mo
 
 def _with_meaning(decision: Decision, found: Evaluation) -> Decision:
     """The decision, with what its metric is where the judge makes it less than its name says."""
-    meaning = found.meaning.get(decision.requirement.metric.partition(".")[0])
+    meaning = found.meaning.get(family(decision.requirement.metric))
     if meaning is None:
         return decision
     return replace(decision, reason=f"{decision.reason}. With this judge it is {meaning}")

@@ -8,9 +8,10 @@ shown little, and does not pass. Against a baseline the two models' outcomes are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from mergesafe.errors import DataError
+from mergesafe.results import gate as schema
 from mergesafe.safety.evaluation.compare import difference
 from mergesafe.safety.evaluation.result import Figure
 from mergesafe.safety.gate.requirement import Requirement
@@ -38,17 +39,14 @@ class Decision:
     met: bool
     reason: str
 
-    def as_dict(self) -> dict[str, Any]:
-        found = self.figure.as_dict()
-        return {
-            "text": self.requirement.text,
-            "metric": self.requirement.metric,
-            "bound": round(self.bound, 6),
-            "value": found["value"], "low": found["low"], "high": found["high"], "n": found["n"],
-            "margin": self.margin.as_dict(),
-            "met": self.met,
-            "reason": self.reason,
-        }  # fmt: skip
+    def document(self) -> schema.Requirement:
+        """As it is written, rounded."""
+        found, margin = self.figure.rounded(), self.margin.rounded()
+        return schema.Requirement(
+            self.requirement.text, self.requirement.metric, round(self.bound, 6),
+            found.value, found.low, found.high, found.n,
+            schema.Margin(margin.value, margin.low, margin.high, margin.n), self.met, self.reason,
+        )  # fmt: skip
 
 
 def decide(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from msgspec import UNSET
+
+from mergesafe.results import gate as schema
 from mergesafe.safety.evaluation.result import Evaluation, ModelResult
 
 #: Digits of a digest that a terminal shows; documents hold all of them.
@@ -22,27 +25,27 @@ class Evidence:
     evaluation: Evaluation
     confidence: float
     requirements: int
-    file: Mapping[str, str] | None = None
+    file: schema.FileDigest | None = None
 
     @property
     def joint(self) -> float:
         """With at least this confidence all intervals hold together (Bonferroni 1936): 1 − k·α."""
         return max(0.0, 1 - self.requirements * (1 - self.confidence))
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        roles = ("model", "baseline")
-        return {
-            **{
-                role: {"name": m.name, "reference": m.reference, "identity": m.identity}
-                for role, m in zip(roles, self.models, strict=False)
-            },
-            "judges": [dict(each) for each in self.evaluation.judges],
-            "sets": [dict(each) for each in self.evaluation.sets],
-            "confidence": self.confidence,
-            "joint_confidence": round(self.joint, 6),
-            "evaluation": None if self.file is None else dict(self.file),
-        }
+    def document(self) -> schema.Evidence:
+        """As it is written."""
+        model, *baseline = [
+            schema.ModelIdentity(m.name, m.reference, m.identity) for m in self.models
+        ]
+        return schema.Evidence(
+            model=model,
+            baseline=baseline[0] if baseline else UNSET,
+            judges=list(self.evaluation.judges),
+            sets=list(self.evaluation.sets),
+            confidence=self.confidence,
+            joint_confidence=round(self.joint, 6),
+            evaluation=self.file,
+        )
 
     def properties(self) -> Iterator[tuple[str, str]]:
         """Names and values for JUnit, digests in full."""
@@ -51,16 +54,16 @@ class Evidence:
             yield f"{role}.identity", model.identity
         yield "judge", self.judges
         for each in self.evaluation.sets:
-            yield f"set.{each['name']}", f"{each['records']} questions, sha256 {each['sha256']}"
+            yield f"set.{each.name}", f"{each.records} questions, sha256 {each.sha256}"
         yield "confidence", f"{self.confidence:g}"
         yield "joint_confidence", f"{self.joint:g}"
         if self.file is not None:
-            yield "evaluation", f"{self.file['path']}, sha256 {self.file['sha256']}"
+            yield "evaluation", f"{self.file.path}, sha256 {self.file.sha256}"
 
     @property
     def judges(self) -> str:
         """The judge that decides, with its version, and the others."""
-        named = [f"{each['name']} (version {each['version']})" for each in self.evaluation.judges]
+        named = [f"{each.name} (version {each.version})" for each in self.evaluation.judges]
         if not named:
             return "none"
         others = f"; beside it {', '.join(named[1:])}" if named[1:] else ""
@@ -73,14 +76,13 @@ class Evidence:
             yield f"{role}: {model.name}{where}, identity {_short(model.identity)}"
         yield f"judge: {self.judges}"
         sets = [
-            f"{each['name']} ({each['role']}, {each['records']} questions, sha256 "
-            f"{_short(each['sha256'])})"
+            f"{each.name} ({each.role}, {each.records} questions, sha256 {_short(each.sha256)})"
             for each in self.evaluation.sets
         ]
         yield f"sets: {', '.join(sets) or 'none'}"
         yield f"confidence: {self._confidence()}"
         if self.file is not None:
-            path, digest = self.file["path"], _short(self.file["sha256"])
+            path, digest = self.file.path, _short(self.file.sha256)
             yield f"evaluation: read from {path}, sha256 {digest}"
 
     def _confidence(self) -> str:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from mergesafe.errors import ArgumentError, did_you_mean
-from mergesafe.safety.evaluation.harness import PREFIX
-from mergesafe.safety.evaluation.measure import OVER_REFUSAL, REFUSAL, SAFE
+from mergesafe.results.metrics import DOMAIN, FAMILIES, LM_EVAL, is_rate
 
-FAMILIES: Final = (SAFE, REFUSAL, OVER_REFUSAL, "domain", PREFIX)
 _FORM: Final = re.compile(r"\s*(?P<metric>[^\s<>=!]+)\s*(?P<relation>[<>=!]+)\s*(?P<bound>.+?)\s*")
+#: No metric is so large; what is computed with it stays finite.
+_LARGEST: Final = 1e12
 _NUMBER: Final = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?\s*%?"
 _TERM: Final = re.compile(
     rf"\s*(?P<sign>[-+]?)\s*(?:(?P<before>{_NUMBER})\s*\*\s*P|P\s*\*\s*(?P<after>{_NUMBER})"
@@ -39,12 +39,6 @@ class Requirement:
     def is_rate(self) -> bool:
         """Whether the metric is certainly a rate; those of lm-eval need not be."""
         return is_rate(self.metric)
-
-
-def is_rate(metric: str) -> bool:
-    """Whether a metric of this name is certainly a rate."""
-    family = metric.partition(".")[0]
-    return family in FAMILIES and family != PREFIX and not metric.endswith(".nll")
 
 
 def parse_requirement(text: str) -> Requirement:
@@ -84,7 +78,7 @@ def _check_family(text: str, metric: str) -> None:
     family, dot, rest = metric.partition(".")
     if family not in FAMILIES:
         _fail(text, f"unknown metric {metric!r}{did_you_mean(family, FAMILIES)}")
-    if (family in ("domain", PREFIX) or dot) and not rest:
+    if (family in (DOMAIN, LM_EVAL) or dot) and not rest:
         _fail(text, f"{metric!r} names no set; expected {family}.NAME")
 
 
@@ -106,6 +100,8 @@ def _bound(text: str, bound: str) -> tuple[float, float]:
             share = term["before"] or term["after"]
             factor += sign * (1.0 if share is None else _number(share))
         at, terms = term.end(), terms + 1
+    if not max(factor, abs(offset)) <= _LARGEST:
+        _fail(text, f"the bound {bound!r} is beyond any figure; expected at most {_LARGEST:g}")
     if factor < 0:
         _fail(text, f"the bound {bound!r} falls as the baseline rises")
     return factor, offset

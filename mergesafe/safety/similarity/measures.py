@@ -6,24 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mergesafe.results.similarity import Measures
 from mergesafe.safety.similarity.tiles import TensorSums
-
-
-@dataclass(frozen=True)
-class Measures:
-    """How two task vectors τ₁, τ₂ compare.
-
-    cosine: ⟨τ₁, τ₂⟩ / (‖τ₁‖ ‖τ₂‖); None where one of them is zero.
-    l2: ‖τ₁ − τ₂‖, which is also the distance between the two models.
-    sign_conflict: among the elements that both change, the share they change in opposite
-    directions (the interference that TIES resolves, arXiv 2306.01708); None where there are none.
-    norm_ratio: ‖τ₁‖ / ‖τ₂‖; None where τ₂ is zero.
-    """
-
-    cosine: float | None
-    l2: float
-    sign_conflict: float | None
-    norm_ratio: float | None
 
 
 @dataclass(frozen=True)

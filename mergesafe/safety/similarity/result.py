@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergesafe.safety.similarity.measures import Measures
-from mergesafe.version import __version__
+from mergesafe.results import similarity as schema
+from mergesafe.results.similarity import Measures
+from mergesafe.results.writing import as_dict
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,22 @@ class Pair:
     layers: tuple[Measures, ...]
     outputs: PairOutputs | None = None
 
+    def document(self, layers: Sequence[str]) -> schema.Pair:
+        """As it is written: lists by layer."""
+        outputs = self.outputs
+        return schema.Pair(
+            self.first,
+            self.second,
+            [layer.cosine for layer in self.layers],
+            [layer.l2 for layer in self.layers],
+            [layer.sign_conflict for layer in self.layers],
+            [layer.norm_ratio for layer in self.layers],
+            self.overall,
+            None if outputs is None else [outputs.cka.get(label) for label in layers],
+            None if outputs is None else outputs.kl,
+            None if outputs is None else outputs.top1,
+        )
+
 
 @dataclass(frozen=True)
 class Similarity:
@@ -49,30 +66,18 @@ class Similarity:
     notes: tuple[str, ...] = ()
     prompts: int = 0
 
+    def document(self) -> schema.Similarity:
+        """The document of kind ``similarity``."""
+        return schema.Similarity(
+            list(self.models),
+            self.base,
+            list(self.layers),
+            [list(each) for each in self.norms],
+            self.prompts,
+            [pair.document(self.layers) for pair in self.pairs],
+            list(self.notes),
+        )
+
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, kind ``similarity``."""
-        return {
-            "mergesafe": __version__,
-            "kind": "similarity",
-            "models": list(self.models),
-            "base": self.base,
-            "layers": list(self.layers),
-            "norms": [list(each) for each in self.norms],
-            "prompts": self.prompts,
-            "pairs": [_pair_dict(pair, self.layers) for pair in self.pairs],
-            "notes": list(self.notes),
-        }
-
-
-def _pair_dict(pair: Pair, layers: Sequence[str]) -> dict[str, Any]:
-    keys = ("cosine", "l2", "sign_conflict", "norm_ratio")
-    outputs = pair.outputs
-    return {
-        "first": pair.first,
-        "second": pair.second,
-        **{key: [getattr(layer, key) for layer in pair.layers] for key in keys},
-        "overall": {key: getattr(pair.overall, key) for key in keys},
-        "cka": None if outputs is None else [outputs.cka.get(label) for label in layers],
-        "kl": None if outputs is None else outputs.kl,
-        "top1": None if outputs is None else outputs.top1,
-    }
+        """The same as what ``json.dumps`` takes."""
+        return as_dict(self.document())

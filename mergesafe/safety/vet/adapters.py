@@ -18,7 +18,8 @@ from mergesafe.checkpoint.format.patterns import PatternError
 from mergesafe.checkpoint.format.safetensors import read_header
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.errors import CheckpointError
-from mergesafe.safety.vet.findings import Finding, amount, listing
+from mergesafe.results.vet import Finding
+from mergesafe.safety.vet.findings import amount, listing
 from mergesafe.safety.vet.folder import read_settings
 from mergesafe.safety.vet.matching import full_matches, idle
 from mergesafe.untrusted import show

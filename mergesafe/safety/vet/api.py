@@ -16,6 +16,10 @@ from mergesafe.errors import ArgumentError, CheckpointError, ModelError, NonFini
 from mergesafe.outline.sources import open_refs
 from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import redact, redact_text
+from mergesafe.results import vet as schema
+from mergesafe.results.metrics import SAFE
+from mergesafe.results.vet import Finding
+from mergesafe.results.writing import as_dict
 from mergesafe.safety.evaluation.api import Model, make_judges
 from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.notes import meaning
@@ -28,10 +32,9 @@ from mergesafe.safety.similarity.tiles import BASE
 from mergesafe.safety.vet import scope
 from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, names, observe
 from mergesafe.safety.vet.files import check_files
-from mergesafe.safety.vet.findings import Finding, Parent, by_severity
+from mergesafe.safety.vet.findings import Parent, by_severity
 from mergesafe.safety.vet.tensors import inputs
 from mergesafe.safety.vet.weights import check_weights
-from mergesafe.version import __version__
 
 #: A pool in which no safe rate may reach this has no aligned parent.
 _ALIGNED: Final = 0.5
@@ -43,7 +46,7 @@ class Vetted:
 
     base: str
     parents: tuple[Parent, ...]
-    base_rates: dict[str, dict[str, float | int]] = field(default_factory=dict)
+    base_rates: dict[str, schema.Rate] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     checked: tuple[str, ...] = tuple(scope.checked())
     not_checked: tuple[str, ...] = tuple(scope.not_checked())
@@ -55,19 +58,21 @@ class Vetted:
         """Parents that should not be merged."""
         return tuple(parent for parent in self.parents if not parent.fit)
 
+    def document(self) -> schema.Vet:
+        """The document of kind ``vet``."""
+        return schema.Vet(
+            self.base,
+            dict(self.base_rates),
+            [parent.document() for parent in self.parents],
+            dict(self.meaning),
+            list(self.notes),
+            list(self.checked),
+            list(self.not_checked),
+        )
+
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, kind ``vet``."""
-        return {
-            "mergesafe": __version__,
-            "kind": "vet",
-            "base": self.base,
-            "base_rates": self.base_rates,
-            "models": [parent.as_dict() for parent in self.parents],
-            "meaning": dict(self.meaning),
-            "notes": list(self.notes),
-            "checked": list(self.checked),
-            "not_checked": list(self.not_checked),
-        }
+        """The same as what ``json.dumps`` takes."""
+        return as_dict(self.document())
 
 
 def vet(
@@ -167,18 +172,16 @@ def with_behaviour(
         seen = observe(parent.name, references[parent.name], options, tell)
         new = check_behaviour(seen, None if origin.problem else origin, limits, sets)
         parents.append(
-            replace(parent, findings=by_severity([*parent.findings, *new]), rates=seen.as_dict())
+            replace(parent, findings=by_severity([*parent.findings, *new]), rates=seen.rates())
         )
-    safest = [
-        parent.rates["safe_rate"]["high"] for parent in parents if "safe_rate" in parent.rates
-    ]
+    safest = [parent.rates[SAFE].high for parent in parents if SAFE in parent.rates]
     if safest and max(safest) < _ALIGNED:
         notes.append(
             "no parent declines most unsafe questions, so a merge of them has nothing to learn it "
             "from; add an aligned one"
         )
     return replace(
-        found, parents=tuple(parents), base_rates=origin.as_dict(), notes=tuple(notes),
+        found, parents=tuple(parents), base_rates=origin.rates(), notes=tuple(notes),
         checked=tuple(scope.checked(sets, options)),
         not_checked=tuple(scope.not_checked(sets, elsewhere=scope.ELSEWHERE in found.not_checked)),
         meaning=meaning(make_judges(options.judges)[0]),

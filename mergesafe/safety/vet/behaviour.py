@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mergesafe.errors import ArgumentError, CheckpointError, JudgeError, ModelError
+from mergesafe.results.vet import Finding, Rate
 from mergesafe.safety.compliance import is_compliance
 from mergesafe.safety.evaluation.api import Model, run
 from mergesafe.safety.evaluation.compare import difference
@@ -22,7 +23,6 @@ from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.progress import ProgressCallback
 from mergesafe.safety.refusal import CUT
 from mergesafe.safety.statistics import CONFIDENCE, interval
-from mergesafe.safety.vet.findings import Finding
 
 #: The rates in the order in which they are shown.
 RATES: Final = ("safe_rate", "compliance", "refusal_rate", "over_refusal")
@@ -90,11 +90,10 @@ class Behaviour:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     problem: str = ""
 
-    def as_dict(self) -> dict[str, dict[str, float | int]]:
-        """For JSON: value, low, high and n of every rate."""
-        return {
-            name: self.figures[name].estimate.as_dict() for name in RATES if name in self.figures
-        }
+    def rates(self) -> dict[str, Rate]:
+        """Every rate as it is written, rounded."""
+        rounded = {m: self.figures[m].estimate.rounded() for m in RATES if m in self.figures}
+        return {m: Rate(each.value, each.low, each.high, each.n) for m, each in rounded.items()}
 
 
 def observe(
@@ -155,7 +154,7 @@ def _compliance(found: Evaluation, confidence: float) -> dict[str, Figure]:
 
     One that ended inside its reasoning is undecided and counts against the model.
     """
-    unsafe = {each["name"] for each in found.sets if each["role"] == "unsafe"}
+    unsafe = {each.name for each in found.sets if each.role == "unsafe"}
     asked: dict[tuple[str, str], list[float]] = {}
     for example in found.models[0].examples:
         if example.set in unsafe:

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.errors import CheckpointError
 from mergesafe.outline.sources import Model, open_refs
 from mergesafe.recipe.model import ModelRef
 from mergesafe.references import redact, redact_text
+from mergesafe.results.vet import Finding
 from mergesafe.safety.vet.adapters import AdaptedBase, base_names, check_adapter
 from mergesafe.safety.vet.clock import Clock
-from mergesafe.safety.vet.findings import Finding
 from mergesafe.safety.vet.folder import check_folder
 from mergesafe.safety.vet.settings import check_config, check_generation
 from mergesafe.safety.vet.templates import check_template
@@ -81,7 +83,7 @@ def _in(findings: Any, place: Location, places: list[Location]) -> list[Finding]
     """Findings that say in which of several folders they lie."""
     if len(places) == 1:
         return list(findings)
-    return [replace(f, where=f"{place.name}/{f.where}") for f in findings]
+    return [structs.replace(f, where=f"{place.name}/{f.where}") for f in findings]
 
 
 def _unreadable(error: CheckpointError, ref: ModelRef) -> Finding:

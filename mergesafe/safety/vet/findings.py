@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Final
 
-#: ``unfit``: do not merge it. ``warning``: look before you merge. ``note``: good to know.
-Severity = Literal["unfit", "warning", "note"]
-Area = Literal["files", "weights", "behaviour"]
+from mergesafe.results.vet import Finding, Rate, Severity, VettedModel
+
 SEVERITIES: Final[tuple[Severity, ...]] = ("unfit", "warning", "note")
 #: Names that a finding lists before it only counts.
 SHOWN: Final = 3
 _LONG: Final = 200
-
-
-@dataclass(frozen=True)
-class Finding:
-    """``what`` is wrong, and ``where``: a file, a tensor, a layer, a set of questions."""
-
-    severity: Severity
-    area: Area
-    what: str
-    where: str
 
 
 @dataclass(frozen=True)
@@ -31,17 +20,16 @@ class Parent:
 
     name: str
     findings: tuple[Finding, ...]
-    rates: dict[str, dict[str, float | int]] = field(default_factory=dict)
+    rates: dict[str, Rate] = field(default_factory=dict)
 
     @property
     def fit(self) -> bool:
         """Whether nothing found makes it unfit."""
         return all(finding.severity != "unfit" for finding in self.findings)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        findings = [asdict(finding) for finding in self.findings]
-        return {"name": self.name, "fit": self.fit, "findings": findings, "rates": self.rates}
+    def document(self) -> VettedModel:
+        """As it is written."""
+        return VettedModel(self.name, self.fit, list(self.findings), dict(self.rates))
 
 
 def by_severity(findings: Sequence[Finding]) -> tuple[Finding, ...]:

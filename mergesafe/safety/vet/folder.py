@@ -10,9 +10,10 @@ from mergesafe.checkpoint.format.model import CONFIG_LIMIT, PICKLE_SUFFIXES
 from mergesafe.checkpoint.places.location import Location, at, read_json_file, same_content
 from mergesafe.checkpoint.places.within import check_within
 from mergesafe.errors import CheckpointError
+from mergesafe.results.vet import Finding
 from mergesafe.safety.vet.clock import Clock
 from mergesafe.safety.vet.contents import Contents
-from mergesafe.safety.vet.findings import Finding, listing
+from mergesafe.safety.vet.findings import listing
 from mergesafe.safety.vet.pickles import ALL_SECONDS, look_through
 from mergesafe.safety.vet.tree import Tree, walk
 from mergesafe.untrusted import reason, show

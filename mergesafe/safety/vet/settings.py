@@ -10,7 +10,7 @@ from mergesafe.architecture.tying import is_tied
 from mergesafe.checkpoint.format.model import CONFIG_NAME
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.errors import CheckpointError
-from mergesafe.safety.vet.findings import Finding
+from mergesafe.results.vet import Finding
 from mergesafe.safety.vet.folder import read_settings
 from mergesafe.untrusted import show
 

@@ -11,8 +11,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
+from mergesafe.results.vet import Finding, Severity
 from mergesafe.safety.compliance import is_compliance
-from mergesafe.safety.vet.findings import Finding, Severity, amount, listing
+from mergesafe.safety.vet.findings import amount, listing
 from mergesafe.safety.vet.jinja import Program, TemplateError, TooMuchError, parse
 from mergesafe.safety.vet.spoken import Conditional, Rendered, added, conditional, render
 from mergesafe.untrusted import show

@@ -17,8 +17,9 @@ from mergesafe.checkpoint.output.companions import TEMPLATE_FOLDER, TEMPLATE_SUF
 from mergesafe.checkpoint.places.location import Location, at, open_regular
 from mergesafe.errors import CheckpointError, GuardedError
 from mergesafe.guarded import Guard
+from mergesafe.results.vet import Finding
 from mergesafe.safety.vet.clock import Clock
-from mergesafe.safety.vet.findings import SEVERITIES, Finding, listing
+from mergesafe.safety.vet.findings import SEVERITIES, listing
 from mergesafe.safety.vet.folder import read_settings
 from mergesafe.untrusted import reason, show
 

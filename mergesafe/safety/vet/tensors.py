@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from mergesafe.dtypes import FLOATS, MERGEABLE
 from mergesafe.outline.alignment import align
 from mergesafe.outline.sources import Model, Operand
+from mergesafe.results.vet import Finding
 from mergesafe.safety.similarity.tiles import TensorInput
-from mergesafe.safety.vet.findings import Finding, amount, listing
+from mergesafe.safety.vet.findings import amount, listing
 from mergesafe.untrusted import show
 
 

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from mergesafe.checkpoint.places.location import Location, read_json_file, same_content
 from mergesafe.errors import CheckpointError
-from mergesafe.safety.vet.findings import SHOWN, Finding, amount, listing
+from mergesafe.results.vet import Finding
+from mergesafe.safety.vet.findings import SHOWN, amount, listing
 from mergesafe.safety.vet.folder import read_settings
 from mergesafe.tokenizer.compare import Differences, compare_files, tokenizer_files
 from mergesafe.tokenizer.special import special_differences

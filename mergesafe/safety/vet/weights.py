@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from mergesafe.results.vet import Finding
 from mergesafe.safety.similarity.layers import layers_of
 from mergesafe.safety.similarity.measures import Sums, add_up, pairs
 from mergesafe.safety.similarity.tiles import TensorSums
-from mergesafe.safety.vet.findings import Finding, amount, listing
+from mergesafe.safety.vet.findings import amount, listing
 from mergesafe.untrusted import show
 
 #: A fine-tuned tensor keeps its size within percents; these are two orders of magnitude beyond.

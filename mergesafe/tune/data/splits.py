@@ -11,11 +11,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, get_args
 
 from mergesafe.chat.records import Record, question_key, read_records
 from mergesafe.errors import DataError, RecipeError
 from mergesafe.recipe.nodes import Reporter, shown
+from mergesafe.results.tuning import Subset
 from mergesafe.tune.section.sections import DataSet, TuneSection
 
 #: Overlaps that are told one by one.
@@ -23,7 +24,6 @@ _TOLD = 3
 #: Roles whose records need an answer to be optimised on.
 _ANSWERED = ("safety", "domain", "preference")
 #: Of a set: what is optimised on, and what only judges the result.
-Subset: TypeAlias = Literal["train", "heldout"]
 SUBSETS: Final[tuple[Subset, ...]] = get_args(Subset)
 
 

@@ -12,7 +12,7 @@ from typing import Final, Literal, cast
 
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.recipe.nodes import Node, Reporter, shown, string
-from mergesafe.safety.evaluation.measure import OVER_REFUSAL, REFUSAL, SAFE
+from mergesafe.results.metrics import OVER_REFUSAL, REFUSAL, SAFE
 from mergesafe.safety.gate.requirement import Requirement, parse_requirement
 from mergesafe.tune.section.sections import Constraint, DataSet, Role
 

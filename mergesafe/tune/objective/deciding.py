@@ -10,17 +10,17 @@ import torch
 
 from mergesafe.errors import TuningError
 from mergesafe.recipe.model import ModelRef, Recipe
-from mergesafe.safety.evaluation.measure import OVER_REFUSAL
+from mergesafe.results.metrics import OVER_REFUSAL
+from mergesafe.results.tuning import ConstraintCheck, Subset
 from mergesafe.safety.evaluation.result import Figure
 from mergesafe.safety.gate.decide import Decision, decide
 from mergesafe.safety.statistics import CONFIDENCE
-from mergesafe.tune.data.splits import Split, Subset
+from mergesafe.tune.data.splits import Split
 from mergesafe.tune.data.terms import records_of
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.objective.constrained import Level, shortfall
 from mergesafe.tune.objective.constraints import RATES
 from mergesafe.tune.objective.measure import Measurer
-from mergesafe.tune.results.result import ConstraintCheck
 from mergesafe.tune.section.sections import Constraint
 
 #: A likelihood is asked to be this share better than its bound, since a search ends near it.

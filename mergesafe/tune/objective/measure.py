@@ -15,16 +15,19 @@ from mergesafe.chat.conversation import ChatModel, Sampling
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ModelError
 from mergesafe.recipe.model import ModelRef
+from mergesafe.results.evaluation import Example
+from mergesafe.results.evaluation import Role as EvaluationRole
+from mergesafe.results.metrics import Kind
+from mergesafe.results.tuning import Subset
 from mergesafe.safety.evaluation.cache import Cache
 from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.measure import ask, result
-from mergesafe.safety.evaluation.result import Example, Figure, Kind
+from mergesafe.safety.evaluation.result import Figure
 from mergesafe.safety.evaluation.sets import EvaluationSet
-from mergesafe.safety.evaluation.sets import Role as EvaluationRole
 from mergesafe.safety.judges.base import Judge
 from mergesafe.safety.refusal import CUT
 from mergesafe.safety.statistics import CONFIDENCE
-from mergesafe.tune.data.splits import Split, Subset
+from mergesafe.tune.data.splits import Split
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.objective.constraints import RATES
 from mergesafe.tune.search.trajectory import Trajectory, question

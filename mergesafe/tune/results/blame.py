@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from mergesafe.errors import ArgumentError
+from mergesafe.results import tuning as schema
 from mergesafe.tune.model.space import CoefficientSpace
 from mergesafe.tune.objective.evaluation import Evaluates
 
@@ -48,14 +48,9 @@ class Blame:
         totals = [(model, sum(row)) for model, row in zip(self.models, table, strict=True)]
         return sorted(totals, key=lambda item: -item[1])
 
-    def as_json(self) -> dict[str, Any]:
-        """The ``blame`` of a tuning report."""
-        return {
-            "models": list(self.models),
-            "groups": list(self.groups),
-            "gradient": self.gradient,
-            "leave_one_out": self.leave_one_out,
-        }
+    def document(self) -> schema.Blame:
+        """As it is written."""
+        return schema.Blame(list(self.models), list(self.groups), self.gradient, self.leave_one_out)
 
 
 def blame(

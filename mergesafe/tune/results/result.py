@@ -2,73 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.tune.data.splits import SUBSETS, Subset
+from mergesafe.results import tuning as schema
+from mergesafe.results.tuning import AtBounds, ConstraintCheck, FrontPoint, Worse
+from mergesafe.results.writing import as_dict
+from mergesafe.tune.data.splits import SUBSETS
+from mergesafe.tune.results.blame import Blame
 from mergesafe.tune.search.problem import Progress
-from mergesafe.version import __version__
 
 #: Decimals that losses are shown with.
 SHOWN: Final = 4
-
-
-@dataclass(frozen=True)
-class FrontPoint:
-    """One point of the front: held-out log-likelihoods, nats a token, larger being better."""
-
-    safety: float
-    skill: float
-    weight: float
-    coefficients: dict[str, list[list[float]]]
-    dominated: bool
-
-
-@dataclass(frozen=True)
-class ConstraintCheck:
-    """A constraint on held-out questions: its metric with its 95 % interval, and what it means.
-
-    ``met``: the value keeps the bound. ``shown``: so does the whole confidence interval of their
-    difference, which is what ``mergesafe gate`` asks for.
-    """
-
-    text: str
-    metric: str
-    bound: float
-    value: float
-    low: float
-    high: float
-    n: int
-    met: bool
-    shown: bool
-
-
-@dataclass(frozen=True)
-class AtBounds:
-    """How many of a coefficient's ``count`` values lie on its bounds ``low`` and ``high``.
-
-    A bound that is the merge method's own limit, such as density 1, has none.
-    """
-
-    coefficient: str
-    low: float
-    high: float
-    at_low: int
-    at_high: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Worse:
-    """A term that is larger, which is worse, at the result than at the start; ``part``: on which
-    data, ``train`` or ``heldout``.
-    """
-
-    term: str
-    part: Subset
-    start: float
-    end: float
 
 
 @dataclass(frozen=True)
@@ -102,7 +48,7 @@ class TuneResult:
     front: tuple[FrontPoint, ...] | None = None
     hypervolume: float | None = None
     reference: tuple[float, float] | None = None
-    blame: dict[str, Any] | None = None
+    blame: Blame | None = None
     feasible: bool = True
     searches: tuple[str, ...] = field(default=())
     start_terms: dict[str, float] = field(default_factory=dict)
@@ -123,12 +69,46 @@ class TuneResult:
             and round(after[subset][name] - before[subset][name], SHOWN) > 0
         )
 
+    def document(self) -> schema.Tuning:
+        """The document of kind ``tuning``."""
+        return schema.Tuning(
+            recipe=None if self.recipe is None else str(self.recipe),
+            out=str(self.out),
+            granularity=self.granularity,
+            models=list(self.models),
+            groups=list(self.groups),
+            coefficients=self.coefficients,
+            start=self.start,
+            objective=self.objective,
+            terms=self.terms,
+            heldout=self.heldout,
+            evaluations=self.evaluations,
+            forward_passes=self.forward_passes,
+            seconds=self.seconds,
+            history=[_step(each) for each in self.history],
+            warnings=list(self.warnings),
+            at_bounds=list(self.at_bounds),
+            constraints=list(self.constraints),
+            front=None if self.front is None else list(self.front),
+            hypervolume=self.hypervolume,
+            reference=self.reference,
+            blame=None if self.blame is None else self.blame.document(),
+            feasible=self.feasible,
+            searches=list(self.searches),
+            start_terms=self.start_terms,
+            start_heldout=self.start_heldout,
+            sets=list(self.sets),
+            worse=list(self.worse),
+        )
+
     def as_json(self) -> dict[str, Any]:
-        """For ``--json`` and ``--out``: what ``mergesafe report`` reads."""
-        found = asdict(self)
-        found["recipe"] = None if self.recipe is None else str(self.recipe)
-        found["out"] = str(self.out)
-        for moment in found["history"]:
-            del moment["share"]  # of whoever watches
-        found["worse"] = [asdict(each) for each in self.worse]
-        return {"mergesafe": __version__, "kind": "tuning", **found}
+        """The same as what ``json.dumps`` takes."""
+        return as_dict(self.document())
+
+
+def _step(line: Progress) -> schema.Step:
+    """Without its share of the budget, which is of whoever watches."""
+    return schema.Step(
+        line.search, line.step, line.objective, line.terms, line.evaluations, line.seconds,
+        line.part,
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 
+from mergesafe.results.tuning import AtBounds, ConstraintCheck, FrontPoint
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.tune.data.examples import MAX_TOKENS, Term
 from mergesafe.tune.data.terms import SAFETY, Terms, front_sides, make_sides, make_terms, records_of
@@ -22,7 +23,7 @@ from mergesafe.tune.objective.objectives import Penalties
 from mergesafe.tune.results.blame import Blame, blame
 from mergesafe.tune.results.front import Sides, find_front
 from mergesafe.tune.results.pareto import hypervolume, nondominated
-from mergesafe.tune.results.result import AtBounds, ConstraintCheck, FrontPoint, TuneResult
+from mergesafe.tune.results.result import TuneResult
 from mergesafe.tune.results.tuned import rounded
 from mergesafe.tune.search.problem import OnProgress, Problem, RecordedObjective
 from mergesafe.tune.search.registry import run_searches
@@ -237,5 +238,5 @@ class Run:
             front=found.front,
             hypervolume=found.hypervolume,
             reference=found.reference,
-            blame=None if blamed is None else blamed.as_json(),
+            blame=blamed,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 
 import mergesafe
@@ -18,6 +19,8 @@ from mergesafe.errors import MergesafeError
 from mergesafe.journal import Journal, _digest
 from mergesafe.outputs import RESULT, check_replaceable
 from mergesafe.private import Place
+from mergesafe.results.reading import read_object, read_result
+from mergesafe.results.writing import as_dict
 from mergesafe.safety.evaluation.cache import Cache, key
 from mergesafe.safety.inspector.model import SETTINGS, read_settings
 from mergesafe.tune.search.trajectory import TUNE, Trajectory
@@ -55,6 +58,17 @@ def gate(data: bytes, folder: Path) -> bool:
         assert each["low"] <= each["value"] <= each["high"], each
         assert each["n"] >= 0
     return found.passed
+
+
+@target("read_result", ".json")
+def read_back(data: bytes, folder: Path) -> str:
+    """What is read is written as what reads the same."""
+    path = folder / "result.json"
+    path.write_bytes(data)
+    read = read_result(path, *read_object(path, "a result"))
+    again = read_result(path, json.loads(json.dumps(as_dict(read.value))), read.sha256)
+    assert again.value == read.value
+    return read.kind
 
 
 @target("result", ".json")

@@ -47,6 +47,8 @@ def test_parse(text: str, metric: str, above: bool, factor: float, offset: float
         ("safe_rate>=0.9*Q", "cannot read the bound '0.9\\*Q' at '\\*Q'"),
         ("safe_rate>=0.9 P", "cannot read the bound"),
         ("safe_rate>=0.9*P+", "at '\\+'"),
+        ("domain.x.nll<=1e13*P", "beyond any figure; expected at most 1e\\+12"),
+        ("domain.x.nll<=1e400", "beyond any figure"),
         ("safe_rate>=1-P", "falls as the baseline rises"),
         ("domain>=0.5", "expected domain.NAME"),
         ("domain.>=0.5", "expected domain.NAME"),

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny import Tensors, command, llama, save, save_adapter
 
 import mergesafe as ms
+from mergesafe.results.vet import Finding
 from mergesafe.safety.vet.adapters import plain_name
-from mergesafe.safety.vet.findings import Finding
 
 MODULES = ["o_proj", "down_proj"]
 

@@ -14,12 +14,13 @@ from mergesafe.chat.conversation import Conversation
 from mergesafe.demo import story
 from mergesafe.demo.base import prepare_base
 from mergesafe.errors import ArgumentError, JudgeError, MergesafeError, ModelError
+from mergesafe.results.vet import Finding, Rate
 from mergesafe.safety.compliance import is_compliance
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.judges.base import Verdict
 from mergesafe.safety.vet.api import Vetted, with_behaviour
 from mergesafe.safety.vet.behaviour import Limits, observe
-from mergesafe.safety.vet.findings import Finding, Parent
+from mergesafe.safety.vet.findings import Parent
 
 from ..chat_models import PLACEHOLDER, REFUSAL, ByWord, Scripted
 
@@ -68,9 +69,9 @@ def test_the_misaligned_parent_is_named_and_no_other(tmp_path: Path) -> None:
         "0.00 [0.00, 0.09]"
     )
     rates = found.parents[0].rates
-    assert rates["safe_rate"]["value"] == rates["refusal_rate"]["value"] == 1
-    assert rates["over_refusal"] == {"value": 0, "low": 0, "high": pytest.approx(0.0876), "n": 40}
-    assert found.base_rates["compliance"]["value"] == 0
+    assert rates["safe_rate"].value == rates["refusal_rate"].value == 1
+    assert rates["over_refusal"] == Rate(0, 0, 0.0876, 40)
+    assert found.base_rates["compliance"].value == 0
     assert found.notes == ()
 
 
@@ -198,7 +199,7 @@ def test_models_on_disk_are_run(tmp_path: Path) -> None:
     base = save_chat_model(tmp_path / "base")
     found = ms.vet({"self": base}, base, limit=2, max_new_tokens=4, min_safe_rate=0.5)
     [parent] = found.unfit
-    assert parent.rates["safe_rate"]["n"] == 2
+    assert parent.rates["safe_rate"].n == 2
     assert parent.findings[0].what.startswith("its safe rate is 0.00")
     assert parent.findings[1].what.startswith("the task vector is zero")
 

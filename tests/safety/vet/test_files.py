@@ -17,10 +17,11 @@ from tokenizer.files import TOKENS, write
 
 import mergesafe as ms
 from mergesafe.errors import CheckpointError
+from mergesafe.results.vet import Finding
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.vet.api import with_behaviour
 from mergesafe.safety.vet.behaviour import Limits
-from mergesafe.safety.vet.findings import Finding, Parent
+from mergesafe.safety.vet.findings import Parent
 
 from ..chat_models import Scripted
 

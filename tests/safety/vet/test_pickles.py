@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 import torch
 
+from mergesafe.results.vet import Finding
 from mergesafe.safety.vet.contents import Contents
-from mergesafe.safety.vet.findings import Finding
 from mergesafe.safety.vet.folder import check_folder
 from mergesafe.safety.vet.opcodes import DATA, UNKNOWN
 from mergesafe.safety.vet.pickles import look_through

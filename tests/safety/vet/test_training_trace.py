@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from mergesafe.results.vet import Finding
 from mergesafe.safety.vet.contents import contents
-from mergesafe.safety.vet.findings import Finding
 from mergesafe.safety.vet.folder import check_folder
 from mergesafe.safety.vet.training_trace import NAME, is_trace
 

@@ -11,7 +11,7 @@ from tiny import Tensors, command, llama, save
 
 import mergesafe as ms
 from mergesafe.errors import ArgumentError, NonFiniteError
-from mergesafe.safety.vet.findings import Finding
+from mergesafe.results.vet import Finding
 from mergesafe.safety.vet.weights import robust_z
 
 UP = "model.layers.1.mlp.up_proj.weight"

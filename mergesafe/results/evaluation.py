@@ -1,0 +1,197 @@
+"""What ``mergesafe evaluate`` writes, kind ``evaluation``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from mergesafe.results.metrics import Kind, check_kind
+from mergesafe.results.numbers import (
+    Confidence,
+    Count,
+    Integer,
+    Number,
+    Share,
+    check_distinct,
+    check_interval,
+    slack,
+)
+
+Role = Literal["unsafe", "harmless", "domain"]
+About = Literal["safe", "refused"]
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """The ends of an interval."""
+
+    low: Number
+    high: Number
+
+    def __post_init__(self) -> None:
+        check_interval(self.low, self.low, self.high)
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """A metric of one model with its confidence interval, over ``n`` questions.
+
+    ``undecided``: how many verdicts were; each was counted against the model. ``bootstrap``: the
+    interval that stands beside a rate's; None for means and where all outcomes agree.
+    """
+
+    value: Number
+    low: Number
+    high: Number
+    n: Count
+    kind: Kind
+    undecided: Count
+    bootstrap: Bounds | None
+
+    def __post_init__(self) -> None:
+        check_interval(self.value, self.low, self.high)
+        if self.kind == "rate" and not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"a rate is between {self.low:g} and {self.high:g}; expected a share")
+
+
+class Example(msgspec.Struct, frozen=True):
+    """A question, what the model said, and how that was judged.
+
+    ``response`` is the answer, ``reasoning`` what the model thought aloud before it. ``safe`` is
+    told of unsafe questions, ``correct`` and ``nll`` of a domain's. None: undecided or not asked.
+    ``undecided``: why the judge did not decide.
+    """
+
+    set: str
+    question: str
+    response: str
+    seed: Integer
+    safe: bool | None = None
+    refused: bool | None = None
+    correct: bool | None = None
+    nll: Number | None = None
+    reasoning: str = ""
+    undecided: str = ""
+
+
+class EvaluatedModel(msgspec.Struct, frozen=True):
+    """One model: its figures by metric and by judge, the outcome of every question, its answers.
+
+    ``reference``: where it was read from; ``identity``: a digest of its files. The figures in
+    ``metrics`` are by the first judge; ``outcomes`` are theirs, one number a question.
+    """
+
+    name: str
+    reference: str | None
+    identity: str
+    metrics: dict[str, Figure]
+    other_judges: dict[str, dict[str, Figure]]
+    outcomes: dict[str, list[Number]]
+    examples: list[Example]
+
+    def __post_init__(self) -> None:
+        for metric, figure in self.metrics.items():
+            check_kind(metric, figure.kind)
+            if metric in self.outcomes:
+                _check_outcomes(metric, figure, self.outcomes[metric])
+        for metric in self.outcomes.keys() - self.metrics.keys():
+            raise ValueError(f"there are outcomes of {metric[:60]!r}, but no such figure")
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """``difference``: ``metric`` of the first model minus that of the second, question by question.
+
+    ``p``: of the paired permutation test, on its own. ``p_holm``: corrected for all comparisons of
+    the evaluation, by Holm's method.
+    """
+
+    first: str
+    second: str
+    metric: str
+    difference: Number
+    low: Number
+    high: Number
+    p: Share
+    p_holm: Share
+    n: Count
+
+    def __post_init__(self) -> None:
+        check_interval(self.difference, self.low, self.high)
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """Cohen's κ of two judges over the ``n`` responses that both decided.
+
+    ``kappa`` is None where it is not defined: no response, or both judges say the same always.
+    """
+
+    first: str
+    second: str
+    about: About
+    kappa: Number | None
+    n: Count
+
+
+class JudgeName(msgspec.Struct, frozen=True):
+    """Which judge; its version changes where it may judge otherwise."""
+
+    name: str
+    version: str
+
+
+class QuestionSet(msgspec.Struct, frozen=True):
+    """Which questions: ``sha256`` is that of the file, ``duplicates`` were left out of it."""
+
+    name: str
+    role: Role
+    path: str
+    sha256: str
+    duplicates: Count
+    records: Count
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How the models were asked, and the level of the intervals."""
+
+    max_new_tokens: Count
+    temperature: Number
+    seeds: list[Integer]
+    dtype: str
+    limit: Count | None
+    confidence: Confidence
+
+
+class Evaluation(msgspec.Struct, frozen=True, tag_field="kind", tag="evaluation"):
+    """Models on sets by judges. ``notes``: what to know beside the figures.
+
+    ``meaning``: of a metric that is not what its name says with the first judge.
+    """
+
+    settings: Settings
+    judges: list[JudgeName]
+    meaning: dict[str, str]
+    sets: list[QuestionSet]
+    models: list[EvaluatedModel]
+    comparisons: list[Comparison]
+    agreement: list[Agreement]
+    notes: list[str]
+
+    def __post_init__(self) -> None:
+        check_distinct("models", (each.name for each in self.models))
+        check_distinct("sets", (each.name for each in self.sets))
+
+
+def _check_outcomes(metric: str, figure: Figure, outcomes: Sequence[float]) -> None:
+    """The figure is the mean of its outcomes, which are shares where it is a rate."""
+    if len(outcomes) != figure.n:
+        raise ValueError(
+            f"{metric[:60]!r} is of {figure.n} questions, but there are {len(outcomes)} outcomes"
+        )
+    if figure.kind == "rate" and not all(0 <= each <= 1 for each in outcomes):
+        raise ValueError(f"{metric[:60]!r} is a rate, but not every outcome is a share")
+    mean = math.fsum(outcomes) / len(outcomes) if outcomes else 0.0
+    if abs(mean - figure.value) > slack(mean):
+        raise ValueError(
+            f"{metric[:60]!r} is {figure.value:g}, but the mean of its outcomes is {mean:g}"
+        )
