@@ -4,6 +4,8 @@ The yardstick calls ``torch.linalg.svd`` on every task vector and on the two sta
 vectors of every matrix, with the threads that the merge has, and does nothing else. Both run in
 processes of their own, in turn; the start of the merge's process is within its time. The peak
 resident memory is printed beside what the plan counts.
+
+``--method iso_c`` takes Iso-C in place of TSV, and the decomposition of the task vectors' sum.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from bench.make_models import Shape, make_models
 from bench.timing import percentiles, write_csv
 
 SHAPE = Shape(layers=2, hidden=1024, intermediate=2816, heads=16, kv_heads=4, vocabulary=8000)
-RECIPE = "merge_method: tsv\nbase_model: {base}\nmodels:\n{models}dtype: bfloat16\n"
+RECIPE = "merge_method: {method}\nbase_model: {base}\nmodels:\n{models}dtype: bfloat16\n"
 
 YARDSTICK = """
 import sys
@@ -28,15 +30,21 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 torch.set_num_threads(int(sys.argv[1]))
+method = sys.argv[2]
 def tensors(folder):
     found = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             found |= {name: file.get_tensor(name) for name in file.keys()}
     return found
-base, *experts = map(tensors, sys.argv[2:])
+base, *experts = map(tensors, sys.argv[3:])
 for name, weight in base.items():
     if weight.ndim != 2 or "embed" in name or name == "lm_head.weight":
+        continue
+    if method == "iso_c":
+        total = sum(expert[name].float() - weight.float() for expert in experts)
+        u, s, vh = torch.linalg.svd(total, full_matrices=False)
+        u @ vh * s.mean()
         continue
     rank = min(weight.shape) // len(experts)
     left, right = [], []
@@ -51,6 +59,7 @@ for name, weight in base.items():
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--method", choices=("tsv", "iso_c"), default="tsv")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", default="1GiB")
@@ -58,15 +67,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mergesafe-bench-") as name:
         work = Path(name)
         models = make_models(work / "models", SHAPE, experts=3, shards=1, seed=0)
-        recipe = work / "tsv.yml"
+        recipe = work / "recipe.yml"
         listed = "".join(f"  - model: {model}\n" for model in models[1:])
-        recipe.write_text(RECIPE.format(base=models[0], models=listed))
+        recipe.write_text(RECIPE.format(method=args.method, base=models[0], models=listed))
         planned = ms.plan(recipe, memory=args.memory, threads=args.threads).schedule.arena
         merge = [
             sys.executable, "-m", "mergesafe.cli", "merge", str(recipe), str(work / "out"),
             "--quiet", "--overwrite", "--memory", args.memory, "--threads", str(args.threads),
         ]  # fmt: skip
-        svd = [sys.executable, "-c", YARDSTICK, str(args.threads), *map(str, models)]
+        svd = [sys.executable, "-c", YARDSTICK, str(args.threads), args.method]
+        svd += map(str, models)
         runs: dict[str, list[Run]] = {"torch.linalg.svd": [], "mergesafe": []}
         for _ in range(args.rounds):
             runs["torch.linalg.svd"].append(run(svd))
@@ -74,6 +84,7 @@ def main() -> None:
     about = describe()
     rows: list[dict[str, object]] = [
         {
+            "method": args.method,
             "tool": tool,
             "rounds": len(done),
             "p50_s": round(percentiles([each.wall for each in done]).p50, 2),
@@ -86,7 +97,7 @@ def main() -> None:
     ]
     for row in rows:
         print({key: row[key] for key in ("tool", "p50_s", "cpu_s", "peak_MiB", "planned_MiB")})
-    print(write_csv("dense", rows))
+    print(write_csv(f"dense_{args.method}", rows))
 
 
 if __name__ == "__main__":

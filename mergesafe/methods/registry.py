@@ -18,6 +18,7 @@ from mergesafe.errors import ArgumentError, MethodError, did_you_mean
 from mergesafe.methods.contract import raised
 from mergesafe.methods.declaration import check_declaration
 from mergesafe.methods.definitions.fisher import Fisher
+from mergesafe.methods.definitions.iso_c import IsoC
 from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.model_stock import ModelStock
@@ -36,7 +37,7 @@ METHODS: dict[str, MergeMethod] = {
     method.name: method
     for method in (
         Linear(), Slerp(), Nuslerp(), Multislerp(), Nearswap(), Karcher(), Passthrough(), *FAMILY,
-        Sce(), ModelStock(), TaskSingularVectors(), Fisher(), RegMean(),
+        Sce(), ModelStock(), TaskSingularVectors(), IsoC(), Fisher(), RegMean(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

@@ -107,6 +107,25 @@ def test_nearswap(t: float, expected: list[float], backend: str) -> None:
     assert methods.nearswap(base, [x], t=t, backend=backend).tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("deltas", "added"),
+    [
+        # the sum is 3 e1 e1' - e2 e2': singular values 3 and 1, mean 2, factor diag(1, -1)
+        ([[[3.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, -1.0]]], [[2.0, 0.0], [0.0, -2.0]]),
+        # of rank 1, e1 times (3, 4): singular values 5 and 0, factor e1 times (0.6, 0.8)
+        ([[[3.0, 4.0], [0.0, 0.0]]], [[1.5, 2.0], [0.0, 0.0]]),
+        # 4 and 3 in the rows of a matrix with more columns than rows
+        ([[[0.0, 0.0, 4.0], [3.0, 0.0, 0.0]]], [[0.0, 0.0, 3.5], [3.5, 0.0, 0.0]]),
+    ],
+)
+def test_iso_c(deltas: list[Any], added: list[Any], backend: str) -> None:
+    base = torch.ones_like(torch.tensor(added))
+    experts = [base + torch.tensor(delta) for delta in deltas]
+    merged = methods.iso_c(base, experts, backend=backend)
+    # linear algebra in float64, rounded to float32
+    torch.testing.assert_close(merged, base + torch.tensor(added), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("rescale", "expected"), ONE)
 def test_rescale(rescale: Any, expected: list[float], backend: str) -> None:
     merged = methods.ties(

@@ -39,6 +39,8 @@ def merged(
         delta = wide[1] - wide[0]
         share = (parameters["t"] / delta.abs().clamp(min=1e-6)).clamp(0.0, 1.0)
         return wide[0] + delta * share
+    if method == "iso_c":
+        return _iso_c(wide[0], wide[1:], parameters.get("alpha", 1.0))
     return _task_vectors(method, wide[0], wide[1:], parameters)
 
 
@@ -133,6 +135,14 @@ def _model_stock(base: torch.Tensor, wide: list[torch.Tensor], rows: bool) -> to
     cosine = torch.stack(pairs).mean(0).unsqueeze(-1)
     t = n * cosine / (1 + (n - 1) * cosine)
     return t * torch.stack(wide).mean(0) + (1 - t) * base
+
+
+def _iso_c(base: torch.Tensor, wide: list[torch.Tensor], alpha: float) -> torch.Tensor:
+    """By a decomposition, where the method takes the eigenvectors of a Gram matrix."""
+    total = torch.stack([x - base for x in wide]).sum(0)
+    u, s, vh = torch.linalg.svd(total, full_matrices=False)
+    s[s <= max(total.shape) * 2.0**-23 * s[0]] = 0.0
+    return base + alpha * s.mean() * (u * (s > 0)) @ vh
 
 
 def _task_vectors(
