@@ -77,13 +77,14 @@ def tune(
     target = Path(out)
     _check_target(target, overwrite, resume)
     check_outputs({"-o": (target, None)}, files_read(recipe))
-    budget_of(memory)  # refused before data and models are read
+    budget = budget_of(memory)  # refused before data and models are read
     address = address_of(ray)
     setup = prepare(recipe, seed, allow_token_mismatch=allow_token_mismatch)
     if explain:
         check_explainable(setup)
     if on_warnings is not None:
         on_warnings(setup.warnings)
+    setup = setup.with_magnitudes(budget)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(journal_path(target), TUNE))
         pool = None

@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.places.location import at
 from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.plan.companions import companions_of
 from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.engine.plan.precision import named
 from mergesafe.engine.resume.unfinished import TENSORS, name_of, subject_of
+from mergesafe.engine.run.nonfinite import NonFinite
+from mergesafe.engine.run.whole_model import with_magnitudes
 from mergesafe.errors import DataError, TuningError
 from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.model import Recipe
@@ -48,6 +51,23 @@ class TuningSetup:
     splits: tuple[Split, ...]
     space: CoefficientSpace
     warnings: tuple[str, ...]
+
+    def with_magnitudes(self, memory: int) -> TuningSetup:
+        """The same, knowing what the method asks about the whole model, for which all is read.
+
+        Raises:
+            CheckpointError, NonFiniteError: an input cannot be read, or holds NaN or infinity.
+        """
+        with Reader() as reader:
+            plan = with_magnitudes(
+                self.plan, reader, NonFinite("error", reader),
+                memory=memory, threads=torch.get_num_threads(),
+            )  # fmt: skip
+        if plan is self.plan:
+            return self
+        section = self.section
+        space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
+        return replace(self, plan=plan, space=space)
 
     @property
     def start(self) -> torch.Tensor:
@@ -140,6 +160,7 @@ def prepare(
     _refuse_what_is_no_tensor(plan)
     splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
+    _check_model_ranks(space)
     check_searches(space, section.searches, loaded.source)
     _check_data(loaded, section, splits, space)
     if section.constraints:
@@ -151,13 +172,23 @@ def prepare(
     return TuningSetup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))
 
 
+def _check_model_ranks(space: CoefficientSpace) -> None:
+    """Refuse to tune what decides about the magnitudes of the whole model.
+
+    Raises:
+        TuningError: a coefficient does; names it.
+    """
+    names = [parameter.name for parameter in space.parameters if not parameter.gradient]
+    if names and any(task.model_ranks for task in space.plan.tasks):
+        raise TuningError(
+            f"every value of {', '.join(names)} would need a pass over the whole model, within "
+            f"which {space.method.name} compares magnitudes here: name other 'coefficients' than "
+            "these, or compare within tensors"
+        )
+
+
 def _refuse_what_is_no_tensor(plan: MergePlan) -> None:
     """A tuned model makes whole tensors, and so would not be the one that a merge makes."""
-    if any(task.model_ranks for task in plan.tasks):
-        raise TuningError(
-            "tuning compares magnitudes within each tensor, since every density would need a pass "
-            "over the whole model: leave out 'trim_scope: model'"
-        )
     divided = [name for name, tasks in plan.outputs.items() if tasks[0].part is not None]
     if divided:
         raise TuningError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         tensors[COPIED] = torch.arange(5)
         paths.append(save(folder / str(i), tensors))
     return paths
+
+
+def questions(folder: Path) -> Path:
+    path = folder / "data.jsonl"
+    lines = [json.dumps({"prompt": f"question {i}", "completion": "b"}) for i in range(4)]
+    path.write_text("\n".join(lines))
+    return path
 
 
 def content(models: list[Path], method: str = "ties", **keys: Any) -> dict[str, Any]:
@@ -178,7 +186,31 @@ def test_slices_and_tuning_refuse_it(models: list[Path], tmp_path: Path) -> None
         ms.plan(made)
     from mergesafe.tune.setup import prepare
 
-    data = tmp_path / "data.jsonl"
-    data.write_text('{"prompt": "a", "response": "b"}\n' * 4)
-    with pytest.raises(TuningError, match="leave out 'trim_scope: model'"):
-        prepare(content(models) | {"tune": {"data": [{"role": "domain", "path": str(data)}]}})
+    data = questions(tmp_path)
+    section = {"data": [{"role": "domain", "path": str(data)}], "search": "cmaes"}
+    with pytest.raises(TuningError, match="every value of density would need a pass over"):
+        prepare(content(models) | {"tune": section | {"coefficients": ["weight", "density"]}})
+
+
+def test_tuning_knows_the_magnitudes_of_the_model(models: list[Path], tmp_path: Path) -> None:
+    """The merged tensors of a tuned model are those of a merge."""
+    from mergesafe.tune.model.inputs import Resident
+    from mergesafe.tune.model.tensor_function import TensorFunction
+    from mergesafe.tune.setup import prepare
+
+    data = questions(tmp_path)
+    section = {"data": [{"role": "domain", "path": str(data)}], "coefficients": ["weight"]}
+    setup = prepare(content(models) | {"tune": section}).with_magnitudes(1 << 30)
+    ms.merge(content(models), tmp_path / "out")
+    merged = read(tmp_path / "out")
+    x = setup.space.initial()
+    for task in setup.plan.tasks:
+        if task.copied:
+            continue
+        inputs = Resident([task], torch.device("cpu"))
+        with inputs.open(task) as tensors:
+            function = TensorFunction(task, setup.space)
+            row = x[setup.space.index(task.name)]
+            assert same_bits(function.make(tensors, row, torch.float32), merged[task.name])
+            slope = function.reduce(tensors, row, torch.ones(task.context.shape))
+            assert slope.isfinite().all()

@@ -17,6 +17,7 @@ import torch
 
 from mergesafe import ops
 from mergesafe.engine.plan.tasks import TensorTask
+from mergesafe.engine.run.answers import known_answer
 from mergesafe.errors import ArgumentError, MethodError, PointError, TuningError
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.driver import broken, drive, dry_run, steps
@@ -25,6 +26,7 @@ from mergesafe.methods.spec import (
     Dense,
     Fused,
     MergeTaskVectors,
+    ModelKthMagnitude,
     Settings,
     Sparsify,
     Statistic,
@@ -142,6 +144,8 @@ class TensorFunction:
         asked: dict[Statistic, Any] = {}
 
         def found(request: Statistic) -> Any:
+            if isinstance(request, ModelKthMagnitude):
+                return known_answer(request, self.task)
             if request not in self._answers:
                 flat = [x.reshape(-1) for x in inputs[: len(self.task.members)]]
                 base = flat[0] if self.first else None
