@@ -17,10 +17,13 @@ from typing import Any, Final
 from mergesafe.errors import ArgumentError, MethodError, did_you_mean
 from mergesafe.methods.contract import raised
 from mergesafe.methods.declaration import check_declaration
+from mergesafe.methods.definitions.consensus import Consensus
+from mergesafe.methods.definitions.emr import Emr
 from mergesafe.methods.definitions.fisher import Fisher
 from mergesafe.methods.definitions.iso_c import IsoC
 from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.linear import Linear
+from mergesafe.methods.definitions.localize_stitch import LocalizeStitch
 from mergesafe.methods.definitions.model_stock import ModelStock
 from mergesafe.methods.definitions.multislerp import Multislerp
 from mergesafe.methods.definitions.nearswap import Nearswap
@@ -37,7 +40,8 @@ METHODS: dict[str, MergeMethod] = {
     method.name: method
     for method in (
         Linear(), Slerp(), Nuslerp(), Multislerp(), Nearswap(), Karcher(), Passthrough(), *FAMILY,
-        Sce(), ModelStock(), TaskSingularVectors(), IsoC(), Fisher(), RegMean(),
+        Sce(), LocalizeStitch(), Consensus(), Emr(), ModelStock(), TaskSingularVectors(), IsoC(),
+        Fisher(), RegMean(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

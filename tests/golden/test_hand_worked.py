@@ -199,6 +199,36 @@ def test_slerp(
     _check(merged, expected)
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters", "expected"),
+    [
+        # k = 2 of 4: d1 keeps 1 and -2; d2 keeps 4 and the three of magnitude 1. Where both keep
+        # theirs, the mean: (1 - 1)/2  1  (-2 + 1)/2  4
+        ("localize_stitch", {"density": 0.5}, [1.0, 3.0, -1.5, 4.0]),
+        # one and none: d1 keeps -2, d2 nothing
+        ("localize_stitch", {"density": [0.25, 0.0], "lambda_": 0.5}, [1.0, 2.0, -2.0, 0.0]),
+        # the mean of all: 0  0.75  -0.5  2.125
+        ("localize_stitch", {"density": 1.0}, [1.0, 2.75, -1.5, 2.125]),
+        # T = 0  1.5  -1  4.25; others: d1 -1 1 1 4, d2 1 0.5 -2 0.25. At 0.5 |d1| claims 1, 0.5,
+        # 2 and not 0.25 of 2; |d2| claims 1, 1, 1 (of 1) and 4: both claim the first three
+        ("consensus", {"threshold": 0.5}, [1.0, 3.5, -2.0, 0.0]),
+        ("consensus", {"threshold": 0.5, "agreement": 1}, [1.0, 3.5, -2.0, 4.25]),
+        # at 0.6 neither 0.5 of 1 nor 0.25 of 4 is enough for d1, nor 1 of 2 for d2
+        ("consensus", {"threshold": 0.6, "lambda_": 0.5}, [1.0, 2.0, -1.0, 0.0]),
+        # signs 0  +  -  + of T; the largest there: 1 of d2, 2 of d1, 4 of d2
+        ("emr", {}, [1.0, 3.0, -3.0, 4.0]),
+        ("emr", {"lambda_": 2.0}, [1.0, 4.0, -5.0, 8.0]),
+    ],
+)
+def test_task_vectors_by_tile_functions(
+    method: str, parameters: dict[str, Any], expected: list[float], backend: str
+) -> None:
+    base, *experts = (torch.tensor(x) for x in (BASE, X1, X2))
+    assert getattr(methods, method)(base, experts, **parameters, backend=backend).tolist() == (
+        expected
+    )
+
+
 RIGHT, UP = [3.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]
 
 

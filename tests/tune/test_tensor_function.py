@@ -10,6 +10,9 @@ import torch
 from tiny import recipe, save
 
 import mergesafe as ms
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.engine.run.nonfinite import NonFinite
+from mergesafe.engine.run.whole_model import with_magnitudes
 from mergesafe.errors import PointError, TuningError
 from mergesafe.methods.registry import METHODS
 from mergesafe.tune.model.space import CoefficientSpace
@@ -57,12 +60,16 @@ def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]
             beside = save(folder / f"{number}-{len(inputs)}", {NAME: inputs[-1]})
             entry["calibration"] = {each.name: str(beside)}
             assert each.shape_for(tuple(x.shape)) == SHAPE
-    [task] = ms.plan(content).plan.tasks
+    with Reader() as reader:
+        plan = with_magnitudes(
+            ms.plan(content).plan, reader, NonFinite("error", reader), memory=1 << 24, threads=1
+        )
+    [task] = plan.tasks
     names = [p.name for p in declared.parameters if p.gradient and p.tunable]
     bounds = dict.fromkeys(names, (-10.0, 10.0))
     low = {p.name: p.minimum for p in declared.parameters if p.minimum is not None}
     bounds = {n: (low.get(n, -10.0), 1.0 if n == "t" else 10.0) for n in names}
-    space = CoefficientSpace(ms.plan(content).plan, "tensor", names, bounds)
+    space = CoefficientSpace(plan, "tensor", names, bounds)
     return TensorFunction(task, space), inputs
 
 

@@ -1,0 +1,62 @@
+"""Consensus merging: only changes that matter to several tasks stay.
+
+With ``T = sum_i tau_i``, expert i claims an element where ``|tau_i| >= threshold_i |T - tau_i|``
+(its TALL mask). Elements that fewer than ``agreement`` experts claim keep the base's value::
+
+    out = base + lambda * keep * T,    keep = (number of claims >= agreement)
+
+Paper: Wang et al., "Localizing Task Information for Improved Model Merging and Compression",
+https://arxiv.org/abs/2405.07813
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergesafe.methods.spec import (
+    Inputs,
+    Merge,
+    MergeMethod,
+    Parameter,
+    Settings,
+    TensorContext,
+    TileFunction,
+)
+
+
+class Consensus(MergeMethod):
+    name = "consensus"
+    title = "Consensus TA (TALL masks)"
+    paper = "https://arxiv.org/abs/2405.07813"
+    inputs = Inputs(base="required", least=2)
+    parameters = (
+        Parameter(
+            "threshold", "float", "how large an expert's change must be, relative to that of all "
+            "others together, to claim an element", scope="model", default=0.4, minimum=0.0,
+            tunable=(0.2, 0.6),
+        ),
+        Parameter(
+            "agreement", "int", "experts that must claim an element", default=2, minimum=1,
+        ),
+        Parameter(
+            "lambda", "float", "factor on the sum of the task vectors", default=1.0,
+            tunable=(0.0, 2.0), gradient=True,
+        ),
+    )  # fmt: skip
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        return TileFunction(agreed, settings, holds=tensor.inputs + 4.0)
+
+
+def agreed(tile: Any, settings: Settings) -> Any:
+    """One tile of the merged tensor."""
+    deltas = tile.deltas
+    total = deltas[0]
+    for delta in deltas[1:]:
+        total = total + delta
+    claims: Any = 0
+    for threshold, delta in zip(settings.column("threshold"), deltas, strict=True):
+        claims = claims + (delta.abs() >= threshold * (total - delta).abs()).int()
+    keep = (claims >= settings.shared["agreement"]).float()
+    return tile.base + settings.shared["lambda"] * (keep * total)

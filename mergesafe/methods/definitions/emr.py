@@ -1,0 +1,56 @@
+"""EMR's unified task vector: the elected sign, with the largest magnitude that has it.
+
+With ``s = sign(sum_i tau_i)``, 0 where the sum is 0::
+
+    out = base + lambda * s * max_i (|tau_i| where sign(tau_i) = s, else 0)
+
+The paper keeps a mask and a factor for each task beside this vector and applies them at inference;
+one merged model has room for neither.
+
+Paper: Huang et al., "EMR-Merging: Tuning-Free High-Performance Model Merging",
+https://arxiv.org/abs/2405.17461
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergesafe.methods.spec import (
+    Inputs,
+    Merge,
+    MergeMethod,
+    Parameter,
+    Settings,
+    TensorContext,
+    TileFunction,
+)
+
+
+class Emr(MergeMethod):
+    name = "emr"
+    title = "EMR, unified task vector"
+    paper = "https://arxiv.org/abs/2405.17461"
+    inputs = Inputs(base="required")
+    parameters = (
+        Parameter(
+            "lambda", "float", "factor on the unified task vector", default=1.0,
+            tunable=(0.0, 2.0), gradient=True,
+        ),
+    )  # fmt: skip
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        return TileFunction(unified, settings.shared["lambda"], holds=tensor.inputs + 4.0)
+
+
+def unified(tile: Any, factor: Any) -> Any:
+    """One tile of the merged tensor."""
+    deltas = tile.deltas
+    total = deltas[0]
+    for delta in deltas[1:]:
+        total = total + delta
+    sign = total.sign()
+    largest = (deltas[0] * sign).clamp(min=0.0)
+    for delta in deltas[1:]:
+        largest = largest.maximum(delta * sign)
+    return tile.base + factor * (sign * largest)
