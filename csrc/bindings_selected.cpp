@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -56,22 +57,25 @@ void masked_copy(const Input& base, const Input& expert, const Array& keep, cons
 }
 
 ScoreJob job_of(const Input& base, const std::vector<Input>& experts, int64_t n, uint32_t lo,
-                bool zero_nonfinite) {
+                const std::optional<Array>& scores, bool known, bool zero_nonfinite) {
   check_inputs(experts, n, 1, "the number of experts");
   ScoreJob job{};
   job.base = checked("the base", base, n);
   job.experts = experts.data();
   job.count = static_cast<int>(experts.size());
   job.lo = lo;
+  if (scores) job.scores = array_of<float>("scores", *scores, n, "one per element");
+  job.known = scores && known;
   job.zero_nonfinite = zero_nonfinite;
   return job;
 }
 
 std::pair<uint64_t, int64_t> score_histogram(const Input& base, const std::vector<Input>& experts,
-                                             int64_t prefix, const Array& counts, int64_t n,
+                                             int64_t prefix, const Array& counts,
+                                             const std::optional<Array>& scores, int64_t n,
                                              bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
-  const ScoreJob job = job_of(base, experts, n, 0, zero_nonfinite);
+  const ScoreJob job = job_of(base, experts, n, 0, scores, prefix >= 0, zero_nonfinite);
   expect_between("prefix", prefix, -1, kHistogramBins - 1);
   int64_t* bins = array_of<int64_t>("counts", counts, kHistogramBins, "65536");
   int64_t nonzero = 0;
@@ -82,10 +86,11 @@ std::pair<uint64_t, int64_t> score_histogram(const Input& base, const std::vecto
 
 std::pair<uint64_t, std::vector<double>> score_norms(const Input& base,
                                                      const std::vector<Input>& experts, uint32_t lo,
-                                                     std::vector<double> totals, int64_t n,
+                                                     std::vector<double> totals,
+                                                     const std::optional<Array>& scores, int64_t n,
                                                      bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
-  const ScoreJob job = job_of(base, experts, n, lo, zero_nonfinite);
+  const ScoreJob job = job_of(base, experts, n, lo, scores, true, zero_nonfinite);
   expect_length("totals", totals.size(), experts.size(), "one per expert");
   Kernel scope;
   const uint64_t flags = cpu::run_score_norms(job, n, threads, totals.data());
@@ -93,10 +98,11 @@ std::pair<uint64_t, std::vector<double>> score_norms(const Input& base,
 }
 
 uint64_t merge_scored(const Input& base, const std::vector<Input>& experts, uint32_t lo,
-                      const std::vector<float>& weights, const Output& out, int64_t n,
-                      bool zero_nonfinite, int threads) {
+                      const std::vector<float>& weights, const Output& out,
+                      const std::optional<Array>& scores, int64_t n, bool zero_nonfinite,
+                      int threads) {
   elements_of(n), threads_of(threads);
-  ScoreJob job = job_of(base, experts, n, lo, zero_nonfinite);
+  ScoreJob job = job_of(base, experts, n, lo, scores, true, zero_nonfinite);
   expect_length("weights", weights.size(), experts.size(), "one per expert");
   job.weights = weights.data();
   job.out = checked(out, n);

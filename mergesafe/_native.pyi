@@ -194,11 +194,15 @@ def masked_copy(
     zero_nonfinite: bool,
     threads: int,
 ) -> None: ...
+
+# ``scores`` is float32 memory for the score of every element: a histogram of high bits (prefix -1)
+# writes them, the other calls read them there. None: they are found anew.
 def score_histogram(
     base: Input,
     experts: list[Input],
     prefix: int,
     counts: Array,
+    scores: Array | None,
     n: int,
     zero_nonfinite: bool,
     threads: int,
@@ -208,6 +212,7 @@ def score_norms(
     experts: list[Input],
     lo: int,
     totals: list[float],
+    scores: Array | None,
     n: int,
     zero_nonfinite: bool,
     threads: int,
@@ -218,6 +223,7 @@ def merge_scored(
     lo: int,
     weights: list[float],
     out: Output,
+    scores: Array | None,
     n: int,
     zero_nonfinite: bool,
     threads: int,

@@ -21,6 +21,8 @@ struct ScoreJob {
   const Input* experts;
   int count;
   uint32_t lo;           // selected: bits of the score >= lo
+  float* scores;         // memory for the score of every element, or null
+  bool known;            // whether they are there already
   const float* weights;  // for the merge alone
   Output out;            // for the merge alone
   bool zero_nonfinite;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "core/reduce.h"
 #include "core/score.h"
@@ -14,14 +15,14 @@
 namespace mergesafe::cpu::MS_ISA {
 namespace {
 
-// Task vectors lie kReduceBlock apart.
+// Task vectors lie kChunk apart.
 template <int N>
 void score_rows(const float* deltas, int count, int n, float* __restrict__ out) {
   for (int j = 0; j < n; ++j)
-    out[j] = score_of(N > 0 ? N : count, [&](int i) { return deltas[i * kReduceBlock + j]; });
+    out[j] = score_of(N > 0 ? N : count, [&](int i) { return deltas[i * kChunk + j]; });
 }
 
-inline void scores(const float* deltas, int count, int n, float* out) {
+inline void scores_of(const float* deltas, int count, int n, float* out) {
   switch (count) {
     case 1: return score_rows<1>(deltas, count, n, out);
     case 2: return score_rows<2>(deltas, count, n, out);
@@ -31,58 +32,104 @@ inline void scores(const float* deltas, int count, int n, float* out) {
   }
 }
 
-// Loads the task vectors of n elements, then their scores.
-inline Flags load_scored(const ScoreJob& job, int64_t pos, int n, float* base, float* deltas,
-                         float* score) {
-  Flags flags = flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
-  for (int i = 0; i < job.count; ++i) {
-    float* d = deltas + i * kReduceBlock;
-    flags |= flag(i + 1, load(job.experts[i], pos, n, job.zero_nonfinite, d));
-    for (int j = 0; j < n; ++j) d[j] = d[j] - base[j];
+// One chunk of a job in scratch.
+struct ScoredChunk {
+  float *base, *out, *room;
+  float* deltas;
+  const float* score;
+
+  static int64_t floats(int count) { return (count + int64_t{3}) * kChunk; }
+  explicit ScoredChunk(float* scratch)
+      : base(scratch), out(base + kChunk), room(out + kChunk), deltas(room + kChunk), score(room) {}
+
+  // Loads n task vectors, without scores.
+  Flags load_deltas(const ScoreJob& job, int64_t pos, int n) {
+    Flags flags = flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
+    for (int i = 0; i < job.count; ++i) {
+      float* d = deltas + i * kChunk;
+      flags |= flag(i + 1, load(job.experts[i], pos, n, job.zero_nonfinite, d));
+      for (int j = 0; j < n; ++j) d[j] = d[j] - base[j];
+    }
+    return flags;
   }
-  scores(deltas, job.count, n, score);
-  return flags;
+
+  // Finds the scores of what has been loaded, or where they are. What selects all asks for none.
+  void find_scores(const ScoreJob& job, int64_t pos, int n, bool select) {
+    score = job.scores != nullptr ? job.scores + pos : room;
+    if (select && job.lo == 0) {
+      score = room;
+      for (int j = 0; j < n; ++j) room[j] = 0.0f;  // scalar loop: memset
+    } else if (!job.known) {
+      scores_of(deltas, job.count, n, job.scores != nullptr ? job.scores + pos : room);
+    }
+  }
+};
+
+// Counts the high bits of scores; bins is scratch.
+inline void count_high(const float* score, int n, uint32_t* __restrict__ bins, int64_t* counts) {
+  for (int j = 0; j < n; ++j) bins[j] = magnitude_bits(score[j]) >> kLowBits;
+  for (int j = 0; j < n; ++j) ++counts[bins[j]];  // scalar loop: scatter
+}
+
+// Counts the low bits of the scores whose high bits are `prefix`.
+inline void count_low(const float* score, int n, uint32_t prefix, int64_t* counts) {
+  constexpr int kStep = 32;
+  for (int from = 0; from < n; from += kStep) {
+    const int size = n - from < kStep ? n - from : kStep;
+    uint32_t there = 0;
+    for (int k = 0; k < size; ++k)
+      there |= static_cast<uint32_t>(magnitude_bits(score[from + k]) >> kLowBits == prefix);
+    if (there == 0) continue;
+    for (int k = 0; k < size; ++k) {
+      const uint32_t bits = magnitude_bits(score[from + k]);
+      if (bits >> kLowBits == prefix) ++counts[bits & ((1u << kLowBits) - 1)];
+    }
+  }
 }
 
 Flags score_histogram(const ScoreJob& job, int64_t prefix, int64_t begin, int64_t end,
                       int64_t* counts, int64_t* nonzero) {
-  float* base = thread_scratch((job.count + int64_t{2}) * kReduceBlock);
-  float* score = base + kReduceBlock;
-  float* deltas = score + kReduceBlock;
+  ScoredChunk chunk(thread_scratch(ScoredChunk::floats(job.count)));
   Flags flags = 0;
-  int64_t zeros = 0;
-  for (int64_t pos = begin; pos < end; pos += kReduceBlock) {
-    const int n = static_cast<int>(end - pos < kReduceBlock ? end - pos : kReduceBlock);
-    flags |= load_scored(job, pos, n, base, deltas, score);
-    for (int j = 0; j < n; ++j) {  // scalar loop: scatter
-      const uint32_t bits = magnitude_bits(score[j]);
-      zeros += bits == 0;
-      if (prefix < 0)
-        ++counts[bits >> kLowBits];
-      else if (bits >> kLowBits == static_cast<uint64_t>(prefix))
-        ++counts[bits & ((1u << kLowBits) - 1)];
-    }
+  for (int64_t pos = begin; pos < end; pos += kChunk) {
+    const int n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
+    if (!job.known) flags |= chunk.load_deltas(job, pos, n);
+    chunk.find_scores(job, pos, n, false);
+    const float* score = chunk.score;
+    int32_t zeros = 0;
+    for (int j = 0; j < n; ++j) zeros += magnitude_bits(score[j]) == 0;
+    *nonzero += n - zeros;
+    if (prefix >= 0)
+      count_low(score, n, static_cast<uint32_t>(prefix), counts);
+    else
+      count_high(score, n, reinterpret_cast<uint32_t*>(chunk.out), counts);
   }
-  *nonzero += end - begin - zeros;
   return flags;
 }
 
 Flags score_norms(const ScoreJob& job, int64_t begin, int64_t end, double* sums) {
-  float* base = thread_scratch((job.count + int64_t{2}) * kReduceBlock);
-  float* score = base + kReduceBlock;
-  float* deltas = score + kReduceBlock;
+  const int64_t floats = ScoredChunk::floats(job.count);
+  float* scratch = thread_scratch(floats + 2 * kReduceLanes * int64_t{job.count});
+  ScoredChunk chunk(scratch);
+  double* lanes = reinterpret_cast<double*>(scratch + floats);  // of each expert
   Flags flags = 0;
-  for (int64_t pos = begin; pos < end; pos += kReduceBlock) {
-    const int n = static_cast<int>(end - pos < kReduceBlock ? end - pos : kReduceBlock);
-    flags |= load_scored(job, pos, n, base, deltas, score);
-    double* block = sums + (pos - begin) / kReduceBlock * job.count;
-    for (int i = 0; i < job.count; ++i) {
-      float* d = deltas + i * kReduceBlock;
-      for (int j = 0; j < n; ++j) d[j] = pick(selected(score[j], job.lo), d[j]);
-      double lanes[kReduceLanes] = {};
-      add_products(d, d, n, lanes);
-      block[i] = add_lanes(lanes);
+  for (int64_t first = begin; first < end; first += kReduceBlock) {
+    const int64_t stop = end - first < kReduceBlock ? end : first + kReduceBlock;
+    std::memset(lanes, 0, job.count * kReduceLanes * sizeof(double));
+    for (int64_t pos = first; pos < stop; pos += kChunk) {
+      const int n = static_cast<int>(stop - pos < kChunk ? stop - pos : kChunk);
+      flags |= chunk.load_deltas(job, pos, n);
+      chunk.find_scores(job, pos, n, true);
+      const float* score = chunk.score;
+      const uint32_t lo = job.lo;
+      for (int i = 0; i < job.count; ++i) {
+        float* d = chunk.deltas + i * kChunk;
+        for (int j = 0; j < n; ++j) d[j] = pick(selected(score[j], lo), d[j]);
+        add_products(d, d, n, lanes + i * kReduceLanes);
+      }
     }
+    double* block = sums + (first - begin) / kReduceBlock * job.count;
+    for (int i = 0; i < job.count; ++i) block[i] = add_lanes(lanes + i * kReduceLanes);
   }
   return flags;
 }
@@ -95,18 +142,17 @@ void merge_rows(const ScoreJob& job, const float* base, const float* score, cons
   for (int j = 0; j < n; ++j)
     out[j] = merge_selected(base[j], selected(score[j], job.lo), N > 0 ? N : job.count,
                             N > 0 ? weights : job.weights,
-                            [&](int i) { return deltas[i * kReduceBlock + j]; });
+                            [&](int i) { return deltas[i * kChunk + j]; });
 }
 
 Flags merge_scored(const ScoreJob& job, int64_t begin, int64_t end) {
-  float* base = thread_scratch((job.count + int64_t{3}) * kReduceBlock);
-  float* score = base + kReduceBlock;
-  float* out = score + kReduceBlock;
-  float* deltas = out + kReduceBlock;
+  ScoredChunk chunk(thread_scratch(ScoredChunk::floats(job.count)));
   Flags flags = 0;
-  for (int64_t pos = begin; pos < end; pos += kReduceBlock) {
-    const int n = static_cast<int>(end - pos < kReduceBlock ? end - pos : kReduceBlock);
-    flags |= load_scored(job, pos, n, base, deltas, score);
+  for (int64_t pos = begin; pos < end; pos += kChunk) {
+    const int n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
+    flags |= chunk.load_deltas(job, pos, n);
+    chunk.find_scores(job, pos, n, true);
+    const auto& [base, out, room, deltas, score] = chunk;
     switch (job.count) {
       case 1: merge_rows<1>(job, base, score, deltas, n, out); break;
       case 2: merge_rows<2>(job, base, score, deltas, n, out); break;

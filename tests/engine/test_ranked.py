@@ -73,6 +73,24 @@ def test_streams_give_the_bytes_of_whole_tensors(
             assert torch.equal(made.view(torch.uint8), whole.view(torch.uint8)), (options, tensor)
 
 
+def test_scores_are_kept_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    generator, name = torch.Generator().manual_seed(1), "model.layers.0.mlp.up_proj.weight"
+    base = torch.randn(1531, 2048, generator=generator)
+    for folder in ("base", "e0", "e1", "e2"):
+        noise = torch.randn(base.shape, generator=generator) * (folder != "base") * 0.1
+        save(tmp_path / folder, {name: (base + noise).bfloat16()})
+    recipe = _recipe("sce", {"select_topk": 0.2}, {})
+    found = []
+    for memory, kept in (("16MiB", "nothing"), ("32MiB", "inputs"), ("64MiB", "scores too")):
+        layout = mergesafe.plan(recipe, memory=memory).schedule.layouts[name]
+        stays = layout.tile >= base.numel()
+        assert kept == ("scores too" if layout.scores else "inputs" if stays else "nothing")
+        mergesafe.merge(recipe, "out", memory=memory, overwrite=True)
+        found.append((tmp_path / "out" / "model.safetensors").read_bytes())
+    assert found[0] == found[1] == found[2]
+
+
 def test_a_row_that_does_not_fit_is_an_error_before_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

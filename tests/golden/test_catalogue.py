@@ -111,6 +111,12 @@ class Case:
 
 
 WEIGHTS = (0.7, -0.4, 1.3)
+#: Methods on elements that a rank or a score selects, with parameters of every expert and of all.
+SELECTIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "della": ({"density": 0.6, "epsilon": 0.15}, {}),
+    "della_linear": ({"density": 0.4, "epsilon": 0.3}, {}),
+    "sce": ({}, {"select_topk": 0.3}),
+}
 
 
 def _cases() -> dict[str, Case]:
@@ -178,6 +184,32 @@ def _cases() -> dict[str, Case]:
             kept = "" if len(keys) == 1 else ", all cast"
             each = FAMILY.get(method, {})
             cases[f"{method} mixture{kept}"] = Case(method, experts, base, each, every, keys)
+    return cases | _selective_cases()
+
+
+def _selective_cases() -> dict[str, Case]:
+    cases: dict[str, Case] = {}
+    for method, (each, shared) in SELECTIVE.items():
+        for kind in TYPES:
+            experts = tuple(f"{x}-{kind}" for x in "abc")
+            cases[f"{method} {kind}"] = Case(method, experts, f"base-{kind}", each, shared)
+        mixed = ("a-bf16", "b-f16", "c-f32")
+        cases[f"{method} mixed types"] = Case(method, mixed, each=each, all=shared)
+        large, options = ("a-large", "b-large"), {"memory": "16MiB"}
+        cases[f"{method} streamed"] = Case(
+            method, large, "base-large", each, shared, options=options
+        )
+        cases[f"{method} mixture"] = Case(method, ("a-moe", "b-moe"), "base-moe", each, shared)
+    for rule in ("l2", "linf", "none"):
+        for method in ("della", "della_linear"):
+            each = SELECTIVE[method][0]
+            cases[f"{method} rescale {rule}"] = Case(method, each=each, all={"rescale": rule})
+    large = ("a-large", "b-large")
+    cases["della seed 1"] = Case(
+        "della", large, "base-large", SELECTIVE["della"][0], options={"seed": 1}
+    )
+    cases["della count"] = Case("della", each=SELECTIVE["della"][0], all={"elect": "count"})
+    cases["sce all"] = Case("sce", all={"select_topk": 1.0})
     return cases
 
 
@@ -187,7 +219,7 @@ CASES = _cases()
 def merge(case: Case, models: Mapping[str, str], out: Path) -> dict[str, str]:
     """Merge, and return eight digits of every output tensor, of its type and bytes."""
     each = [dict(case.each) for _ in case.experts]
-    if case.method not in ("slerp", "passthrough"):
+    if case.method not in ("slerp", "passthrough", "sce"):
         each = [{**x, "weight": w} for x, w in zip(each, WEIGHTS, strict=False)]
     content = recipe(
         case.method, [models[x] for x in case.experts], case.base and models[case.base],

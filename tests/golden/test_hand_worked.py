@@ -56,6 +56,19 @@ TASK_VECTORS: list[tuple[str, dict[str, Any], list[float]]] = [
     ("dare_linear", BOTH | {"density": 0.0}, BASE),
     # sums 0.5  1  -1.5  2.25 keep 1  0.5+0.5  -2  0.25+2
     ("dare_ties", BOTH, [2.0, 3.0, -3.0, 2.25]),
+    # nor does it of DELLA, which divides these by the weights that stay: 1  1.5  1  1.5
+    ("della", BOTH, [2.0, 8 / 3, -3.0, 1.5]),
+    ("della", BOTH | {"density": 0.0}, BASE),
+    # all of d1, nothing of d2: the weight cancels in the division
+    ("della", BOTH | {"density": [1.0, 0.0]}, X1),
+    ("della_linear", BOTH, [1.5, 3.0, -2.5, 2.25]),
+    ("della_linear", BOTH | {"density": [0.0, 1.0]}, [0.5, 2.5, -0.5, 2.0]),
+    # squares of d1 add up to 85 / 16, those of d2 to 304 / 16: weights 85 / 389 and 304 / 389.
+    # Sums 0  1.5  -1  4.25 elect +  +  -  +, which keeps d1, both, d1, both.
+    ("sce", {}, [2.0, 2 + 346.5 / 389, -3.0, 1237.25 / 389]),
+    # The deltas differ by 2  0.5  3  3.75: of the last two, squares add up to 65 / 16 and 272 / 16.
+    ("sce", {"select_topk": 0.5}, [1.0, 2.0, -3.0, 1104.25 / 337]),
+    ("sce", {"select_topk": 0.0}, BASE),
 ]
 
 #: d1 alone, of which 1 and -2 stay.
@@ -159,6 +172,30 @@ def test_dare_keeps_or_drops_each_element(backend: str) -> None:
             assert value in (dropped, kept)
         drawn.add(tuple(merged.tolist()))
     assert len(drawn) > 10, "sixteen masks are possible"
+
+
+def test_della_keeps_large_magnitudes_rather_than_small_ones(backend: str) -> None:
+    """|d1| = 1  0.5  2  0.25 have ranks 2  1  3  0: kept with 2 / 3, 1 / 3, nearly 1, nearly 0."""
+    drawn = [0, 0]
+    for seed in range(200):
+        merged = methods.della_linear(
+            torch.tensor(BASE),
+            [torch.tensor(X1)],
+            weight=1.0,
+            density=0.5,
+            epsilon=0.5 - 1e-6,
+            rescale="none",
+            seed=seed,
+            name="w",
+            backend=backend,
+        ).tolist()
+        assert merged[2:] == [X1[2], BASE[3]]
+        for i, (value, base, x) in enumerate(zip(merged[:2], BASE, X1, strict=False)):
+            assert value in (base, x)
+            drawn[i] += value == x
+    deviation = sqrt(200 * 2 / 9)
+    assert abs(drawn[0] - 200 * 2 / 3) < 4 * deviation
+    assert abs(drawn[1] - 200 / 3) < 4 * deviation
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from mergesafe.methods.spec import (
     MergeMethod,
     MergeTaskVectors,
     ModelKthMagnitude,
+    ScoreThreshold,
     Settings,
     Statistic,
     TensorContext,
@@ -180,6 +181,11 @@ class TensorTask:
         """Whether masks by rank are kept, a byte for each element and expert."""
         how = None if self.planned is None else self.planned.combination
         return isinstance(how, MergeTaskVectors) and bool(how.ranked)
+
+    @property
+    def scored(self) -> bool:
+        """Whether elements are selected by a score, which later passes need again."""
+        return any(isinstance(each, ScoreThreshold) for each in self.statistics)
 
     @property
     def stored_bytes(self) -> int:

@@ -55,7 +55,8 @@ class Tiling:
     ``select``: bytes in which a selection over several tiles samples and collects, per rank; 0
     where histograms decide. ``again``: it would fit, but is read again for every pass, which is
     cheaper than to keep it. ``row``: elements of a row where tiles and pieces end within rows, so
-    that each is read and merged with the rest of its first and its last row; else 0.
+    that each is read and merged with the rest of its first and its last row; else 0. ``scores``:
+    bytes in which the scores of a tensor that stays are kept.
     """
 
     tile: int
@@ -65,6 +66,7 @@ class Tiling:
     select: int = 0
     again: bool = False
     row: int = 0
+    scores: int = 0
 
     @property
     def read(self) -> int:
@@ -113,7 +115,9 @@ def task_layout(
         fits = nbytes <= budget
         again = fits and used == 1 and nbytes > sizes.kept and _cheap_to_reread(task)
         if fits and not again:
-            return Tiling(task.numel, out_tile, nbytes, used, row=row)
+            scores = aligned(4 * task.numel) if selects and task.scored else 0
+            scores = scores if nbytes + scores <= budget else 0
+            return Tiling(task.numel, out_tile, nbytes + scores, used, row=row, scores=scores)
         if task.unit is Unit.MATRIX:
             raise _too_small(task, budget, nbytes, "the whole tensor is merged at once")
         used = 1 if again else max(1, threads // sizes.streamed)

@@ -27,7 +27,7 @@ from mergesafe.methods.spec import (
     Statistic,
 )
 from mergesafe.methods.statistics import bin_of, threshold_of
-from mergesafe.native import extension
+from mergesafe.native import Array, extension
 
 
 class Tensor(Protocol):
@@ -52,6 +52,9 @@ class Tensor(Protocol):
         self, inputs: Sequence[Buffer], masks: Sequence[RankMask], n: int, begin: int
     ) -> Sequence[Buffer]:
         """The base, then the experts without what masks by rank drop; flags are reported."""
+
+    def scores(self, begin: int, count: int) -> Array | None:
+        """Memory for the scores of these elements, where they are kept."""
 
     def inputs(self, begin: int, count: int) -> list[Buffer]: ...
 
@@ -187,7 +190,9 @@ def _score_threshold(request: ScoreThreshold, tensor: Tensor) -> int:
         counts = (ctypes.c_int64 * extension.histogram_bins)()
         nonzero = 0
         for begin, n, inputs in tensor.tiles():
-            flags, found = tensor.kernels.score_histogram(inputs, prefix, counts, n)
+            flags, found = tensor.kernels.score_histogram(
+                inputs, prefix, counts, n, tensor.scores(begin, n)
+            )
             nonzero += found
             tensor.lap("statistics", begin, _bytes(inputs))
             tensor.check(flags)
@@ -199,7 +204,9 @@ def _score_threshold(request: ScoreThreshold, tensor: Tensor) -> int:
 def _score_norms(request: ScoreNorms, tensor: Tensor) -> list[float]:
     totals = [0.0] * (len(tensor.task.members) - 1)
     for begin, n, inputs in tensor.tiles():
-        flags, totals = tensor.kernels.score_norms(inputs, request.lo, totals, n)
+        flags, totals = tensor.kernels.score_norms(
+            inputs, request.lo, totals, n, tensor.scores(begin, n)
+        )
         tensor.lap("statistics", begin, _bytes(inputs))
         tensor.check(flags)
     return totals

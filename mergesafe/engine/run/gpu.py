@@ -160,19 +160,35 @@ class DeviceKernels(TensorKernels):
             return super().ranked_norms(inputs, left, request, totals, n, offset)
 
     def score_histogram(
-        self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
+        self,
+        inputs: Sequence[Buffer],
+        prefix: int | None,
+        counts: Any,
+        n: int,
+        scores: Array | None,
     ) -> tuple[int, int]:
         with self._computing():
-            return super().score_histogram(inputs, prefix, counts, n)
+            return super().score_histogram(inputs, prefix, counts, n, scores)
 
     def score_norms(
-        self, inputs: Sequence[Buffer], lo: int, totals: list[float], n: int
+        self,
+        inputs: Sequence[Buffer],
+        lo: int,
+        totals: list[float],
+        n: int,
+        scores: Array | None,
     ) -> tuple[int, list[float]]:
         with self._computing():
-            return super().score_norms(inputs, lo, totals, n)
+            return super().score_norms(inputs, lo, totals, n, scores)
 
     def combine(
-        self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
+        self,
+        inputs: Sequence[Buffer],
+        combine: Combination,
+        out: Buffer,
+        n: int,
+        offset: int,
+        scores: Array | None = None,
     ) -> int:
         with self._computing():
             return super().combine(inputs, combine, out, n, offset)

@@ -145,16 +145,36 @@ class Kernels(Protocol):
         """
 
     def score_histogram(
-        self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
+        self,
+        inputs: Sequence[Buffer],
+        prefix: int | None,
+        counts: Any,
+        n: int,
+        scores: Array | None,
     ) -> tuple[int, int]:
-        """Adds to counts; see :class:`mergesafe.ops.backends.base.Backend`."""
+        """Adds to counts; see :class:`mergesafe.ops.backends.base.Backend`.
+
+        ``scores``, here and below, is memory of one float32 for each element, in which the first
+        histogram leaves them, for kernels that can use that.
+        """
 
     def score_norms(
-        self, inputs: Sequence[Buffer], lo: int, totals: list[float], n: int
+        self,
+        inputs: Sequence[Buffer],
+        lo: int,
+        totals: list[float],
+        n: int,
+        scores: Array | None,
     ) -> tuple[int, list[float]]: ...
 
     def combine(
-        self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
+        self,
+        inputs: Sequence[Buffer],
+        combine: Combination,
+        out: Buffer,
+        n: int,
+        offset: int,
+        scores: Array | None = None,
     ) -> int: ...
 
     def tile(

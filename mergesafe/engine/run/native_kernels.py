@@ -149,21 +149,39 @@ class NativeKernels:
         return self.delta_norms(left, request, totals, n, offset)
 
     def score_histogram(
-        self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
+        self,
+        inputs: Sequence[Buffer],
+        prefix: int | None,
+        counts: Any,
+        n: int,
+        scores: Array | None,
     ) -> tuple[int, int]:
         base, *experts = _inputs(inputs)
         array = Array(ctypes.addressof(counts), len(counts))
         high = -1 if prefix is None else prefix
-        return extension.score_histogram(base, experts, high, array, n, self.zero, self.threads)
+        return extension.score_histogram(
+            base, experts, high, array, scores, n, self.zero, self.threads
+        )
 
     def score_norms(
-        self, inputs: Sequence[Buffer], lo: int, totals: list[float], n: int
+        self,
+        inputs: Sequence[Buffer],
+        lo: int,
+        totals: list[float],
+        n: int,
+        scores: Array | None,
     ) -> tuple[int, list[float]]:
         base, *experts = _inputs(inputs)
-        return extension.score_norms(base, experts, lo, totals, n, self.zero, self.threads)
+        return extension.score_norms(base, experts, lo, totals, scores, n, self.zero, self.threads)
 
     def combine(
-        self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
+        self,
+        inputs: Sequence[Buffer],
+        combine: Combination,
+        out: Buffer,
+        n: int,
+        offset: int,
+        scores: Array | None = None,
     ) -> int:
         target = Output(out.address, DTYPES[out.dtype])
         if isinstance(combine, WeightedSum):
@@ -179,8 +197,8 @@ class NativeKernels:
         base, *experts = _inputs(inputs)
         if isinstance(combine, MergeSelected):
             return extension.merge_scored(
-                base, experts, combine.lo, list(combine.weights), target, n, self.zero,
-                self.threads,
+                base, experts, combine.lo, list(combine.weights), target, scores, n,
+                self.zero, self.threads,
             )  # fmt: skip
         assert isinstance(combine, MergeTaskVectors)  # the engine takes tile functions elsewhere
         keeps = [buffer.keep for buffer in inputs[1:]]

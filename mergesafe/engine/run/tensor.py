@@ -40,6 +40,7 @@ from mergesafe.methods.spec import (
     Statistic,
     TileFunction,
 )
+from mergesafe.native import Array
 
 
 class TensorMerge:
@@ -76,6 +77,7 @@ class TensorMerge:
         ]
         self._fetched = [0] * len(self._views)
         self.storage = memory.take(layout.select * rank_count(task))[0] if layout.select else 0
+        self._scores = memory.take(layout.scores)[0] if layout.scores else 0
         self._ranks: RankedExperts | None = None
         self._resident: list[Buffer] | None = None
         #: What was read last, and its first element.
@@ -130,7 +132,7 @@ class TensorMerge:
             left = self.ranked(inputs, how.ranked, n, begin)
             return self.kernels.combine(left, how, out, n, begin)
         if not isinstance(how, TileFunction):
-            return self.kernels.combine(inputs, how, out, n, begin)
+            return self.kernels.combine(inputs, how, out, n, begin, self.scores(begin, n))
         try:
             return self.kernels.tile(inputs, how, out, self.task.context, begin)
         except BrokenContractError as error:
@@ -145,6 +147,10 @@ class TensorMerge:
         flags, left = self._ranks.find(self.kernels, inputs, masks, n, begin)
         self.check(flags)
         return left
+
+    def scores(self, begin: int, count: int) -> Array | None:
+        """Memory for the scores of these elements, where they are kept."""
+        return Array(self._scores + 4 * begin, count) if self._scores else None
 
     def _begin_tile(self, begin: int) -> None:
         # What is read as a whole, as factors of adapters, is counted with the first tile.

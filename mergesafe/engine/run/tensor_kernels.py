@@ -148,7 +148,12 @@ class TensorKernels:
         return flags, [kept[i] if i % 2 else value for i, value in enumerate(whole)]
 
     def score_histogram(
-        self, inputs: Sequence[Buffer], prefix: int | None, counts: Any, n: int
+        self,
+        inputs: Sequence[Buffer],
+        prefix: int | None,
+        counts: Any,
+        n: int,
+        scores: Array | None,
     ) -> tuple[int, int]:
         base, *experts = map(self._tensor, inputs)
         bins, nonzero = self._backend.score_histogram(base, experts, prefix)
@@ -157,13 +162,24 @@ class TensorKernels:
         return self._flags(inputs), nonzero
 
     def score_norms(
-        self, inputs: Sequence[Buffer], lo: int, totals: list[float], n: int
+        self,
+        inputs: Sequence[Buffer],
+        lo: int,
+        totals: list[float],
+        n: int,
+        scores: Array | None,
     ) -> tuple[int, list[float]]:
         base, *experts = map(self._tensor, inputs)
         return self._flags(inputs), self._backend.score_norms(base, experts, lo, totals)
 
     def combine(
-        self, inputs: Sequence[Buffer], combine: Combination, out: Buffer, n: int, offset: int
+        self,
+        inputs: Sequence[Buffer],
+        combine: Combination,
+        out: Buffer,
+        n: int,
+        offset: int,
+        scores: Array | None = None,
     ) -> int:
         dtype = self._dtypes[out.dtype]
         tensors = list(map(self._tensor, inputs))

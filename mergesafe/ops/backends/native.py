@@ -206,6 +206,7 @@ class NativeBackend(OneByOne):
             [input_of(x) for x in experts],
             -1 if prefix is None else prefix,
             Array(counts.data_ptr(), counts.numel()),
+            None,
             base.numel(),
             False,
             torch.get_num_threads(),
@@ -221,7 +222,9 @@ class NativeBackend(OneByOne):
     ) -> list[float]:
         inputs, n = [input_of(x) for x in experts], base.numel()
         threads = torch.get_num_threads()
-        _, sums = extension.score_norms(input_of(base), inputs, lo, list(totals), n, False, threads)
+        _, sums = extension.score_norms(
+            input_of(base), inputs, lo, list(totals), None, n, False, threads
+        )
         return sums
 
     def merge_selected(
@@ -242,6 +245,7 @@ class NativeBackend(OneByOne):
             lo,
             list(weights),
             Output(out.data_ptr(), DTYPES[out_dtype]),
+            None,
             out.numel(),
             False,
             torch.get_num_threads(),
