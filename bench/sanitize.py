@@ -16,8 +16,8 @@ import torch
 from bench.cases import same_bits
 from bench.device import NoDevice, choose, leave
 from mergesafe.errors import BackendError
+from mergesafe.methods.masks import RankMask
 from mergesafe.methods.spec import Sparsify
-from mergesafe.methods.statistics import RankMask
 from mergesafe.ops.backends.base import Backend, Elect, MergeJob, RankJob
 from mergesafe.ops.backends.registry import get_backend
 

@@ -18,8 +18,8 @@ from numbers import Real
 from typing import Any, Final, Literal, TypeAlias
 
 from mergesafe.methods.contract import BrokenContractError, OperandSet, Scope, Used, shown
+from mergesafe.methods.masks import RankMask, Sparsify, check_masks, check_ranked
 from mergesafe.methods.numbers import is_traced, plain
-from mergesafe.methods.statistics import RankMask, Sparsify, check_masks, check_ranked
 
 ELECTS: Final = ("none", "sum", "count")
 #: Float32 values for each element that a tile function may hold besides operands and result.

@@ -13,9 +13,9 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
 from mergesafe.errors import ArgumentError
+from mergesafe.methods.masks import RankMask
 from mergesafe.methods.sparsify import Rescale, random_key, rescale_factors
 from mergesafe.methods.spec import DeltaNorms, Sparsify, Statistic, TensorContext
-from mergesafe.methods.statistics import RankMask
 
 #: Asks for statistics, returns one rescale factor and one mask per expert.
 Ranked: TypeAlias = Generator[Statistic, Any, tuple[list[Sparsify], tuple[RankMask, ...]]]

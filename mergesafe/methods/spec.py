@@ -26,17 +26,14 @@ from mergesafe.methods.combinations import (
     WeightedSum,
 )
 from mergesafe.methods.contract import OperandSet, Scope
+from mergesafe.methods.masks import KEEP_ALL, KEEP_NONE, RankMask, Sparsify
 from mergesafe.methods.statistics import (
-    KEEP_ALL,
-    KEEP_NONE,
     DeltaNorms,
     Gram,
     KthMagnitude,
     ModelKthMagnitude,
-    RankMask,
     ScoreNorms,
     ScoreThreshold,
-    Sparsify,
     Statistic,
 )
 

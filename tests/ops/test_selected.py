@@ -11,8 +11,9 @@ import torch
 
 from mergesafe.errors import ArgumentError
 from mergesafe.methods.contract import BrokenContractError, Scope
+from mergesafe.methods.masks import RankMask, Sparsify
 from mergesafe.methods.ranked import rank_mask
-from mergesafe.methods.statistics import NO_SCORE, DeltaNorms, RankMask, Sparsify
+from mergesafe.methods.statistics import NO_SCORE, DeltaNorms
 from mergesafe.native import extension
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.backends.selected import rank_keep

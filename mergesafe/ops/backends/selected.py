@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from mergesafe.methods.statistics import RankMask
+from mergesafe.methods.masks import RankMask
 from mergesafe.ops.backends.elementary import (
     HISTOGRAM_BINS,
     LOW_BITS,
