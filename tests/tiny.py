@@ -182,7 +182,7 @@ def command(*arguments: object, cwd: Path | str | None = None) -> subprocess.Com
 def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run ``mergesafe ARGUMENTS`` to its end as users do, where the process is what is tested."""
     return subprocess.run(
-        [COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
+        [COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
     )
 
 

@@ -98,7 +98,8 @@ def test_merging(backend: str, missing: list[str], family: Family) -> None:
     for arguments in (("plan", path), ("merge", path, out, "--backend", backend), ("verify", out)):
         done = run(missing, *arguments)
         assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        told = [each for each in done.stderr.splitlines() if not each.startswith("merging by ties")]
+        assert told == []  # but for progress, where it takes more than ten seconds
 
 
 def test_other_commands(missing: list[str], family: Family) -> None:
