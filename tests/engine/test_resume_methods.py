@@ -100,10 +100,29 @@ def gathered(folder: Path) -> Merges:
     return Merges(folder, recipe("ties", experts, base, each=EACH), GATHERED, "--memory", "3500kB")
 
 
+def to_8_bits(folder: Path) -> Merges:
+    """Two stored tensors for each matrix: codes, and a scale for every row."""
+    base, *experts = models(folder)
+    content = recipe("ties", experts, base, each=EACH, out_dtype="float8_e4m3fn")
+    return Merges(folder, content, "", *SMALL)
+
+
+def calibrated(folder: Path) -> Merges:
+    """With a Fisher diagonal beside each model."""
+    content = recipe("fisher", models(folder), each={"weight": 0.5})
+    for i, entry in enumerate(content["models"]):
+        numbers = {name: x.float().abs() + 0.1 for name, x in tensors(i + 5).items()}
+        entry["calibration"] = {"fisher": str(save(folder / f"fisher{i}", numbers))}
+    return Merges(folder, content, "", *SMALL)
+
+
 KINDS: dict[str, Callable[[Path], Merges]] = {
     "slices": sliced,
     "fp8": of_8_bits,
     "rows by token": gathered,
+    "fp8 output": to_8_bits,
+    "fisher": calibrated,
+    "thresholds of the model": of_method("ties", EACH, trim_scope="model"),
     "della": of_method("della", EACH | {"epsilon": 0.1}),
     "sce": of_method("sce", {}, select_topk=0.4),
     "tiles of one's own": of_method(f"{WRITTEN}:summed", {"weight": 0.4}),
