@@ -106,11 +106,13 @@ def merge_into(
         lap("prepare", 0, 0)
         try:
             if spans:
+                planned = made
                 made = with_magnitudes(
-                    made, reader, tracker.nonfinite,
+                    planned, reader, tracker.nonfinite,
                     memory=options.memory, threads=options.threads, advance=moved.add,
                 )  # fmt: skip
-            lap("statistics", 0, 0)
+                if made is not planned:
+                    lap("statistics", 0, 0)
             left = Unfinished(made, folder, reader, tracker, spans, statistics, moved.add, timeline)
             backend = executor.run(left)
             lap("wait", 0, 0)
