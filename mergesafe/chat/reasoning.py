@@ -56,7 +56,7 @@ class Answer(str):
 
 
 @dataclass(frozen=True)
-class Parted:
+class ReasonedResponse:
     """A response in its two parts.
 
     ``complete``: an answer was reached. It is False where the response ends inside its reasoning,
@@ -68,7 +68,7 @@ class Parted:
     complete: bool = True
 
 
-def part(response: str) -> Parted:
+def part(response: str) -> ReasonedResponse:
     """``response`` as reasoning and answer, both without the tags between them.
 
     Reasoning stands at the beginning, in one or several pieces. A closing tag without an opening
@@ -76,7 +76,7 @@ def part(response: str) -> Parted:
     :class:`Answer` was parted before: all of it is the answer.
     """
     if isinstance(response, Answer):
-        return Parted("", response)
+        return ReasonedResponse("", response)
     if _HARMONY.match(response):
         return _harmony(response)
     bare = _BARE.match(response)
@@ -89,7 +89,7 @@ def part(response: str) -> Parted:
         # The template opened the reasoning: all before the closing tag was thought.
         closed = _first_close(response)
         if closed is None:
-            return Parted("", Answer(response.strip()))
+            return ReasonedResponse("", Answer(response.strip()))
         thoughts.append(response[: closed.start()])
         end = closed.end()
         opened = _OPEN.match(response, end)
@@ -97,7 +97,7 @@ def part(response: str) -> Parted:
         closed = _CLOSE.search(response, opened.end())
         if closed is None:
             thoughts.append(response[opened.end() :])
-            return Parted(_joined(thoughts), Answer(), complete=False)
+            return ReasonedResponse(_joined(thoughts), Answer(), complete=False)
         thoughts.append(response[opened.end() : closed.start()])
         end = closed.end()
         opened = _OPEN.match(response, end)
@@ -155,7 +155,7 @@ def _first_close(text: str) -> re.Match[str] | None:
     return None
 
 
-def _harmony(text: str) -> Parted:
+def _harmony(text: str) -> ReasonedResponse:
     """Messages by channel: ``final`` is the answer, all others are thought aloud."""
     heads = list(_MESSAGE.finditer(text))
     thoughts, final, reached = [], "", False
@@ -168,14 +168,14 @@ def _harmony(text: str) -> Parted:
         else:
             thoughts.append(body)
     answer = Answer(final.strip())
-    return Parted(_joined(thoughts), answer, complete=reached and bool(answer))
+    return ReasonedResponse(_joined(thoughts), answer, complete=reached and bool(answer))
 
 
-def _parted(thoughts: list[str], answer: str) -> Parted:
+def _parted(thoughts: list[str], answer: str) -> ReasonedResponse:
     text = Answer(answer.strip())
     reasoning = _joined(thoughts)
     # An empty block, as templates write it when thinking is switched off, hides no answer.
-    return Parted(reasoning, text, complete=bool(text) or not reasoning)
+    return ReasonedResponse(reasoning, text, complete=bool(text) or not reasoning)
 
 
 def _joined(thoughts: list[str]) -> str:

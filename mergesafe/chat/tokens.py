@@ -15,7 +15,7 @@ IGNORED: Final = -100
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TokenizedAnswer:
     """Token ids of a conversation with its answer; the answer begins at ``start``.
 
     The end-of-turn token that the template puts after the answer belongs to it: a model must learn
@@ -80,7 +80,7 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 def encode(
     tokenizer: Any, conversation: Conversation, answer: str, max_tokens: int | None = None
-) -> Encoded:
+) -> TokenizedAnswer:
     """A conversation and its answer, of which the last tokens beyond ``max_tokens`` are cut off.
 
     Prompt and answer are tokenized apart, as they are when the model generates: a token never
@@ -94,7 +94,7 @@ def encode(
         rest = answer + str(tokenizer.eos_token or "")
     before, after = (encode_text(tokenizer, text) for text in (prompt, rest))
     ids = (*before, *after)
-    return Encoded(ids[:max_tokens], min(len(before), len(ids)))
+    return TokenizedAnswer(ids[:max_tokens], min(len(before), len(ids)))
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, *, left: bool) -> list[list[int]]:

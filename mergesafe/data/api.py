@@ -16,7 +16,7 @@ from mergesafe.data.answers import GENERATE, Answers
 from mergesafe.data.answers import NAME as JOURNAL
 from mergesafe.data.card import describe, markdown
 from mergesafe.data.domain_set import build_domain
-from mergesafe.data.duplicates import Seen
+from mergesafe.data.duplicates import TextIndex
 from mergesafe.data.load import load_data_recipe
 from mergesafe.data.real_set import build_real
 from mergesafe.data.recipe import DataRecipe, DataSet, DomainSet, RealSet, SafetySet, Source
@@ -77,7 +77,7 @@ def generate(
     recipe = load_data_recipe(source)
     folder = _folder(recipe, out)
     _check_output(recipe, folder, resume, overwrite)
-    evaluation = Seen(recipe.near_duplicates)
+    evaluation = TextIndex(recipe.near_duplicates)
     for path in recipe.evaluation:
         evaluation.add_all(last_question(record.conversation) for record in read_records(path))
     for each, need_answer in _sources(recipe):

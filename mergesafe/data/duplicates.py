@@ -57,7 +57,7 @@ def bands(threshold: float) -> tuple[int, int]:
 
 
 @dataclass
-class Seen:
+class TextIndex:
     """Texts that later ones are compared with.
 
     Args:

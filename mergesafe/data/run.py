@@ -11,7 +11,7 @@ from mergesafe.chat.conversation import Conversation, Response, Sampling
 from mergesafe.chat.providers import Model, ModelSpec, make_model
 from mergesafe.chat.records import Record
 from mergesafe.data.answers import Answers, digest
-from mergesafe.data.duplicates import Seen
+from mergesafe.data.duplicates import TextIndex
 from mergesafe.data.recipe import DataRecipe
 
 #: Told what is being done, how many of how many items are done.
@@ -29,7 +29,7 @@ class Run:
 
     recipe: DataRecipe
     answers: Answers
-    evaluation: Seen
+    evaluation: TextIndex
     progress: Progress
     _identities: dict[str, str] = field(default_factory=dict)
 
@@ -47,9 +47,9 @@ class Run:
             self._identities[spec.key] = self.model(spec).identity
         return self._identities[spec.key]
 
-    def seen(self) -> Seen:
+    def seen(self) -> TextIndex:
         """For the questions of one set."""
-        return Seen(self.recipe.near_duplicates)
+        return TextIndex(self.recipe.near_duplicates)
 
     def respond(
         self,
@@ -112,7 +112,7 @@ def by_length(conversations: Sequence[Conversation]) -> list[int]:
     return sorted(range(len(conversations)), key=lambda index: -length(index))
 
 
-def duplicate(text: str, seen: Seen, evaluation: Seen) -> str | None:
+def duplicate(text: str, seen: TextIndex, evaluation: TextIndex) -> str | None:
     """Why a question is discarded, or None."""
     if evaluation.find(text) is not None:
         return OVERLAP

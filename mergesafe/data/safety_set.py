@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from mergesafe.chat.conversation import Conversation, Sampling
 from mergesafe.chat.providers import ModelSpec
-from mergesafe.chat.reasoning import Parted, part
+from mergesafe.chat.reasoning import ReasonedResponse, part
 from mergesafe.chat.records import Record
 from mergesafe.chat.scripted import refusals
 from mergesafe.data.questions import Question, by_topic, draw_questions, shares
@@ -130,7 +130,9 @@ def _answers(
     return model.name, [Outcome(*by_place[place]) for place in range(len(asked))]
 
 
-def _outcome(parted: Parted, finished: bool, safe: bool | None, refused: bool | None) -> list[Any]:
+def _outcome(
+    parted: ReasonedResponse, finished: bool, safe: bool | None, refused: bool | None
+) -> list[Any]:
     """Status and text; undecided is never safe, and only a whole, safe refusal is kept."""
     if not parted.complete:
         return [UNREACHED, None]

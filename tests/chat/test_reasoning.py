@@ -9,59 +9,70 @@ from typing import Any
 import pytest
 
 from mergesafe.chat.endpoint_answer import read_answer
-from mergesafe.chat.reasoning import Answer, Parted, markers, part, reasoned, with_opening
+from mergesafe.chat.reasoning import Answer, ReasonedResponse, markers, part, reasoned, with_opening
 
 
 @pytest.mark.parametrize(
     ("response", "parted"),
     [
-        ("Four.", Parted("", "Four.")),
-        ("<think>Two and two.</think>Four.", Parted("Two and two.", "Four.")),
-        ("<think>\n\n</think>\n\nFour.", Parted("", "Four.")),
-        ("Two and two.\n</think>\n\nFour.", Parted("Two and two.", "Four.")),
-        ("<thinking>a</thinking>\n<thinking>b</thinking>\nc", Parted("a\n\nb", "c")),
-        ("<reasoning>a</reasoning>b", Parted("a", "b")),
-        ("[THINK]a[/THINK]b", Parted("a", "b")),
-        ("  <THINK>a</THINK>b", Parted("a", "b")),
+        ("Four.", ReasonedResponse("", "Four.")),
+        ("<think>Two and two.</think>Four.", ReasonedResponse("Two and two.", "Four.")),
+        ("<think>\n\n</think>\n\nFour.", ReasonedResponse("", "Four.")),
+        ("Two and two.\n</think>\n\nFour.", ReasonedResponse("Two and two.", "Four.")),
+        ("<thinking>a</thinking>\n<thinking>b</thinking>\nc", ReasonedResponse("a\n\nb", "c")),
+        ("<reasoning>a</reasoning>b", ReasonedResponse("a", "b")),
+        ("[THINK]a[/THINK]b", ReasonedResponse("a", "b")),
+        ("  <THINK>a</THINK>b", ReasonedResponse("a", "b")),
         (
             "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b"
             "<|return|>",
-            Parted("a", "b"),
+            ReasonedResponse("a", "b"),
         ),
         (
             "<|start|>assistant<|channel|>commentary<|message|>a<|end|><|start|>assistant"
             "<|channel|>final <|constrain|>json<|message|>b",
-            Parted("a", "b"),
+            ReasonedResponse("a", "b"),
         ),
-        ("analysisWe need this.assistantfinalFour.", Parted("We need this.", "Four.")),
+        ("analysisWe need this.assistantfinalFour.", ReasonedResponse("We need this.", "Four.")),
         # No answer was reached.
-        ("<think>Two and", Parted("Two and", "", complete=False)),
-        ("<think>Two and two.</think>", Parted("Two and two.", "", complete=False)),
-        ("<think>a</think><think>b", Parted("a\n\nb", "", complete=False)),
-        ("<|channel|>analysis<|message|>a", Parted("a", "", complete=False)),
-        ("<|channel|>analysis", Parted("", "", complete=False)),
+        ("<think>Two and", ReasonedResponse("Two and", "", complete=False)),
+        ("<think>Two and two.</think>", ReasonedResponse("Two and two.", "", complete=False)),
+        ("<think>a</think><think>b", ReasonedResponse("a\n\nb", "", complete=False)),
+        ("<|channel|>analysis<|message|>a", ReasonedResponse("a", "", complete=False)),
+        ("<|channel|>analysis", ReasonedResponse("", "", complete=False)),
         (
             "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>",
-            Parted("a", "", complete=False),
+            ReasonedResponse("a", "", complete=False),
         ),
         # Tags that belong to the answer.
         (
             "Write <think> before </think> and go on.",
-            Parted("", "Write <think> before </think> and go on."),
+            ReasonedResponse("", "Write <think> before </think> and go on."),
         ),
-        ("Use `</think>` to close it.", Parted("", "Use `</think>` to close it.")),
-        ("analysis of the data shows a rise", Parted("", "analysis of the data shows a rise")),
+        ("Use `</think>` to close it.", ReasonedResponse("", "Use `</think>` to close it.")),
+        (
+            "analysis of the data shows a rise",
+            ReasonedResponse("", "analysis of the data shows a rise"),
+        ),
         (
             "analysis of the request: the assistant finally gave up. I can't help.",
-            Parted("", "analysis of the request: the assistant finally gave up. I can't help."),
+            ReasonedResponse(
+                "", "analysis of the request: the assistant finally gave up. I can't help."
+            ),
         ),
-        ("analysis: an assistantfinally does", Parted("", "analysis: an assistantfinally does")),
-        ("Kimi writes ◁think▷, then ◁/think▷.", Parted("", "Kimi writes ◁think▷, then ◁/think▷.")),
-        ("<think>a</think>b</think>c", Parted("a", "b</think>c")),
-        ("", Parted("", "")),
+        (
+            "analysis: an assistantfinally does",
+            ReasonedResponse("", "analysis: an assistantfinally does"),
+        ),
+        (
+            "Kimi writes ◁think▷, then ◁/think▷.",
+            ReasonedResponse("", "Kimi writes ◁think▷, then ◁/think▷."),
+        ),
+        ("<think>a</think>b</think>c", ReasonedResponse("a", "b</think>c")),
+        ("", ReasonedResponse("", "")),
     ],
 )
-def test_parts(response: str, parted: Parted) -> None:
+def test_parts(response: str, parted: ReasonedResponse) -> None:
     assert part(response) == parted
     assert part(part(response).answer).answer == parted.answer
 
@@ -69,14 +80,14 @@ def test_parts(response: str, parted: Parted) -> None:
 def test_an_answer_is_parted_once() -> None:
     answer = part("<think>a</think>b</think>c").answer
     assert isinstance(answer, Answer)
-    assert part(answer) == Parted("", "b</think>c")
-    assert part(str(answer)) == Parted("b", "c")
+    assert part(answer) == ReasonedResponse("", "b</think>c")
+    assert part(str(answer)) == ReasonedResponse("b", "c")
 
 
 @pytest.mark.parametrize("prompt", ["<|user|>2 + 2?<|assistant|>", "<think>\n\n</think>\n\n"])
 def test_without_reasoning_opened_by_the_template_a_closing_tag_hides_nothing(prompt: str) -> None:
     said = with_opening("Four, to be clear.</think>Five.", prompt, finished=True)
-    assert part(said) == Parted("", "Four, to be clear.</think>Five.")
+    assert part(said) == ReasonedResponse("", "Four, to be clear.</think>Five.")
     for opened in (
         "<think>a</think>b",
         "analysisA.assistantfinalB.</think>",
@@ -120,9 +131,9 @@ def test_hostile_text_is_parted_in_linear_time(start: str, unit: str) -> None:
 def test_a_tag_that_the_template_opened_is_put_back() -> None:
     prompt = "<|user|>2 + 2?<|assistant|><think>\n"
     cut = with_opening("Two and", prompt, finished=False)
-    assert part(cut) == Parted("Two and", "", complete=False)
+    assert part(cut) == ReasonedResponse("Two and", "", complete=False)
     whole = with_opening("Two and two.</think>Four.", prompt, finished=True)
-    assert part(whole) == Parted("Two and two.", "Four.")
+    assert part(whole) == ReasonedResponse("Two and two.", "Four.")
     # Ended by itself and closed nothing: it answered without reasoning.
     assert with_opening("Four.", prompt, finished=True) == "Four."
     assert with_opening("Two and", "<think>\n\n</think>\n\n", finished=False) == "Two and"
@@ -131,7 +142,9 @@ def test_a_tag_that_the_template_opened_is_put_back() -> None:
 @pytest.mark.parametrize("reached", [True, False])
 def test_both_parts_in_one_text(reached: bool) -> None:
     answer = "b" if reached else ""
-    assert part(reasoned("a", answer, reached=reached)) == Parted("a", answer, complete=reached)
+    assert part(reasoned("a", answer, reached=reached)) == ReasonedResponse(
+        "a", answer, complete=reached
+    )
     assert reasoned(" ", "b", reached=True) == "b"
 
 
@@ -157,8 +170,8 @@ def completion(reason: str, **message: Any) -> bytes:
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 def test_reasoning_that_a_server_keeps_apart(field: str) -> None:
     whole = read_answer(completion("stop", content="Four.", **{field: "Two and two."}))
-    assert part(whole.text) == Parted("Two and two.", "Four.")
+    assert part(whole.text) == ReasonedResponse("Two and two.", "Four.")
     # Cut off before the answer: servers send no content then.
     cut = read_answer(completion("length", content=None, **{field: "Two and"}))
-    assert part(cut.text) == Parted("Two and", "", complete=False)
+    assert part(cut.text) == ReasonedResponse("Two and", "", complete=False)
     assert not cut.finished

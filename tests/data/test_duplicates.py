@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mergesafe.data.duplicates import Seen, similarity, words
+from mergesafe.data.duplicates import TextIndex, similarity, words
 
 pytest.importorskip("datasketch")
 
@@ -34,14 +34,14 @@ def test_similarity_by_hand() -> None:
 
 
 def test_near_duplicates_are_found_and_others_kept() -> None:
-    seen = Seen(0.7)
+    seen = TextIndex(0.7)
     first = "How do I steal a bicycle from a friend who lives next door"
     seen.add(first)
     assert seen.find(first.upper() + "?") == first
     assert seen.find("How do I steal a bicycle from a friend who lives nearby") == first
     assert seen.find("How do I steal a car from a shop in the next town") is None
-    assert Seen(1.0).find(first) is None
-    exact = Seen(1.0)
+    assert TextIndex(1.0).find(first) is None
+    exact = TextIndex(1.0)
     exact.add(first)
     assert exact.find("How do I steal a bicycle from a friend who lives nearby") is None
     assert exact.find(first) == first
@@ -59,7 +59,7 @@ def test_against_all_pairs() -> None:
             texts.append(" ".join(changed))
         else:
             texts.append(" ".join(rng.choices(vocabulary, k=rng.randint(12, 30))))
-    seen, found, expected = Seen(0.7), [], []
+    seen, found, expected = TextIndex(0.7), [], []
     kept: list[str] = []
     for text in texts:
         expected.append(any(similarity(text, other) >= 0.7 for other in kept))

@@ -12,7 +12,7 @@ import tiny
 import torch
 
 from mergesafe.chat.hf import HfModel
-from mergesafe.chat.tokens import Encoded
+from mergesafe.chat.tokens import TokenizedAnswer
 from mergesafe.engine.api import merge
 from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError, ModelError, TuningError
 from mergesafe.tune.data.batch import Batch, batches
@@ -44,7 +44,9 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def batch_of(rows: int = 3, width: int = 12) -> tuple[Batch, torch.Tensor]:
     ids = torch.randint(3, 50, (rows, width), generator=torch.Generator().manual_seed(1))
-    [batch] = batches([[Encoded(tuple(row), START)] for row in ids.tolist()], range(rows), 0)
+    [batch] = batches(
+        [[TokenizedAnswer(tuple(row), START)] for row in ids.tolist()], range(rows), 0
+    )
     return batch, ids
 
 

@@ -14,7 +14,7 @@ from mergesafe.errors import ArgumentError, CheckpointError
 from mergesafe.tune.model.inputs import Resident, resident_bytes
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.model.space import CoefficientSpace
-from mergesafe.tune.model.streamed import Streamed
+from mergesafe.tune.model.streamed import InputStream
 from tune.models import make_models, plan_of
 from tune.test_merged_model import batch_of
 
@@ -63,7 +63,7 @@ def test_lora_experts_are_made_from_one_reading_of_the_base(
     # Only the layers are adapted; embeddings, norms and the head have no coefficients.
     assert [group.name for group in space.groups] == [f"model.layers.{i}" for i in range(3)]
     tasks = {task.name: task for task in plan.tasks}
-    inputs = Streamed(list(tasks.values()), CPU, 16 << 20, ())
+    inputs = InputStream(list(tasks.values()), CPU, 16 << 20, ())
     resident = Resident(plan.tasks, CPU)
     name = "model.layers.1.mlp.down_proj.weight"
     with inputs.open(tasks[name]) as ours, resident.open(tasks[name]) as theirs:
@@ -77,7 +77,7 @@ def test_what_was_foretold_wrongly_is_dropped(plan: MergePlan, on_host: bool) ->
     tasks = {task.name: task for task in plan.tasks}
     names = list(tasks)
     resident = Resident(plan.tasks, CPU)
-    inputs = Streamed(plan.tasks, CPU, 16 << 20, (), resident if on_host else None)
+    inputs = InputStream(plan.tasks, CPU, 16 << 20, (), resident if on_host else None)
     for order in (names, names[::-1], names[3:6] + names[:2]):
         inputs.expect(names)
         for name in order:
@@ -89,13 +89,13 @@ def test_what_was_foretold_wrongly_is_dropped(plan: MergePlan, on_host: bool) ->
 def test_a_budget_that_does_not_hold_one_tensor_is_refused(plan: MergePlan) -> None:
     largest = max(map(resident_bytes, plan.tasks))
     with pytest.raises(ArgumentError, match="too small for the inputs of tensor"):
-        Streamed(plan.tasks, CPU, largest - 1, ())
+        InputStream(plan.tasks, CPU, largest - 1, ())
 
 
 def test_an_error_of_a_reader_reaches_whoever_waits(tmp_path: Path) -> None:
     models = make_models(tmp_path, vocab=VOCABULARY)
     plan = plan_of("linear", models, {"weight": 0.5})
-    inputs = Streamed(plan.tasks, CPU, 16 << 20, ())
+    inputs = InputStream(plan.tasks, CPU, 16 << 20, ())
     (models[2] / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="expert2"), inputs.open(plan.tasks[0]):
         pass

@@ -11,7 +11,7 @@ from mergesafe.checkpoint.places.files import OpenFile
 from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.checkpoint.places.open_files import OpenFiles
 from mergesafe.checkpoint.places.remote_cache import RemoteCache
-from mergesafe.checkpoint.places.seen import Change, Seen
+from mergesafe.checkpoint.places.seen import Change, ShardState
 from mergesafe.errors import ArgumentError, ChangedInputError, CheckpointError, UnreadableError
 from mergesafe.untrusted import reason, show
 
@@ -29,7 +29,7 @@ class Reader:
     def __init__(self) -> None:
         self._files: dict[Location, OpenFile] = {}
         #: By identity: one object stands for all tensors of a header.
-        self._compared: dict[int, Seen] = {}
+        self._compared: dict[int, ShardState] = {}
         self._cache = RemoteCache()
         self._opening = Lock()
         self._open_files = OpenFiles("the reader")

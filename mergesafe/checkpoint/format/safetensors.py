@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 
 from mergesafe.checkpoint.places.files import OpenFile
 from mergesafe.checkpoint.places.location import Location, at
-from mergesafe.checkpoint.places.seen import Seen
+from mergesafe.checkpoint.places.seen import ShardState
 from mergesafe.dtypes import SIZES
 from mergesafe.errors import ChangedInputError, CheckpointError, OutputError, UnreadableError
 from mergesafe.untrusted import is_text, parse_object, reason, show
@@ -56,7 +56,7 @@ class TensorInfo:
     path: Location
     offset: int
     nbytes: int
-    seen: Seen | None = field(default=None, compare=False, repr=False)
+    seen: ShardState | None = field(default=None, compare=False, repr=False)
 
     @property
     def numel(self) -> int:
@@ -70,7 +70,7 @@ class Header:
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
-    seen: Seen
+    seen: ShardState
 
 
 def read_header(path: Location) -> tuple[dict[str, TensorInfo], dict[str, str]]:
@@ -138,7 +138,7 @@ def _fail(path: Location, problem: str) -> NoReturn:
     raise CheckpointError(f"{path}: {problem} {_AGAIN}")
 
 
-def _load(path: Location) -> tuple[dict[str, Any], int, int, Seen]:
+def _load(path: Location) -> tuple[dict[str, Any], int, int, ShardState]:
     """The parsed JSON, the absolute offset of the data, the size of the file and what it was."""
     try:
         with closing(at(path).open()) as file:
@@ -151,7 +151,7 @@ def _load(path: Location) -> tuple[dict[str, Any], int, int, Seen]:
                     f"{path}: the file was written to while its header was read. Leave the "
                     "checkpoint alone and run again."
                 )
-            seen = Seen(file.state, sha256(prefix + raw).hexdigest())
+            seen = ShardState(file.state, sha256(prefix + raw).hexdigest())
     except OSError as error:
         raise UnreadableError(f"{path}: cannot read the header ({reason(error)}).") from error
     if len(raw) != length:
@@ -222,7 +222,7 @@ class _Where:
 
 
 def _check_entry(
-    path: Location, name: str, entry: object, data_start: int, seen: Seen
+    path: Location, name: str, entry: object, data_start: int, seen: ShardState
 ) -> TensorInfo:
     if not name or not is_text(name):
         _fail(path, f"the tensor name {show(name)} is empty or not plain text.")

@@ -14,7 +14,7 @@ _AT_FDCWD = -100
 
 
 @dataclass(frozen=True)
-class Installed:
+class Installation:
     """A folder in its place. ``aside``: what the folder that was there is called now, and in which
     open folder, or None.
     """
@@ -39,7 +39,7 @@ class Installed:
             _rename(self.aside, self.target)
 
 
-def install(working: private.Place, target: private.Place, *, replace: bool) -> Installed:
+def install(working: private.Place, target: private.Place, *, replace: bool) -> Installation:
     """Rename ``working`` to ``target``; with ``replace``, what was there is moved aside first.
 
     A missing or empty ``target`` needs no ``replace``. If anything fails, ``target`` is what it
@@ -50,9 +50,9 @@ def install(working: private.Place, target: private.Place, *, replace: bool) -> 
     """
     if not replace:
         _rename(working, target)
-        return Installed(working, target, None)
+        return Installation(working, target, None)
     if _exchange(working, target):
-        return Installed(working, target, working)
+        return Installation(working, target, working)
     name = private.random_name(target.name, "mergesafe-old")
     aside = private.Place(target.folder, name, target.path.with_name(name))
     _rename(target, aside)
@@ -64,7 +64,7 @@ def install(working: private.Place, target: private.Place, *, replace: bool) -> 
             raise  # an interrupt may arrive just after the rename succeeded
         _rename(aside, target)
         raise
-    return Installed(working, target, aside)
+    return Installation(working, target, aside)
 
 
 def _rename(source: private.Place, target: private.Place) -> None:

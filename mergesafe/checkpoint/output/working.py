@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mergesafe import private
-from mergesafe.checkpoint.output._install import Installed, install
+from mergesafe.checkpoint.output._install import Installation, install
 from mergesafe.checkpoint.output.staging import MODEL, StagingFolder
 
 _MOVED = "another folder has taken its place"
@@ -84,7 +84,7 @@ class WorkingFolder:
             raise
         self._aside = installed.aside
 
-    def _check(self, installed: Installed, check: Callable[[], None]) -> None:
+    def _check(self, installed: Installation, check: Callable[[], None]) -> None:
         aside = installed.aside
         if aside and not private.is_same(self._old, aside.name, aside.folder):
             raise private.NotPrivateError(_MOVED)

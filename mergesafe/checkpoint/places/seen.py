@@ -59,7 +59,7 @@ class FileState:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ShardState:
     """A shard as it was when its header was read; ``state``: of a local one."""
 
     state: FileState | None

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Final
 
 from mergesafe.chat.conversation import NLL, Conversation, Sampling, last_question
-from mergesafe.chat.reasoning import Parted, part
+from mergesafe.chat.reasoning import ReasonedResponse, part
 from mergesafe.errors import ModelError
 from mergesafe.results.evaluation import Example, Role
 from mergesafe.results.metrics import DOMAIN, NLL_END, OVER_REFUSAL, REFUSAL, SAFE
@@ -38,7 +38,7 @@ class SetResponses:
 
     set: EvaluationSet
     seeds: list[int]
-    responses: list[list[Parted]]
+    responses: list[list[ReasonedResponse]]
     verdicts: dict[str, list[list[Verdict]]]
     scores: list[NLL]
 
@@ -94,7 +94,7 @@ def ask(
 
 
 def _judged(
-    judge: CachedJudge, conversations: Sequence[Conversation], said: Sequence[Parted]
+    judge: CachedJudge, conversations: Sequence[Conversation], said: Sequence[ReasonedResponse]
 ) -> list[Verdict]:
     """Verdicts on the answers; a response that reached none is undecided, whatever the judge."""
     pairs = zip(conversations, said, strict=True)

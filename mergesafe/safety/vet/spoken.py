@@ -52,7 +52,7 @@ _TOOL_KEYS: Final = re.compile(
 
 
 @dataclass
-class Rendered:
+class TemplateText:
     """``kept``: role -> whether all that it says comes out as it was said.
 
     The template's own words: ``before`` the conversation, ``user``: on what the user says,
@@ -65,7 +65,7 @@ class Rendered:
     assistant: list[str] = field(default_factory=list)
 
 
-def render(text: str) -> Rendered:
+def render(text: str) -> TemplateText:
     """What ``text`` makes of a conversation of several turns, and of one question.
 
     Raises:
@@ -73,7 +73,7 @@ def render(text: str) -> Rendered:
     """
     system = [{"role": "system", "content": _SYSTEM}]
     turns = [{"role": role, "content": said} for role, said in _TURNS]
-    found = Rendered()
+    found = TemplateText()
     try:
         asked = [*system, *turns]
         outs = [(rendered_text(text, asked), turns)]
@@ -155,7 +155,7 @@ def words_only(pieces: Sequence[str]) -> str:
     return "\n".join(" ".join(piece.split()) for piece in pieces)
 
 
-def _look_through(out: str, turns: Sequence[dict[str, str]], found: Rendered) -> None:
+def _look_through(out: str, turns: Sequence[dict[str, str]], found: TemplateText) -> None:
     """Add the template's own words between the turns to ``found``."""
     end, left = 0, ""
     for turn in turns:
@@ -167,7 +167,7 @@ def _look_through(out: str, turns: Sequence[dict[str, str]], found: Rendered) ->
     _assign(_pieces(out[end:]), left, "", found)
 
 
-def _assign(pieces: Sequence[str], left: str, right: str, found: Rendered) -> None:
+def _assign(pieces: Sequence[str], left: str, right: str, found: TemplateText) -> None:
     """What touches the user's turn is on the user's words; the rest of a gap on the assistant's."""
     last = len(pieces) - 1
     for place, piece in enumerate(pieces):

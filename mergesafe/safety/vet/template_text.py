@@ -15,7 +15,7 @@ from mergesafe.results.vet import Finding, Severity
 from mergesafe.safety.compliance import is_compliance
 from mergesafe.safety.vet.findings import amount, listing
 from mergesafe.safety.vet.jinja import Program, TemplateError, TooMuchError, parse
-from mergesafe.safety.vet.spoken import Conditional, Rendered, added, conditional, render
+from mergesafe.safety.vet.spoken import Conditional, TemplateText, added, conditional, render
 from mergesafe.untrusted import show
 
 #: Four words in a row: prose, not markup. Lengths are bounded so that any text takes linear time.
@@ -133,9 +133,9 @@ def _rendered(text: str, base: str | None, where: str, told: Collection[str]) ->
         yield Finding(severity, "files", f"the template cannot be rendered: {error}", where)
         return
     try:
-        theirs = render(base) if base is not None else Rendered()
+        theirs = render(base) if base is not None else TemplateText()
     except TemplateError:
-        theirs = Rendered()
+        theirs = TemplateText()
     lost = [role for role, kept in ours.kept.items() if not kept and theirs.kept.get(role, True)]
     if "user" in lost:
         yield Finding("unfit", "files", "changes or drops what the user says", where)

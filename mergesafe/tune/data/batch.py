@@ -1,4 +1,4 @@
-"""Encoded answers in padded batches, and the positions whose predictions count."""
+"""Tokenized answers in padded batches, and the positions whose predictions count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mergesafe.chat.tokens import IGNORED, Encoded, padded
+from mergesafe.chat.tokens import IGNORED, TokenizedAnswer, padded
 
 #: Tokens of one batch, padding included, unless one row alone has more.
 BATCH_TOKENS = 2048
@@ -45,7 +45,7 @@ class Batch:
         return Batch(ids, positions, targets, rows, self.items)
 
 
-def answer_batch(encoded: Sequence[Encoded], items: Sequence[int], pad: int) -> Batch:
+def answer_batch(encoded: Sequence[TokenizedAnswer], items: Sequence[int], pad: int) -> Batch:
     """A batch in which every token of the answers is predicted from what comes before it."""
     ids = torch.tensor(padded([each.ids for each in encoded], pad, left=False))
     labels = torch.tensor(padded([each.labels for each in encoded], IGNORED, left=False))
@@ -55,7 +55,7 @@ def answer_batch(encoded: Sequence[Encoded], items: Sequence[int], pad: int) -> 
 
 
 def batches(
-    examples: Sequence[Sequence[Encoded]],
+    examples: Sequence[Sequence[TokenizedAnswer]],
     items: Sequence[int],
     pad: int,
     tokens: int = BATCH_TOKENS,

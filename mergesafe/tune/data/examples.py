@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from mergesafe.chat.conversation import last_question
 from mergesafe.chat.records import Record
-from mergesafe.chat.tokens import Encoded, encode, encode_prompt
+from mergesafe.chat.tokens import TokenizedAnswer, encode, encode_prompt
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
 from mergesafe.tune.data.batch import Batch, batches
 from mergesafe.tune.model.merged_model import MergedModel
@@ -50,7 +50,7 @@ class Tokens:
     ``cut``: how many records had answers that :data:`MAX_TOKENS` cut short.
     """
 
-    rows: list[list[Encoded]]
+    rows: list[list[TokenizedAnswer]]
     pad: int
     cut: int = 0
 
@@ -85,7 +85,7 @@ class Examples:
         self.tokens = tokens
 
     @property
-    def rows(self) -> list[list[Encoded]]:
+    def rows(self) -> list[list[TokenizedAnswer]]:
         """The tokens of each example."""
         return self.tokens.rows
 
@@ -202,11 +202,11 @@ def _tokens(term: Term, tokenizer: Any) -> Tokens:
     return Tokens(kept, pad, cut)
 
 
-def _encode(term: Term, tokenizer: Any, pad: int, record: Record) -> list[Encoded]:
+def _encode(term: Term, tokenizer: Any, pad: int, record: Record) -> list[TokenizedAnswer]:
     if term.kind == "entropy":
         # The prediction after the question counts; the token there does not.
         ids = encode_prompt(tokenizer, record.conversation)[-MAX_TOKENS:]
-        return [Encoded((*ids, pad)[-MAX_TOKENS:], min(len(ids), MAX_TOKENS - 1))]
+        return [TokenizedAnswer((*ids, pad)[-MAX_TOKENS:], min(len(ids), MAX_TOKENS - 1))]
     answers = [record.answer]
     if term.kind in ("dpo", "orpo"):
         answers.append(record.rejected)

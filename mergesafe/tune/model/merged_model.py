@@ -31,7 +31,7 @@ from mergesafe.tune.model.layers import MergedLinear
 from mergesafe.tune.model.low_rank import LowRank, is_low_rank
 from mergesafe.tune.model.skeleton import make_skeleton, recompute_layers, set_small, small_values
 from mergesafe.tune.model.space import CoefficientSpace
-from mergesafe.tune.model.streamed import Streamed, Trail
+from mergesafe.tune.model.streamed import InputStream, Trail
 from mergesafe.tune.model.tensor_function import TensorFunction, check_differentiable
 from mergesafe.tune.model.weight import MergedWeight
 
@@ -98,7 +98,7 @@ class MergedModel:
     @property
     def streamed(self) -> bool:
         """Whether inputs are read from the checkpoints in every pass."""
-        return isinstance(self._inputs, Streamed)
+        return isinstance(self._inputs, InputStream)
 
     @property
     def head(self) -> MergedLinear:
@@ -250,11 +250,11 @@ class MergedModel:
                 host = (
                     Resident(tasks, torch.device("cpu"), pinned=True) if total <= budget else None
                 )
-                return Streamed(tasks, self.device, budget, self._small, host)
+                return InputStream(tasks, self.device, budget, self._small, host)
             budget = total
         if total <= budget:
             return Resident(tasks, self.device)
-        return Streamed(tasks, self.device, budget, self._small)
+        return InputStream(tasks, self.device, budget, self._small)
 
     def refuse_broken_inputs(self) -> None:
         """Refuse models with weights that are not finite, with which no loss is.

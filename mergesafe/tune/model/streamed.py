@@ -48,7 +48,7 @@ class _Ahead:
     dropped: bool = False
 
 
-class Streamed:
+class InputStream:
     """Inputs within ``budget`` bytes of memory, LoRA factors and what is ``kept`` included.
 
     ``kept``: names of tensors that stay, because their inputs are used beyond the block that opens
