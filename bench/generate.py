@@ -102,7 +102,7 @@ def whole_set(base: str, adapter: str | None, count: int, tokens: int) -> dict[s
         "questions": count,
         "max_new_tokens": tokens,
         "pool": len(pool),
-        "records": card["records"],
+        "records": card.records,
         "seconds": round(seconds, 1),
     }
 

@@ -50,7 +50,7 @@ print({name: round(loss, 3) for name, loss in result.heldout.items()})
 
 # %%
 assert result.blame is not None
-for model, row in zip(result.blame["models"], result.blame["leave_one_out"], strict=True):
+for model, row in zip(result.blame.models, result.blame.leave_one_out or [], strict=True):
     print(f"{sum(row):+.3f}  {Path(model).name}")
 
 # %% [markdown]
