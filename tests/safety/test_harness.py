@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.machinery
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,7 @@ class Harness(ModuleType):
         super().__init__("lm_eval")
         self.__spec__ = importlib.machinery.ModuleSpec("lm_eval", None)
         self.calls: list[dict[str, Any]] = []
+        self.last = 1.0
 
     def simple_evaluate(self, **options: Any) -> dict[str, Any]:
         self.calls.append(options)
@@ -42,7 +44,7 @@ class Harness(ModuleType):
         samples = [
             {"doc_id": n, "filter": name, "metrics": ["acc", "bleu"], "acc": value, "bleu": [1, 2]}
             for name in ("none", "flexible")
-            for n, value in ((1, 1.0), (0, 0.0), (2, 1.0))
+            for n, value in ((1, 1.0), (0, 0.0), (2, self.last))
         ]
         return {"samples": {options["tasks"][0]: samples}}
 
@@ -88,6 +90,16 @@ def test_a_changed_task_file_is_run_again(tmp_path: Path, harness: Harness, tiny
         task.write_text(content)
         evaluate(tiny, lm_eval=[str(task)], **asked(tmp_path))
     assert len(harness.calls) == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_sample_without_a_number(
+    tmp_path: Path, harness: Harness, tiny: str, value: float
+) -> None:
+    """JSON could not hold the figure, and nothing would read the file."""
+    harness.last = value
+    with pytest.raises(ArgumentError, match=r"'arc_easy' gives NaN or infinity as lm_eval.arc_eas"):
+        evaluate(tiny, lm_eval=["arc_easy"], **asked(tmp_path))
 
 
 @pytest.mark.usefixtures("harness")
