@@ -140,7 +140,7 @@ def test_several_mistakes_in_one_run(tmp_path: Path) -> None:
         ("sets: {a: {kind: safety, questions: q, pool: []}}", "'pool' of set 'a' is empty"),
         ("sets: {a: {kind: safety, questions: q, pool: [x, x]}}", "has two models called 'x'"),
         ("sets: {a: {kind: safety, questions: q, pool: p}}", "'pool' of set 'a' must be a list"),
-        ("sets: {a: {kind: safety, questions: q, pool: [a+b+c]}}", "expected MODEL or"),
+        ("sets: {a: {kind: safety, questions: q, pool: [a+b+c]}}", "expected PATH or"),
         ("sets: {a: {kind: safety, questions: {file: no.jsonl}, pool: [p]}}", "does not exist"),
         (f"sets: {{a: {{kind: safety, questions: {{file: {'n' * 5000}}}}}}}", "does not exist"),
         ("sets: {a: {kind: safety, questions: q, pool: [p], policy: no.yml}}", "does not exist"),
