@@ -138,7 +138,7 @@ def test_sums_are_read_again_in_small_tiles(
 
 
 def test_what_is_kept(models: list[Path], tmp_path: Path) -> None:
-    """Selections, small tensors, and what few threads would have to share the budget for."""
+    """Selections and small tensors."""
 
     def again(wanted: dict[str, Any], memory: str = "1GiB", threads: int = 2) -> bool:
         layouts = mergesafe.plan(wanted, memory=memory, threads=threads).schedule.layouts
@@ -147,6 +147,6 @@ def test_what_is_kept(models: list[Path], tmp_path: Path) -> None:
     stock = recipe("model_stock", models[1:], models[0])
     assert again(stock)
     assert not again(content(models))
-    assert not again(stock, "80MiB", 4)
+    assert again(stock, "32MiB", 4)
     small = [save(tmp_path / f"s{i}", {"w": torch.ones(1 << 20).bfloat16()}) for i in range(3)]
     assert not again(recipe("model_stock", small[1:], small[0]))

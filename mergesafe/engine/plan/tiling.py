@@ -53,10 +53,10 @@ class Tiling:
     """Elements per tile (all of them when resident) and per written piece, bytes, threads.
 
     ``select``: bytes in which a selection over several tiles samples and collects, per rank; 0
-    where histograms decide. ``again``: it would fit, but is read again for every pass, which is
-    cheaper than to keep it. ``row``: elements of a row where tiles and pieces end within rows, so
-    that each is read and merged with the rest of its first and its last row; else 0. ``scores``:
-    bytes in which the scores of a tensor that stays are kept.
+    where histograms decide. ``again``: it is read again for every pass, which is cheaper than to
+    keep it. ``row``: elements of a row where tiles and pieces end within rows, so that each is read
+    and merged with the rest of its first and its last row; else 0. ``scores``: bytes in which the
+    scores of a tensor that stays are kept.
     """
 
     tile: int
@@ -112,9 +112,8 @@ def task_layout(
         used = max(1, threads // max(1, budget // whole)) if whole <= budget else 1
         out_tile = _pieces(task.numel, used * sizes.write // SIZES[task.out_dtype], step)
         nbytes = whole + aligned(int((out_tile + 2 * row) * out_size))
-        fits = nbytes <= budget
-        again = fits and used == 1 and nbytes > sizes.kept and _cheap_to_reread(task)
-        if fits and not again:
+        again = nbytes > sizes.kept and _cheap_to_reread(task)
+        if nbytes <= budget and not again:
             scores = aligned(4 * task.numel) if selects and task.scored else 0
             scores = scores if nbytes + scores <= budget else 0
             return Tiling(task.numel, out_tile, nbytes + scores, used, row=row, scores=scores)
