@@ -241,6 +241,17 @@ std::pair<uint64_t, std::vector<double>> delta_gram(const Input& base,
   return {flags, std::move(totals)};
 }
 
+uint64_t stock_rows(const Input& base, const std::vector<Input>& experts, int64_t columns,
+                    const Output& out, int64_t n, bool zero_nonfinite, int threads) {
+  elements_of(n), threads_of(threads);
+  const DeltaJob deltas = deltas_of(base, experts, n, zero_nonfinite, 2);
+  expect_rows(columns, n);
+  const StockJob job{deltas.base, deltas.experts,  deltas.count,
+                     columns,     checked(out, n), zero_nonfinite};
+  Kernel scope;
+  return cpu::run_stock_rows(job, n, threads);
+}
+
 std::tuple<uint64_t, std::vector<double>, std::vector<int64_t>> compare(
     const Input& base, const std::vector<Input>& experts, bool with_base,
     std::vector<double> totals, std::vector<int64_t> counts, int64_t n, bool zero_nonfinite,
@@ -361,6 +372,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("gram", &gram);
   m.def("delta_norms", &delta_norms);
   m.def("delta_gram", &delta_gram);
+  m.def("stock_rows", &stock_rows);
   m.def("compare", &compare);
   m.def("inner_products", &inner_products);
   m.def("merge_gradient", &merge_gradient);

@@ -26,10 +26,7 @@ uint64_t rank_masks(const Input& base, const std::vector<Input>& experts,
   check_inputs(experts, n, 0, "the number of experts");
   expect_length("masks", masks.size(), experts.size(), "one per expert");
   expect_length("keeps", keeps.size(), experts.size(), "one per expert");
-  expect_between("columns", columns, 1, INT32_MAX);
-  if (n % columns != 0)
-    throw std::invalid_argument("n is " + std::to_string(n) + "; expected whole rows of " +
-                                std::to_string(columns));
+  expect_rows(columns, n);
   std::vector<uint8_t*> kept;
   for (const Array& each : keeps)
     kept.push_back(array_of<uint8_t>("keeps", each, n, "one per element"));

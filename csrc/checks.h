@@ -53,6 +53,14 @@ inline int64_t elements_of(int64_t n) {
   return n;
 }
 
+// ValueError unless n elements are whole rows of so many.
+inline void expect_rows(int64_t columns, int64_t n) {
+  expect_between("columns", columns, 1, INT32_MAX);
+  if (n % columns == 0) return;
+  throw std::invalid_argument("n is " + std::to_string(n) + "; expected whole rows of " +
+                              std::to_string(columns));
+}
+
 // The position within its tensor of the first of n elements.
 inline uint64_t offset_of(uint64_t offset, int64_t n) {
   if (offset > static_cast<uint64_t>(INT64_MAX - n))

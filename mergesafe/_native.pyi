@@ -141,6 +141,17 @@ def delta_gram(
 ) -> tuple[int, list[float]]:
     """The products of the task vectors, without the counts of :func:`compare`."""
 
+def stock_rows(
+    base: Input,
+    experts: list[Input],
+    columns: int,
+    out: Output,
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> int:
+    """Model Stock by rows; see csrc/core/stock.h."""
+
 def compare(
     base: Input,
     experts: list[Input],

@@ -11,6 +11,7 @@
 #include "core/rank_mask.h"
 #include "core/score.h"
 #include "core/select.h"
+#include "core/stock.h"
 
 namespace mergesafe::cpu {
 
@@ -80,6 +81,8 @@ struct Kernels {
   // sums[block][expert] of the squares of selected deltas.
   Flags (*score_norms)(const ScoreJob&, int64_t begin, int64_t end, double* sums);
   Flags (*merge_scored)(const ScoreJob&, int64_t begin, int64_t end);
+  // Whole rows.
+  Flags (*stock_rows)(const StockJob&, int64_t begin, int64_t end);
   int64_t (*count_nonfinite)(const Input& input, int64_t n);
   void (*triad)(float* a, const float* b, const float* c, float s, int64_t begin, int64_t end);
   // sum = {high, low} of the digest of these bytes, which begin at block number first_block.

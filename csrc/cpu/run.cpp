@@ -20,6 +20,21 @@ Flags over_threads(int64_t n, int threads, Body&& body) {
 
 int64_t blocks_of(int64_t n) { return (n + kReduceBlock - 1) / kReduceBlock; }
 
+// The same over whole rows: parallel_for() cuts at blocks of elements.
+template <class Body>
+Flags over_rows(int64_t n, int64_t columns, int threads, Body&& body) {
+  const int64_t rows = n / columns;
+  const int used = static_cast<int>(std::min<int64_t>(threads_for(n, threads), rows));
+  if (used <= 1) return body(0, n);
+  std::vector<Flags> flags(used, 0);
+  const auto cut = [&](int64_t t) { return (rows / used * t + rows % used * t / used) * columns; };
+  parallel_for(used * kReduceBlock, used,
+               [&](int t, int64_t, int64_t) { flags[t] = body(cut(t), cut(t + 1)); });
+  Flags all = 0;
+  for (Flags each : flags) all |= each;
+  return all;
+}
+
 // The same with a body(begin, end, sums) that gives `stride` sums of each block; totals are
 // continued by them, block after block.
 template <class Body>
@@ -156,19 +171,14 @@ Flags run_compare(const DeltaJob& job, bool with_base, int64_t n, int threads, d
 
 Flags run_rank_masks(const RankMaskJob& job, int64_t n, int threads) {
   const Kernels& k = current();
-  const int64_t rows = n / job.columns;
-  const int used = static_cast<int>(std::min<int64_t>(threads_for(n, threads), rows));
-  std::vector<Flags> flags(std::max(1, used), 0);
-  // A thread for each range of rows: parallel_for() cuts at blocks of elements.
-  const auto cut = [&](int64_t t) {
-    return (rows / used * t + rows % used * t / used) * job.columns;
-  };
-  if (used <= 1) return k.rank_masks(job, 0, n);
-  parallel_for(used * kReduceBlock, used,
-               [&](int t, int64_t, int64_t) { flags[t] = k.rank_masks(job, cut(t), cut(t + 1)); });
-  Flags all = 0;
-  for (Flags each : flags) all |= each;
-  return all;
+  return over_rows(n, job.columns, threads,
+                   [&](int64_t b, int64_t e) { return k.rank_masks(job, b, e); });
+}
+
+Flags run_stock_rows(const StockJob& job, int64_t n, int threads) {
+  const Kernels& k = current();
+  return over_rows(n, job.columns, threads,
+                   [&](int64_t b, int64_t e) { return k.stock_rows(job, b, e); });
 }
 
 void run_masked_copy(const MaskedCopy& copy, int64_t n, int threads) {

@@ -34,6 +34,7 @@ Flags run_compare(const DeltaJob& job, bool with_base, int64_t n, int threads, d
                   int64_t* counts);
 // Of n elements, whole rows.
 Flags run_rank_masks(const RankMaskJob& job, int64_t n, int threads);
+Flags run_stock_rows(const StockJob& job, int64_t n, int threads);
 void run_masked_copy(const MaskedCopy& copy, int64_t n, int threads);
 // Adds to counts[bin] and nonzero; see Kernels.
 Flags run_score_histogram(const ScoreJob& job, int64_t prefix, int64_t n, int threads,

@@ -211,6 +211,11 @@ class Fused(Combination):
 TileBody: TypeAlias = Callable[[Any, Any], Any]
 
 
+#: Tile functions of the package that the extension has too, compiled: by their names there, each
+#: called with base, inputs, columns of a row, output, elements, rule for NaN and threads.
+COMPILED: Final = frozenset({"stock_rows"})
+
+
 @dataclass(frozen=True)
 class TileFunction(Combination):
     """``out = function(tile, settings)``, tile by tile, in float32.
@@ -219,7 +224,8 @@ class TileFunction(Combination):
     wherever a tile begins. The bits are the same on all devices and for all tiles if it uses
     nothing but ``+ - * /``, ``sqrt``, ``abs``, comparisons, ``where``, ``minimum``, ``maximum``,
     ``clamp``, ``sort`` and integer operations, each as an operation of its own (no ``addcmul``, no
-    ``lerp``): those round correctly everywhere. Sums along a row are for
+    ``lerp``): those round correctly everywhere, if ``/`` divides by a tensor (on GPUs torch
+    multiplies by the reciprocal of a number). Sums along a row are for
     :func:`mergesafe.ops.tiles.row_sum`, whose order is fixed. A method that uses more declares
     ``exact = "numerics"``.
 
@@ -228,6 +234,9 @@ class TileFunction(Combination):
     what the method declares.
 
     What the method declares as calibration is given to the function with the operands.
+
+    ``compiled``: a name in :data:`COMPILED`, which has the same bits and runs on the CPU in place
+    of the function.
     """
 
     function: TileBody
@@ -235,6 +244,7 @@ class TileFunction(Combination):
     unit: Unit = Unit.ELEMENT
     holds: float = TILE_SCRATCH
     exact: Literal["bits", "numerics"] | None = None
+    compiled: str | None = None
     of: OperandSet = field(default="all", init=False, repr=False)
 
     def check(self, scope: Scope, *, finite: bool) -> None:
@@ -246,6 +256,11 @@ class TileFunction(Combination):
         if not isinstance(self.holds, Real) or not 0 <= float(self.holds) < math.inf:
             raise BrokenContractError(
                 f"{name} has holds = {shown(self.holds)}", "float32 values per element, 0 or more"
+            )
+        if self.compiled is not None and self.compiled not in COMPILED:
+            raise BrokenContractError(
+                f"{name} has compiled = {shown(self.compiled)}",
+                f"None or one of {', '.join(sorted(COMPILED))}",
             )
 
     def narrowed(self, used: Used) -> TileFunction:

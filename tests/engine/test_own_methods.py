@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tiny import read, recipe, same_bits, save
 
 import mergesafe
 from mergesafe import ops
+from mergesafe.engine.run import workers
 from mergesafe.errors import MethodError
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import (
@@ -76,7 +78,10 @@ def test_gram_and_sum_are_those_of_the_experts(
     tmp_path: Path,
     memory: str,
     backend: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    kept = replace(workers.CPU_SIZES, kept=1 << 30)  # else it is cut with either budget
+    monkeypatch.setattr(workers, "CPU_SIZES", kept)
     content = recipe("by_norm", models[1:], models[0])
     report = mergesafe.plan(content, memory=memory, threads=1)
     layout = report.schedule.layouts["w"]

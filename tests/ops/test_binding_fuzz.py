@@ -135,6 +135,10 @@ def delta_gram(m: Made) -> list[Any]:
     return [m.input(), m.inputs(), [0.0] * m.count**2, m.n, False, 2]
 
 
+def stock_rows(m: Made) -> list[Any]:
+    return [m.input(), [m.input(), *m.inputs()], 1, m.output(), m.n, False, 2]
+
+
 def compare(m: Made) -> list[Any]:
     width = m.count + 1
     totals, counts = [0.0] * width**2, [0] * 2 * m.count**2
@@ -171,8 +175,8 @@ def use_isa(m: Made) -> list[Any]:
 
 CALLS: list[Callable[[Made], list[Any]]] = [
     weighted_sum, merge_task_vectors, kth_magnitude, magnitude_histogram, gram, delta_norms,
-    delta_gram, compare, inner_products, merge_gradient, add_low_rank, count_nonfinite, digest,
-    triad, use_isa,
+    delta_gram, stock_rows, compare, inner_products, merge_gradient, add_low_rank, count_nonfinite,
+    digest, triad, use_isa,
 ]  # fmt: skip
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from mergesafe.dtypes import SIZES
 from mergesafe.methods.spec import (
     Combination,
     DeltaNorms,
@@ -38,6 +39,10 @@ from mergesafe.engine.run.kernels import Buffer, Selection
 
 if TYPE_CHECKING:
     from mergesafe.engine.run.tensor_kernels import TensorKernels
+
+
+#: By the names of :data:`mergesafe.methods.combinations.COMPILED`.
+COMPILED: Final = {"stock_rows": extension.stock_rows}
 
 
 class NativeSelection:
@@ -216,7 +221,13 @@ class NativeKernels:
         tensor: TensorContext,
         begin: int,
     ) -> int:
-        return self._tensors.tile(inputs, how, out, tensor, begin)
+        if how.compiled is None:
+            return self._tensors.tile(inputs, how, out, tensor, begin)
+        base, *others = _inputs(inputs)
+        columns = tensor.shape[-1] if tensor.shape else 1
+        target = Output(out.address, DTYPES[out.dtype])
+        n = out.view.nbytes // SIZES[out.dtype]
+        return COMPILED[how.compiled](base, others, columns, target, n, self.zero, self.threads)
 
     @cached_property
     def _tensors(self) -> TensorKernels:

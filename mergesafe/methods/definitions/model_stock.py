@@ -47,7 +47,8 @@ class ModelStock(MergeMethod):
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         if settings.shared["filter_wise"]:
-            return TileFunction(by_rows, unit=Unit.ROW, holds=3.0 * tensor.inputs + 6.0)
+            holds = 3.0 * tensor.inputs + 6.0
+            return TileFunction(by_rows, unit=Unit.ROW, holds=holds, compiled="stock_rows")
         gram = yield Gram(of="deltas")
         t = ratio(gram)
         return WeightedSum((1.0 - t, *[t / tensor.inputs] * tensor.inputs), of="all")
@@ -66,18 +67,24 @@ def ratio(gram: Sequence[Sequence[float]]) -> float:
 
 
 def by_rows(tile: Any, settings: Any) -> Any:
-    """The same for every row of a tile; sums in float64 in a fixed order."""
+    """The same for every row of a tile; sums in float64 in a fixed order.
+
+    csrc/core/stock.h has the same operations in the same order. Averages divide by tensors, because
+    on GPUs torch multiplies by the reciprocal of a number.
+    """
     deltas, count = tile.deltas, len(tile.inputs)
     norms = [tile.row_sum(d * d).sqrt() for d in deltas]
     cosines = []
     for i, j in combinations(range(count), 2):
         product = (norms[i] * norms[j]).clamp(min=TINY_PRODUCT)
         cosines.append((tile.row_sum(deltas[i] * deltas[j]) / product).clamp(-1.0, 1.0))
-    cosine: Any = sum(cosines[1:], cosines[0]) / len(cosines)
+    cosine: Any = sum(cosines[1:], cosines[0])
+    cosine = cosine / cosine.new_tensor(float(len(cosines)))
     denominator = 1.0 + (count - 1) * cosine
     singular = denominator.abs() < SINGULAR
     t = (count * cosine / denominator.masked_fill(singular, 1.0)).masked_fill(singular, 0.0)
     mean = tile.inputs[0]
     for x in tile.inputs[1:]:
         mean = mean + x
-    return t.float() * (mean / count) + (1.0 - t).float() * tile.base
+    mean = mean / mean.new_tensor(float(count))
+    return t.float() * mean + (1.0 - t).float() * tile.base
