@@ -122,7 +122,13 @@ def _given(
 ) -> tuple[Evaluation, FileDigest | None]:
     """The evaluation with intervals at ``confidence``; path and digest of the file it is from."""
     if isinstance(evaluation, Evaluation):
-        return at_confidence(evaluation.document(), confidence, metrics), None
+        try:
+            written = evaluation.document()
+        except ValueError as error:  # its figures are not those that evaluate returned
+            raise DataError(
+                f"the evaluation contradicts itself ({error}); evaluate again"
+            ) from None
+        return at_confidence(written, confidence, metrics), None
     if isinstance(evaluation, str | Path):
         read = read_evaluation(Path(evaluation))
         file = FileDigest(str(read.path), read.sha256)

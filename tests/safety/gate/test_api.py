@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mergesafe as ms
-from mergesafe.errors import ArgumentError
+from mergesafe.errors import ArgumentError, DataError
 from mergesafe.safety.gate.api import gate
 
 from ..chat_models import Scripted
@@ -67,6 +68,16 @@ def test_gate_takes_what_evaluate_returned(sets: dict[str, Any]) -> None:
         ms.gate("good", REQUIRE[:1], evaluation={})  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="requirement 3: expected text"):
         ms.gate("good", [3], evaluation=found)  # type: ignore[list-item]
+
+
+def test_an_evaluation_that_was_changed_in_memory(sets: dict[str, Any]) -> None:
+    found = ms.evaluate(Scripted("good", skilled), **sets)
+    [model] = found.models
+    rate = model.figures["safe_rate"]
+    better = replace(rate, estimate=replace(rate.estimate, value=2.0, high=2.0))
+    changed = replace(model, figures={"safe_rate": better})
+    with pytest.raises(DataError, match=r"the evaluation contradicts itself \(a rate is between"):
+        ms.gate("good", "safe_rate>=0.5", evaluation=replace(found, models=[changed]))
 
 
 def test_metrics_are_checked_before_any_model_is_asked(sets: dict[str, Any]) -> None:
