@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.agreement import disagreement
-from bench.machine import describe
+from bench.machine import compile_package, describe
 from bench.make_models import Shape, make_models
 from bench.plot import plot_merges
 from bench.timing import percentiles, write_csv
@@ -236,6 +236,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=Shape.layers)
     parser.add_argument("--results", default="merge", help="name of the table in bench/results")
     args = parser.parse_args()
+    compile_package()
     mergekit = os.environ.get("MERGEKIT_YAML") or shutil.which("mergekit-yaml")
     if not mergekit:
         print("mergekit-yaml is not on PATH: measuring mergesafe and the floor only")

@@ -1,9 +1,9 @@
 """``python -m bench.dense``: a merge by TSV beside torch's own decompositions of the same matrices.
 
 The yardstick calls ``torch.linalg.svd`` on every task vector and on the two stacks of singular
-vectors of every matrix, with the threads that the merge has, and does nothing else. Both run in
-processes of their own, in turn; the start of the merge's process is within its time. The peak
-resident memory is printed beside what the plan counts.
+vectors of every matrix, with as many threads as the merge, which sleep where they wait as its do,
+and does nothing else. Both run in processes of their own, in turn; the start of the merge's process
+is within its time. The peak resident memory is printed beside what the plan counts.
 
 ``--method iso_c`` takes Iso-C in place of TSV, and the decomposition of the task vectors' sum.
 """
@@ -17,16 +17,18 @@ from pathlib import Path
 
 import mergesafe as ms
 from bench.bench_merge import MIB, Run, run
-from bench.machine import describe
+from bench.machine import compile_package, describe
 from bench.make_models import Shape, make_models
 from bench.timing import percentiles, write_csv
 
-SHAPE = Shape(layers=2, hidden=1024, intermediate=2816, heads=16, kv_heads=4, vocabulary=8000)
+SHAPE = Shape(layers=1, hidden=512, intermediate=1408, heads=8, kv_heads=2, vocabulary=8000)
 RECIPE = "merge_method: {method}\nbase_model: {base}\nmodels:\n{models}dtype: bfloat16\n"
 
 YARDSTICK = """
 import sys
 from pathlib import Path
+from mergesafe.cli.threads import set_thread_defaults
+set_thread_defaults()
 import torch
 from safetensors import safe_open
 torch.set_num_threads(int(sys.argv[1]))
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", default="1GiB")
     args = parser.parse_args()
+    compile_package()
     with tempfile.TemporaryDirectory(prefix="mergesafe-bench-") as name:
         work = Path(name)
         models = make_models(work / "models", SHAPE, experts=3, shards=1, seed=0)

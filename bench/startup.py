@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.machine import describe
+from bench.machine import compile_package, describe
 from bench.make_models import Shape, make_models
 from bench.timing import percentiles, write_csv
 
@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=11)
     args = parser.parse_args()
+    compile_package()
     about = describe()
     with tempfile.TemporaryDirectory(prefix="mergesafe-bench-") as name:
         base, *experts = make_models(Path(name), SHAPE, experts=2, shards=4, seed=0)
