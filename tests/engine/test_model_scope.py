@@ -173,6 +173,25 @@ def test_nan_is_named_before_anything_is_merged(models: list[Path], tmp_path: Pa
     ms.merge(made, tmp_path / "out", on_nonfinite="zero")
 
 
+@pytest.mark.parametrize("rule", ["warn", "zero"])
+def test_many_experts_with_two_ranks_each_are_told_apart(tmp_path: Path, rule: str) -> None:
+    """More ranks than a kernel has flags for."""
+    paths = []
+    for i in range(36):
+        generator = torch.Generator().manual_seed(i)
+        tensors = {"a": torch.randn(9, generator=generator)}
+        if i == 35:
+            tensors["a"][2] = torch.nan
+        paths.append(save(tmp_path / str(i), tensors))
+    made = recipe(
+        "breadcrumbs", paths[1:], paths[0], each={"weight": 1.0, "density": 0.5},
+        parameters={"trim_scope": "model", "gamma": 0.2},
+    )  # fmt: skip
+    done = ms.merge(made, tmp_path / "out", on_nonfinite=rule)
+    [told] = [each for each in done.warnings if "NaN" in each]
+    assert "/35/model.safetensors: tensor 'a' holds 1 value" in told
+
+
 def test_slices_and_tuning_refuse_it(models: list[Path], tmp_path: Path) -> None:
     sources = [
         {"model": str(m), "layer_range": [0, 2], "parameters": {"weight": 1.0, "density": 0.5}}

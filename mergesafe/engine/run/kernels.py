@@ -8,10 +8,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.spec import (
     Combination,
     DeltaNorms,
@@ -31,6 +32,22 @@ if TYPE_CHECKING:
 OUTPUT_FLAG: Final = 1 << 63
 #: Inputs from this one on share a flag bit.
 SHARED_FLAG: Final = 62
+
+
+def flagged(flags: int, inputs: Iterable[int]) -> set[int]:
+    """Of the inputs that a kernel was given, by the caller's numbers, those that it reports.
+
+    With more than :data:`SHARED_FLAG` of them one flag may stand for several.
+    """
+    return {number for i, number in enumerate(inputs) if flags >> min(i, SHARED_FLAG) & 1}
+
+
+class TileError(Exception):
+    """A tile function does not keep to its contract. ``flags``: of the operands it was given."""
+
+    def __init__(self, error: BrokenContractError, flags: int) -> None:
+        super().__init__(str(error))
+        self.error, self.flags = error, flags
 
 
 @dataclass(slots=True, eq=False)
@@ -188,5 +205,5 @@ class Kernels(Protocol):
         """What a tile function makes of the elements from number ``begin`` on.
 
         Raises:
-            BrokenContractError: the function does not keep to its contract.
+            TileError: the function does not keep to its contract.
         """

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.view import Room
 from mergesafe.engine.plan.tasks import TensorTask
-from mergesafe.engine.run.kernels import SHARED_FLAG, Buffer
+from mergesafe.engine.run.kernels import Buffer
 from mergesafe.engine.run.native_kernels import count_nonfinite
 from mergesafe.errors import NonFiniteError
 from mergesafe.outline.sources import Operand
@@ -44,9 +44,9 @@ class NonFinite:
                 self._outputs.add(task.name)
         if self.rule != "error":
             return
-        for message, source in self._about_inputs(task, inputs):
+        for message, remedy in self._about_inputs(task, inputs):
             raise NonFiniteError(
-                f"{message}. {_remedy(task, source)}, or accept it with --on-nonfinite zero "
+                f"{message}. {remedy}, or accept it with --on-nonfinite zero "
                 "(use 0 instead) or --on-nonfinite warn (merge it)."
             )
         if output:
@@ -64,16 +64,16 @@ class NonFinite:
                 found.append(_overflow(task))
         return found
 
-    def _about_inputs(
-        self, task: TensorTask, inputs: Iterable[int]
-    ) -> Iterable[tuple[str, Operand]]:
+    def _about_inputs(self, task: TensorTask, inputs: Iterable[int]) -> Iterable[tuple[str, str]]:
+        """What is wrong with each, and what to do."""
         for index in sorted(inputs):
             source = task.sources[index]
-            count = self._count(task, source)
-            if count or index < SHARED_FLAG or source.view.lora:
-                yield _message(task, source, count), source
+            cast = task.cast_of(index)
+            count = self._count(source, cast)
+            if count or source.view.lora:  # else an input that shares its flag with others
+                yield _message(task, source, count, cast), _remedy(source, cast)
 
-    def _count(self, task: TensorTask, source: Operand) -> int:
+    def _count(self, source: Operand, cast: str | None) -> int:
         """Values of the input before its adapter that are not finite after the cast at load."""
         view = source.view.plain
         opened = view.open(Room(self._reader, min(_PIECE, view.numel)))
@@ -81,7 +81,7 @@ class NonFinite:
         for begin in range(0, view.numel, _PIECE):
             n = min(_PIECE, view.numel - begin)
             opened.fetch(begin, n)
-            buffer = Buffer(*opened.make(begin, n), view.dtype, task.cast or view.dtype)
+            buffer = Buffer(*opened.make(begin, n), view.dtype, cast or view.dtype)
             count += count_nonfinite(buffer, n)
         return count
 
@@ -99,21 +99,21 @@ def _overflow_remedy(task: TensorTask) -> str:
     return "The weights or scales of the recipe are too large"
 
 
-def _message(task: TensorTask, source: Operand, count: int) -> str:
+def _message(task: TensorTask, source: Operand, count: int, cast: str | None) -> str:
     name = task.title(source.view.info.name)
     if not count:
         return f"{source.model}: tensor {name} holds NaN or infinity after its adapter is applied"
     values = "1 value that is" if count == 1 else f"{count:,} values that are"
-    cast = f" when read as {task.cast}" if _narrowed(task, source) else ""
-    return f"{source.view.info.path}: tensor {name} holds {values} NaN or infinite{cast}"
+    how = f" when read as {cast}" if _narrowed(source, cast) else ""
+    return f"{source.view.info.path}: tensor {name} holds {values} NaN or infinite{how}"
 
 
-def _narrowed(task: TensorTask, source: Operand) -> bool:
-    return task.cast not in (None, source.view.nominal)
+def _narrowed(source: Operand, cast: str | None) -> bool:
+    return cast not in (None, "F32", source.view.nominal)  # float32 holds all of them
 
 
-def _remedy(task: TensorTask, source: Operand) -> str:
+def _remedy(source: Operand, cast: str | None) -> str:
     repair = "Repair or replace the checkpoint"
-    if source.view.lora is None and _narrowed(task, source):
+    if source.view.lora is None and _narrowed(source, cast):
         return f"{repair}, set dtype: float32 in the recipe if they are finite there"
     return repair

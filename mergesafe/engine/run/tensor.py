@@ -22,16 +22,11 @@ from mergesafe.engine.plan.tiling import Tiling, rank_count, whole_rows
 from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.answers import answer
 from mergesafe.engine.run.encoded import EncodedRows
-from mergesafe.engine.run.kernels import (
-    OUTPUT_FLAG,
-    SHARED_FLAG,
-    Buffer,
-    Kernels,
-)
+from mergesafe.engine.run.kernels import OUTPUT_FLAG, Buffer, Kernels, TileError, flagged
 from mergesafe.engine.run.ranks import RankedExperts
 from mergesafe.engine.run.results import Results
 from mergesafe.engine.run.trace import Lap, no_lap
-from mergesafe.methods.contract import BrokenContractError, OperandSet
+from mergesafe.methods.contract import OperandSet
 from mergesafe.methods.driver import broken, drive, steps
 from mergesafe.methods.spec import (
     Combination,
@@ -102,7 +97,7 @@ class TensorMerge:
                 first, total, rows = self._whole_rows(begin + at, n, pieces)
                 out = Buffer(address, view[: total * SIZES[made]], made, made)
                 parts = [rows[i] for i in chosen]
-                flags = self._combine(parts, combine, out, total, first)
+                flags = self._combine(parts, combine, out, total, first, chosen)
                 written = out.address, out.view
                 if self._encoded is not None:
                     written = self._encoded.encode(out.view, first, begin)
@@ -126,7 +121,13 @@ class TensorMerge:
             self.lap("journal", begin, 0)
 
     def _combine(
-        self, inputs: list[Buffer], how: Combination, out: Buffer, n: int, begin: int
+        self,
+        inputs: list[Buffer],
+        how: Combination,
+        out: Buffer,
+        n: int,
+        begin: int,
+        chosen: Sequence[int],
     ) -> int:
         if isinstance(how, MergeTaskVectors) and how.ranked:
             left = self.ranked(inputs, how.ranked, n, begin)
@@ -135,7 +136,9 @@ class TensorMerge:
             return self.kernels.combine(inputs, how, out, n, begin, self.scores(begin, n))
         try:
             return self.kernels.tile(inputs, how, out, self.task.context, begin)
-        except BrokenContractError as error:
+        except TileError as caught:
+            self.check(caught.flags, chosen)  # NaN in an operand is what the user can mend
+            error = caught.error
             raise broken(self.task.method, self.task.context, error) from error.__cause__
 
     def ranked(
@@ -200,7 +203,7 @@ class TensorMerge:
         """Report a kernel's flags; ``inputs`` says which of the task's inputs it was given."""
         if flags:
             given = range(len(self.task.sources)) if inputs is None else inputs
-            found = {index for i, index in enumerate(given) if flags >> min(i, SHARED_FLAG) & 1}
+            found = flagged(flags, given)
             self._nonfinite |= found
             self._overflow |= bool(flags & OUTPUT_FLAG)
             self.results.check(self.task, found, bool(flags & OUTPUT_FLAG))

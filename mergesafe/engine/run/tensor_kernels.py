@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.spec import (
     Combination,
     DeltaNorms,
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
     from mergesafe.ops.backends.base import Backend
 
 
-from mergesafe.engine.run.kernels import OUTPUT_FLAG, SHARED_FLAG, Buffer, Selection
+from mergesafe.engine.run.kernels import (
+    OUTPUT_FLAG,
+    SHARED_FLAG,
+    Buffer,
+    Selection,
+    TileError,
+)
 
 
 class TensorKernels:
@@ -215,7 +222,10 @@ class TensorKernels:
         if self._torch.get_num_threads() != self.threads:  # each worker has threads of its own
             self._torch.set_num_threads(self.threads)
         with self._torch.no_grad():
-            merged = apply(how, tensor, [self._tensor(x).float() for x in inputs], begin)
+            try:
+                merged = apply(how, tensor, [self._tensor(x).float() for x in inputs], begin)
+            except BrokenContractError as error:
+                raise TileError(error, self._flags(inputs)) from error
             target = self._target(out).copy_(merged)
         return self._finish(target, inputs, out)
 

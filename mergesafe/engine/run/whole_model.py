@@ -20,7 +20,7 @@ from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import Rank, TensorTask
 from mergesafe.engine.plan.tiling import BLOCK, SMALL_TILE
 from mergesafe.engine.run.devices import choose
-from mergesafe.engine.run.kernels import Buffer, Kernels
+from mergesafe.engine.run.kernels import Buffer, Kernels, flagged
 from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.methods.statistics import bin_of
 from mergesafe.native import extension
@@ -132,8 +132,7 @@ class _Count:
             given = [buffers[index] for index in chosen]
             flags = self.kernels.histogram(given, prefixes, counts, n)
             if flags:
-                odd = {index for i, index in enumerate(chosen) if flags >> i & 1}
-                self.nonfinite.check(task, odd, False)
+                self.nonfinite.check(task, flagged(flags, chosen), False)
 
     def _tiles(
         self, task: TensorTask, chosen: Sequence[int]
