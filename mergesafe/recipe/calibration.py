@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mergesafe.errors import did_you_mean
-from mergesafe.recipe.model import ModelEntry, Recipe
+from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe
 from mergesafe.recipe.nodes import Reporter, shown
 
 
@@ -33,6 +33,21 @@ def check_calibration(recipe: Recipe, report: Reporter) -> None:
                     entry.line,
                 )
         _check_complete(recipe, entry, report)
+
+
+def check_calibration_of_slices(recipe: Recipe, report: Reporter) -> None:
+    """Record every source whose calibration is another than that of the same model elsewhere."""
+    known: dict[tuple[object, str], ModelRef] = {}
+    for entry in (entry for each in recipe.slices for entry in each.sources):
+        for name, place in entry.calibration.items():
+            first = known.setdefault((entry.ref.key, name), place)
+            if first.key != place.key:
+                report.record(
+                    f"'calibration' of {shown(entry.ref.text)} has {shown(name)} at "
+                    f"{shown(place.text)} here and at {shown(first.text)} in an earlier slice; "
+                    "a model has one",
+                    entry.line,
+                )
 
 
 def _check_complete(recipe: Recipe, entry: ModelEntry, report: Reporter) -> None:

@@ -176,10 +176,16 @@ class EntryReader:
                 f"{what} must be a mapping such as {{fisher: PATH}}, got {describe(written)}",
                 written.line or node.line,
             )
-        return {
-            name: read_model(place, f"'{name}' in {what}", self.report)
-            for name, _, place in written
-        }
+        found = {}
+        for name, line, place in written:
+            ref = found[name] = read_model(place, f"'{name}' in {what}", self.report)
+            if ref.adapter is not None:
+                raise self.report.error(
+                    f"'{name}' in {what} names an adapter, {shown(ref.places[1])}; expected a "
+                    "checkpoint alone",
+                    line or node.line,
+                )
+        return found
 
     def _model(
         self,

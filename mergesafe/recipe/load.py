@@ -16,7 +16,7 @@ from mergesafe.dtypes import ENCODED_NAMES, RECIPE_NAMES
 from mergesafe.errors import ArgumentError, MethodError, RecipeError, did_you_mean
 from mergesafe.methods.registry import METHODS, get_method
 from mergesafe.methods.spec import MergeMethod
-from mergesafe.recipe.calibration import check_calibration
+from mergesafe.recipe.calibration import check_calibration, check_calibration_of_slices
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.entries import EntryReader
 from mergesafe.recipe.fields import as_meant, boolean
@@ -162,6 +162,7 @@ class _Reader:
             for merge, each in zip(recipe.merges, self._slices or (None,), strict=True):
                 attempt(self._check_base, merge, each)
                 check_calibration(merge, self.report)
+            check_calibration_of_slices(recipe, self.report)
         if self.report.errors:
             misplaced = {name for each in self._readers.values() for name in each.misplaced}
             unset = unset_parameters(recipe, misplaced)

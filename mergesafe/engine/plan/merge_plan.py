@@ -19,6 +19,7 @@ from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Place
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.checkpoint.places.seen import FileState
 from mergesafe.dtypes import CONFIG_NAMES, SIZES, promote
+from mergesafe.engine.plan.calibrated import calibration_notes, calibration_warnings
 from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.companions import companion_warnings, companions_of
 from mergesafe.engine.plan.experts import Experts
@@ -155,6 +156,7 @@ def make_plan(
         *_method_warnings(tasks),
         *_filter_warnings(recipe, names),
         *_encoding_warnings(recipe, tasks),
+        *calibration_warnings(models),
         *settings,
         *config.warnings,
         *tokens.warnings,
@@ -163,6 +165,7 @@ def make_plan(
     notes = [
         *_exactness_notes(tasks),
         *_encoding_notes(recipe, tasks),
+        *calibration_notes(recipe, models, tasks),
         *outline.notes,
         *precision.notes(),
         *experts.notes(),

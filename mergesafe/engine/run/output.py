@@ -210,7 +210,8 @@ def protected(made: MergePlan) -> list[Path]:
     """What a merge must not write to."""
     inputs: list[Location] = []
     for model in made.models:
-        inputs += [model.checkpoint.path, *model.checkpoint.shards]
+        for checkpoint in (model.checkpoint, *model.calibration.values()):
+            inputs += [checkpoint.path, *checkpoint.shards]
         if model.adapter is not None:
             inputs.append(model.adapter.path)
     paths = [path for path in inputs if isinstance(path, Path)]
