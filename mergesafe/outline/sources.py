@@ -166,12 +166,15 @@ def _without_scales(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Scale
     return replace(checkpoint, tensors=weights), scales
 
 
-def hub_notes(models: Sequence[Model]) -> list[str]:
-    """Which commits the Hub's models are read at, from the Hub or from its cache alike."""
+def hub_notes(recipe: Recipe, models: Sequence[Model]) -> list[str]:
+    """Which commits what lies on the Hub is read at, from the Hub or from its cache alike."""
     notes = []
     for model in models:
         adapter = (model.ref.adapter, model.adapter.path) if model.adapter else ("", None)
-        for text, location in ((model.ref.path, model.checkpoint.path), adapter):
+        places = [(model.ref.path, model.checkpoint.path), adapter]
+        for name, place in recipe.calibration(model.ref).items():
+            places.append((place.path, model.calibration[name].path))
+        for text, location in places:
             commit = None
             if isinstance(location, RemotePath) and isinstance(location.store, HubStore):
                 commit = location.store.commit

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import Tensors, llama, read, recipe, save, save_file
+from safetensors.torch import save_file
+from tiny import Tensors, llama, read, recipe, save, write_recipe
 
 import mergesafe as ms
 from mergesafe.errors import CheckpointError, NonFiniteError, OutputError, RecipeError
@@ -104,3 +105,22 @@ def test_nan_is_named_before_what_a_method_makes_of_it(
     with pytest.raises(NonFiniteError, match=said):
         ms.merge(content(models, method, kind, dtype="float16"), models / "out")
     assert not (models / "out").exists()
+
+
+def test_where_calibration_lies_is_not_told(models: Path) -> None:
+    """Card and manifest are published: they have the names that the recipe has."""
+    tensors = read(models / "fisher")
+    tensors[NORM][0] = torch.inf
+    save_calibration(models / "fisher", tensors | {"nothing": torch.ones(1)})
+    made = content(models)
+    ms.merge(made, models / "absolute", on_nonfinite="zero")
+    card = (models / "absolute" / "README.md").read_text().split("## Recipe")[0]
+    assert "fisher/model.safetensors: tensor" in card
+    assert str(models) not in card
+    for i, entry in enumerate(made["models"]):
+        entry |= {"model": str(i), "calibration": {"fisher": "fisher"}}
+    path = write_recipe(models / "recipe.yml", made)
+    done = ms.merge(path, models / "relative", on_nonfinite="zero")
+    assert len([each for each in done.warnings if each.startswith("fisher")]) == 3
+    for name in ("README.md", "mergesafe-manifest.json"):
+        assert str(models) not in (models / "relative" / name).read_text()

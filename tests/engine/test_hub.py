@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from conftest import Family
 from fake_hub import Hub, HubHandler
 from web import serve
@@ -232,6 +233,21 @@ def test_adapter_on_the_hub(family: Family, hub: Hub) -> None:
     merge(content, family.folder / "local")
     assert same(tiny.read(out), tiny.read(family.folder / "local"))
     assert not list((family.folder / "cache").rglob("adapter_model.bin"))
+
+
+def test_calibration_on_the_hub(family: Family, hub: Hub) -> None:
+    known = {name: torch.ones(x.shape) for name, x in tiny.llama(0).items()}
+    hub.add("org/fisher", tiny.save(family.folder / "fisher", known))
+    content = tiny.recipe("fisher", ["org/one", "org/two"])
+    for entry in content["models"]:
+        entry["calibration"] = {"fisher": "org/fisher"}
+    path = tiny.write_recipe(family.folder / "recipe.yml", content)
+    commit = hub.branches["org/fisher", "main"]
+    assert f"org/fisher is read at commit {commit}" in planned(family, hub, path)["notes"]
+    out = merged(family, hub, path)
+    again = merged(family, hub, path, "again", HF_HUB_OFFLINE="1")
+    assert tiny.digest(out) == tiny.digest(again)
+    assert f"org/fisher is read at commit {commit}" in (out / "README.md").read_text()
 
 
 def test_local_folder_wins(family: Family, hub: Hub) -> None:

@@ -31,14 +31,16 @@ def model_card(
     version: str,
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
+    beside: Sequence[str] = (),
 ) -> str:
     """README.md with the Hub's YAML front matter, the models, the method and the recipe.
 
     ``base`` and ``models`` are what the recipe calls them: the model, and its adapter if it has
-    one. Local paths are shown by folder name
-    only, in warnings and notes too, since a card is published and a path tells about the machine.
+    one. ``beside``: whatever else it names. Local paths are shown by folder name only, in warnings
+    and notes too, since a card is published and a path tells about the machine.
     """
     named = [*([base] if base else []), *models]
+    known = [*named, tuple(beside)]
     sources = _unique(display_name(*each) for each in named)
     title = f"# Merge of {escaped(', '.join(sources[:3]))}" + (
         " and others" if len(sources) > 3 else ""
@@ -57,8 +59,8 @@ def model_card(
         *([f"- base: {code(display_name(*base))}"] if base else []),
         *(f"- {code(display_name(*model))}" for model in models),
         "",
-        *_section("Warnings", warnings, named),
-        *_section("Notes", notes, named),
+        *_section("Warnings", warnings, known),
+        *_section("Notes", notes, known),
         "## Recipe",
         "",
         f"{fence}yaml",

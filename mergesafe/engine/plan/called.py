@@ -38,6 +38,8 @@ def _named(recipe: Recipe, models: Iterable[Model]) -> Iterator[tuple[str, str]]
         yield str(model.checkpoint.path), _written(model.ref.path)
         if model.adapter is not None and model.ref.adapter is not None:
             yield str(model.adapter.path), _written(model.ref.adapter)
+        for name, place in recipe.calibration(model.ref).items():
+            yield str(model.calibration[name].path), _written(place.path)
     if recipe.source is not None:
         yield str(recipe.source), recipe.source.name
 

@@ -141,9 +141,11 @@ def make_plan(
         asked = partial(_planned, output.merge, task.settings)
         tasks += experts.divided(task, asked)
     if recipe.slices and any(task.model_ranks for task in tasks):
+        asks = {task.method for task in tasks if task.model_ranks}
+        scoped = any(each.name == "trim_scope" for method in asks for each in method.parameters)
         raise RecipeError(
             "a slice is no whole model, so that magnitudes cannot be compared with a model's: "
-            "leave out 'trim_scope: model', or list whole models under 'models'",
+            f"{'leave out trim_scope: model, or ' * scoped}list whole models under 'models'",
             source=recipe.source, line=recipe.slices[0].line,
         )  # fmt: skip
     beside = companion_warnings(reference, tokenizer, models, carried)
@@ -171,7 +173,7 @@ def make_plan(
         *experts.notes(),
         *tokens.notes,
         *config.notes,
-        *hub_notes(models),
+        *hub_notes(recipe, models),
     ]
     layout = plan_layout(_outputs(tasks), max_shard_size, _metadata(recipe, seed))
     return MergePlan(

@@ -201,7 +201,9 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
         version=__version__,
         warnings=warnings,
         notes=made.notes,
-    )
+        beside=[place.path for model in made.models
+                for place in recipe.calibration(model.ref).values()],
+    )  # fmt: skip
     folder.add_file("README.md", card)
     folder.add_file("mergesafe-recipe.yml", recipe.text)
 
