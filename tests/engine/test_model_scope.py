@@ -201,7 +201,12 @@ def test_slices_and_tuning_refuse_it(models: list[Path], tmp_path: Path) -> None
         "merge_method": "ties", "base_model": str(models[0]), "slices": [{"sources": sources}],
         "parameters": {"trim_scope": "model"},
     }  # fmt: skip
-    with pytest.raises(RecipeError, match="a slice is no whole model"):
+    with pytest.raises(RecipeError, match=r"a slice is no whole model.*leave out trim_scope"):
+        ms.plan(made)
+    made |= {"merge_method": "localize_stitch", "parameters": {}}
+    for source in sources:
+        source["parameters"] = {"density": 0.5}
+    with pytest.raises(RecipeError, match="with a model's: list whole models"):
         ms.plan(made)
     from mergesafe.tune.setup import prepare
 

@@ -88,3 +88,13 @@ def test_identities(method: str) -> None:
     assert torch.equal(merge(base, [base, base]), base)
     given = {"density": 0.3} if method == "localize_stitch" else {}
     assert torch.equal(merge(base, [x, y], **given), merge(base, [y, x], **given))
+
+
+def test_an_agreement_that_cannot_be_reached_is_told(models: list[Path]) -> None:
+    made = recipe("consensus", models[1:], models[0])
+    assert not [each for each in ms.plan(made).plan.warnings if "agreement" in each]
+    [told] = [
+        each for each in ms.plan(made | {"parameters": {"agreement": 4}}).plan.warnings
+        if "agreement" in each
+    ]  # fmt: skip
+    assert "of 4 experts and has 3, so the output is the base" in told

@@ -44,6 +44,15 @@ class Consensus(MergeMethod):
         ),
     )  # fmt: skip
 
+    def check(self, settings: Settings) -> list[str]:
+        agreement, count = settings.shared["agreement"], len(settings.inputs)
+        if agreement <= count:
+            return []
+        return [
+            f"consensus asks for the agreement of {agreement} experts and has {count}, so the "
+            "output is the base; choose a smaller agreement"
+        ]
+
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()
         return TileFunction(agreed, settings, holds=tensor.inputs + 4.0)
