@@ -133,7 +133,11 @@ def task_layout(
         room = sizes.once
         counts = 0
         again = False
-    per_element = task.bytes_per_element + out_size
+    held = task.bytes_per_element
+    if again and task.ranked:  # masks stay, whatever the tile
+        fixed += len(task.sources) * aligned(task.numel)
+        held -= len(task.sources)
+    per_element = held + out_size
     rest = int(2 * row * per_element)
     left = budget - fixed - 2 * ALIGNMENT - rest
     wanted = max(room - fixed - counts, int(SMALL_TILE * per_element))
@@ -145,7 +149,7 @@ def task_layout(
         raise _too_small(task, budget, needed, f"{format_size(fixed)} are needed besides its tiles")
     out_tile = _pieces(tile, used * sizes.write // SIZES[task.out_dtype], step)
     read, made = tile + 2 * row, out_tile + 2 * row
-    nbytes = fixed + aligned(int(read * task.bytes_per_element)) + aligned(int(made * out_size))
+    nbytes = fixed + aligned(int(read * held)) + aligned(int(made * out_size))
     return Tiling(tile, out_tile, nbytes, used, select, again, row)
 
 
@@ -153,7 +157,7 @@ def _cheap_to_reread(task: TensorTask) -> bool:
     """Whether all it takes are sums of one pass each, of elements as they are stored."""
     sums = all(s.rank_count == 0 and s.passes(selects=True) == 1 for s in task.statistics)
     made = any(source.view.made_size for source in task.sources)
-    return sums and not made and not task.ranked and task.unit is not Unit.MATRIX
+    return sums and not made and task.unit is not Unit.MATRIX
 
 
 def unit_step(task: TensorTask) -> int:

@@ -1,4 +1,4 @@
-"""Experts without what masks by rank drop: the masks of a tensor that stays in memory are kept."""
+"""Experts without what masks by rank drop: masks of a tensor are kept where there is memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mergesafe.native import Array
 class RankedExperts:
     """Finds the masks, a piece at a time, in a slice of the arena.
 
-    Those of a tensor that is streamed are found again in every pass; those of one that stays, once,
-    because ranking costs more than all else.
+    Those of a tensor that does not fit are found again in every pass; those of others, whether they
+    stay or are read again, once, because ranking costs more than all else.
     """
 
     def __init__(self, task: TensorTask, layout: Tiling, memory: Slice) -> None:
         experts = range(len(task.members) - 1)
-        self._stays = layout.tile >= task.numel
+        self._stay = layout.tile >= task.numel or layout.again
         self._keeps = [
-            memory.take(task.numel if self._stays else layout.out_tile)[0] for _ in experts
+            memory.take(task.numel if self._stay else layout.out_tile)[0] for _ in experts
         ]
         self._flags: dict[int, int] = {}
 
@@ -36,8 +36,8 @@ class RankedExperts:
         begin: int,
     ) -> tuple[int, Sequence[Buffer]]:
         """Flags of all inputs, and the base with the experts of elements [begin, begin + n)."""
-        at = begin if self._stays else 0
-        known = self._stays and begin in self._flags
+        at = begin if self._stay else 0
+        known = self._stay and begin in self._flags
         keeps = [Array(address + at, n) for address in self._keeps]
         flags, found = kernels.ranked_experts(inputs, masks, n, begin, keeps, known=known)
         self._flags[begin] = self._flags.get(begin, 0) | flags
