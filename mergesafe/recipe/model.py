@@ -28,12 +28,12 @@ class ModelRef:
     adapter: str | None = None
     line: int | None = field(default=None, compare=False)
 
-    @property
+    @cached_property
     def places(self) -> tuple[str, ...]:
         """The path and the adapter's, fit to be shown: without a URL's password and query."""
         return tuple(redact(each) for each in (self.path, self.adapter) if each is not None)
 
-    @property
+    @cached_property
     def text(self) -> str:
         """What names the model in a recipe and on a command line, fit to be shown.
 

@@ -187,7 +187,7 @@ class TensorTask:
         """Whether elements are selected by a score, which later passes need again."""
         return any(isinstance(each, ScoreThreshold) for each in self.statistics)
 
-    @property
+    @cached_property
     def stored_bytes(self) -> int:
         """Bytes of the inputs on disk."""
         return sum(source.view.stored_bytes for source in self.sources)
