@@ -56,7 +56,8 @@ class Tiling:
     where histograms decide. ``again``: it is read again for every pass, which is cheaper than to
     keep it. ``row``: elements of a row where tiles and pieces end within rows, so that each is read
     and merged with the rest of its first and its last row; else 0. ``scores``: bytes in which the
-    scores of a tensor that stays are kept.
+    scores of a tensor that stays are kept. ``masks``: whether masks
+    by rank are kept of a tensor that does not stay.
     """
 
     tile: int
@@ -67,6 +68,7 @@ class Tiling:
     again: bool = False
     row: int = 0
     scores: int = 0
+    masks: bool = False
 
     @property
     def read(self) -> int:
@@ -134,9 +136,12 @@ def task_layout(
         counts = 0
         again = False
     held = task.bytes_per_element
-    if again and task.ranked:  # masks stay, whatever the tile
-        fixed += len(task.sources) * aligned(task.numel)
+    masks = len(task.sources) * aligned(task.numel) if again and task.ranked else 0
+    if masks and fixed + masks + int(step * (held + out_size)) + 2 * ALIGNMENT <= budget:
+        fixed += masks
         held -= len(task.sources)
+    else:
+        masks = 0
     per_element = held + out_size
     rest = int(2 * row * per_element)
     left = budget - fixed - 2 * ALIGNMENT - rest
@@ -150,7 +155,7 @@ def task_layout(
     out_tile = _pieces(tile, used * sizes.write // SIZES[task.out_dtype], step)
     read, made = tile + 2 * row, out_tile + 2 * row
     nbytes = fixed + aligned(int(read * held)) + aligned(int(made * out_size))
-    return Tiling(tile, out_tile, nbytes, used, select, again, row)
+    return Tiling(tile, out_tile, nbytes, used, select, again, row, masks=masks > 0)
 
 
 def _cheap_to_reread(task: TensorTask) -> bool:

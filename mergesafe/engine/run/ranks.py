@@ -15,13 +15,13 @@ from mergesafe.native import Array
 class RankedExperts:
     """Finds the masks, a piece at a time, in a slice of the arena.
 
-    Those of a tensor that does not fit are found again in every pass; those of others, whether they
-    stay or are read again, once, because ranking costs more than all else.
+    Those of a tensor of which they do not fit are found again in every pass; others once, because
+    ranking costs more than all else.
     """
 
     def __init__(self, task: TensorTask, layout: Tiling, memory: Slice) -> None:
         experts = range(len(task.members) - 1)
-        self._stay = layout.tile >= task.numel or layout.again
+        self._stay = layout.tile >= task.numel or layout.masks
         self._keeps = [
             memory.take(task.numel if self._stay else layout.out_tile)[0] for _ in experts
         ]
