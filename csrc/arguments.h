@@ -80,6 +80,13 @@ T* array_of(const char* name, const Array& array, size_t wanted, const char* of)
   return reinterpret_cast<T*>(array.address);
 }
 
+// Throws where the fused combination of this number does not take `count` inputs.
+inline void check_fused_inputs(int number, size_t count) {
+  const int takes = FusedList::kInputs[number];
+  if (takes != kAnyInputs) expect_length("inputs", count, takes, "as the kernel takes");
+  if (count < 1) throw std::invalid_argument("inputs has 0 values; expected at least 1");
+}
+
 // The number of a fused combination in FusedList; ValueError for a name that is not in it.
 inline int fused_of(const std::string& name) {
   std::string known;

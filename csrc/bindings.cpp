@@ -69,12 +69,12 @@ uint64_t fused(const std::string& kernel, const Input& base, const std::vector<I
                bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
   const int number = fused_of(kernel);
-  expect_length("inputs", inputs.size(), FusedList::kInputs[number], "as the kernel takes");
+  check_fused_inputs(number, inputs.size());
   expect_length("coefficients", coefficients.size(), FusedList::kCoefficients[number],
                 "as the kernel takes");
   check_inputs(inputs, n);
-  const FusedJob job{checked("the base", base, n), inputs.data(), coefficients.data(),
-                     checked(out, n), zero_nonfinite};
+  const FusedJob job{checked("the base", base, n), inputs.data(),   static_cast<int>(inputs.size()),
+                     coefficients.data(),          checked(out, n), zero_nonfinite};
   Kernel scope;
   return cpu::run_fused(number, job, n, threads);
 }

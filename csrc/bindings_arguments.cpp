@@ -16,9 +16,11 @@ void bind_arguments(py::module_& m) {
   m.attr("norms") = py::dict(py::arg("l1") = number(Norm::kL1), py::arg("l2") = number(Norm::kL2),
                              py::arg("linf") = number(Norm::kLinf));
   py::dict fused;
-  for (int i = 0; i < FusedList::kCount; ++i)
-    fused[FusedList::kNames[i]] =
-        py::make_tuple(FusedList::kInputs[i], FusedList::kCoefficients[i]);
+  for (int i = 0; i < FusedList::kCount; ++i) {
+    const int inputs = FusedList::kInputs[i];
+    const py::object takes = inputs == kAnyInputs ? py::none() : py::object(py::int_(inputs));
+    fused[FusedList::kNames[i]] = py::make_tuple(takes, FusedList::kCoefficients[i]);
+  }
   m.attr("fused_kernels") = fused;
   // module_local: tests load a second build of this module beside the first.
   py::class_<Input>(m, "Input", py::module_local())

@@ -120,7 +120,7 @@ void bind(py::module_& m) {
       [](const std::string& kernel, const JobList& jobs, const Array& coefficients, int device,
          uintptr_t stream) {
         const int number = fused_of(kernel);
-        expect_length("inputs", jobs.count, FusedList::kInputs[number], "as the kernel takes");
+        check_fused_inputs(number, static_cast<size_t>(jobs.count));
         run_fused(number, jobs,
                   array_of<const float>("coefficients", coefficients,
                                         values(jobs, FusedList::kCoefficients[number]),

@@ -51,8 +51,8 @@ class RankMask:
 dtypes: dict[str, int]
 elections: dict[str, int]
 norms: dict[str, int]
-#: How many inputs and coefficients each fused kernel takes.
-fused_kernels: dict[str, tuple[int, int]]
+#: How many inputs (None: any number) and coefficients each fused kernel takes.
+fused_kernels: dict[str, tuple[int | None, int]]
 #: Sums of weights that are closer to 0 divide by 1 instead.
 tiny_divisor: float
 

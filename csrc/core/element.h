@@ -104,6 +104,9 @@ MS_FN float divisor_of(int count, bool normalize, Weight weight) {
   return magnitude < kTinyDivisor ? 1.0f : total;
 }
 
+// The number of inputs of a fused combination (fused.h) that takes one or more.
+constexpr int kAnyInputs = -1;
+
 MS_FN bool same_bits(float a, float b) { return bits_of(a) == bits_of(b); }
 
 }  // namespace mergesafe

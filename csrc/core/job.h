@@ -71,6 +71,7 @@ struct SumJob {
 struct FusedJob {
   Input base;
   const Input* inputs;
+  int count;
   const float* coefficients;
   Output out;
   bool zero_nonfinite;

@@ -68,8 +68,45 @@ Flags fused_direct(const FusedJob& job, const Coefficients<Fused>& c, int64_t po
   return flags;
 }
 
+// A fold over any number of inputs: one row of them after the other meets the row of states.
 template <class Fused>
-Flags fused(const FusedJob& job, int64_t begin, int64_t end) {
+void fold_first(const float* base, const float* x, int n, float* __restrict__ state) {
+  for (int j = 0; j < n; ++j) state[j] = Fused::first(base[j], x[j]);
+}
+
+template <class Fused>
+void fold_next(const float* base, const float* x, int n, float* __restrict__ state) {
+  for (int j = 0; j < n; ++j) state[j] = Fused::next(state[j], base[j], x[j]);
+}
+
+template <class Fused>
+void fold_last(const float* base, const Coefficients<Fused>& given, int n,
+               float* __restrict__ state) {
+  const Coefficients<Fused> c = given;
+  for (int j = 0; j < n; ++j) state[j] = Fused::last(state[j], base[j], c.values);
+}
+
+template <class Fused>
+Flags folded(const FusedJob& job, int64_t begin, int64_t end) {
+  const Coefficients<Fused> c(job.coefficients);
+  float* base = thread_scratch(3 * kChunk);
+  float *state = base + kChunk, *x = base + 2 * kChunk;
+  Flags flags = 0;
+  for (int64_t pos = begin; pos < end; pos += kChunk) {
+    const int n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
+    flags |= flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
+    for (int i = 0; i < job.count; ++i) {
+      flags |= flag(i + 1, load(job.inputs[i], pos, n, job.zero_nonfinite, x));
+      i == 0 ? fold_first<Fused>(base, x, n, state) : fold_next<Fused>(base, x, n, state);
+    }
+    fold_last<Fused>(base, c, n, state);
+    if (store(state, n, job.out, pos)) flags |= kOutputFlag;
+  }
+  return flags;
+}
+
+template <class Fused>
+Flags of_fixed(const FusedJob& job, int64_t begin, int64_t end) {
   const Coefficients<Fused> c(job.coefficients);
   float* base = thread_scratch((2 + Fused::kInputs) * kChunk);
   float *out = base + kChunk, *x = base + 2 * kChunk;
@@ -89,6 +126,14 @@ Flags fused(const FusedJob& job, int64_t begin, int64_t end) {
     if (store(out, n, job.out, pos)) flags |= kOutputFlag;
   }
   return flags;
+}
+
+template <class Fused>
+Flags fused(const FusedJob& job, int64_t begin, int64_t end) {
+  if constexpr (Fused::kInputs == kAnyInputs)
+    return folded<Fused>(job, begin, end);
+  else
+    return of_fixed<Fused>(job, begin, end);
 }
 
 template <class... Fused>

@@ -38,6 +38,54 @@ __device__ __forceinline__ void fused_one(const Batch& batch, int j,
   store_one(Fused::element(load_one(job.first, pos), row, c), job.out, job.out_dtype, pos);
 }
 
+// A fold over any number of inputs.
+template <class Fused>
+__device__ __forceinline__ void folded_vector(const Batch& batch, int j,
+                                              const float (&c)[Fused::kCoefficients], int64_t pos) {
+  const Job& job = batch.job(j);
+  float b[kVector], x[kVector], state[kVector] = {};
+  expand(fetch(job.first, pos), job.first, b);
+  for (int i = 0; i < batch.count; ++i) {
+    const auto& input = batch.expert(j, i).source;
+    expand(fetch(input, pos), input, x);
+#pragma unroll
+    for (int k = 0; k < kVector; ++k)
+      state[k] = i == 0 ? Fused::first(b[k], x[k]) : Fused::next(state[k], b[k], x[k]);
+  }
+#pragma unroll
+  for (int k = 0; k < kVector; ++k) b[k] = Fused::last(state[k], b[k], c);
+  store(b, job.out, job.out_dtype, pos);
+}
+
+template <class Fused>
+__device__ __forceinline__ void folded_one(const Batch& batch, int j,
+                                           const float (&c)[Fused::kCoefficients], int64_t pos) {
+  const Job& job = batch.job(j);
+  const float base = load_one(job.first, pos);
+  float state = Fused::first(base, load_one(batch.expert(j, 0).source, pos));
+  for (int i = 1; i < batch.count; ++i)
+    state = Fused::next(state, base, load_one(batch.expert(j, i).source, pos));
+  store_one(Fused::last(state, base, c), job.out, job.out_dtype, pos);
+}
+
+template <class Fused>
+__device__ __forceinline__ void vector_of(const Batch& batch, int j,
+                                          const float (&c)[Fused::kCoefficients], int64_t pos) {
+  if constexpr (Fused::kInputs == kAnyInputs)
+    folded_vector<Fused>(batch, j, c, pos);
+  else
+    fused_vector<Fused>(batch, j, c, pos);
+}
+
+template <class Fused>
+__device__ __forceinline__ void one_of(const Batch& batch, int j,
+                                       const float (&c)[Fused::kCoefficients], int64_t pos) {
+  if constexpr (Fused::kInputs == kAnyInputs)
+    folded_one<Fused>(batch, j, c, pos);
+  else
+    fused_one<Fused>(batch, j, c, pos);
+}
+
 // coefficients: [jobs][Fused::kCoefficients], on the device.
 template <class Fused>
 __global__ void __launch_bounds__(kThreads)
@@ -53,9 +101,9 @@ __global__ void __launch_bounds__(kThreads)
     for (int v = 0; v < kVectors; ++v) {
       const int64_t pos = start + place(v);
       if (job.vectors && pos + kVector <= job.n) {
-        fused_vector<Fused>(batch, j, c, pos);
+        vector_of<Fused>(batch, j, c, pos);
       } else {
-        for (int64_t p = pos; p < pos + kVector && p < job.n; ++p) fused_one<Fused>(batch, j, c, p);
+        for (int64_t p = pos; p < pos + kVector && p < job.n; ++p) one_of<Fused>(batch, j, c, p);
       }
     }
   }

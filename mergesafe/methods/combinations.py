@@ -159,14 +159,20 @@ class MergeSelected(Combination):
 
 @dataclass(frozen=True)
 class FusedShape:
-    """How many inputs, besides the base, and how many coefficients a fused kernel takes."""
+    """How many inputs, besides the base, and how many coefficients a fused kernel takes.
 
-    inputs: int
+    ``inputs``: None where it takes any number of them, one at least.
+    """
+
+    inputs: int | None
     coefficients: int
 
 
 #: The kernels of csrc/core/fused.h by name.
-FUSED: Final[Mapping[str, FusedShape]] = {"nearswap": FusedShape(inputs=1, coefficients=1)}
+FUSED: Final[Mapping[str, FusedShape]] = {
+    "nearswap": FusedShape(inputs=1, coefficients=1),
+    "magmax": FusedShape(inputs=None, coefficients=1),
+}
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ class Fused(Combination):
                 f"one of {', '.join(FUSED)}",
             )
         scope.check_base("Fused")
-        if scope.inputs != shape.inputs:
+        if shape.inputs is not None and scope.inputs != shape.inputs:
             raise BrokenContractError(
                 f"merge() returned Fused({self.kernel!r}) for {scope.inputs} {scope.noun}s",
                 f"{shape.inputs}",
@@ -202,7 +208,7 @@ class Fused(Combination):
     def narrowed(self, used: Used) -> Fused:
         raise BrokenContractError(
             "unused() left out some inputs of a Fused",
-            "all of them or none, because its kernel takes a fixed number",
+            "all of them or none, because its coefficients are not of single inputs",
         )
 
 

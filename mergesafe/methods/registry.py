@@ -24,6 +24,7 @@ from mergesafe.methods.definitions.iso_c import IsoC
 from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.localize_stitch import LocalizeStitch
+from mergesafe.methods.definitions.magmax import MagMax
 from mergesafe.methods.definitions.model_stock import ModelStock
 from mergesafe.methods.definitions.multislerp import Multislerp
 from mergesafe.methods.definitions.nearswap import Nearswap
@@ -41,7 +42,7 @@ METHODS: dict[str, MergeMethod] = {
     for method in (
         Linear(), Slerp(), Nuslerp(), Multislerp(), Nearswap(), Karcher(), Passthrough(), *FAMILY,
         Sce(), LocalizeStitch(), Consensus(), Emr(), ModelStock(), TaskSingularVectors(), IsoC(),
-        Fisher(), RegMean(),
+        MagMax(), Fisher(), RegMean(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

@@ -36,4 +36,19 @@ def nearswap(base: Tensor, inputs: Sequence[Tensor], coefficients: Sequence[Tens
     return torch.where(share == 1, x, moved)
 
 
-ELEMENTS: Final[Mapping[str, Element]] = {"nearswap": nearswap}
+def magmax(base: Tensor, inputs: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+    """``base + lambda * d`` with d the one of the ``x - base`` that is largest in magnitude.
+
+    Of equal ones the first; NaN is larger than all. A change of zero gives the base as it is.
+    """
+    [scale] = coefficients
+    largest = inputs[0] - base
+    for x in inputs[1:]:
+        delta = x - base
+        larger = (delta.abs() > largest.abs()) | delta.isnan()
+        largest = torch.where(larger, delta, largest)
+    change = largest * scale
+    return torch.where(change == 0, base, base + change)
+
+
+ELEMENTS: Final[Mapping[str, Element]] = {"nearswap": nearswap, "magmax": magmax}

@@ -41,11 +41,13 @@ def content(method: str, family: Family) -> dict[str, Any]:
         return recipe(method, family.models[:2], family.base, parameters={"t": 0.4})
     if method == "nearswap":
         return recipe(method, family.experts[:1], family.base, parameters={"t": 0.4})
+    if method == "magmax":
+        return recipe(method, family.experts, family.base, parameters={"lambda": 0.4})
     base = family.base if method in FAMILY else None
     return recipe(method, family.experts, base, each=each)
 
 
-METHODS = ["linear", "slerp", "nearswap", *FAMILY]
+METHODS = ["linear", "slerp", "nearswap", "magmax", *FAMILY]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -111,11 +111,12 @@ class Case:
 
 
 WEIGHTS = (0.7, -0.4, 1.3)
-#: Methods on elements that a rank or a score selects, with parameters of every expert and of all.
+#: Methods on elements that a rank, score or magnitude selects: parameters of every expert, of all.
 SELECTIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "della": ({"density": 0.6, "epsilon": 0.15}, {}),
     "della_linear": ({"density": 0.4, "epsilon": 0.3}, {}),
     "sce": ({}, {"select_topk": 0.3}),
+    "magmax": ({}, {"lambda": 0.6}),
 }
 
 
@@ -219,7 +220,7 @@ CASES = _cases()
 def merge(case: Case, models: Mapping[str, str], out: Path) -> dict[str, str]:
     """Merge, and return eight digits of every output tensor, of its type and bytes."""
     each = [dict(case.each) for _ in case.experts]
-    if case.method not in ("slerp", "passthrough", "sce"):
+    if case.method not in ("slerp", "passthrough", "sce", "magmax"):
         each = [{**x, "weight": w} for x, w in zip(each, WEIGHTS, strict=False)]
     content = recipe(
         case.method, [models[x] for x in case.experts], case.base and models[case.base],

@@ -121,6 +121,20 @@ def test_nearswap(t: float, expected: list[float], backend: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        # of 1 and -1 the first, else 1  -2  4
+        ({}, [2.0, 3.0, -3.0, 4.0]),
+        ({"lambda_": 0.5}, [1.5, 2.5, -2.0, 2.0]),
+        ({"lambda_": 0.0}, BASE),
+    ],
+)
+def test_magmax(parameters: dict[str, Any], expected: list[float], backend: str) -> None:
+    base, *experts = (torch.tensor(x) for x in (BASE, X1, X2))
+    assert methods.magmax(base, experts, **parameters, backend=backend).tolist() == expected
+
+
+@pytest.mark.parametrize(
     ("deltas", "added"),
     [
         # the sum is 3 e1 e1' - e2 e2': singular values 3 and 1, mean 2, factor diag(1, -1)

@@ -39,6 +39,10 @@ def merged(
         delta = wide[1] - wide[0]
         share = (parameters["t"] / delta.abs().clamp(min=1e-6)).clamp(0.0, 1.0)
         return wide[0] + delta * share
+    if method == "magmax":
+        deltas = torch.stack([x - wide[0] for x in wide[1:]])
+        largest = deltas.abs().argmax(0, keepdim=True)
+        return wide[0] + parameters.get("lambda", 1.0) * deltas.gather(0, largest)[0]
     if method == "iso_c":
         return _iso_c(wide[0], wide[1:], parameters.get("alpha", 1.0))
     return _task_vectors(method, wide[0], wide[1:], parameters)

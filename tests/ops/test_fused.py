@@ -26,15 +26,18 @@ LARGE = (0, 1, 17, 1023, 1025, 4097, 2 * 131072 + 3)
 SMALL = (1, 67, 2049)
 #: Coefficients of each kernel, among them ends and nonsense.
 COEFFICIENTS: dict[str, Sequence[tuple[float, ...]]] = {
-    "nearswap": [(0.1,), (0.0,), (1e-7,), (3e38,), (-1.0,), (1e300,), (float("nan"),)]
+    "nearswap": [(0.1,), (0.0,), (1e-7,), (3e38,), (-1.0,), (1e300,), (float("nan"),)],
+    "magmax": [(0.7,), (0.0,), (1.0,), (3e38,), (-1.0,), (1e300,), (float("nan"),)],
 }
+#: How many inputs a kernel that takes any number is given, in turn.
+COUNTS = (3, 1, 2, 7)
 
 
 def operands(kernel: str, n: int, seed: int) -> list[torch.Tensor]:
     """A base and inputs of any patterns, of which some lie close to the base."""
     base = patterns(n, DTYPES[seed % 3], seed)
     tensors = [base]
-    for i in range(FUSED[kernel].inputs):
+    for i in range(FUSED[kernel].inputs or COUNTS[seed % len(COUNTS)]):
         x = patterns(n, DTYPES[(seed + i + 1) % 3], seed + 7 * i + 1)
         near = torch.randn(n, generator=torch.Generator().manual_seed(seed)) * 0.2 + base.float()
         tensors.append(torch.where(torch.arange(n) % 3 == 0, near.to(x.dtype), x))
@@ -101,9 +104,11 @@ def test_every_table_names_the_same_kernels() -> None:
 @pytest.mark.parametrize(
     ("kernel", "inputs", "coefficients", "message"),
     [
-        ("other", 1, 1, "there is no fused kernel 'other'; expected one of nearswap"),
+        ("other", 1, 1, "there is no fused kernel 'other'; expected one of nearswap, magmax"),
         ("nearswap", 2, 1, "inputs has 2 values; expected 1"),
         ("nearswap", 1, 0, "coefficients has 0 values; expected 1"),
+        ("magmax", 0, 1, "inputs has 0 values; expected at least 1"),
+        ("magmax", 9, 2, "coefficients has 2 values; expected 1"),
     ],
 )
 def test_calls_that_do_not_fit(kernel: str, inputs: int, coefficients: int, message: str) -> None:
@@ -144,6 +149,37 @@ def test_nearswap_below_the_least_distance() -> None:
     assert out.item() == pytest.approx(5e-7 * 0.25, rel=1e-6)
 
 
+# --- magmax by hand -----------------------------------------------------------------------------
+
+
+def test_magmax_takes_the_first_of_equal_ones() -> None:
+    base = torch.tensor([1.0, 1.0, 1.0, -0.0])
+    first, second = torch.tensor([2.0, 0.5, 1.0, -0.0]), torch.tensor([0.0, 1.0, -3.0, 0.0])
+    out = REFERENCE.fused("magmax", base, [first, second], [1.0], F32)
+    assert_same_bits(out, torch.tensor([2.0, 0.5, -3.0, -0.0]))
+    out = REFERENCE.fused("magmax", base, [second, first], [1.0], F32)
+    assert_same_bits(out, torch.tensor([0.0, 0.5, -3.0, -0.0]))
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_magmax_does_not_hide_nan(at: int) -> None:
+    base = torch.zeros(2)
+    inputs = [torch.tensor([1.0, float("inf")]) for _ in range(3)]
+    inputs[at] = torch.full((2,), float("nan"))
+    for isa in ISAS:
+        with forced(isa):
+            assert BACKENDS[isa]()[0].fused("magmax", base, inputs, [1.0], F32).isnan().all()
+
+
+def test_magmax_of_many_inputs() -> None:
+    """More than flags have bits of their own."""
+    base, *inputs = patterns(80 * 131, F32, 5).view(80, 131)
+    wanted = REFERENCE.fused("magmax", base, inputs, [0.5], BF16)
+    for isa in ISAS:
+        with forced(isa):
+            assert_same_bits(BACKENDS[isa]()[0].fused("magmax", base, inputs, [0.5], BF16), wanted)
+
+
 # --- what a method may return --------------------------------------------------------------------
 
 
@@ -164,6 +200,7 @@ class Returns(MergeMethod):
     [
         (Fused("other", (1.0,)), 1, "kernel 'other'.*; expected one of nearswap"),
         (Fused("nearswap", (1.0,)), 2, r"for 2 experts; expected 1"),
+        (Fused("magmax", ()), 3, "of 0 weights; expected 1, one per coefficient"),
         (Fused("nearswap", ()), 1, "of 0 weights; expected 1, one per coefficient"),
         (Fused("nearswap", (float("nan"),)), 1, "NaN"),
     ],

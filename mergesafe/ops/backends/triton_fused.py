@@ -23,6 +23,17 @@ def nearswap(base, inputs, coefficients):
     return tl.where(share == 1.0, x, changed(base, delta * share))
 
 
+@triton.jit
+def magmax(base, inputs, coefficients, COUNT: tl.constexpr):
+    """See :func:`mergesafe.ops.fused.magmax`."""
+    largest = inputs[0] - base
+    for i in tl.static_range(1, COUNT):
+        delta = inputs[i] - base
+        larger = (bits_of(delta) & 0x7FFFFFFF) > (bits_of(largest) & 0x7FFFFFFF)
+        largest = tl.where(larger, delta, largest)
+    return changed(base, largest * tl.load(coefficients))
+
+
 @triton.jit(do_not_specialize_on_alignment=["coefficients"])
 def fused(
     out,
@@ -43,4 +54,6 @@ def fused(
         values = values + (load(inputs[i], index, inside),)
     if KERNEL == "nearswap":
         merged = nearswap(b, values, coefficients)
+    if KERNEL == "magmax":
+        merged = magmax(b, values, coefficients, COUNT)
     store(out, index, inside, merged)

@@ -1,0 +1,31 @@
+// MagMax: the base plus a factor times the task vector that is largest in magnitude, element by
+// element; of equal ones the first. Source: Marczak et al., https://arxiv.org/abs/2407.06322.
+#pragma once
+
+#include "core/element.h"
+#include "core/macros.h"
+
+namespace mergesafe {
+
+// The state is the largest task vector so far.
+struct Magmax {
+  static constexpr const char* kName = "magmax";
+  static constexpr int kInputs = kAnyInputs;
+  static constexpr int kCoefficients = 1;  // lambda
+
+  static MS_FN float first(float base, float x) { return x - base; }
+
+  // As bits, so that NaN is larger than all and comes out.
+  static MS_FN float next(float state, float base, float x) {
+    const float delta = x - base;
+    const int32_t ours = static_cast<int32_t>(bits_of(state) & kAbsMask);
+    const int32_t theirs = static_cast<int32_t>(bits_of(delta) & kAbsMask);
+    return float_of(select_bits(mask(theirs > ours), bits_of(delta), bits_of(state)));
+  }
+
+  static MS_FN float last(float state, float base, const float (&c)[kCoefficients]) {
+    return changed(base, state * c[0]);
+  }
+};
+
+}  // namespace mergesafe

@@ -1,0 +1,39 @@
+"""MagMax: of the task vectors the one that is largest in magnitude, element by element.
+
+``out = base + lambda * tau_j`` with ``tau_i = x_i - base``, and j the first expert whose
+``|tau_j|`` is the largest of the element.
+
+Paper: Marczak et al., "MagMax", https://arxiv.org/abs/2407.06322
+"""
+
+from __future__ import annotations
+
+from mergesafe.methods.spec import (
+    Fused,
+    Inputs,
+    Merge,
+    MergeMethod,
+    Parameter,
+    Settings,
+    TensorContext,
+)
+
+
+class MagMax(MergeMethod):
+    name = "magmax"
+    title = "MagMax"
+    paper = "https://arxiv.org/abs/2407.06322"
+    inputs = Inputs(base="required")
+    parameters = (
+        Parameter(
+            "lambda", "float", "factor on the merged task vector", default=1.0,
+            tunable=(0.0, 2.0), gradient=True,
+        ),
+    )  # fmt: skip
+
+    def unused(self, settings: Settings) -> frozenset[int]:
+        return frozenset(range(len(settings.inputs)) if settings.shared["lambda"] == 0 else ())
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        return Fused("magmax", (settings.shared["lambda"],))
