@@ -11,7 +11,13 @@ from safetensors.torch import save_file
 from tiny import Tensors, llama, read, recipe, save, write_recipe
 
 import mergesafe as ms
-from mergesafe.errors import CheckpointError, NonFiniteError, OutputError, RecipeError
+from mergesafe.errors import (
+    CheckpointError,
+    MethodError,
+    NonFiniteError,
+    OutputError,
+    RecipeError,
+)
 
 NORM = "model.norm.weight"
 LAYER = "model.layers.0.mlp.down_proj.weight"
@@ -124,3 +130,19 @@ def test_where_calibration_lies_is_not_told(models: Path) -> None:
     assert len([each for each in done.warnings if each.startswith("fisher")]) == 3
     for name in ("README.md", "mergesafe-manifest.json"):
         assert str(models) not in (models / "relative" / name).read_text()
+
+
+def test_a_matrix_that_no_data_reached_is_averaged(models: Path) -> None:
+    """As an expert of a mixture may be, to which no token of the data went."""
+    grams = read(models / "gram")
+    save_calibration(models / "gram", grams | {LAYER: torch.zeros_like(grams[LAYER])})
+    made = content(models, "regmean", "gram", dtype="float32")
+    made["parameters"] = {"ridge": 1e-6}
+    for entry, weight in zip(made["models"], (1.0, 3.0), strict=True):
+        entry["parameters"] = {"weight": weight}
+    ms.merge(made, models / "out")
+    one, two = (read(models / str(i))[LAYER].double() for i in range(2))
+    assert torch.equal(read(models / "out")[LAYER], ((one + 3 * two) / 4).float())
+    made["parameters"] = {"ridge": 0.0}
+    with pytest.raises(MethodError, match="singular"):
+        ms.merge(made, models / "other")

@@ -7,9 +7,11 @@ A weight W of shape [m, n] multiplies activations x of n values. With the Gram m
 
 where ``shrink`` in [0, 1] keeps that share of what lies off the diagonal: 0 weighs each column by
 itself, 1 is the plain solution. To the diagonal of each G' is added ``ridge`` times its mean, in
-the numerator, too: columns that no data reached are averaged, and nothing is singular. (The paper
-has no ridge; 0 turns it off.) Grams may be sums or means, the same for all models. Solved in
-float64. Other tensors, and matrices about which there are no Grams, are averaged by the weights.
+the numerator, too: columns that no data reached are averaged, and nothing is singular; nor is a
+matrix that no data reached, as an expert may be to which no token went, which is averaged by the
+weights. (The paper has no ridge; 0 turns it off.) Grams may be sums or means, the same for all
+models. Solved in float64. Other tensors, and matrices about which there are no Grams, are averaged
+by the weights.
 
 Paper: Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models",
 https://arxiv.org/abs/2212.09849
@@ -89,6 +91,11 @@ def least_squares(tile: Any, settings: Settings) -> Any:
         wide.diagonal().copy_(diagonal + ridge * diagonal.mean())
         grams = grams + weight * wide
         products = products + weight * (matrix.double() @ wide)
+    if ridge and not grams.any():
+        weights = settings.column("weight")
+        mean = sum(w * x.double() for w, x in zip(weights, tile.inputs, strict=True))
+        averaged: torch.Tensor = (mean / sum(weights)).float()
+        return averaged
     factor, failed = torch.linalg.cholesky_ex(grams)
     if failed:
         raise BrokenContractError(
