@@ -88,12 +88,15 @@ def task_layout(
     sizes: Sizes = CPU_SIZES,
     *,
     selects: bool = True,
+    device: bool = False,
 ) -> Tiling:
     """Keep the tensor resident if it needs statistics and fits ``budget``, else cut tiles.
 
     Without statistics the inputs are read once anyway, and small tiles stay in the cache. So they
     do where a second reading is cheap: a copy from the page cache, which has the tensor just read,
     costs less than to get memory for the whole, to write it there and to read it from there twice.
+
+    ``device``: whether ``budget`` is what a worker has of a device's memory.
 
     Raises:
         ArgumentError: not even a small tile fits the budget.
@@ -120,7 +123,7 @@ def task_layout(
             scores = scores if nbytes + scores <= budget else 0
             return Tiling(task.numel, out_tile, nbytes + scores, used, row=row, scores=scores)
         if task.unit is Unit.MATRIX:
-            raise _too_small(task, budget, nbytes, "the whole tensor is merged at once")
+            raise _too_small(task, budget, nbytes, "the whole tensor is merged at once", device)
         used = 1 if again else max(1, threads // sizes.streamed)
         room = sizes.once if again else budget // sizes.streamed
         # Counts live beside the arena: they take from the tiles, down to one block.
@@ -151,7 +154,8 @@ def task_layout(
     tile = task.numel if tile >= task.numel else tile // step * step
     if tile <= 0:
         needed = 2 * fixed + min(step, task.numel) * per_element + rest
-        raise _too_small(task, budget, needed, f"{format_size(fixed)} are needed besides its tiles")
+        why = f"{format_size(fixed)} are needed besides its tiles"
+        raise _too_small(task, budget, needed, why, device)
     out_tile = _pieces(tile, used * sizes.write // SIZES[task.out_dtype], step)
     read, made = tile + 2 * row, out_tile + 2 * row
     nbytes = fixed + aligned(int(read * held)) + aligned(int(made * out_size))
@@ -217,11 +221,18 @@ def _pieces(tile: int, wanted: int, step: int) -> int:
     return min(tile, max(1, wanted // step) * step)
 
 
-def _too_small(task: TensorTask, budget: int, needed: float, why: str) -> ArgumentError:
+def _too_small(
+    task: TensorTask, budget: int, needed: float, why: str, device: bool
+) -> ArgumentError:
     unit = "" if task.unit is Unit.ELEMENT else f" (unit: {task.unit.value})"
+    about = f"is too small for tensor {task.title()}{unit}: {why}"
+    if device:
+        return ArgumentError(
+            f"--vram: {format_size(budget)}, a worker's share of it, {about}; the share must be at "
+            f"least {format_size(needed)}. Give a larger --vram in proportion, or --device cpu"
+        )
     return ArgumentError(
-        f"--memory {format_size(budget)} is too small for tensor {task.title()}{unit}: {why}; "
-        f"give at least {format_size(needed)}"
+        f"--memory {format_size(budget)} {about}; give at least {format_size(needed)}"
     )
 
 

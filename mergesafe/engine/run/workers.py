@@ -82,7 +82,14 @@ def schedule(plan: Work, options: Options) -> Schedule:
     budget = min(options.memory, options.slab) if device else options.memory
     threads, sizes = (1, DEVICE_SIZES) if device else (options.threads, CPU_SIZES)
     layouts = {
-        task.name: task_layout(task, budget, threads, sizes, selects=options.selects)
+        task.name: task_layout(
+            task,
+            budget,
+            threads,
+            sizes,
+            selects=options.selects,
+            device=device and budget < options.memory,
+        )
         for task in plan.tasks
         if not task.copied
     }
