@@ -13,6 +13,10 @@ from tiny import Tensors, llama, read, recipe, same_bits, save, save_adapter
 
 import mergesafe as ms
 from mergesafe import methods
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.engine.run.native_kernels import NativeKernels
+from mergesafe.engine.run.nonfinite import NonFinite
+from mergesafe.engine.run.whole_model import with_magnitudes
 from mergesafe.errors import NonFiniteError, RecipeError, TuningError
 
 LARGE = "model.layers.0.mlp.down_proj.weight"
@@ -124,6 +128,39 @@ def test_breadcrumbs_drop_the_outliers_of_the_model(models: list[Path], tmp_path
         if name != COPIED:
             expected = base[name].float() + (kept[0][name] + 0.5 * kept[1][name])
             assert torch.allclose(tensor, expected, rtol=0, atol=1e-7), name
+
+
+def test_all_ranks_of_an_expert_come_from_one_count(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A density that goes with the layers asks for many ranks, each of which would cost a count."""
+    given: list[int] = []
+    count = NativeKernels.histogram
+
+    def histogram(self: Any, inputs: Any, prefixes: Any, *others: Any) -> int:
+        if not prefixes:
+            given.append(len(inputs))
+        return count(self, inputs, prefixes, *others)
+
+    monkeypatch.setattr(NativeKernels, "histogram", histogram)
+    made = content(models)
+    for entry in made["models"]:
+        entry["parameters"]["density"] = [0.1, 0.4, 0.7]
+    plan = ms.plan(made).plan
+    with Reader() as reader:
+        rule = NonFinite("error", reader)
+        found = with_magnitudes(plan, reader, rule, memory=1 << 26, threads=3)
+    assert set(given) == {3}  # the base and two experts
+    known = {rank: bits for task in found.tasks for rank, bits in task.magnitudes.items()}
+    assert len(known) == 6
+    base = read(models[0])
+    for number, folder in enumerate(models[1:]):
+        tensors = read(folder)
+        deltas = [tensors[n].float() - base[n].float() for n in base if n != COPIED]
+        ordered = torch.cat([x.abs().flatten() for x in deltas]).sort(descending=True).values
+        for (expert, k), bits in known.items():
+            if expert == number:
+                assert ordered[k - 1].view(torch.int32) == bits
 
 
 def test_adapters_count_as_what_they_add(models: list[Path], tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 The k-th largest magnitude of a task vector is found from two counts over everything that the plan
 merges: of the high 16 bits of all magnitudes, then of the low 15 bits of those that begin like it.
-Counts are sums of integers, so that threads and tiles change nothing.
+Every k of an expert is found from one count of the first kind, and those that begin alike from one
+of the second. Counts are sums of integers, so that threads and tiles change nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import ctypes
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from operator import add
 from threading import Event, Lock
 from typing import Any, Final
 
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.view import OpenView, Room
 from mergesafe.engine.plan.merge_plan import MergePlan
-from mergesafe.engine.plan.tasks import Rank, TensorTask
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import BLOCK, SMALL_TILE
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.kernels import Buffer, Kernels, flagged
@@ -27,7 +29,7 @@ from mergesafe.native import extension
 
 #: How often everything is read.
 _PASSES: Final = 2
-#: Counts of one rank: 65,536 of eight bytes.
+#: One count: 65,536 numbers of eight bytes.
 _COUNT_BYTES: Final = 8 * extension.histogram_bins
 
 
@@ -62,16 +64,16 @@ def with_magnitudes(
         return plan
     tasks = [task for task in plan.tasks if not task.copied and task.numel]
     kernels = choose("auto", "cpu", None, zero_nonfinite=nonfinite.rule == "zero").kernels(1)
-    # Half for tiles: counts of every thread take from the rest.
-    room = memory // 2
-    threads = max(1, min(threads, len(tasks), room // (_COUNT_BYTES * len(ranks))))
-    count = _Count(tasks, ranks, kernels, reader, nonfinite, room // threads, threads, advance)
-    high = count.find([], [k for _, k in ranks])
-    prefixes = [prefix for prefix, _ in high]
-    low = count.find(prefixes, [rest for _, rest in high])
+    count = _Count(tasks, kernels, reader, nonfinite, memory, threads, advance)
+    experts = sorted({expert for expert, _ in ranks})
+    high = dict(zip(experts, count.totals(experts, []), strict=True))
+    begins = {(expert, k): bin_of(high[expert], k) for expert, k in ranks}
+    alike = sorted({(expert, prefix) for (expert, _), (prefix, _) in begins.items()})
+    totals = count.totals([expert for expert, _ in alike], [prefix for _, prefix in alike])
+    low = dict(zip(alike, totals, strict=True))
     found = {
-        rank: prefix << extension.low_bits | bits
-        for rank, prefix, (bits, _) in zip(ranks, prefixes, low, strict=True)
+        rank: prefix << extension.low_bits | bin_of(low[rank[0], prefix], rest)[0]
+        for rank, (prefix, rest) in begins.items()
     }
     answered = tuple(
         replace(task, magnitudes={rank: found[rank] for rank in task.model_ranks})
@@ -87,61 +89,72 @@ class _Count:
     """Counts magnitudes of all tasks, one thread a task, largest first."""
 
     tasks: Sequence[TensorTask]
-    ranks: Sequence[Rank]
     kernels: Kernels
     reader: Reader
     nonfinite: NonFinite
-    #: Bytes that the tiles of a thread take at most.
-    room: int
+    memory: int
     threads: int
     advance: Callable[[int], None] | None
     _stopped: Event = field(default_factory=Event)
     _lock: Lock = field(default_factory=Lock)
 
-    def find(self, prefixes: list[int], ks: Sequence[int]) -> list[tuple[int, int]]:
-        """The bin of each k-th largest, and its rank within that bin."""
-        bins = extension.histogram_bins
-        total = _counts(len(self.ranks))
+    def totals(self, experts: Sequence[int], prefixes: list[int]) -> list[Sequence[int]]:
+        """Counts for each of the experts, which may come again: of the high bits of all magnitudes,
+        or of the low ones of those that begin with the expert's prefix.
+        """
+        # Half for tiles: counts of every thread take from the rest.
+        room = self.memory // 2
+        threads = max(1, min(self.threads, len(self.tasks), room // (_COUNT_BYTES * len(experts))))
         left = iter(sorted(self.tasks, key=lambda task: -task.numel))
 
         def work() -> Any:
-            counts = _counts(len(self.ranks))
+            counts = _counts(len(experts))
             while not self._stopped.is_set():
                 with self._lock:
                     task = next(left, None)
                 if task is None:
                     break
-                self._add(task, prefixes, counts)
+                self._add(task, experts, prefixes, counts, room // threads)
             return counts
 
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="count") as pool:
-            jobs = [pool.submit(work) for _ in range(self.threads)]
+        with ThreadPoolExecutor(threads, thread_name_prefix="count") as pool:
+            jobs = [pool.submit(work) for _ in range(threads)]
             try:
-                parts = [job.result() for job in jobs]
+                total, *others = [job.result() for job in jobs]
             finally:
                 self._stopped.set()
         self._stopped.clear()
-        for part in parts:
-            for index, number in enumerate(part):
-                total[index] += number
-        return [bin_of(total[i * bins : (i + 1) * bins], k) for i, k in enumerate(ks)]
+        for other in others:
+            total[:] = list(map(add, total, other))
+        bins = extension.histogram_bins
+        return [total[i * bins : (i + 1) * bins] for i in range(len(experts))]
 
-    def _add(self, task: TensorTask, prefixes: list[int], counts: Any) -> None:
-        chosen = [0, *(1 + expert for expert, _ in self.ranks)]
-        for buffers, n in self._tiles(task, sorted(set(chosen))):
+    def _add(
+        self,
+        task: TensorTask,
+        experts: Sequence[int],
+        prefixes: list[int],
+        counts: Any,
+        room: int,
+    ) -> None:
+        chosen = [0, *(1 + expert for expert in experts)]
+        for buffers, n in self._tiles(task, sorted(set(chosen)), room):
             given = [buffers[index] for index in chosen]
             flags = self.kernels.histogram(given, prefixes, counts, n)
             if flags:
                 self.nonfinite.check(task, flagged(flags, chosen), False)
 
     def _tiles(
-        self, task: TensorTask, chosen: Sequence[int]
+        self, task: TensorTask, chosen: Sequence[int], room: int
     ) -> Iterator[tuple[dict[int, Buffer], int]]:
-        """Buffers of the chosen sources by their number, and how many elements they hold."""
+        """Buffers of the chosen sources by their number, and how many elements they hold.
+
+        ``room``: bytes that they take at most.
+        """
         sources = task.sources
         each = sum(sources[i].view.bytes_per_element for i in chosen)
         fixed = sum(sources[i].view.fixed_bytes for i in chosen)
-        tile = min(SMALL_TILE, task.numel, max(BLOCK, (self.room - fixed) // each))
+        tile = min(SMALL_TILE, task.numel, max(BLOCK, (room - fixed) // each))
         views: dict[int, OpenView] = {
             i: sources[i].view.open(Room(self.reader, tile)) for i in chosen
         }
@@ -160,5 +173,5 @@ class _Count:
             yield buffers, n
 
 
-def _counts(ranks: int) -> Any:
-    return (ctypes.c_int64 * (extension.histogram_bins * ranks))()
+def _counts(number: int) -> Any:
+    return (ctypes.c_int64 * (extension.histogram_bins * number))()
