@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from mergesafe.checkpoint.places.location import Location
 from mergesafe.cli.shared import print_json, say, warn
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.api import plan as plan_merge
@@ -18,10 +19,14 @@ from mergesafe.engine.estimate.seconds import (
     tensor_classes,
 )
 from mergesafe.engine.memory import format_size
+from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tiling import reads
 from mergesafe.errors import CheckpointError
+from mergesafe.methods.spec import Unit
 from mergesafe.recipe.model import Recipe
 from mergesafe.terminal.text import printable
+
+_UNREAD: Final = "an input is not on this machine or could not be read just now"
 
 
 def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:
@@ -44,7 +49,8 @@ def describe(report: PlanReport) -> dict[str, Any]:
         if task.statistics and schedule.layouts[task.name].tile < task.numel
     }
     classes = tensor_classes(plan, schedule)
-    estimate = _estimate(report, classes)
+    unknown = _unknown(report.plan)
+    estimate = None if unknown else _estimate(report, classes)
     asked = (task.planned.statistics for task in plan.tasks if task.planned is not None)
     statistics = {each.title for statistics in asked for each in statistics}
     return {
@@ -71,6 +77,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "classes": [asdict(each) for each in classes],
         "estimated_seconds": None if estimate is None else round(estimate.seconds, 4),
         "estimate": None if estimate is None else _as_json(estimate),
+        "no_estimate": (unknown or _UNREAD) if estimate is None else None,
         "warnings": [*plan.warnings, *_tuning_warnings(plan.recipe)],
         "notes": list(plan.notes),
     }
@@ -86,14 +93,25 @@ def _tuning_warnings(recipe: Recipe) -> tuple[str, ...]:
     return lint(recipe, read_section(recipe))
 
 
-def _estimate(report: PlanReport, classes: list[TensorClass]) -> Estimate | None:
-    """None where an input cannot be read, which the merge itself reports, or lies elsewhere: a plan
-    does not fetch tensors.
+def _unknown(plan: MergePlan) -> str | None:
+    """Why there is no estimate whatever the machine does: a plan does not fetch tensors, and a part
+    of a matrix does not show what the whole costs.
     """
-    inputs = [path for model in report.plan.models for path in model.checkpoint.shards]
-    inputs += [model.adapter.path for model in report.plan.models if model.adapter]
+    inputs: list[Location] = []
+    for model in plan.models:
+        for checkpoint in (model.checkpoint, *model.calibration.values()):
+            inputs += checkpoint.shards
+        inputs += [model.adapter.path] if model.adapter else []
     if not all(isinstance(path, Path) for path in inputs):
-        return None
+        return _UNREAD
+    whole = {task.method.name for task in plan.tasks if task.unit is Unit.MATRIX}
+    if whole:
+        return f"{', '.join(sorted(whole))} merges whole matrices, which no part of one can time"
+    return None
+
+
+def _estimate(report: PlanReport, classes: list[TensorClass]) -> Estimate | None:
+    """None where an input cannot be read, which the merge itself reports."""
     try:
         rates = calibrate(report.plan, report.schedule, report.options)
     except CheckpointError:
@@ -119,7 +137,7 @@ def as_text(plan: dict[str, Any]) -> str:
         f"  memory     {format_size(plan['memory_buffers'])} of buffers "
         f"(budget {format_size(plan['memory_budget'])}) and a fixed overhead",
         f"  threads    {plan['workers']} workers, {plan['kernel_threads']} per kernel",
-        *_time(plan["estimate"]),
+        *_time(plan["estimate"], plan["no_estimate"]),
     ]
     lines += [
         f"  note       {each['tensors']} tensor(s) do not fit the budget and are read "
@@ -154,11 +172,9 @@ def _class(each: dict[str, Any]) -> str:
     return f"             {each['tensors']:,} {kind}: {format_size(each['bytes_read'])}"
 
 
-def _time(estimate: dict[str, Any] | None) -> list[str]:
+def _time(estimate: dict[str, Any] | None, why: str | None) -> list[str]:
     if estimate is None:
-        return [
-            "  time       unknown: an input is not on this machine or could not be read just now"
-        ]
+        return [f"  time       unknown: {why}"]
     seconds = max(estimate["processor_s"], estimate["disk_s"])
     digits = 1 if seconds < 10 else 0
     steps = ("read", "compute", "write", "overhead")

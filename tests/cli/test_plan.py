@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Family
-from tiny import COMMAND, command, llama, recipe, save, write_recipe
+from tiny import COMMAND, command, llama, read, recipe, save, write_recipe
 
 import mergesafe
 from mergesafe.cli.plan import as_text, describe
@@ -38,6 +38,7 @@ def plan(path: Path, *options: object) -> dict[str, Any]:
 def test_fields(ties: Path, family: Family) -> None:
     answer = plan(ties, "--memory", "64MiB", "--threads", 3, "--max-shard-size", "10kB")
     estimate = answer.pop("estimate")
+    assert answer.pop("no_estimate") is None
     assert answer.pop("estimated_seconds") == max(estimate["processor_s"], estimate["disk_s"])
     assert 0 < answer.pop("memory_buffers") <= 64 << 20
     assert answer == {
@@ -112,6 +113,31 @@ def test_input_that_cannot_be_read_any_more(ties: Path, family: Family) -> None:
     answer = describe(report)
     assert answer["estimated_seconds"] is None
     assert "time       unknown" in as_text(answer)
+
+
+@pytest.mark.parametrize("method", ["iso_c", "tsv", "nuslerp", "regmean"])
+def test_methods_of_whole_matrices_have_no_estimate(family: Family, method: str) -> None:
+    """A part of a matrix is no matrix, and its time says nothing of the whole."""
+    content = recipe(method, family.experts, family.base)
+    if method == "nuslerp":
+        content["parameters"] = {
+            "weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True
+        }  # fmt: skip
+    if method == "regmean":
+        content = recipe(method, family.experts)
+        known = {
+            name: torch.eye(tensor.shape[1])
+            for name, tensor in read(family.base).items() if ".layers." in name and tensor.ndim > 1
+        }  # fmt: skip
+        for entry in content["models"]:
+            entry["calibration"] = {"gram": str(save(family.folder / "gram", known))}
+    path = write_recipe(family.folder / "matrices.yml", content)
+    done = command("plan", path, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["estimate"] is None
+    assert answer["no_estimate"].startswith(f"{method} merges whole matrices")
+    assert f"time       unknown: {method} merges whole" in command("plan", path).stdout
 
 
 def test_reader_of_the_output_that_stops_early(ties: Path) -> None:
