@@ -21,12 +21,14 @@ from mergesafe.engine.estimate.seconds import (
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tiling import reads
-from mergesafe.errors import CheckpointError
+from mergesafe.errors import MergesafeError
 from mergesafe.methods.spec import Unit
 from mergesafe.recipe.model import Recipe
 from mergesafe.terminal.text import printable
 
-_UNREAD: Final = "an input is not on this machine or could not be read just now"
+_UNREAD: Final = (
+    "an input is not on this machine, or a part of one could not be read or merged just now"
+)
 
 
 def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:
@@ -111,10 +113,12 @@ def _unknown(plan: MergePlan) -> str | None:
 
 
 def _estimate(report: PlanReport, classes: list[TensorClass]) -> Estimate | None:
-    """None where an input cannot be read, which the merge itself reports."""
+    """None where a part of an input cannot be read or merged. The merge itself reports that, and
+    may not meet it: of what a slow disk does not give, zeros are timed.
+    """
     try:
         rates = calibrate(report.plan, report.schedule, report.options)
-    except CheckpointError:
+    except MergesafeError:
         return None
     return predict(classes, report.plan.bytes_in, rates)
 

@@ -140,6 +140,19 @@ def test_methods_of_whole_matrices_have_no_estimate(family: Family, method: str)
     assert f"time       unknown: {method} merges whole" in command("plan", path).stdout
 
 
+def test_a_part_that_cannot_be_merged_has_no_estimate(tmp_path: Path) -> None:
+    """Here the merge fails, too; but a plan says what there is to do."""
+    content = recipe("fisher", [], parameters={"weight": 3.0})
+    for i in range(2):
+        values = torch.full((300, 300), i + 1.0)
+        known = save(tmp_path / f"fisher{i}", {"w": torch.full((300, 300), 3e38)})
+        model = str(save(tmp_path / str(i), {"w": values}))
+        content["models"].append({"model": model, "calibration": {"fisher": str(known)}})
+    answer = plan(write_recipe(tmp_path / "recipe.yml", content))
+    assert answer["estimate"] is None
+    assert "could not be read or merged" in answer["no_estimate"]
+
+
 def test_reader_of_the_output_that_stops_early(ties: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
