@@ -66,6 +66,8 @@ def test_names_that_match_nothing_are_an_error(models: Path) -> None:
 
 
 def test_names_that_match_in_part_are_told(models: Path) -> None:
+    for i in range(2):
+        save(models / str(i), llama(i) | {"empty": torch.zeros(0, 3)})  # has nothing to lack
     known = read(models / "fisher")
     save_calibration(models / "fisher", {LAYER: known[LAYER], "b.nothing": torch.ones(1)})
     made = ms.plan(content(models)).plan

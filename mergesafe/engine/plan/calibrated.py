@@ -44,11 +44,14 @@ def calibration_notes(
             if without and len(without) == len(about):
                 raise _about_nothing(each, models)
             if without:
-                yield f"{named(without, 'tensor')} merged without '{each.name}', which has none"
+                yield (
+                    f"{named(without, 'tensor')} merged without '{each.name}', since the "
+                    "calibration has none"
+                )
 
 
 def _is_wanted(declared: Calibration, task: TensorTask) -> bool:
-    return not task.copied and (declared.shape == "same" or task.context.matrix)
+    return not task.copied and task.numel > 0 and (declared.shape == "same" or task.context.matrix)
 
 
 def _about_nothing(declared: Calibration, models: Sequence[Model]) -> CheckpointError:
