@@ -46,8 +46,8 @@ class Figure(msgspec.Struct, frozen=True):
     high: Number
     n: Count
     kind: Kind
-    undecided: Count
-    bootstrap: Bounds | None
+    undecided: Count = 0
+    bootstrap: Bounds | None = None
 
     def __post_init__(self) -> None:
         check_interval(self.value, self.low, self.high)
@@ -75,7 +75,7 @@ class Example(msgspec.Struct, frozen=True):
     undecided: str = ""
 
 
-class EvaluatedModel(msgspec.Struct, frozen=True):
+class EvaluatedModel(msgspec.Struct, frozen=True, kw_only=True):
     """One model: its figures by metric and by judge, the outcome of every question, its answers.
 
     ``reference``: where it was read from; ``identity``: a digest of its files. The figures in
@@ -83,12 +83,12 @@ class EvaluatedModel(msgspec.Struct, frozen=True):
     """
 
     name: str
-    reference: str | None
-    identity: str
+    reference: str | None = None
+    identity: str = ""
     metrics: dict[str, Figure]
-    other_judges: dict[str, dict[str, Figure]]
-    outcomes: dict[str, list[Number]]
-    examples: list[Example]
+    other_judges: dict[str, dict[str, Figure]] = {}
+    outcomes: dict[str, list[Number]] = {}
+    examples: list[Example] = []
 
     def __post_init__(self) -> None:
         for metric, figure in self.metrics.items():
@@ -140,42 +140,42 @@ class JudgeName(msgspec.Struct, frozen=True):
     version: str
 
 
-class QuestionSet(msgspec.Struct, frozen=True):
+class QuestionSet(msgspec.Struct, frozen=True, kw_only=True):
     """Which questions: ``sha256`` is that of the file, ``duplicates`` were left out of it."""
 
     name: str
     role: Role
-    path: str
-    sha256: str
-    duplicates: Count
+    path: str = ""
+    sha256: str = ""
+    duplicates: Count = 0
     records: Count
 
 
 class Settings(msgspec.Struct, frozen=True):
     """How the models were asked, and the level of the intervals."""
 
-    max_new_tokens: Count
-    temperature: Number
-    seeds: list[Integer]
-    dtype: str
-    limit: Count | None
-    confidence: Confidence
+    max_new_tokens: Count = 0
+    temperature: Number = 0.0
+    seeds: list[Integer] = []
+    dtype: str = ""
+    limit: Count | None = None
+    confidence: Confidence = 0.95
 
 
-class Evaluation(msgspec.Struct, frozen=True, tag_field="kind", tag="evaluation"):
+class Evaluation(msgspec.Struct, frozen=True, tag_field="kind", tag="evaluation", kw_only=True):
     """Models on sets by judges. ``notes``: what to know beside the figures.
 
     ``meaning``: of a metric that is not what its name says with the first judge.
     """
 
-    settings: Settings
+    settings: Settings = msgspec.field(default_factory=Settings)
     judges: list[JudgeName]
-    meaning: dict[str, str]
+    meaning: dict[str, str] = {}
     sets: list[QuestionSet]
     models: list[EvaluatedModel]
-    comparisons: list[Comparison]
-    agreement: list[Agreement]
-    notes: list[str]
+    comparisons: list[Comparison] = []
+    agreement: list[Agreement] = []
+    notes: list[str] = []
 
     def __post_init__(self) -> None:
         check_distinct("models", (each.name for each in self.models))

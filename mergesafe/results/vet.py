@@ -22,7 +22,7 @@ class Finding(msgspec.Struct, frozen=True):
     severity: Severity
     area: Area
     what: str
-    where: str
+    where: str = ""
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -42,27 +42,27 @@ class VettedModel(msgspec.Struct, frozen=True):
 
     name: str
     fit: bool
-    findings: list[Finding]
-    rates: dict[str, Rate]
+    findings: list[Finding] = []
+    rates: dict[str, Rate] = {}
 
     def __post_init__(self) -> None:
         if self.fit != all(finding.severity != "unfit" for finding in self.findings):
             raise ValueError("'fit' contradicts the 'severity' of the findings")
 
 
-class Vet(msgspec.Struct, frozen=True, tag_field="kind", tag="vet"):
+class Vet(msgspec.Struct, frozen=True, tag_field="kind", tag="vet", kw_only=True):
     """The audit of a pool of parents. ``checked`` and ``not_checked`` say what a "fit" rests on.
 
     ``meaning``: of a rate that is not what its name says with the judge that was used.
     """
 
-    base: str
-    base_rates: dict[str, Rate]
+    base: str = ""
+    base_rates: dict[str, Rate] = {}
     models: list[VettedModel]
-    meaning: dict[str, str]
-    notes: list[str]
-    checked: list[str]
-    not_checked: list[str]
+    meaning: dict[str, str] = {}
+    notes: list[str] = []
+    checked: list[str] = []
+    not_checked: list[str] = []
 
     def __post_init__(self) -> None:
         if not self.models:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mergesafe.report.content import Content
 from mergesafe.report.find import read_documents
 from mergesafe.report.page import render
-from mergesafe.results.metrics import is_rate
+from mergesafe.results.metrics import is_nll, is_rate
 
 from .documents import document, evaluation, manifest, write
 
@@ -29,13 +29,17 @@ SHARES = st.floats(0, 1)
 
 @st.composite
 def metrics(draw: st.DrawFn) -> dict[str, Any]:
-    """Figures by name: shares where the name says that they are."""
+    """Figures by name: shares where name or kind say that they are."""
     names = st.sampled_from(["safe_rate", "over_refusal", "domain.x", "domain.x.nll"]) | st.text()
     found = {}
     for name in draw(st.lists(names, max_size=4, unique=True)):
-        numbers = SHARES if is_rate(name) else NUMBERS
+        rate = is_rate(name) or (not is_nll(name) and draw(st.booleans()))
+        numbers = SHARES if rate else NUMBERS
         low, value, high = sorted((draw(numbers), draw(numbers), draw(numbers)))
-        found[name] = {"value": value, "low": low, "high": high, "n": draw(st.integers(0, 99))}
+        found[name] = {
+            "value": value, "low": low, "high": high, "n": draw(st.integers(0, 99)),
+            "kind": "rate" if rate else "mean",
+        }  # fmt: skip
     return found
 
 

@@ -69,7 +69,7 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_what_is_a_kind_of_number_or_text_is_written_as_one() -> None:
     """Judges and models of users give NumPy's numbers, and answers are texts of their own kind."""
     rate = Rate(numpy.float64(0.5), numpy.float64(0.25), numpy.float64(0.75), 4)  # type: ignore[arg-type]
-    made = Vet("b", {}, [VettedModel("m", True, [], {"safe_rate": rate})], {}, [], [], [])
+    made = Vet(models=[VettedModel("m", True, [], {"safe_rate": rate})])
     rates = as_dict(made)["models"][0]["rates"]
     assert json.dumps(rates) == ('{"safe_rate": {"value": 0.5, "low": 0.25, "high": 0.75, "n": 4}}')
     assert isinstance(Example("s", "q", Answer("r"), 0).response, str)
@@ -84,3 +84,17 @@ def test_commands_without_results_do_not_load_them() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_an_evaluation_needs_no_more_than_a_decision_rests_on(tmp_path: Path) -> None:
+    """As an earlier version wrote it, or a script that has figures of its own."""
+    figure = {"kind": "rate", "value": 0.5, "low": 0.3, "high": 0.7, "n": 20}
+    written = {
+        "mergesafe": "0.1.0", "kind": "evaluation", "judges": [], "sets": [],
+        "models": [{"name": "m", "metrics": {"safe_rate": figure}}],
+    }  # fmt: skip
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(written))
+    [model] = read_evaluation(path).value.models
+    assert model.metrics["safe_rate"].undecided == 0
+    assert model.outcomes == {}

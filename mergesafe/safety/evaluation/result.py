@@ -75,16 +75,16 @@ class ModelResult:
     def document(self) -> schema.EvaluatedModel:
         """As it is written: figures rounded, outcomes beside them."""
         return schema.EvaluatedModel(
-            self.name,
-            self.reference,
-            self.identity,
-            {metric: each.document() for metric, each in self.figures.items()},
-            {
+            name=self.name,
+            reference=self.reference,
+            identity=self.identity,
+            metrics={metric: each.document() for metric, each in self.figures.items()},
+            other_judges={
                 judge: {metric: each.document() for metric, each in figures.items()}
                 for judge, figures in self.other_judges.items()
             },
-            {m: [_short(x) for x in f.outcomes] for m, f in self.figures.items()},
-            list(self.examples),
+            outcomes={m: [_short(x) for x in f.outcomes] for m, f in self.figures.items()},
+            examples=list(self.examples),
         )
 
 
@@ -136,14 +136,14 @@ class Evaluation:
     def document(self) -> schema.Evaluation:
         """The document of kind ``evaluation``."""
         return schema.Evaluation(
-            self.settings,
-            list(self.judges),
-            dict(self.meaning),
-            list(self.sets),
-            [each.document() for each in self.models],
-            [each.document() for each in self.comparisons],
-            list(self.agreement),
-            list(self.notes),
+            settings=self.settings,
+            judges=list(self.judges),
+            meaning=dict(self.meaning),
+            sets=list(self.sets),
+            models=[each.document() for each in self.models],
+            comparisons=[each.document() for each in self.comparisons],
+            agreement=list(self.agreement),
+            notes=list(self.notes),
         )
 
     def as_dict(self) -> dict[str, Any]:

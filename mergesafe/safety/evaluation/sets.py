@@ -49,8 +49,9 @@ class EvaluationSet:
     def document(self) -> QuestionSet:
         """As results name it."""
         return QuestionSet(
-            self.name, self.role, self.path, self.sha256, self.duplicates, len(self.records)
-        )
+            name=self.name, role=self.role, path=self.path, sha256=self.sha256,
+            duplicates=self.duplicates, records=len(self.records),
+        )  # fmt: skip
 
 
 def read_set(name: str, role: Role, path: Path) -> EvaluationSet:

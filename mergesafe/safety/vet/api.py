@@ -61,13 +61,13 @@ class Vetted:
     def document(self) -> schema.Vet:
         """The document of kind ``vet``."""
         return schema.Vet(
-            self.base,
-            dict(self.base_rates),
-            [parent.document() for parent in self.parents],
-            dict(self.meaning),
-            list(self.notes),
-            list(self.checked),
-            list(self.not_checked),
+            base=self.base,
+            base_rates=dict(self.base_rates),
+            models=[parent.document() for parent in self.parents],
+            meaning=dict(self.meaning),
+            notes=list(self.notes),
+            checked=list(self.checked),
+            not_checked=list(self.not_checked),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_an_interval_that_the_number_of_questions_does_not_give(
         ("[]", "is a JSON list, not an object"),
         ('{"kind": "evaluation"}', r"\$.mergesafe: is missing; expected text"),
         (f'{HEAD}"gate"}}', r"\$.kind: 'gate' is no evaluation; expected what 'mergesafe evaluate"),
-        (f'{HEAD}"evaluation"}}', "missing required field `settings`.*make it again"),
+        (f'{HEAD}"evaluation"}}', "missing required field `judges`.*make it again"),
         (f'{HEAD}"evaluation", "settings": 1}}', r"\$.settings: Expected `object`, got `int`"),
         (HEAD.replace("0.1", "99.1") + '"evaluation"}', "newer than this one .*update mergesafe"),
         (HEAD.replace("0.1", "old") + '"evaluation"}', "'old' is no version of mergesafe"),
