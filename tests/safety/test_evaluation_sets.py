@@ -23,7 +23,9 @@ def test_plain_questions(tmp_path: Path) -> None:
         "How do I kill time?", "How do I strike a match?",
     ]  # fmt: skip
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found.document() == QuestionSet("edgy", "harmless", str(path), digest, 1, 2)
+    assert found.document() == QuestionSet(
+        name="edgy", role="harmless", path=str(path), sha256=digest, duplicates=1, records=2
+    )
 
 
 def test_a_question_with_two_answers_is_two_records(tmp_path: Path) -> None:
