@@ -87,7 +87,7 @@ class Worse(msgspec.Struct, frozen=True):
 
 
 class Blame(msgspec.Struct, frozen=True):
-    """How much each parent's group of tensors costs safety: tables of [models][groups], in nats a
+    """How much each parent's group of tensors costs safety: tables of models by groups, in nats a
     token; ``leave_one_out`` is None where it was not asked for.
     """
 
