@@ -176,6 +176,11 @@ class MergeMethod(ABC):
     #: ``bits``: the same bytes on every machine, device and cut. ``numerics``: equal but for the
     #: rounding of a linear algebra library.
     exact: ClassVar[Literal["bits", "numerics"]] = "bits"
+    #: For the method reference, in Markdown, beside the module's docstring with the formula: when
+    #: to use it; what studies other than its authors' found; where it differs from released code.
+    use: ClassVar[str] = ""
+    evidence: ClassVar[str] = ""
+    deviations: ClassVar[str] = ""
 
     @abstractmethod
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
