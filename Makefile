@@ -7,6 +7,7 @@
 #   make hostile     hostile model folders through every command, an hour
 #   make fuzz        changed inputs for all that reads files of others, a minute each, half an hour
 #   make bench       kernels and end-to-end merges against mergekit, minutes
+#   make method-pages  write docs/methods/ and the table of methods from the declarations
 #   make docs        build the documentation strictly into site/
 #   make gpu-check   build, test and measure on a GPU, minutes; installs into PYTHON
 #   make lock        resolve all requirements anew into constraints.txt and constraints-hashes.txt
@@ -28,7 +29,7 @@ endif
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc tests -not -path 'csrc/third_party/*' \( -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' \))
 
-.PHONY: demo test fast-test fuzz faults hostile sanitize lint types wheel-check bench docs gpu-check lock format clean
+.PHONY: demo test fast-test fuzz faults hostile sanitize lint types wheel-check bench docs method-pages gpu-check lock format clean
 
 $(VENV)/.torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -121,6 +122,9 @@ bench: $(VENV)/.bench-extra $(VENV)/.test-extra
 
 docs: $(VENV)/.docs-extra
 	$(BIN)/mkdocs build --strict
+
+method-pages: $(VENV)/.package
+	$(BIN)/python -m mergesafe.methods.reference.write
 
 # Offline, with PYTHON and the packages that it has: no .venv. Ends with status 3 without a GPU.
 gpu-check:

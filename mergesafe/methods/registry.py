@@ -17,7 +17,10 @@ from typing import Any, Final
 from mergesafe.errors import ArgumentError, MethodError, did_you_mean
 from mergesafe.methods.contract import raised
 from mergesafe.methods.declaration import check_declaration
+from mergesafe.methods.definitions.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from mergesafe.methods.definitions.consensus import Consensus
+from mergesafe.methods.definitions.dare import DareLinear, DareTies
+from mergesafe.methods.definitions.della import Della, DellaLinear
 from mergesafe.methods.definitions.emr import Emr
 from mergesafe.methods.definitions.fisher import Fisher
 from mergesafe.methods.definitions.iso_c import IsoC
@@ -33,16 +36,18 @@ from mergesafe.methods.definitions.passthrough import Passthrough
 from mergesafe.methods.definitions.regmean import RegMean
 from mergesafe.methods.definitions.sce import Sce
 from mergesafe.methods.definitions.slerp import Slerp
-from mergesafe.methods.definitions.task_arithmetic import FAMILY
+from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
+from mergesafe.methods.definitions.ties import Ties
 from mergesafe.methods.definitions.tsv import TaskSingularVectors
 from mergesafe.methods.spec import MergeMethod
 
 METHODS: dict[str, MergeMethod] = {
     method.name: method
     for method in (
-        Linear(), Slerp(), Nuslerp(), Multislerp(), Nearswap(), Karcher(), Passthrough(), *FAMILY,
-        Sce(), LocalizeStitch(), Consensus(), Emr(), ModelStock(), TaskSingularVectors(), IsoC(),
-        MagMax(), Fisher(), RegMean(),
+        Linear(), Slerp(), Nuslerp(), Multislerp(), Nearswap(), Karcher(), Passthrough(),
+        TaskArithmetic(), Ties(), DareLinear(), DareTies(), Della(), DellaLinear(), Breadcrumbs(),
+        BreadcrumbsTies(), Sce(), LocalizeStitch(), Consensus(), Emr(), ModelStock(),
+        TaskSingularVectors(), IsoC(), MagMax(), Fisher(), RegMean(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

@@ -113,6 +113,9 @@ class Parameter:
     #: Whether the merged tensor has a gradient for it. The method's own arithmetic must then work
     #: on torch scalars: Python's operators and :mod:`mergesafe.methods.numbers` do.
     gradient: bool = False
+    #: What the recipe on the method's reference page gives it. None: the default is left as it is,
+    #: and what has none gets the middle of ``tunable``.
+    example: Scalar | None = None
 
     @property
     def required(self) -> bool:
@@ -176,8 +179,8 @@ class MergeMethod(ABC):
     #: ``bits``: the same bytes on every machine, device and cut. ``numerics``: equal but for the
     #: rounding of a linear algebra library.
     exact: ClassVar[Literal["bits", "numerics"]] = "bits"
-    #: For the method reference, in Markdown, beside the module's docstring with the formula: when
-    #: to use it; what studies other than its authors' found; where it differs from released code.
+    #: For the method's reference page, in Markdown, beside the docstring with the formula: when to
+    #: use it; what studies other than its authors' found; where it differs from released code.
     use: ClassVar[str] = ""
     evidence: ClassVar[str] = ""
     deviations: ClassVar[str] = ""

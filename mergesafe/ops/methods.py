@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ import torch
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.driver import broken, steps, used_inputs
+from mergesafe.methods.reference.docstring import paragraphs_of
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
 from mergesafe.ops import arguments
@@ -261,7 +261,7 @@ def _documentation(method: MergeMethod) -> str:
         "    out_dtype: dtype of the result (default: the common type of the tensors)",
         "    backend: 'auto', or force one by name",
         "",
-        inspect.getdoc(sys.modules[type(method).__module__]) or "",
+        "\n\n".join(paragraphs_of(method)),
     ]
     if method.paper and method.paper not in lines[-1]:
         lines.append(f"Source: {method.paper}")

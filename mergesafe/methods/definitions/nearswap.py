@@ -26,7 +26,7 @@ class Nearswap(MergeMethod):
     parameters = (
         Parameter(
             "t", "float", "how far values move at most", minimum=0.0, tunable=(0.0, 0.01),
-            gradient=True,
+            gradient=True, example=0.0001,
         ),
     )  # fmt: skip
 

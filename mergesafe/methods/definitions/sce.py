@@ -33,8 +33,6 @@ TINY_ENERGY = 1e-6
 
 
 class Sce(MergeMethod):
-    """See the module."""
-
     name = "sce"
     title = "SCE"
     paper = "https://arxiv.org/abs/2408.07990"

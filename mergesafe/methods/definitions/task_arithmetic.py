@@ -1,210 +1,33 @@
-"""The task-arithmetic family: delta, sparsify, weight, elect, sum, normalise, scale, add base.
+"""Task Arithmetic: the weighted sum of the task vectors, added to the base.
 
-With base b, experts x_i, ``delta_i = x_i - b`` and ``d_i = w_i * rescale_i * mask_i(delta_i)``::
+With base b and experts x_i::
 
-    out = b + lambda * (sum of the kept d_i) / (normalize: sum of the kept w_i)
+    out = b + lambda * sum_i w_i (x_i - b)        (normalize: divided by sum_i w_i)
 
-Sign election keeps, per element, the d_i whose sign agrees with the majority (``sum``: the sign
-of sum d_i; ``count``: of the number of signs); a sum of zero counts as positive and an exact zero
-is never kept. Without election every d_i is kept.
+A negative weight takes away what an expert has learnt. With ``normalize``, a sum of weights
+below 1e-8 in magnitude counts as 1.
 
-- task_arithmetic: Ilharco et al., https://arxiv.org/abs/2212.04089
-- ties: Yadav et al., https://arxiv.org/abs/2306.01708
-- dare_linear, dare_ties: Yu et al., https://arxiv.org/abs/2311.03099
-- della, della_linear: Deep et al., https://arxiv.org/abs/2406.11617
-- breadcrumbs: Davari & Belilovsky, https://arxiv.org/abs/2312.06795
+Paper: Ilharco et al., "Editing Models with Task Arithmetic", https://arxiv.org/abs/2212.04089
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
-from mergesafe.methods.ranked import ranked_masks
-from mergesafe.methods.sparsify import Sparsifier, rescale_rule, sparsify_masks
-from mergesafe.methods.spec import (
-    Inputs,
-    Merge,
-    MergeMethod,
-    MergeTaskVectors,
-    Parameter,
-    RankMask,
-    Settings,
-    TensorContext,
-)
+from mergesafe.methods.definitions._task_vectors import TaskVectors, family_parameters
 
 
-class TaskArithmetic(MergeMethod):
-    """One member of the family; the instances in :data:`FAMILY` differ in their steps."""
-
-    inputs = Inputs(base="required")
-
-    def __init__(
-        self,
-        name: str,
-        title: str,
-        paper: str,
-        *,
-        sparsify: Sparsifier | Literal["magprune"],
-        elect: bool,
-        normalize: bool,
-        rescale: bool,
-    ) -> None:
-        self.name = name
-        self.title = title
-        self.paper = paper
-        self.sparsifier = sparsify
-        self.elects = elect
-        self.random = sparsify in ("random", "magprune")
-        self.parameters = _parameters(sparsify, elect, normalize, rescale)
-
-    def unused(self, settings: Settings) -> frozenset[int]:
-        weights = settings.column("weight")
-        if settings.shared.get("trim_scope") == "model":  # all magnitudes count elsewhere
-            return frozenset()
-        nothing = settings.shared["lambda"] == 0
-        return frozenset(i for i, weight in enumerate(weights) if nothing or weight == 0)
-
-    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
-        shared = settings.shared
-        densities = settings.column("density")
-        rescale = rescale_rule(shared["rescale"])
-        ranked: tuple[RankMask, ...] = ()
-        if self.sparsifier == "magprune":
-            epsilons = settings.column("epsilon")
-            masks, ranked = yield from ranked_masks(tensor, densities, epsilons, rescale)
-        else:
-            outliers = self.sparsifier == "magnitude_outliers"
-            gammas = settings.column("gamma") if outliers else []
-            masks = yield from sparsify_masks(
-                self.sparsifier, tensor.numel, densities, gammas, rescale, tensor.seed, tensor.name,
-                tensor.scope.model_numel if shared.get("trim_scope") == "model" else 0,
-            )  # fmt: skip
-        elect: Literal["none", "sum", "count"] = shared["elect"] if self.elects else "none"
-        return MergeTaskVectors(
-            tuple(settings.column("weight")),
-            tuple(masks),
-            elect=elect,
-            normalize=bool(shared["normalize"]),
-            scale=shared["lambda"],
-            ranked=ranked,
-        )
-
-    def check(self, settings: Settings) -> list[str]:
-        warnings = []
-        weights = settings.column("weight")
-        if len(weights) == 1 and settings.shared["normalize"] and weights[0] != 0:
-            warnings.append(
-                f"{self.name} with one expert and normalize: true divides by the weight it "
-                "multiplied with, so `weight` has no effect; set normalize: false to use it"
-            )
-        if len(weights) == 1 and self.elects:
-            warnings.append(f"{self.name} with one expert: sign election has nothing to decide")
-        return warnings
-
-
-def _parameters(
-    sparsify: Sparsifier | Literal["magprune"], elect: bool, normalize: bool, rescale: bool
-) -> tuple[Parameter, ...]:
-    parameters = [
-        Parameter(
-            "weight", "float", "weight of this task vector", scope="model",
-            tunable=(0.0, 1.0), gradient=True,
-        ),
-        Parameter(
-            "density",
-            "float",
-            "share of the task vector's elements that is kept",
-            scope="model",
-            default=1.0,
-            minimum=0.0,
-            maximum=1.0,
-            ignored=sparsify == "none",
-            # a density of 0 keeps nothing, where no search finds its way back from
-            tunable=(0.05, 1.0),
-        ),
-        Parameter("normalize", "bool", "divide by the sum of kept weights", default=normalize),
-        Parameter(
-            "lambda", "float", "factor on the merged task vector", default=1.0,
-            tunable=(0.0, 2.0), gradient=True,
-        ),
-        Parameter(
-            "rescale",
-            "bool",
-            "multiply what is kept so that its norm equals the whole task vector's (true = l1)",
-            default=rescale,
-            choices=("l1", "l2", "linf", "inverse_density", "none"),
-            ignored=sparsify == "none",
-        ),
-        Parameter("int8_mask", "bool", "accepted, no effect", default=False, ignored=True),
-    ]  # fmt: skip
-    if elect:
-        parameters.append(
-            Parameter(
-                "elect", "choice", "how the majority sign is found", default="sum",
-                choices=("sum", "count"),
-            )
-        )  # fmt: skip
-    if sparsify in ("magnitude", "magnitude_outliers"):
-        parameters.append(
-            Parameter(
-                "trim_scope", "choice", "whether magnitudes are compared within a tensor or within "
-                "the whole model, as the authors of TIES do", default="tensor",
-                choices=("tensor", "model"),
-            )
-        )  # fmt: skip
-    if sparsify == "magnitude_outliers":
-        parameters.append(
-            Parameter(
-                "gamma", "float", "share of largest magnitudes that is dropped",
-                scope="model", default=0.01, minimum=0.0, maximum=1.0, tunable=(0.0, 1.0),
-            )
-        )  # fmt: skip
-    if sparsify == "magprune":
-        parameters.append(
-            Parameter(
-                "epsilon", "float", "the keep probabilities lie in density - epsilon to density + "
-                "epsilon, growing with the rank of the magnitude in its row",
-                scope="model", default=0.15, minimum=0.0, maximum=0.5,
-            )
-        )  # fmt: skip
-    return tuple(parameters)
-
-
-_TA = "https://arxiv.org/abs/2212.04089"
-_TIES = "https://arxiv.org/abs/2306.01708"
-_DARE = "https://arxiv.org/abs/2311.03099"
-_DELLA = "https://arxiv.org/abs/2406.11617"
-_CRUMBS = "https://arxiv.org/abs/2312.06795"
-
-FAMILY: tuple[TaskArithmetic, ...] = (
-    TaskArithmetic(
-        "task_arithmetic", "Task Arithmetic", _TA,
-        sparsify="none", elect=False, normalize=False, rescale=False,
-    ),
-    TaskArithmetic(
-        "ties", "TIES", _TIES, sparsify="magnitude", elect=True, normalize=True, rescale=False
-    ),
-    TaskArithmetic(
-        "dare_linear", "DARE Linear", _DARE,
-        sparsify="random", elect=False, normalize=False, rescale=True,
-    ),
-    TaskArithmetic(
-        "dare_ties", "DARE TIES", _DARE, sparsify="random", elect=True, normalize=False,
-        rescale=True,
-    ),
-    TaskArithmetic(
-        "della", "DELLA", _DELLA, sparsify="magprune", elect=True, normalize=True, rescale=True
-    ),
-    TaskArithmetic(
-        "della_linear", "DELLA Linear", _DELLA,
-        sparsify="magprune", elect=False, normalize=False, rescale=True,
-    ),
-    TaskArithmetic(
-        "breadcrumbs", "Model Breadcrumbs", _CRUMBS,
-        sparsify="magnitude_outliers", elect=False, normalize=False, rescale=False,
-    ),
-    TaskArithmetic(
-        "breadcrumbs_ties", "Model Breadcrumbs with TIES", _CRUMBS,
-        sparsify="magnitude_outliers", elect=True, normalize=False, rescale=False,
-    ),
-)  # fmt: skip
+class TaskArithmetic(TaskVectors):
+    name = "task_arithmetic"
+    title = "Task Arithmetic"
+    paper = "https://arxiv.org/abs/2212.04089"
+    parameters = family_parameters("none", elect=False, normalize=False, rescale=False)
+    use = (
+        "The first method to try on language models fine-tuned from one base, and the one to "
+        "compare others with. Find the weights with [`mergesafe tune`](../tuning.md) where there "
+        "are data; else begin with weights that add up to 1."
+    )
+    evidence = (
+        "Two independent studies of merges of language models "
+        "([arXiv 2511.21437](https://arxiv.org/abs/2511.21437); MergeBench, "
+        "[arXiv 2505.10833](https://arxiv.org/abs/2505.10833)) find it among the few methods that "
+        "gain reliably, beside Localize-and-Stitch and, for small models, RegMean."
+    )

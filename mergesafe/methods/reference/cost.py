@@ -1,0 +1,89 @@
+"""What a method costs, from a dry run of its declaration with the values of its example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mergesafe.methods.combinations import Unit
+from mergesafe.methods.driver import Planned, dry_run
+from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
+
+#: A matrix that counts as one of a layer, and a bias.
+MATRIX: Final = (4096, 4096)
+VECTOR: Final = (4096,)
+#: Models in the example, where the method takes so many.
+MODELS: Final = 2
+#: What a plan reads before the first tensor for what is asked about the whole model.
+MODEL_PASSES: Final = 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one kind of tensor.
+
+    ``before``: passes over all tensors before the first is merged. ``least`` and ``most``: how
+    often a tensor is read that is too large to stay in memory, with and without room to select in
+    one pass. ``scratch``: float32 values for each element besides the tensors.
+    """
+
+    statistics: tuple[str, ...]
+    before: int
+    least: int
+    most: int
+    unit: Unit
+    scratch: float
+
+
+def costs_of(method: MergeMethod) -> tuple[Cost, Cost]:
+    """Of a layer's matrix and of a vector."""
+    return _cost(_planned(method, MATRIX)), _cost(_planned(method, VECTOR))
+
+
+def model_count(method: MergeMethod) -> int:
+    """Models in the example, a separate base not counted."""
+    takes = method.inputs
+    return max(takes.least, min(MODELS, takes.most or MODELS))
+
+
+def example_value(parameter: Parameter) -> Any:
+    """What the example of a recipe gives a parameter."""
+    if parameter.example is not None:
+        return parameter.example
+    if not parameter.required:
+        return parameter.default
+    if parameter.tunable is not None:
+        return sum(parameter.tunable) / 2
+    if parameter.kind == "bool":
+        return False
+    return parameter.choices[0] if parameter.choices else parameter.minimum or 1
+
+
+def _planned(method: MergeMethod, shape: tuple[int, ...]) -> Planned:
+    count = model_count(method)
+    numel = 1
+    for size in shape:
+        numel *= size
+    matrix = len(shape) == 2
+    context = TensorContext(
+        "example", shape, numel, count, base=method.inputs.base == "required", matrix=matrix,
+        calibration=tuple(c.name for c in method.inputs.calibration if matrix or c.shape == "same"),
+        model_numel=1000 * numel,
+    )  # fmt: skip
+    values = {p: example_value(p) for p in method.parameters}
+    shared = {p.name: value for p, value in values.items() if p.scope == "global"}
+    each = {p.name: value for p, value in values.items() if p.scope != "global"}
+    return dry_run(method, context, Settings(shared, [each] * count))
+
+
+def _cost(planned: Planned) -> Cost:
+    asked, how = planned.statistics, planned.combination
+    about = [s for s in asked if s.about == "tensor"]
+    return Cost(
+        statistics=tuple(dict.fromkeys(s.title for s in asked)),
+        before=MODEL_PASSES if len(about) < len(asked) else 0,
+        least=1 + sum(s.passes(selects=True) for s in about),
+        most=1 + sum(s.passes(selects=False) for s in about),
+        unit=how.unit,
+        scratch=how.scratch,
+    )
