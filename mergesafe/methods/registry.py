@@ -67,7 +67,7 @@ def get_method(name: str) -> MergeMethod:
         return METHODS[name]
     if ":" in name:
         return _imported(name)
-    offered = _offered()
+    offered = offered_methods()
     if name in offered:
         return _imported(offered[name], name)
     hint = did_you_mean(name, [*METHODS, *offered])
@@ -151,7 +151,7 @@ def _methods_in(module: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _offered() -> dict[str, str]:
+def offered_methods() -> dict[str, str]:
     """The entry points of installed packages: name -> ``package.module:name``."""
     from importlib.metadata import entry_points
 

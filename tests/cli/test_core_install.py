@@ -108,6 +108,7 @@ def test_other_commands(missing: list[str], family: Family) -> None:
     one, two = family.experts
     for arguments in (
         ("info",),
+        ("methods", "ties"),
         ("similarity", one, two, "--base", family.base),
         ("vet", one, "--base", family.base),
         ("gate", "m", "--evaluation", saved, "--require", "domain.x.nll <= 2"),

@@ -168,11 +168,11 @@ def test_an_entry_point_names_it(imported: Path, monkeypatch: pytest.MonkeyPatch
         return [EntryPoint(name, path, group)]
 
     monkeypatch.setattr("importlib.metadata.entry_points", offered)
-    registry._offered.cache_clear()
+    registry.offered_methods.cache_clear()
     try:
         assert registry.get_method(name).name == name
     finally:
-        registry._offered.cache_clear()
+        registry.offered_methods.cache_clear()
     assert f"merge_method: {name}\n" in PAGE.read_text()
 
 

@@ -1,4 +1,4 @@
-"""The options of ``mergesafe report``, ``info`` and ``demo``."""
+"""The options of ``mergesafe report``, ``info``, ``methods`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add them."""
     app.command(epilog="Example: mergesafe report results/ merged/ -o report.html")(report)
     app.command(epilog="Example: mergesafe info --json")(info)
+    app.command(epilog="Example: mergesafe methods ties")(methods)
     app.command(epilog="Example: mergesafe demo /tmp/mergesafe-demo")(demo)
 
 
@@ -49,6 +50,33 @@ def info(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None
     from mergesafe.cli.info import run
 
     run(json=json, quiet=quiet)
+
+
+@guarded
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="A method, or module:name for one of your own (default: list all)."
+        ),
+    ] = None,
+    no_base: Annotated[
+        bool, typer.Option("--no-base", help="Of the list, those that need no base model.")
+    ] = False,
+    no_data: Annotated[
+        bool, typer.Option("--no-data", help="Of the list, those that need no calibration data.")
+    ] = False,
+    gradient: Annotated[
+        bool, typer.Option("--gradient", help="Of the list, those that a gradient search can tune.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """List the merge methods, or show one: formula, parameters, cost, when to use it."""
+    from mergesafe.cli.methods import run
+
+    run(name, no_base=no_base, no_data=no_data, gradient=gradient, json=json, quiet=quiet)
 
 
 @guarded
