@@ -285,19 +285,32 @@ class Dense(TileFunction):
     """``out = base + scale * function(matrix, settings)``, of the whole tensor in float32.
 
     Without a separate base nothing is added. The function is given one tile of the tensor's own
-    shape. It may use BLAS and LAPACK; the method then declares ``exact = "numerics"``. Tuning keeps
-    what the function returns while its settings stay, so that ``scale`` has a gradient at the cost
-    of one inner product.
+    shape. It may use BLAS and LAPACK; the method then declares ``exact = "numerics"``.
+
+    ``settings`` is all that the function depends on besides the operands: numbers, or a mapping, a
+    sequence or :class:`mergesafe.methods.spec.Settings` of numbers. Tuning keeps what the function
+    returned while they stay as they are, so that ``scale`` has a gradient at the cost of one inner
+    product. While it finds the gradient of others, numbers are torch scalars, and the gradient goes
+    through the function by autograd.
+
+    ``prepare``: a function of the matrix alone whose result is ``matrix.prepared``; for what takes
+    long and depends on no settings, such as a decomposition of each task vector. Tuning calls it
+    once.
     """
 
     unit: Unit = Unit.MATRIX
     holds: float = DENSE_SCRATCH
     scale: float = 1.0
+    prepare: Callable[[Any], Any] | None = None
 
     def check(self, scope: Scope, *, finite: bool) -> None:
         super().check(scope, finite=finite)
         if self.unit is not Unit.MATRIX:
             raise BrokenContractError(f"Dense has unit = {self.unit}", "Unit.MATRIX")
+        if self.prepare is not None and not callable(self.prepare):
+            raise BrokenContractError(
+                f"Dense has prepare = {shown(self.prepare)}", "a function, or None"
+            )
         _check_weights("Dense", (self.scale,), 1, "matrix", finite)
 
 

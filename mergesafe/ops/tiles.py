@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -24,7 +24,8 @@ class Tile:
     the method's order. Each is 1-D, or [rows, columns] where the method's unit is a row, or of the
     tensor's own shape where it is the whole. ``calibration``: by the names that the method declares
     (:class:`mergesafe.methods.spec.Calibration`), one for each of ``inputs``; names of which there
-    is nothing for this tensor are left out. Nothing of this must be written to.
+    is nothing for this tensor are left out. ``prepared``: what a dense combination's ``prepare``
+    returned. Nothing of this must be written to.
     """
 
     tensor: TensorContext
@@ -32,6 +33,7 @@ class Tile:
     base: torch.Tensor | None
     inputs: tuple[torch.Tensor, ...]
     calibration: Mapping[str, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    prepared: Any = None
 
     @cached_property
     def deltas(self) -> tuple[torch.Tensor, ...]:
@@ -68,60 +70,87 @@ def apply(
     Raises:
         BrokenContractError: the function raised an error, or returned what it must not.
     """
-    made = _called(combination, tensor, operands, begin)
+    tile = _tile(combination.unit, tensor, operands, begin)
     if isinstance(combination, Dense):
-        made = made * combination.scale
-        made = operands[0] + made if tensor.base else made
-    return made
+        made = direction(combination, tile, prepared(combination, tile)) * combination.scale
+        return operands[0] + made if tensor.base else made
+    return _checked(_called(combination.function, tile, combination.settings), combination, tile)
 
 
-def direction(
-    combination: Dense, tensor: TensorContext, operands: Sequence[torch.Tensor]
-) -> torch.Tensor:
+def whole(tensor: TensorContext, operands: Sequence[torch.Tensor]) -> Tile:
+    """What a dense combination is given of the operands, which are those of :func:`apply`."""
+    return _tile(Unit.MATRIX, tensor, operands, 0)
+
+
+def prepared(combination: Dense, tile: Tile) -> Any:
+    """What the combination's ``prepare`` returns; None without one.
+
+    Raises:
+        BrokenContractError: it raised an error, or wrote to a tensor.
+    """
+    return None if combination.prepare is None else _called(combination.prepare, tile)
+
+
+def direction(combination: Dense, tile: Tile, prepared: Any) -> torch.Tensor:
     """What a dense combination adds at a scale of 1, 1-D and float32.
 
     Raises:
         BrokenContractError: see :func:`apply`.
     """
-    return _called(combination, tensor, operands, 0)
+    tile = tile if prepared is None else replace(tile, prepared=prepared)
+    return _checked(_called(combination.function, tile, combination.settings), combination, tile)
 
 
-def _called(
-    combination: TileFunction,
-    tensor: TensorContext,
-    operands: Sequence[torch.Tensor],
-    begin: int,
-) -> torch.Tensor:
+def _tile(unit: Unit, tensor: TensorContext, operands: Sequence[torch.Tensor], begin: int) -> Tile:
     n = operands[0].numel()
-    shape = tile_shape(combination.unit, tensor.shape, n)
+    shape = tile_shape(unit, tensor.shape, n)
     first = 1 if tensor.base else 0
     members = first + tensor.inputs
     shaped = [x.view(shape) for x in operands[:members]]
     beside = [x.view(shape if x.numel() == n else (shape[-1], -1)) for x in operands[members:]]
-    tile = Tile(
+    return Tile(
         tensor, begin, shaped[0] if first else None, tuple(shaped[first:]),
         {name: tuple(beside[i * tensor.inputs : (i + 1) * tensor.inputs])
          for i, name in enumerate(tensor.calibration)},
     )  # fmt: skip
-    name = getattr(combination.function, "__qualname__", repr(combination.function))
-    before = _versions(operands)
+
+
+def _called(function: Callable[..., Any], tile: Tile, *settings: Any) -> Any:
+    """What a function of a method's own returns, unchecked."""
+    given = _given(tile)
+    before = _versions(given)
     try:
-        made = combination.function(tile, combination.settings)
+        made = function(tile, *settings)
     except BrokenContractError:
         raise
     except Exception as error:
         raise BrokenContractError(
-            f"{name}() raised {raised(error)}",
-            f"a float32 tensor of the shape {list(shape)}",
+            f"{_name(function)}() raised {raised(error)}",
+            f"a float32 tensor of the shape {list(tile.inputs[0].shape)}",
         ) from error
-    if before != _versions(operands):
+    if before != _versions(given):
         raise BrokenContractError(
-            f"{name}() wrote to a tensor that it was given",
+            f"{_name(function)}() wrote to a tensor that it was given",
             "new tensors: x * 2 in place of x *= 2 or x.mul_(2)",
         )
-    _check(made, name, shape, operands)
+    return made
+
+
+def _checked(made: Any, combination: TileFunction, tile: Tile) -> torch.Tensor:
+    """What the function returned, 1-D."""
+    _check(made, _name(combination.function), tuple(tile.inputs[0].shape), _given(tile))
     flat: torch.Tensor = made.reshape(-1)
     return flat
+
+
+def _given(tile: Tile) -> list[torch.Tensor]:
+    """The tensors of a tile."""
+    base = [] if tile.base is None else [tile.base]
+    return [*base, *tile.inputs, *(x for each in tile.calibration.values() for x in each)]
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:

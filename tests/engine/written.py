@@ -43,8 +43,13 @@ def unit_rows(tile: Tile, settings: Any) -> torch.Tensor:
 
 @dense_method(
     base="required",
-    parameters=(Parameter("scale", "float", "factor on what is added", default=1.0),),
-)
+    parameters=(
+        Parameter(
+            "scale", "float", "factor on what is added", default=1.0,
+            tunable=(0.0, 2.0), gradient=True,
+        ),
+    ),
+)  # fmt: skip
 def best_rank(tile: Tile, settings: Any) -> torch.Tensor:
     """The best approximation of rank 1 of the sum of the task vectors."""
     total = torch.stack(tile.deltas).sum(dim=0)

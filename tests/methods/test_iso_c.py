@@ -40,8 +40,9 @@ def task_vectors(kind: str, shape: tuple[int, ...]) -> list[torch.Tensor]:
 def test_iso_c_is_its_definition(shape: tuple[int, ...], kind: str) -> None:
     experts = task_vectors(kind, shape)
     base = torch.zeros(shape)  # so that what is added is all that float32 rounds
-    exact = merged("iso_c", [base, *experts], {"alpha": 0.7})
-    error = run("iso_c", experts, base, alpha=0.7).double() - exact
+    parameters = {"alpha": 0.7, "weight": [1.5, -0.5, 0.25]}
+    exact = merged("iso_c", [base, *experts], parameters)
+    error = run("iso_c", experts, base, **parameters).double() - exact
     # a float64 Gram resolves singular values of 10^-5 of the largest to half of float32's digits
     assert error.norm() < 1e-5 * exact.norm()
 
@@ -94,8 +95,8 @@ def test_very_small_and_large_numbers(size: float) -> None:
 
 def test_vectors_get_the_mean_task_vector() -> None:
     base, *experts = torch.randn(4, 33, generator=generator((33,)))
-    expected = run("task_arithmetic", experts, base, weight=1 / 3)
-    assert same_bits(run("iso_c", experts, base), expected)
+    expected = run("task_arithmetic", experts, base, weight=[0.6 / 3, 0.4 / 3, 1 / 3])
+    assert same_bits(run("iso_c", experts, base, weight=[0.6, 0.4, 1.0]), expected)
 
 
 def test_a_merge_is_its_definition_and_says_numerics(tmp_path: Path) -> None:

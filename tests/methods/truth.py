@@ -44,7 +44,7 @@ def merged(
         largest = deltas.abs().argmax(0, keepdim=True)
         return wide[0] + parameters.get("lambda", 1.0) * deltas.gather(0, largest)[0]
     if method == "iso_c":
-        return _iso_c(wide[0], wide[1:], parameters.get("alpha", 1.0))
+        return _iso_c(wide[0], wide[1:], parameters)
     return _task_vectors(method, wide[0], wide[1:], parameters)
 
 
@@ -141,12 +141,15 @@ def _model_stock(base: torch.Tensor, wide: list[torch.Tensor], rows: bool) -> to
     return t * torch.stack(wide).mean(0) + (1 - t) * base
 
 
-def _iso_c(base: torch.Tensor, wide: list[torch.Tensor], alpha: float) -> torch.Tensor:
+def _iso_c(
+    base: torch.Tensor, wide: list[torch.Tensor], parameters: dict[str, Any]
+) -> torch.Tensor:
     """By a decomposition, where the method takes the eigenvectors of a Gram matrix."""
-    total = torch.stack([x - base for x in wide]).sum(0)
+    weights = parameters.get("weight", [1.0] * len(wide))
+    total = torch.stack([w * (x - base) for w, x in zip(weights, wide, strict=True)]).sum(0)
     u, s, vh = torch.linalg.svd(total, full_matrices=False)
     s[s <= max(total.shape) * 2.0**-23 * s[0]] = 0.0
-    return base + alpha * s.mean() * (u * (s > 0)) @ vh
+    return base + parameters.get("alpha", 1.0) * s.mean() * (u * (s > 0)) @ vh
 
 
 def _task_vectors(

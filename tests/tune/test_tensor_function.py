@@ -19,6 +19,7 @@ from mergesafe.tune.model.space import CoefficientSpace
 from mergesafe.tune.model.tensor_function import TensorFunction, check_differentiable
 
 WRITTEN = "tests.engine.written:summed"
+WRITTEN_DENSE = "tests.engine.written:best_rank"
 NAME = "model.layers.0.mlp.up_proj.weight"
 SHAPE = (24, 16)
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -56,10 +57,11 @@ def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]
     for number, each in enumerate(declared.inputs.calibration):
         assert declared.inputs.base == "none"
         for entry, x in zip(content["models"], list(inputs), strict=True):
-            inputs.append(torch.rand(SHAPE, generator=torch.Generator().manual_seed(len(inputs))))
+            drawn = torch.rand(SHAPE, generator=torch.Generator().manual_seed(len(inputs)))
+            inputs.append(drawn if each.shape == "same" else drawn.T @ drawn)
+            assert each.shape_for(tuple(x.shape)) == inputs[-1].shape
             beside = save(folder / f"{number}-{len(inputs)}", {NAME: inputs[-1]})
             entry["calibration"] = {each.name: str(beside)}
-            assert each.shape_for(tuple(x.shape)) == SHAPE
     with Reader() as reader:
         plan = with_magnitudes(
             ms.plan(content).plan, reader, NonFinite("error", reader), memory=1 << 24, threads=1
@@ -68,13 +70,13 @@ def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]
     names = [p.name for p in declared.parameters if p.gradient and p.tunable]
     bounds = dict.fromkeys(names, (-10.0, 10.0))
     low = {p.name: p.minimum for p in declared.parameters if p.minimum is not None}
-    bounds = {n: (low.get(n, -10.0), 1.0 if n == "t" else 10.0) for n in names}
+    bounds = {n: (low.get(n, -10.0), 1.0 if n in ("t", "shrink") else 10.0) for n in names}
     space = CoefficientSpace(plan, "tensor", names, bounds)
     return TensorFunction(task, space), inputs
 
 
 @pytest.mark.parametrize("chosen", [False, True], ids=["all rows", "some rows"])
-@pytest.mark.parametrize("method", [*WITH_GRADIENT, WRITTEN])
+@pytest.mark.parametrize("method", [*WITH_GRADIENT, WRITTEN, WRITTEN_DENSE])
 def test_gradients_are_those_of_differences(method: str, chosen: bool, tmp_path: Path) -> None:
     """Merged tensors are smooth in their coefficients but where signs change, which is rare."""
     function, inputs = made(method, tmp_path)
@@ -128,22 +130,59 @@ def test_statistics_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(asked) == 1
 
 
-def test_a_dense_direction_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
-    svd = torch.linalg.svd
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """A list that grows with every call of a decomposition of torch's."""
+    calls: list[object] = []
+    original = getattr(torch.linalg, name)
 
     def counting(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return svd(*arguments, **options)
+        calls.append(name)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(torch.linalg, "svd", counting)
+    monkeypatch.setattr(torch.linalg, name, counting)
+    return calls
+
+
+def test_what_a_dense_method_prepares_is_found_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch, "svd")
     function, inputs = made("tsv", tmp_path)
-    for alpha in (0.2, 0.9, 1.4):
-        row = torch.tensor([alpha], dtype=torch.float64)
+    for number in (0.2, 0.9, 1.4):
+        row = torch.tensor([number, 0.5, 1.0], dtype=torch.float64)
         function.make(inputs, row, torch.float32)
         function.reduce(inputs, row, torch.ones(SHAPE))
-    assert calls == 4  # of two task vectors, and two polar factors
+    assert len(calls) == 4  # of two task vectors, and two polar factors
+
+
+def test_a_dense_direction_is_found_once_for_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A factor on it changes nothing; a weight does, and so does a gradient of the weights."""
+    calls = counted(monkeypatch, "eigh")
+    function, inputs = made("iso_c", tmp_path)
+    for alpha in (0.2, 0.9):
+        function.make(inputs, torch.tensor([0.3, 0.5, alpha], dtype=torch.float64), torch.float32)
+    assert len(calls) == 1
+    row = torch.tensor([0.4, 0.5, 1.0], dtype=torch.float64)
+    function.make(inputs, row, torch.float32)
+    assert len(calls) == 2
+    function.reduce(inputs, row, torch.ones(SHAPE))
+    assert len(calls) == 3
+
+
+def test_equal_singular_values_have_a_gradient(tmp_path: Path) -> None:
+    """Those of a rotation are equal; a derivative of singular vectors would divide by 0."""
+    function, inputs = made("iso_c", tmp_path)
+    rotation = torch.linalg.qr(inputs[1] - inputs[0]).Q
+    inputs = [torch.zeros(SHAPE), rotation, 0.5 * rotation]
+    slope = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
+    found = function.reduce(inputs, torch.tensor([0.6, 0.7, 1.0], dtype=torch.float64), slope)
+    # the merged tensor is w_1 R + w_2 R / 2
+    along = float((slope.double() * rotation.double()).sum())
+    expected = torch.tensor([along, 0.5 * along, 0.95 * along], dtype=torch.float64)
+    # a sum of 384 products of float32 numbers
+    assert torch.allclose(found, expected, rtol=1e-5)
 
 
 def test_weights_that_cancel_are_a_point_that_cannot_be(tmp_path: Path) -> None:

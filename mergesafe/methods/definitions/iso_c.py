@@ -1,7 +1,7 @@
 """Iso-C: the sum of the task vectors, with all of its singular values set to their mean.
 
-With N task vectors ``tau_i = W_i - W_0`` of shape [m, n], their sum ``T = tau_1 + ... + tau_N`` and
-its singular value decomposition ``T = U S V^T``::
+With N task vectors ``tau_i = W_i - W_0`` of shape [m, n], their sum ``T = sum_i w_i tau_i`` (the
+paper has no weights: all are 1, the default) and its singular value decomposition ``T = U S V^T``::
 
     out = W_0 + alpha * mean(S) * U V^T
 
@@ -9,7 +9,7 @@ its singular value decomposition ``T = U S V^T``::
 vectors whose value is at most ``max(m, n) * 2^-23`` of the largest are rounding: they are left out
 of the factor and count as 0 in the mean, so that the sum of a few LoRA adapters moves the base in
 the directions that it has and in no others. Tensors that are no matrices of layers (embeddings,
-heads, norms, biases) get ``alpha`` times the mean task vector.
+heads, norms, biases) get ``alpha`` times the mean of the ``w_i tau_i``.
 
 The factor is computed without the decomposition, from the eigenvectors of the Gram matrix of the
 shorter side in float64: ``U V^T = T (T^T T)^(-1/2)``.
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from mergesafe.methods.polar import polar_factor
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
@@ -45,6 +46,10 @@ class IsoC(MergeMethod):
     exact = "numerics"
     parameters = (
         Parameter(
+            "weight", "float", "weight of the task vector", scope="model", default=1.0,
+            tunable=(0.0, 2.0), gradient=True,
+        ),
+        Parameter(
             "alpha", "float", "factor on what is added to the base", default=1.0,
             tunable=(0.0, 2.0), gradient=True,
         ),
@@ -52,32 +57,26 @@ class IsoC(MergeMethod):
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()
-        alpha, count = settings.shared["alpha"], tensor.inputs
+        alpha, weights = settings.shared["alpha"], tuple(settings.column("weight"))
         if tensor.matrix and min(tensor.shape) > 0:
-            return Dense(isotropic, scale=alpha, holds=12.0)
-        return MergeTaskVectors((1.0 / count,) * count, (Sparsify(),) * count, scale=alpha)
+            return Dense(isotropic, weights, scale=alpha, holds=12.0)
+        count = tensor.inputs
+        mean = tuple(weight / count for weight in weights)
+        return MergeTaskVectors(mean, (Sparsify(),) * count, scale=alpha)
 
 
-def isotropic(tile: Any, settings: Any) -> Any:
+def isotropic(tile: Any, weights: Any) -> Any:
     """What is added to the base at an alpha of 1: ``mean(S) * U V^T`` of the sum's ``U S V^T``."""
-    # float64, in which sums of float32 numbers that nearly cancel keep all of their digits
-    total = tile.inputs[0].double()
-    for x in tile.inputs[1:]:
-        total += x
-    total.sub_(tile.base, alpha=len(tile.inputs))
-    if total.shape[0] < total.shape[1]:
-        return _isotropic(total.T).T.contiguous()
-    return _isotropic(total)
+    shape = tile.base.shape
+    factor, values = polar_factor(weighted_sum(tile, weights), max(shape) * EPSILON)
+    return (factor * (values.sum() / min(shape))).float()
 
 
-def _isotropic(total: Any) -> Any:
-    """The same for a matrix in float64 with no more columns than rows, in float32."""
-    import torch
-
-    squares, vectors = torch.linalg.eigh(total.T @ total)
-    least = (max(total.shape) * EPSILON) ** 2 * squares[-1]
-    # the squares ascend; none is kept where the sum is zero
-    first = int((squares <= least.clamp(min=0.0)).sum())
-    vectors, values = vectors[:, first:], squares[first:].sqrt()
-    factor = total @ ((vectors / values) @ vectors.T)
-    return (factor * (values.sum() / min(total.shape))).float()
+def weighted_sum(tile: Any, weights: Any) -> Any:
+    """The weighted sum of the task vectors in float64, in which it keeps all digits of the inputs
+    where they nearly cancel.
+    """
+    total = tile.inputs[0].double() * weights[0]
+    for weight, x in zip(weights[1:], tile.inputs[1:], strict=True):
+        total = total + x.double() * weight
+    return total - tile.base.double() * sum(weights)

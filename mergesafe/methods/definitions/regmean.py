@@ -51,11 +51,11 @@ class RegMean(MergeMethod):
     parameters = (
         Parameter(
             "weight", "float", "importance of this model", scope="input", default=1.0, minimum=0.0,
-            tunable=(0.0, 1.0),
+            tunable=(0.0, 1.0), gradient=True,
         ),
         Parameter(
             "shrink", "float", "share that is kept of a Gram matrix off its diagonal", default=0.9,
-            minimum=0.0, maximum=1.0, tunable=(0.0, 1.0),
+            minimum=0.0, maximum=1.0, tunable=(0.0, 1.0), gradient=True,
         ),
         Parameter(
             "ridge", "float", "added to the diagonals, in units of their means", default=1e-6,

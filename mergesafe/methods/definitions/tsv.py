@@ -3,11 +3,13 @@
 With N task vectors ``tau_i = U_i S_i V_i^T`` of shape [m, n], the first ``k = min(m, n) // N``
 singular triples of each are put side by side, U of shape [m, N k] and V of [n, N k], and
 
-    out = base + alpha * polar(U) diag(S) polar(V)^T
+    out = base + alpha * polar(U) diag(w S) polar(V)^T
 
 where ``polar(U) = P Q^T`` from the singular value decomposition ``U = P D Q^T`` is the matrix with
-orthonormal columns that is nearest to U. Tensors that are no matrices of layers (embeddings, heads,
-norms, biases) get ``alpha`` times the mean task vector.
+orthonormal columns that is nearest to U, and ``w S`` are the singular values of each task vector
+times its weight (the paper has no weights: all are 1, the default; those of a weight of 0 take part
+in making the singular vectors orthogonal all the same). Tensors that are no matrices of layers
+(embeddings, heads, norms, biases) get ``alpha`` times the mean of the ``w_i tau_i``.
 
 Paper: Gargiulo et al., "Task Singular Vectors", https://arxiv.org/abs/2412.00081
 """
@@ -37,6 +39,10 @@ class TaskSingularVectors(MergeMethod):
     exact = "numerics"
     parameters = (
         Parameter(
+            "weight", "float", "weight of the task vector", scope="model", default=1.0,
+            tunable=(0.0, 2.0), gradient=True,
+        ),
+        Parameter(
             "alpha", "float", "factor on what is added to the base", default=1.0,
             tunable=(0.0, 2.0), gradient=True,
         ),
@@ -44,14 +50,26 @@ class TaskSingularVectors(MergeMethod):
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()
-        alpha, count = settings.shared["alpha"], tensor.inputs
+        alpha, weights = settings.shared["alpha"], tuple(settings.column("weight"))
+        count = tensor.inputs
         if tensor.matrix and min(tensor.shape) > 0:
-            return Dense(singular_vectors, scale=alpha, holds=count + 10.0)
-        return MergeTaskVectors((1.0 / count,) * count, (Sparsify(),) * count, scale=alpha)
+            return Dense(
+                recombined, weights, scale=alpha, holds=count + 10.0, prepare=singular_vectors
+            )
+        mean = tuple(weight / count for weight in weights)
+        return MergeTaskVectors(mean, (Sparsify(),) * count, scale=alpha)
 
 
-def singular_vectors(tile: Any, settings: Any) -> Any:
-    """What is added to the base at an alpha of 1, from matrices in float32."""
+def recombined(tile: Any, weights: Any) -> Any:
+    """What is added to the base at an alpha of 1, from what :func:`singular_vectors` found."""
+    import torch
+
+    left, values, right = tile.prepared
+    return (left * torch.cat([s * w for s, w in zip(values, weights, strict=True)])) @ right
+
+
+def singular_vectors(tile: Any) -> Any:
+    """(polar(U), the singular values of each task vector, polar(V)^T), from float32 matrices."""
     import torch
 
     count = len(tile.deltas)
@@ -63,7 +81,7 @@ def singular_vectors(tile: Any, settings: Any) -> Any:
         left.append(u[:, :rank].clone())
         values.append(s[:rank].clone())
         right.append(vh[:rank].clone())
-    return (polar(torch.cat(left, dim=1)) * torch.cat(values)) @ polar(torch.cat(right))
+    return polar(torch.cat(left, dim=1)), values, polar(torch.cat(right))
 
 
 def polar(matrix: Any) -> Any:

@@ -21,6 +21,7 @@ from mergesafe.engine.run.answers import known_answer
 from mergesafe.errors import ArgumentError, MethodError, PointError, TuningError
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.driver import broken, drive, dry_run, steps
+from mergesafe.methods.numbers import plain
 from mergesafe.methods.spec import (
     Combination,
     Dense,
@@ -39,7 +40,8 @@ from mergesafe.ops.coefficients import Layout
 from mergesafe.ops.fused import ELEMENTS
 from mergesafe.ops.numbers import TINY_DIVISOR
 from mergesafe.ops.statistics import answer, combine
-from mergesafe.ops.tiles import apply, direction
+from mergesafe.ops.tiles import apply
+from mergesafe.tune.model.direction import Direction
 from mergesafe.tune.model.space import CoefficientSpace, filled
 
 Tensor: TypeAlias = torch.Tensor
@@ -58,7 +60,7 @@ class TensorFunction:
     def __init__(self, task: TensorTask, space: CoefficientSpace) -> None:
         self.task, self.method, self.space = task, task.method, space
         self._answers: dict[Statistic, Any] = {}
-        self._direction: tuple[Settings, Tensor] | None = None
+        self._direction = Direction(task.context)
 
     @property
     def first(self) -> int:
@@ -182,7 +184,8 @@ class TensorFunction:
         flat = [x.reshape(-1) for x in inputs]
         base = flat[0] if self.first else None
         if isinstance(how, Dense):
-            merged = self._direction_of(how, flat) * how.scale
+            with self._named_errors():
+                merged = self._direction.at(how, flat) * how.scale
             made = merged if base is None else base.float() + merged
             return made.to(dtype).view(inputs[0].shape)
         backend = get_backend("auto", flat[0].device)
@@ -193,16 +196,6 @@ class TensorFunction:
                 flat[members:],
             )  # fmt: skip
         return made.view(inputs[0].shape)
-
-    def _direction_of(self, how: Dense, flat: Tensors) -> Tensor:
-        """What is added at a scale of 1; kept while the other settings stay as they are."""
-        fixed = {p.name for p in self.space.parameters if p.gradient}
-        key = _without(self.task.settings if how.settings is None else how.settings, fixed)
-        if self._direction is None or self._direction[0] != key:
-            with self._named_errors(), torch.no_grad():
-                made = direction(how, self.task.context, [x.float() for x in flat])
-            self._direction = key, made
-        return self._direction[1]
 
     def _named_errors(self) -> _NamedErrors:
         return _NamedErrors(lambda error: broken(self.method, self.task.context, error))
@@ -232,9 +225,11 @@ class TensorFunction:
             gradient = gradient.new_zeros(inputs[0].shape).index_copy_(0, chosen, gradient)
         wide = gradient.reshape(-1).float()
         if isinstance(how, Dense):
-            along = self._direction_of(how, flat)
-            slope = torch.dot(wide.double(), along.double())
-            return [_stacked([how.scale], leaf)[0]], [slope]
+            with self._named_errors():
+                along = self._direction.traced(how, flat)
+            scale = _stacked([how.scale], leaf)[0]
+            of_scale = torch.dot(wide.double(), along.detach().double())
+            return [scale, along], [of_scale, wide * plain(how.scale)]
         if isinstance(how, Fused):
             base, *others = (x.float() for x in flat)
             scalars = [torch.as_tensor(c).to(base) for c in how.coefficients]
@@ -255,16 +250,6 @@ def with_values(settings: Settings, values: Mapping[str, Sequence[Any]]) -> Sett
             for each, value in zip(inputs, column, strict=True):
                 each[name] = value
     return Settings(shared, inputs)
-
-
-def _without(settings: Any, names: set[str]) -> Any:
-    """Settings without the parameters of these names, to be compared."""
-    if not isinstance(settings, Settings):
-        return settings
-    return Settings(
-        {n: v for n, v in settings.shared.items() if n not in names},
-        tuple({n: v for n, v in each.items() if n not in names} for each in settings.inputs),
-    )
 
 
 class _NamedErrors:
