@@ -28,7 +28,7 @@ from bench.machine import describe
 from bench.make_models import Shape
 from bench.sparse import make_sparse
 from bench.timing import measure, write_csv
-from mergesafe.chat.tokens import Encoded
+from mergesafe.chat.tokens import TokenizedAnswer
 from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.recipe.load import load_recipe
 from mergesafe.tune.data.batch import Batch, batches
@@ -64,7 +64,7 @@ def demo_plan(demo: Path, method: str) -> MergePlan:
 def random_batch(rows: int, width: int, vocabulary: int) -> Batch:
     """Rows of random tokens whose second half is the answer."""
     ids = torch.randint(100, vocabulary, (rows, width), generator=torch.Generator().manual_seed(0))
-    examples = [[Encoded(tuple(row), width // 2)] for row in ids.tolist()]
+    examples = [[TokenizedAnswer(tuple(row), width // 2)] for row in ids.tolist()]
     [batch] = batches(examples, range(rows), 0, tokens=rows * width)
     return batch
 

@@ -100,6 +100,17 @@ def test_gradients_are_those_of_differences(method: str, chosen: bool, tmp_path:
         assert abs(difference - float(found[i])) < 5e-3 * max(1.0, abs(difference)), i
 
 
+@pytest.mark.parametrize("method", [*WITH_GRADIENT, WRITTEN, WRITTEN_DENSE])
+def test_a_model_that_multiplies_in_bfloat16_changes_no_weight(method: str, tmp_path: Path) -> None:
+    function, inputs = made(method, tmp_path)
+    size = len(function.space.index(NAME))
+    row = torch.linspace(0.45, 0.75, size, dtype=torch.float64)
+    expected = function.make(inputs, row, torch.float32)
+    again, _ = made(method, tmp_path / "again")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(again.make(inputs, row, torch.float32), expected)
+
+
 def test_a_function_has_the_gradient_of_the_kernel(tmp_path: Path) -> None:
     """Task arithmetic written in torch, differentiated by autograd, and the fused backward pass."""
     written, inputs = made(WRITTEN, tmp_path / "written")

@@ -10,7 +10,8 @@ products. In backward masks and elected signs are constants, see docs/gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -18,7 +19,7 @@ import torch
 from mergesafe import ops
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.run.answers import known_answer
-from mergesafe.errors import ArgumentError, MethodError, PointError, TuningError
+from mergesafe.errors import ArgumentError, PointError, TuningError
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.driver import broken, drive, dry_run, steps
 from mergesafe.methods.numbers import plain
@@ -184,12 +185,12 @@ class TensorFunction:
         flat = [x.reshape(-1) for x in inputs]
         base = flat[0] if self.first else None
         if isinstance(how, Dense):
-            with self._named_errors():
+            with self._calling(flat[0].device):
                 merged = self._direction.at(how, flat) * how.scale
             made = merged if base is None else base.float() + merged
             return made.to(dtype).view(inputs[0].shape)
         backend = get_backend("auto", flat[0].device)
-        with self._named_errors():
+        with self._calling(flat[0].device):
             members = len(self.task.members)
             made = combine(
                 how, backend, self.task.context, base, flat[self.first : members], dtype,
@@ -197,8 +198,16 @@ class TensorFunction:
             )  # fmt: skip
         return made.view(inputs[0].shape)
 
-    def _named_errors(self) -> _NamedErrors:
-        return _NamedErrors(lambda error: broken(self.method, self.task.context, error))
+    @contextmanager
+    def _calling(self, device: torch.device) -> Iterator[None]:
+        """Around functions of the method's own: errors name the method and the tensor, and a model
+        that multiplies in bfloat16 does not make their matrix products narrow.
+        """
+        with torch.autocast(device.type, enabled=False):
+            try:
+                yield
+            except BrokenContractError as error:
+                raise broken(self.method, self.task.context, error) from error.__cause__
 
     # --- gradients -------------------------------------------------------------------------------
 
@@ -225,7 +234,7 @@ class TensorFunction:
             gradient = gradient.new_zeros(inputs[0].shape).index_copy_(0, chosen, gradient)
         wide = gradient.reshape(-1).float()
         if isinstance(how, Dense):
-            with self._named_errors():
+            with self._calling(flat[0].device):
                 along = self._direction.traced(how, flat)
             scale = _stacked([how.scale], leaf)[0]
             of_scale = torch.dot(wide.double(), along.detach().double())
@@ -235,7 +244,7 @@ class TensorFunction:
             scalars = [torch.as_tensor(c).to(base) for c in how.coefficients]
             return [ELEMENTS[how.kernel](base, others, scalars)], [wide]
         assert isinstance(how, TileFunction)  # the last of the combinations
-        with self._named_errors():
+        with self._calling(flat[0].device):
             made = apply(how, self.task.context, [x.float() for x in flat])
         return [made], [wide]
 
@@ -250,20 +259,6 @@ def with_values(settings: Settings, values: Mapping[str, Sequence[Any]]) -> Sett
             for each, value in zip(inputs, column, strict=True):
                 each[name] = value
     return Settings(shared, inputs)
-
-
-class _NamedErrors:
-    """Names the method and the tensor in errors of a function of the method's."""
-
-    def __init__(self, named: Callable[[BrokenContractError], MethodError]) -> None:
-        self._named = named
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BrokenContractError):
-            raise self._named(error) from error.__cause__
 
 
 def _merge_slopes(
