@@ -1,8 +1,9 @@
 """Model Breadcrumbs: task vectors without their largest and without their smallest changes.
 
-With base b, experts x_i and ``delta_i = x_i - b`` of M elements, ``mask_i`` drops the ``trunc(gamma
-* M)`` largest ``|delta_i|`` and keeps the next ``trunc(density * M)``, ties included. With ``d_i =
-w_i * mask_i(delta_i)``::
+With base b, experts x_i and ``delta_i = x_i - b`` of M elements, ``mask_i`` drops the largest
+``trunc(gamma * M)`` of ``|delta_i|`` and keeps the next ``trunc(density * M)``, ties included; a
+density of 1 keeps all. With ``d_i = w_i * mask_i(delta_i)`` (``rescale`` multiplies it as in
+DARE)::
 
     out = b + lambda * (sum of the kept d_i) / (normalize: sum of the kept w_i)
 
@@ -37,14 +38,21 @@ class Breadcrumbs(TaskVectors):
     parameters = family_parameters(
         "magnitude_outliers", elect=False, normalize=False, rescale=False, density=0.9
     )
+    use = (
+        "Many experts whose largest changes are outliers that disturb each other; the smallest "
+        "are noise."
+    )
+    deviations = (
+        "Of equal magnitudes at a threshold all are kept; in mergekit an unstable sort decides."
+    )
 
 
 class BreadcrumbsTies(TaskVectors):
     """Model Breadcrumbs with TIES: the changes of middle size that have the majority's sign.
 
     Where ``sum_i d_i >= 0`` the positive d_i are kept, else the negative ones; an exact zero is
-    never kept. ``elect: count`` counts signs in place of summing. A sum of kept weights of 0
-    counts as 1.
+    never kept. ``elect: count`` counts signs in place of summing. With ``normalize``, a sum of kept
+    weights of 0 counts as 1.
     """
 
     name = "breadcrumbs_ties"
@@ -54,4 +62,8 @@ class BreadcrumbsTies(TaskVectors):
     elects = True
     parameters = family_parameters(
         "magnitude_outliers", elect=True, normalize=False, rescale=False, density=0.9
+    )
+    use = "As [breadcrumbs](breadcrumbs.md), for experts whose changes contradict each other."
+    deviations = (
+        "Of equal magnitudes at a threshold all are kept; in mergekit an unstable sort decides."
     )

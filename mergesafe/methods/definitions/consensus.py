@@ -43,6 +43,11 @@ class Consensus(MergeMethod):
             tunable=(0.0, 2.0), gradient=True,
         ),
     )  # fmt: skip
+    use = (
+        "Three or more experts, of which some changes serve one task alone and disturb the "
+        "others: those are taken away. With two experts an agreement of 2 keeps what both "
+        "claim."
+    )
 
     def check(self, settings: Settings) -> list[str]:
         agreement, count = settings.shared["agreement"], len(settings.inputs)

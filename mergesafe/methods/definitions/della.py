@@ -3,9 +3,9 @@
 With base b, experts x_i and ``delta_i = x_i - b``, ``mask_i`` keeps the element of rank r in its
 row of n columns (0 is the smallest ``|delta_i|``; equal ones rank by their place) with the
 probability ``density - epsilon + 2 * epsilon * r / (n - 1)``; with one column, with ``density``.
-Rows are those of the last dimension, a vector is one. ``density - epsilon`` and ``density +
-epsilon`` must lie between 0 and 1, unless ``density`` is 0 or 1. With ``d_i = w_i * rescale_i *
-mask_i(delta_i)``::
+Rows are those of the last dimension, a vector is one. The probabilities of the first and the last
+rank, ``density`` less and plus ``epsilon``, must lie between 0 and 1, unless ``density`` is 0 or 1.
+With ``d_i = w_i * rescale_i * mask_i(delta_i)``::
 
     out = b + lambda * (sum of the kept d_i) / (normalize: sum of the kept w_i)
 
@@ -33,8 +33,9 @@ class Della(TaskVectors):
     """DELLA: task vectors with small elements dropped at random, summed by the majority's sign.
 
     Where ``sum_i d_i >= 0`` the positive d_i are kept, else the negative ones; an exact zero is
-    never kept. ``elect: count`` counts signs in place of summing. A sum of kept weights of 0
-    counts as 1. With one expert and ``normalize`` the weight cancels; ``plan`` and ``merge`` warn.
+    never kept. ``elect: count`` counts signs in place of summing. With ``normalize``, a sum of kept
+    weights of 0 counts as 1. With one expert and ``normalize`` the weight cancels; ``plan`` and
+    ``merge`` warn.
     """
 
     name = "della"
@@ -45,6 +46,18 @@ class Della(TaskVectors):
     elects = True
     parameters = family_parameters(
         "magprune", elect=True, normalize=True, rescale=True, density=0.5
+    )
+    use = (
+        "As [dare_ties](dare_ties.md), where large changes should survive more often than small "
+        "ones."
+    )
+    deviations = (
+        "Equal magnitudes rank by their place, where mergekit's sort may order them in any way. "
+        "mergekit ranks a tensor of more than two dimensions along its second one, and cannot "
+        "merge rows of one element. Every tensor and expert has random numbers of its own, "
+        "where one sequence runs through all tensors in mergekit. The paper divides each "
+        "survivor by its own probability to be kept; mergekit, and the default here, multiplies "
+        "all survivors of a tensor by one factor."
     )
 
 
@@ -62,4 +75,16 @@ class DellaLinear(TaskVectors):
     sparsifier = "magprune"
     parameters = family_parameters(
         "magprune", elect=False, normalize=False, rescale=True, density=0.5
+    )
+    use = (
+        "As [dare_linear](dare_linear.md), where large changes should survive more often than "
+        "small ones."
+    )
+    deviations = (
+        "Equal magnitudes rank by their place, where mergekit's sort may order them in any way. "
+        "mergekit ranks a tensor of more than two dimensions along its second one, and cannot "
+        "merge rows of one element. Every tensor and expert has random numbers of its own, "
+        "where one sequence runs through all tensors in mergekit. The paper divides each "
+        "survivor by its own probability to be kept; mergekit, and the default here, multiplies "
+        "all survivors of a tensor by one factor."
     )

@@ -4,9 +4,6 @@ With ``s = sign(sum_i tau_i)``, 0 where the sum is 0::
 
     out = base + lambda * s * max_i (|tau_i| where sign(tau_i) = s, else 0)
 
-The paper keeps a mask and a factor for each task beside this vector and applies them at inference;
-one merged model has room for neither.
-
 Paper: Huang et al., "EMR-Merging: Tuning-Free High-Performance Model Merging",
 https://arxiv.org/abs/2405.17461
 """
@@ -37,6 +34,15 @@ class Emr(MergeMethod):
             tunable=(0.0, 2.0), gradient=True,
         ),
     )  # fmt: skip
+    use = (
+        "Experts whose changes seldom meet: of each element the largest change that points "
+        "where the sum points is taken whole, not averaged."
+    )
+    deviations = (
+        "The paper keeps a mask and a factor for each task beside this vector and applies them "
+        "at inference. One merged model has room for neither, so that what the paper reports "
+        "does not carry over."
+    )
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()

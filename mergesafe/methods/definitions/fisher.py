@@ -1,10 +1,13 @@
 """Fisher merging: an average of parameters, each weighted by how sure its model is of it.
 
-``out = sum_i w_i F_i x_i / sum_i w_i F_i`` element by element, where ``F_i``, of the tensor's
-shape, is the diagonal of the Fisher information of model i: the mean of the squared gradients of
-its log-likelihood over data of its own. Values below ``floor`` are raised to it, so that models
-that all know nothing about an element are averaged by their weights alone. So is a tensor about
-which there are no diagonals.
+Element by element::
+
+    out = sum_i w_i F_i x_i / sum_i w_i F_i
+
+where ``F_i``, of the tensor's shape, is the diagonal of the Fisher information of model i: the mean
+of the squared gradients of its log-likelihood over data of its own. Values below ``floor`` are
+raised to it, so that models that all know nothing about an element are averaged by their weights
+alone. So is a tensor about which there are no diagonals.
 
 Paper: Matena and Raffel, "Merging Models with Fisher-Weighted Averaging",
 https://arxiv.org/abs/2111.09832
@@ -46,6 +49,14 @@ class Fisher(MergeMethod):
             minimum=1e-30, maximum=1.0,
         ),
     )  # fmt: skip
+    use = (
+        "Models that were fine-tuned on different data, where each is sure of other parameters, "
+        "and data of each are at hand for its Fisher diagonal."
+    )
+    deviations = (
+        "mergekit does not have it. Values of a diagonal are raised to `floor`, so that "
+        "elements that no model knows anything about are averaged."
+    )
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()

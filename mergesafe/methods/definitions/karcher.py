@@ -8,11 +8,13 @@ the ``u_i`` and moves along ``t = 1/N sum_i theta_i / sin(theta_i) (u_i - cos(th
 
 until ``|t| < tol`` or ``max_iter`` steps are made; ``out = mean of the |x_i| * m``. Every step
 stays in the span of the models, so all of it happens in the coordinates of the N models, with
-angles and lengths from their Gram matrix: the tensors are read twice, however many steps there are.
-Tensors whose norm is at most ``tol`` have no direction and count only for the length.
+angles and lengths from their Gram matrix in float64: however many steps there are, the tensors are
+read as often. Tensors whose norm is at most ``tol`` have no direction and count only for the
+length. There are no weights.
 
-Paper: https://arxiv.org/abs/2603.04972; the mean itself: Karcher, "Riemannian center of mass and
-mollifier smoothing", 1977.
+Paper: Wang, Ye and Yin, "Functionality-Oriented LLM Merging on the Fisher-Rao Manifold",
+https://arxiv.org/abs/2603.04972; the mean itself: Karcher, "Riemannian center of mass and mollifier
+smoothing", 1977.
 """
 
 from __future__ import annotations
@@ -48,6 +50,15 @@ class Karcher(MergeMethod):
             default=1e-5, minimum=0.0,
         ),
     )  # fmt: skip
+    use = (
+        "Any number of models without a base and without weights to choose, where an average "
+        "would shorten the weights. With two models of equal length it is [slerp](slerp.md) at "
+        "a `t` of ½."
+    )
+    deviations = (
+        "The steps are made on float64 inner products of the models, so that the bits are the "
+        "same everywhere; mergekit makes them on the tensors, in their dtype."
+    )
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         if tensor.inputs == 1:

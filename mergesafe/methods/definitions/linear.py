@@ -1,10 +1,17 @@
 """Linear: the weighted average of models ("model soups").
 
-``out = sum_i w_i x_i``, divided by ``sum_i w_i`` when ``normalize`` (default).
-Paper: Wortsman et al., https://arxiv.org/abs/2203.05482
+With models x_i::
 
-This file is the shortest complete merge method: copy it to add one, then name it in registry.py.
+    out = sum_i w_i x_i        (normalize, the default: divided by sum_i w_i)
+
+Weights that add up to zero cannot be normalised and are an error. Where weights add up to 1 but
+for their rounding, values that are equal in all models come back as they are.
+
+Paper: Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves
+accuracy without increasing inference time", https://arxiv.org/abs/2203.05482
 """
+
+# This file is the shortest complete merge method: copy it to add one, then name it in registry.py.
 
 from __future__ import annotations
 
@@ -34,6 +41,20 @@ class Linear(MergeMethod):
         ),
         Parameter("normalize", "bool", "divide by the sum of the weights", default=True),
     )  # fmt: skip
+    use = (
+        "Fine-tunes of one base that are close to each other: several runs on the same data, or "
+        "an aligned model and its fine-tune. It needs no base model. For experts of different "
+        "tasks see [task_arithmetic](task_arithmetic.md)."
+    )
+    evidence = (
+        "Interpolation between an aligned model and its fine-tune, which is `linear` with the "
+        "weights 1 - w and w, is the strongest simple baseline for keeping alignment ([arXiv "
+        "2412.19512](https://arxiv.org/abs/2412.19512)). In a study of safety-aware merging "
+        "([arXiv 2406.14563](https://arxiv.org/abs/2406.14563)) averages with weights by "
+        "LM-Cocktail's rule gave 74.4 % safe answers at 53.2 % domain accuracy with Mistral and "
+        "94.1 % at 74.0 % with Llama 3; TIES with weights found for both aims gave 78.1 % at "
+        "54.2 % and 96.0 % at 73.6 %."
+    )
 
     def unused(self, settings: Settings) -> frozenset[int]:
         return frozenset(i for i, w in enumerate(settings.column("weight")) if w == 0)

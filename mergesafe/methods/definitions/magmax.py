@@ -1,9 +1,15 @@
 """MagMax: of the task vectors the one that is largest in magnitude, element by element.
 
-``out = base + lambda * tau_j`` with ``tau_i = x_i - base``, and j the first expert whose
-``|tau_j|`` is the largest of the element.
+With ``tau_i = x_i - base``, and j the first expert whose ``|tau_j|`` is the largest of the
+element::
 
-Paper: Marczak et al., "MagMax", https://arxiv.org/abs/2407.06322
+    out = base + lambda * tau_j
+
+NaN counts as larger than infinity, so that it is not hidden. At a ``lambda`` of 0 no expert is
+read.
+
+Paper: Marczak et al., "MagMax: Leveraging Model Merging for Seamless Continual Learning",
+https://arxiv.org/abs/2407.06322
 """
 
 from __future__ import annotations
@@ -30,6 +36,10 @@ class MagMax(MergeMethod):
             tunable=(0.0, 2.0), gradient=True,
         ),
     )  # fmt: skip
+    use = (
+        "Experts fine-tuned one after the other, each from the one before (the paper's "
+        "setting), or experts whose changes seldom meet."
+    )
 
     def unused(self, settings: Settings) -> frozenset[int]:
         return frozenset(range(len(settings.inputs)) if settings.shared["lambda"] == 0 else ())

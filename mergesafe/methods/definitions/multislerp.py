@@ -5,10 +5,8 @@ base) and ``M = sum_i w_i u_i``::
 
     out = (sum_i w_i |x_i|) * M / |M|
 
-The method is described as a mean in the tangent space at M / |M|, from where the exponential map
-leads back to the sphere. But the weighted tangent vectors ``u_i - <u_i, m> m`` at ``m = M / |M|``
-add up to ``M - <M, m> m = 0``, so the point is m itself. Lengths and angles come from the Gram
-matrix in float64: the tensors are read twice.
+With a base that mean is added to it. Two models whose directions cancel are averaged by the
+weights; of more it is an error. Lengths and angles come from the Gram matrix in float64.
 
 Source: https://goddard.blog/posts/multislerp-wow-what-a-cool-idea
 """
@@ -53,6 +51,15 @@ class Multislerp(MergeMethod):
             minimum=0.0,
         ),
     )  # fmt: skip
+    use = (
+        "Three or more models where an average would shorten the weights, with a weight for "
+        "each. Without weights, [karcher](karcher.md) finds the exact mean on the sphere."
+    )
+    deviations = (
+        "mergekit goes on from M / |M| through the tangent space there and back by the "
+        "exponential map. The weighted tangent vectors `u_i - <u_i, m> m` at `m = M / |M|` add "
+        "up to `M - <M, m> m = 0` but for rounding, so that the point is the same."
+    )
 
     def unused(self, settings: Settings) -> frozenset[int]:
         weights = settings.column("weight")

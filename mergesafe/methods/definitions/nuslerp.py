@@ -3,14 +3,18 @@
 With ``t = w_2 / (w_1 + w_2)`` (1/2 where the sum is below 1e-6) and ``theta`` the angle between the
 two::
 
-    out = sin((1-t) theta)/sin(theta) * x_1 + sin(t theta)/sin(theta) * x_2
+    out = sin((1 - t) theta) / sin(theta) * x_1 + sin(t theta) / sin(theta) * x_2
 
-of the task vectors with a base, to which it is added. ``nuslerp_flatten`` (default) takes one angle
-for the tensor. Without it there is an angle for each row (the last dimension), or with
-``nuslerp_row_wise`` for each column (the first dimension). What is parallel is interpolated
+With a base the same is made of the task vectors and added to it. ``nuslerp_flatten`` (default)
+takes one angle for the tensor. Without it there is an angle for each row (the last dimension), or
+with ``nuslerp_row_wise`` for each column (the first dimension). What is parallel is interpolated
 linearly. Angles come from float64 sums.
 
-Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, as in mergekit.
+Without ``nuslerp_flatten`` they are found by torch's arc cosine, which may round otherwise
+elsewhere: plan and manifest then say ``numerics``.
+
+Paper: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985,
+https://doi.org/10.1145/325334.325242; the rules for weights and rows are mergekit's.
 """
 
 from __future__ import annotations
@@ -58,6 +62,11 @@ class Nuslerp(MergeMethod):
             "(first dimension) in place of each row (last dimension)", default=False,
         ),
     )  # fmt: skip
+    use = (
+        "Two fine-tunes: with `base_model` their task vectors are interpolated, which "
+        "[slerp](slerp.md), where the base is one of the two models, cannot do. Weights are "
+        "relative, so that [tuning](../tuning.md) finds one number from two."
+    )
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         one, two = settings.column("weight")

@@ -1,6 +1,8 @@
 """Passthrough: one model, copied or scaled.
 
-``out = scale * x``.
+With one model x::
+
+    out = scale * x
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ class Passthrough(MergeMethod):
     inputs = Inputs(most=1)
     parameters = (
         Parameter("scale", "float", "factor on every element", scope="input", default=1.0),
+    )
+    use = (
+        "To copy layers in recipes with [slices](../recipes.md#slices), and to write one model "
+        "(with its adapter, in another dtype, or with scaled tensors)."
     )
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:

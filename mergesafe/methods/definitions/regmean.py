@@ -62,6 +62,20 @@ class RegMean(MergeMethod):
             minimum=0.0, maximum=1.0,
         ),
     )  # fmt: skip
+    use = (
+        "Models of a few billion parameters at most, when some data of each are at hand: it "
+        "keeps what each layer puts out on the data of its own model."
+    )
+    evidence = (
+        "[MergeBench](https://arxiv.org/abs/2505.10833) finds reliable gains for it with small "
+        "models, beside task arithmetic and Localize-and-Stitch."
+    )
+    deviations = (
+        "The paper has no `ridge`; 0 turns it off. mergekit does not have the method. It rests "
+        "on LAPACK, so that bytes may differ between machines by rounding: plan and manifest "
+        "say `numerics`; a matrix is taken whole, and `plan` says before any read where it does "
+        "not fit `--memory`."
+    )
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()

@@ -10,7 +10,9 @@ With base b, experts x_i and ``delta_i = x_i - b``:
 3. Erase: of the kept ``delta_i`` those stay that have the sign of ``sum_i delta_i`` (+ for 0; a
    delta of 0 never stays). ``out = b + sum w_i delta_i / max(sum w_i, 1e-6)`` over those.
 
-Wan et al., FuseChat: https://arxiv.org/abs/2408.07990
+Variances are compared as sums of squares in float64, rounded to float32.
+
+Paper: Wan et al., "FuseChat: Knowledge Fusion of Chat Models", https://arxiv.org/abs/2408.07990
 """
 
 from __future__ import annotations
@@ -44,6 +46,11 @@ class Sce(MergeMethod):
         ),
         Parameter("int8_mask", "bool", "accepted, no effect", default=False, ignored=True),
     )  # fmt: skip
+    use = (
+        "Experts of one base without weights to choose: it finds the weights of each tensor "
+        "from how much the experts changed it. With one expert a `select_topk` below 1 keeps "
+        "nothing."
+    )
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         share = settings.shared["select_topk"]

@@ -1,9 +1,14 @@
 """SLERP: spherical linear interpolation between a base and one other model.
 
-With ``theta`` the angle between the flattened tensors,
-``out = sin((1-t) theta)/sin(theta) * base + sin(t theta)/sin(theta) * other``;
-nearly collinear tensors (``|cos theta| > 0.9995``) are interpolated linearly.
-Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985.
+With ``theta`` the angle between the flattened tensors::
+
+    out = sin((1 - t) theta) / sin(theta) * base + sin(t theta) / sin(theta) * other
+
+Nearly collinear tensors (``|cos theta| > 0.9995``) are interpolated linearly. At a ``t`` of 0 or 1
+the model that does not count is not read.
+
+Paper: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985,
+https://doi.org/10.1145/325334.325242
 """
 
 from __future__ import annotations
@@ -40,6 +45,24 @@ class Slerp(MergeMethod):
             tunable=(0.0, 1.0), gradient=True,
         ),
     )  # fmt: skip
+    use = (
+        "Two models, of which one number says how much of each: it keeps the length of the "
+        "weights, which an average shortens where the models differ. `base_model` is the model "
+        "at a `t` of 0; for more than two models see [karcher](karcher.md) and "
+        "[multislerp](multislerp.md)."
+    )
+    evidence = (
+        "In a study of safety-aware merging ([arXiv "
+        "2406.14563](https://arxiv.org/abs/2406.14563)) SLERP with `t` found for skill and "
+        "safety together gave 77.6 % safe answers at 54.2 % domain accuracy with Mistral, as "
+        "TIES did (78.1 % at 54.2 %), but with Llama 3 90.7 % at 74.2 % where TIES gave 96.0 % "
+        "at 73.6 %."
+    )
+    deviations = (
+        "The angle comes from float64 inner products. mergekit takes it from float32 ones, "
+        "which for nearly parallel models costs it up to 3e-6 of a tensor's scale "
+        "([comparison](../performance.md#accuracy))."
+    )
 
     def unused(self, settings: Settings) -> frozenset[int]:
         t = settings.shared["t"]
