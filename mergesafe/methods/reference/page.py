@@ -133,7 +133,7 @@ def _facts(method: MergeMethod) -> list[tuple[str, str]]:
         facts.append(("Asks for", ", ".join(asked)))
     facts += _of_kinds("Reads", _reads(matrix), _reads(vector))
     count = model_count(method)
-    facts += _of_kinds("Held together", _held(matrix, count), _held(vector, count))
+    facts += _of_kinds("In memory", _held(matrix, count), _held(vector, count))
     facts.append(("Exactness", _EXACT[method.exact]))
     if method.random:
         facts.append(("Random", "masks depend on `--seed`, tensor, expert and position alone"))
@@ -144,7 +144,7 @@ def _of_kinds(title: str, matrix: str, vector: str) -> list[tuple[str, str]]:
     """What is said of a layer's matrices and of other tensors, once where it is the same."""
     if matrix == vector:
         return [(title, matrix)]
-    return [(f"{title}, matrices of layers", matrix), (f"{title}, other tensors", vector)]
+    return [(title, f"matrices of layers: {matrix}; other tensors: {vector}")]
 
 
 def _reads(cost: Cost) -> str:
@@ -155,8 +155,8 @@ def _reads(cost: Cost) -> str:
 
 
 def _held(cost: Cost, count: int) -> str:
-    unit = {"element": "nothing: cut anywhere", "row": "a row", "matrix": "the whole tensor"}
-    values = f"; {cost.scratch:g} float32 values an element beside {count} models"
+    unit = {"element": "any part of a tensor", "row": "whole rows", "matrix": "the whole tensor"}
+    values = f", and {cost.scratch:g} float32 values an element (with {count} models)"
     return unit[cost.unit.value] + values * (cost.scratch > 0)
 
 
