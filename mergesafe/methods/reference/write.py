@@ -2,7 +2,7 @@
 
 Run it in the root of the repository. It writes a page for each method to docs/methods/, and what
 lies between a line with "methods: begin" and one with "methods: end" in docs/methods.md (the table
-of all methods) and in mkdocs.yml (the navigation).
+of all methods), in mkdocs.yml (the navigation) and in README.md (the names).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mergesafe.methods.spec import MergeMethod
 FOLDER: Final = Path("docs/methods")
 OVERVIEW: Final = Path("docs/methods.md")
 NAVIGATION: Final = Path("mkdocs.yml")
+NAMES: Final = Path("README.md")
 BEGIN: Final = "methods: begin"
 END: Final = "methods: end"
 
@@ -28,6 +29,7 @@ def reference(root: Path, methods: Mapping[str, MergeMethod]) -> dict[Path, str]
     """The text of every file under ``root`` that holds anything of the reference."""
     files = {FOLDER / f"{name}.md": page_of(method) for name, method in methods.items()}
     files[OVERVIEW] = _between(root / OVERVIEW, _table(methods))
+    files[NAMES] = _between(root / NAMES, _names(methods))
     files[NAVIGATION] = _between(root / NAVIGATION, "\n".join(_navigation(methods)))
     return files
 
@@ -51,6 +53,10 @@ def _table(methods: Mapping[str, MergeMethod]) -> str:
             )
         )  # fmt: skip
     return table(("method", "result", "takes", "exactness", "gradient", "source"), rows)
+
+
+def _names(methods: Mapping[str, MergeMethod]) -> str:
+    return ",\n".join(f"[`{name}`]({FOLDER}/{name}.md)" for name in methods) + "."
 
 
 def _navigation(methods: Mapping[str, MergeMethod]) -> Iterator[str]:
