@@ -18,12 +18,14 @@ from mergesafe.errors import ArgumentError, MethodError, did_you_mean
 from mergesafe.methods.contract import raised
 from mergesafe.methods.declaration import check_declaration
 from mergesafe.methods.definitions.breadcrumbs import Breadcrumbs, BreadcrumbsTies
+from mergesafe.methods.definitions.cart import Cart
 from mergesafe.methods.definitions.consensus import Consensus
 from mergesafe.methods.definitions.dare import DareLinear, DareTies
 from mergesafe.methods.definitions.della import Della, DellaLinear
 from mergesafe.methods.definitions.emr import Emr
 from mergesafe.methods.definitions.fisher import Fisher
 from mergesafe.methods.definitions.iso_c import IsoC
+from mergesafe.methods.definitions.iso_cts import IsoCts
 from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.localize_stitch import LocalizeStitch
@@ -36,6 +38,8 @@ from mergesafe.methods.definitions.passthrough import Passthrough
 from mergesafe.methods.definitions.regmean import RegMean
 from mergesafe.methods.definitions.sce import Sce
 from mergesafe.methods.definitions.slerp import Slerp
+from mergesafe.methods.definitions.star import Star
+from mergesafe.methods.definitions.subspace_boosting import SubspaceBoosting
 from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
 from mergesafe.methods.definitions.ties import Ties
 from mergesafe.methods.definitions.tsv import TaskSingularVectors
@@ -47,7 +51,8 @@ METHODS: dict[str, MergeMethod] = {
         Linear(), Slerp(), Nuslerp(), Multislerp(), Nearswap(), Karcher(), Passthrough(),
         TaskArithmetic(), Ties(), DareLinear(), DareTies(), Della(), DellaLinear(), Breadcrumbs(),
         BreadcrumbsTies(), Sce(), LocalizeStitch(), Consensus(), Emr(), ModelStock(),
-        TaskSingularVectors(), IsoC(), MagMax(), Fisher(), RegMean(),
+        TaskSingularVectors(), IsoC(), IsoCts(), Star(), SubspaceBoosting(), Cart(), MagMax(),
+        Fisher(), RegMean(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

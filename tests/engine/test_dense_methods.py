@@ -10,10 +10,10 @@ from tiny import llama, read, recipe, same_bits, save
 
 import mergesafe as ms
 from mergesafe.errors import ArgumentError
-from mergesafe.methods.definitions.tsv import polar
+from mergesafe.methods.matrices import polar
 from mergesafe.ops.methods import run
 
-SHAPES = [(40, 16), (16, 40), (24, 24), (3, 50), (1, 7)]
+SHAPES = [(40, 16), (16, 40), (24, 24), (3, 50), (3, 7)]
 
 
 def inputs(shape: tuple[int, ...], count: int = 3) -> list[torch.Tensor]:
@@ -26,7 +26,7 @@ def truth(
     base: torch.Tensor, experts: list[torch.Tensor], alpha: float, weights: list[float]
 ) -> torch.Tensor:
     """In float64 and by the definition: each polar factor from a full decomposition."""
-    rank = max(1, min(base.shape) // len(experts))
+    rank = min(base.shape) // len(experts)
     triples = [torch.linalg.svd((x - base).double()) for x in experts]
     u = torch.cat([t.U[:, :rank] for t in triples], 1)
     v = torch.cat([t.Vh.T[:, :rank] for t in triples], 1)

@@ -21,23 +21,24 @@ Paper: Marczak et al., "No Task Left Behind", https://arxiv.org/abs/2502.04959
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
+from mergesafe.methods.matrices import (
+    EPSILON,
+    is_layer_matrix,
+    mean_task_vector,
+    sum_of_task_vectors,
+)
 from mergesafe.methods.polar import polar_factor
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
     Merge,
     MergeMethod,
-    MergeTaskVectors,
     Parameter,
     Settings,
-    Sparsify,
     TensorContext,
 )
-
-#: The distance from 1 to the next float32.
-EPSILON: Final = 2.0**-23
 
 
 class IsoC(MergeMethod):
@@ -78,25 +79,13 @@ class IsoC(MergeMethod):
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()
         alpha, weights = settings.shared["alpha"], tuple(settings.column("weight"))
-        if tensor.matrix and min(tensor.shape) > 0:
+        if is_layer_matrix(tensor):
             return Dense(isotropic, weights, scale=alpha, holds=12.0)
-        count = tensor.inputs
-        mean = tuple(weight / count for weight in weights)
-        return MergeTaskVectors(mean, (Sparsify(),) * count, scale=alpha)
+        return mean_task_vector(tensor, alpha, weights)
 
 
 def isotropic(tile: Any, weights: Any) -> Any:
     """What is added to the base at an alpha of 1: ``mean(S) * U V^T`` of the sum's ``U S V^T``."""
     shape = tile.base.shape
-    factor, values = polar_factor(weighted_sum(tile, weights), max(shape) * EPSILON)
+    factor, values = polar_factor(sum_of_task_vectors(tile, weights), max(shape) * EPSILON)
     return (factor * (values.sum() / min(shape))).float()
-
-
-def weighted_sum(tile: Any, weights: Any) -> Any:
-    """The weighted sum of the task vectors in float64, in which it keeps all digits of the inputs
-    where they nearly cancel.
-    """
-    total = tile.inputs[0].double() * weights[0]
-    for weight, x in zip(weights[1:], tile.inputs[1:], strict=True):
-        total = total + x.double() * weight
-    return total - tile.base.double() * sum(weights)

@@ -9,8 +9,11 @@ and V of [n, N k], and
 where ``polar(U) = P Q^T`` from the singular value decomposition ``U = P D Q^T`` is the matrix with
 orthonormal columns that is nearest to U, and ``w S`` are the singular values of each task vector
 times its weight (the paper has no weights: all are 1, the default; those of a weight of 0 take part
-in making the singular vectors orthogonal all the same). Tensors that are no matrices of layers
-(embeddings, heads, norms, biases) get ``alpha`` times the mean of the ``w_i tau_i``.
+in making the singular vectors orthogonal all the same). Singular values of a task vector that are
+at most ``max(m, n) * 2^-23`` of its largest are rounding, and their vectors arbitrary: they are
+left out. Tensors that are no matrices of layers (embeddings, heads, norms, biases), and matrices
+with fewer rows or columns than there are experts, where k is 0, get ``alpha`` times the mean of the
+``w_i tau_i``.
 
 Paper: Gargiulo et al., "Task Singular Vectors", https://arxiv.org/abs/2412.00081
 """
@@ -19,15 +22,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergesafe.methods.matrices import (
+    is_layer_matrix,
+    mean_task_vector,
+    polar,
+    singular_triples,
+)
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
     Merge,
     MergeMethod,
-    MergeTaskVectors,
     Parameter,
     Settings,
-    Sparsify,
     TensorContext,
 )
 
@@ -68,12 +75,11 @@ class TaskSingularVectors(MergeMethod):
         yield from ()
         alpha, weights = settings.shared["alpha"], tuple(settings.column("weight"))
         count = tensor.inputs
-        if tensor.matrix and min(tensor.shape) > 0:
+        if is_layer_matrix(tensor) and min(tensor.shape) >= count:
             return Dense(
                 recombined, weights, scale=alpha, holds=count + 10.0, prepare=singular_vectors
             )
-        mean = tuple(weight / count for weight in weights)
-        return MergeTaskVectors(mean, (Sparsify(),) * count, scale=alpha)
+        return mean_task_vector(tensor, alpha, weights)
 
 
 def recombined(tile: Any, weights: Any) -> Any:
@@ -89,20 +95,12 @@ def singular_vectors(tile: Any) -> Any:
     import torch
 
     count = len(tile.deltas)
-    rank = max(1, min(tile.base.shape) // count)
+    rank = min(tile.base.shape) // count
     left, values, right = [], [], []
     for delta in tile.deltas:
-        u, s, vh = torch.linalg.svd(delta, full_matrices=False)
         # copies, so that what is cut off is given back
-        left.append(u[:, :rank].clone())
-        values.append(s[:rank].clone())
-        right.append(vh[:rank].clone())
+        u, s, vh = (part.clone() for part in singular_triples(delta, rank))
+        left.append(u)
+        values.append(s)
+        right.append(vh)
     return polar(torch.cat(left, dim=1)), values, polar(torch.cat(right))
-
-
-def polar(matrix: Any) -> Any:
-    """The nearest matrix with orthonormal columns, or rows where there are more columns."""
-    import torch
-
-    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return u @ vh

@@ -1,0 +1,101 @@
+"""Iso-CTS: Iso-C with room for directions that only one task has.
+
+With N task vectors ``tau_i`` of shape [m, n], p = min(m, n), and the share f that ``common`` is::
+
+    t = round((p - trunc(f p)) / N)        directions of each expert, at most p // N
+    c = p - N t                            common directions
+    T = tau_1 + ... + tau_N = U S V^T      the first c triples: U_c, S_c, V_c
+    (I - U_c U_c^T) tau_i = U_i S_i V_i^T  the first t triples of each expert
+    out = base + alpha * mean(S) * polar(U) polar(V)^T
+
+with U of shape [m, p] and V of [n, p] the N + 1 parts side by side, S all of their singular values,
+and polar(U) the matrix with orthonormal columns that is nearest to U. Where t is 0 this is Iso-C.
+Singular values of at most ``max(m, n) * 2^-23`` of the largest in their decomposition, or in that of
+T, are rounding: their directions are left out, and they count as 0 in the mean. Tensors that are no matrices of
+layers (embeddings, heads, norms, biases) get ``alpha`` times the mean task vector.
+
+Paper: Marczak et al., "No Task Left Behind", https://arxiv.org/abs/2502.04959
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergesafe.methods.matrices import (
+    is_layer_matrix,
+    mean_task_vector,
+    polar,
+    singular_triples,
+    sum_of_task_vectors,
+)
+from mergesafe.methods.spec import (
+    Dense,
+    Inputs,
+    Merge,
+    MergeMethod,
+    Parameter,
+    Settings,
+    TensorContext,
+)
+
+
+class IsoCts(MergeMethod):
+    name = "iso_cts"
+    title = "Iso-CTS"
+    paper = "https://arxiv.org/abs/2502.04959"
+    use = (
+        "Experts of different tasks that were fine-tuned in all weights, where `iso_c` loses what "
+        "only one of them can do. It takes N + 3 decompositions for each matrix, N + 2 more than "
+        "`iso_c`."
+    )
+    deviations = (
+        "Directions whose singular value is rounding are left out; the released code keeps them, "
+        "so that task vectors of low rank get arbitrary directions there."
+    )
+    inputs = Inputs(base="required")
+    exact = "numerics"
+    parameters = (
+        Parameter(
+            "common", "float", "share of the directions that are those of the sum", default=0.8,
+            minimum=0.0, maximum=1.0, tunable=(0.0, 1.0),
+        ),
+        Parameter(
+            "alpha", "float", "factor on what is added to the base", default=1.0,
+            tunable=(0.0, 2.0), gradient=True,
+        ),
+    )  # fmt: skip
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        alpha = settings.shared["alpha"]
+        if is_layer_matrix(tensor):
+            share = settings.shared["common"]
+            return Dense(isotropic, share, scale=alpha, holds=tensor.inputs + 12.0)
+        return mean_task_vector(tensor, alpha)
+
+
+def directions(least: int, experts: int, share: float) -> tuple[int, int]:
+    """(common directions, those of each expert) of ``least`` in all."""
+    own = min(round((least - int(share * least)) / experts), least // experts)
+    return least - experts * own, own
+
+
+def isotropic(tile: Any, share: float) -> Any:
+    """What is added to the base at an alpha of 1, from matrices in float32."""
+    import torch
+
+    common, own = directions(min(tile.base.shape), len(tile.inputs), share)
+    summed = singular_triples(sum_of_task_vectors(tile).float())
+    largest = float(summed[1][0]) if len(summed[1]) else 0.0
+    # copies, so that what is cut off is given back
+    shared = summed[0][:, :common].clone()
+    triples = [(shared, summed[1][:common], summed[2][:common].clone())]
+    del summed
+    for x in tile.inputs if own else ():
+        delta = x - tile.base
+        rest = delta - shared @ (shared.T @ delta)
+        u, s, vh = singular_triples(rest, own, beside=largest)
+        triples.append((u.clone(), s, vh.clone()))
+    left, values, right = ([triple[i] for triple in triples] for i in range(3))
+    mean = torch.cat(values).sum() / min(tile.base.shape)
+    return mean * (polar(torch.cat(left, dim=1)) @ polar(torch.cat(right)))

@@ -1,0 +1,75 @@
+"""Subspace boosting: small singular values of the summed task vectors are raised.
+
+With the sum of the task vectors ``T = U S V^T`` and c the first (largest) singular value at which
+``S_1 + ... + S_k >= beta * (S_1 + ... + S_p)``, p = min(m, n)::
+
+    out = base + alpha * U diag(max(S, c)) V^T
+
+A ``beta`` of 0 makes all singular values the largest one, 1 leaves the sum as it is. Singular
+values of at most ``max(m, n) * 2^-23`` of the largest are rounding and stay out of it: their
+directions are arbitrary. Tensors that are no matrices of layers (embeddings, heads, norms, biases)
+get ``alpha`` times the sum of the task vectors.
+
+Paper: Skorobogat et al., "Subspace-Boosted Model Merging", https://arxiv.org/abs/2506.16506
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergesafe.methods.matrices import is_layer_matrix, singular_triples, sum_of_task_vectors
+from mergesafe.methods.spec import (
+    Dense,
+    Inputs,
+    Merge,
+    MergeMethod,
+    MergeTaskVectors,
+    Parameter,
+    Settings,
+    Sparsify,
+    TensorContext,
+)
+
+
+class SubspaceBoosting(MergeMethod):
+    name = "subspace_boosting"
+    title = "Subspace boosting"
+    paper = "https://arxiv.org/abs/2506.16506"
+    use = (
+        "Many experts that were fine-tuned in all weights, whose sum is ruled by a few directions. "
+        "Small values of `beta` raise nearly all singular values to the largest ones: `alpha` must "
+        "then be far below 1, and is best found by tuning."
+    )
+    deviations = (
+        "Only task arithmetic's sum is boosted; the paper boosts what TIES and Consensus make, too. "
+        "Directions whose singular value is rounding are not raised."
+    )
+    inputs = Inputs(base="required")
+    exact = "numerics"
+    parameters = (
+        Parameter(
+            "beta", "float", "share of the sum of singular values up to which they stay",
+            default=0.01, minimum=0.0, maximum=1.0, tunable=(0.0, 1.0),
+        ),
+        Parameter(
+            "alpha", "float", "factor on what is added to the base", default=1.0,
+            tunable=(0.0, 2.0), gradient=True,
+        ),
+    )  # fmt: skip
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        alpha, beta, count = settings.shared["alpha"], settings.shared["beta"], tensor.inputs
+        if is_layer_matrix(tensor) and beta < 1.0:
+            return Dense(boosted, beta, scale=alpha, holds=10.0)
+        return MergeTaskVectors((1.0,) * count, (Sparsify(),) * count, scale=alpha)
+
+
+def boosted(tile: Any, beta: float) -> Any:
+    """What is added to the base at an alpha of 1."""
+    u, s, vh = singular_triples(sum_of_task_vectors(tile).float())
+    if len(s):  # else there is no task vector
+        sums = s.double().cumsum(0)
+        k = min(len(s) - 1, int((sums < beta * sums[-1]).sum()))
+        s = s.clamp(min=float(s[k]))
+    return (u * s) @ vh

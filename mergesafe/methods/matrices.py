@@ -1,0 +1,68 @@
+"""What methods of whole matrices share: which tensors they take, sums, and decompositions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from mergesafe.methods.combinations import MergeTaskVectors, WeightedSum
+from mergesafe.methods.masks import Sparsify
+from mergesafe.methods.spec import TensorContext
+
+#: The distance from 1 to the next float32.
+EPSILON: Final = 2.0**-23
+
+
+def is_layer_matrix(tensor: TensorContext) -> bool:
+    """Whether a method of matrices takes the tensor: a weight of a layer that is not empty."""
+    return tensor.matrix and min(tensor.shape) > 0
+
+
+def mean_task_vector(
+    tensor: TensorContext, scale: Any = 1.0, weights: Sequence[Any] | None = None
+) -> MergeTaskVectors:
+    """``base + scale * mean(w_i tau_i)``: what embeddings, heads, norms and biases get."""
+    count = tensor.inputs
+    mean = tuple(weight / count for weight in weights or (1.0,) * count)
+    return MergeTaskVectors(mean, (Sparsify(),) * count, scale=scale)
+
+
+def mean_input(tensor: TensorContext) -> WeightedSum:
+    """The mean of the inputs: the same for a method without a base."""
+    return WeightedSum((1.0 / tensor.inputs,) * tensor.inputs)
+
+
+def sum_of_task_vectors(tile: Any, weights: Sequence[Any] | None = None) -> Any:
+    """The weighted sum of the task vectors in float64, in which it keeps all digits of the inputs
+    where they nearly cancel.
+    """
+    weights = weights or (1.0,) * len(tile.inputs)
+    total = tile.inputs[0].double() * weights[0]
+    for weight, x in zip(weights[1:], tile.inputs[1:], strict=True):
+        total = total + x.double() * weight
+    return total - tile.base.double() * sum(weights)
+
+
+def singular_triples(
+    matrix: Any, most: int | None = None, *, beside: float = 0.0
+) -> tuple[Any, Any, Any]:
+    """U [m, k], S [k] and V^T [k, n] of the decomposition ``U diag(S) V^T`` of a float32 matrix.
+
+    Values of at most ``max(m, n) * 2^-23`` of the largest are rounding, whose directions are
+    arbitrary: they are left out, so that k is the numerical rank, or ``most`` if that is less.
+    ``beside``: the largest value of what the matrix was before something was taken from it.
+    """
+    import torch
+
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    k = int((s > max(matrix.shape) * EPSILON * s[0].clamp(min=beside)).sum())
+    k = k if most is None else min(k, most)
+    return u[:, :k], s[:k], vh[:k]
+
+
+def polar(matrix: Any) -> Any:
+    """The nearest matrix with orthonormal columns, or rows where there are more columns."""
+    import torch
+
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u @ vh
