@@ -153,6 +153,56 @@ def test_iso_c(deltas: list[Any], added: list[Any], backend: str) -> None:
     torch.testing.assert_close(merged, base + torch.tensor(added), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters", "diagonals", "added"),
+    [
+        # Of 3 directions 1 is common and 1 is each expert's. The sum is 9  0  4: the first, of 9.
+        # Without it 0  2  1 and 0  -2  3: the second, of 2, and the third, of 3. Mean 14 / 3.
+        ("iso_cts", {"common": 0.34}, [[4.0, 2, 1], [5.0, -2, 3]], [14 / 3] * 3),
+        # all are common: the sum's values 9  0  4 have the mean 13 / 3
+        ("iso_cts", {"common": 1.0}, [[4.0, 2, 1], [5.0, -2, 3]], [13 / 3, 0, 13 / 3]),
+        # 3 is half of 3 + 1 or more, and becomes 4; of one value all is kept
+        ("star", {"eta": 0.5}, [[3.0, 1], [0, -2]], [2.0, -1]),
+        # two values are needed for 0.8 of 4
+        ("star", {"eta": 0.8, "lambda_": 2.0}, [[3.0, 1], [0, -2]], [3.0, -1]),
+        # the sum is 3  -1: with 3 three quarters are reached, so that 1 becomes 3
+        ("subspace_boosting", {"beta": 0.75}, [[3.0, 1], [0, -2]], [3.0, -3]),
+        ("subspace_boosting", {"beta": 0.8, "alpha": 0.5}, [[3.0, 1], [0, -2]], [1.5, -0.5]),
+    ],
+)
+def test_spectral_methods_on_diagonals(
+    method: str,
+    parameters: dict[str, Any],
+    diagonals: list[list[float]],
+    added: list[float],
+    backend: str,
+) -> None:
+    base = torch.ones(len(added), len(added))
+    experts = [base + torch.diag(torch.tensor(each)) for each in diagonals]
+    merged = getattr(methods, method)(base, experts, **parameters, backend=backend)
+    # linear algebra in float32
+    expected = base + torch.diag(torch.tensor(added))
+    torch.testing.assert_close(merged, expected, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        # The average is 1  2, the task vectors from it 5 -2, -1 4 and -4 -2, of which one of two
+        # directions stays: 5 0, 0 4 and -4 0.
+        ({"rank": 0.5}, [2.0, 6.0]),
+        ({"rank": 0.5, "lambda_": 0.5}, [1.5, 4.0]),
+        ({"rank": 1.0}, [1.0, 2.0]),
+    ],
+)
+def test_cart(parameters: dict[str, Any], expected: list[float], backend: str) -> None:
+    experts = [torch.diag(torch.tensor(each)) for each in ([6.0, 0], [0, 6.0], [-3.0, 0])]
+    merged = methods.cart(experts, **parameters, backend=backend)
+    # linear algebra in float32
+    wanted = torch.diag(torch.tensor(expected))
+    torch.testing.assert_close(merged, wanted, rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize(("rescale", "expected"), ONE)
 def test_rescale(rescale: Any, expected: list[float], backend: str) -> None:
     merged = methods.ties(

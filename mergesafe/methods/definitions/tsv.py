@@ -1,8 +1,7 @@
 """TSV-M: the leading singular vectors of every task vector, made orthogonal to each other's.
 
-With N task vectors ``tau_i = U_i S_i V_i^T`` of shape [m, n], the first
-``k = max(1, min(m, n) // N)`` singular triples of each are put side by side, U of shape [m, N k]
-and V of [n, N k], and
+With N task vectors ``tau_i = U_i S_i V_i^T`` of shape [m, n], the first ``k = min(m, n) // N``
+singular triples of each are put side by side, U of shape [m, N k] and V of [n, N k], and
 
     out = base + alpha * polar(U) diag(w S) polar(V)^T
 
@@ -67,8 +66,10 @@ class TaskSingularVectors(MergeMethod):
         "tune` can."
     )
     deviations = (
-        "mergekit does not have it. It rests on LAPACK, so that bytes may differ between "
-        "machines by rounding: plan and manifest say `numerics`."
+        "mergekit does not have it. Directions whose singular value is rounding are left out; the "
+        "released code keeps them, so that task vectors of low rank get arbitrary ones. It rests "
+        "on LAPACK, so that bytes may differ between machines by rounding: plan and manifest say "
+        "`numerics`."
     )
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
