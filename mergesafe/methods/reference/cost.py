@@ -13,7 +13,7 @@ from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorConte
 MATRIX: Final = (4096, 4096)
 VECTOR: Final = (4096,)
 #: Models in the example, where the method takes so many.
-MODELS: Final = 2
+MODELS: Final = 3
 #: What a plan reads before the first tensor for what is asked about the whole model.
 MODEL_PASSES: Final = 2
 
