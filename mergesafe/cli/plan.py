@@ -22,7 +22,6 @@ from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tiling import reads
 from mergesafe.errors import MergesafeError
-from mergesafe.methods.spec import Unit
 from mergesafe.recipe.model import Recipe
 from mergesafe.terminal.text import printable
 
@@ -59,7 +58,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "method": plan.recipe.method_names,
         "base": plan.recipe.base_model.text if plan.recipe.base_model else None,
         "models": [ref.text for ref in plan.recipe.inputs],
-        "tensors": len(plan.outputs),
+        "tensors": plan.tensors,
         "copied_tensors": [task.name for task in plan.tasks if task.copied],
         "parameters": sum(task.numel for task in plan.tasks),
         "dtypes_out": sorted({task.out_dtype for task in plan.tasks}),
@@ -106,7 +105,7 @@ def _unknown(plan: MergePlan) -> str | None:
         inputs += [model.adapter.path] if model.adapter else []
     if not all(isinstance(path, Path) for path in inputs):
         return _UNREAD
-    whole = {task.method.name for task in plan.tasks if task.unit is Unit.MATRIX}
+    whole = {task.method.name for task in plan.tasks if task.unit.is_whole}
     if whole:
         return f"{', '.join(sorted(whole))} merges whole matrices, which no part of one can time"
     return None

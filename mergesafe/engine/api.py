@@ -12,6 +12,7 @@ from typing import Any, Final
 from mergesafe.engine.cluster.connection import address_of
 from mergesafe.engine.destination import Destination
 from mergesafe.engine.memory import budget_of, parse_size
+from mergesafe.engine.plan.adapter_plan import make_adapter_plan
 from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.engine.plan.unused import without_unused
 from mergesafe.engine.resume.unfinished import subject_of
@@ -205,11 +206,11 @@ def _planned(
 ) -> tuple[MergePlan, Options]:
     options = Options(budget_of(memory), thread_count(threads))
     shard = parse_size(max_shard_size, "--max-shard-size")
+    loaded, seed = load_recipe(recipe), _whole(seed, "--seed", 0, MAX_SEED)
+    if loaded.output == "adapter":
+        return make_adapter_plan(loaded, seed=seed), options
     made = make_plan(
-        load_recipe(recipe),
-        max_shard_size=shard,
-        seed=_whole(seed, "--seed", 0, MAX_SEED),
-        allow_token_mismatch=allow_token_mismatch,
+        loaded, max_shard_size=shard, seed=seed, allow_token_mismatch=allow_token_mismatch
     )
     return without_unused(made), options
 
@@ -251,7 +252,7 @@ def _result(
 ) -> MergeResult:
     return MergeResult(
         path=destination.name,
-        tensors=len(made.outputs),
+        tensors=made.tensors,
         parameters=sum(task.numel for task in made.tasks),
         bytes_read=stats.bytes_read,
         bytes_written=stats.bytes_written,

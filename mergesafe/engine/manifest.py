@@ -41,6 +41,9 @@ OUTPUT: Final = "output"
 #: The scales of the output. Those of a tile are digested by themselves, since they begin anywhere
 #: in a block; what the manifest says of all of them is read from the output.
 SCALES: Final = "output.scale"
+#: The factors of a merged adapter, one behind the other in the output of their task, are read from
+#: the output for what the manifest says of each.
+FACTORS: Final = ("output.A", "output.B")
 #: Keys of the digests of what views read as a whole, by their names of it.
 _COMPANIONS: Final = {"A": "lora_A", "B": "lora_B", "scale": "scale"}
 
@@ -146,6 +149,12 @@ def _complete(plan: MergePlan, digests: Digests, folder: OutputFolder) -> None:
                 written = partial(folder.pread, place.shard)
                 nbytes = task.outputs[1].nbytes
                 digests.replace(task, SCALES, digest_of_range(written, place.offset, nbytes))
+            if task.factors is not None:
+                for part, (key, output) in enumerate(zip(FACTORS, task.outputs, strict=True)):
+                    place = plan.placement(task, part)
+                    written = partial(folder.pread, place.shard)
+                    digest = digest_of_range(written, place.offset, output.nbytes)
+                    digests.replace(task, key, digest)
             if all(map(_whole_blocks, tasks)):
                 continue
             assert task.part is not None  # a whole tensor begins with its first block
@@ -165,23 +174,32 @@ def _whole_blocks(task: TensorTask) -> bool:
 
 def describe_tensors(plan: MergePlan) -> dict[str, dict[str, Any]]:
     """How every output tensor is made: what the manifest says of it but for the digests."""
-    return {name: _described(plan, tasks[0]) for name, tasks in plan.outputs.items()}
+    tasks = (each[0] for each in plan.outputs.values())
+    return {
+        output.name: _described(plan, task, part)
+        for task in tasks
+        for part, output in enumerate(task.outputs if task.factors else task.outputs[:1])
+    }
 
 
-def _described(plan: MergePlan, task: TensorTask) -> dict[str, Any]:
-    inputs = []
-    for source in task.sources:
-        entry: dict[str, Any] = {
+def _described(plan: MergePlan, task: TensorTask, part: int) -> dict[str, Any]:
+    inputs: list[dict[str, Any]] = [
+        {
             "model": source.model,
             "file": source.view.info.path.name,
             "tensor": source.view.info.name,
             **source.view.described(),
         }
-        inputs.append(entry)
+        for source in task.sources
+    ]
+    scales = [each.scale for each in task.context.adapters if each is not None]
+    for number, entry in enumerate(inputs[len(task.members) :]):
+        if scales:  # of A and B
+            entry["factor_scale"] = scales[number // 2]
     return {
-        "file": plan.layout.shards[plan.placement(task).shard].name,
+        "file": plan.layout.shards[plan.placement(task, part).shard].name,
         "dtype": task.out_dtype,
-        "shape": list(task.part.shape if task.part else task.context.shape),
+        "shape": list(task.outputs[part].shape),
         "inputs": inputs,
     }
 
@@ -189,8 +207,12 @@ def _described(plan: MergePlan, task: TensorTask) -> dict[str, Any]:
 def _entries(
     plan: MergePlan, task: TensorTask, digests: Digests
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What the manifest says of a tensor, and of its scales."""
-    yield task.stored, _tensor(plan, task, digests)
+    """What the manifest says of a tensor and of its scales, or of two factors."""
+    if task.factors is not None:
+        for part, (output, key) in enumerate(zip(task.outputs, FACTORS, strict=True)):
+            yield output.name, _tensor(plan, task, digests, part, key)
+        return
+    yield task.stored, _tensor(plan, task, digests, 0, OUTPUT)
     for part, output in enumerate(task.outputs[1:], 1):
         yield (
             output.name,
@@ -204,14 +226,16 @@ def _entries(
         )
 
 
-def _tensor(plan: MergePlan, task: TensorTask, digests: Digests) -> dict[str, Any]:
-    described = _described(plan, task)
+def _tensor(
+    plan: MergePlan, task: TensorTask, digests: Digests, part: int, key: str
+) -> dict[str, Any]:
+    described = _described(plan, task, part)
     inputs = described.pop("inputs")
     for index, (entry, source) in enumerate(zip(inputs, task.sources, strict=True)):
         entry["digest"] = digests.text(task, str(index))
-        for part in source.view.companions:
-            entry[_COMPANIONS[part]] = digests.text(task, f"{index}.{part}")
-    return {**described, "digest": digests.text(task, OUTPUT), "inputs": inputs}
+        for whole in source.view.companions:
+            entry[_COMPANIONS[whole]] = digests.text(task, f"{index}.{whole}")
+    return {**described, "digest": digests.text(task, key), "inputs": inputs}
 
 
 def _sha256(data: bytes) -> str:

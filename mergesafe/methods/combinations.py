@@ -38,6 +38,13 @@ class Unit(Enum):
     ROW = "row"
     #: The whole tensor.
     MATRIX = "matrix"
+    #: Several tensors, each of them whole: the factors of adapters.
+    GROUP = "group"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing may be cut."""
+        return self in (Unit.MATRIX, Unit.GROUP)
 
 
 class Combination(ABC):

@@ -41,6 +41,8 @@ def _problems(method: MergeMethod) -> Any:
         return
     if inputs.base not in _BASES:
         yield f"base = {shown(inputs.base)}", f"one of {', '.join(_BASES)}"
+    if inputs.adapters and (inputs.base != "required" or inputs.calibration):
+        yield "adapters = True", "base = 'required' and no calibration with it"
     if not _is_count(inputs.least):
         yield f"least = {shown(inputs.least)}", "a whole number from 1"
     elif inputs.most is not None and not (_is_count(inputs.most) and inputs.most >= inputs.least):

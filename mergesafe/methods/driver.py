@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from mergesafe.errors import MergesafeError, MethodError
 from mergesafe.methods.combinations import Combination, TileFunction, Unit, WeightedSum
 from mergesafe.methods.contract import BrokenContractError, Used, raised, shortened, shown
+from mergesafe.methods.low_rank import LowRank
 from mergesafe.methods.spec import Merge, MergeMethod, Settings, TensorContext
 from mergesafe.methods.statistics import Statistic
 
@@ -154,6 +155,11 @@ def _checked(method: MergeMethod, tensor: TensorContext, settings: Settings) -> 
         raise BrokenContractError(f"merge() returned {shown(how)}", _COMBINATIONS)
     how.check(scope, finite=finite)
     _check_calibration(method, tensor, how)
+    if isinstance(how, LowRank) is not method.inputs.adapters:
+        raise BrokenContractError(
+            f"merge() returned {shown(how)}",
+            "a LowRank from a method whose inputs are adapters, and from no other",
+        )
     return how
 
 

@@ -1,5 +1,7 @@
 """The merge methods by name, and methods of one's own by ``package.module:name``.
 
+``core_space(NAME)`` is the method that merges adapters in core space by the method NAME.
+
 A method of one's own lies in any module that Python can import, or is offered by an installed
 package as an entry point of the group ``mergesafe.methods``.
 """
@@ -20,6 +22,8 @@ from mergesafe.methods.declaration import check_declaration
 from mergesafe.methods.definitions.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from mergesafe.methods.definitions.cart import Cart
 from mergesafe.methods.definitions.consensus import Consensus
+from mergesafe.methods.definitions.core_space import NAME as CORE_SPACE
+from mergesafe.methods.definitions.core_space import CoreSpace
 from mergesafe.methods.definitions.dare import DareLinear, DareTies
 from mergesafe.methods.definitions.della import Della, DellaLinear
 from mergesafe.methods.definitions.emr import Emr
@@ -53,6 +57,7 @@ METHODS: dict[str, MergeMethod] = {
         BreadcrumbsTies(), Sce(), LocalizeStitch(), Consensus(), Emr(), ModelStock(),
         TaskSingularVectors(), IsoC(), IsoCts(), Star(), SubspaceBoosting(), Cart(), MagMax(),
         Fisher(), RegMean(),
+        CoreSpace(TaskArithmetic(), CORE_SPACE),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.
@@ -70,6 +75,8 @@ def get_method(name: str) -> MergeMethod:
     """
     if name in METHODS:
         return METHODS[name]
+    if name.startswith(f"{CORE_SPACE}(") and name.endswith(")"):
+        return _in_core_space(name[len(CORE_SPACE) + 1 : -1])
     if ":" in name:
         return _imported(name)
     offered = offered_methods()
@@ -84,11 +91,18 @@ def file_digest(method: MergeMethod) -> str | None:
 
     What that file imports is not part of it.
     """
+    if isinstance(method, CoreSpace):
+        return file_digest(method.inner)
     written = getattr(method, "function", type(method))
     place = getattr(sys.modules.get(written.__module__), "__file__", None)
     if METHODS.get(method.name) is method or place is None:
         return None
     return sha256(Path(place).read_bytes()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _in_core_space(inner: str) -> MergeMethod:
+    return CoreSpace(get_method(inner))
 
 
 @lru_cache(maxsize=64)

@@ -26,6 +26,7 @@ from mergesafe.methods.combinations import (
     WeightedSum,
 )
 from mergesafe.methods.contract import OperandSet, Scope
+from mergesafe.methods.low_rank import LowRank, LowRankDelta
 from mergesafe.methods.masks import KEEP_ALL, KEEP_NONE, RankMask, Sparsify
 from mergesafe.methods.statistics import (
     DeltaNorms,
@@ -39,10 +40,10 @@ from mergesafe.methods.statistics import (
 
 __all__ = [
     "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Calibration", "Combination", "DeltaNorms",
-    "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "Merge", "MergeMethod",
-    "MergeSelected", "MergeTaskVectors", "ModelKthMagnitude", "OperandSet", "Parameter",
-    "RankMask", "Scalar", "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify", "Statistic",
-    "TensorContext", "TileFunction", "Unit", "WeightedSum",
+    "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "LowRank", "LowRankDelta",
+    "Merge", "MergeMethod", "MergeSelected", "MergeTaskVectors", "ModelKthMagnitude", "OperandSet",
+    "Parameter", "RankMask", "Scalar", "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify",
+    "Statistic", "TensorContext", "TileFunction", "Unit", "WeightedSum",
 ]  # fmt: skip
 
 Scalar: TypeAlias = bool | int | float | str
@@ -80,12 +81,15 @@ class Inputs:
     input (slerp); ``none``: a base may only be one of the models, and is an input like the others
     (linear). ``least`` and ``most``: bounds on the number of inputs, without a separate base.
     ``calibration``: what a recipe has to name beside each input, a separate base excepted.
+    ``adapters``: every input is a LoRA adapter of the separate base, of which the method is given
+    the factors (:class:`mergesafe.methods.low_rank.LowRank`) in place of the tensor.
     """
 
     base: Base = "none"
     least: int = 1
     most: int | None = None
     calibration: tuple[Calibration, ...] = ()
+    adapters: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,8 @@ class TensorContext:
     no embedding or head (which methods of matrices leave to an average, as their papers do).
     ``calibration``: which of those that the method declares there are for this tensor.
     ``model_numel``: elements of all tensors that the plan merges; 0 for a tensor in memory.
+    ``adapters``: of a method whose inputs are adapters, what is known of each input's change of
+    this tensor; None for one that leaves it as it is.
     """
 
     name: str
@@ -160,6 +166,7 @@ class TensorContext:
     matrix: bool = False
     calibration: tuple[str, ...] = ()
     model_numel: int = 0
+    adapters: tuple[LowRankDelta | None, ...] = ()
 
     @property
     def scope(self) -> Scope:

@@ -16,6 +16,7 @@ from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
 from mergesafe.ops import arguments
 from mergesafe.ops.backends.registry import get_backend
+from mergesafe.ops.factors import run_adapters
 from mergesafe.ops.statistics import combine, drive
 
 #: Options of every method, besides its parameters.
@@ -36,9 +37,11 @@ def run(
     """Merge one tensor of several models.
 
     ``inputs``: the experts where the method needs a ``base``, else every model (for slerp the base
-    comes first). ``parameters``: as in a recipe; one value for all inputs or a list with one per
-    input where the method takes one per model. ``lambda``, a Python keyword, may be written
-    ``lambda_``; and the method's calibration by its name, a list with one tensor per input.
+    comes first); of a method of adapters their factors, B [m, rank] and A [rank, n] of each, the
+    scale (alpha / r) multiplied into one of them. ``parameters``: as in a recipe; one value for all
+    inputs or a list with one per input where the method takes one per model. ``lambda``, a Python
+    keyword, may be written ``lambda_``; and the method's calibration by its name, a list with one
+    tensor per input.
     ``name`` and ``seed`` choose the random masks of DARE: with the tensor's name in
     its model they are those of a merge of checkpoints; without it a few values of the inputs stand
     in for the name, so that tensors of a size do not lose the same elements and the same call gives
@@ -52,6 +55,10 @@ def run(
         method = get_method(method)
     named = arguments.listed("tensors" if base is None else "experts", inputs)
     _check_count(method, len(named), base)
+    if method.inputs.adapters:
+        assert base is not None  # every such method requires it
+        made = run_adapters(method, cast(Any, inputs), base, name or "", seed, parameters)
+        return made.to(base.dtype if out_dtype is None else out_dtype)
     checked = arguments.operands(named if base is None else [("base", base), *named], backend)
     tensors = checked.tensors if base is None else checked.tensors[1:]
     flat_base = None if base is None else checked.tensors[0]

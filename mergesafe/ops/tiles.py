@@ -12,7 +12,9 @@ import torch
 
 from mergesafe.methods.combinations import Dense, TileFunction, Unit
 from mergesafe.methods.contract import BrokenContractError, raised
+from mergesafe.methods.low_rank import LowRank
 from mergesafe.methods.spec import TensorContext
+from mergesafe.ops.factors import apply_low_rank
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,14 @@ def apply(
     """What the combination makes of a run of elements that begins with number ``begin``.
 
     ``operands``: 1-D, float32: a separate base, the inputs, then what ``tensor.calibration`` names,
-    one for each input. The result is 1-D and float32.
+    one for each input; of a LowRank see :func:`mergesafe.ops.factors.apply_low_rank`. The result is
+    1-D and float32.
 
     Raises:
         BrokenContractError: the function raised an error, or returned what it must not.
     """
+    if isinstance(combination, LowRank):
+        return apply_low_rank(combination, tensor, operands)
     tile = _tile(combination.unit, tensor, operands, begin)
     if isinstance(combination, Dense):
         made = direction(combination, tile, prepared(combination, tile)) * combination.scale

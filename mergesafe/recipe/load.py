@@ -10,17 +10,18 @@ import os
 from collections.abc import Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from mergesafe.dtypes import ENCODED_NAMES, RECIPE_NAMES
 from mergesafe.errors import ArgumentError, MethodError, RecipeError, did_you_mean
 from mergesafe.methods.registry import METHODS, get_method
 from mergesafe.methods.spec import MergeMethod
+from mergesafe.recipe.adapters import check_adapters, check_output
 from mergesafe.recipe.calibration import check_calibration, check_calibration_of_slices
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.entries import EntryReader
-from mergesafe.recipe.fields import as_meant, boolean
-from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe, Slice
+from mergesafe.recipe.fields import as_meant, boolean, choice
+from mergesafe.recipe.model import ModelEntry, ModelRef, OutputKind, Recipe, Slice
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import (
     FromPython,
@@ -43,7 +44,7 @@ MAX_BYTES = 1_000_000
 
 KEYS = (
     "models", "slices", "base_model", "merge_method", "parameters", "dtype", "out_dtype",
-    "keep_float32", "tokenizer_source", "name", "tune",
+    "keep_float32", "tokenizer_source", "name", "tune", "output",
 )  # fmt: skip
 #: What mergekit 0.1.5 understands and this version does not -> what to do instead.
 UNSUPPORTED_KEYS = {
@@ -157,12 +158,16 @@ class _Reader:
             method_line=self._line("merge_method"),
             tune=attempt(self._tune),
             tune_line=self._line("tune"),
+            output=attempt(self._output) or "model",
+            output_line=self._line("output"),
         )
         if self._are_all(base, models):
             for merge, each in zip(recipe.merges, self._slices or (None,), strict=True):
                 attempt(self._check_base, merge, each)
                 check_calibration(merge, self.report)
+                check_adapters(merge, self.report)
             check_calibration_of_slices(recipe, self.report)
+            check_output(recipe, self.report)
         if self.report.errors:
             misplaced = {name for each in self._readers.values() for name in each.misplaced}
             unset = unset_parameters(recipe, misplaced)
@@ -286,6 +291,12 @@ class _Reader:
             plain = [known for known in names if not known.startswith("torch.")]
             reason = f"is unknown{did_you_mean(name, plain)}"
         raise self.report.error(f"'{key}': the type {shown(name)} {reason}", self._line(key))
+
+    def _output(self) -> OutputKind:
+        node = self.root.get("output")
+        if node is None:
+            return "model"
+        return cast(OutputKind, choice(node, "'output'", get_args(OutputKind), self.report))
 
     def _keep_float32(self) -> bool:
         node = self.root.get("keep_float32")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from mergesafe.dtypes import ENCODED_NAMES
 from mergesafe.methods.registry import get_method
@@ -15,6 +16,9 @@ from mergesafe.recipe.nodes import MapNode
 from mergesafe.recipe.quoting import quoted
 from mergesafe.recipe.setting import Setting
 from mergesafe.references import hub_id, is_url, local_path, redact
+
+#: What a merge writes: a whole model, or a LoRA adapter of the base.
+OutputKind: TypeAlias = Literal["model", "adapter"]
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,8 @@ class Recipe:
     tune_line: int | None = None
     slices: tuple[Slice, ...] = ()
     outer: Mapping[str, Setting] = field(default_factory=dict)
+    output: OutputKind = "model"
+    output_line: int | None = None
 
     @property
     def method(self) -> MergeMethod:

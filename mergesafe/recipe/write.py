@@ -40,6 +40,8 @@ def _lines(recipe: Recipe) -> Iterator[str]:
         for entry in recipe.models:
             yield from _entry(entry, "  ")
     yield from _parameters(recipe.parameters, "")
+    if recipe.output != "model":
+        yield f"output: {recipe.output}"
     for key, dtype in (("dtype", recipe.dtype), ("out_dtype", recipe.out_dtype)):
         if dtype is not None:
             yield f"{key}: {CONFIG_NAMES[dtype]}"

@@ -17,6 +17,7 @@ import torch
 
 from mergesafe import methods
 from mergesafe.errors import ArgumentError
+from mergesafe.ops.methods import run
 
 BASE = [1.0, 2.0, -1.0, 0.0]
 X1 = [2.0, 2.5, -3.0, 0.25]
@@ -201,6 +202,31 @@ def test_cart(parameters: dict[str, Any], expected: list[float], backend: str) -
     # linear algebra in float32
     wanted = torch.diag(torch.tensor(expected))
     torch.testing.assert_close(merged, wanted, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "values"),
+    [
+        # of 6 e1 e1' and e3 e2': M_1 = diag(6, 0), M_2 = diag(0, 1)
+        ("core_space", {"weight": [0.5, 0.25]}, [3.0, 0.25]),
+        # an element that one of them has is divided by the weight of that one
+        ("core_space(ties)", {"weight": [0.5, 0.25]}, [6.0, 1.0]),
+        # singular values 6 and 1, and no others: mean 3.5
+        ("core_space(iso_c)", {}, [3.5, 3.5]),
+        # each keeps the largest of four elements, which is its only one
+        ("core_space(ties)", {"weight": [0.5, 0.25], "density": 0.25}, [6.0, 1.0]),
+    ],
+)
+def test_core_space(method: str, parameters: dict[str, Any], values: list[float]) -> None:
+    e = torch.eye(4)
+    given = [(3 * e[:, :1], 2 * e[:1, :3]), (e[:, 2:3], e[1:2, :3])]
+    base = torch.ones(4, 3)
+    expected = base.clone()
+    expected[0, 0] += values[0]
+    expected[2, 1] += values[1]
+    merged = run(method, given, base, **parameters)  # type: ignore[arg-type]
+    # float32 factors of what float64 decompositions give
+    torch.testing.assert_close(merged, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rescale", "expected"), ONE)

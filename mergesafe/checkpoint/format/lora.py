@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from mergesafe.architecture.names import is_transposed, unwrap
@@ -50,7 +50,7 @@ class LoraPair:
     """The delta ``scale * (B @ A)`` of one base tensor: A is [rank, in], B is [out, rank].
 
     ``transposed``: the base stores the weight as [in, out], so the delta is ``scale * (B @ A)ᵀ``,
-    which is Aᵀ times Bᵀ.
+    which is Aᵀ times Bᵀ. ``module``: what the adapter calls the layer.
     """
 
     a: TensorInfo
@@ -58,6 +58,7 @@ class LoraPair:
     scale: float
     rank: int
     transposed: bool = False
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class Adapter:
     path: Location
     pairs: dict[str, LoraPair]
     warnings: tuple[str, ...] = ()
+    #: What adapter_config.json holds.
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_adapter(path: Location, base: Checkpoint) -> Adapter:
@@ -95,10 +98,10 @@ def open_adapter(path: Location, base: Checkpoint) -> Adapter:
         transposed = _is_transposed(name, config, base)
         _check_shapes(a, b, target, rank, transposed)
         scale = alpha_of.of(module) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        pairs[name] = LoraPair(a, b, scale, int(rank), transposed)
+        pairs[name] = LoraPair(a, b, scale, int(rank), transposed, module)
     for setting in (rank_of, alpha_of):
         warnings += [f"{config_path}: {text}" for text in setting.unused()]
-    return Adapter(path, pairs, tuple(warnings))
+    return Adapter(path, pairs, tuple(warnings), config)
 
 
 def _targets(

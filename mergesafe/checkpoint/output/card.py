@@ -32,12 +32,14 @@ def model_card(
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
     beside: Sequence[str] = (),
+    library: str = "transformers",
 ) -> str:
     """README.md with the Hub's YAML front matter, the models, the method and the recipe.
 
     ``base`` and ``models`` are what the recipe calls them: the model, and its adapter if it has
-    one. ``beside``: whatever else it names. Local paths are shown by folder name only, in warnings
-    and notes too, since a card is published and a path tells about the machine.
+    one. ``beside``: whatever else it names. ``library``: what loads the output. Local paths are
+    shown by folder name only, in warnings and notes too, since a card is published and a path tells
+    about the machine.
     """
     named = [*([base] if base else []), *models]
     known = [*named, tuple(beside)]
@@ -48,7 +50,7 @@ def model_card(
     cited = f" ([paper]({paper}))" if paper else ""
     fence = _fence(recipe_text)
     lines = [
-        *_front_matter(_unique(display_name(part) for each in named for part in each)),
+        *_front_matter(_unique(display_name(part) for each in named for part in each), library),
         "",
         title,
         "",
@@ -93,11 +95,11 @@ def _display_name(model: str) -> str:
     return " ".join(PurePath(model).name.split()) or "(unnamed)"
 
 
-def _front_matter(parts: Sequence[str]) -> list[str]:
+def _front_matter(parts: Sequence[str], library: str) -> list[str]:
     named = [part for part in parts if _HUB_ID.fullmatch(part)]
     # A JSON string is a YAML string: "on", "1.0" and "null" stay text.
     models = ["base_model:", *(f"- {json.dumps(name)}" for name in named)] if named else []
-    return ["---", *models, "library_name: transformers", "tags:", "- mergesafe", "- merge", "---"]
+    return ["---", *models, f"library_name: {library}", "tags:", "- mergesafe", "- merge", "---"]
 
 
 def _section(title: str, messages: Sequence[str], models: Sequence[Places]) -> list[str]:

@@ -80,10 +80,11 @@ def carry_over(
     files: Iterable[tuple[Location, str]],
     *,
     config: dict[str, Any],
+    config_name: str = CONFIG_NAME,
     generation: dict[str, Any] | None = None,
     states: Mapping[Location, FileState] = MappingProxyType({}),
 ) -> list[str]:
-    """Write ``config`` as ``config.json`` (its keys in their order) and copy ``files``.
+    """Write ``config`` as ``config_name`` (its keys in their order) and copy ``files``.
 
     ``files``: by :func:`companions`. ``generation``: written as ``generation_config.json`` in place
     of one of them. ``states``: what local files were, by :func:`states_of`. Returns the names
@@ -93,7 +94,7 @@ def carry_over(
         CheckpointError: a companion cannot be read, or has changed since.
         OutputError: it cannot be written.
     """
-    written = {CONFIG_NAME: config or None, GENERATION_NAME: generation}
+    written = {config_name: config or None, GENERATION_NAME: generation}
     names = [name for name, content in written.items() if content is not None]
     for name in names:
         text = json.dumps(written[name], indent=2, ensure_ascii=False)

@@ -76,12 +76,17 @@ class OutputLayout:
 
 
 def plan_layout(
-    tensors: Sequence[OutputTensor], max_shard_size: int, metadata: dict[str, str]
+    tensors: Sequence[OutputTensor],
+    max_shard_size: int,
+    metadata: dict[str, str],
+    *,
+    single: str = SINGLE_NAME,
 ) -> OutputLayout:
     """Distribute ``tensors`` over shards with at most ``max_shard_size`` bytes of data each.
 
-    A tensor larger than that has a shard of its own. Every shard's ``__metadata__`` is
-    ``{"format": "pt"}``, which transformers insists on, updated with ``metadata``.
+    ``single``: the file's name where there is one. A tensor larger than that has a shard of its
+    own. Every shard's ``__metadata__`` is ``{"format": "pt"}``, which transformers insists on,
+    updated with ``metadata``.
 
     Raises:
         ArgumentError: no tensors, an invalid or repeated name, an unknown dtype, a negative
@@ -100,7 +105,7 @@ def plan_layout(
         for name, _, _, nbytes in entries:
             placements[name] = Placement(number, end)
             end += nbytes
-        shards.append(ShardFile(_file_name(number, len(groups)), header, end))
+        shards.append(ShardFile(_file_name(number, len(groups), single), header, end))
     total = sum(tensor.nbytes for tensor in tensors)
     index = _index(tensors, shards, placements, total) if len(shards) > 1 else None
     return OutputLayout(tuple(shards), placements, total, index)
@@ -141,9 +146,9 @@ def _fill(tensors: Sequence[OutputTensor], max_shard_size: int) -> list[list[Out
     return groups
 
 
-def _file_name(number: int, count: int) -> str:
+def _file_name(number: int, count: int, single: str) -> str:
     if count == 1:
-        return SINGLE_NAME
+        return single
     return f"model-{number + 1:05}-of-{count:05}.safetensors"
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any, Final
 
+from mergesafe.checkpoint.format.lora import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from mergesafe.checkpoint.format.lora import WEIGHTS_NAME
 from mergesafe.checkpoint.format.model import CONFIG_NAME, INDEX_NAME, SINGLE_NAME
 from mergesafe.checkpoint.places.file_system import FileSystemStore, attempt, file_system
 from mergesafe.checkpoint.places.remote import RemoteError, RemotePath, retried
@@ -22,7 +24,9 @@ from mergesafe.references import hub_id, is_url, redact
 from mergesafe.untrusted import reason
 
 #: Written last, in this order, and removed first from a folder that is replaced.
-LAST: Final = (INDEX_NAME, CONFIG_NAME, "mergesafe-manifest.json")
+LAST: Final = (INDEX_NAME, CONFIG_NAME, ADAPTER_CONFIG_NAME, "mergesafe-manifest.json")
+#: Whole weights in one file, of a model and of an adapter.
+_WHOLE: Final = (SINGLE_NAME, WEIGHTS_NAME)
 
 
 def staging_folder(url: str) -> Path:
@@ -95,13 +99,13 @@ def upload_folder(local: Path, url: str, overwrite: bool, *, begun: bool = False
         check_upload(url, overwrite=overwrite, begun=local if begun else None)
         target = _Target(url)
         old = target.listing()
-        for name in (*LAST, SINGLE_NAME):
+        for name in (*LAST, *_WHOLE):
             if name in old:
                 target.remove(name)
         for name, path in files.items():
             target.put(path, name)
         for name in sorted(old.keys() - files.keys()):
-            if name not in (*LAST, SINGLE_NAME):
+            if name not in (*LAST, *_WHOLE):
                 target.remove(name)
     except OutputError as error:
         raise OutputError(f"{error} {kept}: the same command with --resume uploads it.") from None

@@ -14,6 +14,7 @@ from typing import Any
 
 from mergesafe.architecture.quantisation import multiplies_activations, row_scaled_settings
 from mergesafe.architecture.tying import HEADS, embedding_of, is_matrix, untied
+from mergesafe.checkpoint.format.model import CONFIG_NAME
 from mergesafe.checkpoint.output.companions import states_of
 from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.checkpoint.places.location import Location
@@ -23,6 +24,7 @@ from mergesafe.engine.plan.calibrated import calibration_notes, calibration_warn
 from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.companions import companion_warnings, companions_of
 from mergesafe.engine.plan.experts import Experts
+from mergesafe.engine.plan.factors import changes_of, deltas_of, factor_notes, with_factors
 from mergesafe.engine.plan.output_config import OutputConfig, output_config
 from mergesafe.engine.plan.precision import Precision, main_dtype
 from mergesafe.engine.plan.settings import check_settings
@@ -68,6 +70,8 @@ class MergePlan:
     #: anything of them was read.
     carried: tuple[tuple[Location, str], ...] = ()
     carried_states: Mapping[Location, FileState] = field(default_factory=dict)
+    #: What the file with :attr:`config` is called.
+    config_name: str = CONFIG_NAME
 
     @property
     def random(self) -> bool:
@@ -87,8 +91,15 @@ class MergePlan:
         found = {name: file_digest(method) for name, method in sorted(methods.items())}
         return {name: digest for name, digest in found.items() if digest is not None}
 
+    @property
+    def adapter(self) -> bool:
+        """Whether the output is a LoRA adapter."""
+        return self.recipe.output == "adapter"
+
     def placement(self, task: TensorTask, part: int = 0) -> Placement:
-        """Where a part of the task's output goes: 0, or 1 for the scales of what has some."""
+        """Where a part of the task's output goes: 0, or 1 for the scales of what has some, or for
+        the second factor of an adapter, which lies behind the first.
+        """
         output = task.outputs[part]
         place = self.layout.placements[output.name]
         return replace(place, offset=place.offset + task.begin * SIZES[output.dtype])
@@ -100,6 +111,11 @@ class MergePlan:
         for task in self.tasks:
             found.setdefault(task.stored, []).append(task)
         return found
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors the output has; scales are counted with theirs."""
+        return len(self.outputs) * (2 if self.adapter else 1)
 
     @cached_property
     def bytes_in(self) -> int:
@@ -138,7 +154,7 @@ def make_plan(
     model_numel = sum(output.numel for output in outline.outputs if output.is_merged)
     for output in outline.outputs:
         task = _task(output, seed, precision, encodable, model_numel)
-        asked = partial(_planned, output.merge, task.settings)
+        asked = partial(planned_of, output.merge, task.settings)
         tasks += experts.divided(task, asked)
     if recipe.slices and any(task.model_ranks for task in tasks):
         asks = {task.method for task in tasks if task.model_ranks}
@@ -152,11 +168,11 @@ def make_plan(
     config = _output_config(outline, tokenizer, tasks, tokens)
     warnings = [
         *recipe.warnings,
-        *_tuning_warning(recipe),
+        *tuning_warning(recipe),
         *outline.warnings,
         *experts.warnings(),
-        *_method_warnings(tasks),
-        *_filter_warnings(recipe, names),
+        *method_warnings(tasks),
+        *filter_warnings(recipe, names),
         *_encoding_warnings(recipe, tasks),
         *calibration_warnings(models),
         *settings,
@@ -165,7 +181,8 @@ def make_plan(
         *beside.texts,
     ]
     notes = [
-        *_exactness_notes(tasks),
+        *exactness_notes(tasks),
+        *factor_notes(changes_of(outline.outputs)),
         *_encoding_notes(recipe, tasks),
         *calibration_notes(recipe, models, tasks),
         *outline.notes,
@@ -175,7 +192,7 @@ def make_plan(
         *config.notes,
         *hub_notes(recipe, models),
     ]
-    layout = plan_layout(_outputs(tasks), max_shard_size, _metadata(recipe, seed))
+    layout = plan_layout(_outputs(tasks), max_shard_size, metadata_of(recipe, seed))
     return MergePlan(
         recipe, models, reference, tuple(tasks), layout,
         config=config.config,
@@ -207,6 +224,7 @@ def _task(
     shape = sources[0].view.shape
     dtype = promote([source.view.nominal for source in sources])
     copied = not output.is_merged
+    by_factors = recipe.method.inputs.adapters and not copied
     calibration = {} if copied else output.calibration()
     uncast = copied or precision.keeps(name, sources)
     out_dtype = dtype if uncast else (recipe.plain_dtype or recipe.dtype or dtype)
@@ -218,20 +236,26 @@ def _task(
         name, shape, prod(shape), count, seed,
         base=recipe.separate_base is not None,
         matrix=is_matrix(name, shape), calibration=tuple(calibration),
-        model_numel=model_numel,
+        model_numel=model_numel, adapters=deltas_of(sources) if by_factors else (),
     )  # fmt: skip
-    planned = None if copied else _planned(recipe, settings, context)
+    planned = None if copied else planned_of(recipe, settings, context)
     cast = None if uncast else recipe.dtype
     beside: tuple[Operand, ...] = ()
     if planned is not None and isinstance(planned.combination, TileFunction):
         beside = tuple(operand for each in calibration.values() for operand in each)
-    return TensorTask(
+    task = TensorTask(
         context, (*sources, *beside), recipe.method, settings, out_dtype, cast, copied, planned,
         beside=len(beside),
     )  # fmt: skip
+    return with_factors(task) if by_factors else task
 
 
-def _planned(recipe: Recipe, settings: Settings, context: TensorContext) -> Planned:
+def planned_of(recipe: Recipe, settings: Settings, context: TensorContext) -> Planned:
+    """What the recipe's method asks for and returns in a dry run.
+
+    Raises:
+        RecipeError, MethodError: it cannot merge such a tensor at these settings.
+    """
     try:
         return dry_run(recipe.method, context, settings)
     except RecipeError:
@@ -251,7 +275,7 @@ def _outputs(tasks: Iterable[TensorTask]) -> list[OutputTensor]:
     return list({each.name: each for task in tasks for each in task.outputs}.values())
 
 
-def _exactness_notes(tasks: Sequence[TensorTask]) -> list[str]:
+def exactness_notes(tasks: Sequence[TensorTask]) -> list[str]:
     """Methods whose bytes are not promised to be the same elsewhere."""
     rounded = {task.method.name for task in tasks if task.exact == "numerics"}
     return [
@@ -282,7 +306,7 @@ def _encoding_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]
     ]
 
 
-def _tuning_warning(recipe: Recipe) -> list[str]:
+def tuning_warning(recipe: Recipe) -> list[str]:
     """A merge takes the numbers as written, which may not be what the author of 'tune' expects."""
     if recipe.tune is None:
         return []
@@ -295,7 +319,8 @@ def _tuning_warning(recipe: Recipe) -> list[str]:
     return report.warnings
 
 
-def _method_warnings(tasks: Sequence[TensorTask]) -> list[str]:
+def method_warnings(tasks: Sequence[TensorTask]) -> list[str]:
+    """What the methods say of values that are legal and do nothing."""
     seen = {(task.method.name, id(task.settings)): task for task in tasks}
     return [warning for task in seen.values() for warning in task.method.check(task.settings)]
 
@@ -306,7 +331,7 @@ def _reference(recipe: Recipe, models: Sequence[Model]) -> Model:
     return next((m for m in models if base is not None and m.ref.key == base.key), models[0])
 
 
-def _metadata(recipe: Recipe, seed: int) -> dict[str, str]:
+def metadata_of(recipe: Recipe, seed: int) -> dict[str, str]:
     """What it takes to make the output again; the seed only where it matters."""
     metadata = {"mergesafe_version": __version__, "mergesafe_recipe": recipe.text}
     if recipe.random:
@@ -314,7 +339,8 @@ def _metadata(recipe: Recipe, seed: int) -> dict[str, str]:
     return metadata
 
 
-def _filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
+def filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
+    """Filters of the recipe that match none of the tensors ``names``."""
     return [
         f"the filter '{filter}' is part of no tensor's name, so its value is never used"
         for filter in filters_of(recipe)

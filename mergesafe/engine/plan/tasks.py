@@ -45,11 +45,21 @@ class SubTensor:
     begin: int
 
 
+@dataclass(frozen=True, slots=True)
+class FactorNames:
+    """What the two tensors of a merged adapter are called that a task writes: A, and then B."""
+
+    a: str
+    b: str
+
+
 @dataclass(frozen=True)
 class TensorTask:
     """One output tensor, or a part of one: inputs, method, its parameters and where it goes.
 
-    The sources of a part are the same part of the stored inputs.
+    The sources of a part are the same part of the stored inputs. A task that writes ``factors`` of
+    an adapter makes two tensors that lie one behind the other: its elements are those of A, then
+    those of B.
     """
 
     context: TensorContext
@@ -62,8 +72,10 @@ class TensorTask:
     #: What the method asks for and returns in a dry run; None for what is copied.
     planned: Planned | None
     part: SubTensor | None = None
-    #: How many of the sources, the last ones, are calibration of the inputs.
+    #: How many of the sources, the last ones, are calibration of the inputs, or factors of
+    #: adapters.
     beside: int = 0
+    factors: FactorNames | None = None
     #: Of the method's inputs those that are read (engine/plan/unused.py); None for all. Without a
     #: single one, the base is the only source.
     used: tuple[int, ...] | None = None
@@ -122,6 +134,13 @@ class TensorTask:
     @cached_property
     def outputs(self) -> tuple[OutputTensor, ...]:
         """What is stored of the output tensor."""
+        if self.factors is not None:
+            rows, columns = self.context.shape
+            rank = self.numel // (rows + columns)
+            return (
+                OutputTensor(self.factors.a, self.out_dtype, (rank, columns)),
+                OutputTensor(self.factors.b, self.out_dtype, (rows, rank)),
+            )
         shape = self.part.shape if self.part else self.context.shape
         if self.encoding is not None:
             return self.encoding.stored(self.stored, shape)
@@ -145,6 +164,11 @@ class TensorTask:
     def scratch_bytes(self) -> float:
         """Bytes for each element of a piece that a function of tiles takes besides the buffers."""
         scratch = 0.0 if self.planned is None else self.planned.combination.scratch
+        if self.unit is Unit.GROUP:
+            # the base in float32, and with what is added; both may be copies
+            whole = 3.0 * len(self.members) + 1
+            beside = sum(map(self._share, self.sources[len(self.members) :]))
+            return 4 * (scratch * beside + whole)
         # operands that are not float32 are copied, and what the function returns is rounded
         return 4 * (scratch + sum(map(self._share, self.sources)) + 1) if scratch else 0.0
 

@@ -111,7 +111,7 @@ def task_layout(
     if not task.numel:
         return Tiling(1, 1, fixed, 1)
     step, row = unit_step(task), torn_row(task)
-    if task.statistics or task.unit is Unit.MATRIX:
+    if task.statistics or task.unit.is_whole:
         whole = fixed + aligned(int(task.numel * task.bytes_per_element))
         # Few such tensors fit at once, so that the threads left over go to each one's kernels.
         used = max(1, threads // max(1, budget // whole)) if whole <= budget else 1
@@ -122,7 +122,7 @@ def task_layout(
             scores = aligned(4 * task.numel) if selects and task.scored else 0
             scores = scores if nbytes + scores <= budget else 0
             return Tiling(task.numel, out_tile, nbytes + scores, used, row=row, scores=scores)
-        if task.unit is Unit.MATRIX:
+        if task.unit.is_whole:
             raise _too_small(task, budget, nbytes, "the whole tensor is merged at once", device)
         used = 1 if again else max(1, threads // sizes.streamed)
         room = sizes.once if again else budget // sizes.streamed
@@ -166,14 +166,14 @@ def _cheap_to_reread(task: TensorTask) -> bool:
     """Whether all it takes are sums of one pass each, of elements as they are stored."""
     sums = all(s.rank_count == 0 and s.passes(selects=True) == 1 for s in task.statistics)
     made = any(source.view.made_size for source in task.sources)
-    return sums and not made and task.unit is not Unit.MATRIX
+    return sums and not made and not task.unit.is_whole
 
 
 def unit_step(task: TensorTask) -> int:
     """Tiles are multiples of so many elements: whole reduction blocks, and whole units but for
     :func:`torn_row`.
     """
-    if task.unit is Unit.MATRIX:
+    if task.unit.is_whole:
         return max(1, task.numel)
     whole = _whole_rows(task)
     return whole if whole and not torn_row(task) else _blocks(task)

@@ -13,7 +13,6 @@ from mergesafe.checkpoint.format.model import CONFIG_NAME
 from mergesafe.checkpoint.format.safetensors import HEADER_LIMIT
 from mergesafe.checkpoint.places.location import Location, at, read_json_file
 from mergesafe.engine.manifest import MANIFEST_NAME, describe_shards, describe_tensors
-from mergesafe.engine.plan.companions import companions_of
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.resume.unfinished import describe_inputs, input_files, input_states
 from mergesafe.errors import CheckpointError, OutputError, UnreadableError
@@ -21,7 +20,12 @@ from mergesafe.untrusted import show
 from mergesafe.version import __version__
 
 #: What the manifest says of an input of a tensor, and what messages call it.
-_OF_INPUTS: Final = {"file": "file", "tensor": "tensor", "lora_scale": "LoRA scale"}
+_OF_INPUTS: Final = {
+    "file": "file",
+    "tensor": "tensor",
+    "lora_scale": "LoRA scale",
+    "factor_scale": "LoRA scale",
+}
 _AGAIN: Final = "Merge with --overwrite to make it again, or give another folder."
 
 
@@ -97,7 +101,7 @@ def _changed_inputs(plan: MergePlan, out: Location, known: Any) -> Iterator[str]
         return  # clocks of other machines are not compared
     finished = (out / MANIFEST_NAME).stat().st_mtime_ns
     inputs = [*input_files(plan).values(), plan.reference.checkpoint.path / CONFIG_NAME]
-    inputs += [p for p, _ in companions_of(plan.reference, plan.tokenizer)]
+    inputs += [path for path, _ in plan.carried]
     inputs += [m.adapter.path / ADAPTER_CONFIG_NAME for m in plan.models if m.adapter is not None]
     for path in inputs:
         if isinstance(path, Path) and at(path).exists() and _written_after(path, finished):

@@ -68,6 +68,8 @@ def _tensors_digest(plan: MergePlan) -> str:
         line: list[object] = [
             task.stored, task.name, task.copied, task.cast, task.out_dtype, task.used
         ]  # fmt: skip
+        if task.context.adapters:
+            line += task.context.adapters
         for source in task.sources:
             line += source.view.identity()
         digest.update(f"{line!r}\n".encode())

@@ -9,7 +9,6 @@ from mergesafe.checkpoint.output.companions import tokenizer_companions
 from mergesafe.checkpoint.places.hub import HubStore, check_space, silent_bars
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.checkpoint.places.remote import RemotePath
-from mergesafe.engine.plan.companions import companions_of
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.token_ids import tokenizer_of
 
@@ -34,6 +33,10 @@ def download(plan: MergePlan, *, silent: bool) -> None:
 
 def _files(plan: MergePlan) -> Iterator[Location]:
     for model in plan.models:
+        if plan.adapter:
+            if model.adapter is not None:
+                yield model.adapter.path / WEIGHTS_NAME
+            continue
         yield from model.checkpoint.shards
         for checkpoint in model.calibration.values():
             yield from checkpoint.shards
@@ -42,5 +45,5 @@ def _files(plan: MergePlan) -> Iterator[Location]:
         # Of every model: without a connection, what ids mean is compared as with one.
         for location, _ in tokenizer_companions(tokenizer_of(model).folder):
             yield location
-    for location, _ in companions_of(plan.reference, plan.tokenizer):
+    for location, _ in plan.carried:
         yield location

@@ -188,6 +188,7 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
         folder,
         made.carried,
         config=made.config,
+        config_name=made.config_name,
         generation=made.generation,
         states=made.carried_states,
     )
@@ -203,6 +204,7 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
         notes=made.notes,
         beside=[place.path for model in made.models
                 for place in recipe.calibration(model.ref).values()],
+        library="peft" if made.adapter else "transformers",
     )  # fmt: skip
     folder.add_file("README.md", card)
     folder.add_file("mergesafe-recipe.yml", recipe.text)

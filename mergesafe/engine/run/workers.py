@@ -31,7 +31,7 @@ from mergesafe.engine.run.tensor import TensorMerge
 from mergesafe.engine.run.whole_model import counted_bytes
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import drive, steps
-from mergesafe.methods.spec import Combination, ModelKthMagnitude, Statistic, Unit
+from mergesafe.methods.spec import Combination, ModelKthMagnitude, Statistic
 from mergesafe.system_faults import explained
 
 #: Input bytes that the system is asked to read ahead of the workers.
@@ -108,8 +108,7 @@ def schedule(plan: Work, options: Options) -> Schedule:
 
 def is_cut(task: TensorTask) -> bool:
     """Whether any worker may take any tile: nothing is read or found of the tensor as a whole."""
-    whole = task.unit is Unit.MATRIX
-    return not (task.copied or task.statistics or task.fixed_bytes or whole)
+    return not (task.copied or task.statistics or task.fixed_bytes or task.unit.is_whole)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,14 @@ from typing import Any, Final
 
 from mergesafe.methods.combinations import Unit
 from mergesafe.methods.driver import Planned, dry_run
+from mergesafe.methods.low_rank import LowRankDelta
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
 
 #: A matrix that counts as one of a layer, and a bias.
 MATRIX: Final = (4096, 4096)
 VECTOR: Final = (4096,)
+#: Of the adapters in the example, where the method takes adapters.
+RANK: Final = 16
 #: Models in the example, where the method takes so many.
 MODELS: Final = 3
 #: What a plan reads before the first tensor for what is asked about the whole model.
@@ -69,11 +72,14 @@ def _planned(method: MergeMethod, shape: tuple[int, ...]) -> Planned:
         "example", shape, numel, count, base=method.inputs.base == "required", matrix=matrix,
         calibration=tuple(c.name for c in method.inputs.calibration if matrix or c.shape == "same"),
         model_numel=1000 * numel,
+        adapters=(LowRankDelta(RANK, 1.0),) * count if method.inputs.adapters and matrix else (),
     )  # fmt: skip
     values = {p: example_value(p) for p in method.parameters}
     shared = {p.name: value for p, value in values.items() if p.scope == "global"}
     each = {p.name: value for p, value in values.items() if p.scope != "global"}
-    return dry_run(method, context, Settings(shared, [each] * count))
+    # adapters change matrices alone: the rest is the base's
+    used = () if method.inputs.adapters and not matrix else None
+    return dry_run(method, context, Settings(shared, [each] * count), used=used)
 
 
 def _cost(planned: Planned) -> Cost:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from inspect import cleandoc
 from typing import Any, Final
 
+from mergesafe.methods.combinations import Unit
 from mergesafe.methods.reference.cost import Cost, costs_of, model_count
 from mergesafe.methods.reference.docstring import body_of, link, summary_of
 from mergesafe.methods.reference.recipe import recipe_of
@@ -81,7 +82,8 @@ def needs(takes: Inputs) -> str:
     if takes.base == "member":
         least, most = least - 1, None if most is None else most - 1
     few = f"{least}" if least == most else f"{least} to {most}" if most else f"{least} or more"
-    noun = "model" if least == most == 1 else "models"
+    noun = "adapter" if takes.adapters else "model"
+    noun += "s" * (not least == most == 1)
     beside = "".join(f", {each.name} of each" for each in takes.calibration)
     return f"{base.get(takes.base, '')}{few} {noun}{beside}"
 
@@ -123,6 +125,8 @@ def _facts(method: MergeMethod) -> list[tuple[str, str]]:
     least, most = takes.least, takes.most
     few = f"{least}" if least == most else f"{least} to {most}" if most else f"{least} or more"
     beside = " besides the base" if takes.base == "required" else ""
+    if takes.adapters:
+        beside = " LoRA adapters of the base"
     facts = [("Base", _BASES[takes.base]), ("Models", few + beside)]
     facts += [
         ("Calibration", f"[`{each.name}`](../recipes.md#calibration) of every model: {each.help}")
@@ -155,8 +159,13 @@ def _reads(cost: Cost) -> str:
 
 
 def _held(cost: Cost, count: int) -> str:
-    unit = {"element": "any part of a tensor", "row": "whole rows", "matrix": "the whole tensor"}
+    unit = {
+        "element": "any part of a tensor", "row": "whole rows", "matrix": "the whole tensor",
+        "group": "the factors of all adapters, and where a model is written the whole tensor",
+    }  # fmt: skip
     values = f", and {cost.scratch:g} float32 values an element (with {count} models)"
+    if cost.unit is Unit.GROUP:
+        values = f", and {cost.scratch:g} float32 values for each element of the factors"
     return unit[cost.unit.value] + values * (cost.scratch > 0)
 
 

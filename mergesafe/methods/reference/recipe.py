@@ -24,7 +24,8 @@ def recipe_of(method: MergeMethod) -> str:
     each = [f"{p.name}: {_text(example_value(p))}" for p in given if p.scope != "global"]
     lines.append("models:")
     for name in names:
-        lines.append(f"  - model: ./{name}")
+        place = f"./base+./{name}-adapter" if takes.adapters else f"./{name}"
+        lines.append(f"  - model: {place}")
         if takes.calibration:
             places = ", ".join(f"{c.name}: ./{name}-{c.name}" for c in takes.calibration)
             lines.append(f"    calibration: {{{places}}}")
@@ -34,7 +35,8 @@ def recipe_of(method: MergeMethod) -> str:
     if shared:
         lines.append("parameters:")
         lines += [f"  {p.name}: {_text(example_value(p))}" for p in shared]
-    return "\n".join([*lines, "dtype: bfloat16"])
+    lines.append("output: adapter" if takes.adapters else "dtype: bfloat16")
+    return "\n".join(lines)
 
 
 def _text(value: Scalar) -> str:

@@ -1,0 +1,151 @@
+"""Core Space: LoRA adapters merged in the small space that all of them share.
+
+With N adapters of one base, ``dW_t = s_t B_t A_t`` with A_t of shape [r_t, n], B_t of [m, r_t] and
+s_t the adapter's scale, and R the sum of the ranks::
+
+    V: orthonormal rows that span those of A_1, ..., A_N          [min(R, n), n]
+    U: orthonormal columns that span those of s_1 B_1, ..., s_N B_N    [m, min(R, m)]
+    M_t = U^T (s_t B_t) (A_t V^T)                                 [min(R, m), min(R, n)]
+    M   = merge(M_1, ..., M_N) of the method in parentheses, with a base of zeros
+    out = W_0 + U M V
+
+``core_space(ties)`` merges the M_t by TIES, with the parameters of TIES; ``core_space`` alone by
+task arithmetic. Since ``dW_t = U M_t V`` exactly, nothing is lost on the way in or out, and a
+method that is linear in its task vectors gives what it gives for the whole matrices. Others look at
+M_t in place of dW_t: TIES and DARE at its elements; TSV-M keeps R / N singular triples of each, and
+Iso-C takes the mean of the R singular values that there are, where min(m, n) of the whole matrices
+are mostly 0. Rows of V and columns of U are the singular vectors of the stacked factors, the
+largest singular value first.
+
+``U M V`` is itself an adapter of rank ``r = min(R, m, n)``: with the singular value decomposition
+``M = P S Q^T`` it has ``B = U P sqrt(S)`` and ``A = sqrt(S) Q^T V``, which ``output: adapter``
+writes without reading the weights of the base. An adapter that leaves a tensor as it is counts
+there as zeros; tensors that no adapter changes are the base's.
+
+Paper: Panariello et al., "Accurate and Efficient Low-Rank Model Merging in Core Space",
+https://arxiv.org/abs/2509.17786
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from mergesafe.errors import ArgumentError
+from mergesafe.methods.driver import dry_run
+from mergesafe.methods.spec import (
+    Inputs,
+    LowRank,
+    Merge,
+    MergeMethod,
+    ModelKthMagnitude,
+    Settings,
+    TensorContext,
+)
+
+NAME: Final = "core_space"
+
+
+@dataclass(frozen=True)
+class _Core:
+    """How the matrices M_t are merged."""
+
+    inner: MergeMethod
+    settings: Settings
+
+
+class CoreSpace(MergeMethod):
+    paper = "https://arxiv.org/abs/2509.17786"
+    exact = "numerics"
+    use = (
+        "To merge LoRA adapters of one base, at their size and not at that of the model: seconds "
+        "on a CPU, and the result can be an adapter again (`output: adapter`). It is also how "
+        "spectral methods (`core_space(tsv)`, `core_space(iso_c)`) are meant to see adapters, "
+        "whose full matrices have singular directions without meaning."
+    )
+
+    def __init__(self, inner: MergeMethod, name: str = "") -> None:
+        """``inner``: what merges the small matrices, whose parameters are those of the method.
+
+        Raises:
+            ArgumentError: it cannot merge task vectors of small matrices.
+        """
+        _check(inner)
+        self.inner = inner
+        self.name = name or f"{NAME}({inner.name})"
+        self.title = "Core Space" if name else f"Core Space with {inner.title}"
+        self.random = inner.random
+        takes = inner.inputs
+        self.inputs = Inputs(  # type: ignore[misc]
+            base="required", least=takes.least, most=takes.most, adapters=True
+        )
+        self.parameters = tuple(replace(each, gradient=False) for each in inner.parameters)
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        found = [each for each in tensor.adapters if each is not None]
+        rank = min(sum(each.rank for each in found), *tensor.shape) if found else 0
+        if rank:
+            self._check_scope(tensor, settings, rank)
+        return LowRank(core, _Core(self.inner, settings), rank=rank)
+
+    def check(self, settings: Settings) -> list[str]:
+        return self.inner.check(settings)
+
+    def _check_scope(self, tensor: TensorContext, settings: Settings, rank: int) -> None:
+        small = TensorContext(
+            tensor.name, (rank, rank), rank * rank, tensor.inputs, tensor.seed,
+            base=True, matrix=True,
+        )  # fmt: skip
+        planned = dry_run(self.inner, small, settings)
+        if any(isinstance(each, ModelKthMagnitude) for each in planned.statistics):
+            raise ArgumentError(
+                f"{self.name}: with these settings {self.inner.name} compares magnitudes of the "
+                "whole model, and in core space every tensor has a basis of its own; use a method "
+                "that looks at one tensor at a time, such as core_space(ties)"
+            )
+
+
+def core(group: Any, how: _Core) -> tuple[Any, Any]:
+    """B [m, r] and A [r, n], in float32, from the factors of all adapters."""
+    import torch
+
+    pairs = [
+        None if pair is None else (scale * pair.b.double(), pair.a.double())
+        for pair, scale in zip(group.inputs, group.scales, strict=True)
+    ]
+    there = [pair for pair in pairs if pair is not None]
+    left = _basis(torch.cat([b for b, _ in there], dim=1))
+    right = _basis(torch.cat([a for _, a in there]).T)
+    zeros = left.new_zeros(left.shape[1], right.shape[1])
+    small = [zeros if pair is None else (left.T @ pair[0]) @ (pair[1] @ right) for pair in pairs]
+    merged = group.merged(how.inner, [each.float() for each in small], how.settings).double()
+    p, s, qt = torch.linalg.svd(merged, full_matrices=False)
+    # Of (p, q) and (-p, -q), which are both right, the one whose p adds up to 0 or more.
+    signs = torch.where(p.sum(dim=0) < 0, -1.0, 1.0)
+    half = s.sqrt() * signs
+    return (left @ (p * half)).float(), ((qt * half[:, None]) @ right.T).float()
+
+
+def _basis(stacked: Any) -> Any:
+    """Orthonormal columns that span those of ``stacked``: its left singular vectors."""
+    import torch
+
+    q, r = torch.linalg.qr(stacked)
+    return q @ torch.linalg.svd(r, full_matrices=False).U
+
+
+def _check(inner: MergeMethod) -> None:
+    takes = inner.inputs
+    if takes.adapters:
+        why = "merges adapters already"
+    elif takes.calibration:
+        why = f"needs '{takes.calibration[0].name}' of whole models"
+    elif takes.base not in ("required", "optional"):
+        why = "merges models, not task vectors"
+    else:
+        return
+    raise ArgumentError(
+        f"core_space({inner.name}): {inner.name} {why}; expected a method of task vectors, such as "
+        "task_arithmetic, ties, dare_linear, tsv or iso_c"
+    )

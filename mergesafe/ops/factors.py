@@ -1,0 +1,214 @@
+"""Merges of LoRA adapters by their factors, on tensors in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mergesafe.errors import ArgumentError
+from mergesafe.methods.contract import BrokenContractError, raised
+from mergesafe.methods.low_rank import LowRank, LowRankDelta
+from mergesafe.methods.spec import MergeMethod, Settings, TensorContext
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The factors of one adapter in float32: b [m, rank] and a [rank, n]."""
+
+    b: torch.Tensor
+    a: torch.Tensor
+
+
+@dataclass(frozen=True)
+class FactorGroup:
+    """The factors of all inputs of one tensor; None of one that leaves it as it is.
+
+    ``scales``: what the product of an input's factors is multiplied by.
+    """
+
+    tensor: TensorContext
+    inputs: tuple[Pair | None, ...]
+    scales: tuple[float, ...]
+
+    def merged(
+        self, method: MergeMethod, matrices: Sequence[torch.Tensor], settings: Settings
+    ) -> torch.Tensor:
+        """What ``method`` makes of one small float32 matrix for each input, from a base of 0."""
+        from mergesafe.ops.methods import run  # which takes methods of adapters, too
+
+        given: dict[str, Any] = {
+            each.name: settings.shared[each.name]
+            if each.scope == "global"
+            else settings.column(each.name)
+            for each in method.parameters
+        }
+        base = torch.zeros_like(matrices[0])
+        return run(method, matrices, base, name=self.tensor.name, seed=self.tensor.seed, **given)
+
+
+def merged_factors(
+    how: LowRank, tensor: TensorContext, factors: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """B [m, rank] and A [rank, n] in float32.
+
+    ``factors``: A and then B of each adapter that changes the tensor, in float32, flat or not, as
+    they are stored.
+
+    Raises:
+        BrokenContractError: the function raised an error, or returned what it must not.
+    """
+    rows, columns = tensor.shape
+    given = iter(factors)
+    pairs: list[Pair | None] = []
+    for each in tensor.adapters:
+        if each is None:
+            pairs.append(None)
+            continue
+        first, second = next(given), next(given)
+        if each.transposed:
+            a, b = second.view(columns, each.rank).T, first.view(each.rank, rows).T
+        else:
+            a, b = first.view(each.rank, columns), second.view(rows, each.rank)
+        pairs.append(Pair(b, a))
+    scales = tuple(1.0 if each is None else each.scale for each in tensor.adapters)
+    name = getattr(how.function, "__qualname__", repr(how.function))
+    expected = f"float32 tensors of the shapes {[rows, how.rank]} and {[how.rank, columns]}"
+    try:
+        b, a = how.function(FactorGroup(tensor, tuple(pairs), scales), how.settings)
+    except BrokenContractError:
+        raise
+    except Exception as error:
+        raise BrokenContractError(f"{name}() raised {raised(error)}", expected) from error
+    for made, shape in ((b, (rows, how.rank)), (a, (how.rank, columns))):
+        if tuple(made.shape) != shape or made.dtype is not torch.float32:
+            raise BrokenContractError(
+                f"{name}() returned {made.dtype} of the shape {list(made.shape)}", expected
+            )
+    return b, a
+
+
+def apply_low_rank(
+    how: LowRank, tensor: TensorContext, operands: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """``base + B A``, or without a separate base A and then B; 1-D, float32.
+
+    ``operands``: 1-D, float32: a separate base, then the factors as in :func:`merged_factors`.
+    """
+    base, factors = (operands[0], operands[1:]) if tensor.base else (None, operands)
+    if not how.rank:
+        return operands[0] if base is not None else operands[0].new_zeros(0)
+    b, a = merged_factors(how, tensor, factors)
+    if base is None:
+        return torch.cat([a.reshape(-1), b.reshape(-1)])
+    return torch.addmm(base.view(tensor.shape), b, a).view(-1)
+
+
+def merge_adapters(
+    method: MergeMethod | str,
+    adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+    *,
+    name: str = "",
+    seed: int = 0,
+    **parameters: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Merge LoRA adapters of one weight [m, n] into one.
+
+    Args:
+        method: one that takes adapters: ``core_space``, ``core_space(ties)``, ...
+        adapters: B [m, rank] and A [rank, n] of each, the scale (alpha / r) multiplied into one of
+            them; None for an adapter that does not change this weight. Float32, float16, bfloat16.
+        name, seed: choose the random masks of a method that draws some.
+        parameters: those of the method in parentheses, as in a recipe.
+
+    Returns:
+        B [m, r] and A [r, n] in float32, with r = min(sum of the ranks, m, n).
+
+    Raises:
+        ArgumentError: the method takes no adapters, or their shapes do not belong together.
+    """
+    from mergesafe.methods.registry import get_method
+    from mergesafe.ops.methods import settings_of
+
+    if isinstance(method, str):
+        method = get_method(method)
+    if not method.inputs.adapters:
+        raise ArgumentError(
+            f"{method.name} does not merge adapters; expected core_space or core_space(METHOD)"
+        )
+    tensor = context_of(adapters, name, seed)
+    settings = settings_of(method, len(adapters), parameters)
+    how = _declared(method, tensor, settings)
+    return merged_factors(how, tensor, factors_of(adapters))
+
+
+def run_adapters(
+    method: MergeMethod,
+    adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+    base: torch.Tensor,
+    name: str,
+    seed: int,
+    parameters: Mapping[str, Any],
+) -> torch.Tensor:
+    """``base`` with what :func:`merge_adapters` makes of the adapters, in float32."""
+    if base.dim() != 2:
+        raise ArgumentError(f"base has shape {list(base.shape)}; adapters are of matrices")
+    b, a = merge_adapters(method, adapters, name=name, seed=seed, **parameters)
+    if (len(b), a.shape[1]) != tuple(base.shape):
+        raise ArgumentError(
+            f"base has shape {list(base.shape)}, but the adapters are of a weight of "
+            f"{[len(b), a.shape[1]]}"
+        )
+    return torch.addmm(base.float(), b, a)
+
+
+def context_of(
+    adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None], name: str, seed: int
+) -> TensorContext:
+    """What a method is told of a weight that these change.
+
+    Raises:
+        ArgumentError: there is none, or their shapes do not belong together.
+    """
+    shapes = {}
+    for i, pair in enumerate(adapters):
+        if pair is None:
+            continue
+        b, a = pair
+        if b.dim() != 2 or a.dim() != 2 or b.shape[1] != a.shape[0] or not len(a):
+            raise ArgumentError(
+                f"adapters[{i}] has the shapes {list(b.shape)} and {list(a.shape)}; expected B "
+                "[m, rank] and A [rank, n] of a rank of 1 or more"
+            )
+        shapes[i] = (b.shape[0], a.shape[1])
+    if not shapes:
+        raise ArgumentError("adapters has no pair of factors; expected at least one")
+    first, *others = shapes.items()
+    for i, shape in others:
+        if shape != first[1]:
+            raise ArgumentError(
+                f"adapters[{i}] is of a weight of {list(shape)}, adapters[{first[0]}] of "
+                f"{list(first[1])}; expected adapters of one weight"
+            )
+    shape = first[1]
+    told = tuple(None if pair is None else LowRankDelta(len(pair[1]), 1.0) for pair in adapters)
+    return TensorContext(
+        name, shape, shape[0] * shape[1], len(adapters), seed, base=True, matrix=True, adapters=told
+    )
+
+
+def factors_of(
+    adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+) -> list[torch.Tensor]:
+    """A and B of each, as :func:`merged_factors` takes them."""
+    return [x.detach().float().contiguous() for p in adapters if p is not None for x in p[::-1]]
+
+
+def _declared(method: MergeMethod, tensor: TensorContext, settings: Settings) -> LowRank:
+    from mergesafe.methods.driver import dry_run
+
+    how = dry_run(method, tensor, settings).combination
+    assert isinstance(how, LowRank)  # of what takes adapters, checked in the driver
+    return how
