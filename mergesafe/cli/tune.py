@@ -68,6 +68,12 @@ def run(
 
 def summary(result: TuneResult) -> list[str]:
     """What was found, in a few lines."""
+    if result.start is None or result.objective is None:
+        return [
+            f"{result.out}: the start over {result.granularity} coefficients of "
+            f"{len(result.models)} models, without a search and without data",
+            *(_at_bounds(each) for each in result.at_bounds),
+        ]
     lines = [
         f"{result.out}: {', then '.join(result.searches)} over {result.granularity} coefficients "
         f"of {len(result.models)} models; objective {result.start:.4f} -> {result.objective:.4f} "

@@ -266,12 +266,19 @@ def _vets(content: Content) -> Iterator[Statement]:
 
 def _tunings(content: Content) -> Iterator[Statement]:
     for _, tuning in content.of(Tuning):
+        what = (
+            f"{len(tuning.models)} models over {len(tuning.groups)} "
+            f"{_number(tuning.groups, 'group', 'groups')}"
+        )
+        if tuning.start is None or tuning.objective is None:
+            yield Statement(
+                "warn", f"The coefficients of {what} were chosen without data and without a search."
+            )
+            continue
         yield Statement(
             "info",
-            f"Tuning {len(tuning.models)} models over {len(tuning.groups)} "
-            f"{_number(tuning.groups, 'group', 'groups')} took the objective from "
-            f"{number(tuning.start)} to {number(tuning.objective)} in {tuning.evaluations} "
-            "evaluations.",
+            f"Tuning {what} took the objective from {number(tuning.start)} to "
+            f"{number(tuning.objective)} in {tuning.evaluations} evaluations.",
         )
     for constraint in _missed(content):
         yield Statement("bad", f"The constraint {constraint.text} is not met.")

@@ -105,7 +105,8 @@ class Tuning(msgspec.Struct, frozen=True, tag_field="kind", tag="tuning"):
     """Coefficients, and how they came about.
 
     ``coefficients``: a row for each model, or one row for a coefficient that they share.
-    ``objective``: what was minimised, at the result; ``start``: before. ``terms`` and ``heldout``:
+    ``objective``: what was minimised, at the result; ``start``: before; None where there was no
+    search. ``terms`` and ``heldout``:
     its terms at the result, on the data that it was optimised on and on data kept apart;
     ``start_terms`` and ``start_heldout``: before. ``hypervolume``: the area of the front beyond
     ``reference``, the start's (safety, skill).
@@ -117,8 +118,8 @@ class Tuning(msgspec.Struct, frozen=True, tag_field="kind", tag="tuning"):
     models: list[str]
     groups: list[str]
     coefficients: dict[str, list[list[Number]]]
-    start: Number
-    objective: Number
+    start: Number | None
+    objective: Number | None
     terms: dict[str, Number]
     heldout: dict[str, Number]
     evaluations: Count

@@ -17,12 +17,12 @@ from mergesafe.outputs import check_outputs
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.results.header import header
 from mergesafe.tune.results.result import TuneResult
-from mergesafe.tune.results.tuned import relocated, tuned_text
+from mergesafe.tune.results.tuned import relocated, rounded, tuned_text
 from mergesafe.tune.search.problem import OnProgress
 from mergesafe.tune.search.remote_model import device_on_ray, on_ray
-from mergesafe.tune.search.solve import Run
+from mergesafe.tune.search.solve import Run, without_search
 from mergesafe.tune.search.trajectory import TUNE, Trajectory
-from mergesafe.tune.setup import check_explainable, files_read, prepare
+from mergesafe.tune.setup import TuningSetup, check_explainable, files_read, prepare
 from mergesafe.whole_file import write_whole
 
 
@@ -43,6 +43,8 @@ def tune(
     on_warnings: Callable[[Sequence[str]], None] | None = None,
 ) -> TuneResult:
     """Find coefficients as the section ``tune`` of ``recipe`` says; write them to ``out``.
+
+    With ``search: none`` these are where a search would start, and no model is run.
 
     Every evaluation is recorded in a hidden file beside ``out`` until the run is finished. With the
     same recipe, data, seed, device and thread count, a run that was killed and resumed takes the
@@ -84,9 +86,15 @@ def tune(
         check_explainable(setup)
     if on_warnings is not None:
         on_warnings(setup.warnings)
-    setup = setup.with_magnitudes(budget)
+    setup = setup.with_statistics(budget)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(journal_path(target), TUNE))
+        if not setup.section.searches:
+            x = rounded(setup.space, setup.start)
+            result = without_search(setup, x, target)
+            _write(setup, x, result)
+            journal.remove()  # of an earlier run, which this one replaces
+            return result
         pool = None
         if address is not None:  # first of all: models take minutes to load
             pool = stack.enter_context(
@@ -109,11 +117,15 @@ def tune(
         blamed = run.explain() if explain else None
         found = run.solve()
         result = run.result(found, target, blamed)
-        there = relocated(setup.recipe, target.absolute().parent)
-        text = tuned_text(there, setup.space, found.x, header(setup, result))
-        write_whole(target, text, "The run is kept: free space and go on with --resume")
+        _write(setup, found.x, result)
         journal.remove()  # finished: nothing is left to resume
     return result
+
+
+def _write(setup: TuningSetup, x: torch.Tensor, result: TuneResult) -> None:
+    there = relocated(setup.recipe, result.out.absolute().parent)
+    text = tuned_text(there, setup.space, x, header(setup, result))
+    write_whole(result.out, text, "The run is kept: free space and go on with --resume")
 
 
 def journal_path(out: Path) -> Path:

@@ -28,7 +28,8 @@ _TOLD: Final = 3
 def lint(recipe: Recipe, section: TuneSection) -> tuple[str, ...]:
     """A warning for every trap that ``recipe`` falls into, without a look at data or tensors."""
     report = Reporter(recipe.source)
-    for message, line in (*_models(recipe, section), *_data(recipe, section)):
+    of_data = _data(recipe, section) if section.searches else ()
+    for message, line in (*_models(recipe, section), *of_data):
         report.warn(message, line)
     return tuple(report.warnings)
 
@@ -37,7 +38,8 @@ def lint_start(recipe: Recipe, section: TuneSection, space: CoefficientSpace) ->
     """Warn of values in the recipe that the bounds exclude, so that the search starts elsewhere."""
     report = Reporter(recipe.source)
     lines = {entry.ref.text: entry.line for entry in recipe.models}
-    wanted = [name for name in space.names if name not in section.init]
+    given = {*section.init, *(["weight"] if section.init_weights else [])}
+    wanted = [name for name in space.names if name not in given]
     for name, model, value, near in space.outside(wanted):
         low, high = section.bounds[name]
         report.warn(
@@ -89,7 +91,8 @@ def _models(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:
             "task vector smaller. Set 'normalize: false' to tune sizes too",
             recipe.method_line,
         )
-    if recipe.tokenizer_source in (None, "base") and _no_template(recipe):
+    asked = bool(section.searches) and recipe.tokenizer_source in (None, "base")
+    if asked and _no_template(recipe):
         yield (
             f"{_reference(recipe).text} has no chat template, so it cannot be asked as it was "
             "trained, and tuning will refuse it: use instruction-tuned models, or add a "

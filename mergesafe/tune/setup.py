@@ -34,6 +34,7 @@ from mergesafe.tune.objective.deciding import surrogates
 from mergesafe.tune.search.registry import check_searches
 from mergesafe.tune.section.read_section import START, read_section
 from mergesafe.tune.section.sections import TuneSection
+from mergesafe.tune.start import check_start, data_free_weights
 
 #: The plan of a tuning run is not written, so the size of shards is of no account.
 _ONE_SHARD = 1 << 62
@@ -51,13 +52,25 @@ class TuningSetup:
     splits: tuple[Split, ...]
     space: CoefficientSpace
     warnings: tuple[str, ...]
+    #: Where the weights start, [experts, groups]; None: where ``init`` or the recipe says.
+    weights: torch.Tensor | None = None
 
-    def with_magnitudes(self, memory: int) -> TuningSetup:
-        """The same, knowing what the method asks about the whole model, for which all is read.
+    def with_statistics(self, memory: int) -> TuningSetup:
+        """The same, knowing what is to be found in the models' tensors, which are read for it: what
+        the method asks about the whole model, and the weights of a start without data.
 
         Raises:
             CheckpointError, NonFiniteError: an input cannot be read, or holds NaN or infinity.
+            ArgumentError: the memory is too small.
         """
+        found = self._with_magnitudes(memory)
+        if (rule := self.section.init_weights) is None:
+            return found
+        threads = torch.get_num_threads()
+        weights = data_free_weights(found.space, rule, memory=memory, threads=threads)
+        return replace(found, weights=weights)
+
+    def _with_magnitudes(self, memory: int) -> TuningSetup:
         with Reader() as reader:
             plan = with_magnitudes(
                 self.plan, reader, NonFinite("error", reader),
@@ -75,6 +88,8 @@ class TuningSetup:
         x = self.space.initial()
         for name, value in self.section.init.items():
             self.space.view(x, name)[:] = value
+        if self.weights is not None:
+            self.space.view(x, "weight")[:] = self.weights
         return self.space.clamp(x)
 
     def subject(self, **options: Any) -> dict[str, Any]:
@@ -161,8 +176,12 @@ def prepare(
     splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
     _check_model_ranks(space)
+    if section.init_weights is not None:
+        with _at(loaded, "init"):
+            check_start(space, section.init_weights)
     check_searches(space, section.searches, loaded.source)
-    _check_data(loaded, section, splits, space)
+    if section.searches:
+        _check_data(loaded, section, splits, space)
     if section.constraints:
         check_judges([make_judge(section.judge)])
     warnings = (

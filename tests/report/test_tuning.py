@@ -61,6 +61,14 @@ def test_the_objective_is_told_with_its_start(tmp_path: Path) -> None:
     )
 
 
+def test_a_start_without_a_search_says_so(tmp_path: Path) -> None:
+    content = content_of(tmp_path, tuned(start=None, objective=None, evaluations=0, searches=[]))
+    assert verdict(content).statements[0].text == (
+        "The coefficients of 2 models over 1 group were chosen without data and without a search."
+    )
+    assert headings(tmp_path, tuned(start=None, objective=None)).keys() == {"Weight"}
+
+
 def test_terms_stand_beside_those_held_out(tmp_path: Path) -> None:
     (section,) = tuning(content_of(tmp_path, tuned(terms={"safety": 0.4}, heldout={"safety": 0.6})))
     (table,) = (t for g in section.groups for t in g.tables if t.caption.startswith("Terms"))

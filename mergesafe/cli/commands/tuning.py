@@ -65,7 +65,8 @@ def tune(
     """Find the coefficients of RECIPE that keep skill and safety, as its section 'tune' says.
 
     TUNED is a plain recipe with the numbers filled in: merge it with mergesafe or mergekit. Exit
-    status 3 when a constraint cannot be met; TUNED is then the nearest that was found.
+    status 3 when a constraint cannot be met; TUNED is then the nearest that was found. With
+    'search: none' no model is run: TUNED has the start, such as weights by 'init: metagpt'.
     """
     from mergesafe.cli.tune import run
 

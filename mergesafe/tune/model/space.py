@@ -76,15 +76,16 @@ class CoefficientSpace:
         self.method = plan.recipe.method
         self.parameters = _parameters(self.method, coefficients)
         self.experts: tuple[str, ...] = tuple(ref.text for ref in plan.recipe.inputs)
-        self._tasks = {task.name: task for task in plan.tasks if _is_tuned(task)}
-        if not self._tasks:
+        #: The tensors that coefficients change, by name.
+        self.tasks = {task.name: task for task in plan.tasks if _is_tuned(task)}
+        if not self.tasks:
             raise TuningError(
                 "no tensor differs between the models of the recipe, so no coefficient changes the "
                 "merged model; check the paths of the experts"
             )
-        self.groups = _groups(list(self._tasks), granularity)
+        self.groups = _groups(list(self.tasks), granularity)
         self.fixed: tuple[str, ...] = tuple(
-            task.name for task in plan.tasks if task.name not in self._tasks
+            task.name for task in plan.tasks if task.name not in self.tasks
         )
         self._bounds = _bounds(self.parameters, bounds or {})
 
@@ -198,7 +199,7 @@ class CoefficientSpace:
 
     def settings(self, x: torch.Tensor, tensor: str) -> Settings:
         """The method's parameters for one tensor: the recipe's, with ``x`` filled in."""
-        return filled(self._tasks[tensor].settings, self.per_tensor(x, tensor))
+        return filled(self.tasks[tensor].settings, self.per_tensor(x, tensor))
 
     @cached_property
     def _group_of(self) -> dict[str, int]:
@@ -210,7 +211,7 @@ class CoefficientSpace:
     def _recipe_value(self, parameter: Parameter, row: int, group: Group) -> float:
         total = weight = 0.0
         for name in group.tensors:
-            task = self._tasks[name]
+            task = self.tasks[name]
             of = task.settings.shared if parameter.scope == "global" else task.settings.inputs[row]
             total += task.numel * float(of[parameter.name])
             weight += task.numel

@@ -12,6 +12,12 @@ from mergesafe.version import __version__
 def header(setup: TuningSetup, result: TuneResult) -> str:
     """The lines of the comment, without '#'."""
     section, plan = setup.section, setup.plan
+    if result.start is None or result.objective is None:
+        rule = f"the rule '{section.init_weights}'" if section.init_weights else "'init'"
+        return (
+            f"Written by mergesafe {__version__} without a search and without data: "
+            f"{', '.join(section.coefficients)} by {rule}, granularity {section.granularity}."
+        )
     sets = ", ".join(
         f"{split.name} ({split.about.role}, {len(split.train)} records)" for split in setup.splits
     )

@@ -24,7 +24,8 @@ class TuneResult:
     ``coefficients``: by name, a row for each expert with a number for each group. ``terms`` and
     ``heldout``: the objective's terms at the result, on the data it was optimised on and on those
     held out; ``start_terms`` and ``start_heldout``: at the start. ``sets``: the terms that are of
-    data, and no penalties. ``at_bounds``: coefficients of which some values lie on a bound.
+    data, and no penalties. Without a search there is neither objective nor data: ``start`` and
+    ``objective`` are None. ``at_bounds``: coefficients of which some values lie on a bound.
     ``hypervolume``: the area of the front beyond ``reference``, the start's (safety, skill).
     """
 
@@ -34,8 +35,8 @@ class TuneResult:
     models: tuple[str, ...]
     groups: tuple[str, ...]
     coefficients: dict[str, list[list[float]]]
-    start: float
-    objective: float
+    start: float | None
+    objective: float | None
     terms: dict[str, float]
     heldout: dict[str, float]
     evaluations: int

@@ -68,6 +68,17 @@ def at_bounds(space: CoefficientSpace, x: torch.Tensor) -> tuple[AtBounds, ...]:
     return tuple(found)
 
 
+def without_search(setup: TuningSetup, x: torch.Tensor, out: Path) -> TuneResult:
+    """What there is to say about the start alone, for which no model was run."""
+    space = setup.space
+    return TuneResult(
+        recipe=setup.recipe.source, out=out, granularity=space.granularity, models=space.experts,
+        groups=tuple(group.name for group in space.groups), coefficients=values_of(space, x),
+        start=None, objective=None, terms={}, heldout={}, evaluations=0, forward_passes=0,
+        seconds=0.0, history=(), warnings=setup.warnings, at_bounds=at_bounds(space, x),
+    )  # fmt: skip
+
+
 class Run:
     """Solves what a setup asks for, recording every evaluation in ``trajectory``."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mergesafe.recipe.fields import Fields, choice
-from mergesafe.recipe.nodes import MapNode, Node, Reporter, describe
+from mergesafe.recipe.nodes import MapNode, Node, Reporter, ScalarNode, describe
 from mergesafe.tune.search.registry import SEARCHES
 from mergesafe.tune.search.search import Option, OptionReader
 from mergesafe.tune.section.read_options import positive
@@ -17,9 +17,14 @@ MAX_CHAIN: Final = 8
 
 
 def read_searches(fields: Fields, default: Budget) -> tuple[SearchSpec, ...]:
-    """The search under ``search`` and those chained to it by ``then``, first to last."""
+    """The search under ``search`` and those chained to it by ``then``, first to last.
+
+    None of them with ``search: none``.
+    """
     report = fields.report
     node = fields.node.get("search")
+    if is_none(node):
+        return ()
     if node is None:
         return (_spec("gradient", None, default, report, fields.node.line),)
     found: list[SearchSpec] = []
@@ -33,6 +38,11 @@ def read_searches(fields: Fields, default: Budget) -> tuple[SearchSpec, ...]:
             found.append(read)
         following = following.get("then") if isinstance(following, MapNode) else None
     return tuple(found)
+
+
+def is_none(node: Node | None) -> bool:
+    """Whether ``search: none`` asks for the start alone."""
+    return isinstance(node, ScalarNode) and node.text == "none"
 
 
 def _read(node: Node, default: Budget, report: Reporter) -> SearchSpec:

@@ -13,10 +13,8 @@ from mergesafe.recipe.nodes import (
     MapNode,
     Node,
     Reporter,
-    ScalarNode,
     describe,
     mapping,
-    shortened,
     shown,
     string,
 )
@@ -26,8 +24,9 @@ from mergesafe.tune.objective.constraints import read_constraint
 from mergesafe.tune.search.registry import SEARCHES
 from mergesafe.tune.section.coefficients import bounds_of, default_coefficients, tunable
 from mergesafe.tune.section.read_data import read_data
+from mergesafe.tune.section.read_init import read_init
 from mergesafe.tune.section.read_objective import read_objective
-from mergesafe.tune.section.read_search import read_budget, read_searches
+from mergesafe.tune.section.read_search import is_none, read_budget, read_searches
 from mergesafe.tune.section.sections import (
     ALPHA,
     HELDOUT,
@@ -43,6 +42,8 @@ KEYS: Final = (
     "data", "alpha", "objective", "search", "granularity", "coefficients", "bounds", "init",
     "seed", "budget", "heldout", "constraints", "front", "batch", "judge",
 )  # fmt: skip
+#: Of these, what says where to start.
+START_KEYS: Final = ("search", "granularity", "coefficients", "bounds", "init")
 #: Start of a search where the recipe writes no value, from arXiv 2406.14563.
 START: Final[Mapping[str, float]] = {"weight": 0.5, "t": 0.5}
 MAX_FRONT_POINTS: Final = 100
@@ -82,6 +83,8 @@ class _SectionReader:
 
     def section(self) -> TuneSection:
         fields = self.fields
+        if is_none(fields.node.get("search")):
+            return self._start_alone()
         data = read_data(fields, self.recipe)
         # What the data should have been is unknown where they have mistakes.
         known = () if self.report.errors else data
@@ -89,6 +92,7 @@ class _SectionReader:
         searches = read_searches(fields, default)
         coefficients = self._coefficients(searches)
         bounds = self._bounds(coefficients)
+        init = read_init(fields, bounds)
         front = self._front()
         constraints = self._constraints(known)
         if constraints and front is not None:
@@ -105,13 +109,37 @@ class _SectionReader:
             alpha=fields.number("alpha", ALPHA, 0.0, MAX_WEIGHT),
             granularity=fields.read("granularity", self._granularity) or "layer",
             bounds=bounds,
-            init=self._init(bounds),
+            init=init.values,
+            init_weights=init.weights,
             seed=fields.integer("seed", 0),
             heldout=self._heldout(),
             constraints=constraints,
             front_points=front,
             batch=fields.integer("batch", 16, 1),
             judge=fields.read("judge", self._judge) or "rules",
+            warnings=tuple(self.report.warnings),
+        )
+
+    def _start_alone(self) -> TuneSection:
+        """With ``search: none``: the start becomes the recipe, for which no model is run."""
+        for name, line, _ in self.fields.node:
+            if name in KEYS and name not in START_KEYS:
+                self.report.record(
+                    f"'search: none' writes the start into the recipe and runs no model, so "
+                    f"'{name}' has no effect; remove it, or name a search",
+                    line,
+                )
+        bounds = self._bounds(self._coefficients(()))
+        init = read_init(self.fields, bounds)
+        return TuneSection(
+            data=(),
+            objective=(),
+            searches=(),
+            coefficients=tuple(bounds),
+            granularity=self.fields.read("granularity", self._granularity) or "layer",
+            bounds=bounds,
+            init=init.values,
+            init_weights=init.weights,
             warnings=tuple(self.report.warnings),
         )
 
@@ -123,7 +151,7 @@ class _SectionReader:
                 f"{method} has no parameter that tuning can find; choose another merge method",
                 self.recipe.method_line,
             )
-        gradient = any(SEARCHES[each.method].gradient for each in searches)
+        gradient = not searches or any(SEARCHES[each.method].gradient for each in searches)
         default = default_coefficients(self.recipe.method, gradient=gradient)
         node = self.fields.node.get("coefficients")
         if node is None:
@@ -163,39 +191,6 @@ class _SectionReader:
                 node.line,
             )
         return values[0], values[1]
-
-    def _init(self, bounds: Mapping[str, tuple[float, float]]) -> Mapping[str, float]:
-        """Where the search starts, for the coefficients that ``init`` names; else the recipe's.
-
-        A number alone is for the weights, or t.
-        """
-        node = self.fields.node.get("init")
-        if node is None or (isinstance(node, ScalarNode) and node.text == "recipe"):
-            return {}
-        if isinstance(node, ScalarNode):
-            name = next((each for each in ("weight", "t", *bounds) if each in bounds), None)
-            if name not in ("weight", "t") and len(bounds) > 1:
-                self.report.record(
-                    f"'init' of 'tune' is a number, and {', '.join(bounds)} are tuned; write "
-                    f"{{{name}: {shortened(node.text)}}} or all of them",
-                    self.fields.line("init"),
-                )
-                return {}
-            entries = {} if name is None else {name: (self.fields.line("init"), node)}
-            node = MapNode(entries, node.line)
-        start = {}
-        for name, line, value in self.report.attempt(self._mapping, node, "'init' of 'tune'") or ():
-            if name not in bounds:
-                self.report.record(
-                    f"'init' has {shown(name)}, which is not tuned{did_you_mean(name, bounds)}",
-                    line,
-                )
-                continue
-            what = f"the start of '{name}'"
-            found = self.report.attempt(number, value, what, self.report, *bounds[name])
-            if found is not None:
-                start[name] = found
-        return start
 
     def _mapping(self, node: Node, what: str) -> MapNode:
         return mapping(node, what, self.report)

@@ -16,6 +16,8 @@ ROLES: Final = cast(
     "tuple[Role, ...]", ("safety", "domain", "preference", "unlabelled", "harmless")
 )
 
+#: Rules for the weights that a search starts from (:mod:`mergesafe.tune.start`).
+DATA_FREE: Final = ("nan", "metagpt")
 #: Terms of the objective on the coefficients alone.
 PENALTIES: Final = ("l1", "l2")
 #: Of a data set or a term; beyond, sums lose what is small.
@@ -121,6 +123,7 @@ class TuneSection:
     granularity: str = "layer"
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     init: Mapping[str, float] = field(default_factory=dict)
+    init_weights: str | None = None
     seed: int = 0
     heldout: float = HELDOUT
     constraints: tuple[Constraint, ...] = ()
