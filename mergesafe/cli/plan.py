@@ -58,6 +58,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "method": plan.recipe.method_names,
         "base": plan.recipe.base_model.text if plan.recipe.base_model else None,
         "models": [ref.text for ref in plan.recipe.inputs],
+        "references": {name: ref.text for name, ref in plan.recipe.references.items()},
         "tensors": plan.tensors,
         "copied_tensors": [task.name for task in plan.tasks if task.copied],
         "parameters": sum(task.numel for task in plan.tasks),
@@ -131,6 +132,7 @@ def as_text(plan: dict[str, Any]) -> str:
     base = f" onto {plan['base']}" if plan["base"] else ""
     lines = [
         f"{plan['method']} of {', '.join(plan['models'])}{base}",
+        *(f"  reads      {text} as '{name}'" for name, text in plan["references"].items()),
         f"  tensors    {plan['tensors']:,} ({plan['parameters'] / 1e6:,.1f} M parameters), "
         f"{'/'.join(plan['dtypes_out'])}",
         f"  passes     {', '.join([*plan['statistics'], 'combine'])}",

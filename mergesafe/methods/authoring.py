@@ -31,11 +31,14 @@ from mergesafe.methods.spec import (
     Merge,
     MergeMethod,
     Parameter,
+    Reference,
     Settings,
     TensorContext,
 )
 
-__all__ = ["Calibration", "FunctionMethod", "Parameter", "dense_method", "tile_method"]
+__all__ = [
+    "Calibration", "FunctionMethod", "Parameter", "Reference", "dense_method", "tile_method",
+]  # fmt: skip
 
 
 class FunctionMethod(MergeMethod):
@@ -78,6 +81,7 @@ def tile_method(
     paper: str = "",
     exact: Literal["bits", "numerics"] = "bits",
     calibration: Sequence[Calibration] = (),
+    references: Sequence[Reference] = (),
 ) -> Callable[[TileBody], FunctionMethod]:
     """Make a merge method of ``function(tile, settings)``, which returns one float32 tile.
 
@@ -90,13 +94,15 @@ def tile_method(
             tensors of the tile and its result.
         exact: see :class:`mergesafe.methods.combinations.TileFunction`.
         calibration: what a recipe names beside every input; ``tile.calibration`` has it.
+        references: models that a recipe names beside all inputs; ``tile.references`` has them.
     """
 
     kept_together = Unit(unit)
 
     def decorate(function: TileBody) -> FunctionMethod:
         return FunctionMethod(
-            function, inputs=Inputs(base, least, most, tuple(calibration)),
+            function,
+            inputs=Inputs(base, least, most, tuple(calibration), references=tuple(references)),
             parameters=parameters, paper=paper, exact=exact,
             combination=lambda settings: TileFunction(function, settings, kept_together, holds),
         )  # fmt: skip
@@ -114,6 +120,7 @@ def dense_method(
     paper: str = "",
     exact: Literal["bits", "numerics"] = "numerics",
     calibration: Sequence[Calibration] = (),
+    references: Sequence[Reference] = (),
 ) -> Callable[[TileBody], FunctionMethod]:
     """Make a merge method of ``function(matrix, settings)``: what is added to the base.
 
@@ -123,7 +130,8 @@ def dense_method(
 
     def decorate(function: TileBody) -> FunctionMethod:
         return FunctionMethod(
-            function, inputs=Inputs(base, least, most, tuple(calibration)),
+            function,
+            inputs=Inputs(base, least, most, tuple(calibration), references=tuple(references)),
             parameters=parameters, paper=paper, exact=exact,
             combination=lambda settings: Dense(function, settings, holds=holds),
         )  # fmt: skip

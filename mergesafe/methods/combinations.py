@@ -246,7 +246,8 @@ class TileFunction(Combination):
     operands and its result; the plan counts them. ``exact``: of this function, where it is not
     what the method declares.
 
-    What the method declares as calibration is given to the function with the operands.
+    What the method declares as references and as calibration is given to the function with the
+    operands.
 
     ``compiled``: a name in :data:`COMPILED`, which has the same bits and runs on the CPU in place
     of the function.

@@ -8,7 +8,15 @@ from typing import Any, Final, get_args
 
 from mergesafe.errors import MethodError
 from mergesafe.methods.contract import shown
-from mergesafe.methods.spec import Base, Calibration, Inputs, Kind, MergeMethod, Parameter
+from mergesafe.methods.spec import (
+    Base,
+    Calibration,
+    Inputs,
+    Kind,
+    MergeMethod,
+    Parameter,
+    Reference,
+)
 
 _BASES: Final = get_args(Base)
 _KINDS: Final = get_args(Kind)
@@ -32,7 +40,7 @@ def check_declaration(method: Any, path: str) -> None:
 
 def _problems(method: MergeMethod) -> Any:
     """(what is wrong, what is expected), the first of which counts."""
-    for name in ("title", "paper", "use", "evidence", "deviations"):
+    for name in ("title", "paper"):
         if not isinstance(getattr(method, name, None), str):
             yield f"{name} = {shown(getattr(method, name, None))}", "a text"
     inputs = method.inputs
@@ -41,17 +49,14 @@ def _problems(method: MergeMethod) -> Any:
         return
     if inputs.base not in _BASES:
         yield f"base = {shown(inputs.base)}", f"one of {', '.join(_BASES)}"
-    if inputs.adapters and (inputs.base != "required" or inputs.calibration):
-        yield "adapters = True", "base = 'required' and no calibration with it"
+    if inputs.adapters and (inputs.base != "required" or inputs.calibration or inputs.references):
+        yield "adapters = True", "base = 'required', no calibration and no references with it"
     if not _is_count(inputs.least):
         yield f"least = {shown(inputs.least)}", "a whole number from 1"
     elif inputs.most is not None and not (_is_count(inputs.most) and inputs.most >= inputs.least):
         yield f"most = {shown(inputs.most)}", f"None or a whole number from {inputs.least}"
-    if not all(isinstance(each, Calibration) for each in inputs.calibration):
-        yield f"calibration = {shown(inputs.calibration)}", "a tuple of Calibration"
-    names = [getattr(each, "name", "") for each in inputs.calibration]
-    if len(set(names)) < len(names) or not all(map(_is_name, names)):
-        yield f"calibration called {shown(names)}", "different names of letters, digits and _"
+    yield from _beside_problems("calibration", inputs.calibration, Calibration)
+    yield from _beside_problems("references", inputs.references, Reference)
     if method.exact not in ("bits", "numerics"):
         yield f"exact = {shown(method.exact)}", "bits or numerics"
     if not isinstance(method.parameters, (tuple, list)):
@@ -66,6 +71,14 @@ def _problems(method: MergeMethod) -> Any:
         if parameter.name in seen:
             yield f"the parameter '{parameter.name}' twice", "one of each name"
         seen.add(parameter.name)
+
+
+def _beside_problems(what: str, declared: Any, kind: type) -> Any:
+    if not all(isinstance(each, kind) for each in declared):
+        yield f"{what} = {shown(declared)}", f"a tuple of {kind.__name__}"
+    names = [getattr(each, "name", "") for each in declared]
+    if len(set(names)) < len(names) or not all(map(_is_name, names)):
+        yield f"{what} called {shown(names)}", "different names of letters, digits and _"
 
 
 def _parameter_problems(p: Parameter) -> Any:
@@ -86,8 +99,6 @@ def _parameter_problems(p: Parameter) -> Any:
             yield f"{what} {name} = {shown(bound)}", "None or a number"
     if not (p.required or _fits(p, p.default)):
         yield f"{what} default = {shown(p.default)}", f"a value of its kind, {p.kind}"
-    if not (p.example is None or _fits(p, p.example)):
-        yield f"{what} example = {shown(p.example)}", f"a value of its kind, {p.kind}"
 
 
 def _fits(p: Parameter, value: Any) -> bool:

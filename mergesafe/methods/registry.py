@@ -28,18 +28,21 @@ from mergesafe.methods.definitions.dare import DareLinear, DareTies
 from mergesafe.methods.definitions.della import Della, DellaLinear
 from mergesafe.methods.definitions.emr import Emr
 from mergesafe.methods.definitions.fisher import Fisher
+from mergesafe.methods.definitions.interpolate import Interpolate
 from mergesafe.methods.definitions.iso_c import IsoC
 from mergesafe.methods.definitions.iso_cts import IsoCts
 from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.localize_stitch import LocalizeStitch
 from mergesafe.methods.definitions.magmax import MagMax
+from mergesafe.methods.definitions.merge_align import MergeAlign
 from mergesafe.methods.definitions.model_stock import ModelStock
 from mergesafe.methods.definitions.multislerp import Multislerp
 from mergesafe.methods.definitions.nearswap import Nearswap
 from mergesafe.methods.definitions.nuslerp import Nuslerp
 from mergesafe.methods.definitions.passthrough import Passthrough
 from mergesafe.methods.definitions.regmean import RegMean
+from mergesafe.methods.definitions.resta import Resta
 from mergesafe.methods.definitions.sce import Sce
 from mergesafe.methods.definitions.slerp import Slerp
 from mergesafe.methods.definitions.star import Star
@@ -58,6 +61,7 @@ METHODS: dict[str, MergeMethod] = {
         TaskSingularVectors(), IsoC(), IsoCts(), Star(), SubspaceBoosting(), Cart(), MagMax(),
         Fisher(), RegMean(),
         CoreSpace(TaskArithmetic(), CORE_SPACE),
+        MergeAlign(), Interpolate(), Resta(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

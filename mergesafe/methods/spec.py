@@ -42,8 +42,8 @@ __all__ = [
     "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Calibration", "Combination", "DeltaNorms",
     "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "LowRank", "LowRankDelta",
     "Merge", "MergeMethod", "MergeSelected", "MergeTaskVectors", "ModelKthMagnitude", "OperandSet",
-    "Parameter", "RankMask", "Scalar", "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify",
-    "Statistic", "TensorContext", "TileFunction", "Unit", "WeightedSum",
+    "Parameter", "RankMask", "Reference", "Scalar", "ScoreNorms", "ScoreThreshold", "Settings",
+    "Sparsify", "Statistic", "TensorContext", "TileFunction", "Unit", "WeightedSum",
 ]  # fmt: skip
 
 Scalar: TypeAlias = bool | int | float | str
@@ -73,6 +73,18 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A model that is read beside the inputs and is not merged.
+
+    A recipe names it once, for the whole merge, under ``references``. It must be of the inputs'
+    architecture: its tensors are paired with theirs by name, and configurations are compared.
+    """
+
+    name: str
+    help: str
+
+
+@dataclass(frozen=True)
 class Inputs:
     """The models that a method takes.
 
@@ -83,6 +95,8 @@ class Inputs:
     ``calibration``: what a recipe has to name beside each input, a separate base excepted.
     ``adapters``: every input is a LoRA adapter of the separate base, of which the method is given
     the factors (:class:`mergesafe.methods.low_rank.LowRank`) in place of the tensor.
+    ``references``: models that it has to name for the whole merge; a :class:`TileFunction` is given
+    them with the operands.
     """
 
     base: Base = "none"
@@ -90,6 +104,7 @@ class Inputs:
     most: int | None = None
     calibration: tuple[Calibration, ...] = ()
     adapters: bool = False
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,6 +167,7 @@ class TensorContext:
     one. ``matrix``: whether the tensor is a weight that multiplies activations: two dimensions, and
     no embedding or head (which methods of matrices leave to an average, as their papers do).
     ``calibration``: which of those that the method declares there are for this tensor.
+    ``references``: the names of all that the method declares.
     ``model_numel``: elements of all tensors that the plan merges; 0 for a tensor in memory.
     ``adapters``: of a method whose inputs are adapters, what is known of each input's change of
     this tensor; None for one that leaves it as it is.
@@ -167,6 +183,7 @@ class TensorContext:
     calibration: tuple[str, ...] = ()
     model_numel: int = 0
     adapters: tuple[LowRankDelta | None, ...] = ()
+    references: tuple[str, ...] = ()
 
     @property
     def scope(self) -> Scope:

@@ -16,6 +16,7 @@ from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
 from mergesafe.ops import arguments
 from mergesafe.ops.backends.registry import get_backend
+from mergesafe.ops.beside import calibration_of, references_of
 from mergesafe.ops.factors import run_adapters
 from mergesafe.ops.statistics import combine, drive
 
@@ -32,6 +33,7 @@ def run(
     seed: int = 0,
     out_dtype: torch.dtype | None = None,
     backend: str = "auto",
+    references: Mapping[str, torch.Tensor] | None = None,
     **parameters: Any,
 ) -> torch.Tensor:
     """Merge one tensor of several models.
@@ -42,6 +44,7 @@ def run(
     inputs or a list with one per input where the method takes one per model. ``lambda``, a Python
     keyword, may be written ``lambda_``; and the method's calibration by its name, a list with one
     tensor per input.
+    ``references``: the tensor of each model that the method reads and does not merge, by name.
     ``name`` and ``seed`` choose the random masks of DARE: with the tensor's name in
     its model they are those of a merge of checkpoints; without it a few values of the inputs stand
     in for the name, so that tensors of a size do not lose the same elements and the same call gives
@@ -62,22 +65,26 @@ def run(
     checked = arguments.operands(named if base is None else [("base", base), *named], backend)
     tensors = checked.tensors if base is None else checked.tensors[1:]
     flat_base = None if base is None else checked.tensors[0]
-    beside = _calibration(method, parameters, len(tensors), checked)
+    references = references_of(method, references, named[0], backend)
+    beside = calibration_of(method, parameters, len(tensors), checked)
     settings = settings_of(method, len(tensors), parameters)
-    known = arguments.mask_name(name, method.name, checked.tensors) if method.random else name
+    known = name
+    if method.random:
+        known = arguments.mask_name(name, method.name, [*checked.tensors, *references.values()])
     runner = get_backend(backend, checked.device)
     dtype = arguments.dtype_or(out_dtype, checked.dtype, backend)
     shape = tuple(checked.shape)
     context = TensorContext(
         known or "", shape, checked.numel, len(tensors), seed,
         base=base is not None, matrix=len(shape) == 2, calibration=tuple(beside),
+        references=tuple(references),
     )  # fmt: skip
     used = used_inputs(method, context, settings)
     if used is not None:
         tensors = [tensors[i] for i in used]
     how = drive(steps(method, context, settings, used=used), runner, flat_base, tensors)
     try:
-        numbers = [x for each in beside.values() for x in each]
+        numbers = [*references.values(), *(x for each in beside.values() for x in each)]
         merged = combine(how, runner, context, flat_base, tensors, dtype, numbers)
     except BrokenContractError as error:
         raise broken(method, context, error) from error.__cause__
@@ -95,37 +102,6 @@ def _check_count(method: MergeMethod, count: int, base: torch.Tensor | None) -> 
         expected = f"{low}" if low == high else f"{low} to {high}" if high else f"at least {low}"
         kind = "tensors" if base is None else "experts"
         raise ArgumentError(f"{method.name} got {count} {kind}; expected {expected}")
-
-
-def _calibration(
-    method: MergeMethod, given: dict[str, Any], count: int, operands: arguments.Operands
-) -> dict[str, list[torch.Tensor]]:
-    """The calibration of the inputs by name, 1-D, which is taken out of ``given``."""
-    found = {}
-    for each in method.inputs.calibration:
-        value = given.pop(each.name, None)
-        if each.shape == "columns" and len(operands.shape) != 2:
-            if value is not None:
-                raise ArgumentError(f"{each.name} is for matrices; leave it out for other tensors")
-            continue
-        if value is None:
-            raise ArgumentError(
-                f"{method.name} needs '{each.name}', a list with one tensor per input: {each.help}"
-            )
-        named = arguments.listed(each.name, value)
-        if len(named) != count:
-            raise ArgumentError(
-                f"{each.name} has {len(named)} tensors; expected {count}, one per input"
-            )
-        checked = arguments.operands(named)
-        wanted = each.shape_for(tuple(operands.shape))
-        if tuple(checked.shape) != wanted or checked.device != operands.device:
-            raise ArgumentError(
-                f"{each.name} has shape {tuple(checked.shape)} on {checked.device}; expected "
-                f"{wanted} on {operands.device}"
-            )
-        found[each.name] = checked.tensors
-    return found
 
 
 def settings_of(method: MergeMethod, count: int, given: Mapping[str, Any]) -> Settings:
@@ -236,6 +212,8 @@ def _signature(method: MergeMethod, function: Callable[..., Any]) -> inspect.Sig
         each.name: None if each.shape == "columns" else inspect.Parameter.empty
         for each in method.inputs.calibration
     }
+    if method.inputs.references:
+        needed = {"references": inspect.Parameter.empty, **needed}
     keywords = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
         for name, default in (needed | defaults | OPTIONS).items()
@@ -245,6 +223,8 @@ def _signature(method: MergeMethod, function: Callable[..., Any]) -> inspect.Sig
 
 def _documentation(method: MergeMethod) -> str:
     lines = [f"Merge one tensor of several models with {method.title}.", "", "Parameters:"]
+    for reference in method.inputs.references:
+        lines.append(f"    references[{reference.name!r}]: {reference.help}")
     for each in method.inputs.calibration:
         only = "; matrices only" if each.shape == "columns" else ""
         lines.append(f"    {each.name}: {each.help} (one tensor per input{only})")

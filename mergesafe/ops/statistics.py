@@ -178,11 +178,12 @@ def combine(
     base: torch.Tensor | None,
     inputs: Sequence[torch.Tensor],
     out_dtype: torch.dtype,
-    calibration: Sequence[torch.Tensor] = (),
+    beside: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
     """The pass that ends a merge; every tensor is one-dimensional.
 
-    ``calibration``: what ``tensor.calibration`` names, one for each input, in its order.
+    ``beside``: what ``tensor.references`` names, then what ``tensor.calibration`` names, one for
+    each input, in its order.
 
     Raises:
         BrokenContractError: a tile function does not keep to its contract.
@@ -202,7 +203,7 @@ def combine(
     if isinstance(how, MergeSelected):
         return backend.merge_selected(_there(base), inputs, how.lo, how.weights, out_dtype)
     assert isinstance(how, TileFunction)  # the driver has checked that it is one of these
-    return _by_tiles(how, tensor, [*operands("all", base, inputs), *calibration], out_dtype)
+    return _by_tiles(how, tensor, [*operands("all", base, inputs), *beside], out_dtype)
 
 
 def _by_tiles(

@@ -13,7 +13,8 @@ import torch
 from mergesafe.methods.combinations import Dense, TileFunction, Unit
 from mergesafe.methods.contract import BrokenContractError, raised
 from mergesafe.methods.low_rank import LowRank
-from mergesafe.methods.spec import TensorContext
+from mergesafe.methods.spec import Sparsify, TensorContext
+from mergesafe.ops.backends.elementary import keep_mask, pick
 from mergesafe.ops.factors import apply_low_rank
 
 
@@ -26,8 +27,9 @@ class Tile:
     the method's order. Each is 1-D, or [rows, columns] where the method's unit is a row, or of the
     tensor's own shape where it is the whole. ``calibration``: by the names that the method declares
     (:class:`mergesafe.methods.spec.Calibration`), one for each of ``inputs``; names of which there
-    is nothing for this tensor are left out. ``prepared``: what a dense combination's ``prepare``
-    returned. Nothing of this must be written to.
+    is nothing for this tensor are left out. ``references``: by the names that the method declares
+    (:class:`mergesafe.methods.spec.Reference`). ``prepared``: what a dense combination's
+    ``prepare`` returned. Nothing of this must be written to.
     """
 
     tensor: TensorContext
@@ -35,6 +37,7 @@ class Tile:
     base: torch.Tensor | None
     inputs: tuple[torch.Tensor, ...]
     calibration: Mapping[str, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    references: Mapping[str, torch.Tensor] = field(default_factory=dict)
     prepared: Any = None
 
     @cached_property
@@ -52,6 +55,11 @@ class Tile:
         base = self.base
         return tuple(x - base for x in self.inputs)
 
+    def masked(self, values: torch.Tensor, mask: Sparsify) -> torch.Tensor:
+        """``values`` of the tile's shape where the mask keeps them, times its factor; else 0."""
+        kept = keep_mask(mask, values.reshape(-1), self.begin).view(values.shape)
+        return pick(kept, values) * mask.rescale
+
     @staticmethod
     def row_sum(values: torch.Tensor) -> torch.Tensor:
         """See :func:`row_sum`."""
@@ -66,9 +74,9 @@ def apply(
 ) -> torch.Tensor:
     """What the combination makes of a run of elements that begins with number ``begin``.
 
-    ``operands``: 1-D, float32: a separate base, the inputs, then what ``tensor.calibration`` names,
-    one for each input; of a LowRank see :func:`mergesafe.ops.factors.apply_low_rank`. The result is
-    1-D and float32.
+    ``operands``: 1-D, float32: a separate base, the inputs, then what ``tensor.references`` names,
+    then what ``tensor.calibration`` names, one for each input; of a LowRank see
+    :func:`mergesafe.ops.factors.apply_low_rank`. The result is 1-D and float32.
 
     Raises:
         BrokenContractError: the function raised an error, or returned what it must not.
@@ -111,12 +119,14 @@ def _tile(unit: Unit, tensor: TensorContext, operands: Sequence[torch.Tensor], b
     shape = tile_shape(unit, tensor.shape, n)
     first = 1 if tensor.base else 0
     members = first + tensor.inputs
-    shaped = [x.view(shape) for x in operands[:members]]
-    beside = [x.view(shape if x.numel() == n else (shape[-1], -1)) for x in operands[members:]]
+    models = members + len(tensor.references)
+    shaped = [x.view(shape) for x in operands[:models]]
+    beside = [x.view(shape if x.numel() == n else (shape[-1], -1)) for x in operands[models:]]
     return Tile(
-        tensor, begin, shaped[0] if first else None, tuple(shaped[first:]),
+        tensor, begin, shaped[0] if first else None, tuple(shaped[first:members]),
         {name: tuple(beside[i * tensor.inputs : (i + 1) * tensor.inputs])
          for i, name in enumerate(tensor.calibration)},
+        dict(zip(tensor.references, shaped[members:], strict=True)),
     )  # fmt: skip
 
 
@@ -151,7 +161,8 @@ def _checked(made: Any, combination: TileFunction, tile: Tile) -> torch.Tensor:
 def _given(tile: Tile) -> list[torch.Tensor]:
     """The tensors of a tile."""
     base = [] if tile.base is None else [tile.base]
-    return [*base, *tile.inputs, *(x for each in tile.calibration.values() for x in each)]
+    numbers = (x for each in tile.calibration.values() for x in each)
+    return [*base, *tile.inputs, *tile.references.values(), *numbers]
 
 
 def _name(function: Any) -> str:

@@ -34,7 +34,8 @@ class Output:
     """One output tensor. ``position``: t in [0, 1] of its layer, for gradients of parameters.
 
     ``merge``: the part of the recipe that makes it, of :attr:`Recipe.merges`. What is ``copied``
-    is taken byte for byte from the only origin.
+    is taken byte for byte from the only origin. ``references``: models that are read beside the
+    origins, in the order of the method's declaration.
     """
 
     name: str
@@ -42,16 +43,31 @@ class Output:
     merge: Recipe
     position: float
     copied: bool = False
+    references: tuple[Model, ...] = ()
 
-    @cached_property
+    @property
     def sources(self) -> tuple[Operand, ...]:
         """The stored tensors, one of each origin.
 
         Raises:
             CheckpointError: they cannot be merged.
         """
+        return self._operands[: len(self.origins)]
+
+    @property
+    def beside(self) -> tuple[Operand, ...]:
+        """The stored tensors, one of each reference.
+
+        Raises:
+            CheckpointError: they do not fit those that are merged.
+        """
+        return self._operands[len(self.origins) :]
+
+    @cached_property
+    def _operands(self) -> tuple[Operand, ...]:
+        models = [*(origin.model for origin in self.origins), *self.references]
         try:
-            return sources_of(self.name, [origin.model for origin in self.origins])
+            return sources_of(self.name, models)
         except CheckpointError as error:
             names = [origin.name for origin in self.origins]
             if any(name != self.name for name in names):
@@ -107,8 +123,9 @@ class Output:
 class Outline:
     """The output before anything is said of types, memory and files.
 
-    ``models``: every input, its tensors named as in the output. ``readers_of_tokens``: those
-    whose embedding or output head is merged. ``config``: of the reference, for the output's layers.
+    ``models``: every input, then every reference, its tensors named as in the output.
+    ``readers_of_tokens``: those whose embedding or output head is merged. ``config``: of
+    ``reference``, for the output's layers.
     """
 
     models: tuple[Model, ...]
@@ -128,11 +145,13 @@ def output_of(
     *,
     copied: bool = False,
     names: Sequence[str] | None = None,
+    references: Sequence[Model] = (),
 ) -> Output:
     """The output tensor ``name`` of ``models``, each of which knows it under that name.
 
-    ``names``: what the models call it among their own layers, if not that.
+    ``names``: what the models call it among their own layers, if not that. ``references``: models
+    that are read beside them.
     """
     called = names or [name] * len(models)
     origins = tuple(Origin(model, own) for model, own in zip(models, called, strict=True))
-    return Output(name, origins, merge, position, copied)
+    return Output(name, origins, merge, position, copied, tuple(references))

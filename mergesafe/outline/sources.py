@@ -87,7 +87,8 @@ class Model:
 
 
 def open_models(recipe: Recipe) -> tuple[Model, ...]:
-    """Every input of the recipe in method order, a separate base first; headers only.
+    """Every input of the recipe in method order, a separate base first, then the references in the
+    order of the method's declaration; headers only.
 
     Raises:
         CheckpointError: one cannot be opened, or is quantized; says where the recipe names it.
@@ -98,8 +99,14 @@ def open_models(recipe: Recipe) -> tuple[Model, ...]:
         bases.insert(0, recipe.base_model)
     known = {ref.key for ref in refs}
     separate = {ref.key: ref for ref in bases if ref is not None and ref.key not in known}
-    models = open_refs((*separate.values(), *refs), recipe.folder, recipe.source)
+    beside = [] if recipe.slices else references_of(recipe)
+    models = open_refs((*separate.values(), *refs, *beside), recipe.folder, recipe.source)
     return tuple(replace(m, calibration=_calibration(recipe, m.ref)) for m in models)
+
+
+def references_of(recipe: Recipe) -> list[ModelRef]:
+    """The models that are read beside the inputs, in the order of the method's declaration."""
+    return [recipe.references[each.name] for each in recipe.method.inputs.references]
 
 
 def _calibration(recipe: Recipe, ref: ModelRef) -> dict[str, Checkpoint]:

@@ -35,6 +35,7 @@ from mergesafe.recipe.nodes import (
 )
 from mergesafe.recipe.parameters import ParameterReader
 from mergesafe.recipe.published import published
+from mergesafe.recipe.references import check_references, read_references
 from mergesafe.recipe.resolve import unset_parameters
 from mergesafe.recipe.setting import Branch, Setting
 from mergesafe.recipe.write import dump_recipe
@@ -44,7 +45,7 @@ MAX_BYTES = 1_000_000
 
 KEYS = (
     "models", "slices", "base_model", "merge_method", "parameters", "dtype", "out_dtype",
-    "keep_float32", "tokenizer_source", "name", "tune", "output",
+    "keep_float32", "tokenizer_source", "name", "tune", "output", "references",
 )  # fmt: skip
 #: What mergekit 0.1.5 understands and this version does not -> what to do instead.
 UNSUPPORTED_KEYS = {
@@ -136,6 +137,7 @@ class _Reader:
         self._check_keys(reader)
         base = attempt(self._base)
         models = attempt(self._entries, reader) or ()
+        references = attempt(read_references, self.root.get("references"), self.report)
         tokenizer = attempt(self._tokenizer, base, models)
         dtype, out_dtype = attempt(self._dtype, "dtype"), attempt(self._out_dtype)
         name = attempt(self._text, "name")
@@ -160,6 +162,7 @@ class _Reader:
             tune_line=self._line("tune"),
             output=attempt(self._output) or "model",
             output_line=self._line("output"),
+            references=references or {},
         )
         if self._are_all(base, models):
             for merge, each in zip(recipe.merges, self._slices or (None,), strict=True):
@@ -168,6 +171,8 @@ class _Reader:
                 check_adapters(merge, self.report)
             check_calibration_of_slices(recipe, self.report)
             check_output(recipe, self.report)
+        if references is not None:
+            check_references(recipe, self._line("references"), self.report)
         if self.report.errors:
             misplaced = {name for each in self._readers.values() for name in each.misplaced}
             unset = unset_parameters(recipe, misplaced)

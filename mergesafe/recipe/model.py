@@ -140,7 +140,7 @@ class Recipe:
     :mod:`mergesafe.engine.plan.precision`. ``folder`` is what relative model paths fall back to.
     ``tune``: the section of :mod:`mergesafe.tune.section.sections`, of which a merge makes no use.
     ``slices`` are in place of ``models``. ``outer``: parameters that count where ``parameters``
-    give no value.
+    give no value. ``references``: models that are read beside the inputs, by the method's names.
     """
 
     source: Path | None
@@ -163,6 +163,7 @@ class Recipe:
     outer: Mapping[str, Setting] = field(default_factory=dict)
     output: OutputKind = "model"
     output_line: int | None = None
+    references: Mapping[str, ModelRef] = field(default_factory=dict)
 
     @property
     def method(self) -> MergeMethod:

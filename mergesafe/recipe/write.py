@@ -31,6 +31,9 @@ def _lines(recipe: Recipe) -> Iterator[str]:
     yield f"merge_method: {_text(recipe.merge_method)}"
     if recipe.base_model is not None:
         yield f"base_model: {_model(recipe.base_model)}"
+    if recipe.references:
+        yield "references:"
+        yield from (f"  {name}: {_model(ref)}" for name, ref in recipe.references.items())
     if recipe.slices:
         yield "slices:"
         for each in recipe.slices:

@@ -135,7 +135,8 @@ def files_read(recipe: RecipeLike) -> list[Path]:
     found = [] if loaded.source is None else [loaded.source]
     for each in section.data:
         found += [locate(path, loaded.folder) for path in (each.path, each.heldout) if path]
-    refs = [*loaded.inputs, *([] if loaded.base_model is None else [loaded.base_model])]
+    refs = [*loaded.inputs, *loaded.references.values()]
+    refs += [] if loaded.base_model is None else [loaded.base_model]
     folders = {place for ref in refs for place in ref.resolve(loaded.folder)}
     argument = section.judge.partition(":")[2]
     folders |= {Path(part).expanduser() for part in (argument, *argument.split("+")) if part}

@@ -62,6 +62,18 @@ def test_missing_base(family: Family, good: str) -> None:
     merge_refused(path, words=(f"{path}:1:", "ties needs a 'base_model'"))
 
 
+def test_missing_reference(family: Family) -> None:
+    one, two = family.experts
+    text = f"models: [{{model: {one}}}]\nmerge_method: resta\nreferences:\n  aligned: {two}\n"
+    path = write_recipe(family.folder / "recipe.yml", text)
+    merge_refused(path, words=(f"{path}:3:", "resta needs 'references: {unaligned: MODEL}'"))
+
+
+def test_unknown_reference(family: Family, good: str) -> None:
+    path = changed(family, good, "models:\n", f"references: {{safe: {family.base}}}\nmodels:\n")
+    merge_refused(path, words=(f"{path}:3:", "'safe'", "ties does not take; it takes none"))
+
+
 def test_missing_weight(family: Family, good: str) -> None:
     path = changed(family, good, "weight: 0.5, ", "")
     merge_refused(path, words=(f"{path}:4:", "'weight'", family.experts[0], "parameters"))

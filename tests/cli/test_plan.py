@@ -45,6 +45,7 @@ def test_fields(ties: Path, family: Family) -> None:
         "method": "ties",
         "base": str(family.base),
         "models": [str(expert) for expert in family.experts],
+        "references": {},
         "tensors": len(llama(0)),
         "copied_tensors": [],
         "parameters": SIZE // 2,

@@ -19,7 +19,7 @@ from mergesafe.engine.run import workers as stream
 
 from . import float64
 
-METHODS = ["linear", "slerp", "nearswap", "magmax", "passthrough", *FAMILY]
+METHODS = ["linear", "slerp", "nearswap", "magmax", "passthrough", "resta", *FAMILY]
 #: Around the block of reductions, and sizes that one or several tiles of it hold.
 EDGES = [1, 2, 15, 16, 17, 4095, 4096, 4097, 8191, 8192, 8193, 12289]
 ODD_NAMES = [
@@ -37,6 +37,9 @@ def content(method: str, models: list[Path], **keys: Any) -> dict[str, Any]:
         return recipe(method, models[1:2], models[0], parameters={"t": 0.4}, **keys)
     if method == "magmax":
         return recipe(method, models[1:], models[0], parameters={"lambda": 0.4}, **keys)
+    if method == "resta":
+        beside = {"aligned": str(models[1]), "unaligned": str(models[2])}
+        return recipe(method, models[:1], parameters={"gamma": 0.4}, references=beside, **keys)
     if method == "passthrough":
         return recipe(method, models[:1], each={"scale": 0.5}, **keys)
     each = [{"weight": w, **FAMILY.get(method, {})} for w in (0.6, 0.8)]

@@ -43,11 +43,14 @@ def content(method: str, family: Family) -> dict[str, Any]:
         return recipe(method, family.experts[:1], family.base, parameters={"t": 0.4})
     if method == "magmax":
         return recipe(method, family.experts, family.base, parameters={"lambda": 0.4})
+    if method == "resta":  # the first expert, which is broken, as a reference
+        beside = {"aligned": str(family.experts[0]), "unaligned": str(family.experts[1])}
+        return recipe(method, [family.base], parameters={"density": 0.6}, references=beside)
     base = family.base if method in FAMILY else None
     return recipe(method, family.experts, base, each=each)
 
 
-METHODS = ["linear", "slerp", "nearswap", "magmax", *FAMILY]
+METHODS = ["linear", "slerp", "nearswap", "magmax", "resta", *FAMILY]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -21,6 +21,7 @@ import torch
 from tiny import FAMILY, Tensors, llama, recipe, save, save_adapter
 
 import mergesafe
+from mergesafe.methods.registry import METHODS
 
 STORE = Path(__file__).with_name("catalogue.json")
 TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -108,6 +109,7 @@ class Case:
     all: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
 
 
 WEIGHTS = (0.7, -0.4, 1.3)
@@ -185,7 +187,7 @@ def _cases() -> dict[str, Case]:
             kept = "" if len(keys) == 1 else ", all cast"
             each = FAMILY.get(method, {})
             cases[f"{method} mixture{kept}"] = Case(method, experts, base, each, every, keys)
-    return cases | _selective_cases()
+    return cases | _selective_cases() | _safety_cases()
 
 
 def _selective_cases() -> dict[str, Case]:
@@ -214,17 +216,38 @@ def _selective_cases() -> dict[str, Case]:
     return cases
 
 
+def _safety_cases() -> dict[str, Case]:
+    cases: dict[str, Case] = {}
+    for kind in ("bf16", "f32", "moe", "large"):
+        beside = {"aligned": f"b-{kind}", "unaligned": f"base-{kind}"}
+        options = {"memory": "16MiB"} if kind == "large" else {}
+        for density in (1.0, 0.4):
+            shared = {"gamma": 0.6, "density": density}
+            cases[f"resta {kind} density {density}"] = Case(
+                "resta", (f"a-{kind}",), None, all=shared, options=options, references=beside
+            )
+        two = (f"a-{kind}", f"b-{kind}")
+        cases[f"merge_align {kind}"] = Case(
+            "merge_align", two, f"base-{kind}", {"gamma": 0.3}, options=options
+        )
+        cases[f"interpolate {kind}"] = Case(
+            "interpolate", two[:1], f"b-{kind}", all={"t": 0.3}, options=options
+        )
+    return cases
+
+
 CASES = _cases()
 
 
 def merge(case: Case, models: Mapping[str, str], out: Path) -> dict[str, str]:
     """Merge, and return eight digits of every output tensor, of its type and bytes."""
     each = [dict(case.each) for _ in case.experts]
-    if case.method not in ("slerp", "passthrough", "sce", "magmax"):
+    if any(p.name == "weight" for p in METHODS[case.method].parameters):
         each = [{**x, "weight": w} for x, w in zip(each, WEIGHTS, strict=False)]
     content = recipe(
         case.method, [models[x] for x in case.experts], case.base and models[case.base],
         each=each, parameters=dict(case.all), **case.keys,
+        references={name: models[x] for name, x in case.references.items()},
     )  # fmt: skip
     mergesafe.merge(content, out, **case.options)
     manifest = json.loads((out / "mergesafe-manifest.json").read_text())

@@ -431,3 +431,26 @@ def test_multislerp_of_directions_that_cancel(backend: str) -> None:
 def test_passthrough(backend: str) -> None:
     _check(methods.passthrough(torch.tensor(X1), backend=backend), X1)
     _check(methods.passthrough(torch.tensor(X1), scale=2.0, backend=backend), [4.0, 5.0, -6.0, 0.5])
+
+
+def test_resta(backend: str) -> None:
+    beside = {"aligned": torch.tensor([1.0, 0.5, -2.0]), "unaligned": torch.tensor([3.0, 0.5, 2.0])}
+    x = torch.tensor([1.0, 2.0, 3.0])
+    made = methods.resta(x, references=beside, gamma=0.5, backend=backend)
+    # 1 - 2 / 2, 2 + 0, 3 - 4 / 2
+    _check(made, [0.0, 2.0, 1.0])
+
+
+def test_merge_align(backend: str) -> None:
+    base, domain, aligned = ([1.0, 0.0], [3.0, 4.0], [-1.0, 2.0])
+    given = torch.tensor(base), [torch.tensor(domain), torch.tensor(aligned)]
+    # 1 + 2 / 2 - 2 / 2, 4 / 2 + 2 / 2
+    _check(methods.merge_align(*given, backend=backend), [1.0, 3.0])
+    # 1 + 2 - 2 / 4, 4 + 2 / 4
+    _check(methods.merge_align(*given, gamma=[1.0, 0.25], backend=backend), [2.5, 4.5])
+
+
+def test_interpolate(backend: str) -> None:
+    one, two = torch.tensor([1.0, -8.0]), torch.tensor([3.0, 0.0])
+    _check(methods.interpolate(one, two, backend=backend), [2.0, -4.0])
+    _check(methods.interpolate(one, two, t=0.25, backend=backend), [1.5, -6.0])

@@ -58,7 +58,7 @@ def _options(method: MergeMethod, count: int) -> dict[str, Any]:
 
 
 def _run(method: MergeMethod, experts: list[torch.Tensor], options: dict[str, Any]) -> torch.Tensor:
-    """Merged in float32; the same calibration for every expert."""
+    """Merged in float32; the same calibration for every expert, the base as every reference."""
     base = _base()
     inputs = [base, *experts] if method.inputs.base == "member" else experts
     separate = base if method.inputs.base in ("required", "optional") else None
@@ -66,8 +66,11 @@ def _run(method: MergeMethod, experts: list[torch.Tensor], options: dict[str, An
         c.name: [torch.ones(c.shape_for(SHAPE)) + torch.eye(*c.shape_for(SHAPE))] * len(inputs)
         for c in method.inputs.calibration
     }
-    name = "model.layers.0.mlp.up_proj.weight"
-    return run(method, inputs, separate, out_dtype=torch.float32, name=name, **beside, **options)
+    return run(
+        method, inputs, separate, out_dtype=torch.float32,
+        name="model.layers.0.mlp.up_proj.weight", **beside, **options,
+        references={each.name: base for each in method.inputs.references},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -38,6 +38,9 @@ def _call(method: MergeMethod, *tensors: torch.Tensor, **options: Any) -> torch.
         for c in method.inputs.calibration
         if c.shape == "same" or tensors[0].ndim == 2
     }
+    if method.inputs.references:
+        declared = [each.name for each in method.inputs.references]
+        options["references"] = {name: tensors[-1] * i for i, name in enumerate(declared)}
     named = {"name": "w"} | required | beside | options
     merged: torch.Tensor = getattr(methods, method.name)(*positional, **named)
     return merged
@@ -144,19 +147,20 @@ def test_seed_and_name_choose_the_mask() -> None:
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.random])
 def test_without_a_name_masks_differ_between_tensors(name: str) -> None:
     """Else all tensors of a size would lose the same elements."""
-    call = getattr(methods, name)
-    base = torch.zeros(4096)
+    method, base = METHODS[name], torch.zeros(4096)
+    weights = {"weight": 1.0} if any(p.name == "weight" for p in method.parameters) else {}
+    options = {"density": 0.5, "name": None, **weights}
     found = []
     for seed in range(3):
         expert = torch.randn(4096, generator=torch.Generator().manual_seed(seed))
-        merged = call(base, [expert], weight=1.0, density=0.5)
-        assert torch.equal(merged, call(base, [expert], weight=1.0, density=0.5))
+        merged = _call(method, base, expert, **options)
+        assert torch.equal(merged, _call(method, base, expert, **options))
         found.append(merged != 0)
     for one, two in ((0, 1), (0, 2), (1, 2)):
         same = (found[one] == found[two]).float().mean()
         assert 0.4 < same < 0.6  # six standard deviations of independent masks are 0.05
     with pytest.raises(ArgumentError, match="by the tensor's name in its model, got name=7"):
-        call(X, [Y], weight=1.0, density=0.5, name=7)
+        _call(method, X, Y, **{**options, "name": 7})
     assert methods.ties(X, [Y], weight=1.0, density=0.5).shape == X.shape
 
 

@@ -53,7 +53,7 @@ def test_every_independent_mistake_in_line_order(tmp_path: Path):
         "write {model: {path: ...}, lora: {path: ...}}",
         "7: ties needs 'weight' of model 'b'; set it under 'parameters'",
         "10: 'normalize' must be true or false, got the number 3",
-        "11: ties has no parameter 't' (taken by slerp, nearswap)",
+        "11: ties has no parameter 't' (taken by slerp, nearswap, interpolate)",
         "12: 'tokenizer_source: union' is known to mergekit, not supported by this version; use "
         "'base' or name a model whose tokenizer fits all inputs",
     ]

@@ -38,10 +38,12 @@ def tensors(count: int) -> list[torch.Tensor]:
 def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]:
     """A tensor of a merge by ``method``, with every coefficient that has a gradient.
 
-    The inputs come as the plan has them, calibration last.
+    The inputs come as the plan has them, references and then calibration last.
     """
     declared = ms.methods.registry.get_method(method)  # type: ignore[attr-defined]
     count = min(2, declared.inputs.most or 2) - (declared.inputs.base == "member")
+    if declared.inputs.base == "none" and declared.inputs.most == 1:
+        count = 0  # the one model is the first of the inputs
     inputs = tensors(count)
     paths = [save(folder / str(i), {NAME: x}) for i, x in enumerate(inputs)]
     each = {"weight": 0.6, **OPTIONS.get(method, {})}
@@ -54,9 +56,14 @@ def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]
         content = recipe(method, paths, paths[0], each=each, parameters=shared)
     else:
         content = recipe(method, paths[1:], paths[0], each=each, parameters=shared)
+    merged = list(inputs)
+    for reference in declared.inputs.references:
+        inputs.append(torch.randn(SHAPE, generator=torch.Generator().manual_seed(len(inputs))))
+        beside = save(folder / reference.name, {NAME: inputs[-1]})
+        content.setdefault("references", {})[reference.name] = str(beside)
     for number, each in enumerate(declared.inputs.calibration):
         assert declared.inputs.base == "none"
-        for entry, x in zip(content["models"], list(inputs), strict=True):
+        for entry, x in zip(content["models"], merged, strict=True):
             drawn = torch.rand(SHAPE, generator=torch.Generator().manual_seed(len(inputs)))
             inputs.append(drawn if each.shape == "same" else drawn.T @ drawn)
             assert each.shape_for(tuple(x.shape)) == inputs[-1].shape

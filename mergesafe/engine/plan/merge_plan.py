@@ -142,8 +142,9 @@ def make_plan(
         settings = check_settings(chosen, opened)
         outline = outline_of_models(recipe, opened, chosen)
     models, reference = outline.models, outline.reference
+    merged = models[: len(models) - len(recipe.references)]
     names = [output.name for output in outline.outputs]
-    precision = Precision(recipe, models)
+    precision = Precision(recipe, merged)
     tokenizer = _tokenizer_model(recipe, reference, models)
     carried = tuple(companions_of(reference, tokenizer))
     states = states_of(carried)
@@ -164,7 +165,7 @@ def make_plan(
             f"{'leave out trim_scope: model, or ' * scoped}list whole models under 'models'",
             source=recipe.source, line=recipe.slices[0].line,
         )  # fmt: skip
-    beside = companion_warnings(reference, tokenizer, models, carried)
+    beside = companion_warnings(reference, tokenizer, merged, carried)
     config = _output_config(outline, tokenizer, tasks, tokens)
     warnings = [
         *recipe.warnings,
@@ -226,6 +227,7 @@ def _task(
     copied = not output.is_merged
     by_factors = recipe.method.inputs.adapters and not copied
     calibration = {} if copied else output.calibration()
+    references = output.beside
     uncast = copied or precision.keeps(name, sources)
     out_dtype = dtype if uncast else (recipe.plain_dtype or recipe.dtype or dtype)
     if recipe.encoded_dtype is not None and not uncast and name in encodable:
@@ -237,15 +239,18 @@ def _task(
         base=recipe.separate_base is not None,
         matrix=is_matrix(name, shape), calibration=tuple(calibration),
         model_numel=model_numel, adapters=deltas_of(sources) if by_factors else (),
+        references=tuple(each.name for each in recipe.method.inputs.references),
     )  # fmt: skip
     planned = None if copied else planned_of(recipe, settings, context)
     cast = None if uncast else recipe.dtype
     beside: tuple[Operand, ...] = ()
     if planned is not None and isinstance(planned.combination, TileFunction):
         beside = tuple(operand for each in calibration.values() for operand in each)
+    else:
+        references = ()
     task = TensorTask(
-        context, (*sources, *beside), recipe.method, settings, out_dtype, cast, copied, planned,
-        beside=len(beside),
+        context, (*sources, *references, *beside), recipe.method, settings, out_dtype, cast, copied,
+        planned, beside=len(beside), references=len(references),
     )  # fmt: skip
     return with_factors(task) if by_factors else task
 

@@ -75,6 +75,8 @@ class TensorTask:
     #: How many of the sources, the last ones, are calibration of the inputs, or factors of
     #: adapters.
     beside: int = 0
+    #: How many of the sources before those are of models that are read beside the inputs.
+    references: int = 0
     factors: FactorNames | None = None
     #: Of the method's inputs those that are read (engine/plan/unused.py); None for all. Without a
     #: single one, the base is the only source.
@@ -193,12 +195,12 @@ class TensorTask:
 
     def cast_of(self, source: int) -> str | None:
         """The type that a source is rounded to at load: calibration is taken as it is."""
-        return self.cast if source < len(self.members) else None
+        return self.cast if source < len(self.sources) - self.beside else None
 
     @property
     def members(self) -> tuple[Operand, ...]:
-        """The sources that are tensors of models."""
-        return self.sources[: len(self.sources) - self.beside]
+        """The sources that are merged, a separate base first."""
+        return self.sources[: len(self.sources) - self.beside - self.references]
 
     @property
     def ranked(self) -> bool:

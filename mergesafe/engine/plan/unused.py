@@ -44,11 +44,11 @@ def _reduced(task: TensorTask) -> TensorTask:
     used = used_inputs(method, task.context, task.settings)
     if used is None:
         return task
-    # without all inputs no function of tiles is called, which calibration would be for
+    # without all inputs no function of tiles is called, which what lies beside them would be for
     first = task.sources[:1] if task.context.base else ()
     sources = (*first, *(task.sources[len(first) + i] for i in used))
     planned = dry_run(method, task.context, task.settings, used=used)
-    return replace(task, sources=sources, planned=planned, used=used, beside=0)
+    return replace(task, sources=sources, planned=planned, used=used, beside=0, references=0)
 
 
 def _left_out(before: TensorTask, after: TensorTask) -> list[Operand]:

@@ -202,8 +202,9 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
         version=__version__,
         warnings=warnings,
         notes=made.notes,
-        beside=[place.path for model in made.models
-                for place in recipe.calibration(model.ref).values()],
+        beside=[place for model in made.models
+                for ref in (model.ref, *recipe.calibration(model.ref).values())
+                for place in (ref.path, ref.adapter) if place is not None],
         library="peft" if made.adapter else "transformers",
     )  # fmt: skip
     folder.add_file("README.md", card)

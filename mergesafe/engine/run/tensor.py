@@ -87,11 +87,11 @@ class TensorMerge:
             combine = self._statistics()
         size, made = SIZES[self.task.out_dtype], self.task.made_dtype
         address, view = self._out
-        calibrated = isinstance(combine, TileFunction)
+        beside = isinstance(combine, TileFunction)
         chosen = list(self.operands(combine.of))
-        if calibrated:
+        if beside:
             chosen += range(len(self.task.members), len(self.task.sources))
-        for begin, count, inputs in self.tiles(calibrated=calibrated):
+        for begin, count, inputs in self.tiles(beside=beside):
             self._begin_tile(begin)
             for at, n, pieces in self.pieces(inputs, count):
                 first, total, rows = self._whole_rows(begin + at, n, pieces)
@@ -216,15 +216,15 @@ class TensorMerge:
         return range(first, len(self.task.members))
 
     def tiles(
-        self, *, planned: bool = True, calibrated: bool = False
+        self, *, planned: bool = True, beside: bool = False
     ) -> Iterator[tuple[int, int, list[Buffer]]]:
         """(first element, count, inputs) of every tile, read unless resident already.
 
-        ``planned``: whether reading counts as progress. ``calibrated``: with the calibration of
-        the inputs, which comes last.
+        ``planned``: whether reading counts as progress. ``beside``: with references and
+        calibration, which come after the inputs.
         """
         self._planned = planned
-        wanted = len(self.task.sources if calibrated else self.task.members)
+        wanted = len(self.task.sources if beside else self.task.members)
         if self._resident is not None:
             left = range(len(self._resident), wanted)
             self._resident += self._read_all(left, 0, self.task.numel)

@@ -73,6 +73,7 @@ def _planned(method: MergeMethod, shape: tuple[int, ...]) -> Planned:
         calibration=tuple(c.name for c in method.inputs.calibration if matrix or c.shape == "same"),
         model_numel=1000 * numel,
         adapters=(LowRankDelta(RANK, 1.0),) * count if method.inputs.adapters and matrix else (),
+        references=tuple(each.name for each in method.inputs.references),
     )  # fmt: skip
     values = {p: example_value(p) for p in method.parameters}
     shared = {p.name: value for p, value in values.items() if p.scope == "global"}

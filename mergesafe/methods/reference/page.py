@@ -63,6 +63,7 @@ def as_dict(method: MergeMethod) -> dict[str, Any]:
         "least": takes.least,
         "most": takes.most,
         "calibration": [asdict(each) for each in takes.calibration],
+        "references": [asdict(each) for each in takes.references],
         "parameters": [_as_dict(each) for each in method.parameters],
         "exact": method.exact,
         "random": method.random,
@@ -85,6 +86,7 @@ def needs(takes: Inputs) -> str:
     noun = "adapter" if takes.adapters else "model"
     noun += "s" * (not least == most == 1)
     beside = "".join(f", {each.name} of each" for each in takes.calibration)
+    beside += "".join(f", {each.name} as reference" for each in takes.references)
     return f"{base.get(takes.base, '')}{few} {noun}{beside}"
 
 
@@ -132,12 +134,16 @@ def _facts(method: MergeMethod) -> list[tuple[str, str]]:
         ("Calibration", f"[`{each.name}`](../recipes.md#calibration) of every model: {each.help}")
         for each in takes.calibration
     ]
+    facts += [
+        ("Reference", f"[`{each.name}`](../recipes.md#references): {each.help}")
+        for each in takes.references
+    ]
     if matrix.statistics or vector.statistics:
         asked = dict.fromkeys(matrix.statistics + vector.statistics)
         facts.append(("Asks for", ", ".join(asked)))
     facts += _of_kinds("Reads", _reads(matrix), _reads(vector))
     count = model_count(method)
-    facts += _of_kinds("In memory", _held(matrix, count), _held(vector, count))
+    facts += _of_kinds("Held together", _held(matrix, count), _held(vector, count))
     facts.append(("Exactness", _EXACT[method.exact]))
     if method.random:
         facts.append(("Random", "masks depend on `--seed`, tensor, expert and position alone"))
@@ -148,7 +154,7 @@ def _of_kinds(title: str, matrix: str, vector: str) -> list[tuple[str, str]]:
     """What is said of a layer's matrices and of other tensors, once where it is the same."""
     if matrix == vector:
         return [(title, matrix)]
-    return [(title, f"matrices of layers: {matrix}; other tensors: {vector}")]
+    return [(f"{title}, matrices of layers", matrix), (f"{title}, other tensors", vector)]
 
 
 def _reads(cost: Cost) -> str:

@@ -22,6 +22,9 @@ def recipe_of(method: MergeMethod) -> str:
         lines.append("base_model: ./base")
     given = [p for p in method.parameters if p.required or p.example is not None]
     each = [f"{p.name}: {_text(example_value(p))}" for p in given if p.scope != "global"]
+    if takes.references:
+        lines.append("references:")
+        lines += [f"  {each.name}: ./{each.name}" for each in takes.references]
     lines.append("models:")
     for name in names:
         place = f"./base+./{name}-adapter" if takes.adapters else f"./{name}"

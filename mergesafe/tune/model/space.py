@@ -232,8 +232,8 @@ def filled(settings: Settings, values: Mapping[str, torch.Tensor]) -> Settings:
 
 def has_task_vectors(task: TensorTask) -> bool:
     """Whether the tensor's inputs are more than one stored tensor under several names."""
-    first = task.sources[0]
-    return any(s.view.lora is not None or s.view != first.view for s in task.members)
+    first, *others = task.sources[: len(task.members) + task.references]
+    return first.view.lora is not None or any(s.view != first.view for s in others)
 
 
 def _is_tuned(task: TensorTask) -> bool:

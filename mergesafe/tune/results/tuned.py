@@ -60,6 +60,7 @@ def relocated(recipe: Recipe, folder: Path) -> Recipe:
             )
             for entry in recipe.models
         ),
+        references={name: moved(ref) for name, ref in recipe.references.items()},
         tokenizer_source=None if source is None else named.get(source, source),
     )
 

@@ -1,1 +1,0 @@
-"""All merge methods on the demo's three experts: skill, refusals, over-refusal, cost."""
