@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -12,6 +12,9 @@ from mergesafe.errors import ArgumentError
 from mergesafe.methods.contract import BrokenContractError, raised
 from mergesafe.methods.low_rank import LowRank, LowRankDelta
 from mergesafe.methods.spec import MergeMethod, Settings, TensorContext
+
+#: :func:`mergesafe.ops.methods.run`, which is given since it takes methods of adapters, too.
+Run: TypeAlias = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,12 @@ class FactorGroup:
     tensor: TensorContext
     inputs: tuple[Pair | None, ...]
     scales: tuple[float, ...]
+    run: Run
 
     def merged(
         self, method: MergeMethod, matrices: Sequence[torch.Tensor], settings: Settings
     ) -> torch.Tensor:
         """What ``method`` makes of one small float32 matrix for each input, from a base of 0."""
-        from mergesafe.ops.methods import run  # which takes methods of adapters, too
-
         given: dict[str, Any] = {
             each.name: settings.shared[each.name]
             if each.scope == "global"
@@ -46,11 +48,13 @@ class FactorGroup:
             for each in method.parameters
         }
         base = torch.zeros_like(matrices[0])
-        return run(method, matrices, base, name=self.tensor.name, seed=self.tensor.seed, **given)
+        return self.run(
+            method, matrices, base, name=self.tensor.name, seed=self.tensor.seed, **given
+        )
 
 
 def merged_factors(
-    how: LowRank, tensor: TensorContext, factors: Sequence[torch.Tensor]
+    how: LowRank, tensor: TensorContext, factors: Sequence[torch.Tensor], run: Run
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """B [m, rank] and A [rank, n] in float32.
 
@@ -77,7 +81,7 @@ def merged_factors(
     name = getattr(how.function, "__qualname__", repr(how.function))
     expected = f"float32 tensors of the shapes {[rows, how.rank]} and {[how.rank, columns]}"
     try:
-        b, a = how.function(FactorGroup(tensor, tuple(pairs), scales), how.settings)
+        b, a = how.function(FactorGroup(tensor, tuple(pairs), scales, run), how.settings)
     except BrokenContractError:
         raise
     except Exception as error:
@@ -91,7 +95,7 @@ def merged_factors(
 
 
 def apply_low_rank(
-    how: LowRank, tensor: TensorContext, operands: Sequence[torch.Tensor]
+    how: LowRank, tensor: TensorContext, operands: Sequence[torch.Tensor], run: Run
 ) -> torch.Tensor:
     """``base + B A``, or without a separate base A and then B; 1-D, float32.
 
@@ -100,68 +104,10 @@ def apply_low_rank(
     base, factors = (operands[0], operands[1:]) if tensor.base else (None, operands)
     if not how.rank:
         return operands[0] if base is not None else operands[0].new_zeros(0)
-    b, a = merged_factors(how, tensor, factors)
+    b, a = merged_factors(how, tensor, factors, run)
     if base is None:
         return torch.cat([a.reshape(-1), b.reshape(-1)])
     return torch.addmm(base.view(tensor.shape), b, a).view(-1)
-
-
-def merge_adapters(
-    method: MergeMethod | str,
-    adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
-    *,
-    name: str = "",
-    seed: int = 0,
-    **parameters: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Merge LoRA adapters of one weight [m, n] into one.
-
-    Args:
-        method: one that takes adapters: ``core_space``, ``core_space(ties)``, ...
-        adapters: B [m, rank] and A [rank, n] of each, the scale (alpha / r) multiplied into one of
-            them; None for an adapter that does not change this weight. Float32, float16, bfloat16.
-        name, seed: choose the random masks of a method that draws some.
-        parameters: those of the method in parentheses, as in a recipe.
-
-    Returns:
-        B [m, r] and A [r, n] in float32, with r = min(sum of the ranks, m, n).
-
-    Raises:
-        ArgumentError: the method takes no adapters, or their shapes do not belong together.
-    """
-    from mergesafe.methods.registry import get_method
-    from mergesafe.ops.methods import settings_of
-
-    if isinstance(method, str):
-        method = get_method(method)
-    if not method.inputs.adapters:
-        raise ArgumentError(
-            f"{method.name} does not merge adapters; expected core_space or core_space(METHOD)"
-        )
-    tensor = context_of(adapters, name, seed)
-    settings = settings_of(method, len(adapters), parameters)
-    how = _declared(method, tensor, settings)
-    return merged_factors(how, tensor, factors_of(adapters))
-
-
-def run_adapters(
-    method: MergeMethod,
-    adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
-    base: torch.Tensor,
-    name: str,
-    seed: int,
-    parameters: Mapping[str, Any],
-) -> torch.Tensor:
-    """``base`` with what :func:`merge_adapters` makes of the adapters, in float32."""
-    if base.dim() != 2:
-        raise ArgumentError(f"base has shape {list(base.shape)}; adapters are of matrices")
-    b, a = merge_adapters(method, adapters, name=name, seed=seed, **parameters)
-    if (len(b), a.shape[1]) != tuple(base.shape):
-        raise ArgumentError(
-            f"base has shape {list(base.shape)}, but the adapters are of a weight of "
-            f"{[len(b), a.shape[1]]}"
-        )
-    return torch.addmm(base.float(), b, a)
 
 
 def context_of(
@@ -204,11 +150,3 @@ def factors_of(
 ) -> list[torch.Tensor]:
     """A and B of each, as :func:`merged_factors` takes them."""
     return [x.detach().float().contiguous() for p in adapters if p is not None for x in p[::-1]]
-
-
-def _declared(method: MergeMethod, tensor: TensorContext, settings: Settings) -> LowRank:
-    from mergesafe.methods.driver import dry_run
-
-    how = dry_run(method, tensor, settings).combination
-    assert isinstance(how, LowRank)  # of what takes adapters, checked in the driver
-    return how

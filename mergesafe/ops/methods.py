@@ -10,14 +10,15 @@ import torch
 
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.methods.contract import BrokenContractError
-from mergesafe.methods.driver import broken, steps, used_inputs
+from mergesafe.methods.driver import broken, dry_run, steps, used_inputs
+from mergesafe.methods.low_rank import LowRank
 from mergesafe.methods.reference.docstring import paragraphs_of
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
 from mergesafe.ops import arguments
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.beside import calibration_of, references_of
-from mergesafe.ops.factors import run_adapters
+from mergesafe.ops.factors import context_of, factors_of, merged_factors
 from mergesafe.ops.statistics import combine, drive
 
 #: Options of every method, besides its parameters.
@@ -26,7 +27,7 @@ OPTIONS = {"name": None, "seed": 0, "out_dtype": None, "backend": "auto"}
 
 def run(
     method: MergeMethod | str,
-    inputs: Sequence[torch.Tensor],
+    inputs: Sequence[Any],
     base: torch.Tensor | None = None,
     *,
     name: str | None = None,
@@ -60,7 +61,7 @@ def run(
     _check_count(method, len(named), base)
     if method.inputs.adapters:
         assert base is not None  # every such method requires it
-        made = run_adapters(method, cast(Any, inputs), base, name or "", seed, parameters)
+        made = _onto(base, merge_adapters(method, inputs, name=name or "", seed=seed, **parameters))
         return made.to(base.dtype if out_dtype is None else out_dtype)
     checked = arguments.operands(named if base is None else [("base", base), *named], backend)
     tensors = checked.tensors if base is None else checked.tensors[1:]
@@ -89,6 +90,52 @@ def run(
     except BrokenContractError as error:
         raise broken(method, context, error) from error.__cause__
     return merged.view(checked.shape)
+
+
+def merge_adapters(
+    method: MergeMethod | str,
+    adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+    *,
+    name: str = "",
+    seed: int = 0,
+    **parameters: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Merge LoRA adapters of one weight [m, n] into one.
+
+    Args:
+        method: one that takes adapters: ``core_space``, ``core_space(ties)``, ...
+        adapters: B [m, rank] and A [rank, n] of each, the scale (alpha / r) multiplied into one of
+            them; None for an adapter that does not change this weight. Float32, float16, bfloat16.
+        name, seed: choose the random masks of a method that draws some.
+        parameters: those of the method in parentheses, as in a recipe.
+
+    Returns:
+        B [m, r] and A [r, n] in float32, with r = min(sum of the ranks, m, n).
+
+    Raises:
+        ArgumentError: the method takes no adapters, or their shapes do not belong together.
+    """
+    if isinstance(method, str):
+        method = get_method(method)
+    if not method.inputs.adapters:
+        raise ArgumentError(
+            f"{method.name} does not merge adapters; expected core_space or core_space(METHOD)"
+        )
+    tensor = context_of(adapters, name, seed)
+    how = dry_run(method, tensor, settings_of(method, len(adapters), parameters)).combination
+    assert isinstance(how, LowRank)  # of what takes adapters, which the driver has checked
+    return merged_factors(how, tensor, factors_of(adapters), run)
+
+
+def _onto(base: torch.Tensor, factors: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """``base + B A`` in float32."""
+    b, a = factors
+    if base.shape != (len(b), a.shape[1]):
+        raise ArgumentError(
+            f"base has shape {list(base.shape)}, but the adapters are of a weight of "
+            f"{[len(b), a.shape[1]]}"
+        )
+    return torch.addmm(base.float(), b, a)
 
 
 def _check_count(method: MergeMethod, count: int, base: torch.Tensor | None) -> None:

@@ -12,10 +12,8 @@ import torch
 
 from mergesafe.methods.combinations import Dense, TileFunction, Unit
 from mergesafe.methods.contract import BrokenContractError, raised
-from mergesafe.methods.low_rank import LowRank
 from mergesafe.methods.spec import Sparsify, TensorContext
 from mergesafe.ops.backends.elementary import keep_mask, pick
-from mergesafe.ops.factors import apply_low_rank
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,6 @@ def apply(
     Raises:
         BrokenContractError: the function raised an error, or returned what it must not.
     """
-    if isinstance(combination, LowRank):
-        return apply_low_rank(combination, tensor, operands)
     tile = _tile(combination.unit, tensor, operands, begin)
     if isinstance(combination, Dense):
         made = direction(combination, tile, prepared(combination, tile)) * combination.scale

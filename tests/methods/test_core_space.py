@@ -9,8 +9,7 @@ import torch
 
 from mergesafe.errors import ArgumentError
 from mergesafe.methods.registry import METHODS, file_digest, get_method
-from mergesafe.ops.factors import merge_adapters
-from mergesafe.ops.methods import run
+from mergesafe.ops.methods import merge_adapters, run
 
 from .truth import merged
 

@@ -10,6 +10,7 @@ from mergesafe.methods.spec import (
     Combination,
     DeltaNorms,
     Fused,
+    LowRank,
     MergeSelected,
     MergeTaskVectors,
     RankMask,
@@ -217,13 +218,19 @@ class TensorKernels:
         tensor: TensorContext,
         begin: int,
     ) -> int:
+        from mergesafe.ops.factors import apply_low_rank
+        from mergesafe.ops.methods import run
         from mergesafe.ops.tiles import apply
 
         if self._torch.get_num_threads() != self.threads:  # each worker has threads of its own
             self._torch.set_num_threads(self.threads)
         with self._torch.no_grad():
             try:
-                merged = apply(how, tensor, [self._tensor(x).float() for x in inputs], begin)
+                given = [self._tensor(x).float() for x in inputs]
+                if isinstance(how, LowRank):
+                    merged = apply_low_rank(how, tensor, given, run)
+                else:
+                    merged = apply(how, tensor, given, begin)
             except BrokenContractError as error:
                 raise TileError(error, self._flags(inputs)) from error
             target = self._target(out).copy_(merged)
