@@ -19,7 +19,9 @@ from mergesafe.methods.statistics import Statistic
 
 T = TypeVar("T")
 
-_STATISTICS: Final = "KthMagnitude, ModelKthMagnitude, DeltaNorms, Gram, ScoreThreshold, ScoreNorms"
+_STATISTICS: Final = (
+    "KthMagnitude, ModelKthMagnitude, DeltaNorms, Gram, ScoreThreshold, ScoreNorms, KthScore"
+)
 _COMBINATIONS: Final = (
     "a WeightedSum, MergeTaskVectors, MergeSelected, Fused, TileFunction or Dense"
 )

@@ -19,6 +19,7 @@ from typing import Any, Final
 from mergesafe.errors import ArgumentError, MethodError, did_you_mean
 from mergesafe.methods.contract import raised
 from mergesafe.methods.declaration import check_declaration
+from mergesafe.methods.definitions.arcee_fusion import ArceeFusion
 from mergesafe.methods.definitions.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from mergesafe.methods.definitions.cart import Cart
 from mergesafe.methods.definitions.consensus import Consensus
@@ -62,6 +63,7 @@ METHODS: dict[str, MergeMethod] = {
         Fisher(), RegMean(),
         CoreSpace(TaskArithmetic(), CORE_SPACE),
         MergeAlign(), Interpolate(), Resta(),
+        ArceeFusion(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

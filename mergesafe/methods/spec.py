@@ -26,6 +26,7 @@ from mergesafe.methods.combinations import (
     WeightedSum,
 )
 from mergesafe.methods.contract import OperandSet, Scope
+from mergesafe.methods.kth_score import KthScore
 from mergesafe.methods.low_rank import LowRank, LowRankDelta
 from mergesafe.methods.masks import KEEP_ALL, KEEP_NONE, RankMask, Sparsify
 from mergesafe.methods.statistics import (
@@ -40,10 +41,11 @@ from mergesafe.methods.statistics import (
 
 __all__ = [
     "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Calibration", "Combination", "DeltaNorms",
-    "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "LowRank", "LowRankDelta",
-    "Merge", "MergeMethod", "MergeSelected", "MergeTaskVectors", "ModelKthMagnitude", "OperandSet",
-    "Parameter", "RankMask", "Reference", "Scalar", "ScoreNorms", "ScoreThreshold", "Settings",
-    "Sparsify", "Statistic", "TensorContext", "TileFunction", "Unit", "WeightedSum",
+    "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "KthScore", "LowRank",
+    "LowRankDelta", "Merge", "MergeMethod", "MergeSelected", "MergeTaskVectors",
+    "ModelKthMagnitude", "OperandSet", "Parameter", "RankMask", "Reference", "Scalar",
+    "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify", "Statistic", "TensorContext",
+    "TileFunction", "Unit", "WeightedSum",
 ]  # fmt: skip
 
 Scalar: TypeAlias = bool | int | float | str

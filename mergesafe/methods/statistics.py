@@ -19,7 +19,7 @@ NORMS: Final = ("l1", "l2", "linf")
 #: Bits above those of every score, NaN included.
 NO_SCORE: Final = 0x7FFFFFFF
 #: Bits of the float32 infinity; those of NaN are above.
-_INFINITY: Final = 0x7F800000
+INFINITY: Final = 0x7F800000
 
 
 class Statistic(ABC):
@@ -59,6 +59,11 @@ class Statistic(ABC):
         """How many magnitudes are selected, each of which takes storage and counts."""
         return 0
 
+    @property
+    def count_number(self) -> int:
+        """How many counts of 65,536 numbers are kept at a time where a tensor is streamed."""
+        return self.rank_count
+
     def passes(self, *, selects: bool) -> int:
         """How often a tensor that does not fit is read; ``selects``: selections take one pass."""
         return 1
@@ -74,7 +79,7 @@ class KthMagnitude(Statistic):
     def check(self, scope: Scope) -> None:
         scope.check_base("KthMagnitude")
         for rank in self.ranks:
-            if not _is_rank(rank, scope.inputs, scope.numel):
+            if not is_rank(rank, scope.inputs, scope.numel):
                 raise BrokenContractError(
                     f"merge() asked for the k-th magnitude of {rank!r}",
                     f"pairs (expert, k) with an expert in [0, {scope.inputs - 1}] and a k in "
@@ -85,7 +90,7 @@ class KthMagnitude(Statistic):
         return [0] * len(self.ranks)
 
     def is_finite(self, answer: Iterable[int]) -> bool:
-        return all(bits < _INFINITY for bits in answer)
+        return all(bits < INFINITY for bits in answer)
 
     def narrowed(self, used: Used) -> KthMagnitude | None:
         places = {index: place for place, index in enumerate(used.indices)}
@@ -128,7 +133,7 @@ class ModelKthMagnitude(Statistic):
     def check(self, scope: Scope) -> None:
         scope.check_base("ModelKthMagnitude")
         for rank in self.ranks:
-            if not _is_rank(rank, scope.inputs, scope.model_numel):
+            if not is_rank(rank, scope.inputs, scope.model_numel):
                 raise BrokenContractError(
                     f"merge() asked for the k-th magnitude of the model for {rank!r}",
                     f"pairs (expert, k) with an expert in [0, {scope.inputs - 1}] and a k in "
@@ -139,7 +144,7 @@ class ModelKthMagnitude(Statistic):
         return [0] * len(self.ranks)
 
     def is_finite(self, answer: Iterable[int]) -> bool:
-        return all(bits < _INFINITY for bits in answer)
+        return all(bits < INFINITY for bits in answer)
 
     def narrowed(self, used: Used) -> ModelKthMagnitude | None:
         raise BrokenContractError(
@@ -245,7 +250,7 @@ class ScoreThreshold(Statistic):
         return 0
 
     def is_finite(self, answer: int) -> bool:
-        return answer == NO_SCORE or answer < _INFINITY
+        return answer == NO_SCORE or answer < INFINITY
 
     def narrowed(self, used: Used) -> ScoreThreshold | None:
         return self if used.indices else None
@@ -322,7 +327,8 @@ def spread(small: Sequence[Sequence[float]], used: Sequence[int], count: int) ->
     return matrix
 
 
-def _is_rank(rank: Any, inputs: int, numel: int) -> bool:
+def is_rank(rank: Any, inputs: int, numel: int) -> bool:
+    """Whether this is a pair (number of one of ``inputs``, k) with a k in [1, ``numel``]."""
     return (
         isinstance(rank, tuple)
         and len(rank) == 2

@@ -83,8 +83,9 @@ def run(
     used = used_inputs(method, context, settings)
     if used is not None:
         tensors = [tensors[i] for i in used]
-    how = drive(steps(method, context, settings, used=used), runner, flat_base, tensors)
+    asked = steps(method, context, settings, used=used)
     try:
+        how = drive(asked, runner, flat_base, tensors, context)
         numbers = [*references.values(), *(x for each in beside.values() for x in each)]
         merged = combine(how, runner, context, flat_base, tensors, dtype, numbers)
     except BrokenContractError as error:

@@ -17,6 +17,7 @@ from mergesafe.methods.spec import (
     Fused,
     Gram,
     KthMagnitude,
+    KthScore,
     MergeSelected,
     MergeTaskVectors,
     ModelKthMagnitude,
@@ -46,9 +47,13 @@ def drive(
     backend: Backend,
     base: torch.Tensor | None,
     inputs: Sequence[torch.Tensor],
+    tensor: TensorContext | None = None,
 ) -> T:
-    """Runs the generator to its return value, answering every request it yields."""
-    return driver.drive(steps, lambda request: answer(request, backend, base, inputs))
+    """Runs the generator to its return value, answering every request it yields.
+
+    ``tensor``: as for :func:`answer`.
+    """
+    return driver.drive(steps, lambda request: answer(request, backend, base, inputs, tensor))
 
 
 def drive_many(
@@ -110,8 +115,15 @@ def answer(
     backend: Backend,
     base: torch.Tensor | None,
     inputs: Sequence[torch.Tensor],
+    tensor: TensorContext | None = None,
 ) -> Any:
-    """The scalars of one request: bits, (norm, norm of kept) pairs, or a matrix as nested lists."""
+    """The scalars of one request: bits, (norm, norm of kept) pairs, or a matrix as nested lists.
+
+    ``tensor``: what is known about it, which functions that compute scores are given.
+    """
+    if isinstance(request, KthScore):
+        assert tensor is not None  # for methods that ask for scores
+        return _kth_score(request, backend, tensor, base, inputs)
     return _ANSWERS[type(request)](request, backend, base, inputs)
 
 
@@ -119,6 +131,21 @@ def _kth(
     request: KthMagnitude | ModelKthMagnitude, backend: Backend, base: Base, inputs: Tensors
 ) -> list[int]:
     return backend.kth_magnitude(_there(base), inputs, request.ranks)
+
+
+def _kth_score(
+    request: KthScore, backend: Backend, tensor: TensorContext, base: Base, inputs: Tensors
+) -> list[int]:
+    found: dict[tuple[int, int], int] = {}
+    for number, score in enumerate(request.scores):
+        ks = sorted({k for wanted, k in request.ranks if wanted == number})
+        if not ks:
+            continue
+        values = combine(score, backend, tensor, base, inputs, torch.float32)
+        zeros = torch.zeros_like(values, dtype=torch.bfloat16)
+        bits = backend.kth_magnitude(zeros, [values], [(0, k) for k in ks])
+        found |= {(number, k): each for k, each in zip(ks, bits, strict=True)}
+    return [found[rank] for rank in request.ranks]
 
 
 def _norms(

@@ -46,11 +46,13 @@ def content(method: str, family: Family) -> dict[str, Any]:
     if method == "resta":  # the first expert, which is broken, as a reference
         beside = {"aligned": str(family.experts[0]), "unaligned": str(family.experts[1])}
         return recipe(method, [family.base], parameters={"density": 0.6}, references=beside)
+    if method == "arcee_fusion":
+        return recipe(method, family.experts[:1], family.base)
     base = family.base if method in FAMILY else None
     return recipe(method, family.experts, base, each=each)
 
 
-METHODS = ["linear", "slerp", "nearswap", "magmax", "resta", *FAMILY]
+METHODS = ["linear", "slerp", "nearswap", "magmax", "arcee_fusion", "resta", *FAMILY]
 
 
 @pytest.mark.parametrize("method", METHODS)

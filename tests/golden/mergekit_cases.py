@@ -109,6 +109,7 @@ CASES = {
     "nearswap all": Case("nearswap", {"t": 10.0}, inputs=2),
     "nearswap nothing": Case("nearswap", {"t": 0.0}, inputs=2),
     "nearswap bf16": Case("nearswap", {"t": 0.0625}, inputs=2, dtype=torch.bfloat16),
+    "arcee fusion": Case("arcee_fusion", inputs=2),
     "linear bf16": Case("linear", {"weight": [0.5, 0.25, 0.125, 0.125]}, dtype=torch.bfloat16),
     "task arithmetic bf16": Case("task_arithmetic", {"weight": EXACT}, dtype=torch.bfloat16),
     "ties bf16": Case("ties", {"weight": EXACT, "density": 0.3}, dtype=torch.bfloat16),

@@ -137,6 +137,8 @@ CASES = {
     ),
     "multislerp": Case("multislerp", each(weight=(0.6, RISING, FILTERS))),
     "multislerp no base": Case("multislerp", each(weight=(0.6, 0.3, 0.4)), base=False),
+    "arcee fusion": Case("arcee_fusion", {"one": {}}),
+    "arcee fusion base listed": Case("arcee_fusion", {"base": {}, "two": {}}),
     "karcher": Case("karcher", {name: {} for name in MODELS[1:]}, base=False),
     "model stock": Case("model_stock", {name: {} for name in MODELS[1:]}),
     "passthrough": Case("passthrough", {"one": {}}, base=False),

@@ -212,6 +212,13 @@ def _selective_cases() -> dict[str, Case]:
         "della", large, "base-large", SELECTIVE["della"][0], options={"seed": 1}
     )
     cases["della count"] = Case("della", each=SELECTIVE["della"][0], all={"elect": "count"})
+    for kind in TYPES:
+        cases[f"arcee_fusion {kind}"] = Case("arcee_fusion", (f"a-{kind}",), f"base-{kind}")
+    cases["arcee_fusion mixed types"] = Case("arcee_fusion", ("b-f16",))
+    cases["arcee_fusion streamed"] = Case(
+        "arcee_fusion", ("a-large",), "base-large", options={"memory": "16MiB"}
+    )
+    cases["arcee_fusion mixture"] = Case("arcee_fusion", ("a-moe",), "base-moe")
     cases["sce all"] = Case("sce", all={"select_topk": 1.0})
     return cases
 

@@ -9,7 +9,7 @@ with weights 1 and 0.5 where there are two task vectors.
 
 from __future__ import annotations
 
-from math import sqrt
+from math import log, sqrt
 from typing import Any
 
 import pytest
@@ -354,6 +354,29 @@ def test_task_vectors_by_tile_functions(
     assert getattr(methods, method)(base, experts, **parameters, backend=backend).tolist() == (
         expected
     )
+
+
+@pytest.mark.parametrize(
+    ("base", "x", "expected"),
+    [
+        # One row: its divergence orders nothing. |d1| = 0.25 0.5 1 2 in order; elements 0, 1 and 2
+        # of these are the quartiles: 0.5 + 1.5 (1 - 0.25) = 1.625 keeps 2.
+        ([BASE], [X1], [[1.0, 2.0, -3.0, 0.0]]),
+        # From 1/2, 1/2 to 3/4, 1/4: divergence 3/4 ln 3/2 + 1/4 ln 1/2 = 0.131, times ln 3 = 0.144.
+        # To 0.119, 0.881: 0.328, times 2 = 0.656. Importance 0 0 0.144 0.656: 0 + 1.5 * 0.144 keeps
+        # 2.
+        ([[0.0, 0.0], [0.0, 0.0]], [[log(3), 0.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 2.0]]),
+        # To 0.231, 0.769: 0.152, times 1.2 = 0.182 is less than 0.216
+        ([[0.0, 0.0], [0.0, 0.0]], [[log(3), 0.0], [0.0, 1.2]], [[0.0, 0.0], [0.0, 0.0]]),
+        # A shift of a row changes no distribution: importance 0 0 0 0.144, and 0 keeps all
+        ([[0.0, 0.0], [0.0, 0.0]], [[2.0, 0.0], [3.0, 3.0]], [[2.0, 0.0], [3.0, 3.0]]),
+    ],
+)
+def test_arcee_fusion(
+    base: list[list[float]], x: list[list[float]], expected: list[list[float]], backend: str
+) -> None:
+    made = methods.arcee_fusion(torch.tensor(base), [torch.tensor(x)], backend=backend)
+    assert made.tolist() == torch.tensor(expected).tolist()
 
 
 RIGHT, UP = [3.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]

@@ -43,6 +43,8 @@ def merged(
         deltas = torch.stack([x - wide[0] for x in wide[1:]])
         largest = deltas.abs().argmax(0, keepdim=True)
         return wide[0] + parameters.get("lambda", 1.0) * deltas.gather(0, largest)[0]
+    if method == "arcee_fusion":
+        return _arcee_fusion(wide[0], wide[1])
     if method == "iso_c":
         return _iso_c(wide[0], wide[1:], parameters)
     return _task_vectors(method, wide[0], wide[1:], parameters)
@@ -139,6 +141,14 @@ def _model_stock(base: torch.Tensor, wide: list[torch.Tensor], rows: bool) -> to
     cosine = torch.stack(pairs).mean(0).unsqueeze(-1)
     t = n * cosine / (1 + (n - 1) * cosine)
     return t * torch.stack(wide).mean(0) + (1 - t) * base
+
+
+def _arcee_fusion(base: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    p, q = x.softmax(-1) + 1e-8, base.softmax(-1) + 1e-8
+    importance = (x - base).abs() * (p * (p / q).log()).sum(-1, keepdim=True)
+    ordered = importance.flatten().sort().values
+    first, median, third = (ordered[int(q * (len(ordered) - 1))] for q in (0.25, 0.5, 0.75))
+    return torch.where(importance >= median + 1.5 * (third - first), x, base)
 
 
 def _iso_c(

@@ -12,6 +12,8 @@ from mergesafe.checkpoint.output.layout import OutputTensor
 from mergesafe.dtypes import ENCODED_NAMES, SIZES
 from mergesafe.methods.driver import Planned
 from mergesafe.methods.spec import (
+    Combination,
+    KthScore,
     MergeMethod,
     MergeTaskVectors,
     ModelKthMagnitude,
@@ -159,13 +161,16 @@ class TensorTask:
     @property
     def unit(self) -> Unit:
         """What must be in memory together."""
-        unit = Unit.ELEMENT if self.planned is None else self.planned.combination.unit
-        return Unit.ROW if unit is Unit.ELEMENT and self.encoding is not None else unit
+        units = {how.unit for how in self._made}
+        if self.encoding is not None:
+            units.add(Unit.ROW)
+        widest = Unit.GROUP, Unit.MATRIX, Unit.ROW
+        return next((unit for unit in widest if unit in units), Unit.ELEMENT)
 
     @cached_property
     def scratch_bytes(self) -> float:
         """Bytes for each element of a piece that a function of tiles takes besides the buffers."""
-        scratch = 0.0 if self.planned is None else self.planned.combination.scratch
+        scratch = max((how.scratch for how in self._made), default=0.0)
         if self.unit is Unit.GROUP:
             # the base in float32, and with what is added; both may be copies
             whole = 3.0 * len(self.members) + 1
@@ -209,9 +214,25 @@ class TensorTask:
         return isinstance(how, MergeTaskVectors) and bool(how.ranked)
 
     @property
-    def scored(self) -> bool:
-        """Whether elements are selected by a score, which later passes need again."""
-        return any(isinstance(each, ScoreThreshold) for each in self.statistics)
+    def score_count(self) -> int:
+        """How many scores of each element select, which later passes need again."""
+        counts = [len(s.scores) for s in self.statistics if isinstance(s, KthScore)]
+        counts += [1 for s in self.statistics if isinstance(s, ScoreThreshold)]
+        return max(counts, default=0)
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes for each element of a piece of scores by functions, and of zeros beside them."""
+        counts = [len(s.scores) for s in self.statistics if isinstance(s, KthScore)]
+        return 4 * max(counts) + 2 if counts else 0
+
+    @cached_property
+    def _made(self) -> tuple[Combination, ...]:
+        """What is computed of pieces of the operands: scores, and the output."""
+        if self.planned is None:
+            return ()
+        asked = (s for s in self.statistics if isinstance(s, KthScore))
+        return (*(score for s in asked for score in s.scores), self.planned.combination)
 
     @cached_property
     def stored_bytes(self) -> int:

@@ -55,7 +55,7 @@ class Tiling:
     ``select``: bytes in which a selection over several tiles samples and collects, per rank; 0
     where histograms decide. ``again``: it is read again for every pass, which is cheaper than to
     keep it. ``row``: elements of a row where tiles and pieces end within rows, so that each is read
-    and merged with the rest of its first and its last row; else 0. ``scores``: bytes in which the
+    and merged with the rest of its first and its last row; else 0. ``scores``: bytes in which all
     scores of a tensor that stays are kept. ``masks``: whether masks
     by rank are kept of a tensor that does not stay.
     """
@@ -104,7 +104,9 @@ def task_layout(
     out_size = SIZES[task.out_dtype] + task.scratch_bytes
     if task.encoding is not None:  # what is encoded lies beside what that becomes
         out_size += SIZES[task.made_dtype]
+    out_size += task.piece_bytes
     areas = sum(max(2, source.view.areas) for source in task.sources)
+    areas += task.score_count + 1 if task.piece_bytes else 0
     if task.ranked:  # masks
         areas += len(task.sources)
     fixed = task.fixed_bytes + ALIGNMENT * ((2 if task.encoding is None else 3) + areas)
@@ -119,7 +121,7 @@ def task_layout(
         nbytes = whole + aligned(int((out_tile + 2 * row) * out_size))
         again = nbytes > sizes.kept and _cheap_to_reread(task)
         if nbytes <= budget and not again:
-            scores = aligned(4 * task.numel) if selects and task.scored else 0
+            scores = task.score_count * aligned(4 * task.numel) if selects else 0
             scores = scores if nbytes + scores <= budget else 0
             return Tiling(task.numel, out_tile, nbytes + scores, used, row=row, scores=scores)
         if task.unit.is_whole:
@@ -289,4 +291,4 @@ def select_bytes(task: TensorTask, threads: int) -> int:
 
 def histogram_bytes(task: TensorTask) -> int:
     """Counts of the task's largest streamed selection, per kernel thread."""
-    return HISTOGRAM_BYTES * rank_count(task)
+    return HISTOGRAM_BYTES * max((s.count_number for s in task.statistics), default=0)

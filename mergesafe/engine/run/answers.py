@@ -16,9 +16,11 @@ from mergesafe.engine.plan.tiling import SAMPLE_RUN, Tiling, sample_positions
 from mergesafe.engine.run.kernels import Buffer, Kernels
 from mergesafe.engine.run.trace import Lap
 from mergesafe.methods.spec import (
+    Combination,
     DeltaNorms,
     Gram,
     KthMagnitude,
+    KthScore,
     ModelKthMagnitude,
     OperandSet,
     RankMask,
@@ -52,6 +54,11 @@ class Tensor(Protocol):
         self, inputs: Sequence[Buffer], masks: Sequence[RankMask], n: int, begin: int
     ) -> Sequence[Buffer]:
         """The base, then the experts without what masks by rank drop; flags are reported."""
+
+    def scored(
+        self, inputs: Sequence[Buffer], scores: Sequence[Combination], n: int, begin: int
+    ) -> Sequence[Buffer]:
+        """Zeros, then what functions of the method make of a piece; flags are reported."""
 
     def scores(self, begin: int, count: int) -> Array | None:
         """Memory for the scores of these elements, where they are kept."""
@@ -201,6 +208,36 @@ def _score_threshold(request: ScoreThreshold, tensor: Tensor) -> int:
     return threshold_of(request.share, count)
 
 
+def _kth_score(request: KthScore, tensor: Tensor) -> list[int]:
+    """Counts of the high 16 bits of every score, then of the low 15 bits of those that begin like
+    one that is asked for.
+    """
+    wanted = sorted({score for score, _ in request.ranks})
+    high = dict(zip(wanted, _counted(request, wanted, [], tensor), strict=True))
+    begins = {rank: bin_of(high[rank[0]], rank[1]) for rank in request.ranks}
+    alike = sorted({(score, prefix) for (score, _), (prefix, _) in begins.items()})
+    scores, prefixes = [score for score, _ in alike], [prefix for _, prefix in alike]
+    low = dict(zip(alike, _counted(request, scores, prefixes, tensor), strict=True))
+    return [
+        prefix << extension.low_bits | bin_of(low[score, prefix], rest)[0]
+        for (score, _), (prefix, rest) in ((rank, begins[rank]) for rank in request.ranks)
+    ]
+
+
+def _counted(
+    request: KthScore, scores: Sequence[int], prefixes: list[int], tensor: Tensor
+) -> list[Sequence[int]]:
+    """The counts of these scores, which may come again, in one pass over the tensor."""
+    bins = extension.histogram_bins
+    counts = (ctypes.c_int64 * (bins * len(scores)))()
+    for begin, count, inputs in tensor.tiles():
+        for at, n, parts in tensor.pieces(inputs, count):
+            zeros, *found = tensor.scored(parts, request.scores, n, begin + at)
+            tensor.kernels.histogram([zeros, *(found[i] for i in scores)], prefixes, counts, n)
+            tensor.lap("statistics", begin + at, _bytes(parts))
+    return [counts[i * bins : (i + 1) * bins] for i in range(len(scores))]
+
+
 def _score_norms(request: ScoreNorms, tensor: Tensor) -> list[float]:
     totals = [0.0] * (len(tensor.task.members) - 1)
     for begin, n, inputs in tensor.tiles():
@@ -214,7 +251,8 @@ def _score_norms(request: ScoreNorms, tensor: Tensor) -> list[float]:
 
 #: By type of statistic; :mod:`mergesafe.ops.statistics` has the table for tensors in memory.
 ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
-    KthMagnitude: _kth, ModelKthMagnitude: _of_model, DeltaNorms: _norms, Gram: _gram,
+    KthMagnitude: _kth, ModelKthMagnitude: _of_model, KthScore: _kth_score,
+    DeltaNorms: _norms, Gram: _gram,
     ScoreThreshold: _score_threshold, ScoreNorms: _score_norms,
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ from mergesafe.engine.run.encoded import EncodedRows
 from mergesafe.engine.run.kernels import OUTPUT_FLAG, Buffer, Kernels, TileError, flagged
 from mergesafe.engine.run.ranks import RankedExperts
 from mergesafe.engine.run.results import Results
+from mergesafe.engine.run.scores import PieceScores
 from mergesafe.engine.run.trace import Lap, no_lap
 from mergesafe.methods.contract import OperandSet
 from mergesafe.methods.driver import broken, drive, steps
@@ -72,8 +73,9 @@ class TensorMerge:
         ]
         self._fetched = [0] * len(self._views)
         self.storage = memory.take(layout.select * rank_count(task))[0] if layout.select else 0
-        self._scores = memory.take(layout.scores)[0] if layout.scores else 0
+        self._scores = memory.take(layout.scores) if layout.scores else None
         self._ranks: RankedExperts | None = None
+        self._piece_scores: PieceScores | None = None
         self._resident: list[Buffer] | None = None
         #: What was read last, and its first element.
         self._read_last: tuple[int, list[Buffer]] = 0, []
@@ -151,9 +153,27 @@ class TensorMerge:
         self.check(flags)
         return left
 
+    def scored(
+        self, inputs: Sequence[Buffer], scores: Sequence[Combination], n: int, begin: int
+    ) -> Sequence[Buffer]:
+        """Zeros, then the scores of elements [begin, begin + n); flags are reported."""
+        if self._piece_scores is None:
+            self._piece_scores = PieceScores(
+                self.task, self.layout, self.memory, self._scores, self.kernels
+            )
+        _, _, rows = self._whole_rows(begin, n, inputs)
+        chosen = range(len(self.task.members))
+
+        def compute(how: Combination, out: Buffer, first: int, total: int) -> int:
+            return self._combine(list(rows), how, out, total, first, chosen)
+
+        flags, found = self._piece_scores.find(scores, begin, n, compute)
+        self.check(flags, chosen)
+        return found
+
     def scores(self, begin: int, count: int) -> Array | None:
         """Memory for the scores of these elements, where they are kept."""
-        return Array(self._scores + 4 * begin, count) if self._scores else None
+        return None if self._scores is None else Array(self._scores[0] + 4 * begin, count)
 
     def _begin_tile(self, begin: int) -> None:
         # What is read as a whole, as factors of adapters, is counted with the first tile.

@@ -154,12 +154,16 @@ class TensorFunction:
                 base = flat[0] if self.first else None
                 backend = get_backend("auto", flat[0].device)
                 with torch.no_grad():
-                    self._answers[request] = answer(request, backend, base, flat[self.first :])
+                    self._answers[request] = answer(
+                        request, backend, base, flat[self.first :], self.task.context
+                    )
             asked[request] = self._answers[request]
             return asked[request]
 
         try:
             how = drive(steps(self.method, self.task.context, settings), found)
+        except BrokenContractError as error:  # of a function that computes scores
+            raise broken(self.method, self.task.context, error) from error.__cause__
         except ArgumentError as error:
             raise PointError(
                 f"{error}. While tuning, bounds that exclude such coefficients avoid this"
