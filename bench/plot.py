@@ -120,6 +120,42 @@ def plot_paper(path: Path) -> Path:
     return _save(figure, path)
 
 
+def plot_methods(path: Path) -> Path:
+    """Refusals against skill, a point a method, untuned and tuned, joined where there are both."""
+    from statistics import mean
+
+    rows = read(path)
+    figure, axes = _subplots(figsize=(9, 7))
+
+    def point(case: str) -> tuple[float, float] | None:
+        own = [row for row in rows if row["case"] == case]
+        if not own:
+            return None
+        skills = [50 * (float(r["domain.sorting"]) + float(r["domain.arithmetic"])) for r in own]
+        return mean(skills), mean(100 * float(row["refusal_rate"]) for row in own)
+
+    colours = {"parent": FLOOR, "untuned": THEIRS, "gradient": OURS}
+    for case in dict.fromkeys(row["case"] for row in rows):
+        name, kind = case.split("/")
+        if name == "parent":
+            name, kind = kind, name
+        at, before = point(case), point(f"{name}/untuned")
+        if at is None:
+            continue
+        axes.plot(*at, "o", color=colours[kind])
+        axes.annotate(name, at, xytext=(4, 4), textcoords="offset points", fontsize=7)
+        if kind == "gradient" and before is not None:
+            axes.plot(*zip(before, at, strict=True), color=OURS, alpha=0.2)
+    axes.set_xlabel("skill: mean of sorting and arithmetic, %")
+    axes.set_ylabel("unsafe questions refused, %")
+    seeds = len({row["seed"] for row in rows})
+    axes.set_title(
+        f"SmolLM2-135M, up to {seeds} seeds; orange: as published, blue: tuned by gradient",
+        fontsize=9,
+    )
+    return _save(figure, path)
+
+
 def _subplots(**options: Any) -> tuple[Figure, Any]:
     """matplotlib is imported here: tests use modules that only plot when they are run."""
     import matplotlib

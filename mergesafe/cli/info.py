@@ -78,7 +78,7 @@ def as_text(info: dict[str, Any]) -> str:
             status = "available" if problem is None else f"not available: {problem}"
             lines.append(f"backend          {name} on {device}: {status}")
     lines.append(f"default memory   {format_size(info['default_memory'])}")
-    lines.append("merge methods")
+    lines.append(f"merge methods    {len(info['methods'])}; mergesafe methods NAME shows one")
     lines += [f"  {name:<18} {paper}" for name, paper in info["methods"].items()]
     return "\n".join(lines)
 

@@ -40,7 +40,7 @@ def check_declaration(method: Any, path: str) -> None:
 
 def _problems(method: MergeMethod) -> Any:
     """(what is wrong, what is expected), the first of which counts."""
-    for name in ("title", "paper"):
+    for name in ("title", "paper", "use", "evidence", "deviations"):
         if not isinstance(getattr(method, name, None), str):
             yield f"{name} = {shown(getattr(method, name, None))}", "a text"
     inputs = method.inputs
@@ -99,6 +99,8 @@ def _parameter_problems(p: Parameter) -> Any:
             yield f"{what} {name} = {shown(bound)}", "None or a number"
     if not (p.required or _fits(p, p.default)):
         yield f"{what} default = {shown(p.default)}", f"a value of its kind, {p.kind}"
+    if not (p.example is None or _fits(p, p.example)):
+        yield f"{what} example = {shown(p.example)}", f"a value of its kind, {p.kind}"
 
 
 def _fits(p: Parameter, value: Any) -> bool:

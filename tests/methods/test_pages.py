@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from mergesafe.errors import MethodError
 from mergesafe.methods.authoring import Parameter, tile_method
+from mergesafe.methods.declaration import check_declaration
 from mergesafe.methods.reference.cost import costs_of
 from mergesafe.methods.reference.docstring import body_of, summary_of
 from mergesafe.methods.reference.page import as_dict, page_of
@@ -100,3 +102,18 @@ def test_a_method_without_a_docstring_has_that_of_its_module() -> None:
         return tile.base
 
     assert page_of(bare).startswith("# bare\n\n`bare`: Made from the declarations, up")
+
+
+def test_what_a_page_cannot_be_made_of_is_refused() -> None:
+    example = Parameter("share", "float", "", maximum=1.0, example=3.0)
+    halfway = tile_method(parameters=(example,))(lambda tile, settings: tile.inputs[0])
+    with pytest.raises(
+        MethodError, match=r"'share' with example = 3\.0, a float; expected a value"
+    ):
+        check_declaration(halfway, "own:halfway")
+
+    class Undescribed(type(METHODS["linear"])):  # type: ignore[misc]
+        use = None
+
+    with pytest.raises(MethodError, match="declares use = None; expected a text"):
+        check_declaration(Undescribed(), "own:Undescribed")

@@ -10,7 +10,7 @@ until ``|t| < tol`` or ``max_iter`` steps are made; ``out = mean of the |x_i| * 
 stays in the span of the models, so all of it happens in the coordinates of the N models, with
 angles and lengths from their Gram matrix in float64: however many steps there are, the tensors are
 read as often. Tensors whose norm is at most ``tol`` have no direction and count only for the
-length. There are no weights.
+length; where the directions cancel, the first stands for their mean. There are no weights.
 
 Paper: Wang, Ye and Yin, "Functionality-Oriented LLM Merging on the Fisher-Rao Manifold",
 https://arxiv.org/abs/2603.04972; the mean itself: Karcher, "Riemannian center of mass and mollifier

@@ -143,7 +143,7 @@ def _facts(method: MergeMethod) -> list[tuple[str, str]]:
         facts.append(("Asks for", ", ".join(asked)))
     facts += _of_kinds("Reads", _reads(matrix), _reads(vector))
     count = model_count(method)
-    facts += _of_kinds("Held together", _held(matrix, count), _held(vector, count))
+    facts += _of_kinds("In memory", _held(matrix, count), _held(vector, count))
     facts.append(("Exactness", _EXACT[method.exact]))
     if method.random:
         facts.append(("Random", "masks depend on `--seed`, tensor, expert and position alone"))
@@ -154,7 +154,7 @@ def _of_kinds(title: str, matrix: str, vector: str) -> list[tuple[str, str]]:
     """What is said of a layer's matrices and of other tensors, once where it is the same."""
     if matrix == vector:
         return [(title, matrix)]
-    return [(f"{title}, matrices of layers", matrix), (f"{title}, other tensors", vector)]
+    return [(title, f"matrices of layers: {matrix}; other tensors: {vector}")]
 
 
 def _reads(cost: Cost) -> str:

@@ -1,0 +1,1 @@
+"""All merge methods on the demo's three experts: skill, refusals, over-refusal, cost."""
