@@ -210,6 +210,8 @@ class MergeMethod(ABC):
     use: ClassVar[str] = ""
     evidence: ClassVar[str] = ""
     deviations: ClassVar[str] = ""
+    #: What the models are called in the recipe on that page, where each has a role of its own.
+    example_models: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:

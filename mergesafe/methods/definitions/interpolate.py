@@ -36,6 +36,7 @@ class Interpolate(MergeMethod):
             maximum=1.0, tunable=(0.0, 1.0), gradient=True,
         ),
     )  # fmt: skip
+    example_models = ("aligned", "fine-tuned")
     use = (
         "First, whenever fine-tuning cost an aligned model its alignment: no data, one number. "
         "Take the largest t whose refusals are still right."

@@ -42,18 +42,18 @@ class Linear(MergeMethod):
         Parameter("normalize", "bool", "divide by the sum of the weights", default=True),
     )  # fmt: skip
     use = (
-        "Fine-tunes of one base that are close to each other: several runs on the same data, or "
-        "an aligned model and its fine-tune. It needs no base model. For experts of different "
-        "tasks see [task_arithmetic](task_arithmetic.md)."
+        "Fine-tunes of one base that are close to each other, such as several runs on the same "
+        "data. It needs no base model. For experts of different tasks see "
+        "[task_arithmetic](task_arithmetic.md)."
     )
     evidence = (
-        "Interpolation between an aligned model and its fine-tune, which is `linear` with the "
-        "weights 1 - w and w, is the strongest simple baseline for keeping alignment ([arXiv "
-        "2412.19512](https://arxiv.org/abs/2412.19512)). In a study of safety-aware merging "
-        "([arXiv 2406.14563](https://arxiv.org/abs/2406.14563)) averages with weights by "
-        "LM-Cocktail's rule gave 74.4 % safe answers at 53.2 % domain accuracy with Mistral and "
-        "94.1 % at 74.0 % with Llama 3; TIES with weights found for both aims gave 78.1 % at "
-        "54.2 % and 96.0 % at 73.6 %."
+        "Interpolation between an aligned model and its fine-tune, which is `linear` of the "
+        "two, is the strongest simple baseline for keeping alignment: see "
+        "[interpolate](interpolate.md). In a study of safety-aware merging ([arXiv "
+        "2406.14563](https://arxiv.org/abs/2406.14563)) averages with weights by LM-Cocktail's "
+        "rule gave 74.4 % safe answers at 53.2 % domain accuracy with Mistral and 94.1 % at "
+        "74.0 % with Llama 3; TIES with weights found for both aims gave 78.1 % at 54.2 % and "
+        "96.0 % at 73.6 %."
     )
 
     def unused(self, settings: Settings) -> frozenset[int]:

@@ -37,6 +37,7 @@ class MergeAlign(MergeMethod):
             tunable=(-0.5, 1.5), gradient=True,
         ),
     )  # fmt: skip
+    example_models = ("domain", "aligned")
     use = (
         "To add an aligned model's behaviour to the expert of a domain where both were fine-tuned "
         "from the same base. More of one gamma is more of that model's."

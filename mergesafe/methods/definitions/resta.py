@@ -52,6 +52,7 @@ class Resta(MergeMethod):
         ),
     )  # fmt: skip
     random = True
+    example_models = ("fine-tuned",)
     use = (
         "To give a fine-tuned model back the alignment that it lost, without data, where an "
         "aligned model and the same model without alignment are at hand. Measure refusals and "

@@ -169,7 +169,9 @@ def _held(cost: Cost, count: int) -> str:
         "element": "any part of a tensor", "row": "whole rows", "matrix": "the whole tensor",
         "group": "the factors of all adapters, and where a model is written the whole tensor",
     }  # fmt: skip
-    values = f", and {cost.scratch:g} float32 values an element (with {count} models)"
+    values = (
+        f", and {cost.scratch:g} float32 values an element (with {count} model{'s' * (count > 1)})"
+    )
     if cost.unit is Unit.GROUP:
         values = f", and {cost.scratch:g} float32 values for each element of the factors"
     return unit[cost.unit.value] + values * (cost.scratch > 0)

@@ -14,7 +14,7 @@ NAMES: Final = ("math", "code", "chat", "law")
 def recipe_of(method: MergeMethod) -> str:
     """A recipe that says what it must, and what a user would set first."""
     takes = method.inputs
-    names = list(NAMES[: model_count(method)])
+    names = list(method.example_models or NAMES[: model_count(method)])
     lines = [f"merge_method: {method.name}"]
     if takes.base == "member":
         lines.append(f"base_model: ./{names.pop(0)}")
@@ -22,9 +22,6 @@ def recipe_of(method: MergeMethod) -> str:
         lines.append("base_model: ./base")
     given = [p for p in method.parameters if p.required or p.example is not None]
     each = [f"{p.name}: {_text(example_value(p))}" for p in given if p.scope != "global"]
-    if takes.references:
-        lines.append("references:")
-        lines += [f"  {each.name}: ./{each.name}" for each in takes.references]
     lines.append("models:")
     for name in names:
         place = f"./base+./{name}-adapter" if takes.adapters else f"./{name}"
@@ -34,6 +31,9 @@ def recipe_of(method: MergeMethod) -> str:
             lines.append(f"    calibration: {{{places}}}")
         if each:
             lines.append(f"    parameters: {{{', '.join(each)}}}")
+    if takes.references:
+        lines.append("references:")
+        lines += [f"  {each.name}: ./{each.name}" for each in takes.references]
     shared = [p for p in given if p.scope == "global"]
     if shared:
         lines.append("parameters:")
