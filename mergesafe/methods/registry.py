@@ -44,6 +44,8 @@ from mergesafe.methods.definitions.nuslerp import Nuslerp
 from mergesafe.methods.definitions.passthrough import Passthrough
 from mergesafe.methods.definitions.regmean import RegMean
 from mergesafe.methods.definitions.resta import Resta
+from mergesafe.methods.definitions.safe_lora import SafeLora
+from mergesafe.methods.definitions.safe_merge import SafeMerge
 from mergesafe.methods.definitions.sce import Sce
 from mergesafe.methods.definitions.slerp import Slerp
 from mergesafe.methods.definitions.star import Star
@@ -62,8 +64,8 @@ METHODS: dict[str, MergeMethod] = {
         TaskSingularVectors(), IsoC(), IsoCts(), Star(), SubspaceBoosting(), Cart(), MagMax(),
         Fisher(), RegMean(),
         CoreSpace(TaskArithmetic(), CORE_SPACE),
-        MergeAlign(), Interpolate(), Resta(),
         ArceeFusion(),
+        MergeAlign(), Interpolate(), Resta(), SafeLora(), SafeMerge(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

@@ -477,3 +477,38 @@ def test_interpolate(backend: str) -> None:
     one, two = torch.tensor([1.0, -8.0]), torch.tensor([3.0, 0.0])
     _check(methods.interpolate(one, two, backend=backend), [2.0, -4.0])
     _check(methods.interpolate(one, two, t=0.25, backend=backend), [1.5, -6.0])
+
+
+#: The base and its model without alignment: V is 2 in the first row and first column.
+ALIGNED, UNALIGNED = torch.zeros(2, 2), torch.tensor([[-2.0, 0.0], [0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        # V V^T / 2 is 2 in its first element: (3, 4) becomes (3, 0), times 2, at a cosine of 3 / 5
+        ({}, [[3.0, 0.0], [4.0, 0.0]]),
+        ({"threshold": 0.7}, [[6.0, 0.0], [0.0, 0.0]]),
+        ({"threshold": 0.7, "weight": 0.5}, [[3.0, 0.0], [0.0, 0.0]]),
+        # a projector keeps the length of what lies in its direction
+        ({"threshold": 0.7, "projector": "exact"}, [[3.0, 0.0], [0.0, 0.0]]),
+    ],
+)
+def test_safe_lora(parameters: dict[str, Any], expected: list[Any], backend: str) -> None:
+    expert = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
+    beside = {"unaligned": UNALIGNED}
+    made = methods.safe_lora(ALIGNED, [expert], references=beside, **parameters, backend=backend)
+    torch.testing.assert_close(made, torch.tensor(expected), rtol=1e-6, atol=1e-6)
+
+
+def test_safe_merge(backend: str) -> None:
+    expert = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
+    beside = {"unaligned": UNALIGNED, "safe": torch.tensor([[1.0, 10.0], [0.0, 0.0]])}
+
+    def made(**given: Any) -> torch.Tensor:
+        return methods.safe_merge(ALIGNED, [expert], references=beside, **given, backend=backend)
+
+    assert torch.equal(made(), expert)  # 3 / 5 is not below 0.35
+    # 0.8 * (3, 4) + 0.2 * (1, 0), and 0.2 * 10 beside it
+    mixed = torch.tensor([[2.6, 2.0], [3.2, 0.0]])
+    torch.testing.assert_close(made(threshold=0.7), mixed, rtol=1e-6, atol=1e-6)

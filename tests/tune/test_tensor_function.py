@@ -75,9 +75,9 @@ def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]
         )
     [task] = plan.tasks
     names = [p.name for p in declared.parameters if p.gradient and p.tunable]
-    bounds = dict.fromkeys(names, (-10.0, 10.0))
     low = {p.name: p.minimum for p in declared.parameters if p.minimum is not None}
-    bounds = {n: (low.get(n, -10.0), 1.0 if n in ("t", "shrink") else 10.0) for n in names}
+    high = {p.name: p.maximum for p in declared.parameters if p.maximum is not None}
+    bounds = {n: (low.get(n, -10.0), high.get(n, 10.0)) for n in names}
     space = CoefficientSpace(plan, "tensor", names, bounds)
     return TensorFunction(task, space), inputs
 

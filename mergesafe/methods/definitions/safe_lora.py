@@ -1,0 +1,85 @@
+"""Safe LoRA: task vectors that leave the directions of alignment are projected back on them.
+
+``base_model`` is the aligned model that was fine-tuned, b; the models are what was fine-tuned from
+it, full models or ``base+adapter``; the reference ``unaligned`` is the base without its alignment,
+such as the pretrained model under a chat model. Of every matrix of a layer, with ``V = b -
+unaligned`` and each task vector ``tau_i``::
+
+    C = V V^T / ||V||_F                                  projector: published
+    C = U_k U_k^T                                        projector: exact
+    tau'_i = C tau_i if cos(C tau_i, tau_i) <= threshold else tau_i
+    out = b + lambda * sum_i w_i tau'_i
+
+The cosine is that of all elements of the matrix. ``published`` is the authors' C, which is no
+projector (C C is not C): what it projects is also multiplied by a factor that depends on the length
+of V. ``exact`` is the projector on the k leading left singular vectors of V, the fewest that hold
+``energy`` of its squared norm. Where V is of full rank and ``energy`` is 1, that is the identity,
+and nothing is ever projected. Where V is 0, alignment changed nothing and the task vector stays.
+Tensors that are no matrices of layers get ``lambda * sum_i w_i tau_i``.
+
+Paper: Hsu et al., "Safe LoRA: the Silver Lining of Reducing Safety Risks when Fine-tuning Large
+Language Models", https://arxiv.org/abs/2405.16833
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergesafe.methods.definitions._safe_subspace import (
+    ENERGY,
+    LAMBDA,
+    PROJECTOR,
+    UNALIGNED,
+    WEIGHT,
+    of_matrices,
+    projections,
+)
+from mergesafe.methods.spec import (
+    Inputs,
+    Merge,
+    MergeMethod,
+    Parameter,
+    Settings,
+    TensorContext,
+)
+
+
+class SafeLora(MergeMethod):
+    name = "safe_lora"
+    title = "Safe LoRA"
+    paper = "https://arxiv.org/abs/2405.16833"
+    inputs = Inputs(base="required", references=(UNALIGNED,))
+    exact = "numerics"
+    parameters = (
+        WEIGHT,
+        Parameter(
+            "threshold", "float", "cosine up to which a task vector is projected", default=0.5,
+            minimum=-1.0, maximum=1.0, tunable=(0.0, 1.0),
+        ),
+        PROJECTOR,
+        ENERGY,
+        LAMBDA,
+    )  # fmt: skip
+    use = (
+        "Where fine-tuning cost an aligned model its alignment and the model under it, without "
+        "alignment, is at hand: no data. Matrices are taken whole. A threshold of 1 projects all "
+        "of them; lower it until the skill is back."
+    )
+    deviations = (
+        "The authors project the B of a LoRA adapter; here the whole task vector is projected, "
+        "which is the same product. Released code pairs layers by their order and rounds cosines "
+        "to five digits; here names pair them, and nothing is rounded."
+    )
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        return of_matrices(projected, tensor, settings)
+
+
+def projected(tile: Any, settings: Settings) -> Any:
+    """What is added to the base at a lambda of 1."""
+    total = 0.0
+    for weight, delta, found in projections(tile, settings):
+        leaves = found.cosine <= settings.shared["threshold"]
+        total = total + weight * (found.matrix if leaves else delta)
+    return total
