@@ -80,7 +80,8 @@ def test_a_method_of_ones_own_has_a_page() -> None:
     def halfway(tile: Any, settings: Any) -> Any:
         """Halfway: the base, and a share of what is added to it.
 
-        With ``t``, see :func:`mergesafe.merge` and https://example.org/a_b.
+        With ``t``, see :func:`mergesafe.merge`, :mod:`mergesafe.methods.definitions.ties` and
+        https://example.org/a_b.
 
             out = base + t
 
@@ -89,7 +90,10 @@ def test_a_method_of_ones_own_has_a_page() -> None:
 
     page = page_of(halfway)
     assert page.startswith("# halfway\n\n`halfway`: The base, and a share of what is added to it.")
-    assert "see `mergesafe.merge` and [example.org/a_b](https://example.org/a_b)." in page
+    assert (
+        "see `mergesafe.merge`, [ties](ties.md) and\n[example.org/a_b](https://example.org/a_b)."
+        in page
+    )
     assert "```text\nout = base + t\n```" in page
     assert r"| `share` | merge | required | numbers up to 1 | no | of \|x\| |" in page
     assert "  share: 0.25" in page

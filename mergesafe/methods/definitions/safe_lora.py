@@ -60,6 +60,7 @@ class SafeLora(MergeMethod):
         ENERGY,
         LAMBDA,
     )  # fmt: skip
+    example_models = ("fine-tuned",)
     use = (
         "Where fine-tuning cost an aligned model its alignment and the model under it, without "
         "alignment, is at hand: no data. Matrices are taken whole. A threshold of 1 projects all "

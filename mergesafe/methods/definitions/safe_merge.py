@@ -64,6 +64,7 @@ class SafeMerge(MergeMethod):
         ENERGY,
         LAMBDA,
     )  # fmt: skip
+    example_models = ("fine-tuned",)
     use = (
         "Where [Safe LoRA](safe_lora.md) costs too much of the skill, and safe answers to train "
         "on are at hand: below the threshold most of the task vector stays."

@@ -46,7 +46,7 @@ def costs_of(method: MergeMethod) -> tuple[Cost, Cost]:
 def model_count(method: MergeMethod) -> int:
     """Models in the example, a separate base not counted."""
     takes = method.inputs
-    return max(takes.least, min(MODELS, takes.most or MODELS))
+    return len(method.example_models) or max(takes.least, min(MODELS, takes.most or MODELS))
 
 
 def example_value(parameter: Parameter) -> Any:

@@ -16,6 +16,7 @@ _ARXIV: Final = re.compile(r"https://arxiv\.org/abs/(\S+)")
 #: ``Title: what the method does``, of which the page has the title elsewhere.
 _TITLE: Final = re.compile(r"[^:.]{1,60}: (?=\S)")
 _SOURCES: Final = ("Paper:", "Source:")
+_METHODS: Final = "mergesafe.methods.definitions."
 
 
 def summary_of(method: MergeMethod) -> str:
@@ -44,7 +45,7 @@ def paragraphs_of(method: MergeMethod) -> list[str]:
     module = _paragraphs(inspect.getdoc(sys.modules[written]) or "")
     if not own:
         found = [*map(_without_title, module[:1]), *module[1:]]
-    elif written.startswith("mergesafe.methods.definitions."):
+    elif written.startswith(_METHODS):
         found = [*map(_without_title, (*own[:1], *module[:1])), *module[1:], *own[1:]]
     else:
         found = [_without_title(own[0]), *own[1:]]
@@ -58,10 +59,16 @@ def _without_title(paragraph: str) -> str:
 
 def as_markdown(text: str) -> str:
     """reStructuredText of a paragraph as Markdown: code, roles, links."""
-    text = _ROLE.sub(lambda found: f"`{found[1]}`", text)
+    text = _ROLE.sub(lambda found: _role(found[1]), text)
     text = _CODE.sub(r"`\1`", text)
     text = _URL.sub(lambda found: link(found[0]), text)
     return f"{text[:-2]}:" if text.endswith("::") else text
+
+
+def _role(path: str) -> str:
+    """What a role names, as code; of another method, a link to its page."""
+    name = path.removeprefix(_METHODS)
+    return f"`{path}`" if name == path else f"[{name}]({name}.md)"
 
 
 def link(url: str) -> str:
