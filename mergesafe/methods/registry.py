@@ -19,6 +19,7 @@ from typing import Any, Final
 from mergesafe.errors import ArgumentError, MethodError, did_you_mean
 from mergesafe.methods.contract import raised
 from mergesafe.methods.declaration import check_declaration
+from mergesafe.methods.definitions.actmat import ActMat
 from mergesafe.methods.definitions.arcee_fusion import ArceeFusion
 from mergesafe.methods.definitions.breadcrumbs import Breadcrumbs, BreadcrumbsTies
 from mergesafe.methods.definitions.cart import Cart
@@ -53,6 +54,7 @@ from mergesafe.methods.definitions.subspace_boosting import SubspaceBoosting
 from mergesafe.methods.definitions.task_arithmetic import TaskArithmetic
 from mergesafe.methods.definitions.ties import Ties
 from mergesafe.methods.definitions.tsv import TaskSingularVectors
+from mergesafe.methods.definitions.wudi import Wudi
 from mergesafe.methods.spec import MergeMethod
 
 METHODS: dict[str, MergeMethod] = {
@@ -62,7 +64,7 @@ METHODS: dict[str, MergeMethod] = {
         TaskArithmetic(), Ties(), DareLinear(), DareTies(), Della(), DellaLinear(), Breadcrumbs(),
         BreadcrumbsTies(), Sce(), LocalizeStitch(), Consensus(), Emr(), ModelStock(),
         TaskSingularVectors(), IsoC(), IsoCts(), Star(), SubspaceBoosting(), Cart(), MagMax(),
-        Fisher(), RegMean(),
+        Wudi(), ActMat(), Fisher(), RegMean(),
         CoreSpace(TaskArithmetic(), CORE_SPACE),
         ArceeFusion(),
         MergeAlign(), Interpolate(), Resta(), SafeLora(), SafeMerge(),

@@ -169,9 +169,18 @@ def test_iso_c(deltas: list[Any], added: list[Any], backend: str) -> None:
         # the sum is 3  -1: with 3 three quarters are reached, so that 1 becomes 3
         ("subspace_boosting", {"beta": 0.75}, [[3.0, 1], [0, -2]], [3.0, -3]),
         ("subspace_boosting", {"beta": 0.8, "alpha": 0.5}, [[3.0, 1], [0, -2]], [1.5, -0.5]),
+        # C = diag(4, 0) and I, divided by 4 and 2: G = diag(1.5, 0.5), and the sum of the
+        # products diag(2, 0) and diag(0.5, 0.5)
+        ("wudi", {"ridge": 0.0}, [[2.0, 0], [1, 1]], [5 / 3, 1.0]),
+        # the mean of G's diagonal is 1, half of which is added to it
+        ("wudi", {"ridge": 0.5, "lambda_": 2.0}, [[2.0, 0], [1, 1]], [2.5, 1.0]),
+        # not divided: 8 + 1 of 4 + 1, and 1 of 1
+        ("actmat", {}, [[2.0, 0], [1, 1]], [9 / 5, 1.0]),
+        # nothing is known about the second direction
+        ("actmat", {}, [[2.0, 0], [1, 0]], [9 / 5, 0.0]),
     ],
 )
-def test_spectral_methods_on_diagonals(
+def test_matrix_methods_on_diagonals(
     method: str,
     parameters: dict[str, Any],
     diagonals: list[list[float]],

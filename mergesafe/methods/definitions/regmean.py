@@ -23,6 +23,7 @@ from typing import Any
 
 from mergesafe.errors import ArgumentError
 from mergesafe.methods.contract import BrokenContractError
+from mergesafe.methods.least_squares import NormalEquations
 from mergesafe.methods.spec import (
     Calibration,
     Dense,
@@ -95,26 +96,22 @@ def least_squares(tile: Any, settings: Settings) -> Any:
     import torch
 
     shrink, ridge = settings.shared["shrink"], settings.shared["ridge"]
-    products: Any = 0.0
-    grams: Any = 0.0
+    sums = NormalEquations()
     pairs = zip(settings.column("weight"), tile.inputs, tile.calibration["gram"], strict=True)
     for weight, matrix, gram in pairs:
         wide = gram.double()
         diagonal = wide.diagonal().clone()
         wide = wide * shrink
         wide.diagonal().copy_(diagonal + ridge * diagonal.mean())
-        grams = grams + weight * wide
-        products = products + weight * (matrix.double() @ wide)
-    if ridge and not grams.any():
+        sums.add(matrix, wide, weight)
+    if ridge and not sums.grams.any():
         weights = settings.column("weight")
         mean = sum(w * x.double() for w, x in zip(weights, tile.inputs, strict=True))
         averaged: torch.Tensor = (mean / sum(weights)).float()
         return averaged
-    factor, failed = torch.linalg.cholesky_ex(grams)
-    if failed:
-        raise BrokenContractError(
-            "the Gram matrices of regmean add up to a singular or indefinite one",
-            "sums of x x^T of activations that reach every column: calibrate with more data, or "
-            "give ridge or a shrink below 1",
-        )
-    return torch.cholesky_solve(products.mT, factor).mT.float()
+    singular = BrokenContractError(
+        "the Gram matrices of regmean add up to a singular or indefinite one",
+        "sums of x x^T of activations that reach every column: calibrate with more data, or give "
+        "ridge or a shrink below 1",
+    )
+    return sums.solved(singular)
