@@ -19,7 +19,7 @@ Run: TypeAlias = Callable[..., torch.Tensor]
 
 @dataclass(frozen=True)
 class Pair:
-    """The factors of one adapter in float32: b [m, rank] and a [rank, n]."""
+    """The factors of one adapter: b [m, rank] and a [rank, n]."""
 
     b: torch.Tensor
     a: torch.Tensor
@@ -65,6 +65,27 @@ def merged_factors(
         BrokenContractError: the function raised an error, or returned what it must not.
     """
     rows, columns = tensor.shape
+    pairs = pairs_of(tensor, factors)
+    scales = tuple(1.0 if each is None else each.scale for each in tensor.adapters)
+    name = getattr(how.function, "__qualname__", repr(how.function))
+    expected = f"float32 tensors of the shapes {[rows, how.rank]} and {[how.rank, columns]}"
+    try:
+        b, a = how.function(FactorGroup(tensor, pairs, scales, run), how.settings)
+    except BrokenContractError:
+        raise
+    except Exception as error:
+        raise BrokenContractError(f"{name}() raised {raised(error)}", expected) from error
+    for made, shape in ((b, (rows, how.rank)), (a, (how.rank, columns))):
+        if tuple(made.shape) != shape or made.dtype is not torch.float32:
+            raise BrokenContractError(
+                f"{name}() returned {made.dtype} of the shape {list(made.shape)}", expected
+            )
+    return b, a
+
+
+def pairs_of(tensor: TensorContext, factors: Sequence[torch.Tensor]) -> tuple[Pair | None, ...]:
+    """The factors of every input, from those that are there; see :func:`merged_factors`."""
+    rows, columns = tensor.shape
     given = iter(factors)
     pairs: list[Pair | None] = []
     for each in tensor.adapters:
@@ -77,21 +98,7 @@ def merged_factors(
         else:
             a, b = first.view(each.rank, columns), second.view(rows, each.rank)
         pairs.append(Pair(b, a))
-    scales = tuple(1.0 if each is None else each.scale for each in tensor.adapters)
-    name = getattr(how.function, "__qualname__", repr(how.function))
-    expected = f"float32 tensors of the shapes {[rows, how.rank]} and {[how.rank, columns]}"
-    try:
-        b, a = how.function(FactorGroup(tensor, tuple(pairs), scales, run), how.settings)
-    except BrokenContractError:
-        raise
-    except Exception as error:
-        raise BrokenContractError(f"{name}() raised {raised(error)}", expected) from error
-    for made, shape in ((b, (rows, how.rank)), (a, (how.rank, columns))):
-        if tuple(made.shape) != shape or made.dtype is not torch.float32:
-            raise BrokenContractError(
-                f"{name}() returned {made.dtype} of the shape {list(made.shape)}", expected
-            )
-    return b, a
+    return tuple(pairs)
 
 
 def apply_low_rank(

@@ -73,8 +73,7 @@ def apply(
     """What the combination makes of a run of elements that begins with number ``begin``.
 
     ``operands``: 1-D, float32: a separate base, the inputs, then what ``tensor.references`` names,
-    then what ``tensor.calibration`` names, one for each input; of a LowRank see
-    :func:`mergesafe.ops.factors.apply_low_rank`. The result is 1-D and float32.
+    then what ``tensor.calibration`` names, one for each input. The result is 1-D and float32.
 
     Raises:
         BrokenContractError: the function raised an error, or returned what it must not.

@@ -18,6 +18,7 @@ from mergesafe.errors import ArgumentError, BackendError, DeviceMemoryError, Mod
 from mergesafe.tune.data.batch import Batch, batches
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.model.space import CoefficientSpace
+from mergesafe.tune.results.tuned import tuned_text
 from tune.dense import DenseModel
 from tune.models import make_models, plan_of
 
@@ -164,3 +165,37 @@ def test_a_callers_no_grad_does_not_cost_the_gradient(untied: list[Path]) -> Non
         assert torch.equal(merged.loss_and_grad(batch, x)[1], expected)
     with pytest.raises(TuningError, match="no graph to the coefficients"):
         merged.gradient(x, lambda: torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("memory", [None, "16MiB"])
+@pytest.mark.parametrize("method", ["core_space", "core_space(ties)"])
+def test_weights_in_core_space_are_those_of_a_merge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, memory: str | None
+) -> None:
+    [base] = make_models(tmp_path, experts=0, dtype=torch.bfloat16)
+    matrices = {name: tensor.float() for name, tensor in tiny.read(base).items()}
+    adapters = [tiny.save_adapter(tmp_path / f"adapter{i}", matrices, i) for i in range(3)]
+    models = [base, *(f"{base}+{adapter}" for adapter in adapters)]
+    plan = plan_of(method, models, {"weight": 0.37}, out_dtype="float32")
+    space = CoefficientSpace(plan, "layer", ["weight"])
+    x = 0.2 + 0.6 * torch.rand(space.size, generator=torch.Generator().manual_seed(2)).double()
+    tuned = tmp_path / "tuned.yml"
+    tuned.write_text(tuned_text(plan.recipe, space, x, "Coefficients."))
+    merge(tuned, tmp_path / "out")
+    if memory is not None:
+        monkeypatch.setattr(
+            "mergesafe.tune.model.merged_model.resident_bytes", lambda task: 1 << 40
+        )
+    with MergedModel(plan, space, device="cpu", dtype="float32", memory=memory) as merged:
+        assert merged.streamed == (memory is not None)
+        with merged.using(x):
+            for name, tensor in tiny.read(tmp_path / "out").items():
+                # decompositions and products of torch, with other numbers of threads
+                assert torch.allclose(merged._weights[name].make(torch.float32), tensor, atol=1e-6)
+        with merged.expert(1):
+            answering = HfModel(f"{base}+{adapters[1]}", dtype="float32").model
+            for name, weight in merged._weights.items():
+                made = answering.get_parameter(name)
+                assert torch.allclose(weight.make(torch.float32), made, atol=1e-6), name
+        with pytest.raises(TuningError, match="search with cmaes"):
+            merged.gradient(x, lambda: torch.zeros(()))

@@ -232,6 +232,8 @@ def filled(settings: Settings, values: Mapping[str, torch.Tensor]) -> Settings:
 
 def has_task_vectors(task: TensorTask) -> bool:
     """Whether the tensor's inputs are more than one stored tensor under several names."""
+    if task.method.inputs.adapters:
+        return any(task.context.adapters)
     first, *others = task.sources[: len(task.members) + task.references]
     return first.view.lora is not None or any(s.view != first.view for s in others)
 

@@ -80,7 +80,7 @@ class MergedWeight:
             return inputs[0]
         if self.low_rank is not None:
             return self.low_rank.expert(inputs[0], self.choice)
-        return inputs[self.choice + self.combination.first]
+        return self.combination.expert(inputs, self.choice)
 
     def stored(self) -> torch.Tensor:
         """Of LoRA experts, the matrix that they share."""
