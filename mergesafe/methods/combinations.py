@@ -304,12 +304,18 @@ class Dense(TileFunction):
     ``prepare``: a function of the matrix alone whose result is ``matrix.prepared``; for what takes
     long and depends on no settings, such as a decomposition of each task vector. Tuning calls it
     once.
+
+    ``turns``: of task vectors ``P M_i Q^T``, where P and Q have orthonormal columns, the function
+    makes ``P f(M) Q^T`` if it makes ``f(M)`` of the M_i, and takes sizes from
+    ``matrix.tensor.shape``. Tuning then gives it small float64 matrices in place of task vectors of
+    low rank.
     """
 
     unit: Unit = Unit.MATRIX
     holds: float = DENSE_SCRATCH
     scale: float = 1.0
     prepare: Callable[[Any], Any] | None = None
+    turns: bool = False
 
     def check(self, scope: Scope, *, finite: bool) -> None:
         super().check(scope, finite=finite)

@@ -80,12 +80,12 @@ class IsoC(MergeMethod):
         yield from ()
         alpha, weights = settings.shared["alpha"], tuple(settings.column("weight"))
         if is_layer_matrix(tensor):
-            return Dense(isotropic, weights, scale=alpha, holds=12.0)
+            return Dense(isotropic, weights, scale=alpha, holds=12.0, turns=True)
         return mean_task_vector(tensor, alpha, weights)
 
 
 def isotropic(tile: Any, weights: Any) -> Any:
     """What is added to the base at an alpha of 1: ``mean(S) * U V^T`` of the sum's ``U S V^T``."""
-    shape = tile.base.shape
+    shape = tile.tensor.shape
     factor, values = polar_factor(sum_of_task_vectors(tile, weights), max(shape) * EPSILON)
     return (factor * (values.sum() / min(shape))).float()
