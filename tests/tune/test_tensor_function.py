@@ -88,7 +88,7 @@ def test_gradients_are_those_of_differences(method: str, chosen: bool, tmp_path:
     """Merged tensors are smooth in their coefficients but where signs change, which is rare."""
     function, inputs = made(method, tmp_path)
     rows = torch.tensor([3, 0, 20]) if chosen else None
-    size = len(function.space.index(NAME))
+    size = function.space.row_size
     row = torch.linspace(0.45, 0.75, size, dtype=torch.float64)
     slope = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
     slope = slope if rows is None else slope[rows]
@@ -110,7 +110,7 @@ def test_gradients_are_those_of_differences(method: str, chosen: bool, tmp_path:
 @pytest.mark.parametrize("method", [*WITH_GRADIENT, WRITTEN, WRITTEN_DENSE])
 def test_a_model_that_multiplies_in_bfloat16_changes_no_weight(method: str, tmp_path: Path) -> None:
     function, inputs = made(method, tmp_path)
-    size = len(function.space.index(NAME))
+    size = function.space.row_size
     row = torch.linspace(0.45, 0.75, size, dtype=torch.float64)
     expected = function.make(inputs, row, torch.float32)
     again, _ = made(method, tmp_path / "again")

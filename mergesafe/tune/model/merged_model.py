@@ -74,7 +74,7 @@ class MergedModel:
         self.module, self._small = make_skeleton(plan, self._weights, self.device)
         self._inputs = self._open_inputs([w.task for w in self._weights.values()], memory)
         self._tuned = [name for name, weight in self._weights.items() if weight.combination]
-        self._index = torch.stack([space.index(name) for name in self._tuned])
+        self._rows_of = space.rows_of(self._tuned)
         if self.streamed if recompute is None else recompute:
             recompute_layers(self.module)
         self._trail = Trail([name for name in self._weights if name not in self._small])
@@ -295,8 +295,8 @@ class MergedModel:
                 "inside at() and holding() the model has the coefficients that were given there, "
                 "and no gradient; leave the block first"
             )
-        numbers = x.detach().cpu()[self._index].unbind()
-        rows = x.to(self.device)[self._index.to(self.device)].unbind()
+        numbers = self._rows_of(x.detach().cpu()).unbind()
+        rows = self._rows_of(x.to(self.device)).unbind()
         before = [(weight, weight.numbers, weight.row) for weight in self._weights.values()]
         for name, number, row in zip(self._tuned, numbers, rows, strict=True):
             self._weights[name].numbers, self._weights[name].row = number, row

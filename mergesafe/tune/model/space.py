@@ -3,8 +3,11 @@
 A coefficient is a parameter of the merge method (``weight`` of an expert, ``t``, ``lambda``,
 ``density``) for one group of tensors. Groups follow the granularity: the whole model, blocks of
 layers, layers, or tensors; with blocks and layers, what lies outside the stack (embedding, final
-norm, ``lm_head``) forms groups of its own. Tensors that every model shares with the base have no
-task vector, so no coefficient changes them; they belong to no group.
+norm, ``lm_head``) forms groups of its own. With ``lines`` there are two values, of the first and
+of the last layer, and a layer between has what lies on the line between them; what lies outside the
+stack has the first layer's (LiNeS, arXiv 2410.17146: alpha, and alpha + beta). Tensors that every
+model shares with the base have no task vector, so no coefficient changes them; they belong to no
+group.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Final, TypeAlias
 
 import torch
 
-from mergesafe.architecture.names import layer_of, place_of
+from mergesafe.architecture.names import layer_of, layer_positions, place_of
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.errors import ArgumentError, TuningError, did_you_mean
@@ -31,7 +34,10 @@ Values: TypeAlias = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that share their coefficients; ``name`` is the start of their names."""
+    """Tensors that share their coefficients; ``name`` is the start of their names.
+
+    With ``lines`` each of the two groups has all tensors.
+    """
 
     name: str
     tensors: tuple[str, ...]
@@ -54,7 +60,7 @@ class CoefficientSpace:
 
     Args:
         plan: the merge, from :func:`mergesafe.engine.plan.merge_plan.make_plan`.
-        granularity: ``model``, ``block:K`` (K layers), ``layer`` or ``tensor``.
+        granularity: ``model``, ``lines``, ``block:K`` (K layers), ``layer`` or ``tensor``.
         coefficients: names of the method's parameters; by default ``weight``, or ``t`` for SLERP.
         bounds: (low, high) by name, in place of those of the method's declaration.
 
@@ -84,6 +90,9 @@ class CoefficientSpace:
                 "merged model; check the paths of the experts"
             )
         self.groups = _groups(list(self.tasks), granularity)
+        #: With ``lines``, where every tensor lies in [0, 1] between the first and the last layer.
+        self.lines = Granularity.parse(granularity).kind == "lines"
+        self._positions = layer_positions(task.name for task in plan.tasks)
         self.fixed: tuple[str, ...] = tuple(
             task.name for task in plan.tasks if task.name not in self.tasks
         )
@@ -181,19 +190,30 @@ class CoefficientSpace:
         """The number of the tensor's group; None for a tensor that no coefficient changes."""
         return self._group_of.get(tensor)
 
-    def index(self, tensor: str) -> torch.Tensor:
-        """Where the tensor's coefficients lie in ``x``: by name, then by expert."""
-        group = self._group_of[tensor]
-        starts = ((self.slices[p.name].start, self._rows(p)) for p in self.parameters)
-        places = [start + row * len(self.groups) + group for start, n in starts for row in range(n)]
-        return torch.tensor(places)
+    @property
+    def row_size(self) -> int:
+        """How many coefficients a tensor has."""
+        return sum(self._rows(parameter) for parameter in self.parameters)
+
+    def rows_of(self, tensors: Sequence[str]) -> RowsOf:
+        """What takes the coefficients of these tensors out of ``x``: by name, then by expert."""
+        starts = [(self.slices[p.name].start, self._rows(p)) for p in self.parameters]
+        of_first = [
+            start + row * len(self.groups) for start, count in starts for row in range(count)
+        ]
+        groups = [0 if self.lines else self._group_of[tensor] for tensor in tensors]
+        index = torch.tensor(of_first) + torch.tensor(groups).unsqueeze(1)
+        if not self.lines:
+            return RowsOf(index)
+        shares = [self._positions[tensor] for tensor in tensors]
+        return RowsOf(index, torch.tensor(shares, dtype=torch.float64).unsqueeze(1))
 
     def per_tensor(self, x: torch.Tensor, tensor: str) -> dict[str, torch.Tensor]:
         """The coefficients of one tensor: [experts] by name, [1] for one of the whole merge."""
-        return self.split(x[self.index(tensor)])
+        return self.split(self.rows_of([tensor])(x)[0])
 
     def split(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A tensor's coefficients as :meth:`index` orders them, by name."""
+        """A tensor's coefficients as :meth:`rows_of` orders them, by name."""
         sizes = [self._rows(parameter) for parameter in self.parameters]
         return dict(zip(self.names, torch.split(row, sizes), strict=True))
 
@@ -209,13 +229,50 @@ class CoefficientSpace:
         return 1 if parameter.scope == "global" else len(self.experts)
 
     def _recipe_value(self, parameter: Parameter, row: int, group: Group) -> float:
-        total = weight = 0.0
+        given = []
         for name in group.tensors:
             task = self.tasks[name]
             of = task.settings.shared if parameter.scope == "global" else task.settings.inputs[row]
-            total += task.numel * float(of[parameter.name])
-            weight += task.numel
-        return total / weight
+            share = self._positions[name] if self.lines else 0.0
+            given.append((task.numel, share, float(of[parameter.name])))
+        first, last = _line(given)
+        return last if self.lines and group is self.groups[1] else first
+
+
+@dataclass(frozen=True)
+class RowsOf:
+    """Takes the coefficients of some tensors out of ``x``: [tensors, coefficients of each].
+
+    ``index``: where each lies. ``shares``: with ``lines``, [tensors, 1], how far each tensor is on
+    its way from the first layer's value there to the last layer's, which comes next.
+    """
+
+    index: torch.Tensor
+    shares: torch.Tensor | None = None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """On the device of ``x``, with its graph."""
+        index = self.index.to(x.device)
+        if self.shares is None:
+            return x[index]
+        share = self.shares.to(x)
+        # as a recipe's list of two is read (mergesafe.recipe.setting)
+        return (1.0 - share) * x[index] + share * x[index + 1]
+
+
+def _line(given: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Values at 0 and 1 of the line nearest to (weight, place, value), by weighted least squares.
+
+    Of values at one place their mean, twice.
+    """
+    total = sum(weight for weight, _, _ in given)
+    place = sum(weight * t for weight, t, _ in given) / total
+    mean = sum(weight * value for weight, _, value in given) / total
+    spread = sum(weight * (t - place) ** 2 for weight, t, _ in given)
+    if spread == 0.0:
+        return mean, mean
+    slope = sum(weight * (t - place) * (value - mean) for weight, t, value in given) / spread
+    return mean - slope * place, mean + slope * (1.0 - place)
 
 
 def filled(settings: Settings, values: Mapping[str, torch.Tensor]) -> Settings:
@@ -284,6 +341,8 @@ def _bounds(
 
 
 def _groups(tensors: Sequence[str], granularity: str) -> tuple[Group, ...]:
+    if Granularity.parse(granularity).kind == "lines":
+        return tuple(Group(name, tuple(tensors)) for name in ("first layer", "last layer"))
     name_of = _naming(tensors, granularity)
     groups: dict[str, list[str]] = {}
     for tensor in tensors:

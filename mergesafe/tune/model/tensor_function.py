@@ -58,7 +58,7 @@ class TensorFunction:
     """How one tensor is made, and how a gradient of it becomes one of its coefficients.
 
     ``inputs`` come in the plan's order, calibration last. ``row`` holds the coefficients as
-    :meth:`CoefficientSpace.index` orders them. ``chosen``: rows of the tensor, in place of all.
+    :meth:`CoefficientSpace.rows_of` orders them. ``chosen``: rows of the tensor, in place of all.
     """
 
     def __init__(self, task: TensorTask, space: CoefficientSpace) -> None:
@@ -140,7 +140,7 @@ class TensorFunction:
         if not self.space.differentiable:
             return False
         # Values at which nothing cancels and no input drops out.
-        some = torch.full((len(self.space.index(self.task.name)),), 0.5, dtype=torch.float64)
+        some = torch.full((self.space.row_size,), 0.5, dtype=torch.float64)
         planned = dry_run(self.method, self.task.context, self._traced(some))
         how = planned.combination
         if planned.statistics or not isinstance(how, (WeightedSum, MergeTaskVectors)):

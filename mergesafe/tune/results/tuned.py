@@ -79,12 +79,7 @@ def tuned_recipe(recipe: Recipe, space: CoefficientSpace, x: torch.Tensor) -> Re
     everything = [task.name for task in space.plan.tasks]
     for parameter in space.parameters:
         rows = space.view(x, parameter.name).tolist()
-        settings = [
-            setting_of(
-                {name: row[i] for i, g in enumerate(space.groups) for name in g.tensors}, everything
-            )
-            for row in rows
-        ]
+        settings = [_setting(space, row, everything) for row in rows]
         if parameter.scope == "global":
             shared[parameter.name] = settings[0]
             continue
@@ -93,6 +88,14 @@ def tuned_recipe(recipe: Recipe, space: CoefficientSpace, x: torch.Tensor) -> Re
             entries[ref.key][parameter.name] = setting
     models = tuple(replace(e, parameters=entries[e.ref.key]) for e in recipe.models)
     return replace(recipe, models=models, parameters=shared, tune=None, tune_line=None)
+
+
+def _setting(space: CoefficientSpace, row: Sequence[float], everything: Sequence[str]) -> Setting:
+    """What a recipe says for one value of each group."""
+    if space.lines and row[0] != row[1]:
+        return Setting((Branch(tuple(row), gradient=True),))
+    values = {name: row[i] for i, g in enumerate(space.groups) for name in g.tensors}
+    return setting_of(values, everything)
 
 
 def setting_of(values: Mapping[str, float], everything: Sequence[str]) -> Setting:

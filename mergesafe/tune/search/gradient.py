@@ -24,7 +24,7 @@ from mergesafe.tune.search.problem import Problem
 from mergesafe.tune.section.sections import SearchSpec
 
 #: Step sizes that suit coefficients in [0, 1]: the fewer tensors share one, the smaller.
-RATES: Final = {"model": 0.05, "block": 0.05, "layer": 0.05, "tensor": 0.03}
+RATES: Final = {"model": 0.05, "lines": 0.05, "block": 0.05, "layer": 0.05, "tensor": 0.03}
 
 #: Names of the moments in a saved search.
 _MOMENTS: Final = ("mean", "square")

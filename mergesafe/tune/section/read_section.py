@@ -19,7 +19,7 @@ from mergesafe.recipe.nodes import (
     string,
 )
 from mergesafe.safety.judges.registry import make_judge
-from mergesafe.tune.model.granularity import Granularity
+from mergesafe.tune.model.granularity import EXPECTED, Granularity
 from mergesafe.tune.objective.constraints import read_constraint
 from mergesafe.tune.search.registry import SEARCHES
 from mergesafe.tune.section.coefficients import bounds_of, default_coefficients, tunable
@@ -201,9 +201,7 @@ class _SectionReader:
             Granularity.parse(text)
         except ArgumentError:
             raise self.report.error(
-                f"{what} is {shown(text)}; expected model, block:K with K layers "
-                "in a block, layer or tensor",
-                node.line,
+                f"{what} is {shown(text)}; expected {EXPECTED}", node.line
             ) from None
         return text
 
