@@ -7,6 +7,7 @@ require grad. Python's operators work on both; these functions do, too, and impo
 from __future__ import annotations
 
 import math
+import struct
 from typing import Any
 
 
@@ -22,3 +23,18 @@ def plain(value: Any) -> Any:
 
 def sin(value: Any) -> Any:
     return value.sin() if is_traced(value) else math.sin(value)
+
+
+def float32_of(bits: int) -> float:
+    """The float32 that has these bits, as magnitudes and scores are told."""
+    number: float = struct.unpack("<f", struct.pack("<I", bits))[0]
+    return number
+
+
+def to_float32(number: float) -> float:
+    """Rounded to float32; what is too large becomes infinity."""
+    try:
+        rounded: float = struct.unpack("<f", struct.pack("<f", number))[0]
+    except OverflowError:
+        return math.copysign(math.inf, number)
+    return rounded

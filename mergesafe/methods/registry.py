@@ -43,6 +43,7 @@ from mergesafe.methods.definitions.multislerp import Multislerp
 from mergesafe.methods.definitions.nearswap import Nearswap
 from mergesafe.methods.definitions.nuslerp import Nuslerp
 from mergesafe.methods.definitions.passthrough import Passthrough
+from mergesafe.methods.definitions.pcb import Pcb
 from mergesafe.methods.definitions.regmean import RegMean
 from mergesafe.methods.definitions.resta import Resta
 from mergesafe.methods.definitions.safe_lora import SafeLora
@@ -68,6 +69,7 @@ METHODS: dict[str, MergeMethod] = {
         CoreSpace(TaskArithmetic(), CORE_SPACE),
         ArceeFusion(),
         MergeAlign(), Interpolate(), Resta(), SafeLora(), SafeMerge(),
+        Pcb(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

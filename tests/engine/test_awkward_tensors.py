@@ -19,7 +19,9 @@ from mergesafe.engine.run import workers as stream
 
 from . import float64
 
-METHODS = ["linear", "slerp", "nearswap", "magmax", "arcee_fusion", "passthrough", "resta", *FAMILY]
+METHODS = [
+    "linear", "slerp", "nearswap", "magmax", "arcee_fusion", "pcb", "passthrough", "resta", *FAMILY,
+]  # fmt: skip
 #: Around the block of reductions, and sizes that one or several tiles of it hold.
 EDGES = [1, 2, 15, 16, 17, 4095, 4096, 4097, 8191, 8192, 8193, 12289]
 ODD_NAMES = [
@@ -42,6 +44,8 @@ def content(method: str, models: list[Path], **keys: Any) -> dict[str, Any]:
         return recipe(method, models[:1], parameters={"gamma": 0.4}, references=beside, **keys)
     if method == "arcee_fusion":
         return recipe(method, models[1:2], models[0], **keys)
+    if method == "pcb":
+        return recipe(method, models[1:], models[0], parameters={"density": 0.4}, **keys)
     if method == "passthrough":
         return recipe(method, models[:1], each={"scale": 0.5}, **keys)
     each = [{"weight": w, **FAMILY.get(method, {})} for w in (0.6, 0.8)]
@@ -59,8 +63,8 @@ def three(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) 
 
 def both_backends(method: str, models: list[Path], folder: Path, **keys: Any) -> Tensors:
     """The merge, checked to be the same with the reference backend on whole tensors."""
-    # a vector is one row, which arcee_fusion takes as a whole
-    memory = "4MiB" if method == "arcee_fusion" else "128KiB"
+    # of arcee_fusion a vector is one row, of pcb a block takes 256 KiB
+    memory = "4MiB" if method in ("arcee_fusion", "pcb") else "128KiB"
     mergesafe.merge(content(method, models, **keys), folder / "native", memory=memory)
     mergesafe.merge(content(method, models, **keys), folder / "reference", backend="reference")
     ours, truth = read(folder / "native"), read(folder / "reference")

@@ -48,11 +48,13 @@ def content(method: str, family: Family) -> dict[str, Any]:
         return recipe(method, [family.base], parameters={"density": 0.6}, references=beside)
     if method == "arcee_fusion":
         return recipe(method, family.experts[:1], family.base)
+    if method == "pcb":
+        return recipe(method, family.experts, family.base, parameters={"density": 0.4})
     base = family.base if method in FAMILY else None
     return recipe(method, family.experts, base, each=each)
 
 
-METHODS = ["linear", "slerp", "nearswap", "magmax", "arcee_fusion", "resta", *FAMILY]
+METHODS = ["linear", "slerp", "nearswap", "magmax", "arcee_fusion", "pcb", "resta", *FAMILY]
 
 
 @pytest.mark.parametrize("method", METHODS)

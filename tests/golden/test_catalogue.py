@@ -119,6 +119,7 @@ SELECTIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "della_linear": ({"density": 0.4, "epsilon": 0.3}, {}),
     "sce": ({}, {"select_topk": 0.3}),
     "magmax": ({}, {"lambda": 0.6}),
+    "pcb": ({}, {"density": 0.2}),
 }
 
 

@@ -354,6 +354,18 @@ def test_slerp(
         # signs 0  +  -  + of T; the largest there: 1 of d2, 2 of d1, 4 of d2
         ("emr", {}, [1.0, 3.0, -3.0, 4.0]),
         ("emr", {"lambda_": 2.0}, [1.0, 4.0, -5.0, 8.0]),
+        # Within: |d1| scaled 3/7 1/7 1 0, |d2| scaled 0 0 0 1; exp(2 a^2) 1.4 1.0 7.4 1 and
+        # 1 1 1 7.4. Across: T d1 = 0 0.75 2 1.06, T d2 = 0 1.5 -1 17; tanh 0 0.64 0.96 0.79 and
+        # 0 0.91 -0.76 1. Scores 0 0.66 7.1 0.79 and 0 0.91 0 7.4, of which element 2 in order has
+        # a share of 0 and the largest one of 1: -2 of d1 and 4 of d2
+        ("pcb", {"density": 0.5, "clip": 0.0, "lambda_": 1.0}, [1.0, 2.0, -3.0, 4.0]),
+        ("pcb", {"density": 0.5, "clip": 0.0, "lambda_": 0.5}, [1.0, 2.0, -2.0, 2.0]),
+        # weights of experts that do not meet
+        (
+            "pcb",
+            {"density": 0.5, "clip": 0.0, "weight": [1.0, 0.0], "lambda_": 2.0},
+            [1.0, 2.0, -5.0, 0.0],
+        ),
     ],
 )
 def test_task_vectors_by_tile_functions(

@@ -16,10 +16,10 @@ Source: mergekit, https://github.com/arcee-ai/mergekit
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 from mergesafe.methods.elementary import exp, log
+from mergesafe.methods.numbers import float32_of, to_float32
 from mergesafe.methods.spec import (
     Inputs,
     KthScore,
@@ -64,24 +64,9 @@ class ArceeFusion(MergeMethod):
         places = (last // 4, last // 2, 3 * last // 4)
         score = TileFunction(importance, unit=Unit.ROW, holds=HOLDS)
         bits = yield KthScore(tuple((0, tensor.numel - place) for place in places), (score,))
-        first, median, third = map(_number, bits)
-        threshold = _rounded(median + RANGES * (third - first))
+        first, median, third = map(float32_of, bits)
+        threshold = to_float32(median + RANGES * (third - first))
         return TileFunction(fused, (threshold,), unit=Unit.ROW, holds=HOLDS)
-
-
-def _number(bits: int) -> float:
-    """The float32 that has these bits."""
-    number: float = struct.unpack("<f", struct.pack("<I", bits))[0]
-    return number
-
-
-def _rounded(number: float) -> float:
-    """To float32; what is too large becomes infinity."""
-    try:
-        rounded: float = struct.unpack("<f", struct.pack("<f", number))[0]
-    except OverflowError:
-        return float("inf")
-    return rounded
 
 
 def importance(tile: Any, settings: Any) -> Any:

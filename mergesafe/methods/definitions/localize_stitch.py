@@ -15,9 +15,9 @@ https://arxiv.org/abs/2408.13656
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
+from mergesafe.methods.numbers import float32_of
 from mergesafe.methods.sparsify import largest
 from mergesafe.methods.spec import (
     Inputs,
@@ -67,16 +67,10 @@ class LocalizeStitch(MergeMethod):
         least: dict[int, float] = {}
         if ranks:
             bits = yield ModelKthMagnitude(tuple(ranks.values()))
-            least = dict(zip(ranks, map(_number, bits), strict=True))
+            least = dict(zip(ranks, map(float32_of, bits), strict=True))
         never = float("inf")
         floors = [least.get(i, 0.0 if b == "all" else never) for i, b in enumerate(bounds)]
         return TileFunction(stitched, (tuple(floors), settings.shared["lambda"]), holds=4.0)
-
-
-def _number(bits: int) -> float:
-    """The float32 that has these bits."""
-    number: float = struct.unpack("<f", struct.pack("<I", bits))[0]
-    return number
 
 
 def stitched(tile: Any, settings: tuple[tuple[float, ...], Any]) -> Any:
