@@ -34,6 +34,7 @@ from mergesafe.methods.definitions.interpolate import Interpolate
 from mergesafe.methods.definitions.iso_c import IsoC
 from mergesafe.methods.definitions.iso_cts import IsoCts
 from mergesafe.methods.definitions.karcher import Karcher
+from mergesafe.methods.definitions.led import Led
 from mergesafe.methods.definitions.linear import Linear
 from mergesafe.methods.definitions.localize_stitch import LocalizeStitch
 from mergesafe.methods.definitions.magmax import MagMax
@@ -46,6 +47,7 @@ from mergesafe.methods.definitions.passthrough import Passthrough
 from mergesafe.methods.definitions.pcb import Pcb
 from mergesafe.methods.definitions.regmean import RegMean
 from mergesafe.methods.definitions.resta import Resta
+from mergesafe.methods.definitions.safe_delta import SafeDelta
 from mergesafe.methods.definitions.safe_lora import SafeLora
 from mergesafe.methods.definitions.safe_merge import SafeMerge
 from mergesafe.methods.definitions.sce import Sce
@@ -70,6 +72,7 @@ METHODS: dict[str, MergeMethod] = {
         ArceeFusion(),
         MergeAlign(), Interpolate(), Resta(), SafeLora(), SafeMerge(),
         Pcb(),
+        Led(), SafeDelta(),
     )
 }  # fmt: skip
 #: The group of entry points: ``NAME = "package.module:name"``.

@@ -533,3 +533,41 @@ def test_safe_merge(backend: str) -> None:
     # 0.8 * (3, 4) + 0.2 * (1, 0), and 0.2 * 10 beside it
     mixed = torch.tensor([[2.6, 2.0], [3.2, 0.0]])
     torch.testing.assert_close(made(threshold=0.7), mixed, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        # The first locates elements 0 and 1 of both scores, the second 1 and 3: 1 is contested.
+        ({}, [0.9, 0.0, 0.0, -1.8]),
+        ({"alpha": 1.0, "weight": [2.0, 0.5]}, [2.0, 0.0, 0.0, -1.0]),
+        ({"alpha": 1.0, "contested": "safety", "safety": [False, True]}, [1.0, -2.0, 0.0, -2.0]),
+    ],
+)
+def test_led(parameters: dict[str, Any], expected: list[float], backend: str) -> None:
+    of_experts = [torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([0.0, 2.0, 1.0, 3.0])]
+    of_base = [torch.tensor([5.0, 6.0, 1.0, 1.5]), torch.tensor([1.0, 9.0, 0.0, 8.0])]
+    one, two = torch.ones(4), torch.full((4,), -2.0)
+    made = methods.led(
+        torch.zeros(4), [one, two], score=of_experts, base_score=of_base, density=0.5,
+        **parameters, backend=backend,
+    )  # fmt: skip
+    torch.testing.assert_close(made, torch.tensor(expected), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (0.0, [0.0, 0.0]),
+        # H is diag(0.5, 1.5) + 0.01: a change of 1 costs 0.51 and 1.51, and 1.01 is the mean
+        (0.6 * 4096**2 / 2 / 1.01, [1.0, 0.0]),
+        (3.0 * 4096**2 / 2 / 1.01, [1.0, 1.0]),
+    ],
+)
+def test_safe_delta(budget: float, expected: list[float], backend: str) -> None:
+    gram = torch.diag(torch.tensor([3.0, 9.0]))
+    made = methods.safe_delta(
+        torch.zeros(1, 2), [torch.ones(1, 2)], gram=[gram], budget=budget, backend=backend
+    )
+    # an H without correlations spreads nothing
+    _check(made[0], expected)

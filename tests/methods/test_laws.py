@@ -25,9 +25,17 @@ ORDERED: Final = {
 #: Methods that change a single expert at neutral settings, and how.
 NOT_THE_EXPERT: Final = {
     "iso_c": "gives all directions the same length",
+    "safe_delta": "keeps what its budget allows",
 }
 #: Of an expert by itself: all of it.
-NEUTRAL: Final = {"weight": 1.0, "density": 1.0, "epsilon": 0.0, "gamma": 0.0, "t": 1.0}
+NEUTRAL: Final = {
+    "weight": 1.0,
+    "density": 1.0,
+    "epsilon": 0.0,
+    "gamma": 0.0,
+    "t": 1.0,
+    "alpha": 1.0,
+}
 
 
 def _base() -> torch.Tensor:

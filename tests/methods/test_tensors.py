@@ -33,8 +33,9 @@ def _call(method: MergeMethod, *tensors: torch.Tensor, **options: Any) -> torch.
         listed = list(tensors[: method.inputs.most])
         positional = tensors[:2] if method.inputs.base == "member" else (listed,)
         tensors = tuple(listed)
+    count = len(positional[1]) if method.inputs.base == "required" else len(tensors)
     beside = {
-        c.name: [torch.ones(c.shape_for(tuple(tensors[0].shape)))] * len(tensors)
+        c.name: [torch.ones(c.shape_for(tuple(tensors[0].shape)))] * count
         for c in method.inputs.calibration
         if c.shape == "same" or tensors[0].ndim == 2
     }

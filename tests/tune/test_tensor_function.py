@@ -56,19 +56,18 @@ def made(method: str, folder: Path) -> tuple[TensorFunction, list[torch.Tensor]]
         content = recipe(method, paths, paths[0], each=each, parameters=shared)
     else:
         content = recipe(method, paths[1:], paths[0], each=each, parameters=shared)
-    merged = list(inputs)
+    merged = inputs[declared.inputs.base in ("required", "optional") :]
     for reference in declared.inputs.references:
         inputs.append(torch.randn(SHAPE, generator=torch.Generator().manual_seed(len(inputs))))
         beside = save(folder / reference.name, {NAME: inputs[-1]})
         content.setdefault("references", {})[reference.name] = str(beside)
     for number, each in enumerate(declared.inputs.calibration):
-        assert declared.inputs.base == "none"
         for entry, x in zip(content["models"], merged, strict=True):
             drawn = torch.rand(SHAPE, generator=torch.Generator().manual_seed(len(inputs)))
             inputs.append(drawn if each.shape == "same" else drawn.T @ drawn)
             assert each.shape_for(tuple(x.shape)) == inputs[-1].shape
             beside = save(folder / f"{number}-{len(inputs)}", {NAME: inputs[-1]})
-            entry["calibration"] = {each.name: str(beside)}
+            entry.setdefault("calibration", {})[each.name] = str(beside)
     with Reader() as reader:
         plan = with_magnitudes(
             ms.plan(content).plan, reader, NonFinite("error", reader), memory=1 << 24, threads=1
