@@ -74,6 +74,12 @@ def merged_factors(
     except BrokenContractError:
         raise
     except Exception as error:
+        if not all(bool(each.isfinite().all()) for each in factors):
+            raise BrokenContractError(
+                "a factor of an adapter holds NaN or infinity, of which no decomposition has an "
+                "answer",
+                "finite numbers: repair the adapter, or take 0 with --on-nonfinite zero",
+            ) from error
         raise BrokenContractError(f"{name}() raised {raised(error)}", expected) from error
     for made, shape in ((b, (rows, how.rank)), (a, (how.rank, columns))):
         if tuple(made.shape) != shape or made.dtype is not torch.float32:

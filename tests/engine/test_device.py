@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from ops import emulated
+from safetensors.torch import load_file
 from tiny import Tensors, command, digest, llama, recipe, save, save_adapter, write_recipe
 
 import mergesafe
@@ -142,6 +143,22 @@ def test_same_bytes_as_on_the_cpu(
     mergesafe.merge(content(method, models), tmp_path / "device", device="cuda", vram=vram)
     assert digest(tmp_path / "device") == digest(tmp_path / "cpu")
     assert sum(each.uploaded for each in devices) > 0
+
+
+@pytest.mark.parametrize("output", ["model", "adapter"])
+def test_adapters_by_their_factors(output: str, devices: list[LateDevice], tmp_path: Path) -> None:
+    base = save(tmp_path / "base", tensors(0))
+    adapters = [save_adapter(tmp_path / f"a{i}", tensors(0), i) for i in range(2)]
+    models = [f"{base}+{adapter}" for adapter in adapters]
+    each = {"weight": 0.4}
+    wanted = recipe("core_space(ties)", models, base, each=each, output=output, dtype="float32")
+    mergesafe.merge(wanted, tmp_path / "cpu")
+    mergesafe.merge(wanted, tmp_path / "device", device="cuda", vram="40MB")
+    name = "model.safetensors" if output == "model" else "adapter_model.safetensors"
+    one, two = (load_file(tmp_path / each / name) for each in ("cpu", "device"))
+    assert one.keys() == two.keys()
+    # decompositions with other numbers of threads
+    assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
 
 
 @pytest.mark.parametrize("method", ["ties", "dare_ties", "slerp"])

@@ -141,6 +141,7 @@ def test_it_has_the_parameters_of_the_method_in_parentheses() -> None:
         ("core_space(tis)", "'tis' (did you mean 'ties'?)"),
         ("core_space(slerp)", "slerp merges models, not task vectors"),
         ("core_space(regmean)", "regmean needs 'gram' of whole models"),
+        ("core_space(resta)", "needs 'aligned', a whole model"),
         ("core_space(core_space)", "merges adapters already"),
         ("core_space()", "unknown merge method ''"),
     ],

@@ -70,7 +70,14 @@ def make_adapter_plan(recipe: Recipe, *, seed: int) -> MergePlan:
         (layer.name, [(m.text, p) for m, p in zip(adapters, layer.pairs, strict=True)])
         for layer in layers
     ]
-    notes = [*exactness_notes(tasks), *factor_notes(changes), *hub_notes(recipe, models)]
+    others = f", of another in {len(config['rank_pattern'])} of them" * bool(config["rank_pattern"])
+    notes = [
+        f"the output is a LoRA adapter of rank {config['r']} of {len(layers):,} layers{others}; no "
+        "weight of the base is read",
+        *exactness_notes(tasks),
+        *factor_notes(changes),
+        *hub_notes(recipe, models),
+    ]
     layout = plan_layout(
         [output for task in tasks for output in task.outputs],
         MAXIMUM_SIZE, metadata_of(recipe, seed), single=WEIGHTS_NAME,
