@@ -67,6 +67,7 @@ class Led(MergeMethod):
             tunable=(0.0, 2.0), gradient=True,
         ),
     )  # fmt: skip
+    example_models = ("math", "code", "safety")
     use = (
         "To merge an expert of safety with experts of skills whose weights get in its way. It "
         "needs gradients of every expert, and of the base on every expert's records. The authors "
