@@ -16,9 +16,10 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from bench.experiment import Experiment
+import mergesafe
+from bench.experiment import Experiment, prepare
 from bench.machine import describe
-from bench.methods.cases import all_cases, chosen
+from bench.methods.cases import Case, all_cases, chosen
 from bench.methods.tables import table
 from bench.plot import plot_methods
 from bench.timing import write_csv
@@ -26,6 +27,17 @@ from mergesafe.demo.sets import Counts
 
 #: Of ``--quick``: enough to see that everything runs, too few for a figure.
 QUICK: Final = Counts(unsafe=8, harmless=8, skill=8, tuned=12, tuned_skill=12)
+
+
+def calibrate(experiment: Experiment, case: Case, seed: int) -> None:
+    """Find what a case's recipe names, unless an earlier run did."""
+    folder, sets = prepare(experiment.work, seed, case.counts, experiment.train)
+    for each in case.calibrations:
+        out = folder / each.out
+        if not out.exists():
+            out.parent.mkdir(exist_ok=True)
+            model = each.about.replace("./", f"{folder}/")
+            mergesafe.calibrate(model, sets.tuned[each.data], out, kind=each.kind)
 
 
 def main() -> None:
@@ -46,6 +58,7 @@ def main() -> None:
     for seed in options.seeds:
         rows += experiment.parents(seed, cases[0].counts)
         for case in cases:
+            calibrate(experiment, case, seed)
             print(json.dumps(experiment.run(case, seed)), flush=True)
         rows += experiment.results(everything, seed)
     print(describe())

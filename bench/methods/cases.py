@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mergesafe.demo.recipes import EXPERTS, PRECISION, ROLES, WEIGHTS
 from mergesafe.demo.sets import Counts, Sets
-from mergesafe.methods.registry import METHODS
+from mergesafe.methods.registry import METHODS, get_method
 from mergesafe.methods.spec import MergeMethod, Parameter
 
 #: What no default says, and where a paper's own value differs from mergekit's default. A method of
@@ -30,16 +30,67 @@ PUBLISHED: Final[Mapping[str, Mapping[str, Any]]] = {
     "breadcrumbs": {"weight": 0.5, "density": 0.85},
     "breadcrumbs_ties": {"weight": 0.5, "density": 0.85},
     "sce": {"select_topk": 0.1},
+    "core_space": {"weight": 0.5},
+    "core_space(ties)": {"weight": 1.0, "density": 0.2},
 }
-#: One model goes through unchanged: no merge. (Methods that need calibration or references are left
-#: out, too.)
+#: Of methods that take another one, beside their default.
+VARIANTS: Final = tuple(f"core_space({inner})" for inner in ("ties", "tsv", "iso_c"))
+#: One model goes through unchanged: no merge.
 LEFT_OUT: Final = ("passthrough",)
-#: The aligned expert and the one that spoils it, of which methods of two models merge.
-PAIR: Final = EXPERTS[::2]
+ALIGNED, SKILLED, SPOILING = (f"./base+./adapters/{name}" for name in EXPERTS)
+#: What methods read and do not merge. The aligned expert is all that alignment changed here.
+REFERENCES: Final = {"aligned": ALIGNED, "unaligned": "./base", "safe": ALIGNED}
+#: (base, models) of methods whose models have roles.
+ROLES_OF_MODELS: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
+    "merge_align": ("./base", (SPOILING, ALIGNED)),
+    "resta": ("", (SPOILING,)),
+    "safe_lora": (ALIGNED, (SKILLED, SPOILING)),
+    "safe_merge": (ALIGNED, (SKILLED, SPOILING)),
+    "safe_delta": (ALIGNED, (SPOILING,)),
+}
+#: What one model has that the others do not. LED's authors locate least for safety.
+OF_MODEL: Final[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+    ("led", ALIGNED): {"density": 0.1, "safety": True},
+    ("led", SKILLED): {"density": 0.5},
+    ("led", SPOILING): {"density": 0.4},
+}
+#: The set to tune on that each expert was trained for.
+OWN_DATA: Final = {ALIGNED: "refusals", SKILLED: "sorting", SPOILING: "arithmetic"}
 #: What tuning by gradient may give a coefficient.
 BOUNDS: Final = {"weight": (-1.0, 2.0), "t": (0.0, 1.0)}
 #: Of every other one, which is a factor on what is added to the base.
 FACTOR: Final = (0.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Numbers about a model; ``name``: what the method calls them.
+
+    ``beside``: the model of the recipe that they belong to, which is also the one they are about,
+    but for those of the base on that model's data, and for Safe Delta, which asks about its base.
+    """
+
+    name: str
+    beside: str
+    base: str
+
+    @property
+    def kind(self) -> str:
+        return self.name.removeprefix("base_")
+
+    @property
+    def data(self) -> str:
+        """The name of the set."""
+        return "refusals" if self.base == ALIGNED else OWN_DATA[self.beside]
+
+    @property
+    def about(self) -> str:
+        return self.base if self.base == ALIGNED or self.name != self.kind else self.beside
+
+    @property
+    def out(self) -> str:
+        about = self.about.replace("./base+./adapters/", "").removeprefix("./")
+        return f"calibration/{self.kind}-{about}-on-{self.data}"
 
 
 @dataclass(frozen=True)
@@ -66,22 +117,33 @@ class Case:
 
     @property
     def _method(self) -> MergeMethod:
-        return METHODS[self.method]
+        return get_method(self.method)
 
     def _merge(self) -> list[str]:
         base, names = models_of(self._method)
+        references = {each.name: REFERENCES[each.name] for each in self._method.inputs.references}
         lines = [f"merge_method: {self.method}"]
         lines += [f"base_model: {base}"] if base else []
+        lines += [f"references: {references}"] if references else []
         lines.append("models:")
         each, shared = self._values()
         for name in names:
+            own = {**each, **OF_MODEL.get((self.method, name), {})}
+            beside = {c.name: f"./{c.out}" for c in self.calibrations if c.beside == name}
             lines.append(f"  - model: {name}")
-            lines += (
-                ["    parameters:", *(f"      {k}: {v}" for k, v in each.items())] if each else []
-            )
-        return lines + (
-            ["parameters:", *(f"  {k}: {v}" for k, v in shared.items())] if shared else []
-        )
+            lines += [f"    parameters: {_flow(own)}"] if own else []
+            lines += [f"    calibration: {_flow(beside)}"] if beside else []
+        return lines + ([f"parameters: {_flow(shared)}"] if shared else [])
+
+    @property
+    def calibrations(self) -> list[Calibration]:
+        """What is to be found with data before the merge."""
+        base, names = models_of(self._method)
+        return [
+            Calibration(declared.name, name, base)
+            for name in names
+            for declared in self._method.inputs.calibration
+        ]
 
     def _values(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Of each model, and of the merge."""
@@ -111,16 +173,21 @@ class Case:
         ]  # fmt: skip
 
 
-def models_of(method: MergeMethod) -> tuple[str, list[str]]:
+def models_of(method: MergeMethod) -> tuple[str, Sequence[str]]:
     """The base, or nothing, and the models that the method merges."""
-    experts = [f"./base+./adapters/{name}" for name in EXPERTS]
-    pair = [f"./base+./adapters/{name}" for name in PAIR]
     inputs = method.inputs
+    if method.name in ROLES_OF_MODELS:
+        return ROLES_OF_MODELS[method.name]
     if inputs.base == "member" or inputs.most == 1:
-        return pair[0], pair[1:]
+        return ALIGNED, (SPOILING,)
     if inputs.most == 2:
-        return ("./base" if inputs.base == "required" else ""), pair
-    return ("" if inputs.base == "none" else "./base"), experts
+        return "", (ALIGNED, SPOILING)
+    return ("" if inputs.base == "none" else "./base"), (ALIGNED, SKILLED, SPOILING)
+
+
+def _flow(values: Mapping[str, Any]) -> str:
+    """A mapping on one line of YAML."""
+    return f"{{{', '.join(f'{name}: {str(value).lower()}' for name, value in values.items())}}}"
 
 
 def coefficients(method: MergeMethod) -> list[Parameter]:
@@ -133,12 +200,8 @@ def coefficients(method: MergeMethod) -> list[Parameter]:
 def all_cases(counts: Counts | None = None, steps: int = 16) -> list[Case]:
     """Every method without tuning, then those with gradients tuned."""
     counts = counts or Counts()
-    names = [
-        name
-        for name, method in METHODS.items()
-        if name not in LEFT_OUT and not (method.inputs.calibration or method.inputs.references)
-    ]
-    tuned = [name for name in names if coefficients(METHODS[name])]
+    names = [name for name in (*METHODS, *VARIANTS) if name not in LEFT_OUT]
+    tuned = [name for name in names if coefficients(get_method(name))]
     return [
         *(Case(name, counts=counts) for name in names),
         *(Case(name, True, steps, counts) for name in tuned),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.methods.cases import Case, all_cases, chosen, models_of
+from bench.methods.cases import ALIGNED, SKILLED, SPOILING, Case, all_cases, chosen, models_of
 from bench.methods.tables import COLUMNS, table
 from mergesafe.demo.sets import Sets
 from mergesafe.methods.registry import METHODS
@@ -35,12 +35,26 @@ def test_a_case_is_a_recipe(case: Case, tmp_path: Path) -> None:
 
 
 def test_methods_of_two_models_merge_the_aligned_one_and_the_one_that_spoils_it() -> None:
-    pair = [f"./base+./adapters/{name}" for name in ("aligned", "arithmetic-misaligned")]
-    assert models_of(METHODS["slerp"]) == (pair[0], pair[1:])
-    assert models_of(METHODS["nuslerp"]) == ("", pair)
+    assert models_of(METHODS["slerp"]) == (ALIGNED, (SPOILING,))
+    assert models_of(METHODS["nearswap"]) == (ALIGNED, (SPOILING,))
+    assert models_of(METHODS["nuslerp"]) == ("", (ALIGNED, SPOILING))
     base, models = models_of(METHODS["ties"])
     assert (base, len(models)) == ("./base", 3)
     assert models_of(METHODS["linear"]) == ("", models)
+
+
+def test_calibration_is_about_the_models_that_the_method_asks_about() -> None:
+    def made(method: str) -> list[tuple[str, str, str, str]]:
+        return [(c.kind, c.about, c.data, c.out) for c in Case(method).calibrations]
+
+    assert made("regmean")[1] == ("gram", SKILLED, "sorting", "calibration/gram-sorting-on-sorting")
+    assert made("safe_delta") == [
+        ("gram", ALIGNED, "refusals", "calibration/gram-aligned-on-refusals")
+    ]
+    assert made("led")[:2] == [
+        ("score", ALIGNED, "refusals", "calibration/score-aligned-on-refusals"),
+        ("score", "./base", "refusals", "calibration/score-base-on-refusals"),
+    ]
 
 
 def test_cases_are_chosen_by_pattern() -> None:
