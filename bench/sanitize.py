@@ -16,6 +16,7 @@ import torch
 from bench.cases import same_bits
 from bench.device import NoDevice, choose, leave
 from mergesafe.errors import BackendError
+from mergesafe.methods.combinations import FUSED
 from mergesafe.methods.masks import RankMask
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.base import Backend, Elect, MergeJob, RankJob
@@ -129,8 +130,18 @@ def delta_norms(b: Backend, x: Inputs) -> Any:
 
 def fused(b: Backend, x: Inputs) -> Any:
     near = b.fused("nearswap", x.base, x.experts[:1], [0.01], x.dtype, x.out())
-    largest = b.fused("magmax", x.base, x.experts, [0.7], x.dtype, x.out())
-    return torch.cat([near, largest])
+    made = [near]
+    for kernel, shared in {
+        "magmax": [0.7], "ram": [1e-5], "consensus": [2.0, 0.7], "emr": [0.7], "stitch": [0.7],
+    }.items():  # fmt: skip
+        each = [0.5] * (FUSED[kernel].each * len(x.experts))
+        made.append(b.fused(kernel, x.base, x.experts, [*shared, *each], x.dtype, x.out()))
+    return torch.cat(made)
+
+
+def count_changes(b: Backend, x: Inputs) -> Any:
+    zeros = [0] * (2 * len(x.experts))
+    return torch.tensor(b.count_changes(x.base, x.experts, 1e-5, zeros))
 
 
 def ranked_experts(b: Backend, x: Inputs) -> Any:
@@ -203,6 +214,7 @@ CALLS: tuple[Call, ...] = (
     gram,
     delta_norms,
     fused,
+    count_changes,
     ranked_experts,
     score_histogram,
     score_norms,

@@ -70,10 +70,11 @@ uint64_t fused(const std::string& kernel, const Input& base, const std::vector<I
   elements_of(n), threads_of(threads);
   const int number = fused_of(kernel);
   check_fused_inputs(number, inputs.size());
-  expect_length("coefficients", coefficients.size(), FusedList::kCoefficients[number],
-                "as the kernel takes");
   check_inputs(inputs, n);
-  const FusedJob job{checked("the base", base, n), inputs.data(),   static_cast<int>(inputs.size()),
+  const int count = static_cast<int>(inputs.size());
+  expect_length("coefficients", coefficients.size(), FusedList::coefficients(number, count),
+                "as the kernel takes");
+  const FusedJob job{checked("the base", base, n), inputs.data(),   count,
                      coefficients.data(),          checked(out, n), zero_nonfinite};
   Kernel scope;
   return cpu::run_fused(number, job, n, threads);
@@ -266,6 +267,19 @@ std::tuple<uint64_t, std::vector<double>, std::vector<int64_t>> compare(
   return {flags, std::move(totals), std::move(counts)};
 }
 
+std::pair<uint64_t, std::vector<int64_t>> count_changes(const Input& base,
+                                                        const std::vector<Input>& experts,
+                                                        float epsilon, std::vector<int64_t> totals,
+                                                        int64_t n, bool zero_nonfinite,
+                                                        int threads) {
+  elements_of(n), threads_of(threads);
+  const DeltaJob job = deltas_of(base, experts, n, zero_nonfinite);
+  expect_length("totals", totals.size(), 2 * experts.size(), "two per expert");
+  Kernel scope;
+  const uint64_t flags = cpu::run_count_changes(job, epsilon, n, threads, totals.data());
+  return {flags, std::move(totals)};
+}
+
 std::vector<double> inner_products(const Input& grad, const std::vector<Input>& inputs, int64_t n,
                                    int threads) {
   elements_of(n), threads_of(threads);
@@ -374,6 +388,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("delta_gram", &delta_gram);
   m.def("stock_rows", &stock_rows);
   m.def("compare", &compare);
+  m.def("count_changes", &count_changes);
   m.def("inner_products", &inner_products);
   m.def("merge_gradient", &merge_gradient);
   m.def("add_low_rank", &add_low_rank);

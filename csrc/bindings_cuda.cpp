@@ -123,7 +123,7 @@ void bind(py::module_& m) {
         check_fused_inputs(number, static_cast<size_t>(jobs.count));
         run_fused(number, jobs,
                   array_of<const float>("coefficients", coefficients,
-                                        values(jobs, FusedList::kCoefficients[number]),
+                                        values(jobs, FusedList::coefficients(number, jobs.count)),
                                         "as the kernel takes for every job"),
                   stream_of(device, stream));
       },

@@ -51,8 +51,9 @@ class RankMask:
 dtypes: dict[str, int]
 elections: dict[str, int]
 norms: dict[str, int]
-#: How many inputs (None: any number) and coefficients each fused kernel takes.
-fused_kernels: dict[str, tuple[int | None, int]]
+#: How many inputs (None: any number), coefficients, and further ones of every input each fused
+#: kernel takes.
+fused_kernels: dict[str, tuple[int | None, int, int]]
 #: Sums of weights that are closer to 0 divide by 1 instead.
 tiny_divisor: float
 
@@ -99,7 +100,7 @@ def fused(
     zero_nonfinite: bool,
     threads: int,
 ) -> int:
-    """One of the combinations of csrc/core/fused.h."""
+    """One of the combinations of csrc/core/fused.h; coefficients of single inputs come last."""
 
 def kth_magnitude(
     base: Input,
@@ -162,6 +163,17 @@ def compare(
     zero_nonfinite: bool,
     threads: int,
 ) -> tuple[int, list[float], list[int]]: ...
+def count_changes(
+    base: Input,
+    experts: list[Input],
+    epsilon: float,
+    totals: list[int],
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> tuple[int, list[int]]:
+    """See :class:`mergesafe.methods.statistics.ChangeCounts`."""
+
 def inner_products(grad: Input, inputs: list[Input], n: int, threads: int) -> list[float]: ...
 def merge_gradient(
     grad: Input,

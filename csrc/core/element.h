@@ -23,6 +23,12 @@ MS_FN uint32_t magnitude_bits(float delta) {
 // around work: every instruction set vectorises it.
 MS_FN float pick(bool condition, float value) { return condition ? value : 0.0f; }
 
+// One of two values by a mask: of some selects gcc makes branches, and a loop with branches is not
+// vectorised.
+MS_FN float choose(bool condition, float yes, float no) {
+  return float_of(select_bits(mask(condition), bits_of(yes), bits_of(no)));
+}
+
 // The magnitudes lo to hi, both included. NaN is moved from kNaNMagnitude to all patterns above
 // infinity once, in the bounds, so that elements need no clamp.
 struct Window {
@@ -46,6 +52,8 @@ MS_FN bool in_window(float delta, Window w) {
 MS_FN float weighted(bool keep, float delta, float rescale, float weight) {
   return pick(keep, (delta * rescale) * weight);
 }
+
+MS_FN float absolute(float value) { return float_of(bits_of(value) & kAbsMask); }
 
 // +1, 0 or -1; NaN has no sign and gives 0.
 MS_FN float sign(float value) { return pick(value > 0.0f, 1.0f) + pick(value < 0.0f, -1.0f); }

@@ -67,7 +67,8 @@ struct SumJob {
   bool zero_nonfinite;
 };
 
-// One of the combinations of core/fused.h, with as many inputs and coefficients as it takes.
+// One of the combinations of core/fused.h, with as many inputs and coefficients as it takes: those
+// of all inputs, then those of every input.
 struct FusedJob {
   Input base;
   const Input* inputs;

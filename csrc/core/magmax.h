@@ -11,20 +11,20 @@ namespace mergesafe {
 struct Magmax {
   static constexpr const char* kName = "magmax";
   static constexpr int kInputs = kAnyInputs;
-  static constexpr int kCoefficients = 1;  // lambda
-
-  static MS_FN float first(float base, float x) { return x - base; }
+  static constexpr int kCoefficients = 1, kEach = 0;  // lambda
+  static constexpr int kStates = 1, kSweeps = 1;
 
   // As bits, so that NaN is larger than all and comes out.
-  static MS_FN float next(float state, float base, float x) {
+  static MS_FN void next(float (&state)[kStates], float base, float x, const float (&)[1]) {
     const float delta = x - base;
-    const int32_t ours = static_cast<int32_t>(bits_of(state) & kAbsMask);
+    const int32_t ours = static_cast<int32_t>(bits_of(state[0]) & kAbsMask);
     const int32_t theirs = static_cast<int32_t>(bits_of(delta) & kAbsMask);
-    return float_of(select_bits(mask(theirs > ours), bits_of(delta), bits_of(state)));
+    state[0] = float_of(select_bits(mask(theirs > ours), bits_of(delta), bits_of(state[0])));
   }
 
-  static MS_FN float last(float state, float base, const float (&c)[kCoefficients]) {
-    return changed(base, state * c[0]);
+  static MS_FN float last(const float (&state)[kStates], float base,
+                          const float (&c)[kCoefficients]) {
+    return changed(base, state[0] * c[0]);
   }
 };
 

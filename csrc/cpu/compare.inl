@@ -68,25 +68,32 @@ inline Flags load_deltas(const DeltaJob& job, int64_t pos, int n, float* base, f
   return flags;
 }
 
-inline bool all_bf16(const DeltaJob& job) {
+// The number of experts where all is bfloat16, else 0.
+inline int directly(const DeltaJob& job) {
   bool all = is_bf16(job.base) && !job.zero_nonfinite;
   for (int i = 0; i < job.count; ++i) all = all && is_bf16(job.experts[i]);
-  return all;
+  return all ? job.count : 0;
+}
+
+// The task vectors of a chunk as rows; `direct` as directly() says. `base` is scratch.
+inline Flags take_deltas(const DeltaJob& job, int direct, int64_t pos, int n, float* base,
+                         float* deltas) {
+  switch (direct) {
+    case 1: return direct_deltas<1>(job, pos, n, deltas);
+    case 2: return direct_deltas<2>(job, pos, n, deltas);
+    case 3: return direct_deltas<3>(job, pos, n, deltas);
+    case 4: return direct_deltas<4>(job, pos, n, deltas);
+    default: return load_deltas(job, pos, n, base, deltas);
+  }
 }
 
 Flags delta_gram(const DeltaJob& job, int64_t begin, int64_t end, double* sums) {
   const PairScratch scratch(job.count, job.count + int64_t{1});
   float *base = scratch.rows, *deltas = base + kChunk;
-  const int direct = all_bf16(job) ? job.count : 0;
+  const int direct = directly(job);
   Flags flags = 0;
   over_blocks(job.count, begin, end, scratch.lanes, sums, [&](int64_t pos, int n) {
-    switch (direct) {
-      case 1: flags |= direct_deltas<1>(job, pos, n, deltas); break;
-      case 2: flags |= direct_deltas<2>(job, pos, n, deltas); break;
-      case 3: flags |= direct_deltas<3>(job, pos, n, deltas); break;
-      case 4: flags |= direct_deltas<4>(job, pos, n, deltas); break;
-      default: flags |= load_deltas(job, pos, n, base, deltas);
-    }
+    flags |= take_deltas(job, direct, pos, n, base, deltas);
     add_all_pairs(deltas, job.count, n, scratch.lanes);
   });
   return flags;

@@ -63,6 +63,10 @@ struct Kernels {
   // in which t_i and t_j both are not zero, and of these those in which their signs are opposite.
   Flags (*compare)(const DeltaJob&, bool with_base, int64_t begin, int64_t end, double* sums,
                    int64_t* counts);
+  // counts[expert][2] += the elements that the expert alone changes (see core/ram.h), and those
+  // that others change, too.
+  Flags (*count_changes)(const DeltaJob&, float epsilon, int64_t begin, int64_t end,
+                         int64_t* counts);
   // sums[block][i] of grad times input i.
   void (*inner_products)(const Input& grad, const Input* inputs, int count, int64_t begin,
                          int64_t end, double* sums);

@@ -169,6 +169,23 @@ Flags run_compare(const DeltaJob& job, bool with_base, int64_t n, int threads, d
   return all;
 }
 
+Flags run_count_changes(const DeltaJob& job, float epsilon, int64_t n, int threads,
+                        int64_t* counts) {
+  const Kernels& k = current();
+  const int used = threads_for(n, threads);
+  std::vector<std::vector<int64_t>> partial(used, std::vector<int64_t>(2 * job.count, 0));
+  std::vector<Flags> flags(used, 0);
+  parallel_for(n, used, [&](int t, int64_t b, int64_t e) {
+    flags[t] = k.count_changes(job, epsilon, b, e, partial[t].data());
+  });
+  Flags all = 0;
+  for (int t = 0; t < used; ++t) {
+    all |= flags[t];
+    for (size_t i = 0; i < partial[t].size(); ++i) counts[i] += partial[t][i];
+  }
+  return all;
+}
+
 Flags run_rank_masks(const RankMaskJob& job, int64_t n, int threads) {
   const Kernels& k = current();
   return over_rows(n, job.columns, threads,

@@ -32,6 +32,9 @@ Flags run_delta_gram(const DeltaJob& job, int64_t n, int threads, double* totals
 // Continues totals[i][j] and counts[i][j][2] (upper triangles) over further elements; see Kernels.
 Flags run_compare(const DeltaJob& job, bool with_base, int64_t n, int threads, double* totals,
                   int64_t* counts);
+// Adds to counts[expert][2]; see Kernels.
+Flags run_count_changes(const DeltaJob& job, float epsilon, int64_t n, int threads,
+                        int64_t* counts);
 // Of n elements, whole rows.
 Flags run_rank_masks(const RankMaskJob& job, int64_t n, int threads);
 Flags run_stock_rows(const StockJob& job, int64_t n, int threads);

@@ -7,10 +7,12 @@
 namespace mergesafe::cuda {
 namespace {
 
+// The coefficients of a job lie at `given`: those of all inputs, then those of every input.
 template <class Fused>
-__device__ __forceinline__ void fused_vector(const Batch& batch, int j,
-                                             const float (&c)[Fused::kCoefficients], int64_t pos) {
+__device__ __forceinline__ void fused_vector(const Batch& batch, int j, const float* given,
+                                             int64_t pos) {
   const Job& job = batch.job(j);
+  const FixedElement<Fused> element(given);
   Raw raw[Fused::kInputs + 1];
   raw[Fused::kInputs] = fetch(job.first, pos);
 #pragma unroll
@@ -24,86 +26,112 @@ __device__ __forceinline__ void fused_vector(const Batch& batch, int j,
     float row[Fused::kInputs];
 #pragma unroll
     for (int i = 0; i < Fused::kInputs; ++i) row[i] = x[i][k];
-    b[k] = Fused::element(b[k], row, c);
+    b[k] = element(b[k], row);
   }
   store(b, job.out, job.out_dtype, pos);
 }
 
 template <class Fused>
-__device__ __forceinline__ void fused_one(const Batch& batch, int j,
-                                          const float (&c)[Fused::kCoefficients], int64_t pos) {
+__device__ __forceinline__ void fused_one(const Batch& batch, int j, const float* given,
+                                          int64_t pos) {
   const Job& job = batch.job(j);
+  const FixedElement<Fused> element(given);
   float row[Fused::kInputs];
   for (int i = 0; i < Fused::kInputs; ++i) row[i] = load_one(batch.expert(j, i).source, pos);
-  store_one(Fused::element(load_one(job.first, pos), row, c), job.out, job.out_dtype, pos);
+  store_one(element(load_one(job.first, pos), row), job.out, job.out_dtype, pos);
 }
 
-// A fold over any number of inputs.
-template <class Fused>
-__device__ __forceinline__ void folded_vector(const Batch& batch, int j,
-                                              const float (&c)[Fused::kCoefficients], int64_t pos) {
-  const Job& job = batch.job(j);
-  float b[kVector], x[kVector], state[kVector] = {};
-  expand(fetch(job.first, pos), job.first, b);
+// Calls step(i, x) with a vector of every input.
+template <class Step>
+__device__ __forceinline__ void over_inputs(const Batch& batch, int j, int64_t pos, Step&& step) {
   for (int i = 0; i < batch.count; ++i) {
     const auto& input = batch.expert(j, i).source;
+    float x[kVector];
     expand(fetch(input, pos), input, x);
-#pragma unroll
-    for (int k = 0; k < kVector; ++k)
-      state[k] = i == 0 ? Fused::first(b[k], x[k]) : Fused::next(state[k], b[k], x[k]);
+    step(i, x);
   }
+}
+
+// A fold over any number of inputs; a second sweep reads them from the first-level cache.
+template <class Fold>
+__device__ __forceinline__ void folded_vector(const Batch& batch, int j, const float* given,
+                                              int64_t pos) {
+  const Job& job = batch.job(j);
+  float b[kVector], state[kVector][Fold::kStates] = {};
+  expand(fetch(job.first, pos), job.first, b);
+  over_inputs(batch, j, pos, [&](int i, const float (&x)[kVector]) {
+    const InputCoefficients<Fold> c(given, i);
 #pragma unroll
-  for (int k = 0; k < kVector; ++k) b[k] = Fused::last(state[k], b[k], c);
+    for (int k = 0; k < kVector; ++k) Fold::next(state[k], b[k], x[k], c.values);
+  });
+  if constexpr (Fold::kSweeps == 2) {
+    over_inputs(batch, j, pos, [&](int i, const float (&x)[kVector]) {
+      const InputCoefficients<Fold> c(given, i);
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) Fold::again(state[k], b[k], x[k], c.values);
+    });
+  }
+  const SharedCoefficients<Fold> shared(given);
+#pragma unroll
+  for (int k = 0; k < kVector; ++k) b[k] = Fold::last(state[k], b[k], shared.values);
   store(b, job.out, job.out_dtype, pos);
 }
 
-template <class Fused>
-__device__ __forceinline__ void folded_one(const Batch& batch, int j,
-                                           const float (&c)[Fused::kCoefficients], int64_t pos) {
+template <class Fold>
+__device__ __forceinline__ void folded_one(const Batch& batch, int j, const float* given,
+                                           int64_t pos) {
   const Job& job = batch.job(j);
   const float base = load_one(job.first, pos);
-  float state = Fused::first(base, load_one(batch.expert(j, 0).source, pos));
-  for (int i = 1; i < batch.count; ++i)
-    state = Fused::next(state, base, load_one(batch.expert(j, i).source, pos));
-  store_one(Fused::last(state, base, c), job.out, job.out_dtype, pos);
+  float state[Fold::kStates] = {};
+  for (int i = 0; i < batch.count; ++i) {
+    const InputCoefficients<Fold> c(given, i);
+    Fold::next(state, base, load_one(batch.expert(j, i).source, pos), c.values);
+  }
+  if constexpr (Fold::kSweeps == 2) {
+    for (int i = 0; i < batch.count; ++i) {
+      const InputCoefficients<Fold> c(given, i);
+      Fold::again(state, base, load_one(batch.expert(j, i).source, pos), c.values);
+    }
+  }
+  const SharedCoefficients<Fold> shared(given);
+  store_one(Fold::last(state, base, shared.values), job.out, job.out_dtype, pos);
 }
 
 template <class Fused>
-__device__ __forceinline__ void vector_of(const Batch& batch, int j,
-                                          const float (&c)[Fused::kCoefficients], int64_t pos) {
+__device__ __forceinline__ void vector_of(const Batch& batch, int j, const float* given,
+                                          int64_t pos) {
   if constexpr (Fused::kInputs == kAnyInputs)
-    folded_vector<Fused>(batch, j, c, pos);
+    folded_vector<Fused>(batch, j, given, pos);
   else
-    fused_vector<Fused>(batch, j, c, pos);
+    fused_vector<Fused>(batch, j, given, pos);
 }
 
 template <class Fused>
-__device__ __forceinline__ void one_of(const Batch& batch, int j,
-                                       const float (&c)[Fused::kCoefficients], int64_t pos) {
+__device__ __forceinline__ void one_of(const Batch& batch, int j, const float* given, int64_t pos) {
   if constexpr (Fused::kInputs == kAnyInputs)
-    folded_one<Fused>(batch, j, c, pos);
+    folded_one<Fused>(batch, j, given, pos);
   else
-    fused_one<Fused>(batch, j, c, pos);
+    fused_one<Fused>(batch, j, given, pos);
 }
 
-// coefficients: [jobs][Fused::kCoefficients], on the device.
+// coefficients: [jobs][kCoefficients + kEach * inputs], on the device.
 template <class Fused>
 __global__ void __launch_bounds__(kThreads)
     fused_kernel(MS_PARAMETER(Batch) batch, const float* coefficients) {
+  const int64_t each = Fused::kCoefficients + Fused::kEach * int64_t{batch.count};
   for (uint32_t tile = blockIdx.x; tile < batch.tiles; tile += gridDim.x) {
     const int j = batch.find(tile);
     const Job& job = batch.job(j);
-    float c[Fused::kCoefficients];
-    for (int i = 0; i < Fused::kCoefficients; ++i)
-      c[i] = coefficients[static_cast<int64_t>(batch.before + j) * Fused::kCoefficients + i];
+    const float* given = coefficients + (batch.before + j) * each;
     const int64_t start = static_cast<int64_t>(tile - batch.start(j)) * kTile;
 #pragma unroll 1
     for (int v = 0; v < kVectors; ++v) {
       const int64_t pos = start + place(v);
       if (job.vectors && pos + kVector <= job.n) {
-        vector_of<Fused>(batch, j, c, pos);
+        vector_of<Fused>(batch, j, given, pos);
       } else {
-        for (int64_t p = pos; p < pos + kVector && p < job.n; ++p) one_of<Fused>(batch, j, c, p);
+        for (int64_t p = pos; p < pos + kVector && p < job.n; ++p)
+          one_of<Fused>(batch, j, given, p);
       }
     }
   }

@@ -168,17 +168,27 @@ class MergeSelected(Combination):
 class FusedShape:
     """How many inputs, besides the base, and how many coefficients a fused kernel takes.
 
-    ``inputs``: None where it takes any number of them, one at least.
+    ``inputs``: None where it takes any number of them, one at least. ``each``: how many further
+    coefficients it takes for every input.
     """
 
     inputs: int | None
     coefficients: int
+    each: int = 0
+
+    def coefficients_of(self, inputs: int) -> int:
+        """Of a call with so many inputs: those of all inputs, then those of every input."""
+        return self.coefficients + self.each * inputs
 
 
 #: The kernels of csrc/core/fused.h by name.
 FUSED: Final[Mapping[str, FusedShape]] = {
     "nearswap": FusedShape(inputs=1, coefficients=1),
     "magmax": FusedShape(inputs=None, coefficients=1),
+    "ram": FusedShape(inputs=None, coefficients=1, each=1),
+    "consensus": FusedShape(inputs=None, coefficients=2, each=1),
+    "emr": FusedShape(inputs=None, coefficients=1),
+    "stitch": FusedShape(inputs=None, coefficients=1, each=1),
 }
 
 
@@ -187,7 +197,7 @@ class Fused(Combination):
     """``out = kernel(base, inputs, coefficients)`` element by element, in float32.
 
     ``kernel``: a name in :data:`FUSED`; :data:`mergesafe.ops.fused.ELEMENTS` has the formula of
-    each. The base comes first.
+    each. The base comes first. Coefficients of single inputs come last, in the order of inputs.
     """
 
     kernel: str
@@ -208,9 +218,8 @@ class Fused(Combination):
                 f"merge() returned Fused({self.kernel!r}) for {scope.inputs} {scope.noun}s",
                 f"{shape.inputs}",
             )
-        _check_weights(
-            f"Fused({self.kernel!r})", self.coefficients, shape.coefficients, "coefficient", finite
-        )
+        wanted = shape.coefficients_of(scope.inputs)
+        _check_weights(f"Fused({self.kernel!r})", self.coefficients, wanted, "coefficient", finite)
 
     def narrowed(self, used: Used) -> Fused:
         raise BrokenContractError(

@@ -20,7 +20,8 @@ from mergesafe.methods.statistics import Statistic
 T = TypeVar("T")
 
 _STATISTICS: Final = (
-    "KthMagnitude, ModelKthMagnitude, DeltaNorms, Gram, ScoreThreshold, ScoreNorms, KthScore"
+    "KthMagnitude, ModelKthMagnitude, DeltaNorms, Gram, ScoreThreshold, ScoreNorms, KthScore, "
+    "ChangeCounts"
 )
 _COMBINATIONS: Final = (
     "a WeightedSum, MergeTaskVectors, MergeSelected, Fused, TileFunction or Dense"

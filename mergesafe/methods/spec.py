@@ -30,6 +30,7 @@ from mergesafe.methods.kth_score import KthScore
 from mergesafe.methods.low_rank import LowRank, LowRankDelta
 from mergesafe.methods.masks import KEEP_ALL, KEEP_NONE, RankMask, Sparsify
 from mergesafe.methods.statistics import (
+    ChangeCounts,
     DeltaNorms,
     Gram,
     KthMagnitude,
@@ -40,9 +41,9 @@ from mergesafe.methods.statistics import (
 )
 
 __all__ = [
-    "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Calibration", "Combination", "DeltaNorms",
-    "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "KthScore", "LowRank",
-    "LowRankDelta", "Merge", "MergeMethod", "MergeSelected", "MergeTaskVectors",
+    "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Calibration", "ChangeCounts", "Combination",
+    "DeltaNorms", "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "KthScore",
+    "LowRank", "LowRankDelta", "Merge", "MergeMethod", "MergeSelected", "MergeTaskVectors",
     "ModelKthMagnitude", "OperandSet", "Parameter", "RankMask", "Reference", "Scalar",
     "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify", "Statistic", "TensorContext",
     "TileFunction", "Unit", "WeightedSum",

@@ -318,6 +318,37 @@ class ScoreNorms(Statistic):
         return isinstance(other, ScoreNorms)
 
 
+@dataclass(frozen=True)
+class ChangeCounts(Statistic):
+    """Ask, for each expert, for the number of elements that it alone changes, and of those that
+    it and others change.
+
+    An expert changes an element where ``|x_i - base|`` is above ``epsilon`` in float32, or NaN.
+    """
+
+    title: ClassVar[str] = "counts of changes"
+    epsilon: float
+
+    def check(self, scope: Scope) -> None:
+        scope.check_base("ChangeCounts")
+
+    def neutral(self, scope: Scope) -> list[tuple[int, int]]:
+        return [(1, 1)] * scope.inputs
+
+    def is_finite(self, answer: object) -> bool:
+        return True
+
+    def narrowed(self, used: Used) -> ChangeCounts | None:
+        return self if used.indices else None
+
+    def widened(
+        self, answer: Iterable[tuple[int, int]] | None, used: Used
+    ) -> list[tuple[int, int]]:
+        counts = iter(answer or ())
+        there = set(used.indices)
+        return [next(counts) if i in there else (0, 0) for i in range(used.count)]
+
+
 def spread(small: Sequence[Sequence[float]], used: Sequence[int], count: int) -> list[list[float]]:
     """A Gram matrix of all tensors from that of some: the others are unit vectors of their own."""
     matrix = [[1.0 if i == j else 0.0 for j in range(count)] for i in range(count)]

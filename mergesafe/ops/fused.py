@@ -2,9 +2,9 @@
 bit, and what tuning differentiates.
 
 One function per kernel. It is given float32 tensors (float64 ones for the truth that results are
-compared with) and coefficients as scalars of that dtype, and makes one operation at a time, in the
-order of the kernel. What is divided is a tensor: torch divides a Python number by multiplying with
-a reciprocal, which rounds twice.
+compared with) and coefficients as scalars of that dtype, those of single inputs last, and makes one
+operation at a time, in the order of the kernel. What is divided is a tensor: torch divides a Python
+number by multiplying with a reciprocal, which rounds twice.
 """
 
 from __future__ import annotations
@@ -51,4 +51,83 @@ def magmax(base: Tensor, inputs: Sequence[Tensor], coefficients: Sequence[Tensor
     return torch.where(change == 0, base, base + change)
 
 
-ELEMENTS: Final[Mapping[str, Element]] = {"nearswap": nearswap, "magmax": magmax}
+def ram(base: Tensor, inputs: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+    """``base`` plus the change of the one input that changes the element, times the factor of that
+    input, or plus the mean of the changes of several.
+
+    Coefficients: epsilon, then the factor of each input. An input changes an element where
+    ``|x - base|`` is above epsilon, or NaN. A change of zero gives the base as it is.
+    """
+    epsilon, *factors = coefficients
+    nothing, one = torch.zeros_like(base), torch.ones_like(base)
+    total = count = factor = nothing
+    for x, own in zip(inputs, factors, strict=True):
+        delta = x - base
+        changes = ~(delta.abs() <= epsilon)
+        total = total + torch.where(changes, delta, nothing)
+        count = count + torch.where(changes, one, nothing)
+        factor = factor + torch.where(changes, own, nothing)
+    shared = count > 1
+    change = torch.where(shared, total / torch.where(shared, count, one), total * factor)
+    return torch.where(change == 0, base, base + change)
+
+
+def consensus(base: Tensor, inputs: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+    """``base + lambda * keep * T`` with T the sum of the ``d_i = x_i - base``.
+
+    Coefficients: agreement, lambda, then the threshold t_i of each input. keep is 1 where
+    ``|d_i| >= t_i |T - d_i|`` for ``agreement`` inputs or more, else 0.
+    """
+    agreement, scale, *thresholds = coefficients
+    total = _sum_of_deltas(base, inputs)
+    nothing, one = torch.zeros_like(base), torch.ones_like(base)
+    claims = nothing
+    for x, threshold in zip(inputs, thresholds, strict=True):
+        delta = x - base
+        claimed = delta.abs() >= threshold * (total - delta).abs()
+        claims = claims + torch.where(claimed, one, nothing)
+    keep = torch.where(claims >= agreement, one, nothing)
+    return base + (keep * total) * scale
+
+
+def emr(base: Tensor, inputs: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+    """``base + lambda * s * m`` with s the sign of the sum of the ``x_i - base``, 0 for NaN, and m
+    the largest magnitude of those that have it. NaN is larger than all.
+    """
+    [scale] = coefficients
+    sign = _sum_of_deltas(base, inputs).sign()
+    largest = torch.zeros_like(base)
+    for x in inputs:
+        towards = (x - base) * sign
+        largest = torch.where((towards > largest) | towards.isnan(), towards, largest)
+    return base + (sign * largest) * scale
+
+
+def stitch(base: Tensor, inputs: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+    """``base + lambda * K / max(1, n)`` with K the sum of the n ``x_i - base`` that reach their
+    floor.
+
+    Coefficients: lambda, then the floor of each input.
+    """
+    scale, *floors = coefficients
+    nothing, one = torch.zeros_like(base), torch.ones_like(base)
+    total = kept = nothing
+    for x, floor in zip(inputs, floors, strict=True):
+        delta = x - base
+        keep = torch.where(delta.abs() >= floor, one, nothing)
+        total = total + keep * delta
+        kept = kept + keep
+    return base + (total / torch.where(kept > 1, kept, one)) * scale
+
+
+def _sum_of_deltas(base: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    total = torch.zeros_like(base)
+    for x in inputs:
+        total = total + (x - base)
+    return total
+
+
+ELEMENTS: Final[Mapping[str, Element]] = {
+    "nearswap": nearswap, "magmax": magmax, "ram": ram, "consensus": consensus, "emr": emr,
+    "stitch": stitch,
+}  # fmt: skip

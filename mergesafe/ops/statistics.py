@@ -12,6 +12,7 @@ import torch
 
 from mergesafe.methods import driver
 from mergesafe.methods.spec import (
+    ChangeCounts,
     Combination,
     DeltaNorms,
     Fused,
@@ -160,6 +161,14 @@ def _norms(
     return norm_pairs(request.norm, sums)
 
 
+def _changes(
+    request: ChangeCounts, backend: Backend, base: Base, inputs: Tensors
+) -> list[tuple[int, int]]:
+    zeros = [0] * (2 * len(inputs))
+    counts = backend.count_changes(_there(base), inputs, request.epsilon, zeros)
+    return list(zip(counts[0::2], counts[1::2], strict=True))
+
+
 def _score_threshold(request: ScoreThreshold, backend: Backend, base: Base, inputs: Tensors) -> int:
     def count(prefix: int | None) -> tuple[Sequence[int], int]:
         counts, nonzero = backend.score_histogram(_there(base), inputs, prefix)
@@ -182,6 +191,7 @@ def _gram(request: Gram, backend: Backend, base: Base, inputs: Tensors) -> list[
 _ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
     KthMagnitude: _kth, ModelKthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram,
     ScoreThreshold: _score_threshold, ScoreNorms: _score_norms,
+    ChangeCounts: _changes,
 }  # fmt: skip
 
 

@@ -24,13 +24,33 @@ from .test_unchanged import BACKENDS
 #: Sizes for backends whose kernels run as they are, and for those that are emulated.
 LARGE = (0, 1, 17, 1023, 1025, 4097, 2 * 131072 + 3)
 SMALL = (1, 67, 2049)
-#: Coefficients of each kernel, among them ends and nonsense.
+NAN, INF = float("nan"), float("inf")
+#: Coefficients of each kernel but those of single inputs, among them ends and nonsense.
 COEFFICIENTS: dict[str, Sequence[tuple[float, ...]]] = {
     "nearswap": [(0.1,), (0.0,), (1e-7,), (3e38,), (-1.0,), (1e300,), (float("nan"),)],
     "magmax": [(0.7,), (0.0,), (1.0,), (3e38,), (-1.0,), (1e300,), (float("nan"),)],
+    "ram": [(1e-5,), (0.1,), (0.0,), (-1.0,), (1e300,), (NAN,)],
+    "consensus": [(2.0, 0.7), (1.0, 1.0), (0.0, -1.0), (9.0, 0.5), (NAN, 1.0), (2.0, 1e300)],
+    "emr": [(0.7,), (0.0,), (-1.0,), (3e38,), (1e300,), (NAN,)],
+    "stitch": [(0.7,), (0.0,), (-1.0,), (1e300,), (NAN,)],
+}
+#: The same of single inputs, in turn.
+OF_INPUTS: dict[str, Sequence[float]] = {
+    "ram": (1.02, 1.0, 0.5, 0.0, -2.0, 1e300, NAN),
+    "consensus": (0.4, 0.3, 0.0, 1.0, INF, -1.0, NAN),
+    "stitch": (0.1, 0.0, 1e-6, 2.0, INF, -1.0, NAN),
 }
 #: How many inputs a kernel that takes any number is given, in turn.
 COUNTS = (3, 1, 2, 7)
+
+
+def numbers(
+    kernel: str, shared: Sequence[float], inputs: Sequence[Any], at: int = 0
+) -> list[float]:
+    """All coefficients of a call with these inputs; those of single ones from number ``at`` on."""
+    values = OF_INPUTS.get(kernel, ())
+    each = FUSED[kernel].each * len(inputs)
+    return [*shared, *(values[(at + i) % len(values)] for i in range(each))]
 
 
 def operands(kernel: str, n: int, seed: int) -> list[torch.Tensor]:
@@ -51,8 +71,9 @@ def test_bits(name: str, kernel: str) -> None:
     context: Callable[[], AbstractContextManager[None]]
     backend, context, device = BACKENDS[name]()
     for seed, n in enumerate(SMALL if name in ("cuda", "triton") else LARGE):
-        for at, coefficients in enumerate(COEFFICIENTS[kernel]):
+        for at, shared in enumerate(COEFFICIENTS[kernel]):
             base, *inputs = operands(kernel, n, seed + at)
+            coefficients = numbers(kernel, shared, inputs, seed + at)
             dtype = DTYPES[(seed + at) % 3]
             there = [x.to(device) for x in inputs]
             with context():
@@ -65,7 +86,7 @@ def test_bits(name: str, kernel: str) -> None:
 def test_pieces_and_odd_addresses_give_the_same_bits(kernel: str) -> None:
     backend, _, _ = BACKENDS["cuda"]()
     base, *inputs = (x.to(BF16) for x in operands(kernel, 5000, 3))
-    coefficients = COEFFICIENTS[kernel][0]
+    coefficients = numbers(kernel, COEFFICIENTS[kernel][0], inputs)
     whole = REFERENCE.fused(kernel, base, inputs, coefficients, F32)
     for each in (backend, BACKENDS["reference"]()[0]):
         for begin in (0, 1, 8, 1027):
@@ -80,11 +101,12 @@ def test_pairs_of_bfloat16(isa: str, kernel: str) -> None:
     """Where all is bfloat16, loops take two elements at a time, without rows of float32."""
     for seed, n in enumerate(LARGE):
         base, *inputs = (x.to(BF16) for x in operands(kernel, n, seed))
-        for coefficients in COEFFICIENTS[kernel]:
+        for shared in COEFFICIENTS[kernel]:
+            coefficients = numbers(kernel, shared, inputs, seed)
             out = torch.empty(n, dtype=BF16)
             with forced(isa):
                 flags = extension.fused(
-                    kernel, input_of(base), [input_of(x) for x in inputs], list(coefficients),
+                    kernel, input_of(base), [input_of(x) for x in inputs], coefficients,
                     Output(out.data_ptr(), DTYPE_CODES["BF16"]), n, False, 1,
                 )  # fmt: skip
             assert_same_bits(out, REFERENCE.fused(kernel, base, inputs, coefficients, BF16))
@@ -95,22 +117,29 @@ def test_pairs_of_bfloat16(isa: str, kernel: str) -> None:
 
 
 def test_every_table_names_the_same_kernels() -> None:
-    shapes = {name: (shape.inputs, shape.coefficients) for name, shape in FUSED.items()}
+    shapes = {n: (shape.inputs, shape.coefficients, shape.each) for n, shape in FUSED.items()}
     assert extension.fused_kernels == shapes
     assert list(ELEMENTS) == list(FUSED)
     assert list(COEFFICIENTS) == list(FUSED)
+    assert list(OF_INPUTS) == [name for name, shape in FUSED.items() if shape.each]
 
 
 @pytest.mark.parametrize(
     ("kernel", "inputs", "coefficients", "message"),
     [
-        ("other", 1, 1, "there is no fused kernel 'other'; expected one of nearswap, magmax"),
+        (
+            "other", 1, 1,
+            "there is no fused kernel 'other'; expected one of nearswap, magmax, ram, consensus, "
+            "emr, stitch",
+        ),
         ("nearswap", 2, 1, "inputs has 2 values; expected 1"),
         ("nearswap", 1, 0, "coefficients has 0 values; expected 1"),
         ("magmax", 0, 1, "inputs has 0 values; expected at least 1"),
         ("magmax", 9, 2, "coefficients has 2 values; expected 1"),
+        ("ram", 3, 1, "coefficients has 1 values; expected 4"),
+        ("consensus", 2, 5, "coefficients has 5 values; expected 4"),
     ],
-)
+)  # fmt: skip
 def test_calls_that_do_not_fit(kernel: str, inputs: int, coefficients: int, message: str) -> None:
     x, out = torch.ones(8), torch.zeros(8)
     each, to = Input(x.data_ptr(), 2, 2), Output(out.data_ptr(), 2)
@@ -171,13 +200,32 @@ def test_magmax_does_not_hide_nan(at: int) -> None:
             assert BACKENDS[isa]()[0].fused("magmax", base, inputs, [1.0], F32).isnan().all()
 
 
-def test_magmax_of_many_inputs() -> None:
+@pytest.mark.parametrize("kernel", [n for n, shape in FUSED.items() if shape.inputs is None])
+def test_folds_of_many_inputs(kernel: str) -> None:
     """More than flags have bits of their own."""
     base, *inputs = patterns(80 * 131, F32, 5).view(80, 131)
-    wanted = REFERENCE.fused("magmax", base, inputs, [0.5], BF16)
+    coefficients = numbers(kernel, COEFFICIENTS[kernel][0], inputs)
+    wanted = REFERENCE.fused(kernel, base, inputs, coefficients, BF16)
     for isa in ISAS:
         with forced(isa):
-            assert_same_bits(BACKENDS[isa]()[0].fused("magmax", base, inputs, [0.5], BF16), wanted)
+            out = BACKENDS[isa]()[0].fused(kernel, base, inputs, coefficients, BF16)
+        assert_same_bits(out, wanted)
+
+
+# --- what one input does to the others -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("kernel", ["ram", "consensus", "emr", "stitch"])
+def test_folds_do_not_hide_nan(kernel: str, at: int) -> None:
+    base = torch.zeros(2)
+    inputs = [torch.tensor([1.0, INF]) for _ in range(3)]
+    inputs[at] = torch.full((2,), NAN)
+    coefficients = numbers(kernel, COEFFICIENTS[kernel][0], inputs)
+    for isa in ISAS:
+        with forced(isa):
+            out = BACKENDS[isa]()[0].fused(kernel, base, inputs, coefficients, F32)
+        assert out.isnan().all()
 
 
 # --- what a method may return --------------------------------------------------------------------
@@ -202,6 +250,7 @@ class Returns(MergeMethod):
         (Fused("nearswap", (1.0,)), 2, r"for 2 experts; expected 1"),
         (Fused("magmax", ()), 3, "of 0 weights; expected 1, one per coefficient"),
         (Fused("nearswap", ()), 1, "of 0 weights; expected 1, one per coefficient"),
+        (Fused("ram", (0.1, 1.0)), 3, "of 2 weights; expected 4, one per coefficient"),
         (Fused("nearswap", (float("nan"),)), 1, "NaN"),
     ],
 )

@@ -106,6 +106,28 @@ def test_any_number_of_experts(count: int) -> None:
     assert nonzero == (0 if count == 1 else 5000)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+def test_changes_are_counted_as_by_the_specification(kind: str, count: int, isa: str) -> None:
+    native, reference = get_backend("native"), get_backend("reference")
+    for numel in (1, 127, 1025, 4097, 20000):
+        base, xs = _tensors(kind, numel)
+        xs = [x.roll(i) for i, x in enumerate(xs * 3)][:count]
+        for epsilon in (0.0, 1e-5, 1e-3, 1.0, float("inf")):
+            totals = list(range(2 * count))
+            ours = native.count_changes(base, xs, epsilon, totals)
+            assert ours == reference.count_changes(base, xs, epsilon, totals)
+
+
+def test_changes_counted_by_hand() -> None:
+    base = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
+    one = torch.tensor([1.0, 0.5, 1.0, float("nan"), 0.25])
+    two = torch.tensor([1.0, 0.25, 3.0, 1.0, -0.25])
+    for name in ("native", "reference"):
+        counts = get_backend(name).count_changes(base, [one, two], 0.25, [0, 0, 0, 0])
+        assert counts == [2, 1, 1, 1]  # alone, with others
+
+
 def test_equal_deltas_score_zero() -> None:
     """A mean that were rounded would make them vary."""
     base, x = torch.zeros(4096), torch.rand(4096)

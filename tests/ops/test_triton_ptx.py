@@ -109,7 +109,8 @@ def _every_kernel(tensors: Sequence[torch.Tensor]) -> None:
         TRITON.norm_jobs([job], norm)
     TRITON.weighted_sum(tensors, [1.0] * len(tensors), F16)
     for kernel, shape in FUSED_KERNELS.items():
-        TRITON.fused(kernel, base, experts[: shape.inputs], [0.5] * shape.coefficients, F16)
+        inputs = experts[: shape.inputs]
+        TRITON.fused(kernel, base, inputs, [0.5] * shape.coefficients_of(len(inputs)), F16)
     TRITON.gram(tensors, [0.0] * len(tensors) ** 2)
     TRITON.inner_products([base], [experts])
     # rank 0, which the counts of kernels that have not run can answer

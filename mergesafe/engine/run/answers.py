@@ -16,6 +16,7 @@ from mergesafe.engine.plan.tiling import SAMPLE_RUN, Tiling, sample_positions
 from mergesafe.engine.run.kernels import Buffer, Kernels
 from mergesafe.engine.run.trace import Lap
 from mergesafe.methods.spec import (
+    ChangeCounts,
     Combination,
     DeltaNorms,
     Gram,
@@ -192,6 +193,15 @@ def _ranked_norms(request: DeltaNorms, tensor: Tensor) -> list[float]:
     return totals
 
 
+def _changes(request: ChangeCounts, tensor: Tensor) -> list[tuple[int, int]]:
+    totals = [0] * (2 * (len(tensor.task.members) - 1))
+    for begin, n, inputs in tensor.tiles():
+        flags, totals = tensor.kernels.count_changes(inputs, request.epsilon, totals, n)
+        tensor.lap("statistics", begin, _bytes(inputs))
+        tensor.check(flags)
+    return list(zip(totals[0::2], totals[1::2], strict=True))
+
+
 def _score_threshold(request: ScoreThreshold, tensor: Tensor) -> int:
     def count(prefix: int | None) -> tuple[Sequence[int], int]:
         counts = (ctypes.c_int64 * extension.histogram_bins)()
@@ -254,6 +264,7 @@ ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
     KthMagnitude: _kth, ModelKthMagnitude: _of_model, KthScore: _kth_score,
     DeltaNorms: _norms, Gram: _gram,
     ScoreThreshold: _score_threshold, ScoreNorms: _score_norms,
+    ChangeCounts: _changes,
 }  # fmt: skip
 
 

@@ -134,6 +134,12 @@ class DeviceKernels(TensorKernels):
         with self._computing():
             return super().delta_gram(inputs, totals, n)
 
+    def count_changes(
+        self, inputs: Sequence[Buffer], epsilon: float, totals: list[int], n: int
+    ) -> tuple[int, list[int]]:
+        with self._computing():
+            return super().count_changes(inputs, epsilon, totals, n)
+
     def ranked_experts(
         self,
         inputs: Sequence[Buffer],

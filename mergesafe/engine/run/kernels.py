@@ -132,6 +132,10 @@ class Kernels(Protocol):
         offset: int,
     ) -> tuple[int, list[float]]: ...
 
+    def count_changes(
+        self, inputs: Sequence[Buffer], epsilon: float, totals: list[int], n: int
+    ) -> tuple[int, list[int]]: ...
+
     def ranked_experts(
         self,
         inputs: Sequence[Buffer],

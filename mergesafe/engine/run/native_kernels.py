@@ -122,6 +122,12 @@ class NativeKernels:
             base, vectors, norm, totals, n, offset, self.zero, self.threads
         )
 
+    def count_changes(
+        self, inputs: Sequence[Buffer], epsilon: float, totals: list[int], n: int
+    ) -> tuple[int, list[int]]:
+        base, *experts = _inputs(inputs)
+        return extension.count_changes(base, experts, epsilon, totals, n, self.zero, self.threads)
+
     def ranked_experts(
         self,
         inputs: Sequence[Buffer],

@@ -127,6 +127,12 @@ class TensorKernels:
         )
         return self._flags(inputs), answer
 
+    def count_changes(
+        self, inputs: Sequence[Buffer], epsilon: float, totals: list[int], n: int
+    ) -> tuple[int, list[int]]:
+        base, *experts = map(self._tensor, inputs)
+        return self._flags(inputs), self._backend.count_changes(base, experts, epsilon, totals)
+
     def ranked_experts(
         self,
         inputs: Sequence[Buffer],

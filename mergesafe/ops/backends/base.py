@@ -94,6 +94,17 @@ class Backend(Protocol):
     ) -> torch.Tensor:
         """A combination of :data:`mergesafe.ops.fused.ELEMENTS`, in float32, rounded once."""
 
+    def count_changes(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        epsilon: float,
+        totals: Sequence[int],
+    ) -> list[int]:
+        """``totals`` (two per expert) plus the counts of
+        :class:`mergesafe.methods.statistics.ChangeCounts`.
+        """
+
     def kth_magnitude(
         self,
         base: torch.Tensor,

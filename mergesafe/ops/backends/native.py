@@ -110,6 +110,19 @@ class NativeBackend(OneByOne):
         )
         return out
 
+    def count_changes(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        epsilon: float,
+        totals: Sequence[int],
+    ) -> list[int]:
+        inputs, threads = [input_of(x) for x in experts], torch.get_num_threads()
+        _, counts = extension.count_changes(
+            input_of(base), inputs, epsilon, list(totals), base.numel(), False, threads
+        )
+        return counts
+
     def kth_magnitude(
         self,
         base: torch.Tensor,

@@ -1,8 +1,8 @@
-"""Masks by rank in a row and by the variance over experts, in plain torch.
+"""Masks by rank in a row and by the variance over experts, and counts of changes, in plain torch.
 
-The specification of csrc/core/rank_mask.h and csrc/core/score.h, and what every backend but the
-compiled one for processors runs: sorting is stable and all arithmetic is one operation at a time,
-so that the bits are the same on every device.
+The specification of csrc/core/rank_mask.h, csrc/core/score.h and csrc/cpu/changes.inl, and what
+every backend but the compiled one for processors runs: sorting is stable and all arithmetic is one
+operation at a time, so that the bits are the same on every device.
 """
 
 from __future__ import annotations
@@ -49,6 +49,20 @@ class SelectedByTorch:
             alike = x.dtype == base.dtype
             found.append(torch.where(keep, x, base) if alike else _mixed(keep, x, base))
         return found
+
+    def count_changes(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        epsilon: float,
+        totals: Sequence[int],
+    ) -> list[int]:
+        least = number(epsilon, torch.float32)
+        changes = torch.stack([~(delta_of(x, base).abs() <= least) for x in experts])
+        shared = changes & (changes.sum(dim=0) > 1)
+        all_of, shared_of = (torch.count_nonzero(x, dim=1).tolist() for x in (changes, shared))
+        found = [n for a, s in zip(all_of, shared_of, strict=True) for n in (a - s, s)]
+        return [total + n for total, n in zip(totals, found, strict=True)]
 
     def score_histogram(
         self, base: torch.Tensor, experts: Sequence[torch.Tensor], prefix: int | None

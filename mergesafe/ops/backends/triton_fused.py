@@ -34,6 +34,72 @@ def magmax(base, inputs, coefficients, COUNT: tl.constexpr):
     return changed(base, largest * tl.load(coefficients))
 
 
+@triton.jit
+def ram(base, inputs, coefficients, COUNT: tl.constexpr):
+    """See :func:`mergesafe.ops.fused.ram`."""
+    epsilon = tl.load(coefficients)
+    total = tl.full(base.shape, 0.0, tl.float32)
+    count = tl.full(base.shape, 0.0, tl.float32)
+    factor = tl.full(base.shape, 0.0, tl.float32)
+    for i in tl.static_range(COUNT):
+        delta = inputs[i] - base
+        small = float_of(bits_of(delta) & 0x7FFFFFFF) <= epsilon
+        total = total + tl.where(small, 0.0, delta)
+        count = count + tl.where(small, 0.0, 1.0)
+        factor = factor + tl.where(small, 0.0, tl.load(coefficients + 1 + i))
+    mean = tl.div_rn(total, tl.where(count > 1.0, count, 1.0))
+    return changed(base, tl.where(count > 1.0, mean, total * factor))
+
+
+@triton.jit
+def sum_of_deltas(base, inputs, COUNT: tl.constexpr):
+    total = tl.full(base.shape, 0.0, tl.float32)
+    for i in tl.static_range(COUNT):
+        total = total + (inputs[i] - base)
+    return total
+
+
+@triton.jit
+def consensus(base, inputs, coefficients, COUNT: tl.constexpr):
+    """See :func:`mergesafe.ops.fused.consensus`."""
+    total = sum_of_deltas(base, inputs, COUNT)
+    claims = tl.full(base.shape, 0.0, tl.float32)
+    for i in tl.static_range(COUNT):
+        delta = inputs[i] - base
+        others = float_of(bits_of(total - delta) & 0x7FFFFFFF)
+        least = tl.load(coefficients + 2 + i) * others
+        claims = claims + tl.where(float_of(bits_of(delta) & 0x7FFFFFFF) >= least, 1.0, 0.0)
+    keep = tl.where(claims >= tl.load(coefficients), 1.0, 0.0)
+    return base + (keep * total) * tl.load(coefficients + 1)
+
+
+@triton.jit
+def emr(base, inputs, coefficients, COUNT: tl.constexpr):
+    """See :func:`mergesafe.ops.fused.emr`."""
+    total = sum_of_deltas(base, inputs, COUNT)
+    sign = tl.where(total > 0.0, 1.0, 0.0) + tl.where(total < 0.0, -1.0, 0.0)
+    largest = tl.full(base.shape, 0.0, tl.float32)
+    for i in tl.static_range(COUNT):
+        towards = (inputs[i] - base) * sign
+        largest = tl.where((towards > largest) | (towards != towards), towards, largest)
+    return base + (sign * largest) * tl.load(coefficients)
+
+
+@triton.jit
+def stitch(base, inputs, coefficients, COUNT: tl.constexpr):
+    """See :func:`mergesafe.ops.fused.stitch`."""
+    total = tl.full(base.shape, 0.0, tl.float32)
+    kept = tl.full(base.shape, 0.0, tl.float32)
+    for i in tl.static_range(COUNT):
+        delta = inputs[i] - base
+        floor = tl.load(coefficients + 1 + i)
+        keep = tl.where(float_of(bits_of(delta) & 0x7FFFFFFF) >= floor, 1.0, 0.0)
+        total = total + keep * delta
+        kept = kept + keep
+    mean = tl.div_rn(total, tl.where(kept > 1.0, kept, 1.0))
+    return base + mean * tl.load(coefficients)
+
+
 @triton.jit(do_not_specialize_on_alignment=["coefficients"])
 def fused(
     out,
@@ -56,4 +122,12 @@ def fused(
         merged = nearswap(b, values, coefficients)
     if KERNEL == "magmax":
         merged = magmax(b, values, coefficients, COUNT)
+    if KERNEL == "ram":
+        merged = ram(b, values, coefficients, COUNT)
+    if KERNEL == "consensus":
+        merged = consensus(b, values, coefficients, COUNT)
+    if KERNEL == "emr":
+        merged = emr(b, values, coefficients, COUNT)
+    if KERNEL == "stitch":
+        merged = stitch(b, values, coefficients, COUNT)
     store(out, index, inside, merged)
