@@ -45,6 +45,7 @@ from mergesafe.methods.definitions.nearswap import Nearswap
 from mergesafe.methods.definitions.nuslerp import Nuslerp
 from mergesafe.methods.definitions.passthrough import Passthrough
 from mergesafe.methods.definitions.pcb import Pcb
+from mergesafe.methods.definitions.ram import Ram, RamPlusTensorLocal
 from mergesafe.methods.definitions.regmean import RegMean
 from mergesafe.methods.definitions.resta import Resta
 from mergesafe.methods.definitions.safe_delta import SafeDelta
@@ -65,7 +66,8 @@ METHODS: dict[str, MergeMethod] = {
     for method in (
         Linear(), Slerp(), Nuslerp(), Multislerp(), Nearswap(), Karcher(), Passthrough(),
         TaskArithmetic(), Ties(), DareLinear(), DareTies(), Della(), DellaLinear(), Breadcrumbs(),
-        BreadcrumbsTies(), Sce(), LocalizeStitch(), Consensus(), Emr(), ModelStock(),
+        BreadcrumbsTies(), Sce(), Ram(), RamPlusTensorLocal(), LocalizeStitch(), Consensus(),
+        Emr(), ModelStock(),
         TaskSingularVectors(), IsoC(), IsoCts(), Star(), SubspaceBoosting(), Cart(), MagMax(),
         Wudi(), ActMat(), Fisher(), RegMean(),
         CoreSpace(TaskArithmetic(), CORE_SPACE),

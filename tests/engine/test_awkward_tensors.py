@@ -20,7 +20,8 @@ from mergesafe.engine.run import workers as stream
 from . import float64
 
 METHODS = [
-    "linear", "slerp", "nearswap", "magmax", "arcee_fusion", "pcb", "passthrough", "resta", *FAMILY,
+    "linear", "slerp", "nearswap", "magmax", "ramplus_tl", "arcee_fusion", "pcb", "passthrough",
+    "resta", *FAMILY,
 ]  # fmt: skip
 #: Around the block of reductions, and sizes that one or several tiles of it hold.
 EDGES = [1, 2, 15, 16, 17, 4095, 4096, 4097, 8191, 8192, 8193, 12289]
@@ -46,6 +47,8 @@ def content(method: str, models: list[Path], **keys: Any) -> dict[str, Any]:
         return recipe(method, models[1:2], models[0], **keys)
     if method == "pcb":
         return recipe(method, models[1:], models[0], parameters={"density": 0.4}, **keys)
+    if method == "ramplus_tl":
+        return recipe(method, models[1:], models[0], parameters={"epsilon": 0.9}, **keys)
     if method == "passthrough":
         return recipe(method, models[:1], each={"scale": 0.5}, **keys)
     each = [{"weight": w, **FAMILY.get(method, {})} for w in (0.6, 0.8)]

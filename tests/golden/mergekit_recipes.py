@@ -177,6 +177,12 @@ CASES = {
     "della linear all": Case(
         "della_linear", each(weight=(RISING, 0.3, 0.2), density=1.0), {"lambda": 0.6}
     ),
+    "ram": Case("ram", {name: {} for name in MODELS[1:]}, {"epsilon": 0.2}),
+    "ram layers": Case("ram", {name: {} for name in MODELS[1:]}, {"epsilon": FILTERS}),
+    "ram plus": Case(
+        "ramplus_tl", {name: {} for name in MODELS[1:]},
+        {"epsilon": 0.2, "r": RISING, "alpha": 3.0},
+    ),
     "sce": Case("sce", {name: {} for name in MODELS[1:]}, {"select_topk": 0.4}),
     "breadcrumbs": Case("breadcrumbs", each(weight=(0.6, 0.3, -0.4), density=0.5, gamma=0.1)),
     "breadcrumbs each": Case(

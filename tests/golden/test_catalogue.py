@@ -120,6 +120,8 @@ SELECTIVE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sce": ({}, {"select_topk": 0.3}),
     "magmax": ({}, {"lambda": 0.6}),
     "pcb": ({}, {"density": 0.2}),
+    "ram": ({}, {"epsilon": 0.004}),
+    "ramplus_tl": ({}, {"epsilon": 0.004, "r": 0.4, "alpha": 0.9}),
     "localize_stitch": ({"density": 0.4}, {"lambda": 0.8}),
     "consensus": ({"threshold": 0.7}, {"lambda": 0.6}),
     "emr": ({}, {"lambda": 0.6}),

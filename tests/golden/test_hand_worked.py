@@ -122,6 +122,27 @@ def test_nearswap(t: float, expected: list[float], backend: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "parameters", "expected"),
+    [
+        # both change all: the mean of the task vectors, 0  0.75  -0.5  2.125
+        ("ram", {}, [1.0, 2.75, -1.5, 2.125]),
+        # a change of 0.5 is none: d1 keeps 1 -2, d2 all; means 0 -0.5, and 1  4 of d2 alone
+        ("ram", {"epsilon": 0.5}, [1.0, 3.0, -1.5, 4.0]),
+        ("ram", {"epsilon": 4.0}, BASE),
+        # d1 has 2 shared changes and none alone; d2 has 2 shared and 2 alone, a ratio of 1
+        ("ramplus_tl", {"epsilon": 0.5, "r": 0.5, "alpha": 0.25}, [1.0, 3.125, -1.5, 4.5]),
+        ("ramplus_tl", {"epsilon": 0.5, "r": 0.5, "alpha": 2.0}, [1.0, 3.5, -1.5, 6.0]),
+        # all shared: r has nothing to enlarge
+        ("ramplus_tl", {"r": 5.0}, [1.0, 2.75, -1.5, 2.125]),
+    ],
+)
+def test_ram(method: str, parameters: dict[str, Any], expected: list[float], backend: str) -> None:
+    base, *experts = (torch.tensor(x) for x in (BASE, X1, X2))
+    made = getattr(methods, method)(base, experts, **parameters, backend=backend)
+    assert made.tolist() == expected
+
+
+@pytest.mark.parametrize(
     ("parameters", "expected"),
     [
         # of 1 and -1 the first, else 1  -2  4

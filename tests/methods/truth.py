@@ -45,9 +45,37 @@ def merged(
         return wide[0] + parameters.get("lambda", 1.0) * deltas.gather(0, largest)[0]
     if method == "arcee_fusion":
         return _arcee_fusion(wide[0], wide[1])
+    if method in ("ram", "ramplus_tl"):
+        plus = (parameters.get("r", 0.1), parameters.get("alpha", 0.2))
+        return _ram(
+            wide[0], wide[1:], parameters.get("epsilon", 1e-5), plus if "plus" in method else None
+        )
     if method == "iso_c":
         return _iso_c(wide[0], wide[1:], parameters)
     return _task_vectors(method, wide[0], wide[1:], parameters)
+
+
+def _ram(
+    base: torch.Tensor,
+    experts: Sequence[torch.Tensor],
+    epsilon: float,
+    plus: tuple[float, float] | None,
+) -> torch.Tensor:
+    """Element after element. ``plus``: r and alpha."""
+    deltas = [(x - base).flatten().tolist() for x in experts]
+    active = [
+        [i for i, d in enumerate(each) if abs(d) > epsilon] for each in zip(*deltas, strict=True)
+    ]
+    factors = [1.0] * len(experts)
+    for i in range(len(experts)) if plus else ():
+        alone = sum(each == [i] for each in active)
+        shared = sum(i in each for each in active) - alone
+        factors[i] = 1.0 + plus[0] * min(shared / alone, plus[1]) if alone else 1.0
+    added = []
+    for at, each in enumerate(active):
+        own = [deltas[i][at] for i in each]
+        added.append(own[0] * factors[each[0]] if len(own) == 1 else sum(own) / max(1, len(own)))
+    return base + torch.tensor(added, dtype=torch.float64).view_as(base)
 
 
 def _slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
