@@ -45,6 +45,7 @@ def test_a_page_says_what_a_user_asks(name: str) -> None:
     page = page_of(method)
     assert page.startswith(f"# {method.title}\n\n`{name}`: ")
     assert summary_of(method).endswith(".")
+    assert "## When to use it" in page
     assert method.paper in page
     assert all(f"| `{each.name}` |" in page for each in method.parameters)
     assert f"`{method.exact}`" in page

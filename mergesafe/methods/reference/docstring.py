@@ -49,7 +49,8 @@ def paragraphs_of(method: MergeMethod) -> list[str]:
         found = [*map(_without_title, (*own[:1], *module[:1])), *module[1:], *own[1:]]
     else:
         found = [_without_title(own[0]), *own[1:]]
-    return sorted(found, key=lambda paragraph: paragraph.startswith(_SOURCES))
+    # one of several methods may say as its sentence what the file says of all
+    return sorted(dict.fromkeys(found), key=lambda paragraph: paragraph.startswith(_SOURCES))
 
 
 def _without_title(paragraph: str) -> str:
