@@ -23,6 +23,7 @@ from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tiling import reads
 from mergesafe.errors import MergesafeError
 from mergesafe.recipe.model import Recipe
+from mergesafe.terminal.progress import duration
 from mergesafe.terminal.text import printable
 
 _UNREAD: Final = (
@@ -106,9 +107,12 @@ def _unknown(plan: MergePlan) -> str | None:
         inputs += [model.adapter.path] if model.adapter else []
     if not all(isinstance(path, Path) for path in inputs):
         return _UNREAD
-    whole = {task.method.name for task in plan.tasks if task.unit.is_whole}
+    whole = {t.method.name for t in plan.tasks if t.unit.is_whole and t.operations is None}
     if whole:
-        return f"{', '.join(sorted(whole))} merges whole matrices, which no part of one can time"
+        return (
+            f"{', '.join(sorted(whole))} merges whole matrices, which no part of one can time, and "
+            "does not declare its operations"
+        )
     return None
 
 
@@ -162,11 +166,12 @@ _KINDS = {
     "reread": "read {passes} times, in small tiles: cheaper than to keep them",
     "streamed": "read {passes} times, too large for the budget",
     "copied": "copied, not merged",
+    "whole": "read once, each as a whole matrix",
 }
 _LIMITS = {
     "disk": "the disk that the inputs come from",
     "read": "copying inputs from the page cache",
-    "compute": "the kernels",
+    "compute": "the computation",
     "write": "copying the output to the page cache",
     "overhead": "the number of tensors",
 }
@@ -181,11 +186,11 @@ def _time(estimate: dict[str, Any] | None, why: str | None) -> list[str]:
     if estimate is None:
         return [f"  time       unknown: {why}"]
     seconds = max(estimate["processor_s"], estimate["disk_s"])
-    digits = 1 if seconds < 10 else 0
+    about = f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
     steps = ("read", "compute", "write", "overhead")
     parts = ", ".join(f"{step} {estimate[f'{step}_s']:.2f}" for step in steps)
     return [
-        f"  time       about {seconds:.{digits}f} s, from rates measured just now; the limit is "
+        f"  time       about {about}, from rates measured just now; the limit is "
         f"{_LIMITS[estimate['limit']]}",
         f"             processors {estimate['processor_s']:.2f} s ({parts}) beside disk "
         f"{estimate['disk_s']:.2f} s; {estimate['cached']:.0%} of the inputs are in the page cache",

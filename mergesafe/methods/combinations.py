@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, TypeAlias
 from mergesafe.methods.contract import BrokenContractError, OperandSet, Scope, Used, shown
 from mergesafe.methods.masks import RankMask, Sparsify, check_masks, check_ranked
 from mergesafe.methods.numbers import is_traced, plain
+from mergesafe.methods.operations import Operations
 
 ELECTS: Final = ("none", "sum", "count")
 #: Float32 values for each element that a tile function may hold besides operands and result.
@@ -259,7 +260,8 @@ class TileFunction(Combination):
     operands.
 
     ``compiled``: a name in :data:`COMPILED`, which has the same bits and runs on the CPU in place
-    of the function.
+    of the function. ``operations``: what the function of a whole tensor computes; without it, a
+    plan cannot say how long the merge takes.
     """
 
     function: TileBody
@@ -268,6 +270,7 @@ class TileFunction(Combination):
     holds: float = TILE_SCRATCH
     exact: Literal["bits", "numerics"] | None = None
     compiled: str | None = None
+    operations: Operations | None = None
     of: OperandSet = field(default="all", init=False, repr=False)
 
     def check(self, scope: Scope, *, finite: bool) -> None:
@@ -279,6 +282,10 @@ class TileFunction(Combination):
         if not isinstance(self.holds, Real) or not 0 <= float(self.holds) < math.inf:
             raise BrokenContractError(
                 f"{name} has holds = {shown(self.holds)}", "float32 values per element, 0 or more"
+            )
+        if self.operations is not None and not isinstance(self.operations, Operations):
+            raise BrokenContractError(
+                f"{name} has operations = {shown(self.operations)}", "None or Operations"
             )
         if self.compiled is not None and self.compiled not in COMPILED:
             raise BrokenContractError(

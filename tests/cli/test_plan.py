@@ -116,29 +116,47 @@ def test_input_that_cannot_be_read_any_more(ties: Path, family: Family) -> None:
     assert "time       unknown" in as_text(answer)
 
 
-@pytest.mark.parametrize("method", ["iso_c", "tsv", "nuslerp", "regmean"])
-def test_methods_of_whole_matrices_have_no_estimate(family: Family, method: str) -> None:
-    """A part of a matrix is no matrix, and its time says nothing of the whole."""
-    content = recipe(method, family.experts, family.base)
+WHOLE = (
+    "iso_c", "iso_cts", "tsv", "star", "subspace_boosting", "cart", "wudi", "actmat", "nuslerp",
+    "regmean",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", WHOLE)
+def test_methods_of_whole_matrices_are_estimated_from_their_operations(
+    family: Family, method: str
+) -> None:
+    base = None if method in ("cart", "regmean") else family.base
+    models = family.models if base is None else family.experts
+    content = recipe(method, models, base)
     if method == "nuslerp":
         content["parameters"] = {
             "weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True
         }  # fmt: skip
     if method == "regmean":
-        content = recipe(method, family.experts)
         known = {
             name: torch.eye(tensor.shape[1])
             for name, tensor in read(family.base).items() if ".layers." in name and tensor.ndim > 1
         }  # fmt: skip
         for entry in content["models"]:
             entry["calibration"] = {"gram": str(save(family.folder / "gram", known))}
-    path = write_recipe(family.folder / "matrices.yml", content)
-    done = command("plan", path, "--json")
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    answer = describe(mergesafe.plan(content))
+    assert answer["no_estimate"] is None
+    assert answer["estimate"]["compute_s"] > 0
+    [whole] = [each for each in answer["classes"] if each["kind"] == "whole"]
+    tensors = read(family.base)
+    layers = [t for n, t in tensors.items() if ".layers." in n and t.ndim == 2]
+    assert whole["tensors"] == (len(tensors) if method == "nuslerp" else len(layers))
+    assert "as a whole matrix" in as_text(answer)
+
+
+def test_a_dense_method_that_declares_no_operations_has_no_estimate(family: Family) -> None:
+    """A part of a matrix is no matrix, and its time says nothing of the whole."""
+    content = recipe("tests.engine.written:best_rank", family.experts, family.base)
+    answer = describe(mergesafe.plan(content))
     assert answer["estimate"] is None
-    assert answer["no_estimate"].startswith(f"{method} merges whole matrices")
-    assert f"time       unknown: {method} merges whole" in command("plan", path).stdout
+    assert answer["no_estimate"].endswith("does not declare its operations")
+    assert "time       unknown: tests.engine.written:best_rank merges whole" in as_text(answer)
 
 
 def test_a_part_that_cannot_be_merged_has_no_estimate(tmp_path: Path) -> None:

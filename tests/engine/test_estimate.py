@@ -231,3 +231,54 @@ def test_tiny_tensors_cost_what_their_number_does(family: Family) -> None:
     assert estimate is not None
     assert (estimate.read_s, estimate.compute_s, estimate.write_s) == (0, 0, 0)
     assert estimate.overhead_s == len(llama(0)) * rates.piece > 0
+
+
+def test_operations_add_up_and_are_divided_by_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mergesafe.engine.estimate import matrices
+    from mergesafe.methods.operations import Operations, eigh, product, svd, wide_product
+
+    assert product(2, 3, 4) + product(1, 1, 1) == Operations(product=50.0)
+    assert wide_product(2, 3, 4) * 2 == Operations(wide_product=96.0)
+    assert svd(8, 2) == svd(2, 8) == Operations(svd=(12.5 * 8 + 16 * 2) * 4)
+    assert eigh(10) == Operations(eigh=1000.0)
+    # beyond a cache, what a decomposition reads from memory counts, too
+    assert svd(4096, 4096).moved == pytest.approx(8 / 3 * 4096**3)
+    monkeypatch.setitem(matrices._SAMPLES, "product", lambda torch: (6.0, lambda: None))
+    monkeypatch.setattr(matrices, "_rate", lambda amount, work: amount)
+    assert matrices.measured(["product"], lanes=3, threads=1) == {"product": 18.0}
+
+
+def test_every_kind_of_operations_is_measured() -> None:
+    from dataclasses import asdict
+
+    from mergesafe.engine.estimate import matrices
+    from mergesafe.methods.operations import Operations
+
+    assert set(matrices._SAMPLES) == set(asdict(Operations()))
+    # nothing that computes is slower than a thousand operations a second
+    assert min(matrices.measured(matrices._SAMPLES, lanes=1, threads=1).values()) > 1e3
+
+
+def test_matrices_count_as_computing() -> None:
+    whole = TensorClass("whole", 1, 2, 2, elements=300, bytes_read=1000, bytes_out=500)
+    rates = Rates({"whole": FAST}, piece=0.5, cached=1.0, disk=None, matrices=70.0)
+    estimate = predict([whole], 1200, rates)
+    assert estimate is not None
+    assert (estimate.compute_s, estimate.limit) == (300 * 0.01 + 70.0, "compute")
+
+
+def test_a_merge_by_decompositions_takes_about_as_long_as_it_says(tmp_path: Path) -> None:
+    """Other programs take their share of the processors; a wrong unit would be off by far more."""
+    shape, names = (384, 384), [f"model.layers.{i}.mlp.up_proj.weight" for i in range(4)]
+    draw = torch.Generator().manual_seed(1)
+    folders = [
+        save(tmp_path / n, {name: torch.randn(shape, generator=draw) for name in names})
+        for n in "abcd"
+    ]
+    content = recipe("tsv", folders[1:], folders[0])
+    report = mergesafe.plan(content, threads=1)
+    rates = calibrate(report.plan, report.schedule, report.options)
+    began = time.perf_counter()
+    mergesafe.merge(content, tmp_path / "out", threads=1)
+    took = time.perf_counter() - began
+    assert took / 10 < rates.matrices < 10 * took

@@ -20,12 +20,14 @@ from typing import Final
 
 from mergesafe.checkpoint.views.stored import part_of
 from mergesafe.dtypes import SIZES
+from mergesafe.engine.estimate.matrices import matrix_seconds
 from mergesafe.engine.estimate.probe import BlankReader, SampleReader, places
 from mergesafe.engine.estimate.seconds import (
     ONCE,
     REREAD,
     RESIDENT,
     STREAMED,
+    WHOLE,
     Rate,
     Rates,
     kind_of,
@@ -48,7 +50,15 @@ from mergesafe.engine.run.kernels import Kernels
 from mergesafe.engine.run.tensor import TensorMerge
 from mergesafe.engine.run.trace import COMPUTING, STEPS, Lap
 from mergesafe.engine.run.workers import Options, Schedule
-from mergesafe.methods.spec import Unit
+from mergesafe.methods.driver import dry_run
+from mergesafe.methods.spec import (
+    Merge,
+    MergeMethod,
+    Settings,
+    TensorContext,
+    Unit,
+    WeightedSum,
+)
 
 #: Seconds for windows of all kinds together; the last ones may end later.
 SECONDS: Final = 0.15
@@ -79,16 +89,43 @@ def calibrate(plan: MergePlan, planned: Schedule, options: Options) -> Rates:
     with SampleReader() as reader:
         cached = reader.cached_share([s.view.info for task in plan.tasks for s in task.sources])
         bench = _Bench(plan, planned, options, kernels, reader)
-        for kind in (ONCE, RESIDENT, REREAD, STREAMED):
+        for kind in (ONCE, RESIDENT, REREAD, STREAMED, WHOLE):
             members = [task for task in tasks if kind_of(task, planned) == kind]
+            if members and kind == WHOLE:
+                members = [_averaged(task) for task in members]
             if members:
                 share = sum(task.stored_bytes for task in members) / total
                 rates[kind] = bench.measure(kind, members, SECONDS * share)
         if tasks:
-            piece = bench.piece(typical(tasks))
+            middle = typical(tasks)
+            piece = bench.piece(_averaged(middle) if middle.unit.is_whole else middle)
         disk = reader.disk_rate()
         reader.forget_fetched()
-    return Rates(rates, piece, cached, disk)
+    seconds = matrix_seconds([task for task in tasks if task.unit.is_whole], planned)
+    return Rates(rates, piece, cached, disk, seconds)
+
+
+class _Mean(MergeMethod):
+    """Reads and writes what another method does, which must not be given a part of a matrix."""
+
+    name = title = "mean"
+    paper = ""
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        count = tensor.inputs + tensor.base
+        return WeightedSum((1.0 / count,) * count, of="all")
+
+
+def _averaged(task: TensorTask) -> TensorTask:
+    """The mean of the tensors that a task merges, as a task that may be cut."""
+    members = task.members
+    inputs = len(members) - task.context.base
+    context = replace(task.context, inputs=inputs, calibration=(), references=())
+    return replace(
+        task, context=context, sources=members, method=_Mean(), settings=Settings(),
+        planned=dry_run(_Mean(), context, Settings()), beside=0, references=0, used=None,
+    )  # fmt: skip
 
 
 def typical(tasks: Sequence[TensorTask]) -> TensorTask:

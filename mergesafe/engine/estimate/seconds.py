@@ -22,8 +22,9 @@ from mergesafe.engine.run.workers import Schedule, is_cut
 
 #: How a tensor is read: without statistics; kept in memory from the first pass to the last; once
 #: per pass, in tiles that stay in a cache, as is cheaper, or in large ones, for want of memory;
-#: copied, as integers are after they were compared.
+#: copied, as integers are after they were compared; without statistics, as a whole matrix.
 ONCE, RESIDENT, REREAD, STREAMED, COPIED = "once", "resident", "reread", "streamed", "copied"
+WHOLE = "whole"
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Rate:
 @dataclass(frozen=True)
 class Rates:
     """``kinds``: by kind of tensor. ``piece``: seconds of a piece of work beside its bytes.
+    ``matrices``: seconds of functions of whole matrices.
 
     ``cached``: the share of the inputs in the page cache. ``disk``: bytes per second of the rest,
     None where none was met.
@@ -64,6 +66,7 @@ class Rates:
     piece: float
     cached: float
     disk: float | None
+    matrices: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def kind_of(task: TensorTask, planned: Schedule) -> str:
     if task.copied:
         return COPIED
     if not task.statistics:
-        return ONCE
+        return WHOLE if task.unit.is_whole else ONCE
     layout = planned.layouts[task.name]
     if layout.again:
         return REREAD
@@ -143,7 +146,7 @@ def predict(classes: list[TensorClass], bytes_in: int, rates: Rates) -> Estimate
     missing = bytes_in * (1 - rates.cached)
     return Estimate(
         read_s=sum(each.bytes_read / rate.read for each, rate in known),
-        compute_s=sum(each.elements * rate.compute for each, rate in known),
+        compute_s=sum(each.elements * rate.compute for each, rate in known) + rates.matrices,
         write_s=sum(each.bytes_out / rate.write for each, rate in known),
         overhead_s=sum(each.pieces for each in classes) * rates.piece,
         disk_s=missing / (rates.disk or slowest.read),

@@ -11,6 +11,7 @@ from mergesafe.checkpoint.output.encoding import RowScaled
 from mergesafe.checkpoint.output.layout import OutputTensor
 from mergesafe.dtypes import ENCODED_NAMES, SIZES
 from mergesafe.methods.driver import Planned
+from mergesafe.methods.operations import Operations
 from mergesafe.methods.spec import (
     Combination,
     KthScore,
@@ -166,6 +167,12 @@ class TensorTask:
             units.add(Unit.ROW)
         widest = Unit.GROUP, Unit.MATRIX, Unit.ROW
         return next((unit for unit in widest if unit in units), Unit.ELEMENT)
+
+    @property
+    def operations(self) -> Operations | None:
+        """What a function of the whole tensor computes, where it says so."""
+        how = None if self.planned is None else self.planned.combination
+        return how.operations if isinstance(how, TileFunction) and how.unit.is_whole else None
 
     @cached_property
     def scratch_bytes(self) -> float:

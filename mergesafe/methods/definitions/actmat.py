@@ -19,6 +19,7 @@ from typing import Any
 
 from mergesafe.methods.least_squares import NormalEquations
 from mergesafe.methods.matrices import EPSILON, is_layer_matrix, mean_task_vector
+from mergesafe.methods.operations import eigh, elements, wide_product
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
@@ -54,7 +55,13 @@ class ActMat(MergeMethod):
         if not is_layer_matrix(tensor):
             return mean_task_vector(tensor, scale)
         rows, columns = tensor.shape
-        return Dense(nearest, scale=scale, holds=9.0 + 10.0 * columns / rows)
+        # the Gram matrix of each expert and times its task vector, and the eigenvectors twice
+        products = wide_product(rows, columns, columns) * (2.0 * tensor.inputs + 2.0)
+        moved = elements(rows, columns, 10.0 * tensor.inputs)
+        return Dense(
+            nearest, scale=scale, holds=9.0 + 10.0 * columns / rows,
+            operations=products + eigh(columns) + moved,
+        )  # fmt: skip
 
 
 def nearest(tile: Any, settings: Any) -> Any:

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 from mergesafe.methods.matrices import is_layer_matrix, mean_input, singular_triples
+from mergesafe.methods.operations import elements, product, svd
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
@@ -59,7 +60,12 @@ class Cart(MergeMethod):
         yield from ()
         rank, scale = settings.shared["rank"], settings.shared["lambda"]
         if is_layer_matrix(tensor) and tensor.inputs > 2:
-            return Dense(centred, (scale,), holds=10.0, prepare=parts(rank))
+            m, n = tensor.shape
+            each = svd(m, n) + product(m, int(rank * min(m, n)), n) + elements(m, n, 16.0)
+            return Dense(
+                centred, (scale,), holds=10.0, prepare=parts(rank),
+                operations=each * tensor.inputs,
+            )  # fmt: skip
         return mean_input(tensor)
 
 

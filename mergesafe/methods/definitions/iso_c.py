@@ -29,6 +29,7 @@ from mergesafe.methods.matrices import (
     mean_task_vector,
     sum_of_task_vectors,
 )
+from mergesafe.methods.operations import Operations, eigh, elements, wide_product
 from mergesafe.methods.polar import polar_factor
 from mergesafe.methods.spec import (
     Dense,
@@ -80,8 +81,22 @@ class IsoC(MergeMethod):
         yield from ()
         alpha, weights = settings.shared["alpha"], tuple(settings.column("weight"))
         if is_layer_matrix(tensor):
-            return Dense(isotropic, weights, scale=alpha, holds=12.0, turns=True)
+            return Dense(
+                isotropic, weights, scale=alpha, holds=12.0, turns=True,
+                operations=_operations(tensor.shape, tensor.inputs),
+            )  # fmt: skip
         return mean_task_vector(tensor, alpha, weights)
+
+
+def _operations(shape: tuple[int, ...], count: int) -> Operations:
+    m, n = shape
+    long, short = max(m, n), min(m, n)
+    return (
+        eigh(short)
+        + wide_product(short, long, short) * 2.0  # the Gram matrix, and times the sum
+        + wide_product(short, short, short)
+        + elements(m, n, 8.0 * count + 16.0)
+    )
 
 
 def isotropic(tile: Any, weights: Any) -> Any:

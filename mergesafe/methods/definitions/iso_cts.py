@@ -28,6 +28,7 @@ from mergesafe.methods.matrices import (
     singular_triples,
     sum_of_task_vectors,
 )
+from mergesafe.methods.operations import Operations, elements, product, svd
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
@@ -69,9 +70,27 @@ class IsoCts(MergeMethod):
         yield from ()
         alpha = settings.shared["alpha"]
         if is_layer_matrix(tensor):
-            share = settings.shared["common"]
-            return Dense(isotropic, share, scale=alpha, holds=tensor.inputs + 12.0)
+            share, count = settings.shared["common"], tensor.inputs
+            return Dense(
+                isotropic, share, scale=alpha, holds=count + 12.0,
+                operations=_operations(tensor.shape, count, share),
+            )  # fmt: skip
         return mean_task_vector(tensor, alpha)
+
+
+def _operations(shape: tuple[int, ...], count: int, share: float) -> Operations:
+    m, n = shape
+    least = min(m, n)
+    common, own = directions(least, count, share)
+    decomposed = 1 + count * (own > 0)
+    return (
+        svd(m, n) * decomposed
+        + product(m, common, n) * (2.0 * (decomposed - 1))
+        + svd(m, least)
+        + svd(least, n)
+        + product(m, least, n) * 2.0
+        + elements(m, n, 8.0 * count + 16.0)
+    )
 
 
 def directions(least: int, experts: int, share: float) -> tuple[int, int]:

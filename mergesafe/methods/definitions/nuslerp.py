@@ -23,6 +23,7 @@ import math
 from typing import Any
 
 from mergesafe.methods.numbers import plain, sin
+from mergesafe.methods.operations import elements
 from mergesafe.methods.spec import (
     Gram,
     Inputs,
@@ -79,7 +80,11 @@ class Nuslerp(MergeMethod):
                 return MergeTaskVectors(weights, (Sparsify(), Sparsify()))
             return WeightedSum(weights)
         if settings.shared["nuslerp_row_wise"]:
-            return TileFunction(by_column, t, Unit.MATRIX, 24.0, exact="numerics")
+            # both in float64, squared and added up by halves along columns
+            operations = elements(tensor.numel, 1, 80.0)
+            return TileFunction(
+                by_column, t, Unit.MATRIX, 24.0, exact="numerics", operations=operations
+            )
         return TileFunction(by_row, t, Unit.ROW, 24.0, exact="numerics")
 
 

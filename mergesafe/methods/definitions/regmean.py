@@ -24,6 +24,7 @@ from typing import Any
 from mergesafe.errors import ArgumentError
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.least_squares import NormalEquations
+from mergesafe.methods.operations import elements, solution, wide_product
 from mergesafe.methods.spec import (
     Calibration,
     Dense,
@@ -88,7 +89,11 @@ class RegMean(MergeMethod):
             return WeightedSum(tuple(weight / total for weight in weights))
         # The sums, a product and a factor in float64, two values each.
         rows, columns = tensor.shape
-        return Dense(least_squares, settings, holds=6.0 + 8.0 * columns / rows)
+        each = wide_product(rows, columns, columns) + elements(columns, columns, 16.0)
+        return Dense(
+            least_squares, settings, holds=6.0 + 8.0 * columns / rows,
+            operations=each * tensor.inputs + solution(rows, columns),
+        )  # fmt: skip
 
 
 def least_squares(tile: Any, settings: Settings) -> Any:

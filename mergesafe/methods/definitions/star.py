@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from mergesafe.methods.matrices import is_layer_matrix, mean_task_vector, singular_triples
+from mergesafe.methods.operations import elements, product, svd
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
@@ -57,7 +58,11 @@ class Star(MergeMethod):
         yield from ()
         scale, eta = settings.shared["lambda"], settings.shared["eta"]
         if is_layer_matrix(tensor) and eta < 1.0:
-            return Dense(truncated, eta, scale=scale, holds=7.0)
+            m, n = tensor.shape
+            # about half of the directions hold the nuclear norm that is kept, or fewer
+            each = svd(m, n) + product(m, min(m, n) // 2, n) + elements(m, n, 10.0)
+            operations = each * tensor.inputs
+            return Dense(truncated, eta, scale=scale, holds=7.0, operations=operations)
         return mean_task_vector(tensor, scale)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from mergesafe.methods.matrices import is_layer_matrix, singular_triples, sum_of_task_vectors
+from mergesafe.methods.operations import elements, product, svd
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
@@ -66,7 +67,9 @@ class SubspaceBoosting(MergeMethod):
         yield from ()
         alpha, beta, count = settings.shared["alpha"], settings.shared["beta"], tensor.inputs
         if is_layer_matrix(tensor) and beta < 1.0:
-            return Dense(boosted, beta, scale=alpha, holds=10.0)
+            m, n = tensor.shape
+            operations = svd(m, n) + product(m, min(m, n), n) + elements(m, n, 8.0 * count + 16.0)
+            return Dense(boosted, beta, scale=alpha, holds=10.0, operations=operations)
         return MergeTaskVectors((1.0,) * count, (Sparsify(),) * count, scale=alpha)
 
 

@@ -27,6 +27,7 @@ from mergesafe.methods.matrices import (
     polar,
     singular_triples,
 )
+from mergesafe.methods.operations import Operations, elements, product, svd
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
@@ -78,9 +79,22 @@ class TaskSingularVectors(MergeMethod):
         count = tensor.inputs
         if is_layer_matrix(tensor) and min(tensor.shape) >= count:
             return Dense(
-                recombined, weights, scale=alpha, holds=count + 10.0, prepare=singular_vectors
-            )
+                recombined, weights, scale=alpha, holds=count + 10.0, prepare=singular_vectors,
+                operations=_operations(tensor.shape, count),
+            )  # fmt: skip
         return mean_task_vector(tensor, alpha, weights)
+
+
+def _operations(shape: tuple[int, ...], count: int) -> Operations:
+    m, n = shape
+    stacked = min(m, n) // count * count
+    return (
+        svd(m, n) * count
+        + svd(m, stacked)
+        + svd(stacked, n)
+        + product(m, stacked, n)
+        + elements(m, n, 8.0 * count)
+    )
 
 
 def recombined(tile: Any, weights: Any) -> Any:

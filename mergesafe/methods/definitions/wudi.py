@@ -28,6 +28,7 @@ from typing import Any, Final
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.least_squares import NormalEquations
 from mergesafe.methods.matrices import is_layer_matrix, mean_task_vector, sum_of_task_vectors
+from mergesafe.methods.operations import elements, product, solution, wide_product
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
@@ -81,9 +82,16 @@ class Wudi(MergeMethod):
         rows, columns = tensor.shape
         # float64 task vector, products and a product; G, one Gram, a weighted one and a factor
         holds = 9.0 + 8.0 * columns / rows
+        # the Gram matrix of each expert, and times its task vector
+        sums = wide_product(rows, columns, columns) * (2.0 * tensor.inputs)
+        sums += elements(rows, columns, 10.0 * tensor.inputs)
         if solver == "adam":
-            return Dense(by_adam, scale=scale, holds=holds)
-        return Dense(by_solving, (settings.shared["ridge"],), scale=scale, holds=holds)
+            step = product(rows, columns, columns) + elements(rows, columns, 16.0)
+            return Dense(by_adam, scale=scale, holds=holds, operations=sums + step * STEPS)
+        return Dense(
+            by_solving, (settings.shared["ridge"],), scale=scale, holds=holds,
+            operations=sums + solution(rows, columns),
+        )  # fmt: skip
 
 
 def interference(tile: Any) -> NormalEquations:
