@@ -261,7 +261,7 @@ def test_tuning_knows_the_magnitudes_of_the_model(models: list[Path], tmp_path: 
 
     data = questions(tmp_path)
     section = {"data": [{"role": "domain", "path": str(data)}], "coefficients": ["weight"]}
-    setup = prepare(content(models) | {"tune": section}).with_magnitudes(1 << 30)
+    setup = prepare(content(models) | {"tune": section}).with_statistics(1 << 30)
     ms.merge(content(models), tmp_path / "out")
     merged = read(tmp_path / "out")
     x = setup.space.initial()
@@ -271,7 +271,7 @@ def test_tuning_knows_the_magnitudes_of_the_model(models: list[Path], tmp_path: 
         inputs = Resident([task], torch.device("cpu"))
         with inputs.open(task) as tensors:
             function = TensorFunction(task, setup.space)
-            row = x[setup.space.index(task.name)]
+            [row] = setup.space.rows_of([task.name])(x)
             assert same_bits(function.make(tensors, row, torch.float32), merged[task.name])
             slope = function.reduce(tensors, row, torch.ones(task.context.shape))
             assert slope.isfinite().all()

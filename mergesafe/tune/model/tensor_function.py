@@ -113,6 +113,8 @@ class TensorFunction:
             how = self._declared(inputs, self._traced(leaf))
             outputs, slopes = self._slopes(how, inputs, leaf, gradient, chosen)
         live = [(o, s.to(o)) for o, s in zip(outputs, slopes, strict=True) if o.requires_grad]
+        if not live:  # no coefficient changes this tensor, such as a norm of a method of matrices
+            return torch.zeros_like(row)
         of_row: Tensor
         [of_row] = torch.autograd.grad([o for o, _ in live], leaf, [s for _, s in live])
         return of_row
