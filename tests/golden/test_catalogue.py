@@ -83,10 +83,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         made[f"{seed}-moe"] = save(
             folder / f"{seed}-moe", mixture(seed), {"model_type": "qwen3_moe"}
         )
+    for kind, shapes in (("bf16", weights("base")), ("moe", mixture("base"))):
+        for seed in ("a", "b"):
+            for score in ("score", "base_score"):
+                name = f"{score} {seed}-{kind}"
+                made[name] = save(folder / name, _scores(name, shapes))
     adapter = save_adapter(folder / "adapter", weights("base"), 0)
     _fill(adapter)
     names = {name: str(path) for name, path in made.items()}
     return names | {"lora": f"{names['base-bf16']}+{adapter}"}
+
+
+def _scores(label: str, tensors: Tensors) -> Tensors:
+    """Numbers of at least 0 for every tensor that is merged; many are equal."""
+    return {
+        n: (numbers(f"{label} {n}", tuple(x.shape), torch.float32).abs() * 2**12).floor()
+        for n, x in tensors.items()
+        if x.is_floating_point()
+    }
 
 
 def _fill(adapter: Path) -> None:
@@ -110,6 +124,7 @@ class Case:
     keys: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     references: Mapping[str, str] = field(default_factory=dict)
+    calibration: tuple[str, ...] = ()
 
 
 WEIGHTS = (0.7, -0.4, 1.3)
@@ -246,6 +261,11 @@ def _safety_cases() -> dict[str, Case]:
         cases[f"interpolate {kind}"] = Case(
             "interpolate", two[:1], f"b-{kind}", all={"t": 0.3}, options=options
         )
+    for kind in ("bf16", "moe"):
+        cases[f"led {kind}"] = Case(
+            "led", (f"a-{kind}", f"b-{kind}"), f"base-{kind}", {"density": 0.6},
+            calibration=("score", "base_score"),
+        )  # fmt: skip
     return cases
 
 
@@ -262,6 +282,8 @@ def merge(case: Case, models: Mapping[str, str], out: Path) -> dict[str, str]:
         each=each, parameters=dict(case.all), **case.keys,
         references={name: models[x] for name, x in case.references.items()},
     )  # fmt: skip
+    for entry, expert in zip(content["models"], case.experts, strict=True):
+        entry["calibration"] = {kind: models[f"{kind} {expert}"] for kind in case.calibration}
     mergesafe.merge(content, out, **case.options)
     manifest = json.loads((out / "mergesafe-manifest.json").read_text())
     return {n: _digits(f"{e['dtype']} {e['digest']}") for n, e in manifest["tensors"].items()}
