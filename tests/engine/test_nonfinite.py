@@ -50,11 +50,16 @@ def content(method: str, family: Family) -> dict[str, Any]:
         return recipe(method, family.experts[:1], family.base)
     if method == "pcb":
         return recipe(method, family.experts, family.base, parameters={"density": 0.4})
+    if method in ("ramplus_tl", "consensus", "emr"):
+        return recipe(method, family.experts, family.base)
     base = family.base if method in FAMILY else None
     return recipe(method, family.experts, base, each=each)
 
 
-METHODS = ["linear", "slerp", "nearswap", "magmax", "arcee_fusion", "pcb", "resta", *FAMILY]
+METHODS = [
+    "linear", "slerp", "nearswap", "magmax", "ramplus_tl", "consensus", "emr", "arcee_fusion",
+    "pcb", "resta", *FAMILY,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS)

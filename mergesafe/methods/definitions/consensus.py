@@ -11,16 +11,14 @@ https://arxiv.org/abs/2405.07813
 
 from __future__ import annotations
 
-from typing import Any
-
 from mergesafe.methods.spec import (
+    Fused,
     Inputs,
     Merge,
     MergeMethod,
     Parameter,
     Settings,
     TensorContext,
-    TileFunction,
 )
 
 
@@ -60,17 +58,9 @@ class Consensus(MergeMethod):
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()
-        return TileFunction(agreed, settings, holds=tensor.inputs + 4.0)
-
-
-def agreed(tile: Any, settings: Settings) -> Any:
-    """One tile of the merged tensor."""
-    deltas = tile.deltas
-    total = deltas[0]
-    for delta in deltas[1:]:
-        total = total + delta
-    claims: Any = 0
-    for threshold, delta in zip(settings.column("threshold"), deltas, strict=True):
-        claims = claims + (delta.abs() >= threshold * (total - delta).abs()).int()
-    keep = (claims >= settings.shared["agreement"]).float()
-    return tile.base + settings.shared["lambda"] * (keep * total)
+        # beyond the number of experts nothing is kept, however large it is
+        agreement = min(settings.shared["agreement"], tensor.inputs + 1)
+        return Fused(
+            "consensus",
+            (float(agreement), settings.shared["lambda"], *settings.column("threshold")),
+        )

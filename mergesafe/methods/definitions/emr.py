@@ -10,16 +10,14 @@ https://arxiv.org/abs/2405.17461
 
 from __future__ import annotations
 
-from typing import Any
-
 from mergesafe.methods.spec import (
+    Fused,
     Inputs,
     Merge,
     MergeMethod,
     Parameter,
     Settings,
     TensorContext,
-    TileFunction,
 )
 
 
@@ -46,17 +44,4 @@ class Emr(MergeMethod):
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()
-        return TileFunction(unified, settings.shared["lambda"], holds=tensor.inputs + 4.0)
-
-
-def unified(tile: Any, factor: Any) -> Any:
-    """One tile of the merged tensor."""
-    deltas = tile.deltas
-    total = deltas[0]
-    for delta in deltas[1:]:
-        total = total + delta
-    sign = total.sign()
-    largest = (deltas[0] * sign).clamp(min=0.0)
-    for delta in deltas[1:]:
-        largest = largest.maximum(delta * sign)
-    return tile.base + factor * (sign * largest)
+        return Fused("emr", (settings.shared["lambda"],))

@@ -15,11 +15,10 @@ https://arxiv.org/abs/2408.13656
 
 from __future__ import annotations
 
-from typing import Any
-
 from mergesafe.methods.numbers import float32_of
 from mergesafe.methods.sparsify import largest
 from mergesafe.methods.spec import (
+    Fused,
     Inputs,
     Merge,
     MergeMethod,
@@ -27,7 +26,6 @@ from mergesafe.methods.spec import (
     Parameter,
     Settings,
     TensorContext,
-    TileFunction,
 )
 
 
@@ -70,17 +68,4 @@ class LocalizeStitch(MergeMethod):
             least = dict(zip(ranks, map(float32_of, bits), strict=True))
         never = float("inf")
         floors = [least.get(i, 0.0 if b == "all" else never) for i, b in enumerate(bounds)]
-        return TileFunction(stitched, (tuple(floors), settings.shared["lambda"]), holds=4.0)
-
-
-def stitched(tile: Any, settings: tuple[tuple[float, ...], Any]) -> Any:
-    """One tile, from the least magnitude that each expert keeps."""
-    floors, factor = settings
-    total: Any = 0.0
-    kept: Any = 0.0
-    for floor, x in zip(floors, tile.inputs, strict=True):
-        delta = x - tile.base
-        mask = (delta.abs() >= floor).float()
-        total = total + mask * delta
-        kept = kept + mask
-    return tile.base + factor * (total / kept.clamp(min=1.0))
+        return Fused("stitch", (settings.shared["lambda"], *floors))
