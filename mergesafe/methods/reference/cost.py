@@ -8,6 +8,7 @@ from typing import Any, Final
 from mergesafe.methods.combinations import Unit
 from mergesafe.methods.driver import Planned, dry_run
 from mergesafe.methods.low_rank import LowRankDelta
+from mergesafe.methods.operations import Operations
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
 
 #: A matrix that counts as one of a layer, and a bias.
@@ -27,7 +28,8 @@ class Cost:
 
     ``before``: passes over all tensors before the first is merged. ``least`` and ``most``: how
     often a tensor is read that is too large to stay in memory, with and without room to select in
-    one pass. ``scratch``: float32 values for each element besides the tensors.
+    one pass. ``scratch``: float32 values for each element besides the tensors. ``operations``: what
+    is computed with the whole tensor, where the method says so.
     """
 
     statistics: tuple[str, ...]
@@ -36,6 +38,7 @@ class Cost:
     most: int
     unit: Unit
     scratch: float
+    operations: Operations | None
 
 
 def costs_of(method: MergeMethod) -> tuple[Cost, Cost]:
@@ -93,4 +96,5 @@ def _cost(planned: Planned) -> Cost:
         most=1 + sum(s.passes(selects=False) for s in about),
         unit=how.unit,
         scratch=how.scratch,
+        operations=getattr(how, "operations", None),
     )

@@ -8,7 +8,8 @@ from inspect import cleandoc
 from typing import Any, Final
 
 from mergesafe.methods.combinations import Unit
-from mergesafe.methods.reference.cost import Cost, costs_of, model_count
+from mergesafe.methods.operations import Operations
+from mergesafe.methods.reference.cost import MATRIX, Cost, costs_of, model_count
 from mergesafe.methods.reference.docstring import body_of, link, summary_of
 from mergesafe.methods.reference.recipe import recipe_of
 from mergesafe.methods.spec import Inputs, MergeMethod, Parameter
@@ -144,6 +145,8 @@ def _facts(method: MergeMethod) -> list[tuple[str, str]]:
     facts += _of_kinds("Reads", _reads(matrix), _reads(vector))
     count = model_count(method)
     facts += _of_kinds("In memory", _held(matrix, count), _held(vector, count))
+    if matrix.operations is not None:
+        facts.append(("Computes", _computed(matrix.operations, count)))
     facts.append(("Exactness", _EXACT[method.exact]))
     if method.random:
         facts.append(("Random", "masks depend on `--seed`, tensor, expert and position alone"))
@@ -177,6 +180,22 @@ def _held(cost: Cost, count: int) -> str:
     return unit[cost.unit.value] + values * (cost.scratch > 0)
 
 
+def _computed(operations: Operations, count: int) -> str:
+    """For the matrix of the dry run; a decomposition as the products that take as long."""
+    rows, columns = MATRIX
+    eigen = operations.eigh / min(rows, columns) ** 3
+    parts = {
+        "{:.2g} · 10¹² operations of products in float32": operations.product / 1e12,
+        "{:.2g} · 10¹² operations of products in float64": operations.wide_product / 1e12,
+        "singular value decompositions that take about as long as {:.2g} · 10¹² in float32":
+            operations.svd / 1e12,
+        f"eigenvectors of {{:.2g}} symmetric matri{'x' if eigen == 1 else 'ces'}": eigen,
+    }  # fmt: skip
+    told = ", ".join(text.format(value) for text, value in parts.items() if value)
+    of = f"for {rows:,} by {columns:,} elements and {count} model{'s' * (count > 1)}"
+    return f"{of}: {told or 'no products'}"
+
+
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Rows of Markdown cells under a head."""
     lines = [head, ("---",) * len(head), *rows]
@@ -198,4 +217,5 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
     return {
         "statistics": list(cost.statistics), "passes_over_models_before": cost.before,
         "reads": [cost.least, cost.most], "unit": cost.unit.value, "scratch": cost.scratch,
+        "operations": None if cost.operations is None else asdict(cost.operations),
     }  # fmt: skip
