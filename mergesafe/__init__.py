@@ -16,6 +16,7 @@ from mergesafe.version import __version__
 
 if TYPE_CHECKING:
     from mergesafe import methods, ops, report
+    from mergesafe.calibration.api import calibrate
     from mergesafe.data.api import generate
     from mergesafe.engine.api import merge, plan, verify
     from mergesafe.safety.evaluation.api import evaluate
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MergesafeError",
     "__version__",
+    "calibrate",
     "evaluate",
     "gate",
     "generate",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "calibrate": ("mergesafe.calibration.api", "calibrate"),
     "evaluate": ("mergesafe.safety.evaluation.api", "evaluate"),
     "gate": ("mergesafe.safety.gate.api", "gate"),
     "generate": ("mergesafe.data.api", "generate"),

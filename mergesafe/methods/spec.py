@@ -63,12 +63,16 @@ class Calibration:
     Tensors there have the names that they have in the input. ``shape``: ``same``: one number for
     each element (the diagonal of a Fisher matrix), for tensors of every shape. ``columns``: one for
     each pair of columns (the Gram matrix [n, n] of the activations that a weight [m, n]
-    multiplies), for matrices of layers alone, and for :class:`Dense` alone.
+    multiplies), for matrices of layers alone, and for :class:`Dense` alone. ``kind``: what
+    ``mergesafe calibrate`` calls these numbers, if that is not ``name``. ``about``: whether they
+    are of the input itself or of the separate base.
     """
 
     name: str
     help: str
     shape: Literal["same", "columns"] = "same"
+    kind: str = ""
+    about: Literal["input", "base"] = "input"
 
     def shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of the numbers about a tensor of ``shape``."""

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.engine.plan.precision import named
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.spec import Calibration
+from mergesafe.outline.provenance import provenance_warnings
 from mergesafe.outline.sources import Model
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import shown
 
 
-def calibration_warnings(models: Sequence[Model]) -> Iterator[str]:
-    """Calibration that is about no tensor of its model."""
+def calibration_warnings(recipe: Recipe, models: Sequence[Model]) -> Iterator[str]:
+    """Calibration that is about no tensor of its model, or was made of another model.
+
+    Raises:
+        CheckpointError: it is of another kind than the recipe says, by its own account.
+    """
     for model in models:
         for kind, checkpoint in model.calibration.items():
             extra = [name for name in checkpoint.tensors if name not in model.checkpoint.tensors]
@@ -27,6 +33,16 @@ def calibration_warnings(models: Sequence[Model]) -> Iterator[str]:
                     f"{checkpoint.path}: {named(extra, 'tensor')} not used: {model.text}, whose "
                     f"'{kind}' this is, has no tensor of that name"
                 )
+    declared = {each.name: each for m in recipe.methods for each in m.inputs.calibration}
+    base = recipe.separate_base
+    known = {model.ref.key: model for model in models}
+    with Reader() as reader:
+        for model in models:
+            for name, checkpoint in model.calibration.items():
+                about = model
+                if base is not None and declared[name].about == "base":
+                    about = known.get(base.key, model)
+                yield from provenance_warnings(declared[name], checkpoint, about, reader)
 
 
 def calibration_notes(

@@ -175,7 +175,7 @@ def make_plan(
         *method_warnings(tasks),
         *filter_warnings(recipe, names),
         *_encoding_warnings(recipe, tasks),
-        *calibration_warnings(models),
+        *calibration_warnings(recipe, models),
         *settings,
         *config.warnings,
         *tokens.warnings,

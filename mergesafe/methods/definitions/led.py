@@ -43,7 +43,12 @@ class Led(MergeMethod):
         base="required",
         calibration=(
             Calibration("score", "|W * dL/dW| of the model on records of its task"),
-            Calibration("base_score", "|W * dL/dW| of the base on the same records"),
+            Calibration(
+                "base_score",
+                "|W * dL/dW| of the base on the same records",
+                kind="score",
+                about="base",
+            ),
         ),
     )
     parameters = (

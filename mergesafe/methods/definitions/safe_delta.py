@@ -56,7 +56,7 @@ class SafeDelta(MergeMethod):
         calibration=(
             Calibration(
                 "gram", "sums of x x^T of the aligned model's activations on safe answers",
-                "columns",
+                "columns", about="base",
             ),
         ),
     )  # fmt: skip

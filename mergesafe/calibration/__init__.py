@@ -1,0 +1,1 @@
+"""Makes the numbers about a model that some merge methods need, from records of conversations."""
