@@ -36,6 +36,7 @@ from mergesafe.methods.definitions.iso_cts import IsoCts
 from mergesafe.methods.definitions.karcher import Karcher
 from mergesafe.methods.definitions.led import Led
 from mergesafe.methods.definitions.linear import Linear
+from mergesafe.methods.definitions.lines import LiNeS
 from mergesafe.methods.definitions.localize_stitch import LocalizeStitch
 from mergesafe.methods.definitions.magmax import MagMax
 from mergesafe.methods.definitions.merge_align import MergeAlign
@@ -65,9 +66,9 @@ METHODS: dict[str, MergeMethod] = {
     method.name: method
     for method in (
         Linear(), Slerp(), Nuslerp(), Multislerp(), Nearswap(), Karcher(), Passthrough(),
-        TaskArithmetic(), Ties(), DareLinear(), DareTies(), Della(), DellaLinear(), Breadcrumbs(),
-        BreadcrumbsTies(), Sce(), Ram(), RamPlusTensorLocal(), LocalizeStitch(), Consensus(),
-        Emr(), ModelStock(),
+        TaskArithmetic(), LiNeS(), Ties(), DareLinear(), DareTies(), Della(), DellaLinear(),
+        Breadcrumbs(), BreadcrumbsTies(), Sce(), Ram(), RamPlusTensorLocal(), LocalizeStitch(),
+        Consensus(), Emr(), ModelStock(),
         TaskSingularVectors(), IsoC(), IsoCts(), Star(), SubspaceBoosting(), Cart(), MagMax(),
         Wudi(), ActMat(), Fisher(), RegMean(),
         CoreSpace(TaskArithmetic(), CORE_SPACE),

@@ -178,6 +178,7 @@ class TensorContext:
     ``model_numel``: elements of all tensors that the plan merges; 0 for a tensor in memory.
     ``adapters``: of a method whose inputs are adapters, what is known of each input's change of
     this tensor; None for one that leaves it as it is.
+    ``position``: of its layer in the stack, from 0, the first, to 1, the last; 0 outside a stack.
     """
 
     name: str
@@ -191,6 +192,7 @@ class TensorContext:
     model_numel: int = 0
     adapters: tuple[LowRankDelta | None, ...] = ()
     references: tuple[str, ...] = ()
+    position: float = 0.0
 
     @property
     def scope(self) -> Scope:

@@ -49,8 +49,9 @@ class FactorGroup:
         }
         base = torch.zeros_like(matrices[0])
         return self.run(
-            method, matrices, base, name=self.tensor.name, seed=self.tensor.seed, **given
-        )
+            method, matrices, base, name=self.tensor.name, seed=self.tensor.seed,
+            position=self.tensor.position, **given,
+        )  # fmt: skip
 
 
 def merged_factors(

@@ -22,7 +22,7 @@ from mergesafe.ops.factors import context_of, factors_of, merged_factors
 from mergesafe.ops.statistics import combine, drive
 
 #: Options of every method, besides its parameters.
-OPTIONS = {"name": None, "seed": 0, "out_dtype": None, "backend": "auto"}
+OPTIONS = {"name": None, "seed": 0, "position": 0.0, "out_dtype": None, "backend": "auto"}
 
 
 def run(
@@ -32,6 +32,7 @@ def run(
     *,
     name: str | None = None,
     seed: int = 0,
+    position: float = 0.0,
     out_dtype: torch.dtype | None = None,
     backend: str = "auto",
     references: Mapping[str, torch.Tensor] | None = None,
@@ -49,7 +50,8 @@ def run(
     ``name`` and ``seed`` choose the random masks of DARE: with the tensor's name in
     its model they are those of a merge of checkpoints; without it a few values of the inputs stand
     in for the name, so that tensors of a size do not lose the same elements and the same call gives
-    the same result. ``out_dtype`` defaults to the common type of all tensors. An input that changes
+    the same result. ``position`` is that of the tensor's layer, from 0, the first, to 1, the last.
+    ``out_dtype`` defaults to the common type of all tensors. An input that changes
     nothing (a weight of 0) is not looked at. Raises ArgumentError for a bad argument, MethodError
     where a method of one's own breaks its contract, and BackendError for a backend that is not
     available or a coefficient that requires grad: methods take numbers, and
@@ -72,13 +74,15 @@ def run(
     known = name
     if method.random:
         known = arguments.mask_name(name, method.name, [*checked.tensors, *references.values()])
+    if not 0.0 <= arguments.number("position", position) <= 1.0:
+        raise ArgumentError(f"position is {position}; expected a number in [0, 1]")
     runner = get_backend(backend, checked.device)
     dtype = arguments.dtype_or(out_dtype, checked.dtype, backend)
     shape = tuple(checked.shape)
     context = TensorContext(
         known or "", shape, checked.numel, len(tensors), seed,
         base=base is not None, matrix=len(shape) == 2, calibration=tuple(beside),
-        references=tuple(references),
+        references=tuple(references), position=position,
     )  # fmt: skip
     used = used_inputs(method, context, settings)
     if used is not None:
@@ -293,6 +297,7 @@ def _documentation(method: MergeMethod) -> str:
         "    name, seed: choose the random masks"
         if method.random
         else "    name, seed: no effect here",
+        "    position: of the tensor's layer, from 0, the first, to 1, the last; few go by it",
         "    out_dtype: dtype of the result (default: the common type of the tensors)",
         "    backend: 'auto', or force one by name",
         "",

@@ -186,6 +186,7 @@ def _cases() -> dict[str, Case]:
     )
     for t in (0.0, 1.0):
         cases[f"slerp t {t}"] = Case("slerp", ("a-bf16",), all={"t": t})
+    cases["lines"] = Case("lines", all={"alpha": 0.6, "beta": 0.9})
     cases["linear sum"] = Case("linear", base=None, all={"normalize": False})
     cases["linear tied"] = Case("linear", ("base-tied", "a-tied"), None)
     cases["ties tied"] = Case("ties", ("a-tied",), "base-tied", FAMILY["ties"])

@@ -157,6 +157,23 @@ def test_magmax(parameters: dict[str, Any], expected: list[float], backend: str)
 
 
 @pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        # the mean of d1 and d2 is 0  0.75  -0.5  2.125; half-way the factor is 1 + 1 / 2
+        ({"beta": 1.0, "position": 0.5}, [1.0, 3.125, -1.75, 3.1875]),
+        ({"alpha": 0.5, "beta": 2.0, "position": 0.5}, [1.0, 3.125, -1.75, 3.1875]),
+        # half of d1 + d2 / 2 = 0.5  1  -1.5  2.25, at the last layer times 0.5 + 1
+        ({**BOTH, "alpha": 0.5, "beta": 1.0, "position": 1.0}, [1.375, 2.75, -2.125, 1.6875]),
+        # nothing at the first layer and outside of the layers
+        ({"alpha": 0.0, "beta": 3.0}, BASE),
+    ],
+)
+def test_lines(parameters: dict[str, Any], expected: list[float], backend: str) -> None:
+    base, *experts = (torch.tensor(x) for x in (BASE, X1, X2))
+    assert methods.lines(base, experts, **parameters, backend=backend).tolist() == expected
+
+
+@pytest.mark.parametrize(
     ("deltas", "added"),
     [
         # the sum is 3 e1 e1' - e2 e2': singular values 3 and 1, mean 2, factor diag(1, -1)

@@ -101,7 +101,9 @@ def test_one_expert_by_itself_is_the_merge(name: str) -> None:
         pytest.skip("takes two or more")
     [expert] = _experts(1)
     known = {p.name for p in method.parameters}
-    merged = _run(method, [expert], {k: v for k, v in NEUTRAL.items() if k in known})
+    merged = _run(
+        method, [expert], _options(method, 1) | {k: v for k, v in NEUTRAL.items() if k in known}
+    )
     # Of a decomposition: rounding grows with the numbers in a row.
     bound = (8 if method.exact == "bits" else 256) * EPSILON * expert.abs().max()
     kept = bool((merged - expert).abs().max() <= bound)

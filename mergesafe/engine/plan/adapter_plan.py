@@ -106,7 +106,7 @@ def _task(
     )
     context = TensorContext(
         layer.name, layer.shape, rows * columns, len(adapters), seed,
-        matrix=True, model_numel=total, adapters=told,
+        matrix=True, model_numel=total, adapters=told, position=layer.position,
     )  # fmt: skip
     planned = planned_of(recipe, settings, context)
     how = planned.combination

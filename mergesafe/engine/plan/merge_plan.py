@@ -240,6 +240,7 @@ def _task(
         matrix=is_matrix(name, shape), calibration=tuple(calibration),
         model_numel=model_numel, adapters=deltas_of(sources) if by_factors else (),
         references=tuple(each.name for each in recipe.method.inputs.references),
+        position=output.position,
     )  # fmt: skip
     planned = None if copied else planned_of(recipe, settings, context)
     cast = None if uncast else recipe.dtype

@@ -95,7 +95,7 @@ class CoreSpace(MergeMethod):
     def _check_scope(self, tensor: TensorContext, settings: Settings, rank: int) -> None:
         small = TensorContext(
             tensor.name, (rank, rank), rank * rank, tensor.inputs, tensor.seed,
-            base=True, matrix=True,
+            base=True, matrix=True, position=tensor.position,
         )  # fmt: skip
         planned = dry_run(self.inner, small, settings)
         if any(isinstance(each, ModelKthMagnitude) for each in planned.statistics):
