@@ -13,7 +13,7 @@ import torch
 from mergesafe.methods.combinations import Dense, TileFunction, Unit
 from mergesafe.methods.contract import BrokenContractError, raised
 from mergesafe.methods.spec import Sparsify, TensorContext
-from mergesafe.ops.backends.elementary import keep_mask, pick
+from mergesafe.ops.backends.registry import get_backend
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,16 @@ class Tile:
         return tuple(x - base for x in self.inputs)
 
     def masked(self, values: torch.Tensor, mask: Sparsify) -> torch.Tensor:
-        """``values`` of the tile's shape where the mask keeps them, times its factor; else 0."""
-        kept = keep_mask(mask, values.reshape(-1), self.begin).view(values.shape)
-        return pick(kept, values) * mask.rescale
+        """``values`` of the tile's shape where the mask keeps them, times its factor; else 0.
+
+        A constant for the gradient, as masks are.
+        """
+        flat = values.detach().reshape(-1)
+        kept = get_backend("auto", flat.device).merge_task_vectors(
+            torch.zeros_like(flat), [flat], [mask], (1.0,), "none", False, 1.0, self.begin,
+            torch.float32,
+        )  # fmt: skip
+        return kept.view(values.shape)
 
     @staticmethod
     def row_sum(values: torch.Tensor) -> torch.Tensor:

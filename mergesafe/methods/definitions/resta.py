@@ -69,9 +69,7 @@ class Resta(MergeMethod):
         mask = random_mask(tensor.seed, tensor.name, 0, density)
         if mask.random:
             mask = replace(mask, rescale=1.0 / density if density else 1.0)
-        # Drawing the mask takes some 16 integers of eight bytes.
-        holds = 36.0 if mask.random else 3.0
-        return TileFunction(restored, (settings.shared["gamma"], mask), holds=holds)
+        return TileFunction(restored, (settings.shared["gamma"], mask), holds=4.0)
 
 
 def restored(tile: Any, settings: Any) -> Any:
