@@ -27,24 +27,27 @@ class LowRankDelta:
     transposed: bool = False
 
 
-#: Takes a :class:`mergesafe.ops.factors.FactorGroup` and the combination's ``settings``, and
-#: returns B [m, rank] and A [rank, n], float32.
-GroupBody: TypeAlias = Callable[[Any, Any], tuple[Any, Any]]
+#: Takes a :class:`mergesafe.ops.factors.FactorGroup` and returns U [m, p] with orthonormal columns,
+#: V [q, n] with orthonormal rows, both float64, and a matrix M_t [p, q] in float32 for each input.
+GroupBody: TypeAlias = Callable[[Any], tuple[Any, Any, Any]]
 
 
 @dataclass(frozen=True)
 class LowRank(TileFunction):
-    """``out = base + B A`` with ``B, A = function(group, settings)``, or B and A themselves.
+    """``out = base + U M V``, or an adapter of it, where ``inner`` makes M of the M_t.
 
-    The group has the factors of all inputs of one tensor. ``rank``: columns of the B that the
-    function returns, which must follow from the settings and the context alone. ``holds``: float32
-    values that the function holds at most for each element of all factors.
+    ``U, V, (M_1, ..., M_N) = function(group)`` of the factors of all inputs of one tensor.
+    ``inner``: a method of task vectors, which is given the M_t and a base of zeros at ``settings``.
+    ``rank``: min(p, q), which must follow from the context alone. ``holds``: float32 values that
+    the function, and what makes factors of its result, hold at most for each element of all
+    factors.
     """
 
-    function: GroupBody
+    function: GroupBody  # type: ignore[assignment]
     unit: Unit = Unit.GROUP
     holds: float = 16.0
-    rank: int = field(default=0, kw_only=True)
+    rank: int = field(kw_only=True)
+    inner: Any = field(kw_only=True)
 
     def check(self, scope: Scope, *, finite: bool) -> None:
         super().check(scope, finite=finite)

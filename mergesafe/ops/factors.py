@@ -11,7 +11,7 @@ import torch
 from mergesafe.errors import ArgumentError
 from mergesafe.methods.contract import BrokenContractError, raised
 from mergesafe.methods.low_rank import LowRank, LowRankDelta
-from mergesafe.methods.spec import MergeMethod, Settings, TensorContext
+from mergesafe.methods.spec import TensorContext
 
 #: :func:`mergesafe.ops.methods.run`, which is given since it takes methods of adapters, too.
 Run: TypeAlias = Callable[..., torch.Tensor]
@@ -35,29 +35,46 @@ class FactorGroup:
     tensor: TensorContext
     inputs: tuple[Pair | None, ...]
     scales: tuple[float, ...]
-    run: Run
 
-    def merged(
-        self, method: MergeMethod, matrices: Sequence[torch.Tensor], settings: Settings
-    ) -> torch.Tensor:
-        """What ``method`` makes of one small float32 matrix for each input, from a base of 0."""
+
+@dataclass(frozen=True)
+class Core:
+    """The inputs in the space that they share: each is ``left M_t right``.
+
+    ``left`` [m, p] and ``right`` [q, n], float64, have orthonormal columns and rows; ``small`` are
+    the M_t [p, q], float32.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    small: tuple[torch.Tensor, ...]
+
+    def merged(self, how: LowRank, tensor: TensorContext, run: Run) -> torch.Tensor:
+        """M [p, q] in float32: what the inner method makes of the M_t."""
         given: dict[str, Any] = {
-            each.name: settings.shared[each.name]
+            each.name: how.settings.shared[each.name]
             if each.scope == "global"
-            else settings.column(each.name)
-            for each in method.parameters
+            else how.settings.column(each.name)
+            for each in how.inner.parameters
         }
-        base = torch.zeros_like(matrices[0])
-        return self.run(
-            method, matrices, base, name=self.tensor.name, seed=self.tensor.seed,
-            position=self.tensor.position, **given,
+        base = torch.zeros_like(self.small[0])
+        return run(
+            how.inner, self.small, base, name=tensor.name, seed=tensor.seed,
+            position=tensor.position, **given,
         )  # fmt: skip
 
+    def factors(self, merged: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """B and A, float32, of ``left merged right``: with ``merged = P S Q^T``,
+        ``B = left P sqrt(S)`` and ``A = sqrt(S) Q^T right``.
+        """
+        p, s, qt = torch.linalg.svd(merged.double(), full_matrices=False)
+        # Of (p, q) and (-p, -q), which are both right, the one whose p adds up to 0 or more.
+        half = s.sqrt() * torch.where(p.sum(dim=0) < 0, -1.0, 1.0)
+        return (self.left @ (p * half)).float(), ((half[:, None] * qt) @ self.right).float()
 
-def merged_factors(
-    how: LowRank, tensor: TensorContext, factors: Sequence[torch.Tensor], run: Run
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """B [m, rank] and A [rank, n] in float32.
+
+def core_of(how: LowRank, tensor: TensorContext, factors: Sequence[torch.Tensor]) -> Core:
+    """The space that the adapters share, and what they are in it.
 
     ``factors``: A and then B of each adapter that changes the tensor, in float32, flat or not, as
     they are stored.
@@ -69,9 +86,12 @@ def merged_factors(
     pairs = pairs_of(tensor, factors)
     scales = tuple(1.0 if each is None else each.scale for each in tensor.adapters)
     name = getattr(how.function, "__qualname__", repr(how.function))
-    expected = f"float32 tensors of the shapes {[rows, how.rank]} and {[how.rank, columns]}"
+    expected = (
+        f"U [{rows}, p], V [q, {columns}] and {len(pairs)} matrices [p, q], with min(p, q) = "
+        f"{how.rank}"
+    )
     try:
-        b, a = how.function(FactorGroup(tensor, pairs, scales, run), how.settings)
+        left, right, small = how.function(FactorGroup(tensor, pairs, scales))
     except BrokenContractError:
         raise
     except Exception as error:
@@ -82,16 +102,27 @@ def merged_factors(
                 "finite numbers: repair the adapter, or take 0 with --on-nonfinite zero",
             ) from error
         raise BrokenContractError(f"{name}() raised {raised(error)}", expected) from error
-    for made, shape in ((b, (rows, how.rank)), (a, (how.rank, columns))):
-        if tuple(made.shape) != shape or made.dtype is not torch.float32:
-            raise BrokenContractError(
-                f"{name}() returned {made.dtype} of the shape {list(made.shape)}", expected
-            )
-    return b, a
+    shapes = [tuple(each.shape) for each in (left, right, *small)]
+    sides = shapes[0][-1], shapes[1][0]
+    if shapes != [(rows, sides[0]), (sides[1], columns), *[sides] * len(pairs)] or (
+        min(sides) != how.rank
+    ):
+        raise BrokenContractError(
+            f"{name}() returned tensors of the shapes {', '.join(map(str, shapes))}", expected
+        )
+    return Core(left, right, tuple(small))
+
+
+def merged_factors(
+    how: LowRank, tensor: TensorContext, factors: Sequence[torch.Tensor], run: Run
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """B [m, rank] and A [rank, n] in float32; ``factors`` and errors as in :func:`core_of`."""
+    core = core_of(how, tensor, factors)
+    return core.factors(core.merged(how, tensor, run))
 
 
 def pairs_of(tensor: TensorContext, factors: Sequence[torch.Tensor]) -> tuple[Pair | None, ...]:
-    """The factors of every input, from those that are there; see :func:`merged_factors`."""
+    """The factors of every input, from those that are there; see :func:`core_of`."""
     rows, columns = tensor.shape
     given = iter(factors)
     pairs: list[Pair | None] = []
@@ -113,7 +144,7 @@ def apply_low_rank(
 ) -> torch.Tensor:
     """``base + B A``, or without a separate base A and then B; 1-D, float32.
 
-    ``operands``: 1-D, float32: a separate base, then the factors as in :func:`merged_factors`.
+    ``operands``: 1-D, float32: a separate base, then the factors as in :func:`core_of`.
     """
     base, factors = (operands[0], operands[1:]) if tensor.base else (None, operands)
     if not how.rank:
@@ -162,5 +193,5 @@ def context_of(
 def factors_of(
     adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
 ) -> list[torch.Tensor]:
-    """A and B of each, as :func:`merged_factors` takes them."""
+    """A and B of each, as :func:`core_of` takes them."""
     return [x.detach().float().contiguous() for p in adapters if p is not None for x in p[::-1]]

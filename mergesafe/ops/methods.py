@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -63,8 +64,10 @@ def run(
     _check_count(method, len(named), base)
     if method.inputs.adapters:
         assert base is not None  # every such method requires it
-        made = _onto(base, merge_adapters(method, inputs, name=name or "", seed=seed, **parameters))
-        return made.to(base.dtype if out_dtype is None else out_dtype)
+        factors = merge_adapters(
+            method, inputs, name=name or "", seed=seed, position=position, **parameters
+        )
+        return _onto(base, factors).to(base.dtype if out_dtype is None else out_dtype)
     checked = arguments.operands(named if base is None else [("base", base), *named], backend)
     tensors = checked.tensors if base is None else checked.tensors[1:]
     flat_base = None if base is None else checked.tensors[0]
@@ -103,6 +106,7 @@ def merge_adapters(
     *,
     name: str = "",
     seed: int = 0,
+    position: float = 0.0,
     **parameters: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Merge LoRA adapters of one weight [m, n] into one.
@@ -112,6 +116,7 @@ def merge_adapters(
         adapters: B [m, rank] and A [rank, n] of each, the scale (alpha / r) multiplied into one of
             them; None for an adapter that does not change this weight. Float32, float16, bfloat16.
         name, seed: choose the random masks of a method that draws some.
+        position: of the weight's layer, from 0, the first, to 1, the last.
         parameters: those of the method in parentheses, as in a recipe.
 
     Returns:
@@ -126,7 +131,7 @@ def merge_adapters(
         raise ArgumentError(
             f"{method.name} does not merge adapters; expected core_space or core_space(METHOD)"
         )
-    tensor = context_of(adapters, name, seed)
+    tensor = replace(context_of(adapters, name, seed), position=position)
     how = dry_run(method, tensor, settings_of(method, len(adapters), parameters)).combination
     assert isinstance(how, LowRank)  # of what takes adapters, which the driver has checked
     return merged_factors(how, tensor, factors_of(adapters), run)

@@ -197,5 +197,40 @@ def test_weights_in_core_space_are_those_of_a_merge(
             for name, weight in merged._weights.items():
                 made = answering.get_parameter(name)
                 assert torch.allclose(weight.make(torch.float32), made, atol=1e-6), name
-        with pytest.raises(TuningError, match="search with cmaes"):
-            merged.gradient(x, lambda: torch.zeros(()))
+
+
+@pytest.mark.parametrize(
+    ("method", "each"),
+    [
+        ("core_space", {}),
+        ("core_space(breadcrumbs)", {"density": 0.6}),
+        ("core_space(iso_c)", {}),
+    ],
+)
+def test_gradients_in_core_space(tmp_path: Path, method: str, each: dict[str, float]) -> None:
+    """Against differences, of methods that elect nothing: an election is a constant in backward.
+    Of a weighted sum, against that of the whole matrices.
+    """
+    [base] = make_models(tmp_path, experts=0)
+    matrices = tiny.read(base)
+    adapters = [tiny.save_adapter(tmp_path / f"adapter{i}", matrices, i) for i in range(3)]
+    models = [base, *(f"{base}+{adapter}" for adapter in adapters)]
+    plan = plan_of(method, models, {"weight": 0.4, **each})
+    space = CoefficientSpace(plan, "layer", ["weight"])
+    x = 0.2 + 0.6 * torch.rand(space.size, generator=torch.Generator().manual_seed(2)).double()
+    batch, _ = batch_of()
+    with MergedModel(plan, space, device="cpu", dtype="float32") as merged:
+        loss, gradient = merged.loss_and_grad(batch, x)
+        for i in range(space.size):
+            step = torch.zeros_like(x)
+            step[i] = 0.05
+            slope = (merged.loss(batch, x + step) - merged.loss(batch, x - step)) / 0.1
+            # float32 losses of 4 are rounded by 5e-7, over a step of 0.1
+            assert gradient[i] == pytest.approx(slope, rel=0.02, abs=2e-5)
+    if method == "core_space":
+        dense = plan_of("task_arithmetic", models, {"weight": 0.4})
+        same = CoefficientSpace(dense, "layer", ["weight"])
+        with MergedModel(dense, same, device="cpu", dtype="float32") as whole:
+            other, expected = whole.loss_and_grad(batch, x)
+        assert loss == pytest.approx(other, rel=1e-6)
+        assert (gradient - expected).norm() <= 1e-5 * expected.norm()

@@ -42,15 +42,14 @@ def factor_operands(pairs: Pairs) -> Iterator[Operand]:
 def with_factors(task: TensorTask) -> TensorTask:
     """The task of the base's tensor and the factors, in place of the experts' tensors.
 
-    What no adapter changes is the base's, copied where it is of the output's type.
+    What no adapter changes is the base's.
     """
     base, *experts = task.sources
     if any(task.context.adapters):
         beside = tuple(factor_operands([(each.model, each.view.lora) for each in experts]))
         return replace(task, sources=(base, *beside), beside=len(beside))
-    same = task.out_dtype == base.view.nominal and task.cast in (None, base.view.nominal)
-    planned = None if same else dry_run(task.method, task.context, task.settings, used=())
-    return replace(task, sources=(base,), copied=same, planned=planned, used=())
+    planned = dry_run(task.method, task.context, task.settings, used=())
+    return replace(task, sources=(base,), planned=planned, used=())
 
 
 def factor_notes(tensors: Iterable[tuple[str, Pairs]]) -> Iterator[str]:

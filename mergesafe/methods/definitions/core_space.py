@@ -28,7 +28,6 @@ https://arxiv.org/abs/2509.17786
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mergesafe.errors import ArgumentError
@@ -44,14 +43,6 @@ from mergesafe.methods.spec import (
 )
 
 NAME: Final = "core_space"
-
-
-@dataclass(frozen=True)
-class _Core:
-    """How the matrices M_t are merged."""
-
-    inner: MergeMethod
-    settings: Settings
 
 
 class CoreSpace(MergeMethod):
@@ -79,7 +70,7 @@ class CoreSpace(MergeMethod):
         self.inputs = Inputs(  # type: ignore[misc]
             base="required", least=takes.least, most=takes.most, adapters=True
         )
-        self.parameters = tuple(replace(each, gradient=False) for each in inner.parameters)
+        self.parameters = inner.parameters
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()
@@ -87,7 +78,7 @@ class CoreSpace(MergeMethod):
         rank = min(sum(each.rank for each in found), *tensor.shape) if found else 0
         if rank:
             self._check_scope(tensor, settings, rank)
-        return LowRank(core, _Core(self.inner, settings), rank=rank)
+        return LowRank(core, settings, rank=rank, inner=self.inner)
 
     def check(self, settings: Settings) -> list[str]:
         return self.inner.check(settings)
@@ -106,8 +97,8 @@ class CoreSpace(MergeMethod):
             )
 
 
-def core(group: Any, how: _Core) -> tuple[Any, Any]:
-    """B [m, r] and A [r, n], in float32, from the factors of all adapters."""
+def core(group: Any) -> tuple[Any, Any, list[Any]]:
+    """U, V and the matrices M_t, from the factors of all adapters."""
     import torch
 
     pairs = [
@@ -119,12 +110,7 @@ def core(group: Any, how: _Core) -> tuple[Any, Any]:
     right = _basis(torch.cat([a for _, a in there]).T)
     zeros = left.new_zeros(left.shape[1], right.shape[1])
     small = [zeros if pair is None else (left.T @ pair[0]) @ (pair[1] @ right) for pair in pairs]
-    merged = group.merged(how.inner, [each.float() for each in small], how.settings).double()
-    p, s, qt = torch.linalg.svd(merged, full_matrices=False)
-    # Of (p, q) and (-p, -q), which are both right, the one whose p adds up to 0 or more.
-    signs = torch.where(p.sum(dim=0) < 0, -1.0, 1.0)
-    half = s.sqrt() * signs
-    return (left @ (p * half)).float(), ((qt * half[:, None]) @ right.T).float()
+    return left, right.T, [each.float() for each in small]
 
 
 def _basis(stacked: Any) -> Any:

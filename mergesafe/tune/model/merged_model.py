@@ -26,6 +26,7 @@ from mergesafe.errors import (
 )
 from mergesafe.recipe.model import ModelRef
 from mergesafe.tune.data.batch import Batch
+from mergesafe.tune.model.core_function import CoreFunction
 from mergesafe.tune.model.inputs import Inputs, Resident, distinct, resident_bytes
 from mergesafe.tune.model.layers import MergedLinear
 from mergesafe.tune.model.low_rank import LowRank, is_low_rank
@@ -239,7 +240,8 @@ class MergedModel:
         tuned = self.space.group_of(task.name) is not None
         if not tuned:
             return MergedWeight(task, None, self.dtype)
-        how = TensorFunction(task, self.space)
+        kind = CoreFunction if task.method.inputs.adapters else TensorFunction
+        how = kind(task, self.space)
         factors = LowRank(how, self.dtype, self.device) if is_low_rank(how) else None
         return MergedWeight(task, how, self.dtype, factors)
 

@@ -27,7 +27,6 @@ from mergesafe.methods.spec import (
     Combination,
     Dense,
     Fused,
-    LowRank,
     MergeTaskVectors,
     ModelKthMagnitude,
     Settings,
@@ -39,9 +38,7 @@ from mergesafe.methods.spec import (
 from mergesafe.ops import jobs
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.coefficients import Layout
-from mergesafe.ops.factors import apply_low_rank, pairs_of
 from mergesafe.ops.fused import ELEMENTS
-from mergesafe.ops.methods import run
 from mergesafe.ops.numbers import TINY_DIVISOR
 from mergesafe.ops.statistics import answer, combine
 from mergesafe.ops.tiles import apply
@@ -96,13 +93,7 @@ class TensorFunction:
 
     def expert(self, inputs: Tensors, number: int) -> Tensor:
         """One of the models that are merged."""
-        context = self.task.context
-        if not context.adapters:
-            return inputs[number + self.first]
-        pair, told = pairs_of(context, inputs[1:])[number], context.adapters[number]
-        if pair is None or told is None:
-            return inputs[0]
-        return torch.addmm(inputs[0].float(), pair.b.float(), pair.a.float(), alpha=told.scale)
+        return inputs[number + self.first]
 
     def reduce(
         self, inputs: Tensors, row: Tensor, gradient: Tensor, chosen: Tensor | None = None
@@ -207,10 +198,6 @@ class TensorFunction:
             with self._calling(flat[0].device):
                 merged = self._direction.at(how, flat) * how.scale
             made = merged if base is None else base.float() + merged
-            return made.to(dtype).view(inputs[0].shape)
-        if isinstance(how, LowRank):
-            with self._calling(flat[0].device):
-                made = apply_low_rank(how, self.task.context, [x.float() for x in flat], run)
             return made.to(dtype).view(inputs[0].shape)
         backend = get_backend("auto", flat[0].device)
         with self._calling(flat[0].device):
