@@ -46,6 +46,10 @@ class IsoC(MergeMethod):
     name = "iso_c"
     title = "Iso-C"
     paper = "https://arxiv.org/abs/2502.04959"
+    low_rank = (
+        "Iso-C moves all directions by the mean of their singular values, of which most are 0, so "
+        "that it moves those of the adapters by a small share of what they were trained to"
+    )
     inputs = Inputs(base="required")
     exact = "numerics"
     parameters = (
