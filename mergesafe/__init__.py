@@ -17,6 +17,7 @@ from mergesafe.version import __version__
 if TYPE_CHECKING:
     from mergesafe import methods, ops, report
     from mergesafe.calibration.api import calibrate
+    from mergesafe.calibration.merge_api import calibrate_merge
     from mergesafe.data.api import generate
     from mergesafe.engine.api import merge, plan, verify
     from mergesafe.safety.evaluation.api import evaluate
@@ -31,6 +32,7 @@ __all__ = [
     "MergesafeError",
     "__version__",
     "calibrate",
+    "calibrate_merge",
     "evaluate",
     "gate",
     "generate",
@@ -50,6 +52,7 @@ __all__ = [
 
 _LAZY = {
     "calibrate": ("mergesafe.calibration.api", "calibrate"),
+    "calibrate_merge": ("mergesafe.calibration.merge_api", "calibrate_merge"),
     "evaluate": ("mergesafe.safety.evaluation.api", "evaluate"),
     "gate": ("mergesafe.safety.gate.api", "gate"),
     "generate": ("mergesafe.data.api", "generate"),

@@ -15,6 +15,7 @@ from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.outline.provenance import identity_of
 from mergesafe.outline.sources import Model, open_refs
+from mergesafe.recipe.model import ModelRef
 from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.version import __version__
 
@@ -121,7 +122,7 @@ def calibrate(
 
 
 def opened_task(
-    reference: str, data: Path, reader: Reader, *, target: Path, answers: bool,
+    reference: str | ModelRef, data: Path, reader: Reader, *, target: Path, answers: bool,
     memory: str | int | None, device: str, seed: int, tokens: int, limit: int | None,
     progress: Progress | None, folder: Path = Path(),
 ) -> tuple[Model, Task]:  # fmt: skip
@@ -139,12 +140,12 @@ def opened_task(
     from mergesafe.chat.hf import HfModel
 
     budget = budget_of(memory)
-    chat = HfModel(parse_reference(reference, folder), device=device, folder=folder)
+    ref = parse_reference(reference, folder) if isinstance(reference, str) else reference
+    chat = HfModel(ref, device=device, folder=folder)
     chat.check()
     [opened] = open_refs((chat.ref,), folder)
-    config = {k: v for k, v in opened.checkpoint.config.items() if k != "quantization_config"}
     name = "cuda" if device == "auto" and torch.cuda.is_available() else device
-    layered = Layered(config, opened.checkpoint, torch.device("cpu" if name == "auto" else name))
+    layered = Layered(opened.checkpoint, torch.device("cpu" if name == "auto" else name))
     weights = StoredWeights(opened, reader)
     for parameter, shape in layered.shapes.items():
         weights.parts(parameter, shape)

@@ -8,7 +8,7 @@ model's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import prod
@@ -41,16 +41,16 @@ class Layered:
         ModelError: transformers cannot make it, or its layers cannot run one after another.
     """
 
-    def __init__(
-        self, config: Mapping[str, Any], checkpoint: Checkpoint, device: torch.device
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         require()
         from accelerate import init_empty_weights
 
         self._where, self.device = str(checkpoint.path), device
+        # Weights of 8 bits are read as the numbers that they stand for.
+        config = {k: v for k, v in checkpoint.config.items() if k != "quantization_config"}
         with init_empty_weights(include_buffers=False):
             self.module: Any = model_without_weights(
-                dict(config), torch.float32, f"{checkpoint.path}/config.json", checkpoint
+                config, torch.float32, f"{checkpoint.path}/config.json", checkpoint
             )
         self.module.eval().requires_grad_(False)
         for each in self.module.modules():

@@ -82,7 +82,7 @@ class StoredWeights:
         parts = self.parts(name, shape)
         made = torch.empty(shape, dtype=torch.float32)
         for part in parts:
-            part.of(made).copy_(self._tensor(self._view(part.name)))
+            part.of(made).copy_(tensor_of(self._view(part.name), self._reader))
         return made
 
     def rows(self, name: str, shape: tuple[int, ...], chosen: Sequence[int]) -> torch.Tensor:
@@ -90,15 +90,9 @@ class StoredWeights:
         [part] = self.parts(name, shape)
         view = self._view(part.name)
         if view.lora is not None:
-            return self._tensor(view)[list(chosen)].float()
+            return tensor_of(view, self._reader)[list(chosen)].float()
         runs = tuple(Run(row, i, 1) for i, row in enumerate(chosen))
         return read(Rows(view, runs, len(runs)), self._reader).float()
-
-    def _tensor(self, view: View) -> torch.Tensor:
-        stored = read(view.plain, self._reader)
-        if view.lora is None:
-            return stored
-        return add_low_rank(stored, *lora_factors(view.lora, self._reader), view.lora.scale)
 
     def _view(self, name: str) -> View:
         source = self._model.source(name)
@@ -120,3 +114,15 @@ class StoredWeights:
             f"tensor of the checkpoint is called; its tensors have names such as '{first}'. "
             "Calibration needs a text model whose tensors have the names of transformers."
         )
+
+
+def tensor_of(view: View, reader: Reader) -> torch.Tensor:
+    """All elements of a view; those that an adapter changes in float32, as a merge makes them.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    stored = read(view.plain, reader)
+    if view.lora is None:
+        return stored
+    return add_low_rank(stored, *lora_factors(view.lora, reader), view.lora.scale)

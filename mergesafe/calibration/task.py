@@ -24,7 +24,8 @@ Progress = Callable[[str, int, int], None]
 class Task:
     """Numbers about the model ``weights`` from ``examples``, within ``memory`` bytes.
 
-    ``spill``: the folder for hidden states that do not fit.
+    ``spill``: the folder for hidden states that do not fit. ``among``: how many tasks share the
+    memory for them.
     """
 
     model: Layered
@@ -33,6 +34,7 @@ class Task:
     memory: int
     spill: Path
     progress: Progress
+    among: int = 1
 
     @cached_property
     def ids(self) -> list[torch.Tensor]:
@@ -53,7 +55,9 @@ class Task:
     def states(self, slots: int) -> States:
         """Room for ``slots`` sets of hidden states: in memory where an eighth of it suffices."""
         lengths = [len(row.ids) for row in self.examples.rows]
-        held = state_bytes(self.examples.tokens, self.width, slots) <= self.memory // 8
+        held = state_bytes(self.examples.tokens, self.width, slots) <= self.memory // (
+            8 * self.among
+        )
         return States(lengths, self.width, slots, None if held else self.spill)
 
     def fixed_bytes(self, names: Sequence[str], *, backward: bool = False) -> int:

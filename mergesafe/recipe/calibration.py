@@ -7,10 +7,11 @@ from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe
 from mergesafe.recipe.nodes import Reporter, shown
 
 
-def check_calibration(recipe: Recipe, report: Reporter) -> None:
+def check_calibration(recipe: Recipe, report: Reporter, *, complete: bool = True) -> None:
     """Record every entry with other names under ``calibration`` than its method declares.
 
-    ``recipe``: of one method: one of :attr:`Recipe.merges`.
+    ``recipe``: of one method: one of :attr:`Recipe.merges`. ``complete``: whether an entry needs
+    all of them.
     """
     declared = {each.name: each for each in recipe.method.inputs.calibration}
     base = recipe.separate_base
@@ -32,7 +33,8 @@ def check_calibration(recipe: Recipe, report: Reporter) -> None:
                     f"not take{known}",
                     entry.line,
                 )
-        _check_complete(recipe, entry, report)
+        if complete:
+            _check_complete(recipe, entry, report)
 
 
 def check_calibration_of_slices(recipe: Recipe, report: Reporter) -> None:

@@ -66,17 +66,20 @@ UNSUPPORTED_DTYPES = frozenset(("float64", "torch.float64", "int64", "torch.int6
 
 
 def load_recipe(
-    source: str | Path | Mapping[str, Any], *, assumed: Mapping[str, float] | None = None
-) -> Recipe:
+    source: str | Path | Mapping[str, Any], *, assumed: Mapping[str, float] | None = None,
+    calibrated: bool = True,
+) -> Recipe:  # fmt: skip
     """The recipe in a YAML file, or given as a mapping of the same form.
 
     ``assumed``: values of required parameters that the recipe sets nowhere, by name; tuning finds
-    them. Raises :class:`~mergesafe.errors.RecipeError` that names file and line for anything that
-    is wrong. Relative model paths of a mapping fall back to the current directory.
+    them. ``calibrated``: whether models need the calibration that the method declares; it is yet
+    to be made otherwise. Raises :class:`~mergesafe.errors.RecipeError` that names file and line for
+    anything that is wrong. Relative model paths of a mapping fall back to the current directory.
     """
     if isinstance(source, Mapping):
         report = Reporter(None)
-        recipe = _Reader(FromPython(report).node(source), report, assumed).recipe("", Path.cwd())
+        root = FromPython(report).node(source)
+        recipe = _Reader(root, report, assumed, calibrated).recipe("", Path.cwd())
         return replace(recipe, text=dump_recipe(recipe))
     path = Path(source)
     if not str(path).isprintable():
@@ -86,7 +89,7 @@ def load_recipe(
     report = Reporter(path)
     text = read_text(path, report)
     root = parse_yaml(text, report)
-    recipe = _Reader(root, report, assumed).recipe("", path.absolute().parent)
+    recipe = _Reader(root, report, assumed, calibrated).recipe("", path.absolute().parent)
     return replace(recipe, text=published(text, root))
 
 
@@ -120,9 +123,9 @@ class _Reader:
     """Turns the tree of a recipe into a :class:`Recipe`, or raises one error with every mistake."""
 
     def __init__(
-        self, root: Node, report: Reporter, assumed: Mapping[str, float] | None = None
+        self, root: Node, report: Reporter, assumed: Mapping[str, float] | None, calibrated: bool
     ) -> None:
-        self.report = report
+        self.report, self.calibrated = report, calibrated
         self.assumed = assumed or {}
         self.written = mapping(root, "a recipe", report)
         self.root = as_meant(self.written, KEYS, tuple(UNSUPPORTED_KEYS))
@@ -167,7 +170,7 @@ class _Reader:
         if self._are_all(base, models):
             for merge, each in zip(recipe.merges, self._slices or (None,), strict=True):
                 attempt(self._check_base, merge, each)
-                check_calibration(merge, self.report)
+                check_calibration(merge, self.report, complete=self.calibrated)
                 check_adapters(merge, self.report)
             check_calibration_of_slices(recipe, self.report)
             check_output(recipe, self.report)

@@ -14,10 +14,11 @@ from mergesafe.engine.memory import budget_of
 from mergesafe.errors import OutputError
 from mergesafe.journal import Journal, is_left
 from mergesafe.outputs import check_outputs
+from mergesafe.recipe.relocated import relocated
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.results.header import header
 from mergesafe.tune.results.result import TuneResult
-from mergesafe.tune.results.tuned import relocated, rounded, tuned_text
+from mergesafe.tune.results.tuned import rounded, tuned_text
 from mergesafe.tune.search.problem import OnProgress
 from mergesafe.tune.search.remote_model import device_on_ray, on_ray
 from mergesafe.tune.search.solve import Run, without_search

@@ -261,8 +261,8 @@ def test_names_of_tensors_decide_and_not_their_order(models: Path, tmp_path: Pat
 def test_a_tuned_recipe_names_the_references(models: Path, tmp_path: Path) -> None:
     from ruamel.yaml import YAML
 
+    from mergesafe.recipe.relocated import relocated
     from mergesafe.recipe.write import dump_recipe
-    from mergesafe.tune.results.tuned import relocated
 
     text = write_recipe(models / "recipe.yml", content(models) | {"references": {
         "aligned": "aligned", "unaligned": "unaligned"}})  # fmt: skip

@@ -20,10 +20,11 @@ from tiny import read, same_bits, write_recipe
 
 import mergesafe
 from mergesafe.recipe.load import load_recipe
+from mergesafe.recipe.relocated import relocated
 from mergesafe.recipe.write import dump_recipe
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.model.space import CoefficientSpace
-from mergesafe.tune.results.tuned import relocated, rounded, setting_of, tuned_recipe, tuned_text
+from mergesafe.tune.results.tuned import rounded, setting_of, tuned_recipe, tuned_text
 
 from .models import make_models, plan_of
 

@@ -21,17 +21,31 @@ def register(app: typer.Typer) -> None:
 def calibrate(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A folder or Hub id, as in a recipe."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder or Hub id, as in a recipe; with --through-merge a recipe.",
+        ),
     ],
     data: Annotated[
-        Path,
-        typer.Option("--data", metavar="RECORDS", help="JSON lines of conversations."),
+        list[Path],
+        typer.Option(
+            "--data",
+            metavar="RECORDS",
+            help="JSON lines of conversations; with --through-merge once, or once a model.",
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The folder to make.")],
     kind: Annotated[
         str,
         typer.Option(help="gram (for regmean), fisher (for fisher) or score (for led)."),
     ] = "gram",
+    through_merge: Annotated[
+        bool,
+        typer.Option(
+            "--through-merge",
+            help="Grams of RegMean++ for all models of a regmean recipe, and the recipe with them.",
+        ),
+    ] = False,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +83,7 @@ def calibrate(
     from mergesafe.cli.calibrate import run
 
     run(
-        model, data, out, kind=kind, memory=memory, device=device, tokens=tokens, limit=limit,
-        seed=seed, max_shard_size=max_shard_size, overwrite=overwrite, resume=resume, json=json,
-        quiet=quiet,
+        model, data, out, through_merge=through_merge, kind=kind, memory=memory, device=device,
+        tokens=tokens, limit=limit, seed=seed, max_shard_size=max_shard_size, overwrite=overwrite,
+        resume=resume, json=json, quiet=quiet,
     )  # fmt: skip

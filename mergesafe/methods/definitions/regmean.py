@@ -13,6 +13,10 @@ weights. (The paper has no ridge; 0 turns it off.) Grams may be sums or means, t
 models. Solved in float64. Other tensors, and matrices about which there are no Grams, are averaged
 by the weights.
 
+``mergesafe calibrate`` makes the Grams of a model. With ``--through-merge`` it makes those of all
+models behind the merged layers before; with these the method is RegMean++, Nguyen et al.,
+https://arxiv.org/abs/2508.03121
+
 Paper: Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models",
 https://arxiv.org/abs/2212.09849
 """
