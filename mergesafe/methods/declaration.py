@@ -40,7 +40,7 @@ def check_declaration(method: Any, path: str) -> None:
 
 def _problems(method: MergeMethod) -> Any:
     """(what is wrong, what is expected), the first of which counts."""
-    for name in ("title", "paper", "use", "evidence", "deviations"):
+    for name in ("title", "paper", "use", "evidence", "deviations", "low_rank"):
         if not isinstance(getattr(method, name, None), str):
             yield f"{name} = {shown(getattr(method, name, None))}", "a text"
     inputs = method.inputs

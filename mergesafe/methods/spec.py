@@ -217,6 +217,9 @@ class MergeMethod(ABC):
     use: ClassVar[str] = ""
     evidence: ClassVar[str] = ""
     deviations: ClassVar[str] = ""
+    #: What becomes of task vectors of low rank, a sentence without a full stop, where a plan should
+    #: warn of it: most directions of a matrix are then empty.
+    low_rank: ClassVar[str] = ""
     #: What the models are called in the recipe on that page, where each has a role of its own.
     example_models: ClassVar[tuple[str, ...]] = ()
 

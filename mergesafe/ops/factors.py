@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 
@@ -13,6 +13,8 @@ from mergesafe.methods.contract import BrokenContractError, raised
 from mergesafe.methods.low_rank import LowRank, LowRankDelta
 from mergesafe.methods.spec import TensorContext
 
+#: Elements of a base that are merged at a time.
+PIECE: Final = 1 << 20
 #: :func:`mergesafe.ops.methods.run`, which is given since it takes methods of adapters, too.
 Run: TypeAlias = Callable[..., torch.Tensor]
 
@@ -140,19 +142,29 @@ def pairs_of(tensor: TensorContext, factors: Sequence[torch.Tensor]) -> tuple[Pa
 
 
 def apply_low_rank(
-    how: LowRank, tensor: TensorContext, operands: Sequence[torch.Tensor], run: Run
-) -> torch.Tensor:
-    """``base + B A``, or without a separate base A and then B; 1-D, float32.
+    how: LowRank,
+    tensor: TensorContext,
+    operands: Sequence[torch.Tensor],
+    run: Run,
+    out: torch.Tensor,
+) -> None:
+    """``base + B A`` into ``out``, or without a separate base A and then B; all are 1-D.
 
-    ``operands``: 1-D, float32: a separate base, then the factors as in :func:`core_of`.
+    ``operands``: a separate base, of any type, then the factors as in :func:`core_of`. The base is
+    taken a few rows at a time, so that no float32 matrix of its size lies in memory.
     """
     base, factors = (operands[0], operands[1:]) if tensor.base else (None, operands)
-    if not how.rank:
-        return operands[0] if base is not None else operands[0].new_zeros(0)
-    b, a = merged_factors(how, tensor, factors, run)
+    b, a = merged_factors(how, tensor, [x.float() for x in factors], run)
     if base is None:
-        return torch.cat([a.reshape(-1), b.reshape(-1)])
-    return torch.addmm(base.view(tensor.shape), b, a).view(-1)
+        out[: a.numel()].copy_(a.reshape(-1))
+        out[a.numel() :].copy_(b.reshape(-1))
+        return
+    columns = tensor.shape[1]
+    step = max(1, PIECE // columns)
+    for first in range(0, tensor.shape[0], step):
+        part = slice(first * columns, (first + step) * columns)
+        rows = base[part].view(-1, columns).float()
+        out[part].copy_(torch.addmm(rows, b[first : first + step], a).view(-1))
 
 
 def context_of(

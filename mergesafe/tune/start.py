@@ -30,8 +30,14 @@ def check_start(space: CoefficientSpace, rule: str) -> None:
     """Refuse a rule about task vectors where there are none.
 
     Raises:
-        TuningError: a tensor has no separate base.
+        TuningError: a tensor has no separate base, or the method merges factors of adapters.
     """
+    if space.method.inputs.adapters:
+        raise TuningError(
+            f"'init: {rule}' goes by the norms of task vectors, and {space.method.name} has the "
+            "factors of adapters. Fill in a recipe of the same models with merge_method: "
+            "task_arithmetic and search: none, and give its weights"
+        )
     if any(not task.context.base for task in space.tasks.values()):
         raise TuningError(
             f"'init: {rule}' goes by the norms of task vectors, and {space.method.name} has no "

@@ -57,6 +57,26 @@ def test_a_type_that_cannot_be_computed_with(family: Family, good: str) -> None:
     merge_refused(path, words=(f"{path}:3:", "float8_e4m3fn", "out_dtype: float8_e4m3fn"))
 
 
+def test_another_output(family: Family, good: str) -> None:
+    path = changed(family, good, "models:\n", "output: adaptor\nmodels:\n")
+    merge_refused(path, words=(f"{path}:3:", "'adaptor'", "did you mean 'adapter'"))
+
+
+def test_an_adapter_of_whole_models(family: Family, good: str) -> None:
+    path = changed(family, good, "models:\n", "output: adapter\nmodels:\n")
+    merge_refused(path, words=(f"{path}:3:", "ties merges whole tensors", "core_space(ties)"))
+
+
+def test_core_space_of_whole_models(family: Family, good: str) -> None:
+    path = changed(family, good, "ties", "core_space(ties)")
+    done = command("plan", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    for line, told in zip((4, 6), done.stderr.splitlines(), strict=True):
+        expert = family.experts[line // 5]
+        assert told.startswith(f"mergesafe: error: {path}:{line}: '{expert}' is a whole model")
+        assert "+ADAPTER" in told
+
+
 def test_missing_base(family: Family, good: str) -> None:
     path = changed(family, good, f"base_model: {family.base}\n", "")
     merge_refused(path, words=(f"{path}:1:", "ties needs a 'base_model'"))

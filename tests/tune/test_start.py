@@ -181,6 +181,19 @@ def test_a_method_without_a_base_has_no_task_vectors(models: list[Path], tmp_pat
         prepare(path)
 
 
+def test_factors_of_adapters_are_no_task_vectors(tmp_path: Path) -> None:
+    base = llama(0, dtype=torch.float32)
+    folder = save(tmp_path / "base", base)
+    adapters = [save_adapter(tmp_path / f"a{seed}", base, seed) for seed in (1, 2)]
+    made = recipe(
+        "core_space", [f"{folder}+{path}" for path in adapters], folder,
+        tune={"search": "none", "init": "nan"},
+    )  # fmt: skip
+    path = write_recipe(tmp_path / "r.yml", made)
+    with pytest.raises(TuningError, match=r"r.yml:\d+: .*core_space has the factors of adapters"):
+        prepare(path)
+
+
 def test_nan_in_a_model_is_named(tmp_path: Path) -> None:
     base = llama(0, dtype=torch.float32)
     broken = {name: x.clone() for name, x in llama(1, dtype=torch.float32).items()}

@@ -25,6 +25,7 @@ from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.companions import companion_warnings, companions_of
 from mergesafe.engine.plan.experts import Experts
 from mergesafe.engine.plan.factors import changes_of, deltas_of, factor_notes, with_factors
+from mergesafe.engine.plan.low_rank import low_rank_warnings
 from mergesafe.engine.plan.output_config import OutputConfig, output_config
 from mergesafe.engine.plan.precision import Precision, main_dtype
 from mergesafe.engine.plan.settings import check_settings
@@ -176,6 +177,7 @@ def make_plan(
         *filter_warnings(recipe, names),
         *_encoding_warnings(recipe, tasks),
         *calibration_warnings(recipe, models),
+        *low_rank_warnings(tasks),
         *settings,
         *config.warnings,
         *tokens.warnings,

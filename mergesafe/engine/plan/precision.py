@@ -82,10 +82,10 @@ def main_dtype(sizes: Iterable[tuple[str, int]]) -> str | None:
     return max(total, key=lambda dtype: total[dtype], default=None)
 
 
-def named(names: Sequence[str], what: str) -> str:
+def named(names: Sequence[str], what: str, several: str | None = None) -> str:
     """``3 WHATs (a, b, c) are``, the beginning of a note about tensors."""
     shown = ", ".join(names[:NAMES_SHOWN])
     if len(names) == 1:
         return f"1 {what} ({shown}) is"
     more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
-    return f"{len(names):,} {what}s ({shown}{more}) are"
+    return f"{len(names):,} {several or f'{what}s'} ({shown}{more}) are"

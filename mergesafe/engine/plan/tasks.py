@@ -179,10 +179,10 @@ class TensorTask:
         """Bytes for each element of a piece that a function of tiles takes besides the buffers."""
         scratch = max((how.scratch for how in self._made), default=0.0)
         if self.unit is Unit.GROUP:
-            # the base in float32, and with what is added; both may be copies
-            whole = 3.0 * len(self.members) + 1
+            # a few rows of the base at a time, which is copied where it is cast
+            cast = any(self.cast not in (None, each.view.dtype) for each in self.members)
             beside = sum(map(self._share, self.sources[len(self.members) :]))
-            return 4 * (scratch * beside + whole)
+            return 4 * (scratch * beside + 0.5 + cast)
         # operands that are not float32 are copied, and what the function returns is rounded
         return 4 * (scratch + sum(map(self._share, self.sources)) + 1) if scratch else 0.0
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.run.kernels import Buffer
-from mergesafe.engine.run.tensor_kernels import TensorKernels
+from mergesafe.engine.run.tensor_kernels import CHECKED, TensorKernels
 from mergesafe.errors import BackendError, DeviceMemoryError
 from mergesafe.methods.spec import (
     Combination,
@@ -39,8 +39,6 @@ WORKERS: Final = 4
 #: The share of a device's budget that slabs take. The rest is for what kernels need besides their
 #: arguments: copies in another dtype where the recipe narrows its inputs, counts, partial sums.
 SLAB_SHARE: Final = 0.5
-#: Elements that are looked at together for NaN and infinity, which takes a few bytes for each.
-CHECKED: Final = 1 << 22
 
 
 class Lane(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.spec import (
@@ -36,6 +36,9 @@ from mergesafe.engine.run.kernels import (
     TileError,
 )
 
+#: Elements that are looked at together for NaN and infinity, which takes a few bytes for each.
+CHECKED: Final = 1 << 22
+
 
 class TensorKernels:
     """Any backend of mergesafe.ops; as it is, on CPU tensors that share the buffers' memory."""
@@ -64,7 +67,10 @@ class TensorKernels:
         """Bring a result from its target to the buffer."""
 
     def _finite(self, values: torch.Tensor) -> bool:
-        return bool(self._torch.isfinite(values).all())
+        return all(
+            bool(self._torch.isfinite(values[begin : begin + CHECKED]).all())
+            for begin in range(0, values.numel(), CHECKED)
+        )
 
     def _tensor(self, buffer: Buffer | torch.Tensor) -> torch.Tensor:
         """The buffer's values after the cast at load; not a copy where nothing changes."""
@@ -232,14 +238,14 @@ class TensorKernels:
             self._torch.set_num_threads(self.threads)
         with self._torch.no_grad():
             try:
-                given = [self._tensor(x).float() for x in inputs]
+                given = list(map(self._tensor, inputs))
+                target = self._target(out)
                 if isinstance(how, LowRank):
-                    merged = apply_low_rank(how, tensor, given, run)
+                    apply_low_rank(how, tensor, given, run, target)
                 else:
-                    merged = apply(how, tensor, given, begin)
+                    target.copy_(apply(how, tensor, [x.float() for x in given], begin))
             except BrokenContractError as error:
                 raise TileError(error, self._flags(inputs)) from error
-            target = self._target(out).copy_(merged)
         return self._finish(target, inputs, out)
 
     def _finish(self, merged: torch.Tensor, inputs: Sequence[Buffer], out: Buffer) -> int:

@@ -53,6 +53,10 @@ class IsoCts(MergeMethod):
         "Directions whose singular value is rounding are left out; the released code keeps them, "
         "so that task vectors of low rank get arbitrary directions there."
     )
+    low_rank = (
+        "Iso-CTS moves all directions by the mean of their singular values, of which most are 0, "
+        "and finds no directions of single experts, because the common ones hold all of them"
+    )
     inputs = Inputs(base="required")
     exact = "numerics"
     parameters = (

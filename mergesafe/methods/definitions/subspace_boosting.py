@@ -50,6 +50,10 @@ class SubspaceBoosting(MergeMethod):
         "Only task arithmetic's sum is boosted; the paper boosts what TIES and Consensus make, "
         "too. Directions whose singular value is rounding are not raised."
     )
+    low_rank = (
+        "Subspace boosting raises small singular values, and those of the other directions are 0, "
+        "whose vectors are arbitrary, so that they stay as they are"
+    )
     inputs = Inputs(base="required")
     exact = "numerics"
     parameters = (

@@ -43,6 +43,10 @@ class TaskSingularVectors(MergeMethod):
     name = "tsv"
     title = "TSV-Merge"
     paper = "https://arxiv.org/abs/2412.00081"
+    low_rank = (
+        "TSV-M selects the leading directions of each expert, and of an adapter it takes all, "
+        "because no more have a singular value"
+    )
     inputs = Inputs(base="required")
     exact = "numerics"
     parameters = (

@@ -30,13 +30,7 @@ from mergesafe.tune.model.core_function import CoreFunction
 from mergesafe.tune.model.inputs import Inputs, Resident, distinct, resident_bytes
 from mergesafe.tune.model.layers import MergedLinear
 from mergesafe.tune.model.low_rank import LowRank, is_low_rank
-from mergesafe.tune.model.skeleton import (
-    is_made,
-    make_skeleton,
-    recompute_layers,
-    set_small,
-    small_values,
-)
+from mergesafe.tune.model.skeleton import make_skeleton, recompute_layers, set_small, small_values
 from mergesafe.tune.model.space import CoefficientSpace
 from mergesafe.tune.model.streamed import InputStream, Trail
 from mergesafe.tune.model.tensor_function import TensorFunction, check_differentiable
@@ -76,7 +70,7 @@ class MergedModel:
         self.plan, self.space = plan, space
         self.device = _device(device)
         self.dtype = _dtype(dtype, self.device)
-        tasks = [task for task in plan.tasks if is_made(task)]
+        tasks = [task for task in plan.tasks if not task.copied]
         self._weights = {task.name: self._weight(task) for task in tasks}
         self.module, self._small = make_skeleton(plan, self._weights, self.device)
         self._inputs = self._open_inputs([w.task for w in self._weights.values()], memory)

@@ -15,7 +15,6 @@ from mergesafe.architecture.names import layer_of
 from mergesafe.chat.pretrained import model_without_weights
 from mergesafe.chat.runnable import require
 from mergesafe.engine.plan.merge_plan import MergePlan
-from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.errors import ModelError
 from mergesafe.tune.model.layers import MergedEmbedding, MergedLinear
 from mergesafe.tune.model.weight import MergedWeight
@@ -58,15 +57,10 @@ def make_skeleton(
     return model.eval(), small
 
 
-def is_made(task: TensorTask) -> bool:
-    """Whether the tuned model has the tensor; also what a method of adapters leaves as it is."""
-    return not task.copied or task.method.inputs.adapters
-
-
 def _refuse_copied(model: Any, plan: MergePlan) -> None:
     """Parameters that only one input has are no function of the coefficients, and are not made."""
     parameters = {name for name, _ in model.named_parameters()}
-    copied = [task.name for task in plan.tasks if not is_made(task) and task.name in parameters]
+    copied = [task.name for task in plan.tasks if task.copied and task.name in parameters]
     if copied:
         shown = ", ".join(f"'{name}'" for name in copied[:3]) + (", …" if len(copied) > 3 else "")
         raise ModelError(
