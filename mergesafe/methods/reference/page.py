@@ -36,6 +36,9 @@ def page_of(method: MergeMethod) -> str:
     parts += [
         "## When to use it" if method.use else "",
         cleandoc(method.use),
+        f"**With LoRA adapters:** {method.low_rank}. See [core_space](core_space.md)."
+        if method.low_rank
+        else "",
         "## Example",
         f"```yaml\n{recipe_of(method)}\n```",
         "## Parameters",
@@ -71,6 +74,7 @@ def as_dict(method: MergeMethod) -> dict[str, Any]:
         "gradient": [each.name for each in method.parameters if each.gradient],
         "cost": {"matrix": _cost_dict(matrix), "other": _cost_dict(vector)},
         "use": cleandoc(method.use),
+        "low_rank": method.low_rank,
         "evidence": cleandoc(method.evidence),
         "deviations": cleandoc(method.deviations),
         "recipe": recipe_of(method),
