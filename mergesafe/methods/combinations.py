@@ -319,7 +319,7 @@ class Dense(TileFunction):
 
     ``prepare``: a function of the matrix alone whose result is ``matrix.prepared``; for what takes
     long and depends on no settings, such as a decomposition of each task vector. Tuning calls it
-    once.
+    once, and keeps what it returns: new tensors, none of the matrix's own.
 
     ``turns``: of task vectors ``P M_i Q^T``, where P and Q have orthonormal columns, the function
     makes ``P f(M) Q^T`` if it makes ``f(M)`` of the M_i, and takes sizes from

@@ -52,6 +52,24 @@ def test_gradients_are_those_of_resident_inputs_to_the_bit(
         assert streamed.loss(batch, x) == whole.loss(batch, x)
 
 
+@pytest.mark.parametrize("method", ["iso_c", "tsv"])
+def test_what_dense_methods_keep_is_no_memory_of_the_stream(
+    method: str, models: list[Path]
+) -> None:
+    """Its buffers are used again for the next tensors."""
+    plan = plan_of(method, models, {"weight": 0.8})
+    space = CoefficientSpace(plan, "layer")
+    batch, _ = batch_of()
+    whole = MergedModel(plan, space, device="cpu", dtype="float32")
+    with MergedModel(plan, space, memory="16MiB", device="cpu", dtype="float32") as streamed:
+        assert streamed.streamed
+        for move in (0.0, 0.1, 0.0):
+            x = space.initial() + move
+            ours, theirs = streamed.loss_and_grad(batch, x), whole.loss_and_grad(batch, x)
+            assert ours[0] == theirs[0]
+            assert torch.equal(ours[1], theirs[1])
+
+
 def test_lora_experts_are_made_from_one_reading_of_the_base(
     models: list[Path], tmp_path: Path
 ) -> None:
