@@ -19,6 +19,7 @@ from mergesafe.engine.memory import parse_size
 from mergesafe.errors import ArgumentError, OutputError, RecipeError
 from mergesafe.outline.models import outline_of_models
 from mergesafe.outline.sources import open_models
+from mergesafe.outputs import refuse_inputs
 from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.relocated import relocated
@@ -91,6 +92,8 @@ def calibrate_merge(
     folder = resolve(Path(out))
     if has_content(folder) and not (overwrite or resume):
         raise OutputError(f"{folder}: exists; choose another folder, or --overwrite to replace it")
+    if loaded.source is not None:
+        refuse_inputs([folder / RECIPE_NAME], [loaded.source], "-o: ")
     opened = open_models(loaded)
     outline = outline_of_models(loaded, opened, opened[0])
     from mergesafe.calibration import grams, merged_prefix

@@ -32,6 +32,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     # experts in one tensor of the model, one by one in the checkpoint
     "qwen3_moe": {**COMMON, **MOE, "decoder_sparse_step": 1, "tie_word_embeddings": False},
     "mixtral": {**COMMON, "num_local_experts": 4, "tie_word_embeddings": False},
+    # a buffer that routes tokens, experts that all tokens reach, attention through small spaces
+    "deepseek_v3": {
+        **COMMON, "num_key_value_heads": 2, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "n_group": 1, "topk_group": 1, "moe_intermediate_size": 12, "first_k_dense_replace": 0,
+        "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4,
+        "v_head_dim": 8, "tie_word_embeddings": False,
+    },
     # weights stored [in, out], biases, learned positions, tied
     "gpt2": {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
 }  # fmt: skip
@@ -50,6 +57,9 @@ def make(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
+        for name, buffer in model.named_buffers():
+            if name.endswith("correction_bias"):
+                buffer.copy_(0.3 * torch.randn(buffer.shape))
     model.save_pretrained(folder)
     add_tokenizer(folder)
     return folder

@@ -97,7 +97,7 @@ def expert_truth(folder: Path) -> dict[str, torch.Tensor]:
     return {name: total / count for name, total in sums.items()}
 
 
-@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "deepseek_v3"])
 def test_every_expert_has_the_gram_of_the_tokens_that_reach_it(tmp_path: Path, kind: str) -> None:
     model = models.make(tmp_path / "m", kind)
     data = models.records(tmp_path / "d.jsonl")
