@@ -22,6 +22,7 @@ from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tiling import reads
 from mergesafe.errors import MergesafeError
+from mergesafe.methods.spec import Unit
 from mergesafe.recipe.model import Recipe
 from mergesafe.terminal.progress import duration
 from mergesafe.terminal.text import printable
@@ -107,6 +108,8 @@ def _unknown(plan: MergePlan) -> str | None:
         inputs += [model.adapter.path] if model.adapter else []
     if not all(isinstance(path, Path) for path in inputs):
         return _UNREAD
+    if any(task.unit is Unit.GROUP for task in plan.tasks):
+        return "merges of adapters by their factors are not timed"
     whole = {t.method.name for t in plan.tasks if t.unit.is_whole and t.operations is None}
     if whole:
         return (

@@ -412,3 +412,13 @@ def test_the_plan_says_what_will_be_written(given: Adapters) -> None:
     assert [shard.name for shard in made.layout.shards] == [WEIGHTS_FILE]
     assert (made.tensors, made.exactness, made.adapter) == (12, "numerics", True)
     assert made.bytes_in == made.bytes_out  # rank 9 of ranks 2, 3 and 4
+    assert "a LoRA adapter of rank 9 of 6 layers" in made.notes[0]
+
+
+def test_the_command_plan(given: Adapters, tmp_path: Path) -> None:
+    path = tmp_path / "r.yml"
+    path.write_text(json.dumps(given.recipe("core_space(ties)", output="adapter")))
+    done = command("plan", path)
+    assert done.returncode == 0, done.stderr
+    assert "time       unknown: merges of adapters by their factors are not timed" in done.stdout
+    assert "12 (0.0 M parameters), F32" in done.stdout
