@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mergesafe.methods.combinations import TileBody
-from mergesafe.methods.matrices import is_layer_matrix
+from mergesafe.methods.matrices import is_layer_matrix, singular_triples
+from mergesafe.methods.operations import elements, product, svd
 from mergesafe.methods.spec import (
     Combination,
     Dense,
@@ -46,12 +47,52 @@ class Projection:
     cosine: float
 
 
+@dataclass(frozen=True)
+class Directions:
+    """What alignment changed of a matrix, V [m, n], as ``C = size * factor factor^T``."""
+
+    factor: Any
+    size: float
+
+    def project(self, delta: Any) -> Projection:
+        """A task vector [m, n]; where V or it is zero, it leaves no direction: itself, and 1."""
+        import torch
+
+        length = norm(delta)
+        if self.size == 0.0 or length == 0.0:
+            return Projection(delta, 1.0)
+        f, d = self.factor, delta / length  # so that no square leaves the range of float32
+        made = (f @ f.mT) @ d if f.shape[0] <= f.shape[1] else f @ (f.mT @ d)
+        found = norm(made)
+        cosine = float(torch.sum(made * d, dtype=torch.float64)) / found if found else 0.0
+        return Projection(made * (self.size * length), cosine)
+
+
+def directions(alignment: Any, projector: str, energy: float) -> Directions:
+    """Of V.
+
+    ``published``: ``C = V V^T / ||V||_F``, which is no projector: it weighs the left singular
+    directions of V by the squares of their singular values, and the length of C tau grows with V's.
+    ``exact``: ``C = U_k U_k^T`` of the fewest leading left singular vectors that hold ``energy`` of
+    ``||V||_F^2``, at most V's numerical rank.
+    """
+    size = norm(alignment)
+    if size == 0.0:
+        return Directions(alignment, 0.0)
+    if projector == "published":
+        return Directions(alignment / size, size)
+    u, s, _ = singular_triples(alignment / size)
+    shares = s.double().square().cumsum(dim=0)
+    return Directions(u[:, : int((shares < energy * shares[-1]).sum()) + 1], 1.0)
+
+
 def projections(tile: Any, settings: Settings) -> Iterator[tuple[Any, Any, Projection]]:
     """Of every expert its weight, its task vector, and that on the directions of alignment."""
     shared = settings.shared
     alignment = tile.base - tile.references[UNALIGNED.name]
+    known = directions(alignment, shared["projector"], shared["energy"])
     for weight, delta in zip(settings.column("weight"), tile.deltas, strict=True):
-        yield weight, delta, project(alignment, delta, shared["projector"], shared["energy"])
+        yield weight, delta, known.project(delta)
 
 
 def of_matrices(
@@ -68,47 +109,11 @@ def of_matrices(
     # exact projector a decomposition with its workspace.
     exact = settings.shared["projector"] == "exact"
     holds = tensor.inputs + 9.0 + (8.0 if exact else 0.0) + extra
-    return Dense(function, settings, scale=scale, holds=holds)
-
-
-def project(alignment: Any, delta: Any, projector: str, energy: float) -> Projection:
-    """The task vector ``delta`` [m, n] on the columns of ``alignment`` [m, n], V.
-
-    ``published``: ``C = V V^T / ||V||_F``, which is no projector: it weighs the left singular
-    directions of V by the squares of their singular values, and the length of C tau grows with V's.
-    ``exact``: ``C = U_k U_k^T`` of the fewest leading left singular vectors that hold ``energy`` of
-    ``||V||_F^2``, at most V's numerical rank.
-
-    Where V or the task vector is zero, nothing leaves any direction: the task vector, and 1.
-    """
-    import torch
-
-    size, length = norm(alignment), norm(delta)
-    if size == 0.0 or length == 0.0:
-        return Projection(delta, 1.0)
-    # of length 1, so that no square leaves the range of float32
-    v, d = alignment / size, delta / length
-    if projector == "exact":
-        u = leading(v, energy)
-        made, factor = u @ (u.mT @ d), length
-    else:
-        rows, columns = v.shape
-        made = (v @ v.mT) @ d if rows <= columns else v @ (v.mT @ d)
-        factor = size * length
-    found = norm(made)
-    cosine = float(torch.sum(made * d, dtype=torch.float64)) / found if found else 0.0
-    return Projection(made * factor, cosine)
-
-
-def leading(matrix: Any, energy: float) -> Any:
-    """The fewest leading left singular vectors that hold ``energy`` of the squared norm."""
-    import torch
-
-    u, s, _ = torch.linalg.svd(matrix, full_matrices=False)
-    shares = s.double().square().cumsum(dim=0)
-    wanted = int((shares < energy * shares[-1]).sum()) + 1
-    known = int((s > max(matrix.shape) * torch.finfo(s.dtype).eps * s[0]).sum())
-    return u[:, : min(wanted, known)]
+    m, n = tensor.shape
+    short = min(m, n)
+    each = product(short, max(m, n), short) + product(m, short, n) + elements(m, n, 14.0)
+    operations = each * tensor.inputs + (svd(m, n) if exact else elements(m, n, 6.0))
+    return Dense(function, settings, scale=scale, holds=holds, operations=operations)
 
 
 def norm(matrix: Any) -> float:

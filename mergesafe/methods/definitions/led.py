@@ -23,6 +23,7 @@ from __future__ import annotations
 from typing import Any
 
 from mergesafe.methods.matrices import mean_task_vector
+from mergesafe.methods.operations import elements
 from mergesafe.methods.spec import (
     Calibration,
     Dense,
@@ -89,7 +90,9 @@ class Led(MergeMethod):
         if len(tensor.calibration) < len(self.inputs.calibration) or not tensor.numel:
             return mean_task_vector(tensor, alpha, weights)
         # The task vectors, their masks of a byte, what a selection sorts, a product and the sum.
-        return Dense(disjoint, settings, scale=alpha, holds=1.25 * tensor.inputs + 8.0)
+        holds = 1.25 * tensor.inputs + 8.0
+        moved = elements(1, tensor.numel, 30.0 * tensor.inputs)  # most of it to select
+        return Dense(disjoint, settings, scale=alpha, holds=holds, operations=moved)
 
     def check(self, settings: Settings) -> list[str]:
         if settings.shared["contested"] == "safety" and not any(settings.column("safety")):
