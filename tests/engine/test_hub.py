@@ -235,6 +235,23 @@ def test_adapter_on_the_hub(family: Family, hub: Hub) -> None:
     assert not list((family.folder / "cache").rglob("adapter_model.bin"))
 
 
+def test_an_adapter_is_made_without_the_weights_of_its_base(family: Family, hub: Hub) -> None:
+    models = []
+    for number in range(2):
+        adapter = tiny.save_adapter(family.folder / f"a{number}", tiny.read(family.base), number)
+        hub.add(f"org/a{number}", adapter)
+        models.append(f"org/base+org/a{number}")
+    hub.asked.clear()
+    hub.sent.clear()
+    content = tiny.recipe("core_space", models, "org/base", each={"weight": 0.5}, output="adapter")
+    out = merged(family, hub, tiny.write_recipe(family.folder / "recipe.yml", content))
+    [shard] = family.base.glob("*.safetensors")
+    header = 8 + int.from_bytes(shard.read_bytes()[:8], "little")
+    assert hub.sent[shard.name] == header
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "org/base"
+
+
 def test_calibration_on_the_hub(family: Family, hub: Hub) -> None:
     known = {name: torch.ones(x.shape) for name, x in tiny.llama(0).items()}
     hub.add("org/fisher", tiny.save(family.folder / "fisher", known))
