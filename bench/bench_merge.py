@@ -32,7 +32,7 @@ class Case:
 
     ``each``: parameters of an expert, with a place for its weight; ``parameters``: of the recipe.
     ``base``: ``separate``, ``member`` (the base is listed, too) or ``none``. ``alike``: whether the
-    output is the same for every tool.
+    output is the same for every tool. ``mergekit``: whether mergekit has the method.
     """
 
     each: str | None = None
@@ -40,6 +40,7 @@ class Case:
     base: str = "separate"
     experts: int = 3
     alike: bool = True
+    mergekit: bool = True
 
 
 METHODS = {
@@ -54,6 +55,12 @@ METHODS = {
     "nearswap": Case(parameters="{t: 0.001}", base="member", experts=1),
     "della": Case("{weight: %s, density: 0.5, epsilon: 0.1}", alike=False),
     "sce": Case(parameters="{select_topk: 0.1}"),
+    "ram": Case(),
+    "ramplus_tl": Case(),
+    "localize_stitch": Case(mergekit=False),
+    "consensus": Case(mergekit=False),
+    "emr": Case(mergekit=False),
+    "magmax": Case(mergekit=False),
 }
 WEIGHTS = ("0.5", "0.3", "0.2")
 MIB = 1 << 20
@@ -167,7 +174,7 @@ def commands(
             *ours, str(work / "mergesafe 512MiB"), "--quiet", "--memory", "512MiB",
         ],
     }  # fmt: skip
-    if mergekit:
+    if mergekit and METHODS[method].mergekit:
         found["mergekit"] = [mergekit, str(path), str(work / "mergekit"), "--quiet"]
     return found
 
@@ -188,7 +195,7 @@ def bench_method(
             os.sync()  # what the tool before left to write must not slow down this one
             runs.setdefault(tool, []).append(run(command))
     agreement = ""
-    if mergekit and METHODS[method].alike:
+    if "mergekit" in found and METHODS[method].alike:
         agreement = disagreement(work / "mergesafe", work / "mergekit")
     for tool in found:
         shutil.rmtree(work / tool, ignore_errors=True)

@@ -116,6 +116,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "products": (lambda: compare(4, 8), "totals has 4 values; expected 9"),
     "counts": (lambda: compare(9, 4), "counts has 4 values; expected 8"),
+    "counts of changes": (
+        lambda: _native.count_changes(an_input(), [an_input()] * 2, 0.5, [0] * 3, N, False, 1),
+        "totals has 3 values; expected 4",
+    ),
     "expert of a rank": (lambda: kth([(0, 1), (2, 1)]), "is 2; expected a number in [0, 1]"),
     "negative expert": (lambda: kth([(-1, 1)]), "is -1; expected a number in [0, 1]"),
     "descending experts": (lambda: kth([(1, 1), (0, 1)]), "is 0; expected a number in [1, 1]"),

@@ -145,6 +145,15 @@ def compare(m: Made) -> list[Any]:
     return [m.input(), m.inputs(), True, totals, counts, m.n, False, 2]
 
 
+def fused(m: Made) -> list[Any]:
+    """One with coefficients of single inputs and more than one state."""
+    return ["ram", m.input(), m.inputs(), [0.5] * (1 + m.count), m.output(), m.n, False, 2]
+
+
+def count_changes(m: Made) -> list[Any]:
+    return [m.input(), m.inputs(), 0.25, [0] * 2 * m.count, m.n, False, 2]
+
+
 def inner_products(m: Made) -> list[Any]:
     return [m.input(), m.inputs(), m.n, 2]
 
@@ -175,8 +184,8 @@ def use_isa(m: Made) -> list[Any]:
 
 CALLS: list[Callable[[Made], list[Any]]] = [
     weighted_sum, merge_task_vectors, kth_magnitude, magnitude_histogram, gram, delta_norms,
-    delta_gram, stock_rows, compare, inner_products, merge_gradient, add_low_rank, count_nonfinite,
-    digest, triad, use_isa,
+    delta_gram, stock_rows, compare, fused, count_changes, inner_products, merge_gradient,
+    add_low_rank, count_nonfinite, digest, triad, use_isa,
 ]  # fmt: skip
 
 
