@@ -149,8 +149,10 @@ def _facts(method: MergeMethod) -> list[tuple[str, str]]:
     facts += _of_kinds("Reads", _reads(matrix), _reads(vector))
     count = model_count(method)
     facts += _of_kinds("In memory", _held(matrix, count), _held(vector, count))
-    if matrix.operations is not None:
-        facts.append(("Computes", _computed(matrix.operations, count)))
+    if matrix.operations is not None and (computed := _computed(matrix.operations)):
+        rows, columns = MATRIX
+        of = f"{rows:,} by {columns:,} elements and {count} model{'s' * (count > 1)}"
+        facts.append(("Computes", f"for {of}: {computed}"))
     facts.append(("Exactness", _EXACT[method.exact]))
     if method.random:
         facts.append(("Random", "masks depend on `--seed`, tensor, expert and position alone"))
@@ -184,10 +186,9 @@ def _held(cost: Cost, count: int) -> str:
     return unit[cost.unit.value] + values * (cost.scratch > 0)
 
 
-def _computed(operations: Operations, count: int) -> str:
+def _computed(operations: Operations) -> str:
     """For the matrix of the dry run; a decomposition as the products that take as long."""
-    rows, columns = MATRIX
-    eigen = operations.eigh / min(rows, columns) ** 3
+    eigen = operations.eigh / min(MATRIX) ** 3
     parts = {
         "{:.2g} · 10¹² operations of products in float32": operations.product / 1e12,
         "{:.2g} · 10¹² operations of products in float64": operations.wide_product / 1e12,
@@ -195,9 +196,7 @@ def _computed(operations: Operations, count: int) -> str:
             operations.svd / 1e12,
         f"eigenvectors of {{:.2g}} symmetric matri{'x' if eigen == 1 else 'ces'}": eigen,
     }  # fmt: skip
-    told = ", ".join(text.format(value) for text, value in parts.items() if value)
-    of = f"for {rows:,} by {columns:,} elements and {count} model{'s' * (count > 1)}"
-    return f"{of}: {told or 'no products'}"
+    return ", ".join(text.format(value) for text, value in parts.items() if value)
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
