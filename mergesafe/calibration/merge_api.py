@@ -73,8 +73,8 @@ def calibrate_merge(
         data: one file of records for each model in the order of the recipe, or one for all.
         out: a folder for one folder of Grams for each model, and for ``recipe.yml``, which is
             written last: the recipe with these folders as ``calibration``.
-        memory, device, seed, tokens, limit, max_shard_size, overwrite, resume, progress: as for
-            :func:`mergesafe.calibration.api.calibrate`.
+
+    The others are those of :func:`mergesafe.calibration.api.calibrate`.
 
     Raises:
         MergesafeError: recipe, models, data, memory or output are wrong.

@@ -115,7 +115,8 @@ def merge_adapters(
         method: one that takes adapters: ``core_space``, ``core_space(ties)``, ...
         adapters: B [m, rank] and A [rank, n] of each, the scale (alpha / r) multiplied into one of
             them; None for an adapter that does not change this weight. Float32, float16, bfloat16.
-        name, seed: choose the random masks of a method that draws some.
+        name: of the weight; chooses the random masks of a method that draws some.
+        seed: chooses them, too.
         position: of the weight's layer, from 0, the first, to 1, the last.
         parameters: those of the method in parentheses, as in a recipe.
 
