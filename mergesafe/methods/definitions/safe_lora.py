@@ -67,7 +67,9 @@ class SafeLora(MergeMethod):
         "of them; lower it until the skill is back."
     )
     deviations = (
-        "The authors project the B of a LoRA adapter; here the whole task vector is projected, "
+        "`projector: exact` is ours; [measured](../safety-methods.md) beside the authors'. The "
+        "authors can also take the k matrices of lowest cosine instead of a threshold, which is "
+        "not built. They project the B of a LoRA adapter; here the whole task vector is projected, "
         "which is the same product. Released code pairs layers by their order and rounds cosines "
         "to five digits; here names pair them, and nothing is rounded."
     )
