@@ -11,6 +11,8 @@ from mergesafe.methods.spec import TensorContext
 
 #: The distance from 1 to the next float32.
 EPSILON: Final = 2.0**-23
+#: Columns of a strip of a Gram matrix at least: products of narrower ones are slower.
+STRIP: Final = 256
 
 
 def is_layer_matrix(tensor: TensorContext) -> bool:
@@ -41,6 +43,18 @@ def sum_of_task_vectors(tile: Any, weights: Sequence[Any] | None = None) -> Any:
     for weight, x in zip(weights[1:], tile.inputs[1:], strict=True):
         total = total + x.double() * weight
     return total - tile.base.double() * sum(weights)
+
+
+def gram(matrix: Any) -> Any:
+    """``X^T X`` [n, n] of X [m, n]: half of it in strips, the other half as its mirror."""
+    n = matrix.shape[1]
+    made = matrix.new_empty(n, n)
+    strip = max(STRIP, -(-n // 8))
+    for begin in range(0, n, strip):
+        end = min(n, begin + strip)
+        made[begin:end, begin:] = matrix[:, begin:end].T @ matrix[:, begin:]
+        made[end:, begin:end] = made[begin:end, end:].T
+    return made
 
 
 def singular_triples(

@@ -18,6 +18,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from mergesafe.methods.matrices import gram
+
 
 def polar_factor(matrix: Any, least: float) -> tuple[Any, Any]:
     """The polar factor of a float64 matrix [m, n], and its singular values in ascending order.
@@ -43,13 +45,13 @@ def _function() -> Any:
 
         @staticmethod
         def forward(ctx: Any, matrix: Any, least: float) -> tuple[Any, Any]:
-            squares, vectors = torch.linalg.eigh(matrix.T @ matrix)
+            squares, vectors = torch.linalg.eigh(gram(matrix))
             lowest = least**2 * squares[-1]
             # the squares ascend; none is kept of a matrix of zeros
             first = int((squares <= lowest.clamp(min=0.0)).sum())
             vectors, values = vectors[:, first:], squares[first:].sqrt()
             ctx.save_for_backward(matrix, vectors, values)
-            return matrix @ ((vectors / values) @ vectors.T), values
+            return matrix @ gram((vectors / values.sqrt()).T), values
 
         @staticmethod
         @once_differentiable

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mergesafe.methods.matrices import EPSILON
+from mergesafe.methods.matrices import EPSILON, gram
 
 #: Rows for each column from which on it is faster: eigenvectors of a square matrix take longest.
 ROWS: Final = 1.5
@@ -46,36 +46,39 @@ def tall_polar_factor(matrix: Any, least: float) -> tuple[Any, Any] | None:
     if matrix.shape[0] < ROWS * matrix.shape[1] or not size > 0:
         return None
     narrow = (matrix / size).float()  # so that squares stay within the range of float32
-    vectors = torch.linalg.eigh(narrow.T @ narrow)[1]
+    squares, vectors = torch.linalg.eigh(gram(narrow))
+    if not squares[0] > 0:
+        return None
+    if EPSILON * (squares[-1] / squares).mean() < ERROR:
+        values = squares.sqrt()
+        return narrow @ gram((vectors / values.sqrt()).T), values.double().sum() * size
     columns = narrow @ vectors
     lengths = torch.linalg.vector_norm(columns, dim=0)
     if not lengths.min() > max(SMALLEST, 2.0 * least) * lengths.max():
         return None
     columns /= lengths
-    if EPSILON * (lengths.max() / lengths).square().mean() < ERROR:
-        return columns @ vectors.T, lengths.double().sum() * size
-    gram = columns.T @ columns
-    mixed = _mixed(gram, lengths)
+    inner = gram(columns)
+    mixed = _mixed(inner, lengths)
     if mixed is None:
         return None
-    total = ((mixed * gram).sum(0) * lengths).double().sum()
+    total = ((mixed * inner).sum(0) * lengths).double().sum()
     return columns @ (mixed @ vectors.T), total * size
 
 
-def _mixed(gram: Any, lengths: Any) -> Any:
-    """W of the head of this module; None where the steps do not come to an end."""
+def _mixed(inner: Any, lengths: Any) -> Any:
+    """W of the head of this module, with G = ``inner``; None where the steps find none."""
     import torch
 
     n = len(lengths)
-    one = torch.eye(n).to(gram)
+    one = torch.eye(n).to(inner)
     sums = lengths + lengths.unsqueeze(1)
-    mixed = one - (gram - one) * (lengths.unsqueeze(1) / sums)  # one step from W = I
-    before = float((gram - one).norm()) / n**0.5
+    mixed = one - (inner - one) * (lengths.unsqueeze(1) / sums)  # one step from W = I
+    before = float((inner - one).norm()) / n**0.5
     left = before**2
     for _ in range(STEPS):
         if left < ERROR:
             return mixed
-        turned = gram @ mixed
+        turned = inner @ mixed
         rest = mixed.T @ turned - one
         skewed = turned.T * lengths - 0.5 * rest * lengths
         step = (skewed - skewed.T) / sums - 0.5 * rest

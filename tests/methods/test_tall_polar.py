@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mergesafe.methods.matrices import EPSILON
+from mergesafe.methods.matrices import EPSILON, gram
 from mergesafe.methods.tall_polar import tall_polar_factor
 
 
@@ -45,3 +45,9 @@ def test_what_it_leaves_to_float64() -> None:
     small = max(300, 120) * EPSILON
     for x in (matrix((120, 120), 1.0), low.double(), matrix((300, 120), 3.2), 0 * low.double()):
         assert tall_polar_factor(x, small) is None
+
+
+@pytest.mark.parametrize("columns", [1, 100, 256, 700, 2500])
+def test_a_gram_matrix_in_strips_is_one(columns: int) -> None:
+    x = torch.randn(20, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(gram(x), x.T @ x, atol=1e-12)

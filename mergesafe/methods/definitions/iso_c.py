@@ -98,13 +98,14 @@ def _operations(shape: tuple[int, ...], count: int) -> Operations:
     m, n = shape
     long, short = max(m, n), min(m, n)
     if long >= ROWS * short:
-        # in float32, where eigenvectors take half as long; most matrices need no further steps
-        products = product(short, long, short) * 4.0 + product(short, short, short) * 4.0
+        # in float32, where eigenvectors take half as long; of a Gram matrix half is computed
+        products = product(short, long, short) * 3.2 + product(short, short, short)
         return eigh(short) * 0.5 + products + elements(m, n, 8.0 * count + 16.0)
     return (
         eigh(short)
-        + wide_product(short, long, short) * 2.0  # the Gram matrix, and times the sum
-        + wide_product(short, short, short)
+        # of Gram matrices half is computed
+        + wide_product(short, long, short) * 1.6
+        + wide_product(short, short, short) * 0.6
         + elements(m, n, 8.0 * count + 16.0)
     )
 
