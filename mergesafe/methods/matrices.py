@@ -57,6 +57,20 @@ def gram(matrix: Any) -> Any:
     return made
 
 
+def decomposed(matrix: Any) -> tuple[Any, Any, Any]:
+    """The thin singular value decomposition: U, S and V^T.
+
+    LAPACK takes twice as long for a wide matrix as for the tall one that is its transpose.
+    """
+    import torch
+
+    if matrix.shape[0] < matrix.shape[1]:
+        v, s, uh = torch.linalg.svd(matrix.T, full_matrices=False)
+        return uh.T, s, v.T
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u, s, vh
+
+
 def singular_triples(
     matrix: Any, most: int | None = None, *, beside: float = 0.0
 ) -> tuple[Any, Any, Any]:
@@ -66,9 +80,7 @@ def singular_triples(
     arbitrary: they are left out, so that k is the numerical rank, or ``most`` if that is less.
     ``beside``: the largest value of what the matrix was before something was taken from it.
     """
-    import torch
-
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    u, s, vh = decomposed(matrix)
     k = int((s > max(matrix.shape) * EPSILON * s[0].clamp(min=beside)).sum())
     k = k if most is None else min(k, most)
     return u[:, :k], s[:k], vh[:k]
@@ -76,7 +88,5 @@ def singular_triples(
 
 def polar(matrix: Any) -> Any:
     """The nearest matrix with orthonormal columns, or rows where there are more columns."""
-    import torch
-
-    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    u, _, vh = decomposed(matrix)
     return u @ vh
