@@ -55,7 +55,9 @@ class Wudi(MergeMethod):
     deviations = (
         "The released code has `adam` alone, and computes its gradient by autograd; here it is "
         "`2 (M G - sum_i c_i tau_i C_i)`, one product a step. Mind that 300 steps at a rate of "
-        "1e-5 move no element by more than about 0.003."
+        "1e-5 move no element by more than about 0.003. The two solvers end far apart: on the "
+        "demo's three adapters (30 down projections) their difference has 0.95 times the norm of "
+        "what `adam` finds, in the median, and `adam` has gone 0.63 times it from the sum."
     )
     inputs = Inputs(base="required")
     exact = "numerics"
