@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mergesafe.methods.combinations import MergeTaskVectors, WeightedSum
 from mergesafe.methods.masks import Sparsify
+from mergesafe.methods.numbers import is_traced
 from mergesafe.methods.spec import TensorContext
 
 #: The distance from 1 to the next float32.
@@ -39,10 +40,18 @@ def sum_of_task_vectors(tile: Any, weights: Sequence[Any] | None = None) -> Any:
     where they nearly cancel.
     """
     weights = weights or (1.0,) * len(tile.inputs)
-    total = tile.inputs[0].double() * weights[0]
+    if any(map(is_traced, weights)):
+        total = tile.inputs[0].double() * weights[0]
+        for weight, x in zip(weights[1:], tile.inputs[1:], strict=True):
+            total = total + x.double() * weight
+        return total - tile.base.double() * sum(weights)
+    # the same in place, one sweep over memory for each tensor
+    total = tile.inputs[0].double()
+    if weights[0] != 1.0:
+        total *= weights[0]
     for weight, x in zip(weights[1:], tile.inputs[1:], strict=True):
-        total = total + x.double() * weight
-    return total - tile.base.double() * sum(weights)
+        total.add_(x, alpha=weight)
+    return total.sub_(tile.base, alpha=sum(weights))
 
 
 def gram(matrix: Any) -> Any:
