@@ -68,7 +68,9 @@ def _options(method: MergeMethod, count: int) -> dict[str, Any]:
 def _run(method: MergeMethod, experts: list[torch.Tensor], options: dict[str, Any]) -> torch.Tensor:
     """Merged in float32; the same calibration for every expert, the base as every reference."""
     base = _base()
-    inputs = [base, *experts] if method.inputs.base == "member" else experts
+    inputs: list[Any] = [base, *experts] if method.inputs.base == "member" else experts
+    if method.inputs.adapters:  # of which every change is an adapter of full rank
+        inputs = [(expert - base, torch.eye(SHAPE[1])) for expert in experts]
     separate = base if method.inputs.base in ("required", "optional") else None
     beside = {
         c.name: [torch.ones(c.shape_for(SHAPE)) + torch.eye(*c.shape_for(SHAPE))] * len(inputs)
