@@ -25,7 +25,10 @@ ORDERED: Final = {
 #: Methods that change a single expert at neutral settings, and how.
 NOT_THE_EXPERT: Final = {
     "iso_c": "gives all directions the same length",
+    "iso_cts": "gives all directions the same length",
     "safe_delta": "keeps what its budget allows",
+    "arcee_fusion": "keeps changes of unusual importance",
+    "pcb": "an element of the least score has no share",
 }
 #: Of an expert by itself: all of it.
 NEUTRAL: Final = {
@@ -35,7 +38,12 @@ NEUTRAL: Final = {
     "gamma": 0.0,
     "t": 1.0,
     "alpha": 1.0,
+    "lambda": 1.0,
+    "eta": 1.0,
+    "ridge": 0.0,
 }
+#: Where a name means something else in one method.
+OWN_NEUTRAL: Final = {"subspace_boosting": {"beta": 1.0}}
 
 
 def _base() -> torch.Tensor:
@@ -103,9 +111,8 @@ def test_one_expert_by_itself_is_the_merge(name: str) -> None:
         pytest.skip("takes two or more")
     [expert] = _experts(1)
     known = {p.name for p in method.parameters}
-    merged = _run(
-        method, [expert], _options(method, 1) | {k: v for k, v in NEUTRAL.items() if k in known}
-    )
+    neutral = {k: v for k, v in NEUTRAL.items() if k in known} | OWN_NEUTRAL.get(name, {})
+    merged = _run(method, [expert], _options(method, 1) | neutral)
     # Of a decomposition: rounding grows with the numbers in a row.
     bound = (8 if method.exact == "bits" else 256) * EPSILON * expert.abs().max()
     kept = bool((merged - expert).abs().max() <= bound)

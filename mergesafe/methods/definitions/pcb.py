@@ -8,7 +8,7 @@ that a share ``clip`` lies below and above::
     beta_t = exp(N a_t^2) * tanh(tau_t * sum_s tau_s)       within the task, and across tasks
     q_t    = the beta_t that a share density lies above, or 0 where that is negative
     s_t    = max(beta_t - q_t, 0) / (max beta_t - q_t)      from 0 to 1
-    out    = base + lambda * sum_t weight_t s_t sign(tau_t) c_t / max(sum_t s_t, 1e-12)
+    out = base + lambda * sum_t weight_t s_t sign(tau_t) c_t / max(sum_t s_t, 1e-12)
 
 Clamping takes the elements of number ``trunc(clip n)`` and ``trunc((1 - clip) n - 1)`` of the n
 sorted magnitudes, the density that of number ``trunc((1 - density) n)`` of the sorted scores. All
