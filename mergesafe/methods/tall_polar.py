@@ -1,4 +1,4 @@
-"""The polar factor of a tall matrix in float32, to 1e-5: twice as fast as from float64 sums.
+"""The polar factor of a tall matrix in float32, to 1e-5: faster than by way of float64.
 
 The Gram matrix ``T^T T`` squares singular values s_i, so that in float32 its eigenvectors V leave
 ``T V = Y D`` with columns Y of length 1 that are not quite orthogonal where s_i / s_1 is small:

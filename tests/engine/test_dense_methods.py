@@ -56,6 +56,21 @@ def test_vectors_get_the_mean_task_vector() -> None:
     assert same_bits(run("tsv", experts, base), expected)
 
 
+def test_fewer_rows_than_experts_leave_no_directions_to_select() -> None:
+    base, *experts = inputs((2, 9), 3)
+    expected = run("task_arithmetic", experts, base, weight=1 / 3)
+    assert same_bits(run("tsv", experts, base), expected)
+
+
+def test_directions_that_are_rounding_are_left_out() -> None:
+    """A third of 30 directions is more than the two that each task vector has."""
+    draw = torch.Generator().manual_seed(4)
+    base = torch.randn(40, 30, generator=draw)
+    low = [torch.randn(40, 2, generator=draw) @ torch.randn(2, 30, generator=draw) for _ in "abc"]
+    values = torch.linalg.svdvals((run("tsv", [base + x for x in low], base) - base).double())
+    assert (values > 1e-3 * values[0]).sum() == 6
+
+
 def test_polar_factors_are_orthonormal() -> None:
     matrix = torch.randn(30, 12, generator=torch.Generator().manual_seed(1))
     factor = polar(matrix)
