@@ -11,6 +11,7 @@
 #include "cpu/kernels.h"
 #include "cpu/lanes.inl"
 #include "cpu/load.inl"
+#include "cpu/select.inl"
 
 namespace mergesafe::cpu::MS_ISA {
 namespace {
@@ -65,28 +66,6 @@ struct ScoredChunk {
   }
 };
 
-// Counts the high bits of scores; bins is scratch.
-inline void count_high(const float* score, int n, uint32_t* __restrict__ bins, int64_t* counts) {
-  for (int j = 0; j < n; ++j) bins[j] = magnitude_bits(score[j]) >> kLowBits;
-  for (int j = 0; j < n; ++j) ++counts[bins[j]];  // scalar loop: scatter
-}
-
-// Counts the low bits of the scores whose high bits are `prefix`.
-inline void count_low(const float* score, int n, uint32_t prefix, int64_t* counts) {
-  constexpr int kStep = 32;
-  for (int from = 0; from < n; from += kStep) {
-    const int size = n - from < kStep ? n - from : kStep;
-    uint32_t there = 0;
-    for (int k = 0; k < size; ++k)
-      there |= static_cast<uint32_t>(magnitude_bits(score[from + k]) >> kLowBits == prefix);
-    if (there == 0) continue;
-    for (int k = 0; k < size; ++k) {
-      const uint32_t bits = magnitude_bits(score[from + k]);
-      if (bits >> kLowBits == prefix) ++counts[bits & ((1u << kLowBits) - 1)];
-    }
-  }
-}
-
 Flags score_histogram(const ScoreJob& job, int64_t prefix, int64_t begin, int64_t end,
                       int64_t* counts, int64_t* nonzero) {
   ScoredChunk chunk(thread_scratch(ScoredChunk::floats(job.count)));
@@ -99,10 +78,12 @@ Flags score_histogram(const ScoreJob& job, int64_t prefix, int64_t begin, int64_
     int32_t zeros = 0;
     for (int j = 0; j < n; ++j) zeros += magnitude_bits(score[j]) == 0;
     *nonzero += n - zeros;
+    uint32_t* bits = reinterpret_cast<uint32_t*>(chunk.out);
+    for (int j = 0; j < n; ++j) bits[j] = magnitude_bits(score[j]);
     if (prefix >= 0)
-      count_low(score, n, static_cast<uint32_t>(prefix), counts);
+      count_low(bits, n, static_cast<uint32_t>(prefix), counts);
     else
-      count_high(score, n, reinterpret_cast<uint32_t*>(chunk.out), counts);
+      count_high(bits, n, counts);
   }
   return flags;
 }

@@ -242,6 +242,25 @@ Flags bracket(const DeltaJob& job, const RankQuery* queries, const Bracket* brac
   return flags;
 }
 
+// Counts the high bits of magnitudes.
+inline void count_high(const uint32_t* m, int n, int64_t* counts) {
+  for (int j = 0; j < n; ++j) ++counts[m[j] >> kLowBits];  // scalar loop: scatter
+}
+
+// Counts the low bits of the magnitudes whose high bits are `prefix`, which few have.
+inline void count_low(const uint32_t* m, int n, uint32_t prefix, int64_t* counts) {
+  constexpr int kStep = 32;
+  for (int from = 0; from < n; from += kStep) {
+    const int size = n - from < kStep ? n - from : kStep;
+    uint32_t there = 0;
+    for (int k = 0; k < size; ++k)
+      there |= static_cast<uint32_t>(m[from + k] >> kLowBits == prefix);
+    if (there == 0) continue;
+    for (int k = 0; k < size; ++k)
+      if (m[from + k] >> kLowBits == prefix) ++counts[m[from + k] & ((1u << kLowBits) - 1)];
+  }
+}
+
 Flags histogram(const DeltaJob& job, const int64_t* prefixes, int64_t begin, int64_t end,
                 int64_t* counts) {
   float* base = thread_scratch(3 * kChunk);
@@ -255,13 +274,10 @@ Flags histogram(const DeltaJob& job, const int64_t* prefixes, int64_t begin, int
       flags |= flag(i + 1, load(job.experts[i], pos, n, job.zero_nonfinite, x));
       magnitude_chunk(base, x, n, m);
       int64_t* bins = counts + static_cast<int64_t>(i) * kHistogramBins;
-      if (prefixes == nullptr) {
-        for (int j = 0; j < n; ++j) ++bins[m[j] >> kLowBits];  // scalar loop: scatter
-      } else {
-        const uint32_t prefix = static_cast<uint32_t>(prefixes[i]);
-        for (int j = 0; j < n; ++j)  // scalar loop: scatter
-          bins[m[j] & ((1u << kLowBits) - 1u)] += (m[j] >> kLowBits) == prefix;
-      }
+      if (prefixes == nullptr)
+        count_high(m, n, bins);
+      else
+        count_low(m, n, static_cast<uint32_t>(prefixes[i]), bins);
     }
   }
   return flags;
