@@ -99,5 +99,6 @@ inline int fused_of(const std::string& name) {
 
 void bind_arguments(pybind11::module_& m);  // bindings_arguments.cpp
 void bind_selected(pybind11::module_& m);   // bindings_selected.cpp
+void bind_tile(pybind11::module_& m);       // bindings_tile.cpp
 
 }  // namespace mergesafe

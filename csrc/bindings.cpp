@@ -393,6 +393,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("merge_gradient", &merge_gradient);
   m.def("add_low_rank", &add_low_rank);
   bind_selected(m);
+  bind_tile(m);
   m.def("count_nonfinite", &count_nonfinite);
   m.def("triad", &triad);
   m.attr("digest_block") = cpu::kDigestBlock;

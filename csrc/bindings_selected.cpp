@@ -81,6 +81,19 @@ std::pair<uint64_t, int64_t> score_histogram(const Input& base, const std::vecto
   return {flags, nonzero};
 }
 
+// The bin that holds the k-th largest of what was counted, and k within that bin.
+std::pair<int64_t, int64_t> bin_of_rank(const Array& counts, int64_t k) {
+  const int64_t* bins = array_of<const int64_t>("counts", counts, kHistogramBins, "65536");
+  expect_between("k", k, 1, INT64_MAX);
+  uint64_t rest = static_cast<uint64_t>(k);
+  for (int64_t bin = kHistogramBins - 1; bin >= 0; --bin) {
+    const uint64_t here = static_cast<uint64_t>(bins[bin]);
+    if (rest <= here) return {bin, static_cast<int64_t>(rest)};
+    rest -= here;
+  }
+  throw std::invalid_argument("counts has fewer elements than k");
+}
+
 std::pair<uint64_t, std::vector<double>> score_norms(const Input& base,
                                                      const std::vector<Input>& experts, uint32_t lo,
                                                      std::vector<double> totals,
@@ -115,6 +128,7 @@ void bind_selected(py::module_& m) {
   m.def("rank_masks", &rank_masks);
   m.def("masked_copy", &masked_copy);
   m.def("score_histogram", &score_histogram);
+  m.def("bin_of_rank", &bin_of_rank);
   m.def("score_norms", &score_norms);
   m.def("merge_scored", &merge_scored);
 }

@@ -153,6 +153,23 @@ def stock_rows(
 ) -> int:
     """Model Stock by rows; see csrc/core/stock.h."""
 
+#: Names that :func:`tile_function` knows.
+tile_functions: list[str]
+
+def tile_function(
+    name: str,
+    base: Input,
+    inputs: list[Input],
+    scores: list[Array],
+    columns: int,
+    settings: list[float],
+    out: Output,
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> int:
+    """A tile function of a method; see csrc/core/tile.h."""
+
 def compare(
     base: Input,
     experts: list[Input],
@@ -230,6 +247,9 @@ def score_histogram(
     zero_nonfinite: bool,
     threads: int,
 ) -> tuple[int, int]: ...
+def bin_of_rank(counts: Array, k: int) -> tuple[int, int]:
+    """The bin of 65,536 that holds the k-th largest of what was counted, and k within that bin."""
+
 def score_norms(
     base: Input,
     experts: list[Input],

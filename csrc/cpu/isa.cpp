@@ -18,16 +18,37 @@
 #include "cpu/score.inl"
 #include "cpu/select.inl"
 #include "cpu/stock.inl"
+#include "cpu/tile.inl"
 
 namespace mergesafe::cpu::MS_ISA {
 
 extern const Kernels kKernels;
-const Kernels kKernels = {MS_ISA_NAME,  weighted_sum,  merge_task_vectors, fused_table(FusedList{}),
-                          magnitudes,   bracket,       count_above_all,    narrow,
-                          histogram,    gram,          delta_norms,        delta_gram,
-                          compare,      count_changes, inner_products,     merge_gradient,
-                          add_low_rank, rank_masks,    masked_copy,        score_histogram,
-                          score_norms,  merge_scored,  stock_rows,         count_nonfinite,
-                          triad,        digest};
+const Kernels kKernels = {MS_ISA_NAME,
+                          weighted_sum,
+                          merge_task_vectors,
+                          fused_table(FusedList{}),
+                          magnitudes,
+                          bracket,
+                          count_above_all,
+                          narrow,
+                          histogram,
+                          gram,
+                          delta_norms,
+                          delta_gram,
+                          compare,
+                          count_changes,
+                          inner_products,
+                          merge_gradient,
+                          add_low_rank,
+                          rank_masks,
+                          masked_copy,
+                          score_histogram,
+                          score_norms,
+                          merge_scored,
+                          stock_rows,
+                          kTileTable,
+                          count_nonfinite,
+                          triad,
+                          digest};
 
 }  // namespace mergesafe::cpu::MS_ISA

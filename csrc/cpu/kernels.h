@@ -12,6 +12,7 @@
 #include "core/score.h"
 #include "core/select.h"
 #include "core/stock.h"
+#include "core/tile.h"
 
 namespace mergesafe::cpu {
 
@@ -32,6 +33,11 @@ struct Collected {
 // By number in FusedList.
 struct FusedTable {
   Flags (*kernels[FusedList::kCount])(const FusedJob&, int64_t begin, int64_t end);
+};
+
+// In the order of kTileShapes.
+struct TileTable {
+  Flags (*functions[kTileFunctions])(const TileJob&, int64_t begin, int64_t end);
 };
 
 struct Kernels {
@@ -87,6 +93,7 @@ struct Kernels {
   Flags (*merge_scored)(const ScoreJob&, int64_t begin, int64_t end);
   // Whole rows.
   Flags (*stock_rows)(const StockJob&, int64_t begin, int64_t end);
+  TileTable tiles;
   int64_t (*count_nonfinite)(const Input& input, int64_t n);
   void (*triad)(float* a, const float* b, const float* c, float s, int64_t begin, int64_t end);
   // sum = {high, low} of the digest of these bytes, which begin at block number first_block.

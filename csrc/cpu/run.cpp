@@ -198,6 +198,13 @@ Flags run_stock_rows(const StockJob& job, int64_t n, int threads) {
                    [&](int64_t b, int64_t e) { return k.stock_rows(job, b, e); });
 }
 
+Flags run_tile(int function, const TileJob& job, int64_t n, int threads) {
+  const auto run = current().tiles.functions[function];
+  const auto body = [&](int64_t b, int64_t e) { return run(job, b, e); };
+  if (kTileShapes[function].rows) return over_rows(n, job.columns, threads, body);
+  return over_threads(n, threads, body);
+}
+
 void run_masked_copy(const MaskedCopy& copy, int64_t n, int threads) {
   const Kernels& k = current();
   over_threads(n, threads, [&](int64_t b, int64_t e) {

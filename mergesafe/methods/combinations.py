@@ -234,9 +234,11 @@ class Fused(Combination):
 TileBody: TypeAlias = Callable[[Any, Any], Any]
 
 
-#: Tile functions of the package that the extension has too, compiled: by their names there, each
-#: called with base, inputs, columns of a row, output, elements, rule for NaN and threads.
-COMPILED: Final = frozenset({"stock_rows"})
+#: Tile functions of the package that the extension has too, compiled: by their names there. Their
+#: settings are tuples of numbers.
+COMPILED: Final = frozenset(
+    {"stock_rows", "arcee_importance", "arcee_fused", "pcb_score", "pcb_balanced"}
+)
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,10 @@ class TileFunction(Combination):
     ``compiled``: a name in :data:`COMPILED`, which has the same bits and runs on the CPU in place
     of the function. ``operations``: what the function of a whole tensor computes; without it, a
     plan cannot say how long the merge takes.
+
+    ``scores``: what the function is given as ``tile.scores``: values of each element that other
+    functions make of the same operands. Where a :class:`mergesafe.methods.kth_score.KthScore` has
+    asked for them, they may be there already. They are given no scores themselves.
     """
 
     function: TileBody
@@ -271,6 +277,7 @@ class TileFunction(Combination):
     exact: Literal["bits", "numerics"] | None = None
     compiled: str | None = None
     operations: Operations | None = None
+    scores: tuple[TileFunction, ...] = ()
     of: OperandSet = field(default="all", init=False, repr=False)
 
     def check(self, scope: Scope, *, finite: bool) -> None:
@@ -292,6 +299,17 @@ class TileFunction(Combination):
                 f"{name} has compiled = {shown(self.compiled)}",
                 f"None or one of {', '.join(sorted(COMPILED))}",
             )
+        for score in self.scores:
+            if (
+                not isinstance(score, TileFunction)
+                or score.scores
+                or (score.unit not in (Unit.ELEMENT, self.unit))
+            ):
+                raise BrokenContractError(
+                    f"{name} has a score {shown(score)}",
+                    f"a TileFunction of elements, or of the unit {self.unit.value}, without scores",
+                )
+            score.check(scope, finite=finite)
 
     def narrowed(self, used: Used) -> TileFunction:
         raise BrokenContractError(
@@ -301,7 +319,11 @@ class TileFunction(Combination):
 
     @property
     def scratch(self) -> float:
-        return self.holds
+        return max(self.holds, *(score.scratch for score in self.scores), 0.0)
+
+    def is_like(self, other: Combination) -> bool:
+        mine = len(self.scores)
+        return super().is_like(other) and mine == len(getattr(other, "scores", ()))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""exp, log and tanh in elementary operations, whose bits are the same on every device.
+"""exp, logarithms and tanh in elementary operations, whose bits are the same on every device.
 
 Those of torch round differently on processors and GPUs. Here every step is one correctly rounded
 operation on float64 tensors, in a fixed order; csrc/core/elementary.h has the same steps. Relative
-errors are below 1e-12 (exp, tanh) and 1e-13 (log): results are rounded to float32.
+errors are below 1e-12: results are rounded to float32.
 
 Arguments are float64 and are not written to.
 """
@@ -27,12 +27,10 @@ EXP_TERMS: Final = (
 )  # fmt: skip
 #: 2/(2j+1) of the series of log((1 + z)/(1 - z)) in z^2, from the highest power down.
 LOG_TERMS: Final = (
-    2.0 / 15.0, 2.0 / 13.0, 2.0 / 11.0, 2.0 / 9.0, 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0, 2.0,
+    2.0 / 17.0, 2.0 / 15.0, 2.0 / 13.0, 2.0 / 11.0, 2.0 / 9.0, 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0, 2.0,
 )  # fmt: skip
 EXPONENT_BITS: Final = 52
 EXPONENT_BIAS: Final = 1023
-#: Bits of sqrt(1/2): mantissas are taken between it and sqrt(2).
-ROOT_BITS: Final = 0x3FE6A09E667F3BCD
 
 
 def exp_minus_one(y: Any) -> tuple[Any, Any]:
@@ -57,18 +55,24 @@ def exp(y: Any) -> Any:
     return a.add_(b)
 
 
-def log(u: Any) -> Any:
-    """The natural logarithm of normal numbers above 0."""
-    bits = u.view(u.new_zeros(0).long().dtype)
-    whole = (bits - ROOT_BITS).bitwise_right_shift_(EXPONENT_BITS)
-    m = (bits - (whole << EXPONENT_BITS)).view(u.dtype)
-    z = (m - 1.0) / (m + 1.0)
+def log_ratio(p: Any, q: Any) -> Any:
+    """The natural logarithm of p/q, for normal numbers above 0; exact digits where they are near.
+
+    p is scaled by the power of 2 that brings it next to q, found by their bits, so that
+    ``z = (p - q)/(p + q)`` is at most 0.2 and its series short.
+    """
+    integers = p.new_zeros(0).long().dtype
+    bits = p.view(integers)
+    whole = (bits - q.view(integers)).add_(1 << (EXPONENT_BITS - 1))
+    whole = whole.bitwise_right_shift_(EXPONENT_BITS)
+    near = (bits - (whole << EXPONENT_BITS)).view(p.dtype)
+    z = (near - q).div_(near + q)
     square = z * z
     terms = square * LOG_TERMS[0]
     for term in LOG_TERMS[1:-1]:
         terms.add_(term).mul_(square)
     terms.add_(LOG_TERMS[-1]).mul_(z)
-    return terms.add_(whole.to(u.dtype) * LN2)
+    return terms.add_(whole.to(p.dtype).mul_(LN2))
 
 
 def tanh(v: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from mergesafe.methods.combinations import Combination, Fused, TileFunction, Unit
+from mergesafe.methods.combinations import Combination, Fused, TileFunction
 from mergesafe.methods.contract import BrokenContractError, Scope, Used, shown
 from mergesafe.methods.statistics import INFINITY, Statistic, is_rank
 
@@ -34,13 +34,11 @@ class KthScore(Statistic):
                 "merge() asked for a KthScore without scores or ranks", "one at least"
             )
         for score in self.scores:
-            if not isinstance(score, (TileFunction, Fused)) or score.unit not in (
-                Unit.ELEMENT,
-                Unit.ROW,
-            ):
+            whole = not isinstance(score, (TileFunction, Fused)) or score.unit.is_whole
+            if whole or (isinstance(score, TileFunction) and score.scores):
                 raise BrokenContractError(
                     f"merge() asked for a KthScore of {shown(score)}",
-                    "a TileFunction of elements or rows, or a Fused",
+                    "a TileFunction of elements or rows without scores, or a Fused",
                 )
             score.check(scope, finite=True)
         for rank in self.ranks:

@@ -27,7 +27,8 @@ class Tile:
     (:class:`mergesafe.methods.spec.Calibration`), one for each of ``inputs``; names of which there
     is nothing for this tensor are left out. ``references``: by the names that the method declares
     (:class:`mergesafe.methods.spec.Reference`). ``prepared``: what a dense combination's
-    ``prepare`` returned. Nothing of this must be written to.
+    ``prepare`` returned. ``scores``: of the combination's ``scores``, each of the tile's shape.
+    Nothing of this must be written to.
     """
 
     tensor: TensorContext
@@ -37,6 +38,7 @@ class Tile:
     calibration: Mapping[str, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     references: Mapping[str, torch.Tensor] = field(default_factory=dict)
     prepared: Any = None
+    scores: tuple[torch.Tensor, ...] = ()
 
     @cached_property
     def deltas(self) -> tuple[torch.Tensor, ...]:
@@ -76,16 +78,22 @@ def apply(
     tensor: TensorContext,
     operands: Sequence[torch.Tensor],
     begin: int = 0,
+    scores: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """What the combination makes of a run of elements that begins with number ``begin``.
 
     ``operands``: 1-D, float32: a separate base, the inputs, then what ``tensor.references`` names,
     then what ``tensor.calibration`` names, one for each input. The result is 1-D and float32.
+    ``scores``: the combination's, where they are known.
 
     Raises:
         BrokenContractError: the function raised an error, or returned what it must not.
     """
     tile = _tile(combination.unit, tensor, operands, begin)
+    if combination.scores:
+        with torch.no_grad():
+            known = scores or [apply(x, tensor, operands, begin) for x in combination.scores]
+        tile = replace(tile, scores=tuple(x.view(tile.inputs[0].shape) for x in known))
     if isinstance(combination, Dense):
         made = direction(combination, tile, prepared(combination, tile)) * combination.scale
         return operands[0] + made if tensor.base else made

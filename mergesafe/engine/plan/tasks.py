@@ -190,7 +190,7 @@ class TensorTask:
     def bytes_per_element(self) -> float:
         """Buffer bytes per element when the whole tensor is resident, without output."""
         size = sum(s.view.bytes_per_element * self._share(s) for s in self.sources)
-        ranks = max((s.rank_count for s in self.statistics), default=0)
+        ranks = max((s.count_number for s in self.statistics), default=0)
         return size + SELECT_BYTES_PER_RANK * ranks + (len(self.sources) if self.ranked else 0)
 
     def _share(self, source: Operand) -> float:
@@ -223,15 +223,16 @@ class TensorTask:
     @property
     def score_count(self) -> int:
         """How many scores of each element select, which later passes need again."""
-        counts = [len(s.scores) for s in self.statistics if isinstance(s, KthScore)]
-        counts += [1 for s in self.statistics if isinstance(s, ScoreThreshold)]
-        return max(counts, default=0)
+        selected = any(isinstance(s, ScoreThreshold) for s in self.statistics)
+        return max(int(selected), self.piece_bytes // 4)
 
     @property
     def piece_bytes(self) -> int:
         """Bytes for each element of a piece of scores by functions, and of zeros beside them."""
         counts = [len(s.scores) for s in self.statistics if isinstance(s, KthScore)]
-        return 4 * max(counts) + 2 if counts else 0
+        how = None if self.planned is None else self.planned.combination
+        counts.append(len(how.scores) if isinstance(how, TileFunction) else 0)
+        return 4 * max(counts) + 2 if max(counts) else 0
 
     @cached_property
     def _made(self) -> tuple[Combination, ...]:

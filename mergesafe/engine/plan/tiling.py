@@ -122,6 +122,8 @@ def task_layout(
         again = nbytes > sizes.kept and _cheap_to_reread(task)
         if nbytes <= budget and not again:
             scores = task.score_count * aligned(4 * task.numel) if selects else 0
+            if scores and task.piece_bytes:  # zeros, which they are compared with
+                scores += aligned(2 * task.numel)
             scores = scores if nbytes + scores <= budget else 0
             return Tiling(task.numel, out_tile, nbytes + scores, used, row=row, scores=scores)
         if task.unit.is_whole:

@@ -61,6 +61,13 @@ class Tensor(Protocol):
     ) -> Sequence[Buffer]:
         """Zeros, then what functions of the method make of a piece; flags are reported."""
 
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether scores of the whole tensor stay in memory."""
+
+    def all_scores(self) -> Sequence[Buffer]:
+        """Zeros, then all of them, once :meth:`scored` has found those of all pieces."""
+
     def scores(self, begin: int, count: int) -> Array | None:
         """Memory for the scores of these elements, where they are kept."""
 
@@ -223,29 +230,53 @@ def _kth_score(request: KthScore, tensor: Tensor) -> list[int]:
     one that is asked for.
     """
     wanted = sorted({score for score, _ in request.ranks})
-    high = dict(zip(wanted, _counted(request, wanted, [], tensor), strict=True))
-    begins = {rank: bin_of(high[rank[0]], rank[1]) for rank in request.ranks}
+    if tensor.keeps_scores:
+        return _kth_of_kept(request, tensor)
+    high = _ScoreCounts(request, wanted, [], tensor)
+    begins = {(score, k): high.find(wanted.index(score), k) for score, k in request.ranks}
     alike = sorted({(score, prefix) for (score, _), (prefix, _) in begins.items()})
     scores, prefixes = [score for score, _ in alike], [prefix for _, prefix in alike]
-    low = dict(zip(alike, _counted(request, scores, prefixes, tensor), strict=True))
-    return [
-        prefix << extension.low_bits | bin_of(low[score, prefix], rest)[0]
-        for (score, _), (prefix, rest) in ((rank, begins[rank]) for rank in request.ranks)
-    ]
+    low = _ScoreCounts(request, scores, prefixes, tensor)
+    found = []
+    for score, k in request.ranks:
+        prefix, rest = begins[score, k]
+        bits, _ = low.find(alike.index((score, prefix)), rest)
+        found.append(prefix << extension.low_bits | bits)
+    return found
 
 
-def _counted(
-    request: KthScore, scores: Sequence[int], prefixes: list[int], tensor: Tensor
-) -> list[Sequence[int]]:
-    """The counts of these scores, which may come again, in one pass over the tensor."""
-    bins = extension.histogram_bins
-    counts = (ctypes.c_int64 * (bins * len(scores)))()
+def _kth_of_kept(request: KthScore, tensor: Tensor) -> list[int]:
+    """Selected as magnitudes are, from the scores of the whole tensor."""
     for begin, count, inputs in tensor.tiles():
         for at, n, parts in tensor.pieces(inputs, count):
-            zeros, *found = tensor.scored(parts, request.scores, n, begin + at)
-            tensor.kernels.histogram([zeros, *(found[i] for i in scores)], prefixes, counts, n)
+            tensor.scored(parts, request.scores, n, begin + at)
             tensor.lap("statistics", begin + at, _bytes(parts))
-    return [counts[i * bins : (i + 1) * bins] for i in range(len(scores))]
+    ranks = sorted(set(request.ranks))
+    _, bits = tensor.kernels.kth_magnitude(tensor.all_scores(), ranks, tensor.task.numel)
+    tensor.lap("statistics", 0, 0)
+    found = dict(zip(ranks, bits, strict=True))
+    return [found[rank] for rank in request.ranks]
+
+
+class _ScoreCounts:
+    """The counts of scores, of which one may come again, from one pass over the tensor."""
+
+    def __init__(
+        self, request: KthScore, scores: Sequence[int], prefixes: list[int], tensor: Tensor
+    ) -> None:
+        self._counts = (ctypes.c_int64 * (extension.histogram_bins * len(scores)))()
+        for begin, count, inputs in tensor.tiles():
+            for at, n, parts in tensor.pieces(inputs, count):
+                zeros, *found = tensor.scored(parts, request.scores, n, begin + at)
+                given = [zeros, *(found[i] for i in scores)]
+                tensor.kernels.histogram(given, prefixes, self._counts, n)
+                tensor.lap("statistics", begin + at, _bytes(parts))
+
+    def find(self, number: int, k: int) -> tuple[int, int]:
+        """The bin of the k-th largest of a score, and k within that bin."""
+        bins = extension.histogram_bins
+        address = ctypes.addressof(self._counts) + 8 * bins * number
+        return extension.bin_of_rank(Array(address, bins), k)
 
 
 def _score_norms(request: ScoreNorms, tensor: Tensor) -> list[float]:

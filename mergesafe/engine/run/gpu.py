@@ -204,9 +204,10 @@ class DeviceKernels(TensorKernels):
         out: Buffer,
         tensor: TensorContext,
         begin: int,
+        scores: Sequence[Buffer] = (),
     ) -> int:
         with self._computing():
-            return super().tile(inputs, how, out, tensor, begin)
+            return super().tile(inputs, how, out, tensor, begin, scores)
 
     # --- memory of the device ------------------------------------------------------------------
 

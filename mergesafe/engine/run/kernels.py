@@ -205,8 +205,11 @@ class Kernels(Protocol):
         out: Buffer,
         tensor: TensorContext,
         begin: int,
+        scores: Sequence[Buffer] = (),
     ) -> int:
         """What a tile function makes of the elements from number ``begin`` on.
+
+        ``scores``: those that the function is given besides, in float32.
 
         Raises:
             TileError: the function does not keep to its contract.

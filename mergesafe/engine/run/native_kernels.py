@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from mergesafe.dtypes import SIZES
 from mergesafe.methods.spec import (
@@ -39,10 +39,6 @@ from mergesafe.engine.run.kernels import Buffer, Selection
 
 if TYPE_CHECKING:
     from mergesafe.engine.run.tensor_kernels import TensorKernels
-
-
-#: By the names of :data:`mergesafe.methods.combinations.COMPILED`.
-COMPILED: Final = {"stock_rows": extension.stock_rows}
 
 
 class NativeSelection:
@@ -226,14 +222,20 @@ class NativeKernels:
         out: Buffer,
         tensor: TensorContext,
         begin: int,
+        scores: Sequence[Buffer] = (),
     ) -> int:
         if how.compiled is None:
-            return self._tensors.tile(inputs, how, out, tensor, begin)
+            return self._tensors.tile(inputs, how, out, tensor, begin, scores)
         base, *others = _inputs(inputs)
         columns = tensor.shape[-1] if tensor.shape else 1
         target = Output(out.address, DTYPES[out.dtype])
         n = out.view.nbytes // SIZES[out.dtype]
-        return COMPILED[how.compiled](base, others, columns, target, n, self.zero, self.threads)
+        if how.compiled == "stock_rows":
+            return extension.stock_rows(base, others, columns, target, n, self.zero, self.threads)
+        return extension.tile_function(
+            how.compiled, base, others, [Array(x.address, n) for x in scores], columns,
+            list(how.settings or ()), target, n, self.zero, self.threads,
+        )  # fmt: skip
 
     @cached_property
     def _tensors(self) -> TensorKernels:

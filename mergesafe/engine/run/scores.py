@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 from mergesafe.engine.memory import Slice, aligned
 from mergesafe.engine.plan.tasks import TensorTask
-from mergesafe.engine.plan.tiling import Tiling, whole_rows
+from mergesafe.engine.plan.tiling import Tiling
 from mergesafe.engine.run.kernels import OUTPUT_FLAG, Buffer, Kernels
 from mergesafe.methods.spec import Combination
 
-#: Computes one combination of the elements [begin, begin + n) of a tensor into a buffer: flags.
-Compute = Callable[[Combination, Buffer, int, int], int]
+#: Computes a combination into a buffer, and answers with flags.
+Compute = Callable[[Combination, Buffer], int]
 
 
 class PieceScores:
@@ -31,34 +31,43 @@ class PieceScores:
         kernels: Kernels,
     ) -> None:
         """``kept``: memory for all scores of the tensor, where there is some."""
-        self._task, self._layout, self._stay = task, layout, kept is not None
+        self._stay = kept is not None
         made, each = layout.made, aligned(4 * task.numel)
         numbers = range(task.score_count)
         if kept is None:
             self._rooms = [memory.take(4 * made) for _ in numbers]
+            (address, view), size = memory.take(2 * made), made
         else:
             self._rooms = [(kept[0] + i * each, kept[1][i * each :]) for i in numbers]
-        self._known: set[tuple[int, int]] = set()
-        address, view = memory.take(2 * made)
-        ctypes.memset(address, 0, 2 * made)
-        #: A base for kernels that count differences.
+            at, size = len(self._rooms) * each, task.numel
+            address, view = kept[0] + at, kept[1][at : at + 2 * size]
+        #: By number and piece: of which combination the room holds the values.
+        self._known: dict[tuple[int, int, int], Combination] = {}
+        ctypes.memset(address, 0, 2 * size)
         self._zeros = Buffer(address, view, "BF16", "BF16")
         kernels.stage(self._zeros)
 
     def find(
         self, scores: Sequence[Combination], begin: int, n: int, compute: Compute
     ) -> tuple[int, list[Buffer]]:
-        """Flags of the operands; zeros, then every score of elements [begin, begin + n)."""
-        first, total = whole_rows(self._task, self._layout, begin, n)
-        flags = 0
-        found = [self._zeros.part(0, n, 2)]
+        """Flags of the operands where something was computed, and every score of whole rows."""
+        flags, found = 0, []
         for number, score in enumerate(scores):
             address, view = self._rooms[number]
-            at = 4 * first if self._stay else 0
-            out = Buffer(address + at, view[at : at + 4 * total], "F32", "F32")
-            if (number, begin) not in self._known:
-                flags |= compute(score, out, first, total)
-            if self._stay:
-                self._known.add((number, begin))
-            found.append(out.part(begin - first, n, 4))
+            at = 4 * begin if self._stay else 0
+            out = Buffer(address + at, view[at : at + 4 * n], "F32", "F32")
+            piece = number, begin, n
+            if not self._stay or self._known.get(piece) != score:
+                flags |= compute(score, out)
+                self._known[piece] = score
+            found.append(out)
         return flags & ~OUTPUT_FLAG, found
+
+    def whole(self, n: int) -> list[Buffer]:
+        """Zeros, then the scores of all ``n`` elements, where they are kept."""
+        rooms = [Buffer(address, view[: 4 * n], "F32", "F32") for address, view in self._rooms]
+        return [self._zeros, *rooms]
+
+    def zeros(self, n: int) -> Buffer:
+        """A base for kernels that count differences."""
+        return self._zeros.part(0, n, 2)

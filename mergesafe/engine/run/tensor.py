@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
@@ -75,7 +76,6 @@ class TensorMerge:
         self.storage = memory.take(layout.select * rank_count(task))[0] if layout.select else 0
         self._scores = memory.take(layout.scores) if layout.scores else None
         self._ranks: RankedExperts | None = None
-        self._piece_scores: PieceScores | None = None
         self._resident: list[Buffer] | None = None
         #: What was read last, and its first element.
         self._read_last: tuple[int, list[Buffer]] = 0, []
@@ -136,8 +136,9 @@ class TensorMerge:
             return self.kernels.combine(left, how, out, n, begin)
         if not isinstance(how, TileFunction):
             return self.kernels.combine(inputs, how, out, n, begin, self.scores(begin, n))
+        scores = self._scores_of(how.scores, inputs, n, begin, chosen) if how.scores else ()
         try:
-            return self.kernels.tile(inputs, how, out, self.task.context, begin)
+            return self.kernels.tile(inputs, how, out, self.task.context, begin, scores)
         except TileError as caught:
             self.check(caught.flags, chosen)  # NaN in an operand is what the user can mend
             error = caught.error
@@ -157,19 +158,41 @@ class TensorMerge:
         self, inputs: Sequence[Buffer], scores: Sequence[Combination], n: int, begin: int
     ) -> Sequence[Buffer]:
         """Zeros, then the scores of elements [begin, begin + n); flags are reported."""
-        if self._piece_scores is None:
-            self._piece_scores = PieceScores(
-                self.task, self.layout, self.memory, self._scores, self.kernels
-            )
-        _, _, rows = self._whole_rows(begin, n, inputs)
+        first, total, rows = self._whole_rows(begin, n, inputs)
         chosen = range(len(self.task.members))
+        found = self._scores_of(scores, list(rows), total, first, chosen)
+        skip = begin - first
+        return [self._pieces_of_scores.zeros(n), *(x.part(skip, n, 4) for x in found)]
 
-        def compute(how: Combination, out: Buffer, first: int, total: int) -> int:
-            return self._combine(list(rows), how, out, total, first, chosen)
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether scores of the whole tensor stay in memory."""
+        return self._scores is not None
 
-        flags, found = self._piece_scores.find(scores, begin, n, compute)
+    def all_scores(self) -> Sequence[Buffer]:
+        """Zeros, then all of them, once :meth:`scored` has found those of all pieces."""
+        return self._pieces_of_scores.whole(self.task.numel)
+
+    def _scores_of(
+        self,
+        scores: Sequence[Combination],
+        inputs: list[Buffer],
+        n: int,
+        begin: int,
+        chosen: Sequence[int],
+    ) -> Sequence[Buffer]:
+        """The scores of whole rows; flags are reported."""
+
+        def compute(how: Combination, out: Buffer) -> int:
+            return self._combine(inputs, how, out, n, begin, chosen)
+
+        flags, found = self._pieces_of_scores.find(scores, begin, n, compute)
         self.check(flags, chosen)
         return found
+
+    @cached_property
+    def _pieces_of_scores(self) -> PieceScores:
+        return PieceScores(self.task, self.layout, self.memory, self._scores, self.kernels)
 
     def scores(self, begin: int, count: int) -> Array | None:
         """Memory for the scores of these elements, where they are kept."""

@@ -229,6 +229,7 @@ class TensorKernels:
         out: Buffer,
         tensor: TensorContext,
         begin: int,
+        scores: Sequence[Buffer] = (),
     ) -> int:
         from mergesafe.ops.factors import apply_low_rank
         from mergesafe.ops.methods import run
@@ -243,7 +244,9 @@ class TensorKernels:
                 if isinstance(how, LowRank):
                     apply_low_rank(how, tensor, given, run, target)
                 else:
-                    target.copy_(apply(how, tensor, [x.float() for x in given], begin))
+                    wide = [x.float() for x in given]
+                    found = [self._tensor(x) for x in scores]
+                    target.copy_(apply(how, tensor, wide, begin, found))
             except BrokenContractError as error:
                 raise TileError(error, self._flags(inputs)) from error
         return self._finish(target, inputs, out)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mergesafe.methods.elementary import exp, log
+from mergesafe.methods.elementary import exp, log_ratio
 from mergesafe.methods.numbers import float32_of, to_float32
 from mergesafe.methods.spec import (
     Inputs,
@@ -62,11 +62,13 @@ class ArceeFusion(MergeMethod):
             yield from ()
             return WeightedSum((1.0, 0.0), of="all")
         places = (last // 4, last // 2, 3 * last // 4)
-        score = TileFunction(importance, unit=Unit.ROW, holds=HOLDS)
+        score = TileFunction(importance, unit=Unit.ROW, holds=HOLDS, compiled="arcee_importance")
         bits = yield KthScore(tuple((0, tensor.numel - place) for place in places), (score,))
         first, median, third = map(float32_of, bits)
         threshold = to_float32(median + RANGES * (third - first))
-        return TileFunction(fused, (threshold,), unit=Unit.ROW, holds=HOLDS)
+        return TileFunction(
+            fused, (threshold,), unit=Unit.ROW, holds=4.0, compiled="arcee_fused", scores=(score,)
+        )
 
 
 def importance(tile: Any, settings: Any) -> Any:
@@ -78,8 +80,7 @@ def importance(tile: Any, settings: Any) -> Any:
 def divergence(tile: Any, x: Any, base: Any) -> Any:
     """Of each row's distributions, one column in float32."""
     p, q = shares(tile, x), shares(tile, base)
-    ratio = log(p / q)
-    return tile.row_sum(ratio.mul_(p)).float()
+    return tile.row_sum(log_ratio(p, q).mul_(p)).float()
 
 
 def shares(tile: Any, x: Any) -> Any:
@@ -87,13 +88,12 @@ def shares(tile: Any, x: Any) -> Any:
     if not x.shape[-1]:
         return x.double()
     powers = exp(x.double() - x.amax(dim=-1, keepdim=True).double())
-    return powers.div_(tile.row_sum(powers)).add_(TINY_SHARE)
+    total = tile.row_sum(powers)
+    return powers.mul_(total.new_tensor(1.0) / total).add_(TINY_SHARE)
 
 
 def fused(tile: Any, settings: tuple[float]) -> Any:
     """The base, with what reaches the threshold, or is NaN, from the other model."""
-    [threshold] = settings
-    [x] = tile.inputs
-    keep = (importance(tile, None) < threshold).logical_not()
-    change = x - tile.base
-    return (tile.base + change).where(keep, tile.base)
+    [threshold], [x], [score] = settings, tile.inputs, tile.scores
+    keep = (score < threshold).logical_not()
+    return (tile.base + (x - tile.base)).where(keep, tile.base)

@@ -91,7 +91,8 @@ class Pcb(MergeMethod):
         bounds = [*map(float32_of, (yield KthMagnitude(ends)))]
         clamps = [(bounds[2 * t], bounds[2 * t + 1]) for t in range(count)]
         scores = tuple(
-            TileFunction(score, (float(t), *clamps[t]), holds=HOLDS) for t in range(count)
+            TileFunction(score, (float(t), *clamps[t]), holds=HOLDS, compiled="pcb_score")
+            for t in range(count)
         )
         least = n - min(n - 1, int((1.0 - density) * n))
         bits = yield KthScore(tuple((t, k) for t in range(count) for k in (least, 1)), scores)
@@ -99,7 +100,9 @@ class Pcb(MergeMethod):
         numbers: list[Any] = [settings.shared["lambda"]]
         for t, weight in enumerate(settings.column("weight")):
             numbers += [*clamps[t], found[2 * t], found[2 * t + 1], weight]
-        return TileFunction(balanced, tuple(numbers), holds=HOLDS + 6.0)
+        return TileFunction(
+            balanced, tuple(numbers), holds=8.0, compiled="pcb_balanced", scores=scores
+        )
 
 
 def score(tile: Any, settings: tuple[float, float, float]) -> Any:
@@ -126,7 +129,7 @@ def balanced(tile: Any, settings: tuple[Any, ...]) -> Any:
     shares: Any = 0.0
     for t, x in enumerate(tile.inputs):
         low, high, least, most, weight = numbers[5 * t : 5 * t + 5]
-        share = score(tile, (float(t), low, high)).sub_(least).clamp_(min=0.0)
+        share = (tile.scores[t] - least).clamp_(min=0.0)
         share = share.div_(share.new_tensor(most - least)) if most > least else share.zero_()
         tau = x - tile.base
         clamped = tau.abs().clamp_(low, high).copysign_(tau).mul_(tau != 0)
