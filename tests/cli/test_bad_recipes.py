@@ -122,7 +122,8 @@ def test_several_mistakes_in_one_run(family: Family, good: str) -> None:
             (5, f"'density' of model '{one}' is 1.2, outside the allowed range [0, 1]"),
             (6, f"ties needs 'weight' of model '{two}'; set it under 'parameters'"),
             (8, "unknown key 'x' (known: base_model, dtype, keep_float32, merge_method, models, "
-                "name, out_dtype, parameters, slices, tokenizer_source, tune)"),
+                "name, out_dtype, output, parameters, references, slices, tokenizer_source, "
+                    "tune)"),
         )
     ]  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
