@@ -310,3 +310,16 @@ def test_the_cuda_kernels(
     out = tmp_path / "device"
     mergesafe.merge(content(method, models), out, device="cuda", vram="3MB")
     assert digest(out) == digest(tmp_path / "cpu")
+
+
+@pytest.mark.parametrize("vram", ["60MB", "400MB"])
+@pytest.mark.parametrize("method", ["arcee_fusion", "pcb"])
+def test_scores_by_functions(
+    method: str, vram: str, models: list[Path | str], devices: list[LateDevice], tmp_path: Path
+) -> None:
+    experts = models[1:2] if method == "arcee_fusion" else models[1:]
+    given = recipe(method, experts, models[0])
+    mergesafe.merge(given, tmp_path / "cpu")
+    mergesafe.merge(given, tmp_path / "device", device="cuda", vram=vram)
+    assert digest(tmp_path / "device") == digest(tmp_path / "cpu")
+    assert sum(each.uploaded for each in devices) > 0
