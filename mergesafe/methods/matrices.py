@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mergesafe.methods.combinations import MergeTaskVectors, WeightedSum
+from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.masks import Sparsify
 from mergesafe.methods.numbers import is_traced
 from mergesafe.methods.spec import TensorContext
@@ -88,14 +89,32 @@ def singular_triples(
     Values of at most ``max(m, n) * 2^-23`` of the largest are rounding, whose directions are
     arbitrary: they are left out, so that k is the numerical rank, or ``most`` if that is less.
     ``beside``: the largest value of what the matrix was before something was taken from it.
+
+    Raises:
+        BrokenContractError: the values are not finite.
     """
     u, s, vh = decomposed(matrix)
-    k = int((s > max(matrix.shape) * EPSILON * s[0].clamp(min=beside)).sum())
+    if not bool(s.isfinite().all()):  # all comparisons with NaN would leave out the whole matrix
+        raise not_finite()
+    k = int((s > max(matrix.shape) * EPSILON * s[:1].clamp(min=beside)).sum())
     k = k if most is None else min(k, most)
     return u[:, :k], s[:k], vh[:k]
 
 
 def polar(matrix: Any) -> Any:
-    """The nearest matrix with orthonormal columns, or rows where there are more columns."""
-    u, _, vh = decomposed(matrix)
+    """The nearest matrix with orthonormal columns, or rows where there are more columns.
+
+    Of a matrix whose columns (or rows) depend on each other the nearest in the directions that it
+    has: others would be arbitrary.
+    """
+    u, _, vh = singular_triples(matrix)
     return u @ vh
+
+
+def not_finite() -> BrokenContractError:
+    """What is raised of matrices of which no decomposition has an answer."""
+    return BrokenContractError(
+        "a task vector, or a sum of them, holds NaN or infinity, or is too large for float32, so "
+        "that it has no decomposition",
+        "finite numbers: repair the model, or take 0 with --on-nonfinite zero",
+    )

@@ -9,10 +9,11 @@ With N task vectors ``tau_i`` of shape [m, n], p = min(m, n), and the share f th
     out = base + alpha * mean(S) * polar(U) polar(V)^T
 
 with U of shape [m, p] and V of [n, p] the N + 1 parts side by side, S all of their singular values,
-and polar(U) the matrix with orthonormal columns that is nearest to U. Where t is 0 this is Iso-C.
-Singular values of at most ``max(m, n) * 2^-23`` of the largest in their decomposition, or in that
-of T, are rounding: their directions are left out, and they count as 0 in the mean. Tensors that are
-no matrices of layers (embeddings, heads, norms, biases) get ``alpha`` times the mean task vector.
+and polar(U) the matrix with orthonormal columns that is nearest to U, in the directions that it has
+where columns depend on each other. Where t is 0 this is Iso-C. Singular values of at most
+``max(m, n) * 2^-23`` of the largest in their decomposition, or in that of T, are rounding: their
+directions are left out, and they count as 0 in the mean. Tensors that are no matrices of layers
+(embeddings, heads, norms, biases) get ``alpha`` times the mean task vector.
 
 Paper: Marczak et al., "No Task Left Behind", https://arxiv.org/abs/2502.04959
 """

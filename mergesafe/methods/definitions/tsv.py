@@ -6,12 +6,13 @@ singular triples of each are put side by side, U of shape [m, N k] and V of [n, 
     out = base + alpha * polar(U) diag(w S) polar(V)^T
 
 where ``polar(U) = P Q^T`` from the singular value decomposition ``U = P D Q^T`` is the matrix with
-orthonormal columns that is nearest to U, and ``w S`` are the singular values of each task vector
-times its weight (the paper has no weights: all are 1, the default; those of a weight of 0 take part
-in making the singular vectors orthogonal all the same). Singular values of a task vector that are
-at most ``max(m, n) * 2^-23`` of its largest are rounding, and their vectors arbitrary: they are
-left out. Tensors that are no matrices of layers (embeddings, heads, norms, biases), and matrices
-with fewer rows or columns than there are experts, where k is 0, get ``alpha`` times the mean of the
+orthonormal columns that is nearest to U, in the directions that it has where vectors of several
+experts depend on each other, and ``w S`` are the singular values of each task vector times its
+weight (the paper has no weights: all are 1, the default; those of a weight of 0 take part in making
+the singular vectors orthogonal all the same). Singular values of a task vector that are at most
+``max(m, n) * 2^-23`` of its largest are rounding, and their vectors arbitrary: they are left out.
+Tensors that are no matrices of layers (embeddings, heads, norms, biases), and matrices with fewer
+rows or columns than there are experts, where k is 0, get ``alpha`` times the mean of the
 ``w_i tau_i``.
 
 Paper: Gargiulo et al., "Task Singular Vectors", https://arxiv.org/abs/2412.00081

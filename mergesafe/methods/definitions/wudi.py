@@ -27,7 +27,12 @@ from typing import Any, Final
 
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.least_squares import NormalEquations
-from mergesafe.methods.matrices import is_layer_matrix, mean_task_vector, sum_of_task_vectors
+from mergesafe.methods.matrices import (
+    is_layer_matrix,
+    mean_task_vector,
+    not_finite,
+    sum_of_task_vectors,
+)
 from mergesafe.methods.operations import elements, product, solution, wide_product
 from mergesafe.methods.spec import (
     Dense,
@@ -97,11 +102,17 @@ class Wudi(MergeMethod):
 
 
 def interference(tile: Any) -> NormalEquations:
-    """What is solved; an expert that is the base disturbs nothing and is left out."""
+    """What is solved; an expert that is the base disturbs nothing and is left out.
+
+    Raises:
+        BrokenContractError: a task vector is not finite.
+    """
     sums = NormalEquations()
     for x in tile.inputs:
         delta = (x - tile.base).double()
         size = delta.square().sum()
+        if not bool(size.isfinite()):
+            raise not_finite()
         if size > 0:
             sums.add(delta, delta.mT @ delta, 1.0 / size)
     return sums
