@@ -68,7 +68,15 @@ class Core:
     def factors(self, merged: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """B and A, float32, of ``left merged right``: with ``merged = P S Q^T``,
         ``B = left P sqrt(S)`` and ``A = sqrt(S) Q^T right``.
+
+        Raises:
+            BrokenContractError: ``merged`` is not finite.
         """
+        if not bool(merged.isfinite().all()):
+            raise BrokenContractError(
+                "the merged adapter holds NaN or infinity, of which no decomposition has an answer",
+                "finite numbers: smaller weights, or adapters whose products stay within float32",
+            )
         p, s, qt = torch.linalg.svd(merged.double(), full_matrices=False)
         # Of (p, q) and (-p, -q), which are both right, the one whose p adds up to 0 or more.
         half = s.sqrt() * torch.where(p.sum(dim=0) < 0, -1.0, 1.0)

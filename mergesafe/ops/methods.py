@@ -125,6 +125,7 @@ def merge_adapters(
 
     Raises:
         ArgumentError: the method takes no adapters, or their shapes do not belong together.
+        MethodError: a factor, or what comes of them, is not finite.
     """
     if isinstance(method, str):
         method = get_method(method)
@@ -135,7 +136,10 @@ def merge_adapters(
     tensor = replace(context_of(adapters, name, seed), position=position)
     how = dry_run(method, tensor, settings_of(method, len(adapters), parameters)).combination
     assert isinstance(how, LowRank)  # of what takes adapters, which the driver has checked
-    return merged_factors(how, tensor, factors_of(adapters), run)
+    try:
+        return merged_factors(how, tensor, factors_of(adapters), run)
+    except BrokenContractError as error:
+        raise broken(method, tensor, error) from error.__cause__
 
 
 def _onto(base: torch.Tensor, factors: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

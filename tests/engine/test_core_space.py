@@ -188,6 +188,29 @@ def test_settings_of_the_inputs_are_kept_where_they_agree(given: Adapters, tmp_p
     assert any("names different bases" in warning for warning in result.warnings)
 
 
+@pytest.mark.parametrize("value", [{"a": 1}, ["org/base"], 3, "", None])
+def test_settings_that_are_no_text_are_not_taken_over(
+    given: Adapters, tmp_path: Path, value: object
+) -> None:
+    for place in given.places:
+        settings = dict.fromkeys(("task_type", "base_model_name_or_path", "revision"), value)
+        (place / "adapter_config.json").write_text(json.dumps(config_of(place) | settings))
+    ms.merge(given.recipe(output="adapter"), tmp_path / "out")
+    config = config_of(tmp_path / "out")
+    assert config["base_model_name_or_path"] == str(given.base)
+    assert config["task_type"] is None
+    assert "revision" not in config
+
+
+def test_a_password_in_the_name_of_the_base_is_not_written(given: Adapters, tmp_path: Path) -> None:
+    for place in given.places:
+        settings = {"base_model_name_or_path": "https://me:secret@host/base"}
+        (place / "adapter_config.json").write_text(json.dumps(config_of(place) | settings))
+    ms.merge(given.recipe(output="adapter"), tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        assert b"secret" not in path.read_bytes(), path
+
+
 def test_types(tmp_path: Path) -> None:
     given = Adapters(tmp_path, torch.bfloat16)
     for place in given.places:
@@ -405,6 +428,17 @@ def test_what_is_not_finite_is_named(given: Adapters, tmp_path: Path, output: st
         ms.merge(given.recipe("core_space(ties)", output=output), tmp_path / "out")
     ms.merge(given.recipe(output=output), tmp_path / "zero", on_nonfinite="zero")
     assert CONFIG  # the model's settings are those of the base
+
+
+@pytest.mark.parametrize("output", ["model", "adapter"])
+def test_what_is_too_large_is_an_error(given: Adapters, tmp_path: Path, output: str) -> None:
+    for place in given.places:
+        stored = read_file(place / WEIGHTS_FILE)
+        save_file({name: x * 1e25 for name, x in stored.items()}, place / WEIGHTS_FILE)
+    refused(
+        given.recipe(output=output), tmp_path, "merge method 'core_space'", "holds NaN or infinity",
+        "smaller weights",
+    )  # fmt: skip
 
 
 def test_the_plan_says_what_will_be_written(given: Adapters) -> None:

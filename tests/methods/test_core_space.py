@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mergesafe.errors import ArgumentError
+from mergesafe.errors import ArgumentError, MethodError
 from mergesafe.methods.registry import METHODS, file_digest, get_method
 from mergesafe.ops.methods import merge_adapters, run
 
@@ -172,6 +172,10 @@ def test_factors_that_do_not_belong_together() -> None:
     for words, given in cases.items():
         with pytest.raises(ArgumentError, match=words):
             merge_adapters("core_space", given, weight=0.5)
+    large = (1e30 * one[0], 1e30 * one[1])
+    for wrong, words in (((torch.nan * one[0], one[1]), "holds NaN"), (large, "stay within")):
+        with pytest.raises(MethodError, match=words):
+            merge_adapters("core_space", [wrong, one], weight=0.5)
     with pytest.raises(ArgumentError, match="ties does not merge adapters"):
         merge_adapters("ties", [one, two], weight=0.5)
     with pytest.raises(ArgumentError, match=r"base has shape \[40, 30\]"):

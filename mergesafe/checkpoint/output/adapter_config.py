@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+from mergesafe.references import redact
+
 #: Settings of the inputs that the output has, too, where all of them agree.
 _KEPT: Final = ("task_type", "base_model_name_or_path", "revision")
 
@@ -49,9 +51,15 @@ def adapter_config(
     }
 
 
-def _agreed(key: str, configs: Sequence[Mapping[str, Any]]) -> Any:
-    values = [config.get(key) for config in configs]
-    return values[0] if values and all(value == values[0] for value in values) else None
+def said(config: Mapping[str, Any], key: str) -> str | None:
+    """The text that an adapter says under ``key``, without the password of a URL; else None."""
+    value = config.get(key)
+    return redact(value) if isinstance(value, str) and value else None
+
+
+def _agreed(key: str, configs: Sequence[Mapping[str, Any]]) -> str | None:
+    values = {said(config, key) for config in configs}
+    return values.pop() if len(values) == 1 else None
 
 
 def _targets(adapted: Collection[str], modules: Collection[str]) -> list[str]:

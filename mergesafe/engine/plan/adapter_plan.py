@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from mergesafe.checkpoint.format.lora import CONFIG_NAME, WEIGHTS_NAME
-from mergesafe.checkpoint.output.adapter_config import adapter_config
+from mergesafe.checkpoint.output.adapter_config import adapter_config, said
 from mergesafe.checkpoint.output.layout import plan_layout
 from mergesafe.dtypes import promote
 from mergesafe.engine.memory import MAXIMUM_SIZE
@@ -124,7 +124,7 @@ def _task(
 def _base_warnings(adapters: Sequence[Model], taken: object) -> Iterator[str]:
     """What PEFT loads the output onto, where the inputs do not agree on it."""
     told = {
-        model.text: model.adapter.config.get("base_model_name_or_path")
+        model.text: said(model.adapter.config, "base_model_name_or_path")
         for model in adapters
         if model.adapter is not None
     }

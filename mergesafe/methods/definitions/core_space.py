@@ -127,7 +127,7 @@ def _check(inner: MergeMethod) -> None:
         why = "merges adapters already"
     elif takes.calibration:
         why = f"needs '{takes.calibration[0].name}' of whole models"
-    elif takes.references or takes.references:
+    elif takes.references:
         why = f"needs '{takes.references[0].name}', a whole model"
     elif takes.base not in ("required", "optional"):
         why = "merges models, not task vectors"
