@@ -74,6 +74,25 @@ def test_every_cut_gives_the_truth(method: str, models: list[Path], tmp_path: Pa
         assert near.float().mean() >= (1.0 if method == "localize_stitch" else 0.999), name
 
 
+def test_what_an_expert_leaves_alone_does_not_divide_the_changes_of_others(tmp_path: Path) -> None:
+    """Each expert changes one element in eight, less than the share that is asked for."""
+    base = torch.arange(16.0)
+    one, two = base.clone(), base.clone()
+    one[:2] += 1.0
+    two[1:3] -= 3.0
+    expected = base + torch.tensor([1.0, -1.0, -3.0, *[0.0] * 13])
+    assert torch.equal(methods.localize_stitch(base, [one, two], density=0.5), expected)
+    assert torch.equal(methods.localize_stitch(base, [one, two], density=1.0)[:3] - base[:3],
+                       torch.tensor([0.5, -1.0, -1.5]))  # fmt: skip
+    tensors = {"model.norm.weight": base}
+    changed = [{"model.norm.weight": x} for x in (one, two)]
+    paths = [save(tmp_path / str(i), x) for i, x in enumerate((tensors, *changed))]
+    content = recipe("localize_stitch", paths[1:], paths[0], parameters={"density": 0.5})
+    for run in RUNS:
+        ms.merge(content, tmp_path / "out", overwrite=True, **run)
+        assert torch.equal(read(tmp_path / "out")["model.norm.weight"], expected)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_identities(method: str) -> None:
     """One expert, equal experts, and another order of experts."""

@@ -1,7 +1,7 @@
 """Localize-and-Stitch without data: each task's few largest changes, averaged where they meet.
 
 With ``m_i`` = 1 where ``|tau_i|`` is among the largest of the **whole model**, whose share is
-``density``, and all that equal the last::
+``density``, and all that equal the last, unless that is 0, which only a ``density`` of 1 keeps::
 
     out = base + lambda * sum_i m_i tau_i / max(1, sum_i m_i)
 
@@ -65,7 +65,9 @@ class LocalizeStitch(MergeMethod):
         least: dict[int, float] = {}
         if ranks:
             bits = yield ModelKthMagnitude(tuple(ranks.values()))
-            least = dict(zip(ranks, map(float32_of, bits), strict=True))
+            # Where fewer elements change than the share, what does not change is no part of it: it
+            # would count among those that keep an element, and divide the changes of others.
+            least = {i: float32_of(max(1, each)) for i, each in zip(ranks, bits, strict=True)}
         never = float("inf")
         floors = [least.get(i, 0.0 if b == "all" else never) for i, b in enumerate(bounds)]
         return Fused("stitch", (settings.shared["lambda"], *floors))
