@@ -130,8 +130,9 @@ def test_what_is_no_gram_is_refused() -> None:
     base, tuned, data = case(6, 10)
     indefinite = torch.eye(10)
     indefinite[0, 1] = indefinite[1, 0] = 5.0
-    with pytest.raises(MergesafeError, match="the Gram matrix of safe_delta is indefinite"):
-        methods.safe_delta(base, [tuned], gram=[indefinite])
+    for wrong in (indefinite, -data.T @ data):
+        with pytest.raises(MergesafeError, match="the Gram matrix of safe_delta is indefinite"):
+            methods.safe_delta(base, [tuned], gram=[wrong])
     with pytest.raises(ArgumentError, match="safe_delta got 2 experts; expected 1"):
         methods.safe_delta(base, [tuned, tuned], gram=[data.T @ data] * 2)
     with pytest.raises(ArgumentError, match=r"gram has shape \(6, 6\)"):

@@ -132,9 +132,11 @@ def factor_of(gram: Any) -> Any:
     import torch
 
     wide = gram.double()
+    negative = bool((wide.diagonal() < 0).any())  # all of it would be divided by a negative mean
     wide = wide / wide.diagonal().mean()
     wide.diagonal().add_(DAMPING)
     lower, failed = torch.linalg.cholesky_ex(wide)
+    failed = negative or bool(failed)
     if not failed:
         factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
     if failed:
