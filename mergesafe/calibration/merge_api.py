@@ -97,6 +97,7 @@ def calibrate_merge(
     opened = open_models(loaded)
     outline = outline_of_models(loaded, opened, opened[0])
     from mergesafe.calibration import grams, merged_prefix
+    from mergesafe.calibration.finished import finished_folder
 
     names = [f"{i}-{_slug(ref)}" for i, ref in enumerate(refs, 1)]
     with ExitStack() as stack:
@@ -123,16 +124,24 @@ def calibrate_merge(
         shapes = [grams.shapes_of(task) for task in tasks]
         stack.callback(_remove_empty, folder)
         shard = parse_size(max_shard_size, "--max-shard-size")
+        # They are put in their places one after another, between which a run may end.
+        there = [
+            finished_folder(folder / name, shape, about, reader) if resume else None
+            for name, shape, about in zip(names, shapes, abouts, strict=True)
+        ]
         folders = [
-            stack.enter_context(
+            found or stack.enter_context(
                 folder_of(
                     folder / name, shape, about, shard, models, task.examples,
                     overwrite=overwrite, resume=resume,
                 )
             )
-            for name, shape, about, task in zip(names, shapes, abouts, tasks, strict=True)
+            for found, name, shape, about, task in zip(
+                there, names, shapes, abouts, tasks, strict=True
+            )
         ]  # fmt: skip
-        merged_prefix.make_grams(loaded, outline, tasks, folders, reader)
+        if not all(there):
+            merged_prefix.make_grams(loaded, outline, tasks, folders, reader)
         reader.check_unchanged()
         for each, about in zip(folders, abouts, strict=True):
             each.commit(about)

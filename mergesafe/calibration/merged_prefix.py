@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from mergesafe.architecture.tying import is_matrix
 from mergesafe.calibration import grams
+from mergesafe.calibration.finished import FinishedFolder
 from mergesafe.calibration.layers import Layered
 from mergesafe.calibration.output import CalibrationFolder
 from mergesafe.calibration.parameters import Part, StoredWeights, tensor_of
@@ -39,6 +40,7 @@ from mergesafe.outline.outputs import Outline, Output
 from mergesafe.recipe.model import Recipe
 
 Tensor = torch.Tensor
+Folder: TypeAlias = CalibrationFolder | FinishedFolder
 
 
 class MergedWeights:
@@ -48,7 +50,7 @@ class MergedWeights:
     """
 
     def __init__(
-        self, recipe: Recipe, outline: Outline, folders: Sequence[CalibrationFolder], reader: Reader
+        self, recipe: Recipe, outline: Outline, folders: Sequence[Folder], reader: Reader
     ) -> None:
         self._recipe, self._folders, self._reader = recipe, folders, reader
         self._outputs = {output.name: output for output in outline.outputs}
@@ -150,7 +152,7 @@ def make_grams(
     recipe: Recipe,
     outline: Outline,
     tasks: Sequence[Task],
-    folders: Sequence[CalibrationFolder],
+    folders: Sequence[Folder],
     reader: Reader,
 ) -> None:
     """Write the Grams of all inputs, layer by layer; ``tasks`` and ``folders`` are theirs.
@@ -169,6 +171,8 @@ def make_grams(
             embed_all(task, kept)
         for index in range(count):
             for task, kept, folder in zip(tasks, states, folders, strict=True):
+                if isinstance(folder, FinishedFolder):
+                    continue
                 names = [*task.model.outside, *task.model.of_layer(index)]
                 with task.model.loaded(names, task.weights):
                     grams.layer_grams(task, index, kept, folder, go_on=False)

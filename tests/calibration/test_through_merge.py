@@ -11,7 +11,10 @@ import torch
 from tiny import command, read, write_recipe
 
 import mergesafe as ms
+from mergesafe.calibration import merge_api
 from mergesafe.calibration.merge_api import calibrate_merge
+from mergesafe.calibration.output import CalibrationFolder
+from mergesafe.errors import OutputError
 
 from . import models
 
@@ -140,6 +143,39 @@ def test_one_file_of_records_serves_all_models_and_a_run_is_resumed(
     for folder in result.folders:
         there = tmp_path / "whole" / folder.name / "model.safetensors"
         assert (folder / "model.safetensors").read_bytes() == there.read_bytes()
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_run_that_ended_between_its_folders_is_resumed(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    calibrate_merge(content(made), made / "a.jsonl", tmp_path / "whole")
+    real, count = merge_api.write_whole, 0
+
+    def commit(self: CalibrationFolder, about: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > after:
+            raise KeyboardInterrupt
+        committed(self, about)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    committed = CalibrationFolder.commit
+    monkeypatch.setattr(CalibrationFolder, "commit", commit)
+    monkeypatch.setattr(merge_api, "write_whole", stop)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_merge(content(made), made / "a.jsonl", tmp_path / "out")
+    monkeypatch.setattr(CalibrationFolder, "commit", committed)
+    monkeypatch.setattr(merge_api, "write_whole", real)
+    with pytest.raises(OutputError, match="not empty"):  # of other records
+        calibrate_merge(content(made), made / "b.jsonl", tmp_path / "out", resume=True)
+    calibrate_merge(content(made), made / "a.jsonl", tmp_path / "out", resume=True)
+    for one in (tmp_path / "whole").rglob("*.safetensors"):
+        two = tmp_path / "out" / one.relative_to(tmp_path / "whole")
+        assert one.read_bytes() == two.read_bytes()
+    assert ms.plan(tmp_path / "out" / "recipe.yml").plan.tasks
 
 
 def refused(*arguments: object, words: tuple[str, ...]) -> None:
