@@ -30,6 +30,7 @@ PUBLISHED: Final[Mapping[str, Mapping[str, Any]]] = {
     "breadcrumbs": {"weight": 0.5, "density": 0.85},
     "breadcrumbs_ties": {"weight": 0.5, "density": 0.85},
     "sce": {"select_topk": 0.1},
+    "lines": {"beta": 1.0},  # the last layer moves by twice the mean, the first by the mean
     "core_space": {"weight": 0.5},
     "core_space(ties)": {"weight": 1.0, "density": 0.2},
 }

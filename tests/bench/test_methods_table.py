@@ -7,10 +7,19 @@ from typing import Any
 
 import pytest
 
-from bench.methods.cases import ALIGNED, SKILLED, SPOILING, Case, all_cases, chosen, models_of
+from bench.methods.cases import (
+    ALIGNED,
+    PUBLISHED,
+    SKILLED,
+    SPOILING,
+    Case,
+    all_cases,
+    chosen,
+    models_of,
+)
 from bench.methods.tables import COLUMNS, table
 from mergesafe.demo.sets import Sets
-from mergesafe.methods.registry import METHODS
+from mergesafe.methods.registry import METHODS, get_method
 from mergesafe.recipe.load import load_recipe
 
 NAMES = ("refusals", "sorting", "arithmetic", "harmless")
@@ -32,6 +41,12 @@ def test_a_case_is_a_recipe(case: Case, tmp_path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.method.name == case.method
     assert (recipe.tune is not None) == case.tuned
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
+def test_a_case_states_what_has_no_default(case: Case) -> None:
+    missing = {p.name for p in get_method(case.method).parameters if p.required}
+    assert missing <= PUBLISHED.get(case.method, {}).keys()
 
 
 def test_methods_of_two_models_merge_the_aligned_one_and_the_one_that_spoils_it() -> None:
