@@ -208,9 +208,13 @@ class ArgumentError(MergesafeError, ValueError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that ``word`` most resembles, if it resembles any."""
+    """The known word that ``word`` most resembles, if it resembles any; TIES resembles ties."""
+    names = sorted(known)
+    lower = {name.lower(): name for name in reversed(names)}
     # The comparison takes quadratic time, and the word may come from a hostile file.
-    close = get_close_matches(word[:1000], sorted(known), n=1, cutoff=0.6)
+    word = word[:1000]
+    close = get_close_matches(word, names, n=1, cutoff=0.6)
+    close += [lower[e] for e in get_close_matches(word.lower(), lower, n=1, cutoff=0.6)]
     return close[0] if close else None
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.output.target_checks import resolve
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.methods.spec import CALIBRATION_KINDS, CalibrationKind
 from mergesafe.outline.provenance import identity_of
 from mergesafe.outline.sources import Model, open_refs
 from mergesafe.recipe.model import ModelRef
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from mergesafe.calibration.examples import Examples
     from mergesafe.calibration.task import Progress, Task
 
-Kind = Literal["gram", "fisher", "score"]
-KINDS: Final[tuple[str, ...]] = get_args(Kind)
 MAX_TOKENS: Final = 1024
 
 
@@ -47,7 +46,7 @@ def calibrate(
     data: str | Path,
     out: str | Path,
     *,
-    kind: Kind = "gram",
+    kind: CalibrationKind = "gram",
     memory: str | int | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -66,7 +65,7 @@ def calibrate(
     Args:
         model: a folder or Hub id, with ``+ADAPTER`` for a LoRA adapter: as in a recipe.
         data: JSON lines of conversations, as ``generate`` writes them.
-        kind: ``gram`` for regmean, ``fisher`` for fisher, ``score`` for led; see
+        kind: ``gram`` for regmean and safe_delta, ``fisher`` for fisher, ``score`` for led; see
             :mod:`mergesafe.calibration.grams` and :mod:`mergesafe.calibration.gradients`.
         memory: bytes of weights, results and hidden states, as a number or text such as
             ``"2GiB"``; default 4 GiB or half of the available memory. The process needs a fixed
@@ -82,8 +81,8 @@ def calibrate(
         MergesafeError: model, data, memory or output are wrong; nothing is left behind.
     """
     started = time.perf_counter()
-    if kind not in KINDS:
-        raise ArgumentError(f"--kind {kind}: unknown choice{did_you_mean(kind, KINDS)}")
+    if kind not in CALIBRATION_KINDS:
+        raise ArgumentError(f"--kind {kind}: unknown choice{did_you_mean(kind, CALIBRATION_KINDS)}")
     from mergesafe.calibration import gradients, grams
 
     with ExitStack() as stack:

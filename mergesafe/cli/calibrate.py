@@ -25,6 +25,11 @@ def run(
     """Calibrate with progress, bars on a terminal and lines in a log; print a summary or JSON."""
     if through_merge and kind != KIND:
         raise ArgumentError(f"--through-merge makes Grams, which regmean takes; not --kind {kind}")
+    if not through_merge and Path(model).suffix in (".yml", ".yaml") and Path(model).is_file():
+        raise ArgumentError(
+            f"{model}: this is a recipe, and calibration is about one of its models: give that, or "
+            "--through-merge for the Grams of RegMean++"
+        )
     if not through_merge and len(data) > 1:
         raise ArgumentError(
             "--data is given more than once; put the records of one model into one file. With "

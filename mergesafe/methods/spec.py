@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias, get_args
 
 from mergesafe.methods.combinations import (
     Combination,
@@ -56,6 +56,11 @@ Base: TypeAlias = Literal["none", "optional", "required", "member"]
 REQUIRED: Final = object()
 
 
+CalibrationKind = Literal["gram", "fisher", "score"]
+#: What ``mergesafe calibrate`` makes.
+CALIBRATION_KINDS: Final[tuple[str, ...]] = get_args(CalibrationKind)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Numbers about each input that were found with data and lie in a checkpoint of their own.
@@ -73,6 +78,11 @@ class Calibration:
     shape: Literal["same", "columns"] = "same"
     kind: str = ""
     about: Literal["input", "base"] = "input"
+
+    @property
+    def made_by(self) -> str:
+        """The ``--kind`` of ``mergesafe calibrate`` that makes these numbers."""
+        return self.kind or self.name
 
     def shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of the numbers about a tensor of ``shape``."""

@@ -8,6 +8,7 @@ from mergesafe.checkpoint.views.stored import Stored
 from mergesafe.dtypes import MERGEABLE
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.spec import Calibration
+from mergesafe.outline.provenance import check_kind
 from mergesafe.outline.sources import Model, Operand
 
 
@@ -28,6 +29,7 @@ def calibration_of(
             continue
         wanted = declared.shape_for(source.view.shape)
         if info.shape != wanted or info.dtype not in MERGEABLE:
+            check_kind(declared, checkpoint, model)  # says more than a shape does
             raise CheckpointError(
                 f"{info.path}: tensor '{info.name}' is {info.dtype} of shape {list(info.shape)}; "
                 f"expected {', '.join(MERGEABLE)} of shape {list(wanted)}, the '{name}' of that "

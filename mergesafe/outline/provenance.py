@@ -57,6 +57,45 @@ def provenance_of(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return read_json_file(file, _LIMIT)
 
 
+def check_kind(declared: Calibration, checkpoint: Checkpoint, model: Model) -> None:
+    """Refuse numbers that are of another kind than the recipe says.
+
+    Raises:
+        CheckpointError: they are, by the account of the file beside them.
+    """
+    said = provenance_of(checkpoint)
+    if said.get("kind", declared.made_by) != declared.made_by:
+        raise CheckpointError(
+            f"{checkpoint.path}/{PROVENANCE_NAME}: the numbers here are of the kind "
+            f"{show(said['kind'])}, but the recipe names them as '{declared.name}'. Name the "
+            f"folder that 'mergesafe calibrate --kind {declared.made_by}' made of {model.text}."
+        )
+
+
+def data_warning(model: Model) -> str | None:
+    """What to say where the numbers beside one model were found with different records.
+
+    A method that takes several kinds about a model, such as ``led``, compares them element by
+    element, which means something on the same records alone.
+    """
+    first: tuple[str, str, object] | None = None
+    for name, checkpoint in model.calibration.items():
+        said = provenance_of(checkpoint)
+        data, options = said.get("data"), said.get("options")
+        if not isinstance(data, Mapping):
+            continue
+        drawn = (data.get("sha256"), data.get("records"), options)
+        if first is None:
+            first = name, str(checkpoint.path), drawn
+        elif first[2] != drawn:
+            return (
+                f"{checkpoint.path}/{PROVENANCE_NAME}: the '{name}' of {model.text} was made from "
+                f"other records than its '{first[0]}' ({first[1]}); make both with the same "
+                "--data, --limit, --seed and --tokens"
+            )
+    return None
+
+
 def provenance_warnings(
     declared: Calibration, checkpoint: Checkpoint, model: Model, reader: Reader
 ) -> Iterator[str]:
@@ -67,15 +106,9 @@ def provenance_warnings(
     Raises:
         CheckpointError: it is of another kind than the recipe says.
     """
+    check_kind(declared, checkpoint, model)
     said = provenance_of(checkpoint)
     file = f"{checkpoint.path}/{PROVENANCE_NAME}"
-    kind = declared.kind or declared.name
-    if said.get("kind", kind) != kind:
-        raise CheckpointError(
-            f"{file}: the numbers here are of the kind {show(said['kind'])}, but the recipe names "
-            f"them as '{declared.name}'. Name the folder that 'mergesafe calibrate --kind {kind}' "
-            f"made of {model.text}."
-        )
     about = said.get("model")
     if not isinstance(about, Mapping) or not isinstance(model.checkpoint.path, Path):
         return

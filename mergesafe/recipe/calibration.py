@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mergesafe.errors import did_you_mean
+from mergesafe.methods.spec import CALIBRATION_KINDS
 from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe
 from mergesafe.recipe.nodes import Reporter, shown
 
@@ -55,8 +56,15 @@ def check_calibration_of_slices(recipe: Recipe, report: Reporter) -> None:
 def _check_complete(recipe: Recipe, entry: ModelEntry, report: Reporter) -> None:
     for each in recipe.method.inputs.calibration:
         if each.name not in entry.calibration:
+            base = recipe.separate_base if each.about == "base" else None
+            about = entry.ref.text if base is None else base.text
+            hint = (
+                f"; 'mergesafe calibrate MODEL --kind {each.made_by}' makes it, with "
+                f"{shown(about)} as MODEL"
+            )
             report.record(
                 f"{recipe.method.name} needs 'calibration: {{{each.name}: PATH}}' of every model, "
-                f"and {shown(entry.ref.text)} has none: {each.help}",
+                f"and {shown(entry.ref.text)} has none: {each.help}"
+                f"{hint if each.made_by in CALIBRATION_KINDS else ''}",
                 entry.line,
             )

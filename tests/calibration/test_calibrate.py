@@ -62,6 +62,13 @@ def test_from_the_command_line_to_a_merge_by_regmean(made: Path, tmp_path: Path)
         assert torch.allclose(merged[name], expected, atol=1e-6), name  # another number of threads
 
 
+def test_a_recipe_needs_the_option_for_recipes(made: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.yml"
+    path.write_text("merge_method: regmean\n")
+    words = ("r.yml: this is a recipe", "--through-merge")
+    refused(path, "--data", made / "d.jsonl", "-o", tmp_path / "out", words=words)
+
+
 def test_a_merge_by_fisher_takes_the_folder(made: Path, tmp_path: Path) -> None:
     entries = []
     for name in ("a", "b"):
@@ -88,6 +95,33 @@ def test_calibration_of_another_kind_is_refused(made: Path, tmp_path: Path) -> N
     entry = {"model": str(made / "a"), "calibration": {"fisher": str(tmp_path / "score")}}
     with pytest.raises(ms.MergesafeError, match="of the kind 'score', but the recipe names"):
         ms.plan({"merge_method": "fisher", "models": [entry]})
+
+
+def test_the_kind_is_told_before_a_shape_that_does_not_fit(made: Path, tmp_path: Path) -> None:
+    ms.calibrate(str(made / "a"), made / "d.jsonl", tmp_path / "gram")
+    entry = {"model": str(made / "a"), "calibration": {"fisher": str(tmp_path / "gram")}}
+    with pytest.raises(ms.MergesafeError, match="of the kind 'gram', but the recipe names"):
+        ms.plan({"merge_method": "fisher", "models": [entry]})
+
+
+def test_scores_of_other_records_are_warned_about(made: Path, tmp_path: Path) -> None:
+    ms.calibrate(str(made / "b"), made / "d.jsonl", tmp_path / "b", kind="score")
+    for name, data, limit in (("d", "d", None), ("e", "e", None), ("less", "d", 2)):
+        ms.calibrate(
+            str(made / "a"), made / f"{data}.jsonl", tmp_path / name, kind="score", limit=limit
+        )
+
+    def warnings(base_score: str) -> list[str]:
+        places = {"score": str(tmp_path / "b"), "base_score": str(tmp_path / base_score)}
+        entry = {"model": str(made / "b"), "calibration": places}
+        recipe = {"merge_method": "led", "base_model": str(made / "a"), "models": [entry]}
+        return [w for w in ms.plan(recipe).plan.warnings if "other records" in w]
+
+    assert not warnings("d")
+    for name in ("e", "less"):
+        [warning] = warnings(name)
+        assert "the 'base_score' of" in warning
+        assert "than its 'score'" in warning
 
 
 def test_scores_of_the_base_are_compared_with_the_base(made: Path, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_a_terminal_gets_it_formatted(
 
 
 def test_a_wrong_name_and_filters_of_one_method_are_refused() -> None:
+    refused("methods", "TIES", words=("unknown merge method 'TIES'", "did you mean 'ties'?"))
     refused("methods", "tiess", words=("unknown merge method 'tiess'", "did you mean 'ties'?"))
     refused("methods", "no_module_here:first", words=("there is no module 'no_module_here'",))
     refused("methods", "ties", "--gradient", words=("--gradient", "leave out 'ties'"))

@@ -183,6 +183,7 @@ def test_fisher_has_a_gradient(models: Path) -> None:
     ("change", "said"),
     [
         ("missing", r"fisher needs 'calibration: \{fisher: PATH\}' of every model"),
+        ("missing", r"; 'mergesafe calibrate MODEL --kind fisher' makes it, with '.*' as MODEL"),
         ("unknown", r"'fishr', which fisher does not take \(did you mean 'fisher'"),
         ("list", r"'calibration' of .* must be a mapping such as \{fisher: PATH\}, got a list"),
         ("linear", r"'fisher', which linear does not take; it takes none"),

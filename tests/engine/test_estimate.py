@@ -222,6 +222,29 @@ def test_every_method_is_measured(
     assert 0 < rates.piece < 0.1
 
 
+def test_what_only_the_first_piece_waits_for_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import of torch, which took ten times as long as a window that was measured."""
+    from mergesafe.methods.definitions import resta
+
+    inner, calls = resta.restored, [0]
+
+    def restored(tile: Any, settings: Any) -> Any:
+        calls[0] += 1
+        time.sleep(2.0 * (calls[0] == 1))
+        return inner(tile, settings)
+
+    monkeypatch.setattr(resta, "restored", restored)
+    models = [save(tmp_path / f"m{i}", {"w": torch.randn(2 << 20)}) for i in range(3)]
+    places = dict(zip(("aligned", "unaligned"), map(str, models), strict=False))
+    content = recipe("resta", models[2:]) | {"references": places}
+    report = mergesafe.plan(content, threads=1)
+    rates = calibrate(report.plan, report.schedule, report.options)
+    assert calls[0] > 1
+    assert all(rate.compute < 2.0 / (4 << 20) for rate in rates.kinds.values())
+
+
 def test_tiny_tensors_cost_what_their_number_does(family: Family) -> None:
     content = recipe("ties", family.experts, family.base, each={"weight": 1, "density": 0.5})
     report = mergesafe.plan(content)

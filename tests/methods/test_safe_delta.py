@@ -151,7 +151,8 @@ def test_a_merge_is_its_definition(memory: str, tmp_path: Path) -> None:
     (tmp_path / "gram").mkdir()
     save_file(grams, tmp_path / "gram" / "model.safetensors")
     content: dict[str, Any] = recipe("safe_delta", folders[1:], folders[0])
-    with pytest.raises(RecipeError, match=r"safe_delta needs 'calibration: \{gram: PATH\}'"):
+    needed = r"safe_delta needs 'calibration: \{gram: PATH\}'.*/0' as MODEL"  # the base
+    with pytest.raises(RecipeError, match=needed):
         ms.plan(content)
     content["models"][0]["calibration"] = {"gram": str(tmp_path / "gram")}
     content["parameters"] = {"budget": 5e4}

@@ -155,7 +155,7 @@ def test_a_search_starts_there(models: list[Path], tmp_path: Path) -> None:
             ["init: {lambda: metagpt}", "coefficients: [lambda]"],
             ":9: 'init: metagpt' finds weights",
         ),
-        ("ties", ["init: metagtp"], ":9: .*must be a number"),
+        ("ties", ["init: metagtp"], ":9: .*rules nan and metagpt, must be a number"),
         ("ties", ["data: [{path: a, role: safety}]"], ":9: 'search: none' writes .*'data' has no"),
         ("ties", ["front: {points: 3}"], "'front' has no effect"),
         ("ties", ["batch: 3"], "'batch' has no effect"),

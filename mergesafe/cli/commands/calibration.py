@@ -37,7 +37,9 @@ def calibrate(
     out: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The folder to make.")],
     kind: Annotated[
         str,
-        typer.Option(help="gram (for regmean), fisher (for fisher) or score (for led)."),
+        typer.Option(
+            help="gram (for regmean and safe_delta), fisher (for fisher) or score (for led)."
+        ),
     ] = "gram",
     through_merge: Annotated[
         bool,
@@ -76,7 +78,7 @@ def calibrate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make numbers about MODEL from RECORDS, which regmean, fisher and led need to merge it.
+    """Make numbers about MODEL from RECORDS, which regmean, fisher, led and safe_delta need.
 
     Name OUT in the recipe, beside the model: calibration: {gram: OUT}.
     """

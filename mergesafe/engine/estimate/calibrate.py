@@ -249,6 +249,7 @@ class _Bench:
         lanes = max(1, min(self.planned.workers, self.planned.arena // layout.nbytes))
         room = min(WINDOW_BYTES, TOTAL_BYTES // lanes, self.options.memory // lanes)
         enough = sum(task.numel for task in tasks) / lanes
+        self._warm_up(middle)
 
         def work(number: int) -> _Lane:
             with _Lane(room) as lane:
@@ -269,6 +270,14 @@ class _Bench:
             compute=computing / sum(lane.elements for lane in done),
             write=_per_second(sum(lane.bytes_out for lane in done), spent["write"] / lanes),
         )
+
+    def _warm_up(self, task: TensorTask) -> None:
+        """Do once what only the first piece of a merge waits for, such as the import of torch."""
+        part = window(task, BLOCK, 0.0)
+        layout = task_layout(part, MAXIMUM_SIZE, 1)
+        with _Lane(layout.nbytes) as lane:
+            lane.run(self, part, layout)
+        self.reader.take_copied()
 
     def piece(self, task: TensorTask) -> float:
         """Seconds of a piece that has hardly any bytes."""

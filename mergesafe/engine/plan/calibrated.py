@@ -13,14 +13,14 @@ from mergesafe.engine.plan.precision import named
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.spec import Calibration
-from mergesafe.outline.provenance import provenance_warnings
+from mergesafe.outline.provenance import data_warning, provenance_warnings
 from mergesafe.outline.sources import Model
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import shown
 
 
 def calibration_warnings(recipe: Recipe, models: Sequence[Model]) -> Iterator[str]:
-    """Calibration that is about no tensor of its model, or was made of another model.
+    """Calibration that is about no tensor of its model, or was made of another model or data.
 
     Raises:
         CheckpointError: it is of another kind than the recipe says, by its own account.
@@ -43,6 +43,9 @@ def calibration_warnings(recipe: Recipe, models: Sequence[Model]) -> Iterator[st
                 if base is not None and declared[name].about == "base":
                     about = known.get(base.key, model)
                 yield from provenance_warnings(declared[name], checkpoint, about, reader)
+            other_data = data_warning(model)
+            if other_data is not None:
+                yield other_data
 
 
 def calibration_notes(

@@ -20,6 +20,7 @@ _BASES: Final = {
     "required": "required; task vectors are taken from it",
     "member": "required; it is the first of the models",
 }
+_WHOSE: Final = {"input": "of every model", "base": "of the base, named beside every model"}
 _SCOPES: Final = {"model": "expert", "input": "model", "global": "merge"}
 _EXACT: Final = {
     "bits": "`bits`: the same bytes on every machine, device, memory budget and number of threads",
@@ -90,7 +91,10 @@ def needs(takes: Inputs) -> str:
     few = f"{least}" if least == most else f"{least} to {most}" if most else f"{least} or more"
     noun = "adapter" if takes.adapters else "model"
     noun += "s" * (not least == most == 1)
-    beside = "".join(f", {each.name} of each" for each in takes.calibration)
+    beside = "".join(
+        f", {each.name} of {'the base' if each.about == 'base' else 'each'}"
+        for each in takes.calibration
+    )
     beside += "".join(f", {each.name} as reference" for each in takes.references)
     return f"{base.get(takes.base, '')}{few} {noun}{beside}"
 
@@ -136,7 +140,10 @@ def _facts(method: MergeMethod) -> list[tuple[str, str]]:
         beside = " LoRA adapters of the base"
     facts = [("Base", _BASES[takes.base]), ("Models", few + beside)]
     facts += [
-        ("Calibration", f"[`{each.name}`](../recipes.md#calibration) of every model: {each.help}")
+        (
+            "Calibration",
+            f"[`{each.name}`](../recipes.md#calibration) {_WHOSE[each.about]}: {each.help}",
+        )
         for each in takes.calibration
     ]
     facts += [

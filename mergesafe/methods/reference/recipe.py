@@ -27,7 +27,12 @@ def recipe_of(method: MergeMethod) -> str:
         place = f"./base+./{name}-adapter" if takes.adapters else f"./{name}"
         lines.append(f"  - model: {place}")
         if takes.calibration:
-            places = ", ".join(f"{c.name}: ./{name}-{c.name}" for c in takes.calibration)
+            # Numbers of the base beside those of a model are about the model's data.
+            each_has = any(c.about == "input" for c in takes.calibration)
+            whose = {"input": name, "base": f"base-on-{name}" if each_has else "base"}
+            places = ", ".join(
+                f"{c.name}: ./{whose[c.about]}-{c.made_by}" for c in takes.calibration
+            )
             lines.append(f"    calibration: {{{places}}}")
         if each:
             lines.append(f"    parameters: {{{', '.join(each)}}}")

@@ -53,6 +53,8 @@ def read_init(fields: Fields, bounds: Mapping[str, tuple[float, float]]) -> Init
             )
         elif (rule_of := _rule(value)) is None:
             what = f"the start of '{name}'"
+            if name == "weight":
+                what += f", unless it is one of the rules {' and '.join(DATA_FREE)},"
             found = report.attempt(number, value, what, report, *bounds[name])
             if found is not None:
                 values[name] = found
