@@ -78,7 +78,8 @@ def calibrate(
         progress: called with what is done, how much, and how much there is.
 
     Raises:
-        MergesafeError: model, data, memory or output are wrong; nothing is left behind.
+        MergesafeError: model, data, memory or output are wrong. Only finished tensors are kept, for
+            ``resume``, and the message says so.
     """
     started = time.perf_counter()
     if kind not in CALIBRATION_KINDS:
