@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,21 @@ def test_nothing_is_known_of_whole_experts(tmp_path: Path) -> None:
     whole = save(tmp_path / "whole", llama(1))
     assert not warned(recipe("tsv", [*experts, whole], base))
     assert not warned(recipe("tsv", experts, whole))
+
+
+def test_adapters_that_are_rounded_before_the_merge_are_noted(tmp_path: Path) -> None:
+    base, experts = adapted(tmp_path, 2, 3)
+
+    def notes(
+        method: str = "ties", models: Sequence[str | Path] = experts, **keys: str
+    ) -> list[str]:
+        content = recipe(method, models, base, each={"weight": 0.5}, **keys)
+        return [each for each in ms.plan(content).plan.notes if "before the merge" in each]
+
+    [note] = notes(dtype="bfloat16")
+    assert note.startswith("6 tensors (model.layers.0.")
+    assert "'dtype: float32' with 'out_dtype: bfloat16' rounds once" in note
+    assert not notes(dtype="float32", out_dtype="bfloat16")
+    assert not notes(out_dtype="bfloat16")
+    assert not notes("core_space", dtype="bfloat16")  # factors are not rounded to it
+    assert not notes(models=[save(tmp_path / "whole", llama(1))], dtype="bfloat16")

@@ -25,7 +25,7 @@ from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.companions import companion_warnings, companions_of
 from mergesafe.engine.plan.experts import Experts
 from mergesafe.engine.plan.factors import changes_of, deltas_of, factor_notes, with_factors
-from mergesafe.engine.plan.low_rank import low_rank_warnings
+from mergesafe.engine.plan.low_rank import low_rank_warnings, rounding_notes
 from mergesafe.engine.plan.output_config import OutputConfig, output_config
 from mergesafe.engine.plan.precision import Precision, main_dtype
 from mergesafe.engine.plan.settings import check_settings
@@ -190,6 +190,7 @@ def make_plan(
         *calibration_notes(recipe, models, tasks),
         *outline.notes,
         *precision.notes(),
+        *rounding_notes(recipe, tasks),
         *experts.notes(),
         *tokens.notes,
         *config.notes,

@@ -136,6 +136,8 @@ def _facts(method: MergeMethod) -> list[tuple[str, str]]:
     least, most = takes.least, takes.most
     few = f"{least}" if least == most else f"{least} to {most}" if most else f"{least} or more"
     beside = " besides the base" if takes.base == "required" else ""
+    if takes.base == "member":
+        beside = ", the base included"
     if takes.adapters:
         beside = " LoRA adapters of the base"
     facts = [("Base", _BASES[takes.base]), ("Models", few + beside)]
