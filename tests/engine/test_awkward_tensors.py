@@ -66,8 +66,8 @@ def three(folder: Path, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) 
 
 def both_backends(method: str, models: list[Path], folder: Path, **keys: Any) -> Tensors:
     """The merge, checked to be the same with the reference backend on whole tensors."""
-    # of arcee_fusion a vector is one row, of pcb a block takes 256 KiB
-    memory = "4MiB" if method in ("arcee_fusion", "pcb") else "128KiB"
+    # of arcee_fusion a vector is one row, of pcb a block takes 256 KiB; resta reads two references
+    memory = {"arcee_fusion": "4MiB", "pcb": "4MiB", "resta": "256KiB"}.get(method, "128KiB")
     mergesafe.merge(content(method, models, **keys), folder / "native", memory=memory)
     mergesafe.merge(content(method, models, **keys), folder / "reference", backend="reference")
     ours, truth = read(folder / "native"), read(folder / "reference")

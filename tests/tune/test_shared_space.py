@@ -38,7 +38,8 @@ def found(
     how = Dense(isotropic, tuple(weights.unbind()), turns=turns)
     made = direction.at(how, given)
     traced = direction.traced(how, given)
-    assert torch.equal(traced.detach(), made)
+    # without a gradient a tall matrix of full rank goes through float32, to 1e-5
+    assert (traced.detach() - made).norm() <= 1e-5 * made.norm()
     slope = torch.randn(made.shape, generator=torch.Generator().manual_seed(1))
     [gradient] = torch.autograd.grad(traced, weights, slope)
     return made, gradient
