@@ -25,8 +25,8 @@ def check_adapters(recipe: Recipe, report: Reporter) -> None:
         if ref.adapter is None:
             report.record(
                 f"{shown(ref.text)} is a whole model, and {recipe.method.name} merges LoRA "
-                f"adapters of the base: write {shown(f'{base.path}+ADAPTER')}, or merge whole "
-                "models with another method",
+                f"adapters of the base: write BASE+ADAPTER, with the base {shown(base.path)}, or "
+                "merge whole models with another method",
                 ref.line,
             )
         elif ref.key[0] != base.key[0]:
