@@ -3,10 +3,10 @@
 Each method merges the demo's three experts of SmolLM2-135M-Instruct (methods of two models: the
 aligned and the misaligned one) at its published settings; those with gradients are tuned as well: a
 value an expert and layer, on the demo's data with refusals and harmless questions. What is done
-already is not done again. Untuned merges take a minute each on two cores, tuned ones four.
+already is not done again. An untuned row takes about 40 s on two cores that do nothing else.
 
     python -m bench.methods /tmp/methods --seeds 0 1 2 3 4
-    python -m bench.methods /tmp/quick --quick --cases 'ties/*'     # minutes; writes no CSV
+    python -m bench.methods /tmp/quick --quick --cases 'ties/*'     # writes no CSV
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ def test_nothing_changed_is_the_base() -> None:
 
 
 def test_numbers_of_other_libraries() -> None:
+    # float64 within some of its last places, before scores are rounded to float32
     y = -torch.rand(100_000, dtype=torch.float64) * 700
     assert ((elementary.exp(y) / y.exp()) - 1).abs().max() < 1e-12
     q = torch.rand(100_000, dtype=torch.float64) + 1e-8
