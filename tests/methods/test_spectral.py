@@ -171,14 +171,16 @@ def test_a_merge_is_its_definition_on_every_thread_count(method: str, tmp_path: 
 def test_iso_cts_of_common_directions_alone_is_iso_c() -> None:
     base, *experts = matrices((24, 17))
     expected = run("iso_c", experts, base)
-    assert torch.allclose(run("iso_cts", experts, base, common=1.0), expected, atol=1e-5)
+    assert torch.allclose(run("iso_cts", experts, base, common=1.0), expected, rtol=0, atol=1e-5)
     alone = run("iso_cts", experts[:1], base)
-    assert torch.allclose(alone, run("iso_c", experts[:1], base), atol=1e-5)
+    assert torch.allclose(alone, run("iso_c", experts[:1], base), rtol=0, atol=1e-5)
 
 
 def test_more_experts_than_rows_leave_iso_cts_no_directions_of_their_own() -> None:
     base, *experts = matrices((2, 9), 5)
-    assert torch.allclose(run("iso_cts", experts, base), run("iso_c", experts, base), atol=1e-5)
+    assert torch.allclose(
+        run("iso_cts", experts, base), run("iso_c", experts, base), rtol=0, atol=1e-5
+    )
 
 
 def test_star_of_the_whole_nuclear_norm_is_the_mean() -> None:
@@ -203,12 +205,12 @@ def test_the_ends_of_beta(beta: float, least: float) -> None:
     u, s, vh = torch.linalg.svd(total, full_matrices=False)
     expected = base + (u * s.clamp(min=least * float(s[0]))) @ vh
     made = run("subspace_boosting", experts, base, beta=beta)
-    assert torch.allclose(made.double(), expected, atol=2e-5)
+    assert torch.allclose(made.double(), expected, rtol=0, atol=2e-5)
 
 
 def test_cart_of_all_directions_is_the_average() -> None:
     _, *experts = matrices((24, 17))
     average = torch.stack(experts).mean(0)
-    assert torch.allclose(run("cart", experts, rank=1.0), average, atol=1e-5)
+    assert torch.allclose(run("cart", experts, rank=1.0), average, rtol=0, atol=1e-5)
     assert torch.allclose(run("cart", experts[:2]), torch.stack(experts[:2]).mean(0))
     assert torch.allclose(run("cart", experts[:1] * 3), experts[0])
