@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from mergesafe.cli.threads import set_thread_defaults
@@ -14,6 +13,7 @@ set_thread_defaults()
 
 import pytest  # noqa: E402
 import tiny  # noqa: E402
+from family import Family  # noqa: E402
 from golden_merges import Golden  # noqa: E402
 
 # Tests that need a Hub bring their own: without this, a recipe with a wrong path would ask the real
@@ -57,19 +57,6 @@ def golden_merges(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if folder is not None and (problems := request.config.stash[_GOLDEN].check(folder)):
         pytest.fail("\n".join(problems), pytrace=False)
-
-
-@dataclass(frozen=True)
-class Family:
-    """A base and two experts of it, and the folder that they lie in."""
-
-    folder: Path
-    base: Path
-    experts: tuple[Path, Path]
-
-    @property
-    def models(self) -> tuple[Path, ...]:
-        return (self.base, *self.experts)
 
 
 @pytest.fixture

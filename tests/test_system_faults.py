@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli.helpers import one_paragraph
-from conftest import Family
+from family import Family
 from tiny import leftovers, recipe
 
 import mergesafe

@@ -79,8 +79,8 @@ def describe(report: PlanReport) -> dict[str, Any]:
             {"name": name, "passes": passes} for name, passes in tiled.items()
         ],
         "classes": [asdict(each) for each in classes],
-        "estimated_seconds": None if estimate is None else round(estimate.seconds, 4),
-        "estimate": None if estimate is None else _as_json(estimate),
+        "estimated_seconds": None if estimate is None else _shortened(estimate.seconds),
+        "estimate": None if estimate is None else estimate_as_json(estimate),
         "no_estimate": (unknown or _UNREAD) if estimate is None else None,
         "warnings": [*plan.warnings, *_tuning_warnings(plan.recipe)],
         "notes": list(plan.notes),
@@ -130,9 +130,15 @@ def _estimate(report: PlanReport, classes: list[TensorClass]) -> Estimate | None
     return predict(classes, report.plan.bytes_in, rates)
 
 
-def _as_json(estimate: Estimate) -> dict[str, Any]:
-    parts = {name: round(value, 4) for name, value in asdict(estimate).items()}
-    return {**parts, "processor_s": round(estimate.processor_s, 4), "limit": estimate.limit}
+def estimate_as_json(estimate: Estimate) -> dict[str, Any]:
+    parts = {name: _shortened(value) for name, value in asdict(estimate).items()}
+    processor_s = _shortened(estimate.processor_s)
+    return {**parts, "processor_s": processor_s, "limit": estimate.limit}
+
+
+def _shortened(seconds: float) -> float:
+    """Four significant digits: what takes microseconds does not become nothing."""
+    return float(f"{seconds:.4g}")
 
 
 def as_text(plan: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Family
+from family import Family
 from tiny import leftovers, llama, recipe, save, write_recipe
 
 import mergesafe

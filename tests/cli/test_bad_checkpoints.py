@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Family
+from family import Family
 from safetensors.torch import save_file
 from tiny import CONFIG, Tensors, command, llama, recipe, save, save_adapter, write_recipe
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Family
+from family import Family
 from tiny import COMMAND, command, digest, leftovers, process, recipe, write_recipe
 
 from .helpers import one_paragraph, refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Family
+from family import Family
 from tiny import command, process, recipe, write_recipe
 
 from .helpers import merge_refused, refused

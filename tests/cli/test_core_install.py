@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import Family
+from family import Family
 from tiny import recipe, write_recipe
 
 tomllib = pytest.importorskip("tomllib")  # since Python 3.11

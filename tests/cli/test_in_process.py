@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import typer
-from conftest import Family
+from family import Family
 from tiny import command, process, recipe, write_recipe
 
 from mergesafe.cli import main as cli

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Family
+from family import Family
 from tiny import (
     COMMAND,
     Tensors,

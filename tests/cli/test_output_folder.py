@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Family
+from family import Family
 from safetensors import safe_open
 from tiny import command, llama, read, recipe, same_bits, save, write_recipe
 

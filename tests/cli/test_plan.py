@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Family
+from family import Family
 from tiny import COMMAND, command, llama, read, recipe, save, write_recipe
 
 import mergesafe
-from mergesafe.cli.plan import as_text, describe
+from mergesafe.cli.plan import as_text, describe, estimate_as_json
+from mergesafe.engine.estimate.seconds import Estimate
 
 HEAVY = ("torch", "transformers", "safetensors", "numpy", "peft")
 SIZE = sum(tensor.nbytes for tensor in llama(0).values())
@@ -148,6 +149,14 @@ def test_methods_of_whole_matrices_are_estimated_from_their_operations(
     layers = [t for n, t in tensors.items() if ".layers." in n and t.ndim == 2]
     assert whole["tensors"] == (len(tensors) if method == "nuslerp" else len(layers))
     assert "as a whole matrix" in as_text(answer)
+
+
+def test_seconds_of_fast_machines_are_not_rounded_to_nothing() -> None:
+    estimate = Estimate(1e-5, 2.34567e-5, 0.0, 3e-5, 0.0, 1.0)
+    assert estimate_as_json(estimate) == {
+        "read_s": 1e-5, "compute_s": 2.346e-5, "write_s": 0.0, "overhead_s": 3e-5, "disk_s": 0.0,
+        "cached": 1.0, "processor_s": 6.346e-5, "limit": "overhead",
+    }  # fmt: skip
 
 
 def test_a_dense_method_that_declares_no_operations_has_no_estimate(family: Family) -> None:

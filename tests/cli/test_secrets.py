@@ -12,7 +12,7 @@ import endpoint
 import pytest
 import tiny
 import web
-from conftest import Family
+from family import Family
 
 from mergesafe import plan
 from mergesafe.checkpoint.places import remote

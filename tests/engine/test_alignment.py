@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Family
+from family import Family
 from safetensors.torch import save_file
 from tiny import CONFIG, Tensors, command, llama, read, recipe, same_bits, save, write_recipe
 

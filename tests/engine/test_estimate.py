@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Family
+from family import Family
 from tiny import FAMILY, llama, recipe, save, save_adapter
 
 import mergesafe

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import tiny
-from conftest import Family
 from fake_hub import Hub, HubHandler
+from family import Family
 from web import serve
 
 from mergesafe.checkpoint.places.hub_listing import check_commit, check_revision, listing

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from conftest import Family
 from fake_hub import Hub, HubHandler
+from family import Family
 from web import serve
 
 from mergesafe import merge

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Family
+from family import Family
 from safetensors.torch import save_file
 from tiny import FAMILY, Tensors, llama, read, recipe, same_bits, save, save_adapter
 

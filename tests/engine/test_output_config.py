@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Family
+from family import Family
 from tiny import CONFIG, command, llama, recipe, save, write_recipe
 from tokenizer.files import bpe
 

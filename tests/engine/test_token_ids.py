@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Family
+from family import Family
 from tiny import command, llama, read, recipe, save, save_adapter, write_recipe
 from tokenizer.files import TOKENS, bpe, write
 

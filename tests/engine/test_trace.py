@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Family
+from family import Family
 from tiny import command, digest, llama, recipe, save, write_recipe
 
 import mergesafe

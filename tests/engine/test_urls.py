@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import pytest
 import tiny
-from conftest import Family
+from family import Family
 from web import Web, serve
 
 from mergesafe import merge, verify
