@@ -16,7 +16,9 @@ from family import Family
 from tiny import COMMAND, command, llama, read, recipe, save, write_recipe
 
 import mergesafe
-from mergesafe.cli.plan import as_text, describe, estimate_as_json
+from mergesafe.cli.plan.description import describe
+from mergesafe.cli.plan.text import as_text
+from mergesafe.cli.plan.timing import estimate_as_json
 from mergesafe.engine.estimate.seconds import Estimate
 
 HEAVY = ("torch", "transformers", "safetensors", "numpy", "peft")

@@ -13,7 +13,8 @@ from tiny import Tensors, llama, read, recipe, same_bits, save, save_adapter, wr
 
 import mergesafe as ms
 from mergesafe import methods
-from mergesafe.cli.plan import as_text, describe
+from mergesafe.cli.plan.description import describe
+from mergesafe.cli.plan.text import as_text
 from mergesafe.errors import (
     ArgumentError,
     CheckpointError,

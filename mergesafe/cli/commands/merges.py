@@ -96,7 +96,7 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Say what merging RECIPE would do: tensors, bytes, memory, time, warnings."""
-    from mergesafe.cli.plan import run
+    from mergesafe.cli.plan.command import run
 
     run(
         recipe,

@@ -1,0 +1,1 @@
+"""``mergesafe plan``: what a merge would do, as plain data and as text, a section a module."""

@@ -1,0 +1,65 @@
+"""The plan as plain data, which ``--json`` prints and the text is made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from mergesafe.cli.plan.timing import estimate_as_json, estimated, shortened
+from mergesafe.engine.api import PlanReport
+from mergesafe.engine.estimate.seconds import tensor_classes
+from mergesafe.engine.plan.tiling import reads
+from mergesafe.recipe.model import Recipe
+
+
+def describe(report: PlanReport) -> dict[str, Any]:
+    """The plan as plain data."""
+    plan, schedule = report.plan, report.schedule
+    tiled = {
+        task.stored: reads(task, schedule.layouts[task.name])
+        for task in plan.tasks
+        if task.statistics and schedule.layouts[task.name].tile < task.numel
+    }
+    classes = tensor_classes(plan, schedule)
+    estimate, unknown = estimated(report, classes)
+    asked = (task.planned.statistics for task in plan.tasks if task.planned is not None)
+    statistics = {each.title for statistics in asked for each in statistics}
+    return {
+        "method": plan.recipe.method_names,
+        "base": plan.recipe.base_model.text if plan.recipe.base_model else None,
+        "models": [ref.text for ref in plan.recipe.inputs],
+        "references": {name: ref.text for name, ref in plan.recipe.references.items()},
+        "tensors": plan.tensors,
+        "copied_tensors": [task.name for task in plan.tasks if task.copied],
+        "parameters": sum(task.numel for task in plan.tasks),
+        "dtypes_out": sorted({task.out_dtype for task in plan.tasks}),
+        "exactness": plan.exactness,
+        "statistics": sorted(statistics),
+        "bytes_in": plan.bytes_in,
+        "bytes_read": schedule.bytes_read,
+        "bytes_out": plan.bytes_out,
+        "shards": [shard.name for shard in plan.layout.shards],
+        "memory_budget": report.options.memory,
+        "memory_buffers": schedule.arena,
+        "workers": schedule.workers,
+        "kernel_threads": schedule.kernel_threads,
+        "tensors_read_more_than_once": [
+            {"name": name, "passes": passes} for name, passes in tiled.items()
+        ],
+        "classes": [asdict(each) for each in classes],
+        "estimated_seconds": None if estimate is None else shortened(estimate.seconds),
+        "estimate": None if estimate is None else estimate_as_json(estimate),
+        "no_estimate": unknown,
+        "warnings": [*plan.warnings, *_tuning_warnings(plan.recipe)],
+        "notes": list(plan.notes),
+    }
+
+
+def _tuning_warnings(recipe: Recipe) -> tuple[str, ...]:
+    """What is wrong with a section 'tune' is an error, as in tuning; traps are warnings."""
+    if recipe.tune is None:
+        return ()
+    from mergesafe.tune.lint import lint
+    from mergesafe.tune.section.read_section import read_section
+
+    return lint(recipe, read_section(recipe))

@@ -1,0 +1,51 @@
+"""The plan as text: a screen, unless there is more to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergesafe.cli.plan.timing import time_lines
+from mergesafe.engine.estimate.seconds import STREAMED
+from mergesafe.engine.memory import format_size
+
+_KINDS = {
+    "once": "read once, in small tiles",
+    "resident": "read once and kept for every pass",
+    "reread": "read {passes} times, in small tiles: cheaper than to keep them",
+    "streamed": "read {passes} times, too large for the budget",
+    "copied": "copied, not merged",
+    "whole": "read once, each as a whole matrix",
+}
+
+
+def as_text(plan: dict[str, Any]) -> str:
+    base = f" onto {plan['base']}" if plan["base"] else ""
+    lines = [
+        f"{plan['method']} of {', '.join(plan['models'])}{base}",
+        *(f"  reads      {text} as '{name}'" for name, text in plan["references"].items()),
+        f"  tensors    {plan['tensors']:,} ({plan['parameters'] / 1e6:,.1f} M parameters), "
+        f"{'/'.join(plan['dtypes_out'])}",
+        f"  passes     {', '.join([*plan['statistics'], 'combine'])}",
+        f"  read       {format_size(plan['bytes_read'])}",
+        *map(_class, plan["classes"]),
+        f"  write      {format_size(plan['bytes_out'])} in {len(plan['shards'])} file(s)",
+        f"  memory     {format_size(plan['memory_buffers'])} of buffers "
+        f"(budget {format_size(plan['memory_budget'])}) and a fixed overhead",
+        f"  threads    {plan['workers']} workers, {plan['kernel_threads']} per kernel",
+        *time_lines(plan["estimate"], plan["no_estimate"]),
+    ]
+    lines += [
+        f"  note       {each['tensors']} tensor(s) do not fit the budget and are read "
+        f"{each['passes']} times: raise --memory to read them once"
+        for each in plan["classes"]
+        if each["kind"] == STREAMED
+    ]
+    lines += [f"  note       {note}" for note in plan["notes"]]
+    if plan["copied_tensors"]:
+        lines.append(f"  note       {len(plan['copied_tensors'])} tensor(s) are copied, not merged")
+    return "\n".join(lines)
+
+
+def _class(each: dict[str, Any]) -> str:
+    kind = _KINDS[each["kind"]].format(passes=each["passes"])
+    return f"             {each['tensors']:,} {kind}: {format_size(each['bytes_read'])}"
