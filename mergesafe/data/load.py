@@ -30,7 +30,6 @@ from mergesafe.data.topics import BEAVERTAILS, Topic
 from mergesafe.errors import DataError, MergesafeError, RecipeError, did_you_mean
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.fields import Fields
-from mergesafe.recipe.load import read_text
 from mergesafe.recipe.nodes import (
     FromPython,
     ListNode,
@@ -42,6 +41,7 @@ from mergesafe.recipe.nodes import (
     shown,
     string,
 )
+from mergesafe.recipe.text import read_text
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.safety.policy import Policy, read_policy
 

@@ -6,21 +6,22 @@ touched, and reported with file and line.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from mergesafe.dtypes import ENCODED_NAMES, RECIPE_NAMES
-from mergesafe.errors import ArgumentError, MethodError, RecipeError, did_you_mean
-from mergesafe.methods.registry import METHODS, get_method
+from mergesafe.errors import RecipeError, did_you_mean
+from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.adapters import check_adapters, check_output
 from mergesafe.recipe.calibration import check_calibration, check_calibration_of_slices
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.entries import EntryReader
 from mergesafe.recipe.fields import as_meant, boolean, choice
+from mergesafe.recipe.input_checks import check_inputs
+from mergesafe.recipe.method_names import method_named
 from mergesafe.recipe.model import ModelEntry, ModelRef, OutputKind, Recipe, Slice
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import (
@@ -38,10 +39,8 @@ from mergesafe.recipe.published import published
 from mergesafe.recipe.references import check_references, read_references
 from mergesafe.recipe.resolve import unset_parameters
 from mergesafe.recipe.setting import Branch, Setting
+from mergesafe.recipe.text import read_text
 from mergesafe.recipe.write import dump_recipe
-
-#: A recipe is a page of text; more is the wrong file.
-MAX_BYTES = 1_000_000
 
 KEYS = (
     "models", "slices", "base_model", "merge_method", "parameters", "dtype", "out_dtype",
@@ -55,13 +54,6 @@ UNSUPPORTED_KEYS = {
 }
 #: Those that say, in mergekit, which models are merged.
 MODELS_ELSEWHERE = ("modules",)
-MERGEKIT_METHODS = frozenset(
-    (
-        "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della",
-        "della_linear", "karcher", "linear", "model_stock", "multislerp", "nearswap", "nuslerp",
-        "passthrough", "ram", "ramplus_tl", "sce", "slerp", "task_arithmetic", "ties",
-    )
-)  # fmt: skip
 UNSUPPORTED_DTYPES = frozenset(("float64", "torch.float64", "int64", "torch.int64"))
 
 
@@ -91,32 +83,6 @@ def load_recipe(
     root = parse_yaml(text, report)
     recipe = _Reader(root, report, assumed, calibrated).recipe("", path.absolute().parent)
     return replace(recipe, text=published(text, root))
-
-
-def read_text(path: Path, report: Reporter) -> str:
-    """The UTF-8 text of a recipe, or of what else ``report`` is about."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except IsADirectoryError:
-        raise report.error(f"is a folder; expected the YAML file of a {report.kind}") from None
-    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
-        number = getattr(error, "errno", None)
-        reason = os.strerror(number).lower() if number else str(error)
-        raise report.error(f"the {report.kind} cannot be read: {reason}") from None
-    if len(data) > MAX_BYTES:
-        raise report.error(
-            f"larger than {MAX_BYTES:,} bytes; a {report.kind} is a short YAML text, so "
-            "this is probably another file"
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise report.error(
-            f"not UTF-8 text (byte 0x{data[error.start]:02x}); save the {report.kind} as UTF-8",
-            line,
-        ) from None
 
 
 class _Reader:
@@ -169,7 +135,7 @@ class _Reader:
         )
         if self._are_all(base, models):
             for merge, each in zip(recipe.merges, self._slices or (None,), strict=True):
-                attempt(self._check_base, merge, each)
+                attempt(check_inputs, merge, each, self._line("models"), self.report)
                 check_calibration(merge, self.report, complete=self.calibrated)
                 check_adapters(merge, self.report)
             check_calibration_of_slices(recipe, self.report)
@@ -226,19 +192,7 @@ class _Reader:
             line = self._line("merge_method") or self.root.line
             known = ", ".join(sorted(METHODS))
             raise self.report.error(f"'merge_method' is missing; one of {known}", line)
-        return self._method_named(name, self._line("merge_method"))
-
-    def _method_named(self, name: str, line: int | None) -> MergeMethod:
-        if name in MERGEKIT_METHODS and name not in METHODS:
-            raise self.report.error(
-                f"merge method '{name}' is known to mergekit, not supported by this version; "
-                f"supported: {', '.join(sorted(METHODS))}",
-                line,
-            )
-        try:
-            return get_method(name)
-        except (ArgumentError, MethodError) as error:
-            raise self.report.error(str(error), line) from error.__cause__
+        return method_named(name, self._line("merge_method"), self.report)
 
     def _check_keys(self, reader: ParameterReader | None) -> None:
         for key, line, _ in self.written:
@@ -276,7 +230,7 @@ class _Reader:
         if node is None:
             return self._method()
         name = string(node, "'merge_method' of a slice", self.report)
-        return self._method_named(name, node.line)
+        return method_named(name, node.line, self.report)
 
     def _reader(self, method: MergeMethod) -> ParameterReader:
         """One for each method of the recipe."""
@@ -309,61 +263,6 @@ class _Reader:
     def _keep_float32(self) -> bool:
         node = self.root.get("keep_float32")
         return node is None or boolean(node, "'keep_float32'", self.report)
-
-    def _check_base(self, recipe: Recipe, slice: Slice | None) -> None:
-        """The base is as the method wants it, and so is the number of models.
-
-        A base that gives a slice no layer still gives the merged model its configuration.
-        """
-        method, base = recipe.method, recipe.base_model
-        takes = method.inputs.base
-        if base is None and takes in ("required", "member"):
-            raise self.report.error(f"{method.name} needs a 'base_model'", recipe.method_line)
-        self._check_count(recipe, slice)
-        if base is None:
-            return
-        entry = recipe.entry(base)
-        if slice is not None and entry is None:
-            if takes != "none" and len({each.layers for each in slice.sources}) > 1:
-                raise self.report.error(
-                    f"which layers of the base model {shown(base.text)} belong to this slice is "
-                    "not said, since its sources take different ones; list it among the sources, "
-                    "with its layer_range",
-                    slice.line,
-                )
-            return
-        if entry is None and takes == "none":
-            raise self.report.error(
-                f"{method.name} has no separate base: list base_model {shown(base.text)} under "
-                "'models' with its parameters, or remove 'base_model'",
-                base.line,
-            )
-        if entry is not None and entry.parameters and recipe.separate_base is not None:
-            self.report.warn(
-                f"the parameters of model {shown(base.text)} have no effect: it is the base, which "
-                "has no task vector",
-                entry.line,
-            )
-
-    def _check_count(self, recipe: Recipe, slice: Slice | None) -> None:
-        method, count = recipe.method, len(recipe.inputs)
-        low, high = method.inputs.least, method.inputs.most
-        if count >= low and (high is None or count <= high):
-            return
-        separate = recipe.separate_base is not None
-        noun = "expert" if separate else "model"
-        needs = f"exactly {low}" if low == high else f"at least {low}"
-        if count >= low:
-            needs = f"exactly {high}" if low == high else f"at most {high}"
-        number = high if count >= low else low
-        member = ", the base included" if method.inputs.base == "member" else ""
-        note = " besides the base" if separate else member
-        listed = ", ".join(ref.text for ref in recipe.inputs) or "none"
-        raise self.report.error(
-            f"{method.name} merges {needs} {noun}{'' if number == 1 else 's'}"
-            f"{note}, got {count}: {listed}",
-            self._line("models") if slice is None else slice.line,
-        )
 
     def _tokenizer(self, base: ModelRef | None, models: tuple[ModelEntry, ...]) -> str | None:
         """ "base", or the text of the recipe's model whose tokenizer files are carried over."""

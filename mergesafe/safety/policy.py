@@ -21,8 +21,8 @@ from mergesafe.chat.providers import ModelSpec, read_model_spec
 from mergesafe.errors import RecipeError
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.fields import Fields
-from mergesafe.recipe.load import read_text
 from mergesafe.recipe.nodes import Node, Reporter, ScalarNode, string
+from mergesafe.recipe.text import read_text
 
 KEYS: Final = ("name", "judge", "refusal", "principles")
 _PRINCIPLE: Final = ("topic", "text")

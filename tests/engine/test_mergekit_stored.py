@@ -16,7 +16,7 @@ from tiny import Tensors, read
 
 import mergesafe
 from mergesafe.methods.registry import METHODS
-from mergesafe.recipe.load import MERGEKIT_METHODS
+from mergesafe.recipe.method_names import MERGEKIT_METHODS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))

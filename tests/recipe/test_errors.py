@@ -9,7 +9,7 @@ from mergesafe.errors import RecipeError
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import Merge, MergeMethod, Parameter, Settings, TensorContext
 from mergesafe.recipe import load_recipe
-from mergesafe.recipe.load import MERGEKIT_METHODS
+from mergesafe.recipe.method_names import MERGEKIT_METHODS
 from mergesafe.recipe.nodes import MapNode, Reporter, ScalarNode
 from mergesafe.recipe.parameters import ParameterReader
 

@@ -16,8 +16,8 @@ from typing import Final
 
 from mergesafe.errors import did_you_mean
 from mergesafe.recipe.document import parse_yaml
-from mergesafe.recipe.load import read_text
 from mergesafe.recipe.nodes import Reporter, mapping, shown, string
+from mergesafe.recipe.text import read_text
 from mergesafe.results.evaluation import Role
 from mergesafe.safety.evaluation.sets import ROLES
 
