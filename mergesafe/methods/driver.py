@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 _STATISTICS: Final = (
     "KthMagnitude, ModelKthMagnitude, DeltaNorms, Gram, ScoreThreshold, ScoreNorms, KthScore, "
-    "ChangeCounts"
+    "ChangeCounts, LowestTensors"
 )
 _COMBINATIONS: Final = (
     "a WeightedSum, MergeTaskVectors, MergeSelected, Fused, TileFunction or Dense"

@@ -28,6 +28,7 @@ from mergesafe.methods.combinations import (
 from mergesafe.methods.contract import OperandSet, Scope
 from mergesafe.methods.kth_score import KthScore
 from mergesafe.methods.low_rank import LowRank, LowRankDelta
+from mergesafe.methods.lowest_tensors import LowestTensors
 from mergesafe.methods.masks import KEEP_ALL, KEEP_NONE, RankMask, Sparsify
 from mergesafe.methods.statistics import (
     ChangeCounts,
@@ -43,10 +44,10 @@ from mergesafe.methods.statistics import (
 __all__ = [
     "KEEP_ALL", "KEEP_NONE", "REQUIRED", "Base", "Calibration", "ChangeCounts", "Combination",
     "DeltaNorms", "Dense", "Fused", "Gram", "Inputs", "Kind", "KthMagnitude", "KthScore",
-    "LowRank", "LowRankDelta", "Merge", "MergeMethod", "MergeSelected", "MergeTaskVectors",
-    "ModelKthMagnitude", "OperandSet", "Parameter", "RankMask", "Reference", "Scalar",
-    "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify", "Statistic", "TensorContext",
-    "TileFunction", "Unit", "WeightedSum",
+    "LowRank", "LowRankDelta", "LowestTensors", "Merge", "MergeMethod", "MergeSelected",
+    "MergeTaskVectors", "ModelKthMagnitude", "OperandSet", "Parameter", "RankMask", "Reference",
+    "Scalar", "ScoreNorms", "ScoreThreshold", "Settings", "Sparsify", "Statistic",
+    "TensorContext", "TileFunction", "Unit", "WeightedSum",
 ]  # fmt: skip
 
 Scalar: TypeAlias = bool | int | float | str

@@ -19,6 +19,7 @@ from mergesafe.methods.spec import (
     Gram,
     KthMagnitude,
     KthScore,
+    LowestTensors,
     MergeSelected,
     MergeTaskVectors,
     ModelKthMagnitude,
@@ -169,6 +170,13 @@ def _changes(
     return list(zip(counts[0::2], counts[1::2], strict=True))
 
 
+def _alone(
+    request: LowestTensors, backend: Backend, base: Base, inputs: Tensors
+) -> tuple[bool, ...]:
+    """A tensor in memory has no others to be compared with."""
+    return (True,) * len(inputs)
+
+
 def _score_threshold(request: ScoreThreshold, backend: Backend, base: Base, inputs: Tensors) -> int:
     def count(prefix: int | None) -> tuple[Sequence[int], int]:
         counts, nonzero = backend.score_histogram(_there(base), inputs, prefix)
@@ -191,7 +199,7 @@ def _gram(request: Gram, backend: Backend, base: Base, inputs: Tensors) -> list[
 _ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
     KthMagnitude: _kth, ModelKthMagnitude: _kth, DeltaNorms: _norms, Gram: _gram,
     ScoreThreshold: _score_threshold, ScoreNorms: _score_norms,
-    ChangeCounts: _changes,
+    ChangeCounts: _changes, LowestTensors: _alone,
 }  # fmt: skip
 
 

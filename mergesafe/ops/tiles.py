@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from mergesafe.methods.combinations import Dense, TileFunction, Unit
-from mergesafe.methods.contract import BrokenContractError, raised
-from mergesafe.methods.spec import Sparsify, TensorContext
+from mergesafe.methods.contract import BrokenContractError, raised, shown
+from mergesafe.methods.spec import LowestTensors, Sparsify, TensorContext
 from mergesafe.ops.backends.registry import get_backend
 
 
@@ -103,6 +103,24 @@ def apply(
 def whole(tensor: TensorContext, operands: Sequence[torch.Tensor]) -> Tile:
     """What a dense combination is given of the operands, which are those of :func:`apply`."""
     return _tile(Unit.MATRIX, tensor, operands, 0)
+
+
+def numbers_of(
+    request: LowestTensors, tensor: TensorContext, operands: Sequence[torch.Tensor]
+) -> Sequence[float]:
+    """A number of each input, by the function of ``request``; operands are those of :func:`apply`.
+
+    Raises:
+        BrokenContractError: the function raised an error, or returned what it must not.
+    """
+    found = _called(request.number, whole(tensor, operands), request.settings)
+    if len(found) != tensor.inputs or not all(isinstance(number, float) for number in found):
+        raise BrokenContractError(
+            f"{_name(request.number)}() returned {shown(found)}",
+            f"{tensor.inputs} numbers of the type float",
+        )
+    numbers: Sequence[float] = found
+    return numbers
 
 
 def prepared(combination: Dense, tile: Tile) -> Any:

@@ -19,7 +19,7 @@ from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.engine.plan.precision import named
 from mergesafe.engine.resume.unfinished import TENSORS, name_of, subject_of
 from mergesafe.engine.run.nonfinite import NonFinite
-from mergesafe.engine.run.whole_model import with_magnitudes
+from mergesafe.engine.run.whole_model import with_model_answers
 from mergesafe.errors import DataError, TuningError
 from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.model import Recipe
@@ -63,16 +63,16 @@ class TuningSetup:
             CheckpointError, NonFiniteError: an input cannot be read, or holds NaN or infinity.
             ArgumentError: the memory is too small.
         """
-        found = self._with_magnitudes(memory)
+        found = self._with_model_answers(memory)
         if (rule := self.section.init_weights) is None:
             return found
         threads = torch.get_num_threads()
         weights = data_free_weights(found.space, rule, memory=memory, threads=threads)
         return replace(found, weights=weights)
 
-    def _with_magnitudes(self, memory: int) -> TuningSetup:
+    def _with_model_answers(self, memory: int) -> TuningSetup:
         with Reader() as reader:
-            plan = with_magnitudes(
+            plan = with_model_answers(
                 self.plan, reader, NonFinite("error", reader),
                 memory=memory, threads=torch.get_num_threads(),
             )  # fmt: skip
@@ -176,7 +176,7 @@ def prepare(
     _refuse_what_is_no_tensor(plan)
     splits = load_splits(section, loaded.folder, loaded.source)
     space = CoefficientSpace(plan, section.granularity, section.coefficients, section.bounds)
-    _check_model_ranks(space)
+    _check_whole_model(space)
     if section.init_weights is not None:
         with _at(loaded, "init"):
             check_start(space, section.init_weights)
@@ -192,18 +192,18 @@ def prepare(
     return TuningSetup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))
 
 
-def _check_model_ranks(space: CoefficientSpace) -> None:
-    """Refuse to tune what decides about the magnitudes of the whole model.
+def _check_whole_model(space: CoefficientSpace) -> None:
+    """Refuse to tune what may decide about the answers about the whole model.
 
     Raises:
         TuningError: a coefficient does; names it.
     """
     names = [parameter.name for parameter in space.parameters if not parameter.gradient]
-    if names and any(task.model_ranks for task in space.plan.tasks):
+    if names and any(task.asks_model for task in space.plan.tasks):
         raise TuningError(
-            f"every value of {', '.join(names)} would need a pass over the whole model, within "
-            f"which {space.method.name} compares magnitudes here: name other 'coefficients' than "
-            "these, or compare within tensors"
+            f"every value of {', '.join(names)} would need a pass over the whole model, about "
+            f"which {space.method.name} asks here: name other 'coefficients' than these, or let it "
+            "decide tensor by tensor"
         )
 
 

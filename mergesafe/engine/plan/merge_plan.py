@@ -31,6 +31,7 @@ from mergesafe.engine.plan.precision import Precision, main_dtype
 from mergesafe.engine.plan.settings import check_settings
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.token_ids import TokenCheck, check_token_ids
+from mergesafe.engine.plan.whole_model import check_slices
 from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import Planned, dry_run
 from mergesafe.methods.registry import file_digest
@@ -158,14 +159,7 @@ def make_plan(
         task = _task(output, seed, precision, encodable, model_numel)
         asked = partial(planned_of, output.merge, task.settings)
         tasks += experts.divided(task, asked)
-    if recipe.slices and any(task.model_ranks for task in tasks):
-        asks = {task.method for task in tasks if task.model_ranks}
-        scoped = any(each.name == "trim_scope" for method in asks for each in method.parameters)
-        raise RecipeError(
-            "a slice is no whole model, so that magnitudes cannot be compared with a model's: "
-            f"{'leave out trim_scope: model, or ' * scoped}list whole models under 'models'",
-            source=recipe.source, line=recipe.slices[0].line,
-        )  # fmt: skip
+    check_slices(recipe, tasks)
     beside = companion_warnings(reference, tokenizer, merged, carried)
     config = _output_config(outline, tokenizer, tasks, tokens)
     warnings = [

@@ -15,6 +15,7 @@ from mergesafe.methods.operations import Operations
 from mergesafe.methods.spec import (
     Combination,
     KthScore,
+    LowestTensors,
     MergeMethod,
     MergeTaskVectors,
     ModelKthMagnitude,
@@ -86,6 +87,9 @@ class TensorTask:
     used: tuple[int, ...] | None = None
     #: The bits of what :attr:`model_ranks` ask for, once they are found.
     magnitudes: Mapping[Rank, int] = field(default_factory=dict)
+    #: For each input whether the tensor is among the lowest, where :attr:`compared` asks for that
+    #: and once it is found.
+    lowest: tuple[bool, ...] = ()
 
     @property
     def name(self) -> str:
@@ -114,16 +118,27 @@ class TensorTask:
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         """What the method asks about the tensor, which is read for it."""
-        asked = () if self.planned is None else self.planned.statistics
-        return tuple(each for each in asked if each.about == "tensor")
+        return tuple(each for each in self._asked if each.about == "tensor")
 
     @property
     def model_ranks(self) -> frozenset[Rank]:
         """What the method asks about all tensors: (expert, k) of a k-th magnitude."""
-        asked = () if self.planned is None else self.planned.statistics
-        return frozenset(
-            rank for each in asked if isinstance(each, ModelKthMagnitude) for rank in each.ranks
-        )
+        asked = (each for each in self._asked if isinstance(each, ModelKthMagnitude))
+        return frozenset(rank for each in asked for rank in each.ranks)
+
+    @property
+    def compared(self) -> LowestTensors | None:
+        """What the method asks about this tensor among all of the model."""
+        return next((each for each in self._asked if isinstance(each, LowestTensors)), None)
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether anything is asked about the whole model."""
+        return any(each.about == "model" for each in self._asked)
+
+    @property
+    def _asked(self) -> tuple[Statistic, ...]:
+        return () if self.planned is None else self.planned.statistics
 
     @cached_property
     def encoding(self) -> RowScaled | None:
@@ -170,9 +185,12 @@ class TensorTask:
 
     @property
     def operations(self) -> Operations | None:
-        """What a function of the whole tensor computes, where it says so."""
+        """What functions of the whole tensor compute, where they say so."""
         how = None if self.planned is None else self.planned.combination
-        return how.operations if isinstance(how, TileFunction) and how.unit.is_whole else None
+        if not isinstance(how, TileFunction) or not how.unit.is_whole or how.operations is None:
+            return None
+        before = self.compared.operations if self.compared is not None else None
+        return how.operations if before is None else how.operations + before
 
     @cached_property
     def scratch_bytes(self) -> float:

@@ -19,7 +19,7 @@ from mergesafe.outline.sources import Operand
 
 def without_unused(plan: MergePlan) -> MergePlan:
     """The plan with the sources that matter, and notes about those that are left out."""
-    if any(task.model_ranks for task in plan.tasks):  # about all elements of every expert
+    if any(task.asks_model for task in plan.tasks):  # about all elements of every expert
         return plan
     tasks = tuple(_reduced(task) for task in plan.tasks)
     names: dict[str, set[str]] = defaultdict(set)

@@ -22,6 +22,7 @@ from mergesafe.methods.spec import (
     Gram,
     KthMagnitude,
     KthScore,
+    LowestTensors,
     ModelKthMagnitude,
     OperandSet,
     RankMask,
@@ -84,12 +85,15 @@ def answer(request: Statistic, tensor: Tensor) -> Any:
     return ANSWERS[type(request)](request, tensor)
 
 
-def known_answer(request: ModelKthMagnitude, task: TensorTask) -> list[int]:
+def known_answer(request: Statistic, task: TensorTask) -> list[int] | tuple[bool, ...]:
     """What was found about the whole model before the first tensor was merged."""
+    if isinstance(request, LowestTensors):
+        return task.lowest
+    assert isinstance(request, ModelKthMagnitude)  # the other one that is about the model
     return [task.magnitudes[rank] for rank in request.ranks]
 
 
-def _of_model(request: ModelKthMagnitude, tensor: Tensor) -> list[int]:
+def _of_model(request: Statistic, tensor: Tensor) -> list[int] | tuple[bool, ...]:
     return known_answer(request, tensor.task)
 
 
@@ -292,7 +296,8 @@ def _score_norms(request: ScoreNorms, tensor: Tensor) -> list[float]:
 
 #: By type of statistic; :mod:`mergesafe.ops.statistics` has the table for tensors in memory.
 ANSWERS: Final[Mapping[type, Callable[..., Any]]] = {
-    KthMagnitude: _kth, ModelKthMagnitude: _of_model, KthScore: _kth_score,
+    KthMagnitude: _kth, ModelKthMagnitude: _of_model, LowestTensors: _of_model,
+    KthScore: _kth_score,
     DeltaNorms: _norms, Gram: _gram,
     ScoreThreshold: _score_threshold, ScoreNorms: _score_norms,
     ChangeCounts: _changes,

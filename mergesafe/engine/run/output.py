@@ -24,7 +24,7 @@ from mergesafe.engine.run.executor import Executor, Unfinished
 from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.engine.run.progress import ProgressTracker, moved_bytes, spans_left
 from mergesafe.engine.run.trace import Trace, no_lap
-from mergesafe.engine.run.whole_model import with_magnitudes
+from mergesafe.engine.run.whole_model import with_model_answers
 from mergesafe.engine.run.workers import Options
 from mergesafe.errors import ChangedInputError, MergesafeError
 from mergesafe.journal import Journal, Line
@@ -107,7 +107,7 @@ def merge_into(
         try:
             if spans:
                 planned = made
-                made = with_magnitudes(
+                made = with_model_answers(
                     planned, reader, tracker.nonfinite,
                     memory=options.memory, threads=options.threads, advance=moved.add,
                 )  # fmt: skip

@@ -10,6 +10,7 @@ from mergesafe.methods.spec import (
     Combination,
     DeltaNorms,
     Fused,
+    LowestTensors,
     LowRank,
     MergeSelected,
     MergeTaskVectors,
@@ -235,8 +236,7 @@ class TensorKernels:
         from mergesafe.ops.methods import run
         from mergesafe.ops.tiles import apply
 
-        if self._torch.get_num_threads() != self.threads:  # each worker has threads of its own
-            self._torch.set_num_threads(self.threads)
+        self._take_threads()
         with self._torch.no_grad():
             try:
                 given = list(map(self._tensor, inputs))
@@ -250,6 +250,30 @@ class TensorKernels:
             except BrokenContractError as error:
                 raise TileError(error, self._flags(inputs)) from error
         return self._finish(target, inputs, out)
+
+    def numbers(
+        self, inputs: Sequence[Buffer], request: LowestTensors, tensor: TensorContext
+    ) -> tuple[int, Sequence[float]]:
+        """What a method's function finds of a whole tensor: a number of each of its inputs.
+
+        Raises:
+            TileError: the function does not keep to its contract.
+        """
+        from mergesafe.ops.tiles import numbers_of
+
+        self._take_threads()
+        with self._torch.no_grad():
+            wide = [self._tensor(buffer).float() for buffer in inputs]
+            try:
+                found = numbers_of(request, tensor, wide)
+            except BrokenContractError as error:
+                raise TileError(error, self._flags(inputs)) from error
+        return self._flags(inputs), found
+
+    def _take_threads(self) -> None:
+        """Each worker has threads of its own."""
+        if self._torch.get_num_threads() != self.threads:
+            self._torch.set_num_threads(self.threads)
 
     def _finish(self, merged: torch.Tensor, inputs: Sequence[Buffer], out: Buffer) -> int:
         self._deliver(merged, out)

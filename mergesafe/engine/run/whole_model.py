@@ -23,6 +23,7 @@ from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import BLOCK, SMALL_TILE
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.kernels import Buffer, Kernels, flagged
+from mergesafe.engine.run.lowest_tensors import compared_bytes, with_lowest
 from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.methods.statistics import bin_of
 from mergesafe.native import extension
@@ -33,13 +34,34 @@ _PASSES: Final = 2
 _COUNT_BYTES: Final = 8 * extension.histogram_bins
 
 
-def counted_bytes(tasks: Iterable[TensorTask]) -> int:
+def before_bytes(tasks: Iterable[TensorTask]) -> int:
     """Bytes that are read before the first tensor is merged."""
     tasks = list(tasks)
-    if not any(task.model_ranks for task in tasks):
-        return 0
-    read = (s.view.stored_bytes for task in tasks if not task.copied for s in task.members)
-    return _PASSES * sum(read)
+    counted = 0
+    if any(task.model_ranks for task in tasks):
+        members = (s for task in tasks if not task.copied for s in task.members)
+        counted = sum(source.view.stored_bytes for source in members)
+    return _PASSES * counted + compared_bytes(tasks)
+
+
+def with_model_answers(
+    plan: MergePlan,
+    reader: Reader,
+    nonfinite: NonFinite,
+    *,
+    memory: int,
+    threads: int,
+    advance: Callable[[int], None] | None = None,
+) -> MergePlan:
+    """The plan, whose tasks know all that they ask about the whole model.
+
+    Raises:
+        as :func:`with_magnitudes` and :func:`mergesafe.engine.run.lowest_tensors.with_lowest`.
+    """
+    counted = with_magnitudes(
+        plan, reader, nonfinite, memory=memory, threads=threads, advance=advance
+    )
+    return with_lowest(counted, reader, nonfinite, threads=threads, advance=advance)
 
 
 def with_magnitudes(

@@ -28,10 +28,10 @@ from mergesafe.engine.run.kernels import Kernels
 from mergesafe.engine.run.progress import Span
 from mergesafe.engine.run.results import RunResults, Work
 from mergesafe.engine.run.tensor import TensorMerge
-from mergesafe.engine.run.whole_model import counted_bytes
+from mergesafe.engine.run.whole_model import before_bytes
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import drive, steps
-from mergesafe.methods.spec import Combination, ModelKthMagnitude, Statistic
+from mergesafe.methods.spec import Combination, Statistic
 from mergesafe.system_faults import explained
 
 #: Input bytes that the system is asked to read ahead of the workers.
@@ -103,7 +103,7 @@ def schedule(plan: Work, options: Options) -> Schedule:
         task.stored_bytes if task.copied else bytes_read(task, layouts[task.name])
         for task in plan.tasks
     )
-    return Schedule(layouts, arena, workers, read + counted_bytes(plan.tasks))
+    return Schedule(layouts, arena, workers, read + before_bytes(plan.tasks))
 
 
 def is_cut(task: TensorTask) -> bool:
@@ -238,7 +238,7 @@ class Workers:
         )  # fmt: skip
 
         def found(request: Statistic) -> Any:
-            if isinstance(request, ModelKthMagnitude):
+            if request.about == "model":
                 return known_answer(request, task)
             return next(answers)
 

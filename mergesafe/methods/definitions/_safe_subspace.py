@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mergesafe.methods.combinations import TileBody
 from mergesafe.methods.matrices import is_layer_matrix, singular_triples
-from mergesafe.methods.operations import elements, product, svd
+from mergesafe.methods.operations import Operations, elements, product, svd
 from mergesafe.methods.spec import (
     Combination,
     Dense,
@@ -109,11 +109,17 @@ def of_matrices(
     # exact projector a decomposition with its workspace.
     exact = settings.shared["projector"] == "exact"
     holds = tensor.inputs + 9.0 + (8.0 if exact else 0.0) + extra
+    operations = projecting(tensor, settings.shared["projector"])
+    return Dense(function, settings, scale=scale, holds=holds, operations=operations)
+
+
+def projecting(tensor: TensorContext, projector: str) -> Operations:
+    """What it takes to project all task vectors of a matrix."""
     m, n = tensor.shape
     short = min(m, n)
     each = product(short, max(m, n), short) + product(m, short, n) + elements(m, n, 14.0)
-    operations = each * tensor.inputs + (svd(m, n) if exact else elements(m, n, 6.0))
-    return Dense(function, settings, scale=scale, holds=holds, operations=operations)
+    once = svd(m, n) if projector == "exact" else elements(m, n, 6.0)
+    return each * tensor.inputs + once
 
 
 def norm(matrix: Any) -> float:

@@ -37,7 +37,6 @@ from mergesafe.methods.spec import (
     LowRank,
     Merge,
     MergeMethod,
-    ModelKthMagnitude,
     Settings,
     TensorContext,
 )
@@ -89,7 +88,7 @@ class CoreSpace(MergeMethod):
             base=True, matrix=True, position=tensor.position,
         )  # fmt: skip
         planned = dry_run(self.inner, small, settings)
-        if any(isinstance(each, ModelKthMagnitude) for each in planned.statistics):
+        if any(each.about == "model" for each in planned.statistics):
             raise ArgumentError(
                 f"{self.name}: with these settings {self.inner.name} compares magnitudes of the "
                 "whole model, and in core space every tensor has a basis of its own; use a method "

@@ -28,7 +28,6 @@ from mergesafe.methods.spec import (
     Dense,
     Fused,
     MergeTaskVectors,
-    ModelKthMagnitude,
     Settings,
     Sparsify,
     Statistic,
@@ -153,7 +152,7 @@ class TensorFunction:
         asked: dict[Statistic, Any] = {}
 
         def found(request: Statistic) -> Any:
-            if isinstance(request, ModelKthMagnitude):
+            if request.about == "model":
                 return known_answer(request, self.task)
             if request not in self._answers:
                 flat = [x.reshape(-1) for x in inputs[: len(self.task.members)]]
