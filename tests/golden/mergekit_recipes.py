@@ -16,32 +16,51 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-HIDDEN, INNER, VOCABULARY, LAYERS = 8, 12, 10, 3
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
-    "intermediate_size": INNER, "num_attention_heads": 2, "num_key_value_heads": 1,
-    "num_hidden_layers": LAYERS, "vocab_size": VOCABULARY, "torch_dtype": "float32",
-}  # fmt: skip
+LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a model; one key-value head."""
+
+    hidden: int = 8
+    inner: int = 12
+    vocabulary: int = 10
+    heads: int = 2
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+            "hidden_size": self.hidden, "intermediate_size": self.inner,
+            "num_attention_heads": self.heads, "num_key_value_heads": 1,
+            "num_hidden_layers": LAYERS, "vocab_size": self.vocabulary, "torch_dtype": "float32",
+        }  # fmt: skip
+
+
+SIZES = Sizes()
 #: The base and three experts, all tied or all untied.
 MODELS = ("base", "one", "two", "three")
 #: How far an expert lies from the base: the length of its task vector in units of the base's.
 DISTANCE = 0.3
 
 
-def shapes(tied: bool) -> dict[str, tuple[int, ...]]:
+def shapes(tied: bool, sizes: Sizes = SIZES) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the model's tensors."""
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+    hidden, inner, head = sizes.hidden, sizes.inner, sizes.hidden // sizes.heads
+    ends = (sizes.vocabulary, hidden)
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": ends}
     for i in range(LAYERS):
         layer = f"model.layers.{i}."
-        for name, rows in (("q", HIDDEN), ("k", HIDDEN // 2), ("v", HIDDEN // 2), ("o", HIDDEN)):
-            found[f"{layer}self_attn.{name}_proj.weight"] = (rows, HIDDEN)
-        found[f"{layer}mlp.gate_proj.weight"] = (INNER, HIDDEN)
-        found[f"{layer}mlp.up_proj.weight"] = (INNER, HIDDEN)
-        found[f"{layer}mlp.down_proj.weight"] = (HIDDEN, INNER)
-        found[f"{layer}input_layernorm.weight"] = (HIDDEN,)
-        found[f"{layer}post_attention_layernorm.weight"] = (HIDDEN,)
-    found["model.norm.weight"] = (HIDDEN,)
-    return found if tied else {**found, "lm_head.weight": (VOCABULARY, HIDDEN)}
+        for name, rows in (("q", hidden), ("k", head), ("v", head), ("o", hidden)):
+            found[f"{layer}self_attn.{name}_proj.weight"] = (rows, hidden)
+        found[f"{layer}mlp.gate_proj.weight"] = (inner, hidden)
+        found[f"{layer}mlp.up_proj.weight"] = (inner, hidden)
+        found[f"{layer}mlp.down_proj.weight"] = (hidden, inner)
+        found[f"{layer}input_layernorm.weight"] = (hidden,)
+        found[f"{layer}post_attention_layernorm.weight"] = (hidden,)
+    found["model.norm.weight"] = (hidden,)
+    return found if tied else {**found, "lm_head.weight": ends}
 
 
 def random_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -52,18 +71,18 @@ def random_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64).view(shape)
 
 
-def save_models(folder: Path, *, tied: bool) -> None:
+def save_models(folder: Path, *, tied: bool, sizes: Sizes = SIZES) -> None:
     """Write :data:`MODELS` into ``folder``, in float32."""
     for model in MODELS:
         tensors = {}
-        for name, shape in shapes(tied).items():
+        for name, shape in shapes(tied, sizes).items():
             value = random_tensor(f"base {name}", shape)
             if model != "base":
                 value = value + DISTANCE * random_tensor(f"{model} {name}", shape)
             tensors[name] = value.float()
         (folder / model).mkdir(parents=True)
         save_file(tensors, folder / model / "model.safetensors", metadata={"format": "pt"})
-        config = {**CONFIG, "tie_word_embeddings": tied}
+        config = {**sizes.config, "tie_word_embeddings": tied}
         (folder / model / "config.json").write_text(json.dumps(config))
 
 

@@ -1,0 +1,61 @@
+"""The installed mergekit, in a Python of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+WORKER = Path(__file__).with_name("mergekit_worker.py")
+#: mergekit's Python; else that beside ``mergekit-yaml`` on the PATH.
+VARIABLE = "MERGEKIT_PYTHON"
+
+
+def mergekit_python() -> str | None:
+    """None where there is no mergekit."""
+    command = shutil.which("mergekit-yaml")
+    beside = None if command is None else str(Path(command).with_name("python"))
+    return os.environ.get(VARIABLE) or beside
+
+
+class Mergekit:
+    """One process for all merges, because starting mergekit takes ten seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        python = mergekit_python()
+        assert python is not None
+        self._log = open(folder / "mergekit.log", "w")  # noqa: SIM115
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        environment.pop("PYTHONPATH", None)
+        self._process = subprocess.Popen(
+            [python, WORKER, folder / "mergekit-adapters"], text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+        )  # fmt: skip
+
+    def merge(self, recipe: dict[str, Any], out: Path) -> str | None:
+        """What mergekit says in place of merging ``recipe`` into ``out``; None if it merged."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps({"recipe": recipe, "out": str(out)}), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        assert line, f"mergekit's process has ended; see {self._log.name}"
+        error: str | None = json.loads(line)["error"]
+        return error
+
+    def __enter__(self) -> Mergekit:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._log.close()
