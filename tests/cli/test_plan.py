@@ -44,6 +44,10 @@ def test_fields(ties: Path, family: Family) -> None:
     assert answer.pop("no_estimate") is None
     assert answer.pop("estimated_seconds") == max(estimate["processor_s"], estimate["disk_s"])
     assert 0 < answer.pop("memory_buffers") <= 64 << 20
+    assert [len(answer.pop(key)) for key in ("parents", "groups", "layers")] == [3, 11, 6]
+    assert [each["rule"] for each in answer.pop("differences")] == [
+        "equal magnitudes", "arithmetic"
+    ]  # fmt: skip
     assert answer == {
         "method": "ties",
         "base": str(family.base),
@@ -74,6 +78,7 @@ def test_fields(ties: Path, family: Family) -> None:
                 "bytes_out": SIZE,
             }
         ],
+        "stack": [],
         "warnings": [],
         "notes": [],
     }

@@ -91,11 +91,18 @@ def plan(
     threads: Threads = None,
     max_shard_size: ShardSize = "5GB",
     allow_token_mismatch: TokenMismatch = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="The method's numbers layer by layer.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Say what merging RECIPE would do: tensors, bytes, memory, time, warnings."""
+    """Say what merging RECIPE would do, from headers alone.
+
+    Bytes, memory and time; what is taken of every model; the method's numbers for every group of
+    tensors; where the result differs from mergekit's on purpose; warnings.
+    """
     from mergesafe.cli.plan.command import run
 
     run(
@@ -104,6 +111,7 @@ def plan(
         threads=threads,
         max_shard_size=max_shard_size,
         allow_token_mismatch=allow_token_mismatch,
+        layers=layers,
         json=json,
         quiet=quiet,
     )

@@ -12,7 +12,7 @@ from mergesafe.engine.api import plan as plan_merge
 from mergesafe.terminal.text import printable
 
 
-def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:
+def run(recipe: Path, *, layers: bool, json: bool, quiet: bool, **options: Any) -> None:
     """Print the plan as text or JSON; its warnings go to standard error."""
     described = describe(plan_merge(recipe, **options))
     if json:
@@ -20,4 +20,4 @@ def run(recipe: Path, *, json: bool, quiet: bool, **options: Any) -> None:
         return
     if not quiet:
         warn(described["warnings"])
-        say(*map(printable, as_text(described).splitlines()))
+        say(*map(printable, as_text(described, layers=layers).splitlines()))

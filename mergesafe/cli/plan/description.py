@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from mergesafe.cli.plan.differences import differences
+from mergesafe.cli.plan.numbers import groups_described, layers_described, rows
+from mergesafe.cli.plan.parents import described as parents_described
+from mergesafe.cli.plan.parents import parents
+from mergesafe.cli.plan.stack import stack
 from mergesafe.cli.plan.timing import estimate_as_json, estimated, shortened
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.estimate.seconds import tensor_classes
@@ -21,6 +26,7 @@ def describe(report: PlanReport) -> dict[str, Any]:
         if task.statistics and schedule.layouts[task.name].tile < task.numel
     }
     classes = tensor_classes(plan, schedule)
+    found = rows(plan)
     estimate, unknown = estimated(report, classes)
     asked = (task.planned.statistics for task in plan.tasks if task.planned is not None)
     statistics = {each.title for statistics in asked for each in statistics}
@@ -50,6 +56,11 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "estimated_seconds": None if estimate is None else shortened(estimate.seconds),
         "estimate": None if estimate is None else estimate_as_json(estimate),
         "no_estimate": unknown,
+        "parents": parents_described(parents(plan)),
+        "groups": groups_described(found),
+        "layers": layers_described(found),
+        "stack": stack(plan),
+        "differences": differences(plan),
         "warnings": [*plan.warnings, *_tuning_warnings(plan.recipe)],
         "notes": list(plan.notes),
     }

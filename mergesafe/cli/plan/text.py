@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergesafe.cli.plan import differences, parents, stack
+from mergesafe.cli.plan import layers as layer_table
+from mergesafe.cli.plan.numbers import at_default, group_lines
 from mergesafe.cli.plan.timing import time_lines
 from mergesafe.engine.estimate.seconds import STREAMED
 from mergesafe.engine.memory import format_size
@@ -18,7 +21,10 @@ _KINDS = {
 }
 
 
-def as_text(plan: dict[str, Any]) -> str:
+def as_text(plan: dict[str, Any], *, layers: bool = False) -> str:
+    """``plan``: of :func:`~mergesafe.cli.plan.description.describe`. ``layers``: with the table of
+    every layer's numbers in place of that of groups.
+    """
     base = f" onto {plan['base']}" if plan["base"] else ""
     lines = [
         f"{plan['method']} of {', '.join(plan['models'])}{base}",
@@ -33,6 +39,10 @@ def as_text(plan: dict[str, Any]) -> str:
         f"(budget {format_size(plan['memory_budget'])}) and a fixed overhead",
         f"  threads    {plan['workers']} workers, {plan['kernel_threads']} per kernel",
         *time_lines(plan["estimate"], plan["no_estimate"]),
+        *stack.lines(plan["stack"]),
+        *parents.lines(plan["parents"]),
+        *_numbers(plan, layers),
+        *differences.lines(plan["differences"]),
     ]
     lines += [
         f"  note       {each['tensors']} tensor(s) do not fit the budget and are read "
@@ -49,3 +59,10 @@ def as_text(plan: dict[str, Any]) -> str:
 def _class(each: dict[str, Any]) -> str:
     kind = _KINDS[each["kind"]].format(passes=each["passes"])
     return f"             {each['tensors']:,} {kind}: {format_size(each['bytes_read'])}"
+
+
+def _numbers(plan: dict[str, Any], layers: bool) -> list[str]:
+    silent = at_default(plan["layers"])
+    if layers:
+        return layer_table.lines(plan["layers"], silent)
+    return group_lines(plan["groups"], silent)

@@ -118,6 +118,7 @@ def _task(
         replace(context, numel=how.rank * (rows + columns)), operands, recipe.method, settings,
         recipe.out_dtype or recipe.dtype or dtype, None, False, planned,
         beside=len(operands), factors=FactorNames(*names),
+        inputs=tuple(model.text for model in adapters),
     )  # fmt: skip
 
 

@@ -249,6 +249,7 @@ def _task(
     task = TensorTask(
         context, (*sources, *references, *beside), recipe.method, settings, out_dtype, cast, copied,
         planned, beside=len(beside), references=len(references),
+        inputs=tuple(ref.text for ref in recipe.inputs),
     )  # fmt: skip
     return with_factors(task) if by_factors else task
 

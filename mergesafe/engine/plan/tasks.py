@@ -85,6 +85,10 @@ class TensorTask:
     #: Of the method's inputs those that are read (engine/plan/unused.py); None for all. Without a
     #: single one, the base is the only source.
     used: tuple[int, ...] | None = None
+    #: The others: inputs that are not read.
+    unread: tuple[Operand, ...] = ()
+    #: What the recipe calls the method's inputs, in the order of the settings.
+    inputs: tuple[str, ...] = ()
     #: The bits of what :attr:`model_ranks` ask for, once they are found.
     magnitudes: Mapping[Rank, int] = field(default_factory=dict)
     #: For each input whether the tensor is among the lowest, where :attr:`compared` asks for that

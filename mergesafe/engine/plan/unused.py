@@ -14,7 +14,6 @@ from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.methods.driver import dry_run, used_inputs
-from mergesafe.outline.sources import Operand
 
 
 def without_unused(plan: MergePlan) -> MergePlan:
@@ -25,7 +24,7 @@ def without_unused(plan: MergePlan) -> MergePlan:
     names: dict[str, set[str]] = defaultdict(set)
     size: Counter[str] = Counter()
     for before, after in zip(plan.tasks, tasks, strict=True):
-        for source in _left_out(before, after):
+        for source in after.unread:
             names[source.model].add(before.stored)
             size[source.model] += source.view.stored_bytes
     notes = [
@@ -48,11 +47,7 @@ def _reduced(task: TensorTask) -> TensorTask:
     first = task.sources[:1] if task.context.base else ()
     sources = (*first, *(task.sources[len(first) + i] for i in used))
     planned = dry_run(method, task.context, task.settings, used=used)
-    return replace(task, sources=sources, planned=planned, used=used, beside=0, references=0)
-
-
-def _left_out(before: TensorTask, after: TensorTask) -> list[Operand]:
-    if after.used is None:
-        return []
-    first = 1 if after.context.base else 0
-    return [source for i, source in enumerate(before.members[first:]) if i not in set(after.used)]
+    return replace(
+        task, sources=sources, planned=planned, used=used, beside=0, references=0,
+        unread=tuple(x for i, x in enumerate(task.members[len(first) :]) if i not in set(used)),
+    )  # fmt: skip

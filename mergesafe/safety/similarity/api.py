@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mergesafe.architecture.layers import layers_of
 from mergesafe.dtypes import FLOATS
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of, format_size
@@ -14,7 +15,6 @@ from mergesafe.outline.sources import Model, open_refs, sources_of
 from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import redact
 from mergesafe.safety.progress import ProgressCallback
-from mergesafe.safety.similarity.layers import layers_of
 from mergesafe.safety.similarity.measures import add_up, pairs
 from mergesafe.safety.similarity.result import Pair, Similarity
 from mergesafe.safety.similarity.statistics import Options, collect

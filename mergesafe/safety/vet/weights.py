@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from mergesafe.architecture.layers import layers_of
 from mergesafe.results.vet import Finding
-from mergesafe.safety.similarity.layers import layers_of
 from mergesafe.safety.similarity.measures import Sums, add_up, pairs
 from mergesafe.safety.similarity.tiles import TensorSums
 from mergesafe.safety.vet.findings import amount, listing

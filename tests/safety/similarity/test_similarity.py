@@ -12,9 +12,9 @@ import torch
 from tiny import command, llama, read, save, save_adapter
 
 import mergesafe as ms
+from mergesafe.architecture.layers import layers_of
 from mergesafe.errors import ArgumentError, CheckpointError, NonFiniteError
 from mergesafe.safety.similarity import statistics
-from mergesafe.safety.similarity.layers import layers_of
 
 
 @pytest.fixture

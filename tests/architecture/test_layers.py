@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergesafe.safety.similarity.layers import layers_of
+from mergesafe.architecture.layers import layers_of
 
 
 def test_layers_are_in_order_of_the_forward_pass() -> None:

@@ -1,0 +1,204 @@
+"""What mergekit 0.1.5 does otherwise on purpose, and which of it concerns a plan.
+
+docs/recipes.md has the same sentences in a table; a test compares both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from mergesafe.architecture.groups import tensor_group
+from mergesafe.architecture.tying import HEADS
+from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.methods.spec import KthMagnitude, KthScore, ModelKthMagnitude, ScoreThreshold
+
+#: Concern mistakes, data or crashes, of which no plan knows.
+_UNKNOWN: Final = None
+_SELECTIONS: Final = (KthMagnitude, ModelKthMagnitude, ScoreThreshold, KthScore)
+#: What ``merge_method`` may be in mergekit.
+MERGEKIT_METHODS: Final = frozenset(
+    ("arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della",
+     "della_linear", "karcher", "linear", "model_stock", "multislerp", "nearswap", "nuslerp",
+     "passthrough", "ram", "ramplus_tl", "sce", "slerp", "task_arithmetic", "ties")
+)  # fmt: skip
+_HALVES: Final = ("BF16", "F16")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One difference: what mergekit does, what mergesafe does, and whether a plan meets it."""
+
+    key: str
+    mergekit: str
+    mergesafe: str
+    concerns: Callable[[MergePlan], bool] | None
+
+
+def _selects(plan: MergePlan) -> bool:
+    asked = (each for task in plan.tasks if task.planned for each in task.planned.statistics)
+    return any(isinstance(each, _SELECTIONS) for each in asked) or any(t.ranked for t in plan.tasks)
+
+
+def _computes_in_16_bits(plan: MergePlan) -> bool:
+    """Whether mergekit would: passthrough of one model computes nothing."""
+    return any(
+        (task.cast or source.view.nominal) in _HALVES
+        for task in plan.tasks
+        if not task.copied and task.method.name != "passthrough"
+        for source in task.members
+    )
+
+
+def _keeps_float32(plan: MergePlan) -> bool:
+    wanted = plan.recipe.plain_dtype or plan.recipe.dtype
+    return wanted in _HALVES and any(
+        task.out_dtype == "F32" for task in plan.tasks if not task.copied
+    )
+
+
+def _own_heads(plan: MergePlan) -> bool:
+    """Tied beside untied parents, or a stored head that the output leaves out."""
+    if len(plan.models) < 2 or plan.recipe.slices:
+        return False
+    tied = {bool(model.checkpoint.tied) for model in plan.models}
+    stored = any(HEADS & set(model.checkpoint.tensors) for model in plan.models)
+    return stored and (len(tied) == 2 or not HEADS & set(plan.outputs))
+
+
+def _ends_otherwise(plan: MergePlan) -> bool:
+    tied = all(model.checkpoint.tied for model in plan.models)
+    return bool(plan.recipe.slices) and tied and bool(HEADS & set(plan.outputs))
+
+
+def _one_source_first(plan: MergePlan) -> bool:
+    slices = plan.recipe.slices
+    return bool(slices) and len(slices[0].sources) == 1 < len(slices[-1].sources)
+
+
+def _unlisted(plan: MergePlan) -> bool:
+    return any(task.copied or tensor_group(task.stored) == "other" for task in plan.tasks)
+
+
+def _beyond(plan: MergePlan) -> bool:
+    return any(method.name not in MERGEKIT_METHODS for method in plan.recipe.methods)
+
+
+RULES: Final = (
+    Rule(
+        "methods",
+        "has 20 merge methods",
+        "has further ones, which mergekit cannot run",
+        _beyond,
+    ),
+    Rule(
+        "equal magnitudes",
+        "among equal magnitudes, an unstable sort decides which are kept",
+        "all elements at the threshold are kept, as in the TIES authors' code",
+        _selects,
+    ),
+    Rule(
+        "arithmetic",
+        "arithmetic in bfloat16 per operation when `dtype` is bfloat16",
+        "float32 throughout, one rounding",
+        _computes_in_16_bits,
+    ),
+    Rule(
+        "float32 tensors",
+        "`dtype` and `out_dtype` cast every tensor",
+        "what 16-bit models keep in float32 stays in float32, unless `keep_float32: false`",
+        _keeps_float32,
+    ),
+    Rule(
+        "experts",
+        "all experts in one tensor share a density and an angle",
+        "those of each expert by itself, as where each is stored by itself",
+        lambda plan: any(task.part is not None for task in plan.tasks),
+    ),
+    Rule(
+        "random masks",
+        "one sequential random stream",
+        "a counter per tensor, expert and element",
+        lambda plan: any(task.method.random for task in plan.tasks if not task.copied),
+    ),
+    Rule(
+        "unknown keys",
+        "unknown keys are ignored",
+        "an error with the nearest known key",
+        _UNKNOWN,
+    ),
+    Rule(
+        "unlisted tensors",
+        "tensors that its architecture table does not know are dropped",
+        "every tensor of every input is in the plan",
+        _unlisted,
+    ),
+    Rule(
+        "fp8",
+        "fp8 and quantized checkpoints are merged as raw numbers",
+        "fp8 weights are merged as value times scale; other packed weights are refused by name",
+        lambda plan: any(model.scales for model in plan.models),
+    ),
+    Rule(
+        "NaN",
+        "NaN and infinity spread silently",
+        "`--on-nonfinite` `error`, `warn` or `zero`",
+        _UNKNOWN,
+    ),
+    Rule(
+        "heads",
+        "tied and untied parents: a head is written, the config says tied",
+        "the config follows what is written; a head that only tied parents store is dropped with "
+        "a warning",
+        _own_heads,
+    ),
+    Rule(
+        "tokenizer",
+        "`tokenizer_source` moves rows to the ids of one tokenizer",
+        "models whose ids differ are refused by the names of the tokens",
+        lambda plan: plan.recipe.tokenizer_source is not None,
+    ),
+    Rule(
+        "lists by layer",
+        "`slices`: the configuration's lists by layer keep their old length",
+        "they follow the layers",
+        lambda plan: bool(plan.recipe.slices),
+    ),
+    Rule(
+        "head of slices",
+        "`slices` of tied models: the first slice's embedding is the head",
+        "the last slice's is, where that is another",
+        _ends_otherwise,
+    ),
+    Rule(
+        "head of several sources",
+        "`slices`: where the first slice has one source, so has the head",
+        "the sources of the last slice",
+        _one_source_first,
+    ),
+    Rule(
+        "crashes",
+        "a crash leaves a partial folder",
+        "all or nothing",
+        _UNKNOWN,
+    ),
+)  # fmt: skip
+
+
+def differences(plan: MergePlan) -> list[dict[str, str]]:
+    """The rules that concern a plan, as JSON; of what mergekit cannot run at all, that alone."""
+    rules = RULES if MERGEKIT_METHODS & {m.name for m in plan.recipe.methods} else RULES[:1]
+    return [
+        {"rule": rule.key, "mergekit": rule.mergekit, "mergesafe": rule.mergesafe}
+        for rule in rules
+        if rule.concerns is not None and rule.concerns(plan)
+    ]
+
+
+def lines(found: list[dict[str, str]]) -> list[str]:
+    """A line for each rule of :func:`differences`."""
+    texts = [f"{each['rule']}: {each['mergesafe']}" for each in found]
+    if texts:
+        texts.insert(0, "from mergekit 0.1.5 on purpose (mergekit's way: --json)")
+    return [f"  {'' if i else 'differs':10} {text}" for i, text in enumerate(texts)]
