@@ -22,10 +22,10 @@ class NormalEquations:
         self.products: Any = 0.0
         self.grams: Any = 0.0
 
-    def add(self, matrix: Any, gram: Any, weight: Any = 1.0) -> None:
-        """One X_t, of any type, with its C_t in float64."""
+    def add(self, matrix: Any, gram: Any, weight: Any = 1.0, *, factor: Any = 1.0) -> None:
+        """One X_t, of any type, times ``factor``, with its C_t in float64."""
         self.grams = self.grams + weight * gram
-        self.products = self.products + weight * (matrix.double() @ gram)
+        self.products = self.products + weight * factor * (matrix.double() @ gram)
 
     def solved(self, singular: BrokenContractError, ridge: float = 0.0) -> Any:
         """M in float32, with ``ridge`` times the mean of the grams' diagonal added to it.

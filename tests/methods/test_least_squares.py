@@ -56,6 +56,51 @@ def test_it_is_the_least_squares_solution(method: str, shape: tuple[int, ...]) -
     assert (made.double() - exact).norm() < 1e-6 * exact.norm()
 
 
+@pytest.mark.parametrize("solver", ["closed_form", "adam"])
+def test_a_weight_is_a_factor_on_what_an_expert_asks_for(
+    solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the task vector itself, whose length the loss does not see; 0 keeps its directions."""
+    monkeypatch.setattr("mergesafe.methods.definitions.wudi.STEPS", 150)
+    base, *experts = matrices((24, 10))
+    deltas, zeros, weights = [x - base for x in experts], torch.zeros(24, 10), [0.5, -1.5, 0.75]
+    scaled = [w * x for w, x in zip(weights, deltas, strict=True)]
+    made = run("wudi", deltas, zeros, solver=solver, weight=weights)
+    assert torch.allclose(made, run("wudi", scaled, zeros, solver=solver), rtol=0, atol=1e-5)
+    assert same_bits(
+        run("wudi", deltas, zeros, solver=solver, weight=1.0),
+        run("wudi", deltas, zeros, solver=solver),
+    )
+    without = run("wudi", deltas, zeros, solver=solver, weight=[1.0, 1.0, 0.0])
+    alone = run("wudi", deltas[:2], zeros, solver=solver)
+    assert not torch.allclose(without, alone, rtol=0, atol=1e-4)
+
+
+def test_adam_has_a_gradient_of_the_weights() -> None:
+    """Which goes through all of its steps: autograd through these in float64 finds the same."""
+    from mergesafe.methods.definitions import wudi
+    from mergesafe.methods.spec import TensorContext
+    from mergesafe.ops.tiles import whole
+
+    base, *experts = matrices((12, 8), 2, size=0.02)
+    context = TensorContext("w", (12, 8), 96, 2, base=True, matrix=True)
+    tile = whole(context, [x.reshape(-1) for x in (base, *experts)])
+    slope = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).double()
+    weights = torch.tensor([0.6, 0.9], dtype=torch.float64, requires_grad=True)
+    made = wudi.by_adam(tile, tuple(weights))
+    assert same_bits(made.detach(), wudi.by_adam(tile, (0.6, 0.9)))
+    [found] = torch.autograd.grad((made.double() * slope).sum(), weights)
+    sums = wudi.interference(tile, tuple(weights))
+    start = torch.einsum("i,imn->mn", weights, torch.stack([x.double() - base for x in experts]))
+    exact = wudi._stepped(sums.products, start, 2.0 * sums.grams)
+    # float32 steps of 1e-5 from a start of 0.02: 2**-24 * 0.02 * 300 / 1e-3
+    assert torch.allclose(made.double(), exact, rtol=0, atol=1e-6)
+    [expected] = torch.autograd.grad((exact * slope).sum(), weights, retain_graph=True)
+    assert torch.allclose(found, expected, rtol=0, atol=2e-4)
+    [of_start] = torch.autograd.grad((start * slope).sum(), weights)
+    assert (of_start - expected).abs().max() > 2e-3
+
+
 def test_adam_takes_the_steps_of_the_paper() -> None:
     """The loss as the authors write it, differentiated by autograd in float64."""
     base, *experts = matrices((12, 9), size=0.02)

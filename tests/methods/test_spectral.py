@@ -36,6 +36,11 @@ def matrices(shape: tuple[int, ...], count: int = 3) -> list[torch.Tensor]:
     return found
 
 
+#: Methods with a weight of each task vector, and such weights.
+WEIGHTED = ("iso_cts", "star", "subspace_boosting")
+WEIGHTS = [0.5, 1.5, -0.75]
+
+
 def merge(method: str, tensors: list[torch.Tensor], **given: Any) -> torch.Tensor:
     base, *experts = tensors
     return run(method, experts, base if METHODS[method][1] else None, **given)
@@ -96,6 +101,20 @@ def test_it_is_its_definition(method: str, shape: tuple[int, ...]) -> None:
     tensors = [x - tensors[0] for x in tensors]  # so that what is added is all that rounds
     exact = truth(method, tensors, given)
     assert (merge(method, tensors, **given).double() - exact).norm() < TOLERANCE * exact.norm()
+
+
+@pytest.mark.parametrize("shape", [(40, 16), (16, 40), (3, 50)])
+@pytest.mark.parametrize("method", WEIGHTED)
+def test_a_weight_is_a_factor_on_the_task_vector(method: str, shape: tuple[int, ...]) -> None:
+    """And a weight of 1 leaves the bits as they are."""
+    base, *experts = [x - matrices(shape)[0] for x in matrices(shape)]
+    given = METHODS[method][0]
+    scaled = [w * x for w, x in zip(WEIGHTS, experts, strict=True)]
+    exact = truth(method, [base, *scaled], given)
+    made = run(method, experts, base, weight=WEIGHTS, **given)
+    assert (made.double() - exact).norm() < TOLERANCE * exact.norm()
+    plain = run(method, experts, base, **given)
+    assert same_bits(run(method, experts, base, weight=1.0, **given), plain)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -100,7 +100,8 @@ def test_gradients_are_those_of_differences(method: str, chosen: bool, tmp_path:
     def loss(at: torch.Tensor) -> float:
         return float((function.make(inputs, at, torch.float32, rows).double() * slope).sum())
 
-    step = 1e-3
+    # a decomposition in float32, whose error all raised singular values have, asks for a longer one
+    step = 1e-2 if method == "subspace_boosting" else 1e-3
     for i in range(size):
         there = torch.zeros_like(row)
         there[i] = step

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergesafe.methods.definitions._weighted import WEIGHT
 from mergesafe.methods.matrices import (
     EPSILON,
     is_layer_matrix,
@@ -55,10 +56,7 @@ class IsoC(MergeMethod):
     inputs = Inputs(base="required")
     exact = "numerics"
     parameters = (
-        Parameter(
-            "weight", "float", "weight of the task vector", scope="model", default=1.0,
-            tunable=(0.0, 2.0), gradient=True,
-        ),
+        WEIGHT,
         Parameter(
             "alpha", "float", "factor on what is added to the base", default=1.0,
             tunable=(0.0, 2.0), gradient=True,

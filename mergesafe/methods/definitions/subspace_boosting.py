@@ -1,6 +1,7 @@
 """Subspace boosting: small singular values of the summed task vectors are raised.
 
-With the sum of the task vectors ``T = U S V^T`` and c the first (largest) singular value at which
+With the sum of the task vectors ``T = sum_i w_i tau_i = U S V^T`` (the paper has no weights: all
+are 1, the default) and c the first (largest) singular value at which
 ``S_1 + ... + S_k >= beta * (S_1 + ... + S_p)``, p = min(m, n)::
 
     out = base + alpha * U diag(max(S, c)) V^T
@@ -8,7 +9,7 @@ With the sum of the task vectors ``T = U S V^T`` and c the first (largest) singu
 A ``beta`` of 0 makes all singular values the largest one, 1 leaves the sum as it is. Singular
 values of at most ``max(m, n) * 2^-23`` of the largest are rounding and stay out of it: their
 directions are arbitrary. Tensors that are no matrices of layers (embeddings, heads, norms, biases)
-get ``alpha`` times the sum of the task vectors.
+get ``alpha`` times the sum of the ``w_i tau_i``.
 
 Paper: Skorobogat et al., "Subspace-Boosted Model Merging", https://arxiv.org/abs/2506.16506
 """
@@ -17,8 +18,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergesafe.methods.definitions._weighted import WEIGHT
 from mergesafe.methods.matrices import is_layer_matrix, singular_triples, sum_of_task_vectors
 from mergesafe.methods.operations import elements, product, svd
+from mergesafe.methods.singular_gradients import first_to_reach, raised
 from mergesafe.methods.spec import (
     Dense,
     Inputs,
@@ -57,6 +60,7 @@ class SubspaceBoosting(MergeMethod):
     inputs = Inputs(base="required")
     exact = "numerics"
     parameters = (
+        WEIGHT,
         Parameter(
             "beta", "float", "share of the sum of singular values up to which they stay",
             default=0.01, minimum=0.0, maximum=1.0, tunable=(0.0, 1.0),
@@ -70,18 +74,21 @@ class SubspaceBoosting(MergeMethod):
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()
         alpha, beta, count = settings.shared["alpha"], settings.shared["beta"], tensor.inputs
+        weights = tuple(settings.column("weight"))
         if is_layer_matrix(tensor) and beta < 1.0:
             m, n = tensor.shape
             operations = svd(m, n) + product(m, min(m, n), n) + elements(m, n, 8.0 * count + 16.0)
-            return Dense(boosted, beta, scale=alpha, holds=10.0, operations=operations)
-        return MergeTaskVectors((1.0,) * count, (Sparsify(),) * count, scale=alpha)
+            return Dense(boosted, (beta, weights), scale=alpha, holds=10.0, operations=operations)
+        return MergeTaskVectors(weights, (Sparsify(),) * count, scale=alpha)
 
 
-def boosted(tile: Any, beta: float) -> Any:
+def boosted(tile: Any, settings: tuple[float, tuple[Any, ...]]) -> Any:
     """What is added to the base at an alpha of 1."""
-    u, s, vh = singular_triples(sum_of_task_vectors(tile).float())
+    beta, weights = settings
+    total = sum_of_task_vectors(tile, weights)
+    if total.requires_grad:
+        return raised(total, beta).float()
+    u, s, vh = singular_triples(total.float())
     if len(s):  # else there is no task vector
-        sums = s.double().cumsum(0)
-        k = min(len(s) - 1, int((sums < beta * sums[-1]).sum()))
-        s = s.clamp(min=float(s[k]))
+        s = s.clamp(min=float(s[first_to_reach(s, beta)]))
     return (u * s) @ vh

@@ -67,7 +67,7 @@ class Direction:
         return made if self._space is None else self._space.lifted(made)
 
     def _ready(self, how: Dense, tile: Tile) -> Any:
-        if self._prepared is None or self._prepared[0] is not how.prepare:
+        if self._prepared is None or self._prepared[0] != how.prepare:
             with torch.no_grad():
                 self._prepared = how.prepare, prepared(how, tile)
         return self._prepared[1]
