@@ -61,12 +61,15 @@ class RecipeError(MergesafeError):
     def joined(cls, errors: Iterable[RecipeError], *, stopped: bool = False) -> RecipeError:
         """One error of at least one, in line order, each mistake told once.
 
-        ``stopped``: there may be others, because reading ended early.
+        ``stopped``: there may be others, because reading ended early. A joined error among several
+        stands for what it tells.
         """
         distinct = sorted({str(e): e for e in errors}.values(), key=lambda error: error.line or 0)
-        first, more = distinct[0], len(distinct) - MAX_REPORTED
+        first = distinct[0]
+        told = [text for error in distinct for text in error.paragraphs]
+        more = len(told) - MAX_REPORTED
         joined = cls(first.args[0], source=first.source, line=first.line)
-        joined._paragraphs = tuple(str(error) for error in distinct[:MAX_REPORTED])
+        joined._paragraphs = tuple(told[:MAX_REPORTED])
         if more > 0 or stopped:
             rest = "and more; reading stopped here" if stopped else f"and {more} more"
             joined._paragraphs += (str(cls(rest, source=first.source)),)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 from mergesafe.calibration.api import MAX_TOKENS, folder_of, opened_task, provenance
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.output.target_checks import has_content, resolve
-from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.memory import parse_size
 from mergesafe.errors import ArgumentError, OutputError, RecipeError
 from mergesafe.outline.models import outline_of_models
 from mergesafe.outline.sources import open_models
 from mergesafe.outputs import refuse_inputs
-from mergesafe.recipe.load import load_recipe
+from mergesafe.recipe.documents import refuse_documents
+from mergesafe.recipe.load import RecipeSource, load_recipe
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.relocated import relocated
 from mergesafe.recipe.write import dump_recipe
@@ -51,7 +51,7 @@ class CalibrateMergeResult:
 
 
 def calibrate_merge(
-    recipe: RecipeLike,
+    recipe: RecipeSource,
     data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
@@ -155,13 +155,14 @@ def calibrate_merge(
     )  # fmt: skip
 
 
-def _uncalibrated(recipe: RecipeLike) -> Recipe:
+def _uncalibrated(recipe: RecipeSource) -> Recipe:
     """The recipe without calibration.
 
     Raises:
         RecipeError: its merge is none that Grams through the merged layers are for.
     """
     loaded = load_recipe(recipe, calibrated=False)
+    refuse_documents(loaded, "--through-merge takes")
     problem = None
     if loaded.slices or loaded.merge_method != METHOD:
         problem = (

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mergesafe.engine.cluster.connection import address_of
 from mergesafe.engine.destination import Destination
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.engine.plan.adapter_plan import make_adapter_plan
-from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
-from mergesafe.engine.plan.unused import without_unused
+from mergesafe.engine.plan.documents import plan_documents
+from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.resume.unfinished import subject_of
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.download import download
@@ -25,11 +25,10 @@ from mergesafe.engine.run.workers import Options, Schedule, schedule
 from mergesafe.engine.verify import Verified
 from mergesafe.engine.verify import verify as verify_model
 from mergesafe.errors import ArgumentError, did_you_mean
-from mergesafe.recipe.load import load_recipe
+from mergesafe.recipe.load import RecipeSource, load_recipe
 from mergesafe.references import is_url, local_path, redact
 from mergesafe.version import __version__
 
-RecipeLike = str | Path | Mapping[str, Any]
 ON_NONFINITE: Final = ("error", "warn", "zero")
 MAX_SEED: Final = 2**63 - 1
 MAX_THREADS: Final = 4096
@@ -72,7 +71,7 @@ class PlanReport:
 
 
 def plan(
-    recipe: RecipeLike,
+    recipe: RecipeSource,
     *,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -90,7 +89,7 @@ def plan(
 
 
 def merge(
-    recipe: RecipeLike,
+    recipe: RecipeSource,
     out: str | Path,
     *,
     device: str = "auto",
@@ -118,7 +117,8 @@ def merge(
     hidden folder beside ``out``, for a run with ``resume``; a run without it starts afresh.
 
     Args:
-        recipe: path of a YAML recipe, or the same as a mapping.
+        recipe: path of a YAML recipe, or the same as a mapping; a list of mappings for a recipe of
+            several documents.
         memory: bytes for buffers, as a number or text such as ``"2GiB"``; default 4 GiB or half of
             the available memory. The process needs a fixed amount more.
         device: ``auto`` and ``cpu``: the CPU. ``cuda``: all GPUs, ``cuda:1`` one of them.
@@ -153,7 +153,9 @@ def merge(
         if address is None
         else _on_ray(address, threads, memory, backend, device, vram)
     )
-    made, options = _planned(recipe, memory, threads, max_shard_size, seed, allow_token_mismatch)
+    made, options = _planned(
+        recipe, memory, threads, max_shard_size, seed, allow_token_mismatch, on_nonfinite
+    )
     options = replace(options, on_nonfinite=on_nonfinite)
     destination = Destination(out, overwrite=overwrite, resume=resume)
     if destination.is_finished(made, on_nonfinite):
@@ -197,22 +199,24 @@ def verify(out: str | Path, *, threads: int | None = None) -> Verified:
 
 
 def _planned(
-    recipe: RecipeLike,
+    recipe: RecipeSource,
     memory: str | int | None,
     threads: int | None,
     max_shard_size: str | int,
     seed: int,
     allow_token_mismatch: bool,
+    on_nonfinite: str = "error",
 ) -> tuple[MergePlan, Options]:
     options = Options(budget_of(memory), thread_count(threads))
     shard = parse_size(max_shard_size, "--max-shard-size")
     loaded, seed = load_recipe(recipe), _whole(seed, "--seed", 0, MAX_SEED)
     if loaded.output == "adapter":
         return make_adapter_plan(loaded, seed=seed), options
-    made = make_plan(
-        loaded, max_shard_size=shard, seed=seed, allow_token_mismatch=allow_token_mismatch
-    )
-    return without_unused(made), options
+    made = plan_documents(
+        loaded, max_shard_size=shard, seed=seed, allow_token_mismatch=allow_token_mismatch,
+        on_nonfinite=on_nonfinite,
+    )  # fmt: skip
+    return made, options
 
 
 def _on_ray(

@@ -16,6 +16,7 @@ from mergesafe.checkpoint.output.upload_folder import make_staging, remove_stage
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.resume.finished import is_finished
+from mergesafe.recipe.documents import every_ref
 from mergesafe.references import is_url, local_path, redact
 
 
@@ -80,6 +81,5 @@ class Destination:
 
 def _references(plan: MergePlan) -> list[str]:
     """What the recipe calls the inputs, adapters and calibration too."""
-    refs = [model.ref for model in plan.models]
-    refs += [place for ref in refs for place in plan.recipe.calibration(ref).values()]
+    refs = every_ref(plan.recipe)
     return [text for ref in refs for text in (ref.path, ref.adapter) if text is not None]

@@ -8,8 +8,6 @@ nothing that memory, threads or the machine decide: the same recipe and inputs g
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
@@ -20,9 +18,7 @@ import msgspec
 from mergesafe.checkpoint.format.digest import (
     ALGORITHM,
     BLOCK,
-    add,
     digest_of_range,
-    text,
 )
 from mergesafe.checkpoint.format.model import INDEX_NAME
 from mergesafe.checkpoint.format.reader import Reader
@@ -30,45 +26,15 @@ from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.checkpoint.views.stored import whole_of
 from mergesafe.checkpoint.views.view import digest_of_view
 from mergesafe.dtypes import SIZES
+from mergesafe.engine.digests import FACTORS, OUTPUT, SCALES, Digests
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.version import __version__
 
 MANIFEST_NAME: Final = "mergesafe-manifest.json"
 FORMAT: Final = 1
-#: Names of a tensor's parts: its output, input i, and the factors of input i's adapter.
-OUTPUT: Final = "output"
-#: The scales of the output. Those of a tile are digested by themselves, since they begin anywhere
-#: in a block; what the manifest says of all of them is read from the output.
-SCALES: Final = "output.scale"
-#: The factors of a merged adapter, one behind the other in the output of their task, are read from
-#: the output for what the manifest says of each.
-FACTORS: Final = ("output.A", "output.B")
 #: Keys of the digests of what views read as a whole, by their names of it.
 _COMPANIONS: Final = {"A": "lora_A", "B": "lora_B", "scale": "scale"}
-
-
-class Digests:
-    """Sums of the digests of tiles, by tensor and part. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sums: dict[str, dict[str, int]] = defaultdict(dict)
-
-    def add(self, task: TensorTask, part: str, digest: int) -> None:
-        """One tile of ``part`` of the task: each byte once, tiles in any order."""
-        with self._lock:
-            sums = self._sums[task.stored]
-            sums[part] = add(sums.get(part, 0), digest)
-
-    def text(self, task: TensorTask, part: str) -> str:
-        """The digest of all tiles so far."""
-        return text(self._sums[task.stored].get(part, 0))
-
-    def replace(self, task: TensorTask, part: str, digest: int) -> None:
-        """Take ``digest`` for all tiles of ``part``."""
-        with self._lock:
-            self._sums[task.stored][part] = digest
 
 
 def manifest_text(

@@ -96,21 +96,30 @@ def aligned(size: int) -> int:
     return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-class Slice:
-    """A part of the arena: its address, and views of it."""
+class Section:
+    """Memory that is given out from its beginning on: its address, and a view of it."""
 
-    def __init__(self, arena: Arena, begin: int, size: int) -> None:
-        self._arena = arena
+    def __init__(self, address: int, view: memoryview) -> None:
+        self._address, self._view = address, view
         self._used = 0
-        self.begin, self.size = begin, size
+        self.size = view.nbytes
 
     def take(self, nbytes: int) -> tuple[int, memoryview]:
-        """The next ``nbytes`` of the slice: address and writable view."""
-        begin = self.begin + self._used
+        """The next ``nbytes``: address and writable view."""
+        begin = self._used
         self._used += aligned(nbytes)
         if self._used > self.size:
-            raise AssertionError(f"slice of {self.size} bytes, {self._used} asked for")
-        return self._arena.address + begin, self._arena.view[begin : begin + nbytes]
+            raise AssertionError(f"{self.size} bytes of memory, {self._used} asked for")
+        return self._address + begin, self._view[begin : begin + nbytes]
+
+
+class Slice(Section):
+    """A part of the arena."""
+
+    def __init__(self, arena: Arena, begin: int, size: int) -> None:
+        super().__init__(arena.address + begin, arena.view[begin : begin + size])
+        self._arena = arena
+        self.begin = begin
 
     def release(self) -> None:
         self._arena.release(self)

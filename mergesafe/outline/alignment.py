@@ -259,6 +259,8 @@ def _alias(state: _State, name: str, number: int) -> bool:
     model = state.models[number]
     for i in state.holders(name):
         owner = state.models[i]
+        if owner.document is not None:  # its bytes are not there to be compared
+            continue
         tensors = owner.checkpoint.tensors
         wanted = tensors[_names(owner)[name]]
         for other, stored in _names(owner).items():

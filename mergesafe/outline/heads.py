@@ -108,7 +108,7 @@ def _differs(head: str, model: Model, known: dict[object, bool]) -> bool:
         return True
     if own is None:
         return False
-    if embedding is None:
+    if embedding is None or model.document is not None:  # a document writes no head that is tied
         return True
     place = model.checkpoint.path
     if place not in known:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mergesafe.architecture.quantisation import not_weights, scales_of
 from mergesafe.architecture.tying import embedding_of, head_beside, head_of
@@ -38,6 +39,24 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Document:
+    """What another document of the recipe makes: a model whose tensors are computed when they are
+    read. Its ``checkpoint`` lies nowhere.
+
+    ``views``: by the names of the tensors. ``reference`` and ``tokenizer``: the models whose files
+    would lie beside the weights. ``generation``: what is in place of generation_config.json of
+    the reference. ``models``: all that it is made of.
+    """
+
+    checkpoint: Checkpoint
+    views: Mapping[str, View]
+    reference: Model
+    tokenizer: Model
+    generation: dict[str, Any] | None
+    models: tuple[Model, ...]
+
+
+@dataclass(frozen=True)
 class Model:
     """One input model of a merge."""
 
@@ -55,6 +74,8 @@ class Model:
     scales: Mapping[str, ScaleOf] = field(default_factory=dict)
     #: What the recipe names beside the model, by the name of the method's declaration.
     calibration: Mapping[str, Checkpoint] = field(default_factory=dict)
+    #: The document of the recipe that makes it; None for one that is stored.
+    document: Document | None = None
 
     @property
     def text(self) -> str:
@@ -76,6 +97,8 @@ class Model:
             return None
         pair = self.adapter.pairs.get(adapted or own) if self.adapter else None
         view: View = Stored(self.checkpoint.tensors[own])
+        if self.document is not None:
+            view = self.document.views[own]
         if (scale := self.scales.get(own)) is not None:
             view = Scaled(view, *scale)
         return Operand(self.text, own, view if pair is None else WithLora(view, pair))
@@ -86,9 +109,23 @@ class Model:
         return None if name is None else self.checkpoint.tensors[name]
 
 
-def open_models(recipe: Recipe) -> tuple[Model, ...]:
+def stored_models(models: Iterable[Model]) -> Iterator[Model]:
+    """The models, and in place of those that documents make what these are made of."""
+    for model in models:
+        if model.document is None:
+            yield model
+            continue
+        yield from stored_models(model.document.models)
+        if model.adapter is not None:
+            yield model
+
+
+def open_models(
+    recipe: Recipe, documents: Mapping[str, Document] | None = None
+) -> tuple[Model, ...]:
     """Every input of the recipe in method order, a separate base first, then the references in the
-    order of the method's declaration; headers only.
+    order of the method's declaration; headers only. ``documents``: what the documents of the
+    recipe make, by the paths of their models.
 
     Raises:
         CheckpointError: one cannot be opened, or is quantized; says where the recipe names it.
@@ -100,7 +137,9 @@ def open_models(recipe: Recipe) -> tuple[Model, ...]:
     known = {ref.key for ref in refs}
     separate = {ref.key: ref for ref in bases if ref is not None and ref.key not in known}
     beside = [] if recipe.slices else references_of(recipe)
-    models = open_refs((*separate.values(), *refs, *beside), recipe.folder, recipe.source)
+    models = open_refs(
+        (*separate.values(), *refs, *beside), recipe.folder, recipe.source, documents
+    )
     return tuple(replace(m, calibration=_calibration(recipe, m.ref)) for m in models)
 
 
@@ -123,7 +162,10 @@ def _calibration(recipe: Recipe, ref: ModelRef) -> dict[str, Checkpoint]:
 
 
 def open_refs(
-    refs: Sequence[ModelRef], folder: Path, source: Path | None = None
+    refs: Sequence[ModelRef],
+    folder: Path,
+    source: Path | None = None,
+    documents: Mapping[str, Document] | None = None,
 ) -> tuple[Model, ...]:
     """The models in their order, each checkpoint opened once; relative paths from ``folder``.
 
@@ -137,10 +179,15 @@ def open_refs(
     models = []
     for ref in refs:
         place, adapter_place = ref.resolve(folder)
+        document = (documents or {}).get(ref.path)
+        if document is not None:
+            place = f"document {ref.path}"
         if place in failed:
             continue
         try:
-            if place not in opened:
+            if document is not None:
+                opened[place], scales[place], notes[place] = document.checkpoint, {}, None
+            elif place not in opened:
                 opened[place], scales[place] = _without_scales(open_checkpoint(locate(place)))
                 notes[place] = check_parent(opened[place], len(scales[place]))
             checkpoint = opened[place]
@@ -152,7 +199,8 @@ def open_refs(
             continue
         told = tuple(filter(None, [notes[place]]))
         warnings = adapter.warnings if adapter is not None else ()
-        models.append(Model(ref, checkpoint, adapter, told, warnings, scales=scales[place]))
+        made = Model(ref, checkpoint, adapter, told, warnings, scales=scales[place])
+        models.append(replace(made, document=document))
     if failed:
         errors = sorted(failed.values(), key=lambda entry: entry[0])
         raise CheckpointError.joined([error for _, error in errors])

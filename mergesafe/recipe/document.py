@@ -14,7 +14,6 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
-    DocumentStartEvent,
     MappingEndEvent,
     MappingStartEvent,
     ScalarEvent,
@@ -42,9 +41,26 @@ MAX_TAG: Final = 4096
 
 def parse_yaml(text: str, report: Reporter, needs: str = "'merge_method' and 'models'") -> Node:
     """The tree of a one-document YAML text; ``needs`` says what an empty one lacks."""
+    first, *others = parse_documents(text, report, needs)
+    if others:
+        raise report.error(
+            f"a second YAML document starts here; expected one {report.kind}. Put each in its own "
+            "file",
+            others[0].line,
+        )
+    return first
+
+
+def parse_documents(
+    text: str, report: Reporter, needs: str = "'merge_method' and 'models'"
+) -> list[Node]:
+    """The trees of a YAML text, at least one; ``needs`` says what an empty text lacks.
+
+    Empty documents beside others, as a last line ``---`` makes one, are left out.
+    """
     _check_long_words(text, report)
     try:
-        return _Builder(text, report).document(needs)
+        return _Builder(text, report).documents(needs)
     except MarkedYAMLError as error:
         _syntax_error(error, text, report)
     except ReaderError as error:
@@ -96,21 +112,17 @@ class _Builder:
         self.anchors: dict[str, Node] = {}
         self.nodes = 0
 
-    def document(self, needs: str) -> Node:
+    def documents(self, needs: str) -> list[Node]:
         next(self.events)  # the start of the stream
-        if isinstance(next(self.events), StreamEndEvent):
+        found = []
+        while not isinstance(next(self.events), StreamEndEvent):
+            self.anchors.clear()  # which hold for one document
+            found.append(self.node(next(self.events), 0))
+            next(self.events)  # the end of the document
+        if not found:
             raise self.report.error(f"the {self.report.kind} is empty; it needs at least {needs}")
-        root = self.node(next(self.events), 0)
-        next(self.events)  # the end of the document
-        following = next(self.events)
-        if isinstance(following, DocumentStartEvent):
-            raise self.report.error(
-                f"a second YAML document starts here; expected one {self.report.kind}. Several "
-                "documents in a file are known to mergekit, not supported by this version: put "
-                "each in its own file",
-                following.start_mark.line + 1,
-            )
-        return root
+        filled = [root for root in found if not (isinstance(root, ScalarNode) and root.is_null)]
+        return filled or found[:1]
 
     def node(self, event: Any, depth: int) -> Node:
         line = self.line(event)

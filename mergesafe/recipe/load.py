@@ -6,10 +6,11 @@ touched, and reported with file and line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+import os
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, TypeAlias, cast, get_args
 
 from mergesafe.dtypes import ENCODED_NAMES, RECIPE_NAMES
 from mergesafe.errors import RecipeError, did_you_mean
@@ -17,7 +18,8 @@ from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.adapters import check_adapters, check_output
 from mergesafe.recipe.calibration import check_calibration, check_calibration_of_slices
-from mergesafe.recipe.document import parse_yaml
+from mergesafe.recipe.document import parse_documents
+from mergesafe.recipe.documents import joined_documents
 from mergesafe.recipe.entries import EntryReader
 from mergesafe.recipe.fields import as_meant, boolean, choice
 from mergesafe.recipe.input_checks import check_inputs
@@ -57,21 +59,23 @@ MODELS_ELSEWHERE = ("modules",)
 UNSUPPORTED_DTYPES = frozenset(("float64", "torch.float64", "int64", "torch.int64"))
 
 
+#: A recipe: the path of a file, a mapping of the same form, or a list of mappings, one a document.
+RecipeSource: TypeAlias = str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
 def load_recipe(
-    source: str | Path | Mapping[str, Any], *, assumed: Mapping[str, float] | None = None,
-    calibrated: bool = True,
-) -> Recipe:  # fmt: skip
-    """The recipe in a YAML file, or given as a mapping of the same form.
+    source: RecipeSource, *, assumed: Mapping[str, float] | None = None, calibrated: bool = True
+) -> Recipe:
+    """The recipe in a YAML file, or given as a mapping of the same form, or as several mappings.
 
     ``assumed``: values of required parameters that the recipe sets nowhere, by name; tuning finds
     them. ``calibrated``: whether models need the calibration that the method declares; it is yet
     to be made otherwise. Raises :class:`~mergesafe.errors.RecipeError` that names file and line for
     anything that is wrong. Relative model paths of a mapping fall back to the current directory.
     """
-    if isinstance(source, Mapping):
-        report = Reporter(None)
-        root = FromPython(report).node(source)
-        recipe = _Reader(root, report, assumed, calibrated).recipe("", Path.cwd())
+    if not isinstance(source, str | os.PathLike):
+        roots = _from_python(source)
+        recipe = _read(roots, None, Path.cwd(), assumed, calibrated)
         return replace(recipe, text=dump_recipe(recipe))
     path = Path(source)
     if not str(path).isprintable():
@@ -80,9 +84,39 @@ def load_recipe(
         )
     report = Reporter(path)
     text = read_text(path, report)
-    root = parse_yaml(text, report)
-    recipe = _Reader(root, report, assumed, calibrated).recipe("", path.absolute().parent)
-    return replace(recipe, text=published(text, root))
+    roots = parse_documents(text, report)
+    recipe = _read(roots, path, path.absolute().parent, assumed, calibrated)
+    return replace(recipe, text=published(text, roots))
+
+
+def _from_python(source: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Node]:
+    report = Reporter(None)
+    if isinstance(source, Mapping):
+        return [FromPython(report).node(source)]
+    if not isinstance(source, list | tuple) or not source:
+        raise report.error(
+            "expected the path of a YAML file, a mapping, or a list of mappings, one for each "
+            f"document; got {'an empty list' if source == [] else type(source).__name__}"
+        )
+    builder = FromPython(report)
+    return [builder.node(each, f"document {number}") for number, each in enumerate(source, 1)]
+
+
+def _read(
+    roots: Sequence[Node], path: Path | None, folder: Path,
+    assumed: Mapping[str, float] | None, calibrated: bool,
+) -> Recipe:  # fmt: skip
+    """All documents, or one error that tells of the mistakes of all."""
+    recipes, errors = [], []
+    for root in roots:
+        report = Reporter(path)
+        try:
+            recipes.append(_Reader(root, report, assumed, calibrated).recipe("", folder))
+        except RecipeError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0] if len(errors) == 1 else RecipeError.joined(errors)
+    return recipes[0] if len(recipes) == 1 else joined_documents(recipes, path)
 
 
 class _Reader:
@@ -126,6 +160,7 @@ class _Reader:
             keep_float32=attempt(self._keep_float32) is not False,
             tokenizer_source=tokenizer,
             name=name,
+            document_line=self.written.line,
             method_line=self._line("merge_method"),
             tune=attempt(self._tune),
             tune_line=self._line("tune"),

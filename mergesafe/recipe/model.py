@@ -160,6 +160,8 @@ class Recipe:
     tune: MapNode | None = None
     tune_line: int | None = None
     slices: tuple[Slice, ...] = ()
+    documents: Mapping[str, Recipe] = field(default_factory=dict)
+    document_line: int | None = None
     outer: Mapping[str, Setting] = field(default_factory=dict)
     output: OutputKind = "model"
     output_line: int | None = None
@@ -183,7 +185,8 @@ class Recipe:
     @property
     def random(self) -> bool:
         """Whether a seed decides about the merge."""
-        return any(method.random for method in self.methods)
+        own = any(method.random for method in self.methods)
+        return own or any(each.random for each in self.documents.values())
 
     @cached_property
     def merges(self) -> tuple[Recipe, ...]:

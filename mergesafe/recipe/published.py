@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 from mergesafe.errors import RecipeError
-from mergesafe.recipe.document import parse_yaml
+from mergesafe.recipe.document import parse_documents
 from mergesafe.recipe.nodes import ListNode, MapNode, Node, Reporter, ScalarNode
 from mergesafe.recipe.quoting import BARE
 from mergesafe.references import redact, redact_text
@@ -28,31 +28,32 @@ MAX_REPLACED: Final = 100
 MAX_COMPARED: Final = 20_000
 
 
-def published(text: str, root: Node) -> str:
-    """``text``, whose tree is ``root``, without what is secret in it; comments may be lost.
+def published(text: str, documents: Sequence[Node]) -> str:
+    """``text``, whose trees are ``documents``, without what is secret in it; comments may be lost.
 
     Raises:
         RecipeError: it cannot be shown, because its aliases make too much of it.
     """
     seen = _Redacted()
-    hidden = seen.node(root)
+    hidden = [seen.node(root) for root in documents]
     shown = text
     for value, without in sorted(seen.changed.items(), key=lambda item: -len(item[0])):
         shown = shown.replace(value, without)  # in running text a URL ends too late, at a comma
     shown = redact_text(shown)
-    if shown == text and hidden is root:
+    if shown == text and all(map(operator.is_, hidden, documents)):
         return text
-    if seen.extent(hidden) > MAX_EXTENT:
+    if sum(map(seen.extent, hidden)) > MAX_EXTENT:
         raise RecipeError(
             "holds a URL with a secret, and its aliases make more of it than can be written "
             "without them; write them out, or leave the secret to the environment"
         )
     try:
-        if root.size <= MAX_COMPARED and parse_yaml(shown, Reporter(None)) == hidden:
+        size = sum(root.size for root in documents)
+        if size <= MAX_COMPARED and parse_documents(shown, Reporter(None)) == hidden:
             return shown
     except RecipeError:  # what was hidden had held it together
         pass
-    return "\n".join(_lines(hidden, "")) + "\n"
+    return "---\n".join("\n".join(_lines(root, "")) + "\n" for root in hidden)
 
 
 class _Redacted:

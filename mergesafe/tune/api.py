@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.cluster.connection import address_of
 from mergesafe.engine.memory import budget_of
 from mergesafe.errors import OutputError
 from mergesafe.journal import Journal, is_left
 from mergesafe.outputs import check_outputs
+from mergesafe.recipe.load import RecipeSource
 from mergesafe.recipe.relocated import relocated
 from mergesafe.tune.model.merged_model import MergedModel
 from mergesafe.tune.results.header import header
@@ -28,7 +28,7 @@ from mergesafe.whole_file import write_whole
 
 
 def tune(
-    recipe: RecipeLike,
+    recipe: RecipeSource,
     out: str | Path,
     *,
     device: str = "auto",

@@ -13,7 +13,6 @@ import torch
 
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.places.location import at
-from mergesafe.engine.api import RecipeLike
 from mergesafe.engine.plan.companions import companions_of
 from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.engine.plan.precision import named
@@ -21,7 +20,8 @@ from mergesafe.engine.resume.unfinished import TENSORS, name_of, subject_of
 from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.engine.run.whole_model import with_model_answers
 from mergesafe.errors import DataError, TuningError
-from mergesafe.recipe.load import load_recipe
+from mergesafe.recipe.documents import refuse_documents
+from mergesafe.recipe.load import RecipeSource, load_recipe
 from mergesafe.recipe.model import Recipe
 from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.judges.registry import make_judge
@@ -124,13 +124,13 @@ class TuningSetup:
         return {"config.json": plan.config, **{n: at(place).fingerprint() for n, place in named}}
 
 
-def files_read(recipe: RecipeLike) -> list[Path]:
+def files_read(recipe: RecipeSource) -> list[Path]:
     """The files here that tuning ``recipe`` reads: none of them may become an output.
 
     Raises:
         RecipeError: the recipe is wrong.
     """
-    loaded = load_recipe(recipe, assumed=START)
+    loaded = _loaded(recipe)
     section = read_section(loaded)
     found = [] if loaded.source is None else [loaded.source]
     for each in section.data:
@@ -143,6 +143,12 @@ def files_read(recipe: RecipeLike) -> list[Path]:
     return [*found, *(file for each in folders if isinstance(each, Path) for file in _files(each))]
 
 
+def _loaded(recipe: RecipeSource) -> Recipe:
+    loaded = load_recipe(recipe, assumed=START)
+    refuse_documents(loaded, "tuning takes")
+    return loaded
+
+
 def _files(place: Path) -> list[Path]:
     """``place`` itself, or what the folder holds, but for recipes, which no model consists of."""
     try:
@@ -153,7 +159,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def prepare(
-    recipe: RecipeLike, seed: int | None = None, *, allow_token_mismatch: bool = False
+    recipe: RecipeSource, seed: int | None = None, *, allow_token_mismatch: bool = False
 ) -> TuningSetup:
     """Read and check the recipe, the headers of its inputs, and its data.
 
@@ -162,7 +168,7 @@ def prepare(
         ArgumentError, ModelError: the judge of its constraints cannot be used.
         TuningError: the merge has nothing to tune.
     """
-    loaded = load_recipe(recipe, assumed=START)
+    loaded = _loaded(recipe)
     section = read_section(loaded)
     if seed is not None:
         section = replace(section, seed=seed)

@@ -47,6 +47,25 @@ def test_unknown_key(family: Family, good: str) -> None:
     merge_refused(path, words=(f"{path}:5:", "densty", "did you mean 'density'"))
 
 
+def test_documents_that_need_each_other(family: Family, good: str) -> None:
+    one, _ = family.experts
+    first = good.replace(str(one), "b")
+    path = write_recipe(
+        family.folder / "recipe.yml",
+        f"name: a\n{first}---\nname: b\n{good.replace(str(one), 'a')}---\n{first}",
+    )
+    merge_refused(path, words=(f"{path}:1:", "'a' is made of itself: 'a' needs 'b' needs 'a'"))
+
+
+def test_tuning_takes_one_document(family: Family, good: str) -> None:
+    one, _ = family.experts
+    path = write_recipe(
+        family.folder / "recipe.yml",
+        f"name: a\n{good}---\n{good.replace(str(one), 'a')}tune: {{}}\n",
+    )
+    refused("tune", path, "-o", family.folder / "tuned.yml", words=(f"{path}:10:", "one document"))
+
+
 def test_density_above_one(family: Family, good: str) -> None:
     path = changed(family, good, "density: 0.3", "density: 1.2")
     merge_refused(path, words=(f"{path}:5:", "density", "1.2", "[0, 1]"))

@@ -61,8 +61,28 @@ case("undefined alias", "name: x\nmodels: *absent\n", 2, "'*absent' has no ancho
 case("recursive alias", "models: &m\n- *m\n", 2, "'*m' has no anchor '&m' that ends before it")
 case("list as a key", "? [a, b]\n: c\n", 1, "a key must be text, got a list")
 case("nesting", "x:\n  " + "[" * 40 + "]" * 40, 2, "nested deeper than 32 levels")
-case("two documents", "merge_method: ties\n---\nmerge_method: ties\n", 2,
-     "a second YAML document", "known to mergekit, not supported by this version")  # fmt: skip
+ONE = "merge_method: passthrough\nmodels: [{model: %s}]\n"
+case("two documents without a name", ONE % "x" + "---\n" + ONE % "y", 4,
+     "two documents have no 'name' (the first begins on line 1)")  # fmt: skip
+case("two documents of one name", f"name: a\n{ONE % 'x'}---\nname: a\n{ONE % 'y'}", 5,
+     "two documents have the name 'a' (the first begins on line 1)")  # fmt: skip
+case("a document of itself", f"name: a\n{ONE % 'a'}---\n{ONE % 'a'}", 1,
+     "the document 'a' is made of itself: 'a' needs 'a'", "write ./NAME")  # fmt: skip
+case("documents of each other",
+     f"name: a\n{ONE % 'b'}---\nname: b\n{ONE % 'a+x'}---\n{ONE % 'b'}", 1,
+     "the document 'a' is made of itself: 'a' needs 'b' needs 'a'")  # fmt: skip
+case("a misspelt document", f"name: first\n{ONE % 'x'}---\n{ONE % 'frist'}", 6,
+     "'frist' is no document of the recipe, and nothing of that name is there",
+     "mean 'first'?")  # fmt: skip
+case("an adapter as an intermediate",
+     "name: a\nmerge_method: core_space\nbase_model: b\n"
+     "models: [{model: b+x, parameters: {weight: 1}}]\n"
+     f"output: adapter\n---\n{ONE % 'a'}", 5,
+     "the document 'a' has 'output: adapter'")  # fmt: skip
+case("an intermediate in 8 bits", f"name: a\nout_dtype: fp8\n{ONE % 'x'}---\n{ONE % 'a'}", 1,
+     "the document 'a' has 'out_dtype: float8_e4m3fn'")  # fmt: skip
+case("an intermediate to tune", f"name: a\n{ONE % 'x'}tune: {{}}\n---\n{ONE % 'a'}", 4,
+     "the document 'a' has a section 'tune'")  # fmt: skip
 
 # --- keys ---------------------------------------------------------------------------------------
 MODELS = "merge_method: linear\nmodels:\n- {model: a, parameters: {weight: 1}}\n"

@@ -9,6 +9,7 @@ import pytest
 
 from mergesafe.errors import MAX_REPORTED, RecipeError
 from mergesafe.recipe import load_recipe, settings_for
+from mergesafe.recipe.load import KEYS
 
 TIES = "merge_method: ties\nbase_model: base\nmodels:\n"
 
@@ -28,6 +29,15 @@ def refused(folder: Path, text: str) -> RecipeError:
 def mistakes(folder: Path, text: str) -> list[str]:
     """The paragraphs as ``LINE: message``."""
     return [p.removeprefix(f"{folder}/r.yml:") for p in refused(folder, text).paragraphs]
+
+
+def test_mistakes_of_several_documents(tmp_path: Path):
+    one = "merge_method: passthrough\nmodels: [{model: x}]\n"
+    assert mistakes(tmp_path, f"name: a\nd_type: float16\nkind: y\n{one}---\n{one}named: b\n") == [
+        "2: unknown key 'd_type' (did you mean 'dtype'?)",
+        "3: unknown key 'kind' (known: " + ", ".join(sorted(KEYS)) + ")",
+        "9: unknown key 'named' (did you mean 'name'?)",
+    ]
 
 
 def test_every_independent_mistake_in_line_order(tmp_path: Path):

@@ -76,7 +76,7 @@ def test_a_policy_is_read(tmp_path: Path) -> None:
         ("principles:\n  - {topic: a, text: b}\n  - {topic: a, text: c}\n", "have the topic 'a'"),
         ("principels:\n  - {topic: a, text: b}\n", "did you mean 'principles'"),
         ("", "the policy is empty; it needs at least 'principles'"),
-        ("a: 1\n---\nb: 1\n", ":2: a second YAML document starts here; expected one policy"),
+        ("a: 1\n---\nb: 1\n", ":3: a second YAML document starts here; expected one policy"),
         (
             "judge: {provider: openia, model: a}\nprinciples:\n  - {topic: a, text: b}\n",
             ":1: 'provider' of 'judge' of a policy is 'openia'",

@@ -61,6 +61,14 @@ class WithLora(View):
         return {**self.view.companions, "A": self.pair.a, "B": self.pair.b}
 
     @property
+    def below(self) -> View:
+        return self.view
+
+    @property
+    def tells(self) -> bool:
+        return self.view.tells
+
+    @property
     def fixed_bytes(self) -> int:
         factors = 4 * (self.pair.a.numel + self.pair.b.numel)
         return self.view.fixed_bytes + -(-factors // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT

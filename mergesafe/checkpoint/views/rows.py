@@ -99,6 +99,14 @@ class Rows(View):
         return self.view.companions
 
     @property
+    def below(self) -> View:
+        return self.view
+
+    @property
+    def tells(self) -> bool:
+        return self.view.tells
+
+    @property
     def fixed_bytes(self) -> int:
         # the row that fills gaps, while it is found; not 0, so that it is found once for a tensor
         row = 0 if self.fill == "zero" else 16 * self.columns + 8 * _SUMMED

@@ -121,6 +121,14 @@ class Range(View):
         return self.view.companions
 
     @property
+    def below(self) -> View:
+        return self.view
+
+    @property
+    def tells(self) -> bool:
+        return self.view.tells
+
+    @property
     def fixed_bytes(self) -> int:
         return self.view.fixed_bytes
 

@@ -39,6 +39,7 @@ class Room:
 
     ``read``: told of bytes that were read as a whole beside the elements.
     ``made``: told of bytes that such a tensor was converted from.
+    ``moved``: told of bytes of files that were read for elements, by views that tell.
     """
 
     reader: Reader
@@ -47,6 +48,7 @@ class Room:
     threads: int = 1
     read: Callable[[int], None] = lambda _: None
     made: Callable[[int], None] = lambda _: None
+    moved: Callable[[int], None] = lambda _: None
 
 
 class OpenView(ABC):
@@ -141,9 +143,21 @@ class View(ABC):
         return self
 
     @property
+    def below(self) -> View:
+        """The view that this one is over; itself where it is over none."""
+        return self
+
+    @property
     def companions(self) -> Mapping[str, TensorInfo]:
         """The tensors that are read as a whole beside the elements, by what digests call them."""
         return {}
+
+    @property
+    def tells(self) -> bool:
+        """Whether an open view tells :attr:`Room.moved` what it reads; else that are the bytes that
+        are fetched.
+        """
+        return False
 
     @property
     def fixed_bytes(self) -> int:
@@ -163,7 +177,8 @@ class View(ABC):
     @property
     def infos(self) -> tuple[TensorInfo, ...]:
         """Every stored tensor that is read."""
-        return (self.info, *self.companions.values())
+        first = (self.info,) if self.below is self else self.below.infos
+        return tuple(dict.fromkeys((*first, *self.companions.values())))
 
     @property
     def stored_bytes(self) -> int:

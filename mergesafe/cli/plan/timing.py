@@ -40,6 +40,8 @@ def _unknown(plan: MergePlan) -> str | None:
     """Why there is no estimate whatever the machine does: a plan does not fetch tensors, and a part
     of a matrix does not show what the whole costs.
     """
+    if plan.recipe.documents:
+        return "merges of documents that are not written are not timed"
     inputs: list[Location] = []
     for model in plan.models:
         for checkpoint in (model.checkpoint, *model.calibration.values()):

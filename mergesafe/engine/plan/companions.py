@@ -30,7 +30,26 @@ _SHOWN = 5
 def folders_of(model: Model) -> tuple[Location, ...]:
     """Where the files of the model lie: its adapter's folder first."""
     own = () if model.adapter is None else (model.adapter.path,)
+    if model.document is not None:
+        return (*own, *folders_of(model.document.reference))
     return (*own, model.checkpoint.path)
+
+
+def tokenizer_folders_of(model: Model) -> tuple[Location, ...]:
+    """Where the files of the model's tokenizer lie: its adapter's folder first."""
+    if model.document is None:
+        return folders_of(model)
+    own = () if model.adapter is None else (model.adapter.path,)
+    return (*own, *tokenizer_folders_of(model.document.tokenizer))
+
+
+def stored_reference(model: Model) -> Model:
+    """The model whose files the model has: itself, unless a document of the recipe makes it."""
+    return model if model.document is None else stored_reference(model.document.reference)
+
+
+def _stored_tokenizer(model: Model) -> Model:
+    return model if model.document is None else _stored_tokenizer(model.document.tokenizer)
 
 
 def companions_of(reference: Model, tokenizer: Model) -> list[tuple[Location, str]]:
@@ -39,7 +58,7 @@ def companions_of(reference: Model, tokenizer: Model) -> list[tuple[Location, st
     Raises:
         CheckpointError: a folder cannot be listed.
     """
-    return list(companions(folders_of(reference), folders_of(tokenizer)))
+    return list(companions(folders_of(reference), tokenizer_folders_of(tokenizer)))
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,7 @@ def companion_warnings(
         CheckpointError: a folder cannot be listed, or a file that is copied would keep the output
             from loading.
     """
+    reference, tokenizer = stored_reference(reference), _stored_tokenizer(tokenizer)
     _check_config(reference)
     check_companions(carried)
     names = [name for _, name in carried]

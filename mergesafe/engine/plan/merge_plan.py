@@ -26,6 +26,7 @@ from mergesafe.engine.plan.companions import companion_warnings, companions_of
 from mergesafe.engine.plan.experts import Experts
 from mergesafe.engine.plan.factors import changes_of, deltas_of, factor_notes, with_factors
 from mergesafe.engine.plan.low_rank import low_rank_warnings, rounding_notes
+from mergesafe.engine.plan.merged_view import inner_tasks
 from mergesafe.engine.plan.output_config import OutputConfig, output_config
 from mergesafe.engine.plan.precision import Precision, main_dtype
 from mergesafe.engine.plan.settings import check_settings
@@ -39,7 +40,7 @@ from mergesafe.methods.spec import Settings, TensorContext, TileFunction
 from mergesafe.outline.models import outline_of_models
 from mergesafe.outline.outputs import Outline, Output
 from mergesafe.outline.slices import outline_of_slices
-from mergesafe.outline.sources import Model, Operand, hub_notes, open_models
+from mergesafe.outline.sources import Document, Model, Operand, hub_notes, open_models
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.resolve import filters_of
@@ -83,13 +84,14 @@ class MergePlan:
     @cached_property
     def exactness(self) -> str:
         """``bits``, or ``numerics`` where one of the methods may round otherwise elsewhere."""
-        exact = all(task.exact == "bits" for task in self.tasks)
+        exact = all(task.exact == "bits" for task in inner_tasks(self.tasks))
         return "bits" if exact else "numerics"
 
     @cached_property
     def method_files(self) -> dict[str, str]:
         """Digests of the files of methods that are not mergesafe's own, by their names."""
-        methods = {task.method.name: task.method for task in self.tasks if not task.copied}
+        tasks = [task for task in inner_tasks(self.tasks) if not task.copied]
+        methods = {task.method.name: task.method for task in tasks}
         found = {name: file_digest(method) for name, method in sorted(methods.items())}
         return {name: digest for name, digest in found.items() if digest is not None}
 
@@ -129,13 +131,19 @@ class MergePlan:
 
 
 def make_plan(
-    recipe: Recipe, *, max_shard_size: int, seed: int, allow_token_mismatch: bool = False
+    recipe: Recipe,
+    *,
+    max_shard_size: int,
+    seed: int,
+    allow_token_mismatch: bool = False,
+    documents: Mapping[str, Document] | None = None,
 ) -> MergePlan:
     """Read the headers of every input and decide everything that does not need tensor data.
 
     ``allow_token_mismatch``: token ids that mean different tokens are a warning, not an error.
+    ``documents``: what the documents that the recipe merges make, by their names.
     """
-    opened = open_models(recipe)
+    opened = open_models(recipe, documents)
     chosen = _reference(recipe, opened)
     if recipe.slices:
         outline = outline_of_slices(recipe, opened, chosen)

@@ -73,7 +73,8 @@ def output_config(
             f"{where}: {path} is NaN, which is not JSON and no setting. Write the number that the "
             "model was trained with."
         )
-    found = OutputConfig(dict(config))
+    made = reference.document
+    found = OutputConfig(dict(config), None if made is None else made.generation)
     if config:
         _set_packing(found, quantization)
         if dtype is not None:
@@ -276,6 +277,8 @@ def _check_ids(found: OutputConfig, generation: Level, rows: int | None) -> None
 
 def _generation(model: Model) -> Level | None:
     """generation_config.json, None where there is none that can be read: it is copied then."""
+    if model.document is not None and model.document.generation is not None:
+        return model.document.generation
     for folder in folders_of(model):
         file = folder / GENERATION_NAME
         if at(folder).is_dir() and at(file).exists():

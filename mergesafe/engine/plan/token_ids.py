@@ -48,6 +48,8 @@ def tokenizer_of(model: Model) -> Files:
         own = tokenizer_files(model.adapter.path)
         if own.kinds:
             return own
+    if model.document is not None:
+        return tokenizer_of(model.document.tokenizer)
     return tokenizer_files(model.checkpoint.path)
 
 

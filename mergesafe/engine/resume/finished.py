@@ -13,9 +13,11 @@ from mergesafe.checkpoint.format.model import CONFIG_NAME
 from mergesafe.checkpoint.format.safetensors import HEADER_LIMIT
 from mergesafe.checkpoint.places.location import Location, at, read_json_file
 from mergesafe.engine.manifest import MANIFEST_NAME, describe_shards, describe_tensors
+from mergesafe.engine.plan.companions import stored_reference
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.resume.unfinished import describe_inputs, input_files, input_states
 from mergesafe.errors import CheckpointError, OutputError, UnreadableError
+from mergesafe.outline.sources import stored_models
 from mergesafe.untrusted import show
 from mergesafe.version import __version__
 
@@ -100,9 +102,11 @@ def _changed_inputs(plan: MergePlan, out: Location, known: Any) -> Iterator[str]
     if not isinstance(out, Path):
         return  # clocks of other machines are not compared
     finished = (out / MANIFEST_NAME).stat().st_mtime_ns
-    inputs = [*input_files(plan).values(), plan.reference.checkpoint.path / CONFIG_NAME]
+    reference = stored_reference(plan.reference)
+    inputs = [*input_files(plan).values(), reference.checkpoint.path / CONFIG_NAME]
     inputs += [path for path, _ in plan.carried]
-    inputs += [m.adapter.path / ADAPTER_CONFIG_NAME for m in plan.models if m.adapter is not None]
+    adapters = [model.adapter for model in stored_models(plan.models) if model.adapter is not None]
+    inputs += [adapter.path / ADAPTER_CONFIG_NAME for adapter in adapters]
     for path in inputs:
         if isinstance(path, Path) and at(path).exists() and _written_after(path, finished):
             yield f"the input {path} was written to after it"

@@ -13,8 +13,9 @@ from mergesafe.checkpoint.format.safetensors import TensorInfo, header_sha256
 from mergesafe.checkpoint.output.folder import OutputFolder
 from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.manifest import OUTPUT, SCALES
+from mergesafe.engine.digests import OUTPUT, SCALES
 from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.merged_view import inner_tasks, merged_view_of
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.resume.entries import MERGE, Finished, Statistics, Tile, finished_of
 from mergesafe.errors import UnreadableError
@@ -84,9 +85,11 @@ def input_files(plan: MergePlan) -> dict[tuple[str, str], Location]:
 def _by_file(plan: MergePlan) -> dict[tuple[str, str], TensorInfo]:
     """One tensor of every such file."""
     found: dict[tuple[str, str], TensorInfo] = {}
-    for task in plan.tasks:
+    for task in inner_tasks(plan.tasks):
         for source in task.sources:
-            for info in source.view.infos:
+            view = source.view
+            made = merged_view_of(view) is not None  # its own inputs are those of inner tasks
+            for info in view.companions.values() if made else view.infos:
                 found[source.model, info.path.name] = info
     return found
 

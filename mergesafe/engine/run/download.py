@@ -11,6 +11,7 @@ from mergesafe.checkpoint.places.location import Location
 from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.token_ids import tokenizer_of
+from mergesafe.outline.sources import stored_models
 
 
 def download(plan: MergePlan, *, silent: bool) -> None:
@@ -32,7 +33,7 @@ def download(plan: MergePlan, *, silent: bool) -> None:
 
 
 def _files(plan: MergePlan) -> Iterator[Location]:
-    for model in plan.models:
+    for model in stored_models(plan.models):
         if plan.adapter:
             if model.adapter is not None:
                 yield model.adapter.path / WEIGHTS_NAME

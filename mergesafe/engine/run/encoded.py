@@ -6,7 +6,7 @@ from mergesafe.checkpoint.format.digest import digest_of
 from mergesafe.checkpoint.output.encoding import RowEncoder
 from mergesafe.checkpoint.views.view import Memory
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.memory import Slice
+from mergesafe.engine.memory import Section
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import Tiling
 from mergesafe.engine.run.results import Results
@@ -15,7 +15,7 @@ from mergesafe.engine.run.results import Results
 class EncodedRows:
     """One tile's codes, a piece at a time, and all its scales; for one worker."""
 
-    def __init__(self, task: TensorTask, layout: Tiling, memory: Slice) -> None:
+    def __init__(self, task: TensorTask, layout: Tiling, memory: Section) -> None:
         assert task.encoding is not None
         self._task, self._columns = task, task.context.shape[-1]
         self._size = task.encoding.scale_bytes

@@ -28,7 +28,9 @@ from mergesafe.engine.run.whole_model import with_model_answers
 from mergesafe.engine.run.workers import Options
 from mergesafe.errors import ChangedInputError, MergesafeError
 from mergesafe.journal import Journal, Line
+from mergesafe.outline.sources import stored_models
 from mergesafe.private import Place
+from mergesafe.recipe.documents import every_ref, stored_inputs
 from mergesafe.system_faults import explained
 from mergesafe.version import __version__
 
@@ -197,13 +199,12 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
         method=recipe.method_names,
         method_title=", ".join(method.title for method in recipe.methods),
         paper=recipe.methods[0].paper or None if len(recipe.methods) == 1 else None,
-        base=recipe.base_model.places if recipe.base_model else None,
-        models=[ref.places for ref in recipe.inputs],
+        base=recipe.base_model.places if recipe.base_model and not recipe.documents else None,
+        models=[ref.places for ref in stored_inputs(recipe)],
         version=__version__,
         warnings=warnings,
         notes=made.notes,
-        beside=[place for model in made.models
-                for ref in (model.ref, *recipe.calibration(model.ref).values())
+        beside=[place for ref in every_ref(recipe)
                 for place in (ref.path, ref.adapter) if place is not None],
         library="peft" if made.adapter else "transformers",
     )  # fmt: skip
@@ -214,7 +215,7 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
 def protected(made: MergePlan) -> list[Path]:
     """What a merge must not write to."""
     inputs: list[Location] = []
-    for model in made.models:
+    for model in stored_models(made.models):
         for checkpoint in (model.checkpoint, *model.calibration.values()):
             inputs += [checkpoint.path, *checkpoint.shards]
         if model.adapter is not None:

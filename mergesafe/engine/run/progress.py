@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mergesafe.engine.manifest import Digests
+from mergesafe.engine.digests import Digests
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.resume.entries import Statistics, Tile, record_of
 from mergesafe.engine.run.nonfinite import NonFinite

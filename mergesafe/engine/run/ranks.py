@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mergesafe.engine.memory import Slice
+from mergesafe.engine.memory import Section
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import Tiling
 from mergesafe.engine.run.kernels import Buffer, Kernels
@@ -19,7 +19,7 @@ class RankedExperts:
     ranking costs more than all else.
     """
 
-    def __init__(self, task: TensorTask, layout: Tiling, memory: Slice) -> None:
+    def __init__(self, task: TensorTask, layout: Tiling, memory: Section) -> None:
         experts = range(len(task.members) - 1)
         self._stay = layout.tile >= task.numel or layout.masks
         self._keeps = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 
-from mergesafe.engine.memory import Slice, aligned
+from mergesafe.engine.memory import Section, aligned
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import Tiling
 from mergesafe.engine.run.kernels import OUTPUT_FLAG, Buffer, Kernels
@@ -26,7 +26,7 @@ class PieceScores:
         self,
         task: TensorTask,
         layout: Tiling,
-        memory: Slice,
+        memory: Section,
         kept: tuple[int, memoryview] | None,
         kernels: Kernels,
     ) -> None:

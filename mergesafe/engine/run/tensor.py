@@ -16,8 +16,8 @@ from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.view import Room, View
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.manifest import OUTPUT, SCALES
-from mergesafe.engine.memory import Slice
+from mergesafe.engine.digests import OUTPUT, SCALES
+from mergesafe.engine.memory import Section
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import Tiling, rank_count, whole_rows
 from mergesafe.engine.resume.entries import Statistics, Tile
@@ -50,7 +50,7 @@ class TensorMerge:
         kernels: Kernels,
         reader: Reader,
         layout: Tiling,
-        memory: Slice,
+        memory: Section,
         results: Results,
         lap: Lap = no_lap,
     ) -> None:
@@ -66,6 +66,7 @@ class TensorMerge:
             reader, layout.tile, memory.take, layout.threads,
             read=lambda nbytes: lap("read", 0, nbytes),
             made=lambda nbytes: lap("adapter", 0, nbytes),
+            moved=results.advance,
         )  # fmt: skip
         most = min(layout.read, max(layout.tile, task.numel))
         self._views = [
@@ -85,6 +86,8 @@ class TensorMerge:
     def run(self, begin: int, count: int, combine: Combination | None) -> None:
         """Elements [begin, begin + count); the whole tensor where ``combine`` is to be found."""
         self._span = begin, begin + count
+        if count < self.task.numel:
+            self._resident = None  # of an earlier run of the whole tensor
         if combine is None:
             combine = self._statistics()
         size, made = SIZES[self.task.out_dtype], self.task.made_dtype
@@ -324,7 +327,7 @@ class TensorMerge:
         opened, nbytes = self._views[index], count * view.stored_size
         self._fetched[index], _ = opened.fetch(begin, count)
         self.lap("read", begin, nbytes)
-        self.results.advance(nbytes if self._planned else 0)
+        self.results.advance(nbytes if self._planned and not view.tells else 0)
         address, elements = opened.make(begin, count)
         if view.made_size:
             self.lap("adapter", begin, nbytes)

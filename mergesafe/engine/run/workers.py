@@ -18,18 +18,18 @@ from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.adapted import convert
 from mergesafe.checkpoint.views.view import Room, heap
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.manifest import OUTPUT
+from mergesafe.engine.digests import OUTPUT
 from mergesafe.engine.memory import Arena
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import CPU_SIZES, DEVICE_SIZES, Tiling, bytes_read, task_layout
 from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.answers import known_answer
+from mergesafe.engine.run.copied import check_equal
 from mergesafe.engine.run.kernels import Kernels
 from mergesafe.engine.run.progress import Span
 from mergesafe.engine.run.results import RunResults, Work
 from mergesafe.engine.run.tensor import TensorMerge
 from mergesafe.engine.run.whole_model import before_bytes
-from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import drive, steps
 from mergesafe.methods.spec import Combination, Statistic
 from mergesafe.system_faults import explained
@@ -291,7 +291,7 @@ class Workers:
 
         Numbers with scales are written without them, in the output's type.
         """
-        first, *others = task.sources
+        first = task.sources[0]
         size, out_size = first.view.stored_size, SIZES[task.out_dtype]
         step = min(_COPY_BYTES // max(size, out_size), task.numel)
         views = [source.view.open(Room(self.reader, step)) for source in task.sources]
@@ -302,13 +302,7 @@ class Workers:
         for begin in range(0, task.numel, max(1, step)):
             n = min(step, task.numel - begin)
             (address, piece), *same = [view.fetch(begin, n) for view in views]
-            for other, (_, found) in zip(others, same, strict=True):
-                if found != piece:
-                    raise CheckpointError(
-                        f"integer tensor '{task.name}' differs between {first.view.info.path} and "
-                        f"{other.view.info.path}; integers cannot be merged, so all models must "
-                        "agree."
-                    )
+            check_equal(task, piece, [found for _, found in same])
             lap("read", begin, n * size * len(views))
             read = add(read, digest_at(address, n * size, begin * size // BLOCK))
             if rounded is not None:

@@ -1,0 +1,148 @@
+"""The plan of a recipe of several documents: what intermediates make is planned like any merge, and
+read as a checkpoint whose tensors are computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Final
+
+from mergesafe.checkpoint.format.model import Checkpoint
+from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.places.location import Location
+from mergesafe.checkpoint.views.stored import Stored
+from mergesafe.checkpoint.views.view import View
+from mergesafe.dtypes import SIZES
+from mergesafe.engine.memory import format_size
+from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
+from mergesafe.engine.plan.merged_view import Merged, is_held
+from mergesafe.engine.plan.tasks import TensorTask
+from mergesafe.engine.plan.unused import without_unused
+from mergesafe.errors import RecipeError
+from mergesafe.outline.sources import Document, stored_models
+from mergesafe.recipe.model import Recipe
+
+#: Shards of a checkpoint that is not written.
+_SHARD: Final = 1 << 60
+
+
+def plan_documents(
+    recipe: Recipe,
+    *,
+    max_shard_size: int,
+    seed: int,
+    allow_token_mismatch: bool = False,
+    on_nonfinite: str = "error",
+    _made: dict[str, Document] | None = None,
+) -> MergePlan:
+    """:func:`make_plan` of a recipe and, before it, of all documents that it needs; inputs that
+    change nothing are left out.
+
+    ``on_nonfinite``: what is done with NaN and infinity in the inputs of intermediates.
+
+    Raises:
+        MergesafeError: the recipe or an input is wrong.
+    """
+    made = {} if _made is None else _made
+    told: list[tuple[str, MergePlan]] = []
+    for name, document in recipe.documents.items():
+        if name in made:
+            continue
+        plan = plan_documents(
+            document, max_shard_size=_SHARD, seed=seed, _made=made,
+            allow_token_mismatch=allow_token_mismatch, on_nonfinite=on_nonfinite,
+        )  # fmt: skip
+        _check(document, plan)
+        made[name] = document_of(name, plan, on_nonfinite)
+        told.append((name, plan))
+    own = {name: made[name] for name in recipe.documents}
+    plan = without_unused(
+        make_plan(
+            recipe, max_shard_size=max_shard_size, seed=seed, documents=own,
+            allow_token_mismatch=allow_token_mismatch,
+        )
+    )  # fmt: skip
+    return _with_messages(plan, told, on_nonfinite)
+
+
+def document_of(name: str, plan: MergePlan, on_nonfinite: str) -> Document:
+    """The model that ``plan`` would write."""
+    tensors: dict[str, TensorInfo] = {}
+    views: dict[str, View] = {}
+    place = Path(f"document '{name}'")
+    for stored, tasks in plan.outputs.items():
+        first = tasks[0]
+        shape = first.context.shape if first.part is None else first.part.shape
+        nbytes = prod(shape) * SIZES[first.out_dtype]
+        tensors[stored] = TensorInfo(stored, first.out_dtype, shape, place, 0, nbytes)
+        views[stored] = _view(tensors[stored], tuple(tasks), on_nonfinite)
+    shards: list[Location] = []
+    for model in stored_models(plan.models):
+        shards += model.checkpoint.shards
+    return Document(
+        Checkpoint(place, tensors, plan.config, tuple(dict.fromkeys(shards))),
+        views, plan.reference, plan.tokenizer, plan.generation, plan.models,
+    )  # fmt: skip
+
+
+def _view(info: TensorInfo, tasks: tuple[TensorTask, ...], on_nonfinite: str) -> View:
+    first = tasks[0]
+    if len(tasks) == 1 and first.copied and len(first.sources) == 1:
+        view = first.sources[0].view
+        if isinstance(view, Stored | Merged):
+            return view
+    return Merged(info, tasks, on_nonfinite)
+
+
+def _check(recipe: Recipe, plan: MergePlan) -> None:
+    """What is asked about all tensors of an intermediate would need them all at once.
+
+    Raises:
+        RecipeError: its method asks that.
+    """
+    if any(task.asks_model for task in plan.tasks):
+        raise RecipeError(
+            f"the document '{recipe.name}' asks about all tensors of the model together "
+            "(as trim_scope: model does), and another document merges it: leave that out, or merge "
+            "it as a recipe of its own",
+            source=recipe.source, line=recipe.method_line,
+        )  # fmt: skip
+
+
+def _with_messages(
+    plan: MergePlan, told: list[tuple[str, MergePlan]], on_nonfinite: str
+) -> MergePlan:
+    """The plan, which says what its intermediates are and what their plans say."""
+    notes: list[str] = []
+    warnings: list[str] = []
+    passing: list[str] = []
+    for name, inner in told:
+        held = [tasks for tasks in inner.outputs.values() if is_held(tasks)]
+        largest = max((sum(task.out_bytes for task in tasks) for tasks in held), default=0)
+        notes.append(
+            f"document '{name}' ({inner.recipe.method_names}) is not written: each of its "
+            f"{inner.tensors:,} tensors is computed when the output needs it"
+            + (
+                f"; {len(held):,} of them stay in memory as a whole meanwhile, the largest of "
+                f"{format_size(largest)}, since the method asks about whole tensors or rows"
+                if held
+                else ""
+            )
+        )
+        notes += [f"document '{name}': {note}" for note in inner.notes]
+        own = [each for each in inner.warnings if each not in plan.warnings]
+        warnings += [f"document '{name}': {warning}" for warning in own]
+        passing += [f"document '{name}': {warning}" for warning in inner.passing]
+    if told and on_nonfinite == "zero":
+        notes.append(
+            "NaN and infinity in the inputs of documents that are not written are replaced by 0 "
+            "too, without being counted"
+        )
+    return replace(
+        plan,
+        notes=(*notes, *plan.notes),
+        warnings=(*warnings, *plan.warnings),
+        passing=(*passing, *plan.passing),
+    )

@@ -1,0 +1,249 @@
+"""Recipes of several documents: the bytes of merges that write every intermediate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import CONFIG, command, llama, read, recipe, save, save_adapter, write_recipe
+
+import mergesafe
+from mergesafe.errors import MergesafeError
+
+Document = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("models")
+    for number in range(4):
+        # one of another type, so that every document rounds
+        dtype = torch.float32 if number == 3 else torch.bfloat16
+        save(made / f"m{number}", llama(number, dtype=dtype))
+    save(made / "tied", llama(7, tied=True), {"tie_word_embeddings": True})
+    save_adapter(made / "adapter", llama(0), 9)
+    return made
+
+
+def ties(name: str, *models: str, **keys: Any) -> Document:
+    each = {"weight": 0.4, "density": 0.5}
+    return recipe("ties", models, "m0", each=each, name=name, **keys)
+
+
+def linear(*models: str, **keys: Any) -> Document:
+    return recipe("linear", models, each={"weight": 0.3}, **keys)
+
+
+def sliced(first: str, second: str) -> Document:
+    ranges = ([0, 2], [1, 3])
+    slices = [
+        {"sources": [{"model": model, "layer_range": layers}]}
+        for model, layers in zip((first, second), ranges, strict=True)
+    ]
+    return {"merge_method": "passthrough", "slices": slices}
+
+
+#: The last document is the output; models are folders of the fixture, or documents.
+CHAINS: dict[str, list[Document]] = {
+    "element by element": [linear("m1", "m2", name="a", dtype="float16"), linear("a", "m3")],
+    "a base that is merged": [
+        ties("a", "m1", "m2", dtype="bfloat16"),
+        linear("a", "m3", name="b", out_dtype="float16"),
+        recipe("slerp", ["a", "b"], "a", parameters={"t": [0.1, 0.8]}),
+    ],
+    "a chain": [
+        ties("a", "m1", "m2"), ties("b", "a", "m3", dtype="float16"),
+        recipe("dare_ties", ["a", "b"], "m0", each={"weight": 0.5, "density": 0.5}),
+    ],
+    "random masks": [
+        recipe("dare_linear", ["m1", "m2"], "m0", each={"weight": 0.5, "density": 0.5}, name="a"),
+        recipe("dare_ties", ["a", "m3"], "a", each={"weight": 0.5, "density": 0.3}),
+    ],
+    "slices": [ties("a", "m1", "m2"), sliced("a", "m3")],
+    "slices before": [sliced("m1", "m2") | {"name": "a"}, linear("a", "a-again"),
+                      linear("a", name="a-again")],
+    "with an adapter": [ties("a", "m1", "m2"), linear("a+adapter", "m3")],
+    "an adapter before": [linear("m0+adapter", "m1", name="a"), ties("b", "a"),
+                          recipe("model_stock", ["a", "b"], "m0")],
+    "whole matrices": [
+        recipe("tsv", ["m1", "m2"], "m0", name="a"), recipe("iso_c", ["a", "m2"], "m0"),
+    ],
+    "a tied base": [
+        linear("tied", name="a", dtype="float16"), linear("a", "m1"),
+    ],
+    "in any order": [linear("a", "m2"), ties("a", "m1")],
+    "all with names": [ties("a", "m1"), linear("a", "m2", name="b")],
+}  # fmt: skip
+
+
+def one_by_one(documents: list[Document], out: Path, **options: Any) -> Path:
+    """Merge every document into a folder of its name, those that are needed first."""
+    left = {document.get("name", "out"): document for document in documents}
+    output = next((d for d in documents if "name" not in d), documents[-1])
+    done: dict[str, Path] = {}
+    while left:
+        for name, document in list(left.items()):
+            text = json.dumps(document)
+            needed = [other for other in left if f'"{other}"' in text or f'"{other}+' in text]
+            if [each for each in needed if each != name]:
+                continue
+            for other, place in done.items():
+                text = text.replace(f'"{other}"', f'"{place}"').replace(f'"{other}+', f'"{place}+')
+            content = json.loads(text) | {"name": "x"}
+            mergesafe.merge(content, out / name, **options)
+            done[name] = out / name
+            del left[name]
+    return done[output.get("name", "out")]
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_equal_to_written_intermediates(
+    chain: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    result = mergesafe.merge(CHAINS[chain], tmp_path / "virtual", seed=3)
+    written = one_by_one(CHAINS[chain], tmp_path, seed=3)
+    ours, theirs = read(tmp_path / "virtual"), read(written)
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert ours[key].dtype == tensor.dtype
+        assert torch.equal(ours[key], tensor), key
+    for name in ("config.json",):
+        assert (tmp_path / "virtual" / name).read_text() == (written / name).read_text()
+    assert any("is not written" in note for note in result.notes)
+    mergesafe.verify(tmp_path / "virtual")
+    assert {path.name for path in folder.iterdir()} == {f"m{i}" for i in range(4)} | {
+        "tied", "adapter"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_in_tiles(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a tensor that the budget does not hold, by both ways to compute an intermediate."""
+    generator = torch.Generator().manual_seed(5)
+    for name in ("base", "one", "two"):
+        tensors = {"model.norm.weight": torch.randn(3_000_017, generator=generator)}
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.chdir(tmp_path)
+    each = {"weight": 0.5} | ({"density": 0.4} if method == "ties" else {})
+    base = None if method == "linear" else "base"
+    documents = [
+        recipe(method, ["one", "two"], base, each=each, name="a", dtype="bfloat16"),
+        recipe("ties", ["a", "two"], "base", each={"weight": 1, "density": 0.3}),
+    ]
+    memory = "96MiB" if method == "linear" else "400MiB"
+    mergesafe.merge(documents, tmp_path / "virtual", memory=memory)
+    written = one_by_one(documents, tmp_path / "w")
+    ours, theirs = read(tmp_path / "virtual"), read(written)
+    assert torch.equal(ours["model.norm.weight"], theirs["model.norm.weight"])
+
+
+def test_experts_in_one_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merged expert by expert in every document."""
+    config = {"model_type": "llama4_text", "architectures": ["Llama4ForCausalLM"]}
+    for number in range(3):
+        tensors = llama(number, dtype=torch.float32)
+        generator = torch.Generator().manual_seed(number + 50)
+        name = "model.layers.0.feed_forward.experts.gate_up_proj"
+        tensors[name] = torch.randn(4, 16, 48, generator=generator)
+        save(tmp_path / f"m{number}", tensors, config)
+    monkeypatch.chdir(tmp_path)
+    each = {"weight": 0.5, "density": 0.5}
+    documents = [
+        ties("a", "m1", "m2"), recipe("dare_ties", ["a", "m2"], "m0", each=each)
+    ]  # fmt: skip
+    result = mergesafe.merge(documents, tmp_path / "virtual")
+    assert any("expert" in note for note in result.notes)
+    ours, theirs = read(tmp_path / "virtual"), read(one_by_one(documents, tmp_path / "w"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def damaged(folder: Path, number: int) -> Path:
+    tensors = llama(number)
+    tensors["model.norm.weight"][3] = float("nan")
+    return save(folder / "damaged", tensors)
+
+
+def test_nan_in_an_input_of_an_intermediate(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged(tmp_path, 1)
+    monkeypatch.chdir(folder)
+    bad = str(tmp_path / "damaged")
+    documents = [linear(bad, "m2", name="a"), linear("a", "m3")]
+    with pytest.raises(MergesafeError, match=r"damaged.*'model\.norm\.weight' holds 1 value"):
+        mergesafe.merge(documents, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    result = mergesafe.merge(documents, tmp_path / "out", on_nonfinite="zero")
+    assert any("are replaced by 0 too" in note for note in result.notes)
+    written = one_by_one(documents, tmp_path / "w", on_nonfinite="zero")
+    ours, theirs = read(tmp_path / "out"), read(written)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_resume_knows_the_inputs_of_intermediates(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is finished is left as it is, and refused where such an input has changed."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m1", "m2", "m3"):
+        save(tmp_path / name, read(folder / name))
+    documents = [linear("m1", "m2", name="a"), linear("a", "m3")]
+    mergesafe.merge(documents, "out")
+    result = mergesafe.merge(documents, "out", resume=True)
+    assert "finished already" in result.warnings[-1]
+    manifest = json.loads(Path("out", "mergesafe-manifest.json").read_text())
+    assert manifest["inputs"].keys() == {"m1", "m2", "m3"}
+    entry = manifest["tensors"]["model.norm.weight"]["inputs"][0]
+    assert (entry["model"], [each["model"] for each in entry["made_of"]]) == ("a", ["m1", "m2"])
+    save(tmp_path / "m2", read(folder / "m1"), {**CONFIG, "rope_theta": 5.0})
+    with pytest.raises(MergesafeError, match=r"m2.*written to after it"):
+        mergesafe.merge(documents, "out", resume=True)
+
+
+def test_a_killed_merge_is_resumed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mergesafe.engine.run.merged import OpenMerged
+
+    monkeypatch.chdir(folder)
+    documents = [ties("a", "m1", "m2"), linear("a", "m3")]
+    opened: Callable[..., None] = OpenMerged.__init__
+    count = 0
+
+    def failing(self: OpenMerged, *args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 12:
+            raise MergesafeError("the lights went out")
+        opened(self, *args)
+
+    monkeypatch.setattr(OpenMerged, "__init__", failing)
+    with pytest.raises(MergesafeError, match="finished and kept"):
+        mergesafe.merge(documents, tmp_path / "out", resume=True, threads=1)
+    monkeypatch.setattr(OpenMerged, "__init__", opened)
+    result = mergesafe.merge(documents, tmp_path / "out", resume=True)
+    assert result.resumed_bytes > 0
+    ours, theirs = read(tmp_path / "out"), read(one_by_one(documents, tmp_path / "w"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_plan_and_card_name_what_is_stored(folder: Path, tmp_path: Path) -> None:
+    text = "\n---\n".join(json.dumps(each) for each in (ties("a", "m1", "m2"), linear("a", "m3")))
+    path = write_recipe(folder / "recipe.yml", text)
+    done = command("plan", path)
+    assert done.returncode == 0, done.stderr
+    assert "document 'a' (ties) is not written" in done.stdout
+    assert command("merge", path, tmp_path / "out").returncode == 0
+    path.unlink()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert [line for line in card.splitlines() if line.startswith("- `")] == [
+        "- `m0`", "- `m1`", "- `m2`", "- `m3`"
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "mergesafe-recipe.yml").read_text() == text
