@@ -45,6 +45,7 @@ _CONV1D: Final = re.compile(r"(?:^|\.)(?:c_attn|c_proj|c_fc|q_attn)$")
 RENAMES: Final = (
     ("LayerNorm.gamma", "LayerNorm.weight"),
     ("LayerNorm.beta", "LayerNorm.bias"),
+    ("embed_out.weight", "lm_head.weight"),  # GPT-NeoX in transformers 5
     ("weight_g", "parametrizations.weight.original0"),
     ("weight_v", "parametrizations.weight.original1"),
 )

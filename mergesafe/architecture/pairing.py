@@ -4,10 +4,11 @@ One constant prefix may stand in place of another: ``model.`` for ``model.langua
 for ``model.``, ``language_model.model.`` for ``model.language_model.``. Two models that merely have
 one tensor each that the other lacks must not be paired by it, so a rule counts only if
 
-* one prefix is the other with segments added, or has the same segments in another order;
+* one prefix is the other with segments added, or has the same segments in another order, or both
+  are made of modules that hold a whole language model (``model.``, ``language_model.``);
 * it carries over nearly every name that it applies to, or gives nearly every name that is wanted,
   nearly all with equal shapes;
-* the first rule carries over at least half of the smaller set;
+* the first rule carries over at least half as many names as the smaller set has, towers aside;
 * no other rule does as much and pairs otherwise.
 """
 
@@ -26,6 +27,10 @@ _SAMPLE: Final = 24
 #: Rules that are tried, most common first, and rules that may be needed for one pair of sets.
 _CANDIDATES: Final = 12
 _RULES: Final = 4
+#: Modules that hold a whole language model, so that one may stand in place of another.
+_WHOLE_MODEL: Final = frozenset(
+    ("model", "language_model", "text_model", "transformer", "backbone", "llm")
+)
 #: Shares of one side's names that a rule has to carry over, and of those with equal shapes.
 _WHOLE: Final = 0.8
 _EQUAL: Final = 0.7
@@ -64,7 +69,8 @@ def pair(
     ``least``: how many names the first rule has to carry over, in place of half of a set.
     """
     if least is None:
-        least = max(2, min(len(ours), len(theirs)) // 2)
+        sizes = [sum(not _aside(n, side[n]) for n in side) for side in (ours, theirs)]
+        least = max(2, min(sizes) // 2)
     # Old spellings first, so that a prefix may differ as well.
     one, two = _respelt(ours), _respelt(theirs)
     found = _paired(
@@ -164,7 +170,8 @@ def _rule(ours: str, theirs: str) -> Rule | None:
     # "layers.0" for "layers.1" would pair tensors of different layers.
     if any(part.isdigit() for part in (*front, *other)):
         return None
-    if not (_within(front, other) or _within(other, front) or sorted(front) == sorted(other)):
+    alike = _within(front, other) or _within(other, front) or sorted(front) == sorted(other)
+    if not alike and not _WHOLE_MODEL.issuperset((*front, *other)):
         return None
     return Rule(*("".join(f"{part}." for part in parts) for parts in (front, other)))
 

@@ -60,7 +60,7 @@ def mismatch(
     for first, second in pairs:
         kinds = [config.get("model_type") for config in (first, second)]
         if all(isinstance(kind, str) for kind in kinds) and len({_plain(k) for k in kinds}) == 2:
-            names = [_class_of(config) for config in (first, second)]
+            names = [class_of(config) for config in (first, second)]
             what, other = kinds if names[0] == names[1] else names
             part = "" if first is ours else "the text part of "
             return (
@@ -192,6 +192,7 @@ def _plain(kind: object) -> str:
     return str(kind).removesuffix("_text")
 
 
-def _class_of(config: Mapping[str, Any]) -> object:
+def class_of(config: Mapping[str, Any]) -> object:
+    """The model's class where ``architectures`` names one, else its ``model_type``."""
     classes = config.get("architectures")
     return classes[0] if isinstance(classes, list) and classes else config.get("model_type")

@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from mergesafe.architecture.names import is_tower, layer_of
 
 #: The output head of a language model by its exact name: other modules have names that end alike.
-HEADS: Final = frozenset(
-    prefix + leaf
-    for leaf in ("lm_head.weight", "embed_out.weight")
-    for prefix in ("", "model.", "language_model.", "model.language_model.", "text_model.",
-                   "thinker.", "transformer.")
-)  # fmt: skip
+HEADS: Final = frozenset((
+    *(
+        prefix + leaf
+        for leaf in ("lm_head.weight", "embed_out.weight")
+        for prefix in ("", "model.", "language_model.", "model.language_model.", "text_model.",
+                       "thinker.", "transformer.")
+    ),
+    # BERT, RoBERTa, ALBERT, ModernBERT, DistilBERT, ELECTRA, XLNet, BioGPT and TrOCR, Whisper.
+    "cls.predictions.decoder.weight", "text_decoder.cls.predictions.decoder.weight",
+    "lm_head.decoder.weight", "predictions.decoder.weight", "decoder.weight",
+    "vocab_projector.weight", "generator_lm_head.weight", "lm_loss.weight",
+    "output_projection.weight", "proj_out.weight",
+))  # fmt: skip
 _EMBEDDING: Final = re.compile(
-    r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings|tok_embeddings|shared)\.weight$"
+    r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings?|tok_embeddings|tokens_embed|shared"
+    r")\.weight$|^(?:(?:backbone|rwkv)\.)?embeddings\.weight$|^transformer\.w\.weight$"
 )
+#: What models whose head is not called ``lm_head`` hold beside their embedding (a name, or its
+#: beginning where it ends in a dot), the end of the embedding's name, and the head's name.
+_HEADS_BESIDE: Final = (
+    ("text_decoder.cls.predictions.", "word_embeddings", "text_decoder.cls.predictions.decoder"),
+    ("cls.predictions.", "word_embeddings", "cls.predictions.decoder"),
+    ("predictions.", "word_embeddings", "predictions.decoder"),
+    ("generator_predictions.", "word_embeddings", "generator_lm_head"),
+    ("vocab_transform.", "word_embeddings", "vocab_projector"),
+    ("funnel.", "word_embeddings", "lm_head"),
+    ("lm_head.", "embeddings.word_embeddings", "lm_head.decoder"),
+    ("head.", "tok_embeddings", "decoder"),
+    ("lm_loss.bias", "word_embedding", "lm_loss"),
+    ("biogpt.", "embed_tokens", "output_projection"),
+    ("model.encoder.conv1.weight", "model.decoder.embed_tokens", "proj_out"),
+)
+#: Models whose ``lm_head.decoder`` has no bias of its own.
+_BIASLESS: Final = ("esm.", "gte.")
 #: T5 and BART store one embedding under this name, and copies of it in encoder and decoder.
 _SHARED: Final = re.compile(r"(?:^|\.)shared\.weight$")
 #: Parts of a configuration that describe the language model inside a larger one.
@@ -25,126 +50,50 @@ TEXT_CONFIGS: Final = ("text_config", "llm_config", "language_config", "thinker_
 FLAG: Final = "tie_word_embeddings"
 
 #: A configuration leaves the flag out where it has the architecture's default: these share.
-_TIED: Final = frozenset(
-    [
-        "albert",
-        "bart",
-        "bert",
-        "bert-generation",
-        "big_bird",
-        "bigbird_pegasus",
-        "biogpt",
-        "blenderbot",
-        "blenderbot-small",
-        "bloom",
-        "camembert",
-        "cohere",
-        "cohere2",
-        "ctrl",
-        "deberta",
-        "deberta-v2",
-        "distilbert",
-        "electra",
-        "ernie4_5",
-        "ernie4_5_moe",
-        "falcon",
-        "falcon_mamba",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "gemma3_text",
-        "gemma3n",
-        "gemma3n_text",
-        "gpt-sw3",
-        "gpt2",
-        "gpt_bigcode",
-        "gpt_neo",
-        "lfm2",
-        "lfm2_moe",
-        "led",
-        "longt5",
-        "m2m_100",
-        "mamba",
-        "marian",
-        "mbart",
-        "modernbert",
-        "mpt",
-        "mt5",
-        "openai-gpt",
-        "opt",
-        "paligemma",
-        "pegasus",
-        "plbart",
-        "recurrent_gemma",
-        "roberta",
-        "shieldgemma2",
-        "smollm3",
-        "starcoder2",
-        "switch_transformers",
-        "t5",
-        "t5gemma",
-        "umt5",
-        "vaultgemma",
-        "whisper",
-        "xglm",
-        "xlm-roberta",
-        "xlnet",
-        "zamba",
-        "zamba2",
-    ]
-)
-#: And these do not.
-_UNTIED: Final = frozenset(
-    [
-        "arcee",
-        "bamba",
-        "codegen",
-        "dbrx",
-        "deepseek_v2",
-        "deepseek_v3",
-        "exaone4",
-        "falcon_h1",
-        "glm",
-        "glm4",
-        "glm4_moe",
-        "gpt_neox",
-        "gpt_oss",
-        "gptj",
-        "granite",
-        "granitemoe",
-        "helium",
-        "internlm2",
-        "internlm3",
-        "jamba",
-        "llama",
-        "llama4",
-        "llama4_text",
-        "llava",
-        "mamba2",
-        "minimax",
-        "ministral",
-        "mistral",
-        "mistral3",
-        "mixtral",
-        "mllama",
-        "nemotron",
-        "olmo",
-        "olmo2",
-        "olmo3",
-        "olmoe",
-        "persimmon",
-        "phi",
-        "phi3",
-        "phimoe",
-        "qwen2",
-        "qwen2_moe",
-        "qwen3",
-        "qwen3_moe",
-        "qwen3_next",
-        "seed_oss",
-        "stablelm",
-    ]
-)
+_TIED: Final = frozenset((
+    "albert", "aya_vision", "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus",
+    "biogpt", "blenderbot", "blenderbot-small", "blip", "bloom", "camembert", "canary",
+    "cohere", "cohere2", "cohere2_moe", "cohere2_vision", "convbert", "ctrl", "data2vec-text",
+    "deberta", "deberta-v2", "distilbert", "electra", "ernie", "ernie4_5", "ernie4_5_moe",
+    "ernie4_5_vl_moe", "esm", "falcon", "falcon_mamba", "flaubert", "florence2", "fnet",
+    "funnel", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4",
+    "gemma4_text", "gemma4_unified", "gemma4_unified_text", "got_ocr2", "gpt-sw3", "gpt2",
+    "gpt_bigcode", "gpt_neo", "gpt_neox_japanese", "granite_docling", "granite_swa", "gte",
+    "hunyuan_vl", "ibert", "jetmoe", "jina_embeddings_v3", "kosmos-2", "layoutlm", "led",
+    "lfm2", "lfm2_moe", "lfm2_vl", "lfm3", "lfm3_vl", "longformer", "longt5", "luke", "m2m_100",
+    "mamba", "marian", "mbart", "megatron-bert", "minicpm3", "mobilebert", "modernbert",
+    "modernbert-decoder", "moonshine", "mpnet", "mpt", "mra", "mt5", "mvp", "neomme",
+    "nllb-moe", "nomic_bert", "nystromformer", "openai-gpt", "opt", "paddleocr_vl", "paligemma",
+    "pegasus", "pegasus_x", "plbart", "pop2piano", "prophetnet", "qwen3_asr", "recurrent_gemma",
+    "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "seamless_m4t",
+    "seamless_m4t_v2", "shieldgemma2", "smollm3", "speech_to_text", "speecht5", "squeezebert",
+    "starcoder2", "switch_transformers", "t5", "t5gemma", "t5gemma2", "tapas", "trocr", "udop",
+    "umt5", "vaultgemma", "voxtral_realtime", "whisper", "xglm", "xlm", "xlm-roberta",
+    "xlm-roberta-xl", "xlnet", "xmod", "yoso", "youtu", "zamba", "zamba2", "zaya",
+))  # fmt: skip
+#: And these do not. Models of which transformers 4 and 5 differ are in neither list.
+_UNTIED: Final = frozenset((
+    "afmoe", "apertus", "apertus1p5", "apertus1p5_text", "arcee", "aria", "aria_text", "axk1",
+    "axk2", "bamba", "bitnet", "blt", "chameleon", "codegen", "cohere_asr", "cwm", "dbrx",
+    "deepseek_ocr2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "diffllama",
+    "doge", "dots1", "dots3_note", "dots3_note_text", "emu3", "eurobert", "exaone", "exaone4",
+    "exaone4_5", "exaone_moe", "falcon_h1", "fast_vlm", "flex_olmo", "fuyu", "git", "glm",
+    "glm4", "glm46v", "glm4_moe", "glm4_moe_lite", "glm4v", "glm4v_moe", "glm5_next",
+    "glm_moe_dsa", "glm_ocr", "gpt_neox", "gpt_oss", "gptj", "granite", "granite4_vision",
+    "granitemoe", "granitemoehybrid", "granitemoeshared", "helium", "hunyuan_v1_dense",
+    "hunyuan_v1_moe", "hy_v3", "hy_v4", "hy_v4_vl", "hyperclovax", "idefics", "idefics2",
+    "idefics3", "internlm2", "internlm3", "iquestcoder", "jais2", "jamba", "laguna", "llama",
+    "llama4", "llama4_text", "llava", "llava_next", "llava_next_video", "llava_onevision",
+    "longcat_flash", "mamba2", "mellum", "mimo_v2_flash", "minicpmv4_6", "minicpmv4_7",
+    "minimax", "minimax_m2", "minimax_m3_vl", "minimax_m3_vl_text", "ministral", "ministral3",
+    "mistral", "mistral3", "mistral4", "mixtral", "mllama", "moonshine_streaming", "nanochat",
+    "nemotron", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "perception_lm", "persimmon",
+    "phi", "phi3", "phi4_multimodal", "phimoe", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl",
+    "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe",
+    "qwen3_next", "qwen3_omni_moe_thinker", "qwen3_vl", "rwkv", "sarvam_mla", "sarvam_moe",
+    "seed_oss", "smolvlm", "solar_open", "stablelm", "step3p7", "vibevoice", "video_llama_3",
+    "video_llava", "vipllava",
+))  # fmt: skip
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -219,8 +168,37 @@ def is_matrix(name: str, shape: Sequence[int]) -> bool:
     return len(shape) == 2 and name not in HEADS and not is_embedding(name)
 
 
-def head_beside(embedding: str) -> str:
-    """What transformers calls the head of the model whose embedding is called ``embedding``."""
+def head_beside(embedding: str, names: Collection[str]) -> str:
+    """What transformers calls the head of the model whose embedding is called ``embedding``.
+
+    ``names``: what else the model holds, such as the rest of BERT's head.
+    """
     if embedding.startswith("language_model."):
         return "language_model.lm_head.weight"
-    return "embed_out.weight" if embedding.endswith("embed_in.weight") else "lm_head.weight"
+    if embedding.startswith("text_model.model."):
+        return "text_model.lm_head.weight"
+    if embedding.endswith("embed_in.weight"):
+        return "embed_out.weight"
+    for beside, end, head in _HEADS_BESIDE:
+        if embedding.endswith(f"{end}.weight") and any(
+            name.startswith(beside) if beside.endswith(".") else name == beside for name in names
+        ):
+            return f"{head}.weight"
+    return "lm_head.weight"
+
+
+def shared_with(name: str) -> str | None:
+    """What transformers shares the bias of a head like BERT's with; None of any other tensor.
+
+    ``cls.predictions.decoder.bias`` is stored where the head is; else ``cls.predictions.bias`` is
+    stored alone.
+    """
+    stem = name.removesuffix(".decoder.bias")
+    return f"{stem}.bias" if f"{stem}.decoder.weight" in HEADS and stem != name else None
+
+
+def bias_beside(head: str, names: Collection[str]) -> str | None:
+    """The bias that a model with tensors ``names``, which stores no head, has with ``head``."""
+    bias = f"{head.removesuffix('weight')}bias"
+    biasless = any(name.startswith(_BIASLESS) for name in names)
+    return bias if shared_with(bias) in names and not biasless else None

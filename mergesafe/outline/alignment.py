@@ -15,7 +15,13 @@ from typing import Final
 from mergesafe.architecture.experts import expert_layout
 from mergesafe.architecture.names import is_counter, is_extra_layer, is_recomputed, is_tower
 from mergesafe.architecture.pairing import Rule
-from mergesafe.architecture.tying import HEADS, embedding_of, head_beside, is_embedding
+from mergesafe.architecture.tying import (
+    HEADS,
+    embedding_of,
+    head_beside,
+    is_embedding,
+    shared_with,
+)
 from mergesafe.checkpoint.format.compare import same_bytes
 from mergesafe.checkpoint.format.model import Checkpoint
 from mergesafe.errors import CheckpointError
@@ -169,7 +175,7 @@ def _heads(state: _State, embedding: str | None) -> None:
         if warning := headless_warning(known, state.models):
             state.warnings.append(warning)
         embedding = embedding_of(known)
-        beside = head_beside(embedding) if embedding else None
+        beside = head_beside(embedding, state.names) if embedding else None
         adapted = [m for m in state.models if m.adapter and beside in m.adapter.pairs]
         if beside is None or not adapted:
             return
@@ -177,10 +183,13 @@ def _heads(state: _State, embedding: str | None) -> None:
         state.names[head] = None
     found: HeadPlan = plan_head(head, state.models)
     state.notes += found.notes
+    state.models = list(found.models)
     if not found.written:
         del state.names[head]
-    else:
-        state.models = list(found.models)
+        for name in found.dropped:
+            del state.names[name]
+    elif found.added is not None:
+        state.names[found.added] = None
 
 
 def _partly(state: _State, name: str) -> None:
@@ -250,13 +259,18 @@ def _beside_text(state: _State, name: str, holders: Sequence[int], lacking: Sequ
 
 
 def _alias(state: _State, name: str, number: int) -> bool:
-    """Whether model ``number`` holds the embedding under another name: its owner's bytes say so.
+    """Whether model ``number`` holds the tensor under another name.
 
-    Of embeddings alone: other matrices may be equal by chance, all zeros for example.
+    Of embeddings the owner's bytes say so; of these alone, since other matrices may be equal by
+    chance, all zeros for example. The bias of BERT's head is known by name.
     """
+    model = state.models[number]
+    shared = shared_with(name)
+    if shared is not None and (own := _names(model).get(shared)) is not None:
+        state.models[number] = replace(model, names={**_names(model), name: own})
+        return True
     if not is_embedding(name):
         return False
-    model = state.models[number]
     for i in state.holders(name):
         owner = state.models[i]
         if owner.document is not None:  # its bytes are not there to be compared

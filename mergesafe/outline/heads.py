@@ -6,27 +6,41 @@ A head is left out only when every input ties it to the embedding and no stored 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from mergesafe.architecture.names import layer_of
-from mergesafe.architecture.tying import embedding_of, head_beside, says_tying
+from mergesafe.architecture.settings import class_of
+from mergesafe.architecture.tying import (
+    bias_beside,
+    embedding_of,
+    head_beside,
+    says_tying,
+    shared_with,
+)
 from mergesafe.checkpoint.format.compare import same_bytes
 from mergesafe.errors import CheckpointError
 from mergesafe.outline.sources import Model
 
-#: Ends of the names of classes that have an output head.
+#: Ends of the names of classes that have an output head, and of those that fill gaps in a text.
 _GENERATES: Final = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+_FILLS: Final = ("ForMaskedLM", "ForPreTraining")
 
 
 @dataclass(frozen=True)
 class HeadPlan:
-    """``models``: those that store no head, with their embedding in its place if it is written."""
+    """``models``: those that store no head, with their embedding in its place if it is written.
+
+    ``added``: the head's bias where it is written and no model stores it; ``dropped``: where all
+    that store it hold what it is shared with, and no head is written.
+    """
 
     written: bool
     models: tuple[Model, ...]
     notes: tuple[str, ...] = ()
+    added: str | None = None
+    dropped: tuple[str, ...] = ()
 
 
 def plan_head(head: str, models: Sequence[Model]) -> HeadPlan:
@@ -46,7 +60,7 @@ def plan_head(head: str, models: Sequence[Model]) -> HeadPlan:
     if tied and not own:
         holders = ", ".join(dict.fromkeys(model.text for model in stored))
         note = f"{head} of {holders} is left out: it equals the input embedding that it is tied to"
-        return HeadPlan(False, tuple(models), (note,))
+        return HeadPlan(False, tuple(models), (note,), dropped=_copied_bias(head, models))
     notes = []
     if tied:
         texts = ", ".join(dict.fromkeys(model.text for model in own))
@@ -61,8 +75,50 @@ def plan_head(head: str, models: Sequence[Model]) -> HeadPlan:
             f"{head}: {texts} shares the input embedding, which is merged as its head; the merged "
             "model has a head of its own (tie_word_embeddings: false)"
         )
-    borrowed = [m if m in stored else replace(m, borrowed_head=head) for m in models]
-    return HeadPlan(True, tuple(borrowed), tuple(notes))
+    added = None if stored else bias_beside(head, models[0].names or {})
+    borrowed = [m if m in stored else lend_head(m, head, added) for m in models]
+    return HeadPlan(True, tuple(borrowed), tuple(notes), added)
+
+
+def lend_head(model: Model, head: str, bias: str | None) -> Model:
+    """The model with its embedding as ``head``, and as ``bias`` the tensor that this is shared
+    with.
+
+    Raises:
+        CheckpointError: it is not known which of its tensors is the embedding.
+    """
+    if model.embedding() is None:
+        raise CheckpointError(
+            f"{model.checkpoint.path}: stores no output head '{head}', and which of its tensors is "
+            "the embedding that the head shares is not known. Save the model with a head of its "
+            "own (tie_word_embeddings: false, and a copy of the embedding as the head)."
+        )
+    names = dict(model.names or {})
+    if bias is not None and (shared := shared_with(bias)) in names:
+        names[bias] = names[shared]
+    return replace(model, borrowed_head=head, names=names)
+
+
+def _copied_bias(head: str, models: Sequence[Model]) -> tuple[str, ...]:
+    """The bias of ``head`` if it is stored, and holds what it is shared with wherever it is."""
+    bias = f"{head.removesuffix('weight')}bias"
+    shared = shared_with(bias)
+    pairs = [(model, model.own_name(bias), model.own_name(shared)) for model in models if shared]
+    if not any(own for _, own, _ in pairs):
+        return ()
+    tensors = [(m.checkpoint.tensors, own, other) for m, own, other in pairs]
+    same = all(other and (own is None or own == other or same_bytes(known[own], known[other]))
+               for known, own, other in tensors)  # fmt: skip
+    return (bias,) if same else ()
+
+
+def may_have_head(config: Mapping[str, Any]) -> bool:
+    """Whether the model's class has an output head, as far as its configuration tells.
+
+    A model of embeddings (``BertModel``) and a classifier have none.
+    """
+    kind = class_of(config)
+    return not isinstance(kind, str) or kind.endswith((*_GENERATES, *_FILLS))
 
 
 def headless_warning(names: Collection[str], models: Sequence[Model]) -> str | None:
@@ -73,8 +129,7 @@ def headless_warning(names: Collection[str], models: Sequence[Model]) -> str | N
     embedding = embedding_of(names)
     for model in models:
         own = model.own_name(embedding) if embedding is not None else None
-        kinds = model.checkpoint.config.get("architectures")
-        kind = kinds[0] if isinstance(kinds, list) and kinds else None
+        kind = class_of(model.checkpoint.config)
         if model.checkpoint.tied is not False or own is None or not isinstance(kind, str):
             continue
         shape = model.checkpoint.tensors[own].shape
@@ -83,10 +138,11 @@ def headless_warning(names: Collection[str], models: Sequence[Model]) -> str | N
             if name != own and info.shape == shape and layer_of(name) is None
         ]  # fmt: skip
         if kind.endswith(_GENERATES) and not others:  # a head may have a name that is not known
+            head = head_beside(own, model.checkpoint.tensors)
             return (
-                f"no model stores the output head {head_beside(own)!r}, and by its configuration "
-                f"{model.text} does not share the input embedding: the merged model has no head "
-                "either, and transformers gives it one of random numbers"
+                f"no model stores the output head {head!r}, and by its configuration {model.text} "
+                "does not share the input embedding: the merged model has no head either, and "
+                "transformers gives it one of random numbers"
             )
     return None
 
@@ -103,7 +159,7 @@ def _differs(head: str, model: Model, known: dict[object, bool]) -> bool:
     tensors = model.checkpoint.tensors
     embedding = embedding_of(tensors)
     own = model.own_name(head)
-    adapted = own or (head_beside(embedding) if embedding else head)
+    adapted = own or (head_beside(embedding, tensors) if embedding else head)
     if model.adapter is not None and adapted in model.adapter.pairs:
         return True
     if own is None:

@@ -11,7 +11,7 @@ tensors and heads as it does for whole models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mergesafe.architecture.depth import (
@@ -25,9 +25,11 @@ from mergesafe.architecture.depth import (
     without_depth,
 )
 from mergesafe.architecture.settings import mismatch
-from mergesafe.architecture.tying import HEADS, embedding_of, head_beside
+from mergesafe.architecture.tying import HEADS, bias_beside, embedding_of, head_beside
 from mergesafe.errors import CheckpointError, RecipeError
 from mergesafe.outline.alignment import Alignment, settle
+from mergesafe.outline.heads import lend_head, may_have_head
+from mergesafe.outline.layer_kinds import unsaid_layer
 from mergesafe.outline.naming import Named, name_alike
 from mergesafe.outline.outputs import Outline, Output, output_of
 from mergesafe.outline.sources import Model
@@ -105,7 +107,7 @@ class _Builder:
         self.notes = list(named.notes)
         self.warnings = [*named.warnings, *left_out]
         self.outputs: list[Output] = []
-        self.layers: list[tuple[Mapping[str, object], int]] = []
+        self.layers: list[tuple[Model, int]] = []
 
     def outline(self) -> Outline:
         merges = self.recipe.merges
@@ -122,9 +124,21 @@ class _Builder:
             begin += place.length
         self.outputs = [*before, *self.outputs, *behind]
         try:
-            config = with_layers(self.reference.checkpoint.config, self.layers)
+            held = _layers_of(self.reference, self.stack)
+            layers = [(model.checkpoint.config, j) for model, j in self.layers]
+            config = with_layers(self.reference.checkpoint.config, layers, self.stack, held)
         except CheckpointError as error:
             raise _error(self.recipe, str(error), self.recipe.slices[0].line) from None
+        if (k := unsaid_layer(self.reference, self.stack, self.layers, held)) is not None:
+            model, j = self.layers[k]
+            raise _error(
+                self.recipe,
+                f"layers of {self.reference.text} hold different tensors, and config.json does not "
+                f"say in a way that mergesafe knows which layer is of which kind; layer {k} of the "
+                f"output, layer {j} of {model.text}, would be of another kind than its place has. "
+                "Choose ranges that keep every layer in its place",
+                self.recipe.slices[0].line,
+            )
         self._further()
         return Outline(
             self.named.models, self.reference, tuple(self.outputs),
@@ -185,7 +199,7 @@ class _Builder:
                     "output is made of are of different kinds; choose ranges of the same kinds",
                     merge.models[0].line,
                 )
-            self.layers.append(configs[reference])
+            self.layers.append((sources[reference].model, sources[reference].first + k))
         for name in found.names:
             layer = in_layer(name, self.stack)
             made = self._output(merge, sources, found, name, layer, place)
@@ -276,6 +290,8 @@ class _Builder:
             return
         if not all(source.model.checkpoint.tied for source in sources):
             return
+        if not may_have_head(self.reference.checkpoint.config):
+            return
         begun = next((each for each in before if each.name == self.embedding), None)
         name = self.embedding
         models = [source.model for source in sources]
@@ -286,12 +302,14 @@ class _Builder:
             and begun.settings() == ended.settings()
         ):
             return
-        head = head_beside(name)
+        held = self.reference.names or {}
+        head = head_beside(name, held)
+        bias = bias_beside(head, held)
         lending = [
-            model if head in (model.names or {}) else replace(model, borrowed_head=head)
+            model if head in (model.names or {}) else lend_head(model, head, bias)
             for model in models
         ]
-        behind.append(output_of(head, lending, merge, 0.0))
+        behind += [output_of(n, lending, merge, 0.0) for n in (head, bias) if n is not None]
         self.notes.append(
             f"{head}: the last slice ends with other embeddings than the first begins with, so the "
             "merged model has a head of its own, the last slice's embedding (tie_word_embeddings: "
@@ -332,7 +350,7 @@ class _Builder:
 def _layers_of(model: Model, stack: str) -> int:
     """Layers that tokens go through: those that are stored, but for what the config leaves out."""
     stored = [layer for n in model.names or {} if (layer := in_layer(n, stack)) is not None]
-    count = count_of(model.checkpoint.config)
+    count = count_of(model.checkpoint.config, stack)
     held = max(stored, default=-1) + 1
     return held if count is None else min(count, held)
 

@@ -92,7 +92,7 @@ class Model:
         own = adapted = self.own_name(name)
         if name == self.borrowed_head:
             own = embedding_of(self.checkpoint.tensors)
-            adapted = None if own is None else head_beside(own)
+            adapted = None if own is None else head_beside(own, self.checkpoint.tensors)
         if own is None or own not in self.checkpoint.tensors:
             return None
         pair = self.adapter.pairs.get(adapted or own) if self.adapter else None

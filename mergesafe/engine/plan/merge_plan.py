@@ -370,12 +370,14 @@ def _output_config(
         config = untied(config)
     plain = [task for task in tasks if not task.copied and task.encoding is None]
     name = embedding_of(reference.checkpoint.tensors)
+    rows = {task.name: task.context.shape[0] for task in tasks if task.name in (name, *HEADS)}
     return output_config(
         config, reference, tokenizer, tokens.vocabulary,
         dtype=main_dtype((task.out_dtype, task.out_bytes) for task in plain),
         dtypes={task.out_dtype for task in plain},
         quantization=_quantization(tasks),
-        rows=next((task.context.shape[0] for task in tasks if task.name == name), None),
+        rows=rows.get(name or ""),
+        head_rows=next((count for each, count in rows.items() if each != name), None),
     )  # fmt: skip
 
 

@@ -57,12 +57,13 @@ def output_config(
     dtype: str | None,
     dtypes: Collection[str],
     rows: int | None,
+    head_rows: int | None = None,
     quantization: Mapping[str, Any] | None = None,
 ) -> OutputConfig:
     """``config``, the reference's, for an output whose tensors are of ``dtypes``, most of them of
-    ``dtype``, whose embedding has ``rows`` rows, and which takes the tokenizer of ``tokenizer``
-    (``vocabulary``: token -> id, where it is known). ``quantization``: how matrices are stored, if
-    not as plain numbers.
+    ``dtype``, whose embedding has ``rows`` rows and whose head ``head_rows``, and which takes the
+    tokenizer of ``tokenizer`` (``vocabulary``: token -> id, where it is known). ``quantization``:
+    how matrices are stored, if not as plain numbers.
 
     Raises:
         CheckpointError: ``config`` holds NaN, which is not JSON and no setting.
@@ -80,7 +81,7 @@ def output_config(
         if dtype is not None:
             _set_dtype(found, CONFIG_NAMES[dtype], {CONFIG_NAMES[each] for each in dtypes})
         if rows is not None:
-            _set_rows(found, rows)
+            _set_rows(found, rows, head_rows)
     if tokenizer is not reference:
         _follow_tokenizer(found, reference, tokenizer)
     generation = found.generation
@@ -136,15 +137,18 @@ def _plain(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _set_rows(found: OutputConfig, rows: int) -> None:
+def _set_rows(found: OutputConfig, rows: int, head_rows: int | None) -> None:
     """``vocab_size`` of the text part, and beside it on top. A size that is padded to ``rows``
-    stays as it is.
+    stays as it is, and so does that of a head with fewer rows: Mllama's embedding has rows for
+    images that its head has not.
     """
     changed: list[str] = []
 
     def change(level: Level, key: str) -> Level:
         size, multiple = level.get("vocab_size"), level.get("pad_vocab_size_multiple")
         if (key and key not in TEXT_CONFIGS) or not isinstance(size, int) or size == rows:
+            return level
+        if head_rows == size < rows:
             return level
         if isinstance(multiple, int) and multiple > 0 and -(-size // multiple) * multiple == rows:
             return level
