@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mergesafe.safety.judges.registry import make_judge
     from mergesafe.safety.similarity.api import similarity
     from mergesafe.safety.vet.api import vet
+    from mergesafe.transplant.api import transplant_tokenizer
     from mergesafe.tune.api import tune
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "report",
     "similarity",
     "train_inspector",
+    "transplant_tokenizer",
     "tune",
     "verify",
     "vet",
@@ -65,6 +67,7 @@ _LAZY = {
     "report": ("mergesafe.report", None),
     "similarity": ("mergesafe.safety.similarity.api", "similarity"),
     "train_inspector": ("mergesafe.safety.inspector.train", "train_inspector"),
+    "transplant_tokenizer": ("mergesafe.transplant.api", "transplant_tokenizer"),
     "tune": ("mergesafe.tune.api", "tune"),
     "verify": ("mergesafe.engine.api", "verify"),
     "vet": ("mergesafe.safety.vet.api", "vet"),

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mergesafe.cli.commands import calibration, merges, models, pages, parents, tuning
+from mergesafe.cli.commands import calibration, merges, models, pages, parents, tokenizers, tuning
 from mergesafe.cli.inspector import app as inspector
 from mergesafe.cli.shared import INTERRUPTED, print_errors, say
 from mergesafe.cli.streams import open_standard_streams
@@ -53,7 +53,7 @@ def common(
         raise typer.Exit(MergesafeError.exit_status)
 
 
-for group in (merges, calibration, tuning, parents, models):
+for group in (merges, calibration, tokenizers, tuning, parents, models):
     group.register(app)
 app.add_typer(inspector, name="inspector")
 pages.register(app)

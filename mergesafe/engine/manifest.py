@@ -22,7 +22,7 @@ from mergesafe.checkpoint.format.digest import (
 )
 from mergesafe.checkpoint.format.model import INDEX_NAME
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.checkpoint.output.folder import OutputFolder
+from mergesafe.checkpoint.output.folder import OutputFolder, OutputLayout
 from mergesafe.checkpoint.views.stored import whole_of
 from mergesafe.checkpoint.views.view import digest_of_view
 from mergesafe.dtypes import SIZES
@@ -71,13 +71,18 @@ def manifest_text(
         "digest": ALGORITHM,
         "files_sha256": files,
         "inputs": inputs,
-        "shards": describe_shards(plan),
+        "shards": describe_shards(plan.layout),
         "tensors": {
             name: entry
             for tasks in plan.outputs.values()
             for name, entry in _entries(plan, tasks[0], digests)
         },
     }
+    return encoded(content)
+
+
+def encoded(content: Mapping[str, Any]) -> str:
+    """A manifest as it is written."""
     # json.dumps with an indent takes a second for 14,000 tensors
     try:
         data = msgspec.json.encode(content)
@@ -95,11 +100,11 @@ def _spelt(value: Any) -> Any:
     return [_spelt(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def describe_shards(plan: MergePlan) -> dict[str, dict[str, Any]]:
+def describe_shards(layout: OutputLayout) -> dict[str, dict[str, Any]]:
     """Size and digest of the header of every shard of the output."""
     return {
         shard.name: {"size": shard.size, "header_sha256": _sha256(shard.header)}
-        for shard in plan.layout.shards
+        for shard in layout.shards
     }
 
 

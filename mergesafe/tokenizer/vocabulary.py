@@ -250,11 +250,12 @@ def _letters() -> str:
     return "".join(chr(byte if byte in plain else next(others)) for byte in range(256))
 
 
-_LETTERS: Final = _letters()
+#: The letter of each byte in byte-level BPE.
+LETTERS: Final = _letters()
 
 
 def _spelt(token: bytes) -> str:
-    return token.decode("latin-1").translate(_LETTERS)
+    return token.decode("latin-1").translate(LETTERS)
 
 
 _READERS: Final[dict[str, Callable[[bytes], dict[str, int]]]] = {

@@ -9,7 +9,9 @@ from mergesafe.cli.main import app
 
 from .helpers import refused
 
-_NAMES = [command.callback.__name__ for command in app.registered_commands if command.callback]
+_NAMES = [
+    each.callback.__name__.replace("_", "-") for each in app.registered_commands if each.callback
+]
 _NAMES += [group.name for group in app.registered_groups if group.name]
 KNOWN = ", ".join(sorted(_NAMES))
 MERGE = ("merge", "r.yml", "out")

@@ -78,7 +78,7 @@ def _differences(
         yield f"that merge had --on-nonfinite {show(manifest.get('on_nonfinite'))}"
     yield from _changed_inputs(plan, out, manifest.get("inputs"))
     yield from _changed_tensors(plan, manifest.get("tensors"))
-    if json.dumps(manifest.get("shards")) != json.dumps(describe_shards(plan)):
+    if json.dumps(manifest.get("shards")) != json.dumps(describe_shards(plan.layout)):
         yield "its shards are cut otherwise: that merge had another --max-shard-size"
     sizes = {shard.name: shard.size for shard in plan.layout.shards}
     files = manifest.get("files_sha256", {})

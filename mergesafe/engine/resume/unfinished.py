@@ -99,7 +99,7 @@ def input_states(plan: MergePlan) -> dict[str, dict[str, Any]]:
     when its header was read, which reading compares with.
     """
     infos = {name_of(info.path): info for info in _by_file(plan).values()}
-    return {name: _state(infos[name]) for name in sorted(infos)}
+    return {name: state_of(infos[name]) for name in sorted(infos)}
 
 
 def describe_inputs(plan: MergePlan, states: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -117,7 +117,8 @@ def name_of(path: Location) -> str:
     return str(path.absolute() if isinstance(path, Path) else path)
 
 
-def _state(info: TensorInfo) -> dict[str, Any]:
+def state_of(info: TensorInfo) -> dict[str, Any]:
+    """What tells one content of the tensor's file from another, and the digest of its header."""
     seen = info.seen
     if seen is not None and seen.state is not None:
         state = seen.state

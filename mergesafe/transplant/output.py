@@ -1,0 +1,318 @@
+"""Writes the model with its new tokenizer: all or nothing, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+from mergesafe.architecture.tying import untied
+from mergesafe.checkpoint.format.digest import ALGORITHM, BLOCK, add, digest_of, digest_of_range
+from mergesafe.checkpoint.format.digest import text as digits
+from mergesafe.checkpoint.format.model import INDEX_NAME
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.output.companions import (
+    carry_over,
+    check_companions,
+    companions,
+    missing_companions,
+    remote_code_warning,
+    states_of,
+)
+from mergesafe.checkpoint.output.folder import OutputFolder, OutputTensor, plan_layout
+from mergesafe.checkpoint.views.rows import Fill, Rows
+from mergesafe.checkpoint.views.stored import Stored, part_of
+from mergesafe.checkpoint.views.view import Room
+from mergesafe.dtypes import SIZES
+from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME, describe_shards, encoded
+from mergesafe.engine.plan.output_config import output_config
+from mergesafe.engine.resume.unfinished import state_of
+from mergesafe.outline.sources import Model
+from mergesafe.tokenizer.special import chat_template, special_settings
+from mergesafe.transplant.alignment import Alignment
+from mergesafe.transplant.new_rows import Made, Work, joined, pursued
+from mergesafe.transplant.stored_rows import StoredRows
+from mergesafe.transplant.stored_rows import encoded as encoded_rows
+from mergesafe.transplant.tables import Kind, Table, Tables, new_shape, runs_of
+from mergesafe.version import __version__
+
+#: Bytes that are copied at a time.
+_PIECE: Final = 512 * BLOCK
+#: What rows hold that are neither copied nor made, by method.
+_FILL: Final[dict[str, Fill]] = {"omp": "zero", "zero": "zero", "mean": "mean", "subword": "mean"}
+
+
+@dataclass(frozen=True)
+class Transplant:
+    """What is to be done. ``donors``: the donor's tables, by kind. ``pieces``: of tokens that
+    method ``subword`` makes. ``vocabulary``: the donor's tokens and ids.
+    """
+
+    model: Model
+    donor: Model
+    tables: Tables
+    donors: Mapping[Kind, TensorInfo]
+    alignment: Alignment
+    method: str
+    k: int
+    pieces: Mapping[int, list[int]] | None
+    vocabulary: Mapping[str, int]
+
+    @cached_property
+    def makeable(self) -> tuple[int, ...]:
+        """The new tokens that the method has something to make rows of, by id."""
+        new = sorted(self.alignment.new)
+        if self.method == "omp":
+            rows = min(info.shape[0] for info in self.donors.values())
+            return tuple(each for each in new if each < rows)
+        return tuple(each for each in new if self.pieces is None or each in self.pieces)
+
+    def made(self, table: Table, work: Work) -> Iterator[Made]:
+        """The rows of a table that are computed."""
+        if table.kind == "bias":
+            return iter(())
+        if self.method == "subword":
+            return joined(work, table.info, self.pieces or {})
+        if self.method != "omp":
+            return iter(())
+        donor = self.donors[table.kind]
+        shared = {t: o for t, o in self.alignment.kept.items() if t < donor.shape[0]}
+        return pursued(work, table.info, donor, shared, self.makeable, self.k)
+
+
+class Output:
+    """The folder to be, planned: every byte's place is known.
+
+    Raises:
+        CheckpointError: a file beside the weights would keep the output from loading.
+    """
+
+    def __init__(self, job: Transplant, target: Path, shard: int, *, overwrite: bool) -> None:
+        self._job = job
+        model, tensors = job.model.checkpoint, job.model.checkpoint.tensors
+        rows, count = job.tables.rows, job.alignment.count
+        planned = [
+            OutputTensor(
+                name, info.dtype,
+                new_shape(info, rows, count) if name in job.tables.names else info.shape,
+            )
+            for name, info in tensors.items()
+        ]  # fmt: skip
+        self._tensors = {each.name: each for each in planned}
+        self.layout = plan_layout(planned, shard, {"mergesafe_version": __version__})
+        self._carried = list(companions((model.path,), (job.donor.checkpoint.path,)))
+        check_companions(self._carried)
+        self._config = self._new_config()
+        self.warnings = [*job.alignment.warnings, *self._config.warnings]
+        self.warnings += missing_companions(
+            self._config.config, model.path, [name for _, name in self._carried],
+            job.donor.checkpoint.path,
+        )  # fmt: skip
+        if (code := remote_code_warning(self._config.config)) is not None:
+            self.warnings.append(code)
+        self.notes = list(self._config.notes)
+        if (template := _template_note(job.model, job.donor)) is not None:
+            self.notes.append(template)
+        if left := len(job.alignment.new) - len(job.makeable):
+            how = "zeros" if _FILL[job.method] == "zero" else "the mean of all rows"
+            why = "no row in the donor's embedding" if job.method == "omp" else "no known pieces"
+            self.warnings.append(f"{left:,} tokens have {why}: their rows are {how}")
+        places = [each for m in (job.model, job.donor)
+                  for each in (m.checkpoint.path, *m.checkpoint.shards)]  # fmt: skip
+        self._folder = OutputFolder(
+            target, self.layout, overwrite=overwrite,
+            protect=[each for each in places if isinstance(each, Path)],
+        )  # fmt: skip
+
+    @property
+    def path(self) -> Path:
+        """The folder that is made."""
+        return self._folder.path
+
+    def write(
+        self,
+        reader: Reader,
+        budget: int,
+        threads: int,
+        progress: Callable[[str, int, int], None],
+    ) -> None:
+        """Write everything and put the folder in its place.
+
+        Raises:
+            MergesafeError: an input or the output is wrong; nothing is left.
+        """
+        job = self._job
+        states = states_of(self._carried)
+        with self._folder:
+            others = [name for name in self._tensors if name not in job.tables.names]
+            with ThreadPoolExecutor(min(threads, max(1, budget // (4 * _PIECE)))) as pool:
+                digests = dict(
+                    zip(others, pool.map(partial(self._copy, reader), others), strict=True)
+                )
+            total = len(job.makeable) * sum(table.kind != "bias" for table in job.tables.found)
+            done = 0
+            for table in job.tables.found:
+                self._gather(table, reader, budget)
+                for ids, rows in job.made(table, Work(reader, budget, threads)):
+                    self._put(table, ids.tolist(), encoded_rows(rows, table.info.dtype))
+                    done += len(ids)
+                    progress("rows made", done, total)
+                for name in table.names:
+                    digests[name] = self._digest(name)
+            reader.check_unchanged()
+            carry_over(
+                self._folder, self._carried, config=self._config.config,
+                generation=self._config.generation, states=states,
+            )  # fmt: skip
+            self._folder.add_file(MANIFEST_NAME, self._manifest(digests))
+            self._folder.commit()
+
+    def _new_config(self) -> Any:
+        """config.json and generation_config.json, whose sizes and ids follow the tokenizer."""
+        job, config = self._job, self._job.model.checkpoint.config
+        found = output_config(
+            config, job.model, job.donor, job.vocabulary, dtype=None, dtypes=(),
+            rows=job.alignment.count, quantization=config.get("quantization_config"),
+        )  # fmt: skip
+        if job.tables.own_head and job.model.checkpoint.tied:
+            found.config = untied(found.config)
+            found.notes.append(
+                "the output head differs from the input embedding although config.json ties the "
+                "two, so the new config.json says tie_word_embeddings: false"
+            )
+        return found
+
+    def _copy(self, reader: Reader, name: str) -> int:
+        """Copy a tensor as it is stored; its digest."""
+        info, place = self._job.model.checkpoint.tensors[name], self.layout.placements[name]
+        buffer, total = bytearray(min(_PIECE, info.nbytes)), 0
+        for begin in range(0, info.nbytes, _PIECE):
+            view = memoryview(buffer)[: min(_PIECE, info.nbytes - begin)]
+            reader.read_into(info, begin, view)
+            total = add(total, digest_of(view, begin // BLOCK))
+            self._folder.pwrite(place.shard, place.offset + begin, view)
+        return total
+
+    def _gather(self, table: Table, reader: Reader, budget: int) -> None:
+        """Write the rows that are copied, and the rule's filling in place of all others."""
+        job = self._job
+        fill: Fill = "zero" if table.kind == "bias" else _FILL[job.method]
+        if fill == "mean":
+            import numpy as np
+
+            StoredRows(table.info, np.arange(job.tables.rows), reader, resident=False)
+        rows = job.tables.rows
+        stored = Stored(table.info)
+        shape = (rows, *(() if table.kind == "bias" else table.info.shape[1:]))
+        view = Rows(
+            part_of(stored, 0, shape), runs_of(job.alignment.kept), job.alignment.count, fill
+        )
+        size = SIZES[table.info.dtype]
+        tile = max(1, min(view.numel, _PIECE // size, budget // 4 // size))
+        opened = view.open(Room(reader, tile))
+        for begin in range(0, view.numel, tile):
+            _, data = opened.fetch(begin, min(tile, view.numel - begin))
+            for name in table.names:
+                place = self.layout.placements[name]
+                self._folder.pwrite(place.shard, place.offset + begin * size, data)
+
+    def _put(self, table: Table, ids: list[int], data: memoryview) -> None:
+        width = len(data) // max(1, len(ids))
+        for name in table.names:
+            place = self.layout.placements[name]
+            for number, index in enumerate(ids):
+                row = data[number * width : (number + 1) * width]
+                self._folder.pwrite(place.shard, place.offset + index * width, row)
+
+    def _digest(self, name: str) -> int:
+        place, tensor = self.layout.placements[name], self._tensors[name]
+        nbytes = prod(tensor.shape) * SIZES[tensor.dtype]
+        return digest_of_range(partial(self._folder.pread, place.shard), place.offset, nbytes)
+
+    def _manifest(self, digests: Mapping[str, int]) -> str:
+        job = self._job
+        files = dict(sorted(self._folder.companions.items()))
+        if self.layout.index is not None:
+            import hashlib
+
+            files[INDEX_NAME] = hashlib.sha256(self.layout.index.encode()).hexdigest()
+        return encoded({
+            "format": FORMAT,
+            "mergesafe_version": __version__,
+            "command": "transplant-tokenizer",
+            "donor": job.donor.text,
+            "recipe": self._told(),
+            "merge_method": f"transplant-tokenizer ({job.method})",
+            "warnings": self.warnings,
+            "notes": self.notes,
+            "digest": ALGORITHM,
+            "files_sha256": files,
+            "inputs": self._inputs(),
+            "shards": describe_shards(self.layout),
+            "tensors": {
+                name: {
+                    "file": self.layout.shards[self.layout.placements[name].shard].name,
+                    "dtype": tensor.dtype,
+                    "shape": list(tensor.shape),
+                    "digest": digits(digests[name]),
+                    "inputs": self._sources(name),
+                }
+                for name, tensor in self._tensors.items()
+            },
+        })  # fmt: skip
+
+    def _told(self) -> str:
+        """The command in place of a recipe, as a comment of one."""
+        job = self._job
+        k = f" --k {job.k}" if job.method == "omp" else ""
+        return (
+            f"# mergesafe transplant-tokenizer {job.model.text} {job.donor.text} OUT "
+            f"--method {job.method}{k}\n"
+        )
+
+    def _sources(self, name: str) -> list[dict[str, str]]:
+        """The tensors that an output tensor is made of."""
+        job = self._job
+        table = next((each for each in job.tables.found if name in each.names), None)
+        found = [(job.model.text, job.model.checkpoint.tensors[name])]
+        if table is not None and table.kind in job.donors:
+            found.append((job.donor.text, job.donors[table.kind]))
+        return [
+            {"model": text, "file": info.path.name, "tensor": info.name} for text, info in found
+        ]
+
+    def _inputs(self) -> dict[str, dict[str, Any]]:
+        """Size and digest of the header of every file that was read, by model and name."""
+        found: dict[str, dict[str, Any]] = {}
+        infos = [(self._job.model.text, info) for info in
+                 self._job.model.checkpoint.tensors.values()]  # fmt: skip
+        infos += [(self._job.donor.text, info) for info in self._job.donors.values()]
+        seen: set[object] = set()
+        for text, info in infos:
+            if (text, info.path) not in seen:
+                seen.add((text, info.path))
+                state = state_of(info)
+                entry = {"size": state["size"], "header_sha256": state["header"]}
+                found.setdefault(text, {})[info.path.name] = entry
+        return found
+
+
+def _template_note(model: Model, donor: Model) -> str | None:
+    """What to say where the donor's chat template is not that which the model knows."""
+    ours, theirs = (
+        chat_template(each.checkpoint.path, special_settings(each.checkpoint.path))
+        for each in (model, donor)
+    )
+    if ours is None or ours == theirs:
+        return None
+    takes = "another one" if theirs is not None else "none: no program can chat with it"
+    return (
+        f"{model.text} has a chat template; the new model takes that of {donor.text}, which has "
+        f"{takes}. Copy the template of {model.text} beside the weights if the tokenizer has its "
+        "special tokens"
+    )
