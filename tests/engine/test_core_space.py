@@ -454,5 +454,21 @@ def test_the_command_plan(given: Adapters, tmp_path: Path) -> None:
     path.write_text(json.dumps(given.recipe("core_space(ties)", output="adapter")))
     done = command("plan", path)
     assert done.returncode == 0, done.stderr
-    assert "time       unknown: merges of adapters by their factors are not timed" in done.stdout
+    assert "time       unknown" not in done.stdout
     assert "12 (0.0 M parameters), F32" in done.stdout
+
+
+@pytest.mark.parametrize("output", ["model", "adapter"])
+def test_the_plan_says_how_long_it_takes(given: Adapters, output: str) -> None:
+    from mergesafe.cli.plan.timing import estimated
+    from mergesafe.engine.estimate.seconds import tensor_classes
+
+    for method in ("core_space(ties)", "core_space(tsv)"):
+        report = ms.plan(given.recipe(method, output=output))
+        asked = [task.operations for task in report.plan.tasks if task.unit.is_whole]
+        assert asked
+        assert all(each is not None and each.wide_product > 0 for each in asked if each)
+        estimate, why = estimated(report, tensor_classes(report.plan, report.schedule))
+        assert why is None
+        assert estimate is not None
+        assert estimate.compute_s > 0

@@ -94,6 +94,17 @@ def test_copies_of_an_adapter_come_back(method: str) -> None:
     assert (found - whole(pair)).norm() < 1e-6 * whole(pair).norm() * scale
 
 
+def test_shared_directions_count_once_for_each_adapter() -> None:
+    """Iso-C's mean is over all R singular values, as in the paper, those that are 0 too; what is
+    empty gets nothing.
+    """
+    (pair,) = adapters((50, 30), (6,))
+    one, three = (product(merge_adapters("core_space(iso_c)", [pair] * count)) for count in (1, 3))
+    values = torch.linalg.svdvals(whole(pair))[:6]
+    assert torch.allclose(torch.linalg.svdvals(one)[:6], values.mean(), rtol=1e-5, atol=0)
+    assert torch.allclose(three, one, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["core_space", "core_space(ties)", "core_space(tsv)"])
 def test_the_order_of_adapters_does_not_matter(method: str) -> None:
     given = adapters((50, 30), (4, 4, 4))

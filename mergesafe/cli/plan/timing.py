@@ -12,7 +12,6 @@ from mergesafe.engine.estimate.calibrate import calibrate
 from mergesafe.engine.estimate.seconds import Estimate, TensorClass, predict
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.errors import MergesafeError
-from mergesafe.methods.spec import Unit
 from mergesafe.terminal.progress import duration
 
 _UNREAD: Final = (
@@ -49,8 +48,6 @@ def _unknown(plan: MergePlan) -> str | None:
         inputs += [model.adapter.path] if model.adapter else []
     if not all(isinstance(path, Path) for path in inputs):
         return _UNREAD
-    if any(task.unit is Unit.GROUP for task in plan.tasks):
-        return "merges of adapters by their factors are not timed"
     whole = {t.method.name for t in plan.tasks if t.unit.is_whole and t.operations is None}
     if whole:
         return (

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
+from math import prod
 from types import TracebackType
 from typing import Final
 
@@ -118,13 +119,19 @@ class _Mean(MergeMethod):
 
 
 def _averaged(task: TensorTask) -> TensorTask:
-    """The mean of the tensors that a task merges, as a task that may be cut."""
-    members = task.members
-    inputs = len(members) - task.context.base
-    context = replace(task.context, inputs=inputs, calibration=(), references=())
+    """The mean of the tensors that a task merges, as a task that may be cut.
+
+    Of factors of adapters without a base, which are of two shapes, a copy of the largest.
+    """
+    members = task.members or (max(task.sources, key=lambda source: source.view.numel),)
+    inputs, shape = len(members) - task.context.base, members[0].view.shape
+    context = replace(
+        task.context, shape=shape, numel=prod(shape), inputs=inputs, calibration=(), references=()
+    )
     return replace(
         task, context=context, sources=members, method=_Mean(), settings=Settings(),
         planned=dry_run(_Mean(), context, Settings()), beside=0, references=0, used=None,
+        factors=None,
     )  # fmt: skip
 
 

@@ -14,8 +14,9 @@ task arithmetic. Since ``dW_t = U M_t V`` exactly, nothing is lost on the way in
 method that is linear in its task vectors gives what it gives for the whole matrices. Others look at
 M_t in place of dW_t: TIES and DARE at its elements; TSV-M keeps R / N singular triples of each, and
 Iso-C takes the mean of the R singular values that there are, where min(m, n) of the whole matrices
-are mostly 0. Rows of V and columns of U are the singular vectors of the stacked factors, the
-largest singular value first.
+are mostly 0. R counts directions that adapters share once for each of them, as in the paper, so
+that Iso-C moves the directions of N equal adapters as far as those of one. Rows of V and columns of
+U are the singular vectors of the stacked factors, the largest singular value first.
 
 ``U M V`` is itself an adapter of rank ``r = min(R, m, n)``: with the singular value decomposition
 ``M = P S Q^T`` it has ``B = U P sqrt(S)`` and ``A = sqrt(S) Q^T V``, which ``output: adapter``
@@ -28,17 +29,21 @@ https://arxiv.org/abs/2509.17786
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from mergesafe.errors import ArgumentError
-from mergesafe.methods.driver import dry_run
+from mergesafe.methods.driver import Planned, dry_run
+from mergesafe.methods.operations import Operations, elements, product, svd, wide_product
 from mergesafe.methods.spec import (
+    Combination,
     Inputs,
     LowRank,
     Merge,
     MergeMethod,
     Settings,
     TensorContext,
+    TileFunction,
 )
 
 NAME: Final = "core_space"
@@ -52,6 +57,12 @@ class CoreSpace(MergeMethod):
         "on a CPU, and the result can be an adapter again (`output: adapter`). It is also how "
         "spectral methods (`core_space(tsv)`, `core_space(iso_c)`) are meant to see adapters, "
         "whose full matrices have singular directions without meaning."
+    )
+    deviations = (
+        "The released code gives every singular value of the R by R matrix the mean, also those "
+        "that are 0 because adapters share directions, whose singular vectors are arbitrary; "
+        "`core_space(iso_c)` takes the same mean over all R and leaves those at 0. Adapters may be "
+        "of different ranks."
     )
 
     def __init__(self, inner: MergeMethod, name: str = "") -> None:
@@ -74,15 +85,23 @@ class CoreSpace(MergeMethod):
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()
         found = [each for each in tensor.adapters if each is not None]
-        rank = min(sum(each.rank for each in found), *tensor.shape) if found else 0
+        ranks = [each.rank for each in found]
+        rank = min(sum(ranks), *tensor.shape) if found else 0
+        operations = None
         if rank:
-            self._check_scope(tensor, settings, rank)
-        return LowRank(core, settings, rank=rank, inner=self.inner)
+            planned = self._planned(tensor, settings, rank)
+            operations = _operations(tensor, ranks, rank, planned.combination)
+        return LowRank(core, settings, rank=rank, inner=self.inner, operations=operations)
 
     def check(self, settings: Settings) -> list[str]:
         return self.inner.check(settings)
 
-    def _check_scope(self, tensor: TensorContext, settings: Settings, rank: int) -> None:
+    def _planned(self, tensor: TensorContext, settings: Settings, rank: int) -> Planned:
+        """What the inner method does with the small matrices.
+
+        Raises:
+            ArgumentError: it looks at the whole model.
+        """
         small = TensorContext(
             tensor.name, (rank, rank), rank * rank, tensor.inputs, tensor.seed,
             base=True, matrix=True, position=tensor.position,
@@ -94,6 +113,34 @@ class CoreSpace(MergeMethod):
                 "whole model, and in core space every tensor has a basis of its own; use a method "
                 "that looks at one tensor at a time, such as core_space(ties)"
             )
+        return planned
+
+
+def _operations(
+    tensor: TensorContext, ranks: Sequence[int], rank: int, inner: Combination
+) -> Operations | None:
+    """Of both bases, the small matrices, their merge and the factors of the result; None where the
+    inner method of whole matrices does not say what it computes.
+    """
+    rows, columns = tensor.shape
+    stacked = sum(ranks)
+    p, q = min(stacked, rows), min(stacked, columns)
+    total = elements(p, q, 8.0 * tensor.inputs)
+    if isinstance(inner, TileFunction) and inner.unit.is_whole:
+        if inner.operations is None:
+            return None
+        total = inner.operations
+    for side, kept in ((rows, p), (columns, q)):
+        # QR of half the speed of products, the decomposition of R in float64, U of R
+        total += wide_product(side, stacked, kept) * 2.0 + svd(kept, stacked) * 2.0
+        total += wide_product(side, kept, kept)
+    for each in ranks:
+        total += wide_product(p, rows, each) + wide_product(each, columns, q)
+        total += wide_product(p, each, q)
+    total += svd(p, q) * 2.0 + wide_product(rows, p, rank) + wide_product(rank, q, columns)
+    if tensor.base:
+        total += product(rows, rank, columns) + elements(rows, columns, 4.0)
+    return total
 
 
 def core(group: Any) -> tuple[Any, Any, list[Any]]:
