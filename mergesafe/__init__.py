@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mergesafe.calibration.merge_api import calibrate_merge
     from mergesafe.data.api import generate
     from mergesafe.engine.api import merge, plan, verify
+    from mergesafe.engine.diff.api import diff
     from mergesafe.safety.evaluation.api import evaluate
     from mergesafe.safety.gate.api import gate
     from mergesafe.safety.inspector.train import measure_inspector, train_inspector
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "calibrate_merge",
+    "diff",
     "evaluate",
     "gate",
     "generate",
@@ -55,6 +57,7 @@ __all__ = [
 _LAZY = {
     "calibrate": ("mergesafe.calibration.api", "calibrate"),
     "calibrate_merge": ("mergesafe.calibration.merge_api", "calibrate_merge"),
+    "diff": ("mergesafe.engine.diff.api", "diff"),
     "evaluate": ("mergesafe.safety.evaluation.api", "evaluate"),
     "gate": ("mergesafe.safety.gate.api", "gate"),
     "generate": ("mergesafe.data.api", "generate"),

@@ -166,8 +166,12 @@ def open_refs(
     folder: Path,
     source: Path | None = None,
     documents: Mapping[str, Document] | None = None,
+    *,
+    packed: bool = False,
 ) -> tuple[Model, ...]:
     """The models in their order, each checkpoint opened once; relative paths from ``folder``.
+
+    ``packed``: tensors that no merge takes, of quantized checkpoints, are taken as they are stored.
 
     Raises:
         CheckpointError: one cannot be opened or is quantized; says where ``source`` names it.
@@ -188,8 +192,9 @@ def open_refs(
             if document is not None:
                 opened[place], scales[place], notes[place] = document.checkpoint, {}, None
             elif place not in opened:
-                opened[place], scales[place] = _without_scales(open_checkpoint(locate(place)))
-                notes[place] = check_parent(opened[place], len(scales[place]))
+                found = open_checkpoint(locate(place))
+                opened[place], scales[place] = _without_scales(found, packed=packed)
+                notes[place] = None if packed else check_parent(opened[place], len(scales[place]))
             checkpoint = opened[place]
             adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
         except CheckpointError as error:
@@ -207,11 +212,15 @@ def open_refs(
     return tuple(models)
 
 
-def _without_scales(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, ScaleOf]]:
+def _without_scales(
+    checkpoint: Checkpoint, *, packed: bool
+) -> tuple[Checkpoint, dict[str, ScaleOf]]:
     """The checkpoint's weights alone, and the scales of those that are 8-bit floating point."""
     try:
         found = scales_of(checkpoint.tensors, checkpoint.config)
     except CheckpointError as error:
+        if packed:
+            return checkpoint, {}
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
     if not found:
         return checkpoint, {}

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from mergesafe.results.data_card import DataCard
+from mergesafe.results.diff import Diff
 from mergesafe.results.evaluation import Evaluation
 from mergesafe.results.gate import Gate
 from mergesafe.results.similarity import Similarity
@@ -14,7 +15,7 @@ from mergesafe.results.tuning import Tuning
 from mergesafe.results.vet import Vet
 from mergesafe.version import __version__
 
-Result: TypeAlias = Evaluation | Similarity | Vet | Gate | DataCard | Tuning
+Result: TypeAlias = Evaluation | Similarity | Vet | Gate | DataCard | Tuning | Diff
 
 #: By kind, the struct and the command that writes it.
 KINDS: Final[dict[str, tuple[type[Result], str]]] = {
@@ -23,6 +24,7 @@ KINDS: Final[dict[str, tuple[type[Result], str]]] = {
     "vet": (Vet, "mergesafe vet --out FILE"),
     "gate": (Gate, "mergesafe gate --out FILE"),
     "data_card": (DataCard, "mergesafe generate"),
+    "diff": (Diff, "mergesafe diff A B --json"),
     "tuning": (Tuning, "mergesafe tune --out FILE"),
 }
 

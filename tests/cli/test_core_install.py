@@ -110,6 +110,7 @@ def test_other_commands(missing: list[str], family: Family) -> None:
         ("info",),
         ("methods", "ties"),
         ("similarity", one, two, "--base", family.base),
+        ("diff", one, two),
         ("vet", one, "--base", family.base),
         ("gate", "m", "--evaluation", saved, "--require", "domain.x.nll <= 2"),
         ("report", saved, "--out", family.folder / "report.html"),

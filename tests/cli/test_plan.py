@@ -204,10 +204,12 @@ def test_nothing_is_written(ties: Path, family: Family) -> None:
     assert sorted(path.name for path in family.folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plan"], ["merge"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plan"], ["merge"], ["diff"]])
 def test_light_commands_import_no_heavy_package(arguments: list[str], ties: Path) -> None:
     if arguments[0] in ("plan", "merge"):
         arguments = [*arguments, str(ties), *([str(ties.parent / "o")] * (arguments[0] == "merge"))]
+    if arguments == ["diff"]:
+        arguments = ["diff", *(str(ties.parent / name) for name in ("base", "one"))]
     script = (
         "import sys, atexit\n"
         f"atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules]))\n"

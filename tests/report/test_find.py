@@ -38,7 +38,7 @@ def failure(path: Path) -> str:
 def test_fixtures_hold_every_kind() -> None:
     kinds = {found.kind for found in read_documents([FIXTURES])}
     assert kinds == {
-        "evaluation", "similarity", "vet", "gate", "data_card", "tuning", "manifest",
+        "evaluation", "similarity", "vet", "gate", "data_card", "tuning", "diff", "manifest",
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The options of ``mergesafe merge``, ``plan`` and ``verify``."""
+"""The options of ``mergesafe merge``, ``plan``, ``verify`` and ``diff``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     )
     app.command(epilog="Example: mergesafe plan ties.yml --memory 2GiB")(plan)
     app.command(epilog="Example: mergesafe verify merged/")(verify)
+    app.command(epilog="Example: mergesafe diff models/base merged/ --tensors 20")(diff)
 
 
 @guarded
@@ -132,3 +133,36 @@ def verify(
     from mergesafe.cli.verify import run
 
     run(out, threads=threads, json=json, quiet=quiet)
+
+
+@guarded
+def diff(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="A folder, file, URL or Hub id; +ADAPTER or not.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    tensors: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="List the N tensors that differ most."),
+    ] = 10,
+    layers: Annotated[bool, typer.Option("--layers", help="Sums of every layer.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit status 3 where anything differs.")
+    ] = False,
+    memory: Memory = None,
+    threads: Threads = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say what differs between the checkpoints A and B.
+
+    Tensors: which only one has, and how far those of both are apart. Beside them: settings by
+    their meaning, tokenizers token by token, chat templates, adapters, other files.
+    """
+    from mergesafe.cli.diff import run
+
+    run(
+        a, b, tensors=tensors, layers=layers, exit_code=exit_code, memory=memory,
+        threads=threads, json=json, quiet=quiet,
+    )  # fmt: skip

@@ -70,6 +70,7 @@ class Row:
 def rows(plan: MergePlan) -> list[Row]:
     """Every layer's tensors by what the method does with them, in the order of a forward pass."""
     tasks = plan.outputs
+    ways = {task.method.name: _way(task) for task in reversed(plan.tasks) if task.used != ()}
     known: dict[tuple[object, ...], Numbers] = {}
     found = []
     for label, names in layers_of(tasks).items():
@@ -80,7 +81,7 @@ def rows(plan: MergePlan) -> list[Row]:
                 alike.setdefault(_key(task), []).append(task)
         for key, some in alike.items():
             if key not in known:
-                known[key] = _numbers(some[0])
+                known[key] = _numbers(some[0], ways)
             groups = {tensor_group(task.stored) for task in some}
             layer.append(
                 Row(
@@ -104,12 +105,15 @@ def _way(task: TensorTask) -> str:
     how: Combination | None = None if task.planned is None else task.planned.combination
     if how is None:
         return COPIED
+    if task.used == () and not task.unread:
+        return "as in the base"
     if isinstance(how, TileFunction):
         return _UNITS[how.unit]
     return next((text for kind, text in _WAYS.items() if isinstance(how, kind)), _UNITS[how.unit])
 
 
-def _numbers(task: TensorTask) -> Numbers:
+def _numbers(task: TensorTask, ways: Mapping[str, str]) -> Numbers:
+    """``ways``: of each method where settings such as a weight of 0 do not leave the base alone."""
     if task.copied:
         return Numbers(COPIED, COPIED, {})
     ignored = {each.name for each in task.method.parameters if each.ignored}
@@ -118,7 +122,8 @@ def _numbers(task: TensorTask) -> Numbers:
     for model, own in zip(task.inputs, settings.inputs, strict=False):
         values |= {(name, model): value for name, value in own.items() if name not in ignored}
     values |= {(n, None): value for n, value in settings.shared.items() if n not in ignored}
-    return Numbers(task.method.name, _way(task), values)
+    name, way = task.method.name, _way(task)
+    return Numbers(name, ways.get(name, way) if task.unread and task.used == () else way, values)
 
 
 def layers_described(found: Sequence[Row]) -> list[dict[str, Any]]:

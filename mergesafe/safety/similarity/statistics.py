@@ -17,8 +17,9 @@ from typing import Final
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.engine.memory import Arena, aligned, format_size
 from mergesafe.engine.plan.tiling import BLOCK
+from mergesafe.engine.tiles import Area
 from mergesafe.errors import ArgumentError
-from mergesafe.safety.similarity.tiles import Area, TensorInput, TensorSums, sum_tensor
+from mergesafe.safety.similarity.tiles import TensorInput, TensorSums, sum_tensor
 
 #: Elements of a tile: of a few models they stay in a processor's cache.
 _TILE: Final = 1 << 18

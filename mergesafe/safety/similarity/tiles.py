@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.checkpoint.views.adapted import WithLora
-from mergesafe.checkpoint.views.view import OpenView, Room
-from mergesafe.engine.memory import Slice, aligned
-from mergesafe.engine.run.kernels import Buffer
 from mergesafe.engine.run.native_kernels import compare
+from mergesafe.engine.tiles import Area, TileReader
 from mergesafe.outline.sources import Operand
 
 #: In :attr:`TensorSums.nonfinite`, the base.
@@ -75,33 +72,14 @@ class TensorSums:
         return cls(listed, [[0.0] * len(listed) for _ in listed], zeros, zeros)
 
 
-class Area:
-    """One worker's memory, given out anew for every tensor; tiles have up to ``tile`` elements."""
-
-    def __init__(self, memory: Slice, tile: int) -> None:
-        self.tile = tile
-        self._address, self._view = memory.take(memory.size)
-        self._used = 0
-
-    def clear(self) -> None:
-        self._used = 0
-
-    def take(self, nbytes: int) -> tuple[int, memoryview]:
-        """The next ``nbytes``: address and writable view."""
-        begin, self._used = self._used, self._used + aligned(nbytes)
-        if self._used > len(self._view):
-            raise AssertionError(f"area of {len(self._view)} bytes, {self._used} asked for")
-        return self._address + begin, self._view[begin : begin + nbytes]
-
-
 def sum_tensor(
     tensor: TensorInput, area: Area, reader: Reader, parents: bool, stop: threading.Event
 ) -> TensorSums:
     """All sums of one tensor; ``parents``: those with the base too."""
     area.clear()
     changed = tensor.changed
-    base = _Input(tensor.base, area, reader)
-    experts = [_Input(operand, area, reader, base) for operand in changed.values()]
+    base = TileReader(tensor.base, area, reader)
+    experts = [TileReader(operand, area, reader, base) for operand in changed.values()]
     width = len(experts) + parents
     products = [0.0] * (width * width)
     counts = [0] * (2 * len(experts) ** 2)
@@ -144,27 +122,3 @@ def _spread(
         inner = dict(zip(at, products[1:width], strict=True))
         base = products[0], *(inner.get(i, 0.0) for i in range(len(experts)))
     return TensorSums(experts, result.gram, both, opposite, base, nonfinite)
-
-
-class _Input:
-    """The values of one operand, tile by tile, with its adapter's delta added in float32.
-
-    What ``base`` reads of the same stored tensor is read once.
-    """
-
-    def __init__(
-        self, operand: Operand, area: Area, reader: Reader, base: _Input | None = None
-    ) -> None:
-        self.view = view = operand.view
-        room = Room(reader, area.tile, area.take)
-        shared = base.plain if base is not None and base.view.plain == view.plain else None
-        self._shared = shared is not None
-        self.plain: OpenView = view.plain.open(room) if shared is None else shared
-        self._open = view.over(self.plain, room) if isinstance(view, WithLora) else self.plain
-
-    def read(self, begin: int, n: int) -> Buffer:
-        """Elements [begin, begin + n), once the base has read them."""
-        if not self._shared:
-            self._open.fetch(begin, n)
-        address, values = self._open.make(begin, n)
-        return Buffer(address, values, self.view.dtype, self.view.dtype)
