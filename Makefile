@@ -2,6 +2,7 @@
 #
 #   make demo        the story on a real small model, up to a quarter of an hour on two cores
 #   make test        what CI runs: lint, types, build, tests
+#   make parity      whole recipes beside the installed mergekit, more of them than make test, minutes
 #   make faults      204 faults of the system, each followed by a comparison of bytes, ten minutes
 #   make sanitize    the kernels under gcc's address, undefined-behaviour and thread sanitizers, long
 #   make hostile     hostile model folders through every command, an hour
@@ -29,7 +30,7 @@ endif
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc tests -not -path 'csrc/third_party/*' \( -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' \))
 
-.PHONY: demo test fast-test fuzz faults hostile sanitize lint types wheel-check bench docs method-pages gpu-check lock format clean
+.PHONY: demo test fast-test parity fuzz faults hostile sanitize lint types wheel-check bench docs method-pages gpu-check lock format clean
 
 $(VENV)/.torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -62,8 +63,14 @@ demo: $(VENV)/.demo-extra $(VENV)/.model
 test: lint types fast-test wheel-check
 
 WORKERS ?= 2
-fast-test: $(VENV)/.test-extra $(VENV)/.demo-extra $(VENV)/.model
+fast-test: $(VENV)/.test-extra $(VENV)/.demo-extra $(VENV)/.parity-extra $(VENV)/.model
 	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile
+
+# Random recipes for each property.
+PARITY_EXAMPLES ?= 1000
+parity: $(VENV)/.test-extra $(VENV)/.parity-extra
+	PARITY_EXAMPLES=$(PARITY_EXAMPLES) $(BIN)/python -m pytest -q -m 'slow or not slow' \
+	  tests/parity tests/engine/test_mergekit.py tests/recipe/test_mergekit.py
 
 # With NAME='power cut', say, those whose names hold that.
 faults: $(VENV)/.test-extra $(VENV)/.demo-extra

@@ -71,8 +71,12 @@ def _model_from_mapping(node: MapNode, what: str, report: Reporter) -> ModelRef:
 
 def _path(node: Node | None, what: str, line: int | None, report: Reporter) -> str:
     if isinstance(node, MapNode):
-        _check_model_keys(node, ("path",), ("revision",), what, report)
-        line, node, what = node.line, node.get("path"), f"{what}, 'path'"
+        _check_model_keys(node, ("path", "revision"), (), what, report)
+        revision = node.get("revision")
+        path = _path(node.get("path"), f"{what}, 'path'", node.line, report)
+        if revision is None:
+            return path
+        return path + "@" + string(revision, f"{what}, 'revision'", report)
     if node is None:
         raise report.error(f"{what} is missing", line)
     return string(node, what, report)

@@ -1,34 +1,21 @@
-"""The same recipes through mergekit, where mergekit-yaml is on the PATH (skipped elsewhere)."""
+"""The same recipes through mergekit, where it is installed (skipped elsewhere)."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from parity.peer import Mergekit, mergekit_python
 from tiny import Tensors, llama, read, recipe, save
 
 import mergesafe
 
 from . import float64
 
-COMMAND = shutil.which("mergekit-yaml")
-pytestmark = pytest.mark.skipif(COMMAND is None, reason="mergekit-yaml is not on the PATH")
+pytestmark = pytest.mark.skipif(mergekit_python() is None, reason="mergekit is not installed")
 
-#: Runs every recipe of a JSON file in one process, because starting mergekit takes seconds.
-SCRIPT = """
-import json, sys
-from mergekit.config import MergeConfiguration
-from mergekit.merge import run_merge
-from mergekit.options import MergeOptions
-for out, recipe in json.load(open(sys.argv[1])).items():
-    options = MergeOptions(copy_tokenizer=False, write_model_card=False)
-    run_merge(MergeConfiguration.model_validate(recipe), out, options)
-"""
 WEIGHTS = (0.6, 0.3)
 RECIPES: dict[str, dict[str, Any]] = {
     "linear": {"parameters": {"normalize": False}},
@@ -89,13 +76,9 @@ def run_both(dtype_name: str, inputs: list[Tensors], folder: Path) -> Merges:
     config = {"torch_dtype": dtype_name}
     models = [save(folder / f"m{i}", model, config) for i, model in enumerate(stored)]
     recipes = {name: content(name, models, dtype_name) for name in RECIPES}
-    file = folder / "recipes.json"
-    file.write_text(json.dumps({str(folder / "theirs" / n): r for n, r in recipes.items()}))
-    python = Path(COMMAND or "").with_name("python")
-    done = subprocess.run(
-        [python, "-c", SCRIPT, file], capture_output=True, text=True, check=False, cwd=folder
-    )
-    assert done.returncode == 0, done.stderr
+    with Mergekit(folder) as mergekit:
+        for name, each in recipes.items():
+            assert mergekit.merge(each, folder / "theirs" / name) is None
     for name, each in recipes.items():
         mergesafe.merge(each, folder / "ours" / name)
     ours, theirs = ({n: read(folder / side / n) for n in RECIPES} for side in ("ours", "theirs"))

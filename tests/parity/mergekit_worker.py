@@ -26,7 +26,6 @@ for line in sys.stdin:
     try:
         options = MergeOptions(
             lora_merge_cache=ADAPTERS,
-            lora_merge_dtype="float32",
             copy_tokenizer=False,
             write_model_card=False,
             random_seed=0,

@@ -6,20 +6,25 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 WORKER = Path(__file__).with_name("mergekit_worker.py")
-#: mergekit's Python; else that beside ``mergekit-yaml`` on the PATH.
+#: Names mergekit's Python; else it is this one, or that beside ``mergekit-yaml`` on the PATH.
 VARIABLE = "MERGEKIT_PYTHON"
 
 
 def mergekit_python() -> str | None:
     """None where there is no mergekit."""
+    if VARIABLE in os.environ:
+        return os.environ[VARIABLE]
+    if find_spec("mergekit") is not None:
+        return sys.executable
     command = shutil.which("mergekit-yaml")
-    beside = None if command is None else str(Path(command).with_name("python"))
-    return os.environ.get(VARIABLE) or beside
+    return None if command is None else str(Path(command).with_name("python"))
 
 
 class Mergekit:

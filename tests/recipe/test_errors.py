@@ -149,8 +149,8 @@ case("lora only", "merge_method: linear\nmodels:\n- model:\n    lora: b\n", 4,
      "'model', 'model' is missing")  # fmt: skip
 case("path missing", "merge_method: linear\nmodels:\n- model:\n    model: {}\n", 4,
      "'model', 'model', 'path' is missing")  # fmt: skip
-case("revision", "merge_method: linear\nmodels:\n- model:\n    model: {path: a, revision: b}\n", 4,
-     "'revision' is known to mergekit, not supported by this version")  # fmt: skip
+case("revision", "merge_method: linear\nmodels:\n- model:\n    model: {path: a, revision: [b]}\n",
+     4, "'model', 'model', 'revision' must be text")  # fmt: skip
 case("model twice",
      "merge_method: linear\nmodels:\n- {model: a, parameters: {weight: 1}}\n- model: ./a/\n", 4,
      "model './a/' is listed twice (first on line 3)", "larger weight")  # fmt: skip

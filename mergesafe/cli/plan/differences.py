@@ -1,6 +1,7 @@
 """What mergekit 0.1.5 does otherwise on purpose, and which of it concerns a plan.
 
-docs/recipes.md has the same sentences in a table; a test compares both.
+docs/coming-from-mergekit.md has the same sentences in a table. Tests compare both, and show each
+difference (tests/parity/differences.py).
 """
 
 from __future__ import annotations
@@ -13,16 +14,11 @@ from mergesafe.architecture.groups import tensor_group
 from mergesafe.architecture.tying import HEADS
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.methods.spec import KthMagnitude, KthScore, ModelKthMagnitude, ScoreThreshold
+from mergesafe.recipe.method_names import MERGEKIT_METHODS
 
-#: Concern mistakes, data or crashes, of which no plan knows.
+#: Concern mistakes, data, chance or crashes, of which no plan knows.
 _UNKNOWN: Final = None
 _SELECTIONS: Final = (KthMagnitude, ModelKthMagnitude, ScoreThreshold, KthScore)
-#: What ``merge_method`` may be in mergekit.
-MERGEKIT_METHODS: Final = frozenset(
-    ("arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della",
-     "della_linear", "karcher", "linear", "model_stock", "multislerp", "nearswap", "nuslerp",
-     "passthrough", "ram", "ramplus_tl", "sce", "slerp", "task_arithmetic", "ties")
-)  # fmt: skip
 _HALVES: Final = ("BF16", "F16")
 
 
@@ -75,6 +71,14 @@ def _ends_otherwise(plan: MergePlan) -> bool:
 def _one_source_first(plan: MergePlan) -> bool:
     slices = plan.recipe.slices
     return bool(slices) and len(slices[0].sources) == 1 < len(slices[-1].sources)
+
+
+def _base_goes_along(plan: MergePlan) -> bool:
+    return any(
+        merge.base_model is not None and merge.entry(merge.base_model) is None
+        for merge in plan.recipe.merges
+        if plan.recipe.slices and merge.method.inputs.base != "none"
+    )
 
 
 def _unlisted(plan: MergePlan) -> bool:
@@ -176,6 +180,55 @@ RULES: Final = (
         "`slices`: where the first slice has one source, so has the head",
         "the sources of the last slice",
         _one_source_first,
+    ),
+    Rule(
+        "base of slices",
+        "a slice that does not list the base is refused",
+        "the base goes along with the same layers",
+        _base_goes_along,
+    ),
+    Rule(
+        "unlisted base",
+        "`linear` and `karcher` also merge a `base_model` that is not listed",
+        "an error that says to list it",
+        _UNKNOWN,
+    ),
+    Rule(
+        "adapters",
+        "a model with its adapter is first written to the disk, in the model's type",
+        "the adapter is added while the model is read, in float32",
+        lambda plan: any(model.adapter is not None for model in plan.models),
+    ),
+    Rule(
+        "whole numbers",
+        "a list of whole numbers (`max_iter`) is interpolated, and refused where that gives a "
+        "fraction",
+        "a list of whole numbers picks, as one of booleans does",
+        _UNKNOWN,
+    ),
+    Rule(
+        "zero weights",
+        "`linear` with weights whose sum is zero gives NaN and infinity",
+        "an error",
+        _UNKNOWN,
+    ),
+    Rule(
+        "ranges",
+        "a density of 3, a `t` of 1.5 and an infinite weight are taken as they are",
+        "an error that names the allowed range",
+        _UNKNOWN,
+    ),
+    Rule(
+        "configuration",
+        "without a base, `config.json` is that of any of the models",
+        "that of the first model",
+        _UNKNOWN,
+    ),
+    Rule(
+        "output folder",
+        "what an earlier merge left in the output folder stays there",
+        "an error, or `--overwrite`, which replaces the folder",
+        _UNKNOWN,
     ),
     Rule(
         "crashes",

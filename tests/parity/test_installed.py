@@ -1,0 +1,82 @@
+"""The installed mergekit on the whole matrix, and on random recipes (skipped where there is none).
+
+`make parity` runs all of it, with more examples.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from tiny import read
+
+import mergesafe
+from mergesafe.errors import MergesafeError
+
+from .compare import assert_equal, assert_rounded
+from .differences import refused_by_mergekit, refused_on_purpose
+from .matrix import product, save_all
+from .peer import Mergekit
+from .recipes import placed, recipes
+
+EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "40"))
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("installed")
+    save_all(made)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(product()), ids=str)
+def test_the_whole_product(case: Any, folder: Path, mergekit: Mergekit) -> None:
+    """In float32, and what mergekit rounds when it writes 16 bits of it."""
+    ours, theirs = folder / f"{case} ours", folder / f"{case} theirs"
+    recipe = case.recipe(folder, dtype="float32")
+    assert mergekit.merge(recipe, theirs) is None
+    mergesafe.merge(recipe, ours)
+    assert_equal(read(ours), read(theirs))
+    rounded = folder / f"{case} rounded"
+    assert mergekit.merge({**recipe, "out_dtype": "bfloat16"}, rounded) is None
+    assert_rounded(read(rounded), read(theirs), torch.bfloat16)
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(recipes())
+def test_random_recipes(folder: Path, mergekit: Mergekit, recipe: dict[str, Any]) -> None:
+    """Both refuse, or both merge to the same, or the difference is on purpose."""
+    number = next(_numbers)
+    ours, theirs = folder / f"ours {number}", folder / f"theirs {number}"
+    written = placed(recipe, str(folder))
+    reason = mergekit.merge(written, theirs)
+    refusal = refusal_of(written, ours)
+    if reason is None and refusal is None:
+        assert_equal(read(ours), read(theirs))
+    elif reason is None:
+        assert refused_on_purpose(str(refusal)), refusal
+    elif refusal is None:
+        assert refused_by_mergekit(reason), reason
+    for out in (ours, theirs):
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def refusal_of(recipe: dict[str, Any], out: Path) -> str | None:
+    """What mergesafe says in place of merging."""
+    try:
+        mergesafe.merge(recipe, out)
+    except MergesafeError as error:
+        return str(error)
+    return None
