@@ -31,6 +31,7 @@ class Tile:
     """Elements [begin, begin + count) of one task, written; digests by part (see manifest.py).
 
     ``nonfinite``: inputs that held NaN or infinity there. ``overflow``: whether the output does.
+    ``directions``: of a part of the task vectors, where these are few and a warning says so.
     """
 
     task: int
@@ -39,6 +40,7 @@ class Tile:
     digests: dict[str, int]
     nonfinite: tuple[int, ...] = ()
     overflow: bool = False
+    directions: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def record_of(entry: Tile | Statistics) -> Line:
         "digests": {part: text(digest) for part, digest in entry.digests.items()},
         "nonfinite": entry.nonfinite,
         "overflow": entry.overflow,
+        **({"directions": entry.directions} if entry.directions else {}),
     }
 
 

@@ -22,6 +22,7 @@ from mergesafe.engine.resume.entries import MERGE, Finished, Statistics, Tile, r
 from mergesafe.engine.resume.unfinished import describe_inputs, verified, work_to_resume
 from mergesafe.engine.run.executor import Executor, Unfinished
 from mergesafe.engine.run.nonfinite import NonFinite
+from mergesafe.engine.run.numerical_rank import rank_warnings
 from mergesafe.engine.run.progress import ProgressTracker, moved_bytes, spans_left
 from mergesafe.engine.run.trace import Trace, no_lap
 from mergesafe.engine.run.whole_model import with_model_answers
@@ -119,7 +120,10 @@ def merge_into(
             backend = executor.run(left)
             lap("wait", 0, 0)
             reader.check_unchanged()
-            odd = tracker.nonfinite.warnings(made.tasks)
+            odd = [
+                *tracker.nonfinite.warnings(made.tasks),
+                *rank_warnings(made.tasks, tracker.directions),
+            ]
             warnings = (*made.warnings, *as_called(odd, made.recipe, made.models))
             kept = tuple(each for each in warnings if each not in made.passing)
             _add_companions(folder, made, kept)

@@ -52,6 +52,8 @@ class ProgressTracker:
         self.digests = Digests()
         #: Bytes of the output that are finished.
         self.bytes_done = 0
+        #: By task, of task vectors with few directions (numerical_rank.py).
+        self.directions: dict[int, int] = {}
         self._journal = journal
         self._lock = threading.Lock()
 
@@ -85,5 +87,7 @@ class ProgressTracker:
         self.nonfinite.check(task, entry.nonfinite, overflow)
         if isinstance(entry, Tile):
             self.bytes_done += task.written_bytes(entry.count)
+            if entry.directions:
+                self.directions[entry.task] = entry.directions
             for part, digest in entry.digests.items():
                 self.digests.add(task, part, digest)

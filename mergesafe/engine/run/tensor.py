@@ -24,6 +24,7 @@ from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.answers import answer
 from mergesafe.engine.run.encoded import EncodedRows
 from mergesafe.engine.run.kernels import OUTPUT_FLAG, Buffer, Kernels, TileError, flagged
+from mergesafe.engine.run.numerical_rank import few_directions
 from mergesafe.engine.run.ranks import RankedExperts
 from mergesafe.engine.run.results import Results
 from mergesafe.engine.run.scores import PieceScores
@@ -121,6 +122,7 @@ class TensorMerge:
                 Tile(
                     self.number, begin, count, self._digests, tuple(sorted(self._nonfinite)),
                     self._overflow,
+                    few_directions(self.task, inputs) if count == self.task.numel else 0,
                 )
             )  # fmt: skip
             self.lap("journal", begin, 0)
