@@ -139,6 +139,7 @@ def _tokenizer(found: Diff) -> Iterator[str]:
 
 def _parts(title: str, parts: Sequence[PartDiff], to: Console) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     table.add_column(title)
@@ -146,7 +147,12 @@ def _parts(title: str, parts: Sequence[PartDiff], to: Console) -> None:
         table.add_column(name, justify="right")
     for part in (each for each in parts if each.different):
         label = part.name if title == "layer" else in_words([part.name])
-        table.add_row(label, f"{part.tensors:,}", f"{part.different:,}", *_cells(part.measures))
+        table.add_row(
+            Text(printable(label)),
+            f"{part.tensors:,}",
+            f"{part.different:,}",
+            *_cells(part.measures),
+        )
     to.print()
     to.print(table)
 
@@ -163,7 +169,7 @@ def _tensors(different: Sequence[TensorDiff], count: int, to: Console) -> None:
     for name in ("changed", "max |b - a|", "L2", "relative L2"):
         table.add_column(name, justify="right")
     for each in ranked[:count]:
-        table.add_row(Text(printable(_title(each))), _aspects(each), *_cells(each.measures))
+        table.add_row(Text(printable(_title(each))), Text(_aspects(each)), *_cells(each.measures))
     to.print()
     to.print(table)
 

@@ -30,7 +30,8 @@ class Measures(msgspec.Struct, frozen=True):
 
     changed: elements whose value differs (−0 is 0); None where shapes differ.
     largest: max |b − a|. l2: ‖b − a‖. relative: ‖b − a‖ / ‖a‖; None where a is zero. These three
-    are None, too, for types that have no float32 value, and where a or b holds NaN or infinity.
+    are None, too, for types that have no float32 value, where a or b holds NaN or infinity, and
+    beyond 1e30.
     """
 
     elements: Count

@@ -63,6 +63,9 @@ def test_merge_and_what_looks_at_models(tmp_path: Path) -> None:
     assert "\\x1b" in told
     ran("plan", made)
     ran("plan", made, "--json")
+    ran("plan", made, "--layers")
+    ran("diff", one, two)
+    ran("diff", one, two, "--layers")
     ran("merge", made, out, "--overwrite", statuses=(2,))
     ran("verify", out)
     with (out / "model.safetensors").open("r+b") as file:

@@ -79,6 +79,7 @@ def test_fields(ties: Path, family: Family) -> None:
             }
         ],
         "stack": [],
+        "documents": [],
         "warnings": [],
         "notes": [],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import mergesafe
 from mergesafe.cli.plan import layers as layer_table
 from mergesafe.cli.plan import parents as of_parents
 from mergesafe.cli.plan import stack as of_stack
+from mergesafe.cli.plan.description import describe
 from mergesafe.cli.plan.differences import RULES, differences
 from mergesafe.cli.plan.names import short_names
 from mergesafe.cli.plan.numbers import (
@@ -25,6 +27,7 @@ from mergesafe.cli.plan.numbers import (
     rows,
 )
 from mergesafe.cli.plan.parents import Parent, parents, renaming
+from mergesafe.cli.plan.text import as_text
 from mergesafe.engine.plan.merge_plan import MergePlan
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -277,6 +280,23 @@ def test_what_concerns_most_recipes(family: Family, tmp_path: Path) -> None:
     ]
     assert keys(recipe("linear", wide, parameters={"weight": 1.0})) == set()
     assert keys(recipe("tsv", family.experts, family.base)) == {"methods"}
+
+
+def test_every_document_has_its_sections(family: Family) -> None:
+    """And the rules of all of them are told."""
+    first = recipe("dare_ties", family.experts, family.base, name="first",
+                   each={"weight": 0.5, "density": 0.5})  # fmt: skip
+    last = recipe("linear", ["first", str(family.base)], parameters={"weight": 1.0})
+    path = write_recipe(family.folder / "r.yml", f"{json.dumps(first)}\n---\n{json.dumps(last)}\n")
+    told = describe(mergesafe.plan(path))
+    [document] = told["documents"]
+    assert (document["name"], document["method"]) == ("first", "dare_ties")
+    assert [len(each) for each in (document["parents"], told["parents"])] == [3, 2]
+    assert {each["rule"] for each in told["differences"]} == {"random masks", "arithmetic"}
+    lines = as_text(told).splitlines()
+    order = ["  document   first: dare_ties", "  output     linear"]
+    assert [line for line in lines if line in order] == order
+    assert sum(line.startswith("  numbers") for line in lines) == 2
 
 
 def test_rules_of_types(family: Family, tmp_path: Path) -> None:

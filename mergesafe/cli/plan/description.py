@@ -13,6 +13,7 @@ from mergesafe.cli.plan.stack import stack
 from mergesafe.cli.plan.timing import estimate_as_json, estimated, shortened
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.estimate.seconds import tensor_classes
+from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tiling import reads
 from mergesafe.recipe.model import Recipe
 
@@ -26,7 +27,6 @@ def describe(report: PlanReport) -> dict[str, Any]:
         if task.statistics and schedule.layouts[task.name].tile < task.numel
     }
     classes = tensor_classes(plan, schedule)
-    found = rows(plan)
     estimate, unknown = estimated(report, classes)
     asked = (task.planned.statistics for task in plan.tasks if task.planned is not None)
     statistics = {each.title for statistics in asked for each in statistics}
@@ -56,13 +56,25 @@ def describe(report: PlanReport) -> dict[str, Any]:
         "estimated_seconds": None if estimate is None else shortened(estimate.seconds),
         "estimate": None if estimate is None else estimate_as_json(estimate),
         "no_estimate": unknown,
+        **_sections(plan),
+        "documents": [
+            {"name": name, "method": inner.recipe.method_names, **_sections(inner)}
+            for name, inner in plan.intermediates.items()
+        ],
+        "differences": differences(plan),
+        "warnings": [*plan.warnings, *_tuning_warnings(plan.recipe)],
+        "notes": list(plan.notes),
+    }
+
+
+def _sections(plan: MergePlan) -> dict[str, Any]:
+    """What is said of every document of a recipe."""
+    found = rows(plan)
+    return {
         "parents": parents_described(parents(plan)),
         "groups": groups_described(found),
         "layers": layers_described(found),
         "stack": stack(plan),
-        "differences": differences(plan),
-        "warnings": [*plan.warnings, *_tuning_warnings(plan.recipe)],
-        "notes": list(plan.notes),
     }
 
 

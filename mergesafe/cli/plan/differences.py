@@ -241,11 +241,12 @@ RULES: Final = (
 
 def differences(plan: MergePlan) -> list[dict[str, str]]:
     """The rules that concern a plan, as JSON; of what mergekit cannot run at all, that alone."""
-    rules = RULES if MERGEKIT_METHODS & {m.name for m in plan.recipe.methods} else RULES[:1]
+    plans = (*plan.intermediates.values(), plan)
+    methods = {method.name for each in plans for method in each.recipe.methods}
     return [
         {"rule": rule.key, "mergekit": rule.mergekit, "mergesafe": rule.mergesafe}
-        for rule in rules
-        if rule.concerns is not None and rule.concerns(plan)
+        for rule in (RULES if MERGEKIT_METHODS & methods else RULES[:1])
+        if rule.concerns is not None and any(map(rule.concerns, plans))
     ]
 
 

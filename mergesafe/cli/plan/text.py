@@ -39,9 +39,7 @@ def as_text(plan: dict[str, Any], *, layers: bool = False) -> str:
         f"(budget {format_size(plan['memory_budget'])}) and a fixed overhead",
         f"  threads    {plan['workers']} workers, {plan['kernel_threads']} per kernel",
         *time_lines(plan["estimate"], plan["no_estimate"]),
-        *stack.lines(plan["stack"]),
-        *parents.lines(plan["parents"]),
-        *_numbers(plan, layers),
+        *_documents(plan, layers),
         *differences.lines(plan["differences"]),
     ]
     lines += [
@@ -61,8 +59,24 @@ def _class(each: dict[str, Any]) -> str:
     return f"             {each['tensors']:,} {kind}: {format_size(each['bytes_read'])}"
 
 
-def _numbers(plan: dict[str, Any], layers: bool) -> list[str]:
+def _documents(plan: dict[str, Any], layers: bool) -> list[str]:
+    """The sections of every document, the output's last."""
+    lines: list[str] = []
+    for each in plan["documents"]:
+        lines += [f"  document   {each['name']}: {each['method']}", *_sections(each, layers)]
+    if lines:
+        lines.append(f"  output     {plan['method']}")
+    return lines + _sections(plan, layers)
+
+
+def _sections(plan: dict[str, Any], layers: bool) -> list[str]:
     silent = at_default(plan["layers"])
-    if layers:
-        return layer_table.lines(plan["layers"], silent)
-    return group_lines(plan["groups"], silent)
+    return [
+        *stack.lines(plan["stack"]),
+        *parents.lines(plan["parents"]),
+        *(
+            layer_table.lines(plan["layers"], silent)
+            if layers
+            else group_lines(plan["groups"], silent)
+        ),
+    ]

@@ -30,6 +30,7 @@ from mergesafe.results.diff import (
     TensorHeader,
     differs,
 )
+from mergesafe.results.numbers import LARGEST
 
 
 def diff(
@@ -199,7 +200,8 @@ def _measures(sums: Iterable[Sums]) -> Measures:
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    """None for what no result file may hold: NaN, and what is beyond any figure."""
+    return value if abs(value) <= LARGEST else None
 
 
 def _part(

@@ -118,7 +118,9 @@ def _with_messages(
     notes: list[str] = []
     warnings: list[str] = []
     passing: list[str] = []
+    intermediates: dict[str, MergePlan] = {}
     for name, inner in told:
+        intermediates |= {**inner.intermediates, name: inner}
         held = [tasks for tasks in inner.outputs.values() if is_held(tasks)]
         largest = max((sum(task.out_bytes for task in tasks) for tasks in held), default=0)
         notes.append(
@@ -145,4 +147,5 @@ def _with_messages(
         notes=(*notes, *plan.notes),
         warnings=(*warnings, *plan.warnings),
         passing=(*passing, *plan.passing),
+        intermediates=intermediates,
     )

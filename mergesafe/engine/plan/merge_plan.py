@@ -75,6 +75,9 @@ class MergePlan:
     carried_states: Mapping[Location, FileState] = field(default_factory=dict)
     #: What the file with :attr:`config` is called.
     config_name: str = CONFIG_NAME
+    #: The plans of the other documents that it needs, by their names, each after those that it
+    #: needs itself.
+    intermediates: Mapping[str, MergePlan] = field(default_factory=dict)
 
     @property
     def random(self) -> bool:
