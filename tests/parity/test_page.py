@@ -103,7 +103,6 @@ def test_nothing_of_mergekit_is_left_out() -> None:
 
 #: What a command would be called, of those that are not there.
 ABSENT = {
-    "mergekit-tokensurgeon": "transplant-tokenizer",
     "mergekit-extract-lora": "extract-lora", "mergekit-moe": "moe", "bakllama": "bakllama",
     "mergekit-layershuffle": "layershuffle", "mergekit-pytorch": "pytorch",
     "mergekit-legacy": "legacy",
@@ -120,7 +119,8 @@ def test_a_command(row: list[str]) -> None:
     assert name == "mergesafe"
     help_text = tiny.command(command, "--help")
     assert help_text.returncode == 0
-    assert set(words) - {"RECIPE", "OUT", "TUNED"} <= set(help_text.stdout.split())
+    written = set(re.findall(r"[\w-]+", help_text.stdout))
+    assert set(words) - {"TUNED"} <= written
 
 
 @cache
