@@ -45,7 +45,8 @@ class Document:
 
     ``views``: by the names of the tensors. ``reference`` and ``tokenizer``: the models whose files
     would lie beside the weights. ``generation``: what is in place of generation_config.json of
-    the reference. ``models``: all that it is made of.
+    the reference, ``chat_template`` in place of the tokenizer's. ``models``: all that it is made
+    of.
     """
 
     checkpoint: Checkpoint
@@ -53,6 +54,7 @@ class Document:
     reference: Model
     tokenizer: Model
     generation: dict[str, Any] | None
+    chat_template: str | None
     models: tuple[Model, ...]
 
 

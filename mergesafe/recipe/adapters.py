@@ -61,6 +61,12 @@ def check_output(recipe: Recipe, report: Reporter) -> None:
             "it is used with that of its base. Leave it out",
             line,
         )
+    if recipe.chat_template is not None:
+        report.record(
+            "'chat_template' is given with 'output: adapter', but an adapter is used with the "
+            "tokenizer of its base. Leave it out",
+            recipe.chat_template.line or line,
+        )
     if recipe.encoded_dtype is not None:
         report.record(
             f"'out_dtype: {CONFIG_NAMES[recipe.encoded_dtype]}' is for the matrices of a model; an "

@@ -18,6 +18,7 @@ from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod
 from mergesafe.recipe.adapters import check_adapters, check_output
 from mergesafe.recipe.calibration import check_calibration, check_calibration_of_slices
+from mergesafe.recipe.chat_template import read_chat_template
 from mergesafe.recipe.document import parse_documents
 from mergesafe.recipe.documents import joined_documents
 from mergesafe.recipe.entries import EntryReader
@@ -46,13 +47,12 @@ from mergesafe.recipe.write import dump_recipe
 
 KEYS = (
     "models", "slices", "base_model", "merge_method", "parameters", "dtype", "out_dtype",
-    "keep_float32", "tokenizer_source", "name", "tune", "output", "references",
+    "keep_float32", "tokenizer_source", "chat_template", "name", "tune", "output", "references",
 )  # fmt: skip
 #: What mergekit 0.1.5 understands and this version does not -> what to do instead.
 UNSUPPORTED_KEYS = {
     "modules": "list whole models under 'models'",
     "tokenizer": "use 'tokenizer_source: base' or name a model",
-    "chat_template": "edit the merged model's tokenizer_config.json",
 }
 #: Those that say, in mergekit, which models are merged.
 MODELS_ELSEWHERE = ("modules",)
@@ -159,6 +159,7 @@ class _Reader:
             out_dtype=out_dtype,
             keep_float32=attempt(self._keep_float32) is not False,
             tokenizer_source=tokenizer,
+            chat_template=attempt(read_chat_template, self.root.get("chat_template"), self.report),
             name=name,
             document_line=self.written.line,
             method_line=self._line("merge_method"),

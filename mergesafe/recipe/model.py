@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mergesafe.dtypes import ENCODED_NAMES
 from mergesafe.methods.registry import get_method
@@ -16,6 +16,9 @@ from mergesafe.recipe.nodes import MapNode
 from mergesafe.recipe.quoting import quoted
 from mergesafe.recipe.setting import Setting
 from mergesafe.references import hub_id, is_url, local_path, redact
+
+if TYPE_CHECKING:
+    from mergesafe.recipe.chat_template import ChatTemplate
 
 #: What a merge writes: a whole model, or a LoRA adapter of the base.
 OutputKind: TypeAlias = Literal["model", "adapter"]
@@ -154,6 +157,7 @@ class Recipe:
     out_dtype: str | None = None
     keep_float32: bool = True
     tokenizer_source: str | None = None
+    chat_template: ChatTemplate | None = None
     name: str | None = None
     warnings: tuple[str, ...] = ()
     method_line: int | None = None

@@ -24,6 +24,10 @@ def relocated(recipe: Recipe, folder: Path) -> Recipe:
         )  # fmt: skip
 
     base, source = recipe.base_model, recipe.tokenizer_source
+    template = recipe.chat_template
+    if template is not None and template.kind == "file":
+        path = _absolute(template.value, template.place(recipe.folder))
+        template = replace(template, value=path)
     refs = [entry.ref for entry in recipe.models] + ([] if base is None else [base])
     named = {ref.path: moved(ref).path for ref in refs} | {r.text: moved(r).text for r in refs}
     return replace(
@@ -38,6 +42,7 @@ def relocated(recipe: Recipe, folder: Path) -> Recipe:
             for entry in recipe.models
         ),
         references={name: moved(ref) for name, ref in recipe.references.items()},
+        chat_template=template,
         tokenizer_source=None if source is None else named.get(source, source),
     )
 

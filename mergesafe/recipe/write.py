@@ -62,6 +62,8 @@ def _lines(recipe: Recipe) -> Iterator[str]:
         yield "keep_float32: false"
     if recipe.tokenizer_source is not None:
         yield f"tokenizer_source: {_text(recipe.tokenizer_source)}"
+    if recipe.chat_template is not None:
+        yield f"chat_template: {_text(recipe.chat_template.value)}"
 
 
 def _slice(slice: Slice) -> Iterator[str]:

@@ -243,6 +243,7 @@ PROOFS: dict[str, Proof] = {
     "NaN": _nan,
     "heads": "tests/engine/test_accounting.py::test_tied_and_untied_models_give_an_untied_one",
     "tokenizer": "tests/engine/test_token_ids.py::test_exchanged_tokens_are_named_and_refused",
+    "chat templates": "tests/engine/test_chat_template.py::test_what_a_format_writes",
     "lists by layer": "tests/engine/test_slices.py::test_lists_by_layer_follow",
     "head of slices": (
         "tests/engine/test_slices.py::test_tied_models_that_end_otherwise_than_they_begin_get_a_head"

@@ -247,7 +247,7 @@ KEYS: dict[str, Callable[[World], None] | str] = {
     "`dtype`, `out_dtype`": _types,
     "`tokenizer_source`": _tokenizer_source,
     "`tokenizer`": _refused("tokenizer", {"source": "union"}),
-    "`chat_template`": _refused("chat_template"),
+    "`chat_template`": "tests/engine/test_chat_template.py::test_auto_takes_the_commonest",
     "a key that mergekit does not know": _refused("densty"),
     "a parameter that the method does not have": _unknown_parameter,
 }

@@ -87,7 +87,7 @@ case("an intermediate to tune", f"name: a\n{ONE % 'x'}tune: {{}}\n---\n{ONE % 'a
 # --- keys ---------------------------------------------------------------------------------------
 MODELS = "merge_method: linear\nmodels:\n- {model: a, parameters: {weight: 1}}\n"
 case("unknown key", MODELS + "d_type: float16\n", 4, "unknown key 'd_type' (did you mean 'dtype'?)")
-case("number as a key", MODELS + "3: x\n", 4, "unknown key '3' (known: base_model, dtype")
+case("number as a key", MODELS + "3: x\n", 4, "unknown key '3' (known: base_model, chat_template")
 case("control character in a key", MODELS + '"a\\eb": x\n', 4, "unknown key 'a\\x1bb'")
 case("parameter beside models", MODELS + "normalize: false\n", 4,
      "unknown key 'normalize'; it is a parameter of linear: move it under 'parameters'",
@@ -99,7 +99,6 @@ case("unknown key of an entry", "merge_method: passthrough\nmodels:\n- modle: a\
 for key, value, hint in (
     ("modules", "{}", "list whole models under 'models'"),
     ("tokenizer", "{source: union}", "use 'tokenizer_source: base'"),
-    ("chat_template", "auto", "tokenizer_config.json"),
 ):
     case(f"unsupported key {key}", MODELS + f"{key}: {value}\n", 4,
          f"'{key}' is known to mergekit, not supported by this version; ", hint)  # fmt: skip

@@ -83,12 +83,13 @@ def carry_over(
     config_name: str = CONFIG_NAME,
     generation: dict[str, Any] | None = None,
     states: Mapping[Location, FileState] = MappingProxyType({}),
+    made: Mapping[str, bytes] = MappingProxyType({}),
 ) -> list[str]:
     """Write ``config`` as ``config_name`` (its keys in their order) and copy ``files``.
 
     ``files``: by :func:`companions`. ``generation``: written as ``generation_config.json`` in place
-    of one of them. ``states``: what local files were, by :func:`states_of`. Returns the names
-    written.
+    of one of them. ``states``: what local files were, by :func:`states_of`. ``made``: further files
+    by their names. Returns the names written.
 
     Raises:
         CheckpointError: a companion cannot be read, or has changed since.
@@ -99,6 +100,9 @@ def carry_over(
     for name in names:
         text = json.dumps(written[name], indent=2, ensure_ascii=False)
         folder.add_file(name, text + "\n")
+    for name, data in made.items():
+        folder.add_file(name, data)
+        names.append(name)
     for path, name in files:
         if name in names:
             continue

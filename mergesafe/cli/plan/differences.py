@@ -54,6 +54,11 @@ def _keeps_float32(plan: MergePlan) -> bool:
     )
 
 
+def _named_template(plan: MergePlan) -> bool:
+    template = plan.recipe.chat_template
+    return template is not None and template.value in ("alpaca", "exaone", "llama3")
+
+
 def _own_heads(plan: MergePlan) -> bool:
     """Tied beside untied parents, or a stored head that the output leaves out."""
     if len(plan.models) < 2 or plan.recipe.slices:
@@ -162,6 +167,14 @@ RULES: Final = (
         "`tokenizer_source` moves rows to the ids of one tokenizer",
         "models whose ids differ are refused by the names of the tokens",
         lambda plan: plan.recipe.tokenizer_source is not None,
+    ),
+    Rule(
+        "chat templates",
+        "`chat_template: llama3`, `exaone` and `alpaca` write line ends or spaces that these "
+        "formats do not have",
+        "they write the formats as the models know them; `alpaca` ends an answer with the end of "
+        "text",
+        _named_template,
     ),
     Rule(
         "lists by layer",

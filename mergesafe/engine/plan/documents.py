@@ -83,7 +83,7 @@ def document_of(name: str, plan: MergePlan, on_nonfinite: str) -> Document:
         shards += model.checkpoint.shards
     return Document(
         Checkpoint(place, tensors, plan.config, tuple(dict.fromkeys(shards))),
-        views, plan.reference, plan.tokenizer, plan.generation, plan.models,
+        views, plan.reference, plan.tokenizer, plan.generation, plan.template.text, plan.models,
     )  # fmt: skip
 
 

@@ -12,17 +12,23 @@ from functools import cached_property, partial
 from math import prod
 from typing import Any
 
-from mergesafe.architecture.quantisation import multiplies_activations, row_scaled_settings
 from mergesafe.architecture.tying import HEADS, embedding_of, is_matrix, untied
 from mergesafe.checkpoint.format.model import CONFIG_NAME
 from mergesafe.checkpoint.output.companions import states_of
 from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.checkpoint.places.seen import FileState
-from mergesafe.dtypes import CONFIG_NAMES, SIZES, promote
+from mergesafe.dtypes import SIZES, promote
 from mergesafe.engine.plan.calibrated import calibration_notes, calibration_warnings
 from mergesafe.engine.plan.called import as_called
+from mergesafe.engine.plan.chat_template import OutputTemplate, output_template
 from mergesafe.engine.plan.companions import companion_warnings, companions_of
+from mergesafe.engine.plan.eight_bits import (
+    encoded_names,
+    encoding_notes,
+    encoding_warnings,
+    quantization,
+)
 from mergesafe.engine.plan.experts import Experts
 from mergesafe.engine.plan.factors import changes_of, deltas_of, factor_notes, with_factors
 from mergesafe.engine.plan.low_rank import low_rank_warnings, rounding_notes
@@ -78,6 +84,8 @@ class MergePlan:
     #: The plans of the other documents that it needs, by their names, each after those that it
     #: needs itself.
     intermediates: Mapping[str, MergePlan] = field(default_factory=dict)
+    #: What the recipe says of the chat template.
+    template: OutputTemplate = field(default_factory=OutputTemplate)
 
     @property
     def random(self) -> bool:
@@ -163,7 +171,7 @@ def make_plan(
     states = states_of(carried)
     tokens = check_token_ids(tokenizer, outline.readers_of_tokens, allow=allow_token_mismatch)
     experts = Experts(names, reference.checkpoint.config)
-    encodable = _encodable(outline) if recipe.encoded_dtype is not None else frozenset()
+    encodable = encoded_names(outline) if recipe.encoded_dtype is not None else frozenset()
     tasks: list[TensorTask] = []
     model_numel = sum(output.numel for output in outline.outputs if output.is_merged)
     for output in outline.outputs:
@@ -171,6 +179,8 @@ def make_plan(
         asked = partial(planned_of, output.merge, task.settings)
         tasks += experts.divided(task, asked)
     check_slices(recipe, tasks)
+    in_order = [reference, *(model for model in merged if model is not reference)]
+    template = output_template(recipe, in_order, tokenizer, tokens.vocabulary, carried)
     beside = companion_warnings(reference, tokenizer, merged, carried)
     config = _output_config(outline, tokenizer, tasks, tokens)
     warnings = [
@@ -180,24 +190,26 @@ def make_plan(
         *experts.warnings(),
         *method_warnings(tasks),
         *filter_warnings(recipe, names),
-        *_encoding_warnings(recipe, tasks),
+        *encoding_warnings(recipe, tasks),
         *calibration_warnings(recipe, models),
         *low_rank_warnings(tasks),
         *settings,
         *config.warnings,
         *tokens.warnings,
+        *template.warnings,
         *beside.texts,
     ]
     notes = [
         *exactness_notes(tasks),
         *factor_notes(changes_of(outline.outputs)),
-        *_encoding_notes(recipe, tasks),
+        *encoding_notes(recipe, tasks),
         *calibration_notes(recipe, models, tasks),
         *outline.notes,
         *precision.notes(),
         *rounding_notes(recipe, tasks),
         *experts.notes(),
         *tokens.notes,
+        *template.notes,
         *config.notes,
         *hub_notes(recipe, models),
     ]
@@ -211,19 +223,10 @@ def make_plan(
         notes=as_called(notes, recipe, models),
         seed=seed,
         passing=as_called((*beside.passing, *tokens.passing, *config.passing), recipe, models),
-        carried=carried,
+        carried=template.copied(carried),
+        template=template,
         carried_states=states,
     )  # fmt: skip
-
-
-def _encodable(outline: Outline) -> frozenset[str]:
-    """The output tensors that ``out_dtype: float8_e4m3fn`` means."""
-    kind = outline.config.get("model_type")
-    return frozenset(
-        output.name
-        for output in outline.outputs
-        if multiplies_activations(output.name, output.sources[0].view.shape, kind)
-    )
 
 
 def _task(
@@ -300,27 +303,6 @@ def exactness_notes(tasks: Sequence[TensorTask]) -> list[str]:
     ]
 
 
-def _encoding_notes(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:
-    if recipe.encoded_dtype is None:
-        return []
-    encoded = {task.stored for task in tasks if task.encoding is not None}
-    matrices = {t.stored: len(t.outputs[0].shape) > 1 for t in tasks if t.stored not in encoded}
-    return [
-        f"{len(encoded):,} matrices of layers are written in {CONFIG_NAMES[recipe.encoded_dtype]} "
-        f"with a scale for each row; {sum(matrices.values()):,} other matrices (embeddings, heads, "
-        "routers, towers, experts in one tensor) and all vectors are not"
-    ] * bool(encoded)
-
-
-def _encoding_warnings(recipe: Recipe, tasks: Sequence[TensorTask]) -> list[str]:
-    if recipe.encoded_dtype is None or any(task.encoding is not None for task in tasks):
-        return []
-    return [
-        f"out_dtype is {CONFIG_NAMES[recipe.encoded_dtype]}, but no tensor is the matrix of a "
-        "linear layer of the language model: nothing is written in 8 bits"
-    ]
-
-
 def tuning_warning(recipe: Recipe) -> list[str]:
     """A merge takes the numbers as written, which may not be what the author of 'tune' expects."""
     if recipe.tune is None:
@@ -378,18 +360,10 @@ def _output_config(
         config, reference, tokenizer, tokens.vocabulary,
         dtype=main_dtype((task.out_dtype, task.out_bytes) for task in plain),
         dtypes={task.out_dtype for task in plain},
-        quantization=_quantization(tasks),
+        quantization=quantization(tasks),
         rows=rows.get(name or ""),
         head_rows=next((count for each, count in rows.items() if each != name), None),
     )  # fmt: skip
-
-
-def _quantization(tasks: Sequence[TensorTask]) -> dict[str, Any] | None:
-    """What config.json says of matrices in 8 bits; None without any."""
-    shapes = {task.stored: task.outputs[0].shape for task in tasks}
-    encoded = {task.stored for task in tasks if task.encoding is not None}
-    plain = [name for name, shape in shapes.items() if name not in encoded and len(shape) > 1]
-    return row_scaled_settings(plain) if encoded else None
 
 
 def _tokenizer_model(recipe: Recipe, reference: Model, models: Sequence[Model]) -> Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from mergesafe.checkpoint.format.model import CONFIG_NAME
 from mergesafe.checkpoint.format.safetensors import HEADER_LIMIT
 from mergesafe.checkpoint.places.location import Location, at, read_json_file
 from mergesafe.engine.manifest import MANIFEST_NAME, describe_shards, describe_tensors
+from mergesafe.engine.plan.chat_template import TEMPLATE_NAME
 from mergesafe.engine.plan.companions import stored_reference
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.resume.unfinished import describe_inputs, input_files, input_states
@@ -85,6 +87,9 @@ def _differences(
     if not isinstance(files, dict):
         yield "its manifest is damaged (files_sha256)"
         return
+    template = plan.template.text
+    if template is not None and files.get(TEMPLATE_NAME) != sha256(template.encode()).hexdigest():
+        yield "the chat template that the recipe names has changed since"
     for name in (*sizes, *files):
         if ".." in PurePosixPath(name).parts or name.startswith("/"):
             yield f"its manifest names the file {show(name)} outside the folder"
