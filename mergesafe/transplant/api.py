@@ -68,6 +68,7 @@ def transplant_tokenizer(
     threads: int | None = None,
     max_shard_size: str | int = "5GB",
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> TransplantResult:
     """Write ``model`` with the tokenizer of ``donor`` into the folder ``out``.
@@ -86,9 +87,11 @@ def transplant_tokenizer(
         memory: bytes for rows and buffers, as a number or text such as ``"2GiB"``; default 4 GiB or
             half of the available memory. The process needs a fixed amount more.
         threads: default: the processors this process may use.
+        resume: continue an unfinished run of the same models and options into ``out``.
 
     Raises:
-        MergesafeError: a model, a tokenizer or the output is wrong; nothing is left behind.
+        MergesafeError: a model, a tokenizer or the output is wrong. Rows that are made stay in a
+            hidden folder beside ``out``, for ``resume``, where the inputs are not the reason.
     """
     started = time.perf_counter()
     if method not in METHODS:
@@ -108,7 +111,8 @@ def transplant_tokenizer(
     alignment = align(own, other, tables.rows, ours.text)
 
     # Each imports numpy and torch, which what may be wrong up to here does not need.
-    from mergesafe.transplant.output import Output, Transplant
+    from mergesafe.transplant.job import Transplant
+    from mergesafe.transplant.output import Output
     from mergesafe.transplant.pieces import pieces_of
 
     pieces = None
@@ -116,7 +120,7 @@ def transplant_tokenizer(
         pieces = pieces_of(alignment.new, other, files, own, tables.rows)
     job = Transplant(ours, theirs, tables, donors, alignment, method, k, pieces, other.ids)
     with Reader() as reader:
-        output = Output(job, Path(target), shard, overwrite=overwrite)
+        output = Output(job, Path(target), shard, overwrite=overwrite, resume=resume)
         output.write(reader, budget, workers, progress or (lambda *_: None))
     made = len(job.makeable)
     return TransplantResult(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, partial
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.architecture.tying import untied
-from mergesafe.checkpoint.format.digest import ALGORITHM, BLOCK, add, digest_of, digest_of_range
-from mergesafe.checkpoint.format.digest import text as digits
-from mergesafe.checkpoint.format.model import INDEX_NAME
+from mergesafe.checkpoint.format.digest import BLOCK, add, digest_of, digest_of_range
 from mergesafe.checkpoint.format.reader import Reader
-from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.output.companions import (
     carry_over,
     check_companions,
@@ -29,60 +26,24 @@ from mergesafe.checkpoint.views.rows import Fill, Rows
 from mergesafe.checkpoint.views.stored import Stored, part_of
 from mergesafe.checkpoint.views.view import Room
 from mergesafe.dtypes import SIZES
-from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME, describe_shards, encoded
+from mergesafe.engine.manifest import MANIFEST_NAME
 from mergesafe.engine.plan.output_config import output_config
-from mergesafe.engine.resume.unfinished import state_of
 from mergesafe.outline.sources import Model
+from mergesafe.private import Place
 from mergesafe.tokenizer.special import chat_template, special_settings
-from mergesafe.transplant.alignment import Alignment
-from mergesafe.transplant.new_rows import Made, Work, joined, pursued
+from mergesafe.transplant.job import Transplant
+from mergesafe.transplant.manifest import manifest_text
+from mergesafe.transplant.new_rows import Work
 from mergesafe.transplant.stored_rows import StoredRows
 from mergesafe.transplant.stored_rows import encoded as encoded_rows
-from mergesafe.transplant.tables import Kind, Table, Tables, new_shape, runs_of
+from mergesafe.transplant.tables import Table, new_shape, runs_of
+from mergesafe.transplant.unfinished import Unfinished
 from mergesafe.version import __version__
 
 #: Bytes that are copied at a time.
 _PIECE: Final = 512 * BLOCK
 #: What rows hold that are neither copied nor made, by method.
 _FILL: Final[dict[str, Fill]] = {"omp": "zero", "zero": "zero", "mean": "mean", "subword": "mean"}
-
-
-@dataclass(frozen=True)
-class Transplant:
-    """What is to be done. ``donors``: the donor's tables, by kind. ``pieces``: of tokens that
-    method ``subword`` makes. ``vocabulary``: the donor's tokens and ids.
-    """
-
-    model: Model
-    donor: Model
-    tables: Tables
-    donors: Mapping[Kind, TensorInfo]
-    alignment: Alignment
-    method: str
-    k: int
-    pieces: Mapping[int, list[int]] | None
-    vocabulary: Mapping[str, int]
-
-    @cached_property
-    def makeable(self) -> tuple[int, ...]:
-        """The new tokens that the method has something to make rows of, by id."""
-        new = sorted(self.alignment.new)
-        if self.method == "omp":
-            rows = min(info.shape[0] for info in self.donors.values())
-            return tuple(each for each in new if each < rows)
-        return tuple(each for each in new if self.pieces is None or each in self.pieces)
-
-    def made(self, table: Table, work: Work) -> Iterator[Made]:
-        """The rows of a table that are computed."""
-        if table.kind == "bias":
-            return iter(())
-        if self.method == "subword":
-            return joined(work, table.info, self.pieces or {})
-        if self.method != "omp":
-            return iter(())
-        donor = self.donors[table.kind]
-        shared = {t: o for t, o in self.alignment.kept.items() if t < donor.shape[0]}
-        return pursued(work, table.info, donor, shared, self.makeable, self.k)
 
 
 class Output:
@@ -92,8 +53,10 @@ class Output:
         CheckpointError: a file beside the weights would keep the output from loading.
     """
 
-    def __init__(self, job: Transplant, target: Path, shard: int, *, overwrite: bool) -> None:
-        self._job = job
+    def __init__(
+        self, job: Transplant, target: Path, shard: int, *, overwrite: bool, resume: bool
+    ) -> None:
+        self._job, self._resume = job, resume
         model, tensors = job.model.checkpoint, job.model.checkpoint.tensors
         rows, count = job.tables.rows, job.alignment.count
         planned = [
@@ -127,7 +90,12 @@ class Output:
         self._folder = OutputFolder(
             target, self.layout, overwrite=overwrite,
             protect=[each for each in places if isinstance(each, Path)],
+            resume=self._look if resume else None,
         )  # fmt: skip
+        self._unfinished = Unfinished(self._folder.path, job.subject(self.layout))
+
+    def _look(self, place: Place) -> bool:
+        return self._unfinished.look(place)
 
     @property
     def path(self) -> Path:
@@ -146,22 +114,28 @@ class Output:
         Raises:
             MergesafeError: an input or the output is wrong; nothing is left.
         """
-        job = self._job
-        states = states_of(self._carried)
-        with self._folder:
+        job, states = self._job, states_of(self._carried)
+        with self._folder, ExitStack() as stack:
+            self._folder.keep = self._resume
+            read = self._rows if self._folder.resumed else None
+            stack.enter_context(self._unfinished.begin(self._folder.journal, read))
+            stack.enter_context(self._keeping())
             others = [name for name in self._tensors if name not in job.tables.names]
             with ThreadPoolExecutor(min(threads, max(1, budget // (4 * _PIECE)))) as pool:
                 digests = dict(
                     zip(others, pool.map(partial(self._copy, reader), others), strict=True)
                 )
-            total = len(job.makeable) * sum(table.kind != "bias" for table in job.tables.found)
-            done = 0
-            for table in job.tables.found:
-                self._gather(table, reader, budget)
-                for ids, rows in job.made(table, Work(reader, budget, threads)):
-                    self._put(table, ids.tolist(), encoded_rows(rows, table.info.dtype))
-                    done += len(ids)
-                    progress("rows made", done, total)
+            work = Work(reader, budget, threads)
+            for number, table in enumerate(job.tables.found):
+                if number not in self._unfinished.gathered:
+                    self._gather(table, reader, budget)
+                    self._folder.sync()
+                    self._unfinished.note_gathered(number)
+                for ids, rows in job.made(table, work, self._unfinished.made.get(number, set())):
+                    data = encoded_rows(rows, table.info.dtype)
+                    self._put(table, ids.tolist(), data)
+                    self._unfinished.note_made(number, ids.tolist(), data)
+                    progress("rows made", self._unfinished.count, job.count)
                 for name in table.names:
                     digests[name] = self._digest(name)
             reader.check_unchanged()
@@ -169,8 +143,21 @@ class Output:
                 self._folder, self._carried, config=self._config.config,
                 generation=self._config.generation, states=states,
             )  # fmt: skip
-            self._folder.add_file(MANIFEST_NAME, self._manifest(digests))
+            manifest = manifest_text(
+                job, self.layout, self._folder.companions, self._tensors, digests,
+                warnings=self.warnings, notes=self.notes,
+            )  # fmt: skip
+            self._folder.add_file(MANIFEST_NAME, manifest)
             self._folder.commit()
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """What is made is kept where the block fails, unless an input was wrong."""
+        try:
+            yield
+        except BaseException as error:
+            self._folder.keep |= self._unfinished.explain(error, self._job.count)
+            raise
 
     def _new_config(self) -> Any:
         """config.json and generation_config.json, whose sizes and ids follow the tokenizer."""
@@ -229,77 +216,23 @@ class Output:
                 row = data[number * width : (number + 1) * width]
                 self._folder.pwrite(place.shard, place.offset + index * width, row)
 
+    def _rows(self, number: int, ids: list[int]) -> list[bytes]:
+        """Rows of a table as they are written, in each of its tensors."""
+        found = []
+        for name in self._job.tables.found[number].names:
+            place, tensor = self.layout.placements[name], self._tensors[name]
+            width = prod(tensor.shape[1:]) * SIZES[tensor.dtype]
+            data = bytearray(len(ids) * width)
+            for row, index in enumerate(ids):
+                view = memoryview(data)[row * width : (row + 1) * width]
+                self._folder.pread(place.shard, place.offset + index * width, view)
+            found.append(bytes(data))
+        return found
+
     def _digest(self, name: str) -> int:
         place, tensor = self.layout.placements[name], self._tensors[name]
         nbytes = prod(tensor.shape) * SIZES[tensor.dtype]
         return digest_of_range(partial(self._folder.pread, place.shard), place.offset, nbytes)
-
-    def _manifest(self, digests: Mapping[str, int]) -> str:
-        job = self._job
-        files = dict(sorted(self._folder.companions.items()))
-        if self.layout.index is not None:
-            import hashlib
-
-            files[INDEX_NAME] = hashlib.sha256(self.layout.index.encode()).hexdigest()
-        return encoded({
-            "format": FORMAT,
-            "mergesafe_version": __version__,
-            "command": "transplant-tokenizer",
-            "donor": job.donor.text,
-            "recipe": self._told(),
-            "merge_method": f"transplant-tokenizer ({job.method})",
-            "warnings": self.warnings,
-            "notes": self.notes,
-            "digest": ALGORITHM,
-            "files_sha256": files,
-            "inputs": self._inputs(),
-            "shards": describe_shards(self.layout),
-            "tensors": {
-                name: {
-                    "file": self.layout.shards[self.layout.placements[name].shard].name,
-                    "dtype": tensor.dtype,
-                    "shape": list(tensor.shape),
-                    "digest": digits(digests[name]),
-                    "inputs": self._sources(name),
-                }
-                for name, tensor in self._tensors.items()
-            },
-        })  # fmt: skip
-
-    def _told(self) -> str:
-        """The command in place of a recipe, as a comment of one."""
-        job = self._job
-        k = f" --k {job.k}" if job.method == "omp" else ""
-        return (
-            f"# mergesafe transplant-tokenizer {job.model.text} {job.donor.text} OUT "
-            f"--method {job.method}{k}\n"
-        )
-
-    def _sources(self, name: str) -> list[dict[str, str]]:
-        """The tensors that an output tensor is made of."""
-        job = self._job
-        table = next((each for each in job.tables.found if name in each.names), None)
-        found = [(job.model.text, job.model.checkpoint.tensors[name])]
-        if table is not None and table.kind in job.donors:
-            found.append((job.donor.text, job.donors[table.kind]))
-        return [
-            {"model": text, "file": info.path.name, "tensor": info.name} for text, info in found
-        ]
-
-    def _inputs(self) -> dict[str, dict[str, Any]]:
-        """Size and digest of the header of every file that was read, by model and name."""
-        found: dict[str, dict[str, Any]] = {}
-        infos = [(self._job.model.text, info) for info in
-                 self._job.model.checkpoint.tensors.values()]  # fmt: skip
-        infos += [(self._job.donor.text, info) for info in self._job.donors.values()]
-        seen: set[object] = set()
-        for text, info in infos:
-            if (text, info.path) not in seen:
-                seen.add((text, info.path))
-                state = state_of(info)
-                entry = {"size": state["size"], "header_sha256": state["header"]}
-                found.setdefault(text, {})[info.path.name] = entry
-        return found
 
 
 def _template_note(model: Model, donor: Model) -> str | None:

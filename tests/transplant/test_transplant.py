@@ -252,3 +252,29 @@ def test_an_adapter_and_an_output_that_is_there(pair: tuple[Path, Path], tmp_pat
     (tmp_path / "out" / "mine").write_text("")
     done = command("transplant-tokenizer", *pair, tmp_path / "out")
     assert (done.returncode, "--overwrite" in done.stderr) == (2, True)
+
+
+def test_resumed_after_an_interrupt(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ms.transplant_tokenizer(*pair, tmp_path / "whole", k=5)
+    monkeypatch.setattr("mergesafe.transplant.new_rows._MOST", 8)  # rows that are made at a time
+    seen: list[int] = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        seen.append(done)
+        if done == 53:  # all rows of the embedding, half of the head's
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"53 of 74 new rows are finished and kept"):
+        ms.transplant_tokenizer(*pair, tmp_path / "out", k=5, threads=1, progress=stop)
+    refused = command("transplant-tokenizer", *pair, tmp_path / "out", "--resume", "--k", "6")
+    assert (refused.returncode, "--method or --k has changed" in refused.stderr) == (2, True)
+    seen.clear()
+    ms.transplant_tokenizer(
+        *pair, tmp_path / "out", k=5, threads=1, resume=True,
+        progress=lambda what, done, total: seen.append(done),
+    )  # fmt: skip
+    assert seen[0] == 61
+    assert digest(tmp_path / "out") == digest(tmp_path / "whole")
+    assert not leftovers(tmp_path)

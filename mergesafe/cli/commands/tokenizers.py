@@ -45,6 +45,10 @@ def transplant_tokenizer(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue an unfinished run of the same models and options."),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -58,5 +62,5 @@ def transplant_tokenizer(
 
     run(
         model, donor, out, json=json, quiet=quiet, method=method, k=k, memory=memory,
-        threads=threads, max_shard_size=max_shard_size, overwrite=overwrite,
+        threads=threads, max_shard_size=max_shard_size, overwrite=overwrite, resume=resume,
     )  # fmt: skip

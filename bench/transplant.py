@@ -1,0 +1,205 @@
+"""``python -m bench.transplant WORK``: the demo's model under two other tokenizers.
+
+Donors:
+
+* ``llama2``: Llama 2's tokenizer, 32,000 tokens of SentencePiece, with the vectors of 256 numbers
+  that the package wordllama (0.4.0.post1, unpacked in ``--wordllama``) ships for them;
+* ``own``: byte-level BPE of 8,000 tokens, trained on this repository's Python files and pages but
+  for every tenth, with vectors of 256 numbers from how often tokens occur within two of each other
+  there (positive pointwise mutual information, truncated SVD).
+
+Every method makes a model of each, and the bits per byte of the held-out files say what is left of
+it. ``--mergekit PYTHON`` has tokensurgeon do the same with the same files. What is done already is
+not done again; a row of the CSV has processor seconds of the command and its peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from bench.bench_merge import run
+from bench.machine import describe
+from bench.timing import write_csv
+from mergesafe.demo.base import prepare_base
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+SPECIAL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+METHODS: Final = ("omp", "subword", "mean", "zero")
+SIZE: Final = 256
+#: Tokens of a window of text that is measured, each after the token that begins a text.
+WINDOW: Final = 512
+
+
+def texts() -> tuple[list[str], list[str]]:
+    """Text to train on, and every tenth file, held out; in an order of their own."""
+    files = [*sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("mergesafe/**/*.py"))]
+    random.Random(0).shuffle(files)
+    read = [file.read_text() for file in files]
+    return [text for n, text in enumerate(read) if n % 10], read[::10]
+
+
+def own_donor(folder: Path, train: Sequence[str]) -> None:
+    """A tokenizer and vectors of this repository's text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=8000, special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(train, trainer)
+    count = tokenizer.get_vocab_size()
+    pairs = np.zeros((count, count))
+    for text in train:
+        ids = np.array(tokenizer.encode(text).ids)
+        for distance in (1, 2):
+            np.add.at(pairs, (ids[:-distance], ids[distance:]), 1)
+    pairs += pairs.T
+    share = pairs.sum(0) / pairs.sum()
+    expected = np.outer(share, share) * pairs.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = np.nan_to_num(np.maximum(np.log(pairs / expected), 0), posinf=0.0)
+    torch.manual_seed(0)
+    left, values, _ = torch.svd_lowrank(torch.from_numpy(gain).float(), q=SIZE, niter=3)
+    save_donor(folder, json.loads(tokenizer.to_str()), left * values.sqrt(), "<|im_start|>", 1,
+               "<|im_end|>", 2, "PreTrainedTokenizerFast")  # fmt: skip
+
+
+def llama2_donor(folder: Path, wordllama: Path) -> None:
+    """The tokenizer and the vectors of wordllama."""
+    tokens = json.loads(
+        (wordllama / "wordllama/tokenizers/l2_supercat_tokenizer_config.json").read_text()
+    )
+    vectors = load_file(wordllama / "wordllama/weights/l2_supercat_256.safetensors")
+    content = {**tokens, "padding": None, "truncation": None}
+    save_donor(folder, content, vectors["embedding.weight"], "<s>", 1, "</s>", 2, "LlamaTokenizer")
+
+
+def save_donor(
+    folder: Path, tokenizer: dict[str, Any], vectors: torch.Tensor, bos: str, bos_id: int, eos: str,
+    eos_id: int, kind: str,
+) -> None:  # fmt: skip
+    """A checkpoint of an embedding and little else, which both programs read."""
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    unknown = "<unk>" if bos == "<s>" else SPECIAL[0]
+    settings = {"tokenizer_class": kind, "bos_token": bos, "eos_token": eos, "unk_token": unknown}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": SIZE,
+        "intermediate_size": SIZE, "num_hidden_layers": 0, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "vocab_size": len(vectors), "tie_word_embeddings": True,
+        "bos_token_id": bos_id, "eos_token_id": eos_id, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 2048, "torch_dtype": "float32",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {"model.embed_tokens.weight": vectors.contiguous(),
+               "model.norm.weight": torch.ones(SIZE, dtype=vectors.dtype)}  # fmt: skip
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def bits_per_byte(folder: Path, held: Sequence[str]) -> tuple[int, float]:
+    """Tokens of the text, and the model's bits for each of its bytes, in float32."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    begin, nats, tokens = model.config.bos_token_id, 0.0, 0
+    for text in held:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        for at in range(0, len(ids), WINDOW):
+            row = torch.tensor([[begin, *ids[at : at + WINDOW]]])
+            with torch.inference_mode():
+                scores = model(row).logits[0, :-1].log_softmax(-1)
+            nats -= float(scores.gather(1, row[0, 1:, None]).sum())
+            tokens += row.shape[1] - 1
+    return tokens, nats / math.log(2) / sum(len(text.encode()) for text in held)
+
+
+def commands(base: Path, donor: Path, work: Path, mergekit: Path | None, memory: str) -> Iterator[
+    tuple[str, str, Path, list[str]]
+]:  # fmt: skip
+    """(program, method, output, command) of every model to make."""
+    ours = Path(sys.executable).with_name("mergesafe")
+    for method in METHODS:
+        out = work / f"{donor.name}-{method}"
+        yield "mergesafe", method, out, [
+            str(ours), "transplant-tokenizer", str(base), str(donor), str(out), "--method", method,
+            "--memory", memory, "--overwrite", "--quiet",
+        ]  # fmt: skip
+    for method in METHODS[:2] if mergekit is not None else ():
+        out = work / f"{donor.name}-mergekit-{method}"
+        script = "from mergekit.scripts.tokensurgeon import main; main()"
+        yield "tokensurgeon", method, out, [
+            str(mergekit), "-c", script, str(base), str(donor), str(out), "-a", method, "-k", "64"
+        ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--wordllama", type=Path, help="the folder of the unpacked wheel")
+    parser.add_argument("--mergekit", type=Path, metavar="PYTHON", help="of mergekit 0.1.5")
+    parser.add_argument("--memory", default="512MiB")
+    parser.add_argument("--held", type=int, default=16_000, help="bytes of held-out text")
+    options = parser.parse_args()
+    work: Path = options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    base = prepare_base(work / "base")
+    saved = work / "texts.json"
+    if not saved.exists():  # the repository changes between two runs
+        saved.write_text(json.dumps(texts()))
+    train, every = json.loads(saved.read_text())
+    held: list[str] = []
+    while sum(len(text.encode()) for text in held) < options.held:
+        held.append(every[len(held)])
+    donors = [work / "own"]
+    if not donors[0].exists():
+        own_donor(donors[0], train)
+    if options.wordllama is not None:
+        donors.append(work / "llama2")
+        if not donors[1].exists():
+            llama2_donor(donors[1], options.wordllama)
+    rows: list[dict[str, object]] = []
+
+    def add(donor: str, program: str, method: str, out: Path, command: list[str]) -> None:
+        known = work / "rows" / f"{out.name}.json"
+        if not known.exists():
+            known.parent.mkdir(exist_ok=True)
+            cost: dict[str, object] = {}
+            if command:
+                done = run(command)
+                cost = {"cpu_s": round(done.cpu, 1), "wall_s": round(done.wall, 1),
+                        "peak_mib": done.peak >> 20}  # fmt: skip
+            tokens, bits = bits_per_byte(out, held)
+            found = {"tokens": tokens, "bits_per_byte": round(bits, 3), **cost, **describe()}
+            known.write_text(json.dumps(found))
+        row = {"donor": donor, "program": program, "method": method}
+        rows.append({**row, **json.loads(known.read_text())})
+        print(rows[-1], flush=True)
+        write_csv("transplant", rows)
+
+    add("none", "", "", base, [])
+    for donor in donors:
+        for program, method, out, command in commands(
+            base, donor, work, options.mergekit, options.memory
+        ):
+            add(donor.name, program, method, out, command)
+
+
+if __name__ == "__main__":
+    main()
