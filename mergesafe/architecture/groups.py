@@ -28,7 +28,9 @@ _ROUTER: Final = re.compile(
     r"(?:^|\.)(?:router|gate|shared_expert_gate)(?:\.|$)|e_score_correction_bias$"
 )
 _EXPERTS: Final = re.compile(r"(?:^|\.)experts(?:\.|$)")
-_HEAD: Final = frozenset(("lm_head", "embed_out", "score", "classifier", "v_head"))
+_HEAD: Final = frozenset(("lm_head", "embed_out", "score", "classifier", "v_head", "head"))
+#: Heads of several layers: RoBERTa's, BERT's.
+_HEADS: Final = re.compile(r"^(?:lm_head|cls|classifier|pred_head)\.")
 #: Last segment of a module's name -> group; attention first, since some names are in both.
 _IN_ATTENTION: Final = {
     "attention.q": ("q", "q_proj", "query", "wq", "q_lin", "q_a_proj", "q_b_proj", "to_q"),
@@ -52,6 +54,8 @@ _IN_MLP: Final = {
 }  # fmt: skip
 _ATTENTION_GROUP: Final = {module: g for g, names in _IN_ATTENTION.items() for module in names}
 _MLP_GROUP: Final = {module: g for g, names in _IN_MLP.items() for module in names}
+#: These are attention wherever they stand.
+_PROJECTIONS: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 _LEAF: Final = re.compile(r"\.(?:weight|bias|[a-z_]*scale[a-z_]*)$")
 
 
@@ -59,7 +63,7 @@ def tensor_group(name: str) -> str:
     """The group of :data:`GROUPS` that a tensor of this name belongs to."""
     path = _LEAF.sub("", name)
     parent, _, module = path.rpartition(".")
-    if name in HEADS or module in _HEAD:
+    if name in HEADS or (layer_of(name) is None and (module in _HEAD or _HEADS.match(name))):
         return "head"
     if is_tower(name):
         return "tower"
@@ -79,7 +83,7 @@ def tensor_group(name: str) -> str:
         return {"intermediate": "mlp.up", "output": "mlp.down"}.get(
             parent.rpartition(".")[2], "other"
         )
-    return "other"
+    return _ATTENTION_GROUP[module] if module in _PROJECTIONS else "other"
 
 
 def in_order(groups: Iterable[str]) -> list[str]:

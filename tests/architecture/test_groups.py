@@ -11,6 +11,7 @@ NAMES = {
         "model.embed_tokens.weight", "transformer.wte.weight", "transformer.wpe.weight",
         "shared.weight", "bert.embeddings.position_embeddings.weight",
     ),
+    "attention.k": ("model.layers.2.mixer.k_proj.weight",),
     "attention.q": (
         "model.layers.3.self_attn.q_proj.bias", "encoder.block.0.layer.0.SelfAttention.q.weight",
         "bert.encoder.layer.0.attention.self.query.weight",
@@ -47,7 +48,8 @@ NAMES = {
         "transformer.h.0.ln_1.weight", "bert.encoder.layer.0.attention.output.LayerNorm.weight",
     ),
     "final norm": ("model.norm.weight", "transformer.ln_f.bias"),
-    "head": ("lm_head.weight", "embed_out.weight", "score.weight"),
+    "head": ("lm_head.weight", "embed_out.weight", "score.weight", "lm_head.dense.weight",
+             "cls.predictions.transform.LayerNorm.bias", "head.weight"),
     "tower": ("model.visual.blocks.0.attn.qkv.weight",),
     "other": (
         "model.layers.0.mixer.A_log", "model.layers.3.self_attn.rotary_emb.inv_freq",

@@ -195,8 +195,8 @@ def test_methods_that_merge_matrices_in_another_way(family: Family) -> None:
     found = rows(planned(recipe("tsv", family.experts, family.base)))
     lines = group_lines(groups_described(found), at_default(layers_described(found)))
     assert [line.split("  ")[-1] for line in lines] == [
-        "tsv (task vectors)",
-        "tsv (whole matrices)",
+        "tsv (task vectors): weight 1; alpha 1 (defaults)",
+        "tsv (whole matrices): weight 1; alpha 1 (defaults)",
     ]
 
 

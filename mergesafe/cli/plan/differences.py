@@ -13,12 +13,12 @@ from typing import Final
 from mergesafe.architecture.groups import tensor_group
 from mergesafe.architecture.tying import HEADS
 from mergesafe.engine.plan.merge_plan import MergePlan
-from mergesafe.methods.spec import KthMagnitude, KthScore, ModelKthMagnitude, ScoreThreshold
+from mergesafe.methods.spec import KthMagnitude, ModelKthMagnitude, ScoreThreshold
 from mergesafe.recipe.method_names import MERGEKIT_METHODS
 
 #: Concern mistakes, data, chance or crashes, of which no plan knows.
 _UNKNOWN: Final = None
-_SELECTIONS: Final = (KthMagnitude, ModelKthMagnitude, ScoreThreshold, KthScore)
+_SELECTIONS: Final = (KthMagnitude, ModelKthMagnitude, ScoreThreshold)
 _HALVES: Final = ("BF16", "F16")
 
 
@@ -34,7 +34,7 @@ class Rule:
 
 def _selects(plan: MergePlan) -> bool:
     asked = (each for task in plan.tasks if task.planned for each in task.planned.statistics)
-    return any(isinstance(each, _SELECTIONS) for each in asked) or any(t.ranked for t in plan.tasks)
+    return any(isinstance(each, _SELECTIONS) for each in asked)
 
 
 def _computes_in_16_bits(plan: MergePlan) -> bool:

@@ -24,6 +24,8 @@ from mergesafe.methods.combinations import (
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import Settings
 
+#: Models whose values a line names before it only counts.
+_MODELS: Final = 4
 #: In place of a method, of what is taken from one model byte for byte.
 COPIED: Final = "copied"
 #: How a combination works, where one method has several.
@@ -251,14 +253,22 @@ def _told(
     for each in parameters:
         if (method, each["name"]) not in silent:
             by_name.setdefault(each["name"], []).append((each["model"], _short(each)))
-    told = []
-    for name, values in by_name.items():
-        if len({text for _, text in values}) == 1:
-            told.append(f"{name} {values[0][1]}{' each' if len(values) > 1 else ''}")
-        else:
-            told.append(f"{name} " + ", ".join(f"{text} {names[m]}" if m else text
-                                               for m, text in values))  # fmt: skip
-    return "".join(f"; {text}" if i else f": {text}" for i, text in enumerate(told))
+    if by_name:
+        told = (f"{name} {_values(values, names)}" for name, values in by_name.items())
+        return f": {'; '.join(told)}"
+    defaults = dict.fromkeys(
+        f"{each['name']} {_short(each)}" for each in parameters if each.get("value") is not None
+    )
+    return f": {'; '.join(defaults)} (defaults)" if defaults else ""
+
+
+def _values(values: Sequence[tuple[str | None, str]], names: Mapping[str, str]) -> str:
+    """What the models have, by model unless all have the same; of many models the first."""
+    if len({text for _, text in values}) == 1:
+        return f"{values[0][1]}{' each' if len(values) > 1 else ''}"
+    shown = [text if model is None else f"{text} {names[model]}" for model, text in values]
+    more = len(shown) - _MODELS
+    return ", ".join(shown[:_MODELS]) + (f" and of {more} more models" if more > 0 else "")
 
 
 def _short(parameter: Mapping[str, Any]) -> str:
