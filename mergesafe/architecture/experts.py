@@ -86,6 +86,7 @@ _EXPERTS: Final = re.compile(
 )
 #: One expert by its number.
 _SEPARATE: Final = re.compile(r"\.experts\.\d+\.")
+_ONE: Final = re.compile(r"(?P<module>.*\.experts)\.(?P<number>\d{1,5})\.(?P<part>\w+)\.weight")
 _GRANITE: Final = re.compile(
     r"(?P<module>.*\.(?:block_sparse_moe|mlp|self_attention\.experts))"
     r"\.(?P<what>input_linear|output_linear)\.weight"
@@ -107,6 +108,44 @@ def matrices(
             # A model with a part of each kind is taken apart by experts alone.
             return _experts(match, shape, None if types & _COLUMNS else rows)
     return _others(name, shape, config) if types & _OTHERS else None
+
+
+def joined_names(
+    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
+) -> dict[str, tuple[list[str], tuple[int, ...]]] | None:
+    """The tensors that experts make which are stored one by one: name -> matrices and shape.
+
+    None where that is not known: experts with gaps in their numbers, of several shapes, with more
+    than gate, up and down, or of a model that does not store one matrix behind the other.
+    """
+    named = next((_ROWS[kind] for kind in sorted(_model_types(config)) if kind in _ROWS), None)
+    found: dict[str, dict[str, dict[int, str]]] = {}
+    for name in shapes:
+        if (match := _ONE.fullmatch(name)) is not None:
+            parts = found.setdefault(match["module"], {})
+            parts.setdefault(match["part"], {})[int(match["number"])] = name
+        elif _SEPARATE.search(name):
+            return None
+    if named is None or not found:
+        return None
+    result: dict[str, tuple[list[str], tuple[int, ...]]] = {}
+    for module, parts in found.items():
+        if not {named.up, named.down} <= parts.keys() <= {named.gate, named.up, named.down}:
+            return None
+        ours, theirs = named.module
+        whole = module.removesuffix(theirs) + ours if theirs and module.endswith(theirs) else module
+        first = [named.gate, named.up] if named.gate in parts else [named.up]
+        what = "gate_up_proj" if named.gate in parts else "up_proj"
+        for end, names in ((what, first), ("down_proj", [named.down])):
+            count = len(parts[named.up])
+            if any(parts[part].keys() != set(range(count)) for part in names):
+                return None
+            listed = [parts[part][e] for e in range(count) for part in names]
+            sizes = {shapes[name] for name in listed}
+            if len(sizes) != 1 or len(size := sizes.pop()) != 2:
+                return None
+            result[f"{whole}.{end}"] = listed, (count, len(names) * size[0], size[1])
+    return result
 
 
 def looks_fused(name: str, shape: tuple[int, ...]) -> bool:

@@ -46,6 +46,11 @@ RENAMES: Final = (
     ("LayerNorm.gamma", "LayerNorm.weight"),
     ("LayerNorm.beta", "LayerNorm.bias"),
     ("embed_out.weight", "lm_head.weight"),  # GPT-NeoX in transformers 5
+    # Routers of Mixtral and Phi-MoE, where transformers 5 keeps experts in one tensor.
+    ("block_sparse_moe.gate.weight", "mlp.router.weight"),
+    ("mlp.gate.weight", "mlp.router.weight"),
+    ("block_sparse_moe.e_score_correction_bias", "mlp.e_score_correction_bias"),
+    ("mlp.moe_statics.e_score_correction_bias", "mlp.gate.moe_statics.e_score_correction_bias"),
     ("weight_g", "parametrizations.weight.original0"),
     ("weight_v", "parametrizations.weight.original1"),
 )

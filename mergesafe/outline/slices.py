@@ -28,6 +28,7 @@ from mergesafe.architecture.settings import mismatch
 from mergesafe.architecture.tying import HEADS, bias_beside, embedding_of, head_beside
 from mergesafe.errors import CheckpointError, RecipeError
 from mergesafe.outline.alignment import Alignment, settle
+from mergesafe.outline.expert_layouts import laid_out_alike
 from mergesafe.outline.heads import lend_head, may_have_head
 from mergesafe.outline.layer_kinds import unsaid_layer
 from mergesafe.outline.naming import Named, name_alike
@@ -64,7 +65,7 @@ def outline_of_slices(recipe: Recipe, opened: Sequence[Model], chosen: Model) ->
         CheckpointError: tensors or settings do not belong together.
     """
     _check_family(recipe, opened, chosen)
-    named = name_alike(opened, chosen)
+    named = name_alike(laid_out_alike(opened, chosen), chosen)
     return _Builder(recipe, named, list(opened).index(chosen)).outline()
 
 

@@ -78,6 +78,8 @@ class Model:
     calibration: Mapping[str, Checkpoint] = field(default_factory=dict)
     #: The document of the recipe that makes it; None for one that is stored.
     document: Document | None = None
+    #: Tensors that are not stored so, but made of stored ones (outline/expert_layouts.py).
+    views: Mapping[str, View] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -98,7 +100,7 @@ class Model:
         if own is None or own not in self.checkpoint.tensors:
             return None
         pair = self.adapter.pairs.get(adapted or own) if self.adapter else None
-        view: View = Stored(self.checkpoint.tensors[own])
+        view = self.views.get(own) or Stored(self.checkpoint.tensors[own])
         if self.document is not None:
             view = self.document.views[own]
         if (scale := self.scales.get(own)) is not None:

@@ -74,11 +74,15 @@ class _OpenStored(OpenView):
 
 @dataclass(frozen=True, slots=True)
 class Range(View):
-    """A tensor of the shape ``size``, the elements of ``view`` from ``begin`` on."""
+    """A tensor of the shape ``size``, the elements of ``view`` from ``begin`` on.
+
+    ``told``: the manifest says which they are; else it describes the whole of ``view``.
+    """
 
     view: View
     begin: int
     size: tuple[int, ...]
+    told: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,7 +118,7 @@ class Range(View):
 
     @property
     def plain(self) -> View:
-        return Range(self.view.plain, self.begin, self.size)
+        return Range(self.view.plain, self.begin, self.size, self.told)
 
     @property
     def companions(self) -> Mapping[str, TensorInfo]:
@@ -139,10 +143,11 @@ class Range(View):
         return [*self.view.identity(), "part", self.begin, *self.size]
 
     def moved(self, move: Callable[[TensorInfo], TensorInfo]) -> Range:
-        return Range(self.view.moved(move), self.begin, self.size)
+        return Range(self.view.moved(move), self.begin, self.size, self.told)
 
     def described(self) -> dict[str, object]:
-        return self.view.described()
+        elements = {"elements": [self.begin, self.begin + self.numel]} if self.told else {}
+        return {**self.view.described(), **elements}
 
     def open(self, room: Room) -> OpenView:
         return _OpenPart(self.begin, self.view.open(room))
