@@ -112,6 +112,7 @@ class PySelection {
       : count_(ranks.size()),
         least_experts_(ranks.empty() ? 0 : ranks.back().first + 1),
         zero_nonfinite_(zero_nonfinite),
+        adding_(threads_of(threads), 0),
         selection_(elements_of(n), queries_of(ranks, kMostInputs, n), sample_of(sample, n),
                    storage_of(storage, size), size, threads_of(threads)) {}
 
@@ -131,6 +132,24 @@ class PySelection {
     return selection_.add(job, count);
   }
 
+  // By one of several threads, each with a number of its own.
+  uint64_t add_alone(const Input& base, const std::vector<Input>& experts, int64_t count,
+                     int thread) {
+    const DeltaJob job =
+        deltas_of(base, experts, elements_of(count), zero_nonfinite_, least_experts_);
+    expect_between("thread", thread, 0, static_cast<int64_t>(adding_.size()) - 1);
+    if (busy_) throw std::runtime_error("a selection is used by two threads at a time");
+    Alone alone(adding_[thread]);
+    Kernel scope;
+    return selection_.add_alone(job, count, thread);
+  }
+
+  std::vector<uint32_t> least() {
+    Alone alone(busy_);
+    Kernel scope;
+    return selection_.least();
+  }
+
   // Answers by query, and the queries that have none.
   std::pair<std::vector<uint32_t>, std::vector<int>> finish() {
     std::vector<uint32_t> answers(count_);
@@ -144,14 +163,14 @@ class PySelection {
   // Calls release Python's lock, so two threads could work on one selection. Made and ended with
   // the lock, which is what makes `busy` safe.
   struct Alone {
-    explicit Alone(bool& busy) : busy_(busy) {
+    explicit Alone(char& busy) : busy_(busy) {
       if (busy) throw std::runtime_error("a selection is used by two threads at a time");
-      busy = true;
+      busy = 1;
     }
-    ~Alone() { busy_ = false; }
+    ~Alone() { busy_ = 0; }
     Alone(const Alone&) = delete;
     Alone& operator=(const Alone&) = delete;
-    bool& busy_;
+    char& busy_;
   };
 
   static int64_t sample_of(int64_t sample, int64_t n) {
@@ -167,7 +186,8 @@ class PySelection {
   size_t count_;
   int64_t least_experts_;  // those that the ranks are about
   bool zero_nonfinite_;
-  bool busy_ = false;
+  char busy_ = 0;
+  std::vector<char> adding_;  // by thread
   cpu::Selection selection_;
 };
 
@@ -382,6 +402,8 @@ PYBIND11_MODULE(_native, m) {
       .def(py::init<int64_t, const PyRanks&, int64_t, uintptr_t, int64_t, bool, int>())
       .def("sample", &PySelection::sample)
       .def("add", &PySelection::add)
+      .def("add_alone", &PySelection::add_alone)
+      .def("least", &PySelection::least)
       .def("finish", &PySelection::finish);
   m.def("gram", &gram);
   m.def("delta_norms", &delta_norms);

@@ -161,7 +161,6 @@ def tile_function(
     base: Input,
     inputs: list[Input],
     scores: list[Array],
-    columns: int,
     settings: list[float],
     out: Output,
     n: int,
@@ -169,6 +168,29 @@ def tile_function(
     threads: int,
 ) -> int:
     """A tile function of a method; see csrc/core/tile.h."""
+
+#: Names that :func:`tile_scores` knows.
+tile_score_functions: list[str]
+
+def tile_scores(
+    name: str,
+    base: Input,
+    inputs: list[Input],
+    columns: int,
+    settings: list[list[float]],
+    floors: list[float],
+    outs: list[Array],
+    rows: Array | None,
+    rows_known: bool,
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> int:
+    """Scores of one function, each with settings, a floor and a float32 array; see
+    csrc/core/tile.h.
+
+    ``rows``: memory for one float32 of each row. Answers with flags of the operands.
+    """
 
 def compare(
     base: Input,
@@ -290,4 +312,6 @@ class Selection:
     ) -> None: ...
     def sample(self, base: Input, experts: list[Input], count: int) -> None: ...
     def add(self, base: Input, experts: list[Input], count: int) -> int: ...
+    def add_alone(self, base: Input, experts: list[Input], count: int, thread: int) -> int: ...
+    def least(self) -> list[int]: ...
     def finish(self) -> tuple[list[int], list[int]]: ...

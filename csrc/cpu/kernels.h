@@ -35,9 +35,10 @@ struct FusedTable {
   Flags (*kernels[FusedList::kCount])(const FusedJob&, int64_t begin, int64_t end);
 };
 
-// In the order of kTileShapes.
+// In the order of kTileShapes and kTileScores.
 struct TileTable {
   Flags (*functions[kTileFunctions])(const TileJob&, int64_t begin, int64_t end);
+  Flags (*scores[kTileScoreFunctions])(const TileScoreJob&, int64_t begin, int64_t end);
 };
 
 struct Kernels {

@@ -321,6 +321,21 @@ Flags Selection::add(const DeltaJob& job, int64_t count) {
   return all;
 }
 
+Flags Selection::add_alone(const DeltaJob& job, int64_t count, int thread) {
+  if (!ready_) throw std::logic_error("the sample is not complete");
+  const int queries = static_cast<int>(queries_.size());
+  const size_t first = static_cast<size_t>(thread) * queries;
+  return current().bracket(job, queries_.data(), brackets_.data(), queries, 0, count,
+                           counts_.data() + first, collected_.data() + first);
+}
+
+std::vector<uint32_t> Selection::least() {
+  if (!ready_) set_brackets();
+  std::vector<uint32_t> bits;
+  for (const Bracket& bracket : brackets_) bits.push_back(bracket.lo);
+  return bits;
+}
+
 std::vector<int> Selection::finish(uint32_t* answers) {
   const int count = static_cast<int>(queries_.size());
   if (!ready_) set_brackets();

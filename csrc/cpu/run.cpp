@@ -200,8 +200,13 @@ Flags run_stock_rows(const StockJob& job, int64_t n, int threads) {
 
 Flags run_tile(int function, const TileJob& job, int64_t n, int threads) {
   const auto run = current().tiles.functions[function];
+  return over_threads(n, threads, [&](int64_t b, int64_t e) { return run(job, b, e); });
+}
+
+Flags run_tile_scores(int function, const TileScoreJob& job, int64_t n, int threads) {
+  const auto run = current().tiles.scores[function];
   const auto body = [&](int64_t b, int64_t e) { return run(job, b, e); };
-  if (kTileShapes[function].rows) return over_rows(n, job.columns, threads, body);
+  if (kTileScores[function].rows) return over_rows(n, job.columns, threads, body);
   return over_threads(n, threads, body);
 }
 

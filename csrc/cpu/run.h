@@ -40,6 +40,8 @@ Flags run_rank_masks(const RankMaskJob& job, int64_t n, int threads);
 Flags run_stock_rows(const StockJob& job, int64_t n, int threads);
 // `function`: its number in kTileShapes.
 Flags run_tile(int function, const TileJob& job, int64_t n, int threads);
+// `function`: its number in kTileScores.
+Flags run_tile_scores(int function, const TileScoreJob& job, int64_t n, int threads);
 void run_masked_copy(const MaskedCopy& copy, int64_t n, int threads);
 // Adds to counts[bin] and nonzero; see Kernels.
 Flags run_score_histogram(const ScoreJob& job, int64_t prefix, int64_t n, int threads,

@@ -28,6 +28,12 @@ class Selection {
   void sample(const DeltaJob& job, int64_t begin, int64_t count);
   // Counts and collects the next `count` elements; the sample is complete.
   Flags add(const DeltaJob& job, int64_t count);
+  // The same by one of several threads that add at a time, each with a number of its own below
+  // `threads`; after least().
+  Flags add_alone(const DeltaJob& job, int64_t count, int thread);
+  // The sample is complete. For each query the least value that can be its answer, if the sample
+  // does not mislead: smaller ones are not looked at, and may be given as any other of them.
+  std::vector<uint32_t> least();
   // The answers; returns the queries that have none, because the sample misled or the storage did
   // not suffice.
   std::vector<int> finish(uint32_t* answers);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/tile.h"
+#include "cpu/intrinsics.h"
 #include "cpu/kernels.h"
 #include "cpu/load.inl"
 #include "cpu/stock.inl"
@@ -64,23 +65,30 @@ inline void distances(const float* x, const float* base, float by, int n, float*
   for (int j = 0; j < n; ++j) out[j] = std::fabs(x[j] - base[j]) * by;
 }
 
-// Rows of job.columns elements.
-Flags arcee_importance(const TileJob& job, int64_t begin, int64_t end) {
+// Where the divergence of each row is kept, what comes again costs a product.
+Flags arcee_importances(const TileScoreJob& job, int64_t begin, int64_t end) {
   if (begin == end) return 0;
   const int columns = static_cast<int>(job.columns);
   const int64_t room = (job.columns + 15) / 16 * 16;
-  double* p = reinterpret_cast<double*>(thread_scratch(9 * room));
+  double* p = reinterpret_cast<double*>(thread_scratch(8 * room));
   double *q = p + room, *sums = q + room;
-  float *base = reinterpret_cast<float*>(sums + room), *x = base + room, *out = x + room;
+  float *base = reinterpret_cast<float*>(sums + room), *x = base + room;
   Flags flags = 0;
   for (int64_t pos = begin; pos < end; pos += columns) {
     flags |= flag(0, load(job.base, pos, columns, job.zero_nonfinite, base));
     flags |= flag(1, load(job.inputs[0], pos, columns, job.zero_nonfinite, x));
-    softmax(x, columns, p, sums);
-    softmax(base, columns, q, sums);
-    divergence_terms(q, columns, p);
-    distances(x, base, static_cast<float>(sum_by_halves(p, columns)), columns, out);
-    if (store(out, columns, job.out, pos)) flags |= kOutputFlag;
+    float divergence;
+    if (job.rows_known) {
+      divergence = job.rows[pos / columns];
+    } else {
+      softmax(x, columns, p, sums);
+      softmax(base, columns, q, sums);
+      divergence_terms(q, columns, p);
+      divergence = static_cast<float>(sum_by_halves(p, columns));
+      if (job.rows != nullptr) job.rows[pos / columns] = divergence;
+    }
+    for (int s = 0; s < job.score_count; ++s)
+      distances(x, base, divergence, columns, job.scores[s].out + pos);
   }
   return flags;
 }
@@ -116,25 +124,99 @@ inline void pcb_scores(const float* tau, const double* total, PcbBounds bounds, 
   for (int j = 0; j < n; ++j) out[j] = pcb_score(tau[j], total[j], bounds, count);
 }
 
-// Settings: the number of the expert, and the bounds of its magnitudes.
-Flags pcb_score_tile(const TileJob& job, int64_t begin, int64_t end) {
-  double* total = reinterpret_cast<double*>(thread_scratch(6 * kChunk));
-  float* base = reinterpret_cast<float*>(total + kChunk);
-  float *x = base + kChunk, *tau = x + kChunk, *out = tau + kChunk;
-  const int number = static_cast<int>(job.settings[0]);
-  const PcbBounds bounds{job.settings[1], job.settings[2]};
-  Flags flags = 0;
-  for (int64_t pos = begin; pos < end; pos += kChunk) {
-    const int n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
-    flags |= flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
+inline void pcb_nears(const float* tau, const double* total, PcbBounds bounds, float by,
+                      float count, int n, float* __restrict__ out) {
+  for (int j = 0; j < n; ++j)
+    out[j] = pcb_near(tau[j], static_cast<float>(total[j]), bounds, by, count);
+}
+
+// The numbers of those that are not below the floor, NaN among them. Writes up to 15 more.
+#if defined(__AVX512F__)
+inline int at_least(const float* values, int n, float floor, int32_t* numbers) {
+  const __m512 least = _mm512_set1_ps(floor);
+  __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  int size = 0;
+  for (int j = 0; j < n; j += 16) {
+    const __mmask16 there = n - j < 16 ? static_cast<__mmask16>((1u << (n - j)) - 1) : 0xFFFF;
+    const __mmask16 in =
+        _mm512_mask_cmp_ps_mask(there, _mm512_loadu_ps(values + j), least, _CMP_NLT_UQ);
+    _mm512_storeu_si512(numbers + size, _mm512_maskz_compress_epi32(in, lane));
+    size += __builtin_popcount(in);
+    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(16));
+  }
+  return size;
+}
+#else
+inline int at_least(const float* values, int n, float floor, int32_t* numbers) {
+  int size = 0;
+  for (int j = 0; j < n; ++j) {  // scalar loop: no compress
+    numbers[size] = j;
+    size += !(values[j] < floor);
+  }
+  return size;
+}
+#endif
+
+// One chunk of task vectors, and what its scores need besides.
+struct PcbChunk {
+  double *total, *few_totals;
+  float *base, *near, *few, *found, *tau;
+  int32_t* numbers;
+
+  static int64_t floats(int count) { return (9 + int64_t{count}) * kChunk + 16; }
+  PcbChunk(float* scratch, int count)
+      : total(reinterpret_cast<double*>(scratch)),
+        few_totals(total + kChunk),
+        base(reinterpret_cast<float*>(few_totals + kChunk)),
+        near(base + kChunk),
+        few(near + kChunk),
+        found(few + kChunk),
+        tau(found + kChunk),
+        numbers(reinterpret_cast<int32_t*>(tau + int64_t{count} * kChunk)) {}
+
+  Flags load_deltas(const TileScoreJob& job, int64_t pos, int n) {
+    Flags flags = flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
     for (int j = 0; j < n; ++j) total[j] = 0.0;  // scalar loop: memset
     for (int i = 0; i < job.count; ++i) {
-      float* to = i == number ? tau : x;
+      float* to = tau + int64_t{i} * kChunk;
       flags |= flag(i + 1, load(job.inputs[i], pos, n, job.zero_nonfinite, to));
       add_tau(base, to, n, total);
     }
-    pcb_scores(tau, total, bounds, job.count, n, out);
-    if (store(out, n, job.out, pos)) flags |= kOutputFlag;
+    return flags;
+  }
+
+  // The exact scores of those that may reach the floor; the others are 0.
+  void screened(const float* t, PcbBounds bounds, float floor, int count, int n, float* out) {
+    const float range = bounds.high - bounds.low;
+    pcb_nears(t, total, bounds, range > 0.0f ? 1.0f / range : 0.0f, static_cast<float>(count), n,
+              near);
+    const int left = at_least(near, n, floor / kScreenMargin, numbers);
+    for (int k = 0; k < left; ++k) {
+      few[k] = t[numbers[k]];
+      few_totals[k] = total[numbers[k]];
+    }
+    pcb_scores(few, few_totals, bounds, count, left, found);
+    for (int j = 0; j < n; ++j) out[j] = 0.0f;  // scalar loop: memset
+    for (int k = 0; k < left; ++k) out[numbers[k]] = found[k];
+  }
+};
+
+// Settings: the number of the expert, and the bounds of its magnitudes.
+Flags pcb_scores_tile(const TileScoreJob& job, int64_t begin, int64_t end) {
+  PcbChunk chunk(thread_scratch(PcbChunk::floats(job.count)), job.count);
+  Flags flags = 0;
+  for (int64_t pos = begin; pos < end; pos += kChunk) {
+    const int n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
+    flags |= chunk.load_deltas(job, pos, n);
+    for (int s = 0; s < job.score_count; ++s) {
+      const TileScore& score = job.scores[s];
+      const float* tau = chunk.tau + static_cast<int64_t>(score.settings[0]) * kChunk;
+      const PcbBounds bounds{score.settings[1], score.settings[2]};
+      if (score.floor >= kLeastScreened && job.count <= kMostScreened)
+        chunk.screened(tau, bounds, score.floor, job.count, n, score.out + pos);
+      else
+        pcb_scores(tau, chunk.total, bounds, job.count, n, score.out + pos);
+    }
   }
   return flags;
 }
@@ -188,9 +270,9 @@ Flags pcb_balanced_tile(const TileJob& job, int64_t begin, int64_t end) {
   return flags;
 }
 
-// In the order of kTileShapes.
-constexpr TileTable kTileTable = {
-    {arcee_importance, arcee_fused_tile, pcb_score_tile, pcb_balanced_tile}};
+// In the order of kTileShapes and kTileScores.
+constexpr TileTable kTileTable = {{arcee_fused_tile, pcb_balanced_tile},
+                                  {arcee_importances, pcb_scores_tile}};
 
 }  // namespace
 }  // namespace mergesafe::cpu::MS_ISA

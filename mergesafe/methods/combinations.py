@@ -236,9 +236,9 @@ TileBody: TypeAlias = Callable[[Any, Any], Any]
 
 #: Tile functions of the package that the extension has too, compiled: by their names there. Their
 #: settings are tuples of numbers.
-COMPILED: Final = frozenset(
-    {"stock_rows", "arcee_importance", "arcee_fused", "pcb_score", "pcb_balanced"}
-)
+COMPILED: Final = frozenset({"stock_rows", "arcee_fused", "pcb_balanced"})
+#: The same for scores; whether what a row's have in common is kept for later passes.
+COMPILED_SCORES: Final[Mapping[str, bool]] = {"arcee_importance": True, "pcb_score": False}
 
 
 @dataclass(frozen=True)
@@ -261,13 +261,15 @@ class TileFunction(Combination):
     What the method declares as references and as calibration is given to the function with the
     operands.
 
-    ``compiled``: a name in :data:`COMPILED`, which has the same bits and runs on the CPU in place
-    of the function. ``operations``: what the function of a whole tensor computes; without it, a
-    plan cannot say how long the merge takes.
+    ``compiled``: a name in :data:`COMPILED`, of a score in :data:`COMPILED_SCORES`, which has the
+    same bits and runs on the CPU in place of the function. ``operations``: what the function of a
+    whole tensor computes; without it, a plan cannot say how long the merge takes.
 
     ``scores``: what the function is given as ``tile.scores``: values of each element that other
     functions make of the same operands. Where a :class:`mergesafe.methods.kth_score.KthScore` has
-    asked for them, they may be there already. They are given no scores themselves.
+    asked for them, they may be there already. They are given no scores themselves. ``floors``: of
+    each score, a number below which the function treats all scores alike, so that any such number
+    of at least 0 may stand for them; none where there are none.
     """
 
     function: TileBody
@@ -278,6 +280,7 @@ class TileFunction(Combination):
     compiled: str | None = None
     operations: Operations | None = None
     scores: tuple[TileFunction, ...] = ()
+    floors: tuple[float, ...] = ()
     of: OperandSet = field(default="all", init=False, repr=False)
 
     def check(self, scope: Scope, *, finite: bool) -> None:
@@ -294,10 +297,16 @@ class TileFunction(Combination):
             raise BrokenContractError(
                 f"{name} has operations = {shown(self.operations)}", "None or Operations"
             )
-        if self.compiled is not None and self.compiled not in COMPILED:
+        known = (*COMPILED, *COMPILED_SCORES)
+        if self.compiled is not None and self.compiled not in known:
             raise BrokenContractError(
                 f"{name} has compiled = {shown(self.compiled)}",
-                f"None or one of {', '.join(sorted(COMPILED))}",
+                f"None or one of {', '.join(sorted(known))}",
+            )
+        if self.floors and len(self.floors) != len(self.scores):
+            raise BrokenContractError(
+                f"{name} has {len(self.floors)} floors",
+                f"{len(self.scores)}, one per score, or none",
             )
         for score in self.scores:
             if (
@@ -320,6 +329,11 @@ class TileFunction(Combination):
     @property
     def scratch(self) -> float:
         return max(self.holds, *(score.scratch for score in self.scores), 0.0)
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the compiled function keeps a number of each row for later passes."""
+        return COMPILED_SCORES.get(self.compiled or "", False)
 
     def is_like(self, other: Combination) -> bool:
         mine = len(self.scores)

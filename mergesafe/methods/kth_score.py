@@ -78,8 +78,12 @@ class KthScore(Statistic):
         )
 
     @property
+    def rank_count(self) -> int:
+        return len(set(self.ranks))
+
+    @property
     def count_number(self) -> int:
         return max(len(self.ranks), len(self.scores))
 
     def passes(self, *, selects: bool) -> int:
-        return 2
+        return 1 if selects else 2

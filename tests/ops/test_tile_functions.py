@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mergesafe.methods.combinations import COMPILED
+from mergesafe.methods.combinations import COMPILED, COMPILED_SCORES
 from mergesafe.methods.definitions import arcee_fusion, pcb
 from mergesafe.methods.spec import TensorContext, TileFunction, Unit
 from mergesafe.native import DTYPES as CODES
@@ -60,15 +60,43 @@ def compiled(
     dtype: torch.dtype,
     threads: int = 1,
 ) -> tuple[torch.Tensor, int]:
+    if how.compiled in COMPILED_SCORES:
+        [out], flags = scored([how], tensors, threads=threads)
+        return out.to(dtype), flags
     base, *experts = tensors
     out = torch.empty(base.shape, dtype=dtype)
     assert how.compiled is not None
     flags = extension.tile_function(
         how.compiled, input_of(base), [input_of(x) for x in experts],
-        [Array(x.data_ptr(), x.numel()) for x in scores], base.shape[-1], list(how.settings or ()),
+        [Array(x.data_ptr(), x.numel()) for x in scores], list(how.settings or ()),
         Output(out.data_ptr(), CODES[NAMES[dtype]]), base.numel(), False, threads,
     )  # fmt: skip
     return out, flags
+
+
+def scored(
+    hows: Sequence[TileFunction],
+    tensors: Sequence[torch.Tensor],
+    floors: Sequence[float] | None = None,
+    rows: torch.Tensor | None = None,
+    known: bool = False,
+    threads: int = 1,
+) -> tuple[list[torch.Tensor], int]:
+    base, *experts = tensors
+    outs = [torch.empty(base.shape, dtype=torch.float32) for _ in hows]
+    name = hows[0].compiled
+    assert name is not None
+    flags = extension.tile_scores(
+        name, input_of(base), [input_of(x) for x in experts], base.shape[-1],
+        [list(how.settings or ()) for how in hows], list(floors or [0.0] * len(hows)),
+        [array_of(x) for x in outs], None if rows is None else array_of(rows), known,
+        base.numel(), False, threads,
+    )  # fmt: skip
+    return outs, flags
+
+
+def array_of(values: torch.Tensor) -> Array:
+    return Array(values.data_ptr(), values.numel())
 
 
 def expected(
@@ -110,6 +138,36 @@ def test_bits(shape: tuple[int, int], count: int) -> None:
                 assert flags == 0
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scores_from_a_floor_on_are_exact(shape: tuple[int, int], isa: str) -> None:
+    """And all others are below it; that of so many scores is as it would be alone."""
+    tensors = family(shape, 3, torch.float32)
+    tensors[1][0, 0] = torch.nan
+    hows = [*(score(i) for i in range(3)),
+            TileFunction(pcb.score, (1.0, 0.125, 0.125), compiled="pcb_score")]  # fmt: skip
+    wanted = [expected(how, tensors)[0] for how in hows]
+    for floor in (0.0, 1e-38, 1e-6, 0.003, 0.3, 2.0):
+        with forced(isa):
+            found, _ = scored(hows, tensors, [floor, floor / 2, 0.0, floor])
+        for values, exact, least in zip(found, wanted, (floor, floor / 2, 0.0, floor), strict=True):
+            below = exact < least
+            assert_same_bits(values[~below], exact[~below])
+            assert bool(((values[below] >= 0) & (values[below] < least)).all())
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_what_rows_have_in_common_is_kept(isa: str) -> None:
+    tensors = family((5, 300), 1, torch.bfloat16)
+    rows = torch.full((5,), torch.nan)
+    with forced(isa):
+        [first], _ = scored([IMPORTANCE], tensors, rows=rows)
+        assert_same_bits(scored([IMPORTANCE], tensors, rows=rows, known=True)[0][0], first)
+        rows.mul_(2)
+        assert_same_bits(scored([IMPORTANCE], tensors, rows=rows, known=True)[0][0], first * 2)
+    assert_same_bits(first, expected(IMPORTANCE, tensors)[0])
+
+
 @pytest.mark.parametrize("threads", [2, 7])
 def test_threads(threads: int) -> None:
     tensors = family((400, 1000), 1, torch.bfloat16)
@@ -147,26 +205,52 @@ def test_the_bin_of_a_rank() -> None:
 
 def test_both_tables_have_the_same_names() -> None:
     assert {"stock_rows", *extension.tile_functions} == COMPILED
+    assert extension.tile_score_functions == list(COMPILED_SCORES)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({0: "pcb"}, "no compiled tile function 'pcb'; expected one of arcee_importance"),
+        ({0: "pcb"}, "no compiled tile function 'pcb'; expected one of arcee_fused"),
         ({2: 2}, "inputs has 2 values; expected 1"),
-        ({4: 5}, "n is 12; expected whole rows of 5"),
-        ({0: "arcee_fused", 5: [1.0]}, "scores has 0 values; expected 1"),
-        ({0: "pcb_score"}, "settings has 0 values; expected 3"),
-        ({0: "pcb_score", 5: [1.0, 0.0, 1.0]}, r"settings\[0\] is 1.0\d*; expected the number"),
+        ({3: []}, "scores has 0 values; expected 1"),
+        ({4: []}, "settings has 0 values; expected 1"),
     ],
 )
 def test_arguments_that_do_not_fit(change: dict[int, Any], told: str) -> None:
     x = torch.zeros(12)
     given: list[Any] = [
-        "arcee_importance", input_of(x), [input_of(x)], [], 4, [],
+        "arcee_fused", input_of(x), [input_of(x)], [array_of(x)], [0.5],
         Output(x.data_ptr(), CODES["F32"]), 12, False, 1,
     ]  # fmt: skip
     for at, value in change.items():
         given[at] = [input_of(x)] * value if at == 2 else value
     with pytest.raises(ValueError, match=told):
         extension.tile_function(*given)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({0: "pcb"}, "no compiled score 'pcb'; expected one of arcee_importance"),
+        ({2: 2}, "inputs has 2 values; expected 1"),
+        ({3: 5}, "n is 12; expected whole rows of 5"),
+        ({5: []}, "floors has 0 values; expected 1"),
+        ({7: 2}, "rows has 2 values; expected 3"),
+        ({8: True}, "no numbers of rows are known"),
+        ({0: "pcb_score"}, "settings has 0 values; expected 3"),
+        ({0: "pcb_score", 4: [[1.0, 0.0, 1.0]]}, r"settings\[0\] is 1.0\d*; expected the number"),
+        ({0: "pcb_score", 4: [[0.0, 0.0, 1.0]], 7: 3}, "the score has no numbers of rows"),
+    ],
+)
+def test_arguments_of_scores_that_do_not_fit(change: dict[int, Any], told: str) -> None:
+    x = torch.zeros(12)
+    given: list[Any] = [
+        "arcee_importance", input_of(x), [input_of(x)], 4, [[]], [0.0], [array_of(x)], None,
+        False, 12, False, 1,
+    ]  # fmt: skip
+    for at, value in change.items():
+        given[at] = [input_of(x)] * value if at == 2 else value
+        given[at] = array_of(x[:value]) if at == 7 else given[at]
+    with pytest.raises(ValueError, match=told):
+        extension.tile_scores(*given)

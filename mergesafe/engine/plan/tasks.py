@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 from mergesafe.checkpoint.output.encoding import RowScaled
 from mergesafe.checkpoint.output.layout import OutputTensor
 from mergesafe.dtypes import ENCODED_NAMES, SIZES
+from mergesafe.methods.combinations import COMPILED_SCORES
 from mergesafe.methods.driver import Planned
 from mergesafe.methods.operations import Operations
 from mergesafe.methods.spec import (
@@ -255,6 +256,23 @@ class TensorTask:
         how = None if self.planned is None else self.planned.combination
         counts.append(len(how.scores) if isinstance(how, TileFunction) else 0)
         return 4 * max(counts) + 2 if max(counts) else 0
+
+    @property
+    def finds_scores_fast(self) -> bool:
+        """Whether all its scores are functions that the extension has."""
+        asked = [s for s in self.statistics if isinstance(s, KthScore)]
+        return bool(asked) and all(
+            isinstance(score, TileFunction) and score.compiled in COMPILED_SCORES
+            for request in asked
+            for score in request.scores
+        )
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of what scores have in common in each row, which spares later passes its search."""
+        kept = any(isinstance(x, TileFunction) and x.keeps_rows for x in self._made)
+        columns = self.context.shape[-1] if self.context.shape else 1
+        return 4 * (self.numel // max(1, columns)) if kept else 0
 
     @cached_property
     def _made(self) -> tuple[Combination, ...]:

@@ -10,7 +10,7 @@ from mergesafe.dtypes import SIZES
 from mergesafe.engine.memory import ALIGNMENT, MAXIMUM_SIZE, aligned, format_size
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.errors import ArgumentError
-from mergesafe.methods.spec import Unit
+from mergesafe.methods.spec import KthScore, Statistic, Unit
 from mergesafe.native import extension
 
 #: Tiles are whole reduction blocks (csrc/core/reduce.h).
@@ -57,7 +57,8 @@ class Tiling:
     keep it. ``row``: elements of a row where tiles and pieces end within rows, so that each is read
     and merged with the rest of its first and its last row; else 0. ``scores``: bytes in which all
     scores of a tensor that stays are kept. ``masks``: whether masks
-    by rank are kept of a tensor that does not stay.
+    by rank are kept of a tensor that does not stay. ``rows``: bytes in which numbers of rows are
+    kept of one that is read again.
     """
 
     tile: int
@@ -69,6 +70,7 @@ class Tiling:
     row: int = 0
     scores: int = 0
     masks: bool = False
+    rows: int = 0
 
     @property
     def read(self) -> int:
@@ -119,7 +121,10 @@ def task_layout(
         used = max(1, threads // max(1, budget // whole)) if whole <= budget else 1
         out_tile = _pieces(task.numel, used * sizes.write // SIZES[task.out_dtype], step)
         nbytes = whole + aligned(int((out_tile + 2 * row) * out_size))
-        again = nbytes > sizes.kept and _cheap_to_reread(task)
+        share = budget // sizes.streamed
+        again = nbytes > sizes.kept and (
+            _cheap_to_reread(task) or (selects and _selects_scores(task, share))
+        )
         if nbytes <= budget and not again:
             scores = task.score_count * aligned(4 * task.numel) if selects else 0
             if scores and task.piece_bytes:  # zeros, which they are compared with
@@ -129,11 +134,11 @@ def task_layout(
         if task.unit.is_whole:
             raise _too_small(task, budget, nbytes, "the whole tensor is merged at once", device)
         used = 1 if again else max(1, threads // sizes.streamed)
-        room = sizes.once if again else budget // sizes.streamed
+        room = sizes.once if again else share
         # Counts live beside the arena: they take from the tiles, down to one block.
         counts = histogram_bytes(task) * used
         select = select_bytes(task, used) if selects else 0
-        if select * rank_count(task) > room * 3 // 4:
+        if select * rank_count(task) > share * 3 // 4:
             select = 0
         fixed += select * rank_count(task)
     else:
@@ -150,6 +155,8 @@ def task_layout(
     else:
         masks = 0
     per_element = held + out_size
+    rows = aligned(task.row_bytes) if again else 0
+    fixed += rows
     rest = int(2 * row * per_element)
     left = budget - fixed - 2 * ALIGNMENT - rest
     wanted = max(room - fixed - counts, int(SMALL_TILE * per_element))
@@ -163,7 +170,7 @@ def task_layout(
     out_tile = _pieces(tile, used * sizes.write // SIZES[task.out_dtype], step)
     read, made = tile + 2 * row, out_tile + 2 * row
     nbytes = fixed + aligned(int(read * held)) + aligned(int(made * out_size))
-    return Tiling(tile, out_tile, nbytes, used, select, again, row, masks=masks > 0)
+    return Tiling(tile, out_tile, nbytes, used, select, again, row, masks=masks > 0, rows=rows)
 
 
 def _cheap_to_reread(task: TensorTask) -> bool:
@@ -171,6 +178,14 @@ def _cheap_to_reread(task: TensorTask) -> bool:
     sums = all(s.rank_count == 0 and s.passes(selects=True) == 1 for s in task.statistics)
     made = any(source.view.made_size for source in task.sources)
     return sums and not made and not task.unit.is_whole
+
+
+def _selects_scores(task: TensorTask, share: int) -> bool:
+    """Whether it selects among scores that are found about as fast as they are read, and a share of
+    the memory suffices to do so in a stream: to keep scores and operands takes far more.
+    """
+    needed = select_bytes(task, 1) * rank_count(task)
+    return task.finds_scores_fast and 0 < needed <= share * 3 // 4
 
 
 def unit_step(task: TensorTask) -> int:
@@ -257,9 +272,9 @@ def bytes_read(task: TensorTask, layout: Tiling) -> int:
         again = sum(count for _, count in spans) - task.numel
         total += again * sum(s.view.stored_size for s in task.members) * reads(task, layout)
     if layout.tile < task.numel and layout.select:
-        sampled = len(sample_positions(task.numel)) * SAMPLE_RUN
         each = sum(source.view.bytes_needed(0, 1) for source in task.members)
-        total += sampled * each * sum(s.rank_count > 0 for s in task.statistics)
+        runs = (sample_runs(task, s) for s in task.statistics if s.rank_count)
+        total += each * sum(count for sample in runs for _, count in sample)
     return total
 
 
@@ -274,6 +289,20 @@ def sample_positions(numel: int) -> list[int]:
         run * part + (run * 0x9E3779B97F4A7C15 % 2**64 >> 32) % (part - SAMPLE_RUN + 1)
         for run in range(runs)
     ]
+
+
+def sample_runs(task: TensorTask, request: Statistic) -> list[tuple[int, int]]:
+    """First element and number of what a selection samples at once: whole rows where its scores are
+    of rows.
+    """
+    positions = sample_positions(task.numel)
+    scores = request.scores if isinstance(request, KthScore) else ()
+    if all(score.unit is not Unit.ROW for score in scores) or not task.context.shape:
+        return [(begin, SAMPLE_RUN) for begin in positions]
+    columns = task.context.shape[-1]
+    count = max(1, SAMPLE_RUN // columns) * columns
+    chosen = positions[:: -(-count // SAMPLE_RUN)][: len(positions) * SAMPLE_RUN // count]
+    return [(min(begin // columns * columns, task.numel - count), count) for begin in chosen]
 
 
 def rank_count(task: TensorTask) -> int:

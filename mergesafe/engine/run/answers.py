@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from mergesafe.engine.plan.tasks import TensorTask
-from mergesafe.engine.plan.tiling import SAMPLE_RUN, Tiling, sample_positions
-from mergesafe.engine.run.kernels import Buffer, Kernels
+from mergesafe.engine.plan.tiling import Tiling, sample_runs
+from mergesafe.engine.run.kernels import Buffer, Kernels, Selection
 from mergesafe.engine.run.trace import Lap
+from mergesafe.methods.numbers import float32_of
 from mergesafe.methods.spec import (
     ChangeCounts,
     Combination,
@@ -58,9 +59,17 @@ class Tensor(Protocol):
         """The base, then the experts without what masks by rank drop; flags are reported."""
 
     def scored(
-        self, inputs: Sequence[Buffer], scores: Sequence[Combination], n: int, begin: int
+        self,
+        inputs: Sequence[Buffer],
+        scores: Sequence[Combination],
+        n: int,
+        begin: int,
+        floors: Sequence[float] = (),
     ) -> Sequence[Buffer]:
-        """Zeros, then what functions of the method make of a piece; flags are reported."""
+        """Zeros, then what functions of the method make of a piece; flags are reported.
+
+        ``floors``: of each score, a number below which all may come out as any other.
+        """
 
     @property
     def keeps_scores(self) -> bool:
@@ -123,16 +132,10 @@ def _ascending(request: KthMagnitude, tensor: Tensor) -> list[int]:
 
 def _select(request: KthMagnitude, tensor: Tensor) -> tuple[list[int], list[int]]:
     """Sample, then one pass; answers by rank, and which ranks have none."""
-    positions = sample_positions(tensor.task.numel)
-    selection = tensor.kernels.selection(
-        request.ranks,
-        tensor.task.numel,
-        len(positions) * SAMPLE_RUN,
-        tensor.storage,
-        tensor.layout.select // 4 * len(request.ranks),
-    )
-    for begin in positions:
-        selection.sample(tensor.inputs(begin, SAMPLE_RUN), SAMPLE_RUN)
+    runs = sample_runs(tensor.task, request)
+    selection = _selection(request.ranks, runs, tensor)
+    for begin, count in runs:
+        selection.sample(tensor.inputs(begin, count), count)
         tensor.lap("statistics", begin, 0)
     for begin, count, inputs in tensor.tiles():
         tensor.check(selection.add(inputs, count))
@@ -140,6 +143,18 @@ def _select(request: KthMagnitude, tensor: Tensor) -> tuple[list[int], list[int]
     found = selection.finish()
     tensor.lap("statistics", 0, 0)
     return found
+
+
+def _selection(
+    ranks: Sequence[tuple[int, int]], runs: Sequence[tuple[int, int]], tensor: Tensor
+) -> Selection:
+    return tensor.kernels.selection(
+        ranks,
+        tensor.task.numel,
+        sum(count for _, count in runs),
+        tensor.storage,
+        tensor.layout.select // 4 * len(ranks),
+    )
 
 
 def _radix(request: KthMagnitude, tensor: Tensor, *, planned: bool = True) -> list[int]:
@@ -230,22 +245,60 @@ def _score_threshold(request: ScoreThreshold, tensor: Tensor) -> int:
 
 
 def _kth_score(request: KthScore, tensor: Tensor) -> list[int]:
+    if tensor.keeps_scores:
+        return _kth_of_kept(request, tensor)
+    found: dict[tuple[int, int], int] = {}
+    runs = sample_runs(tensor.task, request) if tensor.storage else []
+    if runs:
+        found = _select_scores(request, runs, tensor)
+    left = [rank for rank in sorted(set(request.ranks)) if rank not in found]
+    if left:
+        found |= _radix_of_scores(request, left, tensor, planned=not runs)
+    return [found[rank] for rank in request.ranks]
+
+
+def _select_scores(
+    request: KthScore, runs: Sequence[tuple[int, int]], tensor: Tensor
+) -> dict[tuple[int, int], int]:
+    """Sample, then one pass; bits by rank where they were found.
+
+    Below what the sample takes to be possible, scores need not be told apart.
+    """
+    ranks = sorted(set(request.ranks))
+    selection = _selection(ranks, runs, tensor)
+    for begin, count in runs:
+        found = tensor.scored(tensor.inputs(begin, count), request.scores, count, begin)
+        selection.sample(found, count)
+        tensor.lap("statistics", begin, 0)
+    least: dict[int, int] = {}
+    for (score, _), bits in zip(ranks, selection.least(), strict=True):
+        least[score] = min(bits, least.get(score, bits))
+    floors = [float32_of(least.get(number, 0)) for number in range(len(request.scores))]
+    for begin, count, inputs in tensor.tiles():
+        for at, n, parts in tensor.pieces(inputs, count):
+            selection.add(tensor.scored(parts, request.scores, n, begin + at, floors), n)
+            tensor.lap("statistics", begin + at, _bytes(parts))
+    answers, missed = selection.finish()
+    tensor.lap("statistics", 0, 0)
+    return {rank: answers[i] for i, rank in enumerate(ranks) if i not in missed}
+
+
+def _radix_of_scores(
+    request: KthScore, ranks: Sequence[tuple[int, int]], tensor: Tensor, *, planned: bool
+) -> dict[tuple[int, int], int]:
     """Counts of the high 16 bits of every score, then of the low 15 bits of those that begin like
     one that is asked for.
     """
-    wanted = sorted({score for score, _ in request.ranks})
-    if tensor.keeps_scores:
-        return _kth_of_kept(request, tensor)
-    high = _ScoreCounts(request, wanted, [], tensor)
-    begins = {(score, k): high.find(wanted.index(score), k) for score, k in request.ranks}
+    wanted = sorted({score for score, _ in ranks})
+    high = _ScoreCounts(request, wanted, [], tensor, planned)
+    begins = {(score, k): high.find(wanted.index(score), k) for score, k in ranks}
     alike = sorted({(score, prefix) for (score, _), (prefix, _) in begins.items()})
     scores, prefixes = [score for score, _ in alike], [prefix for _, prefix in alike]
-    low = _ScoreCounts(request, scores, prefixes, tensor)
-    found = []
-    for score, k in request.ranks:
-        prefix, rest = begins[score, k]
+    low = _ScoreCounts(request, scores, prefixes, tensor, planned)
+    found = {}
+    for (score, k), (prefix, rest) in begins.items():
         bits, _ = low.find(alike.index((score, prefix)), rest)
-        found.append(prefix << extension.low_bits | bits)
+        found[score, k] = prefix << extension.low_bits | bits
     return found
 
 
@@ -266,10 +319,15 @@ class _ScoreCounts:
     """The counts of scores, of which one may come again, from one pass over the tensor."""
 
     def __init__(
-        self, request: KthScore, scores: Sequence[int], prefixes: list[int], tensor: Tensor
+        self,
+        request: KthScore,
+        scores: Sequence[int],
+        prefixes: list[int],
+        tensor: Tensor,
+        planned: bool,
     ) -> None:
         self._counts = (ctypes.c_int64 * (extension.histogram_bins * len(scores)))()
-        for begin, count, inputs in tensor.tiles():
+        for begin, count, inputs in tensor.tiles(planned=planned):
             for at, n, parts in tensor.pieces(inputs, count):
                 zeros, *found = tensor.scored(parts, request.scores, n, begin + at)
                 given = [zeros, *(found[i] for i in scores)]

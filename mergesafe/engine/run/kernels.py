@@ -78,6 +78,26 @@ class Buffer:
         )
 
 
+@dataclass(frozen=True)
+class Score:
+    """What to compute, and where its float32 values go.
+
+    Below ``floor`` they may come out as any other number below it, of at least 0.
+    """
+
+    how: Combination
+    out: Buffer
+    floor: float = 0.0
+
+
+@dataclass(frozen=True)
+class RowNumbers:
+    """A float32 for each row; ``known``: whether they are there already."""
+
+    address: int
+    known: bool
+
+
 class Selection(Protocol):
     """Exact selection in one pass over the tiles of a tensor; see csrc/cpu/selection.h."""
 
@@ -86,6 +106,9 @@ class Selection(Protocol):
 
     def add(self, inputs: Sequence[Buffer], n: int) -> int:
         """The next tile, once the sample is complete; answers with flags."""
+
+    def least(self) -> list[int]:
+        """By rank, bits below which nothing is looked at; the sample is complete."""
 
     def finish(self) -> tuple[list[int], list[int]]:
         """Bits by rank, and the numbers of the ranks that were not found."""
@@ -198,6 +221,24 @@ class Kernels(Protocol):
         scores: Array | None = None,
     ) -> int: ...
 
+    def scores(
+        self,
+        inputs: Sequence[Buffer],
+        scores: Sequence[Score],
+        n: int,
+        tensor: TensorContext,
+        begin: int,
+        rows: RowNumbers | None = None,
+    ) -> int:
+        """Scores of elements [begin, begin + n), which are whole rows where rows matter.
+
+        ``rows``: memory for what the scores have in common in each row, for kernels that can use
+        that.
+
+        Raises:
+            TileError: a function does not keep to its contract.
+        """
+
     def tile(
         self,
         inputs: Sequence[Buffer],
@@ -214,3 +255,21 @@ class Kernels(Protocol):
         Raises:
             TileError: the function does not keep to its contract.
         """
+
+
+def one_by_one(
+    kernels: Kernels,
+    inputs: Sequence[Buffer],
+    scores: Sequence[Score],
+    n: int,
+    tensor: TensorContext,
+    begin: int,
+) -> int:
+    """:meth:`Kernels.scores` by the kernels of other combinations, all of them exact."""
+    flags = 0
+    for score in scores:
+        if isinstance(score.how, TileFunction):
+            flags |= kernels.tile(inputs, score.how, score.out, tensor, begin)
+        else:
+            flags |= kernels.combine(inputs, score.how, score.out, n, begin)
+    return flags

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mergesafe.dtypes import SIZES
+from mergesafe.methods.combinations import COMPILED, COMPILED_SCORES
 from mergesafe.methods.spec import (
     Combination,
     DeltaNorms,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     pass
 
 
-from mergesafe.engine.run.kernels import Buffer, Selection
+from mergesafe.engine.run.kernels import Buffer, RowNumbers, Score, Selection, one_by_one
 
 if TYPE_CHECKING:
     from mergesafe.engine.run.tensor_kernels import TensorKernels
@@ -54,6 +55,9 @@ class NativeSelection:
     def add(self, inputs: Sequence[Buffer], n: int) -> int:
         base, *experts = _inputs(inputs)
         return self._selection.add(base, experts, n)
+
+    def least(self) -> list[int]:
+        return self._selection.least()
 
     def finish(self) -> tuple[list[int], list[int]]:
         return self._selection.finish()
@@ -224,7 +228,7 @@ class NativeKernels:
         begin: int,
         scores: Sequence[Buffer] = (),
     ) -> int:
-        if how.compiled is None:
+        if how.compiled not in COMPILED:
             return self._tensors.tile(inputs, how, out, tensor, begin, scores)
         base, *others = _inputs(inputs)
         columns = tensor.shape[-1] if tensor.shape else 1
@@ -233,8 +237,32 @@ class NativeKernels:
         if how.compiled == "stock_rows":
             return extension.stock_rows(base, others, columns, target, n, self.zero, self.threads)
         return extension.tile_function(
-            how.compiled, base, others, [Array(x.address, n) for x in scores], columns,
+            how.compiled, base, others, [Array(x.address, n) for x in scores],
             list(how.settings or ()), target, n, self.zero, self.threads,
+        )  # fmt: skip
+
+    def scores(
+        self,
+        inputs: Sequence[Buffer],
+        scores: Sequence[Score],
+        n: int,
+        tensor: TensorContext,
+        begin: int,
+        rows: RowNumbers | None = None,
+    ) -> int:
+        """All at once where they are of one compiled function."""
+        functions = [x.how for x in scores if isinstance(x.how, TileFunction)]
+        names = {function.compiled for function in functions}
+        [name] = names if len(names) == 1 and len(functions) == len(scores) else [None]
+        if name is None or name not in COMPILED_SCORES:
+            return one_by_one(self, inputs, scores, n, tensor, begin)
+        base, *others = _inputs(inputs)
+        columns = tensor.shape[-1] if tensor.shape else 1
+        return extension.tile_scores(
+            name, base, others, columns, [list(x.settings or ()) for x in functions],
+            [x.floor for x in scores], [Array(x.out.address, n) for x in scores],
+            None if rows is None else Array(rows.address, n // columns),
+            rows is not None and rows.known, n, self.zero, self.threads,
         )  # fmt: skip
 
     @cached_property

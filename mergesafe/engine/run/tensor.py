@@ -8,6 +8,7 @@ fixed blocks in order, and the combination is element-wise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,15 @@ from mergesafe.engine.plan.tiling import Tiling, rank_count, whole_rows
 from mergesafe.engine.resume.entries import Statistics, Tile
 from mergesafe.engine.run.answers import answer
 from mergesafe.engine.run.encoded import EncodedRows
-from mergesafe.engine.run.kernels import OUTPUT_FLAG, Buffer, Kernels, TileError, flagged
+from mergesafe.engine.run.kernels import (
+    OUTPUT_FLAG,
+    Buffer,
+    Kernels,
+    RowNumbers,
+    Score,
+    TileError,
+    flagged,
+)
 from mergesafe.engine.run.numerical_rank import few_directions
 from mergesafe.engine.run.ranks import RankedExperts
 from mergesafe.engine.run.results import Results
@@ -141,11 +150,21 @@ class TensorMerge:
             return self.kernels.combine(left, how, out, n, begin)
         if not isinstance(how, TileFunction):
             return self.kernels.combine(inputs, how, out, n, begin, self.scores(begin, n))
-        scores = self._scores_of(how.scores, inputs, n, begin, chosen) if how.scores else ()
-        try:
+        scores: Sequence[Buffer] = ()
+        if how.scores:
+            scores = self._scores_of(how.scores, inputs, n, begin, chosen, how.floors)
+        with self._blamed(chosen):
             return self.kernels.tile(inputs, how, out, self.task.context, begin, scores)
+
+    @contextmanager
+    def _blamed(self, chosen: Sequence[int]) -> Iterator[None]:
+        """A function that does not keep to its contract is the method's fault, unless an operand
+        holds NaN, which is what the user can mend.
+        """
+        try:
+            yield
         except TileError as caught:
-            self.check(caught.flags, chosen)  # NaN in an operand is what the user can mend
+            self.check(caught.flags, chosen)
             error = caught.error
             raise broken(self.task.method, self.task.context, error) from error.__cause__
 
@@ -160,12 +179,17 @@ class TensorMerge:
         return left
 
     def scored(
-        self, inputs: Sequence[Buffer], scores: Sequence[Combination], n: int, begin: int
+        self,
+        inputs: Sequence[Buffer],
+        scores: Sequence[Combination],
+        n: int,
+        begin: int,
+        floors: Sequence[float] = (),
     ) -> Sequence[Buffer]:
         """Zeros, then the scores of elements [begin, begin + n); flags are reported."""
         first, total, rows = self._whole_rows(begin, n, inputs)
         chosen = range(len(self.task.members))
-        found = self._scores_of(scores, list(rows), total, first, chosen)
+        found = self._scores_of(scores, list(rows), total, first, chosen, floors)
         skip = begin - first
         return [self._pieces_of_scores.zeros(n), *(x.part(skip, n, 4) for x in found)]
 
@@ -185,13 +209,15 @@ class TensorMerge:
         n: int,
         begin: int,
         chosen: Sequence[int],
+        floors: Sequence[float],
     ) -> Sequence[Buffer]:
         """The scores of whole rows; flags are reported."""
 
-        def compute(how: Combination, out: Buffer) -> int:
-            return self._combine(inputs, how, out, n, begin, chosen)
+        def compute(wanted: Sequence[Score], rows: RowNumbers | None) -> int:
+            with self._blamed(chosen):
+                return self.kernels.scores(inputs, wanted, n, self.task.context, begin, rows)
 
-        flags, found = self._pieces_of_scores.find(scores, begin, n, compute)
+        flags, found = self._pieces_of_scores.find(scores, begin, n, compute, floors)
         self.check(flags, chosen)
         return found
 

@@ -33,8 +33,11 @@ from mergesafe.engine.run.kernels import (
     OUTPUT_FLAG,
     SHARED_FLAG,
     Buffer,
+    RowNumbers,
+    Score,
     Selection,
     TileError,
+    one_by_one,
 )
 
 #: Elements that are looked at together for NaN and infinity, which takes a few bytes for each.
@@ -222,6 +225,17 @@ class TensorKernels:
                 combine.normalize, combine.scale, offset, dtype, target,
             )  # fmt: skip
         return self._finish(merged, inputs, out)
+
+    def scores(
+        self,
+        inputs: Sequence[Buffer],
+        scores: Sequence[Score],
+        n: int,
+        tensor: TensorContext,
+        begin: int,
+        rows: RowNumbers | None = None,
+    ) -> int:
+        return one_by_one(self, inputs, scores, n, tensor, begin)
 
     def tile(
         self,

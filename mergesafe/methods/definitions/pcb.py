@@ -101,8 +101,9 @@ class Pcb(MergeMethod):
         for t, weight in enumerate(settings.column("weight")):
             numbers += [*clamps[t], found[2 * t], found[2 * t + 1], weight]
         return TileFunction(
-            balanced, tuple(numbers), holds=8.0, compiled="pcb_balanced", scores=scores
-        )
+            balanced, tuple(numbers), holds=8.0, compiled="pcb_balanced", scores=scores,
+            floors=tuple(found[::2]),
+        )  # fmt: skip
 
 
 def score(tile: Any, settings: tuple[float, float, float]) -> Any:
