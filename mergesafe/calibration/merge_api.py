@@ -178,11 +178,13 @@ def _uncalibrated(recipe: RecipeSource) -> Recipe:
 
 
 def _calibrated(recipe: Recipe, folder: Path, names: Sequence[str]) -> Recipe:
-    """The recipe as a file in ``folder``, with the Grams there as calibration."""
+    """The recipe as a file in ``folder``, with the Grams there as calibration, which are named by
+    relative paths, so that the folder can be moved.
+    """
     there = relocated(recipe, folder)
     places = {ref.key: name for ref, name in zip(there.inputs, names, strict=True)}
     models = tuple(
-        replace(entry, calibration={KIND: ModelRef(str(folder / places[entry.ref.key]))})
+        replace(entry, calibration={KIND: ModelRef(places[entry.ref.key])})
         if entry.ref.key in places
         else entry
         for entry in there.models

@@ -14,7 +14,7 @@ from mergesafe.chat.weights import lora_factors, read
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.views.rows import Rows, Run
 from mergesafe.checkpoint.views.view import View
-from mergesafe.errors import ModelError
+from mergesafe.errors import ModelError, NonFiniteError
 from mergesafe.ops.low_rank import add_low_rank
 from mergesafe.outline.sources import Model
 
@@ -78,11 +78,23 @@ class StoredWeights:
         return found
 
     def value(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """The parameter in float32."""
+        """The parameter in float32.
+
+        Raises:
+            NonFiniteError: it holds NaN or infinity, which some layers hide: an attention that
+                gives a token with NaN no weight is finite.
+        """
         parts = self.parts(name, shape)
         made = torch.empty(shape, dtype=torch.float32)
         for part in parts:
             part.of(made).copy_(tensor_of(self._view(part.name), self._reader))
+            if odd := int((~part.of(made).isfinite()).sum()):
+                values = "1 value that is" if odd == 1 else f"{odd:,} values that are"
+                raise NonFiniteError(
+                    f"{self._view(part.name).info.path}: tensor '{part.name}' holds {values} NaN "
+                    "or infinite, so that what is measured of this model means nothing. Repair or "
+                    "replace the checkpoint."
+                )
         return made
 
     def rows(self, name: str, shape: tuple[int, ...], chosen: Sequence[int]) -> torch.Tensor:

@@ -70,15 +70,14 @@ def summary(result: TuneResult) -> list[str]:
     """What was found, in a few lines."""
     if result.start is None or result.objective is None:
         return [
-            f"{result.out}: the start over {result.granularity} coefficients of "
-            f"{len(result.models)} models, without a search and without data",
+            f"{result.out}: {_coefficients(result)} as they start, without a search and without "
+            "data",
             *(_at_bounds(each) for each in result.at_bounds),
         ]
     lines = [
-        f"{result.out}: {', then '.join(result.searches)} over {result.granularity} coefficients "
-        f"of {len(result.models)} models; objective {result.start:.4f} -> {result.objective:.4f} "
-        f"in {result.evaluations} evaluations ({result.forward_passes} forward passes, "
-        f"{result.seconds:.0f} s)",
+        f"{result.out}: {', then '.join(result.searches)} over {_coefficients(result)}; objective "
+        f"{result.start:.4f} -> {result.objective:.4f} in {result.evaluations} evaluations "
+        f"({result.forward_passes} forward passes, {result.seconds:.0f} s)",
         f"  optimised on  {_changes(result.start_terms, result.terms)}",
         f"  held out      {_changes(result.start_heldout, result.heldout)}",
     ]
@@ -98,6 +97,12 @@ def summary(result: TuneResult) -> list[str]:
     if result.blame is not None:
         lines += blame_lines(result.blame)
     return lines
+
+
+def _coefficients(result: TuneResult) -> str:
+    kinds = {"lines": "lines of coefficients over the layers"}
+    kind = kinds.get(result.granularity, f"{result.granularity} coefficients")
+    return f"{kind} of {len(result.models)} models"
 
 
 def worse_lines(result: TuneResult) -> list[str]:

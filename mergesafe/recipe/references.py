@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mergesafe.errors import did_you_mean
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mergesafe.errors import CheckpointError, did_you_mean
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.nodes import MapNode, Node, Reporter, describe, shown
@@ -57,3 +60,19 @@ def check_references(recipe: Recipe, line: int | None, report: Reporter) -> None
                 f"{recipe.method.name} needs 'references: {{{each.name}: MODEL}}': {each.help}",
                 line or recipe.method_line,
             )
+
+
+@contextmanager
+def references_in_errors(recipe: Recipe) -> Iterator[None]:
+    """Errors within that are about a reference say which one it is, not its path alone."""
+    try:
+        yield
+    except CheckpointError as error:
+        told = [
+            f"{ref.text} is the reference '{name}'"
+            for name, ref in recipe.references.items()
+            if str(ref.resolve(recipe.folder)[0]) in str(error)
+        ]
+        if told:
+            error.args = (f"{error} ({', '.join(told)}.)", *error.args[1:])
+        raise

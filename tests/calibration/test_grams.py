@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import read
 
 import mergesafe as ms
 from mergesafe.calibration import grams
 from mergesafe.calibration.grams import Accumulator
+from mergesafe.errors import NonFiniteError
 
 from . import models
 
@@ -197,3 +199,16 @@ def test_what_a_layer_made_is_freed_at_once(tmp_path: Path) -> None:
                 assert gone() is None
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("name", ["q_proj", "down_proj"])
+def test_a_model_with_nan_is_refused(tmp_path: Path, name: str) -> None:
+    """Grams of the layer that has it, the last, would be finite."""
+    model = models.make(tmp_path / "m", "llama")
+    tensors = read(model)
+    last = max(each for each in tensors if name in each)
+    tensors[last][0, 0] = torch.nan
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NonFiniteError, match=rf"safetensors: tensor '{last}' holds 1 value"):
+        ms.calibrate(str(model), models.records(tmp_path / "d.jsonl"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

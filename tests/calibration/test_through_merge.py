@@ -176,6 +176,8 @@ def test_a_run_that_ended_between_its_folders_is_resumed(
         two = tmp_path / "out" / one.relative_to(tmp_path / "whole")
         assert one.read_bytes() == two.read_bytes()
     assert ms.plan(tmp_path / "out" / "recipe.yml").plan.tasks
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert ms.plan(tmp_path / "moved" / "recipe.yml").plan.tasks
 
 
 def refused(*arguments: object, words: tuple[str, ...]) -> None:

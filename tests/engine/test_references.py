@@ -248,6 +248,20 @@ def test_references_of_another_architecture_are_refused(models: Path, tmp_path: 
     assert f"tensor '{LAYER}' has shape [700, 1531]" in told(wider, {})
 
 
+def test_errors_say_which_reference_they_are_about(models: Path, tmp_path: Path) -> None:
+    """Not the path alone, which the recipe may have in several places."""
+    tensors = read(models / "unaligned")
+    narrow = {n: x[:, :8].contiguous() if n == LAYER else x for n, x in tensors.items()}
+    renamed = {n.replace("down_proj", "out_proj"): x for n, x in tensors.items()}
+    for name, stored in (("narrow", narrow), ("renamed", renamed), ("gone", None)):
+        if stored is not None:
+            save(tmp_path / name, stored)
+        made = content(models)
+        made["references"]["unaligned"] = str(tmp_path / name)
+        with pytest.raises(CheckpointError, match=rf"/{name} is the reference 'unaligned'\."):
+            ms.plan(made)
+
+
 def test_names_of_tensors_decide_and_not_their_order(models: Path, tmp_path: Path) -> None:
     aligned = read(models / "aligned")
     save(tmp_path / "aligned", dict(reversed(aligned.items())), shards=3)

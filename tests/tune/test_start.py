@@ -129,6 +129,30 @@ def test_a_recipe_is_filled_in_without_data_and_without_a_model(
     ms.merge(out, tmp_path / "merged")
 
 
+@pytest.mark.parametrize(
+    ("tune", "words"),
+    [
+        ({}, "weight as the recipe has them, or else 1/2, granularity layer"),
+        ({"init": 0.3, "granularity": "lines"}, "weight by 'init', granularity lines"),
+        (
+            {"init": {"lambda": 0.3}, "coefficients": ["weight", "lambda"]},
+            "weight, lambda by 'init', weight as the recipe has them, or else 1/2",
+        ),
+    ],
+)
+def test_what_is_written_says_where_it_comes_from(
+    tune: dict[str, Any], words: str, models: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "filled.yml"
+    result = ms.tune(section(models, **tune), out)
+    assert words in out.read_text()
+    [told, *_] = summary(result)
+    kind = (
+        "lines of coefficients over the layers" if "granularity" in tune else "layer coefficients"
+    )
+    assert f"{kind} of 3 models as they start, without a search and without data" in told
+
+
 def test_other_coefficients_start_where_they_are_told(models: list[Path], tmp_path: Path) -> None:
     made = section(
         models, coefficients=["weight", "lambda"], granularity="model",
@@ -155,6 +179,7 @@ def test_a_search_starts_there(models: list[Path], tmp_path: Path) -> None:
             ["init: {lambda: metagpt}", "coefficients: [lambda]"],
             ":9: 'init: metagpt' finds weights",
         ),
+        ("ties", ["init: {lambda: 0.3}"], ":9: 'init' has 'lambda'.*add it to .*[weight, lambda]"),
         ("ties", ["init: metagtp"], ":9: .*rules nan and metagpt, must be a number"),
         ("ties", ["data: [{path: a, role: safety}]"], ":9: 'search: none' writes .*'data' has no"),
         ("ties", ["front: {points: 3}"], "'front' has no effect"),

@@ -33,9 +33,9 @@ from mergesafe.engine.plan.experts import Experts
 from mergesafe.engine.plan.factors import changes_of, deltas_of, factor_notes, with_factors
 from mergesafe.engine.plan.low_rank import low_rank_warnings, rounding_notes
 from mergesafe.engine.plan.merged_view import inner_tasks
+from mergesafe.engine.plan.outlined import outlined
 from mergesafe.engine.plan.output_config import OutputConfig, output_config
 from mergesafe.engine.plan.precision import Precision, main_dtype
-from mergesafe.engine.plan.settings import check_settings
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.token_ids import TokenCheck, check_token_ids
 from mergesafe.engine.plan.whole_model import check_slices
@@ -43,12 +43,11 @@ from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import Planned, dry_run
 from mergesafe.methods.registry import file_digest
 from mergesafe.methods.spec import Settings, TensorContext, TileFunction
-from mergesafe.outline.models import outline_of_models
 from mergesafe.outline.outputs import Outline, Output
-from mergesafe.outline.slices import outline_of_slices
-from mergesafe.outline.sources import Document, Model, Operand, hub_notes, open_models
+from mergesafe.outline.sources import Document, Model, Operand, hub_notes
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
+from mergesafe.recipe.references import references_in_errors
 from mergesafe.recipe.resolve import filters_of
 from mergesafe.version import __version__
 
@@ -154,14 +153,7 @@ def make_plan(
     ``allow_token_mismatch``: token ids that mean different tokens are a warning, not an error.
     ``documents``: what the documents that the recipe merges make, by their names.
     """
-    opened = open_models(recipe, documents)
-    chosen = _reference(recipe, opened)
-    if recipe.slices:
-        outline = outline_of_slices(recipe, opened, chosen)
-        settings = check_settings(chosen, opened, depth=False)
-    else:
-        settings = check_settings(chosen, opened)
-        outline = outline_of_models(recipe, opened, chosen)
+    outline, settings = outlined(recipe, documents)
     models, reference = outline.models, outline.reference
     merged = models[: len(models) - len(recipe.references)]
     names = [output.name for output in outline.outputs]
@@ -173,11 +165,12 @@ def make_plan(
     experts = Experts(names, reference.checkpoint.config)
     encodable = encoded_names(outline) if recipe.encoded_dtype is not None else frozenset()
     tasks: list[TensorTask] = []
-    model_numel = sum(output.numel for output in outline.outputs if output.is_merged)
-    for output in outline.outputs:
-        task = _task(output, seed, precision, encodable, model_numel)
-        asked = partial(planned_of, output.merge, task.settings)
-        tasks += experts.divided(task, asked)
+    with references_in_errors(recipe):
+        model_numel = sum(output.numel for output in outline.outputs if output.is_merged)
+        for output in outline.outputs:
+            task = _task(output, seed, precision, encodable, model_numel)
+            asked = partial(planned_of, output.merge, task.settings)
+            tasks += experts.divided(task, asked)
     check_slices(recipe, tasks)
     in_order = [reference, *(model for model in merged if model is not reference)]
     template = output_template(recipe, in_order, tokenizer, tokens.vocabulary, carried)
@@ -320,12 +313,6 @@ def method_warnings(tasks: Sequence[TensorTask]) -> list[str]:
     """What the methods say of values that are legal and do nothing."""
     seen = {(task.method.name, id(task.settings)): task for task in tasks}
     return [warning for task in seen.values() for warning in task.method.check(task.settings)]
-
-
-def _reference(recipe: Recipe, models: Sequence[Model]) -> Model:
-    """The base, where the recipe names one, else the first model."""
-    base = recipe.base_model
-    return next((m for m in models if base is not None and m.ref.key == base.key), models[0])
 
 
 def metadata_of(recipe: Recipe, seed: int) -> dict[str, str]:

@@ -37,6 +37,12 @@ ENERGY: Final = Parameter(
     "energy", "float", "share of alignment's energy that the exact projector's directions hold",
     default=0.9, minimum=0.0, maximum=1.0,
 )  # fmt: skip
+#: What a study of such subspaces found.
+EVIDENCE: Final = (
+    "A study of five models ([arXiv 2505.14185](https://arxiv.org/abs/2505.14185)) finds no linear "
+    "subspace that is of safety alone, so that a small cosine proves nothing: measure what the "
+    "merged model does."
+)
 
 
 @dataclass(frozen=True)

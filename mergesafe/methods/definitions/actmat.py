@@ -40,6 +40,11 @@ class ActMat(MergeMethod):
         "lengths count by the square of theirs; [wudi](wudi.md) makes them equal, and has a ridge."
     )
     deviations = "None that is known."
+    evidence = (
+        "On the demo's adapters of a model of 135 million parameters ([compared](../methods- "
+        "compared.md), one seed, untuned) both skills were lost, as with [WUDI](wudi.md), whose "
+        "problem it solves without lengths."
+    )
     inputs = Inputs(base="required")
     exact = "numerics"
     parameters = (

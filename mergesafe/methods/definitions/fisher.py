@@ -53,6 +53,11 @@ class Fisher(MergeMethod):
         "Models that were fine-tuned on different data, where each is sure of other parameters, "
         "and data of each are at hand for its Fisher diagonal."
     )
+    evidence = (
+        "On the demo's adapters of a model of 135 million parameters ([compared](../methods- "
+        "compared.md), one seed, untuned) it alone kept refusals and both skills, with numbers "
+        "from 48 refusals and each skill's examples."
+    )
     deviations = (
         "mergekit does not have it. Values of a diagonal are raised to `floor`, so that "
         "elements that no model knows anything about are averaged."

@@ -31,6 +31,7 @@ from typing import Any
 
 from mergesafe.methods.definitions._safe_subspace import (
     ENERGY,
+    EVIDENCE,
     LAMBDA,
     PROJECTOR,
     UNALIGNED,
@@ -78,6 +79,7 @@ class SafeLora(MergeMethod):
         "alignment, is at hand: no data. Matrices are taken whole. A threshold of 1 projects all "
         "of them; lower it until the skill is back."
     )
+    evidence = EVIDENCE
     deviations = (
         "`projector: exact` is ours; [measured](../safety-methods.md) beside the authors'. "
         "They project the B of a LoRA adapter; here the whole task vector is projected, "

@@ -20,6 +20,7 @@ from typing import Any
 
 from mergesafe.methods.definitions._safe_subspace import (
     ENERGY,
+    EVIDENCE,
     LAMBDA,
     PROJECTOR,
     UNALIGNED,
@@ -69,6 +70,8 @@ class SafeMerge(MergeMethod):
         "Where [Safe LoRA](safe_lora.md) costs too much of the skill, and safe answers to train "
         "on are at hand: below the threshold most of the task vector stays."
     )
+
+    evidence = EVIDENCE
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
         yield from ()

@@ -65,6 +65,11 @@ class Wudi(MergeMethod):
         "Experts of different tasks, without data, adapters too. `closed_form` is faster and does "
         "not depend on how large the task vectors are; `adam` is what the paper measured."
     )
+    evidence = (
+        "On the demo's adapters of a model of 135 million parameters ([compared](../methods- "
+        "compared.md), one seed, untuned) both skills were lost: the adapters share directions, "
+        "where a solution without interference is larger than the sum of the task vectors."
+    )
     deviations = (
         "The released code has `adam` alone, and computes its gradient by autograd; here it is "
         "`2 (M G - sum_i c_i w_i tau_i C_i)`, one product a step. Mind that 300 steps at a rate of "

@@ -2,7 +2,8 @@
 
 Run it in the root of the repository. It writes a page for each method to docs/methods/, and what
 lies between a line with "methods: begin" and one with "methods: end" in docs/methods.md (the table
-of all methods), in mkdocs.yml (the navigation) and in README.md (the names).
+of all methods), in docs/tuning.md (the coefficients), in mkdocs.yml (the navigation) and in
+README.md (the names).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mergesafe.methods.spec import MergeMethod
 
 FOLDER: Final = Path("docs/methods")
 OVERVIEW: Final = Path("docs/methods.md")
+COEFFICIENTS: Final = Path("docs/tuning.md")
 NAVIGATION: Final = Path("mkdocs.yml")
 NAMES: Final = Path("README.md")
 BEGIN: Final = "methods: begin"
@@ -29,6 +31,7 @@ def reference(root: Path, methods: Mapping[str, MergeMethod]) -> dict[Path, str]
     """The text of every file under ``root`` that holds anything of the reference."""
     files = {FOLDER / f"{name}.md": page_of(method) for name, method in methods.items()}
     files[OVERVIEW] = _between(root / OVERVIEW, _table(methods))
+    files[COEFFICIENTS] = _between(root / COEFFICIENTS, _coefficients(methods))
     files[NAMES] = _between(root / NAMES, _names(methods))
     files[NAVIGATION] = _between(root / NAVIGATION, "\n".join(_navigation(methods)))
     return files
@@ -53,6 +56,27 @@ def _table(methods: Mapping[str, MergeMethod]) -> str:
             )
         )  # fmt: skip
     return table(("method", "result", "takes", "exactness", "gradient", "source"), rows)
+
+
+def _coefficients(methods: Mapping[str, MergeMethod]) -> str:
+    """What can be tuned: a row for each name of a coefficient and its bounds."""
+    found: dict[tuple[str, tuple[float, float], bool], list[str]] = {}
+    for name, method in methods.items():
+        for each in () if method.inputs.adapters else method.parameters:
+            if each.tunable is not None and not each.ignored:
+                found.setdefault((each.name, each.tunable, each.gradient), []).append(name)
+    names = [p.name for method in methods.values() for p in method.parameters]
+    rows = [
+        (
+            f"`{name}`", ", ".join(f"`{each}`" for each in of), f"[{low:g}, {high:g}]",
+            "yes" if gradient else "no",
+        )
+        for (name, (low, high), gradient), of in sorted(
+            found.items(), key=lambda row: names.index(row[0][0])
+        )
+    ]  # fmt: skip
+    rows.append(("those of METHOD", "`core_space(METHOD)`", "those of METHOD", "as with METHOD"))
+    return table(("coefficient", "of", "bounds by default", "gradient"), rows)
 
 
 def _names(methods: Mapping[str, MergeMethod]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mergesafe.tune.results.result import TuneResult
+from mergesafe.tune.section.sections import TuneSection
 from mergesafe.tune.setup import TuningSetup
 from mergesafe.version import __version__
 
@@ -13,10 +14,10 @@ def header(setup: TuningSetup, result: TuneResult) -> str:
     """The lines of the comment, without '#'."""
     section, plan = setup.section, setup.plan
     if result.start is None or result.objective is None:
-        rule = f"the rule '{section.init_weights}'" if section.init_weights else "'init'"
         return (
             f"Written by mergesafe {__version__} without a search and without data: "
-            f"{', '.join(section.coefficients)} by {rule}, granularity {section.granularity}."
+            f"{', '.join(section.coefficients)} {_origin(section)}, "
+            f"granularity {section.granularity}."
         )
     sets = ", ".join(
         f"{split.name} ({split.about.role}, {len(split.train)} records)" for split in setup.splits
@@ -43,6 +44,17 @@ def header(setup: TuningSetup, result: TuneResult) -> str:
             f"[{each.low:.3f}, {each.high:.3f}] held out."
         )
     return "\n".join(lines)
+
+
+def _origin(section: TuneSection) -> str:
+    """Where the coefficients come from that no search has found."""
+    if section.init_weights:
+        return f"by the rule '{section.init_weights}'"
+    missing = [n for n in section.coefficients if n not in section.init]
+    if not missing:
+        return "by 'init'"
+    recipe = "as the recipe has them, or else 1/2"
+    return f"by 'init', {', '.join(missing)} {recipe}" if section.init else recipe
 
 
 def _listed(start: Mapping[str, float], end: Mapping[str, float]) -> str:

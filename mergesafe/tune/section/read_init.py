@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mergesafe.errors import did_you_mean
@@ -23,11 +23,13 @@ class Init:
     weights: str | None = None
 
 
-def read_init(fields: Fields, bounds: Mapping[str, tuple[float, float]]) -> Init:
+def read_init(
+    fields: Fields, bounds: Mapping[str, tuple[float, float]], tunable: Sequence[str]
+) -> Init:
     """Starts of the coefficients that ``init`` names; the others start at the recipe's values.
 
-    A number or a rule alone is for the weights, or t. ``bounds``: of what is tuned. Mistakes are
-    recorded.
+    A number or a rule alone is for the weights, or t. ``bounds``: of what is tuned. ``tunable``:
+    what could be. Mistakes are recorded.
     """
     report, node = fields.report, fields.node.get("init")
     if node is None or (isinstance(node, ScalarNode) and node.text == "recipe"):
@@ -48,9 +50,10 @@ def read_init(fields: Fields, bounds: Mapping[str, tuple[float, float]]) -> Init
     weights = None
     for name, line, value in report.attempt(mapping, node, _WHAT, report) or ():
         if name not in bounds:
-            report.record(
-                f"'init' has {shown(name)}, which is not tuned{did_you_mean(name, bounds)}", line
-            )
+            hint = did_you_mean(name, bounds)
+            if name in tunable:
+                hint = f"; add it to 'coefficients': [{', '.join((*bounds, name))}]"
+            report.record(f"'init' has {shown(name)}, which is not tuned{hint}", line)
         elif (rule_of := _rule(value)) is None:
             what = f"the start of '{name}'"
             if name == "weight":

@@ -92,7 +92,7 @@ class _SectionReader:
         searches = read_searches(fields, default)
         coefficients = self._coefficients(searches)
         bounds = self._bounds(coefficients)
-        init = read_init(fields, bounds)
+        init = read_init(fields, bounds, self.tunable)
         front = self._front()
         constraints = self._constraints(known)
         if constraints and front is not None:
@@ -130,7 +130,7 @@ class _SectionReader:
                     line,
                 )
         bounds = self._bounds(self._coefficients(()))
-        init = read_init(self.fields, bounds)
+        init = read_init(self.fields, bounds, self.tunable)
         return TuneSection(
             data=(),
             objective=(),

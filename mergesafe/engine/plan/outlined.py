@@ -1,0 +1,37 @@
+"""What is read before anything is planned: a recipe's models, and the tensors of the output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mergesafe.engine.plan.settings import check_settings
+from mergesafe.outline.models import outline_of_models
+from mergesafe.outline.outputs import Outline
+from mergesafe.outline.slices import outline_of_slices
+from mergesafe.outline.sources import Document, Model, open_models
+from mergesafe.recipe.model import Recipe
+from mergesafe.recipe.references import references_in_errors
+
+
+def outlined(recipe: Recipe, documents: Mapping[str, Document] | None) -> tuple[Outline, list[str]]:
+    """The outline, and warnings about settings that differ between the models.
+
+    ``documents``: what the documents that the recipe merges make, by their names.
+
+    Raises:
+        CheckpointError: a model cannot be opened, or the models do not belong together.
+    """
+    with references_in_errors(recipe):
+        opened = open_models(recipe, documents)
+        chosen = _reference(recipe, opened)
+        if recipe.slices:
+            outline = outline_of_slices(recipe, opened, chosen)
+            return outline, check_settings(chosen, opened, depth=False)
+        settings = check_settings(chosen, opened)
+        return outline_of_models(recipe, opened, chosen), settings
+
+
+def _reference(recipe: Recipe, models: Sequence[Model]) -> Model:
+    """The base, where the recipe names one, else the first model."""
+    base = recipe.base_model
+    return next((m for m in models if base is not None and m.ref.key == base.key), models[0])
