@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from family import Family
-from tiny import Tensors, command, llama, recipe, save, save_adapter, write_recipe
+from tiny import CONFIG, Tensors, command, llama, recipe, save, save_adapter, write_recipe
 
 import mergesafe
 from mergesafe.cli.plan import layers as layer_table
@@ -113,6 +113,24 @@ def test_parents_of_adapters_that_are_merged_by_their_factors(tmp_path: Path) ->
     assert [each.merged for each in found] == [0, 0, 0]
     assert found[1].factors == found[2].factors > 0
     assert not any(each.left_out for each in found)
+
+
+def test_the_part_that_only_a_larger_model_has(tmp_path: Path) -> None:
+    """Copied where the output has it, else left out, told by its name."""
+    inner = {
+        name.replace("model.", "model.language_model.", 1): tensor
+        for name, tensor in llama(0).items()
+    }
+    tower = {f"model.visual.blocks.{i}.attn.qkv.weight": torch.ones(4, 4) for i in range(3)}
+    config = {"model_type": "qwen2_vl", "text_config": CONFIG}
+    larger = save(tmp_path / "larger", inner | tower, config)
+    smaller = save(tmp_path / "text", llama(1))
+    found = by_name(planned(recipe("linear", [larger, smaller], parameters={"weight": 1.0})))
+    assert (found["larger"].copied, found["larger"].left_out) == (3, [])
+    assert found["text"].renames == [("model.", "model.language_model.", len(inner) - 1)]
+    found = by_name(planned(recipe("linear", [smaller, larger], parameters={"weight": 1.0})))
+    assert found["larger"].left_out == list(tower)
+    assert "3 left out (model.visual: 3)" in text([found["larger"]])[0]
 
 
 def test_renaming() -> None:

@@ -100,16 +100,17 @@ def parents(plan: MergePlan) -> list[Parent]:
 
 def _parent(model: Model, account: _Account, roles: Sequence[str], *, listed: bool) -> Parent:
     """``listed``: whether the output takes tensors of models, not factors of adapters alone."""
-    stored = model.checkpoint.tensors
+    stored, taken = model.checkpoint.tensors, account.taken
     listed = listed and not (account.factors and not account.merged)
-    left = [name for name in stored if name not in account.taken] if listed else []
-    layers = {layer for name in account.taken if (layer := layer_of(name)) is not None}
+    left = [name for name in stored if name not in taken] if listed else []
+    layers = {layer for name in taken if (layer := layer_of(name)) is not None}
     stacks = {stack for stack, _ in layers}
     whole = [
         name
         for name in left
         if (layer := layer_of(name)) is not None and layer[0] in stacks and layer not in layers
     ]
+    beyond = set(whole)
     numbers = {layer[1] for name in whole if (layer := layer_of(name)) is not None}
     counts = Counter(account.renamed.values())
     return Parent(
@@ -125,7 +126,7 @@ def _parent(model: Model, account: _Account, roles: Sequence[str], *, listed: bo
         head=account.head,
         renames=[(theirs, ours, count) for (theirs, ours), count in counts.most_common()],
         layers_left_out=sorted(numbers),
-        left_out=[name for name in left if name not in set(whole)],
+        left_out=[name for name in left if name not in beyond],
         bytes_read=account.bytes_read,
     )
 
@@ -220,6 +221,14 @@ def _said(parent: Mapping[str, Any]) -> str:
     if layers := parent["layers_left_out"]:
         parts.append(f"layers {in_ranges(layers)} left out")
     if left := parent["left_out"]:
-        more = ", …" if len(left) > _SHOWN else ""
-        parts.append(f"{len(left):,} left out ({', '.join(left[:_SHOWN])}{more})")
+        parts.append(f"{len(left):,} left out ({_by_part(left)})")
     return f"{', '.join(parts) or 'no weights are read'}  ({', '.join(parent['roles'])})"
+
+
+def _by_part(names: Sequence[str]) -> str:
+    """Names by the parts of the model that they belong to, or by themselves."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(".".join(name.split(".")[:2]), []).append(name)
+    texts = [f"{part}: {len(some):,}" if len(some) > 1 else some[0] for part, some in found.items()]
+    return ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "")

@@ -22,10 +22,12 @@ def stack(plan: MergePlan) -> list[dict[str, Any]]:
     Empty for a recipe of whole models.
     """
     recipe = plan.recipe
+    if not recipe.slices:
+        return []
     depths = {model.ref.key: _depth(model) for model in plan.models}
     found: list[dict[str, Any]] = []
     begin = 0
-    for merge, written in zip(recipe.merges, recipe.slices, strict=False):
+    for merge, written in zip(recipe.merges, recipe.slices, strict=True):
         end = begin + written.length
         sources = [
             {
