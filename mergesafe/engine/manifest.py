@@ -205,7 +205,9 @@ def _tensor(
     for index, (entry, source) in enumerate(zip(inputs, task.sources, strict=True)):
         entry["digest"] = digests.text(task, str(index))
         for whole in source.view.companions:
-            entry[_COMPANIONS[whole]] = digests.text(task, f"{index}.{whole}")
+            kind, lent, number = whole.partition(".")  # of another input that lends rows
+            called = f"{_COMPANIONS[kind]} of input {number}" if lent else _COMPANIONS[kind]
+            entry[called] = digests.text(task, f"{index}.{whole}")
     return {**described, "digest": digests.text(task, key), "inputs": inputs}
 
 

@@ -12,7 +12,8 @@ from mergesafe.dtypes import FLOATS, promote
 from mergesafe.errors import CheckpointError
 from mergesafe.methods.spec import MergeMethod, Settings
 from mergesafe.outline.calibration import calibration_of
-from mergesafe.outline.sources import Model, Operand, sources_of
+from mergesafe.outline.sources import Model, Operand, check_sources, stored_sources
+from mergesafe.outline.vocabulary import by_token, calibration_by_token
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.resolve import settings_for
 
@@ -64,15 +65,26 @@ class Output:
         return self._operands[len(self.origins) :]
 
     @cached_property
-    def _operands(self) -> tuple[Operand, ...]:
+    def _stored(self) -> list[Operand]:
+        """What the models store, the origins' first, before rows are aligned by token."""
         models = [*(origin.model for origin in self.origins), *self.references]
+        return stored_sources(self.name, models)
+
+    @cached_property
+    def _operands(self) -> tuple[Operand, ...]:
+        origins = [origin.model for origin in self.origins]
+        base = None if self.merge.base_model is None else self.merge.base_model.key
         try:
-            return sources_of(self.name, models)
+            found = self._stored
+            if not self.copied:
+                found = by_token(self.name, origins, self.references, found, base)
+            check_sources(self.name, found)
         except CheckpointError as error:
             names = [origin.name for origin in self.origins]
             if any(name != self.name for name in names):
                 error.args = (f"{error} ('{self.name}' of the output: {', '.join(names)}.)",)
             raise
+        return tuple(found)
 
     @property
     def numel(self) -> int:
@@ -93,14 +105,17 @@ class Output:
         first = 1 if self.merge.separate_base is not None else 0
         pairs = [
             (origin.model, source)
-            for origin, source in zip(self.origins[first:], self.sources[first:], strict=True)
+            for origin, source in zip(
+                self.origins[first:], self._stored[first : len(self.origins)], strict=True
+            )
         ]
         found = {}
         for each in self.method.inputs.calibration:
             if each.shape == "columns" and not is_matrix(self.name, self.sources[0].view.shape):
                 continue
             if operands := calibration_of(each, pairs):
-                found[each.name] = operands
+                aligned = self.sources[first:]
+                found[each.name] = tuple(map(calibration_by_token, operands, aligned))
         return found
 
     @property

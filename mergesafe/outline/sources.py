@@ -24,6 +24,7 @@ from mergesafe.errors import CheckpointError
 from mergesafe.outline.parents import check_parent
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.references import hub_id
+from mergesafe.tokenizer.alignment import TokenTable
 
 #: The tensor of a weight's scales, and the block that each belongs to.
 ScaleOf = tuple[TensorInfo, tuple[int, int]]
@@ -80,6 +81,8 @@ class Model:
     document: Document | None = None
     #: Tensors that are not stored so, but made of stored ones (outline/expert_layouts.py).
     views: Mapping[str, View] = field(default_factory=dict)
+    #: The tokens of the output, where rows are aligned by token.
+    tokens: TokenTable | None = None
 
     @property
     def text(self) -> str:
@@ -253,17 +256,37 @@ def hub_notes(recipe: Recipe, models: Sequence[Model]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def sources_of(name: str, models: Sequence[Model]) -> tuple[Operand, ...]:
-    """The checked inputs of one output tensor: all present, one shape, mergeable types.
+def stored_sources(name: str, models: Sequence[Model]) -> list[Operand]:
+    """What each model stores of one output tensor.
 
     Raises:
-        CheckpointError: they cannot be merged.
+        CheckpointError: one has nothing.
     """
     found = [model.source(name) for model in models]
     sources = [source for source in found if source is not None]
     if len(sources) < len(models):  # align() has said so for everything that it was given
         lacking = models[found.index(None)].checkpoint.path
         raise CheckpointError(f"{lacking}: tensor '{name}' is missing here.")
+    return sources
+
+
+def sources_of(name: str, models: Sequence[Model]) -> tuple[Operand, ...]:
+    """The checked inputs of one output tensor: all present, one shape, mergeable types.
+
+    Raises:
+        CheckpointError: they cannot be merged.
+    """
+    sources = stored_sources(name, models)
+    check_sources(name, sources)
+    return tuple(sources)
+
+
+def check_sources(name: str, sources: Sequence[Operand]) -> None:
+    """The inputs of one output tensor have one shape and types that can be merged.
+
+    Raises:
+        CheckpointError: they cannot be merged.
+    """
     first = sources[0]
     for source in sources[1:]:
         if source.view.shape != first.view.shape:
@@ -292,7 +315,6 @@ def sources_of(name: str, models: Sequence[Model]) -> tuple[Operand, ...]:
             f"{_types_differ(name, first, other)}; integer tensors are copied, so all models must "
             "agree. Convert one of them."
         )
-    return tuple(sources)
 
 
 def _types_differ(name: str, first: Operand, other: Operand) -> str:
@@ -306,8 +328,8 @@ def _shapes_differ(name: str, first: Operand, other: Operand) -> CheckpointError
     advice = "every model needs the same architecture."
     if embedding_of([name]) or head_of([name]):
         advice = (
-            "the vocabularies differ in size. This version does not merge vocabularies: resize "
-            "the embeddings of one model to the other's tokenizer first."
+            "the vocabularies differ in size. 'tokenizer_source: union' in the recipe aligns the "
+            "rows by token where all models have a tokenizer."
         )
     return CheckpointError(
         f"tensor '{name}' has shape {list(first.view.shape)} in {first.view.info.path} and "

@@ -43,16 +43,17 @@ from mergesafe.recipe.references import check_references, read_references
 from mergesafe.recipe.resolve import unset_parameters
 from mergesafe.recipe.setting import Branch, Setting
 from mergesafe.recipe.text import read_text
+from mergesafe.recipe.tokenizer import TokenizerReader, TokenizerSection
 from mergesafe.recipe.write import dump_recipe
 
 KEYS = (
     "models", "slices", "base_model", "merge_method", "parameters", "dtype", "out_dtype",
-    "keep_float32", "tokenizer_source", "chat_template", "name", "tune", "output", "references",
+    "keep_float32", "tokenizer_source", "tokenizer", "chat_template", "name", "tune", "output",
+    "references",
 )  # fmt: skip
 #: What mergekit 0.1.5 understands and this version does not -> what to do instead.
 UNSUPPORTED_KEYS = {
     "modules": "list whole models under 'models'",
-    "tokenizer": "use 'tokenizer_source: base' or name a model",
 }
 #: Those that say, in mergekit, which models are merged.
 MODELS_ELSEWHERE = ("modules",)
@@ -158,7 +159,7 @@ class _Reader:
             dtype=dtype,
             out_dtype=out_dtype,
             keep_float32=attempt(self._keep_float32) is not False,
-            tokenizer_source=tokenizer,
+            tokenizer=tokenizer,
             chat_template=attempt(read_chat_template, self.root.get("chat_template"), self.report),
             name=name,
             document_line=self.written.line,
@@ -300,36 +301,33 @@ class _Reader:
         node = self.root.get("keep_float32")
         return node is None or boolean(node, "'keep_float32'", self.report)
 
-    def _tokenizer(self, base: ModelRef | None, models: tuple[ModelEntry, ...]) -> str | None:
-        """ "base", or the text of the recipe's model whose tokenizer files are carried over."""
-        source, line = self._text("tokenizer_source"), self._line("tokenizer_source")
-        if source == "union":
+    def _tokenizer(
+        self, base: ModelRef | None, models: tuple[ModelEntry, ...]
+    ) -> TokenizerSection | None:
+        """Which tokenizer the output takes, by either of the two keys."""
+        source, section = self.root.get("tokenizer_source"), self.root.get("tokenizer")
+        line = self._line("tokenizer_source" if section is None else "tokenizer")
+        if source is not None and section is not None:
             raise self.report.error(
-                "'tokenizer_source: union' is known to mergekit, not supported by this version; "
-                "use 'base' or name a model whose tokenizer fits all inputs",
+                "'tokenizer_source' and 'tokenizer' are both given; keep 'tokenizer', whose "
+                "'source' says the same",
                 line,
             )
-        if source == "base" and base is None and models:
+        refs = [entry.ref for entry in models] + ([] if base is None else [base])
+        reader = TokenizerReader(refs, self._are_all(base, models), self.report)
+        if section is not None:
+            found = replace(reader.section(section), line=line)
+        elif source is not None:
+            named = reader.source(source, "'tokenizer_source'")
+            if named is None:
+                return None
+            found = TokenizerSection(named, line=line)
+        else:
+            return None
+        if found.source == "base" and base is None and models:
             self.report.warn(
                 "'tokenizer_source: base' without a 'base_model' takes the first model, "
                 f"{shown(models[0].ref.text)}",
                 line,
             )
-        if source is None or source == "base":
-            return source
-        refs = [entry.ref for entry in models] + ([] if base is None else [base])
-        if source in (ref.text for ref in refs):
-            return source
-        wanted = read_model(
-            self.root.entries["tokenizer_source"][1], "'tokenizer_source'", self.report
-        )
-        for ref in refs:
-            if ref.key == wanted.key:
-                return ref.text
-        if not self._are_all(base, models):
-            return None
-        raise self.report.error(
-            f"'tokenizer_source' must be base or one of the recipe's models, got {shown(source)}"
-            f"{did_you_mean(source, {ref.text for ref in refs})}",
-            line,
-        )
+        return found

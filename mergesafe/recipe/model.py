@@ -19,6 +19,7 @@ from mergesafe.references import hub_id, is_url, local_path, redact
 
 if TYPE_CHECKING:
     from mergesafe.recipe.chat_template import ChatTemplate
+    from mergesafe.recipe.tokenizer import TokenizerSection
 
 #: What a merge writes: a whole model, or a LoRA adapter of the base.
 OutputKind: TypeAlias = Literal["model", "adapter"]
@@ -144,6 +145,7 @@ class Recipe:
     ``tune``: the section of :mod:`mergesafe.tune.section.sections`, of which a merge makes no use.
     ``slices`` are in place of ``models``. ``outer``: parameters that count where ``parameters``
     give no value. ``references``: models that are read beside the inputs, by the method's names.
+    ``tokenizer``: None where the recipe says nothing of it, so that all ids must agree.
     """
 
     source: Path | None
@@ -156,7 +158,7 @@ class Recipe:
     dtype: str | None = None
     out_dtype: str | None = None
     keep_float32: bool = True
-    tokenizer_source: str | None = None
+    tokenizer: TokenizerSection | None = None
     chat_template: ChatTemplate | None = None
     name: str | None = None
     warnings: tuple[str, ...] = ()
@@ -175,6 +177,11 @@ class Recipe:
     def method(self) -> MergeMethod:
         """The merge method's declaration."""
         return get_method(self.merge_method)
+
+    @property
+    def tokenizer_source(self) -> str | None:
+        """``union``, ``base``, or the text of the model whose tokenizer the output takes."""
+        return None if self.tokenizer is None else self.tokenizer.text
 
     @property
     def encoded_dtype(self) -> str | None:

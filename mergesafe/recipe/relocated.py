@@ -23,13 +23,11 @@ def relocated(recipe: Recipe, folder: Path) -> Recipe:
             adapter=None if ref.adapter is None else _absolute(ref.adapter, adapter),
         )  # fmt: skip
 
-    base, source = recipe.base_model, recipe.tokenizer_source
+    base = recipe.base_model
     template = recipe.chat_template
     if template is not None and template.kind == "file":
         path = _absolute(template.value, template.place(recipe.folder))
         template = replace(template, value=path)
-    refs = [entry.ref for entry in recipe.models] + ([] if base is None else [base])
-    named = {ref.path: moved(ref).path for ref in refs} | {r.text: moved(r).text for r in refs}
     return replace(
         recipe,
         base_model=None if base is None else moved(base),
@@ -42,8 +40,8 @@ def relocated(recipe: Recipe, folder: Path) -> Recipe:
             for entry in recipe.models
         ),
         references={name: moved(ref) for name, ref in recipe.references.items()},
+        tokenizer=None if recipe.tokenizer is None else recipe.tokenizer.moved(moved),
         chat_template=template,
-        tokenizer_source=None if source is None else named.get(source, source),
     )
 
 

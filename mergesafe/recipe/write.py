@@ -14,6 +14,7 @@ from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe, Slice
 from mergesafe.recipe.quoting import quoted
 from mergesafe.recipe.setting import Plain, Setting
+from mergesafe.recipe.tokenizer import section_lines
 from mergesafe.references import redact
 
 
@@ -60,8 +61,8 @@ def _lines(recipe: Recipe) -> Iterator[str]:
             yield f"{key}: {CONFIG_NAMES[dtype]}"
     if not recipe.keep_float32:
         yield "keep_float32: false"
-    if recipe.tokenizer_source is not None:
-        yield f"tokenizer_source: {_text(recipe.tokenizer_source)}"
+    if recipe.tokenizer is not None:
+        yield from section_lines(recipe.tokenizer)
     if recipe.chat_template is not None:
         yield f"chat_template: {_text(recipe.chat_template.value)}"
 

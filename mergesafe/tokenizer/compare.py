@@ -95,15 +95,26 @@ def compare_files(ours: Files, theirs: Files) -> Differences:
     Raises:
         CheckpointError: they cannot be compared; the message says why, without advice.
     """
-    if ours.folder == theirs.folder:
+    if same_files(ours, theirs):
         return Differences()
     kind = next((kind for kind in KINDS if kind in ours.kinds and kind in theirs.kinds), None)
     if kind is None:
         return _across(ours, theirs)
-    one, two = ours.folder / ours.kinds[kind], theirs.folder / theirs.kinds[kind]
-    if same_content(one, two) and _same_additions(ours, theirs):
-        return Differences()
     return compare(ours.vocabulary(kind), theirs.vocabulary(kind))
+
+
+def same_files(ours: Files, theirs: Files) -> bool:
+    """Whether the first kind of file that both have is the same, and what other files add.
+
+    Nothing large is parsed: files that differ may still give every token the same id.
+    """
+    if ours.folder == theirs.folder:
+        return True
+    kind = next((kind for kind in KINDS if kind in ours.kinds and kind in theirs.kinds), None)
+    if kind is None:
+        return False
+    one, two = ours.folder / ours.kinds[kind], theirs.folder / theirs.kinds[kind]
+    return same_content(one, two) and _same_additions(ours, theirs)
 
 
 def other_conflicts(ours: Files, theirs: Files) -> list[str]:

@@ -91,7 +91,7 @@ def _models(recipe: Recipe, section: TuneSection) -> Iterator[Finding]:
             "task vector smaller. Set 'normalize: false' to tune sizes too",
             recipe.method_line,
         )
-    asked = bool(section.searches) and recipe.tokenizer_source in (None, "base")
+    asked = bool(section.searches) and recipe.tokenizer_source in (None, "base", "union")
     if asked and _no_template(recipe):
         yield (
             f"{_reference(recipe).text} has no chat template, so it cannot be asked as it was "

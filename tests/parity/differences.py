@@ -242,7 +242,9 @@ PROOFS: dict[str, Proof] = {
     "fp8": "tests/engine/test_fp8.py::test_merged_as_their_float32_copies",
     "NaN": _nan,
     "heads": "tests/engine/test_accounting.py::test_tied_and_untied_models_give_an_untied_one",
-    "tokenizer": "tests/engine/test_token_ids.py::test_exchanged_tokens_are_named_and_refused",
+    "token ids": "tests/engine/test_token_ids.py::test_exchanged_tokens_are_named_and_refused",
+    "padding rows": "tests/engine/test_tokens.py::test_padding_of_the_base_is_kept_unless_told",
+    "tokens of a union": "tests/engine/test_tokens.py::test_transformers_loads_the_union",
     "chat templates": "tests/engine/test_chat_template.py::test_what_a_format_writes",
     "lists by layer": "tests/engine/test_slices.py::test_lists_by_layer_follow",
     "head of slices": (

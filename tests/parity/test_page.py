@@ -15,7 +15,6 @@ import pytest
 import tiny
 import torch
 
-import mergesafe
 from mergesafe.cli.plan.differences import RULES
 from mergesafe.methods.registry import METHODS
 from mergesafe.recipe import load_recipe
@@ -212,11 +211,6 @@ def _types(world: World) -> None:
     holds(PROOFS["arithmetic"], world)
 
 
-def _tokenizer_source(world: World) -> None:
-    assert "union" in world.error(world.linear(tokenizer_source="union"))
-    mergesafe.plan(world.linear(tokenizer_source="base", base_model=world.one))
-
-
 def _unknown_parameter(world: World) -> None:
     recipe = world.family("slerp", world.one, t=0.5)
     assert "slerp has no parameter 'weight' (taken by linear" in world.error(recipe)
@@ -245,8 +239,8 @@ KEYS: dict[str, Callable[[World], None] | str] = {
     "numbers as text": _text,
     "`int8_mask`": _without_effect("int8_mask"),
     "`dtype`, `out_dtype`": _types,
-    "`tokenizer_source`": _tokenizer_source,
-    "`tokenizer`": _refused("tokenizer", {"source": "union"}),
+    "`tokenizer_source`": "tests/engine/test_tokens.py::test_rows_by_hand",
+    "`tokenizer`": "tests/engine/test_tokens.py::test_equals_mergekit",
     "`chat_template`": "tests/engine/test_chat_template.py::test_auto_takes_the_commonest",
     "a key that mergekit does not know": _refused("densty"),
     "a parameter that the method does not have": _unknown_parameter,

@@ -96,16 +96,37 @@ case("parameter beside model", "merge_method: linear\nmodels:\n- model: a\n  wei
      "unknown key 'weight' in an entry of 'models'", "move it under 'parameters'")  # fmt: skip
 case("unknown key of an entry", "merge_method: passthrough\nmodels:\n- modle: a\n", 3,
      "unknown key 'modle' in an entry of 'models' (did you mean 'model'?)")  # fmt: skip
-for key, value, hint in (
-    ("modules", "{}", "list whole models under 'models'"),
-    ("tokenizer", "{source: union}", "use 'tokenizer_source: base'"),
-):
+for key, value, hint in (("modules", "{}", "list whole models under 'models'"),):
     case(f"unsupported key {key}", MODELS + f"{key}: {value}\n", 4,
          f"'{key}' is known to mergekit, not supported by this version; ", hint)  # fmt: skip
-case("union tokenizer", MODELS + "tokenizer_source: union\n", 4,
-     "'tokenizer_source: union' is known to mergekit, not supported by this version")  # fmt: skip
 case("foreign tokenizer", MODELS + "tokenizer_source: c\n", 4,
-     "must be base or one of the recipe's models, got 'c'", "known: a")  # fmt: skip
+     "must be base, union or one of the recipe's models, got 'c'", "known: a")  # fmt: skip
+case("old spelling of a foreign tokenizer", MODELS + "tokenizer_source: model:c\n", 4,
+     "one of the recipe's models, got 'c'")  # fmt: skip
+case("both tokenizer keys", MODELS + "tokenizer_source: base\ntokenizer: {source: base}\n", 5,
+     "'tokenizer_source' and 'tokenizer' are both given")  # fmt: skip
+case(
+    "tokenizer as a list",
+    MODELS + "tokenizer: [a]\n",
+    4,
+    "must be a mapping (key: value), got a list",
+)
+for written, parts in (
+    ("sorce: base", ("'tokenizer' has the unknown key 'sorce'", "did you mean 'source'")),
+    ("tokens: [a]", ("'tokens' of 'tokenizer' must be a mapping from tokens",)),
+    ("tokens: {x: {source: c}}", ("'source' of the token 'x' must be one of the recipe's models",)),
+    ("tokens: {x: {force: true}}", ("the token 'x' has 'force', but no 'source'",)),
+    (
+        "tokens: {x: {source: {kind: one}}}",
+        ("'one', expected one of zero, model_token",),
+    ),
+    ("tokens: {x: {source: {kind: zero, model: a}}}", ("unknown key 'model'",)),
+    ("tokens: {x: {source: {kind: model_token, token: y}}}", ("has no 'model'",)),
+    ("tokens: {x: {source: {kind: model_token, model: a}}}", ("either 'token' or 'token_id'",)),
+    ("tokens: {x: {source: {kind: model_token, model: a, token_id: -1}}}", ("at least 0",)),
+    ("pad_to_multiple_of: 0", ("'pad_to_multiple_of' of 'tokenizer'", "at least 1")),
+):
+    case(f"tokenizer {written}", f"{MODELS}tokenizer:\n  {written}\n", 5, *parts)
 case("method missing", "models:\n- model: a\n", 1, "'merge_method' is missing; one of ")
 case("method null", "models: [model: a]\nmerge_method:\n\n# x\n", 2, "'merge_method' is missing")
 case("method unknown", "models: [model: a]\nmerge_method: tie\n", 2,

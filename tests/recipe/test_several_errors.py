@@ -53,7 +53,7 @@ def test_every_independent_mistake_in_line_order(tmp_path: Path):
         parameters:
           normalize: 3
           t: 1
-        tokenizer_source: union
+        tokenizer_source: model:c+d+e
         """
     assert mistakes(tmp_path, text) == [
         "1: 'dtype': the type 'bfloat61' is unknown (did you mean 'bfloat16'?)",
@@ -64,8 +64,8 @@ def test_every_independent_mistake_in_line_order(tmp_path: Path):
         "7: ties needs 'weight' of model 'b'; set it under 'parameters'",
         "10: 'normalize' must be true or false, got the number 3",
         "11: ties has no parameter 't' (taken by slerp, nearswap, interpolate)",
-        "12: 'tokenizer_source: union' is known to mergekit, not supported by this version; use "
-        "'base' or name a model whose tokenizer fits all inputs",
+        "12: 'tokenizer_source': expected PATH or PATH+ADAPTER, got 'c+d+e'; for a path that "
+        "contains '+' write {model: {path: ...}, lora: {path: ...}}",
     ]
 
 

@@ -90,6 +90,11 @@ def _unlisted(plan: MergePlan) -> bool:
     return any(task.copied or tensor_group(task.stored) == "other" for task in plan.tasks)
 
 
+def _padded(plan: MergePlan) -> bool:
+    table = None if plan.aligned is None else plan.aligned.table
+    return table is not None and not table.multiple and table.padding > table.end
+
+
 def _beyond(plan: MergePlan) -> bool:
     return any(method.name not in MERGEKIT_METHODS for method in plan.recipe.methods)
 
@@ -163,10 +168,23 @@ RULES: Final = (
         _own_heads,
     ),
     Rule(
-        "tokenizer",
-        "`tokenizer_source` moves rows to the ids of one tokenizer",
-        "models whose ids differ are refused by the names of the tokens",
-        lambda plan: plan.recipe.tokenizer_source is not None,
+        "token ids",
+        "without a tokenizer key, rows of models whose ids differ are merged one by one",
+        "such models are refused by the names of the tokens",
+        _UNKNOWN,
+    ),
+    Rule(
+        "padding rows",
+        "a tokenizer key cuts off the rows behind the last token",
+        "those of the model whose tokenizer is taken are kept; `pad_to_multiple_of: 1` cuts them "
+        "off",
+        _padded,
+    ),
+    Rule(
+        "tokens of a union",
+        "words and pieces that `union` adds become added tokens, which are cut out of longer words",
+        "they join the vocabulary with their merges or scores",
+        lambda plan: plan.built is not None,
     ),
     Rule(
         "chat templates",

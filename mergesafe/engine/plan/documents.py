@@ -97,11 +97,19 @@ def _view(info: TensorInfo, tasks: tuple[TensorTask, ...], on_nonfinite: str) ->
 
 
 def _check(recipe: Recipe, plan: MergePlan) -> None:
-    """What is asked about all tensors of an intermediate would need them all at once.
+    """What is asked about all tensors of an intermediate would need them all at once, and its
+    tokenizer would have to lie somewhere.
 
     Raises:
-        RecipeError: its method asks that.
+        RecipeError: its method asks that, or its tokenizer is made of several.
     """
+    if plan.built is not None and recipe.tokenizer is not None:
+        raise RecipeError(
+            f"the document '{recipe.name}' adds tokens to a tokenizer, and another document merges "
+            f"it: move '{'tokenizer_source' if recipe.tokenizer.plain else 'tokenizer'}' to the "
+            "last document, or merge it as a recipe of its own",
+            source=recipe.source, line=recipe.tokenizer.line,
+        )  # fmt: skip
     if any(task.asks_model for task in plan.tasks):
         raise RecipeError(
             f"the document '{recipe.name}' asks about all tensors of the model together "

@@ -18,7 +18,9 @@ from mergesafe.checkpoint.output.companions import states_of
 from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Placement, plan_layout
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.checkpoint.places.seen import FileState
+from mergesafe.checkpoint.views.gathered import Gathered
 from mergesafe.dtypes import SIZES, promote
+from mergesafe.engine.plan.built_tokenizer import BuiltTokenizer, is_replaced
 from mergesafe.engine.plan.calibrated import calibration_notes, calibration_warnings
 from mergesafe.engine.plan.called import as_called
 from mergesafe.engine.plan.chat_template import OutputTemplate, output_template
@@ -38,6 +40,7 @@ from mergesafe.engine.plan.output_config import OutputConfig, output_config
 from mergesafe.engine.plan.precision import Precision, main_dtype
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.token_ids import TokenCheck, check_token_ids
+from mergesafe.engine.plan.tokens import AlignedTokens, tokenizer_model
 from mergesafe.engine.plan.whole_model import check_slices
 from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import Planned, dry_run
@@ -85,6 +88,13 @@ class MergePlan:
     intermediates: Mapping[str, MergePlan] = field(default_factory=dict)
     #: What the recipe says of the chat template.
     template: OutputTemplate = field(default_factory=OutputTemplate)
+    #: Whose tokens the output has, where the recipe says it.
+    aligned: AlignedTokens | None = None
+
+    @property
+    def built(self) -> BuiltTokenizer | None:
+        """The tokenizer that is made of several, if one is."""
+        return None if self.aligned is None else self.aligned.built
 
     @property
     def random(self) -> bool:
@@ -153,15 +163,19 @@ def make_plan(
     ``allow_token_mismatch``: token ids that mean different tokens are a warning, not an error.
     ``documents``: what the documents that the recipe merges make, by their names.
     """
-    outline, settings = outlined(recipe, documents)
+    outline, settings, aligned = outlined(recipe, documents)
     models, reference = outline.models, outline.reference
     merged = models[: len(models) - len(recipe.references)]
     names = [output.name for output in outline.outputs]
     precision = Precision(recipe, merged)
-    tokenizer = _tokenizer_model(recipe, reference, models)
+    tokenizer = tokenizer_model(recipe, reference, models)
     carried = tuple(companions_of(reference, tokenizer))
     states = states_of(carried)
-    tokens = check_token_ids(tokenizer, outline.readers_of_tokens, allow=allow_token_mismatch)
+    tokens = check_token_ids(
+        tokenizer, outline.readers_of_tokens, allow=allow_token_mismatch,
+        table=None if aligned is None else aligned.table,
+    )  # fmt: skip
+    built = None if aligned is None else aligned.built
     experts = Experts(names, reference.checkpoint.config)
     encodable = encoded_names(outline) if recipe.encoded_dtype is not None else frozenset()
     tasks: list[TensorTask] = []
@@ -175,6 +189,8 @@ def make_plan(
     in_order = [reference, *(model for model in merged if model is not reference)]
     template = output_template(recipe, in_order, tokenizer, tokens.vocabulary, carried)
     beside = companion_warnings(reference, tokenizer, merged, carried)
+    if built is not None:
+        carried = tuple(each for each in carried if not is_replaced(each[1]))
     config = _output_config(outline, tokenizer, tasks, tokens)
     warnings = [
         *recipe.warnings,
@@ -190,6 +206,7 @@ def make_plan(
         *config.warnings,
         *tokens.warnings,
         *template.warnings,
+        *(() if aligned is None else aligned.warnings),
         *beside.texts,
     ]
     notes = [
@@ -203,6 +220,7 @@ def make_plan(
         *experts.notes(),
         *tokens.notes,
         *template.notes,
+        *(() if aligned is None else aligned.notes),
         *config.notes,
         *hub_notes(recipe, models),
     ]
@@ -219,6 +237,7 @@ def make_plan(
         carried=template.copied(carried),
         template=template,
         carried_states=states,
+        aligned=aligned,
     )  # fmt: skip
 
 
@@ -230,6 +249,12 @@ def _task(
     dtype = promote([source.view.nominal for source in sources])
     copied = not output.is_merged
     by_factors = recipe.method.inputs.adapters and not copied
+    if by_factors and any(isinstance(source.view, Gathered) for source in sources):
+        raise RecipeError(
+            f"{recipe.method.name} merges adapters of one base, but rows of '{name}' would move; "
+            "leave out the recipe's tokenizer",
+            source=recipe.source, line=recipe.method_line,
+        )  # fmt: skip
     calibration = {} if copied else output.calibration()
     references = output.beside
     uncast = copied or precision.keeps(name, sources)
@@ -351,15 +376,3 @@ def _output_config(
         rows=rows.get(name or ""),
         head_rows=next((count for each, count in rows.items() if each != name), None),
     )  # fmt: skip
-
-
-def _tokenizer_model(recipe: Recipe, reference: Model, models: Sequence[Model]) -> Model:
-    wanted = recipe.tokenizer_source
-    if wanted in (None, "base"):
-        return reference
-    for model in models:
-        if wanted in (model.text, model.ref.path):
-            return model
-    raise RecipeError(
-        f"tokenizer_source '{wanted}' is not among the models of the recipe", source=recipe.source
-    )

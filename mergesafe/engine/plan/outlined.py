@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mergesafe.engine.plan.settings import check_settings
+from mergesafe.engine.plan.tokens import AlignedTokens, align_tokens
 from mergesafe.outline.models import outline_of_models
 from mergesafe.outline.outputs import Outline
 from mergesafe.outline.slices import outline_of_slices
@@ -13,8 +15,11 @@ from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.references import references_in_errors
 
 
-def outlined(recipe: Recipe, documents: Mapping[str, Document] | None) -> tuple[Outline, list[str]]:
-    """The outline, and warnings about settings that differ between the models.
+def outlined(
+    recipe: Recipe, documents: Mapping[str, Document] | None
+) -> tuple[Outline, list[str], AlignedTokens | None]:
+    """The outline, warnings about settings that differ between the models, and whose tokens the
+    output has, where the recipe says it.
 
     ``documents``: what the documents that the recipe merges make, by their names.
 
@@ -23,12 +28,15 @@ def outlined(recipe: Recipe, documents: Mapping[str, Document] | None) -> tuple[
     """
     with references_in_errors(recipe):
         opened = open_models(recipe, documents)
+        aligned = align_tokens(recipe, opened, _reference(recipe, opened))
+        if aligned is not None and aligned.table is not None:
+            opened = tuple(replace(model, tokens=aligned.table) for model in opened)
         chosen = _reference(recipe, opened)
         if recipe.slices:
             outline = outline_of_slices(recipe, opened, chosen)
-            return outline, check_settings(chosen, opened, depth=False)
+            return outline, check_settings(chosen, opened, depth=False), aligned
         settings = check_settings(chosen, opened)
-        return outline_of_models(recipe, opened, chosen), settings
+        return outline_of_models(recipe, opened, chosen), settings, aligned
 
 
 def _reference(recipe: Recipe, models: Sequence[Model]) -> Model:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from mergesafe.checkpoint.places.location import Location, in_hub_cache
 from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.outline.sources import Model
+from mergesafe.tokenizer.alignment import TokenTable
 from mergesafe.tokenizer.compare import (
     SHOWN,
     Differences,
@@ -22,6 +24,11 @@ from mergesafe.tokenizer.special import chat_template, special_differences, spec
 from mergesafe.tokenizer.vocabulary import PLAIN_KINDS
 from mergesafe.untrusted import show
 
+#: What to do where the tokens of models differ.
+ALIGN: Final = (
+    "Align the rows by token: 'tokenizer_source: union' in the recipe keeps the tokens of all "
+    "models, 'tokenizer_source: base' those of the base"
+)
 _ALLOW = "--allow-token-mismatch (allow_token_mismatch=True in Python)"
 
 
@@ -53,10 +60,13 @@ def tokenizer_of(model: Model) -> Files:
     return tokenizer_files(model.checkpoint.path)
 
 
-def check_token_ids(carried: Model, models: Sequence[Model], *, allow: bool) -> TokenCheck:
+def check_token_ids(
+    carried: Model, models: Sequence[Model], *, allow: bool, table: TokenTable | None = None
+) -> TokenCheck:
     """Compare the vocabularies of ``models`` with that of ``carried``, which the output takes.
 
-    ``allow``: an id that means different tokens is a warning. Vocabularies that cannot be compared
+    ``allow``: an id that means different tokens is a warning. ``table``: rows are aligned by these
+    tokens, so that ids may differ. Vocabularies that cannot be compared
     are always one, and so are tokens of one model in the place of padding rows of another.
 
     Raises:
@@ -67,6 +77,10 @@ def check_token_ids(carried: Model, models: Sequence[Model], *, allow: bool) -> 
     for model in (carried, *models):
         files.setdefault(model.text, tokenizer_of(model))
     found = TokenCheck()
+    if table is not None:
+        found.vocabulary = table.vocabulary
+        _special(found, carried, files, models)
+        return found
     reference = next((m for m in (carried, *models) if files[m.text].kinds), None)
     if reference is None:
         return found  # nothing to compare: that the output lacks a tokenizer is told elsewhere
@@ -170,7 +184,7 @@ def _sizes(model: Model, reference: Model, found: Differences, tokenizer: Files)
         return None
     text = (
         f"the embedding of {model.text} has {ours:,} rows, that of {reference.text} {theirs:,}, "
-        "and mergesafe does not add or remove rows"
+        "and the recipe does not say whose tokens the merged model has"
     )
     fewer = min(ours, theirs)
     alone = [
@@ -189,17 +203,10 @@ def _sizes(model: Model, reference: Model, found: Differences, tokenizer: Files)
             return None
         beyond = tuple((t, index) for t, index in vocabulary.items() if index >= fewer)
         if not beyond:
-            return (
-                f"{text}. Both have the same tokens and the rows beyond are padding: cut them off "
-                f"with transformers (model.resize_token_embeddings({fewer})) and save the model "
-                "again"
-            )
+            return f"{text}. Both have the same tokens and the rows beyond are padding. {ALIGN}"
         lacking = model if ours == fewer else reference
         alone = [f"{lacking.text} has no rows for {tokens_shown(beyond)}"]
-    return (
-        f"{text}: {'; '.join(alone)}. Give all models the same tokens with transformers: add the "
-        "missing ones to a tokenizer, call model.resize_token_embeddings, and save both"
-    )
+    return f"{text}: {'; '.join(alone)}. {ALIGN}"
 
 
 def _conflict(model: Model, reference: Model, found: Differences) -> str:
@@ -231,9 +238,7 @@ def _some(named: list[str]) -> str:
 
 def _advice(model: Model, reference: Model) -> str:
     return (
-        f"mergesafe does not reorder rows: use models that share a vocabulary, or reorder the rows "
-        f"of one first. If the ids of {model.text} and {reference.text} do mean the same, pass "
-        f"{_ALLOW}"
+        f"{ALIGN}. If the ids of {model.text} and {reference.text} do mean the same, pass {_ALLOW}"
     )
 
 

@@ -1,0 +1,287 @@
+"""A table whose rows are gathered from several: an embedding under another vocabulary.
+
+Rows are copied bit for bit where all tables that are read have one type and none is a mean; else
+they are float32, in which every type is exact. Memory is that of a tile and of
+:data:`SEGMENT` bytes, however large the tables are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
+
+from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.views.adapted import convert
+from mergesafe.checkpoint.views.row_map import MEAN, WHOLE_MEAN, Piece, RowMap
+from mergesafe.checkpoint.views.stored import Stored
+from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View, heap
+from mergesafe.dtypes import SIZES
+
+#: Bytes of rows of one table that are read in one go, those between wanted ones included.
+SEGMENT: Final = 1 << 18
+#: Bytes between two wanted rows that are read rather than skipped.
+_GAP: Final = 1 << 14
+#: Elements of a computed table that are made at a time.
+_MADE: Final = 1 << 15
+#: Runs of fewer bytes are not announced to the system before they are read.
+_ADVISED: Final = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered(View):
+    """The rows of ``views`` by ``rows``; ``which``: the number of the one that it stands for.
+
+    A table is a tensor whose rows are its first dimension, or the last where ``last``, which is for
+    shapes like [1, rows].
+    """
+
+    views: tuple[View, ...]
+    which: int
+    rows: RowMap
+    last: bool = False
+
+    @property
+    def _own(self) -> View:
+        return self.views[self.which]
+
+    @property
+    def info(self) -> TensorInfo:
+        return self._own.info
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        own = self._own.shape
+        return (*own[:-1], len(self.rows)) if self.last else (len(self.rows), *own[1:])
+
+    @property
+    def columns(self) -> int:
+        """Elements of a row."""
+        return 1 if self.last else prod(self._own.shape[1:])
+
+    @property
+    def dtype(self) -> str:
+        kinds = {self.views[k].dtype for k in self.rows.tables} or {self._own.dtype}
+        return kinds.pop() if len(kinds) == 1 and not self.rows.averaged else "F32"
+
+    @property
+    def nominal(self) -> str:
+        return self._own.nominal
+
+    @property
+    def stored_size(self) -> int:
+        return SIZES[self.dtype]
+
+    @property
+    def made_size(self) -> int:
+        return 0
+
+    @property
+    def companions(self) -> Mapping[str, TensorInfo]:
+        found = dict(self._own.companions)
+        for k in self.rows.tables:
+            if k != self.which:
+                found |= {f"{part}.{k}": info for part, info in self.views[k].companions.items()}
+        return found
+
+    @property
+    def fixed_bytes(self) -> int:
+        computed = [self.views[k] for k in self.rows.tables if not self.is_direct(k)]
+        made = sum(view.fixed_bytes + _MADE * view.bytes_per_element for view in computed)
+        return SEGMENT + made + 16 * self.columns
+
+    @property
+    def infos(self) -> tuple[TensorInfo, ...]:
+        read = (self.views[k].info for k in self.rows.tables)
+        return tuple(dict.fromkeys((self.info, *read, *self.companions.values())))
+
+    def is_direct(self, table: int) -> bool:
+        """Whether the rows of that table are copied as they are stored."""
+        view = self.views[table]
+        return isinstance(view, Stored) and view.dtype == self.dtype
+
+    def pieces(self, begin: int, n: int) -> Iterator[tuple[int, int, Piece]]:
+        """Elements [begin, begin + n): the first column, the number of elements, and the rows, of
+        which the first and last may be incomplete.
+        """
+        columns = self.columns
+        first, end = begin // columns, -(-(begin + n) // columns)
+        for piece in self.rows.pieces(first, end):
+            start = max(begin, piece.target * columns)
+            stop = min(begin + n, (piece.target + piece.count) * columns)
+            yield start - piece.target * columns, stop - start, piece
+
+    def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
+        for column, count, piece in self.pieces(begin, n):
+            if piece.table >= 0:
+                yield from self.views[piece.table].ranges(piece.row * self.columns + column, count)
+            elif piece.table == MEAN:
+                for target in range(piece.target, piece.target + piece.count):
+                    for k, row in self.rows.rows_of(target):
+                        yield from self.views[k].ranges(row * self.columns, self.columns)
+
+    def bytes_needed(self, begin: int, n: int) -> int:
+        first, end = begin // self.columns, -(-(begin + n) // self.columns)
+        counts = self.rows.counts(first, end)
+        row = {k: self.views[k].bytes_needed(0, self.columns) for k in counts}
+        whole = sum(count * row[k] for k, count in counts.items())
+        return whole * n // max(1, (end - first) * self.columns)
+
+    def advise(self, reader: Any, begin: int, n: int) -> None:
+        for column, count, piece in self.pieces(begin, n):
+            if piece.table >= 0 and count * self.stored_size >= _ADVISED:
+                self.views[piece.table].advise(reader, piece.row * self.columns + column, count)
+
+    def identity(self) -> list[object]:
+        read = [self.views[k].identity() for k in self.rows.tables]
+        return [*self._own.identity(), "gathered", self.rows.digest, *read]
+
+    def moved(self, move: Callable[[TensorInfo], TensorInfo]) -> Gathered:
+        views = tuple(view.moved(move) for view in self.views)
+        return Gathered(views, self.which, self.rows, self.last)
+
+    def described(self) -> dict[str, object]:
+        return {**self._own.described(), "rows": self.rows.digest}
+
+    def open(self, room: Room) -> OpenView:
+        return _OpenGathered(self, room)
+
+
+class _OpenGathered(OpenView):
+    """What is fetched is what is gathered: digests cover the view's own elements."""
+
+    def __init__(self, view: Gathered, room: Room) -> None:
+        self._view, self._reader = view, room.reader
+        self._size, self._columns = view.stored_size, view.columns
+        self._address, self._memory = room.take(room.tile * self._size)
+        below = Room(room.reader, _MADE, threads=room.threads, read=room.read, made=room.made)
+        self._open = {
+            k: view.views[k].open(below) for k in view.rows.tables if not view.is_direct(k)
+        }
+        self._segment = heap(SEGMENT)[1]
+        self.digests = {
+            part if k == view.which else f"{part}.{k}": digest
+            for k, opened in self._open.items()
+            for part, digest in opened.digests.items()
+        }
+        self._mean = self._whole_mean() if view.rows.padded else b""
+
+    def fetch(self, begin: int, n: int) -> Memory:
+        self._gather(begin, n, self._memory)
+        return self.make(begin, n)
+
+    def make(self, begin: int, n: int) -> Memory:
+        return self._address, self._memory[: n * self._size]
+
+    def _gather(self, begin: int, n: int, out: memoryview) -> None:
+        """Elements [begin, begin + n) at the start of ``out``; single rows of a table together."""
+        size, columns = self._size, self._columns
+        single: dict[int, list[tuple[int, int]]] = {}
+        for column, count, piece in self._view.pieces(begin, n):
+            at = (piece.target * columns + column - begin) * size
+            into = out[at : at + count * size]
+            if piece.table < 0:
+                self._rule(piece, column, into)
+            elif count == columns and columns * size * 2 <= SEGMENT:
+                single.setdefault(piece.table, []).append((piece.row, at))
+            else:
+                self._read(piece.table, piece.row * columns + column, into)
+        for table, rows in single.items():
+            self._scatter(table, sorted(rows), out)
+
+    def _scatter(self, table: int, rows: list[tuple[int, int]], out: memoryview) -> None:
+        """Rows of a table, (row, first byte in ``out``) in the order of the table."""
+        size = self._columns * self._size
+        most, gap = SEGMENT // size, max(1, _GAP // size)
+        at = 0
+        while at < len(rows):
+            first, end = rows[at][0], at + 1
+            while (
+                end < len(rows)
+                and rows[end][0] - rows[end - 1][0] <= gap
+                and rows[end][0] - first < most
+            ):
+                end += 1
+            count = rows[end - 1][0] - first + 1
+            if count == 1:
+                self._read(table, first * self._columns, out[rows[at][1] : rows[at][1] + size])
+                for _, target in rows[at + 1 : end]:
+                    out[target : target + size] = out[rows[at][1] : rows[at][1] + size]
+            else:
+                self._read(table, first * self._columns, self._segment[: count * size])
+                for row, target in rows[at:end]:
+                    begin = (row - first) * size
+                    out[target : target + size] = self._segment[begin : begin + size]
+            at = end
+
+    def _read(self, table: int, first: int, into: memoryview) -> None:
+        """Elements of a table from ``first`` on, in the view's type."""
+        view, size = self._view, self._size
+        opened = self._open.get(table)
+        if opened is None:
+            for info, begin, _ in view.views[table].ranges(first, len(into) // size):
+                self._reader.read_into(info, begin, into)
+            return
+        dtype = view.views[table].dtype
+        for at in range(0, len(into) // size, _MADE):
+            n = min(_MADE, len(into) // size - at)
+            opened.fetch(first + at, n)
+            address, made = opened.make(first + at, n)
+            if dtype == view.dtype:
+                into[at * size : (at + n) * size] = made
+            else:
+                target = _address_of(into[at * size : (at + n) * size])
+                convert(address, dtype, target, view.dtype, n)
+
+    def _rule(self, piece: Piece, column: int, into: memoryview) -> None:
+        if piece.table == MEAN:
+            self._means(piece, column, into)
+            return
+        done, size = 0, self._columns * self._size
+        row = self._mean if piece.table == WHOLE_MEAN else bytes(size)
+        column *= self._size
+        while done < len(into):
+            part = row[column : column + len(into) - done]
+            into[done : done + len(part)] = part
+            done, column = done + len(part), 0
+
+    def _means(self, piece: Piece, column: int, into: memoryview) -> None:
+        """Means of rows, float32, from ``column`` of the first of them on."""
+        import numpy as np
+
+        columns, out = self._columns, np.frombuffer(into, np.float32)
+        row = np.empty(columns, np.float32)
+        done = 0
+        while done < len(out):
+            target, first = divmod(piece.target * columns + column + done, columns)
+            count = min(columns - first, len(out) - done)
+            total = np.zeros(count, np.float32)
+            found = self._view.rows.rows_of(target)
+            with np.errstate(all="ignore"):  # what is not finite is found by kernels
+                for table, number in found:
+                    self._read(table, number * columns + first, row[:count].data.cast("B"))
+                    total += row[:count]
+                out[done : done + count] = total / np.float32(len(found))
+            done += count
+
+    def _whole_mean(self) -> bytes:
+        """The mean of the rows that belong to tokens, float64 sums rounded once."""
+        import numpy as np
+
+        columns, summed = self._columns, self._view.rows.summed
+        sums = np.zeros(columns, np.float64)
+        step = max(1, _MADE // columns)
+        buffer = heap(step * columns * self._size)[1]
+        for at in range(0, summed, step):
+            rows = min(step, summed - at)
+            self._gather(at * columns, rows * columns, buffer)
+            made = np.frombuffer(buffer[: rows * columns * self._size], np.float32)
+            sums += made.reshape(rows, columns).sum(0, dtype=np.float64)
+        return (sums / max(1, summed)).astype(np.float32).tobytes()
+
+
+def _address_of(memory: memoryview) -> int:
+    import numpy as np
+
+    return int(np.frombuffer(memory, np.uint8).ctypes.data)

@@ -1,0 +1,194 @@
+"""Rows of embeddings by token: which row of which model each token of the output takes.
+
+The row of a token in a model is its own; where it has none, what the recipe says; else the base's;
+else that of the only model that has the token; else the mean of those that have it; else zeros. A
+row that belongs to no token is padding, kept from the model whose tokenizer the output takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import repeat
+from typing import TYPE_CHECKING, Final
+
+from mergesafe.checkpoint.views.row_map import MEAN, WHOLE_MEAN, ZERO, RowMap
+
+if TYPE_CHECKING:
+    from mergesafe.checkpoint.views.row_map import IntArray
+
+ABSENT: Final = -1
+
+
+@dataclass(frozen=True)
+class Lent:
+    """Whose row a token takes by the recipe: row ``row`` of ``model``, or zeros (None).
+
+    ``forced``: in every model, not only in those that lack the token.
+    """
+
+    model: Hashable | None
+    row: int = 0
+    forced: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTable:
+    """The tokens of the output, and the ids that they have in every model.
+
+    ``vocabulary``: token -> id of the output. ``parents``: the same of every model, by its key.
+    ``owner``: the model whose padding is kept, and ``padding``: the number of its rows, 0 for none.
+    ``multiple``: the number of rows is a multiple of it instead; 0 for none. ``lent``: by id of the
+    output.
+    """
+
+    vocabulary: Mapping[str, int]
+    parents: Mapping[Hashable, Mapping[str, int]]
+    owner: Hashable
+    padding: int = 0
+    multiple: int = 0
+    lent: Mapping[int, Lent] = field(default_factory=dict)
+
+    @cached_property
+    def end(self) -> int:
+        """One more than the largest id."""
+        return max(self.vocabulary.values(), default=-1) + 1
+
+    def rows(self, owned: int = 0) -> int:
+        """Rows of a table of the output, of which the owner's has ``owned``."""
+        if self.multiple:
+            return -(-self.end // self.multiple) * self.multiple
+        return max(self.end, owned or self.padding)
+
+    @cached_property
+    def ids(self) -> Mapping[Hashable, IntArray]:
+        """Of every model the id of each token of the output, by the output's id."""
+        import numpy as np
+
+        found: dict[Hashable, IntArray] = {}
+        known: dict[int, IntArray] = {}
+        for key, ids in self.parents.items():
+            if id(ids) not in known:
+                own = np.fromiter(ids.values(), np.int32, len(ids))
+                targets = map(self.vocabulary.get, ids, repeat(ABSENT))
+                target = np.fromiter(targets, np.int32, len(ids))
+                row = np.full(self.end, ABSENT, np.int32)
+                row[target[target >= 0]] = own[target >= 0]
+                known[id(ids)] = row
+            found[key] = known[id(ids)]
+        return found
+
+    @cached_property
+    def named(self) -> IntArray:
+        """Which ids of the output are a token's: an array of truth values."""
+        import numpy as np
+
+        found = np.zeros(self.end, bool)
+        found[np.fromiter(self.vocabulary.values(), np.int32, len(self.vocabulary))] = True
+        return found
+
+    def maps(
+        self, models: Sequence[Hashable], counts: Sequence[int], base: Hashable | None
+    ) -> list[RowMap]:
+        """The rows of one tensor of ``models``, each of which stores ``counts`` rows of it.
+
+        ``base``: the base model, whether or not it is among them. The maps of equal calls are
+        equal objects.
+        """
+        key = tuple(models), tuple(counts), base
+        if key not in self._maps:
+            self._maps[key] = self._made(*key)
+        return self._maps[key]
+
+    @cached_property
+    def _maps(self) -> dict[object, list[RowMap]]:
+        return {}
+
+    def _made(
+        self, models: Sequence[Hashable], counts: Sequence[int], base: Hashable | None
+    ) -> list[RowMap]:
+        import numpy as np
+
+        total = self.rows(counts[models.index(self.owner)] if self.owner in models else 0)
+        own = tuple(self._own(key, count, total) for key, count in zip(models, counts, strict=True))
+        has = np.stack([each >= 0 for each in own])
+        first = has.argmax(0).astype(np.int16)  # the first that has the token
+        table = np.where(has.sum(0) == 1, first, np.int16(MEAN))
+        table[~has.any(0)] = ZERO
+        if base in models:
+            table[has[models.index(base)]] = models.index(base)
+        row = _chosen(own, table)
+        forced = np.zeros(total, bool)
+        for index, lent in self.lent.items():
+            table[index] = ZERO if lent.model is None else models.index(lent.model)
+            row[index], forced[index] = lent.row, lent.forced
+        found = []
+        for k, each in enumerate(own):
+            mine = (each >= 0) & ~forced
+            found.append(
+                self._padded(
+                    np.where(mine, np.int16(k), table), np.where(mine, each, row),
+                    models, counts, k, own,
+                )
+            )  # fmt: skip
+        return found
+
+    def _own(self, key: Hashable, count: int, total: int) -> IntArray:
+        """The rows of a model's table that the output's tokens have."""
+        import numpy as np
+
+        row = np.full(total, ABSENT, np.int32)
+        ids = self.ids[key]
+        row[: self.end] = np.where(ids < count, ids, ABSENT)
+        return row
+
+    def _padded(
+        self,
+        table: IntArray,
+        row: IntArray,
+        models: Sequence[Hashable],
+        counts: Sequence[int],
+        k: int,
+        own: tuple[IntArray, ...],
+    ) -> RowMap:
+        """The map of model k, with what rows hold that no token has."""
+        import numpy as np
+
+        places = np.arange(len(table), dtype=np.int32)
+        free = np.ones(len(table), bool)
+        free[: self.end] = ~self.named
+        used = self._used[models[k]]
+        taken = np.zeros(len(table), bool)
+        taken[used[used < len(table)]] = True
+        mine = free & (places < counts[k]) & ~taken
+        lent = free & ~mine
+        table[free], row[free] = ZERO, 0
+        table[mine], row[mine] = k, places[mine]
+        if self.owner in models:
+            lender = models.index(self.owner)
+            lent &= places < counts[lender]
+            table[lent], row[lent] = lender, places[lent]
+        if self.multiple:
+            table[self.end :], row[self.end :] = WHOLE_MEAN, 0
+        averaged = bool((table == MEAN).any())
+        return RowMap(table, row.astype(np.int32), own if averaged else (), self.end)
+
+    @cached_property
+    def _used(self) -> Mapping[Hashable, IntArray]:
+        """The ids that each model has tokens for."""
+        import numpy as np
+
+        return {
+            key: np.fromiter(ids.values(), np.int64, len(ids)) for key, ids in self.parents.items()
+        }
+
+
+def _chosen(own: Sequence[IntArray], table: IntArray) -> IntArray:
+    """Of every row that of the table which ``table`` names."""
+    import numpy as np
+
+    row = np.zeros(len(table), np.int32)
+    for k, each in enumerate(own):
+        row[table == k] = each[table == k]
+    return row

@@ -1,0 +1,298 @@
+"""Merges whose rows are aligned by token: mergekit's answers, tokenizers that transformers loads,
+and what is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import llama, read, recipe, same_bits, save, save_adapter
+from tokenizer.files import bpe, write
+from tokenizer.trained import CODE, ENGLISH, train, write_trained
+
+import mergesafe as ms
+from mergesafe.errors import MergesafeError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+import mergekit_tokens  # noqa: E402
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+A = ("<unk>", "<s>", "</s>", "one", "two", "<a>")
+B = ("<s>", "<unk>", "</s>", "two", "three", "<b>", "<c>")
+C = ("</s>", "<s>", "<unk>", "<c>", "two", "four")
+#: The union in the order of its ids.
+ALL = (*A, "three", "<b>", "<c>", "four")
+
+
+def ids(folder: Path) -> dict[str, int]:
+    """Token -> id of a merged model."""
+    found = json.loads((folder / "tokenizer.json").read_text())
+    return {**found["model"]["vocab"], **{t["content"]: t["id"] for t in found["added_tokens"]}}
+
+
+def model(folder: Path, seed: int, tokens: tuple[str, ...], **keys: Any) -> Path:
+    """A model with a row for each token; ``keys``: of tiny.llama, and ``padding`` rows."""
+    rows = len(tokens) + keys.pop("padding", 0)
+    save(folder, llama(seed, vocab=rows, **keys), {"vocab_size": rows})
+    (folder / "tokenizer.json").write_text(json.dumps(bpe(tokens)))
+    return folder
+
+
+def linear(*models: Path, **keys: Any) -> dict[str, Any]:
+    return recipe("linear", models, each={"weight": 1}, **keys)
+
+
+def refused(made: dict[str, Any]) -> str:
+    with pytest.raises(MergesafeError) as error:
+        ms.plan(made)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", mergekit_tokens.CASES)
+def test_equals_mergekit(name: str, tmp_path: Path) -> None:
+    mergekit_tokens.save_models(tmp_path)
+    out = tmp_path / "out"
+    ms.merge(mergekit_tokens.recipe(name, tmp_path), out)
+    known, merged, vocabulary = (
+        load_file(GOLDEN / "mergekit_tokens.safetensors"),
+        read(out),
+        ids(out),
+    )
+    order = [vocabulary[token] for token in sorted(vocabulary)]
+    for key in (EMBEDDING, HEAD):
+        ours = torch.cat([merged[key][order], merged[key][max(order) + 1 :]])
+        torch.testing.assert_close(ours, known[f"{name} {key}"], rtol=0, atol=2e-6)
+
+
+def test_rows_by_hand(tmp_path: Path) -> None:
+    """linear of bfloat16 models without a base: absent rows are the owner's, or a mean."""
+    a, b, c = (
+        model(tmp_path / n, i, t) for i, (n, t) in enumerate(zip("abc", (A, B, C), strict=True))
+    )
+    out = tmp_path / "out"
+    ms.merge(linear(a, b, c, tokenizer_source="union"), out, memory="32MiB")
+    assert list(ids(out)) == list(ALL)
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == len(ALL)
+    for key in (EMBEDDING, HEAD):
+        tables = [read(m)[key].float() for m in (a, b, c)]
+        for index, token in enumerate(ALL):
+            own = [
+                t[v.index(token)] if token in v else None
+                for t, v in zip(tables, (A, B, C), strict=True)
+            ]
+            held = [row for row in own if row is not None]
+            mean = sum(held[1:], held[0]) / torch.tensor(float(len(held)))
+            rows = [mean if row is None else row for row in own]
+            expected = (rows[0] + rows[1] + rows[2]) / 3
+            torch.testing.assert_close(
+                read(out)[key][index].float(), expected, rtol=2**-8, atol=1e-6
+            )
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_linear", "slerp"])
+def test_bytes_do_not_depend_on_tiles_and_are_those_of_aligned_copies(
+    method: str, tmp_path: Path
+) -> None:
+    """Against models whose rows were written in the right order by hand."""
+    torch.manual_seed(0)
+    words = [f"w{i}" for i in range(3000)]
+    orders = [torch.randperm(3000) for _ in range(3)]
+    folders, copies = [], []
+    for number, order in enumerate(orders):
+        table = torch.randn(3000, 300).bfloat16()
+        tensors = {EMBEDDING: table[order].contiguous(), "model.norm.weight": torch.ones(300)}
+        folder = save(tmp_path / f"m{number}", tensors, {"vocab_size": 3000})
+        (folder / "tokenizer.json").write_text(json.dumps(bpe([words[i] for i in order])))
+        tensors = {EMBEDDING: table[orders[0]].contiguous(), "model.norm.weight": torch.ones(300)}
+        copies.append(save(tmp_path / f"c{number}", tensors, {"vocab_size": 3000}))
+        folders.append(folder)
+    each = {"weight": 0.5} | ({} if method == "slerp" else {"density": 0.3})
+
+    def merged(models: list[Path], out: str, memory: str, **keys: Any) -> torch.Tensor:
+        if method == "slerp":
+            made = recipe("slerp", models[:2], models[0], parameters={"t": 0.3}, **keys)
+        else:
+            made = recipe(method, models[1:], models[0], each=each, **keys)
+        ms.merge(made, tmp_path / out, memory=memory, threads=2)
+        assert ms.verify(tmp_path / out) is not None
+        return read(tmp_path / out)[EMBEDDING]
+
+    expected = merged(copies, "copies", "64MiB")
+    assert same_bits(merged(folders, "small", "16MiB", tokenizer_source="base"), expected)
+    assert same_bits(merged(folders, "large", "64MiB", tokenizer_source="base"), expected)
+
+
+def test_padding_of_the_base_is_kept_unless_told(tmp_path: Path) -> None:
+    a = model(tmp_path / "a", 0, A, padding=4)
+    b = model(tmp_path / "b", 1, B, padding=1)
+    out = tmp_path / "out"
+    ms.merge(recipe("task_arithmetic", [b], a, each={"weight": 1}, tokenizer_source="base"), out)
+    merged = read(out)[EMBEDDING]
+    assert merged.shape[0] == 10
+    table = read(a)[EMBEDDING]
+    assert same_bits(merged[8:], table[8:])  # rows that b has no padding for are a's
+    for padded, rows in ((1, 6), (8, 8)):
+        section = {"source": "base", "pad_to_multiple_of": padded}
+        made = recipe("task_arithmetic", [b], a, each={"weight": 1}, tokenizer=section)
+        assert ms.plan(made).plan.config["vocab_size"] == rows
+
+
+def test_types_adapters_and_tied_heads_go_together(tmp_path: Path) -> None:
+    """A float32 base that is tied, a bfloat16 expert with an adapter on what is not aligned."""
+    a = tmp_path / "a"
+    save(a, llama(0, tied=True, dtype=torch.float32, vocab=len(A)),
+         {"vocab_size": len(A), "tie_word_embeddings": True})  # fmt: skip
+    (a / "tokenizer.json").write_text(json.dumps(bpe(A)))
+    b = model(tmp_path / "b", 1, B)
+    adapter = save_adapter(tmp_path / "ad", read(b), 3)
+    out = tmp_path / "out"
+    ms.merge(linear(a, Path(f"{b}+{adapter}"), tokenizer_source="union"), out)
+    merged, one, two = read(out), read(a), read(b)
+    assert merged[HEAD].shape == merged[EMBEDDING].shape == (9, 16)
+    row = (one[EMBEDDING][4] + two[HEAD][3].float()) / 2  # "two"
+    torch.testing.assert_close(merged[HEAD][4], row)
+    torch.testing.assert_close(merged[HEAD][5], one[EMBEDDING][5])  # "<a>" is a's alone
+    torch.testing.assert_close(merged[HEAD][8], two[HEAD][6].float())  # "<c>" is b's alone
+
+
+@pytest.mark.parametrize("kind", ["byte", "Unigram", "WordPiece"])
+def test_transformers_loads_the_union(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    models = []
+    for seed, (text, added) in enumerate(
+        ((ENGLISH, ["<|user|>"]), (CODE, ["<|tool|>", "<|user|>"]))
+    ):
+        folder = tmp_path / f"m{seed}"
+        listed = {"added_tokens_decoder": {}} if seed == 0 else {}
+        vocabulary = write_trained(folder, train(kind, text), added, **listed)
+        rows = len(vocabulary)
+        save(folder, llama(seed, vocab=rows), {"vocab_size": rows, "head_dim": 8})
+        models.append(folder)
+    out = tmp_path / "out"
+    ms.merge(linear(*models, tokenizer_source="union"), out)
+    one, two, union = (AutoTokenizer.from_pretrained(path) for path in (*models, out))
+    vocabulary = union.get_vocab()
+    assert set(vocabulary) == {*one.get_vocab(), *two.get_vocab()}
+    assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
+    assert all(vocabulary[token] == index for token, index in one.get_vocab().items())
+    assert all(union.convert_ids_to_tokens(i) == token for token, i in vocabulary.items())
+    text = "the cat sat on the mat"
+    if kind != "Unigram":  # whose pieces compete by their scores
+        assert union(text)["input_ids"] == one(text)["input_ids"]
+    for line in (text, *CODE[:2], "<|user|>a hat<|tool|> the cat</s>"):
+        found = union(line)["input_ids"]
+        assert max(found) < len(vocabulary)
+        plain = (
+            one.decode(one(line)["input_ids"])
+            if "cat" in line
+            else two.decode(two(line)["input_ids"])
+        )
+        if "<|" in line:
+            assert union.convert_tokens_to_ids("<|tool|>") in found
+            plain = None
+        assert plain is None or union.decode(found) == plain
+        assert "<|" not in union.decode(found, skip_special_tokens=True)
+    merged = AutoModelForCausalLM.from_pretrained(out)
+    assert merged.config.vocab_size == merged.get_input_embeddings().num_embeddings
+    assert merged.get_input_embeddings().num_embeddings == len(vocabulary)
+    merged(**union(text, return_tensors="pt"))
+
+
+def test_tokens_that_nobody_has_and_that_lie_beyond_a_table(tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", 0, A), model(tmp_path / "b", 1, B)
+    (b / "tokenizer.json").write_text(json.dumps(bpe((*B, "<far>"))))
+    tokens = {"<new>": {"source": {"kind": "zero"}}, "<nobody>": {}}
+    plan = ms.plan(linear(a, b, tokenizer={"source": "union", "tokens": tokens})).plan
+    beyond, nobody = plan.warnings
+    assert f"the embedding of {b} has 7 rows and none for '<far>' (7)" in beyond
+    assert "'<nobody>' (10)" in nobody
+    assert plan.config["vocab_size"] == 11
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", 0, A), model(tmp_path / "b", 1, B)
+
+    def tokens(**settings: Any) -> dict[str, Any]:
+        return linear(a, b, tokenizer={"source": "base", "tokens": settings})
+
+    assert "tokenizer_source: union" in refused(linear(a, b))
+    assert f"from {b}, whose tokenizer has no token 'one'" in refused(
+        tokens(one={"source": str(b)})
+    )
+    source = {"kind": "model_token", "model": str(a), "token_id": 6}
+    assert f"takes row 6 of {a}, whose embedding has 6 rows" in refused(
+        tokens(x={"source": source})
+    )
+    union = linear(a, b, tokenizer_source="union")
+    twice = bpe(B)
+    twice["model"]["vocab"]["<c>"] = 5
+    (b / "tokenizer.json").write_text(json.dumps(twice))
+    assert f"'<b>' and '<c>' of {b} both have the id 5" in refused(union)
+    twice["model"]["vocab"]["<c>"] = 1 << 40
+    (b / "tokenizer.json").write_text(json.dumps(twice))
+    assert "'<c>' has the id 1099511627776, expected a number from 0 to 2,097,152" in refused(union)
+    (b / "tokenizer.json").write_text(
+        json.dumps({**bpe(B), "model": {"type": "Unigram", "vocab": [[t, 0] for t in B]}})
+    )
+    assert f"{a} has a BPE tokenizer and {b} a Unigram tokenizer" in refused(union)
+    (b / "tokenizer.json").write_text(json.dumps({**bpe(B), "decoder": {"type": "ByteLevel"}}))
+    assert f"{b} spells tokens as bytes (ByteLevel), {a} as text" in refused(union)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        ("tokenizer.model", "tokenizer.model but no tokenizer.json"),
+        ("tekken.json", "tekken.json but no tokenizer.json"),
+        ("spiece.model", "spiece.model does not say which ids"),
+        (None, "there is no tokenizer"),
+    ],
+)
+def test_files_that_no_union_can_be_made_of(kind: str | None, part: str, tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", 0, A), model(tmp_path / "b", 1, B)
+    (b / "tokenizer.json").unlink()
+    if kind is not None:
+        write(b, kind, B)
+    assert part in refused(linear(a, b, tokenizer_source="union"))
+    if kind in ("tokenizer.model", "tekken.json"):  # the rows of common tokens are aligned
+        assert ms.plan(linear(a, b, tokenizer_source="base")).plan.config["vocab_size"] == 6
+
+
+def test_a_tokenizer_that_needs_code(tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", 0, A), model(tmp_path / "b", 1, B)
+    (b / "tokenizer.json").unlink()
+    write(b, ".tiktoken", B)
+    (b / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["x.X", null]}}')
+    message = refused(linear(a, b, tokenizer_source="union"))
+    assert "needs code from the checkpoint (auto_map" in message
+    assert "AutoTokenizer.from_pretrained" in message
+
+
+def test_calibration_follows_its_rows(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    models, fishers = [], []
+    for seed, (name, tokens) in enumerate((("a", A), ("b", B))):
+        models.append(model(tmp_path / name, seed, tokens, dtype=torch.float32))
+        fisher = {key: torch.ones_like(value) for key, value in read(models[-1]).items()}
+        fisher[EMBEDDING] *= 3 - 2 * seed
+        (tmp_path / f"f{name}").mkdir()
+        save_file(fisher, tmp_path / f"f{name}" / "model.safetensors")
+        fishers.append(tmp_path / f"f{name}")
+    made = linear(*models, tokenizer_source="union")
+    made["merge_method"] = "fisher"
+    for entry, place in zip(made["models"], fishers, strict=True):
+        entry["calibration"] = {"fisher": str(place)}
+    ms.merge(made, tmp_path / "out")
+    merged, one, two = (read(p)[EMBEDDING] for p in (tmp_path / "out", *models))
+    torch.testing.assert_close(merged[4], (3 * one[4] + two[3]) / 4)  # "two"
+    torch.testing.assert_close(merged[5], one[5])  # "<a>" is a's alone
+    torch.testing.assert_close(merged[6], two[4])  # "three" is b's alone
