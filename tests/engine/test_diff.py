@@ -17,6 +17,8 @@ from mergesafe.errors import CheckpointError
 from mergesafe.results.diff import Diff, Measures, TensorDiff
 from mergesafe.results.reading import read_object, read_result
 
+from .moe_models import QWEN, fused, separate
+
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -168,6 +170,20 @@ def test_names_with_another_prefix_are_paired(tmp_path: Path) -> None:
     assert (found.only_a, found.only_b) == ([], [])
     assert (only(found).a.name, only(found).b.name) == (UP, UP.removeprefix("model."))
     assert any("begin with" in note for note in found.notes)
+
+
+def test_both_layouts_of_experts(tmp_path: Path) -> None:
+    one = separate(0)
+    two = fused(one)
+    name = "model.layers.0.mlp.experts.down_proj"
+    other = changed(two, name, two[name].clone())
+    other[name][0, 0, 0] += 1
+    models = [save(tmp_path / str(i), each, QWEN) for i, each in enumerate((one, two, other))]
+    for first, second in (models[:2], models[1::-1]):
+        found = mergesafe.diff(first, second)
+        assert found.same
+        assert "the same matrices are compared" in found.notes[0]
+    assert only(mergesafe.diff(models[0], models[2])).measures.changed == 1
 
 
 def test_the_head_of_a_tied_model(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mergesafe.architecture.groups import GROUPS, tensor_group
 from mergesafe.architecture.layers import layers_of
@@ -18,6 +18,7 @@ from mergesafe.engine.diff.pass_over import bytes_of, pass_over
 from mergesafe.engine.diff.sums import SIDES, Pair, Sums, added
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.errors import CheckpointError
+from mergesafe.outline.expert_layouts import laid_out_alike
 from mergesafe.outline.naming import name_alike
 from mergesafe.outline.sources import Model, open_refs
 from mergesafe.recipe.model_reader import parse_reference
@@ -32,6 +33,11 @@ from mergesafe.results.diff import (
 )
 from mergesafe.results.numbers import LARGEST
 
+_LAYOUTS: Final = (
+    "experts lie one by one in one model and in one tensor in the other: the same matrices are "
+    "compared"
+)
+
 
 def diff(
     a: str | Path,
@@ -44,7 +50,8 @@ def diff(
     """What differs between two checkpoints: tensors, settings, tokenizers, files beside them.
 
     Every tensor is read once, in tiles, and equal ones are compared by bytes alone. Names are
-    paired as in a merge: one constant prefix may differ. Quantized checkpoints are compared as they
+    paired as in a merge: one constant prefix may differ, and experts may lie one by one in one
+    model, in one tensor in the other. Quantized checkpoints are compared as they
     are stored, 8-bit weights with scales by what they stand for.
 
     Args:
@@ -105,13 +112,16 @@ def _judged(**found: Any) -> Diff:
 
 def _named(a: Model, b: Model) -> tuple[Model, Model, list[str]]:
     """Both with a's names where they can be paired, else each with its own."""
+    [_, alike] = laid_out_alike((a, b), a)
+    notes = [] if alike is b else [_LAYOUTS]
+    b = replace(alike, notes=b.notes)
     try:
         named = name_alike((a, b), a)
     except CheckpointError as error:
         own = [replace(m, names={name: name for name in m.checkpoint.tensors}) for m in (a, b)]
-        return own[0], own[1], [f"names were not paired: {error}"]
+        return own[0], own[1], [*notes, f"names were not paired: {error}"]
     one, two = named.models
-    return one, two, list(dict.fromkeys((*named.notes, *named.warnings)))
+    return one, two, [*notes, *dict.fromkeys((*named.notes, *named.warnings))]
 
 
 def _names(model: Model) -> Mapping[str, str]:
