@@ -35,7 +35,7 @@ Indices = NDArray[np.int64]
 #: atom and of the target, is rounding: float64 leaves about 1e-15.
 _NOTHING: Final = 1e-10
 #: Rounding units: half of the distance of 1 and the next number.
-_UNITS: Final = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9}
+_UNITS: Final = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 #: Shape of the product by which the faster type is found: targets, atoms.
 _PROBE: Final = (64, 1024)
 #: Atoms that are compared in float64 at a time.
@@ -50,8 +50,8 @@ class Atoms(Protocol):
     #: At least the length of the longest atom.
     longest: float
 
-    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The number of a block's first atom, and the block [atoms, size], in order."""
+    def blocks(self, kind: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
+        """The number of a block's first atom, and the block [atoms, size] in a type, in order."""
 
     def rows(self, indices: Indices) -> Matrix:
         """The atoms of these indices."""
@@ -207,8 +207,8 @@ def _strongest(atoms: Atoms, residual: Matrix) -> tuple[Indices, Matrix]:
     share = 1 - 4 * _UNITS[kind]  # 2u, and room for rounding the bound itself
     best = torch.zeros(len(residual), dtype=torch.float64)
     kept: list[tuple[Any, Any, Any]] = []
-    for first, block in atoms.blocks():
-        products = torch.mm(rounded, block.to(kind).T).abs_()
+    for first, block in atoms.blocks(kind):
+        products = torch.mm(rounded, block.T).abs_()
         highest = products.amax(1).double()
         rows = (highest >= best * share - window).nonzero()[:, 0]
         torch.maximum(best, highest, out=best)

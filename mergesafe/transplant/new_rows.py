@@ -15,7 +15,13 @@ from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.engine.memory import format_size
 from mergesafe.errors import ResourceError
-from mergesafe.ops.pursuit import Indices, Matrix, bytes_per_target, matching_pursuit
+from mergesafe.ops.pursuit import (
+    Indices,
+    Matrix,
+    bytes_per_target,
+    matching_pursuit,
+    screening_type,
+)
 from mergesafe.transplant.stored_rows import BLOCK_BYTES, StoredRows
 
 #: Ids of new tokens, ascending, and their rows in float64.
@@ -54,8 +60,10 @@ def pursued(
     theirs = np.array(sorted(shared), np.int64)
     distinct, place = np.unique([shared[each] for each in theirs.tolist()], return_inverse=True)
     kept, resident = 0, []
-    for info, count in ((donor, len(theirs)), (model, len(distinct))):
-        size = count * info.nbytes // max(1, info.shape[0])
+    # The donor's rows a second time, as they are multiplied.
+    again = len(theirs) * donor.shape[1] * screening_type(donor.shape[1]).itemsize
+    for info, count, beside in ((donor, len(theirs), again), (model, len(distinct), 0)):
+        size = count * info.nbytes // max(1, info.shape[0]) + beside
         resident.append(kept + size <= work.budget * _RESIDENT)
         kept += size if resident[-1] else 0
     width = max(donor.nbytes // donor.shape[0], 1)

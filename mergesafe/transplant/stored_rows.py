@@ -41,6 +41,7 @@ class StoredRows:
         self._row = self.size * SIZES[info.dtype]
         self._step = max(1, BLOCK_BYTES // max(1, self._row))
         self._kept: torch.Tensor | None = None
+        self._converted: torch.Tensor | None = None
         self.resident = resident
         longest, kept = 0.0, []
         for first, block in self._read():
@@ -64,13 +65,16 @@ class StoredRows:
         """Bytes of all rows."""
         return self.count * self._row
 
-    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """Every row, some at a time: the number of the first, and the rows as they are stored."""
+    def blocks(self, kind: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
+        """Every row, some at a time: the number of the first, and the rows in a type."""
         if self._kept is None:
-            yield from self._read()
+            yield from ((first, block.to(kind)) for first, block in self._read())
             return
+        rows = self._converted
+        if rows is None or rows.dtype is not kind:
+            rows = self._converted = self._kept.to(kind)
         for first in range(0, self.count, self._step):
-            yield first, self._kept[first : first + self._step]
+            yield first, rows[first : first + self._step]
 
     def rows(self, indices: Indices) -> Matrix:
         """Rows in any order, as float64."""

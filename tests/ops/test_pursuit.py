@@ -20,9 +20,9 @@ class Dictionary:
         self.count, self.size = atoms.shape
         self.longest = float(atoms.double().norm(dim=1).max())
 
-    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+    def blocks(self, kind: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
         for first in range(0, self.count, self._step):
-            yield first, self._atoms[first : first + self._step]
+            yield first, self._atoms[first : first + self._step].to(kind)
 
     def rows(self, indices: Indices) -> Matrix:
         return self._atoms[torch.from_numpy(indices)].double().numpy()
@@ -101,3 +101,13 @@ def test_what_no_atom_reaches_and_nothing_at_all(screening: torch.dtype) -> None
 def test_shapes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="3 atoms of 2"):
         matching_pursuit(np.zeros((1, 4)), Dictionary(torch.ones(3, 2)), 1)
+
+
+def test_atoms_that_bfloat16_cannot_tell_apart(screening: torch.dtype) -> None:
+    """Products that round to one number, or the other way round: float64 decides."""
+    generator = torch.Generator().manual_seed(3)
+    atoms = torch.ones(40, 64) + torch.randn(40, 64, generator=generator) * 1e-3
+    targets = (torch.ones(5, 64) + torch.randn(5, 64, generator=generator) * 1e-3).double().numpy()
+    found = matching_pursuit(targets, Dictionary(atoms), 1)
+    exact = np.abs(targets @ atoms.double().numpy().T).argmax(1)
+    assert found.indices[:, 0].tolist() == exact.tolist()
