@@ -11,6 +11,7 @@ import pytest
 import torch
 from family import Family
 from tiny import CONFIG, Tensors, command, llama, recipe, save, save_adapter, write_recipe
+from tokenizer.files import bpe
 
 import mergesafe
 from mergesafe.cli.plan import layers as layer_table
@@ -131,6 +132,18 @@ def test_the_part_that_only_a_larger_model_has(tmp_path: Path) -> None:
     found = by_name(planned(recipe("linear", [smaller, larger], parameters={"weight": 1.0})))
     assert found["larger"].left_out == list(tower)
     assert "3 left out (model.visual: 3)" in text([found["larger"]])[0]
+
+
+def test_rows_that_are_aligned_by_token(tmp_path: Path) -> None:
+    models = []
+    for seed, tokens in enumerate((("<unk>", "a", "b"), ("<unk>", "b", "a"))):
+        folder = save(tmp_path / str(seed), llama(seed, vocab=3), {"vocab_size": 3})
+        (folder / "tokenizer.json").write_text(json.dumps(bpe(tokens)))
+        models.append(folder)
+    content = recipe("linear", models, parameters={"weight": 1.0}, tokenizer_source="union")
+    found = by_name(planned(content))
+    assert (found["0"].aligned, found["1"].aligned) == (0, 2)
+    assert "2 aligned by token" in text([found["1"]])[0]
 
 
 def test_renaming() -> None:

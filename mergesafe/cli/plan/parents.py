@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mergesafe.architecture.names import layer_of
 from mergesafe.architecture.tying import HEADS
+from mergesafe.checkpoint.views.gathered import Gathered
 from mergesafe.cli.plan.names import short_names
 from mergesafe.cli.plan.ranges import in_ranges
 from mergesafe.engine.plan.merge_plan import MergePlan
@@ -22,10 +23,11 @@ _SHOWN: Final = 3
 class Parent:
     """Tensors of one model, counted as they are stored.
 
-    ``factors``: of its adapter, which a method merges in place of tensors. ``renames``: (what
-    stands in the model's names, what stands there in the output's, tensors).
-    ``head``: its embedding is merged as the output head. ``layers_left_out``: layers of its stack
-    of which nothing is taken, as of a model in ``slices``; the others of ``left_out`` by name.
+    ``factors``: of its adapter, which a method merges in place of tensors. ``aligned``: with rows
+    that are gathered by token. ``head``: its embedding is merged as the output head. ``renames``:
+    (what stands in the model's names, what stands there in the output's, tensors).
+    ``layers_left_out``: layers of its stack of which nothing is taken, as of a model in ``slices``;
+    the others of ``left_out`` by name.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Parent:
     read_beside: int = 0
     factors: int = 0
     adapted: int = 0
+    aligned: int = 0
     head: bool = False
     renames: list[tuple[str, str, int]] = field(default_factory=list)
     layers_left_out: list[int] = field(default_factory=list)
@@ -54,6 +57,7 @@ class _Account:
         self.beside: set[str] = set()
         self.factors: set[str] = set()
         self.adapted: set[str] = set()
+        self.aligned: set[str] = set()
         self.renamed: dict[str, tuple[str, str]] = {}
         self.head = False
         self.bytes_read = 0
@@ -62,6 +66,8 @@ class _Account:
         kind.add(source.name)
         if source.view.lora is not None:
             self.adapted.add(source.name)
+        if isinstance(source.view, Gathered):
+            self.aligned.add(source.name)
         if stored in HEADS and source.name not in HEADS:
             self.head = True
         elif (rename := renaming(source.name, stored)) is not None:
@@ -123,6 +129,7 @@ def _parent(model: Model, account: _Account, roles: Sequence[str], *, listed: bo
         read_beside=len(account.beside),
         factors=len(account.factors),
         adapted=len(account.adapted),
+        aligned=len(account.aligned),
         head=account.head,
         renames=[(theirs, ours, count) for (theirs, ours), count in counts.most_common()],
         layers_left_out=sorted(numbers),
@@ -211,6 +218,8 @@ def _said(parent: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     if parent["adapted"]:
         parts.append(f"{parent['adapted']:,} with its adapter")
+    if parent["aligned"]:
+        parts.append(f"{parent['aligned']:,} aligned by token")
     parts += [
         f"{each['tensors']:,} renamed ({each['from'] or 'no prefix'} to "
         f"{each['to'] or 'no prefix'})"
