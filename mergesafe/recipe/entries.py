@@ -18,6 +18,8 @@ from mergesafe.recipe.nodes import ListNode, MapNode, Node, Reporter, describe, 
 from mergesafe.recipe.parameters import ParameterReader
 
 ENTRY_KEYS: Final = ("model", "parameters", "calibration")
+#: mergekit 0.1.5 does nothing with this key of an entry of ``models``.
+IGNORED_ENTRY_KEYS: Final = ("layer_range",)
 SOURCE_KEYS: Final = ("model", "layer_range", "parameters", "calibration")
 SLICE_KEYS: Final = ("sources", "parameters", "base_model", "merge_method")
 #: mergekit 0.1.5 reads this key of a slice and does nothing with it.
@@ -200,8 +202,15 @@ class EntryReader:
                 f"{where} must be a mapping such as {example}, got {describe(node)}", node.line
             )
         for key, line, _ in node:
-            self.check_key(key, line, keys, reader, f" in {where}")
-        node = as_meant(node, keys, self._unsupported)
+            if keys is ENTRY_KEYS and key in IGNORED_ENTRY_KEYS:
+                self.report.warn(
+                    f"'{key}' has no effect under 'models', as in mergekit: whole models are "
+                    "merged. List the layers as 'sources' of 'slices' to merge some",
+                    line,
+                )
+            else:
+                self.check_key(key, line, keys, reader, f" in {where}")
+        node = as_meant(node, keys, (*self._unsupported, *IGNORED_ENTRY_KEYS))
         model = node.get("model")
         if model is None:
             raise self.report.error(f"{where} has no 'model'", node.line)

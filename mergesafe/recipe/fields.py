@@ -5,7 +5,7 @@ with its line, and reading goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from mergesafe.errors import did_you_mean, nearest
@@ -37,6 +37,32 @@ def as_meant(node: MapNode, known: Sequence[str], others: Sequence[str] = ()) ->
             meant = key
         entries[meant] = line, value
     return MapNode(entries, node.line, node.size)
+
+
+def anchor_keys(node: MapNode, known: Sequence[str]) -> tuple[str, ...]:
+    """The unknown keys of ``node`` that hold values for other keys: an alias shares its node."""
+    used = {id(each) for key, _, value in node if key in known for each in _inside(value)}
+    return tuple(
+        key
+        for key, _, value in node
+        if key not in known and any(id(each) in used for each in _inside(value))
+    )
+
+
+def _inside(node: Node) -> Iterator[Node]:
+    """The node and all that it holds, what is shared once."""
+    seen: set[int] = set()
+    left = [node]
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        if isinstance(each, ListNode):
+            left += each.items
+        elif isinstance(each, MapNode):
+            left += [value for _, _, value in each]
 
 
 def boolean(node: Node, what: str, report: Reporter) -> bool:

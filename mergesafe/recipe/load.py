@@ -22,7 +22,7 @@ from mergesafe.recipe.chat_template import read_chat_template
 from mergesafe.recipe.document import parse_documents
 from mergesafe.recipe.documents import joined_documents
 from mergesafe.recipe.entries import EntryReader
-from mergesafe.recipe.fields import as_meant, boolean, choice
+from mergesafe.recipe.fields import anchor_keys, as_meant, boolean, choice
 from mergesafe.recipe.input_checks import check_inputs
 from mergesafe.recipe.method_names import method_named
 from mergesafe.recipe.model import ModelEntry, ModelRef, OutputKind, Recipe, Slice
@@ -51,6 +51,8 @@ KEYS = (
     "keep_float32", "tokenizer_source", "tokenizer", "chat_template", "name", "tune", "output",
     "references",
 )  # fmt: skip
+#: What some recipes say and mergekit 0.1.5 does nothing with -> what to do instead.
+IGNORED_KEYS = {"random_seed": "in a recipe, as in mergekit: give --seed N"}
 #: What mergekit 0.1.5 understands and this version does not -> what to do instead.
 UNSUPPORTED_KEYS = {
     "modules": "list whole models under 'models'",
@@ -129,7 +131,8 @@ class _Reader:
         self.report, self.calibrated = report, calibrated
         self.assumed = assumed or {}
         self.written = mapping(root, "a recipe", report)
-        self.root = as_meant(self.written, KEYS, tuple(UNSUPPORTED_KEYS))
+        self._anchors = anchor_keys(self.written, KEYS)
+        self.root = as_meant(self.written, KEYS, (*UNSUPPORTED_KEYS, *self._anchors))
         self.entries = EntryReader(report, tuple(UNSUPPORTED_KEYS))
         self._slices: tuple[Slice, ...] = ()
         self._readers: dict[str, ParameterReader] = {}
@@ -233,7 +236,11 @@ class _Reader:
 
     def _check_keys(self, reader: ParameterReader | None) -> None:
         for key, line, _ in self.written:
-            if key not in UNSUPPORTED_KEYS:
+            if key in self._anchors:
+                continue  # its values stand where their aliases are
+            if key in IGNORED_KEYS:
+                self.report.warn(f"'{key}' has no effect {IGNORED_KEYS[key]}", line)
+            elif key not in UNSUPPORTED_KEYS:
                 self.entries.check_key(key, line, KEYS, reader, "")
             elif self.written.get(key) is not None:
                 self.report.record(

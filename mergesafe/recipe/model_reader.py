@@ -62,8 +62,13 @@ def _folder(report: Reporter) -> Path:
 
 
 def _model_from_mapping(node: MapNode, what: str, report: Reporter) -> ModelRef:
-    _check_model_keys(node, ("model", "lora"), ("override_architecture",), what, report)
-    path = _path(node.get("model"), f"{what}, 'model'", node.line, report)
+    if "path" in node.entries:  # {path, revision, lora}, as some recipes have it
+        _check_model_keys(node, ("path", "revision", "lora"), (), what, report)
+        own = {key: entry for key, entry in node.entries.items() if key != "lora"}
+        path = _path(MapNode(own, node.line), what, node.line, report)
+    else:
+        _check_model_keys(node, ("model", "lora"), ("override_architecture",), what, report)
+        path = _path(node.get("model"), f"{what}, 'model'", node.line, report)
     lora = node.get("lora")
     adapter = None if lora is None else _path(lora, f"{what}, 'lora'", node.line, report)
     return ModelRef(path, adapter, node.line)

@@ -9,6 +9,8 @@ from typing import Final
 from mergesafe.errors import RecipeError, did_you_mean, nearest
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod, Parameter, Scalar
+from mergesafe.recipe.fields import one_or_more
+from mergesafe.recipe.method_names import MERGEKIT_METHODS
 from mergesafe.recipe.nodes import (
     BOOLEANS,
     NOT_FINITE,
@@ -26,6 +28,8 @@ from mergesafe.recipe.nodes import (
 )
 from mergesafe.recipe.setting import Branch, Setting
 
+#: What older versions of mergekit read, and 0.1.5 does not.
+OBSOLETE: Final = frozenset(("embed_slerp",))
 #: Stands for a value that was refused, which must not be reported as missing too.
 REFUSED: Final = Setting(())
 
@@ -70,11 +74,23 @@ class ParameterReader:
             settings[name] = REFUSED if setting is None else setting
         return settings
 
+    @property
+    def _as_in_mergekit(self) -> bool:
+        """Whether the method is mergekit's, which passes over what it does not ask for."""
+        return self.method.name in MERGEKIT_METHODS
+
     def _meant(self, name: str, line: int | None, entries: MapNode) -> str | None:
         """``name`` if it is declared; else it is reported and read as what it resembles."""
         if name in self.known:
             return name
         takers = [m.name for m in METHODS.values() if any(p.name == name for p in m.parameters)]
+        known = [taker for taker in takers if taker in MERGEKIT_METHODS]
+        if self._as_in_mergekit and (known or name in OBSOLETE):
+            who = f"; it is one of {', '.join(known)}" if known else ""
+            self._warn_once(
+                name, f"is no parameter of {self.method.name} and has no effect{who}", line
+            )
+            return None
         hint = f" (taken by {', '.join(takers)})" if takers else did_you_mean(name, self.known)
         self.report.record(f"{self.method.name} has no parameter {shown(name)}{hint}", line)
         meant = None if takers else nearest(name, self.known)
@@ -83,41 +99,58 @@ class ParameterReader:
     def _placed(self, name: str, line: int | None, model: str | None) -> bool:
         """Whether the parameter may stand here; otherwise it is reported."""
         parameter = self.known[name]
-        if model is not None and parameter.scope == "global":
+        misplaced = model is not None and parameter.scope == "global"
+        if misplaced and self._as_in_mergekit and not parameter.required:
+            self._warn_once(
+                f"{name} of model {model}",
+                f"has no effect under model {shown(model or '')}: it holds for the whole merge. "
+                "Move it to the recipe's own 'parameters'",
+                line,
+                name,
+            )
+            return False
+        if misplaced:
             self.misplaced.add(name)
             self.report.record(
                 f"'{name}' holds for the whole merge and not for one model; move it from model "
-                f"{shown(model)} to the recipe's own 'parameters'",
+                f"{shown(model or '')} to the recipe's own 'parameters'",
                 line,
             )
             return False
-        if parameter.ignored and name not in self._noted:
-            self._noted.add(name)
-            method = self.method.name
-            self.report.warn(f"'{name}' is accepted but has no effect for {method}", line)
+        if parameter.ignored:
+            self._warn_once(name, f"is accepted but has no effect for {self.method.name}", line)
         return True
+
+    def _warn_once(self, key: str, what: str, line: int | None, name: str | None = None) -> None:
+        if key not in self._noted:
+            self._noted.add(key)
+            self.report.warn(f"'{name or key}' {what}", line)
 
     def _setting(self, parameter: Parameter, node: Node, line: int | None, what: str) -> Setting:
         if isinstance(node, MapNode):
-            branches = [self._branch(parameter, node, what)]
+            branches = self._branches(parameter, node, what)
         elif isinstance(node, ListNode) and any(isinstance(item, MapNode) for item in node.items):
             branches = []
             for item in node.items:
-                if not isinstance(item, MapNode):
+                if isinstance(item, MapNode):
+                    branches += self._branches(parameter, item, what)
+                elif item is node.items[-1]:  # of all other tensors
+                    branches.append(self._values(parameter, item, what, None))
+                else:
                     raise self.report.error(
                         f"{what} mixes {{filter, value}} entries with {describe(item)}; write "
                         "the value for all other tensors as {value: ...}, last",
                         item.line,
                     )
-                branches.append(self._branch(parameter, item, what))
         else:
             branches = [self._values(parameter, node, what, None)]
         self._warn_unreachable(branches, node, what)
         return Setting(tuple(branches), line)
 
-    def _branch(self, parameter: Parameter, node: MapNode, what: str) -> Branch:
+    def _branches(self, parameter: Parameter, node: MapNode, what: str) -> list[Branch]:
+        """One entry, which may be for any of several names: ``{only: [self_attn, mlp], value}``."""
         for key, line, _ in node:
-            if key not in ("filter", "value"):
+            if key not in ("filter", "only", "value"):
                 hint = did_you_mean(key, ("filter", "value"))
                 raise self.report.error(f"{what} has the unknown key {shown(key)}{hint}", line)
         value = node.get("value")
@@ -125,9 +158,18 @@ class ParameterReader:
             raise self.report.error(
                 f"an entry of {what} has no 'value'; write {{filter: NAME, value: ...}}", node.line
             )
-        pattern = node.get("filter")
-        text = None if pattern is None else string(pattern, f"the filter of {what}", self.report)
-        return self._values(parameter, value, what, None if text == "*" else text)
+        pattern, only = node.get("filter"), node.get("only")
+        if pattern is not None and only is not None:
+            raise self.report.error(
+                f"an entry of {what} has both 'filter' and 'only', which mean the same; keep one",
+                node.line,
+            )
+        listed = (pattern,) if only is None else one_or_more(only, f"'only' of {what}", self.report)
+        named = f"the filter of {what}"
+        texts = [None if each is None else string(each, named, self.report) for each in listed]
+        return [
+            self._values(parameter, value, what, None if text == "*" else text) for text in texts
+        ]
 
     def _values(self, parameter: Parameter, node: Node, what: str, filter: str | None) -> Branch:
         if not isinstance(node, ListNode):
@@ -148,6 +190,8 @@ class ParameterReader:
             return self._whole(parameter, node, what)
         if parameter.kind == "bool" and node.text.lower() in BOOLEANS:
             return BOOLEANS[node.text.lower()]
+        if parameter.kind == "bool" and node.is_number and float(node.text) in (0.0, 1.0):
+            return float(node.text) == 1.0
         if node.text in parameter.choices:
             return node.text
         raise self._mismatch(parameter, node, what)
@@ -183,8 +227,6 @@ class ParameterReader:
             if parameter.kind in ("bool", "choice") and parameter.choices and not node.is_number:
                 hint = did_you_mean(node.text, parameter.choices)
                 hint = hint if hint.startswith(" (did") else ""
-            elif parameter.kind == "bool" and node.text in ("0", "1"):
-                hint = f"; write {'true' if node.text == '1' else 'false'}"
             elif OCTAL.fullmatch(node.text):
                 hint = "; YAML versions disagree about leading zeros, so leave them out"
         return self.report.error(

@@ -213,7 +213,10 @@ def _types(world: World) -> None:
 
 def _unknown_parameter(world: World) -> None:
     recipe = world.family("slerp", world.one, t=0.5)
-    assert "slerp has no parameter 'weight' (taken by linear" in world.error(recipe)
+    [warning] = load_recipe(recipe).warnings
+    assert "'weight' is no parameter of slerp and has no effect; it is one of linear" in warning
+    own = world.family("ties", density=0.5, ridge=1)
+    assert "ties has no parameter 'ridge' (taken by wudi" in world.error(own)
 
 
 def _same(ours: tiny.Tensors, others: tiny.Tensors) -> bool:

@@ -196,9 +196,14 @@ case("passthrough of two", "merge_method: passthrough\nmodels: [model: a, model:
 # --- parameters -----------------------------------------------------------------------------------
 parameters("misspelt", 7, "weight: 1\ndensty: 0.5",
            "ties has no parameter 'densty' (did you mean 'density'?)")  # fmt: skip
-parameters("of another method", 6, "t: 0.5", "ties has no parameter 't' (taken by slerp")
-parameters("global under a model", 6, "normalize: true",
-           "'normalize' holds for the whole merge", "move it from model 'a'")  # fmt: skip
+parameters("of another method", 6, "density: 0.5", "tsv has no parameter 'density' (taken by ",
+           method="tsv")  # fmt: skip
+parameters("of an own method", 6, "ridge: 0.5", "ties has no parameter 'ridge' (taken by ")
+parameters("global under a model", 6, "alpha: 0.5",
+           "'alpha' holds for the whole merge", "move it from model 'a'", method="tsv")  # fmt: skip
+case("required under a model",
+     "merge_method: slerp\nbase_model: a\nmodels:\n- model: b\n  parameters: {t: 0.5}\n", 5,
+     "'t' holds for the whole merge", "move it from model 'b'")  # fmt: skip
 parameters("density above", 6, "density: 1.2",
            "'density' of model 'a' is 1.2, outside the allowed range [0, 1]")  # fmt: skip
 parameters("density below", 6, "density: -1e-9", "is -1e-9, outside the allowed range [0, 1]")
@@ -218,10 +223,13 @@ parameters("null in a list", 8, "weight:\n- 1\n-\n# why\n\n- 2", "must be a numb
 parameters("empty list", 6, "weight: []", "is an empty list")
 parameters("list in a list", 6, "weight: [[1, 2], 3]", "must be a number, got a list")
 parameters("numbers and words", 6, "weight: [0.5, low]", "must be a number, got the text 'low'")
-parameters("filters and numbers", 8, "weight:\n- {filter: mlp, value: 1}\n- 0.5",
+parameters("filters and numbers", 7, "weight:\n- 0.5\n- {filter: mlp, value: 1}",
            "mixes {filter, value} entries with the number 0.5", "{value: ...}, last")  # fmt: skip
 parameters("filter key", 7, "weight:\n- {filtre: mlp, value: 1}",
            "has the unknown key 'filtre' (did you mean 'filter'?)")  # fmt: skip
+parameters("filter and only", 7, "weight:\n- {filter: mlp, only: [mlp], value: 1}",
+           "has both 'filter' and 'only'")  # fmt: skip
+parameters("only nothing", 7, "weight:\n- {only: [], value: 1}", "'only' of 'weight'", "is empty")
 parameters("filter without a value", 7, "weight:\n- {filter: mlp}", "has no 'value'")
 parameters("filter in a filter", 7, "weight:\n- {value: [{value: 1}]}", "a number, got a mapping")
 parameters("filter a number", 7, "weight:\n- {filter: 3, value: 1}", "the filter of 'weight'",
@@ -236,9 +244,6 @@ def shared(name: str, body: str, *parts: str, method: str = "dare_ties") -> None
     case(f"shared {name}", head + f"parameters:\n  {body}\n", 5, *parts)
 
 
-shared("1 for a boolean", "normalize: 1",
-       "'normalize' must be true or false, got the number 1; write true")  # fmt: skip
-shared("0 for a boolean", "normalize: 0", "got the number 0; write false")
 shared("2 for a boolean", "normalize: 2", "must be true or false, got the number 2")
 shared("text for a boolean", "normalize: maybe", "must be true or false, got the text 'maybe'")
 shared("choice misspelt", "rescale: L2",

@@ -170,7 +170,7 @@ def wide() -> list[Any]:
         ({**LINEAR, "parameters": {"weight": float("nan")}}, "recipe: 'weight' must be finite"),
         ({**LINEAR, "parameters": {"weight": 10**400}}, "recipe: 'weight' must be finite"),
         ({**LINEAR, "parameters": {"weight": True}}, "a number, got the boolean true"),
-        ({**LINEAR, "parameters": {"normalize": 1}}, "must be true or false, got the number 1"),
+        ({**LINEAR, "parameters": {"normalize": 2}}, "must be true or false, got the number 2"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
@@ -230,3 +230,46 @@ def test_loading_takes_milliseconds():
         load_recipe(golden)
         times.append(time.process_time() - start)
     assert min(times) < 0.03
+
+
+CARD = """\
+weights: &weights {density: 0.5}
+merge_method: ties
+base_model: base
+models:
+- model: {path: a, lora: b}
+  layer_range: [0, 32]
+  parameters: {<<: *weights, weight: 1, normalize: true, t: 0.5}
+parameters:
+  normalize: 1.0
+  density: [{only: [q_proj, k_proj], value: 0.2}, 0.9]
+  embed_slerp: true
+random_seed: 7
+"""
+
+
+def test_what_model_cards_say_and_mergekit_passes_over(tmp_path: Path):
+    path = tmp_path / "card.yml"
+    path.write_text(CARD)
+    recipe = load_recipe(path)
+    assert [warning.removeprefix(f"{path}:") for warning in recipe.warnings] == [
+        "12: 'random_seed' has no effect in a recipe, as in mergekit: give --seed N",
+        "6: 'layer_range' has no effect under 'models', as in mergekit: whole models are merged. "
+        "List the layers as 'sources' of 'slices' to merge some",
+        "7: 'normalize' has no effect under model 'a+b': it holds for the whole merge. Move it to "
+        "the recipe's own 'parameters'",
+        "7: 't' is no parameter of ties and has no effect; it is one of slerp, nearswap",
+        "11: 'embed_slerp' is no parameter of ties and has no effect",
+    ]
+    assert recipe.parameters["normalize"].plain is True
+    assert recipe.parameters["density"].plain == [
+        {"filter": "q_proj", "value": 0.2}, {"filter": "k_proj", "value": 0.2}, {"value": 0.9}
+    ]  # fmt: skip
+    assert recipe.models[0].parameters["density"].plain == 0.5
+
+
+def test_an_unknown_key_without_shared_values_is_an_error(tmp_path: Path):
+    path = tmp_path / "card.yml"
+    path.write_text(CARD.replace("*weights", "{density: 0.5}"))
+    with pytest.raises(RecipeError, match=":1: unknown key 'weights'"):
+        load_recipe(path)

@@ -52,7 +52,7 @@ def test_every_independent_mistake_in_line_order(tmp_path: Path):
         base_model: base
         parameters:
           normalize: 3
-          t: 1
+          ridge: 1
         tokenizer_source: model:c+d+e
         """
     assert mistakes(tmp_path, text) == [
@@ -63,7 +63,7 @@ def test_every_independent_mistake_in_line_order(tmp_path: Path):
         "write {model: {path: ...}, lora: {path: ...}}",
         "7: ties needs 'weight' of model 'b'; set it under 'parameters'",
         "10: 'normalize' must be true or false, got the number 3",
-        "11: ties has no parameter 't' (taken by slerp, nearswap, interpolate)",
+        "11: ties has no parameter 'ridge' (taken by wudi, regmean)",
         "12: 'tokenizer_source': expected PATH or PATH+ADAPTER, got 'c+d+e'; for a path that "
         "contains '+' write {model: {path: ...}, lora: {path: ...}}",
     ]
