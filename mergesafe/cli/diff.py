@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from mergesafe.architecture.groups import in_words
+from mergesafe.checkpoint.format.model import CONFIG_NAME
 from mergesafe.cli.evaluation import console, progress
 from mergesafe.cli.shared import print_json
 from mergesafe.engine.diff.api import diff
@@ -69,12 +70,13 @@ def summary(found: Diff) -> list[str]:
     shapes = sum("shape" in each.differs for each in found.different)
     types = sum("dtype" in each.differs for each in found.different)
     details = [f"{shapes:,} in shape"] * bool(shapes) + [f"{types:,} in type"] * bool(types)
-    differing = f"{len(found.different):,} differ" if found.different else "all the same"
+    differing = f", {len(found.different):,} differ" if found.different else ", all the same"
+    differing *= bool(found.tensors)
     lines = [
         f"a  {found.a}",
         f"b  {found.b}",
         "no difference" if found.same else "",
-        f"  tensors    {found.tensors:,} in both, {differing}"
+        f"  tensors    {found.tensors:,} in both{differing}"
         + (f" ({', '.join(details)})" if details else ""),
     ]
     for side, only in (("a", found.only_a), ("b", found.only_b)):
@@ -82,7 +84,8 @@ def summary(found: Diff) -> list[str]:
             lines.append(f"             {len(only):,} only in {side}: {_names(only)}")
     if found.different:
         lines.append(f"             {_in_words(found.overall)}")
-    lines += _settings("config", found.config)
+    if not any(note.startswith(f"{CONFIG_NAME}: ") for note in found.notes):
+        lines += _settings("config", found.config)
     lines += _tokenizer(found)
     lines.append(f"  template   {_TEMPLATES[found.chat_template]}")
     for title, settings in (("generation", found.generation), ("adapter", found.adapter)):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from family import Family
+from safetensors.torch import save_file
 from tiny import Tensors, command, llama, save, save_adapter
 
 import mergesafe
@@ -217,6 +218,23 @@ def test_quantized_checkpoints_are_compared_as_they_are(tmp_path: Path) -> None:
     other = {"m.qweight": packed["m.qweight"] + 1}
     found = mergesafe.diff(save(tmp_path / "a", packed), save(tmp_path / "b", other))
     assert only(found).measures.changed == 12
+
+
+def test_files_of_weights_alone(tmp_path: Path) -> None:
+    """Scalars, tensors without elements, and nothing in common."""
+    for name, tensors in (
+        ("a", {"x": torch.ones(3)}),
+        ("b", {"y": torch.tensor(2.0), "e": torch.zeros(0, 4)}),
+        ("c", {"y": torch.tensor(3.0), "e": torch.zeros(0, 4)}),
+    ):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    files = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    found = mergesafe.diff(files[0], files[1])
+    assert (found.tensors, len(found.only_a), len(found.only_b)) == (0, 1, 2)
+    assert found.notes == ["config.json: neither has one, so that settings were not compared"]
+    found = mergesafe.diff(files[1], files[2])
+    assert only(found).measures == Measures(1, 1, 1.0, 1.0, 0.5)
+    assert "config" not in command("diff", files[1], files[2]).stdout.partition("note")[0]
 
 
 # --- beside the weights --------------------------------------------------------------------------

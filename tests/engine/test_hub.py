@@ -316,3 +316,10 @@ def test_the_note_of_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     shutil.rmtree(refs)
     refs.write_text("no folder")
     store.download([])
+
+
+def test_models_on_the_hub_are_compared_where_they_are(family: Family, hub: Hub) -> None:
+    done = run(family, hub, "diff", "org/base", family.base, "--exit-code", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["same"]
+    assert not any(path.endswith(".bin") for path in map(str, hub.asked))

@@ -12,7 +12,7 @@ import tiny
 from family import Family
 from web import Web, serve
 
-from mergesafe import merge, verify
+from mergesafe import diff, merge, verify
 from mergesafe.errors import ArgumentError, CheckpointError, OutputError
 
 
@@ -224,3 +224,12 @@ def test_a_failed_upload_keeps_the_model(
     assert (result.bytes_read, result.resumed_bytes) == (0, result.parameters * 2)
     assert list(staging.iterdir()) == []
     assert "/bucket/failed/mergesafe-manifest.json" in memory.find("/bucket/failed")
+
+
+def test_models_behind_urls_are_compared_by_ranges(family: Family, web: Web) -> None:
+    local = diff(*family.experts)
+    remote = diff(f"{web.url}/one", family.experts[1])
+    assert (remote.different, remote.config, remote.tokenizer) == (
+        local.different, local.config, local.tokenizer
+    )  # fmt: skip
+    assert diff(f"{web.url}/base", family.base).same

@@ -101,8 +101,8 @@ def plan(
 ) -> None:
     """Say what merging RECIPE would do, from headers alone.
 
-    Bytes, memory and time; what is taken of every model; the method's numbers for every group of
-    tensors; where the result differs from mergekit's on purpose; warnings.
+    Bytes, memory, time; what is taken of every model; the method's numbers;
+    where the result differs from mergekit's on purpose; warnings.
     """
     from mergesafe.cli.plan.command import run
 
@@ -157,8 +157,8 @@ def diff(
 ) -> None:
     """Say what differs between the checkpoints A and B.
 
-    Tensors: which only one has, and how far those of both are apart. Beside them: settings by
-    their meaning, tokenizers token by token, chat templates, adapters, other files.
+    Tensors: which only one has, and how far those of both are apart.
+    Beside them: settings, tokenizers, chat templates, adapters, other files.
     """
     from mergesafe.cli.diff import run
 

@@ -101,7 +101,12 @@ def diff(
         generation=beside.generation_diff(first, second),
         adapter=beside.adapter_diff(first, second),
         files=beside.files_diff(first, second),
-        notes=[*notes, *_head_notes(one, two), *_head_notes(two, one)],
+        notes=[
+            *notes,
+            *_head_notes(one, two),
+            *_head_notes(two, one),
+            *beside.config_notes(first, second),
+        ],
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 from mergesafe.architecture.settings import differences
-from mergesafe.checkpoint.format.model import CONFIG_LIMIT
+from mergesafe.checkpoint.format.model import CONFIG_LIMIT, CONFIG_NAME
 from mergesafe.checkpoint.output.companions import (
     GENERATION_NAME,
     is_template,
@@ -37,6 +37,15 @@ def config_diff(a: Model, b: Model) -> list[SettingDiff]:
     if not (one and two):
         return []
     return [_setting(each.key, each.ours, each.theirs) for each in differences(one, two)]
+
+
+def config_notes(a: Model, b: Model) -> list[str]:
+    """Which of them have no settings to compare."""
+    known = [bool(model.checkpoint.config) for model in (a, b)]
+    if all(known):
+        return []
+    whose = f"only {'a' if known[0] else 'b'} has one" if any(known) else "neither has one"
+    return [f"{CONFIG_NAME}: {whose}, so that settings were not compared"]
 
 
 def generation_diff(a: Model, b: Model) -> list[SettingDiff]:
