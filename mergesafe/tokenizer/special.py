@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from mergesafe.checkpoint.format.model import CONFIG_LIMIT
 from mergesafe.checkpoint.places.location import Location, at, read_json_file
 from mergesafe.errors import CheckpointError, UnreadableError
@@ -29,6 +31,24 @@ def special_differences(
 def content_of(token: object) -> object:
     """The text of a special token, which may be written as an object with flags."""
     return token.get("content") if isinstance(token, dict) else token
+
+
+class _Token(msgspec.Struct):
+    content: str
+    special: bool = False
+
+
+class _Added(msgspec.Struct):
+    added_tokens: list[_Token] | None = None
+
+
+def special_tokens(file: Location) -> list[str]:
+    """The special tokens of a tokenizer.json; nothing of one that cannot be parsed."""
+    try:
+        added = msgspec.json.decode(read_bounded(file), type=_Added).added_tokens or ()
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return []
+    return [each.content for each in added if each.special]
 
 
 def special_settings(folder: Location) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def test_fields(ties: Path, family: Family) -> None:
             }
         ],
         "stack": [],
+        "tokenizer": None,
         "documents": [],
         "warnings": [],
         "notes": [],

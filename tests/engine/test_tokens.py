@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import llama, read, recipe, same_bits, save, save_adapter
+from tiny import command, llama, read, recipe, same_bits, save, save_adapter, write_recipe
 from tokenizer.files import bpe, write
 from tokenizer.trained import CODE, ENGLISH, train, write_trained
 
@@ -296,3 +296,26 @@ def test_calibration_follows_its_rows(tmp_path: Path) -> None:
     torch.testing.assert_close(merged[4], (3 * one[4] + two[3]) / 4)  # "two"
     torch.testing.assert_close(merged[5], one[5])  # "<a>" is a's alone
     torch.testing.assert_close(merged[6], two[4])  # "three" is b's alone
+
+
+def test_plan_shows_where_special_tokens_come_from(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    mergekit_tokens.save_models(folder)
+    content = mergekit_tokens.recipe("tokens", folder)
+    path = write_recipe(tmp_path / "r.yml", content)
+    base, left, right = (str(folder / name) for name in ("base", "left", "right"))
+    found = json.loads(command("plan", path, "--json").stdout)["tokenizer"]
+    assert (found["source"], found["tokenizer"], found["rows"]) == ("union", base, 14)
+    assert found["models"][1] == {"model": left, "own_rows": 7, "other_rows": 7}
+    special = {each["token"]: each for each in found["special_tokens"]}
+    assert special["<s>"]["roles"] == ["bos_token"]
+    assert special["<s>"]["rows"][1] == {"model": left, "kind": "own", "row": 2}
+    assert special["<|user|>"]["rows"][0] == {"model": base, "kind": "zero"}
+    assert special["<|own|>"]["rows"][1] == {
+        "model": left, "kind": "lent", "from": right, "row": 9
+    }  # fmt: skip
+    text = command("plan", path).stdout
+    assert "tokens     union: 14 tokens" in text
+    assert "left: 7 rows of its own, 7 of others" in text
+    assert "'<|own|>': base as right's row 9; left as right's row 9; right row 9" in text
+    assert "'<s>' (bos_token): base row 1; left row 2; right row 0" in text

@@ -11,6 +11,7 @@ from mergesafe.cli.plan.parents import described as parents_described
 from mergesafe.cli.plan.parents import parents
 from mergesafe.cli.plan.stack import stack
 from mergesafe.cli.plan.timing import estimate_as_json, estimated, shortened
+from mergesafe.cli.plan.tokens import tokens
 from mergesafe.engine.api import PlanReport
 from mergesafe.engine.estimate.seconds import tensor_classes
 from mergesafe.engine.plan.merge_plan import MergePlan
@@ -75,6 +76,7 @@ def _sections(plan: MergePlan) -> dict[str, Any]:
         "groups": groups_described(found),
         "layers": layers_described(found),
         "stack": stack(plan),
+        "tokenizer": tokens(plan),
     }
 
 

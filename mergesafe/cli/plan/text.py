@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mergesafe.cli.plan import differences, parents, stack
+from mergesafe.cli.plan import differences, parents, stack, tokens
 from mergesafe.cli.plan import layers as layer_table
 from mergesafe.cli.plan.numbers import at_default, group_lines
 from mergesafe.cli.plan.timing import time_lines
@@ -79,4 +79,5 @@ def _sections(plan: dict[str, Any], layers: bool) -> list[str]:
             if layers
             else group_lines(plan["groups"], silent)
         ),
+        *tokens.lines(plan["tokenizer"]),
     ]
