@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import CONFIG, command, llama, read, recipe, save, save_adapter, write_recipe
+from tokenizer.files import bpe
 
 import mergesafe
 from mergesafe.errors import MergesafeError
@@ -247,3 +248,27 @@ def test_plan_and_card_name_what_is_stored(folder: Path, tmp_path: Path) -> None
         "- `m0`", "- `m1`", "- `m2`", "- `m3`"
     ]  # fmt: skip
     assert (tmp_path / "out" / "mergesafe-recipe.yml").read_text() == text
+
+
+def test_rows_of_an_intermediate_are_aligned_by_token(tmp_path: Path) -> None:
+    """One intermediate is computed row by row, the other as a whole."""
+    ours = ("<unk>", "one", "two", "three")
+    others = ("two", "<unk>", "four", "one", "five")
+    for number, tokens in enumerate((ours, ours, others)):
+        tensors = llama(number, vocab=len(tokens))
+        folder = save(tmp_path / f"m{number}", tensors, {"vocab_size": len(tokens)})
+        (folder / "tokenizer.json").write_text(json.dumps(bpe(tokens)))
+    models = [str(tmp_path / f"m{number}") for number in range(3)]
+    for method, base in (("linear", None), ("ties", models[0])):
+        each = {"weight": 0.5} | ({} if base is None else {"density": 0.5})
+        first = recipe(method, models[:2], base, each=each, name="a", dtype="float16")
+        last = recipe("linear", [models[2], "a"], each={"weight": 0.5}, tokenizer_source="union")
+        mergesafe.merge([first, last], tmp_path / method)
+        written = one_by_one([first, last], tmp_path / f"w-{method}")
+        theirs = read(written)
+        assert theirs["lm_head.weight"].shape[0] == 6
+        assert all(torch.equal(each, theirs[k]) for k, each in read(tmp_path / method).items())
+        for name in ("tokenizer.json", "config.json"):
+            assert (tmp_path / method / name).read_text() == (written / name).read_text()
+        again = mergesafe.merge([first, last], tmp_path / method, resume=True)
+        assert "finished already" in again.warnings[-1]

@@ -61,8 +61,8 @@ class WithLora(View):
         return {**self.view.companions, "A": self.pair.a, "B": self.pair.b}
 
     @property
-    def below(self) -> View:
-        return self.view
+    def below(self) -> tuple[View, ...]:
+        return (self.view,)
 
     @property
     def tells(self) -> bool:

@@ -92,9 +92,12 @@ class Gathered(View):
         return SEGMENT + made + 16 * self.columns
 
     @property
-    def infos(self) -> tuple[TensorInfo, ...]:
-        read = (self.views[k].info for k in self.rows.tables)
-        return tuple(dict.fromkeys((self.info, *read, *self.companions.values())))
+    def below(self) -> tuple[View, ...]:
+        return (self._own, *(self.views[k] for k in self.rows.tables if k != self.which))
+
+    @property
+    def tells(self) -> bool:
+        return any(view.tells for view in self.below)
 
     def is_direct(self, table: int) -> bool:
         """Whether the rows of that table are copied as they are stored."""
@@ -155,7 +158,10 @@ class _OpenGathered(OpenView):
         self._view, self._reader = view, room.reader
         self._size, self._columns = view.stored_size, view.columns
         self._address, self._memory = room.take(room.tile * self._size)
-        below = Room(room.reader, _MADE, threads=room.threads, read=room.read, made=room.made)
+        below = Room(
+            room.reader, _MADE, threads=room.threads,
+            read=room.read, made=room.made, moved=room.moved,
+        )  # fmt: skip
         self._open = {
             k: view.views[k].open(below) for k in view.rows.tables if not view.is_direct(k)
         }

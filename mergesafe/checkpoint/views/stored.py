@@ -125,8 +125,8 @@ class Range(View):
         return self.view.companions
 
     @property
-    def below(self) -> View:
-        return self.view
+    def below(self) -> tuple[View, ...]:
+        return (self.view,)
 
     @property
     def tells(self) -> bool:

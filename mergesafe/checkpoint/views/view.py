@@ -143,9 +143,9 @@ class View(ABC):
         return self
 
     @property
-    def below(self) -> View:
-        """The view that this one is over; itself where it is over none."""
-        return self
+    def below(self) -> tuple[View, ...]:
+        """The views that this one is over; none where it reads files itself."""
+        return ()
 
     @property
     def companions(self) -> Mapping[str, TensorInfo]:
@@ -177,7 +177,7 @@ class View(ABC):
     @property
     def infos(self) -> tuple[TensorInfo, ...]:
         """Every stored tensor that is read."""
-        first = (self.info,) if self.below is self else self.below.infos
+        first = [info for view in self.below for info in view.infos] or [self.info]
         return tuple(dict.fromkeys((*first, *self.companions.values())))
 
     @property

@@ -148,11 +148,21 @@ def is_held(tasks: Sequence[TensorTask]) -> bool:
     return not task.copied and (bool(task.statistics) or task.unit is not Unit.ELEMENT)
 
 
-def merged_view_of(view: View) -> Merged | None:
-    """The intermediate's tensor that a view reads, through an adapter or a part of it."""
-    while not isinstance(view, Merged) and view.below is not view:
-        view = view.below
-    return view if isinstance(view, Merged) else None
+def merged_views(view: View) -> Iterator[Merged]:
+    """The tensors of intermediates that a view reads, through adapters, parts and rows."""
+    if isinstance(view, Merged):
+        yield view
+    for each in view.below:
+        yield from merged_views(each)
+
+
+def stored_infos(view: View) -> Iterator[TensorInfo]:
+    """The stored tensors that a view reads without those that intermediates are made of."""
+    if isinstance(view, Merged):
+        return
+    for each in view.below:
+        yield from stored_infos(each)
+    yield from view.companions.values() if view.below else view.infos
 
 
 def inner_tasks(tasks: Iterable[TensorTask]) -> Iterator[TensorTask]:
@@ -160,5 +170,5 @@ def inner_tasks(tasks: Iterable[TensorTask]) -> Iterator[TensorTask]:
     for task in tasks:
         yield task
         for source in task.sources:
-            if (merged := merged_view_of(source.view)) is not None:
+            for merged in merged_views(source.view):
                 yield from inner_tasks(merged.tasks)

@@ -15,7 +15,7 @@ from mergesafe.checkpoint.places.location import Location, at
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.digests import OUTPUT, SCALES
 from mergesafe.engine.plan.merge_plan import MergePlan
-from mergesafe.engine.plan.merged_view import inner_tasks, merged_view_of
+from mergesafe.engine.plan.merged_view import inner_tasks, stored_infos
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.resume.entries import MERGE, Finished, Statistics, Tile, finished_of
 from mergesafe.errors import UnreadableError
@@ -87,9 +87,7 @@ def _by_file(plan: MergePlan) -> dict[tuple[str, str], TensorInfo]:
     found: dict[tuple[str, str], TensorInfo] = {}
     for task in inner_tasks(plan.tasks):
         for source in task.sources:
-            view = source.view
-            made = merged_view_of(view) is not None  # its own inputs are those of inner tasks
-            for info in view.companions.values() if made else view.infos:
+            for info in stored_infos(source.view):
                 found[source.model, info.path.name] = info
     return found
 
