@@ -48,6 +48,8 @@ def sum_of_task_vectors(tile: Any, weights: Sequence[Any] | None = None) -> Any:
         return total - tile.base.double() * sum(weights)
     # the same in place, one sweep over memory for each tensor
     total = tile.inputs[0].double()
+    if total is tile.inputs[0]:  # small matrices of tuning are float64 already
+        total = total.clone()
     if weights[0] != 1.0:
         total *= weights[0]
     for weight, x in zip(weights[1:], tile.inputs[1:], strict=True):

@@ -87,3 +87,13 @@ def test_an_expert_that_is_the_base_takes_part() -> None:
     made, gradient = found(shape, given, weights, turns=True)
     assert (made - found(shape, given, weights, turns=False)[0]).norm() < 1e-5 * made.norm()
     assert gradient[1] == 0
+
+
+def test_numbers_without_a_gradient_leave_the_small_matrices_alone() -> None:
+    """They are float64 already, so that a sum in place would be one of their own."""
+    given = operands((60, 40), [2, 3], [1.0, 1.0])
+    direction = Direction(context((60, 40), 2))
+    for weights in ((0.5, 0.5), (0.7, 0.5), (0.5, 0.5)):
+        made = direction.at(Dense(isotropic, weights, turns=True), given)
+        whole_made = Direction(context((60, 40), 2)).at(Dense(isotropic, weights), given)
+        assert (made - whole_made).norm() < 1e-4 * whole_made.norm()

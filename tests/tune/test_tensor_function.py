@@ -110,6 +110,21 @@ def test_gradients_are_those_of_differences(method: str, chosen: bool, tmp_path:
         assert abs(difference - float(found[i])) < 5e-3 * max(1.0, abs(difference)), i
 
 
+@pytest.mark.parametrize("method", ["iso_c", "iso_cts", "star", "subspace_boosting", "tsv", "wudi"])
+@pytest.mark.parametrize("case", ["weights of 0", "no task vector", "equal", "opposite"])
+def test_there_is_a_gradient_where_nothing_is_left(method: str, case: str, tmp_path: Path) -> None:
+    """Bounds reach 0, and a search may stand there."""
+    function, (base, one, two) = made(method, tmp_path)
+    value = 0.0 if case == "weights of 0" else 0.5
+    row = torch.full((function.space.row_size,), value, dtype=torch.float64)
+    given = {
+        "weights of 0": [base, one, two], "no task vector": [base, base.clone(), base.clone()],
+        "equal": [base, one, one.clone()], "opposite": [base, one, 2 * base - one],
+    }[case]  # fmt: skip
+    assert function.make(given, row, torch.float32).isfinite().all()
+    assert function.reduce(given, row, torch.ones(SHAPE)).isfinite().all()
+
+
 @pytest.mark.parametrize("method", [*WITH_GRADIENT, WRITTEN, WRITTEN_DENSE])
 def test_a_model_that_multiplies_in_bfloat16_changes_no_weight(method: str, tmp_path: Path) -> None:
     function, inputs = made(method, tmp_path)

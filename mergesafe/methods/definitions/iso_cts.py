@@ -154,6 +154,8 @@ def _traced(tile: Any, share: float, weights: tuple[Any, ...]) -> Any:
         rest = delta - shared[0] @ (shared[0].T @ delta)
         triples.append(leading_triples(rest, own, beside=largest))
     left, values, right = ([triple[i] for triple in triples] for i in range(3))
+    if not any(map(len, values)):  # weights of 0: there is nothing, and no slope
+        return torch.zeros_like(tile.base)
     mean = torch.cat(values).sum() / min(tile.base.shape)
     sides = (torch.cat(left, dim=1), torch.cat(right))
     (u, _), (v, _) = (polar_factor(side, max(side.shape) * EPSILON) for side in sides)
