@@ -191,6 +191,16 @@ void bind(py::module_& m) {
             stream_of(device, stream));
       },
       Free());
+  m.def(
+      "changes",
+      [](const JobList& jobs, float epsilon, const Array& counts, int device, uintptr_t stream) {
+        expect_one(jobs);
+        run_changes(jobs, epsilon,
+                    array_of<unsigned long long>("counts", counts, values(jobs, 2 * jobs.count),
+                                                 "two per expert"),
+                    stream_of(device, stream));
+      },
+      Free());
 }
 
 }  // namespace mergesafe::cuda

@@ -239,4 +239,10 @@ void run_histogram(const JobList& jobs, const int64_t* prefixes, unsigned long l
   });
 }
 
+void run_changes(const JobList& jobs, float epsilon, unsigned long long* counts, Stream stream) {
+  over_batches(jobs, kTile, stream, [&](const Packed& packed) {
+    if (packed.batch->tiles > 0) changes_batch(*packed.batch, epsilon, counts, stream);
+  });
+}
+
 }  // namespace mergesafe::cuda

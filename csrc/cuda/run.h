@@ -78,6 +78,10 @@ void run_ranks(const JobList& jobs, void* workspace, uint32_t* answers, Stream s
 void run_histogram(const JobList& jobs, const int64_t* prefixes, unsigned long long* counts,
                    Stream stream);
 
+// Adds to counts[count][2] of one job: the elements that a task vector alone changes by more than
+// epsilon, and those that it and others change.
+void run_changes(const JobList& jobs, float epsilon, unsigned long long* counts, Stream stream);
+
 // Launches a kernel that does nothing: what a launch costs.
 void run_nothing(int64_t work, Stream stream);
 
@@ -125,5 +129,6 @@ void rank_batch(const Batch& batch, RankState* states, RankBins* bins, uint32_t*
                 Stream stream);
 void histogram_batch(const Batch& batch, const int64_t* prefixes, unsigned long long* counts,
                      Stream stream);
+void changes_batch(const Batch& batch, float epsilon, unsigned long long* counts, Stream stream);
 
 }  // namespace mergesafe::cuda

@@ -329,6 +329,15 @@ def test_gram_norms_and_histogram(n: int) -> None:
     assert torch.equal(low.cpu(), REFERENCE.magnitude_histogram(base, experts, prefixes))
 
 
+@pytest.mark.parametrize("n", [0, 1, 17, 4097, 70_001])
+def test_changes_are_counted_as_by_the_specification(n: int) -> None:
+    base, *experts = (patterns(n, DTYPES[i % 3], n + i) for i in range(5))
+    for count, epsilon in itertools.product((1, 2, 4), (0.0, 1e-3, 1.0, float("inf"))):
+        given, totals = experts[:count], list(range(2 * count))
+        found = CUDA.count_changes(there(base), there(given), epsilon, totals)
+        assert found == REFERENCE.count_changes(base, given, epsilon, totals)
+
+
 def test_the_pattern_for_new_kernels_launches() -> None:
     MODULE.run_nothing(1000, 0, 0)
 

@@ -186,6 +186,19 @@ class CudaBackend(SelectedByTorch):
         )  # fmt: skip
         return counts
 
+    def count_changes(
+        self,
+        base: torch.Tensor,
+        experts: Sequence[torch.Tensor],
+        epsilon: float,
+        totals: Sequence[int],
+    ) -> list[int]:
+        counts = _sent(torch.tensor(totals, dtype=torch.int64), base.device)
+        jobs = self._jobs([base], [experts], [base])
+        self._call("changes", base, jobs, float32(epsilon), _array(counts))
+        answer: list[int] = counts.tolist()
+        return answer
+
     def gram(self, tensors: Sequence[torch.Tensor], totals: Sequence[float]) -> list[float]:
         jobs = self._jobs([tensors[0]], [tensors], [tensors[0]])
         sums = _sent(torch.tensor(totals, dtype=torch.float64), tensors[0].device)
