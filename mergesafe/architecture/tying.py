@@ -102,13 +102,16 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((each for each in inner if isinstance(each, Mapping)), config)
 
 
-def is_tied(config: Mapping[str, Any]) -> bool | None:
+def is_tied(config: Mapping[str, Any], *, headless: bool = False) -> bool | None:
     """Whether the output head shares the input embedding, by the configuration; None: unknown.
 
     What the language model's own part says comes before what the whole says, and that before the
-    default of the architecture, which configurations leave out.
+    default of the architecture, which configurations leave out. Of a ``headless`` model, which
+    stores no head, either may say that it shares the embedding: else it would have no head at all.
     """
     inner = text_config(config)
+    if headless and any(level.get(FLAG) is True for level in (inner, config)):
+        return True
     for level in (inner, config):
         if isinstance(level.get(FLAG), bool):
             return bool(level[FLAG])
@@ -139,6 +142,18 @@ def untied(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     needed = FLAG in config or is_tied(config) is not False
     return {**config, **changed, **({FLAG: False} if needed else {})}
+
+
+def agreeing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a model without a head where one level ties it and the other does not:
+    both do. transformers 4 reads the text part and 5 the whole.
+    """
+    inner = {key: part for key in TEXT_CONFIGS if isinstance(part := config.get(key), Mapping)}
+    flags = {level.get(FLAG) for level in (config, *inner.values())}
+    if not {True, False} <= flags:
+        return dict(config)
+    changed = {key: {**part, FLAG: True} for key, part in inner.items() if FLAG in part}
+    return {**config, **changed, **({FLAG: True} if FLAG in config else {})}
 
 
 def head_of(names: Iterable[str]) -> str | None:

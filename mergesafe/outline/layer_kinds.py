@@ -1,4 +1,4 @@
-"""Layers of different kinds: whether a configuration says which layer is of which.
+"""Whether stacked layers are a model: their kinds, and what lies before and behind them.
 
 A mixture may have dense layers first, a hybrid attention in every eighth. transformers makes each
 layer of the kind that config.json says for its place, so slices may move layers only where what is
@@ -7,39 +7,90 @@ said moves along, or to places where layers hold the same tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Final
 
 from mergesafe.architecture.depth import described, in_layer
-from mergesafe.architecture.names import is_recomputed
+from mergesafe.architecture.names import is_counter, is_extra_layer, is_recomputed, is_tower
+from mergesafe.architecture.tying import HEADS, is_embedding
 from mergesafe.outline.sources import Model
+from mergesafe.untrusted import show
+
+#: Names that an error shows.
+_SHOWN: Final = 3
 
 #: The tensors of a layer by their names in it, and their shapes.
 _Kind = frozenset[tuple[str, tuple[int, ...]]]
 
 
-def unsaid_layer(
-    reference: Model, stack: str, taken: Sequence[tuple[Model, int]], held: int
-) -> int | None:
-    """The first layer of the output whose kind the configuration of ``reference`` does not tell.
+class LayerKinds:
+    """The kinds of the layers of ``stack`` in ``reference``, whose configuration the output takes.
 
-    ``taken``: a model and its layer for every layer of the output; ``held``: how many layers the
-    reference has. None where the configuration tells all kinds, or every layer has the kind of the
-    reference's layer at its place.
+    ``held``: how many layers the reference has.
     """
-    known: dict[str, dict[int, _Kind]] = {}
-    ours = known[reference.text] = _kinds(reference, stack)
-    told: dict[tuple[str, ...], set[_Kind]] = {}
-    for j in range(held):
-        said = described(reference.checkpoint.config, j, held)
-        told.setdefault(said, set()).add(ours.get(j, frozenset()))
-    if all(len(kinds) == 1 for kinds in told.values()):
+
+    def __init__(self, reference: Model, stack: str, held: int) -> None:
+        self._reference, self._stack, self._held = reference, stack, held
+        self._known: dict[str, dict[int, _Kind]] = {}
+        self._ours = self._of(reference)
+        self._named = {frozenset(name for name, _ in kind) for kind in self._ours.values()}
+
+    def _of(self, model: Model) -> dict[int, _Kind]:
+        if model.text not in self._known:
+            self._known[model.text] = _kinds(model, self._stack)
+        return self._known[model.text]
+
+    def odd(self, model: Model, j: int) -> str | None:
+        """What layer ``j`` of ``model`` has or lacks, if it is like no layer of the reference."""
+        theirs = frozenset(name for name, _ in self._of(model).get(j, ()))
+        if theirs in self._named:
+            return None
+        nearest = min(self._named, key=lambda kind: len(kind ^ theirs))
+        sides = (("lacks", sorted(nearest - theirs)), ("has", sorted(theirs - nearest)))
+        return " and ".join(f"{verb} {_listed(names)}" for verb, names in sides if names)
+
+    def unsaid(self, taken: Sequence[tuple[Model, int]]) -> int | None:
+        """The first layer of the output whose kind the reference's configuration does not tell.
+
+        ``taken``: a model and its layer for every layer of the output. None where the configuration
+        tells all kinds, or every layer has the kind of the reference's layer at its place.
+        """
+        told: dict[tuple[str, ...], set[_Kind]] = {}
+        for j in range(self._held):
+            said = described(self._reference.checkpoint.config, j, self._held)
+            told.setdefault(said, set()).add(self._ours.get(j, frozenset()))
+        if all(len(kinds) == 1 for kinds in told.values()):
+            return None
+        for k, (model, j) in enumerate(taken):
+            if k >= self._held or self._of(model).get(j) != self._ours.get(k):
+                return k
         return None
-    for k, (model, j) in enumerate(taken):
-        if model.text not in known:
-            known[model.text] = _kinds(model, stack)
-        if k >= held or known[model.text].get(j) != ours.get(k):
-            return k
-    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(map(show, names[:_SHOWN]))}{more}"
+
+
+def lacking(
+    reference: Model, models: Sequence[Model], stack: str, written: Collection[str]
+) -> tuple[str, Model] | None:
+    """A tensor before or behind the layers that the output, ``written``, would be without, and a
+    model that has it: what ``reference`` has, and an embedding.
+
+    Parts that see or hear are not looked at, nor what models compute, nor layers for further
+    tokens, nor heads, which :mod:`mergesafe.outline.heads` decides about.
+    """
+    for name, own in (reference.names or {}).items():
+        shape = reference.checkpoint.tensors[own].shape
+        aside = is_tower(name) or is_recomputed(name, shape) or is_counter(name) or name in HEADS
+        further = is_extra_layer(name, reference.checkpoint.config)
+        if in_layer(name, stack) is None and name not in written and not aside and not further:
+            return name, reference
+    if any(map(is_embedding, written)):
+        return None
+    found = ((name, model) for model in models for name in model.names or ())
+    return next(((name, model) for name, model in found if is_embedding(name)), None)
 
 
 def _kinds(model: Model, stack: str) -> dict[int, _Kind]:

@@ -30,7 +30,7 @@ from mergesafe.errors import CheckpointError, RecipeError
 from mergesafe.outline.alignment import Alignment, settle
 from mergesafe.outline.expert_layouts import laid_out_alike
 from mergesafe.outline.heads import lend_head, may_have_head
-from mergesafe.outline.layer_kinds import unsaid_layer
+from mergesafe.outline.layer_kinds import LayerKinds, lacking
 from mergesafe.outline.naming import Named, name_alike
 from mergesafe.outline.outputs import Outline, Output, output_of
 from mergesafe.outline.sources import Model
@@ -124,13 +124,15 @@ class _Builder:
             self._slice(merge, sources, place, before, behind)
             begin += place.length
         self.outputs = [*before, *self.outputs, *behind]
+        held = _layers_of(self.reference, self.stack)
+        kinds = LayerKinds(self.reference, self.stack, held)
+        self._check_whole(kinds)
         try:
-            held = _layers_of(self.reference, self.stack)
             layers = [(model.checkpoint.config, j) for model, j in self.layers]
             config = with_layers(self.reference.checkpoint.config, layers, self.stack, held)
         except CheckpointError as error:
             raise _error(self.recipe, str(error), self.recipe.slices[0].line) from None
-        if (k := unsaid_layer(self.reference, self.stack, self.layers, held)) is not None:
+        if (k := kinds.unsaid(self.layers)) is not None:
             model, j = self.layers[k]
             raise _error(
                 self.recipe,
@@ -146,6 +148,35 @@ class _Builder:
             tuple({model.text: model for model in ends}.values()), config,
             tuple(dict.fromkeys(self.notes)), tuple(dict.fromkeys(self.warnings)),
         )  # fmt: skip
+
+    def _check_whole(self, kinds: LayerKinds) -> None:
+        """Every layer is one that the reference could have, and all that it has beside is there."""
+        first, last = self.recipe.slices[0], self.recipe.slices[-1]
+        for k, (model, j) in enumerate(self.layers):
+            if odd := kinds.odd(model, j):
+                raise _error(
+                    self.recipe,
+                    f"layer {j} of {model.text}, which layer {k} of the output is made of, is like "
+                    f"no layer of {self.reference.text}: it {odd}. Slices stack layers of models "
+                    "of one architecture",
+                    model.ref.line,
+                )
+        written = {output.name for output in self.outputs}
+        missing = lacking(self.reference, self.named.models, self.stack, written)
+        head = next((name for name in self.reference.names or {} if name in HEADS), None)
+        if missing is None and head is not None and written.isdisjoint(HEADS):
+            missing = head, self.reference
+        if missing is not None:
+            name, owner = missing
+            behind = is_behind_layers(name)
+            raise _error(
+                self.recipe,
+                f"the output would have no '{name}', which {owner.text} has: what lies "
+                f"{'behind' if behind else 'before'} the layers is made by the "
+                f"{'last' if behind else 'first'} slice, and its models have no such tensor. Name "
+                f"a model that has it there; a slice of no layer makes that alone",
+                (last if behind else first).line,
+            )
 
     def _sources(self, merge: Recipe, line: int | None) -> list[_Source]:
         """The method's inputs in its order, a separate base first, with their layers."""
@@ -298,7 +329,8 @@ class _Builder:
         models = [source.model for source in sources]
         ended = output_of(name, models, merge, 0.0)
         if begun is None or (
-            begun.sources == ended.sources
+            self.reference.checkpoint.tied
+            and begun.sources == ended.sources
             and begun.method == ended.method
             and begun.settings() == ended.settings()
         ):

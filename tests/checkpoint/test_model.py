@@ -223,12 +223,13 @@ def test_no_tensors(tmp_path: Path) -> None:
         ({"tie_word_embeddings": True}, ["lm_head.weight"], True),
         ({"tie_word_embeddings": False}, ["model.embed_tokens.weight"], False),
         ({"text_config": {"tie_word_embeddings": True}}, ["a"], True),
-        # What the language model's own part says comes first.
+        # What the language model's own part says comes first, where a head is stored.
         (
             {"tie_word_embeddings": True, "text_config": {"tie_word_embeddings": False}},
-            ["a"],
+            ["lm_head.weight"],
             False,
         ),
+        ({"tie_word_embeddings": True, "text_config": {"tie_word_embeddings": False}}, ["a"], True),
         # Left out: the architecture's default, or unknown, whatever is stored.
         ({"model_type": "llama"}, ["model.embed_tokens.weight"], False),
         ({"model_type": "gemma2", "tie_word_embeddings": None}, ["lm_head.weight"], True),

@@ -194,3 +194,20 @@ def test_a_model_in_memory_gets_the_same_head(stored: bool, tmp_path: Path) -> N
     assert same_bits(weights[EMBEDDING], merged[EMBEDDING])
     assert same_bits(weights[HEAD], merged[HEAD])
     assert not same_bits(weights[HEAD], weights[EMBEDDING])
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(True, False), (False, True)])
+def test_levels_that_contradict_each_other_over_no_head(
+    tmp_path: Path, outer: bool, inner: bool
+) -> None:
+    """A model that stores no head shares its embedding if either level says so; both do then."""
+    nested = {"tie_word_embeddings": outer, "text_config": {"tie_word_embeddings": inner}}
+    tied = [llama(0, tied=True), llama(1, tied=True)]
+    models = [save(tmp_path / f"m{i}", each, nested) for i, each in enumerate(tied)]
+    merged, config, _ = mean(models, tmp_path / "out")
+    assert HEAD not in merged
+    assert config["tie_word_embeddings"] is True
+    assert config["text_config"]["tie_word_embeddings"] is True
+    untied = save(tmp_path / "untied", llama(2))
+    merged, _, _ = mean([models[0], untied], tmp_path / "two")
+    assert same_bits(merged[HEAD], half(tied[0][EMBEDDING], llama(2)[HEAD]))

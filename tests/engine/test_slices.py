@@ -11,10 +11,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import Tensors, bits, command, digest, llama, read, save, save_adapter, write_recipe
+from tiny import (
+    Tensors,
+    bits,
+    command,
+    digest,
+    llama,
+    read,
+    same_bits,
+    save,
+    save_adapter,
+    write_recipe,
+)
 
 import mergesafe
-from mergesafe.errors import MergesafeError
+from mergesafe.errors import MergesafeError, RecipeError
 from mergesafe.recipe.load import load_recipe
 from mergesafe.recipe.write import dump_recipe
 
@@ -325,3 +336,64 @@ def test_rules_that_no_longer_hold_are_refused(tmp_path: Path) -> None:
     recipe = stack("passthrough", [source(a, 0, 2)], [source(a, 0, 2)])
     with pytest.raises(MergesafeError, match="first_k_dense_replace: 1"):
         mergesafe.plan(recipe)
+
+
+# --- what is no whole model ----------------------------------------------------------------------
+
+
+def without(tensors: Tensors, part: str) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if part not in name}
+
+
+@pytest.mark.parametrize(
+    ("lost", "first", "said"),
+    [
+        (
+            "model.norm",
+            False,
+            "no 'model.norm.weight'.*behind the layers .*the last slice",
+        ),
+        ("lm_head", False, "no 'lm_head.weight'.*the last slice"),
+        ("embed_tokens", True, "no 'model.embed_tokens.weight'.*by the first slice"),
+        (".layers.1.", True, "layer 1 of .*like no layer of .*lacks 'input_layernorm.weight'"),
+    ],
+)
+def test_a_stack_without_a_part_is_refused(
+    tmp_path: Path, lost: str, first: bool, said: str
+) -> None:
+    whole = save(tmp_path / "whole", llama(0))
+    part = save(tmp_path / "part", without(llama(1), lost))
+    order = [part, whole] if first else [whole, part]
+    taken = zip(order, ([0, 2], [2, 3]), strict=True)
+    made = {
+        "merge_method": "passthrough", "base_model": str(whole),
+        "slices": [{"sources": [{"model": str(m), "layer_range": r}]} for m, r in taken],
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match=said):
+        mergesafe.merge(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_of_another_family_is_refused_without_configurations(tmp_path: Path) -> None:
+    biased = llama(1)
+    biased |= {f"model.layers.{i}.self_attn.q_proj.bias": torch.zeros(16) for i in range(3)}
+    models = [save(tmp_path / "a", llama(0)), save(tmp_path / "b", biased)]
+    (models[1] / "config.json").unlink()
+    taken = zip(models, ([0, 2], [2, 3]), strict=True)
+    made = {
+        "merge_method": "passthrough",
+        "slices": [{"sources": [{"model": str(m), "layer_range": r}]} for m, r in taken],
+    }
+    with pytest.raises(RecipeError, match=r"layer 2 of the output .*has 'self_attn.q_proj.bias'"):
+        mergesafe.plan(made)
+
+
+def test_an_untied_reference_gets_a_head_from_tied_slices(tmp_path: Path) -> None:
+    """Its configuration says that there is one."""
+    tied = save(tmp_path / "tied", llama(0, tied=True), {"tie_word_embeddings": True})
+    untied = save(tmp_path / "untied", llama(1))
+    sources = [{"sources": [{"model": str(tied), "layer_range": [0, 3]}]}]
+    made = {"merge_method": "passthrough", "base_model": str(untied), "slices": sources}
+    mergesafe.merge(made, tmp_path / "out")
+    merged = read(tmp_path / "out")
+    assert same_bits(merged["lm_head.weight"], merged["model.embed_tokens.weight"])

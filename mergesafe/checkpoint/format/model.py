@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from mergesafe.architecture.names import unwrap
-from mergesafe.architecture.tying import is_tied
+from mergesafe.architecture.tying import head_of, is_tied
 from mergesafe.checkpoint.format.safetensors import HEADER_LIMIT, TensorInfo, read_header
 from mergesafe.checkpoint.places.location import Location, at, read_json_file
 from mergesafe.errors import CheckpointError, nearest
@@ -63,7 +63,7 @@ class Checkpoint:
 
         None: it does not say, and the architecture's default is not known.
         """
-        return is_tied(self.config)
+        return is_tied(self.config, headless=head_of(self.tensors) is None)
 
 
 def open_checkpoint(path: Location | str) -> Checkpoint:

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from math import prod
 from typing import Any
 
-from mergesafe.architecture.tying import HEADS, embedding_of, is_matrix, untied
+from mergesafe.architecture.tying import HEADS, agreeing, embedding_of, is_matrix, untied
 from mergesafe.checkpoint.format.model import CONFIG_NAME
 from mergesafe.checkpoint.output.companions import states_of
 from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Placement, plan_layout
@@ -365,6 +365,8 @@ def _output_config(
     config = dict(outline.config)
     if config and any(task.name in HEADS for task in tasks):
         config = untied(config)
+    elif config and reference.checkpoint.tied:
+        config = agreeing(config)
     plain = [task for task in tasks if not task.copied and task.encoding is None]
     name = embedding_of(reference.checkpoint.tensors)
     rows = {task.name: task.context.shape[0] for task in tasks if task.name in (name, *HEADS)}
