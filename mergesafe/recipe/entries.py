@@ -32,14 +32,10 @@ MethodOf: TypeAlias = Callable[[Node | None], MergeMethod]
 
 
 class EntryReader:
-    """Reads entries; mistakes are recorded, and what is right beside them is read on.
+    """Reads entries; mistakes are recorded, and what is right beside them is read on."""
 
-    ``unsupported``: keys that mergekit knows, which are reported elsewhere.
-    """
-
-    def __init__(self, report: Reporter, unsupported: tuple[str, ...]) -> None:
+    def __init__(self, report: Reporter) -> None:
         self.report = report
-        self._unsupported = unsupported
 
     def check_key(
         self,
@@ -210,7 +206,7 @@ class EntryReader:
                 )
             else:
                 self.check_key(key, line, keys, reader, f" in {where}")
-        node = as_meant(node, keys, (*self._unsupported, *IGNORED_ENTRY_KEYS))
+        node = as_meant(node, keys, IGNORED_ENTRY_KEYS)
         model = node.get("model")
         if model is None:
             raise self.report.error(f"{where} has no 'model'", node.line)

@@ -27,6 +27,7 @@ from mergesafe.recipe.input_checks import check_inputs
 from mergesafe.recipe.method_names import method_named
 from mergesafe.recipe.model import ModelEntry, ModelRef, OutputKind, Recipe, Slice
 from mergesafe.recipe.model_reader import read_model
+from mergesafe.recipe.modules import without_modules
 from mergesafe.recipe.nodes import (
     FromPython,
     ListNode,
@@ -53,12 +54,6 @@ KEYS = (
 )  # fmt: skip
 #: What some recipes say and mergekit 0.1.5 does nothing with -> what to do instead.
 IGNORED_KEYS = {"random_seed": "in a recipe, as in mergekit: give --seed N"}
-#: What mergekit 0.1.5 understands and this version does not -> what to do instead.
-UNSUPPORTED_KEYS = {
-    "modules": "list whole models under 'models'",
-}
-#: Those that say, in mergekit, which models are merged.
-MODELS_ELSEWHERE = ("modules",)
 UNSUPPORTED_DTYPES = frozenset(("float64", "torch.float64", "int64", "torch.int64"))
 
 
@@ -130,10 +125,12 @@ class _Reader:
     ) -> None:
         self.report, self.calibrated = report, calibrated
         self.assumed = assumed or {}
-        self.written = mapping(root, "a recipe", report)
-        self._anchors = anchor_keys(self.written, KEYS)
-        self.root = as_meant(self.written, KEYS, (*UNSUPPORTED_KEYS, *self._anchors))
-        self.entries = EntryReader(report, tuple(UNSUPPORTED_KEYS))
+        written = mapping(root, "a recipe", report)
+        self._anchors = anchor_keys(written, (*KEYS, "modules"))
+        self._has_modules = written.get("modules") is not None
+        self.written = without_modules(written, report)
+        self.root = as_meant(self.written, KEYS, self._anchors)
+        self.entries = EntryReader(report)
         self._slices: tuple[Slice, ...] = ()
         self._readers: dict[str, ParameterReader] = {}
 
@@ -240,14 +237,8 @@ class _Reader:
                 continue  # its values stand where their aliases are
             if key in IGNORED_KEYS:
                 self.report.warn(f"'{key}' has no effect {IGNORED_KEYS[key]}", line)
-            elif key not in UNSUPPORTED_KEYS:
+            else:
                 self.entries.check_key(key, line, KEYS, reader, "")
-            elif self.written.get(key) is not None:
-                self.report.record(
-                    f"'{key}' is known to mergekit, not supported by this version; "
-                    f"{UNSUPPORTED_KEYS[key]}",
-                    line,
-                )
 
     def _entries(self, reader: ParameterReader | None) -> tuple[ModelEntry, ...]:
         """The entries of ``models``, or those of all ``slices``, which are kept."""
@@ -261,7 +252,7 @@ class _Reader:
         if slices is not None and reader is not None:
             self._slices = self.entries.slices(slices, self._slice_method, self._reader)
             return tuple(entry for each in self._slices for entry in each.sources)
-        if slices is not None or any(self.root.get(key) is not None for key in MODELS_ELSEWHERE):
+        if slices is not None or (models is None and self._has_modules):
             return ()  # reported
         if models is None:
             raise self.report.error(

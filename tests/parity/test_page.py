@@ -197,6 +197,17 @@ def _documents(world: World) -> None:
         assert_equal(ours, world.theirs(world.linear(written, world.base)))
 
 
+def _modules(world: World) -> None:
+    plain = world.linear()
+    models = plain.pop("models")
+    one = {**plain, "modules": {"default": {"models": models}}}
+    assert _same(world.ours(one), world.ours(world.linear()))
+    if world.has_mergekit:
+        assert_equal(world.ours(one), world.theirs(one))
+    two = {**plain, "modules": {key: {"models": models} for key in ("text", "vision")}}
+    assert "'text', 'vision'" in world.error(two)
+
+
 def _text(world: World) -> None:
     text = world.linear(parameters={"weight": "1e-1", "normalize": False})
     assert _same(
@@ -235,7 +246,7 @@ KEYS: dict[str, Callable[[World], None] | str] = {
     ),
     "`residual_weight`": _residual_weight,
     "`name` of a document": _documents,
-    "`modules`": _refused("modules", {"text": {}}),
+    "`modules`": _modules,
     "`parameters`": MATRIX,
     "a list": MATRIX,
     "`filter`, `value`": MATRIX,

@@ -96,9 +96,16 @@ case("parameter beside model", "merge_method: linear\nmodels:\n- model: a\n  wei
      "unknown key 'weight' in an entry of 'models'", "move it under 'parameters'")  # fmt: skip
 case("unknown key of an entry", "merge_method: passthrough\nmodels:\n- modle: a\n", 3,
      "unknown key 'modle' in an entry of 'models' (did you mean 'model'?)")  # fmt: skip
-for key, value, hint in (("modules", "{}", "list whole models under 'models'"),):
-    case(f"unsupported key {key}", MODELS + f"{key}: {value}\n", 4,
-         f"'{key}' is known to mergekit, not supported by this version; ", hint)  # fmt: skip
+case("modules and models", MODELS + "modules: {text: {models: []}}\n", 4,
+     "'modules' and 'models' are both given")  # fmt: skip
+TWO = "merge_method: passthrough\nmodules:\n  text: {models: [{model: a}]}\n"
+case("two modules", TWO + "  vision: {models: [{model: b}]}\n", 2,
+     "'modules' with one module is read as the recipe of the whole model", "'text', 'vision'",
+     "List whole models under 'models'")  # fmt: skip
+case("a module without models", "merge_method: passthrough\nmodules:\n  text: 3\n", 3,
+     "the module 'text' must be a mapping with 'models' or 'slices', got the number 3")  # fmt: skip
+case("an unknown key of a module", TWO.replace("models", "model"), 3,
+     "unknown key 'model' in the module 'text' (did you mean 'models'?)")  # fmt: skip
 case("foreign tokenizer", MODELS + "tokenizer_source: c\n", 4,
      "must be base, union or one of the recipe's models, got 'c'", "known: a")  # fmt: skip
 case("old spelling of a foreign tokenizer", MODELS + "tokenizer_source: model:c\n", 4,
