@@ -76,6 +76,24 @@ def load_tokenizer(place: Location, **options: Any) -> Any:
         return AutoTokenizer.from_pretrained(**_source(place), config=config, **_NO_CODE, **options)
 
 
+def load_tokenizer_alone(folder: Path, **options: Any) -> Any:
+    """The tokenizer that lies in ``folder`` with a config.json and no weights.
+
+    Raises:
+        ModelError, CheckpointError: transformers has no class for it, or cannot load it.
+    """
+    require()
+    with explained(folder, "tokenizer"):
+        from transformers import AutoTokenizer
+
+        config = _config(settings_of(folder), str(folder / CONFIG_NAME))
+        _check_tokenizer_class(folder, config)
+        check_tokenizer_files(folder)
+        return AutoTokenizer.from_pretrained(
+            **_source(folder), config=config, **_NO_CODE, **options
+        )
+
+
 def load_model(
     place: Location, kind: Kind, *, dtype: Any, complete: bool = True, outputs: int | None = None
 ) -> Any:

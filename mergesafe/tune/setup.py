@@ -120,6 +120,7 @@ class TuningSetup:
         asked = plan.models if self.section.constraints else ()
         pairs = [(plan.reference, plan.tokenizer), *((model, model) for model in asked)]
         places = {path for model, tokenizer in pairs for path, _ in companions_of(model, tokenizer)}
+        places |= {each.file for each in plan.built.others} if plan.built is not None else set()
         named = sorted((name_of(place), place) for place in places)
         return {"config.json": plan.config, **{n: at(place).fingerprint() for n, place in named}}
 

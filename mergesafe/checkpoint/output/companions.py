@@ -225,6 +225,11 @@ def is_vocabulary(name: str) -> bool:
     return name in VOCABULARIES or name.endswith(TOKENIZER_SUFFIX)
 
 
+def is_of_tokenizer(name: str) -> bool:
+    """Whether a file of this name belongs to a tokenizer: its vocabulary, settings or templates."""
+    return name in TOKENIZER_FILES or is_vocabulary(name) or is_template(name)
+
+
 def is_template(name: str) -> bool:
     """Whether a tokenizer's file of this name holds a chat template and nothing else."""
     return name in TEMPLATES or name.startswith(f"{TEMPLATE_FOLDER}/")

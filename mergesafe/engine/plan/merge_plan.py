@@ -96,6 +96,15 @@ class MergePlan:
         """The tokenizer that is made of several, if one is."""
         return None if self.aligned is None else self.aligned.built
 
+    def made_files(self) -> dict[str, bytes]:
+        """The files that are written beside those that are copied, by their names.
+
+        Raises:
+            CheckpointError: what they are made of cannot be read.
+        """
+        made = {} if self.built is None else self.built.files()
+        return self.template.files(self.carried, made)
+
     @property
     def random(self) -> bool:
         """Whether the seed decides about the output."""

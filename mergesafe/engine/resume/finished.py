@@ -110,6 +110,7 @@ def _changed_inputs(plan: MergePlan, out: Location, known: Any) -> Iterator[str]
     reference = stored_reference(plan.reference)
     inputs = [*input_files(plan).values(), reference.checkpoint.path / CONFIG_NAME]
     inputs += [path for path, _ in plan.carried]
+    inputs += [each.file for each in plan.built.others] if plan.built is not None else []
     adapters = [model.adapter for model in stored_models(plan.models) if model.adapter is not None]
     inputs += [adapter.path / ADAPTER_CONFIG_NAME for adapter in adapters]
     for path in inputs:

@@ -197,7 +197,7 @@ def _add_companions(folder: OutputFolder, made: MergePlan, warnings: tuple[str, 
         config_name=made.config_name,
         generation=made.generation,
         states=made.carried_states,
-        made=made.template.files(made.carried, {} if made.built is None else made.built.files()),
+        made=made.made_files(),
     )
     card = model_card(
         recipe_text=recipe.text,

@@ -26,6 +26,7 @@ from mergesafe.errors import (
 )
 from mergesafe.recipe.model import ModelRef
 from mergesafe.tune.data.batch import Batch
+from mergesafe.tune.model.built_tokenizer import built_tokenizer
 from mergesafe.tune.model.core_function import CoreFunction
 from mergesafe.tune.model.inputs import Inputs, Resident, distinct, resident_bytes
 from mergesafe.tune.model.layers import MergedLinear
@@ -314,6 +315,8 @@ class MergedModel:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer that the recipe chooses, padding on the left."""
+        if self.plan.built is not None:
+            return built_tokenizer(self.plan)
         source = self.plan.tokenizer
         return HfModel(ModelRef(source.ref.path), folder=self.plan.recipe.folder).tokenizer
 
