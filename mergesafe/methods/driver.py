@@ -14,7 +14,7 @@ from mergesafe.errors import MergesafeError, MethodError
 from mergesafe.methods.combinations import Combination, TileFunction, Unit, WeightedSum
 from mergesafe.methods.contract import BrokenContractError, Used, raised, shortened, shown
 from mergesafe.methods.low_rank import LowRank
-from mergesafe.methods.spec import Merge, MergeMethod, Settings, TensorContext
+from mergesafe.methods.spec import LowestTensors, Merge, MergeMethod, Settings, TensorContext
 from mergesafe.methods.statistics import Statistic
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ def _checked(method: MergeMethod, tensor: TensorContext, settings: Settings) -> 
             "a generator: write 'yield from ()' before the return where no statistics are needed",
         )
     scope = tensor.scope
-    finite = True
+    finite, compares = True, False
     try:
         request = _resumed(made, None)
         while True:
@@ -149,6 +149,7 @@ def _checked(method: MergeMethod, tensor: TensorContext, settings: Settings) -> 
                     f"merge() yielded {shown(request)}", f"a request for a statistic: {_STATISTICS}"
                 )
             request.check(scope)
+            compares = compares or isinstance(request, LowestTensors)
             answer = yield request
             finite = finite and request.is_finite(answer)
             request = _resumed(made, answer)
@@ -157,6 +158,11 @@ def _checked(method: MergeMethod, tensor: TensorContext, settings: Settings) -> 
     if not isinstance(how, Combination):
         raise BrokenContractError(f"merge() returned {shown(how)}", _COMBINATIONS)
     how.check(scope, finite=finite)
+    if compares and how.unit is not Unit.MATRIX:
+        raise BrokenContractError(
+            f"merge() asked for LowestTensors and returned {shown(how)}",
+            "a Dense, with which the whole tensor fits the memory for both",
+        )
     _check_calibration(method, tensor, how)
     if isinstance(how, LowRank) is not method.inputs.adapters:
         raise BrokenContractError(

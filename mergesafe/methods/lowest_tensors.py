@@ -40,7 +40,7 @@ class LowestTensors(Statistic):
     def check(self, scope: Scope) -> None:
         if not isinstance(self.count, int) or self.count < 1:
             raise BrokenContractError(
-                f"merge() asked for the {shown(self.count)} lowest tensors", "1 or more"
+                f"merge() asked for LowestTensors with count = {shown(self.count)}", "1 or more"
             )
         if not callable(self.number):
             raise BrokenContractError(

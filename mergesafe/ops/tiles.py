@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from numbers import Real
 from typing import Any
 
 import torch
@@ -114,13 +115,13 @@ def numbers_of(
         BrokenContractError: the function raised an error, or returned what it must not.
     """
     found = _called(request.number, whole(tensor, operands), request.settings)
-    if len(found) != tensor.inputs or not all(isinstance(number, float) for number in found):
+    listed = list(found) if isinstance(found, (list, tuple)) else []
+    if len(listed) != tensor.inputs or not all(isinstance(number, Real) for number in listed):
         raise BrokenContractError(
             f"{_name(request.number)}() returned {shown(found)}",
-            f"{tensor.inputs} numbers of the type float",
+            f"a list of {tensor.inputs} numbers, one per {tensor.scope.noun}",
         )
-    numbers: Sequence[float] = found
-    return numbers
+    return [float(number) for number in listed]
 
 
 def prepared(combination: Dense, tile: Tile) -> Any:

@@ -21,6 +21,7 @@ from mergesafe.methods.spec import (
     Gram,
     Inputs,
     KthMagnitude,
+    LowestTensors,
     MergeMethod,
     MergeTaskVectors,
     Settings,
@@ -100,6 +101,8 @@ BROKEN: dict[str, tuple[Callable[[], Any], str, str]] = {
     "expert": (asking(KthMagnitude(((2, 1),))), "of (2, 1)", "an expert in [0, 1]"),
     "rank 0": (asking(KthMagnitude(((0, 0),))), "of (0, 0)", "a k in [1, 8]"),
     "rank 9": (asking(KthMagnitude(((0, 9),))), "of (0, 9)", "a k in [1, 8]"),
+    "no tensor": (asking(LowestTensors(0, list)), "LowestTensors with count = 0", "1 or more"),
+    "tensors": (asking(LowestTensors(1, list)), "for LowestTensors and returned", "a Dense"),
     "no pair": (asking(KthMagnitude((3,))), "of 3", "pairs (expert, k)"),  # type: ignore[arg-type]
 }  # fmt: skip
 
