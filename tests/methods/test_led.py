@@ -11,7 +11,7 @@ from tiny import Tensors, llama, read, recipe, same_bits, save, save_file
 
 import mergesafe as ms
 from mergesafe import methods
-from mergesafe.errors import ArgumentError, CheckpointError, RecipeError
+from mergesafe.errors import ArgumentError, CheckpointError, MethodError, RecipeError
 
 SHAPE = (12, 9)
 NORM = "model.norm.weight"
@@ -172,3 +172,7 @@ def test_scores_in_memory_are_checked() -> None:
     base, one = drawn(0, 2)
     with pytest.raises(ArgumentError, match="led needs 'base_score'"):
         methods.led(base, [one], score=[one.abs()])
+    for name in ("score", "base_score"):
+        given = {"score": [one.abs()], "base_score": [one.abs()], name: [-one.abs()]}
+        with pytest.raises(MethodError, match=f"'{name}' of an expert holds negative numbers"):
+            methods.led(base, [one], **given)

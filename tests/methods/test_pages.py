@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def test_a_page_says_what_a_user_asks(name: str) -> None:
     # left over from reStructuredText
     assert "``" not in page.replace("```", "")
     assert "::" not in page
+    for target in re.findall(r"\]\(([^)]*)\)", page):
+        assert "://" in target or (ROOT / "docs/methods" / target.partition("#")[0]).is_file()
 
 
 def test_what_a_method_costs() -> None:

@@ -41,9 +41,9 @@ class ActMat(MergeMethod):
     )
     deviations = "None that is known."
     evidence = (
-        "On the demo's adapters of a model of 135 million parameters ([compared](../methods- "
-        "compared.md), one seed, untuned) both skills were lost, as with [WUDI](wudi.md), whose "
-        "problem it solves without lengths."
+        "On the demo's adapters of a model of 135 million parameters "
+        "([compared](../methods-compared.md), one seed, untuned) both skills were lost, as with "
+        "[WUDI](wudi.md), whose problem it solves without lengths."
     )
     inputs = Inputs(base="required")
     exact = "numerics"

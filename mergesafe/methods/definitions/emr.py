@@ -37,9 +37,10 @@ class Emr(MergeMethod):
         "where the sum points is taken whole, not averaged."
     )
     evidence = (
-        "On the demo's adapters of a model of 135 million parameters ([compared](../methods- "
-        "compared.md), one seed, untuned) methods that elect one expert's value, as this one, "
-        "kept more refusals than sums and averages: 27 to 35 % of the questions, and 0 to 15 %."
+        "On the demo's adapters of a model of 135 million parameters "
+        "([compared](../methods-compared.md), one seed, untuned) methods that elect one expert's "
+        "value, as this one, kept more refusals than sums and averages: 27 to 35 % of the "
+        "questions, and 0 to 15 %."
     )
     deviations = (
         "The paper keeps a mask and a factor for each task beside this vector and applies them "

@@ -54,9 +54,9 @@ class Fisher(MergeMethod):
         "and data of each are at hand for its Fisher diagonal."
     )
     evidence = (
-        "On the demo's adapters of a model of 135 million parameters ([compared](../methods- "
-        "compared.md), one seed, untuned) it alone kept refusals and both skills, with numbers "
-        "from 48 refusals and each skill's examples."
+        "On the demo's adapters of a model of 135 million parameters "
+        "([compared](../methods-compared.md), one seed, untuned) it alone kept refusals and both "
+        "skills, with numbers from 48 refusals and each skill's examples."
     )
     deviations = (
         "mergekit does not have it. Values of a diagonal are raised to `floor`, so that "

@@ -58,9 +58,9 @@ class IsoCts(MergeMethod):
         "`iso_c`."
     )
     evidence = (
-        "On the demo's adapters of a model of 135 million parameters ([compared](../methods- "
-        "compared.md), one seed, untuned) it left the base nearly as it was, as Iso-C does on "
-        "task vectors of low rank."
+        "On the demo's adapters of a model of 135 million parameters "
+        "([compared](../methods-compared.md), one seed, untuned) it left the base nearly as it "
+        "was, as Iso-C does on task vectors of low rank."
     )
     deviations = (
         "Directions whose singular value is rounding are left out; the released code keeps them, "

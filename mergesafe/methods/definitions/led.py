@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.matrices import mean_task_vector
 from mergesafe.methods.operations import elements
 from mergesafe.methods.spec import (
@@ -104,7 +105,17 @@ class Led(MergeMethod):
 
 
 def disjoint(tile: Any, settings: Settings) -> Any:
-    """What is added to the base at an alpha of 1."""
+    """What is added to the base at an alpha of 1.
+
+    Raises:
+        BrokenContractError: a score is negative, so that it is none.
+    """
+    for name in ("score", "base_score"):
+        if any(bool((score < 0).any()) for score in tile.calibration[name]):
+            raise BrokenContractError(
+                f"the '{name}' of an expert holds negative numbers",
+                "those of |W * dL/dW|, which 'mergesafe calibrate --kind score' makes",
+            )
     pairs = zip(tile.calibration["score"], tile.calibration["base_score"], strict=True)
     located = [
         largest(score, density) & largest(base_score, density)

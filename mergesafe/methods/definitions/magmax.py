@@ -30,9 +30,10 @@ class MagMax(MergeMethod):
     title = "MagMax"
     paper = "https://arxiv.org/abs/2407.06322"
     evidence = (
-        "On the demo's adapters of a model of 135 million parameters ([compared](../methods- "
-        "compared.md), one seed, untuned) methods that elect one expert's value, as this one, "
-        "kept more refusals than sums and averages: 27 to 35 % of the questions, and 0 to 15 %."
+        "On the demo's adapters of a model of 135 million parameters "
+        "([compared](../methods-compared.md), one seed, untuned) methods that elect one expert's "
+        "value, as this one, kept more refusals than sums and averages: 27 to 35 % of the "
+        "questions, and 0 to 15 %."
     )
     inputs = Inputs(base="required")
     parameters = (

@@ -66,9 +66,10 @@ class Wudi(MergeMethod):
         "not depend on how large the task vectors are; `adam` is what the paper measured."
     )
     evidence = (
-        "On the demo's adapters of a model of 135 million parameters ([compared](../methods- "
-        "compared.md), one seed, untuned) both skills were lost: the adapters share directions, "
-        "where a solution without interference is larger than the sum of the task vectors."
+        "On the demo's adapters of a model of 135 million parameters "
+        "([compared](../methods-compared.md), one seed, untuned) both skills were lost: the "
+        "adapters share directions, where a solution without interference is larger than the sum "
+        "of the task vectors."
     )
     deviations = (
         "The released code has `adam` alone, and computes its gradient by autograd; here it is "
