@@ -53,6 +53,24 @@ def test_without_the_key_files_are_copied(models: list[Path]) -> None:
     assert files == {"tokenizer_config.json": (models[0] / "tokenizer_config.json").read_text()}
 
 
+def test_without_the_key_one_template_is_in_effect(models: list[Path]) -> None:
+    """chat_template.jinja, which transformers reads before tokenizer_config.json."""
+    files, result = merged(models[1:], None)
+    assert files == {
+        "chat_template.jinja": TWO + "\n",
+        "tokenizer_config.json": json.dumps({"eos_token": "b"}, indent=2) + "\n",
+    }
+    note = "is left out (tokenizer_config.json): chat_template.jinja is the one in effect"
+    assert any(note in each for each in result.notes)
+    tokenizer(models[1], chat_template=TWO)  # the same, so that files stay as they are
+    (models[1] / "chat_template.json").write_text(json.dumps({"chat_template": ONE}))
+    files, _ = merged(models[1:], None)
+    assert files == {
+        "chat_template.jinja": TWO + "\n",
+        "tokenizer_config.json": (models[1] / "tokenizer_config.json").read_text(),
+    }
+
+
 def test_auto_takes_the_commonest(models: list[Path]) -> None:
     files, result = merged(models, "auto")
     assert files.keys() == {"chat_template.jinja", "tokenizer_config.json"}

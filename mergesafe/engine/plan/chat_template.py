@@ -1,4 +1,4 @@
-"""The chat template of an output whose recipe says which: the only one that its files hold."""
+"""The chat template of an output: the only one that its files hold."""
 
 from __future__ import annotations
 
@@ -12,33 +12,42 @@ from mergesafe.checkpoint.format.model import CONFIG_LIMIT
 from mergesafe.checkpoint.output.companions import is_template, is_vocabulary
 from mergesafe.checkpoint.places.location import Location, at, open_regular, read_json_file
 from mergesafe.engine.plan.companions import tokenizer_folders_of
-from mergesafe.errors import RecipeError, UnreadableError
+from mergesafe.errors import CheckpointError, RecipeError, UnreadableError
 from mergesafe.outline.sources import Model
 from mergesafe.recipe.chat_template import ChatTemplate
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
 from mergesafe.tokenizer.chat_formats import MARKS, TEMPLATES
 from mergesafe.tokenizer.special import chat_template, special_settings
-from mergesafe.tokenizer.vocabulary import TOKENIZER_CONFIG
+from mergesafe.tokenizer.vocabulary import TOKENIZER_CONFIG, read_bounded
 from mergesafe.untrusted import show
 
 TEMPLATE_NAME: Final = "chat_template.jinja"
 #: A chat template is a page of text; more is another file.
 LIMIT: Final = 1_000_000
 _KEY: Final = "chat_template"
+_TEMPLATE_JSON: Final = "chat_template.json"
 
 
 @dataclass(frozen=True)
 class OutputTemplate:
-    """``text``: None where the files of the tokenizer stay as they are."""
+    """``text``: of a template that is written; None where the tokenizer's own stays in effect.
+    ``left_out``: files of other templates; ``bare``: tokenizer_config.json has none either.
+    """
 
     text: str | None = None
+    left_out: frozenset[str] = frozenset()
+    bare: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def copied(self, carried: Iterable[tuple[Location, str]]) -> tuple[tuple[Location, str], ...]:
         """``carried`` without the templates that this one takes the place of."""
-        return tuple(each for each in carried if self.text is None or not is_template(each[1]))
+
+        def stays(name: str) -> bool:
+            return name not in self.left_out and (self.text is None or not is_template(name))
+
+        return tuple(each for each in carried if stays(each[1]))
 
     def files(
         self, carried: Iterable[tuple[Location, str]], made: Mapping[str, bytes]
@@ -49,9 +58,11 @@ class OutputTemplate:
         Raises:
             CheckpointError: tokenizer_config.json cannot be read.
         """
-        if self.text is None:
+        if self.text is None and not self.bare:
             return dict(made)
-        found = {**made, TEMPLATE_NAME: self.text.encode()}
+        found = dict(made)
+        if self.text is not None:
+            found[TEMPLATE_NAME] = self.text.encode()
         settings: dict[str, Any] = {}
         if TOKENIZER_CONFIG in made:
             settings = json.loads(made[TOKENIZER_CONFIG])
@@ -83,7 +94,9 @@ def output_template(
     wanted = recipe.chat_template
     if wanted is None:
         made = tokenizer.document
-        return OutputTemplate(None if made is None else made.chat_template)
+        if made is not None and made.chat_template is not None:
+            return OutputTemplate(made.chat_template)
+        return _in_effect(tokenizer, {name: place for place, name in carried})
     report = Reporter(recipe.source)
     if wanted.kind == "auto":
         found = _commonest(models, wanted, report)
@@ -106,7 +119,7 @@ def output_template(
             "'chat_template' has no effect before there is a tokenizer: the merged model has none",
             wanted.line,
         )
-    return OutputTemplate(found.text, found.notes, tuple(report.warnings))
+    return OutputTemplate(found.text, notes=found.notes, warnings=tuple(report.warnings))
 
 
 def template_of(model: Model) -> str | None:
@@ -116,15 +129,19 @@ def template_of(model: Model) -> str | None:
     for folder in tokenizer_folders_of(model):
         if not at(folder).is_dir():
             continue
-        found = chat_template(folder, special_settings(folder))
-        if isinstance(found, list):  # of {name, template}
-            named = [each for each in found if isinstance(each, dict)]
-            found = {each.get("name"): each.get("template") for each in named}
-        if isinstance(found, dict):
-            found = found.get("default")
-        if isinstance(found, str) and found.strip():
+        if (found := _default(chat_template(folder, special_settings(folder)))) is not None:
             return found
     return None
+
+
+def _default(found: object) -> str | None:
+    """A template, of several the default one."""
+    if isinstance(found, list):  # of {name, template}
+        named = [each for each in found if isinstance(each, dict)]
+        found = {each.get("name"): each.get("template") for each in named}
+    if isinstance(found, dict):
+        found = found.get("default")
+    return found if isinstance(found, str) and found.strip() else None
 
 
 def _commonest(models: Sequence[Model], wanted: ChatTemplate, report: Reporter) -> OutputTemplate:
@@ -143,7 +160,39 @@ def _commonest(models: Sequence[Model], wanted: ChatTemplate, report: Reporter) 
     note = (
         f"the chat template is that of {', '.join(owners)}: {number} of {len(found)} models have it"
     )
-    return OutputTemplate(having[owners[0]], (note,))
+    return OutputTemplate(having[owners[0]], notes=(note,))
+
+
+def _in_effect(tokenizer: Model, carried: Mapping[str, Location]) -> OutputTemplate:
+    """What is beside chat_template.jinja, which transformers takes before all others, and says
+    something else is left out: other programs read it first.
+    """
+    if TEMPLATE_NAME not in carried:
+        return OutputTemplate()
+    text = read_bounded(carried[TEMPLATE_NAME]).decode("utf-8", "replace").strip()
+    others = {
+        name: template
+        for name in (_TEMPLATE_JSON, TOKENIZER_CONFIG)
+        if name in carried and (template := _default(_read_key(carried[name]))) is not None
+    }
+    different = [name for name, template in others.items() if template.strip() != text]
+    if not different:
+        return OutputTemplate()
+    note = (
+        f"another chat template of {tokenizer.text} is left out ({', '.join(different)}): "
+        f"{TEMPLATE_NAME} is the one in effect"
+    )
+    left_out = frozenset(different) - {TOKENIZER_CONFIG}
+    return OutputTemplate(None, left_out, TOKENIZER_CONFIG in different, notes=(note,))
+
+
+def _read_key(place: Location) -> object:
+    try:
+        return read_json_file(place, CONFIG_LIMIT).get(_KEY)
+    except UnreadableError:
+        raise
+    except CheckpointError:  # told of by those who copy it
+        return None
 
 
 def _read(wanted: ChatTemplate, recipe: Recipe, report: Reporter) -> str:
