@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,14 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def save_models(folder: Path) -> None:
-    """Write the models, in float32, with files that transformers loads."""
-    for seed, (name, tokens) in enumerate(TOKENS.items()):
-        rows = len(tokens) + PADDING[name]
+def save_models(
+    folder: Path,
+    tokens_of: Mapping[str, list[str]] = TOKENS,
+    padding: Mapping[str, int] = PADDING,
+) -> None:
+    """Write models with these tokens, in float32, with files that transformers loads."""
+    for seed, (name, tokens) in enumerate(tokens_of.items()):
+        rows = len(tokens) + padding[name]
         tensors = llama(seed, dtype=torch.float32, vocab=rows)
         place = save(folder / name, tensors, {"vocab_size": rows, "torch_dtype": "float32"})
         special = [t for t in tokens if t.startswith("<")]

@@ -7,6 +7,7 @@ what the rule says of them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +20,13 @@ from mergesafe.methods.registry import METHODS
 from mergesafe.recipe.method_names import MERGEKIT_METHODS
 
 from .compare import assert_equal
+from .token_recipes import BASE, COMMON, NEW, Case, by_token
 from .world import World
 
 HEAD = "lm_head.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
 NORM = "model.norm.weight"
+TABLE = "model.embed_tokens.weight"
 
 
 def _methods(world: World) -> None:
@@ -213,8 +216,43 @@ def _adapters(world: World) -> None:
         assert torch.equal(theirs, theirs.bfloat16().float())
 
 
+def _added_tokens(world: World) -> None:
+    """The new token's row is that of ``</s>`` in all models, so the merge has it, too."""
+    new = {NEW: {"source": {"kind": "model_token", "model": "base", "token": "</s>"}}}
+    placed = _by_token(world, BASE, new)
+    row = tiny.read(world.folder / "tokens" / "base")[TABLE][COMMON.index("</s>")]
+
+    def differs(out: Path) -> float:
+        found = by_token(out)[TABLE][sorted([*COMMON, NEW]).index(NEW)]
+        return float((found - row).abs().max())
+
+    assert differs(world.out(placed)) < 1e-6
+    if world.has_mergekit:
+        assert differs(world.their_out(placed)) > 1e-3
+
+
+def _token_sources(world: World) -> None:
+    """All models have ``<s>``, so that nobody needs the row that is named for it."""
+    source = {"kind": "model_token", "model": "base", "token": NEW}
+    placed = _by_token(world, "union", {"<s>": {"source": source}})
+    assert "has no token" in world.error(placed)
+    if world.has_mergekit:
+        assert world.theirs(placed)
+
+
+def _by_token(world: World, source: str, tokens: dict[str, Any]) -> dict[str, Any]:
+    """A linear merge of three models that have :data:`COMMON`, and two rows behind them."""
+    recipe = {
+        **tiny.recipe("linear", ["base", "left", "right"], "base", parameters={"weight": 1}),
+        "dtype": "float32",
+        "tokenizer": {"source": source, "tokens": tokens, "pad_to_multiple_of": 1},
+    }
+    each = dict.fromkeys(("base", "left", "right"), COMMON)
+    return Case(each, dict.fromkeys(each, 2), recipe).save(world.folder / "tokens")
+
+
 #: What mergesafe refuses and mergekit merges, and the other way round, in random recipes.
-_REFUSED = ("sum to zero",)
+_REFUSED = ("sum to zero", "whose tokenizer has no token", "whose embedding has")
 _REFUSED_BY_MERGEKIT = ("valid integer, got a number with a fractional part",)
 
 
@@ -243,6 +281,8 @@ PROOFS: dict[str, Proof] = {
     "NaN": _nan,
     "heads": "tests/engine/test_accounting.py::test_tied_and_untied_models_give_an_untied_one",
     "token ids": "tests/engine/test_token_ids.py::test_exchanged_tokens_are_named_and_refused",
+    "added tokens": _added_tokens,
+    "token sources": _token_sources,
     "padding rows": "tests/engine/test_tokens.py::test_padding_of_the_base_is_kept_unless_told",
     "tokens of a union": "tests/engine/test_tokens.py::test_transformers_loads_the_union",
     "chat templates": "tests/engine/test_chat_template.py::test_what_a_format_writes",

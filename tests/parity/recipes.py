@@ -23,8 +23,8 @@ _POSITIVE = ("nuslerp", "multislerp")
 _COUNTS = {"max_iter": (0, 12)}
 #: mergekit's masks are random below density 1.
 _RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
-#: An adapter alone changes by multiples of 1/128, of which many are equal: which of equal numbers
-#: are kept is a difference on purpose.
+#: The adapter changes by multiples of 1/128, of which many are equal: which of equal numbers are
+#: kept is a difference on purpose. So it comes with its model, and without that model's original.
 _SELECTIVE = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce", "ram", "ramplus_tl", "arcee_fusion")
 #: Parameters that mergekit does not have, and tolerances.
 _OURS = ("elect", "trim_scope", "tol", "eps")
@@ -76,10 +76,14 @@ def _experts(method: str) -> st.SearchStrategy[list[str]]:
     low, high = inputs.least, min(inputs.most or 3, 3)
     if inputs.base == "member":
         low = high = 1
-    names = [*EXPERTS, f"{EXPERTS[0]}+{ADAPTER}"]
-    if method not in _SELECTIVE:
-        names.append(f"base+{ADAPTER}")
-    return st.lists(st.sampled_from(names), min_size=low, max_size=high, unique=True)
+    adapted = f"{EXPERTS[0]}+{ADAPTER}"
+    if method in _SELECTIVE:
+        names = st.sampled_from([list(EXPERTS), [adapted, *EXPERTS[1:]]])
+    else:
+        names = st.just([*EXPERTS, adapted, f"base+{ADAPTER}"])
+    return names.flatmap(
+        lambda each: st.lists(st.sampled_from(each), min_size=low, max_size=high, unique=True)
+    )
 
 
 @st.composite
@@ -93,10 +97,14 @@ def recipes(draw: st.DrawFn) -> Recipe:
     recipe: Recipe = {"merge_method": method, "dtype": "float32"}
     if base:
         recipe["base_model"] = "base"
+    elif takes == "none" and draw(st.booleans()):
+        recipe["base_model"] = draw(st.sampled_from(experts))
     own = {
         model: draw(_parameters(method, "model", "input", all_required=not shared_weights))
         for model in experts
     }
+    if base:  # which has no task vector, so that its own weight means nothing
+        own["base"] = draw(_parameters(method, "model", all_required=False))
     scopes = ("global", "model", "input") if shared_weights else ("global",)
     recipe["parameters"] = draw(_parameters(method, *scopes, all_required=True))
     listed = [*experts]
@@ -107,21 +115,28 @@ def recipes(draw: st.DrawFn) -> Recipe:
         return recipe
     if base and "base" not in listed:
         listed.append("base")
-    recipe["slices"] = [draw(_slice(method, listed, own)) for _ in range(draw(st.integers(1, 3)))]
+    lengths = draw(st.lists(st.integers(0, LAYERS), min_size=1, max_size=3).filter(any))
+    recipe["slices"] = [draw(_slice(method, listed, own, base, length)) for length in lengths]
     return recipe
 
 
 @st.composite
 def _slice(
-    draw: st.DrawFn, method: str, models: list[str], own: dict[str, dict[str, Any]]
+    draw: st.DrawFn,
+    method: str,
+    models: list[str],
+    own: dict[str, dict[str, Any]],
+    base: bool,
+    length: int,
 ) -> dict[str, Any]:
-    length = draw(st.integers(1, LAYERS))
     sources = []
     for model in models:
         first = draw(st.integers(0, LAYERS - length))
         source = {"model": model, "layer_range": [first, first + length]}
         sources.append({**source, "parameters": own.get(model, {})})
     found: dict[str, Any] = {"sources": sources}
+    if base and draw(st.integers(0, 3)) == 0:
+        found["base_model"] = draw(st.sampled_from(models))
     if draw(st.booleans()):
         found["parameters"] = draw(
             _parameters(method, "global", "model", "input", all_required=False)

@@ -19,11 +19,12 @@ from tiny import read
 import mergesafe
 from mergesafe.errors import MergesafeError
 
-from .compare import assert_equal, assert_rounded
+from .compare import assert_equal, assert_equal_or_nearer, assert_rounded
 from .differences import refused_by_mergekit, refused_on_purpose
 from .matrix import product, save_all
 from .peer import Mergekit
 from .recipes import placed, recipes
+from .token_recipes import Case, by_token, cases
 
 EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "40"))
 _numbers = count()
@@ -57,20 +58,48 @@ def test_the_whole_product(case: Any, folder: Path, mergekit: Mergekit) -> None:
 )
 @given(recipes())
 def test_random_recipes(folder: Path, mergekit: Mergekit, recipe: dict[str, Any]) -> None:
-    """Both refuse, or both merge to the same, or the difference is on purpose."""
+    """Both refuse, or both merge to the same, or the difference is on purpose.
+
+    Where both round what then is amplified, mergekit's merge in float64 says who is nearer.
+    """
     number = next(_numbers)
     ours, theirs = folder / f"ours {number}", folder / f"theirs {number}"
     written = placed(recipe, str(folder))
     reason = mergekit.merge(written, theirs)
     refusal = refusal_of(written, ours)
     if reason is None and refusal is None:
-        assert_equal(read(ours), read(theirs))
+        found = read(ours), read(theirs)
+        try:
+            assert_equal(*found)
+        except AssertionError:
+            exact = folder / f"exact {number}"
+            assert mergekit.merge({**written, "dtype": "float64"}, exact) is None
+            assert_equal_or_nearer(*found, read(exact))
     elif reason is None:
         assert refused_on_purpose(str(refusal)), refusal
     elif refusal is None:
         assert refused_by_mergekit(reason), reason
     for out in (ours, theirs):
         shutil.rmtree(out, ignore_errors=True)
+
+
+@settings(
+    max_examples=max(EXAMPLES // 4, 10),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(cases())
+def test_random_tokens(folder: Path, mergekit: Mergekit, case: Case) -> None:
+    """Models of other tokenizers: the same tokens, and each has the same row."""
+    place = folder / f"tokens {next(_numbers)}"
+    recipe = case.save(place)
+    reason, refusal = mergekit.merge(recipe, place / "theirs"), refusal_of(recipe, place / "ours")
+    if refusal is not None:
+        assert reason is not None or refused_on_purpose(refusal), refusal
+    else:
+        assert reason is None, reason
+        assert_equal(by_token(place / "ours"), by_token(place / "theirs"))
+    shutil.rmtree(place)
 
 
 def refusal_of(recipe: dict[str, Any], out: Path) -> str | None:

@@ -78,6 +78,11 @@ def _one_source_first(plan: MergePlan) -> bool:
     return bool(slices) and len(slices[0].sources) == 1 < len(slices[-1].sources)
 
 
+def _adds_to_base(plan: MergePlan) -> bool:
+    section = plan.recipe.tokenizer
+    return section is not None and section.source == "base" and bool(section.tokens)
+
+
 def _base_goes_along(plan: MergePlan) -> bool:
     return any(
         merge.base_model is not None and merge.entry(merge.base_model) is None
@@ -108,7 +113,7 @@ RULES: Final = (
     ),
     Rule(
         "equal magnitudes",
-        "among equal magnitudes, an unstable sort decides which are kept",
+        "among equal magnitudes (of `sce`: variances), an unstable sort decides which are kept",
         "all elements at the threshold are kept, as in the TIES authors' code",
         _selects,
     ),
@@ -171,6 +176,19 @@ RULES: Final = (
         "token ids",
         "without a tokenizer key, rows of models whose ids differ are merged one by one",
         "such models are refused by the names of the tokens",
+        _UNKNOWN,
+    ),
+    Rule(
+        "added tokens",
+        "with `source: base`, a token that `tokens` adds counts as one of the base's: it gets a "
+        "row of padding, or the merge ends",
+        "the row that the recipe says",
+        _adds_to_base,
+    ),
+    Rule(
+        "token sources",
+        "under `tokens`, a source that no model needs is not looked at",
+        "an error if it has no such token",
         _UNKNOWN,
     ),
     Rule(
