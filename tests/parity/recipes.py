@@ -33,13 +33,14 @@ _FILTERS = ("self_attn", "mlp", "down_proj", "layers.1.", "lm_head", "norm", "ab
 
 def _scalar(method: str, name: str, kind: str) -> st.SearchStrategy[Any]:
     if kind == "bool":
-        return st.booleans()
+        return st.booleans() | st.sampled_from([0, 1, 1.0, "true", "false"])
     if name in _COUNTS:
         return st.integers(*_COUNTS[name])
     low, high = _RANGES[name]
     if name == "weight" and method in _POSITIVE:
         low = 1
-    return st.integers(low, high).map(lambda n: n // 8 if n % 8 == 0 else n / 8)
+    numbers = st.integers(low, high).map(lambda n: n // 8 if n % 8 == 0 else n / 8)
+    return numbers | numbers.map(str)
 
 
 @st.composite
@@ -69,6 +70,13 @@ def _parameters(draw: st.DrawFn, method: str, *scopes: str, all_required: bool) 
         if (all_required and parameter.required) or draw(st.booleans()):
             found[name] = draw(_value(method, name, parameter.kind))
     return found
+
+
+@st.composite
+def _parameters_of_module(draw: st.DrawFn, method: str) -> Recipe:
+    if draw(st.booleans()):
+        return {}
+    return {"parameters": draw(_parameters(method, "global", "model", "input", all_required=False))}
 
 
 def _experts(method: str) -> st.SearchStrategy[list[str]]:
@@ -110,13 +118,17 @@ def recipes(draw: st.DrawFn) -> Recipe:
     listed = [*experts]
     if base and draw(st.booleans()):
         listed.insert(draw(st.integers(0, len(listed))), "base")
+    whole = recipe
+    if draw(st.integers(0, 3)) == 0:  # the form of models of several parts, of one
+        whole = draw(_parameters_of_module(method))
+        recipe["modules"] = {"default": whole}
     if draw(st.booleans()):
-        recipe["models"] = [{"model": m, "parameters": own.get(m, {})} for m in listed]
+        whole["models"] = [{"model": m, "parameters": own.get(m, {})} for m in listed]
         return recipe
     if base and "base" not in listed:
         listed.append("base")
     lengths = draw(st.lists(st.integers(0, LAYERS), min_size=1, max_size=3).filter(any))
-    recipe["slices"] = [draw(_slice(method, listed, own, base, length)) for length in lengths]
+    whole["slices"] = [draw(_slice(method, listed, own, base, length)) for length in lengths]
     return recipe
 
 

@@ -72,7 +72,8 @@ def test_what_is_written_is_read_alike(folder: Path, recipe: dict[str, Any]) -> 
 @given(recipes())
 def test_a_recipe_of_the_grammar_has_a_plan(folder: Path, recipe: dict[str, Any]) -> None:
     refusal = refusal_of(placed(recipe, str(folder)))
-    assert refusal is None or "sum to zero" in refusal
+    # A slice with a base of its own makes an expert of the recipe's base, which has no weight then.
+    assert refusal is None or "sum to zero" in refusal or "needs 'weight'" in refusal
 
 
 @st.composite
