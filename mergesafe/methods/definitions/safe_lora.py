@@ -12,12 +12,13 @@ unaligned`` and each task vector ``tau_i``::
 
 The cosine is that of all elements of the matrix. With ``layers: k`` the threshold of every model is
 its k-th lowest cosine among the matrices of all layers, so that k of them are projected, and more
-where several equal the last; ``threshold`` then counts for nothing. ``published`` is the authors'
-C, which is no projector (C C is not C): what it projects is also multiplied by a factor that
-depends on the length of V. ``exact`` is the projector on the k leading left singular vectors of V,
-the fewest that hold ``energy`` of its squared norm. Where V is of full rank and ``energy`` is 1,
-that is the identity, and nothing is ever projected. Where V is 0, alignment changed nothing and the
-task vector stays.
+where several equal the last; ``threshold`` then counts for nothing. Matrices that a filter gives a
+k of 0 go by the threshold, and are not compared with the others. ``published`` is the authors' C,
+which is no projector (C C is not C): what it projects is also multiplied by a factor that depends
+on the length of V. ``exact`` is the projector on the k leading left singular vectors of V, the
+fewest that hold ``energy`` of its squared norm. Where V is of full rank and ``energy`` is 1, that
+is the identity, and nothing is ever projected. Where V is 0, alignment changed nothing and the task
+vector stays.
 Tensors that are no matrices of layers get ``lambda * sum_i w_i tau_i``.
 
 Paper: Hsu et al., "Safe LoRA: the Silver Lining of Reducing Safety Risks when Fine-tuning Large
