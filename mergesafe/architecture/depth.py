@@ -77,13 +77,23 @@ _FINAL_NORM: Final = re.compile(
 )
 
 
+#: Layers that are called otherwise, which some models have beside those of the only stack: Idefics'
+#: ``gated_cross_attn_layers``.
+_FURTHER_STACK: Final = re.compile(r"^(.*?\w+_(?:layers|blocks))\.[0-9]{1,5}\.")
+
+
 def main_stack(names: Iterable[str]) -> str | None:
     """The only stack of layers among ``names``, towers aside; None for none or several."""
-    found = {
-        layer[0] for name in names if not is_tower(name) and (layer := layer_of(name)) is not None
-    }
+    found = {stack for name in names if not is_tower(name) and (stack := _stack_of(name))}
     outer = {s for s in found if not any(s != o and s.startswith(f"{o}.") for o in found)}
     return outer.pop() if len(outer) == 1 else None
+
+
+def _stack_of(name: str) -> str | None:
+    layer, further = layer_of(name), _FURTHER_STACK.match(name)
+    if layer is not None:
+        return layer[0]
+    return further[1] if further is not None else None
 
 
 def in_layer(name: str, stack: str) -> int | None:

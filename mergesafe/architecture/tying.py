@@ -37,6 +37,7 @@ _HEADS_BESIDE: Final = (
     ("funnel.", "word_embeddings", "lm_head"),
     ("lm_head.", "embeddings.word_embeddings", "lm_head.decoder"),
     ("head.", "tok_embeddings", "decoder"),
+    ("decoder.bias", "tok_embeddings", "decoder"),
     ("lm_loss.bias", "word_embedding", "lm_loss"),
     ("biogpt.", "embed_tokens", "output_projection"),
     ("model.encoder.conv1.weight", "model.decoder.embed_tokens", "proj_out"),

@@ -53,6 +53,8 @@ class _State:
     names: dict[str, None]
     rules: Mapping[int, Sequence[Rule]]
     copied: dict[str, int] = field(default_factory=dict)
+    #: What :func:`_spelt_otherwise` has found, by model.
+    otherwise: dict[int, bool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -207,6 +209,8 @@ def _partly(state: _State, name: str) -> None:
             state, f"layers that predict further tokens ({_stem(name)})", owner, holders, lacking
         )
     elif _beside_text(state, name, holders, lacking):
+        if any(_spelt_otherwise(state, i) for i in (*holders, *lacking)):
+            return  # the same part under two names is not a part that one lacks
         if state.reference in holders:
             state.copied[name] = owner
             _tell_copied(state, _stem(name), owner, holders, lacking)
@@ -256,6 +260,24 @@ def _beside_text(state: _State, name: str, holders: Sequence[int], lacking: Sequ
     return is_tower(name) or not any(
         name.startswith(rule.theirs) for i in holders for rule in state.rules[i]
     )
+
+
+def _spelt_otherwise(state: _State, number: int) -> bool:
+    """Whether a model of the reference's type and the reference each have a part beside the text
+    that the other lacks.
+    """
+    reference, model = state.models[state.reference], state.models[number]
+    kinds = [each.checkpoint.config.get("model_type") for each in (reference, model)]
+    if number == state.reference or kinds[0] != kinds[1] or kinds[0] is None:
+        return False
+    if number not in state.otherwise:
+        ours, theirs = _names(reference), _names(model)
+        sides = ((ours, theirs, state.reference, number), (theirs, ours, number, state.reference))
+        state.otherwise[number] = all(
+            any(name not in lack and _beside_text(state, name, [one], [two]) for name in have)
+            for have, lack, one, two in sides
+        )
+    return state.otherwise[number]
 
 
 def _alias(state: _State, name: str, number: int) -> bool:

@@ -266,6 +266,8 @@ _READERS: Final[dict[str, Callable[[bytes], dict[str, int]]]] = {
     "spiece.model": _sentencepiece,
     "spm.model": _sentencepiece,
     "sentencepiece.bpe.model": _sentencepiece,
+    "sentencepiece.model": _sentencepiece,
+    "spm_char.model": _sentencepiece,
     "tekken.json": _tekken,
     ".tiktoken": _tiktoken,
 }

@@ -96,3 +96,35 @@ def test_the_stack_that_counts() -> None:
 def test_depth_is_not_compared() -> None:
     config = {"hidden_size": 8, "num_hidden_layers": 2, "kinds": [1, 2], "max_window_layers": 1}
     assert without_depth(config) == {"hidden_size": 8}
+
+
+def test_layers_under_another_name_are_a_second_stack() -> None:
+    """Idefics has layers of attention to images in between."""
+    text = ["model.embed_tokens.weight", "model.layers.0.mlp.weight", "model.layers.1.mlp.weight"]
+    assert main_stack(text) == "model.layers"
+    assert main_stack([*text, "model.gated_cross_attn_layers.0.alpha"]) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "expected"),
+    [
+        ({"num_hidden_layers": 3, "num_kv_shared_layers": 1}, [0, 1, 1, 2], 1),
+        ({"num_hidden_layers": 3, "num_kv_shared_layers": 2}, [0, 1, 1, 2], 3),
+        ({"num_hidden_layers": 3, "num_kv_shared_layers": 1}, [0, 1], 0),
+    ],
+)
+def test_a_rule_about_the_highest_layers(
+    config: dict[str, Any], layers: list[int], expected: int
+) -> None:
+    found = with_layers(config, [(config, j) for j in layers])
+    assert found["num_kv_shared_layers"] == expected
+    with pytest.raises(CheckpointError, match="num_kv_shared_layers"):
+        with_layers(config, [(config, 2), (config, 0)])
+
+
+def test_layers_by_letters_and_by_their_own_settings() -> None:
+    config = {"num_hidden_layers": 3, "hybrid_override_pattern": "M-*",
+              "per_layer_config": {"2": {"head_dim": 8}}}  # fmt: skip
+    found = with_layers(config, [(config, j) for j in (0, 1, 2, 2)])
+    assert found["hybrid_override_pattern"] == "M-**"
+    assert found["per_layer_config"] == {"2": {"head_dim": 8}, "3": {"head_dim": 8}}

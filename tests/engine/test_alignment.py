@@ -95,6 +95,16 @@ def test_towers_of_two_models_beside_a_text_model(tmp_path: Path) -> None:
     assert any(f"that of {models[1]} is left out" in each for each in planned.warnings)
 
 
+def test_a_tower_under_another_name_is_not_taken_for_none(tmp_path: Path) -> None:
+    """HunYuan-VL's is ``vit`` in transformers 4 and ``model.vision_tower`` in 5."""
+    one, two = large(tmp_path / "one", 0), large(tmp_path / "two", 1)
+    tower = {name.replace("model.visual.blocks", "vit.layers"): t for name, t in VISION.items()}
+    save_file({**llama(1), **tower}, two / "model.safetensors")
+    for models in ([one, two], [two, one]):
+        with pytest.raises(CheckpointError, match=r"Prefixes that were paired: 'model\..*"):
+            merged(models, tmp_path / "out")
+
+
 def test_an_adapter_of_what_is_copied_is_refused(tmp_path: Path) -> None:
     vision, text = large(tmp_path / "vlm", 0), save(tmp_path / "text", llama(1))
     prefix = "base_model.model.model.visual.blocks.0.attn.qkv.lora_"

@@ -49,7 +49,10 @@ def sentence_model(folder: Path, dense: float = 1.0) -> None:
 @pytest.mark.parametrize(
     "name",
     ["video_preprocessor_config.json", "sentencepiece.bpe.model", "tekken.json", "NOTICE",
-     "preprocessor_config.json", "normalizer.json", "LICENSE", "spm.model"],
+     "preprocessor_config.json", "normalizer.json", "LICENSE", "spm.model", "source.spm",
+     "target.spm", "bpe.codes", "entity_vocab.json", "audio_tokenizer_config.json",
+     "tokenizer.model.v3", "SYSTEM_PROMPT.txt", "LICENSE-2.0.txt", "Qwen LICENSE AGREEMENT.txt",
+     "Notice.txt", "license.pdf"],
 )  # fmt: skip
 def test_files_of_the_reference_are_carried(family: Family, name: str) -> None:
     for model in family.models:
@@ -245,3 +248,10 @@ def test_modules_that_the_disk_does_not_give(
     monkeypatch.setattr(LocalFile, "read", read)
     with pytest.raises(UnreadableError, match=r"modules\.json: cannot read .Input/output error"):
         list(module_files(family.base))
+
+
+def test_names_that_only_look_like_a_licence_stay_behind(family: Family) -> None:
+    for name in ("license.py", "license_plates.bin", "noticeable.txt"):
+        (family.base / name).write_text("x")
+    out, _ = merged(family)
+    assert not any("licen" in file.name or "notice" in file.name for file in out.iterdir())

@@ -6,6 +6,7 @@ Only files on a fixed list are carried, so code (``.py``), pickles and other wei
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
@@ -31,6 +32,9 @@ MODEL_FILES: Final = (
     "image_processor_config.json",
     "video_preprocessor_config.json",
     "audio_preprocessor_config.json",
+    "audio_tokenizer_config.json",
+    # Mistral's, which its chat template does not hold
+    "SYSTEM_PROMPT.txt",
     # sentence-transformers
     MODULES_NAME,
     "sentence_bert_config.json",
@@ -44,6 +48,12 @@ MODEL_FILES: Final = (
     "NOTICE.md",
     "USE_POLICY.md",
 )
+#: Other names of them; whoever has no listing of a folder finds those above.
+_LICENCE: Final = re.compile(
+    r"(?:[\w.-]*[-_ ])?(?:licen[cs]es?|notices?|(?:acceptable[-_ ])?use[-_ ]policy)"
+    r"(?:[-_ ](?:[\w -]|\.(?=\d))*?)?(?:\.(?:txt|md|rst|pdf))?",
+    re.IGNORECASE,
+)
 #: Each is a tokenizer's vocabulary; the other files only add to one.
 VOCABULARIES: Final = (
     "tokenizer.json",
@@ -53,6 +63,10 @@ VOCABULARIES: Final = (
     "spiece.model",
     "spm.model",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spm_char.model",
+    "prophetnet.tokenizer",
+    "vocab-src.json",
     "tekken.json",
 )
 #: Small files that are copied as they are and that loading parses.
@@ -67,6 +81,20 @@ TOKENIZER_FILES: Final = (
     "added_tokens.json",
     "merges.txt",
     "normalizer.json",
+    # What some tokenizers have beside a vocabulary: Marian, FSMT, BERTweet, BARTpho, LUKE, RoCBert,
+    # GPT-NeoX-Japanese, MyT5, and the vocabularies of older versions of Mistral's.
+    "source.spm",
+    "target.spm",
+    "target_vocab.json",
+    "vocab-tgt.json",
+    "bpe.codes",
+    "dict.txt",
+    "entity_vocab.json",
+    "word_shape.json",
+    "word_pronunciation.json",
+    "emoji.json",
+    "byte_maps.json",
+    *(f"tokenizer.model.v{version}" for version in ("1", "2", "3", "7", "7m1")),
     *TEMPLATES,
 )
 TOKENIZER_SUFFIX: Final = ".tiktoken"
@@ -277,6 +305,9 @@ def _first(folders: Iterable[Companions]) -> Companions:
 
 def _model_files(path: Location) -> Companions:
     yield from _present(path, MODEL_FILES)
+    for name in sorted(at(path).names() or []) if at(path).is_dir() else ():
+        if name not in MODEL_FILES and _LICENCE.fullmatch(name) and not at(path / name).is_dir():
+            yield path / name, name
     yield from module_files(path)
 
 

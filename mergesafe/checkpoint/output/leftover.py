@@ -24,7 +24,7 @@ _FILES: Final = (
     # Code: never copied; code that config.json names has a warning of its own.
     r".*\.(?:py|pyc|ipynb|sh|bat)", r"requirements.*\.txt",
     # Descriptions and pictures.
-    r".*\.(?:md|rst|pdf|html|png|jpe?g|gif|svg|webp|bib)", r"CITATION.*",
+    r"modelcard\.json", r".*\.(?:md|rst|pdf|html|png|jpe?g|gif|svg|webp|bib)", r"CITATION.*",
     # Of an earlier merge, which the output's own replace.
     r"mergesafe-.*", r"mergesafe_demo_base\.json", r"mergekit_config\.ya?ml",
     # Hidden files: version control, caches.
