@@ -14,6 +14,7 @@ from tiny import CONFIG, command, llama, read, recipe, save, save_adapter, write
 from tokenizer.files import bpe
 
 import mergesafe
+from mergesafe.engine.run.tensor import TensorMerge
 from mergesafe.errors import MergesafeError
 
 Document = dict[str, Any]
@@ -159,8 +160,17 @@ def test_experts_in_one_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     documents = [
         ties("a", "m1", "m2"), recipe("dare_ties", ["a", "m2"], "m0", each=each)
     ]  # fmt: skip
+    merged: list[int] = []
+    run = TensorMerge.run
+
+    def counted(self: TensorMerge, *args: Any, **keys: Any) -> None:
+        merged.append(self.task.numel)
+        run(self, *args, **keys)
+
+    monkeypatch.setattr(TensorMerge, "run", counted)
     result = mergesafe.merge(documents, tmp_path / "virtual")
     assert any("expert" in note for note in result.notes)
+    assert merged.count(16 * 24) == 2 * 8  # half an expert, once in each document
     ours, theirs = read(tmp_path / "virtual"), read(one_by_one(documents, tmp_path / "w"))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 

@@ -168,7 +168,7 @@ class _OpenPart(OpenView):
 def part_of(view: View, begin: int, shape: tuple[int, ...]) -> View:
     """``shape`` elements of ``view`` from element ``begin`` on, as a view of their own."""
     if not isinstance(view, Stored):
-        return Range(view, begin, shape)
+        return Range(view.window(begin, prod(shape)), begin, shape)
     size = view.stored_size
     offset = view.info.offset + begin * size
     return Stored(replace(view.info, shape=shape, offset=offset, nbytes=prod(shape) * size))
@@ -177,5 +177,5 @@ def part_of(view: View, begin: int, shape: tuple[int, ...]) -> View:
 def whole_of(view: View, begin: int, shape: tuple[int, ...]) -> View:
     """The view of ``shape`` that :func:`part_of` took the elements from ``begin`` on of."""
     if isinstance(view, Range):
-        return view.view
+        return view.view.unwindowed
     return part_of(view, -begin, shape)

@@ -142,6 +142,17 @@ class View(ABC):
         """The view without its adapter."""
         return self
 
+    def window(self, begin: int, n: int) -> View:
+        """A view of which elements [begin, begin + n) alone are read, numbered as before; it may
+        take less memory and work to open.
+        """
+        return self
+
+    @property
+    def unwindowed(self) -> View:
+        """The view that :meth:`window` was asked of."""
+        return self
+
     @property
     def below(self) -> tuple[View, ...]:
         """The views that this one is over; none where it reads files itself."""

@@ -31,12 +31,27 @@ class Merged(View):
     """The tensor ``info`` that ``tasks`` make, one for each of its parts. Its elements have the
     document's output type, and are to the bit what would be written.
 
-    ``on_nonfinite``: error, warn or zero, of the tasks' inputs.
+    ``on_nonfinite``: error, warn or zero, of the tasks' inputs. ``whole``: the view that this one
+    is a window of, from element ``first`` on, with the tasks that make some of it.
     """
 
     tensor: TensorInfo
     tasks: tuple[TensorTask, ...]
     on_nonfinite: str = "error"
+    whole: Merged | None = None
+    first: int = 0
+
+    def window(self, begin: int, n: int) -> Merged:
+        if len(self.tasks) == 1:
+            return self
+        made = [t for t in self.tasks if t.begin < begin + n and begin < t.begin + t.numel]
+        return replace(
+            self, tasks=tuple(made), whole=self.unwindowed, first=min(t.begin for t in made)
+        )
+
+    @property
+    def unwindowed(self) -> Merged:
+        return self.whole or self
 
     @property
     def info(self) -> TensorInfo:
@@ -64,7 +79,13 @@ class Merged(View):
 
     @property
     def held(self) -> bool:
-        return is_held(self.tasks)
+        """Whether the whole tensor, or what is read of it, is made at once and stays in memory."""
+        return is_held(self.unwindowed.tasks)
+
+    @property
+    def made_numel(self) -> int:
+        """Elements that the tasks make."""
+        return sum(task.numel for task in self.tasks)
 
     @cached_property
     def layouts(self) -> tuple[Tiling, ...]:
@@ -79,7 +100,7 @@ class Merged(View):
     @property
     def fixed_bytes(self) -> int:
         own = ALIGNMENT + max(layout.nbytes for layout in self.layouts)
-        return own + (aligned(self.tensor.nbytes) if self.held else 0)
+        return own + (aligned(self.made_numel * self.stored_size) if self.held else 0)
 
     @property
     def areas(self) -> int:

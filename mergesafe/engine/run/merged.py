@@ -37,13 +37,14 @@ class OpenMerged(OpenView):
         self._room, self._size, self._held = room, view.stored_size, view.held
         zero = view.on_nonfinite == "zero"
         self._kernels = choose("auto", "cpu", None, zero_nonfinite=zero).kernels(room.threads)
-        self._memory = room.take((view.numel if view.held else room.tile) * self._size)
+        self._first = view.first
+        self._memory = room.take((view.made_numel if view.held else room.tile) * self._size)
         self._scratch = room.take(max(layout.nbytes for layout in view.layouts))
         self._into = _Into(self._memory, NonFinite(view.on_nonfinite, room.reader), room)
         self._fetched = self._memory
         if view.held:
             for task, layout in zip(view.tasks, view.layouts, strict=True):
-                self._into.begin = -task.begin * self._size
+                self._into.begin = (view.first - task.begin) * self._size
                 if task.numel:
                     self._made(task, layout, whole=True)(0, task.numel)
         else:
@@ -53,7 +54,8 @@ class OpenMerged(OpenView):
     def fetch(self, begin: int, n: int) -> Memory:
         address, memory = self._memory
         if self._held:
-            first, end = begin * self._size, (begin + n) * self._size
+            first = (begin - self._first) * self._size
+            end = first + n * self._size
             self._fetched = address + first, memory[first:end]
         else:
             self._into.begin = begin * self._size
