@@ -42,7 +42,7 @@ def stored(folder: Path, **tensors: torch.Tensor) -> dict[str, Stored]:
     return {n: Stored(info) for n, info in read_header(folder / "t.safetensors")[0].items()}
 
 
-@pytest.mark.parametrize("tile", [1, 4, 7, 64])
+@pytest.mark.parametrize("tile", [1, 4, 7, 13, 64])
 def test_rows_of_two_tables_keep_their_bits(tile: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     a, b = torch.randn(6, 5).bfloat16(), torch.randn(4, 5).bfloat16()
@@ -64,7 +64,7 @@ def test_rows_of_two_tables_keep_their_bits(tile: int, tmp_path: Path) -> None:
     assert hash(view) == hash(Gathered((views["a"], views["b"]), 0, again))
 
 
-@pytest.mark.parametrize("tile", [1, 4, 7, 64])
+@pytest.mark.parametrize("tile", [1, 4, 7, 13, 64])
 def test_means_are_float32(tile: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     a, b, c = torch.randn(3, 5).bfloat16(), torch.randn(3, 5), torch.randn(3, 5).half()

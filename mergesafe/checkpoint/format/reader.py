@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from threading import Lock
 from types import TracebackType
 from typing import Final
@@ -69,19 +70,41 @@ class Reader:
             raise ArgumentError(f"tensor {show(info.name)}: the buffer to read into is read-only")
         if not expected:  # nothing to read, and a view of no elements cannot be cast
             return
-        view = buffer.cast("B")
-        got = 0
+        with self._open_files:
+            self._fill(self._file(info), info, begin, buffer.cast("B"))
+
+    def read_pieces(
+        self, info: TensorInfo, pieces: Iterable[tuple[int, int]], buffer: memoryview
+    ) -> None:
+        """Fill ``buffer`` with pieces of the tensor, (first byte, bytes) each, one after the other.
+
+        Raises:
+            ArgumentError: a piece leaves the tensor or the buffer, or the reader is closed.
+            CheckpointError: the shard vanished, shrank or failed; names file, tensor and bytes.
+        """
+        view, at = buffer.cast("B"), 0
         with self._open_files:
             file = self._file(info)
-            while got < expected:
-                try:
-                    count = self._read(file, info.offset + begin + got, view[got:])
-                except OSError as error:
-                    raise _failed(info, expected, got, reason(error), file.advice) from error
-                if count == 0:
-                    why = "the file ends there; it has shrunk"
-                    raise _failed(info, expected, got, why, file.advice)
-                got += count
+            for begin, count in pieces:
+                if begin < 0 or begin + count > info.nbytes or at + count > len(view):
+                    raise ArgumentError(
+                        f"tensor {show(info.name)}: bytes {begin} to {begin + count} of "
+                        f"{info.nbytes} do not fit the buffer"
+                    )
+                self._fill(file, info, begin, view[at : at + count])
+                at += count
+
+    def _fill(self, file: OpenFile, info: TensorInfo, begin: int, view: memoryview) -> None:
+        expected, got = len(view), 0
+        while got < expected:
+            try:
+                count = self._read(file, info.offset + begin + got, view[got:] if got else view)
+            except OSError as error:
+                raise _failed(info, expected, got, reason(error), file.advice) from error
+            if count == 0:
+                why = "the file ends there; it has shrunk"
+                raise _failed(info, expected, got, why, file.advice)
+            got += count
 
     def advise(self, info: TensorInfo, begin: int, count: int) -> None:
         """Ask the system to read ``count`` bytes from the tensor's byte ``begin`` ahead.

@@ -1,8 +1,8 @@
 """A table whose rows are gathered from several: an embedding under another vocabulary.
 
 Rows are copied bit for bit where all tables that are read have one type and none is a mean; else
-they are float32, in which every type is exact. Memory is that of a tile and of
-:data:`SEGMENT` bytes, however large the tables are.
+they are float32, in which every type is exact. Memory is that of a tile and of a
+few :data:`SEGMENT`, however large the tables are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.views.adapted import convert
@@ -19,8 +19,15 @@ from mergesafe.checkpoint.views.stored import Stored
 from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View, heap
 from mergesafe.dtypes import SIZES
 
-#: Bytes of rows of one table that are read in one go, those between wanted ones included.
+if TYPE_CHECKING:
+    import numpy as np
+
+    Numbers = np.ndarray[Any, np.dtype[np.integer[Any]]]
+    ByteArray = np.ndarray[Any, np.dtype[np.uint8]]
+
+#: Bytes of float32 rows that are made in one go, those between wanted ones included.
 SEGMENT: Final = 1 << 18
+_FLOAT: Final = 4
 #: Bytes between two wanted rows that are read rather than skipped.
 _GAP: Final = 1 << 14
 #: Elements of a computed table that are made at a time.
@@ -89,7 +96,7 @@ class Gathered(View):
     def fixed_bytes(self) -> int:
         computed = [self.views[k] for k in self.rows.tables if not self.is_direct(k)]
         made = sum(view.fixed_bytes + _MADE * view.bytes_per_element for view in computed)
-        return SEGMENT + made + 16 * self.columns
+        return 8 * SEGMENT + made + 16 * self.columns
 
     @property
     def below(self) -> tuple[View, ...]:
@@ -165,13 +172,15 @@ class _OpenGathered(OpenView):
         self._open = {
             k: view.views[k].open(below) for k in view.rows.tables if not view.is_direct(k)
         }
-        self._segment = heap(SEGMENT)[1]
+        self._segment, self._converted = (heap(2 * SEGMENT)[1] for _ in range(2))
         self.digests = {
             part if k == view.which else f"{part}.{k}": digest
             for k, opened in self._open.items()
             for part, digest in opened.digests.items()
         }
-        self._mean = self._whole_mean() if view.rows.padded else b""
+        self._mean = bytes(self._columns * self._size)
+        if view.rows.padded:
+            self._mean = self._whole_mean()
 
     def fetch(self, begin: int, n: int) -> Memory:
         self._gather(begin, n, self._memory)
@@ -181,45 +190,119 @@ class _OpenGathered(OpenView):
         return self._address, self._memory[: n * self._size]
 
     def _gather(self, begin: int, n: int, out: memoryview) -> None:
-        """Elements [begin, begin + n) at the start of ``out``; single rows of a table together."""
+        """Elements [begin, begin + n) at the start of ``out``: whole rows together."""
         size, columns = self._size, self._columns
-        single: dict[int, list[tuple[int, int]]] = {}
-        for column, count, piece in self._view.pieces(begin, n):
-            at = (piece.target * columns + column - begin) * size
-            into = out[at : at + count * size]
+        first, last = -(-begin // columns), (begin + n) // columns
+        if last <= first or columns * _FLOAT > SEGMENT:
+            self._pieces(begin, n, out)
+            return
+        head, tail = first * columns - begin, begin + n - last * columns
+        self._pieces(begin, head, out)
+        self._rows(first, last, out[head * size : (n - tail) * size])
+        self._pieces(last * columns, tail, out[(n - tail) * size :])
+
+    def _pieces(self, begin: int, n: int, out: memoryview) -> None:
+        """Elements [begin, begin + n), rows that are cut and very long ones among them."""
+        for column, count, piece in self._view.pieces(begin, n) if n else ():
+            at = (piece.target * self._columns + column - begin) * self._size
+            into = out[at : at + count * self._size]
             if piece.table < 0:
                 self._rule(piece, column, into)
-            elif count == columns and columns * size * 2 <= SEGMENT:
-                single.setdefault(piece.table, []).append((piece.row, at))
             else:
-                self._read(piece.table, piece.row * columns + column, into)
-        for table, rows in single.items():
-            self._scatter(table, sorted(rows), out)
+                self._read(piece.table, piece.row * self._columns + column, into)
 
-    def _scatter(self, table: int, rows: list[tuple[int, int]], out: memoryview) -> None:
-        """Rows of a table, (row, first byte in ``out``) in the order of the table."""
-        size = self._columns * self._size
-        most, gap = SEGMENT // size, max(1, _GAP // size)
-        at = 0
-        while at < len(rows):
-            first, end = rows[at][0], at + 1
-            while (
-                end < len(rows)
-                and rows[end][0] - rows[end - 1][0] <= gap
-                and rows[end][0] - first < most
-            ):
-                end += 1
-            count = rows[end - 1][0] - first + 1
-            if count == 1:
-                self._read(table, first * self._columns, out[rows[at][1] : rows[at][1] + size])
-                for _, target in rows[at + 1 : end]:
-                    out[target : target + size] = out[rows[at][1] : rows[at][1] + size]
+    def _rows(self, first: int, last: int, out: memoryview) -> None:
+        """Rows [first, last), table by table."""
+        import numpy as np
+
+        rows = self._view.rows
+        table, row = rows.table[first:last], rows.row[first:last]
+        result = np.frombuffer(out, np.uint8).reshape(last - first, -1)
+        for k in np.unique(table).tolist():
+            target = np.flatnonzero(table == k)
+            if k >= 0:
+                self._take(k, row[target], result, target)
+            elif k == MEAN:
+                self._mean_rows(first, target, result)
             else:
-                self._read(table, first * self._columns, self._segment[: count * size])
-                for row, target in rows[at:end]:
-                    begin = (row - first) * size
-                    out[target : target + size] = self._segment[begin : begin + size]
-            at = end
+                mean = np.frombuffer(self._mean, np.uint8)
+                result[target] = mean if k == WHOLE_MEAN else 0
+
+    def _take(self, table: int, rows: Numbers, result: ByteArray, target: Numbers) -> None:
+        """Rows of a table to the rows ``target`` of the result, in the order of the table.
+
+        Rows that lie close together are read in one go.
+        """
+        import numpy as np
+
+        most = max(1, SEGMENT // (self._columns * _FLOAT))
+        stored = isinstance(self._view.views[table], Stored)
+        near = max(1, _GAP // (self._columns * self._size)) if stored else 1
+        order = np.argsort(rows, kind="stable")
+        rows, target = rows[order], target[order]
+        far = np.concatenate([[True], np.diff(rows) > near])
+        begun = rows[far][np.cumsum(far) - 1]
+        part = (rows - begun) // most
+        cut = far | np.concatenate([[True], np.diff(part) != 0])
+        begins = np.flatnonzero(cut)
+        first = rows[begins]
+        count = rows[np.append(begins[1:], len(rows)) - 1] - first + 1
+        ends = np.cumsum(count)
+        place = (ends - count - first)[np.cumsum(cut) - 1] + rows  # of each row in all that is read
+        batch = (ends - 1) // most
+        edges = np.flatnonzero(np.diff(batch, prepend=-1, append=batch[-1] + 1))
+        limits = np.append(begins, len(rows))
+        for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            made = self._load(table, first[a:b], count[a:b])
+            low, high = limits[a], limits[b]
+            result[target[low:high]] = made[place[low:high] - (ends[a] - count[a])]
+
+    def _load(self, table: int, first: Numbers, count: Numbers) -> ByteArray:
+        """Runs of rows one behind the other, at most twice :data:`SEGMENT` bytes of float32."""
+        import numpy as np
+
+        view, size = self._view.views[table], self._columns * self._size
+        total = int(count.sum())
+        if not isinstance(view, Stored):
+            at = 0
+            for row, rows in zip(first.tolist(), count.tolist(), strict=True):
+                into = self._segment[at * size : (at + rows) * size]
+                self._read(table, row * self._columns, into)
+                at += rows
+            return np.frombuffer(self._segment[: total * size], np.uint8).reshape(total, size)
+        stored = self._columns * view.stored_size
+        memory = self._segment[: total * stored]
+        begins, sizes = first.astype(np.int64) * stored, count * stored
+        pieces = zip(begins.tolist(), sizes.tolist(), strict=True)
+        self._reader.read_pieces(view.info, pieces, memory)
+        if view.dtype != self._view.dtype:
+            memory = self._converted[: total * size]
+            convert(
+                _address_of(self._segment), view.dtype, _address_of(memory), self._view.dtype,
+                total * self._columns,
+            )  # fmt: skip
+        return np.frombuffer(memory, np.uint8).reshape(total, size)
+
+    def _mean_rows(self, begin: int, target: Numbers, result: ByteArray) -> None:
+        """Means to the rows ``target`` of the result, which begins with row ``begin``."""
+        import numpy as np
+
+        step = max(1, SEGMENT // (self._columns * _FLOAT))
+        for at in range(0, len(target), step):
+            part = target[at : at + step]
+            total = np.zeros((len(part), self._columns), np.float32)
+            held = np.zeros((len(part), 1), np.float32)
+            row = np.empty((len(part), self._columns), np.float32)
+            for table, own in enumerate(self._view.rows.owned):
+                rows = own[begin + part]
+                having = np.flatnonzero(rows >= 0)
+                if len(having):
+                    self._take(table, rows[having], row.view(np.uint8), having)
+                    with np.errstate(all="ignore"):  # what is not finite is found by kernels
+                        total[having] += row[having]
+                    held[having] += 1
+            with np.errstate(all="ignore"):
+                result[part] = (total / held).view(np.uint8)
 
     def _read(self, table: int, first: int, into: memoryview) -> None:
         """Elements of a table from ``first`` on, in the view's type."""
