@@ -122,6 +122,15 @@ def test_bytes_of_a_local_merge(method: str, models: Path, undisturbed: Running)
     assert leftovers(models) == []
 
 
+def test_documents(models: Path, undisturbed: Running) -> None:
+    """Every process computes what it needs of an intermediate."""
+    first = {**a_recipe(models, "dare_ties"), "name": "first"}
+    content = [first, recipe("slerp", ["first", models / "b"], "first", parameters={"t": 0.4})]
+    mergesafe.merge(content, models / "local")
+    mergesafe.merge(content, models / "out", ray=True)
+    assert digest(models / "out") == digest(models / "local")
+
+
 def test_experts_in_one_tensor(
     tmp_path: Path, undisturbed: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
