@@ -141,9 +141,9 @@ def test_several_mistakes_in_one_run(family: Family, good: str) -> None:
             (4, f"ties needs 'weight' of model '{one}'; set it under 'parameters'"),
             (5, f"'density' of model '{one}' is 1.2, outside the allowed range [0, 1]"),
             (6, f"ties needs 'weight' of model '{two}'; set it under 'parameters'"),
-            (8, "unknown key 'x' (known: base_model, dtype, keep_float32, merge_method, models, "
-                "name, out_dtype, output, parameters, references, slices, tokenizer_source, "
-                    "tune)"),
+            (8, "unknown key 'x' (known: base_model, chat_template, dtype, keep_float32, "
+                "merge_method, models, name, out_dtype, output, parameters, references, slices, "
+                "tokenizer, tokenizer_source, tune)"),
         )
     ]  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
