@@ -17,7 +17,7 @@ from tokenizer.files import bpe, write
 from tokenizer.trained import CODE, ENGLISH, train, write_trained
 
 import mergesafe as ms
-from mergesafe.errors import MergesafeError
+from mergesafe.errors import CheckpointError, MergesafeError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -319,3 +319,43 @@ def test_plan_shows_where_special_tokens_come_from(tmp_path: Path) -> None:
     assert "left: 7 rows of its own, 7 of others" in text
     assert "'<|own|>': base as right's row 9; left as right's row 9; right row 9" in text
     assert "'<s>' (bos_token): base row 1; left row 2; right row 0" in text
+
+
+def test_slices_take_the_rows_of_their_sources(tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", 0, A), model(tmp_path / "b", 1, B)
+    parts = [{"sources": [{"model": str(m), "layer_range": [0, 2]}]} for m in (a, b)]
+    made = {"merge_method": "passthrough", "slices": parts}
+    ms.merge({**made, "tokenizer_source": str(b)}, tmp_path / "out")
+    merged, one, two = (read(path) for path in (tmp_path / "out", a, b))
+    assert same_bits(merged[HEAD], two[HEAD])
+    assert same_bits(merged[EMBEDDING][3], one[EMBEDDING][4])  # "two"
+    assert not merged[EMBEDDING][6].any()  # "<c>", which a lacks
+    head, embedding = ms.plan({**made, "tokenizer_source": "union"}).plan.warnings
+    assert f"{EMBEDDING} is made of {a} alone, without a row for 'three' (6)" in head + embedding
+    assert f"{HEAD} is made of {b} alone, without a row for 'one' (3)" in head + embedding
+
+
+def test_a_merge_that_was_interrupted_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mergesafe.checkpoint.views.gathered import _OpenGathered
+
+    a, b, c = (model(tmp_path / f"{i}", i, tokens) for i, tokens in enumerate((A, B, C)))
+    made = recipe("ties", [b, c], a, each={"weight": 0.5, "density": 0.5}, tokenizer_source="union")
+    ms.merge(made, tmp_path / "whole", threads=1)
+    fetch, count = _OpenGathered.fetch, 0
+
+    def failing(self: _OpenGathered, begin: int, n: int) -> Any:
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise CheckpointError("the disk is gone")
+        return fetch(self, begin, n)
+
+    monkeypatch.setattr(_OpenGathered, "fetch", failing)
+    with pytest.raises(CheckpointError, match="the disk is gone"):
+        ms.merge(made, tmp_path / "out", threads=1)
+    ms.merge(made, tmp_path / "out", threads=1, resume=True)
+    whole = read(tmp_path / "whole")
+    assert all(same_bits(t, whole[name]) for name, t in read(tmp_path / "out").items())
+    assert ids(tmp_path / "out") == ids(tmp_path / "whole")

@@ -40,7 +40,7 @@ from mergesafe.engine.plan.output_config import OutputConfig, output_config
 from mergesafe.engine.plan.precision import Precision, main_dtype
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.token_ids import TokenCheck, check_token_ids
-from mergesafe.engine.plan.tokens import AlignedTokens, tokenizer_model
+from mergesafe.engine.plan.tokens import AlignedTokens, slice_warnings, tokenizer_model
 from mergesafe.engine.plan.whole_model import check_slices
 from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import Planned, dry_run
@@ -180,9 +180,10 @@ def make_plan(
     tokenizer = tokenizer_model(recipe, reference, models)
     carried = tuple(companions_of(reference, tokenizer))
     states = states_of(carried)
+    table = None if aligned is None else aligned.table
     tokens = check_token_ids(
         tokenizer, outline.readers_of_tokens, allow=allow_token_mismatch,
-        table=None if aligned is None else aligned.table,
+        table=table,
     )  # fmt: skip
     built = None if aligned is None else aligned.built
     experts = Experts(names, reference.checkpoint.config)
@@ -216,6 +217,7 @@ def make_plan(
         *tokens.warnings,
         *template.warnings,
         *(() if aligned is None else aligned.warnings),
+        *(slice_warnings(recipe, tasks, table) if table is not None else ()),
         *beside.texts,
     ]
     notes = [

@@ -13,7 +13,10 @@ from typing import Final
 
 from mergesafe.checkpoint.format.model import CONFIG_LIMIT
 from mergesafe.checkpoint.places.location import Location, read_json_file
+from mergesafe.checkpoint.views.gathered import Gathered
+from mergesafe.checkpoint.views.row_map import ZERO
 from mergesafe.engine.plan.built_tokenizer import BuiltTokenizer
+from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.token_ids import tokenizer_of
 from mergesafe.errors import CheckpointError, RecipeError, UnreadableError
 from mergesafe.outline.sources import Model
@@ -55,6 +58,28 @@ def tokenizer_model(recipe: Recipe, reference: Model, models: Sequence[Model]) -
     if not isinstance(source, ModelRef):
         return reference
     return next(model for model in models if model.ref.key == source.key)
+
+
+def slice_warnings(recipe: Recipe, tasks: Sequence[TensorTask], table: TokenTable) -> list[str]:
+    """Tokens for which the sources of a slice have no row: the embedding is made by the first
+    slice's alone, the head by the last's.
+    """
+    found = []
+    for task in tasks if recipe.slices else ():
+        view = task.sources[0].view
+        if not isinstance(view, Gathered):
+            continue
+        lacking = (view.rows.table[: table.end] == ZERO) & table.named
+        lacking[list(table.lent)] = False
+        if lacking.any():
+            tokens = tuple((t, index) for t, index in table.vocabulary.items() if lacking[index])
+            models = ", ".join(dict.fromkeys(source.model for source in task.members))
+            found.append(
+                f"{task.stored} is made of {models} alone, without a row for "
+                f"{tokens_shown(tokens)}: the merged model has zeros there. Under 'tokens' of the "
+                "recipe's 'tokenizer' they may take the row of another token"
+            )
+    return found
 
 
 class _UnknownIdsError(CheckpointError):
