@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import PurePath, PureWindowsPath
 from typing import Any, Final
 
 from mergesafe.references import redact
@@ -26,8 +25,8 @@ def adapter_config(
     Args:
         ranks: of every adapted layer, by its name.
         configs: of the adapters that were merged.
-        base: the base model where these do not agree on it. Of a path that is absolute the last
-            part is written, since the others tell of this machine and lead nowhere on another.
+        base: the base model where these do not agree on it, as the recipe names it: PEFT loads the
+            base from there.
         modules: names of all linear layers of the base, as far as they are known.
         transposed: the base stores the weights of these layers as [in, out].
     """
@@ -37,7 +36,7 @@ def adapter_config(
     return {
         "peft_type": "LORA",
         "task_type": kept.get("task_type"),
-        "base_model_name_or_path": without_folder(kept.get("base_model_name_or_path") or base),
+        "base_model_name_or_path": kept.get("base_model_name_or_path") or base,
         **({"revision": kept["revision"]} if "revision" in kept else {}),
         "r": usual,
         "lora_alpha": usual,
@@ -51,13 +50,6 @@ def adapter_config(
         "init_lora_weights": True,
         "inference_mode": True,
     }
-
-
-def without_folder(place: str) -> str:
-    """The last part of an absolute path; what is none as it is."""
-    path = PurePath(place)
-    is_absolute = path.is_absolute() or place.startswith("~") or PureWindowsPath(place).drive
-    return (PureWindowsPath(place).name or place) if is_absolute else place
 
 
 def said(config: Mapping[str, Any], key: str) -> str | None:
