@@ -6,6 +6,7 @@ difference (tests/parity/differences.py).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -154,6 +155,18 @@ RULES: Final = (
         _unlisted,
     ),
     Rule(
+        "required tensors",
+        "tensors that its architecture table names must be there, as the pooler of BERT",
+        "the files decide",
+        _UNKNOWN,
+    ),
+    Rule(
+        "layout of experts",
+        "experts that are stored one by one are written in one tensor",
+        "experts are written as the base, else the first model, stores them",
+        lambda plan: any(re.search(r"\.experts\.\d+\.", name) for name in plan.outputs),
+    ),
+    Rule(
         "fp8",
         "fp8 and quantized checkpoints are merged as raw numbers",
         "fp8 weights are merged as value times scale; other packed weights are refused by name",
@@ -229,6 +242,13 @@ RULES: Final = (
         "`slices`: where the first slice has one source, so has the head",
         "the sources of the last slice",
         _one_source_first,
+    ),
+    Rule(
+        "end of a stack",
+        "`slices` of an architecture that its table does not know: norm and head are the first "
+        "slice's",
+        "the last slice's",
+        _UNKNOWN,
     ),
     Rule(
         "base of slices",
