@@ -152,7 +152,10 @@ def _ignored(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> frozenset[st
     ignored = ["sliding_window", "max_window_layers"] if unused else []
     if all(_value("layer_types", config) is not None for config in (ours, theirs)):
         ignored += PATTERN_KEYS
-    if all(str(config.get("model_type")).startswith("gemma") for config in (ours, theirs)):
+    both = (ours, theirs)
+    if all(str(config.get("model_type")).startswith("gemma") for config in both) and any(
+        "hidden_activation" in config for config in both
+    ):
         ignored.append("hidden_act")  # hidden_activation decides
     return frozenset(ignored)
 
@@ -177,6 +180,8 @@ def _value(key: str, config: Mapping[str, Any]) -> Any:
     value = config.get(key)
     if value is None and not (key == "sliding_window" and key in config):
         value = default_of(key, config)
+    if key == "hidden_act" and value == "gelu" and config.get("model_type") == "gemma":
+        return "gelu_pytorch_tanh"  # what its first releases meant
     if key == "layer_types" and isinstance(value, list):
         return None if all(each == "full_attention" for each in value) else value
     return value

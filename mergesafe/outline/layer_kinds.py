@@ -53,7 +53,8 @@ class LayerKinds:
         """The first layer of the output whose kind the reference's configuration does not tell.
 
         ``taken``: a model and its layer for every layer of the output. None where the configuration
-        tells all kinds, or every layer has the kind of the reference's layer at its place.
+        tells all kinds, or every layer has the kind of the reference's layer at its place. Where
+        the first layer alone is of another kind (RWKV, T5), every other has that of the second.
         """
         told: dict[tuple[str, ...], set[_Kind]] = {}
         for j in range(self._held):
@@ -61,8 +62,12 @@ class LayerKinds:
             told.setdefault(said, set()).add(self._ours.get(j, frozenset()))
         if all(len(kinds) == 1 for kinds in told.values()):
             return None
+        others = {self._ours.get(j) for j in range(1, self._held)}
+        # Of two layers either may be the odd one.
+        alike = others.pop() if len(others) == 1 and self._held > 2 else None
         for k, (model, j) in enumerate(taken):
-            if k >= self._held or self._of(model).get(j) != self._ours.get(k):
+            wanted = alike if k and alike is not None else self._ours.get(k)
+            if wanted is None or self._of(model).get(j) != wanted:
                 return k
         return None
 

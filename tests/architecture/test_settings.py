@@ -249,3 +249,13 @@ def test_a_type_that_is_no_text_is_an_unknown_one(kind: object) -> None:
         differences(one, two)
         mismatch(one, two, "one", "two")
         contradictions(one)
+
+
+def test_the_activation_of_gemma_is_said_by_either_key() -> None:
+    """transformers 4 reads ``hidden_activation``, and 5 ``hidden_act`` where that is alone."""
+    one = {"model_type": "gemma", "hidden_act": "silu"}
+    two = {"model_type": "gemma", "hidden_act": "gelu_pytorch_tanh"}
+    assert not list(differences(two, {"model_type": "gemma", "hidden_act": "gelu"}))
+    assert [each.key for each in differences(one, two)] == ["hidden_act"]
+    said = {"hidden_activation": "gelu_pytorch_tanh"}
+    assert not list(differences({**one, **said}, {**two, **said}))

@@ -93,9 +93,9 @@ def test_a_tied_and_an_untied_model(
 
 
 def stack(tmp_path: Path, kind: str, settings: dict[str, Any]) -> Path:
-    """Both layers of one model, and the last of another on them."""
+    """All layers of one model, and the last of another on them."""
     first, second = saved(tmp_path, model(kind, settings, 1), model(kind, settings, 2))
-    count = 2
+    count = settings.get("num_hidden_layers", 2)
     sources = [(first, [0, count]), (second, [count - 1, count])]
     mergesafe.merge(
         {
@@ -145,6 +145,13 @@ GEMMA3N = {
     "num_kv_shared_layers": 0, "layer_types": ["full_attention"] * 2,
     "activation_sparsity_pattern": [0.0, 0.0],
 }  # fmt: skip
+
+
+def test_a_first_layer_of_its_own_kind_stays_first(tmp_path: Path) -> None:
+    """RWKV has a norm before its first layer, and its configuration says nothing of it."""
+    settings = {"vocab_size": 40, "hidden_size": 16, "attention_hidden_size": 16,
+                "num_hidden_layers": 3, "context_length": 32}  # fmt: skip
+    load("RwkvForCausalLM", stack(tmp_path, "RwkvForCausalLM", settings))
 
 
 @pytest.mark.parametrize(
