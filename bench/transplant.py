@@ -1,4 +1,4 @@
-"""``python -m bench.transplant WORK``: the demo's model under two other tokenizers.
+"""``python -m bench.transplant WORK``: the demo's model under other tokenizers.
 
 Donors:
 
@@ -6,7 +6,9 @@ Donors:
   that the package wordllama (0.4.0.post1, unpacked in ``--wordllama``) ships for them;
 * ``own``: byte-level BPE of 8,000 tokens, trained on this repository's Python files and pages but
   for every tenth, with vectors of 256 numbers from how often tokens occur within two of each other
-  there (positive pointwise mutual information, truncated SVD).
+  there (positive pointwise mutual information, truncated SVD);
+* ``itself``: the demo's model, and the model that is given its tokenizer is the demo's without
+  every 24th token: what a donor gives whose rows say just what the model's do.
 
 Every method makes a model of each, and the bits per byte of the held-out files say what is left of
 it. ``--mergekit PYTHON`` has tokensurgeon do the same with the same files. What is done already is
@@ -87,6 +89,33 @@ def llama2_donor(folder: Path, wordllama: Path) -> None:
     save_donor(folder, content, vectors["embedding.weight"], "<s>", 1, "</s>", 2, "LlamaTokenizer")
 
 
+def without_tokens(base: Path, folder: Path) -> None:
+    """The model without every 24th token that is neither special nor a byte."""
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    order = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
+    special = {each["id"] for each in tokenizer["added_tokens"]}
+    kept = [(word, old) for word, old in order
+            if old in special or len(word) == 1 or old % 24 != 0]  # fmt: skip
+    words = {word for word, _ in kept}
+    numbers = {old: new for new, (_, old) in enumerate(kept)}
+    pairs = [each if isinstance(each, list) else each.split(" ", 1)
+             for each in tokenizer["model"]["merges"]]  # fmt: skip
+    tokenizer["model"]["vocab"] = {word: new for new, (word, _) in enumerate(kept)}
+    tokenizer["model"]["merges"] = [each for each in pairs if {*each, "".join(each)} <= words]
+    for each in tokenizer["added_tokens"]:
+        each["id"] = numbers[each["id"]]
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        (folder / name).write_bytes((base / name).read_bytes())
+    config = json.loads((base / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": len(kept)}))
+    tensors = load_file(base / "model.safetensors")
+    name = "model.embed_tokens.weight"
+    tensors[name] = tensors[name][[old for _, old in kept]].contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def save_donor(
     folder: Path, tokenizer: dict[str, Any], vectors: torch.Tensor, bos: str, bos_id: int, eos: str,
     eos_id: int, kind: str,
@@ -128,19 +157,19 @@ def bits_per_byte(folder: Path, held: Sequence[str]) -> tuple[int, float]:
     return tokens, nats / math.log(2) / sum(len(text.encode()) for text in held)
 
 
-def commands(base: Path, donor: Path, work: Path, mergekit: Path | None, memory: str) -> Iterator[
-    tuple[str, str, Path, list[str]]
-]:  # fmt: skip
+def commands(
+    base: Path, donor: Path, work: Path, name: str, mergekit: Path | None, memory: str
+) -> Iterator[tuple[str, str, Path, list[str]]]:
     """(program, method, output, command) of every model to make."""
     ours = Path(sys.executable).with_name("mergesafe")
     for method in METHODS:
-        out = work / f"{donor.name}-{method}"
+        out = work / f"{name}-{method}"
         yield "mergesafe", method, out, [
             str(ours), "transplant-tokenizer", str(base), str(donor), str(out), "--method", method,
             "--memory", memory, "--overwrite", "--quiet",
         ]  # fmt: skip
     for method in METHODS[:2] if mergekit is not None else ():
-        out = work / f"{donor.name}-mergekit-{method}"
+        out = work / f"{name}-mergekit-{method}"
         script = "from mergekit.scripts.tokensurgeon import main; main()"
         yield "tokensurgeon", method, out, [
             str(mergekit), "-c", script, str(base), str(donor), str(out), "-a", method, "-k", "64"
@@ -167,13 +196,15 @@ def main() -> None:
     held: list[str] = []
     while sum(len(text.encode()) for text in held) < options.held:
         held.append(every[len(held)])
-    donors = [work / "own"]
-    if not donors[0].exists():
-        own_donor(donors[0], train)
+    pairs = {"own": (base, work / "own"), "itself": (work / "less", base)}
+    if not pairs["own"][1].exists():
+        own_donor(pairs["own"][1], train)
+    if not pairs["itself"][0].exists():
+        without_tokens(base, pairs["itself"][0])
     if options.wordllama is not None:
-        donors.append(work / "llama2")
-        if not donors[1].exists():
-            llama2_donor(donors[1], options.wordllama)
+        pairs["llama2"] = base, work / "llama2"
+        if not pairs["llama2"][1].exists():
+            llama2_donor(pairs["llama2"][1], options.wordllama)
     rows: list[dict[str, object]] = []
 
     def add(donor: str, program: str, method: str, out: Path, command: list[str]) -> None:
@@ -194,11 +225,11 @@ def main() -> None:
         write_csv("transplant", rows)
 
     add("none", "", "", base, [])
-    for donor in donors:
+    for name, (model, donor) in pairs.items():
         for program, method, out, command in commands(
-            base, donor, work, options.mergekit, options.memory
+            model, donor, work, name, options.mergekit, options.memory
         ):
-            add(donor.name, program, method, out, command)
+            add(name, program, method, out, command)
 
 
 if __name__ == "__main__":

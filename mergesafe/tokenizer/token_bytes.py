@@ -225,10 +225,12 @@ def _spelling(tokenizer: Mapping[str, Any]) -> Spelling:
 
 
 def _objects(value: object) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        for inner in value.values():
-            yield from _objects(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _objects(inner)
+    """Every object inside, however deep."""
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            yield each
+            left += each.values()
+        elif isinstance(each, list):
+            left += each

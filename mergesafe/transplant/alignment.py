@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mergesafe.chat.tokenizer_files import MAX_ID
 from mergesafe.errors import CheckpointError
 from mergesafe.tokenizer.compare import tokens_shown
 from mergesafe.tokenizer.token_bytes import Tokens
+from mergesafe.untrusted import show
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,16 @@ def align(model: Tokens, donor: Tokens, rows: int, name: str) -> Alignment:
     ``name``: what messages call the model.
 
     Raises:
-        CheckpointError: they share no token.
+        CheckpointError: they share no token, or an id of the donor's is beyond those of genuine
+            tokenizers.
     """
+    last = max(donor.ids, key=lambda token: donor.ids[token])
+    if donor.ids[last] > MAX_ID:
+        raise CheckpointError(
+            f"the donor's tokenizer gives {show(last)} the id {donor.ids[last]:,}, and an "
+            f"embedding has a row for every id; expected at most {MAX_ID:,}. Use the tokenizer of "
+            "the model's publisher."
+        )
     kept: dict[int, int] = {}
     new: dict[int, str] = {}
     for token, index in donor.ids.items():
@@ -65,4 +75,4 @@ def align(model: Tokens, donor: Tokens, rows: int, name: str) -> Alignment:
                 kept.get(donor.ids[token]))
         for token in sorted(donor.special, key=lambda each: donor.ids[each])
     )  # fmt: skip
-    return Alignment(kept, new, max(donor.ids.values()) + 1, special, warnings)
+    return Alignment(kept, new, donor.ids[last] + 1, special, warnings)

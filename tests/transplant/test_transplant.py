@@ -157,8 +157,10 @@ def test_a_head_that_only_the_configuration_ties(pair: tuple[Path, Path], tmp_pa
 
 def test_the_bias_of_a_head(pair: tuple[Path, Path], tmp_path: Path) -> None:
     tensors = {**llama(1), "lm_head.bias": torch.arange(50, dtype=torch.float32)}
-    model = checkpoint(tmp_path / "bias", tensors, OURS, "<s>")
+    packed = {"quant_method": "fp8"}  # what is copied byte for byte keeps its description
+    model = checkpoint(tmp_path / "bias", tensors, OURS, "<s>", quantization_config=packed)
     ms.transplant_tokenizer(model, pair[1], tmp_path / "out", method="mean")
+    assert json.loads((tmp_path / "out/config.json").read_text())["quantization_config"] == packed
     bias = read(tmp_path / "out")["lm_head.bias"]
     assert bias.tolist() == [float(KEPT.get(index, 0)) for index in range(60)]
 
@@ -183,6 +185,12 @@ def _without_tokenizer(model: Path, donor: Path) -> None:
 def _two_of_one_id(model: Path, donor: Path) -> None:
     tokens = json.loads((donor / "tokenizer.json").read_text())
     tokens["model"]["vocab"]["a"] = 4
+    (donor / "tokenizer.json").write_text(json.dumps(tokens))
+
+
+def _an_id_of_a_billion(model: Path, donor: Path) -> None:
+    tokens = json.loads((donor / "tokenizer.json").read_text())
+    tokens["model"]["vocab"]["a"] = 10**9
     (donor / "tokenizer.json").write_text(json.dumps(tokens))
 
 
@@ -221,6 +229,7 @@ def _saved_again(folder: Path, tensors: Tensors) -> None:
     [
         (_without_tokenizer, [], "holds no tokenizer"),
         (_two_of_one_id, [], "gives the id 4 to two tokens, 'a' and 'b'"),
+        (_an_id_of_a_billion, [], "gives 'a' the id 1,000,000,000"),
         (_without_embedding, [], "no tensor is known to be the input embedding"),
         (_unknown_table, [], "tensor 'value_table.weight' has the shape [50, 3]"),
         (_not_a_number, [], "row 7 of tensor 'lm_head.weight' holds NaN or infinity"),
