@@ -33,6 +33,7 @@ class Case:
     ``each``: parameters of an expert, with a place for its weight; ``parameters``: of the recipe.
     ``base``: ``separate``, ``member`` (the base is listed, too) or ``none``. ``alike``: whether the
     output is the same for every tool. ``mergekit``: whether mergekit has the method.
+    ``references``: names of models that are read and not merged, of which the base is the last.
     """
 
     each: str | None = None
@@ -41,6 +42,7 @@ class Case:
     experts: int = 3
     alike: bool = True
     mergekit: bool = True
+    references: tuple[str, ...] = ()
 
 
 METHODS = {
@@ -64,6 +66,7 @@ METHODS = {
     # mergekit finds quantiles in a random sample, and a divergence of which rounding leaves little
     "arcee_fusion": Case(base="member", experts=1, alike=False),
     "pcb": Case("{weight: %s}", mergekit=False),
+    "resta": Case(base="none", experts=1, mergekit=False, references=("aligned", "unaligned")),
 }
 WEIGHTS = ("0.5", "0.3", "0.2")
 MIB = 1 << 20
@@ -134,6 +137,10 @@ def recipe(method: str, models: list[Path]) -> str:
         lines.append(f"  - model: {model}")
         if case.each is not None:
             lines.append(f"    parameters: {case.each % weight}")
+    if case.references:
+        others = [*experts[case.experts :], base][-len(case.references) :]
+        lines.append("references:")
+        lines += [f"  {name}: {model}" for name, model in zip(case.references, others, strict=True)]
     return "\n".join(lines) + "\n"
 
 
@@ -141,6 +148,8 @@ def inputs_of(method: str, models: list[Path]) -> list[Path]:
     """Shards that the method reads."""
     case = METHODS[method]
     used = models[case.base == "none" : 1 + case.experts]
+    if case.references:
+        used += [*models[1 + case.experts :], models[0]][-len(case.references) :]
     return [shard for model in used for shard in sorted(model.glob("*.safetensors"))]
 
 

@@ -16,7 +16,7 @@ import torch
 from bench.cases import same_bits
 from bench.device import NoDevice, choose, leave
 from mergesafe.errors import BackendError
-from mergesafe.methods.combinations import FUSED
+from mergesafe.methods.fused import FUSED
 from mergesafe.methods.masks import RankMask
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.base import Backend, Elect, MergeJob, RankJob
@@ -130,7 +130,10 @@ def delta_norms(b: Backend, x: Inputs) -> Any:
 
 def fused(b: Backend, x: Inputs) -> Any:
     near = b.fused("nearswap", x.base, x.experts[:1], [0.01], x.dtype, x.out())
-    made = [near]
+    restored = b.fused("resta", x.base, x.experts[:2], [0.7], x.dtype, x.out())
+    pairs = [*x.experts, *x.experts]
+    sure = b.fused("fisher", x.base, pairs, [1e-3, 0.5, 0.3, 0.2], x.dtype, x.out())
+    made = [near, restored, sure]
     for kernel, shared in {
         "magmax": [0.7], "ram": [1e-5], "consensus": [2.0, 0.7], "emr": [0.7], "stitch": [0.7],
     }.items():  # fmt: skip

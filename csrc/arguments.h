@@ -85,6 +85,9 @@ inline void check_fused_inputs(int number, size_t count) {
   const int takes = FusedList::kInputs[number];
   if (takes != kAnyInputs) expect_length("inputs", count, takes, "as the kernel takes");
   if (count < 1) throw std::invalid_argument("inputs has 0 values; expected at least 1");
+  if (count % FusedList::kTensors[number] != 0)
+    throw std::invalid_argument("inputs has " + std::to_string(count) +
+                                " values; expected two for every input");
 }
 
 // The number of a fused combination in FusedList; ValueError for a name that is not in it.

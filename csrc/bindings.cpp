@@ -119,7 +119,7 @@ class PySelection {
   void sample(const Input& base, const std::vector<Input>& experts, int64_t count) {
     const DeltaJob job =
         deltas_of(base, experts, elements_of(count), zero_nonfinite_, least_experts_);
-    Alone alone(busy_);
+    Alone alone(whole());
     Kernel scope;
     selection_.sample(job, 0, count);
   }
@@ -127,9 +127,26 @@ class PySelection {
   uint64_t add(const Input& base, const std::vector<Input>& experts, int64_t count) {
     const DeltaJob job =
         deltas_of(base, experts, elements_of(count), zero_nonfinite_, least_experts_);
-    Alone alone(busy_);
+    Alone alone(whole());
     Kernel scope;
     return selection_.add(job, count);
+  }
+
+  // Of scores in float32, whose own magnitudes count.
+  void add_scores(const std::vector<Array>& scores, int64_t count) {
+    elements_of(count);
+    expect_between("the number of scores", scores.size(), least_experts_, kMostInputs);
+    std::vector<Input> inputs;
+    for (const Array& each : scores)
+      inputs.push_back({array_of<const float>("scores", each, count, "one per element"),
+                        DType::kF32, DType::kF32});
+    const DeltaJob job{{nullptr, DType::kF32, DType::kF32},
+                       inputs.data(),
+                       static_cast<int>(inputs.size()),
+                       zero_nonfinite_};
+    Alone alone(whole());
+    Kernel scope;
+    selection_.add(job, count);
   }
 
   // By one of several threads, each with a number of its own.
@@ -145,7 +162,7 @@ class PySelection {
   }
 
   std::vector<uint32_t> least() {
-    Alone alone(busy_);
+    Alone alone(whole());
     Kernel scope;
     return selection_.least();
   }
@@ -153,13 +170,20 @@ class PySelection {
   // Answers by query, and the queries that have none.
   std::pair<std::vector<uint32_t>, std::vector<int>> finish() {
     std::vector<uint32_t> answers(count_);
-    Alone alone(busy_);
+    Alone alone(whole());
     Kernel scope;
     std::vector<int> missed = selection_.finish(answers.data());
     return {std::move(answers), std::move(missed)};
   }
 
  private:
+  // What is about the whole selection meets no thread that adds to it.
+  char& whole() {
+    for (char each : adding_)
+      if (each) throw std::runtime_error("a selection is used by two threads at a time");
+    return busy_;
+  }
+
   // Calls release Python's lock, so two threads could work on one selection. Made and ended with
   // the lock, which is what makes `busy` safe.
   struct Alone {
@@ -402,6 +426,7 @@ PYBIND11_MODULE(_native, m) {
       .def(py::init<int64_t, const PyRanks&, int64_t, uintptr_t, int64_t, bool, int>())
       .def("sample", &PySelection::sample)
       .def("add", &PySelection::add)
+      .def("add_scores", &PySelection::add_scores)
       .def("add_alone", &PySelection::add_alone)
       .def("least", &PySelection::least)
       .def("finish", &PySelection::finish);

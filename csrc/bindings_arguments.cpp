@@ -19,8 +19,8 @@ void bind_arguments(py::module_& m) {
   for (int i = 0; i < FusedList::kCount; ++i) {
     const int inputs = FusedList::kInputs[i];
     const py::object takes = inputs == kAnyInputs ? py::none() : py::object(py::int_(inputs));
-    fused[FusedList::kNames[i]] =
-        py::make_tuple(takes, FusedList::kCoefficients[i], FusedList::kEach[i]);
+    fused[FusedList::kNames[i]] = py::make_tuple(takes, FusedList::kCoefficients[i],
+                                                 FusedList::kEach[i], FusedList::kTensors[i]);
   }
   m.attr("fused_kernels") = fused;
   // module_local: tests load a second build of this module beside the first.

@@ -10,7 +10,7 @@ namespace mergesafe {
 // The states: the sum of the task vectors, and how many claim the element.
 struct Consensus {
   static constexpr const char* kName = "consensus";
-  static constexpr int kInputs = kAnyInputs;
+  static constexpr int kInputs = kAnyInputs, kTensors = 1;
   static constexpr int kCoefficients = 2, kEach = 1;  // agreement, lambda; threshold
   static constexpr int kStates = 2, kSweeps = 2;
 

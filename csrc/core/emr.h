@@ -10,7 +10,7 @@ namespace mergesafe {
 // The states: the sum of the task vectors, and the largest magnitude so far of those of its sign.
 struct Emr {
   static constexpr const char* kName = "emr";
-  static constexpr int kInputs = kAnyInputs;
+  static constexpr int kInputs = kAnyInputs, kTensors = 1;
   static constexpr int kCoefficients = 1, kEach = 0;  // lambda
   static constexpr int kStates = 2, kSweeps = 2;
 

@@ -3,7 +3,9 @@
 // The state of an element is kStates floats, which begin as +0. `next` takes the inputs into it,
 // one after the other in their order; where kSweeps is 2, `again` then takes them once more, when
 // the state says what only all of them do, as a sum; `last` makes the result of it. `next` and
-// `again` are given the coefficients of all inputs and after these the kEach of this one.
+// `again` are given the coefficients of all inputs and after these the kEach of this one. Where an
+// input is kTensors = 2 tensors (itself, and what is known about it), all first ones come before
+// all second ones, and `next` is given both values.
 #pragma once
 
 #include <utility>
@@ -35,11 +37,23 @@ struct SharedCoefficients {
   }
 };
 
+// `next` of one input, whose values are x[at] and, where it is two tensors, x[at + apart].
+template <class Fold, int K>
+MS_FN void take_next(float (&state)[Fold::kStates], float base, const float* x, int apart,
+                     const float (&c)[K]) {
+  if constexpr (Fold::kTensors == 1) {
+    Fold::next(state, base, x[0], c);
+  } else {
+    const float both[] = {x[0], x[apart]};
+    Fold::next(state, base, both, c);
+  }
+}
+
 // One element in registers, for a fixed number N of inputs.
 template <class Fold, int N>
 class FoldElement {
  public:
-  static constexpr int kInputs = N;
+  static constexpr int kInputs = N * Fold::kTensors;
 
   MS_FN explicit FoldElement(const float* given) : all_(given) {
     for (int i = 0; i < N; ++i) {
@@ -48,16 +62,17 @@ class FoldElement {
     }
   }
 
-  MS_FN float operator()(float base, const float (&x)[N]) const {
+  MS_FN float operator()(float base, const float (&x)[kInputs]) const {
     return folded(base, x, std::make_integer_sequence<int, N>());
   }
 
  private:
   // Without loops, which gcc does not always unroll before it looks for vectors.
   template <int... I>
-  MS_FN float folded(float base, const float (&x)[N], std::integer_sequence<int, I...>) const {
+  MS_FN float folded(float base, const float (&x)[kInputs],
+                     std::integer_sequence<int, I...>) const {
     float state[Fold::kStates] = {};
-    (Fold::next(state, base, x[I], each_[I]), ...);
+    (take_next<Fold>(state, base, x + I, N, each_[I]), ...);
     if constexpr (Fold::kSweeps == 2) (Fold::again(state, base, x[I], each_[I]), ...);
     return Fold::last(state, base, all_.values);
   }

@@ -6,10 +6,12 @@
 
 #include "core/consensus.h"
 #include "core/emr.h"
+#include "core/fisher.h"
 #include "core/fold.h"
 #include "core/magmax.h"
 #include "core/nearswap.h"
 #include "core/ram.h"
+#include "core/resta.h"
 #include "core/stitch.h"
 
 namespace mergesafe {
@@ -19,12 +21,13 @@ struct FusedKernels {
   static constexpr int kCount = sizeof...(Fused);
   static constexpr const char* kNames[] = {Fused::kName...};
   static constexpr int kInputs[] = {Fused::kInputs...};
+  static constexpr int kTensors[] = {Fused::kTensors...};  // of every input
   static constexpr int kCoefficients[] = {Fused::kCoefficients...};
   static constexpr int kEach[] = {Fused::kEach...};  // of these, more of every input
 
-  // How many coefficients the combination of this number takes for `inputs` inputs.
-  static constexpr int coefficients(int number, int inputs) {
-    return kCoefficients[number] + kEach[number] * inputs;
+  // How many coefficients the combination of this number takes for so many tensors of inputs.
+  static constexpr int coefficients(int number, int tensors) {
+    return kCoefficients[number] + kEach[number] * (tensors / kTensors[number]);
   }
 };
 
@@ -43,6 +46,6 @@ class FixedElement {
   SharedCoefficients<Fused> all_;
 };
 
-using FusedList = FusedKernels<Nearswap, Magmax, Ram, Consensus, Emr, Stitch>;
+using FusedList = FusedKernels<Nearswap, Magmax, Ram, Consensus, Emr, Stitch, Resta, Fisher>;
 
 }  // namespace mergesafe

@@ -10,7 +10,7 @@ namespace mergesafe {
 // The state is the largest task vector so far.
 struct Magmax {
   static constexpr const char* kName = "magmax";
-  static constexpr int kInputs = kAnyInputs;
+  static constexpr int kInputs = kAnyInputs, kTensors = 1;
   static constexpr int kCoefficients = 1, kEach = 0;  // lambda
   static constexpr int kStates = 1, kSweeps = 1;
 

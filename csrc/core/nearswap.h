@@ -9,7 +9,7 @@ namespace mergesafe {
 
 struct Nearswap {
   static constexpr const char* kName = "nearswap";
-  static constexpr int kInputs = 1;
+  static constexpr int kInputs = 1, kTensors = 1;
   static constexpr int kCoefficients = 1, kEach = 0;  // t
 
   // base + (x - base) * share, share = t / max(|x - base|, 1e-6) within [0, 1]. A share of 1 gives

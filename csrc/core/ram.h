@@ -15,7 +15,7 @@ MS_FN bool is_change(float delta, float epsilon) { return !(absolute(delta) <= e
 // the one where there is one.
 struct Ram {
   static constexpr const char* kName = "ram";
-  static constexpr int kInputs = kAnyInputs;
+  static constexpr int kInputs = kAnyInputs, kTensors = 1;
   static constexpr int kCoefficients = 1, kEach = 1;  // epsilon; the factor
   static constexpr int kStates = 3, kSweeps = 1;
 

@@ -10,7 +10,7 @@ namespace mergesafe {
 // The states: the sum of what is kept, and of how many task vectors.
 struct Stitch {
   static constexpr const char* kName = "stitch";
-  static constexpr int kInputs = kAnyInputs;
+  static constexpr int kInputs = kAnyInputs, kTensors = 1;
   static constexpr int kCoefficients = 1, kEach = 1;  // lambda; the floor
   static constexpr int kStates = 2, kSweeps = 1;
 

@@ -106,21 +106,17 @@ MS_FN float pcb_score(float tau, double total, PcbBounds bounds, int count) {
   return static_cast<float>(both < 0.0 ? 0.0 : both);
 }
 
-// Where most scores do not count, a float32 that is near enough says which. Of up to kMostScreened
-// experts it is at most a hundredth too small: below v = 4 the rational function is within 0.3 % of
-// tanh, above it tanh is within 0.1 % of 1, the polynomial is within 0.1 % of the power of 2, and
-// roundings add 2^-22 for every expert.
+// Where most scores do not count, a bound in float32 says which. Of up to kMostScreened experts it
+// is less than a hundredth too small: tanh(v) is at most v and at most 1, the polynomial is within
+// 0.1 % of the power of 2, and roundings add 2^-22 for every expert.
 constexpr int kMostScreened = 1000;
 constexpr float kLeastScreened = 1e-30f;  // floors from which on no rounding underflows
 constexpr float kScreenMargin = 1.01f;
 
-// Near pcb_score(), or negative where that is 0. `by`: 1 / (high - low), 0 where that is none.
+// The bound of pcb_score(), negative where that is 0. `by`: 1 / (high - low), 0 where that is none.
 MS_FN float pcb_near(float tau, float total, PcbBounds bounds, float by, float count) {
   const float product = total * tau;
-  const float v = product > 4.0f ? 4.0f : product;
-  const float square = v * v;
-  const float across =
-      v * (945.0f + square * (105.0f + square)) / (945.0f + square * (420.0f + 15.0f * square));
+  const float across = product > 1.0f ? 1.0f : product;
   const float share = (clamped(std::fabs(tau), bounds) - bounds.low) * by;
   const float exponent = (share * share - 1.0f) * count * 1.44269504f;
   const float power = exponent < -126.0f ? -126.0f : exponent;

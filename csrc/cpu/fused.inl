@@ -83,7 +83,7 @@ Flags fused_elements(const FusedJob& job, int64_t begin, int64_t end) {
 }
 
 // A fold over any number of inputs: one row of them after the other meets the rows of states, which
-// lie kChunk apart.
+// lie kChunk apart, as the tensors of an input do.
 template <class Fold>
 void fold_next(const float* base, const float* x, const InputCoefficients<Fold>& given, int n,
                float* __restrict__ states) {
@@ -91,7 +91,7 @@ void fold_next(const float* base, const float* x, const InputCoefficients<Fold>&
   for (int j = 0; j < n; ++j) {
     float state[Fold::kStates];
     for (int k = 0; k < Fold::kStates; ++k) state[k] = states[k * kChunk + j];
-    Fold::next(state, base[j], x[j], c.values);
+    take_next<Fold>(state, base[j], x + j, kChunk, c.values);
     for (int k = 0; k < Fold::kStates; ++k) states[k * kChunk + j] = state[k];
   }
 }
@@ -123,20 +123,25 @@ void fold_last(const float* base, const SharedCoefficients<Fold>& given, int n,
 template <class Fold>
 Flags folded(const FusedJob& job, int64_t begin, int64_t end) {
   const SharedCoefficients<Fold> shared(job.coefficients);
-  float* base = thread_scratch((2 + Fold::kStates) * kChunk);
-  float *x = base + kChunk, *states = base + 2 * kChunk;
+  float* base = thread_scratch((1 + Fold::kTensors + Fold::kStates) * kChunk);
+  float *x = base + kChunk, *states = x + Fold::kTensors * kChunk;
+  const int inputs = job.count / Fold::kTensors;
   Flags flags = 0;
   for (int64_t pos = begin; pos < end; pos += kChunk) {
     const int n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
     const auto take = [&](int i) {
-      flags |= flag(i + 1, load(job.inputs[i], pos, n, job.zero_nonfinite, x));
+      for (int t = 0; t < Fold::kTensors; ++t) {
+        const int number = t * inputs + i;
+        flags |=
+            flag(number + 1, load(job.inputs[number], pos, n, job.zero_nonfinite, x + t * kChunk));
+      }
       return InputCoefficients<Fold>(job.coefficients, i);
     };
     flags |= flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
     std::memset(states, 0, Fold::kStates * kChunk * sizeof(float));
-    for (int i = 0; i < job.count; ++i) fold_next<Fold>(base, x, take(i), n, states);
+    for (int i = 0; i < inputs; ++i) fold_next<Fold>(base, x, take(i), n, states);
     if constexpr (Fold::kSweeps == 2)
-      for (int i = 0; i < job.count; ++i) fold_again<Fold>(base, x, take(i), n, states);
+      for (int i = 0; i < inputs; ++i) fold_again<Fold>(base, x, take(i), n, states);
     fold_last<Fold>(base, shared, n, states);
     if (store(states, n, job.out, pos)) flags |= kOutputFlag;
   }
@@ -148,7 +153,7 @@ Flags fused(const FusedJob& job, int64_t begin, int64_t end) {
   if constexpr (Fused::kInputs != kAnyInputs) {
     return fused_elements<FixedElement<Fused>>(job, begin, end);
   } else {
-    switch (job.count) {
+    switch (job.count / Fused::kTensors) {
       case 1: return fused_elements<FoldElement<Fused, 1>>(job, begin, end);
       case 2: return fused_elements<FoldElement<Fused, 2>>(job, begin, end);
       case 3: return fused_elements<FoldElement<Fused, 3>>(job, begin, end);

@@ -48,7 +48,8 @@ struct Kernels {
   FusedTable fused;
   // out[j] = magnitude bits of expert's delta at begin + j.
   void (*magnitudes)(const DeltaJob&, int expert, int64_t begin, int64_t end, uint32_t* out);
-  // One pass over all experts; query q looks at expert queries[q].expert, in ascending order.
+  // One pass over all experts; query q looks at expert queries[q].expert, in ascending order. Where
+  // the base has no data, the experts are scores in float32, whose own magnitudes count.
   Flags (*bracket)(const DeltaJob&, const RankQuery* queries, const Bracket* brackets, int count,
                    int64_t begin, int64_t end, BracketCounts* counts, Collected* collected);
   // Of n values with room for 15 more: how many exceed bound; those in [lo, hi] moved to the front.

@@ -184,6 +184,42 @@ inline int members_direct(const BF16* base, const BF16* row, int n, const Bracke
   return members_of_pairs(base, row, n, b, above, m, members);
 }
 
+// The same for scores, whose own magnitudes count.
+#if defined(__AVX512F__)
+inline int members_of_scores(const float* scores, int n, const Bracket& b, int64_t& above,
+                             uint32_t*, uint32_t* members) {
+  const __m512i lo = _mm512_set1_epi32(static_cast<int>(b.lo));
+  const __m512i hi = _mm512_set1_epi32(static_cast<int>(b.hi));
+  const __m512i width = _mm512_sub_epi32(hi, lo);
+  const __m512i nan = _mm512_set1_epi32(static_cast<int>(kNaNMagnitude));
+  const __m512i magnitude_mask = _mm512_set1_epi32(static_cast<int>(kAbsMask));
+  int size = 0;
+  int64_t over = 0;
+  for (int j = 0; j < n; j += 16) {
+    const __mmask16 there = n - j < 16 ? static_cast<__mmask16>((1u << (n - j)) - 1) : 0xFFFF;
+    const __m512i bits = _mm512_maskz_loadu_epi32(there, scores + j);
+    const __m512i v = _mm512_min_epi32(_mm512_and_si512(bits, magnitude_mask), nan);
+    over += __builtin_popcount(_mm512_mask_cmpgt_epi32_mask(there, v, hi));
+    const __mmask16 in = _mm512_mask_cmple_epu32_mask(there, _mm512_sub_epi32(v, lo), width);
+    _mm512_storeu_si512(members + size, _mm512_maskz_compress_epi32(in, v));
+    size += __builtin_popcount(in);
+  }
+  above += over;
+  return size;
+}
+#else
+// Over k, because the test of vectors looks for every loop over j, on AVX-512 too.
+inline void magnitudes_of_scores(const float* scores, int n, uint32_t* __restrict__ out) {
+  for (int k = 0; k < n; ++k) out[k] = magnitude_bits(scores[k]);
+}
+
+inline int members_of_scores(const float* scores, int n, const Bracket& b, int64_t& above,
+                             uint32_t* m, uint32_t* members) {
+  magnitudes_of_scores(scores, n, m);
+  return members_of(m, n, b, above, members);
+}
+#endif
+
 // Counts the members equal to one of the bracket's values and collects the others.
 inline void take_members(uint32_t* members, int n, const Bracket& b, BracketCounts& counts,
                          Collected& c) {
@@ -203,8 +239,28 @@ inline void take_members(uint32_t* members, int n, const Bracket& b, BracketCoun
   c.size += keep_range(members, n, lo + 1, hi - 1, mid, c.data + c.size);
 }
 
+// Scores lie in float32, and without a base; nothing is said of NaN among them.
+void bracket_scores(const DeltaJob& job, const RankQuery* queries, const Bracket* brackets,
+                    int count, int64_t begin, int64_t end, BracketCounts* counts,
+                    Collected* collected) {
+  uint32_t* m = reinterpret_cast<uint32_t*>(thread_scratch(2 * kChunk + 16));
+  uint32_t* members = m + kChunk;
+  for (int64_t pos = begin; pos < end; pos += kChunk) {
+    const int n = static_cast<int>(end - pos < kChunk ? end - pos : kChunk);
+    for (int q = 0; q < count; ++q) {
+      const float* scores = static_cast<const float*>(job.experts[queries[q].expert].data) + pos;
+      const int found = members_of_scores(scores, n, brackets[q], counts[q].above, m, members);
+      take_members(members, found, brackets[q], counts[q], collected[q]);
+    }
+  }
+}
+
 Flags bracket(const DeltaJob& job, const RankQuery* queries, const Bracket* brackets, int count,
               int64_t begin, int64_t end, BracketCounts* counts, Collected* collected) {
+  if (job.base.data == nullptr) {
+    bracket_scores(job, queries, brackets, count, begin, end, counts, collected);
+    return 0;
+  }
   float* base = thread_scratch(4 * kChunk + 16);
   float* x = base + kChunk;
   uint32_t* m = reinterpret_cast<uint32_t*>(x + kChunk);

@@ -12,15 +12,27 @@
 namespace mergesafe::cpu::MS_ISA {
 namespace {
 
-// The sum of n values, which are lost, by halves as in row_sum() of ops/tiles.py.
-inline double sum_by_halves(double* values, int n) {
-  if (n == 0) return 0.0;
+// The sum of n values, at least one, which are lost, by halves as in row_sum() of ops/tiles.py.
+inline double sum_of_halves(double* values, int n) {
   for (int left = n; left > 1; left = left / 2 + left % 2) {
     const int half = left / 2;
     add_halves(values, half);
     if (left % 2 == 1) values[half] = values[2 * half];
   }
   return values[0];
+}
+
+inline void halve(const double* values, int n, double* __restrict__ out) {
+  const double* high = values + n;
+  for (int j = 0; j < n; ++j) out[j] = values[j] + high[j];
+}
+
+// The same of values that stay; `room` is for half of them.
+inline double sum_by_halves(const double* values, int n, double* room) {
+  const int half = n / 2;
+  halve(values, half, room);
+  if (n % 2 == 1) room[half] = values[2 * half];
+  return sum_of_halves(room, half + n % 2);
 }
 
 // Floats in the order of their value; of NaN it is the largest or the least.
@@ -39,26 +51,42 @@ inline float largest_of(const float* x, int n) {
   return float_of(static_cast<uint32_t>(ordered(static_cast<uint32_t>(largest))));
 }
 
-inline void powers_of(const float* x, double shift, int n, double* __restrict__ out,
-                      double* __restrict__ again) {
-  for (int j = 0; j < n; ++j) {
-    out[j] = exp_of(static_cast<double>(x[j]) - shift);
-    again[j] = out[j];
-  }
+inline void powers_of(const float* x, double shift, int n, double* __restrict__ out) {
+  for (int j = 0; j < n; ++j) out[j] = exp_of(static_cast<double>(x[j]) - shift);
 }
 
-inline void share_out(double by, int n, double* __restrict__ values) {
-  for (int j = 0; j < n; ++j) values[j] = values[j] * by + kTinyShare;
+// exp of the values of a row less the largest of them, and what makes shares of these.
+struct Powers {
+  const double* values;
+  double by;
+};
+
+inline Powers powers_in(const float* x, int n, double* values, double* room) {
+  powers_of(x, static_cast<double>(largest_of(x, n)), n, values);
+  return {values, 1.0 / sum_by_halves(values, n, room)};
 }
 
-// `out`: exp of x less its largest, shared out, and a tiny share more. `room` has n values.
-inline void softmax(const float* x, int n, double* out, double* room) {
-  powers_of(x, static_cast<double>(largest_of(x, n)), n, out, room);
-  share_out(1.0 / sum_by_halves(room, n), n, out);
+// p log(p / q), of shares and a tiny one more.
+MS_FN double divergence_term(double x, double base, double by_x, double by_base) {
+  const double p = x * by_x + kTinyShare, q = base * by_base + kTinyShare;
+  return log_ratio(p, q) * p;
 }
 
-inline void divergence_terms(const double* q, int n, double* __restrict__ p) {
-  for (int j = 0; j < n; ++j) p[j] = log_ratio(p[j], q[j]) * p[j];
+inline void divergence_halves(const Powers& x, const Powers& base, int n,
+                              double* __restrict__ out) {
+  const double *low = x.values, *high = low + n, *base_low = base.values, *base_high = base_low + n;
+  const double by_x = x.by, by_base = base.by;
+  for (int j = 0; j < n; ++j)
+    out[j] = divergence_term(low[j], base_low[j], by_x, by_base) +
+             divergence_term(high[j], base_high[j], by_x, by_base);
+}
+
+// Their sum over a row, rounded once.
+inline float divergence_of(const Powers& x, const Powers& base, int n, double* room) {
+  const int half = n / 2, last = 2 * half;
+  divergence_halves(x, base, half, room);
+  if (n % 2 == 1) room[half] = divergence_term(x.values[last], base.values[last], x.by, base.by);
+  return static_cast<float>(sum_of_halves(room, half + n % 2));
 }
 
 inline void distances(const float* x, const float* base, float by, int n, float* __restrict__ out) {
@@ -81,10 +109,9 @@ Flags arcee_importances(const TileScoreJob& job, int64_t begin, int64_t end) {
     if (job.rows_known) {
       divergence = job.rows[pos / columns];
     } else {
-      softmax(x, columns, p, sums);
-      softmax(base, columns, q, sums);
-      divergence_terms(q, columns, p);
-      divergence = static_cast<float>(sum_by_halves(p, columns));
+      const Powers of_x = powers_in(x, columns, p, sums);
+      const Powers of_base = powers_in(base, columns, q, sums);
+      divergence = divergence_of(of_x, of_base, columns, sums);
       if (job.rows != nullptr) job.rows[pos / columns] = divergence;
     }
     for (int s = 0; s < job.score_count; ++s)
@@ -124,10 +151,9 @@ inline void pcb_scores(const float* tau, const double* total, PcbBounds bounds, 
   for (int j = 0; j < n; ++j) out[j] = pcb_score(tau[j], total[j], bounds, count);
 }
 
-inline void pcb_nears(const float* tau, const double* total, PcbBounds bounds, float by,
-                      float count, int n, float* __restrict__ out) {
-  for (int j = 0; j < n; ++j)
-    out[j] = pcb_near(tau[j], static_cast<float>(total[j]), bounds, by, count);
+inline void pcb_nears(const float* tau, const float* total, PcbBounds bounds, float by, float count,
+                      int n, float* __restrict__ out) {
+  for (int j = 0; j < n; ++j) out[j] = pcb_near(tau[j], total[j], bounds, by, count);
 }
 
 // The numbers of those that are not below the floor, NaN among them. Writes up to 15 more.
@@ -157,18 +183,49 @@ inline int at_least(const float* values, int n, float floor, int32_t* numbers) {
 }
 #endif
 
+// N inputs, which lie kChunk apart, become task vectors.
+template <int N>
+void pcb_deltas(const float* base, float* __restrict__ x, int n, double* __restrict__ total) {
+  for (int j = 0; j < n; ++j) {
+    double sum = 0.0;
+    for (int i = 0; i < N; ++i) {
+      const float tau = x[i * kChunk + j] - base[j];
+      x[i * kChunk + j] = tau;
+      sum = sum + static_cast<double>(tau);
+    }
+    total[j] = sum;
+  }
+}
+
+inline void pcb_deltas_of(const float* base, float* x, int count, int n, double* total) {
+  switch (count) {
+    case 1: return pcb_deltas<1>(base, x, n, total);
+    case 2: return pcb_deltas<2>(base, x, n, total);
+    case 3: return pcb_deltas<3>(base, x, n, total);
+    case 4: return pcb_deltas<4>(base, x, n, total);
+    default: break;
+  }
+  for (int j = 0; j < n; ++j) total[j] = 0.0;  // scalar loop: memset
+  for (int i = 0; i < count; ++i) add_tau(base, x + int64_t{i} * kChunk, n, total);
+}
+
+inline void narrowed(const double* values, int n, float* __restrict__ out) {
+  for (int j = 0; j < n; ++j) out[j] = static_cast<float>(values[j]);
+}
+
 // One chunk of task vectors, and what its scores need besides.
 struct PcbChunk {
   double *total, *few_totals;
-  float *base, *near, *few, *found, *tau;
+  float *base, *near_total, *near, *few, *found, *tau;
   int32_t* numbers;
 
-  static int64_t floats(int count) { return (9 + int64_t{count}) * kChunk + 16; }
+  static int64_t floats(int count) { return (10 + int64_t{count}) * kChunk + 16; }
   PcbChunk(float* scratch, int count)
       : total(reinterpret_cast<double*>(scratch)),
         few_totals(total + kChunk),
         base(reinterpret_cast<float*>(few_totals + kChunk)),
-        near(base + kChunk),
+        near_total(base + kChunk),
+        near(near_total + kChunk),
         few(near + kChunk),
         found(few + kChunk),
         tau(found + kChunk),
@@ -176,20 +233,19 @@ struct PcbChunk {
 
   Flags load_deltas(const TileScoreJob& job, int64_t pos, int n) {
     Flags flags = flag(0, load(job.base, pos, n, job.zero_nonfinite, base));
-    for (int j = 0; j < n; ++j) total[j] = 0.0;  // scalar loop: memset
-    for (int i = 0; i < job.count; ++i) {
-      float* to = tau + int64_t{i} * kChunk;
-      flags |= flag(i + 1, load(job.inputs[i], pos, n, job.zero_nonfinite, to));
-      add_tau(base, to, n, total);
-    }
+    for (int i = 0; i < job.count; ++i)
+      flags |=
+          flag(i + 1, load(job.inputs[i], pos, n, job.zero_nonfinite, tau + int64_t{i} * kChunk));
+    pcb_deltas_of(base, tau, job.count, n, total);
+    narrowed(total, n, near_total);
     return flags;
   }
 
   // The exact scores of those that may reach the floor; the others are 0.
   void screened(const float* t, PcbBounds bounds, float floor, int count, int n, float* out) {
     const float range = bounds.high - bounds.low;
-    pcb_nears(t, total, bounds, range > 0.0f ? 1.0f / range : 0.0f, static_cast<float>(count), n,
-              near);
+    pcb_nears(t, near_total, bounds, range > 0.0f ? 1.0f / range : 0.0f, static_cast<float>(count),
+              n, near);
     const int left = at_least(near, n, floor / kScreenMargin, numbers);
     for (int k = 0; k < left; ++k) {
       few[k] = t[numbers[k]];

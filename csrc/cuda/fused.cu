@@ -41,13 +41,17 @@ __device__ __forceinline__ void fused_one(const Batch& batch, int j, const float
   store_one(element(load_one(job.first, pos), row), job.out, job.out_dtype, pos);
 }
 
-// Calls step(i, x) with a vector of every input.
-template <class Step>
+// Calls step(i, x) with a vector of every tensor of every input.
+template <int kTensors, class Step>
 __device__ __forceinline__ void over_inputs(const Batch& batch, int j, int64_t pos, Step&& step) {
-  for (int i = 0; i < batch.count; ++i) {
-    const auto& input = batch.expert(j, i).source;
-    float x[kVector];
-    expand(fetch(input, pos), input, x);
+  const int inputs = batch.count / kTensors;
+  for (int i = 0; i < inputs; ++i) {
+    float x[kTensors][kVector];
+#pragma unroll
+    for (int t = 0; t < kTensors; ++t) {
+      const auto& input = batch.expert(j, t * inputs + i).source;
+      expand(fetch(input, pos), input, x[t]);
+    }
     step(i, x);
   }
 }
@@ -59,16 +63,17 @@ __device__ __forceinline__ void folded_vector(const Batch& batch, int j, const f
   const Job& job = batch.job(j);
   float b[kVector], state[kVector][Fold::kStates] = {};
   expand(fetch(job.first, pos), job.first, b);
-  over_inputs(batch, j, pos, [&](int i, const float (&x)[kVector]) {
+  constexpr int kTensors = Fold::kTensors;
+  over_inputs<kTensors>(batch, j, pos, [&](int i, const float (&x)[kTensors][kVector]) {
     const InputCoefficients<Fold> c(given, i);
 #pragma unroll
-    for (int k = 0; k < kVector; ++k) Fold::next(state[k], b[k], x[k], c.values);
+    for (int k = 0; k < kVector; ++k) take_next<Fold>(state[k], b[k], &x[0][k], kVector, c.values);
   });
   if constexpr (Fold::kSweeps == 2) {
-    over_inputs(batch, j, pos, [&](int i, const float (&x)[kVector]) {
+    over_inputs<kTensors>(batch, j, pos, [&](int i, const float (&x)[kTensors][kVector]) {
       const InputCoefficients<Fold> c(given, i);
 #pragma unroll
-      for (int k = 0; k < kVector; ++k) Fold::again(state[k], b[k], x[k], c.values);
+      for (int k = 0; k < kVector; ++k) Fold::again(state[k], b[k], x[0][k], c.values);
     });
   }
   const SharedCoefficients<Fold> shared(given);
@@ -83,9 +88,13 @@ __device__ __forceinline__ void folded_one(const Batch& batch, int j, const floa
   const Job& job = batch.job(j);
   const float base = load_one(job.first, pos);
   float state[Fold::kStates] = {};
-  for (int i = 0; i < batch.count; ++i) {
+  const int inputs = batch.count / Fold::kTensors;
+  for (int i = 0; i < inputs; ++i) {
     const InputCoefficients<Fold> c(given, i);
-    Fold::next(state, base, load_one(batch.expert(j, i).source, pos), c.values);
+    float x[Fold::kTensors];
+    for (int t = 0; t < Fold::kTensors; ++t)
+      x[t] = load_one(batch.expert(j, t * inputs + i).source, pos);
+    take_next<Fold>(state, base, x, 1, c.values);
   }
   if constexpr (Fold::kSweeps == 2) {
     for (int i = 0; i < batch.count; ++i) {
@@ -114,11 +123,11 @@ __device__ __forceinline__ void one_of(const Batch& batch, int j, const float* g
     fused_one<Fused>(batch, j, given, pos);
 }
 
-// coefficients: [jobs][kCoefficients + kEach * inputs], on the device.
+// coefficients: [jobs][FusedList::coefficients()], on the device.
 template <class Fused>
 __global__ void __launch_bounds__(kThreads)
     fused_kernel(MS_PARAMETER(Batch) batch, const float* coefficients) {
-  const int64_t each = Fused::kCoefficients + Fused::kEach * int64_t{batch.count};
+  const int64_t each = Fused::kCoefficients + Fused::kEach * int64_t{batch.count / Fused::kTensors};
   for (uint32_t tile = blockIdx.x; tile < batch.tiles; tile += gridDim.x) {
     const int j = batch.find(tile);
     const Job& job = batch.job(j);

@@ -71,6 +71,11 @@ class Combination(ABC):
         """Float32 values for each element that the pass needs besides operands and result."""
         return 0.0
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether it is given references and calibration, too."""
+        return False
+
     def is_like(self, other: Combination) -> bool:
         """Whether both take the same memory."""
         mine = type(self), self.of, self.unit, self.scratch
@@ -94,7 +99,7 @@ class WeightedSum(Combination):
         if self.of not in ("inputs", "all"):
             raise BrokenContractError(f"WeightedSum is of {self.of!r}", "inputs or all")
         noun = scope.noun if self.of == "inputs" else "tensor, a separate base first"
-        _check_weights("WeightedSum", self.weights, scope.count(self.of), noun, finite)
+        check_weights("WeightedSum", self.weights, scope.count(self.of), noun, finite)
 
     def narrowed(self, used: Used) -> WeightedSum:
         return replace(self, weights=used.keep(self.weights, self.of))
@@ -123,7 +128,7 @@ class MergeTaskVectors(Combination):
 
     def check(self, scope: Scope, *, finite: bool) -> None:
         name = "MergeTaskVectors"
-        _check_weights(name, self.weights, scope.inputs, scope.noun, finite)
+        check_weights(name, self.weights, scope.inputs, scope.noun, finite)
         scope.check_base(name)
         check_masks(name, self.sparsify, scope)
         check_ranked(name, self.ranked, scope)
@@ -159,74 +164,10 @@ class MergeSelected(Combination):
 
     def check(self, scope: Scope, *, finite: bool) -> None:
         scope.check_base("MergeSelected")
-        _check_weights("MergeSelected", self.weights, scope.inputs, scope.noun, finite)
+        check_weights("MergeSelected", self.weights, scope.inputs, scope.noun, finite)
 
     def narrowed(self, used: Used) -> MergeSelected:
         return replace(self, weights=used.keep(self.weights))
-
-
-@dataclass(frozen=True)
-class FusedShape:
-    """How many inputs, besides the base, and how many coefficients a fused kernel takes.
-
-    ``inputs``: None where it takes any number of them, one at least. ``each``: how many further
-    coefficients it takes for every input.
-    """
-
-    inputs: int | None
-    coefficients: int
-    each: int = 0
-
-    def coefficients_of(self, inputs: int) -> int:
-        """Of a call with so many inputs: those of all inputs, then those of every input."""
-        return self.coefficients + self.each * inputs
-
-
-#: The kernels of csrc/core/fused.h by name.
-FUSED: Final[Mapping[str, FusedShape]] = {
-    "nearswap": FusedShape(inputs=1, coefficients=1),
-    "magmax": FusedShape(inputs=None, coefficients=1),
-    "ram": FusedShape(inputs=None, coefficients=1, each=1),
-    "consensus": FusedShape(inputs=None, coefficients=2, each=1),
-    "emr": FusedShape(inputs=None, coefficients=1),
-    "stitch": FusedShape(inputs=None, coefficients=1, each=1),
-}
-
-
-@dataclass(frozen=True)
-class Fused(Combination):
-    """``out = kernel(base, inputs, coefficients)`` element by element, in float32.
-
-    ``kernel``: a name in :data:`FUSED`; :data:`mergesafe.ops.fused.ELEMENTS` has the formula of
-    each. The base comes first. Coefficients of single inputs come last, in the order of inputs.
-    """
-
-    kernel: str
-    coefficients: tuple[float, ...]
-    of: OperandSet = field(default="all", init=False, repr=False)
-    unit: Unit = field(default=Unit.ELEMENT, init=False, repr=False)
-
-    def check(self, scope: Scope, *, finite: bool) -> None:
-        shape = FUSED.get(self.kernel)
-        if shape is None:
-            raise BrokenContractError(
-                f"merge() returned a Fused of the kernel {shown(self.kernel)}",
-                f"one of {', '.join(FUSED)}",
-            )
-        scope.check_base("Fused")
-        if shape.inputs is not None and scope.inputs != shape.inputs:
-            raise BrokenContractError(
-                f"merge() returned Fused({self.kernel!r}) for {scope.inputs} {scope.noun}s",
-                f"{shape.inputs}",
-            )
-        wanted = shape.coefficients_of(scope.inputs)
-        _check_weights(f"Fused({self.kernel!r})", self.coefficients, wanted, "coefficient", finite)
-
-    def narrowed(self, used: Used) -> Fused:
-        raise BrokenContractError(
-            "unused() left out some inputs of a Fused",
-            "all of them or none, because its coefficients are not of single inputs",
-        )
 
 
 #: Takes a :class:`mergesafe.ops.tiles.Tile` and the combination's ``settings``, and returns a
@@ -331,6 +272,10 @@ class TileFunction(Combination):
         return max(self.holds, *(score.scratch for score in self.scores), 0.0)
 
     @property
+    def takes_more(self) -> bool:
+        return True
+
+    @property
     def keeps_rows(self) -> bool:
         """Whether the compiled function keeps a number of each row for later passes."""
         return COMPILED_SCORES.get(self.compiled or "", False)
@@ -377,10 +322,11 @@ class Dense(TileFunction):
             raise BrokenContractError(
                 f"Dense has prepare = {shown(self.prepare)}", "a function, or None"
             )
-        _check_weights("Dense", (self.scale,), 1, "matrix", finite)
+        check_weights("Dense", (self.scale,), 1, "matrix", finite)
 
 
-def _check_weights(name: str, weights: Sequence[Any], count: int, noun: str, finite: bool) -> None:
+def check_weights(name: str, weights: Sequence[Any], count: int, noun: str, finite: bool) -> None:
+    """Raise where ``weights`` are not ``count`` numbers, one per ``noun``."""
     if len(weights) != count:
         raise BrokenContractError(
             f"merge() returned a {name} of {len(weights)} weights", f"{count}, one per {noun}"

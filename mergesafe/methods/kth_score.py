@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from mergesafe.methods.combinations import Combination, Fused, TileFunction
+from mergesafe.methods.combinations import Combination, TileFunction
 from mergesafe.methods.contract import BrokenContractError, Scope, Used, shown
+from mergesafe.methods.fused import Fused
 from mergesafe.methods.statistics import INFINITY, Statistic, is_rank
 
 

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias, get_args
 from mergesafe.methods.combinations import (
     Combination,
     Dense,
-    Fused,
     MergeSelected,
     MergeTaskVectors,
     TileFunction,
@@ -26,6 +25,7 @@ from mergesafe.methods.combinations import (
     WeightedSum,
 )
 from mergesafe.methods.contract import OperandSet, Scope
+from mergesafe.methods.fused import Fused
 from mergesafe.methods.kth_score import KthScore
 from mergesafe.methods.low_rank import LowRank, LowRankDelta
 from mergesafe.methods.lowest_tensors import LowestTensors

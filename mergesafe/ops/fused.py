@@ -120,6 +120,28 @@ def stitch(base: Tensor, inputs: Sequence[Tensor], coefficients: Sequence[Tensor
     return base + (total / torch.where(kept > 1, kept, one)) * scale
 
 
+def resta(base: Tensor, inputs: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+    """``base + gamma * (aligned - unaligned)``, where the base is the model that is merged."""
+    [aligned, unaligned], [gamma] = inputs, coefficients
+    return base + (aligned - unaligned) * gamma
+
+
+def fisher(base: Tensor, inputs: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+    """``sum_i w_i F_i x_i / sum_i w_i F_i`` of inputs x_i and, after them, their F_i, of which
+    values below the floor are raised to it. The base is not looked at.
+
+    Coefficients: the floor, then the weight of each input.
+    """
+    floor, *weights = coefficients
+    diagonals = inputs[len(weights) :]
+    sums = total = torch.zeros_like(base)
+    for x, diagonal, weight in zip(inputs, diagonals, weights, strict=False):
+        share = torch.where(diagonal < floor, floor, diagonal) * weight
+        sums = sums + share * x
+        total = total + share
+    return sums / total
+
+
 def _sum_of_deltas(base: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     total = torch.zeros_like(base)
     for x in inputs:
@@ -129,5 +151,5 @@ def _sum_of_deltas(base: Tensor, inputs: Sequence[Tensor]) -> Tensor:
 
 ELEMENTS: Final[Mapping[str, Element]] = {
     "nearswap": nearswap, "magmax": magmax, "ram": ram, "consensus": consensus, "emr": emr,
-    "stitch": stitch,
+    "stitch": stitch, "resta": resta, "fisher": fisher,
 }  # fmt: skip

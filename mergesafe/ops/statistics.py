@@ -236,7 +236,8 @@ def combine(
     if isinstance(how, WeightedSum):
         return backend.weighted_sum(operands(how.of, base, inputs), how.weights, out_dtype)
     if isinstance(how, Fused):
-        return backend.fused(how.kernel, _there(base), inputs, how.coefficients, out_dtype)
+        first, *others = how.operands(operands("all", base, inputs), beside)
+        return backend.fused(how.kernel, first, others, how.coefficients, out_dtype)
     if isinstance(how, MergeTaskVectors):
         there = _there(base)
         if how.ranked:

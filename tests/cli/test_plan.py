@@ -179,12 +179,13 @@ def test_a_dense_method_that_declares_no_operations_has_no_estimate(family: Fami
 
 def test_a_part_that_cannot_be_merged_has_no_estimate(tmp_path: Path) -> None:
     """Here the merge fails, too; but a plan says what there is to do."""
-    content = recipe("fisher", [], parameters={"weight": 3.0})
-    for i in range(2):
-        values = torch.full((300, 300), i + 1.0)
-        known = save(tmp_path / f"fisher{i}", {"w": torch.full((300, 300), 3e38)})
-        model = str(save(tmp_path / str(i), {"w": values}))
-        content["models"].append({"model": model, "calibration": {"fisher": str(known)}})
+    values = 1.0, 3e38, -3e38  # 0 times the difference of the last two is NaN
+    model, *others = (
+        str(save(tmp_path / str(i), {"w": torch.full((300, 300), value)}))
+        for i, value in enumerate(values)
+    )
+    content = recipe("resta", [model], parameters={"gamma": 0.0, "density": 0.5})
+    content["references"] = dict(zip(("aligned", "unaligned"), others, strict=True))
     answer = plan(write_recipe(tmp_path / "recipe.yml", content))
     assert answer["estimate"] is None
     assert "could not be read or merged" in answer["no_estimate"]

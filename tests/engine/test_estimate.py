@@ -238,7 +238,7 @@ def test_what_only_the_first_piece_waits_for_is_not_counted(
     monkeypatch.setattr(resta, "restored", restored)
     models = [save(tmp_path / f"m{i}", {"w": torch.randn(2 << 20)}) for i in range(3)]
     places = dict(zip(("aligned", "unaligned"), map(str, models), strict=False))
-    content = recipe("resta", models[2:]) | {"references": places}
+    content = recipe("resta", models[2:], parameters={"density": 0.5}) | {"references": places}
     report = mergesafe.plan(content, threads=1)
     rates = calibrate(report.plan, report.schedule, report.options)
     assert calls[0] > 1

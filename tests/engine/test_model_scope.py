@@ -14,6 +14,7 @@ from tiny import Tensors, llama, read, recipe, same_bits, save, save_adapter
 import mergesafe as ms
 from mergesafe import methods
 from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.engine.run import model_sample
 from mergesafe.engine.run.native_kernels import NativeKernels
 from mergesafe.engine.run.nonfinite import NonFinite
 from mergesafe.engine.run.whole_model import with_magnitudes
@@ -161,6 +162,35 @@ def test_all_ranks_of_an_expert_come_from_one_count(
         for (expert, k), bits in known.items():
             if expert == number:
                 assert ordered[k - 1].view(torch.int32) == bits
+
+
+@pytest.mark.parametrize("misled", [False, True])
+def test_a_selection_finds_what_counts_find(
+    misled: bool, models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large models are sampled and read once; what a sample misleads about is counted."""
+
+    def found(threads: int) -> dict[tuple[int, int], int]:
+        read.clear()
+        with Reader() as reader:
+            made = with_magnitudes(
+                plan, reader, NonFinite("error", reader), memory=1 << 26, threads=threads,
+                advance=read.append,
+            )  # fmt: skip
+        return {rank: bits for task in made.tasks for rank, bits in task.magnitudes.items()}
+
+    read: list[int] = []
+    plan = ms.plan(content(models)).plan
+    counted = found(1)
+    twice = sum(read)
+    monkeypatch.setattr(model_sample, "LEAST_ELEMENTS", 0)
+    monkeypatch.setattr(model_sample, "COLLECTED_SHARE", 2)
+    if misled:
+        monkeypatch.setattr(model_sample, "scattered", lambda numel, runs: [0] * runs)
+    assert found(3) == counted
+    assert twice / 2 < sum(read) < 0.7 * twice
+    once = ms.plan(content(models, parameters={})).schedule.bytes_read
+    assert ms.plan(content(models)).schedule.bytes_read == once + sum(read)
 
 
 def test_adapters_count_as_what_they_add(models: list[Path], tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mergesafe.errors import MethodError
-from mergesafe.methods.combinations import FUSED
 from mergesafe.methods.driver import drive, steps
+from mergesafe.methods.fused import FUSED
 from mergesafe.methods.spec import Fused, Inputs, MergeMethod, Settings, TensorContext
 from mergesafe.native import DTYPES as DTYPE_CODES
 from mergesafe.native import Input, Output, extension
@@ -33,12 +33,15 @@ COEFFICIENTS: dict[str, Sequence[tuple[float, ...]]] = {
     "consensus": [(2.0, 0.7), (1.0, 1.0), (0.0, -1.0), (9.0, 0.5), (NAN, 1.0), (2.0, 1e300)],
     "emr": [(0.7,), (0.0,), (-1.0,), (3e38,), (1e300,), (NAN,)],
     "stitch": [(0.7,), (0.0,), (-1.0,), (1e300,), (NAN,)],
+    "resta": [(0.7,), (0.0,), (-1.0,), (1e300,), (NAN,)],
+    "fisher": [(1e-20,), (0.5,), (0.0,), (-1.0,), (1e300,), (NAN,)],
 }
 #: The same of single inputs, in turn.
 OF_INPUTS: dict[str, Sequence[float]] = {
     "ram": (1.02, 1.0, 0.5, 0.0, -2.0, 1e300, NAN),
     "consensus": (0.4, 0.3, 0.0, 1.0, INF, -1.0, NAN),
     "stitch": (0.1, 0.0, 1e-6, 2.0, INF, -1.0, NAN),
+    "fisher": (0.3, 1.0, 0.0, 2.0, 1e300, -1.0, NAN),
 }
 #: How many inputs a kernel that takes any number is given, in turn.
 COUNTS = (3, 1, 2, 7)
@@ -49,7 +52,7 @@ def numbers(
 ) -> list[float]:
     """All coefficients of a call with these inputs; those of single ones from number ``at`` on."""
     values = OF_INPUTS.get(kernel, ())
-    each = FUSED[kernel].each * len(inputs)
+    each = FUSED[kernel].each * (len(inputs) // FUSED[kernel].tensors)
     return [*shared, *(values[(at + i) % len(values)] for i in range(each))]
 
 
@@ -57,7 +60,8 @@ def operands(kernel: str, n: int, seed: int) -> list[torch.Tensor]:
     """A base and inputs of any patterns, of which some lie close to the base."""
     base = patterns(n, DTYPES[seed % 3], seed)
     tensors = [base]
-    for i in range(FUSED[kernel].inputs or COUNTS[seed % len(COUNTS)]):
+    shape = FUSED[kernel]
+    for i in range(shape.inputs or COUNTS[seed % len(COUNTS)] * shape.tensors):
         x = patterns(n, DTYPES[(seed + i + 1) % 3], seed + 7 * i + 1)
         near = torch.randn(n, generator=torch.Generator().manual_seed(seed)) * 0.2 + base.float()
         tensors.append(torch.where(torch.arange(n) % 3 == 0, near.to(x.dtype), x))
@@ -117,7 +121,7 @@ def test_pairs_of_bfloat16(isa: str, kernel: str) -> None:
 
 
 def test_every_table_names_the_same_kernels() -> None:
-    shapes = {n: (shape.inputs, shape.coefficients, shape.each) for n, shape in FUSED.items()}
+    shapes = {n: (s.inputs, s.coefficients, s.each, s.tensors) for n, s in FUSED.items()}
     assert extension.fused_kernels == shapes
     assert list(ELEMENTS) == list(FUSED)
     assert list(COEFFICIENTS) == list(FUSED)
@@ -130,7 +134,7 @@ def test_every_table_names_the_same_kernels() -> None:
         (
             "other", 1, 1,
             "there is no fused kernel 'other'; expected one of nearswap, magmax, ram, consensus, "
-            "emr, stitch",
+            "emr, stitch, resta, fisher",
         ),
         ("nearswap", 2, 1, "inputs has 2 values; expected 1"),
         ("nearswap", 1, 0, "coefficients has 0 values; expected 1"),
@@ -138,6 +142,9 @@ def test_every_table_names_the_same_kernels() -> None:
         ("magmax", 9, 2, "coefficients has 2 values; expected 1"),
         ("ram", 3, 1, "coefficients has 1 values; expected 4"),
         ("consensus", 2, 5, "coefficients has 5 values; expected 4"),
+        ("resta", 1, 1, "inputs has 1 values; expected 2"),
+        ("fisher", 3, 2, "inputs has 3 values; expected two for every input"),
+        ("fisher", 4, 5, "coefficients has 5 values; expected 3"),
     ],
 )  # fmt: skip
 def test_calls_that_do_not_fit(kernel: str, inputs: int, coefficients: int, message: str) -> None:
@@ -203,13 +210,25 @@ def test_magmax_does_not_hide_nan(at: int) -> None:
 @pytest.mark.parametrize("kernel", [n for n, shape in FUSED.items() if shape.inputs is None])
 def test_folds_of_many_inputs(kernel: str) -> None:
     """More than flags have bits of their own."""
-    base, *inputs = patterns(80 * 131, F32, 5).view(80, 131)
+    base, *inputs = patterns(81 * 131, F32, 5).view(81, 131)
     coefficients = numbers(kernel, COEFFICIENTS[kernel][0], inputs)
     wanted = REFERENCE.fused(kernel, base, inputs, coefficients, BF16)
     for isa in ISAS:
         with forced(isa):
             out = BACKENDS[isa]()[0].fused(kernel, base, inputs, coefficients, BF16)
         assert_same_bits(out, wanted)
+
+
+# --- fisher by hand ------------------------------------------------------------------------------
+
+
+def test_fisher_raises_diagonals_and_does_not_look_at_the_base() -> None:
+    base = torch.full((3,), NAN)
+    inputs = [torch.tensor([1.0, 2.0, 4.0]), torch.tensor([3.0, 6.0, 8.0])]
+    diagonals = [torch.tensor([1.0, 0.0, 0.25]), torch.tensor([3.0, 0.0, NAN])]
+    out = REFERENCE.fused("fisher", base, [*inputs, *diagonals], [0.5, 2.0, 1.0], F32)
+    # weights 2 and 3; 1 and 0.5; NaN comes out
+    assert_same_bits(out, torch.tensor([(2 + 9) / 5, (2 + 3) / 1.5, NAN]))
 
 
 # --- what one input does to the others -----------------------------------------------------------
@@ -252,6 +271,8 @@ class Returns(MergeMethod):
         (Fused("nearswap", ()), 1, "of 0 weights; expected 1, one per coefficient"),
         (Fused("ram", (0.1, 1.0)), 3, "of 2 weights; expected 4, one per coefficient"),
         (Fused("nearswap", (float("nan"),)), 1, "NaN"),
+        (Fused("resta", (1.0,)), 2, r"for 2 experts; expected 1"),
+        (Fused("fisher", (0.1, 1.0)), 3, "of 2 weights; expected 4, one per coefficient"),
     ],
 )
 def test_a_method_is_held_to_the_kernel(made: Fused, inputs: int, message: str) -> None:

@@ -21,7 +21,7 @@ pytest.importorskip("triton")
 import triton
 from triton.backends.compiler import GPUTarget
 
-from mergesafe.methods.combinations import FUSED as FUSED_KERNELS
+from mergesafe.methods.fused import FUSED as FUSED_KERNELS
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops.backends.base import MergeJob, RankJob
 
@@ -110,7 +110,8 @@ def _every_kernel(tensors: Sequence[torch.Tensor]) -> None:
     TRITON.weighted_sum(tensors, [1.0] * len(tensors), F16)
     for kernel, shape in FUSED_KERNELS.items():
         inputs = experts[: shape.inputs]
-        TRITON.fused(kernel, base, inputs, [0.5] * shape.coefficients_of(len(inputs)), F16)
+        coefficients = [0.5] * shape.coefficients_of(len(inputs))
+        TRITON.fused(kernel, base, inputs * shape.tensors, coefficients, F16)
     TRITON.gram(tensors, [0.0] * len(tensors) ** 2)
     TRITON.inner_products([base], [experts])
     # rank 0, which the counts of kernels that have not run can answer

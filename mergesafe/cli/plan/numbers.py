@@ -14,13 +14,13 @@ from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.methods.combinations import (
     Combination,
-    Fused,
     MergeSelected,
     MergeTaskVectors,
     TileFunction,
     Unit,
     WeightedSum,
 )
+from mergesafe.methods.fused import Fused
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import Settings
 

@@ -45,7 +45,7 @@ from mergesafe.engine.plan.whole_model import check_slices
 from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import Planned, dry_run
 from mergesafe.methods.registry import file_digest
-from mergesafe.methods.spec import Settings, TensorContext, TileFunction
+from mergesafe.methods.spec import Settings, TensorContext
 from mergesafe.outline.outputs import Outline, Output
 from mergesafe.outline.sources import Document, Model, Operand, hub_notes
 from mergesafe.recipe.model import Recipe
@@ -285,7 +285,7 @@ def _task(
     planned = None if copied else planned_of(recipe, settings, context)
     cast = None if uncast else recipe.dtype
     beside: tuple[Operand, ...] = ()
-    if planned is not None and isinstance(planned.combination, TileFunction):
+    if planned is not None and planned.combination.takes_more:
         beside = tuple(operand for each in calibration.values() for operand in each)
     else:
         references = ()

@@ -280,7 +280,11 @@ def bytes_read(task: TensorTask, layout: Tiling) -> int:
 
 def sample_positions(numel: int) -> list[int]:
     """First elements of the sampled runs of :data:`SAMPLE_RUN`: one in each of equal parts."""
-    runs = min(max(SAMPLE_LEAST, numel // SAMPLE_SHARE), numel // 4) // SAMPLE_RUN
+    return scattered(numel, min(max(SAMPLE_LEAST, numel // SAMPLE_SHARE), numel // 4) // SAMPLE_RUN)
+
+
+def scattered(numel: int, runs: int) -> list[int]:
+    """First elements of so many runs, of which each lies in another of equal parts."""
     if not runs:
         return []
     part = numel // runs

@@ -267,20 +267,21 @@ def _select_scores(
     ranks = sorted(set(request.ranks))
     selection = _selection(ranks, runs, tensor)
     for begin, count in runs:
-        found = tensor.scored(tensor.inputs(begin, count), request.scores, count, begin)
-        selection.sample(found, count)
+        sampled = tensor.scored(tensor.inputs(begin, count), request.scores, count, begin)
+        selection.sample(sampled, count)
         tensor.lap("statistics", begin, 0)
     least: dict[int, int] = {}
-    for (score, _), bits in zip(ranks, selection.least(), strict=True):
-        least[score] = min(bits, least.get(score, bits))
+    for (score, _), bound in zip(ranks, selection.least(), strict=True):
+        least[score] = min(bound, least.get(score, bound))
     floors = [float32_of(least.get(number, 0)) for number in range(len(request.scores))]
     for begin, count, inputs in tensor.tiles():
         for at, n, parts in tensor.pieces(inputs, count):
-            selection.add(tensor.scored(parts, request.scores, n, begin + at, floors), n)
+            _, *found = tensor.scored(parts, request.scores, n, begin + at, floors)
+            selection.add_scores(found, n)
             tensor.lap("statistics", begin + at, _bytes(parts))
-    answers, missed = selection.finish()
+    bits, missed = selection.finish()
     tensor.lap("statistics", 0, 0)
-    return {rank: answers[i] for i, rank in enumerate(ranks) if i not in missed}
+    return {rank: bits[i] for i, rank in enumerate(ranks) if i not in missed}
 
 
 def _radix_of_scores(

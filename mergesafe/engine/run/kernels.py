@@ -107,6 +107,12 @@ class Selection(Protocol):
     def add(self, inputs: Sequence[Buffer], n: int) -> int:
         """The next tile, once the sample is complete; answers with flags."""
 
+    def add_alone(self, inputs: Sequence[Buffer], n: int, thread: int) -> int:
+        """As :meth:`add`, by one of several threads at a time, after :meth:`least`."""
+
+    def add_scores(self, scores: Sequence[Buffer], n: int) -> None:
+        """The next piece of what is selected among, where that is scores in float32."""
+
     def least(self) -> list[int]:
         """By rank, bits below which nothing is looked at; the sample is complete."""
 

@@ -56,6 +56,13 @@ class NativeSelection:
         base, *experts = _inputs(inputs)
         return self._selection.add(base, experts, n)
 
+    def add_alone(self, inputs: Sequence[Buffer], n: int, thread: int) -> int:
+        base, *experts = _inputs(inputs)
+        return self._selection.add_alone(base, experts, n, thread)
+
+    def add_scores(self, scores: Sequence[Buffer], n: int) -> None:
+        self._selection.add_scores([Array(x.address, n) for x in scores], n)
+
     def least(self) -> list[int]:
         return self._selection.least()
 

@@ -42,6 +42,7 @@ from mergesafe.methods.contract import OperandSet
 from mergesafe.methods.driver import broken, drive, steps
 from mergesafe.methods.spec import (
     Combination,
+    Fused,
     MergeTaskVectors,
     RankMask,
     Statistic,
@@ -102,11 +103,13 @@ class TensorMerge:
             combine = self._statistics()
         size, made = SIZES[self.task.out_dtype], self.task.made_dtype
         address, view = self._out
-        beside = isinstance(combine, TileFunction)
         chosen = list(self.operands(combine.of))
-        if beside:
-            chosen += range(len(self.task.members), len(self.task.sources))
-        for begin, count, inputs in self.tiles(beside=beside):
+        more = range(len(self.task.members), len(self.task.sources))
+        if isinstance(combine, Fused):
+            chosen = combine.operands(chosen, more)
+        elif combine.takes_more:
+            chosen += more
+        for begin, count, inputs in self.tiles(beside=combine.takes_more):
             self._begin_tile(begin)
             for at, n, pieces in self.pieces(inputs, count):
                 first, total, rows = self._whole_rows(begin + at, n, pieces)

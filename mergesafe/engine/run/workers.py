@@ -103,7 +103,8 @@ def schedule(plan: Work, options: Options) -> Schedule:
         task.stored_bytes if task.copied else bytes_read(task, layouts[task.name])
         for task in plan.tasks
     )
-    return Schedule(layouts, arena, workers, read + before_bytes(plan.tasks))
+    before = before_bytes(plan.tasks, options.memory, options.threads)
+    return Schedule(layouts, arena, workers, read + before)
 
 
 def is_cut(task: TensorTask) -> bool:

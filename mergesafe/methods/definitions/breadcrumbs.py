@@ -8,9 +8,9 @@ DARE)::
     out = b + lambda * (sum of the kept d_i) / (normalize: sum of the kept w_i)
 
 With ``trim_scope: model``, M counts the elements of all tensors that are merged, and ``|delta_i|``
-is compared with those of all of them, whatever weight they have: two passes over all inputs come
-before the merge. Not for ``slices``; ``tune`` finds weights and ``lambda`` with it, but neither
-densities nor gammas.
+is compared with those of all of them, whatever weight they have: one pass over all inputs, or two,
+comes before the merge. Not for ``slices``; ``tune`` finds weights and ``lambda`` with it, but
+neither densities nor gammas.
 
 Paper: Davari and Belilovsky, "Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse
 Masks", https://arxiv.org/abs/2312.06795"""

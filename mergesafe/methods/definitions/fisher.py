@@ -15,19 +15,17 @@ https://arxiv.org/abs/2111.09832
 
 from __future__ import annotations
 
-from typing import Any
-
 from mergesafe.errors import ArgumentError
 from mergesafe.methods.numbers import plain
 from mergesafe.methods.spec import (
     Calibration,
+    Fused,
     Inputs,
     Merge,
     MergeMethod,
     Parameter,
     Settings,
     TensorContext,
-    TileFunction,
     WeightedSum,
 )
 
@@ -70,17 +68,5 @@ class Fisher(MergeMethod):
         if plain(total) == 0:
             raise ArgumentError(f"tensor '{tensor.name}': the weights of fisher are all 0")
         if tensor.calibration:
-            return TileFunction(weighted_by_fisher, settings, holds=4.0)
+            return Fused("fisher", (settings.shared["floor"], *weights))
         return WeightedSum(tuple(weight / total for weight in weights))
-
-
-def weighted_by_fisher(tile: Any, settings: Settings) -> Any:
-    """The merged elements of one tile."""
-    floor = settings.shared["floor"]
-    sums = total = 0.0
-    pairs = zip(settings.column("weight"), tile.inputs, tile.calibration["fisher"], strict=True)
-    for weight, x, diagonal in pairs:
-        share = diagonal.clamp(min=floor) * weight
-        sums = sums + share * x
-        total = total + share
-    return sums / total

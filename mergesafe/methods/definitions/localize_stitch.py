@@ -5,9 +5,10 @@ With ``m_i`` = 1 where ``|tau_i|`` is among the largest of the **whole model**, 
 
     out = base + lambda * sum_i m_i tau_i / max(1, sum_i m_i)
 
-Magnitudes are compared with those of all tensors that are merged: two passes over all inputs come
-before the merge, which then reads each tensor once; ``plan`` counts their bytes. Not for
-``slices``. On tensors in memory each is a model of its own.
+Magnitudes are compared with those of all tensors that are merged: one pass over all inputs comes
+before the merge, which then reads each tensor once (two passes where a model is small, or where a
+sample of it misleads); ``plan`` counts their bytes. Not for ``slices``. On tensors in memory each
+is a model of its own.
 
 Paper: He et al., "Localize-and-Stitch: Efficient Model Merging via Sparse Task Arithmetic",
 https://arxiv.org/abs/2408.13656

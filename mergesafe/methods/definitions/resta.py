@@ -19,6 +19,7 @@ from typing import Any
 
 from mergesafe.methods.sparsify import random_mask
 from mergesafe.methods.spec import (
+    Fused,
     Inputs,
     Merge,
     MergeMethod,
@@ -69,13 +70,13 @@ class Resta(MergeMethod):
         mask = random_mask(tensor.seed, tensor.name, 0, density)
         if mask.random:
             mask = replace(mask, rescale=1.0 / density if density else 1.0)
-        return TileFunction(restored, (settings.shared["gamma"], mask), holds=4.0)
+            return TileFunction(restored, (settings.shared["gamma"], mask), holds=4.0)
+        return Fused("resta", (settings.shared["gamma"],))
 
 
 def restored(tile: Any, settings: Any) -> Any:
-    """The model with the safety vector added to it."""
+    """The model with what a mask keeps of the safety vector added to it."""
     gamma, mask = settings
     safety = tile.references["aligned"] - tile.references["unaligned"]
-    if mask.random:
-        safety = tile.masked(safety, mask)
+    safety = tile.masked(safety, mask)
     return tile.inputs[0] + gamma * safety

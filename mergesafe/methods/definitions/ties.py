@@ -15,10 +15,10 @@ element (``rescale`` multiplies d_i as in DARE)::
 
 With ``trim_scope: model``, the rule of the paper's authors, M counts the elements of all tensors
 that are merged, and ``|delta_i|`` is compared with those of all of them, whatever weight they have.
-Two passes over all inputs come before the merge, which then reads each tensor once; ``plan`` counts
-their bytes. Bytes are the same for every cut and number of threads. Not for ``slices``; ``tune``
-finds weights and ``lambda`` with it, but no densities. On tensors in memory each is a model of its
-own.
+One pass over all inputs comes before the merge, which then reads each tensor once (two passes where
+a model is small, or where a sample of it misleads); ``plan`` counts their bytes. Bytes are the same
+for every cut and number of threads. Not for ``slices``; ``tune`` finds weights and ``lambda`` with
+it, but no densities. On tensors in memory each is a model of its own.
 
 With one expert and ``normalize`` the weight cancels; ``plan`` and ``merge`` warn.
 

@@ -18,7 +18,7 @@ VECTOR: Final = (4096,)
 RANK: Final = 16
 #: Models in the example, where the method takes so many.
 MODELS: Final = 3
-#: What a plan reads before the first tensor for what is asked about the whole model.
+#: How often a plan reads all at most, before the first tensor, for what is asked about the model.
 MODEL_PASSES: Final = 2
 
 
@@ -26,10 +26,10 @@ MODEL_PASSES: Final = 2
 class Cost:
     """Of one kind of tensor.
 
-    ``before``: passes over all tensors before the first is merged. ``least`` and ``most``: how
-    often a tensor is read that is too large to stay in memory, with and without room to select in
-    one pass. ``scratch``: float32 values for each element besides the tensors. ``operations``: what
-    is computed with the whole tensor, where the method says so.
+    ``before``: the most passes over all tensors before the first is merged. ``least`` and ``most``:
+    how often a tensor is read that is too large to stay in memory, with and without room to select
+    in one pass. ``scratch``: float32 values for each element besides the tensors. ``operations``:
+    what is computed with the whole tensor, where the method says so.
     """
 
     statistics: tuple[str, ...]

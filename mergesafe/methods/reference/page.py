@@ -178,7 +178,7 @@ def _of_kinds(title: str, matrix: str, vector: str) -> list[tuple[str, str]]:
 def _reads(cost: Cost) -> str:
     times = f"{cost.least}" if cost.least == cost.most else f"{cost.least} or {cost.most}"
     once = "once" if cost.most == 1 else f"once; {times} times where it is too large for `--memory`"
-    before = f"{cost.before} passes over all models first, then " if cost.before else ""
+    before = f"at most {cost.before} passes over all models first, then " if cost.before else ""
     return f"{before}every tensor {once}"
 
 

@@ -100,6 +100,26 @@ def stitch(base, inputs, coefficients, COUNT: tl.constexpr):
     return base + mean * tl.load(coefficients)
 
 
+@triton.jit
+def resta(base, inputs, coefficients):
+    """See :func:`mergesafe.ops.fused.resta`."""
+    return base + (inputs[0] - inputs[1]) * tl.load(coefficients)
+
+
+@triton.jit
+def fisher(base, inputs, coefficients, COUNT: tl.constexpr):
+    """See :func:`mergesafe.ops.fused.fisher`."""
+    floor = tl.load(coefficients)
+    sums = tl.full(base.shape, 0.0, tl.float32)
+    total = tl.full(base.shape, 0.0, tl.float32)
+    for i in tl.static_range(COUNT // 2):
+        diagonal = inputs[COUNT // 2 + i]
+        share = tl.where(diagonal < floor, floor, diagonal) * tl.load(coefficients + 1 + i)
+        sums = sums + share * inputs[i]
+        total = total + share
+    return tl.div_rn(sums, total)
+
+
 @triton.jit(do_not_specialize_on_alignment=["coefficients"])
 def fused(
     out,
@@ -130,4 +150,8 @@ def fused(
         merged = emr(b, values, coefficients, COUNT)
     if KERNEL == "stitch":
         merged = stitch(b, values, coefficients, COUNT)
+    if KERNEL == "resta":
+        merged = resta(b, values, coefficients)
+    if KERNEL == "fisher":
+        merged = fisher(b, values, coefficients, COUNT)
     store(out, index, inside, merged)

@@ -188,6 +188,10 @@ class TensorFunction:
     def _operands(self, how: Combination, inputs: Tensors) -> Tensors:
         return inputs if how.of == "all" else inputs[self.first :]
 
+    def _fused_operands(self, how: Fused, inputs: Tensors) -> list[Tensor]:
+        members = self.first + self.task.context.inputs
+        return how.operands(inputs[:members], inputs[members:])
+
     # --- other combinations ----------------------------------------------------------------------
 
     def _by_function(self, how: Combination, inputs: Tensors, dtype: torch.dtype) -> Tensor:
@@ -249,7 +253,7 @@ class TensorFunction:
             of_scale = torch.dot(wide.double(), along.detach().double())
             return [scale, along], [of_scale, wide * plain(how.scale)]
         if isinstance(how, Fused):
-            base, *others = (x.float() for x in flat)
+            base, *others = (x.float() for x in self._fused_operands(how, flat))
             scalars = [torch.as_tensor(c).to(base) for c in how.coefficients]
             return [ELEMENTS[how.kernel](base, others, scalars)], [wide]
         assert isinstance(how, TileFunction)  # the last of the combinations
