@@ -90,9 +90,9 @@ def main_stack(names: Iterable[str]) -> str | None:
 
 
 def _stack_of(name: str) -> str | None:
-    layer, further = layer_of(name), _FURTHER_STACK.match(name)
-    if layer is not None:
+    if (layer := layer_of(name)) is not None:
         return layer[0]
+    further = _FURTHER_STACK.match(name)
     return further[1] if further is not None else None
 
 

@@ -31,6 +31,7 @@ _RULES: Final = 4
 _WHOLE_MODEL: Final = frozenset(
     ("model", "language_model", "text_model", "transformer", "backbone", "llm")
 )
+_OLD_ENDS: Final = tuple(old for old, _ in RENAMES)
 #: Shares of one side's names that a rule has to carry over, and of those with equal shapes.
 _WHOLE: Final = 0.8
 _EQUAL: Final = 0.7
@@ -68,9 +69,6 @@ def pair(
 
     ``least``: how many names the first rule has to carry over, in place of half of a set.
     """
-    if least is None:
-        sizes = [sum(not _aside(n, side[n]) for n in side) for side in (ours, theirs)]
-        least = max(2, min(sizes) // 2)
     # Old spellings first, so that a prefix may differ as well.
     one, two = _respelt(ours), _respelt(theirs)
     found = _paired(
@@ -92,18 +90,23 @@ def _respelt(names: Mapping[str, Shape]) -> dict[str, str]:
     """Name in the newer spelling -> name; as they are where two would be one."""
     result = {}
     for name in names:
-        new = next((name.removesuffix(a) + b for a, b in RENAMES if name.endswith(a)), name)
+        new = name
+        if name.endswith(_OLD_ENDS):
+            new = next(name.removesuffix(a) + b for a, b in RENAMES if name.endswith(a))
         result[new if new not in names else name] = name
     return result
 
 
-def _paired(ours: Mapping[str, Shape], theirs: Mapping[str, Shape], least: int) -> Pairing:
+def _paired(ours: Mapping[str, Shape], theirs: Mapping[str, Shape], least: int | None) -> Pairing:
     stored = {name: name for name in ours if name in theirs}
     found = Pairing(
         stored, [n for n in ours if n not in theirs], [n for n in theirs if n not in ours]
     )
+    if least is None and found.ours and found.theirs:
+        sizes = [sum(not _aside(n, side[n]) for n in side) for side in (ours, theirs)]
+        least = max(2, min(sizes) // 2)
     while found.ours and found.theirs and len(found.rules) < _RULES:
-        best = _best(found, ours, theirs, 1 if found.rules else least)
+        best = _best(found, ours, theirs, 1 if found.rules or least is None else least)
         if best is None:
             break
         rule, mapped = best
