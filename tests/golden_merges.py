@@ -32,7 +32,7 @@ from mergesafe.regular_file import read_regular
 
 STORE = Path(__file__).parent / "golden" / "merges.json"
 #: Keys of a recipe that say nothing about tensors.
-_SILENT = ("name", "tune", "tokenizer_source")
+_SILENT = ("name", "tune")
 #: Temporary folders: what follows them is the same in every run.
 _TEMPORARY = re.compile(r"/\S*?/pytest-of-[^/\s]+/pytest-\d+/")
 
