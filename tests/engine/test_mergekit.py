@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +61,34 @@ def inputs() -> list[Tensors]:
 
 
 @pytest.fixture(scope="module")
-def float32(inputs: list[Tensors], tmp_path_factory: pytest.TempPathFactory) -> Merges:
-    return run_both("float32", inputs, tmp_path_factory.mktemp("float32"))
+def mergekit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mergekit]:
+    with Mergekit(tmp_path_factory.mktemp("mergekit")) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
-def bfloat16(inputs: list[Tensors], tmp_path_factory: pytest.TempPathFactory) -> Merges:
-    return run_both("bfloat16", inputs, tmp_path_factory.mktemp("bfloat16"))
+def float32(
+    inputs: list[Tensors], mergekit: Mergekit, tmp_path_factory: pytest.TempPathFactory
+) -> Merges:
+    return run_both("float32", inputs, mergekit, tmp_path_factory.mktemp("float32"))
 
 
-def run_both(dtype_name: str, inputs: list[Tensors], folder: Path) -> Merges:
+@pytest.fixture(scope="module")
+def bfloat16(
+    inputs: list[Tensors], mergekit: Mergekit, tmp_path_factory: pytest.TempPathFactory
+) -> Merges:
+    return run_both("bfloat16", inputs, mergekit, tmp_path_factory.mktemp("bfloat16"))
+
+
+def run_both(dtype_name: str, inputs: list[Tensors], mergekit: Mergekit, folder: Path) -> Merges:
     """Merge ``inputs`` as ``dtype_name`` by every recipe, with us and with mergekit."""
     dtype = getattr(torch, dtype_name)
     stored = [{name: tensor.to(dtype) for name, tensor in model.items()} for model in inputs]
     config = {"torch_dtype": dtype_name}
     models = [save(folder / f"m{i}", model, config) for i, model in enumerate(stored)]
     recipes = {name: content(name, models, dtype_name) for name in RECIPES}
-    with Mergekit(folder) as mergekit:
-        for name, each in recipes.items():
-            assert mergekit.merge(each, folder / "theirs" / name) is None
+    for name, each in recipes.items():
+        assert mergekit.merge(each, folder / "theirs" / name) is None
     for name, each in recipes.items():
         mergesafe.merge(each, folder / "ours" / name)
     ours, theirs = ({n: read(folder / side / n) for n in RECIPES} for side in ("ours", "theirs"))

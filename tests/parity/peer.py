@@ -43,13 +43,21 @@ class Mergekit:
 
     def merge(self, recipe: dict[str, Any], out: Path) -> str | None:
         """What mergekit says in place of merging ``recipe`` into ``out``; None if it merged."""
+        error: str | None = self._ask({"recipe": recipe, "out": str(out)})["error"]
+        return error
+
+    def facts(self) -> dict[str, Any]:
+        """Its version, and the names of its commands, options, keys of recipes and methods."""
+        return self._ask({})
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps({"recipe": recipe, "out": str(out)}), file=self._process.stdin, flush=True)
+        print(json.dumps(request), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         assert line, f"mergekit's process has ended; see {self._log.name}"
-        error: str | None = json.loads(line)["error"]
-        return error
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def __enter__(self) -> Mergekit:
         return self

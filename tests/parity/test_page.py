@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
-import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,7 +20,7 @@ from mergesafe.recipe.method_names import MERGEKIT_METHODS
 
 from .compare import assert_equal
 from .differences import PROOFS
-from .peer import Mergekit, mergekit_python
+from .peer import Mergekit
 from .world import World
 
 ROOT = Path(__file__).parents[2]
@@ -57,45 +55,17 @@ def world(tmp_path_factory: pytest.TempPathFactory, mergekit_or_none: Mergekit |
 
 # --- what mergekit has ---------------------------------------------------------------------------
 
-FACTS = """
-import json
-from importlib.metadata import distribution
-from mergekit import config, options
-from mergekit.merge_methods import registry
-from mergekit.tokenizer.config import TokenizerConfig
-models = (config.MergeConfiguration, config.OutputSliceDefinition, config.InputSliceDefinition,
-          config.InputModelDefinition, config.ConditionalParameter)
-print(json.dumps({
-    "commands": [e.name for e in distribution("mergekit").entry_points],
-    "options": list(options.MergeOptions.model_fields),
-    "keys": sorted({key for model in models for key in model.model_fields}),
-    "methods": [method.spec.name for method in registry.registered_methods()],
-    "version": distribution("mergekit").version,
-}))
-"""
 
-
-@cache
-def facts() -> dict[str, Any]:
-    """The installed mergekit's commands, options, keys and methods."""
-    python = mergekit_python()
-    if python is None:
-        pytest.skip("mergekit is not installed; `make parity` does it")
-    done = subprocess.run([python, "-c", FACTS], capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def test_nothing_of_mergekit_is_left_out() -> None:
-    assert facts()["version"] == "0.1.5"
-    assert {quoted(left)[0].split()[0] for left, _ in rows("Commands") if left != "none"} == set(
-        facts()["commands"]
-    )
+def test_nothing_of_mergekit_is_left_out(mergekit: Mergekit) -> None:
+    facts = mergekit.facts()
+    assert facts["version"] == "0.1.5"
+    commands = {quoted(left)[0].split()[0] for left, _ in rows("Commands") if left != "none"}
+    assert commands == set(facts["commands"])
     options = {name for left, _ in rows("Options") for name in quoted(left)}
-    assert options == {f"--{name.replace('_', '-')}" for name in facts()["options"]}
+    assert options == {f"--{name.replace('_', '-')}" for name in facts["options"]}
     keys = {name for left, _ in rows("Recipe keys") for name in quoted(left)}
-    assert set(facts()["keys"]) <= keys
-    assert set(facts()["methods"]) == MERGEKIT_METHODS
+    assert set(facts["keys"]) <= keys
+    assert set(facts["methods"]) == MERGEKIT_METHODS
 
 
 # --- commands and options ------------------------------------------------------------------------
