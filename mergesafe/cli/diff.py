@@ -84,6 +84,9 @@ def summary(found: Diff) -> list[str]:
             lines.append(f"             {len(only):,} only in {side}: {_names(only)}")
     if found.different:
         lines.append(f"             {_in_words(found.overall)}")
+    aside = sum("shape" in e.differs and e.measures.changed is None for e in found.different)
+    if aside:
+        lines.append(f"             not counted there: {aside:,} of other shapes")
     if not any(note.startswith(f"{CONFIG_NAME}: ") for note in found.notes):
         lines += _settings("config", found.config)
     lines += _tokenizer(found)

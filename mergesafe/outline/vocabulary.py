@@ -35,7 +35,7 @@ def by_token(
     """
     found = list(stored)
     table = origins[0].tokens
-    axis = _axis(name, [*origins, *references], stored)
+    axis = token_axis(name, [*origins, *references], stored)
     if table is None or axis is None:
         return found
     shapes = [source.view.shape for source in stored]
@@ -85,7 +85,7 @@ def _gathered(
     return replace(operand, view=Gathered(views, which, rows, axis > 0))
 
 
-def _axis(name: str, models: Sequence[Model], stored: Sequence[Operand]) -> int | None:
+def token_axis(name: str, models: Sequence[Model], stored: Sequence[Operand]) -> int | None:
     """The dimension that counts tokens: by the tensor's name, else by its size in every model."""
     shape = stored[0].view.shape
     axis = vocabulary_axis(name, shape)

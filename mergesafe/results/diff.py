@@ -26,9 +26,10 @@ class TensorHeader(msgspec.Struct, frozen=True):
 
 
 class Measures(msgspec.Struct, frozen=True):
-    """How far b is from a, over ``elements`` elements.
+    """How far b is from a, over ``elements`` elements: of an embedding or a head with another
+    number of rows those of tokens that both models have.
 
-    changed: elements whose value differs (−0 is 0); None where shapes differ.
+    changed: elements whose value differs (−0 is 0); None where shapes differ otherwise.
     largest: max |b − a|. l2: ‖b − a‖. relative: ‖b − a‖ / ‖a‖; None where a is zero. These three
     are None, too, for types that have no float32 value, where a or b holds NaN or infinity, and
     beyond 1e30.
@@ -65,7 +66,7 @@ class TensorDiff(msgspec.Struct, frozen=True):
 class PartDiff(msgspec.Struct, frozen=True):
     """The tensors of a layer, or of a group, that both models have.
 
-    ``measures``: over all of them of equal shapes; its ``relative`` over those that differ.
+    ``measures``: over all of them that are compared; its ``relative`` over those that differ.
     """
 
     name: str

@@ -97,10 +97,34 @@ def compare_files(ours: Files, theirs: Files) -> Differences:
     """
     if same_files(ours, theirs):
         return Differences()
-    kind = next((kind for kind in KINDS if kind in ours.kinds and kind in theirs.kinds), None)
-    if kind is None:
-        return _across(ours, theirs)
-    return compare(ours.vocabulary(kind), theirs.vocabulary(kind))
+    found = compare(*vocabularies(ours, theirs))
+    if _common_kind(ours, theirs) is not None:
+        return found
+    # A plain file may lack the special tokens that a program adds to it, so only tokens that both
+    # know can contradict each other.
+    return Differences(found.moved, found.renamed)
+
+
+def vocabularies(ours: Files, theirs: Files) -> tuple[dict[str, int], dict[str, int]]:
+    """Token -> id of both, by the first kind of file that both have, else by plain ones.
+
+    Raises:
+        CheckpointError: they cannot be read, or number tokens in different ways; without advice.
+    """
+    kind = _common_kind(ours, theirs)
+    if kind is not None:
+        return ours.vocabulary(kind), theirs.vocabulary(kind)
+    one = next((kind for kind in PLAIN_KINDS if kind in ours.kinds), None)
+    two = next((kind for kind in PLAIN_KINDS if kind in theirs.kinds), None)
+    if one is None or two is None:
+        first, second = (next(iter(each.kinds.values())) for each in (ours, theirs))
+        raise CheckpointError(f"{first} and {second} number tokens in different ways")
+    return ours.vocabulary(one), theirs.vocabulary(two)
+
+
+def _common_kind(ours: Files, theirs: Files) -> str | None:
+    """The first kind of file that both have."""
+    return next((kind for kind in KINDS if kind in ours.kinds and kind in theirs.kinds), None)
 
 
 def same_files(ours: Files, theirs: Files) -> bool:
@@ -110,7 +134,7 @@ def same_files(ours: Files, theirs: Files) -> bool:
     """
     if ours.folder == theirs.folder:
         return True
-    kind = next((kind for kind in KINDS if kind in ours.kinds and kind in theirs.kinds), None)
+    kind = _common_kind(ours, theirs)
     if kind is None:
         return False
     one, two = ours.folder / ours.kinds[kind], theirs.folder / theirs.kinds[kind]
@@ -195,16 +219,3 @@ def _same_file(name: str, ours: Files, theirs: Files) -> bool:
     if (name in ours.names) != (name in theirs.names):
         return False
     return name not in ours.names or same_content(ours.folder / name, theirs.folder / name)
-
-
-def _across(ours: Files, theirs: Files) -> Differences:
-    """Two kinds of files. A plain file may lack the special tokens that a program adds to it, so
-    only tokens that both know can contradict each other.
-    """
-    one = next((kind for kind in PLAIN_KINDS if kind in ours.kinds), None)
-    two = next((kind for kind in PLAIN_KINDS if kind in theirs.kinds), None)
-    if one is None or two is None:
-        first, second = (next(iter(each.kinds.values())) for each in (ours, theirs))
-        raise CheckpointError(f"{first} and {second} number tokens in different ways")
-    found = compare(ours.vocabulary(one), theirs.vocabulary(two))
-    return Differences(found.moved, found.renamed)

@@ -161,6 +161,8 @@ def test_shapes_and_tensors_of_one_side(tmp_path: Path) -> None:
     assert only(found).differs == ["shape"]
     assert only(found).measures == Measures(one[UP].numel(), None, None, None, None)
     assert [each.name for each in found.only_a] == ["lm_head.weight"]
+    text = command("diff", tmp_path / "a", tmp_path / "b").stdout
+    assert "not counted there: 1 of other shapes" in text
     assert [(each.name, each.dtype, each.shape) for each in found.only_b] == [("extra", "F32", [2])]
 
 
@@ -192,8 +194,11 @@ def test_the_head_of_a_tied_model(tmp_path: Path) -> None:
     head = {"lm_head.weight": tied["model.embed_tokens.weight"].clone()}
     stored = save(tmp_path / "a", tied | head)
     shared = save(tmp_path / "b", tied, {"tie_word_embeddings": True})
-    [note] = mergesafe.diff(stored, shared).notes
-    assert "takes its embedding as head, which holds the same bytes" in note
+    found = mergesafe.diff(stored, shared)
+    assert "takes its embedding as head, which holds the same bytes" in found.notes[0]
+    assert [(each.key, each.a, each.b) for each in found.config] == [
+        ("tie_word_embeddings", "false", "true")
+    ]
 
 
 def test_adapters(family: Family, tmp_path: Path) -> None:
@@ -285,6 +290,30 @@ def test_tokenizers_templates_and_files(tmp_path: Path) -> None:
     }  # fmt: skip
     assert found.different == []
     assert not found.same
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_embeddings_with_other_tokens(known: bool, tmp_path: Path) -> None:
+    """By token, in whatever order; by place where tokens are not known. Padding is no token's."""
+    name = "model.embed_tokens.weight"
+    one, two = torch.randn(5, 4), torch.randn(6, 4)
+    two[[3, 0]] = one[[0, 1]]
+    a, b = (save(tmp_path / k, {name: t}) for k, t in (("a", one), ("b", two)))
+    tokenizer(a, {"x": 0, "y": 1, "z": 2, "only a": 3})
+    if known:
+        tokenizer(b, {"y": 0, "z": 2, "x": 3, "only b": 5, "without a row": 6})
+    found = mergesafe.diff(a, b)
+    pairs = ([0, 1, 2], [3, 0, 2]) if known else ([*range(5)], [*range(5)])
+    assert only(found).differs == ["shape"]
+    assert_measures(only(found).measures, expected(one[pairs[0]], two[pairs[1]]))
+    how = (
+        "the 3 tokens that have one in both are compared, token by token; 1 tokens have one in a "
+        "alone, 1 in b alone" if known else "the first 5 of both are compared, in their order, "
+        "since b has no tokenizer"
+    )  # fmt: skip
+    assert [note for note in found.notes if note.startswith(f"rows of {name}: ")]
+    assert how in found.notes[0]
+    assert "not counted" not in command("diff", a, b).stdout
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from mergesafe.engine.api import thread_count
 from mergesafe.engine.diff import beside
 from mergesafe.engine.diff.pass_over import bytes_of, pass_over
 from mergesafe.engine.diff.sums import SIDES, Pair, Sums, added
+from mergesafe.engine.diff.token_rows import TokenRows
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.errors import CheckpointError
 from mergesafe.outline.expert_layouts import laid_out_alike
@@ -51,8 +52,9 @@ def diff(
 
     Every tensor is read once, in tiles, and equal ones are compared by bytes alone. Names are
     paired as in a merge: one constant prefix may differ, and experts may lie one by one in one
-    model, in one tensor in the other. Quantized checkpoints are compared as they
-    are stored, 8-bit weights with scales by what they stand for.
+    model, in one tensor in the other. Embeddings and heads with different numbers of rows are
+    compared by token: the rows of tokens that both models have. Quantized checkpoints are compared
+    as they are stored, 8-bit weights with scales by what they stand for.
 
     Args:
         a: a folder, file, URL or Hub id, and an adapter after ``+``.
@@ -69,7 +71,8 @@ def diff(
     budget, count = budget_of(memory), thread_count(threads)
     first, second = open_refs(refs, Path(), packed=True)
     one, two, notes = _named(first, second)
-    pairs, other_shapes = _pairs(one, two)
+    rows = TokenRows(one, two)
+    pairs, other_shapes = _pairs(one, two, rows)
     sums = pass_over(pairs, memory=budget, threads=count, progress=_told(pairs, on_progress))
     by_name = {pair.name: each for pair, each in zip(pairs, sums, strict=True)}
     layers = layers_of([*by_name, *other_shapes])
@@ -103,6 +106,7 @@ def diff(
         files=beside.files_diff(first, second),
         notes=[
             *notes,
+            *rows.notes,
             *_head_notes(one, two),
             *_head_notes(two, one),
             *beside.config_notes(first, second),
@@ -134,8 +138,10 @@ def _names(model: Model) -> Mapping[str, str]:
     return model.names
 
 
-def _pairs(a: Model, b: Model) -> tuple[list[Pair], list[str]]:
-    """Tensors that both have, in a's order, and the names of those of different shapes."""
+def _pairs(a: Model, b: Model, rows: TokenRows) -> tuple[list[Pair], list[str]]:
+    """Tensors that both have, in a's order, and the names of those whose shapes differ in more
+    than ``rows``.
+    """
     pairs, other = [], []
     for name in _names(a):
         if name not in _names(b):
@@ -145,6 +151,8 @@ def _pairs(a: Model, b: Model) -> tuple[list[Pair], list[str]]:
         assert two is not None
         if one.view.shape == two.view.shape:
             pairs.append(Pair(name, one, two))
+        elif (by_token := rows.pair(name, one, two)) is not None:
+            pairs.append(by_token)
         else:
             other.append(name)
     return pairs, other
@@ -167,7 +175,9 @@ def _told(
 
 
 def _tensor(name: str, a: Model, b: Model, sums: Sums | None, layer: str) -> TensorDiff | None:
-    """None for a tensor that is the same. ``sums``: None where shapes differ."""
+    """None for a tensor that is the same. ``sums``: None where shapes differ in more
+    than rows of tokens.
+    """
     ours, theirs = _header(a, name), _header(b, name)
     aspects: list[Aspect] = []
     if ours.shape != theirs.shape:

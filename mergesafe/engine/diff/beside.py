@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 from mergesafe.architecture.settings import differences
+from mergesafe.architecture.tying import FLAG, text_config
 from mergesafe.checkpoint.format.model import CONFIG_LIMIT, CONFIG_NAME
 from mergesafe.checkpoint.output.companions import (
     GENERATION_NAME,
@@ -30,13 +31,19 @@ _TOLD = (GENERATION_NAME, "tokenizer_config.json", "special_tokens_map.json", "a
 
 def config_diff(a: Model, b: Model) -> list[SettingDiff]:
     """Settings of config.json that mean something else, in whatever spelling; nothing of what says
-    nothing about the weights (:mod:`mergesafe.architecture.cosmetic`). Of a model without
-    config.json, as a single file, nothing is known.
+    nothing about the weights (:mod:`mergesafe.architecture.cosmetic`), and whether the head shares
+    the embedding. Of a model without config.json, as a single file, nothing is known.
     """
     one, two = a.checkpoint.config, b.checkpoint.config
     if not (one and two):
         return []
-    return [_setting(each.key, each.ours, each.theirs) for each in differences(one, two)]
+    found = [_setting(each.key, each.ours, each.theirs) for each in differences(one, two)]
+    # A merge derives these from what is stored, so that differences() leaves them out.
+    derived = (
+        (FLAG, a.checkpoint.tied, b.checkpoint.tied),
+        ("vocab_size", text_config(one).get("vocab_size"), text_config(two).get("vocab_size")),
+    )
+    return found + [_setting(*each) for each in derived if each[1] != each[2]]
 
 
 def config_notes(a: Model, b: Model) -> list[str]:
