@@ -26,6 +26,7 @@ from mergesafe.architecture.depth import (
 )
 from mergesafe.architecture.settings import mismatch
 from mergesafe.architecture.tying import HEADS, bias_beside, embedding_of, head_beside
+from mergesafe.checkpoint.views.same import same_elements
 from mergesafe.errors import CheckpointError, RecipeError
 from mergesafe.outline.alignment import Alignment, settle
 from mergesafe.outline.expert_layouts import laid_out_alike
@@ -316,7 +317,7 @@ class _Builder:
         """A head of its own for the output where tied models end otherwise than they begin.
 
         The embedding of the first slice is no head for the layers of the last one's models, unless
-        both merge the same embeddings in the same way.
+        both merge embeddings of the same bytes in the same way.
         """
         if any(output.name in HEADS for output in behind) or self.embedding is None:
             return
@@ -330,9 +331,9 @@ class _Builder:
         ended = output_of(name, models, merge, 0.0)
         if begun is None or (
             self.reference.checkpoint.tied
-            and begun.sources == ended.sources
             and begun.method == ended.method
             and begun.settings() == ended.settings()
+            and same_elements(*([s.view for s in each.sources] for each in (begun, ended)))
         ):
             return
         held = self.reference.names or {}

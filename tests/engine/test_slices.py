@@ -131,6 +131,18 @@ def test_tied_models_that_end_otherwise_than_they_begin_get_a_head(tmp_path: Pat
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
 
 
+@pytest.mark.parametrize("last", ["a copy", "an adapter"])
+def test_tied_models_that_end_with_the_same_embedding_stay_tied(last: str, tmp_path: Path) -> None:
+    tied = {"tie_word_embeddings": True}
+    a, b = (save(tmp_path / n, llama(0, tied=True), tied) for n in "ab")
+    end = str(b)
+    if last == "an adapter":  # of the layers alone
+        end = f"{a}+{save_adapter(tmp_path / 'lora', read(a), 1)}"
+    mergesafe.merge(stack("passthrough", [source(a, 0, 2)], [source(end, 1, 3)]), tmp_path / "out")
+    assert "lm_head.weight" not in read(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+
+
 def test_a_slice_may_have_a_method_of_its_own(models: dict[str, Path], tmp_path: Path) -> None:
     a, b, c = models.values()
     out = tmp_path / "out"
