@@ -13,6 +13,7 @@ from typing import Any, Final
 from mergesafe.architecture.names import layer_of
 from mergesafe.architecture.settings import class_of
 from mergesafe.architecture.tying import (
+    HEADS,
     bias_beside,
     embedding_of,
     head_beside,
@@ -97,6 +98,21 @@ def lend_head(model: Model, head: str, bias: str | None) -> Model:
     if bias is not None and (shared := shared_with(bias)) in names:
         names[bias] = names[shared]
     return replace(model, borrowed_head=head, names=names)
+
+
+def lenders(name: str, members: Sequence[Model], models: Sequence[Model]) -> list[Model]:
+    """Of ``models`` those that do not merge the output tensor ``name``, and may lend it rows of
+    tokens: tied ones with their embedding as the head.
+    """
+    own = {model.ref.key for model in members}
+    others = [model for model in models if model.ref.key not in own]
+    if name not in HEADS:
+        return others
+    lending = (m.own_name(name) is None and m.checkpoint.tied and m.embedding() for m in others)
+    return [
+        lend_head(model, name, bias_beside(name, model.names or {})) if lends else model
+        for model, lends in zip(others, lending, strict=True)
+    ]
 
 
 def _copied_bias(head: str, models: Sequence[Model]) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ class Output:
 
     ``merge``: the part of the recipe that makes it, of :attr:`Recipe.merges`. What is ``copied``
     is taken byte for byte from the only origin. ``references``: models that are read beside the
-    origins, in the order of the method's declaration.
+    origins, in the order of the method's declaration. ``lenders``: models of other slices, whose
+    rows are taken for tokens that no origin has.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Output:
     position: float
     copied: bool = False
     references: tuple[Model, ...] = ()
+    lenders: tuple[Model, ...] = ()
 
     @property
     def sources(self) -> tuple[Operand, ...]:
@@ -73,11 +75,12 @@ class Output:
     @cached_property
     def _operands(self) -> tuple[Operand, ...]:
         origins = [origin.model for origin in self.origins]
-        base = None if self.merge.base_model is None else self.merge.base_model.key
         try:
             found = self._stored
             if not self.copied:
-                found = by_token(self.name, origins, self.references, found, base)
+                found = by_token(
+                    self.name, self.merge, origins, self.references, self.lenders, found
+                )
             check_sources(self.name, found)
         except CheckpointError as error:
             names = [origin.name for origin in self.origins]
@@ -161,12 +164,13 @@ def output_of(
     copied: bool = False,
     names: Sequence[str] | None = None,
     references: Sequence[Model] = (),
+    lenders: Sequence[Model] = (),
 ) -> Output:
     """The output tensor ``name`` of ``models``, each of which knows it under that name.
 
     ``names``: what the models call it among their own layers, if not that. ``references``: models
-    that are read beside them.
+    that are read beside them. ``lenders``: models of other slices.
     """
     called = names or [name] * len(models)
     origins = tuple(Origin(model, own) for model, own in zip(models, called, strict=True))
-    return Output(name, origins, merge, position, copied, tuple(references))
+    return Output(name, origins, merge, position, copied, tuple(references), tuple(lenders))

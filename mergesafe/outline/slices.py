@@ -30,7 +30,7 @@ from mergesafe.checkpoint.views.same import same_elements
 from mergesafe.errors import CheckpointError, RecipeError
 from mergesafe.outline.alignment import Alignment, settle
 from mergesafe.outline.expert_layouts import laid_out_alike
-from mergesafe.outline.heads import lend_head, may_have_head
+from mergesafe.outline.heads import lend_head, lenders, may_have_head
 from mergesafe.outline.layer_kinds import LayerKinds, lacking
 from mergesafe.outline.naming import Named, name_alike
 from mergesafe.outline.outputs import Outline, Output, output_of
@@ -304,7 +304,10 @@ class _Builder:
             firsts = [s.first for s, model in zip(sources, found.models, strict=True)
                       if owner is None or model is owner]  # fmt: skip
             names = [moved(name, self.stack, first + k) for first in firsts[: len(models)]]
-        return output_of(name, models, merge, position, copied=owner is not None, names=names)
+        others = lenders(name, models, self.named.models) if layer is None else ()
+        return output_of(
+            name, models, merge, position, copied=owner is not None, names=names, lenders=others
+        )
 
     def _head(
         self,
@@ -326,9 +329,11 @@ class _Builder:
         if not may_have_head(self.reference.checkpoint.config):
             return
         begun = next((each for each in before if each.name == self.embedding), None)
-        name = self.embedding
+        name, held = self.embedding, self.reference.names or {}
         models = [source.model for source in sources]
-        ended = output_of(name, models, merge, 0.0)
+        head = head_beside(name, held)
+        others = lenders(head, models, self.named.models)
+        ended = output_of(name, models, merge, 0.0, lenders=others)
         if begun is None or (
             self.reference.checkpoint.tied
             and begun.method == ended.method
@@ -336,14 +341,11 @@ class _Builder:
             and same_elements(*([s.view for s in each.sources] for each in (begun, ended)))
         ):
             return
-        held = self.reference.names or {}
-        head = head_beside(name, held)
         bias = bias_beside(head, held)
-        lending = [
-            model if head in (model.names or {}) else lend_head(model, head, bias)
-            for model in models
+        lending = [m if head in (m.names or {}) else lend_head(m, head, bias) for m in models]
+        behind += [
+            output_of(n, lending, merge, 0.0, lenders=others) for n in (head, bias) if n is not None
         ]
-        behind += [output_of(n, lending, merge, 0.0) for n in (head, bias) if n is not None]
         self.notes.append(
             f"{head}: the last slice ends with other embeddings than the first begins with, so the "
             "merged model has a head of its own, the last slice's embedding (tie_word_embeddings: "

@@ -32,11 +32,15 @@ ScaleOf = tuple[TensorInfo, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """One input of one tensor: the model's name in the recipe, the tensor's in it, and its view."""
+    """One input of one tensor: the model's name in the recipe, the tensor's in it, and its view.
+
+    ``lenders``: models of other slices, which the view may take rows of tokens from.
+    """
 
     model: str
     name: str
     view: View
+    lenders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

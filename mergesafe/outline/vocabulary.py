@@ -12,26 +12,28 @@ from mergesafe.architecture.vocabulary import vocabulary_axis
 from mergesafe.checkpoint.views.gathered import Gathered
 from mergesafe.checkpoint.views.row_map import ZERO, RowMap
 from mergesafe.checkpoint.views.view import View
-from mergesafe.errors import CheckpointError
 from mergesafe.outline.sources import Model, Operand
+from mergesafe.recipe.model import Recipe
+from mergesafe.recipe.nodes import Reporter
 from mergesafe.untrusted import show
 
 
 def by_token(
     name: str,
+    merge: Recipe,
     origins: Sequence[Model],
     references: Sequence[Model],
+    lenders: Sequence[Model],
     stored: Sequence[Operand],
-    base: Hashable | None,
 ) -> list[Operand]:
     """``stored``, of the origins and then of the references, with a row for each token of the
-    output. Rows that a model lacks are those of the origins, whose base model is ``base``.
+    output. Rows that a model lacks are those of the origins, which ``merge`` merges; of tokens that
+    none of these has, those of the ``lenders``.
 
     A tensor without tokens stays as it is, and so do models whose rows agree already.
 
     Raises:
-        CheckpointError: the tensors differ beside their rows, or a row is to come from a model that
-            has no part in the tensor.
+        RecipeError: a row is to come from a model that has no such tensor.
     """
     found = list(stored)
     table = origins[0].tokens
@@ -39,24 +41,34 @@ def by_token(
     if table is None or axis is None:
         return found
     shapes = [source.view.shape for source in stored]
-    rest = [(*shape[:axis], *shape[axis + 1 :]) for shape in shapes]
+    rest = [_beside(shape, axis) for shape in shapes]
     if len(set(rest)) > 1:
         return found  # refused with both shapes
     count = len(origins)
+    base = None if merge.base_model is None else merge.base_model.key
+    lent_by = [(m, source) for m in lenders if (source := m.source(name)) is not None]
+    lending = [(m, s) for m, s in lent_by if _beside(s.view.shape, axis) == rest[0]]
     keys = [model.ref.key for model in origins]
+    lent_keys = [model.ref.key for model, _ in lending]
     counts = [shape[axis] for shape in shapes]
     for lent in table.lent.values():
-        if lent.model is not None and lent.model not in keys:
+        if lent.model is not None and lent.model not in [*keys, *lent_keys]:
             names = {index: token for token, index in table.vocabulary.items()}
             token = next(names[index] for index, each in table.lent.items() if each is lent)
-            raise CheckpointError(
-                f"'tokens' of the recipe takes the row of {show(token)} from {_text(lent.model)}, "
-                f"which has no part in '{name}'. Name a model that is merged there."
+            raise Reporter(merge.source).error(
+                f"'tokens' takes the row of {show(token)} from {_text(lent.model)}, which has no "
+                f"'{name}' that is merged. Name a model that has it",
+                lent.line,
             )
-    maps = table.maps(keys, counts[:count], base)
     views = tuple(source.view for source in stored)
+    lent_views = tuple(source.view for _, source in lending)
+    maps = table.maps(
+        [*keys, *lent_keys], [*counts[:count], *(view.shape[axis] for view in lent_views)], base,
+        len(lending),
+    )  # fmt: skip
     for k, rows in enumerate(maps):
-        found[k] = _gathered(found[k], views[:count], k, rows, axis)
+        moved = _gathered(found[k], (*views[:count], *lent_views), k, rows, axis)
+        found[k] = replace(moved, lenders=tuple(source.model for _, source in lending))
     for number, model in enumerate(references, count):
         rows = table.maps([*keys, model.ref.key], [*counts[:count], counts[number]], base)[-1]
         found[number] = _gathered(found[number], (*views[:count], views[number]), count, rows, axis)
@@ -74,6 +86,11 @@ def calibration_by_token(calibration: Operand, source: Operand) -> Operand:
     table, row = np.where(own, 0, ZERO), np.where(own, view.rows.row, 0)
     rows = RowMap(table.astype(np.int16), row.astype(np.int32), ())
     return replace(calibration, view=Gathered((calibration.view,), 0, rows, view.last))
+
+
+def _beside(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """A shape without the dimension that counts tokens."""
+    return (*shape[:axis], *shape[axis + 1 :])
 
 
 def _gathered(

@@ -1,8 +1,9 @@
 """Rows of embeddings by token: which row of which model each token of the output takes.
 
 The row of a token in a model is its own; where it has none, what the recipe says; else the base's;
-else that of the only model that has the token; else the mean of those that have it; else zeros. A
-row that belongs to no token is padding, kept from the model whose tokenizer the output takes.
+else that of the only model that has the token; else the mean of those that have it; else zeros.
+Models of other slices than the tensor's are asked where none of its own has the token. A row that
+belongs to no token is padding, kept from the model whose tokenizer the output takes.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ ABSENT: Final = -1
 class Lent:
     """Whose row a token takes by the recipe: row ``row`` of ``model``, or zeros (None).
 
-    ``forced``: in every model, not only in those that lack the token.
+    ``forced``: in every model, not only in those that lack the token. ``line``: of the recipe.
     """
 
     model: Hashable | None
     row: int = 0
     forced: bool = False
+    line: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +91,19 @@ class TokenTable:
         return found
 
     def maps(
-        self, models: Sequence[Hashable], counts: Sequence[int], base: Hashable | None
+        self,
+        models: Sequence[Hashable],
+        counts: Sequence[int],
+        base: Hashable | None,
+        lenders: int = 0,
     ) -> list[RowMap]:
         """The rows of one tensor of ``models``, each of which stores ``counts`` rows of it.
 
-        ``base``: the base model, whether or not it is among them. The maps of equal calls are
-        equal objects.
+        ``base``: the base model, whether or not it is among them. The last ``lenders`` models have
+        no part in the tensor: their rows are taken for tokens that none of the others has. The maps
+        of equal calls are equal objects.
         """
-        key = tuple(models), tuple(counts), base
+        key = tuple(models), tuple(counts), base, lenders
         if key not in self._maps:
             self._maps[key] = self._made(*key)
         return self._maps[key]
@@ -106,13 +113,22 @@ class TokenTable:
         return {}
 
     def _made(
-        self, models: Sequence[Hashable], counts: Sequence[int], base: Hashable | None
+        self,
+        models: Sequence[Hashable],
+        counts: Sequence[int],
+        base: Hashable | None,
+        lenders: int,
     ) -> list[RowMap]:
         import numpy as np
 
         total = self.rows(counts[models.index(self.owner)] if self.owner in models else 0)
         own = tuple(self._own(key, count, total) for key, count in zip(models, counts, strict=True))
         has = np.stack([each >= 0 for each in own])
+        members = len(models) - lenders
+        known = has[:members].any(0)
+        for each in own[members:]:
+            each[known] = ABSENT
+        has[members:] &= ~known
         first = has.argmax(0).astype(np.int16)  # the first that has the token
         table = np.where(has.sum(0) == 1, first, np.int16(MEAN))
         table[~has.any(0)] = ZERO
@@ -124,7 +140,7 @@ class TokenTable:
             table[index] = ZERO if lent.model is None else models.index(lent.model)
             row[index], forced[index] = lent.row, lent.forced
         found = []
-        for k, each in enumerate(own):
+        for k, each in enumerate(own[:members]):
             mine = (each >= 0) & ~forced
             found.append(
                 self._padded(

@@ -40,7 +40,8 @@ def ids(folder: Path) -> dict[str, int]:
 def model(folder: Path, seed: int, tokens: tuple[str, ...], **keys: Any) -> Path:
     """A model with a row for each token; ``keys``: of tiny.llama, and ``padding`` rows."""
     rows = len(tokens) + keys.pop("padding", 0)
-    save(folder, llama(seed, vocab=rows, **keys), {"vocab_size": rows})
+    config = {"vocab_size": rows, "tie_word_embeddings": keys.get("tied", False)}
+    save(folder, llama(seed, vocab=rows, **keys), config)
     (folder / "tokenizer.json").write_text(json.dumps(bpe(tokens)))
     return folder
 
@@ -321,18 +322,24 @@ def test_plan_shows_where_special_tokens_come_from(tmp_path: Path) -> None:
     assert "'<s>' (bos_token): base row 1; left row 2; right row 0" in text
 
 
-def test_slices_take_the_rows_of_their_sources(tmp_path: Path) -> None:
-    a, b = model(tmp_path / "a", 0, A), model(tmp_path / "b", 1, B)
+@pytest.mark.parametrize("tied", [False, True])
+def test_slices_take_rows_of_their_sources_else_of_other_slices(tied: bool, tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", 0, A, tied=tied), model(tmp_path / "b", 1, B, tied=tied)
     parts = [{"sources": [{"model": str(m), "layer_range": [0, 2]}]} for m in (a, b)]
     made = {"merge_method": "passthrough", "slices": parts}
-    ms.merge({**made, "tokenizer_source": str(b)}, tmp_path / "out")
+    ms.merge({**made, "tokenizer_source": "union"}, tmp_path / "out")
     merged, one, two = (read(path) for path in (tmp_path / "out", a, b))
-    assert same_bits(merged[HEAD], two[HEAD])
-    assert same_bits(merged[EMBEDDING][3], one[EMBEDDING][4])  # "two"
-    assert not merged[EMBEDDING][6].any()  # "<c>", which a lacks
-    head, embedding = ms.plan({**made, "tokenizer_source": "union"}).plan.warnings
-    assert f"{EMBEDDING} is made of {a} alone, without a row for 'three' (6)" in head + embedding
-    assert f"{HEAD} is made of {b} alone, without a row for 'one' (3)" in head + embedding
+    owned = EMBEDDING if tied else HEAD
+    for token, index in ids(tmp_path / "out").items():
+        own = one[EMBEDDING][A.index(token)] if token in A else two[EMBEDDING][B.index(token)]
+        assert same_bits(merged[EMBEDDING][index], own)
+        own = two[owned][B.index(token)] if token in B else one[owned][A.index(token)]
+        assert same_bits(merged[HEAD][index], own)
+    ms.merge({**made, "tokenizer_source": str(b)}, tmp_path / "chosen")
+    assert same_bits(read(tmp_path / "chosen")[HEAD], two[owned])
+    made["tokenizer"] = {"tokens": {"<c>": {"source": str(b), "force": True}}}
+    done = command("plan", write_recipe(tmp_path / "r.yml", made))
+    assert "'<c>': a as b's row 6" in done.stdout, done
 
 
 def test_a_merge_that_was_interrupted_goes_on(

@@ -294,6 +294,9 @@ PROOFS: dict[str, Proof] = {
         "tests/engine/test_slices.py::test_tied_models_that_end_otherwise_than_they_begin_get_a_head"
     ),
     "head of several sources": _several_sources,
+    "tokens of other slices": (
+        "tests/engine/test_tokens.py::test_slices_take_rows_of_their_sources_else_of_other_slices"
+    ),
     "crashes": "tests/engine/test_resume.py::test_killed_at_some_points",
     "zero weights": _zero_weights,
     "ranges": _ranges,

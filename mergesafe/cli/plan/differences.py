@@ -13,6 +13,7 @@ from typing import Final
 
 from mergesafe.architecture.groups import tensor_group
 from mergesafe.architecture.tying import HEADS
+from mergesafe.checkpoint.views.gathered import Gathered
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.methods.spec import KthMagnitude, ModelKthMagnitude, ScoreThreshold
 from mergesafe.recipe.method_names import MERGEKIT_METHODS
@@ -77,6 +78,15 @@ def _ends_otherwise(plan: MergePlan) -> bool:
 def _one_source_first(plan: MergePlan) -> bool:
     slices = plan.recipe.slices
     return bool(slices) and len(slices[0].sources) == 1 < len(slices[-1].sources)
+
+
+def _other_slices_lend(plan: MergePlan) -> bool:
+    members = ((len(task.members), each.view) for task in plan.tasks for each in task.members)
+    return any(
+        isinstance(view, Gathered) and bool(plan.recipe.slices)
+        and max(view.rows.tables, default=0) >= count
+        for count, view in members
+    )  # fmt: skip
 
 
 def _adds_to_base(plan: MergePlan) -> bool:
@@ -242,6 +252,13 @@ RULES: Final = (
         "`slices`: where the first slice has one source, so has the head",
         "the sources of the last slice",
         _one_source_first,
+    ),
+    Rule(
+        "tokens of other slices",
+        "`slices` with a tokenizer key: the embedding has zeros for a token that only models of "
+        "other slices than the first have, the head for one that only others than the last have",
+        "the row of the only model that has the token, else the mean of those that have it",
+        _other_slices_lend,
     ),
     Rule(
         "end of a stack",

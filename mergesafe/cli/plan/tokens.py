@@ -85,12 +85,13 @@ def _row(operand: Operand, k: int, index: int, members: Sequence[Operand]) -> di
     if not isinstance(view, Gathered):
         return {"kind": "own", "row": index}
     table, row = int(view.rows.table[index]), int(view.rows.row[index])
+    models = [*(each.model for each in members), *operand.lenders]
     if table == k:
         return {"kind": "own", "row": row}
     if table >= 0:
-        return {"kind": "lent", "from": members[table].model, "row": row}
+        return {"kind": "lent", "from": models[table], "row": row}
     if table == MEAN:
-        return {"kind": "mean", "from": [members[j].model for j, _ in view.rows.rows_of(index)]}
+        return {"kind": "mean", "from": [models[j] for j, _ in view.rows.rows_of(index)]}
     return {"kind": "zero"}
 
 
@@ -105,7 +106,7 @@ def lines(found: Mapping[str, Any] | None) -> list[str]:
     """A line for the output, one for each model, and a table of special tokens."""
     if found is None:
         return []
-    names = short_names(each["model"] for each in found["models"])
+    names = short_names(_models(found))
     padding = found["rows"] - found["tokens"]
     behind = f", {padding:,} rows without one" if padding else ""
     text = [f"  tokens     {found['source']}: {found['tokens']:,} tokens{behind}"]
@@ -121,6 +122,15 @@ def lines(found: Mapping[str, Any] | None) -> list[str]:
     if more := len(found["special_tokens"]) - len(listed):
         text.append(f"             and {more:,} more special tokens: see --json")
     return text
+
+
+def _models(found: Mapping[str, Any]) -> Iterator[str]:
+    """The models that are named, those that only lend rows among them."""
+    yield from (each["model"] for each in found["models"])
+    for token in found["special_tokens"]:
+        for row in token["rows"]:
+            lent_by = row.get("from", ())
+            yield from [lent_by] if isinstance(lent_by, str) else lent_by
 
 
 def _interest(token: Mapping[str, Any]) -> tuple[bool, bool, int]:

@@ -61,8 +61,8 @@ def tokenizer_model(recipe: Recipe, reference: Model, models: Sequence[Model]) -
 
 
 def slice_warnings(recipe: Recipe, tasks: Sequence[TensorTask], table: TokenTable) -> list[str]:
-    """Tokens for which the sources of a slice have no row: the embedding is made by the first
-    slice's alone, the head by the last's.
+    """Tokens of an embedding or a head for which no model has a row, though some model has the
+    token: those that have it store no such tensor.
     """
     found = []
     for task in tasks if recipe.slices else ():
@@ -73,11 +73,11 @@ def slice_warnings(recipe: Recipe, tasks: Sequence[TensorTask], table: TokenTabl
         lacking[list(table.lent)] = False
         if lacking.any():
             tokens = tuple((t, index) for t, index in table.vocabulary.items() if lacking[index])
-            models = ", ".join(dict.fromkeys(source.model for source in task.members))
             found.append(
-                f"{task.stored} is made of {models} alone, without a row for "
-                f"{tokens_shown(tokens)}: the merged model has zeros there. Under 'tokens' of the "
-                "recipe's 'tokenizer' they may take the row of another token"
+                f"no model has a row of {task.stored} for {tokens_shown(tokens)}: the merged model "
+                "has zeros there. Under 'tokens' of the recipe's 'tokenizer' they may take the row "
+                "of another token, as 'TOKEN: {source: {kind: model_token, model: MODEL, token: "
+                "OTHER}}'"
             )
     return found
 
@@ -246,7 +246,7 @@ class _Tokens:
         if source is None:
             return None
         if isinstance(source, ZeroRow):
-            return Lent(None, 0, setting.force)
+            return Lent(None, 0, setting.force, setting.line)
         model = source.model if isinstance(source, ModelToken) else source
         named = source.token if isinstance(source, ModelToken) else token
         index = source.token_id if isinstance(source, ModelToken) else None
@@ -266,7 +266,7 @@ class _Tokens:
                 f"{rows:,} rows; expected a number from 0 to {rows - 1}",
                 setting.line,
             )
-        return Lent(model.key, index, setting.force)
+        return Lent(model.key, index, setting.force, setting.line)
 
     def _built(
         self,
