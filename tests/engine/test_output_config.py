@@ -102,7 +102,10 @@ def test_vocab_size_is_the_number_of_rows(family: Family) -> None:
         save(model, llama(i, vocab=52))  # whose configuration says 50
     config, result = merged(family)
     assert config["vocab_size"] == 52
-    assert any("vocab_size 50, but the embedding has 52 rows" in note for note in result.notes)
+    assert any(
+        "vocab_size is 52 in place of 50, as its embedding has 52 rows" in note
+        for note in result.notes
+    )
 
 
 def test_a_padded_size_stays(family: Family) -> None:

@@ -152,14 +152,14 @@ def _set_rows(found: OutputConfig, rows: int, head_rows: int | None) -> None:
             return level
         if isinstance(multiple, int) and multiple > 0 and -(-size // multiple) * multiple == rows:
             return level
-        changed.append(f"{f'{key}.' if key else ''}vocab_size {size}")
+        changed.append(f"{f'{key}.' if key else ''}vocab_size is {rows} in place of {size}")
         return {**level, "vocab_size": rows}
 
     found.config = _levels(found.config, change)
     if changed:
         found.notes.append(
-            f"{CONFIG_NAME} says {' and '.join(changed)}, but the embedding has {rows:,} rows: the "
-            f"merged model says {rows}"
+            f"{CONFIG_NAME} of the merged model: {' and '.join(changed)}, as its embedding has "
+            f"{rows:,} rows"
         )
 
 
