@@ -26,6 +26,9 @@ def joined_documents(recipes: Sequence[Recipe], source: Path | None) -> Recipe:
             needed makes what is no model.
     """
     report = Reporter(source)
+    if len(recipes) == 1:
+        _check_alone(recipes[0], report)
+        return recipes[0]
     named = _by_name(recipes, report)
     graph = {id(recipe): _needed(recipe, named) for recipe in recipes}
     for recipe in recipes:
@@ -140,6 +143,13 @@ def _stored(recipe: Recipe, *, base: bool = False) -> Iterator[ModelRef]:
 
 def _needed(recipe: Recipe, named: Mapping[str, Recipe]) -> dict[str, Recipe]:
     return {ref.path: named[ref.path] for ref in refs_of(recipe) if ref.path in named}
+
+
+def _check_alone(recipe: Recipe, report: Reporter) -> None:
+    """Raise for a recipe of one document that merges its own name, of which nothing is there."""
+    if recipe.name is None or hub_id(recipe.name) or exists_locally(recipe.name, recipe.folder):
+        return
+    _check_acyclic(recipe, {id(recipe): _needed(recipe, {recipe.name: recipe})}, report)
 
 
 def _check_acyclic(

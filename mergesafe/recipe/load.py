@@ -114,7 +114,7 @@ def _read(
             errors.append(error)
     if errors:
         raise errors[0] if len(errors) == 1 else RecipeError.joined(errors)
-    return recipes[0] if len(recipes) == 1 else joined_documents(recipes, path)
+    return joined_documents(recipes, path)
 
 
 class _Reader:

@@ -68,6 +68,8 @@ case("two documents of one name", f"name: a\n{ONE % 'x'}---\nname: a\n{ONE % 'y'
      "two documents have the name 'a' (the first begins on line 1)")  # fmt: skip
 case("a document of itself", f"name: a\n{ONE % 'a'}---\n{ONE % 'a'}", 1,
      "the document 'a' is made of itself: 'a' needs 'a'", "write ./NAME")  # fmt: skip
+case("the only document of itself", f"name: a\n{ONE % 'a'}", 1,
+     "the document 'a' is made of itself: 'a' needs 'a'")  # fmt: skip
 case("documents of each other",
      f"name: a\n{ONE % 'b'}---\nname: b\n{ONE % 'a+x'}---\n{ONE % 'b'}", 1,
      "the document 'a' is made of itself: 'a' needs 'b' needs 'a'")  # fmt: skip
