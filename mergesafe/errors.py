@@ -7,7 +7,7 @@ line prints it without a traceback and exits with :attr:`MergesafeError.exit_sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
@@ -87,6 +87,14 @@ class CheckpointError(MergesafeError):
     @property
     def paragraphs(self) -> tuple[str, ...]:
         return self._joined or (str(self),)
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Put ``change`` of it in place of every paragraph."""
+        if self._joined:
+            self._joined = tuple(map(change, self._joined))
+            self.args = ("\n".join(self._joined),)
+        else:
+            self.args = (change(str(self)), *self.args[1:])
 
     @classmethod
     def joined(cls, errors: Sequence[CheckpointError]) -> CheckpointError:

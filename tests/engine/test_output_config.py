@@ -63,9 +63,15 @@ def test_many_differences_are_counted(family: Family) -> None:
 def test_other_architectures_are_refused_in_one_sentence(family: Family) -> None:
     change(family.experts[0], model_type="qwen2", architectures=["Qwen2ForCausalLM"])
     path = write_recipe(family.folder / "r.yml", linear(family))
+    written = path.read_text().splitlines()
+    line, other = (
+        next(n for n, text in enumerate(written, 1) if str(model) in text and '"model"' in text)
+        for model in (family.base, family.experts[0])
+    )
     expected = (
         f"mergesafe: error: {family.base} is a LlamaForCausalLM, {family.experts[0]} a "
-        "Qwen2ForCausalLM: they cannot be merged. Use models of one architecture and size.\n"
+        "Qwen2ForCausalLM: they cannot be merged. Use models of one architecture and size. "
+        f"({path}:{line} names {family.base}, line {other} {family.experts[0]}.)\n"
     )
     for arguments in (("plan", path), ("merge", path, family.folder / "out")):
         done = command(*arguments)

@@ -22,6 +22,7 @@ from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.unused import without_unused
 from mergesafe.errors import RecipeError
 from mergesafe.outline.sources import Document, stored_models
+from mergesafe.recipe.lines_in_errors import lines_in_errors
 from mergesafe.recipe.model import Recipe
 
 #: Shards of a checkpoint that is not written.
@@ -58,12 +59,13 @@ def plan_documents(
         made[name] = document_of(name, plan, on_nonfinite)
         told.append((name, plan))
     own = {name: made[name] for name in recipe.documents}
-    plan = without_unused(
-        make_plan(
-            recipe, max_shard_size=max_shard_size, seed=seed, documents=own,
-            allow_token_mismatch=allow_token_mismatch,
-        )
-    )  # fmt: skip
+    with lines_in_errors(recipe):
+        plan = without_unused(
+            make_plan(
+                recipe, max_shard_size=max_shard_size, seed=seed, documents=own,
+                allow_token_mismatch=allow_token_mismatch,
+            )
+        )  # fmt: skip
     return _with_messages(plan, told, on_nonfinite)
 
 
