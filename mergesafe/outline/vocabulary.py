@@ -12,6 +12,8 @@ from mergesafe.architecture.vocabulary import vocabulary_axis
 from mergesafe.checkpoint.views.gathered import Gathered
 from mergesafe.checkpoint.views.row_map import ZERO, RowMap
 from mergesafe.checkpoint.views.view import View
+from mergesafe.dtypes import FLOATS
+from mergesafe.errors import CheckpointError
 from mergesafe.outline.sources import Model, Operand
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
@@ -34,6 +36,7 @@ def by_token(
 
     Raises:
         RecipeError: a row is to come from a model that has no such tensor.
+        CheckpointError: integers are to be averaged.
     """
     found = list(stored)
     table = origins[0].tokens
@@ -66,6 +69,8 @@ def by_token(
         [*keys, *lent_keys], [*counts[:count], *(view.shape[axis] for view in lent_views)], base,
         len(lending),
     )  # fmt: skip
+    if any(rows.averaged for rows in maps):
+        _check_averaged(name, stored)
     for k, rows in enumerate(maps):
         moved = _gathered(found[k], (*views[:count], *lent_views), k, rows, axis)
         found[k] = replace(moved, lenders=tuple(source.model for _, source in lending))
@@ -73,6 +78,18 @@ def by_token(
         rows = table.maps([*keys, model.ref.key], [*counts[:count], counts[number]], base)[-1]
         found[number] = _gathered(found[number], (*views[:count], views[number]), count, rows, axis)
     return found
+
+
+def _check_averaged(name: str, stored: Sequence[Operand]) -> None:
+    """Refuse means of numbers that are no floating-point numbers."""
+    whole = next((source for source in stored if source.view.nominal not in FLOATS), None)
+    if whole is not None:
+        raise CheckpointError(
+            f"{whole.view.info.path}: tensor {show(name)} is {whole.view.nominal} and has numbers "
+            "for every token; those of tokens that several models have, or of padding, would be a "
+            "mean, which integers do not have. Use 'tokenizer_source: base' without "
+            "'pad_to_multiple_of', or leave the tensor out of the models."
+        )
 
 
 def calibration_by_token(calibration: Operand, source: Operand) -> Operand:

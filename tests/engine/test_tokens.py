@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import command, llama, read, recipe, same_bits, save, save_adapter, write_recipe
 from tokenizer.files import bpe, write
 from tokenizer.trained import CODE, ENGLISH, train, write_trained
@@ -246,6 +246,21 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert f"{a} has a BPE tokenizer and {b} a Unigram tokenizer" in refused(union)
     (b / "tokenizer.json").write_text(json.dumps({**bpe(B), "decoder": {"type": "ByteLevel"}}))
     assert f"{b} spells tokens as bytes (ByteLevel), {a} as text" in refused(union)
+
+
+def test_integers_of_tokens_have_no_mean(tmp_path: Path) -> None:
+    models = [
+        model(tmp_path / name, i, tokens)
+        for i, (name, tokens) in enumerate(zip("abc", (A, B, C), strict=True))
+    ]
+    for each in models:
+        tensors = load_file(each / "model.safetensors")
+        numbers = torch.full((len(tensors[EMBEDDING]),), 7)
+        save_file({**tensors, "token_map": numbers}, each / "model.safetensors")
+    text = refused(linear(*models, tokenizer_source="union"))
+    assert "'token_map' is I64 and has numbers for every token" in text
+    ms.merge(linear(*models[:2], tokenizer_source="union"), tmp_path / "out")
+    assert load_file(tmp_path / "out" / "model.safetensors")["token_map"].tolist() == [7] * 9
 
 
 @pytest.mark.parametrize(

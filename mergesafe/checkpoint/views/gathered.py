@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     Numbers = np.ndarray[Any, np.dtype[np.integer[Any]]]
     ByteArray = np.ndarray[Any, np.dtype[np.uint8]]
 
-#: Bytes of float32 rows that are made in one go, those between wanted ones included.
+#: Bytes of rows that are made in one go, those between wanted ones included; of small types those
+#: of float32, to which they may be converted.
 SEGMENT: Final = 1 << 18
 _FLOAT: Final = 4
 #: Bytes between two wanted rows that are read rather than skipped.
@@ -165,6 +166,8 @@ class _OpenGathered(OpenView):
         self._view, self._reader = view, room.reader
         self._size, self._columns = view.stored_size, view.columns
         self._address, self._memory = room.take(room.tile * self._size)
+        #: Bytes of a row in the largest type that it is made in.
+        self._width = self._columns * max(self._size, _FLOAT)
         below = Room(
             room.reader, _MADE, threads=room.threads,
             read=room.read, made=room.made, moved=room.moved,
@@ -193,7 +196,7 @@ class _OpenGathered(OpenView):
         """Elements [begin, begin + n) at the start of ``out``: whole rows together."""
         size, columns = self._size, self._columns
         first, last = -(-begin // columns), (begin + n) // columns
-        if last <= first or columns * _FLOAT > SEGMENT:
+        if last <= first or self._width > SEGMENT:
             self._pieces(begin, n, out)
             return
         head, tail = first * columns - begin, begin + n - last * columns
@@ -235,7 +238,7 @@ class _OpenGathered(OpenView):
         """
         import numpy as np
 
-        most = max(1, SEGMENT // (self._columns * _FLOAT))
+        most = max(1, SEGMENT // self._width)
         stored = isinstance(self._view.views[table], Stored)
         near = max(1, _GAP // (self._columns * self._size)) if stored else 1
         order = np.argsort(rows, kind="stable")
@@ -258,7 +261,7 @@ class _OpenGathered(OpenView):
             result[target[low:high]] = made[place[low:high] - (ends[a] - count[a])]
 
     def _load(self, table: int, first: Numbers, count: Numbers) -> ByteArray:
-        """Runs of rows one behind the other, at most twice :data:`SEGMENT` bytes of float32."""
+        """Runs of rows one behind the other, at most twice :data:`SEGMENT` bytes."""
         import numpy as np
 
         view, size = self._view.views[table], self._columns * self._size
@@ -287,7 +290,7 @@ class _OpenGathered(OpenView):
         """Means to the rows ``target`` of the result, which begins with row ``begin``."""
         import numpy as np
 
-        step = max(1, SEGMENT // (self._columns * _FLOAT))
+        step = max(1, SEGMENT // self._width)
         for at in range(0, len(target), step):
             part = target[at : at + step]
             total = np.zeros((len(part), self._columns), np.float32)
