@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mergesafe.chat.tokenizer_files import MAX_ID
+from mergesafe.engine.plan.token_settings import TokenMove
 from mergesafe.errors import CheckpointError
 from mergesafe.tokenizer.compare import tokens_shown
 from mergesafe.tokenizer.token_bytes import Tokens
@@ -24,12 +25,15 @@ class Special:
 
 @dataclass(frozen=True)
 class Alignment:
-    """``kept``: donor's id -> model's. ``new``: id -> token that only the donor has."""
+    """``kept``: donor's id -> model's. ``new``: id -> token that only the donor has. ``move``: the
+    model's tokens under the donor's tokenizer.
+    """
 
     kept: Mapping[int, int]
     new: Mapping[int, str]
     count: int
     special: tuple[Special, ...]
+    move: TokenMove
     warnings: list[str] = field(default_factory=list)
 
 
@@ -75,4 +79,5 @@ def align(model: Tokens, donor: Tokens, rows: int, name: str) -> Alignment:
                 kept.get(donor.ids[token]))
         for token in sorted(donor.special, key=lambda each: donor.ids[each])
     )  # fmt: skip
-    return Alignment(kept, new, donor.ids[last] + 1, special, warnings)
+    move = TokenMove(names, {ours: theirs for theirs, ours in reversed(kept.items())})
+    return Alignment(kept, new, donor.ids[last] + 1, special, move, warnings)

@@ -165,6 +165,7 @@ class Output:
         found = output_config(
             config, job.model, job.donor, job.vocabulary, dtype=None, dtypes=(),
             rows=job.alignment.count, quantization=config.get("quantization_config"),
+            move=job.alignment.move,
         )  # fmt: skip
         if job.tables.own_head and job.model.checkpoint.tied:
             found.config = untied(found.config)

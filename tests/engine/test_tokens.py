@@ -357,6 +357,27 @@ def test_slices_take_rows_of_their_sources_else_of_other_slices(tied: bool, tmp_
     assert "'<c>': a as b's row 6" in done.stdout, done
 
 
+def test_ids_in_the_configuration_follow_their_tokens(tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", 0, A), model(tmp_path / "b", 1, B)
+    config = json.loads((a / "config.json").read_text())
+    config |= {
+        "video_token_index": 4, "image_token_id": 5, "decoder_start_token_id": 1,
+        "suppress_tokens": [0, 4], "audio_token_id": -1, "vision_config": {"boi_token_id": 4},
+        "talker_config": {"vocab_size": 9, "codec_token_id": 4},
+    }  # fmt: skip
+    (a / "config.json").write_text(json.dumps(config))
+    result = ms.merge(linear(a, b, tokenizer_source=str(b)), tmp_path / "out")
+    made = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert made == {
+        **config, "vocab_size": 7, "video_token_index": 3, "decoder_start_token_id": 0,
+        "suppress_tokens": [1, 3], "vision_config": {"boi_token_id": 3},
+    }  # fmt: skip
+    [lost] = [text for text in result.warnings if "lacks" in text]
+    assert "image_token_id in config.json" in lost
+    assert "'<a>' (5)" in lost
+    assert any("video_token_index 3 in place of 4" in note for note in result.notes)
+
+
 def test_a_merge_that_was_interrupted_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,3 +287,17 @@ def test_resumed_after_an_interrupt(
     assert seen[0] == 61
     assert digest(tmp_path / "out") == digest(tmp_path / "whole")
     assert not leftovers(tmp_path)
+
+
+def test_ids_of_other_tokens_follow_them(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    model, donor = pair
+    config = json.loads((model / "config.json").read_text())
+    config |= {"boi_token_id": 1, "image_token_id": 24, "eoi_token_id": 900}
+    (model / "config.json").write_text(json.dumps(config))
+    done = command("transplant-tokenizer", model, donor, tmp_path / "out", "--method", "zero")
+    made = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (made["boi_token_id"], made["image_token_id"]) == (1, 24)
+    assert "image_token_id in config.json" in done.stderr
+    assert "'v' (24)" in done.stderr
+    assert "eoi_token_id in config.json" in done.stderr
+    assert "900, which is no token" in done.stderr

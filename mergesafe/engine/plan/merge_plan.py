@@ -201,7 +201,7 @@ def make_plan(
     beside = companion_warnings(reference, tokenizer, merged, carried)
     if built is not None:
         carried = tuple(each for each in carried if not is_replaced(each[1]))
-    config = _output_config(outline, tokenizer, tasks, tokens)
+    config = _output_config(outline, tokenizer, tasks, tokens, aligned)
     warnings = [
         *recipe.warnings,
         *tuning_warning(recipe),
@@ -369,7 +369,11 @@ def filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
 
 
 def _output_config(
-    outline: Outline, tokenizer: Model, tasks: Sequence[TensorTask], tokens: TokenCheck
+    outline: Outline,
+    tokenizer: Model,
+    tasks: Sequence[TensorTask],
+    tokens: TokenCheck,
+    aligned: AlignedTokens | None,
 ) -> OutputConfig:
     """The reference's config.json with the tying, and all else, of what is written."""
     reference = outline.reference
@@ -388,4 +392,5 @@ def _output_config(
         quantization=quantization(tasks),
         rows=rows.get(name or ""),
         head_rows=next((count for each, count in rows.items() if each != name), None),
+        move=None if aligned is None else aligned.move(reference),
     )  # fmt: skip

@@ -20,6 +20,7 @@ from mergesafe.checkpoint.places.location import at, in_hub_cache, read_json_fil
 from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.engine.plan.companions import folders_of
 from mergesafe.engine.plan.token_ids import tokenizer_of
+from mergesafe.engine.plan.token_settings import TokenMove, follow, token_settings
 from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.outline.sources import Model
 from mergesafe.tokenizer.special import content_of, special_settings
@@ -28,6 +29,8 @@ from mergesafe.untrusted import show
 
 #: Ids of tokens that are told of one by one.
 _SHOWN_IDS: Final = 8
+#: Tokens that every tokenizer has, each for its purpose: another tokenizer has others.
+_ROLES: Final = TOKEN_IDS[:7]
 #: What describes packed numbers, which the output's are not as the inputs' may be.
 _PACKED: Final = ("quantization_config", "compression_config")
 _DTYPES: Final = ("dtype", "torch_dtype")
@@ -59,11 +62,13 @@ def output_config(
     rows: int | None,
     head_rows: int | None = None,
     quantization: Mapping[str, Any] | None = None,
+    move: TokenMove | None = None,
 ) -> OutputConfig:
     """``config``, the reference's, for an output whose tensors are of ``dtypes``, most of them of
     ``dtype``, whose embedding has ``rows`` rows and whose head ``head_rows``, and which takes the
     tokenizer of ``tokenizer`` (``vocabulary``: token -> id, where it is known). ``quantization``:
-    how matrices are stored, if not as plain numbers.
+    how matrices are stored, if not as plain numbers. ``move``: where the reference's tokens are
+    under that tokenizer, if ids change.
 
     Raises:
         CheckpointError: ``config`` holds NaN, which is not JSON and no setting.
@@ -84,10 +89,11 @@ def output_config(
             _set_rows(found, rows, head_rows)
     if tokenizer is not reference:
         _follow_tokenizer(found, reference, tokenizer)
+    lost = _follow_tokens(found, reference, tokenizer, move)
     generation = found.generation
     if generation is None:
         generation = _generation(reference) or {}
-    _check_ids(found, generation, rows)
+    _check_ids(found, generation, rows, lost)
     _check_end(found, generation, tokenizer, vocabulary or {})
     return found
 
@@ -175,7 +181,7 @@ def _follow_tokenizer(found: OutputConfig, reference: Model, tokenizer: Model) -
             told = [name for name in TOKEN_IDS if name in level or (not key and name in ids)]
             new: Level = {name: ids[name] for name in told if name in ids}
             # Each in the place that its key had.
-            kept = {n: v for n, v in level.items() if n not in TOKEN_IDS or n in new}
+            kept = {n: v for n, v in level.items() if n not in _ROLES or n in new}
             return {**kept, **new}
 
         config = _levels(found.config, change)
@@ -186,11 +192,38 @@ def _follow_tokenizer(found: OutputConfig, reference: Model, tokenizer: Model) -
         return
     wanted = {**ids, **{k: v for k, v in (theirs or {}).items() if k in TOKEN_IDS}}
     before = ours or {}
-    after = {k: v for k, v in before.items() if k not in TOKEN_IDS or k in wanted}
+    after = {k: v for k, v in before.items() if k not in _ROLES or k in wanted}
     after |= {k: v for k, v in wanted.items() if k in before or k in (theirs or {})}
     if after != before:
         _note_ids(found, GENERATION_NAME, before, after, tokenizer)
         found.generation = after
+
+
+def _follow_tokens(
+    found: OutputConfig, reference: Model, tokenizer: Model, move: TokenMove | None
+) -> Collection[str]:
+    """Ids of other tokens, which the reference alone names, as that of a picture: each follows its
+    token. The settings whose token is not there.
+    """
+    if move is None:
+        return ()
+    settled = {*_ROLES, *_ids(tokenizer.checkpoint.config)}
+    followed = follow(found.config, move, settled)
+    found.config = followed.config
+    if followed.changed:
+        found.notes.append(
+            f"{CONFIG_NAME} of the merged model follows the tokens of {reference.text} to their "
+            f"new ids: {', '.join(followed.changed)}"
+        )
+    found.warnings += [
+        f"{path} in {CONFIG_NAME} of {reference.text} is {what}: it stays as it is, and "
+        "means another token or none. Take a tokenizer that has the token; 'tokenizer_source: "
+        "union' in a recipe keeps it"
+        for path, what in followed.lost.items()
+    ]
+    if found.generation is not None:
+        found.generation = follow(found.generation, move, settled).config
+    return followed.lost
 
 
 def _ids(config: Mapping[str, Any]) -> Level:
@@ -258,11 +291,17 @@ def _check_end(
             found.passing.append(found.warnings[-1])
 
 
-def _check_ids(found: OutputConfig, generation: Level, rows: int | None) -> None:
-    """Ids that no row of the embedding belongs to are a warning."""
+def _check_ids(
+    found: OutputConfig, generation: Level, rows: int | None, told: Collection[str]
+) -> None:
+    """Ids that no row of the embedding belongs to are a warning, but for settings that are
+    ``told`` of already.
+    """
     if rows is None:
         return
-    for name, ids in ((CONFIG_NAME, _ids(found.config)), (GENERATION_NAME, _ids(generation))):
+    others = {k: v for k, v in token_settings(found.config) if k.split(".")[-1] not in TOKEN_IDS}
+    ours = {k: v for k, v in {**_ids(found.config), **others}.items() if k not in told}
+    for name, ids in ((CONFIG_NAME, ours), (GENERATION_NAME, _ids(generation))):
         for key, value in ids.items():
             listed = value if isinstance(value, list) else [value]
             beyond = [each for each in listed if isinstance(each, int) and each >= rows]

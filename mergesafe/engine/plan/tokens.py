@@ -18,6 +18,7 @@ from mergesafe.checkpoint.views.row_map import ZERO
 from mergesafe.engine.plan.built_tokenizer import BuiltTokenizer
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.token_ids import tokenizer_of
+from mergesafe.engine.plan.token_settings import TokenMove
 from mergesafe.errors import CheckpointError, RecipeError, UnreadableError
 from mergesafe.outline.sources import Model
 from mergesafe.recipe.model import ModelRef, Recipe
@@ -39,6 +40,13 @@ class AlignedTokens:
     built: BuiltTokenizer | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def move(self, model: Model) -> TokenMove | None:
+        """Where the tokens of ``model`` are among the output's; None where ids are the same."""
+        former = None if self.table is None else self.table.parents[model.ref.key]
+        if self.table is None or former is None or model is self.owner:
+            return None
+        return TokenMove.by_name(former, self.table.vocabulary)
 
 
 def align_tokens(recipe: Recipe, models: Sequence[Model], reference: Model) -> AlignedTokens | None:
