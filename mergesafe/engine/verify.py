@@ -75,6 +75,13 @@ def verify(out: str | Path, *, threads: int) -> Verified:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
+    if not at(path).exists():
+        if not at(folder).is_dir():
+            raise CheckpointError(f"{folder}: no such folder. Check the path.")
+        raise CheckpointError(
+            f"{folder} was not written by mergesafe, or its {MANIFEST_NAME} is gone; there is no "
+            "manifest to compare with. Name the folder that a merge wrote."
+        )
     manifest = read_json_file(path, _LIMIT)
     if manifest.get("format") != FORMAT or manifest.get("digest") != ALGORITHM:
         raise CheckpointError(

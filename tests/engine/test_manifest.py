@@ -205,7 +205,7 @@ def test_notes_beside_the_model_are_nothing_to_loaders(models: list[Path], tmp_p
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file"),
+        (None, "there is no manifest to compare with. Name the folder that a merge wrote"),
         ("{", "not valid JSON"),
         ('{"format": 99}', "Use the version of mergesafe that wrote it"),
     ],
@@ -221,6 +221,7 @@ def test_a_bad_manifest_is_bad_input(
     done = command("verify", out)
     assert done.returncode == 2
     assert message in done.stderr
+    assert f"{out}x: no such folder" in command("verify", f"{out}x").stderr
 
 
 def test_a_disk_that_fails_says_nothing_about_the_model(
