@@ -210,8 +210,8 @@ def _described(files: Files, kind: str) -> tuple[Spelling, dict[str, bool]]:
 def _spelling(tokenizer: Mapping[str, Any]) -> Spelling:
     """How the vocabulary of a tokenizer.json is spelt, by the rules that it goes with."""
     parts = [tokenizer.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")]
-    rules = [rule for part in parts for rule in _objects(part)]
-    kinds = {rule.get("type") for rule in rules}
+    rules = list(_objects(parts))
+    kinds = kinds_of(parts)
     model = tokenizer.get("model") or {}
     if "ByteLevel" in kinds:
         return "byte-level"
@@ -222,6 +222,11 @@ def _spelling(tokenizer: Mapping[str, Any]) -> Spelling:
     if "Metaspace" in kinds or replaced or model.get("type") == "Unigram":
         return "sentencepiece"
     return "plain"
+
+
+def kinds_of(rules: object) -> set[str]:
+    """The kinds of rules of a tokenizer.json, and of the rules inside them."""
+    return {kind for rule in _objects(rules) if isinstance(kind := rule.get("type"), str)}
 
 
 def _objects(value: object) -> Iterator[Mapping[str, Any]]:

@@ -17,6 +17,7 @@ import msgspec
 
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.errors import CheckpointError
+from mergesafe.tokenizer.token_bytes import kinds_of
 from mergesafe.tokenizer.vocabulary import TOKENIZER, read_bounded
 from mergesafe.untrusted import show
 
@@ -60,6 +61,12 @@ def union_vocabulary(
 
 class _Kind(msgspec.Struct):
     type: str | None = None
+    merges: list[str | tuple[str, str]] | None = None
+
+    def __post_init__(self) -> None:
+        for merge in self.merges or ():
+            if isinstance(merge, str) and merge.count(" ") != 1:
+                raise ValueError(f"a merge of {merge.count(' ') + 1} parts")
 
 
 class _Form(msgspec.Struct):
@@ -120,20 +127,7 @@ def _named(form: _Form) -> str:
 
 
 def _spells_bytes(form: _Form) -> bool:
-    return any(_BYTES in _types(part) for part in (form.pre_tokenizer, form.decoder))
-
-
-def _types(part: object) -> set[object]:
-    """The kinds of a rule and of the rules inside it."""
-    found: set[object] = set()
-    if isinstance(part, Mapping):
-        found.add(part.get("type"))
-        for value in part.values():
-            found |= _types(value)
-    elif isinstance(part, list):
-        for value in part:
-            found |= _types(value)
-    return found
+    return _BYTES in kinds_of([form.pre_tokenizer, form.decoder])
 
 
 def union_tokenizer(

@@ -248,6 +248,29 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert f"{b} spells tokens as bytes (ByteLevel), {a} as text" in refused(union)
 
 
+@pytest.mark.parametrize(
+    "merges", [[1], ["a b c"], ["ab"], {"a": 1}, [["a"]], [[1, 2]], [["a", {}]]]
+)
+def test_merges_that_are_no_pairs(merges: object, tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", 0, A), model(tmp_path / "b", 1, B)
+    for folder, tokens in ((b, B), (a, A)):
+        made = bpe(tokens)
+        made["model"]["merges"] = merges
+        (folder / "tokenizer.json").write_text(json.dumps(made))
+        text = refused(linear(a, b, tokenizer_source="union"))
+        assert f"{folder / 'tokenizer.json'}: no tokenizer that can be read" in text
+
+
+def test_kinds_and_names_that_are_no_text(tmp_path: Path) -> None:
+    a, b = model(tmp_path / "a", 0, A), model(tmp_path / "b", 1, B)
+    (b / "tokenizer.json").write_text(json.dumps({**bpe(B), "decoder": {"type": [1]}}))
+    (a / "chat_template.jinja").write_text("{{ 1 }}")
+    templates = [{"name": [], "template": "x"}]
+    (a / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+    ms.merge(linear(a, b, tokenizer_source="union"), tmp_path / "out")
+    ms.transplant_tokenizer(a, b, tmp_path / "new", method="mean")
+
+
 def test_integers_of_tokens_have_no_mean(tmp_path: Path) -> None:
     models = [
         model(tmp_path / name, i, tokens)

@@ -137,9 +137,9 @@ def template_of(model: Model) -> str | None:
 def _default(found: object) -> str | None:
     """A template, of several the default one."""
     if isinstance(found, list):  # of {name, template}
-        named = [each for each in found if isinstance(each, dict)]
-        found = {each.get("name"): each.get("template") for each in named}
-    if isinstance(found, dict):
+        named = (each for each in found if isinstance(each, dict))
+        found = next((e.get("template") for e in named if e.get("name") == "default"), None)
+    elif isinstance(found, dict):
         found = found.get("default")
     return found if isinstance(found, str) and found.strip() else None
 
