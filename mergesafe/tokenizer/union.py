@@ -109,6 +109,16 @@ def check_union(first: Location, model: str, others: Sequence[Contribution]) -> 
     return notes
 
 
+def adds_ordinary(contribution: Contribution) -> bool:
+    """Whether words or pieces are among the tokens that a model adds, and not added tokens alone.
+
+    Raises:
+        CheckpointError: its tokenizer.json cannot be read.
+    """
+    added = parse_tokenizer(contribution.file).get("added_tokens") or ()
+    return not contribution.tokens <= {each["content"] for each in added}
+
+
 def _form(file: Location, model: str) -> _Form:
     try:
         found = msgspec.json.decode(read_bounded(file), type=_Form)

@@ -344,13 +344,28 @@ def test_rules_of_heads_and_slices(family: Family, tmp_path: Path) -> None:
     weights = {"weight": 1.0}
     assert "heads" in keys(recipe("linear", [family.base, tied[0]], parameters=weights))
     assert "heads" not in keys(recipe("linear", tied, parameters=weights))
-    assert {"lists by layer", "head of several sources"} <= keys(sliced(family))
+    assert "head of several sources" in keys(sliced(family))
+    assert "lists by layer" not in keys(sliced(family))
     ends = {
         "merge_method": "passthrough",
         "slices": [{"sources": [source(model, 0, 2)]} for model in tied],
     }
     assert "head of slices" in keys(ends)
     assert "head of several sources" not in keys(ends)
+    kinds = {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+    listed = save(tmp_path / "listed", llama(3), kinds)
+    moved = {"merge_method": "passthrough", "slices": [{"sources": [source(listed, 0, 2)]}]}
+    assert "lists by layer" in keys(moved)
+
+
+@pytest.mark.parametrize("ordinary", [True, False])
+def test_the_rule_of_pieces_that_a_union_adds(ordinary: bool, tmp_path: Path) -> None:
+    models = [save(tmp_path / n, llama(i, vocab=3), {"vocab_size": 3}) for i, n in enumerate("ab")]
+    (models[0] / "tokenizer.json").write_text(json.dumps(bpe(("<unk>", "a", "b"))))
+    tokens, added = (("<unk>", "a", "c"), {}) if ordinary else (("<unk>", "a"), {"<c>": 2})
+    (models[1] / "tokenizer.json").write_text(json.dumps(bpe(tokens, added)))
+    content = recipe("linear", models, parameters={"weight": 1.0}, tokenizer_source="union")
+    assert ("tokens of a union" in keys(content)) == ordinary
 
 
 def test_rules_of_tensors(family: Family, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from mergesafe.architecture.groups import tensor_group
-from mergesafe.architecture.tying import HEADS
+from mergesafe.architecture.tying import HEADS, text_config
 from mergesafe.checkpoint.views.gathered import Gathered
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.methods.spec import KthMagnitude, ModelKthMagnitude, ScoreThreshold
 from mergesafe.recipe.method_names import MERGEKIT_METHODS
+from mergesafe.tokenizer.union import adds_ordinary
 
 #: Concern mistakes, data, chance or crashes, of which no plan knows.
 _UNKNOWN: Final = None
@@ -68,6 +69,14 @@ def _own_heads(plan: MergePlan) -> bool:
     tied = {bool(model.checkpoint.tied) for model in plan.models}
     stored = any(HEADS & set(model.checkpoint.tensors) for model in plan.models)
     return stored and (len(tied) == 2 or not HEADS & set(plan.outputs))
+
+
+def _lists_follow(plan: MergePlan) -> bool:
+    """Whether a list of the configuration is another one for the layers of the slices."""
+    ours, theirs = text_config(plan.config), text_config(plan.reference.checkpoint.config)
+    return bool(plan.recipe.slices) and any(
+        isinstance(value, list) and ours.get(key) != value for key, value in theirs.items()
+    )
 
 
 def _ends_otherwise(plan: MergePlan) -> bool:
@@ -225,7 +234,7 @@ RULES: Final = (
         "tokens of a union",
         "words and pieces that `union` adds become added tokens, which are cut out of longer words",
         "they join the vocabulary with their merges or scores",
-        lambda plan: plan.built is not None,
+        lambda plan: plan.built is not None and any(map(adds_ordinary, plan.built.others)),
     ),
     Rule(
         "chat templates",
@@ -239,7 +248,7 @@ RULES: Final = (
         "lists by layer",
         "`slices`: the configuration's lists by layer keep their old length",
         "they follow the layers",
-        lambda plan: bool(plan.recipe.slices),
+        _lists_follow,
     ),
     Rule(
         "head of slices",
