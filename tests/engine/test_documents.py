@@ -284,3 +284,17 @@ def test_rows_of_an_intermediate_are_aligned_by_token(tmp_path: Path) -> None:
             assert (tmp_path / method / name).read_text() == (written / name).read_text()
         again = mergesafe.merge([first, last], tmp_path / method, resume=True)
         assert "finished already" in again.warnings[-1]
+    inner = recipe("linear", models, each={"weight": 1}, name="inner")
+    last = recipe("linear", ["inner", models[0]], each={"weight": 1}, tokenizer_source="union")
+    file = tmp_path / "recipe.yml"
+    for key, told in (
+        ({}, "document 'inner' (line 1): the embedding of"),
+        ({"tokenizer_source": "union"}, "give 'base' or a model as 'tokenizer_source', or merge"),
+    ):
+        file.write_text("---\n".join(json.dumps(each) + "\n" for each in ({**inner, **key}, last)))
+        with pytest.raises(MergesafeError) as error:
+            mergesafe.plan(file)
+        assert told in str(error.value)
+        assert "'union' adds tokens" in str(error.value) or key
+    inner["tokenizer_source"] = "base"  # what both advise
+    assert mergesafe.plan([inner, last]).plan.tensors

@@ -4,6 +4,8 @@ read as a checkpoint whose tensors are computed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -19,14 +21,21 @@ from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.engine.plan.merged_view import Merged, is_held
 from mergesafe.engine.plan.tasks import TensorTask
+from mergesafe.engine.plan.token_ids import ALIGN
 from mergesafe.engine.plan.unused import without_unused
-from mergesafe.errors import RecipeError
+from mergesafe.errors import CheckpointError, RecipeError
 from mergesafe.outline.sources import Document, stored_models
 from mergesafe.recipe.lines_in_errors import lines_in_errors
 from mergesafe.recipe.model import Recipe
 
 #: Shards of a checkpoint that is not written.
 _SHARD: Final = 1 << 60
+#: What to do in place of :data:`ALIGN` where another document merges the result.
+_ALIGN: Final = (
+    "Align the rows by token: 'tokenizer_source: base', or a model's name there, in this document. "
+    "'union' adds tokens, which a document that another one merges cannot: merge it as a recipe of "
+    "its own"
+)
 
 
 def plan_documents(
@@ -59,7 +68,8 @@ def plan_documents(
         made[name] = document_of(name, plan, on_nonfinite)
         told.append((name, plan))
     own = {name: made[name] for name in recipe.documents}
-    with lines_in_errors(recipe):
+    intermediate = nullcontext() if _made is None else _told_of(recipe)
+    with lines_in_errors(recipe), intermediate:
         plan = without_unused(
             make_plan(
                 recipe, max_shard_size=max_shard_size, seed=seed, documents=own,
@@ -67,6 +77,20 @@ def plan_documents(
             )
         )  # fmt: skip
     return _with_messages(plan, told, on_nonfinite)
+
+
+@contextmanager
+def _told_of(recipe: Recipe) -> Iterator[None]:
+    """What is wrong with the inputs of an intermediate is told by its name, with what can be done
+    in it.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        line = f" (line {recipe.document_line})" if recipe.document_line else ""
+        name = f"document '{recipe.name}'{line}"
+        error.reword(lambda text: f"{name}: {text.replace(ALIGN, _ALIGN)}")
+        raise
 
 
 def document_of(name: str, plan: MergePlan, on_nonfinite: str) -> Document:
@@ -106,10 +130,12 @@ def _check(recipe: Recipe, plan: MergePlan) -> None:
         RecipeError: its method asks that, or its tokenizer is made of several.
     """
     if plan.built is not None and recipe.tokenizer is not None:
+        key = "'tokenizer_source'"
+        if not recipe.tokenizer.plain:
+            key = "'source' of 'tokenizer', without new ones under 'tokens'"
         raise RecipeError(
             f"the document '{recipe.name}' adds tokens to a tokenizer, and another document merges "
-            f"it: move '{'tokenizer_source' if recipe.tokenizer.plain else 'tokenizer'}' to the "
-            "last document, or merge it as a recipe of its own",
+            f"it: give 'base' or a model as {key}, or merge it as a recipe of its own",
             source=recipe.source, line=recipe.tokenizer.line,
         )  # fmt: skip
     if any(task.asks_model for task in plan.tasks):
