@@ -192,3 +192,21 @@ def test_exaone_without_a_system_message() -> None:
     assert render("exaone", TURNS[1:2], prompt=True) == (
         "[|system|][|endofturn|]\n[|user|]Hi\n[|assistant|]"
     )
+
+
+def test_an_end_of_turn_at_which_the_model_does_not_stop_is_told(models: list[Path]) -> None:
+    words = {"vocab": {"a": 0, "b": 1, "<|im_end|>": 7, "<|im_start|>": 8}}
+    for model in models:
+        (model / "tokenizer.json").write_text(json.dumps({"model": words}))
+        for name in ("chat_template.json", "chat_template.jinja"):
+            (model / name).unlink(missing_ok=True)
+        tokenizer_config = {"eos_token": "b", "chat_template": TEMPLATES["chatml"]}
+        (model / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    told = "ends an answer with the token '<|im_end|>' (7), but the merged model stops at "
+    for template in ("auto", "chatml"):
+        _, result = merged(models, template)
+        assert any(told in each for each in result.warnings), template
+    for model in models:
+        (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 7]}))
+    _, result = merged(models, "auto")
+    assert not any("ends an answer" in each for each in result.warnings)

@@ -31,6 +31,7 @@ from mergesafe.engine.plan.eight_bits import (
     encoding_warnings,
     quantization,
 )
+from mergesafe.engine.plan.end_of_turn import end_of_turn_warnings
 from mergesafe.engine.plan.experts import Experts
 from mergesafe.engine.plan.factors import changes_of, deltas_of, factor_notes, with_factors
 from mergesafe.engine.plan.low_rank import low_rank_warnings, rounding_notes
@@ -216,6 +217,7 @@ def make_plan(
         *config.warnings,
         *tokens.warnings,
         *template.warnings,
+        *end_of_turn_warnings(template, tokenizer, tokens.vocabulary, config.stops),
         *(() if aligned is None else aligned.warnings),
         *(slice_warnings(recipe, tasks, table) if table is not None else ()),
         *beside.texts,

@@ -49,6 +49,8 @@ class OutputConfig:
     warnings: list[str] = field(default_factory=list)
     #: Of the warnings those by a file that is not fetched from the Hub (engine/plan/token_ids.py).
     passing: list[str] = field(default_factory=list)
+    #: The ids at which the merged model stops.
+    stops: tuple[str, ...] = ()
 
 
 def output_config(
@@ -94,7 +96,10 @@ def output_config(
     if generation is None:
         generation = _generation(reference) or {}
     _check_ids(found, generation, rows, lost)
-    _check_end(found, generation, tokenizer, vocabulary or {})
+    told = [ids.get("eos_token_id") for ids in (generation, _ids(found.config))]
+    listed = [each for ids in told for each in (ids if isinstance(ids, list) else [ids])]
+    found.stops = tuple(dict.fromkeys(show(each) for each in listed if each is not None))
+    _check_end(found, tokenizer, vocabulary or {})
     return found
 
 
@@ -259,9 +264,7 @@ def _change(key: str, before: object, after: object) -> str:
     return f"{key} {show(after)} in place of {show(before)}"
 
 
-def _check_end(
-    found: OutputConfig, generation: Level, tokenizer: Model, vocabulary: Mapping[str, int]
-) -> None:
+def _check_end(found: OutputConfig, tokenizer: Model, vocabulary: Mapping[str, int]) -> None:
     """A tokenizer whose end of text does not end a generation is a warning, where its files tell
     the id of that token.
     """
@@ -278,13 +281,11 @@ def _check_end(
     small = end is not None
     if end is None:
         end = vocabulary.get(token)
-    told = [ids.get("eos_token_id") for ids in (generation, _ids(found.config))]
-    listed = [each for ids in told for each in (ids if isinstance(ids, list) else [ids])]
-    known = dict.fromkeys(show(each) for each in listed if each is not None)
+    known = found.stops
     if end is not None and known and str(end) not in known:
         found.warnings.append(
             f"the tokenizer of {tokenizer.text} ends a text with {show(token)}, whose id is {end}, "
-            f"but the merged model stops at {', '.join(list(known)[:_SHOWN_IDS])}"
+            f"but the merged model stops at {', '.join(known[:_SHOWN_IDS])}"
             + (f" and {len(known) - _SHOWN_IDS:,} more" if len(known) > _SHOWN_IDS else "")
         )
         if not small and in_hub_cache(files.folder):
