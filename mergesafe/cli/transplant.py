@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mergesafe.cli.generate import Bar
 from mergesafe.cli.shared import note, print_json, say, warn
@@ -15,6 +15,9 @@ from mergesafe.terminal.progress import LogLines
 from mergesafe.terminal.text import printable
 from mergesafe.transplant.api import TransplantResult, transplant_tokenizer
 from mergesafe.version import __version__
+
+#: Special tokens that have a line each: some donors call hundreds of bytes special.
+_SHOWN: Final = 16
 
 
 def run(model: str, donor: str, out: Path, *, json: bool, quiet: bool, **options: Any) -> None:
@@ -48,10 +51,17 @@ def as_json(result: TransplantResult) -> dict[str, Any]:
 
 
 def summary(result: TransplantResult) -> Iterator[str]:
-    """A line for each special token, and two of the whole."""
-    for each in result.special:
+    """A line for each special token, for those with a row of another token first, and two of the
+    whole.
+    """
+    listed = sorted(result.special, key=lambda each: each.source in (None, each.token))
+    for each in sorted(listed[:_SHOWN], key=lambda each: each.id):
         source = "made" if each.source is None else f"the row of {each.source} ({each.source_id})"
         yield f"  {each.token} ({each.id}): {source}"
+    if more := listed[_SHOWN:]:
+        made = sum(each.source is None for each in more)
+        rows = f"{made:,} made, {len(more) - made:,} with a row of the model: see --json"
+        yield f"  and {len(more):,} more special tokens, {rows}"
     filled = f", {result.filled:,} filled" if result.filled else ""
     yield (
         f"{result.path}: {result.tokens:,} tokens, {result.copied:,} rows copied, {result.made:,} "

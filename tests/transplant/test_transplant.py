@@ -13,7 +13,10 @@ import torch
 from tiny import CONFIG, Tensors, command, digest, leftovers, llama, read, same_bits, save
 
 import mergesafe as ms
+from mergesafe.cli.transplant import summary
 from mergesafe.transplant import stored_rows
+from mergesafe.transplant.alignment import Special
+from mergesafe.transplant.api import TransplantResult
 
 LETTERS = [chr(code) for code in range(ord("a"), ord("a") + 26)]
 SPACED = [f"\u0120{letter}" for letter in LETTERS]
@@ -301,3 +304,13 @@ def test_ids_of_other_tokens_follow_them(pair: tuple[Path, Path], tmp_path: Path
     assert "'v' (24)" in done.stderr
     assert "eoi_token_id in config.json" in done.stderr
     assert "900, which is no token" in done.stderr
+
+
+def test_hundreds_of_special_tokens_are_few_lines() -> None:
+    bytes_ = [Special(f"<0x{i:02X}>", i + 1, None, None) for i in range(256)]
+    special = (*bytes_, Special("<s>", 300, "<begin>", 0), Special("</s>", 301, "</s>", 1))
+    result = TransplantResult(Path("out"), "omp", 302, 302, 2, 300, 0, special, 3, 10, 1.0)
+    *lines, more, _, _ = summary(result)
+    assert len(lines) == 16
+    assert lines[-1] == "  <s> (300): the row of <begin> (0)"
+    assert more == "  and 242 more special tokens, 241 made, 1 with a row of the model: see --json"
