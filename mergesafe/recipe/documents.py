@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from mergesafe.dtypes import CONFIG_NAMES
 from mergesafe.errors import RecipeError, nearest
@@ -17,15 +18,27 @@ from mergesafe.recipe.model import ModelRef, Recipe, exists_locally
 from mergesafe.recipe.nodes import Reporter, shown
 from mergesafe.references import hub_id, is_url
 
+#: Documents of a recipe: each may stand inside the one before, and be opened there.
+MOST_DOCUMENTS: Final = 64
+#: Merges that an output is made of. What two documents need is computed for each of them, so a few
+#: documents that all need the two before would take longer than anyone waits.
+MOST_MERGES: Final = 1000
+
 
 def joined_documents(recipes: Sequence[Recipe], source: Path | None) -> Recipe:
     """The recipe of the output, which knows the documents that it needs.
 
     Raises:
-        RecipeError: two documents have one name or none, a document needs itself, or one that is
-            needed makes what is no model.
+        RecipeError: there are too many, two documents have one name or none, a document needs
+            itself, or one that is needed makes what is no model.
     """
     report = Reporter(source)
+    if len(recipes) > MOST_DOCUMENTS:
+        raise report.error(
+            f"{len(recipes):,} documents, expected at most {MOST_DOCUMENTS}. Merge some of them by "
+            "a recipe of their own, and name the folders that are written",
+            recipes[MOST_DOCUMENTS].document_line,
+        )
     if len(recipes) == 1:
         _check_alone(recipes[0], report)
         return recipes[0]
@@ -38,6 +51,7 @@ def joined_documents(recipes: Sequence[Recipe], source: Path | None) -> Recipe:
     for recipe in recipes:
         _check_acyclic(recipe, graph, report)
     output = _output(recipes, graph)
+    _check_repetition(output, graph, report)
     built: dict[int, Recipe] = {}
     _build(output, graph, built)
     for recipe in recipes:
@@ -119,26 +133,38 @@ def refuse_documents(recipe: Recipe, what: str) -> None:
 def every_ref(recipe: Recipe) -> list[ModelRef]:
     """What the recipe and the documents that it needs read: models and calibration, each once."""
     found: list[ModelRef] = []
-    for each in (*recipe.documents.values(), recipe):
-        found += every_ref(each) if each is not recipe else []
-    own = [ref for ref in refs_of(recipe) if ref.path not in recipe.documents]
-    beside = (place for ref in own for place in recipe.calibration(ref).values())
-    return list({ref.key: ref for ref in (*found, *own, *beside)}.values())
+    for each in _with_documents(recipe):
+        own = [ref for ref in refs_of(each) if ref.path not in each.documents]
+        found += own
+        found += (place for ref in own for place in each.calibration(ref).values())
+    return list({ref.key: ref for ref in found}.values())
 
 
 def stored_inputs(recipe: Recipe) -> list[ModelRef]:
     """The inputs of the method; of several documents those of all, and their bases, that are no
     documents themselves.
     """
-    return list({ref.key: ref for ref in _stored(recipe)}.values())
+    found: list[ModelRef] = []
+    for each in _with_documents(recipe):
+        # The base of the output is no input where it stands apart.
+        based = each.base_model is not None and (each is not recipe or recipe.documents)
+        first = [each.base_model] if based and each.base_model is not None else []
+        found += (ref for ref in (*first, *each.inputs) if ref.path not in each.documents)
+    return list({ref.key: ref for ref in found}.values())
 
 
-def _stored(recipe: Recipe, *, base: bool = False) -> Iterator[ModelRef]:
-    """``base``: that of the recipe too, which is no input where it stands apart."""
-    for each in recipe.documents.values():
-        yield from _stored(each, base=True)
-    first = [recipe.base_model] if recipe.base_model and (base or recipe.documents) else []
-    yield from (ref for ref in (*first, *recipe.inputs) if ref.path not in recipe.documents)
+def _with_documents(recipe: Recipe) -> list[Recipe]:
+    """The documents that the recipe needs, each once and behind what it needs, and the recipe."""
+    found: dict[int, Recipe] = {}
+
+    def add(each: Recipe) -> None:
+        if id(each) not in found:
+            for needed in each.documents.values():
+                add(needed)
+            found[id(each)] = each
+
+    add(recipe)
+    return list(found.values())
 
 
 def _needed(recipe: Recipe, named: Mapping[str, Recipe]) -> dict[str, Recipe]:
@@ -172,6 +198,27 @@ def _check_acyclic(
             if id(other) not in seen:
                 seen.add(id(other))
                 paths.append([*path, other])
+
+
+def _check_repetition(
+    output: Recipe, graph: Mapping[int, Mapping[str, Recipe]], report: Reporter
+) -> None:
+    """Raise where what several documents need is merged too often."""
+    merges: dict[int, int] = {}
+
+    def count(recipe: Recipe) -> int:
+        if id(recipe) not in merges:
+            merges[id(recipe)] = 1 + sum(map(count, graph[id(recipe)].values()))
+        return merges[id(recipe)]
+
+    if count(output) > MOST_MERGES:
+        raise report.error(
+            f"the document {_title(output)} is made by {count(output):,} merges, since what "
+            "several documents need is merged for each of them; expected at most "
+            f"{MOST_MERGES:,}. Merge such a document by a recipe of its own, and name the folder "
+            "that is written",
+            output.document_line,
+        )
 
 
 def _output(recipes: Sequence[Recipe], graph: Mapping[int, Mapping[str, Recipe]]) -> Recipe:

@@ -73,6 +73,15 @@ case("the only document of itself", f"name: a\n{ONE % 'a'}", 1,
 case("documents of each other",
      f"name: a\n{ONE % 'b'}---\nname: b\n{ONE % 'a+x'}---\n{ONE % 'b'}", 1,
      "the document 'a' is made of itself: 'a' needs 'b' needs 'a'")  # fmt: skip
+case("many documents", "---\n".join(f"name: d{i}\n{ONE % 'x'}" for i in range(65)), 257,
+     "65 documents, expected at most 64")  # fmt: skip
+TWO = (
+    "name: d%d\nmerge_method: linear\nparameters: {weight: 1}\nmodels: [{model: %s}, {model: %s}]\n"
+)
+case("documents that need the two before",
+     "---\n".join(TWO % (i, f"d{i - 1}" if i else "x", f"d{i - 2}" if i > 1 else "y")
+                  for i in range(20)),
+     96, "the document 'd19' is made by 17,710 merges", "at most 1,000")  # fmt: skip
 case("a misspelt document", f"name: first\n{ONE % 'x'}---\n{ONE % 'frist'}", 6,
      "'frist' is no document of the recipe, and nothing of that name is there",
      "mean 'first'?")  # fmt: skip
