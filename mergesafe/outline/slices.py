@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mergesafe.architecture.depth import (
-    count_of,
     in_layer,
     is_behind_layers,
     kinds_differ,
@@ -34,9 +33,10 @@ from mergesafe.outline.heads import lend_head, lenders, may_have_head
 from mergesafe.outline.layer_kinds import LayerKinds, lacking
 from mergesafe.outline.naming import Named, name_alike
 from mergesafe.outline.outputs import Outline, Output, output_of
+from mergesafe.outline.slice_ranges import check_ranges, layers_of, layers_taken
 from mergesafe.outline.sources import Model
 from mergesafe.outline.text_part import fit_to, parts_beside
-from mergesafe.recipe.model import ModelRef, Recipe
+from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
 
 
@@ -112,6 +112,7 @@ class _Builder:
         self.layers: list[tuple[Model, int]] = []
 
     def outline(self) -> Outline:
+        check_ranges(self.recipe, self.models, self.stack)
         merges = self.recipe.merges
         begin = 0
         ends: list[Model] = []
@@ -119,13 +120,13 @@ class _Builder:
         behind: list[Output] = []
         for number, (merge, written) in enumerate(zip(merges, self.recipe.slices, strict=True)):
             place = _Place(begin, written.length, number == 0, number == len(merges) - 1)
-            sources = self._sources(merge, written.line)
+            sources = self._sources(merge)
             if place.first or place.last:
                 ends += [source.model for source in sources]
             self._slice(merge, sources, place, before, behind)
             begin += place.length
         self.outputs = [*before, *self.outputs, *behind]
-        held = _layers_of(self.reference, self.stack)
+        held = layers_of(self.reference, self.stack)
         kinds = LayerKinds(self.reference, self.stack, held)
         self._check_whole(kinds)
         try:
@@ -179,26 +180,9 @@ class _Builder:
                 (last if behind else first).line,
             )
 
-    def _sources(self, merge: Recipe, line: int | None) -> list[_Source]:
+    def _sources(self, merge: Recipe) -> list[_Source]:
         """The method's inputs in its order, a separate base first, with their layers."""
-        refs: list[ModelRef] = list(merge.inputs)
-        if merge.separate_base is not None:
-            refs.insert(0, merge.separate_base)
-        found = []
-        for ref in refs:
-            entry = merge.entry(ref) or merge.models[0]  # a base that is not listed goes along
-            first, end = entry.layers or (0, 0)
-            model = self.models[ref.key]
-            count = _layers_of(model, self.stack)
-            if end > count:
-                raise _error(
-                    self.recipe,
-                    f"layer_range [{first}, {end}] of {ref.text} is out of range: the model has "
-                    f"{count} layers, so the end is at most {count}",
-                    (entry.line or line) if entry.ref.key == ref.key else line,
-                )
-            found.append(_Source(model, first))
-        return found
+        return [_Source(self.models[each.ref.key], each.first) for each in layers_taken(merge)]
 
     def _slice(
         self,
@@ -374,21 +358,13 @@ class _Builder:
     def _further(self) -> None:
         """Layers beyond those that a model counts are left out."""
         for model in self.named.models:
-            count = _layers_of(model, self.stack)
+            count = layers_of(model, self.stack)
             beyond = [n for n in model.names or {} if (in_layer(n, self.stack) or 0) >= count]
             if beyond:
                 self.warnings.append(
                     f"layers of {model.text} that predict further tokens ({self.stack}.{count}, …) "
                     "are left out of the slices"
                 )
-
-
-def _layers_of(model: Model, stack: str) -> int:
-    """Layers that tokens go through: those that are stored, but for what the config leaves out."""
-    stored = [layer for n in model.names or {} if (layer := in_layer(n, stack)) is not None]
-    count = count_of(model.checkpoint.config, stack)
-    held = max(stored, default=-1) + 1
-    return held if count is None else min(count, held)
 
 
 def _shapes_of(model: Model, stack: str) -> dict[str, set[tuple[int, ...]]]:

@@ -198,6 +198,14 @@ def test_filters_of_a_model_see_its_own_layers(models: dict[str, Path], tmp_path
     assert not made["model.layers.4.mlp.up_proj.weight"].any()
 
 
+def test_all_ranges_that_end_behind_the_layers_are_told(models: dict[str, Path]) -> None:
+    wrong = stack("passthrough", [source(models["a"], 0, 4)], [source(models["b"], 2, 5)])
+    with pytest.raises(RecipeError) as caught:
+        mergesafe.plan(wrong)
+    for words in ("[0, 4]", "[2, 5]"):
+        assert f"layer_range {words} of" in str(caught.value)
+
+
 def test_models_of_other_depths(models: dict[str, Path], tmp_path: Path) -> None:
     short = {n: t for n, t in llama(9).items() if ".layers.2." not in n}
     shallow = save(tmp_path / "shallow", short, {"num_hidden_layers": 2})

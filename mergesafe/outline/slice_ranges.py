@@ -1,0 +1,63 @@
+"""Which layers a slice takes of each model, and whether the models have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mergesafe.architecture.depth import count_of, in_layer
+from mergesafe.errors import RecipeError
+from mergesafe.outline.sources import Model
+from mergesafe.recipe.model import ModelRef, Recipe
+from mergesafe.recipe.nodes import Reporter
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Layers [first, end) of a model; ``line``: of its entry, None where it is not listed."""
+
+    ref: ModelRef
+    first: int
+    end: int
+    line: int | None
+
+
+def layers_taken(merge: Recipe) -> Iterator[Taken]:
+    """Of the method's inputs in its order, a separate base first."""
+    refs: list[ModelRef] = list(merge.inputs)
+    if merge.separate_base is not None:
+        refs.insert(0, merge.separate_base)
+    for ref in refs:
+        entry = merge.entry(ref) or merge.models[0]  # a base that is not listed goes along
+        first, end = entry.layers or (0, 0)
+        yield Taken(ref, first, end, entry.line if entry.ref.key == ref.key else None)
+
+
+def check_ranges(
+    recipe: Recipe, models: Mapping[tuple[str, str | None], Model], stack: str
+) -> None:
+    """``models``: by their keys.
+
+    Raises:
+        RecipeError: ranges are outside a model's layers; names all.
+    """
+    report = Reporter(recipe.source)
+    for merge, written in zip(recipe.merges, recipe.slices, strict=True):
+        for each in layers_taken(merge):
+            count = layers_of(models[each.ref.key], stack)
+            if each.end > count:
+                report.record(
+                    f"layer_range [{each.first}, {each.end}] of {each.ref.text} is out of range: "
+                    f"the model has {count} layers, so the end is at most {count}",
+                    each.line or written.line,
+                )
+    if report.errors:
+        raise RecipeError.joined(report.errors)
+
+
+def layers_of(model: Model, stack: str) -> int:
+    """Layers that tokens go through: those that are stored, but for what the config leaves out."""
+    stored = [layer for n in model.names or {} if (layer := in_layer(n, stack)) is not None]
+    count = count_of(model.checkpoint.config, stack)
+    held = max(stored, default=-1) + 1
+    return held if count is None else min(count, held)
