@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import sqrt
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +43,7 @@ class StoredRows:
         self._step = max(1, BLOCK_BYTES // max(1, self._row))
         self._kept: torch.Tensor | None = None
         self._converted: torch.Tensor | None = None
+        self._converting = Lock()
         self.resident = resident
         longest, kept = 0.0, []
         for first, block in self._read():
@@ -70,9 +72,10 @@ class StoredRows:
         if self._kept is None:
             yield from ((first, block.to(kind)) for first, block in self._read())
             return
-        rows = self._converted
-        if rows is None or rows.dtype is not kind:
-            rows = self._converted = self._kept.to(kind)
+        with self._converting:  # threads begin together, and there is room for one copy
+            rows = self._converted
+            if rows is None or rows.dtype is not kind:
+                rows = self._converted = self._kept.to(kind)
         for first in range(0, self.count, self._step):
             yield first, rows[first : first + self._step]
 

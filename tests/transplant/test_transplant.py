@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import CONFIG, Tensors, command, digest, leftovers, llama, read, same_bits, save
 
 import mergesafe as ms
+from mergesafe.checkpoint.format.reader import Reader
+from mergesafe.checkpoint.format.safetensors import read_header
 from mergesafe.cli.transplant import summary
 from mergesafe.transplant import stored_rows
 from mergesafe.transplant.alignment import Special
@@ -314,3 +319,18 @@ def test_hundreds_of_special_tokens_are_few_lines() -> None:
     assert len(lines) == 16
     assert lines[-1] == "  <s> (300): the row of <begin> (0)"
     assert more == "  and 242 more special tokens, 241 made, 1 with a row of the model: see --json"
+
+
+def test_threads_share_one_converted_copy(tmp_path: Path) -> None:
+    """Memory is counted for one, and threads ask for it at the same time."""
+    save_file({"a": torch.randn(20_000, 256)}, tmp_path / "t.safetensors")
+    info = read_header(tmp_path / "t.safetensors")[0]["a"]
+    begin = Barrier(4)
+    with Reader() as reader, ThreadPoolExecutor(4) as pool:
+        rows = stored_rows.StoredRows(info, np.arange(20_000), reader, resident=True)
+
+        def place(_: int) -> int:
+            begin.wait()
+            return next(iter(rows.blocks(torch.bfloat16)))[1].untyped_storage().data_ptr()
+
+        assert len(set(pool.map(place, range(4)))) == 1
