@@ -33,6 +33,10 @@ void bind(py::module_& m);  // bindings_cuda.cpp
 
 namespace {
 
+// Raised with every change of _native.pyi, and with INTERFACE in mergesafe/native.py, which refuses
+// to load a module of another number: one that was compiled before `git pull`, for example.
+constexpr int kInterface = 1;
+
 uint64_t weighted_sum(const std::vector<Input>& inputs, const std::vector<float>& weights,
                       const Output& out, int64_t n, bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
@@ -405,6 +409,7 @@ PYBIND11_MODULE(_native, m) {
       "Fused merge kernels on raw addresses; use mergesafe.ops. Lengths, types, ranges and the "
       "alignment of addresses are checked (ValueError, TypeError). That memory of this length lies "
       "at an address, and that no other thread writes to it, only the caller can know.";
+  m.attr("interface") = kInterface;
   m.attr("cuda_compiled") = static_cast<bool>(MERGESAFE_CUDA_COMPILED);
   m.attr("cuda_compiler") = MERGESAFE_CUDA_COMPILER;
   m.attr("compiler") = MERGESAFE_COMPILER;

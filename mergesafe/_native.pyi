@@ -56,6 +56,8 @@ norms: dict[str, int]
 fused_kernels: dict[str, tuple[int | None, int, int]]
 #: Sums of weights that are closer to 0 divide by 1 instead.
 tiny_divisor: float
+#: :data:`mergesafe.native.INTERFACE` of the sources that the module was compiled from.
+interface: int
 
 cuda_compiled: bool
 compiler: str

@@ -34,9 +34,21 @@ def unloadable_kernels(package: Path, error: ImportError) -> str:
     )
 
 
+def other_kernels(package: Path, *, older: bool) -> str:
+    """What to say of kernels in the folder ``package`` that other Python code was written for."""
+    root = package.parent
+    age = "older" if older else "newer"
+    remedy = f"run 'pip install -e {root}' again." if _is_source(root) else _remedy(package)
+    return f"{package}: the compiled module is {age} than the Python code: {remedy}"
+
+
+def _is_source(root: Path) -> bool:
+    return (root / "setup.py").is_file() and (root / "csrc").is_dir()
+
+
 def _remedy(package: Path) -> str:
     root = package.parent
-    if (root / "setup.py").is_file() and (root / "csrc").is_dir():
+    if _is_source(root):
         return (
             f"That is the source, not an installed package: leave the folder {root} to "
             f"use the mergesafe that is installed, or build it there with 'pip install -e {root}'."

@@ -5,7 +5,7 @@ and to which they are rounded at load; a :class:`TaskVector` is the input of an 
 and which elements of its difference to the base survive. The calls are those of ``extension``, the
 module ``mergesafe._native``, whose stub describes them; it checks lengths, counts, ranges and
 alignments (ValueError, TypeError). Importing this module raises KernelsError where the extension is
-missing or cannot be loaded.
+missing, cannot be loaded or is of another version than the Python code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mergesafe.errors import KernelsError
-from mergesafe.kernels_present import missing_kernels, unloadable_kernels
+from mergesafe.kernels_present import missing_kernels, other_kernels, unloadable_kernels
+
+#: The number of the interface in _native.pyi; csrc/bindings.cpp has the same.
+INTERFACE: Final = 1
 
 _package = Path(__file__).parent
 _missing = missing_kernels(_package)
@@ -24,9 +27,13 @@ if _missing is not None:
     raise KernelsError(_missing)
 try:
     import mergesafe._native as extension
-    from mergesafe._native import Array, Input, Output, RankMask, TaskVector
 except ImportError as _error:
     raise KernelsError(unloadable_kernels(_package, _error)) from _error
+# Compared before anything is used: a module that was compiled before `git pull` may lack it.
+_compiled = getattr(extension, "interface", 0)
+if _compiled != INTERFACE:
+    raise KernelsError(other_kernels(_package, older=_compiled < INTERFACE))
+from mergesafe._native import Array, Input, Output, RankMask, TaskVector  # noqa: E402
 
 if TYPE_CHECKING:
     from mergesafe.methods import spec

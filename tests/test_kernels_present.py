@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import mergesafe
+from mergesafe import native
+from mergesafe.native import INTERFACE
 
 ROOT = Path(__file__).parents[1]
 #: As the installed script of the command does.
@@ -111,6 +115,39 @@ def test_kernels_that_cannot_be_loaded(arguments: list[str], source: bool, clone
     assert "internal error" not in done.stderr
     line = last_line(clone, "-c", "import mergesafe as ms; ms.merge")
     assert line.startswith("mergesafe.errors.KernelsError: mergesafe is imported from")
+
+
+@pytest.mark.parametrize("compiled", ["older", "newer"])
+def test_kernels_of_another_version(compiled: str, clone: Path) -> None:
+    """Kernels that were compiled before `git pull` may lack what the Python code calls."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    shutil.copy(Path(mergesafe.__file__).with_name(f"_native{suffix}"), clone / "mergesafe")
+    code = clone / "mergesafe" / "native.py"
+    written = f"INTERFACE: Final = {INTERFACE}\n"
+    assert written in code.read_text()
+    other = INTERFACE + (1 if compiled == "older" else -1)
+    code.write_text(code.read_text().replace(written, f"INTERFACE: Final = {other}\n"))
+    done = run(clone, "-m", "mergesafe.cli", "info")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"mergesafe: error: {clone / 'mergesafe'}: the compiled module is {compiled} than the "
+        f"Python code: run 'pip install -e {clone}' again.\n"
+    )
+
+
+def test_the_interface_has_a_number() -> None:
+    """Whoever changes it gives a new number to INTERFACE and to csrc/bindings.cpp, and its digest
+    to this test.
+    """
+    stub = Path(mergesafe.__file__).with_name("_native.pyi").read_text()
+    tree = ast.parse(stub)
+    for node in ast.walk(tree):  # what is said of it may change
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:]
+    known = native.extension
+    lists = sorted(known.fused_kernels.items()), known.tile_functions, known.tile_score_functions
+    digest = hashlib.sha256(f"{ast.unparse(tree)} {lists}".encode()).hexdigest()
+    assert (INTERFACE, digest[:16]) == (1, "35e8203f199211a2")
 
 
 def test_with_its_kernels_nothing_is_said(clone: Path) -> None:
