@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -121,31 +123,28 @@ def plot_paper(path: Path) -> Path:
 
 
 def plot_methods(path: Path) -> Path:
-    """Refusals against skill, a point a method, untuned and tuned, joined where there are both."""
-    from statistics import mean
+    """Refusals against skill: a number for each method, as published and tuned, joined where both.
 
+    Methods that end in nearly the same place share a label.
+    """
     rows = read(path)
-    figure, axes = _subplots(figsize=(9, 7))
-
-    def point(case: str) -> tuple[float, float] | None:
-        own = [row for row in rows if row["case"] == case]
-        if not own:
-            return None
-        skills = [50 * (float(r["domain.sorting"]) + float(r["domain.arithmetic"])) for r in own]
-        return mean(skills), mean(100 * float(row["refusal_rate"]) for row in own)
-
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    at = {case: _refusal_and_skill(rows, case) for case in cases}
+    names = list(dict.fromkeys(_method(case) for case in cases))
     colours = {"parent": FLOOR, "untuned": THEIRS, "gradient": OURS}
-    for case in dict.fromkeys(row["case"] for row in rows):
-        name, kind = case.split("/")
-        if name == "parent":
-            name, kind = kind, name
-        at, before = point(case), point(f"{name}/untuned")
-        if at is None:
-            continue
-        axes.plot(*at, "o", color=colours[kind])
-        axes.annotate(name, at, xytext=(4, 4), textcoords="offset points", fontsize=7)
-        if kind == "gradient" and before is not None:
-            axes.plot(*zip(before, at, strict=True), color=OURS, alpha=0.2)
+    figure, axes = _subplots(figsize=(12, 7.5))
+    for kind, colour in colours.items():
+        own = {case: at[case] for case in cases if _kind(case) == kind}
+        for x, y in own.values():
+            axes.plot(x, y, "o", color=colour)
+        for where, numbers in _near(own, names):
+            axes.annotate(numbers, where, xytext=(4, 4), textcoords="offset points", fontsize=7)
+    for case in cases:
+        before = at.get(f"{_method(case)}/untuned")
+        if _kind(case) == "gradient" and before is not None:
+            axes.plot(*zip(before, at[case], strict=True), color=OURS, alpha=0.15)
+    legend = [f"{number}  {name}" for number, name in enumerate(names, 1)]
+    figure.text(0.82, 0.93, "\n".join(legend), fontsize=7.5, va="top", linespacing=1.25)
     axes.set_xlabel("skill: mean of sorting and arithmetic, %")
     axes.set_ylabel("unsafe questions refused, %")
     seeds = len({row["seed"] for row in rows})
@@ -153,7 +152,35 @@ def plot_methods(path: Path) -> Path:
         f"SmolLM2-135M, up to {seeds} seeds; orange: as published, blue: tuned by gradient",
         fontsize=9,
     )
-    return _save(figure, path)
+    return _save(figure, path, right=0.81)
+
+
+def _method(case: str) -> str:
+    name, kind = case.split("/")
+    return kind if name == "parent" else name
+
+
+def _kind(case: str) -> str:
+    name, kind = case.split("/")
+    return name if name == "parent" else kind
+
+
+def _refusal_and_skill(rows: list[dict[str, str]], case: str) -> tuple[float, float]:
+    """Means over the seeds, in percent: skill, then refusals."""
+    own = [row for row in rows if row["case"] == case]
+    skills = [50 * (float(r["domain.sorting"]) + float(r["domain.arithmetic"])) for r in own]
+    return mean(skills), mean(100 * float(row["refusal_rate"]) for row in own)
+
+
+def _near(
+    at: Mapping[str, tuple[float, float]], names: Sequence[str], apart: float = 1.6
+) -> list[tuple[tuple[float, float], str]]:
+    """A place and the numbers of the cases that lie within ``apart`` percent of it."""
+    groups: dict[tuple[float, float], list[int]] = {}
+    for case, (x, y) in at.items():
+        found = next((g for g in groups if abs(g[0] - x) < apart and abs(g[1] - y) < apart), (x, y))
+        groups.setdefault(found, []).append(names.index(_method(case)) + 1)
+    return [(where, ", ".join(map(str, numbers))) for where, numbers in groups.items()]
 
 
 def _subplots(**options: Any) -> tuple[Figure, Any]:
@@ -166,11 +193,12 @@ def _subplots(**options: Any) -> tuple[Figure, Any]:
     return plt.subplots(**options)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def _save(figure: Figure, path: Path, right: float = 1.0) -> Path:
+    """``right``: where the axes end, of the figure's width."""
     import matplotlib.pyplot as plt
 
     target = path.with_suffix(".png")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, right, 1))
     figure.savefig(target, dpi=120)
     plt.close(figure)
     return target
