@@ -208,7 +208,7 @@ def test_shape_mismatch(ties: Path, family: Family) -> None:
 
 def test_vocabulary_mismatch(ties: Path, family: Family) -> None:
     save(family.experts[1], llama(2, vocab=52), {"vocab_size": 52})
-    words = ("lm_head.weight", "[50, 16]", "[52, 16]", "vocabular", "resize")
+    words = ("lm_head.weight", "[50, 16]", "[52, 16]", "vocabular", "tokenizer_source: union")
     merge_refused(ties, words=words)
 
 

@@ -242,18 +242,22 @@ def test_calibration_in_memory_is_checked() -> None:
     assert methods.regmean([torch.ones(3), torch.zeros(3)]).tolist() == [0.5] * 3
 
 
-def test_slices_have_calibration_of_their_layers(models: Path, tmp_path: Path) -> None:
+def test_slices_have_calibration_of_their_layers(tmp_path: Path) -> None:
     """Layers 1 and 2 of both models, whose numbers are those of the same layers."""
+    for i in range(2):
+        save(tmp_path / str(i), llama(i))
+        (tmp_path / f"fisher{i}").mkdir()
+        save_file(diagonals(llama(i), i), tmp_path / f"fisher{i}" / "model.safetensors")
     sources = [
         {
-            "model": str(models / str(i)), "layer_range": [1, 3],
-            "calibration": {"fisher": str(models / f"fisher{i}")},
+            "model": str(tmp_path / str(i)), "layer_range": [1, 3],
+            "calibration": {"fisher": str(tmp_path / f"fisher{i}")},
         }
         for i in range(2)
     ]  # fmt: skip
     made = {"merge_method": "fisher", "slices": [{"sources": sources}], "dtype": "float32"}
     ms.merge(made, tmp_path / "slices")
-    ms.merge(content(models, "fisher", "fisher"), tmp_path / "whole")
+    ms.merge(content(tmp_path, "fisher", "fisher"), tmp_path / "whole")
     whole = read(tmp_path / "whole")
     for name, tensor in read(tmp_path / "slices").items():
         moved = name.replace("layers.1.", "layers.2.").replace("layers.0.", "layers.1.")
