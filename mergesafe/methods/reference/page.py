@@ -48,7 +48,7 @@ def page_of(method: MergeMethod) -> str:
         table(("", ""), _facts(method)),
     ]
     for title, text in (
-        ("What others found", method.evidence),
+        ("Evidence", method.evidence),
         ("Where it differs", method.deviations),
     ):
         parts += [f"## {title}", cleandoc(text)] if text else []
