@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -38,8 +38,12 @@ _NOTHING: Final = 1e-10
 _UNITS: Final = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 #: Shape of the product by which the faster type is found: targets, atoms.
 _PROBE: Final = (64, 1024)
-#: Atoms that are compared in float64 at a time.
-_COMPARED: Final = 1024
+#: Numbers of atoms that are compared in float64 at a time.
+_COMPARED: Final = 1 << 17
+#: Atoms of targets, in all, that wait to be compared, and as many that may be added at a time.
+_WAITING: Final = 1 << 14
+#: Bytes of memory that :func:`matching_pursuit` takes for these, whatever the targets and atoms.
+COMPARING_BYTES: Final = 4 << 20
 
 
 class Atoms(Protocol):
@@ -47,8 +51,8 @@ class Atoms(Protocol):
 
     count: int
     size: int
-    #: At least the length of the longest atom.
-    longest: float
+    #: At least the length of every atom.
+    lengths: Matrix
 
     def blocks(self, kind: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
         """The number of a block's first atom, and the block [atoms, size] in a type, in order."""
@@ -72,7 +76,9 @@ class Pursuit:
 
 
 def bytes_per_target(size: int, k: int) -> int:
-    """Bytes of memory that :func:`matching_pursuit` takes for each target, without products."""
+    """Bytes of memory that :func:`matching_pursuit` takes for each target, without products and
+    :data:`COMPARING_BYTES`.
+    """
     return 8 * (k * size + k * k + 2 * k + 10 * size)
 
 
@@ -94,11 +100,12 @@ def matching_pursuit(targets: Matrix, atoms: Atoms, k: int) -> Pursuit:
     )
     work = _Work(np.arange(count), targets.copy(), found.residual, k)
     work.keep(found.residual > 0, found)
+    longest = float(atoms.lengths.max())
     for step in range(k):
         if not len(work.number):
             break
         chosen, value = _strongest(atoms, work.residual)
-        going = value > _NOTHING * atoms.longest * work.length
+        going = value > _NOTHING * longest * work.length
         if not going.all():
             work.keep(going, found)
             chosen = chosen[going]
@@ -197,53 +204,125 @@ def screening_type(size: int) -> torch.dtype:
 def _strongest(atoms: Atoms, residual: Matrix) -> tuple[Indices, Matrix]:
     """Of every residual the atom with the largest absolute inner product, and that product.
 
-    The product of an atom a and a residual r, rounded to a type with the unit u, errs by at most E,
-    which :func:`_error` says, and u times itself. So the atom whose product is the largest has one
-    of at least (1 − 2u) times the largest rounded one − 2E.
+    The product of an atom and a residual, rounded to a type with the unit u, errs by at most E,
+    which :func:`_error` says for an atom of this length, and u times itself. So of a rounded
+    product p the exact one is between (1 − 2u) p − E and (1 + 2u) p + E.
     """
     kind = screening_type(atoms.size)
+    unit = _UNITS[kind]
     rounded = torch.from_numpy(residual).to(kind)
-    window = 2 * torch.from_numpy(_error(residual, rounded.double().numpy(), atoms, _UNITS[kind]))
-    share = 1 - 4 * _UNITS[kind]  # 2u, and room for rounding the bound itself
-    best = torch.zeros(len(residual), dtype=torch.float64)
-    kept: list[tuple[Any, Any, Any]] = []
+    share, rest = map(
+        torch.from_numpy, _error(residual, rounded.double().numpy(), atoms.exact(unit), unit)
+    )
+    lengths = torch.from_numpy(atoms.lengths)
+    candidates, every = _Candidates(atoms, residual), torch.arange(len(residual))
     for first, block in atoms.blocks(kind):
+        length = lengths[first : first + len(block)]
         products = torch.mm(rounded, block.T).abs_()
+        reach = share * length.max() + rest
         highest = products.amax(1).double()
-        rows = (highest >= best * share - window).nonzero()[:, 0]
-        torch.maximum(best, highest, out=best)
+        candidates.at_least(every, highest * (1 - 2 * unit) - reach)
+        if bool((candidates.least <= reach).any()):  # the longest atom says nothing of the others
+            own = share * length[products.argmax(1)] + rest
+            candidates.at_least(every, highest * (1 - 2 * unit) - own)
+        # Twice as much as above: what is compared with is rounded to the type as well.
+        least = (candidates.least - reach) * (1 - 4 * unit)
+        rows = (highest >= least).nonzero()[:, 0]
         some = products if len(rows) == len(products) else products[rows]
-        least = (best * share - window)[rows, None].to(kind)
-        hits = (some >= least).nonzero()
-        kept.append((rows[hits[:, 0]], hits[:, 1] + first, some[hits[:, 0], hits[:, 1]].double()))
-    row, index, value = (torch.cat(part) for part in zip(*kept, strict=True))
-    near = value >= (best * share - window)[row]
-    return _decided(atoms, residual, row[near].numpy(), index[near].numpy())
+        least = least[rows, None].to(kind)
+        for line, column in _true(some >= least):
+            row, value = rows[line], some[line, column].double()
+            error = share[row] * length[column] + rest[row]
+            low, high = value * (1 - 2 * unit) - error, value * (1 + 2 * unit) + error
+            candidates.add(row, column + first, low, high)
+    return candidates.decide()
 
 
-def _error(residual: Matrix, rounded: Matrix, atoms: Atoms, unit: float) -> Matrix:
+def _true(table: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows and columns of what is true in a table, in order, at most ``_WAITING`` at a time."""
+    flat, at = table.flatten(), 0
+    for part in (flat,) if int(flat.count_nonzero()) <= _WAITING else torch.split(flat, _WAITING):
+        place = part.nonzero()[:, 0] + at
+        at += len(part)
+        if len(place):
+            yield place // table.shape[1], place % table.shape[1]
+
+
+class _Candidates:
+    """Atoms that can be the strongest of a residual. ``least``: what the strongest has at least."""
+
+    def __init__(self, atoms: Atoms, residual: Matrix) -> None:
+        self._atoms, self._residual = atoms, residual
+        self.least = torch.zeros(len(residual), dtype=torch.float64)
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._index = np.zeros(len(residual), np.int64)
+        self._value = np.full(len(residual), -1.0)
+
+    def at_least(self, row: torch.Tensor, low: torch.Tensor) -> None:
+        """Residuals ``row`` have atoms with the products ``low`` or larger ones."""
+        self.least.scatter_reduce_(0, row, low, "amax")
+
+    def add(
+        self, row: torch.Tensor, index: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+    ) -> None:
+        """The products of residuals ``row`` and atoms ``index`` are from ``low`` to ``high``. Of a
+        residual, atoms of a higher index come later.
+        """
+        self.at_least(row, low)
+        near = high >= self.least[row]
+        self._waiting.append((row[near], index[near], high[near]))
+        if sum(len(each) for each, _, _ in self._waiting) > _WAITING:
+            self._waiting = [self._near()]
+            if len(self._waiting[0][0]) > _WAITING // 2:
+                self.decide()
+
+    def decide(self) -> tuple[Indices, Matrix]:
+        """The strongest atom of each residual among those that were added, and its product."""
+        if self._waiting:
+            row, index, _ = self._near()
+            self._waiting = []
+            if len(row):
+                rows, found, exact = _decided(
+                    self._atoms, self._residual, row.numpy(), index.numpy()
+                )
+                better = exact > self._value[rows]  # of equal ones the first stays
+                self._index[rows[better]] = found[better]
+                self._value[rows[better]] = exact[better]
+                self.at_least(torch.from_numpy(rows), torch.from_numpy(exact))
+        return self._index, self._value
+
+    def _near(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What waits and can still be the strongest."""
+        row, index, high = (torch.cat(part) for part in zip(*self._waiting, strict=True))
+        near = high >= self.least[row]
+        return row[near], index[near], high[near]
+
+
+def _error(residual: Matrix, rounded: Matrix, exact: bool, unit: float) -> tuple[Matrix, Matrix]:
     """By how much products of residuals and atoms err before they are rounded: what the residual
-    and the atom lost when they were rounded, and float32 sums of as many products as an atom has
-    numbers, in any order.
+    and the atom lost when they were rounded (``exact``: the atom nothing), and float32 sums of as
+    many products as an atom has numbers, in any order. That is a share of the atom's length and a
+    rest: processors take numbers below the normal ones for zero.
     """
+    size = residual.shape[1]
     lost = residual - rounded
     lengths, losses = np.sqrt(_dots(residual, residual)), np.sqrt(_dots(lost, lost))
-    atom = 0.0 if atoms.exact(unit) else 1.01 * unit
-    relative = atom + (atoms.size + 4) * _UNITS[torch.float32]
-    return np.asarray(1.01 * atoms.longest * (losses + relative * lengths))
+    relative = (0.0 if exact else 1.01 * unit) + (size + 4) * _UNITS[torch.float32]
+    tiny = 2.0**-125 * (size + 4)
+    return 1.01 * (losses + relative * lengths + tiny), 1.01 * tiny * (1 + lengths)
 
 
 def _decided(
     atoms: Atoms, residual: Matrix, row: Indices, index: Indices
-) -> tuple[Indices, Matrix]:
-    """The best of atoms ``index`` for residuals ``row``, of which each has one at least."""
-    exact = np.empty(len(row))
-    for at in range(0, len(row), _COMPARED):
-        part = slice(at, at + _COMPARED)
+) -> tuple[Indices, Indices, Matrix]:
+    """The distinct ones of residuals ``row``, the best of atoms ``index`` for each, its product."""
+    exact, step = np.empty(len(row)), max(1, _COMPARED // atoms.size)
+    for at in range(0, len(row), step):
+        part = slice(at, at + step)
         exact[part] = np.abs(_dots(atoms.rows(index[part]), residual[row[part]]))
     order = np.lexsort((index, -exact, row))
     first = order[np.unique(row[order], return_index=True)[1]]
-    return index[first], exact[first]
+    return row[first], index[first], exact[first]
 
 
 def _dots(one: Matrix, two: Matrix) -> Matrix:

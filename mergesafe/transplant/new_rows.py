@@ -16,6 +16,7 @@ from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.engine.memory import format_size
 from mergesafe.errors import ResourceError
 from mergesafe.ops.pursuit import (
+    COMPARING_BYTES,
     Indices,
     Matrix,
     bytes_per_target,
@@ -59,7 +60,7 @@ def pursued(
         return
     theirs = np.array(sorted(shared), np.int64)
     distinct, place = np.unique([shared[each] for each in theirs.tolist()], return_inverse=True)
-    kept, resident = 0, []
+    kept, resident = 8 * (len(theirs) + len(distinct) + len(new)), []  # their lengths
     # The donor's rows a second time, as they are multiplied.
     again = len(theirs) * donor.shape[1] * screening_type(donor.shape[1]).itemsize
     for info, count, beside in ((donor, len(theirs), again), (model, len(distinct), 0)):
@@ -69,7 +70,7 @@ def pursued(
     width = max(donor.nbytes // donor.shape[0], 1)
     each = bytes_per_target(donor.shape[1], k) + _PRODUCT * max(1, BLOCK_BYTES // width)
     each += 8 * (donor.shape[1] + 3 * model.shape[1])
-    workers, size = _shared_out(work, each, kept, len(new))
+    workers, size = _shared_out(work, each, kept, len(new), COMPARING_BYTES)
     atoms = StoredRows(donor, theirs, work.reader, resident=resident[0])
     rows = StoredRows(model, distinct, work.reader, resident=resident[1])
     wanted = np.array(new, np.int64)
@@ -99,7 +100,7 @@ def joined(work: Work, model: TensorInfo, pieces: Mapping[int, Sequence[int]]) -
     nbytes = len(needed) * model.nbytes // model.shape[0]
     rows = StoredRows(model, needed, work.reader, resident=nbytes <= work.budget * _RESIDENT)
     wanted = np.array(sorted(pieces), np.int64)
-    kept = rows.nbytes if rows.resident else 0
+    kept = 8 * len(needed) + (rows.nbytes if rows.resident else 0)
     _, size = _shared_out(work, 32 * model.shape[1], kept, len(wanted))
     for part in _slices(len(wanted), size):
         ids = wanted[part]
@@ -111,13 +112,14 @@ def joined(work: Work, model: TensorInfo, pieces: Mapping[int, Sequence[int]]) -
         yield ids, made / np.array([len(each) for each in split])[:, None]
 
 
-def _shared_out(work: Work, each: int, kept: int, count: int) -> tuple[int, int]:
-    """How many threads, and how many tokens each of them makes at a time.
+def _shared_out(work: Work, each: int, kept: int, count: int, beside: int = 0) -> tuple[int, int]:
+    """How many threads, and how many tokens each of them makes at a time. ``each``: bytes for a
+    token; ``beside``: for a thread, whatever its tokens; ``kept``: for all threads together.
 
     Raises:
         ResourceError: not one.
     """
-    fixed = 4 * BLOCK_BYTES
+    fixed = 4 * BLOCK_BYTES + beside
     left = work.budget - kept
     workers = max(1, min(work.threads, left // (fixed + each), count))
     size = (left // workers - fixed) // each

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import sqrt
 from threading import Lock
 from typing import Any, Final
 
@@ -45,7 +44,7 @@ class StoredRows:
         self._converted: torch.Tensor | None = None
         self._converting = Lock()
         self.resident = resident
-        longest, kept = 0.0, []
+        self.lengths, kept = np.zeros(self.count), []
         for first, block in self._read():
             squares = block.double().square().sum(1)
             if not bool(squares.isfinite().all()):
@@ -55,10 +54,9 @@ class StoredRows:
                     "infinity, and rows of other tokens are to be computed with it. Repair the "
                     "checkpoint, or use --method zero."
                 )
-            longest = max([longest, float(squares.max())]) if len(block) else longest
+            self.lengths[first : first + len(block)] = squares.sqrt().numpy() * (1 + 1e-9)
             if resident:
                 kept.append(block)
-        self.longest = sqrt(longest) * (1 + 1e-9)
         if resident and kept:
             self._kept = torch.cat(kept)
 

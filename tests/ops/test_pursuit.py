@@ -18,7 +18,7 @@ class Dictionary:
     def __init__(self, atoms: torch.Tensor, step: int = 7) -> None:
         self._atoms, self._step = atoms, step
         self.count, self.size = atoms.shape
-        self.longest = float(atoms.double().norm(dim=1).max())
+        self.lengths = atoms.double().norm(dim=1).numpy()
 
     def blocks(self, kind: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
         for first in range(0, self.count, self._step):
@@ -111,3 +111,46 @@ def test_atoms_that_bfloat16_cannot_tell_apart(screening: torch.dtype) -> None:
     found = matching_pursuit(targets, Dictionary(atoms), 1)
     exact = np.abs(targets @ atoms.double().numpy().T).argmax(1)
     assert found.indices[:, 0].tolist() == exact.tolist()
+
+
+class Compared(Dictionary):
+    """Counts the atoms that are compared."""
+
+    total = 0
+
+    def rows(self, indices: Indices) -> Matrix:
+        self.total += len(indices)
+        return super().rows(indices)
+
+
+@pytest.mark.parametrize("step", [70, 2000], ids=["blocks", "one block"])
+def test_a_very_long_atom_leaves_the_others_out(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much products err is a matter of each atom's own length."""
+    monkeypatch.setattr(pursuit, "screening_type", lambda size: torch.bfloat16)
+    generator = torch.Generator().manual_seed(4)
+    atoms = torch.randn(2000, 32, generator=generator).bfloat16()
+    atoms[5] *= 1000
+    targets = torch.randn(8, 32, generator=generator).double().numpy()
+    dictionary = Compared(atoms, step)
+    found = matching_pursuit(targets, dictionary, 4)
+    for number, target in enumerate(targets):
+        assert found.indices[number].tolist() == plain(target, atoms.double().numpy(), 4)[0]
+    assert dictionary.total < 10 * 8 * 4  # of 2000 for every target and step
+
+
+def test_what_waits_to_be_compared_is_bounded(screening: torch.dtype) -> None:
+    """5000 atoms that products cannot tell apart, for 16 targets."""
+    atoms = torch.ones(5000, 2)
+    atoms[4000:, 0] += 2.0**-23
+    atoms[300], atoms[301] = 0, -1
+    decided, lengths = pursuit._decided, []
+
+    def count(atoms: pursuit.Atoms, residual: Matrix, row: Indices, index: Indices):  # type: ignore[no-untyped-def]
+        lengths.append(len(row))
+        return decided(atoms, residual, row, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pursuit, "_decided", count)
+        found = matching_pursuit(np.full((16, 2), 0.7), Dictionary(atoms, 1250), 1)
+    assert found.indices[:, 0].tolist() == [4000] * 16
+    assert max(lengths) <= 1 << 15  # of 80,000
