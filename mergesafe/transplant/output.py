@@ -92,7 +92,9 @@ class Output:
             protect=[each for each in places if isinstance(each, Path)],
             resume=self._look if resume else None,
         )  # fmt: skip
-        self._unfinished = Unfinished(self._folder.path, job.subject(self.layout))
+        self._unfinished = Unfinished(
+            self._folder.path, job.subject(self.layout), len(job.tables.found), job.makeable
+        )
 
     def _look(self, place: Place) -> bool:
         return self._unfinished.look(place)

@@ -19,6 +19,7 @@ import mergesafe as ms
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.format.safetensors import read_header
 from mergesafe.cli.transplant import summary
+from mergesafe.journal import encode_line
 from mergesafe.transplant import stored_rows
 from mergesafe.transplant.alignment import Special
 from mergesafe.transplant.api import TransplantResult
@@ -295,6 +296,34 @@ def test_resumed_after_an_interrupt(
     assert seen[0] == 61
     assert digest(tmp_path / "out") == digest(tmp_path / "whole")
     assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        ({"tokens": [23], "digest": ""}, "missing required field `table`"),
+        ({"gathered": 5}, "there is no table 5"),
+        ({"table": 0, "tokens": [3], "digest": ""}, "token 3 gets no row that is made"),
+        ({"table": 0, "tokens": ["23"], "digest": ""}, "Expected `int`"),
+        ([], "Expected `object`"),
+    ],
+)
+def test_a_journal_with_another_record(
+    pair: tuple[Path, Path], tmp_path: Path, record: Any, why: str
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="finished and kept"):
+        ms.transplant_tokenizer(*pair, tmp_path / "out", k=5, progress=stop)
+    (journal,) = tmp_path.glob(".out.mergesafe-*/journal")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, encode_line(record)]))
+    done = command("transplant-tokenizer", *pair, tmp_path / "out", "--resume", "--k", "5")
+    assert done.returncode == 2
+    assert f"line {len(lines) + 1} of its journal is no record of a transplant" in done.stderr
+    assert why in done.stderr
+    assert "without --resume to start afresh" in done.stderr
 
 
 def test_ids_of_other_tokens_follow_them(pair: tuple[Path, Path], tmp_path: Path) -> None:
