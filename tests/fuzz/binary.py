@@ -120,5 +120,6 @@ def _archive(rng: Random, members: dict[str, bytes]) -> bytes:
     method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
     with zipfile.ZipFile(made, "w", method) as archive:
         for name, content in members.items():
-            archive.writestr(name, content)
+            member = zipfile.ZipInfo(name)  # of a date that does not follow the clock
+            archive.writestr(member, content, method)
     return made.getvalue()

@@ -77,8 +77,10 @@ _OPERATIONS: Final = (
     pickle.BINGET, pickle.LONG_BINGET,
 )  # fmt: skip
 
+#: By which Python 3.11.0 to 3.11.3 write a member of a list of names.
+_PICKED_BY_NAME: Final = "builtins.getattr"
 #: All that it may import besides what weights do.
-IMPORTS: Final = _RECORDS | _CHOICES
+IMPORTS: Final = _RECORDS | _CHOICES | {_PICKED_BY_NAME}
 
 
 class _OtherError(Exception):
@@ -95,6 +97,13 @@ class _Filled:
 
 class _Choice:
     """Stands in for what is called with a value."""
+
+
+class _Choices:
+    """Stands in for a list of names."""
+
+    def __call__(self, value: object) -> _Choice:
+        return _choice(value, str, int)
 
 
 def is_trace(path: str) -> bool:
@@ -144,7 +153,7 @@ class _Reader(pickle._Unpickler):
         if full in _RECORDS:
             return _Record(name, (_Filled,), {})
         if full in _CHOICES:
-            return lambda value: _choice(value, str, int)
+            return _Choices()
         if full in _DATA:
             return _DATA[full]
         raise _OtherError
@@ -168,7 +177,14 @@ def _device(kind: object, number: object = 0) -> _Choice:
     return _choice(number, int)
 
 
+def _member(of: object, name: object) -> _Choice:
+    if not isinstance(of, _Choices) or not isinstance(name, str) or name.startswith("_"):
+        raise _OtherError
+    return _Choice()
+
+
 _DATA: Final[dict[str, Callable[..., Any] | _Choice]] = {
-    "torch.device": _device, "builtins.set": set, "collections.OrderedDict": OrderedDict,
+    "torch.device": _device, _PICKED_BY_NAME: _member,
+    "builtins.set": set, "collections.OrderedDict": OrderedDict,
     **{f"torch.{name}": _Choice() for name in DTYPES},
 }  # fmt: skip

@@ -53,7 +53,15 @@ def test_under_another_name_it_is_unfit(folder: Path, tmp_path: Path) -> None:
 
 GLOBAL = b"ctransformers.training_args\nTrainingArguments\n"
 CHOICE = b"ctransformers.trainer_utils\nIntervalStrategy\n"
+MEMBER = b"c__builtin__\ngetattr\n"
 EVIL = b"cos\ngetenv\n(X\x04\x00\x00\x00HOMEtR"
+
+
+def held(program: bytes) -> bytes:
+    """Settings one of whose values is what ``program`` makes."""
+    return GLOBAL + b")\x81}X\x01\x00\x00\x00a" + program + b"sb."
+
+
 PROGRAMS = {
     "called": GLOBAL + b")R.",
     "called with a folder": GLOBAL + b"(X\x01\x00\x00\x00atR.",
@@ -62,10 +70,13 @@ PROGRAMS = {
     "a member of a class": b"ctransformers.training_args\nTrainingArguments.__init__\n)R.",
     "slots": GLOBAL + b")\x81N}\x86b.",
     "a state without names": GLOBAL + b")\x81}K\x01K\x02sb.",
-    "a class is changed": CHOICE + b"N}X\x01\x00\x00\x00aK\x01s\x86b0" + GLOBAL + b")\x81.",
-    "a member is changed": CHOICE + b"X\x02\x00\x00\x00no\x85R}b0" + GLOBAL + b")\x81.",
-    "a choice of two": CHOICE + b"X\x02\x00\x00\x00noK\x01\x86R0" + GLOBAL + b")\x81.",
-    "a choice of an object": CHOICE + GLOBAL + b")\x81\x85R0" + GLOBAL + b")\x81.",
+    "a class is changed": held(CHOICE + b"N}X\x01\x00\x00\x00aK\x01s\x86b"),
+    "a member is changed": held(CHOICE + b"X\x02\x00\x00\x00no\x85R}b"),
+    "a choice of two": held(CHOICE + b"X\x02\x00\x00\x00noK\x01\x86R"),
+    "a choice of an object": held(CHOICE + GLOBAL + b")\x81\x85R"),
+    "a member of no choice": held(MEMBER + GLOBAL + b"X\x02\x00\x00\x00no\x86R"),
+    "a member of Python's": held(MEMBER + CHOICE + b"X\x02\x00\x00\x00__\x86R"),
+    "a member is called": held(MEMBER + CHOICE + b"X\x02\x00\x00\x00no\x86R)R"),
     "made with arguments": GLOBAL + b"K\x01\x85\x81.",
     "data": b"}.",
     "a frame": b"\x95\x01\x00\x00\x00\x00\x00\x00\x00" + GLOBAL + b")\x81.",
@@ -101,6 +112,12 @@ def test_what_does_anything_else_is_no_trace(folder: Path, program: bytes) -> No
 def test_settings_of_known_trainers(folder: Path, name: str) -> None:
     made = b"c%s\n%s\n" % tuple(name.encode().split())
     assert is_trace(archive(folder / NAME, made + b")\x81}X\x01\x00\x00\x00aK\x01sb."))
+
+
+def test_a_choice_as_early_versions_of_python_3_11_write_it(folder: Path) -> None:
+    made = held(MEMBER + CHOICE + b"X\x02\x00\x00\x00NO\x86R")
+    assert is_trace(archive(folder / NAME, made))
+    assert contents(str(folder / NAME), float("inf")).trace
 
 
 class Evil:
