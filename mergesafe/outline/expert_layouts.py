@@ -38,14 +38,15 @@ def laid_out_alike(models: Sequence[Model], reference: Model) -> list[Model]:
         if key not in known:
             known[key] = _joined(model) if wanted == "fused" else _parted(model)
         other = known[key]
-        result.append(model if other is None else _as(model, other))
+        result.append(model if other is None else _as(model, other, reference))
     return result
 
 
-def _as(model: Model, other: Model) -> Model:
+def _as(model: Model, other: Model, reference: Model) -> Model:
     note = (
-        f"{model.text}: the experts of its layers are stored otherwise than the output's (one by "
-        "one, or in one tensor, as transformers 4 and 5 do); the same matrices are merged"
+        f"{model.text}: the experts of its layers are stored otherwise than those of "
+        f"{reference.text} (one by one, or in one tensor, as transformers 4 and 5 do); the same "
+        "matrices are paired"
     )
     return replace(
         model, checkpoint=other.checkpoint, views=other.views, notes=(*model.notes, note)

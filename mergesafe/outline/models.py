@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from mergesafe.architecture.names import layer_positions
 from mergesafe.outline.alignment import align
-from mergesafe.outline.expert_layouts import laid_out_alike
 from mergesafe.outline.outputs import Outline, output_of
 from mergesafe.outline.sources import Model, references_of
 from mergesafe.recipe.model import Recipe
@@ -19,7 +18,7 @@ def outline_of_models(recipe: Recipe, opened: Sequence[Model], chosen: Model) ->
     Raises:
         CheckpointError: the models do not belong together.
     """
-    found = align(laid_out_alike(opened, chosen), chosen)
+    found = align(opened, chosen)
     positions = layer_positions(name for name in found.names if name not in found.copied)
     count = len(found.models) - len(references_of(recipe))
     merged, beside = found.models[:count], found.models[count:]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from mergesafe.architecture.pairing import Pairing, Rule, pair
 from mergesafe.errors import CheckpointError
+from mergesafe.outline.expert_layouts import laid_out_alike
 from mergesafe.outline.sources import Model
 
 
@@ -32,9 +33,12 @@ def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
 def name_alike(models: Sequence[Model], reference: Model) -> Named:
     """Every model with its names for the reference's tensors, then for its own further ones.
 
+    Experts of a mixture lie as the reference stores them (:mod:`mergesafe.outline.expert_layouts`).
+
     Raises:
         CheckpointError: the names of a model fit in more than one way.
     """
+    models = laid_out_alike(models, reference)
     ours = _shapes(reference)
     pairings: dict[int, Pairing] = {}
     known: dict[object, Pairing] = {}

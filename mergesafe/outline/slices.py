@@ -28,7 +28,6 @@ from mergesafe.architecture.tying import HEADS, bias_beside, embedding_of, head_
 from mergesafe.checkpoint.views.same import same_elements
 from mergesafe.errors import CheckpointError, RecipeError
 from mergesafe.outline.alignment import Alignment, settle
-from mergesafe.outline.expert_layouts import laid_out_alike
 from mergesafe.outline.heads import lend_head, lenders, may_have_head
 from mergesafe.outline.layer_kinds import LayerKinds, lacking
 from mergesafe.outline.naming import Named, name_alike
@@ -66,7 +65,7 @@ def outline_of_slices(recipe: Recipe, opened: Sequence[Model], chosen: Model) ->
         CheckpointError: tensors or settings do not belong together.
     """
     _check_family(recipe, opened, chosen)
-    named = name_alike(laid_out_alike(opened, chosen), chosen)
+    named = name_alike(opened, chosen)
     return _Builder(recipe, named, list(opened).index(chosen)).outline()
 
 

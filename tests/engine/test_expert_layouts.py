@@ -108,3 +108,20 @@ def test_matrices_of_two_types_are_not_one_tensor(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(CheckpointError, match="one by one, the other as one tensor"):
         mergesafe.plan(recipe("linear", models, each={"weight": 0.5}))
+
+
+def test_vet_and_similarity_compare_the_same_matrices(tmp_path: Path) -> None:
+    """Task vectors, findings and directions are those of models in one layout."""
+    one, all_ = both(tmp_path)
+    for alike, other in ((one, all_), (all_, one)):
+        found = mergesafe.similarity([other[1], alike[2]], alike[0])
+        expected = mergesafe.similarity(alike[1:], alike[0])
+        assert found.layers == expected.layers
+        assert [pair.overall for pair in found.pairs] == [pair.overall for pair in expected.pairs]
+        mixed, same = (
+            mergesafe.vet([model], alike[0], behaviour=False).parents[0]
+            for model in (other[1], alike[1])
+        )
+        assert mixed.fit == same.fit
+        # A note says that the layouts differ; all else is found alike.
+        assert [f for f in mixed.findings if "are paired" not in f.what] == list(same.findings)
