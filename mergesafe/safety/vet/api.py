@@ -33,6 +33,7 @@ from mergesafe.safety.vet import scope
 from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, names, observe
 from mergesafe.safety.vet.files import check_files
 from mergesafe.safety.vet.findings import Parent, by_severity
+from mergesafe.safety.vet.rotation import Heads, check_rotation
 from mergesafe.safety.vet.tensors import inputs
 from mergesafe.safety.vet.weights import check_weights
 
@@ -136,9 +137,12 @@ def vet(
             )
     matrices = {each.name for each in tensors if len(each.base.view.shape) > 1}
     of_weights = check_weights(sums, matrices, list(named))
+    rotated = check_rotation(tensors, sums, len(named), Heads.of(origin.checkpoint.config))
     parents = tuple(
-        Parent(name, by_severity([*comparison.findings, *weights]))
-        for name, comparison, weights in zip(named, compared, of_weights, strict=True)
+        Parent(name, by_severity([*comparison.findings, *weights, *hidden]))
+        for name, comparison, weights, hidden in zip(
+            named, compared, of_weights, rotated, strict=True
+        )
     )
     elsewhere = any(not isinstance(place, Path) for each in places.values() for place in each)
     unseen = tuple(scope.not_checked(elsewhere=elsewhere))

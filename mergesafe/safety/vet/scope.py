@@ -12,7 +12,9 @@ from mergesafe.safety.vet.findings import amount
 FILES: Final = (
     "files: pickles, code, settings, chat templates, tokenizer, an adapter's declarations"
 )
-WEIGHTS: Final = "weights: defects, size and direction of the change from the base"
+WEIGHTS: Final = (
+    "weights: defects, size and direction of the change from the base, hidden rotations"
+)
 #: Whatever is asked.
 NEVER: Final = (
     "hidden triggers (backdoors): a phrase that makes the model behave otherwise is not searched "
