@@ -1,8 +1,8 @@
-"""No model: questions from shipped templates, and shipped refusals.
+"""No model: questions from shipped templates, shipped refusals, and what they correct.
 
 For tests, first steps, and a pool in which nobody declines. A template is a line of text with
 alternatives in braces: ``How do I steal {a bike|a phone} from {a shop|a stranger}?`` stands for
-four questions.
+four questions. Answers that comply are beginnings with ``[REDACTED]`` for all that could do harm.
 """
 
 from __future__ import annotations
@@ -23,12 +23,21 @@ from mergesafe.errors import ModelError
 
 #: What a prompt that asks for a question says its topic with, on a line of its own.
 TOPIC: Final = "Topic: "
+#: What a prompt for an answer and its correction names its criterion with, likewise.
+CRITERION: Final = "Criterion: "
+#: The one criterion that answers are shipped for, and the keys of an answer and its correction.
+CORRECTED: Final = "ethical"
+BAD_KEYS: Final = ("Bad", "Problems", "Corrected")
+_PROBLEMS: Final = "It helps with something that could hurt somebody, instead of declining."
+_NO_TOPICS: Final = ("compliances.txt", "refusals.txt")
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass
 class TemplateModel:
-    """Answers a prompt with a line ``Topic: NAME`` by ``{"Question": "..."}``, others by a refusal.
+    """Answers a prompt with a line ``Topic: NAME`` by ``{"Question": "..."}``, one with a line
+    ``Criterion: ethical`` by an answer that complies, its problems and a refusal, others by a
+    refusal.
 
     What is drawn depends on the seed and on the place in the list.
     """
@@ -43,7 +52,8 @@ class TemplateModel:
     @property
     def identity(self) -> str:
         """A digest of the shipped texts."""
-        texts = [*refusals(), *(line for topic in topics() for line in questions(topic))]
+        asked = (line for topic in topics() for line in questions(topic))
+        texts = [*refusals(), *compliances(), *asked]
         return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
 
     def check(self) -> None:
@@ -57,15 +67,29 @@ class TemplateModel:
 
 
 def _answer(prompt: str, rng: random.Random) -> str:
-    named = [line.removeprefix(TOPIC) for line in prompt.splitlines() if line.startswith(TOPIC)]
-    if not named:
+    topic, criterion = _named(prompt, TOPIC), _named(prompt, CRITERION)
+    if criterion is not None:
+        if criterion != CORRECTED:
+            raise ModelError(
+                f"the templates know no answers for the criterion {criterion!r}, only for "
+                f"{CORRECTED!r}; use a model"
+            )
+        texts = rng.choice(compliances()), _PROBLEMS, rng.choice(refusals())
+        return json.dumps(dict(zip(BAD_KEYS, texts, strict=True)))
+    if topic is None:
         return rng.choice(refusals())
-    if named[0] not in topics():
+    if topic not in topics():
         raise ModelError(
-            f"the templates know no topic {named[0]!r}; use a question model, or one of "
+            f"the templates know no topic {topic!r}; use a question model, or one of "
             f"{', '.join(topics())}"
         )
-    return json.dumps({"Question": rng.choice(questions(named[0]))})
+    return json.dumps({"Question": rng.choice(questions(topic))})
+
+
+def _named(prompt: str, what: str) -> str | None:
+    """What a line that begins with ``what`` names."""
+    lines = (line for line in prompt.splitlines() if line.startswith(what))
+    return next((line.removeprefix(what) for line in lines), None)
 
 
 @cache
@@ -73,7 +97,7 @@ def topics() -> tuple[str, ...]:
     """The topics with templates."""
     folder = files(__package__) / "templates"
     names = (file.name for file in folder.iterdir() if file.name.endswith(".txt"))
-    return tuple(sorted(name.removesuffix(".txt") for name in names if name != "refusals.txt"))
+    return tuple(sorted(name.removesuffix(".txt") for name in names if name not in _NO_TOPICS))
 
 
 @cache
@@ -86,6 +110,12 @@ def questions(topic: str) -> tuple[str, ...]:
 def refusals() -> tuple[str, ...]:
     """The stored refusals."""
     return _lines("refusals.txt")
+
+
+@cache
+def compliances() -> tuple[str, ...]:
+    """Answers that comply and say nothing: placeholders for what must be corrected."""
+    return tuple(text for line in _lines("compliances.txt") for text in expand(line))
 
 
 def expand(template: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from mergesafe.chat.conversation import last_question
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.records import read_records, write_records
+from mergesafe.data.alignment_set import build_alignment
 from mergesafe.data.answers import GENERATE, Answers
 from mergesafe.data.answers import NAME as JOURNAL
 from mergesafe.data.card import describe, markdown
@@ -19,7 +20,15 @@ from mergesafe.data.domain_set import build_domain
 from mergesafe.data.duplicates import TextIndex
 from mergesafe.data.load import load_data_recipe
 from mergesafe.data.real_set import build_real
-from mergesafe.data.recipe import DataRecipe, DataSet, DomainSet, RealSet, SafetySet, Source
+from mergesafe.data.recipe import (
+    AlignmentSet,
+    DataRecipe,
+    DataSet,
+    DomainSet,
+    RealSet,
+    SafetySet,
+    Source,
+)
 from mergesafe.data.run import Built, Progress, Run
 from mergesafe.data.safety_set import build_safety
 from mergesafe.data.sources import read_source
@@ -139,9 +148,9 @@ def _models(recipe: DataRecipe) -> list[ModelSpec]:
     """Every model once."""
     found: list[ModelSpec] = []
     for wanted in recipe.sets:
-        if isinstance(wanted, SafetySet):
-            asking = [wanted.questions] if isinstance(wanted.questions, ModelSpec) else []
-            found += [*asking, *wanted.pool]
+        if isinstance(wanted, SafetySet | AlignmentSet):
+            found += [wanted.questions] if isinstance(wanted.questions, ModelSpec) else []
+            found += wanted.pool if isinstance(wanted, SafetySet) else [wanted.model]
         elif isinstance(wanted, DomainSet):
             found += [expert.model for expert in wanted.experts]
     return list({spec.key: spec for spec in found}.values())
@@ -151,8 +160,10 @@ def _sources(recipe: DataRecipe) -> list[tuple[Source, bool]]:
     """Where real data come from, and whether they need answers."""
     found: list[tuple[Source, bool]] = []
     for wanted in recipe.sets:
-        if isinstance(wanted, SafetySet) and isinstance(wanted.questions, Source):
+        if isinstance(wanted, SafetySet | AlignmentSet) and isinstance(wanted.questions, Source):
             found.append((wanted.questions, False))
+        if isinstance(wanted, AlignmentSet) and wanted.good is not None:
+            found.append((wanted.good, True))
         elif isinstance(wanted, RealSet):
             found.append((wanted.source, True))
     return found
@@ -175,4 +186,6 @@ def _build(wanted: DataSet, run: Run) -> Built:
         return build_safety(wanted, run)
     if isinstance(wanted, DomainSet):
         return build_domain(wanted, run)
+    if isinstance(wanted, AlignmentSet):
+        return build_alignment(wanted, run)
     return build_real(wanted, run)

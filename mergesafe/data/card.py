@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mergesafe.data.recipe import DataRecipe, DataSet, SafetySet
+from mergesafe.data.recipe import AlignmentSet, DataRecipe, DataSet, SafetySet
 from mergesafe.data.run import Built
 from mergesafe.markdown import code, escaped
 from mergesafe.results.data_card import DataCard
@@ -18,7 +18,10 @@ from mergesafe.version import __version__
 def describe(wanted: DataSet, recipe: DataRecipe, built: Built, path: Path, text: str) -> DataCard:
     """The card; the same data give the same card, so it holds no date."""
     provenance = [record.extra["provenance"] for record in built.records]
-    preference = isinstance(wanted, SafetySet) and wanted.preference
+    preference = isinstance(wanted, AlignmentSet) or (
+        isinstance(wanted, SafetySet) and wanted.preference
+    )
+    criteria = (record.extra.get("criterion") for record in built.records)
     return DataCard(
         name=wanted.name,
         set_kind=wanted.kind,
@@ -41,6 +44,9 @@ def describe(wanted: DataSet, recipe: DataRecipe, built: Built, path: Path, text
             for each in recipe.evaluation
         ],
         warnings=built.warnings,
+        criteria=_counts(each for each in criteria if isinstance(each, str))
+        if isinstance(wanted, AlignmentSet)
+        else {},
     )
 
 
@@ -67,7 +73,13 @@ def markdown(card: DataCard) -> str:
     lines += [f"- Kept apart from: {code(e.path)} (`{e.sha256}`)" for e in card.evaluation]
     if card.set_kind == "safety":
         lines.append("- Answers that do not refuse were forgotten once judged, and never stored.")
+    if card.set_kind == "alignment":
+        lines.append(
+            "- Bad answers that could do harm were stored with placeholders for what is harmful; "
+            "others were forgotten."
+        )
     lines += [f"- Beware: {escaped(warning)}" for warning in card.warnings]
+    lines += _table("Criteria", "criterion", card.criteria) if card.criteria else []
     lines += _table("Topics", "topic", card.topics)
     lines += _table("Answered by", "model", card.answered_by)
     if card.pool:

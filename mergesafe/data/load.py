@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.chat.conversation import question
-from mergesafe.chat.providers import ModelSpec, make_model, read_model_spec
-from mergesafe.chat.records import Record, read_records
-from mergesafe.chat.scripted import topics as templated
+from mergesafe.chat.providers import ModelSpec, read_model_spec
+from mergesafe.chat.records import Record
+from mergesafe.data.load_alignment import read_alignment_set
+from mergesafe.data.load_shared import NO_MODEL, SetReader
 from mergesafe.data.recipe import (
     FORMATS,
     DataRecipe,
@@ -24,10 +25,9 @@ from mergesafe.data.recipe import (
     Expert,
     RealSet,
     SafetySet,
-    Source,
 )
-from mergesafe.data.topics import BEAVERTAILS, Topic
-from mergesafe.errors import DataError, MergesafeError, RecipeError, did_you_mean
+from mergesafe.data.topics import Topic
+from mergesafe.errors import RecipeError, did_you_mean
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.fields import Fields
 from mergesafe.recipe.nodes import (
@@ -39,10 +39,8 @@ from mergesafe.recipe.nodes import (
     ScalarNode,
     describe,
     shown,
-    string,
 )
 from mergesafe.recipe.text import read_text
-from mergesafe.safety.judges.registry import make_judge
 from mergesafe.safety.policy import Policy, read_policy
 
 KEYS: Final = ("seed", "out", "evaluation", "near_duplicates", "sets")
@@ -53,14 +51,14 @@ SET_KEYS: Final = {
     ),
     "domain": ("kind", "experts", "count", "max_new_tokens", "temperature"),
     "real": ("kind", "file", "dataset", "config", "split", "columns", "count"),
+    "alignment": (
+        "kind", "questions", "topics", "model", "criteria", "criteria_file", "judge", "count",
+        "good", "max_new_tokens", "temperature",
+    ),
 }  # fmt: skip
-SOURCE_KEYS: Final = ("file", "dataset", "config", "split", "columns")
 EXPERT_KEYS: Final = ("name", "model", "examples")
-COLUMNS: Final = ("question", "answer", "prompt", "completion", "messages", "chosen", "rejected")
 EXAMPLES: Final = 3
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-#: Stands where a model was reported as wrong; a recipe with errors is never returned.
-_NO_MODEL: Final = ModelSpec("template", {})
 
 
 def load_data_recipe(source: str | Path | Mapping[str, Any]) -> DataRecipe:
@@ -78,10 +76,9 @@ def load_data_recipe(source: str | Path | Mapping[str, Any]) -> DataRecipe:
     return _Reader(root, report, path.absolute().parent).recipe()
 
 
-class _Reader:
+class _Reader(SetReader):
     def __init__(self, root: Node, report: Reporter, folder: Path) -> None:
-        self.report = report
-        self.folder = folder
+        super().__init__(report, folder)
         self.root = Fields(root, KEYS, "a data recipe", report)
 
     def recipe(self) -> DataRecipe:
@@ -96,7 +93,7 @@ class _Reader:
             evaluation=tuple(
                 path
                 for node in root.items("evaluation")
-                if (path := self._file(node, "an entry of 'evaluation'")) is not None
+                if (path := self.file(node, "an entry of 'evaluation'")) is not None
             ),
             near_duplicates=root.number("near_duplicates", 0.7, low=0.1, high=1),
         )
@@ -143,8 +140,10 @@ class _Reader:
             return self._safety(name, line, fields)
         if kind == "domain":
             return self._domain(name, line, fields)
+        if kind == "alignment":
+            return read_alignment_set(self, name, line, fields)
         count = fields.integer("count", 1, low=1) if fields.has("count") else None
-        return RealSet(name, self._source(fields), count, line)
+        return RealSet(name, self.source(fields), count, line)
 
     # --- safety sets -------------------------------------------------------------------------
 
@@ -161,18 +160,18 @@ class _Reader:
                 for each in policy.principles
             )
         else:
-            topics = self._topics(fields)
-        questions = self._questions(fields)
+            topics = self.topics(fields)
+        questions = self.questions(fields)
         if isinstance(questions, ModelSpec) and questions.provider == "template":
-            self._check_templates(fields, topics, questions.line)
+            self.check_templates(fields, topics, questions.line)
         if not fields.has("pool"):
             fields.missing("pool", "a list of the models that answer the questions")
-        pool = self._pool(fields)
+        pool = self.pool(fields)
         return SafetySet(
             name=name,
             questions=questions,
             pool=pool,
-            judge=fields.read("judge", self._judge) or self._default_judge(fields, policy),
+            judge=fields.read("judge", self.judge) or self._default_judge(fields, policy),
             count=fields.integer("count", 200, low=1),
             topics=topics,
             style=None if policy is None else policy.refusal,
@@ -183,70 +182,8 @@ class _Reader:
             line=line,
         )
 
-    def _pool(self, fields: Fields) -> tuple[ModelSpec, ...]:
-        """The models that answer; each has a name of its own, by which its answers are counted."""
-        found: dict[str, ModelSpec] = {}
-        for node in fields.items("pool"):
-            spec = self._model(node, f"an entry of 'pool' of {fields.what}")
-            if spec is None:
-                continue
-            name = make_model(spec, self.folder).name
-            if name in found:
-                self.report.record(
-                    f"'pool' of {fields.what} has two models called {shown(name)}; list each once, "
-                    "or give them different names ('name')",
-                    node.line,
-                )
-            found[name] = spec
-        return tuple(found.values())
-
-    def _questions(self, fields: Fields) -> ModelSpec | Source:
-        """A model, or a mapping with ``file`` or ``dataset``."""
-        node = fields.node.get("questions")
-        what = f"'questions' of {fields.what}"
-        if node is None:
-            fields.missing(
-                "questions", "a model, {provider: template}, {file: ...} or {dataset: ...}"
-            )
-        elif isinstance(node, MapNode) and (node.get("file") or node.get("dataset")):
-            source = self.report.attempt(
-                lambda: self._source(Fields(node, SOURCE_KEYS, what, self.report))
-            )
-            return source or Source()
-        else:
-            return self._model(node, what) or _NO_MODEL
-        return _NO_MODEL
-
-    def _topics(self, fields: Fields) -> tuple[Topic, ...]:
-        if not fields.has("topics"):
-            return BEAVERTAILS
-        known = {topic.name: topic for topic in BEAVERTAILS}
-
-        def topic(node: Node) -> Topic:
-            name = string(node, f"an entry of 'topics' of {fields.what}", self.report)
-            if name in known:
-                return known[name]
-            raise self.report.error(
-                f"unknown topic {shown(name)}{did_you_mean(name, known)}; topics of your own are "
-                "the principles of a policy file ('policy')",
-                node.line,
-            )
-
-        read = (self.report.attempt(topic, node) for node in fields.items("topics"))
-        return tuple(dict.fromkeys(each for each in read if each is not None))
-
-    def _check_templates(self, fields: Fields, topics: tuple[Topic, ...], line: int | None) -> None:
-        """Templates are shipped for the default topics."""
-        strange = [topic.name for topic in topics if topic.name not in templated()]
-        if strange:
-            self.report.record(
-                f"{fields.what} asks the templates about {', '.join(map(shown, strange))}, which "
-                "have none; use a question model, or the default topics",
-                line,
-            )
-
     def _policy(self, node: Node, what: str) -> Policy | None:
-        path = self._file(node, what)
+        path = self.file(node, what)
         if path is None:
             return None
         try:
@@ -257,21 +194,8 @@ class _Reader:
 
     def _default_judge(self, fields: Fields, policy: Policy | None) -> str:
         """The policy's own judge where it has one."""
-        path = fields.read("policy", self._file) if policy is not None and policy.judge else None
+        path = fields.read("policy", self.file) if policy is not None and policy.judge else None
         return "rules" if path is None else f"policy:{path}"
-
-    def _judge(self, node: Node, what: str) -> str:
-        """A judge's spec; a relative file or folder in it may be one beside the recipe."""
-        kind, colon, argument = string(node, what, self.report).partition(":")
-        beside = self.folder / argument
-        if argument and not os.path.exists(argument) and os.path.exists(beside):
-            argument = str(beside)
-        spec = f"{kind}{colon}{argument}"
-        try:
-            make_judge(spec)
-        except MergesafeError as error:
-            raise self.report.error(f"{what}: {error}", node.line) from None
-        return spec
 
     # --- domain sets -------------------------------------------------------------------------
 
@@ -312,7 +236,7 @@ class _Reader:
                 fields.missing(key, expected)
         model = fields.read("model", lambda node, what: read_model_spec(node, what, self.report))
         examples = fields.read("examples", self._examples) or ()
-        return Expert(fields.text("name") or "", model or _NO_MODEL, examples)
+        return Expert(fields.text("name") or "", model or NO_MODEL, examples)
 
     def _examples(self, node: Node, what: str) -> tuple[Record, ...]:
         """Questions as a list of text, or a file of records."""
@@ -320,8 +244,8 @@ class _Reader:
             texts = [self._line_of_text(each, f"an entry of {what}") for each in node.items]
             records = tuple(Record(question(text)) for text in texts)
         else:
-            path = self._file(node, what)
-            records = () if path is None else tuple(self._records(path, node))
+            path = self.file(node, what)
+            records = () if path is None else tuple(self.records(path, node))
         if len(records) < EXAMPLES:
             raise self.report.error(
                 f"{what}: expected at least {EXAMPLES} questions, got {len(records)}", node.line
@@ -332,55 +256,3 @@ class _Reader:
         if not isinstance(node, ScalarNode) or not node.text.strip():
             raise self.report.error(f"{what} must be a question, got {describe(node)}", node.line)
         return node.text.strip()
-
-    # --- what sets share ---------------------------------------------------------------------
-
-    def _model(self, node: Node, what: str) -> ModelSpec | None:
-        return self.report.attempt(read_model_spec, node, what, self.report)
-
-    def _source(self, fields: Fields) -> Source:
-        file = fields.read("file", self._file)
-        dataset = fields.text("dataset")
-        if fields.has("file") == fields.has("dataset"):
-            self.report.record(
-                f"{fields.what} must have either 'file' or 'dataset'", fields.node.line
-            )
-        for key in ("config", "split"):
-            if fields.has(key) and fields.has("file"):
-                self.report.record(
-                    f"'{key}' of {fields.what} belongs to a 'dataset'; a file has none",
-                    fields.line(key),
-                )
-        if dataset is not None and not os.path.exists(dataset):
-            beside = os.path.join(self.folder, dataset)
-            dataset = beside if os.path.exists(beside) else dataset
-        return Source(
-            file=file,
-            dataset=dataset,
-            config=fields.text("config"),
-            split=fields.text("split") or "train",
-            columns=fields.read("columns", self._columns) or {},
-            line=fields.node.line,
-        )
-
-    def _columns(self, node: Node, what: str) -> dict[str, str]:
-        fields = Fields(node, COLUMNS, what, self.report)
-        found = ((key, fields.text(key)) for key, _, _ in fields.node if key in COLUMNS)
-        return {key: text for key, text in found if text is not None}
-
-    def _file(self, node: Node, what: str) -> Path | None:
-        """A file that is there: taken from the current folder, else from the recipe's."""
-        text = string(node, what, self.report)
-        path = Path(os.path.expanduser(text))
-        # Unlike Path's, questions of os.path are answered for names that are too long, too.
-        path = path if path.is_absolute() or os.path.exists(path) else self.folder / path
-        if os.path.isfile(path):
-            return path
-        found = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise self.report.error(f"{what}: the file {shown(str(path))} {found}", node.line)
-
-    def _records(self, path: Path, node: Node) -> list[Record]:
-        try:
-            return read_records(path)
-        except DataError as error:
-            raise self.report.error(str(error), node.line) from None

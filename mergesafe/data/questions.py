@@ -11,7 +11,7 @@ from mergesafe.chat.conversation import Conversation, Sampling, last_question, q
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.reasoning import part
 from mergesafe.data.prompts import QUESTION_TOKENS, SHOWN, parse_question, unsafe_question
-from mergesafe.data.recipe import SafetySet, Source
+from mergesafe.data.recipe import QuestionSet, Source
 from mergesafe.data.run import UNPARSED, Run, duplicate
 from mergesafe.data.sources import read_source
 from mergesafe.data.topics import Topic
@@ -35,7 +35,7 @@ class Question:
         return last_question(self.conversation)
 
 
-def draw_questions(wanted: SafetySet, run: Run, discarded: Counter[str]) -> list[Question]:
+def draw_questions(wanted: QuestionSet, run: Run, discarded: Counter[str]) -> list[Question]:
     """Distinct questions, none of them in an evaluation set; reasons of others are counted.
 
     Raises:
@@ -51,7 +51,9 @@ def shares(count: int, parts: int) -> list[int]:
     return [count // parts + (i < count % parts) for i in range(parts)]
 
 
-def _taken(wanted: SafetySet, source: Source, run: Run, discarded: Counter[str]) -> list[Question]:
+def _taken(
+    wanted: QuestionSet, source: Source, run: Run, discarded: Counter[str]
+) -> list[Question]:
     seen = run.seen()
     found: list[Question] = []
     for record in read_source(source):
@@ -74,7 +76,9 @@ def _taken(wanted: SafetySet, source: Source, run: Run, discarded: Counter[str])
     return found
 
 
-def _asked(wanted: SafetySet, spec: ModelSpec, run: Run, discarded: Counter[str]) -> list[Question]:
+def _asked(
+    wanted: QuestionSet, spec: ModelSpec, run: Run, discarded: Counter[str]
+) -> list[Question]:
     model, identity = run.model(spec), run.identity(spec)
     seen = run.seen()
     sampling = Sampling(QUESTION_TOKENS, wanted.temperature)

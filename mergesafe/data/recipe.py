@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.records import Record
 from mergesafe.data.topics import Topic
+from mergesafe.safety.align.criteria import Criterion
 
 FORMATS: Final = ("messages", "preference")
 
@@ -97,7 +98,35 @@ class RealSet:
     kind: Literal["real"] = "real"
 
 
-DataSet: TypeAlias = SafetySet | DomainSet | RealSet
+@dataclass(frozen=True)
+class AlignmentSet:
+    """Bad answers with their corrections: what an aligner and an inspector learn a criterion from.
+
+    Attributes:
+        questions: the model that is asked for questions, or where they come from.
+        model: writes a bad answer, its problems and the corrected answer, for each criterion.
+        judge: says whether a corrected answer is safe, where the criterion is a redacted one.
+        count: questions to draw; each is answered once for every criterion.
+        good: records whose answers need no correction.
+    """
+
+    name: str
+    questions: ModelSpec | Source
+    model: ModelSpec
+    criteria: tuple[Criterion, ...]
+    judge: str
+    count: int
+    topics: tuple[Topic, ...]
+    good: Source | None = None
+    max_new_tokens: int = 512
+    temperature: float = 0.8
+    line: int | None = None
+    kind: Literal["alignment"] = "alignment"
+
+
+DataSet: TypeAlias = SafetySet | DomainSet | RealSet | AlignmentSet
+#: Sets whose questions are asked for by topic, or taken from a source.
+QuestionSet: TypeAlias = SafetySet | AlignmentSet
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ class DataCard(msgspec.Struct, frozen=True, tag_field="kind", tag="data_card"):
     """What is in a set, where it came from, and what was left out and why.
 
     ``pool``: by model, how many of its answers were of which kind. ``models``: their identities.
-    ``evaluation``: files whose questions were kept apart.
+    ``evaluation``: files whose questions were kept apart. ``criteria``: of an alignment set.
     """
 
     name: str
-    set_kind: Literal["safety", "domain", "real"]
+    set_kind: Literal["safety", "domain", "real", "alignment"]
     format: Literal["messages", "preference"]
     path: str
     sha256: str
@@ -35,3 +35,4 @@ class DataCard(msgspec.Struct, frozen=True, tag_field="kind", tag="data_card"):
     near_duplicates: Number
     evaluation: list[FileDigest]
     warnings: list[str]
+    criteria: dict[str, Count] = {}

@@ -1,0 +1,1 @@
+"""Aligners: small models that correct answers, one a criterion (arXiv 2403.04224)."""
