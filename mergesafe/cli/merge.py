@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
 from mergesafe.engine.memory import format_size
 from mergesafe.engine.run.trace import TraceSummary
+from mergesafe.engine.written import OPTION
+from mergesafe.errors import ArgumentError
 from mergesafe.terminal.merging import Bar, LogBar
 from mergesafe.terminal.text import printable
 
@@ -29,15 +32,38 @@ def run(recipe: Path, out: str, *, json: bool, quiet: bool, **options: Any) -> N
         print_json(as_json(result))
         return
     if not quiet:
-        warn(result.warnings)
-        note(result.notes)
-        say(printable(summary(result)))
+        for each in (*result.documents.values(), result):
+            warn(each.warnings)
+            note(each.notes)
+            say(printable(summary(each)))
         if result.trace is not None:
             say(printable(trace_summary(result.trace)))
 
 
+def folders_by_document(written: Sequence[str]) -> dict[str, str]:
+    """What ``--write-document`` says, NAME=FOLDER each time.
+
+    Raises:
+        ArgumentError: one is not of this form, or names a document again.
+    """
+    found: dict[str, str] = {}
+    for text in written:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise ArgumentError(
+                f"{OPTION} {text}: expected NAME=FOLDER, the name of a document of the recipe and "
+                "the folder that it is written to"
+            )
+        if name in found:
+            raise ArgumentError(
+                f"{OPTION} {text}: this document goes to {found[name]} already; give one folder"
+            )
+        found[name] = folder
+    return found
+
+
 def as_json(result: MergeResult) -> dict[str, Any]:
-    described = {
+    described: dict[str, Any] = {
         "out": str(result.path),
         "tensors": result.tensors,
         "parameters": result.parameters,
@@ -49,6 +75,8 @@ def as_json(result: MergeResult) -> dict[str, Any]:
         "warnings": list(result.warnings),
         "notes": list(result.notes),
     }
+    if result.documents:
+        described["documents"] = {name: as_json(each) for name, each in result.documents.items()}
     if result.trace is not None:
         described["trace"] = {
             "path": str(result.trace.path),

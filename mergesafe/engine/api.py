@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +24,10 @@ from mergesafe.engine.run.trace import Trace, TraceSummary
 from mergesafe.engine.run.workers import Options, Schedule, schedule
 from mergesafe.engine.verify import Verified
 from mergesafe.engine.verify import verify as verify_model
+from mergesafe.engine.written import check_folders, written_documents
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.recipe.load import RecipeSource, load_recipe
+from mergesafe.recipe.model import Recipe
 from mergesafe.references import is_url, local_path, redact
 from mergesafe.version import __version__
 
@@ -54,6 +56,8 @@ class MergeResult:
     warnings: tuple[str, ...]
     notes: tuple[str, ...] = ()
     trace: TraceSummary | None = None
+    #: Of the intermediate documents that were written before, by their names.
+    documents: Mapping[str, MergeResult] = field(default_factory=dict)
 
     @property
     def gigabytes_per_second(self) -> float:
@@ -84,8 +88,13 @@ def plan(
     Raises:
         MergesafeError: the recipe or an input is wrong; the message says where and what to do.
     """
-    made, options = _planned(recipe, memory, threads, max_shard_size, seed, allow_token_mismatch)
-    return PlanReport(made, schedule(made, options), options)
+    request = _Request(
+        load_recipe(recipe), Options(budget_of(memory), thread_count(threads)),
+        parse_size(max_shard_size, "--max-shard-size"), _whole(seed, "--seed", 0, MAX_SEED),
+        allow_token_mismatch,
+    )  # fmt: skip
+    made = request.planned()
+    return PlanReport(made, schedule(made, request.options), request.options)
 
 
 def merge(
@@ -105,6 +114,7 @@ def merge(
     allow_token_mismatch: bool = False,
     trace: str | Path | None = None,
     ray: bool | str | None = None,
+    write_documents: Mapping[str, str | Path] | None = None,
     progress: Callable[[MergePlan, Schedule], Callable[[int], None]] | None = None,
 ) -> MergeResult:
     """Merge checkpoints as ``recipe`` says into the folder ``out``.
@@ -135,7 +145,11 @@ def merge(
         ray: run on several machines with Ray: the address of a cluster whose nodes share the file
             system, or True to start Ray on this machine. Then ``memory`` and ``threads`` are those
             of one task.
-        progress: called once with the plan and schedule; returns a function of bytes done.
+        write_documents: intermediate documents of the recipe by name, and the folders that they are
+            written to, by merges of their own with the same options. The output is merged from
+            these folders then, to the same bytes. ``trace`` is of the output alone.
+        progress: called with the plan and schedule of every merge; returns a function of bytes
+            done.
 
     Raises:
         MergesafeError: the recipe, an input or the output is wrong; nothing is left behind.
@@ -153,32 +167,92 @@ def merge(
         if address is None
         else _on_ray(address, threads, memory, backend, device, vram)
     )
-    made, options = _planned(
-        recipe, memory, threads, max_shard_size, seed, allow_token_mismatch, on_nonfinite
+    options = Options(budget_of(memory), thread_count(threads), on_nonfinite=on_nonfinite)
+    request = _Request(
+        load_recipe(recipe), options,
+        parse_size(max_shard_size, "--max-shard-size"), _whole(seed, "--seed", 0, MAX_SEED),
+        allow_token_mismatch,
+    )  # fmt: skip
+    written = written_documents(request.recipe, write_documents or {})
+    run = _Run(executor, overwrite, resume, progress)
+    folders: dict[str, Path] = {}
+    if written:
+        checked = request.planned(to_write={each.name for each in written})
+        place = None if is_url(local_path(str(out))) else Path(local_path(str(out)))
+        check_folders(
+            written, place, overwrite=overwrite, resume=resume, protect=protected(checked)
+        )
+    documents = {}
+    for each in written:
+        made = replace(request, recipe=each.recipe).planned(folders)
+        documents[each.name] = run.merge(made, each.folder, options)
+        folders[each.name] = each.folder
+    planned = request.planned(folders)
+    return replace(
+        run.merge(planned, out, options, trace),
+        seconds=time.perf_counter() - started,
+        documents=documents,
     )
-    options = replace(options, on_nonfinite=on_nonfinite)
-    destination = Destination(out, overwrite=overwrite, resume=resume)
-    if destination.is_finished(made, on_nonfinite):
-        text = f"{destination.place} is finished already: nothing was done"
-        stats = MergeStats((*made.warnings, text), made.notes, 0, 0, made.bytes_out)
-        return _result(destination, made, stats, started)
-    stats = MergeStats(made.warnings, made.notes, 0, 0, made.bytes_out)
-    timeline = None
-    if not destination.prepare(made, on_nonfinite):
-        with executor:
-            planned = executor.schedule(made, options)
-            if trace is not None:
-                timeline = _timeline(Path(trace), destination.folder, made, planned, options)
-            download(made, silent=progress is None)
-            subject = subject_of(made, on_nonfinite)
-            stats = merge_into(
-                destination.folder, made, options, executor,
-                overwrite=destination.overwrite, resume=resume,
-                advance=None if progress is None else progress(made, planned),
-                subject=subject, timeline=timeline,
-            )  # fmt: skip
-    destination.deliver()
-    return _result(destination, made, stats, started, timeline)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be planned, and with which options."""
+
+    recipe: Recipe
+    options: Options
+    max_shard_size: int
+    seed: int
+    allow_token_mismatch: bool
+
+    def planned(
+        self, folders: Mapping[str, Path] | None = None, to_write: Collection[str] = ()
+    ) -> MergePlan:
+        """``folders``: of documents that are written. ``to_write``: documents that will be."""
+        if self.recipe.output == "adapter":
+            return make_adapter_plan(self.recipe, seed=self.seed)
+        return plan_documents(
+            self.recipe, max_shard_size=self.max_shard_size, seed=self.seed,
+            allow_token_mismatch=self.allow_token_mismatch,
+            on_nonfinite=self.options.on_nonfinite, folders=folders, to_write=to_write,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Carries out merges, one after the other."""
+
+    executor: Executor
+    overwrite: bool
+    resume: bool
+    progress: Callable[[MergePlan, Schedule], Callable[[int], None]] | None
+
+    def merge(
+        self, made: MergePlan, out: str | Path, options: Options, trace: str | Path | None = None
+    ) -> MergeResult:
+        """Merge as planned into ``out``."""
+        started = time.perf_counter()
+        destination = Destination(out, overwrite=self.overwrite, resume=self.resume)
+        stats = MergeStats(made.warnings, made.notes, 0, 0, made.bytes_out)
+        if destination.is_finished(made, options.on_nonfinite):
+            text = f"{destination.place} is finished already: nothing was done"
+            stats = replace(stats, warnings=(*made.warnings, text))
+            return _result(destination, made, stats, started)
+        timeline = None
+        if not destination.prepare(made, options.on_nonfinite):
+            with self.executor as executor:
+                planned = executor.schedule(made, options)
+                if trace is not None:
+                    timeline = _timeline(Path(trace), destination.folder, made, planned, options)
+                download(made, silent=self.progress is None)
+                stats = merge_into(
+                    destination.folder, made, options, executor,
+                    overwrite=destination.overwrite, resume=self.resume,
+                    advance=None if self.progress is None else self.progress(made, planned),
+                    subject=subject_of(made, options.on_nonfinite), timeline=timeline,
+                )  # fmt: skip
+        destination.deliver()
+        return _result(destination, made, stats, started, timeline)
 
 
 def verify(out: str | Path, *, threads: int | None = None) -> Verified:
@@ -196,27 +270,6 @@ def verify(out: str | Path, *, threads: int | None = None) -> Verified:
             "folder."
         )
     return verify_model(place, threads=thread_count(threads))
-
-
-def _planned(
-    recipe: RecipeSource,
-    memory: str | int | None,
-    threads: int | None,
-    max_shard_size: str | int,
-    seed: int,
-    allow_token_mismatch: bool,
-    on_nonfinite: str = "error",
-) -> tuple[MergePlan, Options]:
-    options = Options(budget_of(memory), thread_count(threads))
-    shard = parse_size(max_shard_size, "--max-shard-size")
-    loaded, seed = load_recipe(recipe), _whole(seed, "--seed", 0, MAX_SEED)
-    if loaded.output == "adapter":
-        return make_adapter_plan(loaded, seed=seed), options
-    made = plan_documents(
-        loaded, max_shard_size=shard, seed=seed, allow_token_mismatch=allow_token_mismatch,
-        on_nonfinite=on_nonfinite,
-    )  # fmt: skip
-    return made, options
 
 
 def _on_ray(

@@ -132,11 +132,11 @@ def stored_models(models: Iterable[Model]) -> Iterator[Model]:
 
 
 def open_models(
-    recipe: Recipe, documents: Mapping[str, Document] | None = None
+    recipe: Recipe, documents: Mapping[str, Document | Path] | None = None
 ) -> tuple[Model, ...]:
     """Every input of the recipe in method order, a separate base first, then the references in the
     order of the method's declaration; headers only. ``documents``: what the documents of the
-    recipe make, by the paths of their models.
+    recipe make, by the paths of their models; a path where one is written.
 
     Raises:
         CheckpointError: one cannot be opened, or is quantized; says where the recipe names it.
@@ -176,7 +176,7 @@ def open_refs(
     refs: Sequence[ModelRef],
     folder: Path,
     source: Path | None = None,
-    documents: Mapping[str, Document] | None = None,
+    documents: Mapping[str, Document | Path] | None = None,
     *,
     packed: bool = False,
 ) -> tuple[Model, ...]:
@@ -195,7 +195,9 @@ def open_refs(
     for ref in refs:
         place, adapter_place = ref.resolve(folder)
         document = (documents or {}).get(ref.path)
-        if document is not None:
+        if isinstance(document, Path):
+            place, document = document, None
+        elif document is not None:
             place = f"document {ref.path}"
         if place in failed:
             continue

@@ -124,8 +124,9 @@ def refuse_documents(recipe: Recipe, what: str) -> None:
     if recipe.documents:
         names = ", ".join(map(shown, recipe.documents))
         raise Reporter(recipe.source).error(
-            f"{what} a recipe of one document, and this one merges the documents {names}. Merge "
-            "each as a recipe of its own, and name the folders that are written",
+            f"{what} a recipe of one document, and this one merges the documents {names}. Write "
+            "them (mergesafe merge RECIPE OUT --write-document NAME=FOLDER), and put the folders "
+            "in place of the names in a recipe of the last document alone",
             recipe.document_line,
         )
 

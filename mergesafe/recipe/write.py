@@ -23,15 +23,15 @@ def dump_recipe(recipe: Recipe) -> str:
 
     It is for others to read, too: secrets are hidden as in all that is shown.
     """
-    documents = [*_documents(recipe).values(), recipe]
+    documents = [*needed_documents(recipe).values(), recipe]
     return "---\n".join("\n".join(_lines(each)) + "\n" for each in documents)
 
 
-def _documents(recipe: Recipe) -> dict[str, Recipe]:
-    """The documents that it needs, each after those that it needs itself."""
+def needed_documents(recipe: Recipe) -> dict[str, Recipe]:
+    """The documents that the recipe needs by name, each after those that it needs itself."""
     found: dict[str, Recipe] = {}
     for name, each in recipe.documents.items():
-        found |= {n: other for n, other in _documents(each).items() if n not in found}
+        found |= {n: other for n, other in needed_documents(each).items() if n not in found}
         found.setdefault(name, each)
     return found
 

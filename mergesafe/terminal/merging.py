@@ -42,7 +42,8 @@ class Bar:
     def start(self, plan: MergePlan, schedule: Schedule) -> Callable[[int], None]:
         """Show the bar; the returned function adds bytes from any thread."""
         total = schedule.bytes_read + plan.bytes_out
-        task = self._progress.add_task(plan.recipe.merge_method, total=total)
+        task = self._progress.add_task(_called(plan), total=total)
+        self._done, self._shown = 0, 0.0
         self._progress.start()
 
         def advance(nbytes: int) -> None:
@@ -71,7 +72,8 @@ class LogBar:
     def start(self, plan: MergePlan, schedule: Schedule) -> Callable[[int], None]:
         """The returned function adds bytes from any thread."""
         total = schedule.bytes_read + plan.bytes_out
-        what = f"merging by {plan.recipe.merge_method}"
+        what = f"merging {_called(plan)}"
+        self._done = 0
         self._lines(what, 0, total)
 
         def advance(nbytes: int) -> None:
@@ -84,3 +86,9 @@ class LogBar:
 
     def stop(self) -> None:
         """Nothing: lines stay."""
+
+
+def _called(plan: MergePlan) -> str:
+    """Which merge it is: a recipe of several documents has several."""
+    name, method = plan.recipe.name, plan.recipe.merge_method
+    return f"by {method}" if name is None else f"{name} by {method}"

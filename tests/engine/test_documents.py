@@ -298,3 +298,110 @@ def test_rows_of_an_intermediate_are_aligned_by_token(tmp_path: Path) -> None:
         assert "'union' adds tokens" in str(error.value) or key
     inner["tokenizer_source"] = "base"  # what both advise
     assert mergesafe.plan([inner, last]).plan.tensors
+
+
+def test_intermediates_are_written_where_that_is_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each as a recipe of its own, and the output is the same to the byte."""
+    monkeypatch.chdir(folder)
+    documents = [
+        ties("a", "m1", "m2", dtype="bfloat16"), linear("a", "m3", name="b"),
+        recipe("slerp", ["a", "b"], "a", parameters={"t": 0.3}),
+    ]  # fmt: skip
+    mergesafe.merge(documents, tmp_path / "virtual")
+    folders = {"b": tmp_path / "w" / "b", "a": tmp_path / "w" / "a"}
+    result = mergesafe.merge(documents, tmp_path / "out", write_documents=folders)
+    assert list(result.documents) == ["a", "b"]
+    assert "document 'a' was written before, and is read from its folder" in result.notes
+    for name in ("model.safetensors", "config.json", "mergesafe-recipe.yml"):
+        theirs = (tmp_path / "virtual" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == theirs
+    for name in ("a", "b", "../out"):
+        mergesafe.verify(tmp_path / "w" / name)
+    again = mergesafe.merge(tmp_path / "w" / "b" / "mergesafe-recipe.yml", tmp_path / "again")
+    same = (tmp_path / "again" / "model.safetensors", tmp_path / "w" / "b" / "model.safetensors")
+    assert same[0].read_bytes() == same[1].read_bytes()
+    assert again.documents == {}
+    manifest = json.loads((tmp_path / "out" / "mergesafe-manifest.json").read_text())
+    assert manifest["inputs"].keys() == {"a", "b"}
+    again = mergesafe.merge(documents, tmp_path / "out", write_documents=folders, resume=True)
+    for each in (*again.documents.values(), again):
+        assert "finished already" in each.warnings[-1]
+
+
+def test_a_merge_that_writes_intermediates_is_resumed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    documents = [ties("a", "m1", "m2"), linear("a", "m3")]
+    run: Callable[..., None] = TensorMerge.run
+    count = 0
+
+    def failing(self: TensorMerge, *args: Any, **keys: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 12:
+            raise MergesafeError("the lights went out")
+        run(self, *args, **keys)
+
+    monkeypatch.setattr(TensorMerge, "run", failing)
+    options: dict[str, Any] = {"write_documents": {"a": tmp_path / "a"}, "threads": 1}
+    with pytest.raises(MergesafeError, match="finished and kept"):
+        mergesafe.merge(documents, tmp_path / "out", resume=True, **options)
+    assert not (tmp_path / "a").exists()
+    count = -30
+    with pytest.raises(MergesafeError, match="finished and kept"):
+        mergesafe.merge(documents, tmp_path / "out", resume=True, **options)
+    mergesafe.verify(tmp_path / "a")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(TensorMerge, "run", run)
+    result = mergesafe.merge(documents, tmp_path / "out", resume=True, **options)
+    assert "finished already" in result.documents["a"].warnings[-1]
+    assert result.resumed_bytes > 0
+    mergesafe.merge(documents, tmp_path / "virtual")
+    ours, theirs = (tmp_path / name / "model.safetensors" for name in ("out", "virtual"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_what_cannot_be_computed_can_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    scoped = ties("a", "m1", "m2")
+    scoped["parameters"] = {"trim_scope": "model"}
+    path = write_recipe(
+        folder / "scoped.yml", "\n---\n".join(map(json.dumps, (scoped, linear("a", "m3"))))
+    )
+    refused = command("merge", path, tmp_path / "out")
+    assert refused.returncode == 2
+    assert "--write-document a=FOLDER" in refused.stderr
+    done = command("merge", path, tmp_path / "out", "--write-document", f"a={tmp_path / 'a'}")
+    assert done.returncode == 0, done.stderr
+    theirs = read(one_by_one([scoped, linear("a", "m3")], tmp_path / "w"))
+    assert all(torch.equal(each, theirs[key]) for key, each in read(tmp_path / "out").items())
+
+
+WRONG_FOLDERS = {
+    "b=w": "the output needs no document of that name (known: a)",
+    "a": "expected NAME=FOLDER",
+    "=w": "expected NAME=FOLDER",
+    "a=out/a": "one lies inside the other; give each a folder of its own",
+    "a=out": "are the same folder",
+    "a=m1": "m1: the output folder is not empty",
+    "a=s3://bucket/a": "expected a local folder",
+}
+
+
+@pytest.mark.parametrize("written", WRONG_FOLDERS)
+def test_wrong_folders_for_intermediates(
+    written: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    text = "\n---\n".join(json.dumps(each) for each in (ties("a", "m1", "m2"), linear("a", "m3")))
+    path = write_recipe(folder / "recipe.yml", text)
+    before = set(folder.rglob("*"))
+    done = command("merge", path, "out", "--write-document", written)
+    assert done.returncode == 2
+    assert WRONG_FOLDERS[written] in " ".join(done.stderr.split())
+    assert set(folder.rglob("*")) == before

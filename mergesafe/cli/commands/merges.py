@@ -66,6 +66,13 @@ def merge(
         typer.Option(metavar="FILE", help="Write a timeline (JSON, for Perfetto) to FILE."),
     ] = None,
     ray: Ray = None,
+    write_document: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Also write this intermediate document of the recipe; may be given again.",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -75,13 +82,14 @@ def merge(
     The same recipe and inputs give the same bytes whatever the memory, threads or processor.
     OUT appears complete or not at all.
     """
-    from mergesafe.cli.merge import run
+    from mergesafe.cli.merge import folders_by_document, run
 
     run(
         recipe, out, device=device, backend=backend, memory=memory, vram=vram,
         threads=threads, max_shard_size=max_shard_size, seed=seed, overwrite=overwrite,
         resume=resume, on_nonfinite=on_nonfinite, allow_token_mismatch=allow_token_mismatch,
-        trace=trace, ray=ray, json=json, quiet=quiet,
+        trace=trace, ray=ray, write_documents=folders_by_document(write_document or []),
+        json=json, quiet=quiet,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ read as a checkpoint whose tensors are computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from math import prod
@@ -45,26 +45,31 @@ def plan_documents(
     seed: int,
     allow_token_mismatch: bool = False,
     on_nonfinite: str = "error",
-    _made: dict[str, Document] | None = None,
+    folders: Mapping[str, Path] | None = None,
+    to_write: Collection[str] = (),
+    _made: dict[str, Document | Path] | None = None,
 ) -> MergePlan:
     """:func:`make_plan` of a recipe and, before it, of all documents that it needs; inputs that
     change nothing are left out.
 
     ``on_nonfinite``: what is done with NaN and infinity in the inputs of intermediates.
+    ``folders``: of documents that are written, which are read and not computed. ``to_write``:
+    documents that will be, and may ask what an intermediate that is computed cannot.
 
     Raises:
         MergesafeError: the recipe or an input is wrong.
     """
-    made = {} if _made is None else _made
+    made: dict[str, Document | Path] = {**(folders or {})} if _made is None else _made
     told: list[tuple[str, MergePlan]] = []
     for name, document in recipe.documents.items():
         if name in made:
             continue
         plan = plan_documents(
-            document, max_shard_size=_SHARD, seed=seed, _made=made,
+            document, max_shard_size=_SHARD, seed=seed, to_write=to_write, _made=made,
             allow_token_mismatch=allow_token_mismatch, on_nonfinite=on_nonfinite,
         )  # fmt: skip
-        _check(document, plan)
+        if name not in to_write:
+            _check(document, plan)
         made[name] = document_of(name, plan, on_nonfinite)
         told.append((name, plan))
     own = {name: made[name] for name in recipe.documents}
@@ -76,7 +81,8 @@ def plan_documents(
                 allow_token_mismatch=allow_token_mismatch,
             )
         )  # fmt: skip
-    return _with_messages(plan, told, on_nonfinite)
+    read = [name for name in recipe.documents if isinstance(made[name], Path)]
+    return _with_messages(plan, told, read, on_nonfinite)
 
 
 @contextmanager
@@ -141,17 +147,17 @@ def _check(recipe: Recipe, plan: MergePlan) -> None:
     if any(task.asks_model for task in plan.tasks):
         raise RecipeError(
             f"the document '{recipe.name}' asks about all tensors of the model together "
-            "(as trim_scope: model does), and another document merges it: leave that out, or merge "
-            "it as a recipe of its own",
+            "(as trim_scope: model does), and another document merges it: leave that out, or have "
+            f"it written: mergesafe merge RECIPE OUT --write-document {recipe.name}=FOLDER",
             source=recipe.source, line=recipe.method_line,
         )  # fmt: skip
 
 
 def _with_messages(
-    plan: MergePlan, told: list[tuple[str, MergePlan]], on_nonfinite: str
+    plan: MergePlan, told: list[tuple[str, MergePlan]], read: Sequence[str], on_nonfinite: str
 ) -> MergePlan:
     """The plan, which says what its intermediates are and what their plans say."""
-    notes: list[str] = []
+    notes = [f"document '{name}' was written before, and is read from its folder" for name in read]
     warnings: list[str] = []
     passing: list[str] = []
     intermediates: dict[str, MergePlan] = {}

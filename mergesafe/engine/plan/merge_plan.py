@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from mergesafe.architecture.tying import HEADS, agreeing, embedding_of, is_matrix, untied
@@ -166,12 +167,13 @@ def make_plan(
     max_shard_size: int,
     seed: int,
     allow_token_mismatch: bool = False,
-    documents: Mapping[str, Document] | None = None,
+    documents: Mapping[str, Document | Path] | None = None,
 ) -> MergePlan:
     """Read the headers of every input and decide everything that does not need tensor data.
 
     ``allow_token_mismatch``: token ids that mean different tokens are a warning, not an error.
-    ``documents``: what the documents that the recipe merges make, by their names.
+    ``documents``: what the documents that the recipe merges make, by their names; a path where one
+    is written.
     """
     outline, settings, aligned = outlined(recipe, documents)
     models, reference = outline.models, outline.reference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from mergesafe.engine.plan.settings import check_settings
 from mergesafe.engine.plan.tokens import AlignedTokens, align_tokens
@@ -16,12 +17,13 @@ from mergesafe.recipe.references import references_in_errors
 
 
 def outlined(
-    recipe: Recipe, documents: Mapping[str, Document] | None
+    recipe: Recipe, documents: Mapping[str, Document | Path] | None
 ) -> tuple[Outline, list[str], AlignedTokens | None]:
     """The outline, warnings about settings that differ between the models, and whose tokens the
     output has, where the recipe says it.
 
-    ``documents``: what the documents that the recipe merges make, by their names.
+    ``documents``: what the documents that the recipe merges make, by their names; a path where one
+    is written.
 
     Raises:
         CheckpointError: a model cannot be opened, or the models do not belong together.

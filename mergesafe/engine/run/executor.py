@@ -33,7 +33,9 @@ class Unfinished:
 
 
 class Executor(Protocol):
-    """Runs one merge, inside ``with executor:``, and lets go of its machines afterwards."""
+    """Runs a merge inside ``with executor:``, and lets go of its machines afterwards; then it may
+    run another.
+    """
 
     def __enter__(self) -> Executor: ...
 
@@ -45,7 +47,7 @@ class Executor(Protocol):
     ) -> None: ...
 
     def schedule(self, plan: MergePlan, options: Options) -> Schedule:
-        """Fit ``plan`` into the memory and threads that there are; called once, before :meth:`run`.
+        """Fit ``plan`` into the memory and threads that there are; called before :meth:`run`.
 
         Raises:
             ArgumentError: the budget is too small for one of the tensors.
