@@ -148,4 +148,4 @@ def test_a_judge_that_thinks_aloud_about_an_answer_without_its_thoughts() -> Non
     judge = PolicyJudge(POLICY, model)
     verdicts = judge.judge([(asked, "<think>Cold?</think>Ask a doctor."), (asked, "<think>Cold?")])
     assert [(each.safe, each.refused) for each in verdicts] == [(True, False), (None, None)]
-    assert model.asked == [question(judge.prompt(asked, "Ask a doctor."))]
+    assert model.asked == [question(judge.conversation(asked, "Ask a doctor.")[0]["content"])]

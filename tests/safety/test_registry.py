@@ -25,7 +25,7 @@ def test_rules() -> None:
     ("spec", "message"),
     [
         ("rule", "did you mean 'rules'"),
-        ("", "known: inspector, llama-guard"),
+        ("", "known: gpt-oss-safeguard, harmbench, inspector, llama-guard"),
         ("rules:x", "takes nothing after a colon"),
         ("llama-guard", "expected llama-guard:MODEL"),
         ("wildguard:", "expected wildguard:MODEL"),

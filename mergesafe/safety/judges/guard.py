@@ -18,8 +18,7 @@ from mergesafe.chat.conversation import (
 from mergesafe.chat.hf import HfModel
 from mergesafe.chat.reasoning import part
 from mergesafe.safety.judges.base import Pair, Verdict, judge_answers
-from mergesafe.safety.judges.formats.base import GuardFormat
-from mergesafe.safety.judges.formats.shieldgemma import ShieldGemma
+from mergesafe.safety.judges.formats.base import GuardFormat, ScoredFormat
 from mergesafe.safety.refusal import RULES_VERSION, rule
 
 
@@ -69,7 +68,7 @@ class Guard:
             return [self.form.verdict(texts) for texts in _grouped(said, turns)]
         prompts = [self.form.prompts(*pair) for pair in pairs]
         flat = list(chain.from_iterable(prompts))
-        if isinstance(self.form, ShieldGemma) and isinstance(self.model, ChoosingModel):
+        if isinstance(self.form, ScoredFormat) and isinstance(self.model, ChoosingModel):
             likely = iter(self.model.next_token(flat, self.form.tokens))
             return [self.form.scored([next(likely) for _ in group]) for group in prompts]
         said = self.model.complete(flat, sampling)

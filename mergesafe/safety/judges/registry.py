@@ -2,9 +2,13 @@
 
 - ``rules``: refusal rules;
 - ``rules+deflection[:FOLDER]``: and the cosine of question and response by the encoder in FOLDER;
-- ``llama-guard-3:MODEL``, ``llama-guard-4:MODEL``, ``wildguard:MODEL``, ``shieldgemma:MODEL``:
-  guard models (``llama-guard:MODEL`` takes the generation from MODEL's name, else 3);
+- ``llama-guard-3:MODEL``, ``llama-guard-4:MODEL``, ``wildguard:MODEL``, ``shieldgemma:MODEL``,
+  ``qwen3guard:MODEL`` and ``qwen3guard-loose:MODEL``: guard models (``llama-guard:MODEL`` takes
+  the generation from MODEL's name, else 3);
+- ``harmbench:MODEL``, ``strongreject:MODEL``: classifiers of answers to a harmful request;
+- ``strongreject-rubric:MODEL``: any chat model, asked by the rubric of StrongREJECT;
 - ``policy:FILE``: any chat model, asked about the principles of a policy file;
+- ``gpt-oss-safeguard:FILE``: that model, for which a policy is the system prompt;
 - ``inspector:FOLDER``: an encoder trained by ``mergesafe inspector train``.
 
 MODEL is a folder, a Hub id (with an adapter after ``+``), or ``NAME@URL``: what an
@@ -21,8 +25,12 @@ from typing import Final
 from mergesafe.chat.conversation import ChatModel
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.safety.judges.base import Judge
+from mergesafe.safety.judges.formats.base import GuardFormat
+from mergesafe.safety.judges.formats.harmbench import HarmBench
 from mergesafe.safety.judges.formats.llama_guard import LLAMA_GUARD_3, LLAMA_GUARD_4
+from mergesafe.safety.judges.formats.qwen3guard import Qwen3Guard
 from mergesafe.safety.judges.formats.shieldgemma import ShieldGemma
+from mergesafe.safety.judges.formats.strongreject import StrongReject
 from mergesafe.safety.judges.formats.wildguard import WildGuard
 from mergesafe.safety.judges.guard import Guard
 from mergesafe.safety.judges.rules import RefusalRules
@@ -74,6 +82,22 @@ def _policy(file: str) -> Judge:
     return PolicyJudge.read(Path(file))
 
 
+def _safeguard(file: str) -> Judge:
+    from mergesafe.safety.judges.safeguard import SafeguardJudge
+
+    return SafeguardJudge.read(Path(file))
+
+
+def _rubric(model: str) -> Judge:
+    from mergesafe.safety.judges.rubric import RubricJudge
+
+    return RubricJudge(make_guard_model(model))
+
+
+def _guard(form: GuardFormat) -> Callable[[str], Judge]:
+    return lambda model: Guard(form, make_guard_model(model))
+
+
 def _inspector(folder: str) -> Judge:
     from mergesafe.safety.judges.inspector import InspectorJudge
 
@@ -85,10 +109,16 @@ _MAKERS: Final[dict[str, tuple[str, Callable[[str], Judge]]]] = {
     "rules": ("", lambda _: RefusalRules()),
     "rules+deflection": ("[FOLDER]", _deflection),
     "llama-guard": ("MODEL", _llama_guard),
-    "llama-guard-3": ("MODEL", lambda model: Guard(LLAMA_GUARD_3, make_guard_model(model))),
-    "llama-guard-4": ("MODEL", lambda model: Guard(LLAMA_GUARD_4, make_guard_model(model))),
-    "wildguard": ("MODEL", lambda model: Guard(WildGuard(), make_guard_model(model))),
-    "shieldgemma": ("MODEL", lambda model: Guard(ShieldGemma(), make_guard_model(model))),
+    "llama-guard-3": ("MODEL", _guard(LLAMA_GUARD_3)),
+    "llama-guard-4": ("MODEL", _guard(LLAMA_GUARD_4)),
+    "wildguard": ("MODEL", _guard(WildGuard())),
+    "shieldgemma": ("MODEL", _guard(ShieldGemma())),
+    "qwen3guard": ("MODEL", _guard(Qwen3Guard())),
+    "qwen3guard-loose": ("MODEL", _guard(Qwen3Guard(loose=True))),
+    "harmbench": ("MODEL", _guard(HarmBench())),
+    "strongreject": ("MODEL", _guard(StrongReject())),
+    "strongreject-rubric": ("MODEL", _rubric),
     "policy": ("FILE", _policy),
+    "gpt-oss-safeguard": ("FILE", _safeguard),
     "inspector": ("FOLDER", _inspector),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from mergesafe.chat.conversation import Conversation
 from mergesafe.safety.judges.base import Verdict
@@ -42,6 +42,20 @@ class GuardFormat(Protocol):
 
     def verdict(self, outputs: Sequence[str]) -> Verdict:
         """The verdict in the outputs, one for each prompt; undecided where one cannot be read."""
+        ...
+
+
+@runtime_checkable
+class ScoredFormat(GuardFormat, Protocol):
+    """A format whose verdict lies in how likely single tokens are to come next."""
+
+    @property
+    def tokens(self) -> Sequence[str]:
+        """Those whose probabilities decide."""
+        ...
+
+    def scored(self, likely: Sequence[tuple[float, ...]]) -> Verdict:
+        """The verdict by the probabilities of ``tokens`` after each prompt."""
         ...
 
 
