@@ -36,6 +36,15 @@ _TOWER: Final = re.compile(
 )
 #: Layers that predict further tokens (MTP, next-n): training keeps or drops them as it likes.
 _EXTRA_LAYERS: Final = re.compile(r"^(?:model\.)?(?:mtp|mtp_layers|nextn[a-z_]*|eagle[a-z_]*)\.")
+#: Heads of tasks on a backbone: of classes, spans and answers, poolers, and what fills gaps. Their
+#: first segment, or the second of a pooler that lies within the backbone (``bert.pooler.``).
+_TASK_HEAD: Final = re.compile(
+    r"^(?:score|scores|classifier|pre_classifier|classification_head|qa_outputs|qa_classifier"
+    r"|sequence_summary|logits_proj|answer_class|value_head|v_head|reward_head|regression_head"
+    r"|cls\.[a-z_]+|lm_head|embed_out|predictions|generator_predictions|generator_lm_head"
+    r"|discriminator_predictions|vocab_transform|vocab_layer_norm|vocab_projector|lm_loss|head"
+    r"|(?:[a-z][a-z0-9_]*\.)?pooler)(?=\.)"
+)
 #: Architectures whose linear layers are transformers' Conv1D: their weights are [in, out].
 _CONV1D_MODELS: Final = frozenset(
     ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "gpt-sw3", "clvp", "clvp_decoder")
@@ -101,6 +110,15 @@ def is_counter(name: str) -> bool:
 def is_tower(name: str) -> bool:
     """Whether the tensor belongs to the vision, audio or similar part of a larger model."""
     return _TOWER.match(name) is not None
+
+
+def task_head(name: str) -> str | None:
+    """The head of a task that the tensor belongs to: ``classifier``, ``bert.pooler``, ``lm_head``.
+
+    None of any other tensor. A pooler of a vision tower is part of the tower.
+    """
+    match = _TASK_HEAD.match(name)
+    return None if match is None or is_tower(name) else match[0]
 
 
 def is_transposed(module: str, model_type: object) -> bool:

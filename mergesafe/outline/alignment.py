@@ -28,6 +28,7 @@ from mergesafe.errors import CheckpointError
 from mergesafe.outline.heads import HeadPlan, headless_warning, plan_head
 from mergesafe.outline.naming import Named, name_alike
 from mergesafe.outline.sources import Model
+from mergesafe.outline.task_heads import unmerged_heads
 from mergesafe.untrusted import show
 
 #: Names that an error shows of each side.
@@ -91,9 +92,11 @@ def align(models: Sequence[Model], reference: Model, *, whole: bool = True) -> A
        that the input has, is an alias: the input's tensor of that name.
     5. Layers for further tokens (MTP) are their owner's. The vision and audio parts of a larger
        model are the reference's, and are left out where only others have them.
-    6. Anything else that an input lacks is an error that shows both sides. Without ``whole`` it
+    6. The head of a task (a classifier, a pooler) that not every input has in the same shapes is
+       the reference's, or left out where only others have it: :mod:`mergesafe.outline.task_heads`.
+    7. Anything else that an input lacks is an error that shows both sides. Without ``whole`` it
        stays among the names, for a caller who lists what is missing.
-    7. The output head: :mod:`mergesafe.outline.heads`.
+    8. The output head: :mod:`mergesafe.outline.heads`.
 
     Raises:
         CheckpointError: the sets of names do not belong together.
@@ -110,7 +113,7 @@ def settle(
     heads: bool = True,
     head_of: str | None = None,
 ) -> Alignment:
-    """Decide about every tensor of models that :func:`name_alike` has named: steps 3 to 7.
+    """Decide about every tensor of models that :func:`name_alike` has named: steps 3 to 8.
 
     ``reference``: its number among them. ``heads``: whether the output head is among what they
     make; ``head_of``: the embedding that it may be tied to where that is not.
@@ -124,6 +127,7 @@ def settle(
         notes=list(named.notes), warnings=list(named.warnings),
     )  # fmt: skip
     _buffers(state)
+    _task_heads(state)
     for name in state.unsettled():
         _partly(state, name)
     unmatched = state.unsettled()
@@ -170,8 +174,22 @@ def _buffers(state: _State) -> None:
         state.notes.append(f"{kind} ({shown}) are copied from {text}, not averaged")
 
 
+def _task_heads(state: _State) -> None:
+    for found in unmerged_heads(state.models, state.reference, state.names):
+        for name in found.dropped:
+            del state.names[name]
+        if found.kept:
+            state.copied.update(dict.fromkeys(found.kept, state.reference))
+            why = f"{state.texts(found.others)} has {found.what} part"
+            _tell_copied(state, found.part, state.reference, found.holders, why)
+        else:
+            _tell_left_out(state, found.part, found.holders)
+
+
 def _heads(state: _State, embedding: str | None) -> None:
     head = next((name for name in state.names if name in HEADS), None)
+    if head in state.copied:
+        return
     if head is None:
         known = state.names if embedding is None else (embedding,)
         if warning := headless_warning(known, state.models):
@@ -197,7 +215,6 @@ def _heads(state: _State, embedding: str | None) -> None:
 def _partly(state: _State, name: str) -> None:
     """Decide about a tensor that some input lacks; leave it where nothing is known of it."""
     holders, lacking = state.holders(name), state.lacking(name)
-    reference = state.models[state.reference]
     owner = state.reference if state.reference in holders else holders[0]
     if all(_alias(state, name, i) for i in lacking):
         return
@@ -205,30 +222,33 @@ def _partly(state: _State, name: str) -> None:
         return  # fewer layers or a smaller tower, not none
     if is_extra_layer(name, state.models[owner].checkpoint.config):
         state.copied[name] = owner
-        _tell_copied(
-            state, f"layers that predict further tokens ({_stem(name)})", owner, holders, lacking
-        )
+        what = f"layers that predict further tokens ({_stem(name)})"
+        _tell_copied(state, what, owner, holders, f"{state.texts(lacking)} has no such part")
     elif _beside_text(state, name, holders, lacking):
         if any(_spelt_otherwise(state, i) for i in (*holders, *lacking)):
             return  # the same part under two names is not a part that one lacks
         if state.reference in holders:
             state.copied[name] = owner
-            _tell_copied(state, _stem(name), owner, holders, lacking)
+            why = f"{state.texts(lacking)} has no such part"
+            _tell_copied(state, _stem(name), owner, holders, why)
         else:
             del state.names[name]
-            state.warnings.append(
-                f"{_stem(name)} of {state.texts(holders)} is left out: {reference.text}, whose "
-                "architecture the merged model has, has no such part"
-            )
+            _tell_left_out(state, _stem(name), holders)
 
 
-def _tell_copied(
-    state: _State, what: str, owner: int, holders: Sequence[int], lacking: Sequence[int]
-) -> None:
+def _tell_left_out(state: _State, what: str, holders: Sequence[int]) -> None:
+    reference, owner = state.models[state.reference].text, state.texts(holders[:1])
+    state.warnings.append(
+        f"{what} of {state.texts(holders)} is left out: {reference}, whose architecture the merged "
+        "model has, has no such part. To keep it, put this merge, as a document with a name, into "
+        f"{owner}: merge_method linear, {owner} first with weight 0, the document with weight 1"
+    )
+
+
+def _tell_copied(state: _State, what: str, owner: int, holders: Sequence[int], why: str) -> None:
     """A note; a warning where another input has the part too, which changes nothing then."""
     others = [i for i in holders if state.models[i].text != state.models[owner].text]
-    text = f"{what}: copied from {state.models[owner].text}, not merged, since "
-    text += f"{state.texts(lacking)} has no such part"
+    text = f"{what}: copied from {state.models[owner].text}, not merged, since {why}"
     if others:
         state.warnings.append(f"{text}; that of {state.texts(others)} is left out")
     else:

@@ -152,9 +152,9 @@ def test_a_prefix_beside_other_differences(tmp_path: Path) -> None:
     found = merged(models, tmp_path / "out")
     one, two = bert("", False, 0), bert("", False, 1)
     equal(found, {name: (one[name] + two[name]) / 2 for name in one})
-    pooler = {"pooler.dense.weight": torch.ones(4, 4)}
-    save(tmp_path / "a", {**bert("", False, 0), **pooler}, config)
-    with pytest.raises(CheckpointError, match=r"1 of the 13 tensors of .* \('pooler\.dense"):
+    further = {"encoder.dense.weight": torch.ones(4, 4)}
+    save(tmp_path / "a", {**bert("", False, 0), **further}, config)
+    with pytest.raises(CheckpointError, match=r"1 of the 13 tensors of .* \('encoder\.dense"):
         merged(models, tmp_path / "out")
 
 
