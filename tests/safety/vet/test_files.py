@@ -210,7 +210,7 @@ def test_an_empty_folder_is_a_verdict_on_that_parent_only(pool: tuple[Path, Path
     ("change", "words"),
     [
         (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "1 tensor of the base is missing"),
-        (lambda t: t.update({"score.weight": torch.ones(2, 16)}), "1 tensor that the base has not"),
+        (lambda t: t.update({"extra.weight": torch.ones(2, 16)}), "1 tensor that the base has not"),
         (
             lambda t: t.update({"lm_head.weight": torch.ones(51, 16)}),
             "1 tensor has another shape than the base's",
