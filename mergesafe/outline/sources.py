@@ -51,7 +51,8 @@ class Document:
     ``views``: by the names of the tensors. ``reference`` and ``tokenizer``: the models whose files
     would lie beside the weights. ``generation``: what is in place of generation_config.json of
     the reference, ``chat_template`` in place of the tokenizer's. ``models``: all that it is made
-    of.
+    of. ``tokenizer_folder``: the files of a tokenizer that is made of several, in place of those
+    of ``tokenizer``.
     """
 
     checkpoint: Checkpoint
@@ -61,6 +62,7 @@ class Document:
     generation: dict[str, Any] | None
     chat_template: str | None
     models: tuple[Model, ...]
+    tokenizer_folder: RemotePath | None = None
 
 
 @dataclass(frozen=True)

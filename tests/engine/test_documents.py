@@ -287,17 +287,60 @@ def test_rows_of_an_intermediate_are_aligned_by_token(tmp_path: Path) -> None:
     inner = recipe("linear", models, each={"weight": 1}, name="inner")
     last = recipe("linear", ["inner", models[0]], each={"weight": 1}, tokenizer_source="union")
     file = tmp_path / "recipe.yml"
-    for key, told in (
-        ({}, "document 'inner' (line 1): the embedding of"),
-        ({"tokenizer_source": "union"}, "give 'base' or a model as 'tokenizer_source', or merge"),
-    ):
-        file.write_text("---\n".join(json.dumps(each) + "\n" for each in ({**inner, **key}, last)))
-        with pytest.raises(MergesafeError) as error:
-            mergesafe.plan(file)
-        assert told in str(error.value)
-        assert "'union' adds tokens" in str(error.value) or key
-    inner["tokenizer_source"] = "base"  # what both advise
-    assert mergesafe.plan([inner, last]).plan.tensors
+    file.write_text("---\n".join(json.dumps(each) + "\n" for each in (inner, last)))
+    with pytest.raises(MergesafeError, match=r"document 'inner' \(line 1\): the embedding of"):
+        mergesafe.plan(file)
+
+
+#: Sections of the intermediate, and of the output.
+UNIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "then a model's": ({"tokenizer_source": "union"}, {"tokenizer_source": "m3"}),
+    "then another": ({"tokenizer_source": "union"}, {"tokenizer_source": "union"}),
+    "then its own": ({"tokenizer_source": "union"}, {"tokenizer_source": "a"}),
+    "a new token": (
+        {"tokenizer": {"source": "base", "tokens": {"<new>": {"source": {"kind": "zero"}}}},
+         "chat_template": "chatml"},
+        {"tokenizer": {"source": "union", "pad_to_multiple_of": 4, "tokens": {
+            "six": {"source": {"kind": "model_token", "model": "a", "token": "<new>"}}}}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("union", UNIONS)
+def test_an_intermediate_with_more_tokens_than_its_models(
+    union: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokenizer lies nowhere; all files of the output are those of written intermediates."""
+    words = [
+        ("<unk>", "one", "two"), ("two", "<unk>", "four", "one"), ("<unk>", "two", "five"),
+        ("six", "<unk>", "one", "four", "five"),
+    ]  # fmt: skip
+    for number, tokens in enumerate(words):
+        tensors = llama(number, vocab=len(tokens))
+        place = save(tmp_path / f"m{number}", tensors, {"vocab_size": len(tokens)})
+        (place / "tokenizer.json").write_text(json.dumps(bpe(tokens)))
+        settings = {"unk_token": "<unk>", "chat_template": f"{{{{ {number} }}}}"}
+        (place / "tokenizer_config.json").write_text(json.dumps(settings))
+        (place / "special_tokens_map.json").write_text(json.dumps({"unk_token": "<unk>"}))
+    monkeypatch.chdir(tmp_path)
+    inner, outer = UNIONS[union]
+    documents = [
+        ties("a", "m1", "m2", **inner), recipe("linear", ["a", "m3"], each={"weight": 1}, **outer)
+    ]  # fmt: skip
+    result = mergesafe.merge(documents, tmp_path / "virtual")
+    written = one_by_one(documents, tmp_path / "w")
+    ours, theirs = read(tmp_path / "virtual"), read(written)
+    assert all(torch.equal(each, theirs[key]) for key, each in ours.items())
+    names = {path.name for path in written.iterdir()} - {"model.safetensors", "README.md"}
+    assert names == {path.name for path in (tmp_path / "virtual").iterdir()} - {
+        "model.safetensors", "README.md"
+    }  # fmt: skip
+    for name in names - {"mergesafe-manifest.json", "mergesafe-recipe.yml"}:
+        assert (tmp_path / "virtual" / name).read_text() == (written / name).read_text(), name
+    assert not any("tokens of a were not" in each for each in result.warnings)
+    again = mergesafe.merge(documents, tmp_path / "virtual", resume=True)
+    assert "finished already" in again.warnings[-1]
+    assert mergesafe.plan(documents).plan.tensors == len(ours)
 
 
 def test_intermediates_are_written_where_that_is_asked(

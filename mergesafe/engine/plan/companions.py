@@ -40,7 +40,8 @@ def tokenizer_folders_of(model: Model) -> tuple[Location, ...]:
     if model.document is None:
         return folders_of(model)
     own = () if model.adapter is None else (model.adapter.path,)
-    return (*own, *tokenizer_folders_of(model.document.tokenizer))
+    made = model.document.tokenizer_folder
+    return (*own, *(tokenizer_folders_of(model.document.tokenizer) if made is None else (made,)))
 
 
 def stored_reference(model: Model) -> Model:

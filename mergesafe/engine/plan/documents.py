@@ -13,7 +13,10 @@ from typing import Final
 
 from mergesafe.checkpoint.format.model import Checkpoint
 from mergesafe.checkpoint.format.safetensors import TensorInfo
+from mergesafe.checkpoint.output.companions import is_of_tokenizer
 from mergesafe.checkpoint.places.location import Location
+from mergesafe.checkpoint.places.made import MadeFolder
+from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.checkpoint.views.stored import Stored
 from mergesafe.checkpoint.views.view import View
 from mergesafe.dtypes import SIZES
@@ -21,7 +24,6 @@ from mergesafe.engine.memory import format_size
 from mergesafe.engine.plan.merge_plan import MergePlan, make_plan
 from mergesafe.engine.plan.merged_view import Merged, is_held
 from mergesafe.engine.plan.tasks import TensorTask
-from mergesafe.engine.plan.token_ids import ALIGN
 from mergesafe.engine.plan.unused import without_unused
 from mergesafe.errors import CheckpointError, RecipeError
 from mergesafe.outline.sources import Document, stored_models
@@ -30,12 +32,6 @@ from mergesafe.recipe.model import Recipe
 
 #: Shards of a checkpoint that is not written.
 _SHARD: Final = 1 << 60
-#: What to do in place of :data:`ALIGN` where another document merges the result.
-_ALIGN: Final = (
-    "Align the rows by token: 'tokenizer_source: base', or a model's name there, in this document. "
-    "'union' adds tokens, which a document that another one merges cannot: merge it as a recipe of "
-    "its own"
-)
 
 
 def plan_documents(
@@ -87,15 +83,13 @@ def plan_documents(
 
 @contextmanager
 def _told_of(recipe: Recipe) -> Iterator[None]:
-    """What is wrong with the inputs of an intermediate is told by its name, with what can be done
-    in it.
-    """
+    """What is wrong with the inputs of an intermediate is told by its name."""
     try:
         yield
     except CheckpointError as error:
         line = f" (line {recipe.document_line})" if recipe.document_line else ""
         name = f"document '{recipe.name}'{line}"
-        error.reword(lambda text: f"{name}: {text.replace(ALIGN, _ALIGN)}")
+        error.reword(lambda text: f"{name}: {text}")
         raise
 
 
@@ -116,7 +110,16 @@ def document_of(name: str, plan: MergePlan, on_nonfinite: str) -> Document:
     return Document(
         Checkpoint(place, tensors, plan.config, tuple(dict.fromkeys(shards))),
         views, plan.reference, plan.tokenizer, plan.generation, plan.template.text, plan.models,
+        _tokenizer_folder(place, plan),
     )  # fmt: skip
+
+
+def _tokenizer_folder(place: Path, plan: MergePlan) -> RemotePath | None:
+    """The files of a tokenizer that is made of several; None where it is a model's own."""
+    if plan.built is None:
+        return None
+    copied = {name: file for file, name in plan.carried if is_of_tokenizer(name)}
+    return RemotePath(MadeFolder(str(place), copied, plan.made_files))
 
 
 def _view(info: TensorInfo, tasks: tuple[TensorTask, ...], on_nonfinite: str) -> View:
@@ -129,21 +132,11 @@ def _view(info: TensorInfo, tasks: tuple[TensorTask, ...], on_nonfinite: str) ->
 
 
 def _check(recipe: Recipe, plan: MergePlan) -> None:
-    """What is asked about all tensors of an intermediate would need them all at once, and its
-    tokenizer would have to lie somewhere.
+    """What is asked about all tensors of an intermediate would need them all at once.
 
     Raises:
-        RecipeError: its method asks that, or its tokenizer is made of several.
+        RecipeError: its method asks that.
     """
-    if plan.built is not None and recipe.tokenizer is not None:
-        key = "'tokenizer_source'"
-        if not recipe.tokenizer.plain:
-            key = "'source' of 'tokenizer', without new ones under 'tokens'"
-        raise RecipeError(
-            f"the document '{recipe.name}' adds tokens to a tokenizer, and another document merges "
-            f"it: give 'base' or a model as {key}, or merge it as a recipe of its own",
-            source=recipe.source, line=recipe.tokenizer.line,
-        )  # fmt: skip
     if any(task.asks_model for task in plan.tasks):
         raise RecipeError(
             f"the document '{recipe.name}' asks about all tensors of the model together "

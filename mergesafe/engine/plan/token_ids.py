@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from mergesafe.checkpoint.places.location import Location, in_hub_cache
+from mergesafe.checkpoint.places.made import is_made
 from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.outline.sources import Model
 from mergesafe.tokenizer.alignment import TokenTable
@@ -25,7 +26,7 @@ from mergesafe.tokenizer.vocabulary import PLAIN_KINDS
 from mergesafe.untrusted import show
 
 #: What to do where the tokens of models differ.
-ALIGN: Final = (
+_ALIGN: Final = (
     "Align the rows by token: 'tokenizer_source: union' in the recipe keeps the tokens of all "
     "models, 'tokenizer_source: base' those of the base"
 )
@@ -56,7 +57,8 @@ def tokenizer_of(model: Model) -> Files:
         if own.kinds:
             return own
     if model.document is not None:
-        return tokenizer_of(model.document.tokenizer)
+        made = model.document.tokenizer_folder
+        return tokenizer_of(model.document.tokenizer) if made is None else tokenizer_files(made)
     return tokenizer_files(model.checkpoint.path)
 
 
@@ -129,7 +131,8 @@ def check_token_ids(
 
 def _vocabulary(files: Files) -> Mapping[str, int] | None:
     kind = next(iter(files.kinds), None)
-    if kind not in PLAIN_KINDS or not isinstance(files.folder, Path):
+    near = isinstance(files.folder, Path) or is_made(files.folder)
+    if kind not in PLAIN_KINDS or not near:
         return None
     try:
         return files.vocabulary(kind)
@@ -203,10 +206,10 @@ def _sizes(model: Model, reference: Model, found: Differences, tokenizer: Files)
             return None
         beyond = tuple((t, index) for t, index in vocabulary.items() if index >= fewer)
         if not beyond:
-            return f"{text}. Both have the same tokens and the rows beyond are padding. {ALIGN}"
+            return f"{text}. Both have the same tokens and the rows beyond are padding. {_ALIGN}"
         lacking = model if ours == fewer else reference
         alone = [f"{lacking.text} has no rows for {tokens_shown(beyond)}"]
-    return f"{text}: {'; '.join(alone)}. {ALIGN}"
+    return f"{text}: {'; '.join(alone)}. {_ALIGN}"
 
 
 def _conflict(model: Model, reference: Model, found: Differences) -> str:
@@ -238,7 +241,7 @@ def _some(named: list[str]) -> str:
 
 def _advice(model: Model, reference: Model) -> str:
     return (
-        f"{ALIGN}. If the ids of {model.text} and {reference.text} do mean the same, pass {_ALLOW}"
+        f"{_ALIGN}. If the ids of {model.text} and {reference.text} do mean the same, pass {_ALLOW}"
     )
 
 
