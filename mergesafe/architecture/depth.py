@@ -35,7 +35,11 @@ _NUMBERS: Final = (
 _OTHER: Final = frozenset((
     *TOKEN_IDS, "architectures", "suppress_tokens", "begin_suppress_tokens", "time_step_limit",
     "block_types", "_block_types", "attention_types", "mlp_multipliers", "ssm_multipliers",
+    "image_size", "patch_size",
 ))  # fmt: skip
+#: Lists that say for each layer from which one it takes keys and values: its own number, or a
+#: lower one.
+_SOURCES: Final = ("kv_source_layers",)
 #: A text with a letter for each layer.
 _LETTERS: Final = "hybrid_override_pattern"
 #: A mapping from the number of a layer to settings of its own.
@@ -195,6 +199,8 @@ def _rewritten(
             result[key] = {str(k): own for k, own in enumerate(own_settings) if own is not None}
         elif key == _LETTERS and isinstance(value, str) and len(value) == count:
             result[key] = "".join(_listed(key, list(value), _lettered(layers)))
+        elif key in _SOURCES and isinstance(value, list):
+            result[key] = _sources(key, value, layers)
         elif _by_layer(key, value, count):
             result[key] = _listed(key, value, layers)
     if isinstance(result.get("attention_types"), list) and "attention_layers" in result:
@@ -210,6 +216,20 @@ def _rewritten(
     for key in _CYCLES:
         _check_cycle(key, level, layers)
     return result
+
+
+def _sources(key: str, ours: list[Any], layers: Sequence[tuple[Config, int]]) -> list[int]:
+    """Where the layers lie that layers take keys and values from: the last such one before each."""
+    found = []
+    for k, (own, j) in enumerate(layers):
+        values = own.get(key)
+        source = values[j] if isinstance(values, list) and j < len(values) else j
+        before = (i for i in range(k - 1, -1, -1) if layers[i] == (own, source))
+        place = k if source == j else next(before, None)
+        if place is None:
+            raise _cannot_say(key, ours)
+        found.append(place)
+    return found
 
 
 def _lettered(layers: Sequence[tuple[Config, int]]) -> list[tuple[Config, int]]:
@@ -330,7 +350,7 @@ def kinds_differ(configs: Collection[tuple[Config, int]]) -> str | None:
     found = [(text_config(config), j) for config, j in configs]
     for key in dict.fromkeys(key for level, _ in found for key in level):
         values = [
-            level[key][j]
+            level[key][j] - j if key in _SOURCES else level[key][j]
             for level, j in found
             if isinstance(level.get(key), list)
             and _by_layer(key, level[key], count_of(level) or -1)
@@ -354,6 +374,8 @@ def described(config: Config, j: int, count: int) -> tuple[str, ...]:
             said.append(value.get(str(j)))
         elif key in _CYCLES and isinstance(value, list) and value:
             said.append(value[j % len(value)])
+        elif key in _SOURCES and isinstance(value, list) and j < len(value):
+            said.append(value[j] == j)
         elif _by_layer(key, value, count):
             said.append(value[j])
         elif key in _LEADING and isinstance(value, int):

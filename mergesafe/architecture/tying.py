@@ -42,6 +42,11 @@ _HEADS_BESIDE: Final = (
     ("biogpt.", "embed_tokens", "output_projection"),
     ("model.encoder.conv1.weight", "model.decoder.embed_tokens", "proj_out"),
 )
+#: Heads of models that hold nothing beside their embedding by which they could be told.
+_HEADS_BY_TYPE: Final = {
+    "canary": "proj_out", "modernbert-decoder": "decoder", "trocr": "output_projection",
+    "whisper": "proj_out",
+}  # fmt: skip
 #: Models whose ``lm_head.decoder`` has no bias of its own.
 _BIASLESS: Final = ("esm.", "gte.")
 #: T5 and BART store one embedding under this name, and copies of it in encoder and decoder.
@@ -184,11 +189,13 @@ def is_matrix(name: str, shape: Sequence[int]) -> bool:
     return len(shape) == 2 and name not in HEADS and not is_embedding(name)
 
 
-def head_beside(embedding: str, names: Collection[str]) -> str:
+def head_beside(embedding: str, names: Collection[str], config: Mapping[str, Any]) -> str:
     """What transformers calls the head of the model whose embedding is called ``embedding``.
 
-    ``names``: what else the model holds, such as the rest of BERT's head.
+    ``names``: what else the model holds, such as the rest of BERT's head. ``config``: the model's.
     """
+    if (head := _HEADS_BY_TYPE.get(str(config.get("model_type")))) is not None:
+        return f"{head}.weight"
     if embedding.startswith("language_model."):
         return "language_model.lm_head.weight"
     if embedding.startswith("text_model.model."):

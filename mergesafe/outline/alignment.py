@@ -195,7 +195,8 @@ def _heads(state: _State, embedding: str | None) -> None:
         if warning := headless_warning(known, state.models):
             state.warnings.append(warning)
         embedding = embedding_of(known)
-        beside = head_beside(embedding, state.names) if embedding else None
+        config = state.models[state.reference].checkpoint.config
+        beside = head_beside(embedding, state.names, config) if embedding else None
         adapted = [m for m in state.models if m.adapter and beside in m.adapter.pairs]
         if beside is None or not adapted:
             return

@@ -154,7 +154,7 @@ def headless_warning(names: Collection[str], models: Sequence[Model]) -> str | N
             if name != own and info.shape == shape and layer_of(name) is None
         ]  # fmt: skip
         if kind.endswith(_GENERATES) and not others:  # a head may have a name that is not known
-            head = head_beside(own, model.checkpoint.tensors)
+            head = head_beside(own, model.checkpoint.tensors, model.checkpoint.config)
             return (
                 f"no model stores the output head {head!r}, and by its configuration {model.text} "
                 "does not share the input embedding: the merged model has no head either, and "
@@ -175,7 +175,8 @@ def _differs(head: str, model: Model, known: dict[object, bool]) -> bool:
     tensors = model.checkpoint.tensors
     embedding = embedding_of(tensors)
     own = model.own_name(head)
-    adapted = own or (head_beside(embedding, tensors) if embedding else head)
+    config = model.checkpoint.config
+    adapted = own or (head_beside(embedding, tensors, config) if embedding else head)
     if model.adapter is not None and adapted in model.adapter.pairs:
         return True
     if own is None:

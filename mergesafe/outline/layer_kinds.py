@@ -7,6 +7,7 @@ said moves along, or to places where layers hold the same tensors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -21,6 +22,10 @@ _SHOWN: Final = 3
 
 #: The tensors of a layer by their names in it, and their shapes.
 _Kind = frozenset[tuple[str, tuple[int, ...]]]
+
+
+#: Numbers for every layer in one tensor: ESM's weights of the attention heads of all layers.
+_ALL_LAYERS: Final = re.compile(r"(?:^|\.)contact_head\.regression\.weight$")
 
 
 class LayerKinds:
@@ -70,6 +75,11 @@ class LayerKinds:
             if wanted is None or self._of(model).get(j) != wanted:
                 return k
         return None
+
+
+def of_all_layers(reference: Model) -> str | None:
+    """A tensor beside the layers of ``reference`` that holds numbers for each of them."""
+    return next((name for name in reference.names or {} if _ALL_LAYERS.search(name)), None)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from mergesafe.checkpoint.views.same import same_elements
 from mergesafe.errors import CheckpointError, RecipeError
 from mergesafe.outline.alignment import Alignment, settle
 from mergesafe.outline.heads import lend_head, lenders, may_have_head
-from mergesafe.outline.layer_kinds import LayerKinds, lacking
+from mergesafe.outline.layer_kinds import LayerKinds, lacking, of_all_layers
 from mergesafe.outline.naming import Named, name_alike
 from mergesafe.outline.outputs import Outline, Output, output_of
 from mergesafe.outline.slice_ranges import check_ranges, layers_of, layers_taken
@@ -162,6 +162,16 @@ class _Builder:
                     "of one architecture",
                     model.ref.line,
                 )
+        moved_layers = [j for _, j in self.layers] != list(
+            range(layers_of(self.reference, self.stack))
+        )
+        if moved_layers and (name := of_all_layers(self.reference)) is not None:
+            raise _error(
+                self.recipe,
+                f"'{name}' of {self.reference.text} holds numbers for each layer, and slices "
+                "cannot move its parts. List whole models under 'models'",
+                first.line,
+            )
         written = {output.name for output in self.outputs}
         missing = lacking(self.reference, self.named.models, self.stack, written)
         head = next((name for name in self.reference.names or {} if name in HEADS), None)
@@ -314,7 +324,7 @@ class _Builder:
         begun = next((each for each in before if each.name == self.embedding), None)
         name, held = self.embedding, self.reference.names or {}
         models = [source.model for source in sources]
-        head = head_beside(name, held)
+        head = head_beside(name, held, self.reference.checkpoint.config)
         others = lenders(head, models, self.named.models)
         ended = output_of(name, models, merge, 0.0, lenders=others)
         if begun is None or (

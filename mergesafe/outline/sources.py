@@ -105,7 +105,8 @@ class Model:
         own = adapted = self.own_name(name)
         if name == self.borrowed_head:
             own = embedding_of(self.checkpoint.tensors)
-            adapted = None if own is None else head_beside(own, self.checkpoint.tensors)
+            held, config = self.checkpoint.tensors, self.checkpoint.config
+            adapted = None if own is None else head_beside(own, held, config)
         if own is None or own not in self.checkpoint.tensors:
             return None
         pair = self.adapter.pairs.get(adapted or own) if self.adapter else None

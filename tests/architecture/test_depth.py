@@ -45,6 +45,16 @@ def test_lists_of_other_models_count_for_their_layers() -> None:
         with_layers(one, [(one, 0), (bare, 2)])
 
 
+def test_a_layer_takes_keys_and_values_from_where_its_source_lies() -> None:
+    """The last copy of it before; refused where none is."""
+    one = {"num_hidden_layers": 3, "kv_source_layers": [0, 0, 2]}
+    two = {"num_hidden_layers": 2, "kv_source_layers": [0, 0]}
+    assert moved(one, 2, 0, 1, 2, 1)["kv_source_layers"] == [0, 1, 1, 3, 1]
+    assert with_layers(one, [(one, 0), (two, 0), (one, 1)])["kv_source_layers"] == [0, 1, 0]
+    with pytest.raises(CheckpointError, match="kv_source_layers"):
+        moved(one, 1, 2)
+
+
 @pytest.mark.parametrize(
     ("config", "layers", "expected"),
     [

@@ -25,6 +25,8 @@ BART = {
     "pad_token_id": 0,
 }  # fmt: skip
 WHISPER = {**BART, "num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 16}
+MODERNBERT = {**TEXT, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
+              "cls_token_id": 1, "sep_token_id": 2}  # fmt: skip
 QWEN_VISION = {"depth": 3, "embed_dim": 16, "num_heads": 2, "hidden_size": 16, "patch_size": 14}
 Model = Any
 
@@ -117,6 +119,9 @@ def stack(tmp_path: Path, kind: str, settings: dict[str, Any]) -> Path:
         ("RobertaForCausalLM", {**TEXT, "is_decoder": True}, "lm_head.decoder.weight"),
         ("BartForCausalLM", BART, "lm_head.weight"),
         ("Lfm2ForCausalLM", {**TEXT, "num_key_value_heads": 1}, "model.embedding_norm.weight"),
+        ("WhisperForCausalLM", WHISPER, "proj_out.weight"),
+        ("TrOCRForCausalLM", {**BART, "tie_word_embeddings": True}, "output_projection.weight"),
+        ("ModernBertDecoderForCausalLM", MODERNBERT, "decoder.weight"),
     ],
 )
 def test_slices_end_with_the_last_model(
@@ -160,6 +165,7 @@ def test_a_first_layer_of_its_own_kind_stays_first(tmp_path: Path) -> None:
         ("JambaForCausalLM", JAMBA, "attn_layer_period: 2"),
         ("Gemma3nForCausalLM", GEMMA3N, "hidden_size_per_layer_input: 4"),
         ("GPTNeoXJapaneseForCausalLM", TEXT, "layer 2 of the output.* of another kind"),
+        ("EsmForMaskedLM", {**TEXT, "mask_token_id": 3}, "contact_head.*holds numbers for each"),
     ],
 )
 def test_layers_that_the_configuration_would_misname(

@@ -137,7 +137,7 @@ def _targets(
             f"{weights}: the names of its modules begin otherwise than those of the base, which "
             f"has {pairing.rules[0]}; every module was found so ({len(missing)})"
         )
-    head = head_beside(embedding, base.tensors) if embedding is not None else ""
+    head = head_beside(embedding, base.tensors, base.config) if embedding is not None else ""
     return {
         name.removesuffix(".weight"): (
             head if name in HEADS and targets[name] == embedding else targets[name],
