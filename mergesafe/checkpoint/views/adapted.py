@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from mergesafe.checkpoint.format.digest import digest_of
 from mergesafe.checkpoint.format.lora import LoraPair
 from mergesafe.checkpoint.format.safetensors import TensorInfo
-from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View, heap
+from mergesafe.checkpoint.views.view import Memory, OpenView, Room, View, ViewOver, heap
 from mergesafe.native import DTYPES, Input, Output, add_low_rank, extension
 
 #: What memory may be aligned to (engine/memory.py).
@@ -18,31 +18,15 @@ _ALIGNMENT = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class WithLora(View):
+class WithLora(ViewOver):
     """``view`` with the delta of ``pair``; float32."""
 
     view: View
     pair: LoraPair
 
     @property
-    def info(self) -> TensorInfo:
-        return self.view.info
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.view.shape
-
-    @property
     def dtype(self) -> str:
         return "F32"
-
-    @property
-    def nominal(self) -> str:
-        return self.view.nominal
-
-    @property
-    def stored_size(self) -> int:
-        return self.view.stored_size
 
     @property
     def made_size(self) -> int:
@@ -61,20 +45,9 @@ class WithLora(View):
         return {**self.view.companions, "A": self.pair.a, "B": self.pair.b}
 
     @property
-    def below(self) -> tuple[View, ...]:
-        return (self.view,)
-
-    @property
-    def tells(self) -> bool:
-        return self.view.tells
-
-    @property
     def fixed_bytes(self) -> int:
         factors = 4 * (self.pair.a.numel + self.pair.b.numel)
         return self.view.fixed_bytes + -(-factors // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT
-
-    def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
-        return self.view.ranges(begin, n)
 
     def identity(self) -> list[object]:
         a, b, pair = self.pair.a, self.pair.b, self.pair

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mergesafe.checkpoint.format.safetensors import TensorInfo
-from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View
-from mergesafe.dtypes import SIZES
+from mergesafe.checkpoint.views.view import AsStored, ByteRange, Memory, OpenView, Room
 from mergesafe.errors import ArgumentError
 
 
 @dataclass(frozen=True, slots=True)
-class Joined(View):
+class Joined(AsStored):
     """A tensor of the shape ``size``: the elements of ``parts`` in order.
 
     Raises:
@@ -41,22 +40,6 @@ class Joined(View):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.size
-
-    @property
-    def dtype(self) -> str:
-        return self.info.dtype
-
-    @property
-    def nominal(self) -> str:
-        return self.info.dtype
-
-    @property
-    def stored_size(self) -> int:
-        return SIZES[self.info.dtype]
-
-    @property
-    def made_size(self) -> int:
-        return 0
 
     def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
         each, size, end = self.info.numel, self.stored_size, begin + n

@@ -7,7 +7,7 @@ sums in order, rounded once to float32 and then to the view's type), or with one
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Final, Literal
@@ -15,7 +15,7 @@ from typing import Final, Literal
 from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.views.adapted import convert
 from mergesafe.checkpoint.views.stored import Stored
-from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View, heap
+from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View, ViewOver, heap
 from mergesafe.dtypes import SIZES
 from mergesafe.errors import ArgumentError
 
@@ -35,7 +35,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows(View):
+class Rows(ViewOver):
     """``count`` rows of ``view``: ``runs``, whose targets ascend, and ``fill`` between them.
 
     Raises:
@@ -62,20 +62,8 @@ class Rows(View):
             raise ArgumentError(f"row {self.fill} is to fill gaps, but there are {rows} rows")
 
     @property
-    def info(self) -> TensorInfo:
-        return self.view.info
-
-    @property
     def shape(self) -> tuple[int, ...]:
         return (self.count, *self.view.shape[1:])
-
-    @property
-    def dtype(self) -> str:
-        return self.view.dtype
-
-    @property
-    def nominal(self) -> str:
-        return self.view.nominal
 
     @property
     def stored_size(self) -> int:
@@ -93,18 +81,6 @@ class Rows(View):
     @property
     def areas(self) -> int:
         return 1 + (0 if self.direct else self.view.areas)
-
-    @property
-    def companions(self) -> Mapping[str, TensorInfo]:
-        return self.view.companions
-
-    @property
-    def below(self) -> tuple[View, ...]:
-        return (self.view,)
-
-    @property
-    def tells(self) -> bool:
-        return self.view.tells
 
     @property
     def fixed_bytes(self) -> int:
@@ -156,9 +132,6 @@ class Rows(View):
 
     def moved(self, move: Callable[[TensorInfo], TensorInfo]) -> Rows:
         return Rows(self.view.moved(move), self.runs, self.count, self.fill)
-
-    def described(self) -> dict[str, object]:
-        return self.view.described()
 
     def open(self, room: Room) -> OpenView:
         return _OpenRows(self, room)

@@ -8,7 +8,7 @@ for deep learning", https://arxiv.org/abs/2209.05433: E4M3 has no infinities, E5
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mergesafe.checkpoint.format.digest import digest_of
 from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.views.adapted import to_float32
-from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View, heap
+from mergesafe.checkpoint.views.view import Memory, OpenView, Room, View, ViewOver, heap
 from mergesafe.errors import CheckpointError
 from mergesafe.untrusted import show
 
@@ -31,7 +31,7 @@ _ALIGNMENT: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled(View):
+class Scaled(ViewOver):
     """``view``, 8-bit floating point, times ``scale``: one number for each ``block`` of [rows,
     columns], the last of which may be cut off. Float32 for kernels, bfloat16 for the output.
     """
@@ -41,24 +41,12 @@ class Scaled(View):
     block: tuple[int, int]
 
     @property
-    def info(self) -> TensorInfo:
-        return self.view.info
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.view.shape
-
-    @property
     def dtype(self) -> str:
         return "F32"
 
     @property
     def nominal(self) -> str:
         return "BF16"
-
-    @property
-    def stored_size(self) -> int:
-        return self.view.stored_size
 
     @property
     def made_size(self) -> int:
@@ -71,9 +59,6 @@ class Scaled(View):
     @property
     def fixed_bytes(self) -> int:
         return -(-4 * self.scale.numel // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT
-
-    def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
-        return self.view.ranges(begin, n)
 
     def identity(self) -> list[object]:
         return [*self.view.identity(), "scale", self.scale.name, *self.block]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
 from mergesafe.checkpoint.format.lora import LoraPair
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.format.safetensors import TensorInfo
-from mergesafe.checkpoint.views.view import ByteRange, Memory, OpenView, Room, View
-from mergesafe.dtypes import SIZES
+from mergesafe.checkpoint.views.view import (
+    AsStored,
+    ByteRange,
+    Memory,
+    OpenView,
+    Room,
+    View,
+    ViewOver,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Stored(View):
+class Stored(AsStored):
     """The elements as they are stored."""
 
     tensor: TensorInfo
@@ -26,22 +33,6 @@ class Stored(View):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tensor.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.info.dtype
-
-    @property
-    def nominal(self) -> str:
-        return self.info.dtype
-
-    @property
-    def stored_size(self) -> int:
-        return SIZES[self.info.dtype]
-
-    @property
-    def made_size(self) -> int:
-        return 0
 
     def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
         yield self.info, begin * self.stored_size, n * self.stored_size
@@ -73,7 +64,7 @@ class _OpenStored(OpenView):
 
 
 @dataclass(frozen=True, slots=True)
-class Range(View):
+class Range(ViewOver):
     """A tensor of the shape ``size``, the elements of ``view`` from ``begin`` on.
 
     ``told``: the manifest says which they are; else it describes the whole of ``view``.
@@ -89,26 +80,6 @@ class Range(View):
         return self.size
 
     @property
-    def info(self) -> TensorInfo:
-        return self.view.info
-
-    @property
-    def dtype(self) -> str:
-        return self.view.dtype
-
-    @property
-    def nominal(self) -> str:
-        return self.view.nominal
-
-    @property
-    def stored_size(self) -> int:
-        return self.view.stored_size
-
-    @property
-    def made_size(self) -> int:
-        return self.view.made_size
-
-    @property
     def areas(self) -> int:
         return self.view.areas
 
@@ -119,22 +90,6 @@ class Range(View):
     @property
     def plain(self) -> View:
         return Range(self.view.plain, self.begin, self.size, self.told)
-
-    @property
-    def companions(self) -> Mapping[str, TensorInfo]:
-        return self.view.companions
-
-    @property
-    def below(self) -> tuple[View, ...]:
-        return (self.view,)
-
-    @property
-    def tells(self) -> bool:
-        return self.view.tells
-
-    @property
-    def fixed_bytes(self) -> int:
-        return self.view.fixed_bytes
 
     def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
         return self.view.ranges(self.begin + begin, n)

@@ -221,6 +221,81 @@ class View(ABC):
         return {}
 
 
+class AsStored(View):
+    """A view that gives numbers of the type of :attr:`View.info`, and computes none of them."""
+
+    __slots__ = ()
+
+    @property
+    def dtype(self) -> str:
+        return self.info.dtype
+
+    @property
+    def nominal(self) -> str:
+        return self.info.dtype
+
+    @property
+    def stored_size(self) -> int:
+        return SIZES[self.info.dtype]
+
+    @property
+    def made_size(self) -> int:
+        return 0
+
+
+class ViewOver(View):
+    """A view of the elements of another, :attr:`view`, which answers what this one does not."""
+
+    __slots__ = ()
+    view: View
+
+    @property
+    def info(self) -> TensorInfo:
+        return self.view.info
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.view.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.view.dtype
+
+    @property
+    def nominal(self) -> str:
+        return self.view.nominal
+
+    @property
+    def stored_size(self) -> int:
+        return self.view.stored_size
+
+    @property
+    def made_size(self) -> int:
+        return self.view.made_size
+
+    @property
+    def companions(self) -> Mapping[str, TensorInfo]:
+        return self.view.companions
+
+    @property
+    def below(self) -> tuple[View, ...]:
+        return (self.view,)
+
+    @property
+    def tells(self) -> bool:
+        return self.view.tells
+
+    @property
+    def fixed_bytes(self) -> int:
+        return self.view.fixed_bytes
+
+    def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
+        return self.view.ranges(begin, n)
+
+    def described(self) -> dict[str, object]:
+        return self.view.described()
+
+
 def digest_of_view(reader: Reader, view: View) -> int:
     """Digest of the bytes that :meth:`OpenView.fetch` gives, of all elements in order."""
     opened = view.open(Room(reader, min(_PIECE, view.numel)))

@@ -13,8 +13,7 @@ from functools import cached_property
 from typing import Final
 
 from mergesafe.checkpoint.format.safetensors import TensorInfo
-from mergesafe.checkpoint.views.view import ByteRange, OpenView, Room, View
-from mergesafe.dtypes import SIZES
+from mergesafe.checkpoint.views.view import AsStored, ByteRange, OpenView, Room, View
 from mergesafe.engine.memory import ALIGNMENT, aligned
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import Tiling, bytes_read, task_layout
@@ -27,7 +26,7 @@ _UNLIMITED: Final = 1 << 60
 
 
 @dataclass(frozen=True)
-class Merged(View):
+class Merged(AsStored):
     """The tensor ``info`` that ``tasks`` make, one for each of its parts. Its elements have the
     document's output type, and are to the bit what would be written.
 
@@ -60,22 +59,6 @@ class Merged(View):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tensor.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.tensor.dtype
-
-    @property
-    def nominal(self) -> str:
-        return self.tensor.dtype
-
-    @property
-    def stored_size(self) -> int:
-        return SIZES[self.tensor.dtype]
-
-    @property
-    def made_size(self) -> int:
-        return 0
 
     @property
     def held(self) -> bool:
