@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
@@ -20,7 +19,8 @@ from mergesafe.recipe.method_names import MERGEKIT_METHODS
 
 from .compare import assert_equal, assert_rounded
 from .make_answers import ANSWERS
-from .matrix import METHODS, SHAPES, Case, product, save_all, save_rounded, selection
+from .matrix import METHODS, Case, product, save_all, save_rounded, selection
+from .stored import stored
 
 CASES = {str(case): case for case in selection()}
 #: Each case in one of these, so that each method meets all of them.
@@ -66,22 +66,6 @@ def merges(tmp_path_factory: pytest.TempPathFactory) -> Merges:
     return Merges(tmp_path_factory.mktemp("parity"))
 
 
-def stored(case: Case) -> Tensors:
-    """mergekit's tensors."""
-    with safe_open(ANSWERS, "pt") as file:
-        about, values = file.metadata(), file.get_tensor(str(case))
-    assert about["mergekit"] == "0.1.5"
-    names: list[str] = json.loads(about["names"])[case.form]
-    shapes = [layer_shape(name) for name in names]
-    parts = values.split([torch.Size(shape).numel() for shape in shapes])
-    return {name: part.view(s) for name, part, s in zip(names, parts, shapes, strict=True)}
-
-
-def layer_shape(name: str) -> tuple[int, ...]:
-    """A merged model of slices has one layer more than the models."""
-    return SHAPES[name.replace("layers.3.", "layers.0.")]
-
-
 def test_the_selection_crosses_the_axes() -> None:
     assert set(METHODS) == MERGEKIT_METHODS
     for case in product():
@@ -94,7 +78,7 @@ def test_the_selection_crosses_the_axes() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_equal_up_to_rounding(name: str, merges: Merges) -> None:
-    assert_equal(merges.exact(CASES[name], "float32"), stored(CASES[name]))
+    assert_equal(merges.exact(CASES[name], "float32"), stored(ANSWERS, name))
 
 
 @pytest.mark.parametrize(("name", "types"), TYPED, ids=[f"{n} {t}" for n, t in TYPED])
