@@ -18,6 +18,7 @@ from mergesafe.methods.reference.recipe import recipe_of
 from mergesafe.methods.reference.write import reference, stale
 from mergesafe.methods.registry import METHODS
 from mergesafe.recipe.load import load_recipe
+from mergesafe.recipe.method_names import MERGEKIT_METHODS
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +32,15 @@ def test_pages_of_the_documentation_are_up_to_date() -> None:
     ]
     assert old == []
     assert list(stale(ROOT, METHODS)) == []
+
+
+def test_the_readme_counts_the_methods() -> None:
+    [(all_, of_mergekit)] = re.findall(
+        r"\[(\d+) methods\]\(docs/methods\.md\), mergekit's (\d+) among them",
+        (ROOT / "README.md").read_text(),
+    )
+    assert (int(all_), int(of_mergekit)) == (len(METHODS), len(MERGEKIT_METHODS))
+    assert set(METHODS) >= MERGEKIT_METHODS
 
 
 @pytest.mark.parametrize("name", METHODS)

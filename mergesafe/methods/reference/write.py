@@ -3,11 +3,12 @@
 Run it in the root of the repository. It writes a page for each method to docs/methods/, and what
 lies between a line with "methods: begin" and one with "methods: end" in docs/methods.md (the table
 of all methods), in docs/tuning.md (the coefficients), in mkdocs.yml (the navigation) and in
-README.md (the names).
+README.md (the names, and how many there are).
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ def reference(root: Path, methods: Mapping[str, MergeMethod]) -> dict[Path, str]
     files = {FOLDER / f"{name}.md": page_of(method) for name, method in methods.items()}
     files[OVERVIEW] = _between(root / OVERVIEW, _table(methods))
     files[COEFFICIENTS] = _between(root / COEFFICIENTS, _coefficients(methods))
-    files[NAMES] = _between(root / NAMES, _names(methods))
+    files[NAMES] = _counted(_between(root / NAMES, _names(methods)), len(methods))
     files[NAVIGATION] = _between(root / NAVIGATION, "\n".join(_navigation(methods)))
     return files
 
@@ -81,6 +82,11 @@ def _coefficients(methods: Mapping[str, MergeMethod]) -> str:
 
 def _names(methods: Mapping[str, MergeMethod]) -> str:
     return ",\n".join(f"[`{name}`]({FOLDER}/{name}.md)" for name in methods) + "."
+
+
+def _counted(text: str, count: int) -> str:
+    """``text`` with the number of methods where it links to the table of all."""
+    return re.sub(r"\[\d+ methods\](?=\(docs/methods\.md\))", f"[{count} methods]", text)
 
 
 def _navigation(methods: Mapping[str, MergeMethod]) -> Iterator[str]:
