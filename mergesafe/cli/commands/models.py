@@ -1,4 +1,4 @@
-"""The options of ``mergesafe evaluate`` and ``mergesafe gate``: what a model does."""
+"""The options of ``mergesafe evaluate``, ``gate`` and ``sample-size``: what a model does."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def register(app: typer.Typer) -> None:
         epilog="Example: mergesafe gate merged/ --baseline org/parent --domain maths=maths.jsonl "
         "--require 'safe_rate>=0.95' --require 'domain.maths>=0.9*P'"
     )(gate)
+    app.command(
+        "sample-size",
+        epilog="Example: mergesafe sample-size 5 --rate 90    (does a merge refuse 85 % instead of "
+        "90 %?)",
+    )(sample_size)
 
 
 @guarded
@@ -123,4 +128,36 @@ def gate(
         judges=judge or ("rules",), max_new_tokens=max_new_tokens, temperature=temperature,
         seeds=ask.numbers(seeds, "--seeds"), batch=batch, device=device, dtype=dtype, limit=limit,
         cache=cache, lm_eval=lm_eval or (), confidence=confidence,
+    )  # fmt: skip
+
+
+@guarded
+def sample_size(
+    points: Annotated[
+        float | None,
+        typer.Argument(metavar="[POINTS]", help="A difference in percentage points."),
+    ] = None,
+    questions: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Say instead what difference N questions show."),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(metavar="PERCENT", help="The rate that the other one is below.")
+    ] = 90.0,
+    power: Annotated[
+        float, typer.Option(metavar="PERCENT", help="How often the difference is to be found.")
+    ] = 80.0,
+    confidence: ask.Confidence = 0.95,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say how many questions show a difference of POINTS between two models.
+
+    By McNemar's exact test on the same questions, as 'evaluate' compares; and how many questions
+    give one rate an interval of ± POINTS.
+    """
+    from mergesafe.cli.sample_size import run
+
+    run(
+        points, questions=questions, rate=rate, power=power, confidence=confidence, json=json
     )  # fmt: skip
