@@ -73,12 +73,16 @@ def parse_json(
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     if depth is not None:
-        _check_depth(value, depth)
+        check_depth(value, depth)
     return value
 
 
-def _check_depth(value: Any, depth: int) -> None:
-    """Refuse what is nested deeper than ``depth``: one level after the other, without recursion."""
+def check_depth(value: Any, depth: int = MAX_DEPTH) -> None:
+    """Refuse what is nested deeper than ``depth``: one level after the other, without recursion.
+
+    Raises:
+        ValueError: it is.
+    """
     level: list[Any] = [value]
     for _ in range(depth):
         inner: list[Any] = []

@@ -72,9 +72,10 @@ class TokenTable:
         known: dict[int, IntArray] = {}
         for key, ids in self.parents.items():
             if id(ids) not in known:
-                own = np.fromiter(ids.values(), np.int32, len(ids))
-                targets = map(self.vocabulary.get, ids, repeat(ABSENT))
-                target = np.fromiter(targets, np.int32, len(ids))
+                own = target = self._used[key]
+                if key != self.owner:  # whose tokens keep their ids
+                    targets = map(self.vocabulary.get, ids, repeat(ABSENT))
+                    target = np.fromiter(targets, np.int32, len(ids))
                 row = np.full(self.end, ABSENT, np.int32)
                 row[target[target >= 0]] = own[target >= 0]
                 known[id(ids)] = row
@@ -195,9 +196,9 @@ class TokenTable:
         """The ids that each model has tokens for."""
         import numpy as np
 
-        return {
-            key: np.fromiter(ids.values(), np.int64, len(ids)) for key, ids in self.parents.items()
-        }
+        every = {id(ids): ids for ids in self.parents.values()}
+        found = {each: np.fromiter(ids.values(), np.int32, len(ids)) for each, ids in every.items()}
+        return {key: found[id(ids)] for key, ids in self.parents.items()}
 
 
 def _chosen(own: Sequence[IntArray], table: IntArray) -> IntArray:

@@ -8,15 +8,16 @@ pieces of Unigram bring their scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, repeat
 from typing import Any, Final
 
 import msgspec
 
 from mergesafe.checkpoint.places.location import Location
 from mergesafe.errors import CheckpointError
+from mergesafe.strict_json import check_depth
 from mergesafe.tokenizer.token_bytes import kinds_of
 from mergesafe.tokenizer.vocabulary import TOKENIZER, read_bounded
 from mergesafe.untrusted import show
@@ -50,31 +51,31 @@ def union_vocabulary(
     after = max(first.values(), default=-1) + 1
     added = []
     for vocabulary, rows in others:
-        new = vocabulary.keys() - found.keys()
+        new = [token for token in vocabulary if token not in found]
         if rows is not None:
-            new = {token for token in new if vocabulary[token] < rows}
-        found.update(zip(sorted(new, key=vocabulary.__getitem__), count(after), strict=False))
+            new = [token for token in new if vocabulary[token] < rows]
+        new.sort(key=vocabulary.__getitem__)
+        found.update(zip(new, count(after), strict=False))
         after += len(new)
         added.append(frozenset(new))
     return found, added
 
 
-class _Kind(msgspec.Struct):
-    type: str | None = None
-    merges: list[str | tuple[str, str]] | None = None
-
-    def __post_init__(self) -> None:
-        for merge in self.merges or ():
-            if isinstance(merge, str) and merge.count(" ") != 1:
-                raise ValueError(f"a merge of {merge.count(' ') + 1} parts")
-
-
-class _Form(msgspec.Struct):
+@dataclass(frozen=True)
+class _Form:
     """What of a tokenizer.json says how it spells and cuts."""
 
-    model: _Kind
-    pre_tokenizer: Any = None
-    decoder: Any = None
+    type: str
+    pre_tokenizer: object
+    decoder: object
+
+
+class _Content(msgspec.Struct):
+    content: str
+
+
+class _AddedTokens(msgspec.Struct):
+    added_tokens: list[_Content] | None = None
 
 
 def check_union(first: Location, model: str, others: Sequence[Contribution]) -> list[str]:
@@ -88,8 +89,10 @@ def check_union(first: Location, model: str, others: Sequence[Contribution]) -> 
     for each in others:
         theirs = _form(each.file, each.model)
         problem = None
-        if ours.model.type != theirs.model.type:
-            problem = f"{model} has a {_named(ours)} and {each.model} a {_named(theirs)}"
+        if ours.type != theirs.type:
+            problem = (
+                f"{model} has a {ours.type} tokenizer and {each.model} a {theirs.type} tokenizer"
+            )
         elif _spells_bytes(ours) != _spells_bytes(theirs):
             byte, other = (model, each.model) if _spells_bytes(ours) else (each.model, model)
             problem = f"{byte} spells tokens as bytes (ByteLevel), {other} as text"
@@ -115,25 +118,41 @@ def adds_ordinary(contribution: Contribution) -> bool:
     Raises:
         CheckpointError: its tokenizer.json cannot be read.
     """
-    added = parse_tokenizer(contribution.file).get("added_tokens") or ()
-    return not contribution.tokens <= {each["content"] for each in added}
+    try:
+        found = msgspec.json.decode(read_bounded(contribution.file), type=_AddedTokens)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _unreadable(contribution.file, error) from None
+    return not contribution.tokens <= {each.content for each in found.added_tokens or ()}
 
 
 def _form(file: Location, model: str) -> _Form:
+    """All that a writer of the file would fail on is found here, before anything is merged."""
     try:
-        found = msgspec.json.decode(read_bounded(file), type=_Form)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise CheckpointError(f"{file}: no tokenizer that can be read. Repair the file.") from None
-    if found.model.type is not None and found.model.type not in _KINDS:
+        whole = msgspec.json.decode(read_bounded(file), type=dict[str, msgspec.Raw])
+        inner = msgspec.json.decode(whole.pop("model"), type=dict[str, msgspec.Raw])
+        _check_merges(inner.pop("merges", None))
+        inner.pop("vocab", None)  # which has been read
+        rules = {key: msgspec.json.decode(each) for key, each in whole.items()}
+        kind = msgspec.json.decode(inner.pop("type", b"null"), type=str | None) or "BPE"
+        settings = [msgspec.json.decode(each) for each in inner.values()]
+        check_depth([*rules.values(), *settings])
+    except (msgspec.MsgspecError, ValueError, KeyError, RecursionError) as error:
+        raise _unreadable(file, error) from None
+    if kind not in _KINDS:
         raise CheckpointError(
-            f"{file}: {model} has a tokenizer of the kind {show(found.model.type)}; tokens can be "
+            f"{file}: {model} has a tokenizer of the kind {show(kind)}; tokens can be "
             f"added to {', '.join(_KINDS)}. Use 'tokenizer_source: base' or name a model"
         )
-    return found
+    return _Form(kind, rules.get("pre_tokenizer"), rules.get("decoder"))
 
 
-def _named(form: _Form) -> str:
-    return f"{form.model.type or 'BPE'} tokenizer"
+def _check_merges(data: msgspec.Raw | None) -> None:
+    """Of every merge that it has two parts, in C: there are hundreds of thousands."""
+    merges = msgspec.json.decode(data or b"null", type=list[str | tuple[str, str]] | None)
+    spelt = (merge for merge in merges or () if merge.__class__ is str)
+    wrong = {*map(str.count, spelt, repeat(" "))} - {1}
+    if wrong:
+        raise ValueError(f"a merge of {min(wrong) + 1} parts")
 
 
 def _spells_bytes(form: _Form) -> bool:
@@ -219,19 +238,44 @@ def _merges(
     vocabulary: Mapping[str, int],
     others: Sequence[tuple[Mapping[str, Any], frozenset[str]]],
 ) -> list[Any]:
-    """Merges of the first, then those of the others that make a token which they add."""
-    pairs = [_pair(merge) for merge in first]
-    seen = set(pairs)
+    """Merges of the first, then those of the others that make a token which they add.
+
+    Only these are taken apart: a tokenizer has hundreds of thousands of merges.
+    """
+    found: dict[tuple[str, str], None] = {}
     for tokenizer, new in others:
-        for merge in map(_pair, tokenizer["model"].get("merges") or ()):
-            known = merge[0] in vocabulary and merge[1] in vocabulary
-            if known and merge[0] + merge[1] in new and merge not in seen:
-                seen.add(merge)
-                pairs.append(merge)
-    spaced = any(" " in part for pair in pairs for part in pair)
-    if spaced or (first and not isinstance(first[0], str)):
-        return [list(pair) for pair in pairs]
-    return [" ".join(pair) for pair in pairs]
+        for pair in _making(_alike(tokenizer["model"].get("merges") or ()), new):
+            if pair[0] in vocabulary and pair[1] in vocabulary:
+                found[pair] = None
+    ours = _alike(first)
+    if found:
+        for pair in _making(ours, frozenset(map("".join, found))):
+            found.pop(pair, None)
+    pairs: Iterable[Any] = found if _is_text(ours) else (*ours, *found)
+    if not _is_text(first) or any(" " in part for pair in pairs for part in pair):
+        return [[*_pair(merge)] for merge in (*ours, *found)]
+    return [*(ours if _is_text(ours) else map(" ".join, ours)), *map(" ".join, found)]
+
+
+def _is_text(merges: Sequence[Any]) -> bool:
+    """Whether the first merge, if there is one, is written as text and not as a pair."""
+    return not merges or isinstance(merges[0], str)
+
+
+def _alike(merges: Sequence[Any]) -> Sequence[Any]:
+    """All as text, or all as pairs."""
+    kinds = {*map(type, merges)}
+    return merges if len(kinds) <= 1 else [_pair(merge) for merge in merges]
+
+
+def _making(merges: Sequence[Any], tokens: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Of merges that are written alike those that make one of ``tokens``."""
+    spelt: Iterable[str] = map("".join, merges)
+    if _is_text(merges):
+        spelt = map(str.replace, merges, repeat(" "), repeat(""))
+    for merge, token in zip(merges, spelt, strict=True):
+        if token in tokens:
+            yield _pair(merge)
 
 
 def _pair(merge: Any) -> tuple[str, str]:
@@ -263,6 +307,14 @@ def parse_tokenizer(file: Location) -> dict[str, Any]:
         found = msgspec.json.decode(read_bounded(file))
         if isinstance(found["model"]["vocab"], dict | list):
             return dict(found)
-    except (msgspec.MsgspecError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise CheckpointError(f"{file}: no {TOKENIZER} that can be read. Repair the file.")
+        raise ValueError("its vocabulary is neither an object nor a list")
+    except (msgspec.MsgspecError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Location, error: Exception) -> CheckpointError:
+    why = f"it lacks {error}" if isinstance(error, KeyError) else show(str(error))
+    return CheckpointError(
+        f"{file}: no {TOKENIZER} that can be read ({why}). Repair the file, or use that of the "
+        "model's publisher."
+    )

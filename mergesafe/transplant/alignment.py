@@ -79,5 +79,6 @@ def align(model: Tokens, donor: Tokens, rows: int, name: str) -> Alignment:
                 kept.get(donor.ids[token]))
         for token in sorted(donor.special, key=lambda each: donor.ids[each])
     )  # fmt: skip
-    move = TokenMove(names, {ours: theirs for theirs, ours in reversed(kept.items())})
+    moved = {ours: theirs for theirs, ours in reversed(kept.items())}
+    move = TokenMove(names, moved.get)
     return Alignment(kept, new, donor.ids[last] + 1, special, move, warnings)

@@ -18,6 +18,7 @@ from tokenizer.trained import CODE, ENGLISH, train, write_trained
 
 import mergesafe as ms
 from mergesafe.errors import CheckpointError, MergesafeError
+from mergesafe.tokenizer.union import union_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -258,7 +259,34 @@ def test_merges_that_are_no_pairs(merges: object, tmp_path: Path) -> None:
         made["model"]["merges"] = merges
         (folder / "tokenizer.json").write_text(json.dumps(made))
         text = refused(linear(a, b, tokenizer_source="union"))
-        assert f"{folder / 'tokenizer.json'}: no tokenizer that can be read" in text
+        assert f"{folder / 'tokenizer.json'}: no tokenizer.json that can be read" in text
+
+
+@pytest.mark.parametrize("levels", [101, 900])
+def test_a_tokenizer_that_could_not_be_written_is_refused_by_the_plan(
+    levels: int, tmp_path: Path
+) -> None:
+    """Python can read some of these and not write them: that would end a merge at its last file."""
+    a, b = model(tmp_path / "a", 0, A), model(tmp_path / "b", 1, B)
+    deep = "[" * levels + "]" * levels
+    for folder, tokens in ((b, B), (a, A)):
+        text = json.dumps({**bpe(tokens), "post_processor": "deep"}).replace('"deep"', deep)
+        (folder / "tokenizer.json").write_text(text)
+        assert "no tokenizer.json that can be read" in refused(
+            linear(a, b, tokenizer_source="union")
+        )
+
+
+def test_merges_as_text_and_as_pairs_go_together(tmp_path: Path) -> None:
+    first = {"model": {"vocab": {}, "merges": ["a b", ["c", "d"]]}}
+    other = {"model": {"vocab": {}, "merges": [["a", "b"], ["c", "e"], "x y", ["c", "e"]]}}
+    tokens = dict.fromkeys("abcdexy", 0) | {"ab": 0, "ce": 0}
+    new = frozenset({"ab", "ce", "xy"})
+    made = union_tokenizer(first, tokens, [(other, new)])["model"]["merges"]
+    assert made == ["a b", "c d", "c e", "x y"]
+    spaced = {"model": {"vocab": {}, "merges": [["c", " e"]]}}
+    made = union_tokenizer(first, tokens | {" e": 0}, [(spaced, frozenset({"c e"}))])
+    assert made["model"]["merges"] == [["a", "b"], ["c", "d"], ["c", " e"]]
 
 
 def test_kinds_and_names_that_are_no_text(tmp_path: Path) -> None:

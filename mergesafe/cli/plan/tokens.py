@@ -13,6 +13,7 @@ from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.token_ids import tokenizer_of
 from mergesafe.outline.sources import Operand
+from mergesafe.tokenizer.alignment import TokenTable
 from mergesafe.tokenizer.special import SPECIAL, content_of, special_settings, special_tokens
 from mergesafe.tokenizer.vocabulary import TOKENIZER
 from mergesafe.untrusted import show
@@ -34,14 +35,14 @@ def tokens(plan: MergePlan) -> dict[str, Any] | None:
         return None
     members = task.members
     rows = task.context.shape[0]
-    ids = sorted(table.vocabulary.values())
-    names = {index: token for token, index in table.vocabulary.items()}
+    special = dict(_special(plan, table.vocabulary))
+    names = {index: token for token, index in table.vocabulary.items() if index in special}
     return {
         "source": plan.recipe.tokenizer_source,
         "tokenizer": plan.tokenizer.text,
-        "tokens": len(ids),
+        "tokens": len(table.vocabulary),
         "rows": rows,
-        "models": [_counts(each, k, ids) for k, each in enumerate(members)],
+        "models": [_counts(each, k, table) for k, each in enumerate(members)],
         "special_tokens": [
             {
                 "token": names[index],
@@ -52,7 +53,7 @@ def tokens(plan: MergePlan) -> dict[str, Any] | None:
                     for k, each in enumerate(members)
                 ],
             }
-            for index, roles in _special(plan, table.vocabulary)
+            for index, roles in special.items()
         ],
     }
 
@@ -95,11 +96,13 @@ def _row(operand: Operand, k: int, index: int, members: Sequence[Operand]) -> di
     return {"kind": "zero"}
 
 
-def _counts(operand: Operand, k: int, ids: Sequence[int]) -> dict[str, Any]:
+def _counts(operand: Operand, k: int, table: TokenTable) -> dict[str, Any]:
     """How many tokens have a row of the model's own, and how many take another."""
-    view = operand.view
-    own = int((view.rows.table[ids] == k).sum()) if isinstance(view, Gathered) else len(ids)
-    return {"model": operand.model, "own_rows": own, "other_rows": len(ids) - own}
+    view, count = operand.view, len(table.vocabulary)
+    own = count
+    if isinstance(view, Gathered):
+        own = int(((view.rows.table[: table.end] == k) & table.named).sum())
+    return {"model": operand.model, "own_rows": own, "other_rows": count - own}
 
 
 def lines(found: Mapping[str, Any] | None) -> list[str]:

@@ -26,20 +26,18 @@ Level = dict[str, Any]
 class TokenMove:
     """Where the tokens of a model are in the tokenizer that the output takes.
 
-    ``names``: the model's ids and their tokens. ``ids``: the model's ids and the new ones, of the
-    tokens that the new tokenizer has.
+    ``names``: the model's ids and their tokens. ``new_id``: the new id of one of the model's ids,
+    None where the new tokenizer lacks its token.
     """
 
     names: Mapping[int, str]
-    ids: Mapping[int, int]
+    new_id: Callable[[int], int | None]
 
     @classmethod
     def by_name(cls, former: Mapping[str, int], new: Mapping[str, int]) -> TokenMove:
         """Of two vocabularies, token -> id."""
-        return cls(
-            {index: token for token, index in former.items()},
-            {index: new[token] for token, index in former.items() if token in new},
-        )
+        names = {index: token for token, index in former.items()}
+        return cls(names, lambda index: new.get(names[index]) if index in names else None)
 
 
 @dataclass
@@ -74,9 +72,10 @@ def follow(config: Mapping[str, Any], move: TokenMove, settled: Collection[str])
         listed: list[int] = [each for each in several if _is_id(each)]
         if key in settled or not listed or len(listed) < len(several):
             return value
-        if lacking := [each for each in listed if each not in move.ids]:
+        moved = {each: move.new_id(each) for each in listed}
+        if lacking := [each for each in listed if moved[each] is None]:
             found.lost[path] = _lost(lacking, move)
-        new = [move.ids.get(each, each) for each in listed]
+        new = [each if (index := moved[each]) is None else index for each in listed]
         if new == listed:
             return value
         result = new if isinstance(value, list) else new[0]

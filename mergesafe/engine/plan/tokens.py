@@ -322,12 +322,9 @@ class _Tokens:
 
     def _beyond(self, parents: Mapping[Hashable, Mapping[str, int]]) -> None:
         for model in self._models:
-            rows = self._rows[model.ref.key]
-            beyond = tuple(
-                (token, index) for token, index in parents[model.ref.key].items()
-                if rows is not None and index >= rows
-            )  # fmt: skip
-            if beyond:
+            rows, ids = self._rows[model.ref.key], parents[model.ref.key]
+            if rows is not None and max(ids.values(), default=-1) >= rows:
+                beyond = tuple((token, index) for token, index in ids.items() if index >= rows)
                 self.warnings.append(
                     f"the embedding of {model.text} has {rows:,} rows and none for "
                     f"{tokens_shown(beyond)} of its tokenizer: they count as tokens that the model "
@@ -337,16 +334,17 @@ class _Tokens:
 
 def _check_ids(vocabulary: Mapping[str, int], file: Location, model: Model) -> None:
     """Refuse ids that no genuine tokenizer gives, and tokens that share one."""
+    ids = set(vocabulary.values())
+    low, high = min(ids), max(ids)
+    if low >= 0 and high <= MOST and len(ids) == len(vocabulary):
+        return
     tokens = {index: token for token, index in vocabulary.items()}
-    low, high = min(tokens), max(tokens)
     if low < 0 or high > MOST:
         index = low if low < 0 else high
         raise CheckpointError(
             f"{file}: the token {show(tokens[index])} has the id {index}, expected a number from 0 "
             f"to {MOST:,}. Repair the file"
         )
-    if len(tokens) == len(vocabulary):
-        return
     first, index = next((t, index) for t, index in vocabulary.items() if tokens[index] != t)
     raise CheckpointError(
         f"{file}: the tokens {show(first)} and {show(tokens[index])} of {model.text} both have the "
