@@ -31,10 +31,12 @@ from mergesafe.chat.reasoning import markers, with_opening
 from mergesafe.chat.runnable import check_device, require
 from mergesafe.chat.tokens import check_template, encode, encode_text, padded, prompt_text
 from mergesafe.checkpoint.format.lora import open_adapter
+from mergesafe.checkpoint.format.lora_whole import in_place
 from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint, similar
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.places.locate import locate
 from mergesafe.checkpoint.places.location import Location
+from mergesafe.checkpoint.views.stored import Stored
 from mergesafe.errors import ModelError
 from mergesafe.recipe.model import ModelRef
 from mergesafe.recipe.model_reader import parse_reference
@@ -338,19 +340,27 @@ class HfModel:
 
 
 def fold_in(model: Any, adapter: Any, base: Checkpoint) -> None:
-    """W ← W + scale · B · A for every adapted matrix of a model on the CPU, as a merge does it.
+    """W ← W + scale · B · A for every adapted matrix of a model on the CPU, as a merge does it,
+    after tensors that the adapter stores whole have taken the place of the model's.
 
     Raises:
         CheckpointError: the adapter does not fit the base.
     """
-    from mergesafe.chat.weights import lora_factors
+    from mergesafe.chat.weights import lora_factors, read
     from mergesafe.ops.low_rank import add_low_rank
 
-    pairs = open_adapter(adapter, base).pairs
-    if any(name in HEADS or name not in base.tensors for name in pairs):
+    found = open_adapter(adapter, base)
+    tied = bool(found.config.get("ensure_weight_tying"))
+    stored, _ = in_place(base, found.whole, trains_tied=tied)
+    heads = [name for name in stored if name in HEADS] if found.whole else []
+    if heads or any(name in HEADS or name not in base.tensors for name in found.pairs):
         _untie(model)
     with Reader() as reader:
-        for name, pair in pairs.items():
+        for name, info in found.whole.items():
+            if info.shape != tuple(model.get_parameter(name).shape):
+                model.resize_token_embeddings(info.shape[0], mean_resizing=False)
+            model.get_parameter(name).data.copy_(read(Stored(info), reader))
+        for name, pair in found.pairs.items():
             weight = model.get_parameter(name).data
             weight.copy_(add_low_rank(weight, *lora_factors(pair, reader), pair.scale))
 

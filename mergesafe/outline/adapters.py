@@ -51,6 +51,12 @@ def adapted_layers(base: Model, adapters: Sequence[Model]) -> tuple[AdaptedLayer
 
 def _pairs(model: Model) -> Mapping[str, LoraPair]:
     assert model.adapter is not None  # the recipe was checked for it
+    if model.adapter.whole:
+        name = next(iter(model.adapter.whole))
+        raise CheckpointError(
+            f"{model.adapter.path}: stores '{name}' whole beside its factors (modules_to_save), "
+            "and factors alone are merged here. Merge base+adapter by a method that merges models."
+        )
     return model.adapter.pairs
 
 

@@ -183,7 +183,7 @@ def _differs(head: str, model: Model, known: dict[object, bool]) -> bool:
         return False
     if embedding is None or model.document is not None:  # a document writes no head that is tied
         return True
-    place = model.checkpoint.path
+    place = tensors[own].path, tensors[embedding].path
     if place not in known:
         known[place] = not same_bytes(tensors[own], tensors[embedding])
     return known[place]

@@ -43,7 +43,8 @@ def name_alike(models: Sequence[Model], reference: Model) -> Named:
     pairings: dict[int, Pairing] = {}
     known: dict[object, Pairing] = {}
     for number, model in enumerate(models):
-        key = model.checkpoint.path
+        # An adapter may store further tensors.
+        key = model.checkpoint.path, model.adapter.path if model.adapter else None
         if key not in known:
             known[key] = pair(ours, _shapes(model))
         pairings[number] = known[key]

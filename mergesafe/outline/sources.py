@@ -10,6 +10,7 @@ from typing import Any
 from mergesafe.architecture.quantisation import not_weights, scales_of
 from mergesafe.architecture.tying import embedding_of, head_beside, head_of
 from mergesafe.checkpoint.format.lora import Adapter, open_adapter
+from mergesafe.checkpoint.format.lora_whole import in_place
 from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint
 from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.places.hub import HubStore
@@ -110,9 +111,10 @@ class Model:
         if own is None or own not in self.checkpoint.tensors:
             return None
         pair = self.adapter.pairs.get(adapted or own) if self.adapter else None
-        view = self.views.get(own) or Stored(self.checkpoint.tensors[own])
-        if self.document is not None:
+        view = self.views.get(own)
+        if view is None and self.document is not None:
             view = self.document.views[own]
+        view = view or Stored(self.checkpoint.tensors[own])
         if (scale := self.scales.get(own)) is not None:
             view = Scaled(view, *scale)
         return Operand(self.text, own, view if pair is None else WithLora(view, pair))
@@ -213,19 +215,50 @@ def open_refs(
                 notes[place] = None if packed else check_parent(opened[place], len(scales[place]))
             checkpoint = opened[place]
             adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
+            told = tuple(filter(None, [notes[place]]))
+            warnings = adapter.warnings if adapter is not None else ()
+            made = Model(ref, checkpoint, adapter, told, warnings, scales=scales[place])
+            models.append(_with_whole(replace(made, document=document)))
         except CheckpointError as error:
             if source is not None and ref.line is not None:
                 error.args = (f"{error} ({source}:{ref.line} names it.)",)
             failed[place] = ref.line or 0, error
-            continue
-        told = tuple(filter(None, [notes[place]]))
-        warnings = adapter.warnings if adapter is not None else ()
-        made = Model(ref, checkpoint, adapter, told, warnings, scales=scales[place])
-        models.append(replace(made, document=document))
     if failed:
         errors = sorted(failed.values(), key=lambda entry: entry[0])
         raise CheckpointError.joined([error for _, error in errors])
     return tuple(models)
+
+
+def _with_whole(model: Model) -> Model:
+    """The model with the tensors that its adapter stores whole in the places of its own.
+
+    They count as the type of those, whatever PEFT saved them in.
+
+    Raises:
+        CheckpointError: embedding and head would not go together.
+    """
+    adapter, checkpoint = model.adapter, model.checkpoint
+    if adapter is None or not adapter.whole:
+        return model
+    tied = bool(adapter.config.get("ensure_weight_tying"))
+    tensors, warning = in_place(checkpoint, adapter.whole, trains_tied=tied)
+    embedding = embedding_of(checkpoint.tensors)
+    views: dict[str, View] = {}
+    for name, info in adapter.whole.items():
+        was = model.source(name) or model.source(embedding or "")
+        views[name] = Stored(info, None if was is None else was.view.nominal)
+    note = (
+        f"{model.text}: {', '.join(adapter.whole)} of the adapter stand in place of the base's, "
+        "as they were saved whole"
+    )
+    return replace(
+        model,
+        checkpoint=replace(checkpoint, tensors=tensors),
+        views=views,
+        scales={name: each for name, each in model.scales.items() if name not in adapter.whole},
+        notes=(*model.notes, note),
+        warnings=(*model.warnings, *filter(None, [warning])),
+    )
 
 
 def _without_scales(

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from mergesafe.architecture.names import is_transposed, unwrap
-from mergesafe.architecture.pairing import Pairing, pair
+from mergesafe.architecture.pairing import Pairing, Rule, pair
 from mergesafe.architecture.tying import HEADS, embedding_of, head_beside
 from mergesafe.checkpoint.format.lora_config import MERGE_FIRST, Setting, check_config, fail
+from mergesafe.checkpoint.format.lora_whole import is_former, untold, whole_name, whole_tensors
 from mergesafe.checkpoint.format.model import (
     CONFIG_LIMIT,
     CONVERT_ADVICE,
@@ -38,10 +39,6 @@ WEIGHTS_NAME: Final = "adapter_model.safetensors"
 _NAME: Final = re.compile(
     r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight"
 )
-#: Ends of the names of whole weights that PEFT may put beside the pairs.
-_EMBEDDINGS: Final = (
-    ".base_layer.weight", ".embed_tokens.weight", ".wte.weight", ".lm_head.weight",
-)  # fmt: skip
 _SHOWN: Final = 3
 
 
@@ -72,6 +69,8 @@ class Adapter:
     path: Location
     pairs: dict[str, LoraPair]
     warnings: tuple[str, ...] = ()
+    #: Tensors that stand in place of the base's, by its names; see ``lora_whole``.
+    whole: Mapping[str, TensorInfo] = field(default_factory=dict)
     #: What adapter_config.json holds.
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -87,10 +86,16 @@ def open_adapter(path: Location, base: Checkpoint) -> Adapter:
     config_path = path / CONFIG_NAME
     config = read_json_file(config_path, CONFIG_LIMIT)
     check_config(config_path, config)
-    found = _pair_up(weights)
+    found, stored = _pair_up(weights)
     rank_of = Setting(config_path, config, "r", "rank_pattern", found, whole=True)
     alpha_of = Setting(config_path, config, "lora_alpha", "alpha_pattern", found, whole=False)
-    targets, warnings = _targets(weights, found, config, base)
+    targets, rules = _targets(weights, found, config, base)
+    warnings = [
+        f"{weights}: the names of its modules begin otherwise than those of the base, which has "
+        f"{rule}; every module was found so"
+        for rule in rules
+    ]
+    whole = whole_tensors(weights, stored, rules, base)
     pairs: dict[str, LoraPair] = {}
     for module, (a, b) in found.items():
         name, target = targets[module]
@@ -101,7 +106,8 @@ def open_adapter(path: Location, base: Checkpoint) -> Adapter:
         pairs[name] = LoraPair(a, b, scale, int(rank), transposed, module)
     for setting in (rank_of, alpha_of):
         warnings += [f"{config_path}: {text}" for text in setting.unused()]
-    return Adapter(path, pairs, tuple(warnings), config)
+    warnings += [f"{config_path}: {text}" for text in untold(config, stored)]
+    return Adapter(path, pairs, tuple(warnings), whole, config)
 
 
 def _targets(
@@ -109,8 +115,8 @@ def _targets(
     found: Mapping[str, tuple[TensorInfo, TensorInfo]],
     config: Mapping[str, Any],
     base: Checkpoint,
-) -> tuple[dict[str, tuple[str, TensorInfo]], list[str]]:
-    """Module -> the base's tensor that it adapts, and a warning if their names have a rule.
+) -> tuple[dict[str, tuple[str, TensorInfo]], list[Rule]]:
+    """Module -> the base's tensor that it adapts, and the rule that their names may have.
 
     All modules are looked at together: one prefix may differ, the same for all of them.
     """
@@ -126,17 +132,14 @@ def _targets(
         if name in HEADS and name not in targets and embedding is not None and base.tied:
             targets[name] = embedding
     missing = {name: shape for name, shape in wanted.items() if name not in targets}
-    warnings = []
+    rules: list[Rule] = []
     if missing:
         free = {name: shape for name, shape in known.items() if name not in targets.values()}
         pairing = pair(missing, free, least=1)
         if pairing.ours or len(pairing.rules) != 1:
             _fail_unknown(weights, missing, pairing, base)
         targets |= pairing.stored
-        warnings.append(
-            f"{weights}: the names of its modules begin otherwise than those of the base, which "
-            f"has {pairing.rules[0]}; every module was found so ({len(missing)})"
-        )
+        rules = pairing.rules
     head = head_beside(embedding, base.tensors, base.config) if embedding is not None else ""
     return {
         name.removesuffix(".weight"): (
@@ -144,7 +147,7 @@ def _targets(
             base.tensors[targets[name]],
         )
         for name in wanted
-    }, warnings
+    }, rules
 
 
 def _fail_unknown(
@@ -190,13 +193,22 @@ def _find_weights(path: Location) -> Location:
     return weights
 
 
-def _pair_up(weights: Location) -> dict[str, tuple[TensorInfo, TensorInfo]]:
-    """Module name -> (A, B), in file order; every tensor is accounted for."""
+def _pair_up(
+    weights: Location,
+) -> tuple[dict[str, tuple[TensorInfo, TensorInfo]], dict[str, TensorInfo]]:
+    """Module name -> (A, B), in file order, and whole tensors by their names in a model; every
+    tensor is accounted for.
+    """
+    whole: dict[str, TensorInfo] = {}
     sides: dict[str, dict[str, TensorInfo]] = {}
     infos = read_header(weights)[0]
     for name, stored in unwrap(infos, weights, leading_wrappers=())[0].items():
         info = infos[stored]
         match = _NAME.fullmatch(name)
+        if match is None and (plain := whole_name(name)) is not None:
+            if not is_former(name) and (plain not in whole or not name.endswith(plain)):
+                whole[plain] = info
+            continue
         if match is None:
             fail(weights, f"tensor {show(name)} {_unknown(name)} {MERGE_FIRST}")
         found = sides.setdefault(match["module"], {})
@@ -213,7 +225,7 @@ def _pair_up(weights: Location) -> dict[str, tuple[TensorInfo, TensorInfo]]:
                 "the adapter.",
             )
         found[match["side"]] = info
-    if not sides:
+    if not sides and not whole:
         fail(weights, "the adapter holds no tensors. Download it again.")
     for found in sides.values():
         if len(found) != 2:
@@ -223,7 +235,7 @@ def _pair_up(weights: Location) -> dict[str, tuple[TensorInfo, TensorInfo]]:
                 f"tensor {show(found[side].name)} has no lora_{'B' if side == 'A' else 'A'} to go "
                 "with it. Download or save the adapter again.",
             )
-    return {module: (found["A"], found["B"]) for module, found in sides.items()}
+    return {module: (found["A"], found["B"]) for module, found in sides.items()}, whole
 
 
 def _unknown(name: str) -> str:
@@ -232,11 +244,6 @@ def _unknown(name: str) -> str:
         return "adapts an embedding, whose delta is (B @ A) transposed and is not supported."
     if "lora_magnitude_vector" in name:
         return "belongs to DoRA, which scales the merged columns."
-    if name.endswith(_EMBEDDINGS):
-        return (
-            "is a whole embedding or head, which PEFT saves when it may have changed. If it did "
-            "not, save the adapter again with save_embedding_layers=False."
-        )
     return "is not base_model.model.MODULE.lora_A.weight or lora_B.weight of a linear layer."
 
 

@@ -20,7 +20,6 @@ MERGE_FIRST: Final = "Merge the adapter into its base with PEFT (merge_and_unloa
 _REFUSED: Final = {
     "use_dora": "DoRA scales the merged columns",
     "lora_bias": "B has a bias",
-    "modules_to_save": "whole modules were fine-tuned besides the adapter",
     "trainable_token_indices": "token embeddings were fine-tuned besides the adapter",
     "layer_replication": "layers of the base are repeated",
     "target_parameters": "it adapts parameters that are not linear layers",
@@ -36,7 +35,7 @@ _REFUSED: Final = {
 _HARMLESS: Final = frozenset(
     ("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path",
      "revision", "inference_mode", "r", "target_modules", "exclude_modules", "lora_alpha",
-     "lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "init_lora_weights",
+     "lora_dropout", "modules_to_save", "fan_in_fan_out", "bias", "use_rslora", "init_lora_weights",
      "layers_to_transform",
      "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config", "megatron_core",
      "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config",

@@ -22,9 +22,10 @@ from mergesafe.checkpoint.views.view import (
 
 @dataclass(frozen=True, slots=True)
 class Stored(AsStored):
-    """The elements as they are stored."""
+    """The elements as they are stored; ``counts_as``: the type that an output takes from them."""
 
     tensor: TensorInfo
+    counts_as: str | None = None
 
     @property
     def info(self) -> TensorInfo:
@@ -34,6 +35,10 @@ class Stored(AsStored):
     def shape(self) -> tuple[int, ...]:
         return self.tensor.shape
 
+    @property
+    def nominal(self) -> str:
+        return self.counts_as or self.info.dtype
+
     def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
         yield self.info, begin * self.stored_size, n * self.stored_size
 
@@ -41,7 +46,7 @@ class Stored(AsStored):
         return [self.info.path.name, self.info.name, self.info.offset, self.info.dtype]
 
     def moved(self, move: Callable[[TensorInfo], TensorInfo]) -> Stored:
-        return Stored(move(self.info))
+        return replace(self, tensor=move(self.info))
 
     def read_into(self, reader: Reader, into: memoryview) -> None:
         reader.read_into(self.tensor, 0, into)
@@ -126,7 +131,8 @@ def part_of(view: View, begin: int, shape: tuple[int, ...]) -> View:
         return Range(view.window(begin, prod(shape)), begin, shape)
     size = view.stored_size
     offset = view.info.offset + begin * size
-    return Stored(replace(view.info, shape=shape, offset=offset, nbytes=prod(shape) * size))
+    part = replace(view.info, shape=shape, offset=offset, nbytes=prod(shape) * size)
+    return replace(view, tensor=part)
 
 
 def whole_of(view: View, begin: int, shape: tuple[int, ...]) -> View:

@@ -11,6 +11,7 @@ from mergesafe.checkpoint.format.lora import LoraPair
 from mergesafe.checkpoint.views.stored import Stored
 from mergesafe.engine.plan.precision import named
 from mergesafe.engine.plan.tasks import TensorTask
+from mergesafe.errors import CheckpointError
 from mergesafe.methods.driver import dry_run
 from mergesafe.methods.low_rank import LowRankDelta
 from mergesafe.outline.outputs import Output
@@ -24,7 +25,17 @@ def deltas_of(sources: Sequence[Operand]) -> tuple[LowRankDelta | None, ...]:
     """What is known of each adapter's change of a tensor; ``sources``: the base, then the experts.
 
     They are of one base, which the recipe was checked for.
+
+    Raises:
+        CheckpointError: an adapter stores the tensor whole.
     """
+    for source in sources[1:]:
+        if source.view.plain.info != sources[0].view.info:
+            raise CheckpointError(
+                f"{source.view.info.path}: the adapter of {source.model} stores tensor "
+                f"'{source.name}' whole (modules_to_save), and factors alone are merged here. Take "
+                "a method that merges models."
+            )
     pairs = [source.view.lora for source in sources[1:]]
     return tuple(
         None if pair is None else LowRankDelta(pair.rank, pair.scale, pair.transposed)
