@@ -21,10 +21,10 @@ import mergesafe
 from bench.machine import describe
 from bench.timing import measure, write_csv
 from mergesafe.chat.conversation import Conversation, Sampling, question
+from mergesafe.chat.duplicates import TextIndex
 from mergesafe.chat.hf import BATCH, HfModel
 from mergesafe.chat.scripted import questions, topics
 from mergesafe.data.answers import Answers
-from mergesafe.data.duplicates import Seen
 from mergesafe.data.recipe import DataRecipe
 from mergesafe.data.run import Run
 
@@ -57,7 +57,7 @@ def throughput(base: str, count: int, tokens: int, rounds: int) -> dict[str, Any
     """Tokens a second of both, and the share of the plain loop's that ours reaches."""
     model, asked = HfModel(base), prompts(count)
     with tempfile.TemporaryDirectory() as name, Answers(Path(name)) as known:
-        run = Run(DataRecipe(None, Path(), ()), known, Seen(1), lambda what, done, total: None)
+        run = Run(DataRecipe(None, Path(), ()), known, TextIndex(1), lambda what, done, total: None)
         numbers = itertools.count()
 
         def ours() -> list[str]:

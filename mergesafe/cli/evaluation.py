@@ -48,6 +48,20 @@ Sets = Annotated[
     Path | None,
     typer.Option("--sets", metavar="FILE", help="A YAML file that lists sets of questions."),
 ]
+Packs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pack", metavar="NAME", help="A pack of questions: 'mergesafe packs' lists them."
+    ),
+]
+TunedOn = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--tuned-on",
+        metavar="FILE",
+        help="Records that the models were tuned or trained on: repeated questions are named.",
+    ),
+]
 Judges = Annotated[
     list[str] | None,
     typer.Option(
@@ -176,7 +190,8 @@ def files_read(options: Mapping[str, Any]) -> list[Path]:
         found += [options["sets"], *(path for sets in listed.values() for _, path in sets)]
     for spec in options.get("judges") or ():
         kind, _, argument = spec.partition(":")
-        found += [Path(argument)] if kind == "policy" and argument else []
+        found += [Path(argument)] if kind in ("policy", "gpt-oss-safeguard") and argument else []
+    found += [Path(path) for path in options.get("tuned_on") or ()]
     return found + [Path(task) for task in options.get("lm_eval") or () if os.path.isfile(task)]
 
 

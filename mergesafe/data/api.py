@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.chat.conversation import last_question
+from mergesafe.chat.duplicates import TextIndex
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.records import read_records, write_records
 from mergesafe.data.alignment_set import build_alignment
@@ -17,7 +18,6 @@ from mergesafe.data.answers import GENERATE, Answers
 from mergesafe.data.answers import NAME as JOURNAL
 from mergesafe.data.card import describe, markdown
 from mergesafe.data.domain_set import build_domain
-from mergesafe.data.duplicates import TextIndex
 from mergesafe.data.load import load_data_recipe
 from mergesafe.data.real_set import build_real
 from mergesafe.data.recipe import (

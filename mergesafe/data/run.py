@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mergesafe.chat.conversation import Conversation, Response, Sampling
+from mergesafe.chat.duplicates import TextIndex
 from mergesafe.chat.providers import Model, ModelSpec, make_model
 from mergesafe.chat.records import Record
 from mergesafe.data.answers import Answers, digest
-from mergesafe.data.duplicates import TextIndex
 from mergesafe.data.recipe import DataRecipe
 
 #: Told what is being done, how many of how many items are done.

@@ -25,6 +25,7 @@ from mergesafe.recipe.load import RecipeSource, load_recipe
 from mergesafe.recipe.model import Recipe
 from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.judges.registry import make_judge
+from mergesafe.tune.data.known import check_known
 from mergesafe.tune.data.splits import Split, load_splits, locate
 from mergesafe.tune.data.terms import SAFETY, front_sides, make_sides, make_terms
 from mergesafe.tune.lint import lint, lint_answers, lint_start
@@ -195,6 +196,7 @@ def prepare(
     warnings = (
         *plan.warnings, *section.warnings, *lint(loaded, section),
         *lint_start(loaded, section, space), *lint_answers(splits),
+        *check_known(splits, section.known_test_sets == "allow"),
     )  # fmt: skip
     return TuningSetup(loaded, section, plan, splits, space, tuple(dict.fromkeys(warnings)))
 

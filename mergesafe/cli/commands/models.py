@@ -1,4 +1,4 @@
-"""The options of ``mergesafe evaluate``, ``gate`` and ``sample-size``: what a model does."""
+"""The options of ``mergesafe evaluate``, ``gate``, ``packs`` and ``sample-size``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: mergesafe gate merged/ --baseline org/parent --domain maths=maths.jsonl "
         "--require 'safe_rate>=0.95' --require 'domain.maths>=0.9*P'"
     )(gate)
+    app.command(epilog="Example: mergesafe evaluate merged/ --pack xstest --pack advbench")(packs)
     app.command(
         "sample-size",
         epilog="Example: mergesafe sample-size 5 --rate 90    (does a merge refuse 85 % instead of "
@@ -41,6 +42,8 @@ def evaluate(
     harmless: ask.Harmless = None,
     domain: ask.Domain = None,
     sets: ask.Sets = None,
+    pack: ask.Packs = None,
+    tuned_on: ask.TunedOn = None,
     judge: ask.Judges = None,
     max_new_tokens: ask.MaxNewTokens = 256,
     temperature: ask.Temperature = 0.0,
@@ -68,6 +71,7 @@ def evaluate(
     run(
         models, out=out, json=json, quiet=quiet,
         unsafe=unsafe or (), harmless=harmless or (), domain=domain or (), sets=sets,
+        packs=pack or (), tuned_on=tuned_on or (),
         judges=judge or ("rules",), max_new_tokens=max_new_tokens, temperature=temperature,
         seeds=ask.numbers(seeds, "--seeds"), batch=batch, device=device, dtype=dtype, limit=limit,
         cache=cache, quantize=ask.listed(quantize), lm_eval=lm_eval or (), confidence=confidence,
@@ -97,6 +101,8 @@ def gate(
     harmless: ask.Harmless = None,
     domain: ask.Domain = None,
     sets: ask.Sets = None,
+    pack: ask.Packs = None,
+    tuned_on: ask.TunedOn = None,
     judge: ask.Judges = None,
     max_new_tokens: ask.MaxNewTokens = 256,
     temperature: ask.Temperature = 0.0,
@@ -125,6 +131,7 @@ def gate(
         model, require, baseline=baseline, evaluation=evaluation, junit=junit, out=out, json=json,
         quiet=quiet,
         unsafe=unsafe or (), harmless=harmless or (), domain=domain or (), sets=sets,
+        packs=pack or (), tuned_on=tuned_on or (),
         judges=judge or ("rules",), max_new_tokens=max_new_tokens, temperature=temperature,
         seeds=ask.numbers(seeds, "--seeds"), batch=batch, device=device, dtype=dtype, limit=limit,
         cache=cache, lm_eval=lm_eval or (), confidence=confidence,
@@ -161,3 +168,11 @@ def sample_size(
     run(
         points, questions=questions, rate=rate, power=power, confidence=confidence, json=json
     )  # fmt: skip
+
+
+@guarded
+def packs(json: Json = False, debug: Debug = False) -> None:
+    """List the packs of questions that evaluate and gate take by name."""
+    from mergesafe.cli.packs import run
+
+    run(json=json)

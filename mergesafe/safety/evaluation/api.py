@@ -23,6 +23,7 @@ from mergesafe.safety.evaluation.harness import harness_figures
 from mergesafe.safety.evaluation.measure import SetResponses, ask, result
 from mergesafe.safety.evaluation.notes import meaning, notes, repeated
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
+from mergesafe.safety.evaluation.overlap import overlaps
 from mergesafe.safety.evaluation.quantized import QuantizedModel
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.evaluation.sets import EvaluationSet
@@ -60,7 +61,10 @@ def evaluate(
 
 def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> Evaluation:
     """As :func:`evaluate`, with options that are checked already."""
-    sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
+    sets = gather(
+        options.unsafe, options.harmless, options.domain, options.sets, options.limit, options.packs
+    )
+    repeats = list(overlaps(sets, [Path(path) for path in options.tuned_on]))
     cache = Cache(None if options.cache is None else Path(options.cache))
     found_judges = make_judges(options.judges)
     named = named_models(models, options)
@@ -88,6 +92,7 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
         compared,
         _agreement(asked, [judge.name for judge in judges]),
         [
+            *repeats,
             *notes(sets, found_judges, results, options.max_new_tokens),
             *disagreements(compared, options.confidence, repeated(found_judges[0])),
         ],

@@ -17,6 +17,7 @@ from mergesafe.safety.evaluation.sets import (
     shipped_sets,
 )
 from mergesafe.safety.evaluation.sets_file import read_sets_file
+from mergesafe.safety.packs.read import read_pack
 
 
 def gather(
@@ -25,14 +26,17 @@ def gather(
     domain: SetPaths = (),
     sets: str | Path | None = None,
     limit: int | None = None,
+    packs: Sequence[str] = (),
 ) -> list[EvaluationSet]:
-    """All sets, by role; the shipped ones where neither unsafe nor harmless questions are given.
+    """All sets, by role, and those of packs; the shipped ones where there is none of an unsafe or
+    harmless role.
 
     A set without a name is called what its file is called.
 
     Raises:
         ArgumentError: two sets have one name, or a name cannot be one.
-        DataError: see :func:`read_set`; or a question is unsafe in one set and harmless in another.
+        DataError: see :func:`read_set` and :func:`read_pack`; or a question is unsafe in one set
+            and harmless in another.
         RecipeError: the file ``sets`` is not valid.
     """
     given = dict(zip(ROLES, map(named, (unsafe, harmless, domain)), strict=True))
@@ -40,7 +44,9 @@ def gather(
         for role, more in read_sets_file(Path(sets)).items():
             given[role] = given[role] + more
     read = [read_set(name, role, path) for role in ROLES for name, path in given[role]]
-    if not given["unsafe"] and not given["harmless"]:
+    for pack in dict.fromkeys(packs):
+        read += read_pack(pack)
+    if not any(each.role != "domain" for each in read):
         read = shipped_sets() + read
     names = [each.name for each in read]
     for name in names:

@@ -30,6 +30,9 @@ class EvaluationOptions:
         harmless: files of harmless questions.
         domain: files of a domain's questions with answers.
         sets: a YAML file that lists sets.
+        packs: names of packs of questions (:mod:`mergesafe.safety.packs.table`).
+        tuned_on: files of records that the models were tuned or trained on; questions that repeat
+            one of them are named.
         judges: what :func:`~mergesafe.safety.judges.registry.make_judge` takes, or judges; the
             first decides the figures.
         max_new_tokens: longest response.
@@ -53,6 +56,8 @@ class EvaluationOptions:
     harmless: SetPaths = ()
     domain: SetPaths = ()
     sets: str | Path | None = None
+    packs: Sequence[str] = ()
+    tuned_on: Sequence[str | Path] = ()
     judges: Sequence[str | Judge] = ("rules",)
     max_new_tokens: int = MAX_NEW_TOKENS
     temperature: float = 0.0
@@ -67,7 +72,7 @@ class EvaluationOptions:
     confidence: float = CONFIDENCE
 
     def __post_init__(self) -> None:
-        for name in ("judges", "seeds", "quantize", "lm_eval"):
+        for name in ("packs", "tuned_on", "judges", "seeds", "quantize", "lm_eval"):
             object.__setattr__(self, name, _several(name, getattr(self, name)))
         for name in ("max_new_tokens", "batch", "limit"):
             value = getattr(self, name)
@@ -98,7 +103,7 @@ class EvaluationOptions:
                 "several seeds with temperature 0 would give the same greedy responses again; set "
                 "a temperature above 0, such as 0.7, or one seed"
             )
-        for name in ("quantize", "lm_eval"):
+        for name in ("packs", "quantize", "lm_eval"):
             if not all(isinstance(each, str) for each in getattr(self, name)):
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected names")
         if not self.judges:
@@ -130,7 +135,7 @@ class EvaluationOptions:
 
 def _several(name: str, value: Any) -> tuple[Any, ...]:
     """What is given for an option of several values: one alone stands for itself."""
-    if isinstance(value, str | Integral) or hasattr(value, "judge"):
+    if isinstance(value, str | Path | Integral) or hasattr(value, "judge"):
         return (value,)
     if not isinstance(value, Iterable):
         raise ArgumentError(f"{name} is {value!r}; expected a sequence")

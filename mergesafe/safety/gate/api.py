@@ -149,7 +149,9 @@ def _named(model: str | ChatModel | Mapping[str, Any]) -> tuple[str, Any]:
 
 def _check_planned(requirements: Sequence[Requirement], options: EvaluationOptions) -> None:
     """Refuse a metric that no set will give before any model is asked."""
-    sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
+    sets = gather(
+        options.unsafe, options.harmless, options.domain, options.sets, options.limit, options.packs
+    )
     known = planned_metrics(sets)
     for each in requirements:
         if not each.metric.startswith(f"{LM_EVAL}.") or not options.lm_eval:

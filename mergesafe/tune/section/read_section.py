@@ -41,7 +41,9 @@ from mergesafe.tune.section.sections import (
 KEYS: Final = (
     "data", "alpha", "objective", "search", "granularity", "coefficients", "bounds", "init",
     "seed", "budget", "heldout", "constraints", "front", "batch", "judge",
+    "known_test_sets",
 )  # fmt: skip
+_KNOWN: Final = ("refuse", "allow")
 #: Of these, what says where to start.
 START_KEYS: Final = ("search", "granularity", "coefficients", "bounds", "init")
 #: Start of a search where the recipe writes no value, from arXiv 2406.14563.
@@ -117,6 +119,7 @@ class _SectionReader:
             front_points=front,
             batch=fields.integer("batch", 16, 1),
             judge=fields.read("judge", self._judge) or "rules",
+            known_test_sets=fields.choice("known_test_sets", _KNOWN, "refuse"),
             warnings=tuple(self.report.warnings),
         )
 

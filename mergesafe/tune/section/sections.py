@@ -130,6 +130,7 @@ class TuneSection:
     front_points: int | None = None
     batch: int = 16
     judge: str = "rules"
+    known_test_sets: str = "refuse"
     warnings: tuple[str, ...] = ()
 
     def sets(self, *roles: Role) -> tuple[DataSet, ...]:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mergesafe.data.duplicates import TextIndex, similarity, words
+from mergesafe.chat.duplicates import TextIndex, similarity, words
 
 pytest.importorskip("datasketch")
 

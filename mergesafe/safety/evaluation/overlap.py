@@ -1,0 +1,45 @@
+"""Questions of evaluation sets that a model was tuned or trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from mergesafe.chat.conversation import last_question
+from mergesafe.chat.duplicates import TextIndex
+from mergesafe.chat.records import read_records
+from mergesafe.safety.evaluation.sets import EvaluationSet
+
+#: The similarity (Jaccard, of three words each) from which on two questions are one.
+NEAR: Final = 0.7
+_SHOWN: Final = 60
+
+
+def overlaps(sets: Sequence[EvaluationSet], files: Sequence[Path]) -> Iterator[str]:
+    """A note for each set with questions that are, or nearly are, in one of ``files``.
+
+    Without the package datasketch only questions of the same words are found, which is said.
+
+    Raises:
+        DataError: a file holds no records.
+    """
+    near = find_spec("datasketch") is not None
+    for path in files:
+        index = TextIndex(NEAR if near else 1)
+        index.add_all(last_question(record.conversation) for record in read_records(path))
+        for each in sets:
+            asked = [last_question(record.conversation) for record in each.records]
+            repeated = [text for text in asked if index.find(text) is not None]
+            if repeated:
+                yield (
+                    f"{len(repeated)} of {len(asked)} questions of the set {each.name} repeat one "
+                    f"of {path}, such as {repeated[0][:_SHOWN]!r}: its figures say nothing about "
+                    "new questions. Leave these out of the set, or tune without them"
+                )
+    if files and not near:
+        yield (
+            "questions were compared word by word; near duplicates need the package datasketch: "
+            "pip install 'mergesafe[generate]'"
+        )
