@@ -3,7 +3,7 @@
 Donors:
 
 * ``llama2``: Llama 2's tokenizer, 32,000 tokens of SentencePiece, with the vectors of 256 numbers
-  that the package wordllama (0.4.0.post1, unpacked in ``--wordllama``) ships for them;
+  that the package wordllama (0.4.0.post1, which pip downloads) ships for them;
 * ``own``: byte-level BPE of 8,000 tokens, trained on this repository's Python files and pages but
   for every tenth, with vectors of 256 numbers from how often tokens occur within two of each other
   there (positive pointwise mutual information, truncated SVD);
@@ -11,17 +11,23 @@ Donors:
   every 24th token: what a donor gives whose rows say just what the model's do.
 
 Every method makes a model of each, and the bits per byte of the held-out files say what is left of
-it. ``--mergekit PYTHON`` has tokensurgeon do the same with the same files. What is done already is
-not done again; a row of the CSV has processor seconds of the command and its peak memory.
+it. ``--mergekit PYTHON`` has tokensurgeon do the same with the same files. The files are those of
+the commit :data:`TEXTS`, whatever is checked out; every row is made anew, by one commit. A row of
+the CSV has processor seconds of the command and its peak memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import random
+import shutil
+import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +43,9 @@ from bench.timing import write_csv
 from mergesafe.demo.base import prepare_base
 
 ROOT: Final = Path(__file__).resolve().parents[1]
+#: The commit whose files are the text.
+TEXTS: Final = "0bd7b20c"
+WORDLLAMA: Final = "wordllama==0.4.0.post1"
 SPECIAL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 METHODS: Final = ("omp", "subword", "mean", "zero")
 SIZE: Final = 256
@@ -46,10 +55,28 @@ WINDOW: Final = 512
 
 def texts() -> tuple[list[str], list[str]]:
     """Text to train on, and every tenth file, held out; in an order of their own."""
-    files = [*sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("mergesafe/**/*.py"))]
-    random.Random(0).shuffle(files)
-    read = [file.read_text() for file in files]
+    packed = subprocess.run(
+        ["git", "archive", "--format=tar", TEXTS, "docs", "mergesafe"],
+        cwd=ROOT, check=True, capture_output=True,
+    ).stdout  # fmt: skip
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        names = [name for name in sorted(archive.getnames()) if name.endswith((".md", ".py"))]
+        random.Random(0).shuffle(names)
+        files = [archive.extractfile(name) for name in names]
+        read = [file.read().decode() for file in files if file is not None]
     return [text for n, text in enumerate(read) if n % 10], read[::10]
+
+
+def wordllama(folder: Path) -> Path:
+    """The package's wheel, unpacked: what it holds is read, none of it is run."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder),
+         WORDLLAMA],
+        check=True,
+    )  # fmt: skip
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder)
+    return folder
 
 
 def own_donor(folder: Path, train: Sequence[str]) -> None:
@@ -181,48 +208,37 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("work", type=Path)
-    parser.add_argument("--wordllama", type=Path, help="the folder of the unpacked wheel")
     parser.add_argument("--mergekit", type=Path, metavar="PYTHON", help="of mergekit 0.1.5")
     parser.add_argument("--memory", default="512MiB")
-    parser.add_argument("--held", type=int, default=16_000, help="bytes of held-out text")
+    parser.add_argument("--held", type=int, default=4_000, help="least bytes of held-out text")
     options = parser.parse_args()
     work: Path = options.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True)
     base = prepare_base(work / "base")
-    saved = work / "texts.json"
-    if not saved.exists():  # the repository changes between two runs
-        saved.write_text(json.dumps(texts()))
-    train, every = json.loads(saved.read_text())
+    train, every = texts()
     held: list[str] = []
     while sum(len(text.encode()) for text in held) < options.held:
         held.append(every[len(held)])
-    pairs = {"own": (base, work / "own"), "itself": (work / "less", base)}
-    if not pairs["own"][1].exists():
-        own_donor(pairs["own"][1], train)
-    if not pairs["itself"][0].exists():
-        without_tokens(base, pairs["itself"][0])
-    if options.wordllama is not None:
-        pairs["llama2"] = base, work / "llama2"
-        if not pairs["llama2"][1].exists():
-            llama2_donor(pairs["llama2"][1], options.wordllama)
+    pairs = {"own": (base, work / "own"), "itself": (work / "less", base),
+             "llama2": (base, work / "llama2")}  # fmt: skip
+    own_donor(pairs["own"][1], train)
+    without_tokens(base, pairs["itself"][0])
+    llama2_donor(pairs["llama2"][1], wordllama(work / "wordllama"))
     rows: list[dict[str, object]] = []
+    about = describe()  # once: the checkout may change while this runs
 
     def add(donor: str, program: str, method: str, out: Path, command: list[str]) -> None:
-        known = work / "rows" / f"{out.name}.json"
-        if not known.exists():
-            known.parent.mkdir(exist_ok=True)
-            cost: dict[str, object] = {}
-            if command:
-                done = run(command)
-                cost = {"cpu_s": round(done.cpu, 1), "wall_s": round(done.wall, 1),
-                        "peak_mib": done.peak >> 20}  # fmt: skip
-            tokens, bits = bits_per_byte(out, held)
-            found = {"tokens": tokens, "bits_per_byte": round(bits, 3), **cost, **describe()}
-            known.write_text(json.dumps(found))
+        cost: dict[str, object] = {}
+        if command:
+            done = run(command)
+            cost = {"cpu_s": round(done.cpu, 1), "wall_s": round(done.wall, 1),
+                    "peak_mib": done.peak >> 20}  # fmt: skip
+        tokens, bits = bits_per_byte(out, held)
         row = {"donor": donor, "program": program, "method": method}
-        rows.append({**row, **json.loads(known.read_text())})
+        rows.append({**row, "tokens": tokens, "bits_per_byte": round(bits, 3), **cost, **about})
         print(rows[-1], flush=True)
-        write_csv("transplant", rows)
+        if out != base:
+            shutil.rmtree(out)
 
     add("none", "", "", base, [])
     for name, (model, donor) in pairs.items():
@@ -230,6 +246,7 @@ def main() -> None:
             model, donor, work, name, options.mergekit, options.memory
         ):
             add(name, program, method, out, command)
+    print(write_csv("transplant", rows))
 
 
 if __name__ == "__main__":

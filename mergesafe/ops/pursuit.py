@@ -36,6 +36,8 @@ Indices = NDArray[np.int64]
 _NOTHING: Final = 1e-10
 #: Rounding units: half of the distance of 1 and the next number.
 _UNITS: Final = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
+#: Products of rows and residuals are at most 2 to this power: their sums are far from infinity.
+_LARGEST: Final = 100
 #: Shape of the product by which the faster type is found: targets, atoms.
 _PROBE: Final = (64, 1024)
 #: Numbers of atoms that are compared in float64 at a time.
@@ -204,12 +206,17 @@ def screening_type(size: int) -> torch.dtype:
 def _strongest(atoms: Atoms, residual: Matrix) -> tuple[Indices, Matrix]:
     """Of every residual the atom with the largest absolute inner product, and that product.
 
+    Residuals are multiplied by powers of two, which changes no bit of what is found, so that no
+    product is infinite in a type with 8 bits of exponent.
+
     The product of an atom and a residual, rounded to a type with the unit u, errs by at most E,
     which :func:`_error` says for an atom of this length, and u times itself. So of a rounded
     product p the exact one is between (1 − 2u) p − E and (1 + 2u) p + E.
     """
     kind = screening_type(atoms.size)
     unit = _UNITS[kind]
+    power = _power(residual, float(atoms.lengths.max()))
+    residual = np.ldexp(residual, power[:, None])
     rounded = torch.from_numpy(residual).to(kind)
     share, rest = map(
         torch.from_numpy, _error(residual, rounded.double().numpy(), atoms.exact(unit), unit)
@@ -235,7 +242,18 @@ def _strongest(atoms: Atoms, residual: Matrix) -> tuple[Indices, Matrix]:
             error = share[row] * length[column] + rest[row]
             low, high = value * (1 - 2 * unit) - error, value * (1 + 2 * unit) + error
             candidates.add(row, column + first, low, high)
-    return candidates.decide()
+    index, scaled = candidates.decide()
+    return index, np.ldexp(scaled, -power)
+
+
+def _power(residual: Matrix, longest: float) -> NDArray[np.intp]:
+    """Of every residual the power of two that brings it, and its largest product with an atom, to
+    about 2 to the power of :data:`_LARGEST`.
+    """
+    _, length = np.frexp(np.sqrt(_dots(residual, residual)))
+    _, atom = np.frexp(max(longest, 1.0))
+    found: NDArray[np.intp] = _LARGEST - length.astype(np.intp) - int(atom)
+    return found
 
 
 def _true(table: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -70,12 +70,14 @@ def by_token(
         len(lending),
     )  # fmt: skip
     if any(rows.averaged for rows in maps):
-        _check_averaged(name, stored)
+        _check_averaged(name, stored[:count])
     for k, rows in enumerate(maps):
         moved = _gathered(found[k], (*views[:count], *lent_views), k, rows, axis)
         found[k] = replace(moved, lenders=tuple(source.model for _, source in lending))
     for number, model in enumerate(references, count):
         rows = table.maps([*keys, model.ref.key], [*counts[:count], counts[number]], base)[-1]
+        if rows.averaged:
+            _check_averaged(name, [*stored[:count], stored[number]])
         found[number] = _gathered(found[number], (*views[:count], views[number]), count, rows, axis)
     return found
 

@@ -101,7 +101,8 @@ def joined(work: Work, model: TensorInfo, pieces: Mapping[int, Sequence[int]]) -
     rows = StoredRows(model, needed, work.reader, resident=nbytes <= work.budget * _RESIDENT)
     wanted = np.array(sorted(pieces), np.int64)
     kept = 8 * len(needed) + (rows.nbytes if rows.resident else 0)
-    _, size = _shared_out(work, 32 * model.shape[1], kept, len(wanted))
+    # Rows that are read, in float64, their sums, and copies of these: six of float64 in all.
+    _, size = _shared_out(work, 48 * model.shape[1], kept, len(wanted))
     for part in _slices(len(wanted), size):
         ids = wanted[part]
         split = [np.searchsorted(needed, pieces[each]) for each in ids.tolist()]

@@ -134,7 +134,7 @@ class Output:
                     self._folder.sync()
                     self._unfinished.note_gathered(number)
                 for ids, rows in job.made(table, work, self._unfinished.made.get(number, set())):
-                    data = encoded_rows(rows, table.info.dtype)
+                    data = encoded_rows(rows, ids, table.info)
                     self._put(table, ids.tolist(), data)
                     self._unfinished.note_made(number, ids.tolist(), data)
                     progress("rows made", self._unfinished.count, job.count)

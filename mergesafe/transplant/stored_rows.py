@@ -40,25 +40,33 @@ class StoredRows:
         self.count, self.size = len(numbers), info.shape[1]
         self._row = self.size * SIZES[info.dtype]
         self._step = max(1, BLOCK_BYTES // max(1, self._row))
+        #: Rows of which float64 copies take a block's bytes.
+        self._doubles = max(1, BLOCK_BYTES // max(1, 8 * self.size))
         self._kept: torch.Tensor | None = None
         self._converted: torch.Tensor | None = None
         self._converting = Lock()
         self.resident = resident
-        self.lengths, kept = np.zeros(self.count), []
+        self.lengths = np.zeros(self.count)
+        if resident:
+            self._kept = torch.empty((self.count, self.size), dtype=_TYPES[info.dtype])
         for first, block in self._read():
-            squares = block.double().square().sum(1)
+            self._measure(first, block)
+            if self._kept is not None:
+                self._kept[first : first + len(block)] = block
+
+    def _measure(self, first: int, block: torch.Tensor) -> None:
+        """Note the lengths of rows from ``first`` on, in float64 of at most a block's bytes."""
+        for at in range(0, len(block), self._doubles):
+            part, begin = block[at : at + self._doubles], first + at
+            squares = part.double().square_().sum(1)
             if not bool(squares.isfinite().all()):
-                row = first + int((~squares.isfinite()).nonzero()[0, 0])
+                row = begin + int((~squares.isfinite()).nonzero()[0, 0])
                 raise NonFiniteError(
-                    f"{info.path}: row {numbers[row]} of tensor {show(info.name)} holds NaN or "
-                    "infinity, and rows of other tokens are to be computed with it. Repair the "
-                    "checkpoint, or use --method zero."
+                    f"{self._info.path}: row {self._numbers[row]} of tensor "
+                    f"{show(self._info.name)} holds NaN or infinity, and rows of other tokens are "
+                    "to be computed with it. Repair the checkpoint, or use --method zero."
                 )
-            self.lengths[first : first + len(block)] = squares.sqrt().numpy() * (1 + 1e-9)
-            if resident:
-                kept.append(block)
-        if resident and kept:
-            self._kept = torch.cat(kept)
+            self.lengths[begin : begin + len(part)] = squares.sqrt().numpy() * (1 + 1e-9)
 
     @property
     def nbytes(self) -> int:
@@ -115,8 +123,19 @@ class StoredRows:
         return torch.as_tensor(flat).reshape(count, self.size)
 
 
-def encoded(rows: Matrix, dtype: str) -> memoryview:
-    """Float64 rows rounded to float32 and then to ``dtype``, as bytes."""
-    rounded = torch.from_numpy(rows).float().to(_TYPES[dtype]).contiguous()
+def encoded(rows: Matrix, ids: Indices, info: TensorInfo) -> memoryview:
+    """Float64 rows of tokens rounded to float32 and then to the type of ``info``, as bytes.
+
+    Raises:
+        NonFiniteError: a number is too large for the type.
+    """
+    rounded = torch.from_numpy(rows).float().to(_TYPES[info.dtype]).contiguous()
+    finite = rounded.isfinite().all(1)
+    if not bool(finite.all()):
+        raise NonFiniteError(
+            f"{info.path}: the row of token {ids[int((~finite).nonzero()[0, 0])]} that was made "
+            f"for tensor {show(info.name)} holds numbers that {info.dtype} cannot. Look for rows "
+            "of very large numbers in both models, or use --method zero or mean."
+        )
     view: Any = rounded.view(torch.uint8).numpy()
     return memoryview(view).cast("B")

@@ -18,6 +18,16 @@ from tokenizer.trained import CODE, ENGLISH, train, write_trained
 
 import mergesafe as ms
 from mergesafe.errors import CheckpointError, MergesafeError
+from mergesafe.methods.registry import METHODS
+from mergesafe.methods.spec import (
+    Inputs,
+    Merge,
+    MergeMethod,
+    Reference,
+    Settings,
+    TensorContext,
+    WeightedSum,
+)
 from mergesafe.tokenizer.union import union_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -312,6 +322,32 @@ def test_integers_of_tokens_have_no_mean(tmp_path: Path) -> None:
     assert "'token_map' is I64 and has numbers for every token" in text
     ms.merge(linear(*models[:2], tokenizer_source="union"), tmp_path / "out")
     assert load_file(tmp_path / "out" / "model.safetensors")["token_map"].tolist() == [7] * 9
+
+
+class _Aside(MergeMethod):
+    """The mean of models without a base, beside a model that is only read."""
+
+    name, title, paper = "aside", "Aside", ""
+    inputs = Inputs(references=(Reference("aside", "a model that is read"),))
+
+    def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
+        yield from ()
+        return WeightedSum((1 / tensor.inputs,) * tensor.inputs)
+
+
+def test_integers_of_a_reference_have_no_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The models' own rows are no mean; what the reference lacks would be one of both."""
+    monkeypatch.setitem(METHODS, "aside", _Aside())
+    one, two = model(tmp_path / "one", 0, A), model(tmp_path / "two", 1, A)
+    lacking = model(tmp_path / "lacking", 2, B)
+    for each in (one, two, lacking):
+        tensors = load_file(each / "model.safetensors")
+        numbers = torch.full((len(tensors[EMBEDDING]),), 7)
+        save_file({**tensors, "token_map": numbers}, each / "model.safetensors")
+    made = recipe("aside", [one, two], tokenizer_source="base", references={"aside": str(lacking)})
+    assert "'token_map' is I64 and has numbers for every token" in refused(made)
 
 
 @pytest.mark.parametrize(

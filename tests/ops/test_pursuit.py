@@ -71,6 +71,19 @@ def test_as_least_squares(dtype: torch.dtype, screening: torch.dtype) -> None:
         np.testing.assert_allclose(found.residual[number], left, rtol=1e-12)
 
 
+@pytest.mark.parametrize("power", [-100, 100, 120])
+def test_very_large_and_very_small_rows(power: int, screening: torch.dtype) -> None:
+    """Products of rows near 1e30 are infinite in float32, and their sums no numbers."""
+    targets, atoms = example(5, torch.float32)
+    expected = matching_pursuit(targets, Dictionary(atoms), 6)
+    found = matching_pursuit(np.ldexp(targets, power), Dictionary(atoms * 2.0**power), 6)
+    assert np.array_equal(found.indices, expected.indices)
+    assert np.array_equal(found.coefficients, expected.coefficients)
+    atoms[7] *= 2.0**power
+    exact = np.abs(targets @ atoms.double().numpy().T).argmax(1)
+    assert np.array_equal(matching_pursuit(targets, Dictionary(atoms), 1).indices[:, 0], exact)
+
+
 def test_same_bits_by_any_blocks_and_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     targets, atoms = example(2, torch.float16)
     results = []

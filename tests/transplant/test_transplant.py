@@ -19,6 +19,7 @@ import mergesafe as ms
 from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.format.safetensors import read_header
 from mergesafe.cli.transplant import summary
+from mergesafe.errors import NonFiniteError
 from mergesafe.journal import encode_line
 from mergesafe.transplant import stored_rows
 from mergesafe.transplant.alignment import Special
@@ -348,6 +349,41 @@ def test_hundreds_of_special_tokens_are_few_lines() -> None:
     assert len(lines) == 16
     assert lines[-1] == "  <s> (300): the row of <begin> (0)"
     assert more == "  and 242 more special tokens, 241 made, 1 with a row of the model: see --json"
+
+
+def test_float64_copies_take_no_more_than_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--memory`` is shared out in blocks: a whole block of bfloat16 would be four in float64."""
+    save_file({"a": torch.randn(12_000, 256).bfloat16()}, tmp_path / "t.safetensors")
+    info = read_header(tmp_path / "t.safetensors")[0]["a"]
+    sizes, double = [], torch.Tensor.double
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(8 * tensor.numel())
+        return double(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "double", counted)
+    with Reader() as reader:
+        rows = stored_rows.StoredRows(info, np.arange(12_000), reader, resident=True)
+    assert max(sizes) <= stored_rows.BLOCK_BYTES
+    assert sum(sizes) == 8 * info.shape[0] * info.shape[1]
+    assert rows.lengths.min() > 0
+
+
+def test_a_row_that_its_type_does_not_hold(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """It would be infinite, and so would every answer of the model."""
+    model, donor = pair
+    tensors = read(model)
+    table = "model.embed_tokens.weight"
+    donor_rows = read(donor)
+    donor_rows[table][-1] *= 1e30
+    _saved_again(donor, donor_rows)
+    tensors[table] *= 1e30
+    _saved_again(model, tensors)
+    with pytest.raises(NonFiniteError, match=r"row of token .* holds numbers that BF16"):
+        ms.transplant_tokenizer(model, donor, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_threads_share_one_converted_copy(tmp_path: Path) -> None:
