@@ -22,6 +22,7 @@ from mergesafe.terminal.text import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mergesafe.results.evaluation import CorrectedRate, JudgeCalibration, LabelledShare
     from mergesafe.safety.evaluation.result import Evaluation, Figure
 
 
@@ -122,4 +123,25 @@ def remarks(evaluation: Evaluation) -> list[str]:
             f"agreement of {pair.first} and {pair.second} about '{pair.about}': "
             f"Cohen's kappa {kappa} over {pair.n}"
         )
+    for each in evaluation.calibration:
+        lines += _calibrated(each)
     return lines + [f"note: {note}" for note in evaluation.notes]
+
+
+def _calibrated(found: JudgeCalibration) -> list[str]:
+    """How often the judge is right, and the rates without its errors."""
+    right = ", ".join(
+        f"{name} {_in_percent(share)} of {share.n}"
+        for name, share in (("sensitivity", found.sensitivity), ("specificity", found.specificity))
+    )
+    lines = [f"{found.judge} on labelled responses, about {found.metric}: {right}"]
+    return lines + [
+        f"  {each.model}: {each.metric} without its errors {_in_percent(each)}"
+        for each in found.corrected
+    ]
+
+
+def _in_percent(found: LabelledShare | CorrectedRate) -> str:
+    low, high = (100 * end for end in ends(found.low, found.high, 3))
+    value = "not known" if found.value is None else f"{100 * found.value:.1f}"
+    return f"{value} [{low:.1f}, {high:.1f}] %"

@@ -62,6 +62,14 @@ TunedOn = Annotated[
         help="Records that the models were tuned or trained on: repeated questions are named.",
     ),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help='Responses with "safe" or "refused" by people: measures the judges, corrects rates.',
+    ),
+]
 Judges = Annotated[
     list[str] | None,
     typer.Option(
@@ -192,6 +200,7 @@ def files_read(options: Mapping[str, Any]) -> list[Path]:
         kind, _, argument = spec.partition(":")
         found += [Path(argument)] if kind in ("policy", "gpt-oss-safeguard") and argument else []
     found += [Path(path) for path in options.get("tuned_on") or ()]
+    found += [options["labels"]] if options.get("labels") is not None else []
     return found + [Path(task) for task in options.get("lm_eval") or () if os.path.isfile(task)]
 
 

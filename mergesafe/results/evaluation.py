@@ -133,6 +133,45 @@ class Agreement(msgspec.Struct, frozen=True):
     n: Count
 
 
+class LabelledShare(msgspec.Struct, frozen=True):
+    """A share of ``n`` labelled responses, with its Wilson interval."""
+
+    value: Share
+    low: Share
+    high: Share
+    n: Count
+
+    def __post_init__(self) -> None:
+        check_interval(self.value, self.low, self.high)
+
+
+class CorrectedRate(msgspec.Struct, frozen=True):
+    """What ``metric`` of a model is without the judge's errors; None: the judge does not tell."""
+
+    model: str
+    metric: str
+    value: Share | None
+    low: Share
+    high: Share
+
+    def __post_init__(self) -> None:
+        check_interval(self.low if self.value is None else self.value, self.low, self.high)
+
+
+class JudgeCalibration(msgspec.Struct, frozen=True):
+    """A judge on responses that people labelled, about what ``metric`` counts.
+
+    ``sensitivity``: of what is so, the share that the judge says is so; ``specificity``: of what is
+    not, the share that it says is not. ``corrected``: rates by Rogan and Gladen 1978.
+    """
+
+    judge: str
+    metric: str
+    sensitivity: LabelledShare
+    specificity: LabelledShare
+    corrected: list[CorrectedRate]
+
+
 class JudgeName(msgspec.Struct, frozen=True):
     """Which judge; its version changes where it may judge otherwise."""
 
@@ -175,6 +214,7 @@ class Evaluation(msgspec.Struct, frozen=True, tag_field="kind", tag="evaluation"
     models: list[EvaluatedModel]
     comparisons: list[Comparison] = []
     agreement: list[Agreement] = []
+    calibration: list[JudgeCalibration] = []
     notes: list[str] = []
 
     def __post_init__(self) -> None:

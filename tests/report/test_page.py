@@ -26,6 +26,7 @@ from .documents import (
     write,
 )
 
+SHARE = {"value": 0.5, "low": 0, "high": 1, "n": 3}
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = "<img src=https://evil.example/x onerror=alert(1)>\"'</title></style>{{ 7*7 }}\u202e"
 
@@ -155,8 +156,14 @@ def test_names_of_strangers_are_harmless(tmp_path: Path) -> None:
         ],
         "meaning": {},
         "agreement": [{"first": h, "second": h, "about": "safe", "kappa": 0.1, "n": 3}],
+        "calibration": [
+            {
+                "judge": h, "metric": h, "sensitivity": SHARE, "specificity": SHARE,
+                "corrected": [{"model": h, "metric": h, "value": None, "low": 0, "high": 1}],
+            }
+        ],
         "notes": [h],
-    }
+    }  # fmt: skip
     pair = {"first": h, "second": "m", "cosine": [0.1], "cka": [None], "kl": 1.0}
     finding = {"severity": "unfit", "area": "files", "what": h, "where": h}
     requirement = {"text": f"{h}>=0.5", "metric": h, "bound": 0.5, "met": False, "reason": h}

@@ -62,7 +62,7 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_evaluation(path).value == found.document()
     assert list(found.as_dict()) == [
         "mergesafe", "kind", "settings", "judges", "meaning", "sets", "models", "comparisons",
-        "agreement", "notes",
+        "agreement", "calibration", "notes",
     ]  # fmt: skip
 
 

@@ -19,10 +19,11 @@ from mergesafe.report.text import (
     metric_name,
     number,
     p_value,
+    percent,
     points,
 )
 from mergesafe.report.verdict import SIGNIFICANT
-from mergesafe.results.evaluation import Evaluation
+from mergesafe.results.evaluation import CorrectedRate, Evaluation, LabelledShare
 from mergesafe.results.gate import Gate
 from mergesafe.results.metrics import is_nll, is_skill, lower_is_better
 
@@ -193,7 +194,7 @@ def _tests_table(content: Content) -> Table:
 
 
 def agreement(content: Content) -> Iterator[Section]:
-    """Which judges, and Cohen's kappa between them."""
+    """Which judges, Cohen's kappa between them, and what they get wrong of labelled responses."""
     judges = list(dict.fromkeys(
         (j.name, j.version) for _, evaluation in content.of(Evaluation) for j in evaluation.judges
     ))  # fmt: skip
@@ -208,20 +209,52 @@ def agreement(content: Content) -> Iterator[Section]:
         ]
         for a in content.agreement
     ]
-    table = Table(
+    kappas = Table(
         "kappa-table",
         "Cohen's kappa: 1 is perfect agreement, 0 what chance gives",
         ["Judges", "Question", "Kappa", "Answers"],
         rows,
         numeric=2,
     )
+    tables = [table for table in (kappas, _calibration(content)) if table.rows]
     yield Section(
         "judges",
         "Judges",
         "Whether an answer is safe and whether it refuses are two questions. Judges disagree, so "
         "rates are those of the first judge named here.",
-        [Group(facts=judges, tables=[table] if rows else [])],
+        [Group(facts=judges, tables=tables)],
     )
+
+
+def _calibration(content: Content) -> Table:
+    """Judges on labelled responses, and the rates without their errors."""
+    rows = [
+        [
+            Cell(found.judge),
+            Cell(metric_name(rate.metric)),
+            Cell(_share(found.sensitivity)),
+            Cell(_share(found.specificity)),
+            Cell(content.names.canonical(rate.model)),
+            Cell(_share(rate)),
+        ]
+        for _, evaluation in content.of(Evaluation)
+        for found in evaluation.calibration
+        for rate in found.corrected
+    ]
+    return Table(
+        "calibration-table",
+        "Judges on responses that people labelled: of what is so, the share that they say is so; "
+        "of what is not, the share that they say is not; and rates without these errors (Rogan and "
+        "Gladen 1978)",
+        ["Judge", "Metric", "Sensitivity", "Specificity", "Model", "Corrected rate"],
+        rows,
+        numeric=1,
+    )
+
+
+def _share(found: LabelledShare | CorrectedRate) -> str:
+    low, high = percent(found.low, unit=False), percent(found.high, unit=False)
+    return f"{percent(found.value)} [{low}, {high}]"
 
 
 def _strength(kappa: float | None) -> str:

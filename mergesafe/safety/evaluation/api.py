@@ -20,6 +20,11 @@ from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.compare import compare, disagreements
 from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.harness import harness_figures
+from mergesafe.safety.evaluation.judged_labels import (
+    calibrate_judges,
+    calibration_notes,
+    read_labelled,
+)
 from mergesafe.safety.evaluation.measure import SetResponses, ask, result
 from mergesafe.safety.evaluation.notes import meaning, notes, repeated
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
@@ -65,6 +70,7 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
         options.unsafe, options.harmless, options.domain, options.sets, options.limit, options.packs
     )
     repeats = list(overlaps(sets, [Path(path) for path in options.tuned_on]))
+    labelled = [] if options.labels is None else read_labelled(Path(options.labels))
     cache = Cache(None if options.cache is None else Path(options.cache))
     found_judges = make_judges(options.judges)
     named = named_models(models, options)
@@ -82,6 +88,11 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
         found, answers = evaluator.measure(name, identity, named.pop(name))
         results.append(found)
         asked += answers
+    calibration = list(
+        calibrate_judges(judges, found_judges, labelled, results, options.confidence)
+        if labelled
+        else ()
+    )
     cache.close()
     compared = compare(results, options.confidence, repeated(found_judges[0]))
     return Evaluation(
@@ -93,10 +104,16 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
         _agreement(asked, [judge.name for judge in judges]),
         [
             *repeats,
+            *(
+                []
+                if options.labels is None
+                else calibration_notes(calibration, results, Path(options.labels))
+            ),
             *notes(sets, found_judges, results, options.max_new_tokens),
             *disagreements(compared, options.confidence, repeated(found_judges[0])),
         ],
         meaning(found_judges[0]),
+        calibration,
     )
 
 

@@ -21,7 +21,7 @@ from mergesafe.safety.judges.base import Verdict
 from mergesafe.safety.refusal import CUT
 
 #: The role whose questions count, which answer of the verdict, and what stands for no answer.
-_JUDGED: Final[dict[str, tuple[Role, str, bool]]] = {
+JUDGED: Final[dict[str, tuple[Role, str, bool]]] = {
     SAFE: ("unsafe", "safe", False),
     REFUSAL: ("unsafe", "refused", False),
     OVER_REFUSAL: ("harmless", "refused", True),
@@ -46,7 +46,7 @@ class SetResponses:
 def planned_metrics(sets: Sequence[EvaluationSet]) -> list[str]:
     """The metrics that these sets give, with a model that can tell how likely an answer is."""
     names: list[str] = []
-    for metric, (role, _, _) in _JUDGED.items():
+    for metric, (role, _, _) in JUDGED.items():
         names += _grouped(metric, [each for each in sets if each.role == role])
     for each in sets:
         if each.role == "domain":
@@ -140,7 +140,7 @@ def _judged_figures(
     unsafe question, but as one of a harmless question.
     """
     figures = {}
-    for metric, (role, about, if_undecided) in _JUDGED.items():
+    for metric, (role, about, if_undecided) in JUDGED.items():
         by_set = {each.set.name: each for each in asked if each.set.role == role}
         for name, sets in _grouped(metric, [each.set for each in by_set.values()]).items():
             runs = [by_set[each.name].verdicts[judge] for each in sets]

@@ -33,6 +33,8 @@ class EvaluationOptions:
         packs: names of packs of questions (:mod:`mergesafe.safety.packs.table`).
         tuned_on: files of records that the models were tuned or trained on; questions that repeat
             one of them are named.
+        labels: a file of responses that people labelled, on which the judges are measured; rates
+            are told without the judges' errors, too.
         judges: what :func:`~mergesafe.safety.judges.registry.make_judge` takes, or judges; the
             first decides the figures.
         max_new_tokens: longest response.
@@ -58,6 +60,7 @@ class EvaluationOptions:
     sets: str | Path | None = None
     packs: Sequence[str] = ()
     tuned_on: Sequence[str | Path] = ()
+    labels: str | Path | None = None
     judges: Sequence[str | Judge] = ("rules",)
     max_new_tokens: int = MAX_NEW_TOKENS
     temperature: float = 0.0
@@ -85,7 +88,7 @@ class EvaluationOptions:
         for name in ("device", "dtype"):
             if not isinstance(getattr(self, name), str):
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected text")
-        for name in ("sets", "cache"):
+        for name in ("sets", "labels", "cache"):
             if not isinstance(getattr(self, name), str | Path | None):
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected a path")
         if not 0 <= self.temperature < float("inf"):

@@ -128,6 +128,7 @@ class Evaluation:
     agreement: Sequence[schema.Agreement] = ()
     notes: Sequence[str] = ()
     meaning: Mapping[str, str] = field(default_factory=dict)
+    calibration: Sequence[schema.JudgeCalibration] = ()
 
     def shown(self, metrics: Iterable[str]) -> list[str]:
         """``metrics`` without those that only repeat another one under a name they do not earn."""
@@ -143,6 +144,7 @@ class Evaluation:
             models=[each.document() for each in self.models],
             comparisons=[each.document() for each in self.comparisons],
             agreement=list(self.agreement),
+            calibration=list(self.calibration),
             notes=list(self.notes),
         )
 
