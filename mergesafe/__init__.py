@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mergesafe.safety.judges.registry import make_judge
     from mergesafe.safety.similarity.api import similarity
     from mergesafe.safety.vet.api import vet
+    from mergesafe.safety.vet.merges.api import vet_recipe
     from mergesafe.transplant.api import transplant_tokenizer
     from mergesafe.tune.api import tune
 
@@ -52,6 +53,7 @@ __all__ = [
     "tune",
     "verify",
     "vet",
+    "vet_recipe",
 ]
 
 _LAZY = {
@@ -74,6 +76,7 @@ _LAZY = {
     "tune": ("mergesafe.tune.api", "tune"),
     "verify": ("mergesafe.engine.api", "verify"),
     "vet": ("mergesafe.safety.vet.api", "vet"),
+    "vet_recipe": ("mergesafe.safety.vet.merges.api", "vet_recipe"),
 }
 
 

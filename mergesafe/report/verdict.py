@@ -109,6 +109,7 @@ def _headline(
         ("bad" in statuses, "Safety was lost in merging."),
         (any(s.status == "bad" for s in baselines), "A model is less safe than its baseline."),
         (unfit, f"{listed(unfit)} {_number(unfit, 'is', 'are')} unfit to be merged."),
+        (any(_worse(vet) for _, vet in content.of(Vet)), "Fit parents give an unsafe merge."),
     )
     for is_so, text in bad:
         if is_so:
@@ -262,6 +263,17 @@ def _vets(content: Content) -> Iterator[Statement]:
             reasons = [f.what.rstrip(".") for f in model.findings if f.severity == "unfit"]
             name = content.short(model.name)
             yield Statement("bad", f"{name} is unfit to be merged: {'; '.join(reasons[:3])}.")
+        if worse := _worse(vet):
+            yield Statement(
+                "bad",
+                f"{listed(worse)} {_number(worse, 'is a merge that is', 'are merges that are')} "
+                "worse than every one of their parents.",
+            )
+
+
+def _worse(vet: Vet) -> list[str]:
+    """Merges that are certainly worse than each of their parents."""
+    return [m.name for m in vet.merges if any(i.above for i in m.interactions.values())]
 
 
 def _tunings(content: Content) -> Iterator[Statement]:

@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mergesafe.results.vet import Rate
-from mergesafe.safety.statistics import interval
+from mergesafe.safety.statistics import Estimate, interval
 from mergesafe.safety.vet.api import Vetted
+from mergesafe.safety.vet.merges.interaction import HARMS, ProbedMerge
 from mergesafe.safety.vet.scope import meaning
 from mergesafe.terminal.text import printable
 
@@ -47,6 +48,8 @@ def show(found: Vetted, to: Console) -> None:
             line.append(printable(each.what), style="default")
             line.append(f"  [{printable(each.where)}]", style="dim")
             to.print(line)
+    if found.merges:
+        _merges(found, to)
     fit = len(found.parents) - len(found.unfit)
     to.print()
     for text in meaning(fit, found.checked, found.not_checked):
@@ -55,3 +58,40 @@ def show(found: Vetted, to: Console) -> None:
 
 def _rate(rate: Rate | None) -> str:
     return "-" if rate is None else f"{rate.value:.2f} {interval(rate.low, rate.high)}"
+
+
+def worse(merge: ProbedMerge, bound: float) -> list[str]:
+    """In which rates a merge is certainly worse than the worst of its parents, and by how much."""
+    return [
+        f"{each.metric.replace('_', ' ')} worse by {_difference(each.estimate)} than {each.parent}"
+        for each in merge.above(bound)
+    ]
+
+
+def _merges(found: Vetted, to: Console) -> None:
+    """A table of the merges: rates, and how much worse than the worst parent each is."""
+    rates = [each for each in HARMS if each not in found.meaning]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("merge", overflow="fold")
+    for rate in rates:
+        table.add_column(rate.replace("_", " "), justify="right")
+        table.add_column("worse than its parents by", justify="right")
+    for merge in found.merges:
+        made = merge.document(found.max_interaction)
+        cells = []
+        for rate in rates:
+            cells.append(Text(_rate(made.rates.get(rate))))
+            known = {each.metric: each for each in merge.interactions}.get(rate)
+            above = rate in made.interactions and made.interactions[rate].above
+            said = "-" if known is None else _difference(known.estimate)
+            cells.append(Text(said, _STYLES["unfit"] if above else ""))
+        table.add_row(Text(printable(merge.probe.name)), *cells)
+    to.print()
+    to.print(table)
+    for merge in found.merges:
+        if merge.problem:
+            to.print(Text(printable(f"{merge.probe.name}: not asked: {merge.problem}")))
+
+
+def _difference(found: Estimate) -> str:
+    return f"{found.value:+.2f} {interval(found.low, found.high)}"

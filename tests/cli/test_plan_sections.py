@@ -19,7 +19,6 @@ from mergesafe.cli.plan import parents as of_parents
 from mergesafe.cli.plan import stack as of_stack
 from mergesafe.cli.plan.description import describe
 from mergesafe.cli.plan.differences import RULES, differences
-from mergesafe.cli.plan.names import short_names
 from mergesafe.cli.plan.numbers import (
     at_default,
     group_lines,
@@ -30,6 +29,7 @@ from mergesafe.cli.plan.numbers import (
 from mergesafe.cli.plan.parents import Parent, parents, renaming
 from mergesafe.cli.plan.text import as_text
 from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.recipe.short_names import short_names
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -17,12 +17,28 @@ ModelArguments = Annotated[
 BaseModel = Annotated[
     str, typer.Option("--base", metavar="MODEL", help="What the models were fine-tuned from.")
 ]
+VettedArguments = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[NAME=]MODEL... | RECIPE",
+        help="Folders, URLs or Hub ids; +ADAPTER or not. Or one recipe, whose merges are probed.",
+    ),
+]
+VettedBase = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="MODEL",
+        help="What the models were fine-tuned from; of a recipe its base_model by default.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the two commands."""
     pool = "maths=models/maths code=models/base+adapters/code --base models/base"
-    app.command(epilog=f"Example: mergesafe vet {pool} --out vet.json")(vet)
+    recipe = "mergesafe vet recipe.yml --max-interaction 0.1"
+    app.command(epilog=f"Examples: mergesafe vet {pool} --out vet.json · {recipe}")(vet)
     app.command(epilog=f"Example: mergesafe similarity {pool} --prompts questions.jsonl")(
         similarity
     )
@@ -30,8 +46,8 @@ def register(app: typer.Typer) -> None:
 
 @guarded
 def vet(
-    models: ModelArguments,
-    base: BaseModel,
+    models: VettedArguments,
+    base: VettedBase = None,
     behaviour: Annotated[
         bool,
         typer.Option(
@@ -59,13 +75,37 @@ def vet(
             metavar="SHARE", parser=ask.share, help="Required of every parent, as 0.95 or 95%."
         ),
     ] = None,
+    strengths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Of a recipe: merge its experts at these strengths. Default: 0.3,0.5,1.",
+        ),
+    ] = None,
+    max_interaction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            parser=ask.share,
+            help="Of a recipe: exit with status 3 if a merge is certainly worse than the worst of "
+            "its parents by more than this share. Default: 0.1.",
+        ),
+    ] = None,
     unsafe: ask.Unsafe = None,
     harmless: ask.Harmless = None,
     judge: ask.Judges = None,
-    max_new_tokens: ask.MaxNewTokens = 64,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Longest response, in tokens. Default: 64, of a recipe 12."),
+    ] = None,
     batch: ask.Batch = 32,
     device: ask.Device = "auto",
-    limit: ask.Limit = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="The first N questions of each set. Default: all, of a recipe 24."
+        ),
+    ] = None,
     cache: ask.CacheFolder = None,
     memory: Memory = None,
     threads: Threads = None,
@@ -76,16 +116,18 @@ def vet(
 ) -> None:
     """Audit MODELs before a merge: their files, their weights, their behaviour.
 
-    One verdict per parent, with reasons. Exit status 3 when one is unfit.
+    One verdict per parent, with reasons. Exit status 3 when one is unfit. Of a RECIPE its parents
+    are audited, and merges of them are made in memory and asked: pairs, all but one, each expert
+    at several strengths. Exit status 3 also when one is worse than all of its parents.
     """
     from mergesafe.cli.vet import run
 
     run(
-        models, base, out=out, json=json, quiet=quiet,
-        behaviour=behaviour, margin=margin, min_safe_rate=min_safe_rate,
-        max_over_refusal=max_over_refusal, unsafe=unsafe or (), harmless=harmless or (),
-        judges=judge or ("rules",), max_new_tokens=max_new_tokens, batch=batch, device=device,
-        limit=limit, cache=cache, memory=memory, threads=threads,
+        models, base, out=out, json=json, quiet=quiet, strengths=strengths,
+        max_interaction=max_interaction, behaviour=behaviour, margin=margin,
+        min_safe_rate=min_safe_rate, max_over_refusal=max_over_refusal, unsafe=unsafe or (),
+        harmless=harmless or (), judges=judge or ("rules",), max_new_tokens=max_new_tokens,
+        batch=batch, device=device, limit=limit, cache=cache, memory=memory, threads=threads,
     )  # fmt: skip
 
 

@@ -7,9 +7,9 @@ from itertools import groupby
 from typing import Any
 
 from mergesafe.architecture.groups import in_words
-from mergesafe.cli.plan.names import short_names
 from mergesafe.cli.plan.numbers import Silent, methods_of_several_ways, shown
 from mergesafe.cli.plan.ranges import in_ranges
+from mergesafe.recipe.short_names import short_names
 
 #: Title of a column -> the value there, as text.
 Cells = Mapping[str, str]

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from mergesafe.architecture.groups import GROUPS, in_words, tensor_group
 from mergesafe.architecture.layers import layers_of
-from mergesafe.cli.plan.names import short_names
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.methods.combinations import (
@@ -23,6 +22,7 @@ from mergesafe.methods.combinations import (
 from mergesafe.methods.fused import Fused
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import Settings
+from mergesafe.recipe.short_names import short_names
 
 #: Models whose values a line names before it only counts.
 _MODELS: Final = 4

@@ -10,10 +10,10 @@ from typing import Any, Final
 from mergesafe.architecture.names import layer_of
 from mergesafe.architecture.tying import HEADS
 from mergesafe.checkpoint.views.gathered import Gathered
-from mergesafe.cli.plan.names import short_names
 from mergesafe.cli.plan.ranges import in_ranges
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.outline.sources import Model, Operand
+from mergesafe.recipe.short_names import short_names
 
 #: Tensors that a line names before it only counts.
 _SHOWN: Final = 3

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mergesafe.architecture.depth import count_of, in_layer, main_stack
-from mergesafe.cli.plan.names import short_names
 from mergesafe.cli.plan.ranges import in_ranges
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.outline.sources import Model
+from mergesafe.recipe.short_names import short_names
 
 #: Characters of a bar: of a larger model each stands for several layers.
 _WIDTH: Final = 40

@@ -8,11 +8,11 @@ from typing import Any, Final
 from mergesafe.architecture.tying import embedding_of
 from mergesafe.checkpoint.views.gathered import Gathered
 from mergesafe.checkpoint.views.row_map import MEAN
-from mergesafe.cli.plan.names import short_names
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.token_ids import tokenizer_of
 from mergesafe.outline.sources import Operand
+from mergesafe.recipe.short_names import short_names
 from mergesafe.tokenizer.alignment import TokenTable
 from mergesafe.tokenizer.special import SPECIAL, content_of, special_settings, special_tokens
 from mergesafe.tokenizer.vocabulary import TOKENIZER

@@ -9,7 +9,7 @@ from mergesafe.report.content import Content
 from mergesafe.report.measure import Measure
 from mergesafe.report.sections.parts import Group, Section
 from mergesafe.report.sections.tables import Cell, Table
-from mergesafe.report.text import measured
+from mergesafe.report.text import DASH, measured, metric_name
 from mergesafe.results.gate import Gate, ModelIdentity, Requirement
 from mergesafe.results.metrics import is_nll
 from mergesafe.results.vet import Vet, VettedModel
@@ -81,7 +81,7 @@ def vetting(content: Content) -> Iterator[Section]:
             ["Model", "Verdict", "Finding"],
             [row for model in vet.models for row in _findings(content, model)],
         )
-        groups.append(Group(tables=[table]))
+        groups.append(Group(tables=[table, *_merges(i, vet)]))
     if groups:
         yield Section(
             "vet",
@@ -100,3 +100,24 @@ def _findings(content: Content, model: VettedModel) -> Iterator[list[Cell]]:
     for finding in model.findings:
         about = " · ".join(filter(None, (finding.severity, finding.area, finding.where)))
         yield [name, verdict, Cell(finding.what, about, status=_SEVERITY[finding.severity])]
+
+
+def _merges(number: int, vet: Vet) -> Iterator[Table]:
+    """How much worse each probed merge is than the worst of its parents, in every rate."""
+    if not vet.merges:
+        return
+    rates = list(dict.fromkeys(rate for merge in vet.merges for rate in merge.interactions))
+    heads = [f"{metric_name(rate)}: worse than its parents by" for rate in rates]
+    rows = []
+    for merge in vet.merges:
+        cells = [Cell(merge.name, merge.problem)]
+        for rate in rates:
+            found = merge.interactions.get(rate)
+            if found is None:
+                cells.append(Cell(DASH))
+                continue
+            said = measured(Measure(found.value, found.low, found.high), True)
+            status = "bad" if found.above else ""
+            cells.append(Cell(said, f"than {found.parent}", status=status))
+        rows.append(cells)
+    yield Table(f"vet-{number}-merges", "Merges that were probed", ["Merge", *heads], rows)

@@ -30,9 +30,17 @@ from mergesafe.safety.similarity.api import Models, counted
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE
 from mergesafe.safety.vet import scope
-from mergesafe.safety.vet.behaviour import MAX_NEW_TOKENS, Limits, check_behaviour, names, observe
+from mergesafe.safety.vet.behaviour import (
+    MAX_NEW_TOKENS,
+    Behaviour,
+    Limits,
+    check_behaviour,
+    names,
+    observe,
+)
 from mergesafe.safety.vet.files import check_files
 from mergesafe.safety.vet.findings import Parent, by_severity
+from mergesafe.safety.vet.merges.interaction import ProbedMerge
 from mergesafe.safety.vet.rotation import Heads, check_rotation
 from mergesafe.safety.vet.tensors import inputs
 from mergesafe.safety.vet.weights import check_weights
@@ -53,6 +61,16 @@ class Vetted:
     not_checked: tuple[str, ...] = tuple(scope.not_checked())
     #: Of a rate that is not what its name says with the judge that was used.
     meaning: Mapping[str, str] = field(default_factory=dict)
+    #: Merges of the parents that were made in memory and asked.
+    merges: tuple[ProbedMerge, ...] = ()
+    #: The bound on their interactions; None where none was probed.
+    max_interaction: float | None = None
+
+    @property
+    def above(self) -> tuple[ProbedMerge, ...]:
+        """Merges that are certainly worse than each of their parents by more than the bound."""
+        bound = self.max_interaction
+        return () if bound is None else tuple(each for each in self.merges if each.above(bound))
 
     @property
     def unfit(self) -> tuple[Parent, ...]:
@@ -65,6 +83,8 @@ class Vetted:
             base=self.base,
             base_rates=dict(self.base_rates),
             models=[parent.document() for parent in self.parents],
+            merges=[each.document(self.max_interaction) for each in self.merges],
+            max_interaction=self.max_interaction,
             meaning=dict(self.meaning),
             notes=list(self.notes),
             checked=list(self.checked),
@@ -120,7 +140,7 @@ def vet(
     places = _located(named)
     origin = open_refs([parse_reference(str(base), Path())], Path())[0]
     if behaviour:
-        asking = _ready(asking, limits)
+        asking = ready(asking, limits)
     else:
         _check_unused(asking, limits)
     compared = [
@@ -161,22 +181,48 @@ def with_behaviour(
     tell: ProgressCallback,
 ) -> Vetted:
     """``found`` with what the base and the parents do; those that are unfit already are not run."""
-    sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
+    return judged(found, observed(found, references, base, options, tell), options, limits)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the base did, and every parent that was run, by name."""
+
+    base: Behaviour
+    parents: Mapping[str, Behaviour]
+
+
+def observed(
+    found: Vetted,
+    references: Mapping[str, Model],
+    base: Model,
+    options: EvaluationOptions,
+    tell: ProgressCallback,
+) -> Observed:
+    """Ask the base, and the parents that are not unfit already."""
     origin = observe("base", base, options, tell)
+    fit = [parent.name for parent in found.parents if parent.fit]
+    return Observed(origin, {name: observe(name, references[name], options, tell) for name in fit})
+
+
+def judged(found: Vetted, seen: Observed, options: EvaluationOptions, limits: Limits) -> Vetted:
+    """``found`` with the findings about what was observed."""
+    sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
+    origin = seen.base
     parents, notes = [], list(found.notes)
     if origin.problem:
         notes.append(f"parents are not compared with the base's behaviour: {origin.problem}")
     for parent in found.parents:
-        if not parent.fit:
+        if parent.name not in seen.parents:
             skipped = Finding(
                 "note", "behaviour", "not run, since it is unfit already", names(sets)
             )
             parents.append(replace(parent, findings=(*parent.findings, skipped)))
             continue
-        seen = observe(parent.name, references[parent.name], options, tell)
-        new = check_behaviour(seen, None if origin.problem else origin, limits, sets)
+        did = seen.parents[parent.name]
+        new = check_behaviour(did, None if origin.problem else origin, limits, sets)
         parents.append(
-            replace(parent, findings=by_severity([*parent.findings, *new]), rates=seen.rates())
+            replace(parent, findings=by_severity([*parent.findings, *new]), rates=did.rates())
         )
     safest = [parent.rates[SAFE].high for parent in parents if SAFE in parent.rates]
     if safest and max(safest) < _ALIGNED:
@@ -235,7 +281,7 @@ def _located(named: Mapping[str, str]) -> dict[str, list[Location]]:
     return found
 
 
-def _ready(options: EvaluationOptions, limits: Limits) -> EvaluationOptions:
+def ready(options: EvaluationOptions, limits: Limits) -> EvaluationOptions:
     """``options`` with judges that can judge, on questions and a device that can be used: known
     before the weights are read.
     """

@@ -92,8 +92,13 @@ class Behaviour:
 
     def rates(self) -> dict[str, Rate]:
         """Every rate as it is written, rounded."""
-        rounded = {m: self.figures[m].estimate.rounded() for m in RATES if m in self.figures}
-        return {m: Rate(each.value, each.low, each.high, each.n) for m, each in rounded.items()}
+        return rates_of(self.figures)
+
+
+def rates_of(figures: Mapping[str, Figure]) -> dict[str, Rate]:
+    """The rates among a model's figures as they are written, rounded."""
+    rounded = {m: figures[m].estimate.rounded() for m in RATES if m in figures}
+    return {m: Rate(each.value, each.low, each.high, each.n) for m, each in rounded.items()}
 
 
 def observe(

@@ -15,13 +15,22 @@ FILES: Final = (
 WEIGHTS: Final = (
     "weights: defects, size and direction of the change from the base, hidden rotations"
 )
-#: Whatever is asked.
-NEVER: Final = (
+#: Unless triggers are searched for.
+TRIGGERS: Final = (
     "hidden triggers (backdoors): a phrase that makes the model behave otherwise is not searched "
-    "for, neither in weights nor by asking",
-    "the merge: parents that each behave can still give an unsafe merge, so evaluate it too",
-    "training data, licences, and who made the files",
+    "for, neither in weights nor by asking"
 )
+#: Unless merges are probed.
+MERGE: Final = (
+    "the merge: parents that each behave can still give an unsafe merge, so evaluate it too"
+)
+#: Where they are.
+OTHER_MERGES: Final = (
+    "merges at other strengths or by other methods than those that were probed, merges with models "
+    "that are not in the recipe, and what a merge does only when a hidden trigger appears"
+)
+#: Whatever is asked.
+NEVER: Final = "training data, licences, and who made the files"
 ELSEWHERE: Final = (
     "pickles and code of models on a server or the Hub: these files are listed, their contents are "
     "not looked into, so download a model to have them vetted"
@@ -40,16 +49,34 @@ def checked(
     return found
 
 
-def not_checked(sets: Sequence[EvaluationSet] = (), *, elsewhere: bool = False) -> list[str]:
-    """What was not looked at, a line each; ``elsewhere``: of parents that are not on this disk."""
+def probed(merges: int, comparisons: int, confidence: float) -> str:
+    """What probing merges looked at, and what its intervals mean together."""
+    made, compared = (
+        amount(merges, "merge", "merges"),
+        amount(comparisons, "comparison", "comparisons"),
+    )
+    return (
+        f"merges: {made} of these parents, made in memory and asked the unsafe questions; the "
+        f"intervals of all {compared} with parents hold together at {100 * confidence:g} % "
+        "(Bonferroni)"
+    )
+
+
+def not_checked(
+    sets: Sequence[EvaluationSet] = (), *, elsewhere: bool = False, merges: bool = False
+) -> list[str]:
+    """What was not looked at, a line each; ``elsewhere``: of parents that are not on this disk;
+    ``merges``: some were probed.
+    """
     files = [ELSEWHERE] if elsewhere else []
+    never = [TRIGGERS, OTHER_MERGES if merges else MERGE, NEVER]
     if not sets:
-        return [*files, NOT_ASKED, *NEVER]
+        return [*files, NOT_ASKED, *never]
     beyond = (
         f"behaviour outside these {_questions(sets)}: other subjects, languages, prompts made to "
         "deceive it, several turns, other sampling"
     )
-    return [*files, beyond, *NEVER]
+    return [*files, beyond, *never]
 
 
 def meaning(fit: int, what: Sequence[str], beyond: Sequence[str]) -> list[str]:

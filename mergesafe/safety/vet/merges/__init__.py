@@ -1,0 +1,1 @@
+"""Vets merges that nobody has written: pairs, all but one, each expert at several strengths."""
