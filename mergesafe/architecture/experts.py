@@ -55,18 +55,28 @@ _MIXTRAL: Final = _Names("w1", "w3", "w2", (".mlp.experts", ".block_sparse_moe.e
 _ROWS: Final[Mapping[str, _Names]] = {
     **dict.fromkeys(
         (
-            "afmoe", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1",
-            "ernie4_5_moe", "ernie4_5_vl_moe", "exaone_moe", "flex_olmo", "gemma4", "gemma4_text",
-            "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm4v_moe_text", "glm_moe_dsa",
-            "granitemoe", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe", "jamba",
-            "kimi_linear", "longcat_flash", "mimo_v2_flash", "mistral4", "nemotron_h", "olmoe",
-            "qwen2_moe", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next",
-            "qwen3_omni_moe", "qwen3_omni_moe_text", "solar_open",
+            "afmoe", "axk1", "axk2", "bailing_hybrid", "beam", "cohere2_moe", "deepseek_ocr2",
+            "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe",
+            "ernie4_5_vl_moe", "exaone_moe", "flex_olmo", "flint", "gemma4", "gemma4_text",
+            "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm4v_moe_text", "glm5_next",
+            "glm5_next_text", "glm_moe_dsa", "granitemoe", "granitemoehybrid", "granitemoeshared",
+            "hunyuan_v1_moe", "hy_v3", "jamba", "kimi_k25", "kolibri1", "laguna", "longcat_flash",
+            "mellum", "mimo_v2_flash", "mistral4", "nemotron_h", "olmoe", "qwen2_moe",
+            "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_omni_moe",
+            "qwen3_omni_moe_text", "qwen3_omni_moe_thinker", "qwen4_exp_text", "sarvam_mla",
+            "sarvam_moe", "solar_open", "unlimited_ocr",
         ),
         _PROJ,
     ),
-    **dict.fromkeys(("deepseek_v4", "lfm2_moe", "minimax_m3_vl"), _W),
-    **dict.fromkeys(("minimax", "minimax_m2", "mixtral", "phimoe"), _MIXTRAL),
+    "lfm2_moe": _W,
+    "deepseek_v4": _Names("w1", "w3", "w2", (".mlp.experts", ".ffn.experts")),
+    **dict.fromkeys(
+        ("mistral_large4", "mistral_large4_text"),
+        _Names("w1", "w3", "w2", (".mlp.experts", ".experts")),
+    ),
+    **dict.fromkeys(
+        ("kimi_linear", "minimax", "minimax_m2", "minimax_m3_vl", "mixtral", "phimoe"), _MIXTRAL
+    ),
 }  # fmt: skip
 #: Models of which gate and up are columns, or of which both ways of storing are in use.
 _COLUMNS: Final = frozenset(
@@ -99,7 +109,7 @@ def matrices(
     name: str, shape: tuple[int, ...], config: Mapping[str, Any]
 ) -> tuple[Matrix, ...] | None:
     """The experts' matrices in tensor ``name``, in order; None where it is a tensor like others."""
-    types = set(_model_types(config))
+    types = set(model_types(config))
     rows = next((_ROWS[kind] for kind in sorted(types) if kind in _ROWS), None)
     match = _EXPERTS.fullmatch(name)
     if match is not None and (rows is not None or types & _COLUMNS):
@@ -118,7 +128,7 @@ def joined_names(
     None where that is not known: experts with gaps in their numbers, of several shapes, with more
     than gate, up and down, or of a model that does not store one matrix behind the other.
     """
-    named = next((_ROWS[kind] for kind in sorted(_model_types(config)) if kind in _ROWS), None)
+    named = next((_ROWS[kind] for kind in sorted(model_types(config)) if kind in _ROWS), None)
     found: dict[str, dict[str, dict[int, str]]] = {}
     for name in shapes:
         if (match := _ONE.fullmatch(name)) is not None:
@@ -186,7 +196,7 @@ def _others(
     name: str, shape: tuple[int, ...], config: Mapping[str, Any]
 ) -> tuple[Matrix, ...] | None:
     """Granite and JetMoE [E, out, in], DBRX [E I, H], Step [E, out, in] with gate and up apart."""
-    types = set(_model_types(config))
+    types = set(model_types(config))
     if "dbrx" in types:
         inner = config.get("ffn_config")
         count = inner.get("moe_num_experts") if isinstance(inner, Mapping) else None
@@ -212,11 +222,11 @@ def _others(
     return tuple(Matrix(each, i * prod(rest), rest) for i, each in enumerate(names))
 
 
-def _model_types(config: Mapping[str, Any]) -> Iterator[str]:
+def model_types(config: Mapping[str, Any]) -> Iterator[str]:
     """``model_type`` of the model and of its parts (``text_config``, ``thinker_config`` ...)."""
     kind = config.get("model_type")
     if isinstance(kind, str):
         yield kind
     for value in config.values():
         if isinstance(value, Mapping):
-            yield from _model_types(value)
+            yield from model_types(value)

@@ -15,6 +15,7 @@ from typing import Final
 from mergesafe.architecture.experts import expert_layout
 from mergesafe.architecture.names import is_counter, is_extra_layer, is_recomputed, is_tower
 from mergesafe.architecture.pairing import Rule
+from mergesafe.architecture.settings import class_of
 from mergesafe.architecture.tying import (
     HEADS,
     embedding_of,
@@ -26,6 +27,7 @@ from mergesafe.checkpoint.format.compare import same_bytes
 from mergesafe.checkpoint.format.model import Checkpoint
 from mergesafe.errors import CheckpointError
 from mergesafe.outline.heads import HeadPlan, headless_warning, plan_head
+from mergesafe.outline.layouts import other_layout
 from mergesafe.outline.naming import Named, name_alike
 from mergesafe.outline.sources import Model
 from mergesafe.outline.task_heads import unmerged_heads
@@ -358,15 +360,18 @@ def _mismatch(state: _State, unmatched: Sequence[str]) -> CheckpointError:
     here, there = (_names(state.models[i]) for i in (number, other))
     one, two = (state.models[i].checkpoint for i in (number, other))
     rules = [*state.rules[number], *state.rules[other]]
+    unpaired = [name, *(each for each in here if each not in there)]
+    layouts = (other_layout(each, [one.config, two.config]) for each in unpaired)
     mapping = f" Prefixes that were paired: {'; '.join(map(str, rules))}." if rules else ""
     return CheckpointError(
         f"{one.path}: {_missing(state, there, here, two.path)} missing here; "
-        f"{_missing(state, here, there, 'this model')} missing there.{mapping} {_advice(one, two)}"
+        f"{_missing(state, here, there, 'this model')} missing there.{mapping} "
+        f"{next(filter(None, layouts), None) or _advice(one, two)}"
     )
 
 
 def _advice(one: Checkpoint, two: Checkpoint) -> str:
-    kinds = [_architecture(each) for each in (one, two)]
+    kinds = [class_of(each.config) for each in (one, two)]
     if None not in kinds and kinds[0] != kinds[1]:
         return (
             f"{one.path.name} is a {kinds[0]}, {two.path.name} a {kinds[1]}: they cannot be merged."
@@ -378,11 +383,6 @@ def _advice(one: Checkpoint, two: Checkpoint) -> str:
             "wrote the other."
         )
     return "Every model needs the same architecture: check that the models belong together."
-
-
-def _architecture(checkpoint: Checkpoint) -> object:
-    named = checkpoint.config.get("architectures")
-    return named[0] if isinstance(named, list) and named else None
 
 
 def _names(model: Model) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ from mergesafe.dtypes import SIZES
 from mergesafe.outline.sources import Model
 
 
-def laid_out_alike(models: Sequence[Model], reference: Model) -> list[Model]:
+def experts_alike(models: Sequence[Model], reference: Model) -> list[Model]:
     """The models with the experts of each layer stored as ``reference`` stores its own.
 
     A model is left as it is where that is not known to be possible: one of another family, with
@@ -66,7 +66,7 @@ def _joined(model: Model) -> Model | None:
             return None
         made |= {part: {} for part in parts[1:]}
         made[parts[0]] = {name: Joined(infos, shape)}
-    return _with(model, made)
+    return with_views(model, made)
 
 
 def _parted(model: Model) -> Model | None:
@@ -81,10 +81,10 @@ def _parted(model: Model) -> Model | None:
     names = (name for views in made.values() for name in views)
     if expert_layout(names) != "separate" or expert_layout(rest) is not None:
         return None
-    return _with(model, made)
+    return with_views(model, made)
 
 
-def _with(model: Model, made: Mapping[str, Mapping[str, View]]) -> Model:
+def with_views(model: Model, made: Mapping[str, Mapping[str, View]]) -> Model:
     """The model with other tensors, in the order of the file, in place of some of its own."""
     tensors: dict[str, TensorInfo] = {}
     for name, info in model.checkpoint.tensors.items():
@@ -94,5 +94,6 @@ def _with(model: Model, made: Mapping[str, Mapping[str, View]]) -> Model:
         for other, view in made[name].items():
             nbytes = view.numel * SIZES[view.dtype]
             tensors[other] = TensorInfo(other, view.dtype, view.shape, info.path, 0, nbytes)
-    views = {name: view for each in made.values() for name, view in each.items()}
+    views = {name: view for name, view in model.views.items() if name not in made}
+    views |= {name: view for each in made.values() for name, view in each.items()}
     return replace(model, checkpoint=replace(model.checkpoint, tensors=tensors), views=views)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mergesafe.architecture.pairing import Pairing, Rule, pair
 from mergesafe.errors import CheckpointError
-from mergesafe.outline.expert_layouts import laid_out_alike
+from mergesafe.outline.layouts import laid_out_alike
 from mergesafe.outline.sources import Model
 
 
@@ -27,13 +27,20 @@ class Named:
 
 
 def _shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    return {name: info.shape for name, info in model.checkpoint.tensors.items()}
+    tensors = model.checkpoint.tensors
+    return {name: tensors[own].shape for name, own in _spelt(model).items()}
+
+
+def _spelt(model: Model) -> Mapping[str, str]:
+    """The model's tensors by the names that they have in the reference's layout."""
+    return model.names or {name: name for name in model.checkpoint.tensors}
 
 
 def name_alike(models: Sequence[Model], reference: Model) -> Named:
     """Every model with its names for the reference's tensors, then for its own further ones.
 
-    Experts of a mixture lie as the reference stores them (:mod:`mergesafe.outline.expert_layouts`).
+    Tensors are called, cut and joined as the reference stores them
+    (:mod:`mergesafe.outline.layouts`).
 
     Raises:
         CheckpointError: the names of a model fit in more than one way.
@@ -41,12 +48,13 @@ def name_alike(models: Sequence[Model], reference: Model) -> Named:
     models = laid_out_alike(models, reference)
     ours = _shapes(reference)
     pairings: dict[int, Pairing] = {}
-    known: dict[object, Pairing] = {}
+    known: dict[int, Pairing] = {}
     for number, model in enumerate(models):
-        # An adapter may store further tensors.
-        key = model.checkpoint.path, model.adapter.path if model.adapter else None
+        key = id(model.checkpoint)  # whose tensors may differ with an adapter, or in layout
         if key not in known:
-            known[key] = pair(ours, _shapes(model))
+            # Names that the layout of the type tells leave few that a prefix could be told by.
+            least = None if model.names is None else 1
+            known[key] = pair(ours, _shapes(model), least=least)
         pairings[number] = known[key]
     named = []
     notes = []
@@ -60,8 +68,8 @@ def name_alike(models: Sequence[Model], reference: Model) -> Named:
                 "tensors of one."
             )
         # In the order of the file: that of the first model is the output's.
-        target = {own: name for name, own in found.stored.items()}
-        stored = {target.get(own, own): own for own in model.checkpoint.tensors}
+        target = {theirs: name for name, theirs in found.stored.items()}
+        stored = {target.get(theirs, theirs): own for theirs, own in _spelt(model).items()}
         named.append(replace(model, names=stored))
         notes += _naming_notes(model, found)
     warnings = [warning for model in models for warning in model.warnings]

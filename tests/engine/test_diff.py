@@ -185,7 +185,7 @@ def test_both_layouts_of_experts(tmp_path: Path) -> None:
     for first, second in (models[:2], models[1::-1]):
         found = mergesafe.diff(first, second)
         assert found.same
-        assert "the same matrices are compared" in found.notes[0]
+        assert "the same matrices are paired" in found.notes[0]
     assert only(mergesafe.diff(models[0], models[2])).measures.changed == 1
 
 

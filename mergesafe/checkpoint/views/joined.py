@@ -1,9 +1,11 @@
-"""Several tensors, one behind the other, as one: experts of a layer that are stored one by one."""
+"""Several tensors, one behind the other, as one: experts that are stored one by one, q, k and v."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.views.view import AsStored, ByteRange, Memory, OpenView, Room
@@ -15,19 +17,24 @@ class Joined(AsStored):
     """A tensor of the shape ``size``: the elements of ``parts`` in order.
 
     Raises:
-        ArgumentError: the parts have several types or sizes, or are not as many elements.
+        ArgumentError: the parts have several types, or are not as many elements.
     """
 
     parts: tuple[TensorInfo, ...]
     size: tuple[int, ...]
+    #: The element behind the last one of every part.
+    _ends: tuple[int, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        kinds = {(part.dtype, part.numel) for part in self.parts}
+        kinds = {part.dtype for part in self.parts}
+        sizes = {part.numel for part in self.parts}
         if len(kinds) != 1 or sum(part.numel for part in self.parts) != self.numel:
             raise ArgumentError(
-                f"{len(self.parts)} tensors of the types and sizes {sorted(kinds)} do not make one "
-                f"of shape {list(self.size)}"
+                f"{len(self.parts)} tensors of the types {sorted(kinds)} and sizes {sorted(sizes)} "
+                f"do not make one of shape {list(self.size)}"
             )
+        ends = tuple(accumulate(part.numel for part in self.parts))
+        object.__setattr__(self, "_ends", ends)
 
     @property
     def info(self) -> TensorInfo:
@@ -42,12 +49,14 @@ class Joined(AsStored):
         return self.size
 
     def ranges(self, begin: int, n: int) -> Iterator[ByteRange]:
-        each, size, end = self.info.numel, self.stored_size, begin + n
+        ends, size, end = self._ends, self.stored_size, begin + n
+        number = bisect_right(ends, begin)
         while begin < end:
-            number, first = divmod(begin, each)
-            count = min(end - begin, each - first)
-            yield self.parts[number], first * size, count * size
-            begin += count
+            part = self.parts[number]
+            first = begin - (ends[number] - part.numel)
+            count = min(end - begin, part.numel - first)
+            yield part, first * size, count * size
+            begin, number = begin + count, number + 1
 
     def identity(self) -> list[object]:
         names = [[part.path.name, part.name, part.offset, part.dtype] for part in self.parts]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from mergesafe.architecture.groups import GROUPS, tensor_group
 from mergesafe.architecture.layers import layers_of
@@ -19,7 +19,6 @@ from mergesafe.engine.diff.sums import SIDES, Pair, Sums, added
 from mergesafe.engine.diff.token_rows import TokenRows
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.errors import CheckpointError
-from mergesafe.outline.expert_layouts import laid_out_alike
 from mergesafe.outline.naming import name_alike
 from mergesafe.outline.sources import Model, open_refs
 from mergesafe.recipe.model_reader import parse_reference
@@ -33,11 +32,6 @@ from mergesafe.results.diff import (
     differs,
 )
 from mergesafe.results.numbers import LARGEST
-
-_LAYOUTS: Final = (
-    "experts lie one by one in one model and in one tensor in the other: the same matrices are "
-    "compared"
-)
 
 
 def diff(
@@ -121,16 +115,13 @@ def _judged(**found: Any) -> Diff:
 
 def _named(a: Model, b: Model) -> tuple[Model, Model, list[str]]:
     """Both with a's names where they can be paired, else each with its own."""
-    [_, alike] = laid_out_alike((a, b), a)
-    notes = [] if alike is b else [_LAYOUTS]
-    b = replace(alike, notes=b.notes)
     try:
         named = name_alike((a, b), a)
     except CheckpointError as error:
         own = [replace(m, names={name: name for name in m.checkpoint.tensors}) for m in (a, b)]
-        return own[0], own[1], [*notes, f"names were not paired: {error}"]
+        return own[0], own[1], [f"names were not paired: {error}"]
     one, two = named.models
-    return one, two, [*notes, *dict.fromkeys((*named.notes, *named.warnings))]
+    return one, two, list(dict.fromkeys((*named.notes, *named.warnings)))
 
 
 def _names(model: Model) -> Mapping[str, str]:

@@ -159,7 +159,7 @@ def _set_rows(found: OutputConfig, rows: int, head_rows: int | None) -> None:
         size, multiple = level.get("vocab_size"), level.get("pad_vocab_size_multiple")
         if (key and key not in TEXT_CONFIGS) or not isinstance(size, int) or size == rows:
             return level
-        if head_rows == size < rows:
+        if head_rows == size < rows or size + (level.get("additional_vocab_size") or 0) == rows:
             return level
         if isinstance(multiple, int) and multiple > 0 and -(-size // multiple) * multiple == rows:
             return level
