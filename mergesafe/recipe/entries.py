@@ -51,6 +51,10 @@ class EntryReader:
         if reader is not None and key in reader.known:
             reader.misplaced.add(key)
             hint = f"; it is a parameter of {reader.method.name}: move it under 'parameters'"
+        elif key in ("lora", "loras", "adapter", "adapters"):
+            hint = (
+                "; a model with its adapter is 'model: BASE+ADAPTER', or {path: BASE, lora: PATH}"
+            )
         else:
             hint = did_you_mean(key, known)
         self.report.record(f"unknown key {shown(key)}{where}{hint}", line)
@@ -79,7 +83,11 @@ class EntryReader:
         read = [self.report.attempt(self._slice, x, method_of, reader_of) for x in node.items]
         found = tuple(each for each in read if each is not None)
         if len(found) == len(node.items) and not any(each.length for each in found):
-            raise self.report.error("the slices hold no layer: every range is empty", node.line)
+            raise self.report.error(
+                "the slices hold no layer: every range is empty, since its end is not taken; "
+                "[3, 4] takes layer 3",
+                node.line,
+            )
         return found
 
     def _slice(
@@ -112,7 +120,13 @@ class EntryReader:
                 sources.line or node.line,
             )
         read = [self.report.attempt(self._source, item, reader) for item in sources.items]
-        entries = self._each_once(read, "a source", ", and a slice takes every model once")
+        entries = self._each_once(
+            read,
+            "a source",
+            ", and a slice takes every model once. To merge layers of one model with each other, "
+            "give it a second name by a document of its own, behind '---': {name: again, "
+            "merge_method: passthrough, models: [MODEL]}",
+        )
         parameters = reader.read(node.get("parameters"))
         base = node.get("base_model")
         ref = None if base is None else read_model(base, "'base_model' of a slice", self.report)

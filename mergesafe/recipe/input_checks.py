@@ -65,8 +65,10 @@ def _check_count(
     member = ", the base included" if method.inputs.base == "member" else ""
     note = " besides the base" if separate else member
     listed = ", ".join(ref.text for ref in recipe.inputs) or "none"
+    alone = slice is not None and count == 1
+    advice = ". 'merge_method: passthrough' in the slice takes its layers as they are"
     raise report.error(
         f"{method.name} merges {needs} {noun}{'' if number == 1 else 's'}"
-        f"{note}, got {count}: {listed}",
+        f"{note}, got {count}: {listed}{advice if alone else ''}",
         models_line if slice is None else slice.line,
     )

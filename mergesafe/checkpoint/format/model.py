@@ -240,6 +240,12 @@ def _refuse_folder(path: Location) -> NoReturn:
     names = sorted(at(path).names() or [])
     if "adapter_config.json" in names:
         problem = "this is a LoRA adapter, not a model. Write it as base+adapter in the recipe."
+    elif "model_index.json" in names:
+        problem = (
+            "this is a pipeline of diffusers, which holds several models in folders of their own. "
+            "Merge one of them: give the path of its file, such as "
+            f"{path.name}/unet/diffusion_pytorch_model.safetensors."
+        )
     elif stray := [name for name in names if name.endswith(".safetensors")]:
         problem = (
             f"holds {show(stray[0])} but neither {SINGLE_NAME} nor {INDEX_NAME}. Download the "

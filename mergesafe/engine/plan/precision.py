@@ -41,9 +41,15 @@ class Precision:
         self._keep = recipe.keep_float32
         self._mixed = bool(self._casts) and any(in_16_bits(model.checkpoint) for model in models)
         self._found: list[str] = []
+        self._asked = recipe.dtype is not None or recipe.plain_dtype is not None
+        #: Tensors of several types that are written in the wider one, and these types.
+        self._widened: dict[str, frozenset[str]] = {}
 
     def keeps(self, name: str, sources: Sequence[Operand]) -> bool:
         """Whether tensor ``name`` of these inputs stays in float32."""
+        kinds = frozenset(source.view.nominal for source in sources)
+        if not self._asked and len(kinds) > 1 and kinds <= FLOATS:
+            self._widened[name] = kinds
         if not self._mixed or any(source.view.nominal != "F32" for source in sources):
             return False
         self._found.append(name)
@@ -51,6 +57,20 @@ class Precision:
 
     def notes(self) -> list[str]:
         """What was decided, after all tensors were asked about."""
+        return [*self._widening(), *self._keeping()]
+
+    def _widening(self) -> list[str]:
+        """Models of several types, and a recipe without one: the output may be twice as large."""
+        if not self._widened:
+            return []
+        kinds = sorted({CONFIG_NAMES[kind] for each in self._widened.values() for kind in each})
+        narrow = next((kind for kind in kinds if kind != "float32"), "bfloat16")
+        return [
+            f"{named(list(self._widened), 'tensor')} written in float32, which holds the numbers "
+            f"of all models ({', '.join(kinds)}); 'dtype: {narrow}' in the recipe takes half of it"
+        ]
+
+    def _keeping(self) -> list[str]:
         if not self._found:
             return []
         about = named(self._found, "tensor")

@@ -151,7 +151,8 @@ def _beyond(model: Model, vocabulary: Mapping[str, int]) -> str | None:
     return (
         f"the embedding of {model.text} has {rows:,} rows and none for {tokens_shown(beyond)} of "
         "its tokenizer, which the merged model takes: a text that holds such a token fails. Use "
-        "models whose embeddings were resized to the tokenizer (model.resize_token_embeddings)"
+        "models whose embeddings were resized to the tokenizer, or 'tokenizer_source: base' in the "
+        "recipe, which makes rows for these tokens: those of a model that has them, else zeros"
     )
 
 

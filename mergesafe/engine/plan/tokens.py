@@ -119,7 +119,7 @@ class _Tokens:
             return AlignedTokens(owner)
         ours = parents[owner.ref.key]
         alike = all(each is ours for each in parents.values())
-        if alike and sized_alike and section.plain:
+        if alike and sized_alike and section.plain and self._fits(ours):
             return AlignedTokens(owner)
         vocabulary, contributions = self._vocabulary(ours, parents)
         padding = 0 if section.pad_to_multiple_of else self._rows[owner.ref.key] or 0
@@ -135,19 +135,30 @@ class _Tokens:
         return AlignedTokens(owner, table, built, tuple(self.notes), tuple(self.warnings))
 
     def _parents(self) -> dict[Hashable, Mapping[str, int]] | None:
-        """Token -> id of every model: one object for equal ones. None where nothing is moved, by
-        files that are equal and not read.
+        """Token -> id of every model: one object for equal ones. None where nothing is moved, since
+        the files are equal.
         """
         alike = [model for model in self._models if self._same(model)]
         sized_alike = len(set(self._rows.values())) == 1
-        if len(alike) == len(self._models) and sized_alike and self._section.plain:
+        equal = len(alike) == len(self._models) and sized_alike and self._section.plain
+        try:
+            ours = self._read(self._owner)
+        except _UnknownIdsError:
+            if equal:
+                return None
+            raise
+        if equal and self._fits(ours):
             return None
-        ours = self._read(self._owner)
         found: dict[Hashable, Mapping[str, int]] = {}
         for model in self._models:
             theirs = ours if model in alike else self._read(model)
             found[model.ref.key] = ours if theirs == ours else theirs
         return found
+
+    def _fits(self, vocabulary: Mapping[str, int]) -> bool:
+        """Whether every token of the owner has a row in its table."""
+        rows = self._rows[self._owner.ref.key]
+        return rows is None or max(vocabulary.values(), default=-1) < rows
 
     def _same(self, model: Model) -> bool:
         """Whether the model has the tokenizer of the owner, or none and as many rows."""
