@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mergesafe.safety.gate.api import gate
     from mergesafe.safety.inspector.train import measure_inspector, train_inspector
     from mergesafe.safety.judges.registry import make_judge
+    from mergesafe.safety.logs.api import import_logs
     from mergesafe.safety.similarity.api import similarity
     from mergesafe.safety.vet.api import vet
     from mergesafe.safety.vet.merges.api import vet_recipe
@@ -40,6 +41,7 @@ __all__ = [
     "evaluate",
     "gate",
     "generate",
+    "import_logs",
     "make_judge",
     "measure_inspector",
     "merge",
@@ -63,6 +65,7 @@ _LAZY = {
     "evaluate": ("mergesafe.safety.evaluation.api", "evaluate"),
     "gate": ("mergesafe.safety.gate.api", "gate"),
     "generate": ("mergesafe.data.api", "generate"),
+    "import_logs": ("mergesafe.safety.logs.api", "import_logs"),
     "make_judge": ("mergesafe.safety.judges.registry", "make_judge"),
     "measure_inspector": ("mergesafe.safety.inspector.train", "measure_inspector"),
     "merge": ("mergesafe.engine.api", "merge"),

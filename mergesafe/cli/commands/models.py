@@ -1,4 +1,4 @@
-"""The options of ``mergesafe evaluate``, ``gate``, ``packs`` and ``sample-size``."""
+"""The options of ``mergesafe evaluate``, ``gate``, ``packs``, ``import-logs``, ``sample-size``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def register(app: typer.Typer) -> None:
         "--require 'safe_rate>=0.95' --require 'domain.maths>=0.9*P'"
     )(gate)
     app.command(epilog="Example: mergesafe evaluate merged/ --pack xstest --pack advbench")(packs)
+    app.command(
+        "import-logs",
+        epilog="Example: mergesafe import-logs garak.merged.report.jsonl --name llama=merged --out "
+        "evaluation.json",
+    )(import_logs)
     app.command(
         "sample-size",
         epilog="Example: mergesafe sample-size 5 --rate 90    (does a merge refuse 85 % instead of "
@@ -178,3 +183,42 @@ def packs(json: Json = False, debug: Debug = False) -> None:
     from mergesafe.cli.packs import run
 
     run(json=json)
+
+
+@guarded
+def import_logs(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LOG...",
+            help="Inspect's .eval or .json, garak's .report.jsonl, promptfoo's results.json.",
+        ),
+    ],
+    name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="What to call the model that the logs call OLD."),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the scores are: safe_rate, refusal_rate, over_refusal or domain. By default "
+            "attacks are safe_rate, all else domain.",
+        ),
+    ] = None,
+    inverted: Annotated[
+        bool, typer.Option("--inverted", help="A score of 1 is what the metric does not count.")
+    ] = False,
+    confidence: ask.Confidence = 0.95,
+    out: ask.Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Read what other tools measured, as an evaluation that gate and report take."""
+    from mergesafe.cli.import_logs import run
+
+    run(
+        logs, names=name or (), metric=metric, inverted=inverted, confidence=confidence, out=out,
+        json=json, quiet=quiet,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Results of other evaluation tools, as evaluations that gate and report read."""
