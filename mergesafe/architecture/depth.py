@@ -22,7 +22,7 @@ Config: TypeAlias = Mapping[str, Any]
 #: How configurations call the number of layers.
 COUNTS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks")
 #: And the number in one half of an encoder-decoder, by the name of the module that holds them.
-_HALVES: Final = {
+HALVES: Final = {
     "decoder": ("decoder_layers", "num_decoder_layers"),
     "encoder": ("encoder_layers", "num_encoder_layers"),
 }
@@ -134,14 +134,14 @@ def count_of(config: Config, stack: str = "") -> int | None:
 def _half(stack: str) -> tuple[str, ...]:
     """What says how many layers the half has that ``stack`` is."""
     parts = stack.split(".")
-    return next((keys for module, keys in _HALVES.items() if module in parts), ())
+    return next((keys for module, keys in HALVES.items() if module in parts), ())
 
 
 def without_depth(config: Config) -> dict[str, Any]:
     """``config`` without what depends on the number of its layers, to be compared with others."""
 
     def stripped(level: Config, count: int | None) -> dict[str, Any]:
-        halves = (key for keys in _HALVES.values() for key in keys)
+        halves = (key for keys in HALVES.values() for key in keys)
         dropped = {
             *COUNTS, *halves, *_NUMBERS, *_LEADING, *_PERIODS, *_FURTHER, _TRAILING, _LETTERS,
             _OVERRIDES, "attention_types", "moe_layer_end_index",

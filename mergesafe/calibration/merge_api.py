@@ -164,10 +164,11 @@ def _uncalibrated(recipe: RecipeSource) -> Recipe:
     loaded = load_recipe(recipe, calibrated=False)
     refuse_documents(loaded, "--through-merge takes")
     problem = None
-    if loaded.slices or loaded.merge_method != METHOD:
+    cut = "slices" if loaded.slices else "modules" if loaded.modules else ""
+    if cut or loaded.merge_method != METHOD:
         problem = (
             f"--through-merge is for whole models merged by {METHOD}, and this recipe merges "
-            f"{'slices' if loaded.slices else 'by ' + loaded.merge_method}"
+            f"{cut or 'by ' + loaded.merge_method}"
         )
     elif loaded.encoded_dtype is not None:
         problem = "--through-merge is for outputs of 16 or 32 bits; leave out this out_dtype"

@@ -64,12 +64,26 @@ def outline_of_slices(recipe: Recipe, opened: Sequence[Model], chosen: Model) ->
         RecipeError: a range is outside a model's layers, or models cannot be put together.
         CheckpointError: tensors or settings do not belong together.
     """
-    _check_family(recipe, opened, chosen)
-    named = name_alike(opened, chosen)
-    return _Builder(recipe, named, list(opened).index(chosen)).outline()
+    check_family(recipe, opened, chosen)
+    return outline_of_named_slices(recipe, name_alike(opened, chosen), list(opened).index(chosen))
 
 
-def _check_family(recipe: Recipe, models: Sequence[Model], chosen: Model) -> None:
+def outline_of_named_slices(recipe: Recipe, named: Named, reference: int) -> Outline:
+    """Of models that are named alike already, and of one family; ``reference``: the number of that
+    whose names the output has.
+
+    Raises:
+        RecipeError, CheckpointError: as :func:`outline_of_slices`.
+    """
+    return _Builder(recipe, named, reference).outline()
+
+
+def check_family(recipe: Recipe, models: Sequence[Model], chosen: Model) -> None:
+    """Refuse models of another architecture or width than ``chosen``.
+
+    Raises:
+        RecipeError: there is one.
+    """
     ours = without_depth(chosen.checkpoint.config)
     for model in models:
         theirs = without_depth(model.checkpoint.config)

@@ -148,11 +148,12 @@ def open_models(
     """
     refs = list(recipe.inputs)
     bases = [each.separate_base for each in recipe.merges]
-    if recipe.slices:  # a base that gives no layer still gives the configuration
+    cut = recipe.slices or recipe.modules
+    if cut:  # a base that gives no layer still gives the configuration
         bases.insert(0, recipe.base_model)
     known = {ref.key for ref in refs}
     separate = {ref.key: ref for ref in bases if ref is not None and ref.key not in known}
-    beside = [] if recipe.slices else references_of(recipe)
+    beside = [] if cut else references_of(recipe)
     models = open_refs(
         (*separate.values(), *refs, *beside), recipe.folder, recipe.source, documents
     )

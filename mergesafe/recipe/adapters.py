@@ -42,10 +42,11 @@ def check_output(recipe: Recipe, report: Reporter) -> None:
     if recipe.output != "adapter":
         return
     line = recipe.output_line
-    if recipe.slices:
+    if recipe.slices or recipe.modules:
+        key = "'slices'" if recipe.slices else "'modules'"
         report.record(
-            "'output: adapter' with 'slices': an adapter has the layers of its base. List the "
-            "adapters under 'models'",
+            f"'output: adapter' with {key}: an adapter has the layers and parts of its base. List "
+            "the adapters under 'models'",
             line,
         )
     elif not recipe.method.inputs.adapters:

@@ -39,15 +39,17 @@ def check_calibration(recipe: Recipe, report: Reporter, *, complete: bool = True
 
 
 def check_calibration_of_slices(recipe: Recipe, report: Reporter) -> None:
-    """Record every source whose calibration is another than that of the same model elsewhere."""
+    """Record every source of slices, or model of modules, whose calibration is another than that
+    of the same model elsewhere.
+    """
     known: dict[tuple[object, str], ModelRef] = {}
-    for entry in (entry for each in recipe.slices for entry in each.sources):
+    for entry in recipe.entries:
         for name, place in entry.calibration.items():
             first = known.setdefault((entry.ref.key, name), place)
             if first.key != place.key:
                 report.record(
                     f"'calibration' of {shown(entry.ref.text)} has {shown(name)} at "
-                    f"{shown(place.text)} here and at {shown(first.text)} in an earlier slice; "
+                    f"{shown(place.text)} here and at {shown(first.text)} in an earlier place; "
                     "a model has one",
                     entry.line,
                 )

@@ -95,9 +95,8 @@ def _by_name(recipes: Sequence[Recipe], report: Reporter) -> dict[str, Recipe]:
 
 def refs_of(recipe: Recipe) -> Iterator[ModelRef]:
     """Every model that the recipe merges or reads beside the merged ones, with repetitions."""
-    entries = [*recipe.models, *(entry for each in recipe.slices for entry in each.sources)]
-    yield from (entry.ref for entry in entries)
-    bases = [recipe.base_model, *(each.base_model for each in recipe.slices)]
+    yield from (entry.ref for entry in recipe.entries)
+    bases = [recipe.base_model, *(each.base_model for each in recipe.all_slices)]
     yield from (base for base in bases if base is not None)
     yield from recipe.references.values()
 

@@ -25,7 +25,7 @@ from mergesafe.recipe.entries import EntryReader
 from mergesafe.recipe.fields import anchor_keys, as_meant, boolean, choice
 from mergesafe.recipe.input_checks import check_inputs
 from mergesafe.recipe.method_names import method_named
-from mergesafe.recipe.model import ModelEntry, ModelRef, OutputKind, Recipe, Slice
+from mergesafe.recipe.model import ModelEntry, ModelRef, Module, OutputKind, Recipe, Slice
 from mergesafe.recipe.model_reader import read_model
 from mergesafe.recipe.modules import without_modules
 from mergesafe.recipe.nodes import (
@@ -128,10 +128,11 @@ class _Reader:
         written = mapping(root, "a recipe", report)
         self._anchors = anchor_keys(written, (*KEYS, "modules"))
         self._has_modules = written.get("modules") is not None
-        self.written = without_modules(written, report)
+        self.written, self._module_nodes = without_modules(written, report)
         self.root = as_meant(self.written, KEYS, self._anchors)
         self.entries = EntryReader(report)
         self._slices: tuple[Slice, ...] = ()
+        self._modules: tuple[Module, ...] = ()
         self._readers: dict[str, ParameterReader] = {}
 
     def recipe(self, text: str, folder: Path) -> Recipe:
@@ -153,8 +154,9 @@ class _Reader:
             text=text,
             merge_method=reader.method.name,
             base_model=base,
-            models=() if self._slices else models,
+            models=() if self._slices or self._modules else models,
             slices=self._slices,
+            modules=self._modules,
             parameters=self._parameters(reader, models),
             dtype=dtype,
             out_dtype=out_dtype,
@@ -171,8 +173,8 @@ class _Reader:
             references=references or {},
         )
         if self._are_all(base, models):
-            for merge, each in zip(recipe.merges, self._slices or (None,), strict=True):
-                attempt(check_inputs, merge, each, self._line("models"), self.report)
+            for merge, (each, line) in zip(recipe.merges, self._places(), strict=True):
+                attempt(check_inputs, merge, each, line, self.report)
                 check_calibration(merge, self.report, complete=self.calibrated)
                 check_adapters(merge, self.report)
             check_calibration_of_slices(recipe, self.report)
@@ -203,6 +205,9 @@ class _Reader:
 
     def _are_all(self, base: ModelRef | None, models: tuple[ModelEntry, ...]) -> bool:
         """Whether every model that the recipe names could be read."""
+        if self._module_nodes.entries:
+            whole = len(self._modules) == len(self._module_nodes.entries)
+            return whole and (base is None) == (self.root.get("base_model") is None)
         if self.root.get("slices") is not None:
             written = self.root.get("slices")
             read: Sized = self._slices
@@ -241,7 +246,15 @@ class _Reader:
                 self.entries.check_key(key, line, KEYS, reader, "")
 
     def _entries(self, reader: ParameterReader | None) -> tuple[ModelEntry, ...]:
-        """The entries of ``models``, or those of all ``slices``, which are kept."""
+        """The entries of ``models``, or those of all ``slices`` and ``modules``, which are kept."""
+        if self._module_nodes.entries and reader is not None:
+            read = [
+                self.report.attempt(self._module, name, line, node, reader)
+                for name, line, node in self._module_nodes
+            ]
+            self._modules = tuple(each for each in read if each is not None)
+            listed = (entry for each in self._modules for entry in each.entries)
+            return tuple({entry.ref.key: entry for entry in listed}.values())
         models, slices = self.root.get("models"), self.root.get("slices")
         if models is not None and slices is not None:
             raise self.report.error(
@@ -260,6 +273,36 @@ class _Reader:
                 self._line("models") or self.root.line,
             )
         return self.entries.models(models, reader)
+
+    def _module(
+        self, name: str, line: int | None, node: Node, reader: ParameterReader
+    ) -> Module | None:
+        """None where a model of it could not be read, which is recorded."""
+        assert isinstance(node, MapNode)
+        before = len(self.report.errors)
+        written, slices = node.get("models"), node.get("slices")
+        if (written is None) == (slices is None):
+            what = "neither 'models' nor 'slices'" if written is None else "'models' and 'slices'"
+            raise self.report.error(
+                f"the module {shown(name)} has {what}; it needs one of them", line
+            )
+        models: tuple[ModelEntry, ...] = ()
+        stacked: tuple[Slice, ...] = ()
+        if written is not None:
+            models = self.entries.models(written, reader)
+        if slices is not None:
+            stacked = self.entries.slices(slices, self._slice_method, self._reader)
+        parameters = reader.beside(*self._readers.values()).read(node.get("parameters"))
+        found = Module(name, parameters, models, stacked, line)
+        return found if len(self.report.errors) == before else None
+
+    def _places(self) -> list[tuple[Slice | None, int | None]]:
+        """The slice of each merge, if it is one, and the line of its models."""
+        if self._slices:
+            return [(each, None) for each in self._slices]
+        if not self._modules:
+            return [(None, self._line("models"))]
+        return [(s, part.line) for part in self._modules for s in part.slices or (None,)]
 
     def _slice_method(self, node: Node | None) -> MergeMethod:
         if node is None:

@@ -135,6 +135,24 @@ class Slice:
         return self.sources[0].depth
 
 
+@dataclass(frozen=True)
+class Module:
+    """One element of ``modules``: a part of the model, such as ``vision_tower``, made of ``models``
+    or of ``slices``. Its ``parameters`` come before the recipe's.
+    """
+
+    name: str
+    parameters: Mapping[str, Setting]
+    models: tuple[ModelEntry, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    line: int | None = field(default=None, compare=False)
+
+    @property
+    def entries(self) -> tuple[ModelEntry, ...]:
+        """Every element of ``models`` and of slices."""
+        return (*self.models, *(entry for each in self.slices for entry in each.sources))
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """A checked recipe. Recipes compare by identity; :func:`dump_recipe` compares content.
@@ -143,8 +161,9 @@ class Recipe:
     the mapping. ``dtype`` and ``out_dtype`` are safetensors names. ``keep_float32``: see
     :mod:`mergesafe.engine.plan.precision`. ``folder`` is what relative model paths fall back to.
     ``tune``: the section of :mod:`mergesafe.tune.section.sections`, of which a merge makes no use.
-    ``slices`` are in place of ``models``. ``outer``: parameters that count where ``parameters``
-    give no value. ``references``: models that are read beside the inputs, by the method's names.
+    ``slices`` are in place of ``models``, and so are ``modules``. ``outer``: parameters that count
+    where ``parameters`` give no value. ``references``: models that are read beside the inputs, by
+    the method's names.
     ``tokenizer``: None where the recipe says nothing of it, so that all ids must agree.
     """
 
@@ -166,6 +185,7 @@ class Recipe:
     tune: MapNode | None = None
     tune_line: int | None = None
     slices: tuple[Slice, ...] = ()
+    modules: tuple[Module, ...] = ()
     documents: Mapping[str, Recipe] = field(default_factory=dict)
     document_line: int | None = None
     outer: Mapping[str, Setting] = field(default_factory=dict)
@@ -200,11 +220,41 @@ class Recipe:
         return own or any(each.random for each in self.documents.values())
 
     @cached_property
+    def parts(self) -> tuple[Recipe, ...]:
+        """The recipe of each module, else the whole recipe."""
+        if not self.modules:
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                modules=(),
+                models=each.models,
+                slices=each.slices,
+                parameters=_first_of(each.parameters, self.parameters),
+            )
+            for each in self.modules
+        )
+
+    @property
+    def all_slices(self) -> tuple[Slice, ...]:
+        """The slices, also those of modules."""
+        return (*self.slices, *(each for module in self.modules for each in module.slices))
+
+    @property
+    def entries(self) -> tuple[ModelEntry, ...]:
+        """Every element of ``models``, of slices and of modules."""
+        own = (entry for each in self.slices for entry in each.sources)
+        return (*self.models, *own, *(entry for each in self.modules for entry in each.entries))
+
+    @cached_property
     def merges(self) -> tuple[Recipe, ...]:
-        """What is merged by one method from one list of models: each slice, else the whole recipe.
+        """What is merged by one method from one list of models: each slice, else each module, else
+        the whole recipe.
 
         The recipe of a slice has the sources as ``models``.
         """
+        if self.modules:
+            return tuple(merge for part in self.parts for merge in part.merges)
         if not self.slices:
             return (self,)
         return tuple(
@@ -236,10 +286,10 @@ class Recipe:
         """The method's inputs in its order.
 
         The experts without the base where the method takes a separate one, the base and then the
-        other model where the base is an input, else every model as listed. Of slices, all their
-        inputs.
+        other model where the base is an input, else every model as listed. Of slices and modules,
+        all their inputs.
         """
-        if self.slices:
+        if self.slices or self.modules:
             refs = (ref for each in self.merges for ref in each.inputs)
             return tuple({ref.key: ref for ref in refs}.values())
         listed = tuple(entry.ref for entry in self.models)
@@ -255,7 +305,7 @@ class Recipe:
 
     def entry(self, ref: ModelRef) -> ModelEntry | None:
         """The element of ``models`` that lists ``ref``; None for a base that is not listed, and
-        for any model of a recipe of slices, see :attr:`merges`.
+        for any model of a recipe of slices or modules, see :attr:`merges`.
         """
         return self._entries.get(ref.key)
 
@@ -267,3 +317,12 @@ class Recipe:
     @cached_property
     def _entries(self) -> Mapping[tuple[str, str | None], ModelEntry]:
         return {entry.ref.key: entry for entry in self.models}
+
+
+def _first_of(inner: Mapping[str, Setting], outer: Mapping[str, Setting]) -> Mapping[str, Setting]:
+    """Settings of which those of ``inner`` count first; what its filters miss is ``outer``'s."""
+    found = dict(outer)
+    for name, own in inner.items():
+        after = outer[name].branches if name in outer else ()
+        found[name] = replace(own, branches=(*own.branches, *after))
+    return found

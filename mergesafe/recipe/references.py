@@ -37,13 +37,13 @@ def check_references(recipe: Recipe, line: int | None, report: Reporter) -> None
     """
     methods = recipe.methods
     declared = {each.name: each for method in methods for each in method.inputs.references}
-    if recipe.slices and (recipe.references or declared):
+    if (recipe.slices or recipe.modules) and (recipe.references or declared):
         what = (
             "'references' are" if recipe.references else f"the references of {methods[0].name} are"
         )
         report.record(
-            f"{what} whole models, and which of their layers belong to a slice is not known; list "
-            "whole models under 'models'",
+            f"{what} whole models, and which of their layers belong to a slice or a module is not "
+            "known; list whole models under 'models'",
             line or recipe.method_line,
         )
         return

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from mergesafe.dtypes import CONFIG_NAMES
-from mergesafe.recipe.model import ModelEntry, ModelRef, Recipe, Slice
+from mergesafe.recipe.model import ModelEntry, ModelRef, Module, Recipe, Slice
 from mergesafe.recipe.quoting import quoted
 from mergesafe.recipe.setting import Plain, Setting
 from mergesafe.recipe.tokenizer import section_lines
@@ -45,14 +45,14 @@ def _lines(recipe: Recipe) -> Iterator[str]:
     if recipe.references:
         yield "references:"
         yield from (f"  {name}: {_model(ref)}" for name, ref in recipe.references.items())
-    if recipe.slices:
-        yield "slices:"
-        for each in recipe.slices:
-            yield from _slice(each)
+    if recipe.modules:
+        yield "modules:"
+        for module in recipe.modules:
+            yield f"  {_text(module.name)}:"
+            yield from _parts(module, "    ")
+            yield from _parameters(module.parameters, "    ")
     else:
-        yield "models:"
-        for entry in recipe.models:
-            yield from _entry(entry, "  ")
+        yield from _parts(recipe, "")
     yield from _parameters(recipe.parameters, "")
     if recipe.output != "model":
         yield f"output: {recipe.output}"
@@ -67,15 +67,27 @@ def _lines(recipe: Recipe) -> Iterator[str]:
         yield f"chat_template: {_text(recipe.chat_template.value)}"
 
 
-def _slice(slice: Slice) -> Iterator[str]:
-    yield "  - sources:"
+def _parts(whole: Recipe | Module, indent: str) -> Iterator[str]:
+    """``slices`` or ``models``."""
+    if whole.slices:
+        yield f"{indent}slices:"
+        for each in whole.slices:
+            yield from _slice(each, f"{indent}  ")
+    else:
+        yield f"{indent}models:"
+        for entry in whole.models:
+            yield from _entry(entry, f"{indent}  ")
+
+
+def _slice(slice: Slice, indent: str) -> Iterator[str]:
+    yield f"{indent}- sources:"
     for entry in slice.sources:
-        yield from _entry(entry, "      ")
+        yield from _entry(entry, f"{indent}    ")
     if slice.merge_method is not None:
-        yield f"    merge_method: {_text(slice.merge_method)}"
+        yield f"{indent}  merge_method: {_text(slice.merge_method)}"
     if slice.base_model is not None:
-        yield f"    base_model: {_model(slice.base_model)}"
-    yield from _parameters(slice.parameters, "    ")
+        yield f"{indent}  base_model: {_model(slice.base_model)}"
+    yield from _parameters(slice.parameters, f"{indent}  ")
 
 
 def _entry(entry: ModelEntry, indent: str) -> Iterator[str]:

@@ -110,9 +110,10 @@ case("unknown key of an entry", "merge_method: passthrough\nmodels:\n- modle: a\
 case("modules and models", MODELS + "modules: {text: {models: []}}\n", 4,
      "'modules' and 'models' are both given")  # fmt: skip
 TWO = "merge_method: passthrough\nmodules:\n  text: {models: [{model: a}]}\n"
-case("two modules", TWO + "  vision: {models: [{model: b}]}\n", 2,
-     "'modules' with one module is read as the recipe of the whole model", "'text', 'vision'",
-     "List whole models under 'models'")  # fmt: skip
+case("a module of models and slices", TWO + "  vision: {models: [{model: b}], slices: []}\n", 4,
+     "the module 'vision' has 'models' and 'slices'; it needs one of them")  # fmt: skip
+case("too many models in one module", TWO + "  vision: {models: [{model: a}, {model: b}]}\n", 4,
+     "passthrough merges exactly 1 model, got 2: a, b")  # fmt: skip
 case("a module without models", "merge_method: passthrough\nmodules:\n  text: 3\n", 3,
      "the module 'text' must be a mapping with 'models' or 'slices', got the number 3")  # fmt: skip
 case("an unknown key of a module", TWO.replace("models", "model"), 3,

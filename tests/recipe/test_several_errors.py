@@ -119,7 +119,7 @@ def test_misspelt_keys_are_read_as_what_they_resemble(
         (TIES.replace(": base", ": 7") + "- model: a\n", 2, "'base_model' must be text, got the"),
         ("merge_method: slerp\nbase_model: a\nmodels:\n- {model: a, parameters: {t: 1}}\n"
          "- model: b\n", 4, "'t' holds for the whole merge"),
-        ("merge_method: passthrough\nmodules: {}\n", 2, "'modules' with one module is read"),
+        ("merge_method: passthrough\nmodules: {}\n", 2, "'modules' is empty"),
         ("merge_method: tise\nbase_model: b\nmodels:\n- {model: a, parameters: {x: 1}}\n", 1,
          "unknown merge method 'tise'"),
     ],

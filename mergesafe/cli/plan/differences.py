@@ -64,7 +64,7 @@ def _named_template(plan: MergePlan) -> bool:
 
 def _own_heads(plan: MergePlan) -> bool:
     """Tied beside untied parents, or a stored head that the output leaves out."""
-    if len(plan.models) < 2 or plan.recipe.slices:
+    if len(plan.models) < 2 or plan.recipe.all_slices:
         return False
     tied = {bool(model.checkpoint.tied) for model in plan.models}
     stored = any(HEADS & set(model.checkpoint.tensors) for model in plan.models)
@@ -74,25 +74,25 @@ def _own_heads(plan: MergePlan) -> bool:
 def _lists_follow(plan: MergePlan) -> bool:
     """Whether a list of the configuration is another one for the layers of the slices."""
     ours, theirs = text_config(plan.config), text_config(plan.reference.checkpoint.config)
-    return bool(plan.recipe.slices) and any(
+    return bool(plan.recipe.all_slices) and any(
         isinstance(value, list) and ours.get(key) != value for key, value in theirs.items()
     )
 
 
 def _ends_otherwise(plan: MergePlan) -> bool:
     tied = all(model.checkpoint.tied for model in plan.models)
-    return bool(plan.recipe.slices) and tied and bool(HEADS & set(plan.outputs))
+    return bool(plan.recipe.all_slices) and tied and bool(HEADS & set(plan.outputs))
 
 
 def _one_source_first(plan: MergePlan) -> bool:
-    slices = plan.recipe.slices
-    return bool(slices) and len(slices[0].sources) == 1 < len(slices[-1].sources)
+    cut = (part.slices for part in plan.recipe.parts if part.slices)
+    return any(len(slices[0].sources) == 1 < len(slices[-1].sources) for slices in cut)
 
 
 def _other_slices_lend(plan: MergePlan) -> bool:
     members = ((len(task.members), each.view) for task in plan.tasks for each in task.members)
     return any(
-        isinstance(view, Gathered) and bool(plan.recipe.slices)
+        isinstance(view, Gathered) and bool(plan.recipe.all_slices)
         and max(view.rows.tables, default=0) >= count
         for count, view in members
     )  # fmt: skip
@@ -107,7 +107,7 @@ def _base_goes_along(plan: MergePlan) -> bool:
     return any(
         merge.base_model is not None and merge.entry(merge.base_model) is None
         for merge in plan.recipe.merges
-        if plan.recipe.slices and merge.method.inputs.base != "none"
+        if plan.recipe.all_slices and merge.method.inputs.base != "none"
     )
 
 

@@ -9,6 +9,7 @@ from mergesafe.architecture.depth import count_of, in_layer, main_stack
 from mergesafe.cli.plan.ranges import in_ranges
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.outline.sources import Model
+from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.short_names import short_names
 
 #: Characters of a bar: of a larger model each stands for several layers.
@@ -21,10 +22,12 @@ def stack(plan: MergePlan) -> list[dict[str, Any]]:
     ``layers`` and ``of`` are [first, end); ``depth`` is the number of layers of the source's model.
     Empty for a recipe of whole models.
     """
-    recipe = plan.recipe
-    if not recipe.slices:
-        return []
     depths = {model.ref.key: _depth(model) for model in plan.models}
+    parts = (part for part in plan.recipe.parts if part.slices)
+    return [each for part in parts for each in _stacked(part, depths)]
+
+
+def _stacked(recipe: Recipe, depths: Mapping[tuple[str, str | None], int]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     begin = 0
     for merge, written in zip(recipe.merges, recipe.slices, strict=True):

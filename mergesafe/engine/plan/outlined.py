@@ -9,6 +9,7 @@ from pathlib import Path
 from mergesafe.engine.plan.settings import check_settings
 from mergesafe.engine.plan.tokens import AlignedTokens, align_tokens
 from mergesafe.outline.models import outline_of_models
+from mergesafe.outline.modules import outline_of_modules
 from mergesafe.outline.outputs import Outline
 from mergesafe.outline.slices import outline_of_slices
 from mergesafe.outline.sources import Document, Model, open_models
@@ -34,6 +35,10 @@ def outlined(
         if aligned is not None and aligned.table is not None:
             opened = tuple(replace(model, tokens=aligned.table) for model in opened)
         chosen = _reference(recipe, opened)
+        if recipe.modules:
+            depth = not recipe.all_slices
+            outline = outline_of_modules(recipe, opened, chosen)
+            return outline, check_settings(chosen, opened, depth=depth), aligned
         if recipe.slices:
             outline = outline_of_slices(recipe, opened, chosen)
             return outline, check_settings(chosen, opened, depth=False), aligned

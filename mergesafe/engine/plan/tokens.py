@@ -73,7 +73,7 @@ def slice_warnings(recipe: Recipe, tasks: Sequence[TensorTask], table: TokenTabl
     token: those that have it store no such tensor.
     """
     found = []
-    for task in tasks if recipe.slices else ():
+    for task in tasks if recipe.all_slices else ():
         view = task.sources[0].view
         if not isinstance(view, Gathered):
             continue

@@ -57,12 +57,13 @@ def read_section(recipe: Recipe) -> TuneSection:
     Raises:
         RecipeError: there is none, or it has mistakes: all of them, in line order.
     """
-    if recipe.slices:
+    if recipe.slices or recipe.modules:
+        what = "slices" if recipe.slices else "modules"
         raise Reporter(recipe.source).error(
-            "tuning finds coefficients of whole models, and this recipe merges 'slices'. Merge the "
-            "slices first; or tune a recipe with 'models' and write its coefficients into the "
-            "slices",
-            recipe.tune_line or recipe.slices[0].line,
+            f"tuning finds coefficients of whole models, and this recipe merges '{what}'. Merge "
+            f"the {what} first; or tune a recipe with 'models' and write its coefficients into the "
+            f"{what}",
+            recipe.tune_line or recipe.entries[0].line,
         )
     report = Reporter(recipe.source)
     if recipe.tune is None:
