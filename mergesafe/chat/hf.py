@@ -29,6 +29,7 @@ from mergesafe.chat.pretrained import (
 )
 from mergesafe.chat.reasoning import markers, with_opening
 from mergesafe.chat.runnable import check_device, require
+from mergesafe.chat.streaming import Tell, TextStream, relabelled
 from mergesafe.chat.tokens import check_template, encode, encode_text, padded, prompt_text
 from mergesafe.checkpoint.format.lora import open_adapter
 from mergesafe.checkpoint.format.lora_whole import in_place
@@ -107,15 +108,19 @@ class HfModel:
         if adapter is not None:
             open_adapter(adapter, checkpoint)
 
-    def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Response]:
+    def respond(
+        self, conversations: Sequence[Conversation], sampling: Sampling, tell: Tell | None = None
+    ) -> list[Response]:
         """Greedy at temperature 0, else sampled with a generator of ``sampling.seed``.
 
         Batches hold prompts of like length, padded on the left; a greedy answer does not depend on
         what else is in its batch but for rounding. Tags that part reasoning from answer are kept,
         special tokens of the tokenizer or not, and so is one that the chat template opened.
+        ``tell`` is told each conversation's number and its text so far.
         """
         prompts = [prompt_text(self.tokenizer, each) for each in conversations]
-        said = self._responses([encode_text(self.tokenizer, each) for each in prompts], sampling)
+        encoded = [encode_text(self.tokenizer, each) for each in prompts]
+        said = self._responses(encoded, sampling, tell)
         return [
             Response(with_opening(each.text, asked, finished=each.finished), each.finished)
             for each, asked in zip(said, prompts, strict=True)
@@ -152,13 +157,16 @@ class HfModel:
             )
         return ids[0]
 
-    def _responses(self, prompts: list[list[int]], sampling: Sampling) -> list[Response]:
+    def _responses(
+        self, prompts: list[list[int]], sampling: Sampling, tell: Tell | None = None
+    ) -> list[Response]:
         import torch
 
         responses: list[Response] = [Response("")] * len(prompts)
         torch.manual_seed(sampling.seed)
         for rows in _batches([len(prompt) for prompt in prompts], self.batch):
-            generated = self._generate([prompts[row] for row in rows], sampling)
+            told = None if tell is None else relabelled(tell, rows)
+            generated = self._generate([prompts[row] for row in rows], sampling, told)
             for row, response in zip(rows, generated, strict=True):
                 responses[row] = response
         return responses
@@ -282,7 +290,9 @@ class HfModel:
 
         return torch.tensor(rows, device=self.model.device)
 
-    def _generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Response]:
+    def _generate(
+        self, prompts: list[list[int]], sampling: Sampling, tell: Tell | None
+    ) -> list[Response]:
         import torch
 
         options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None}
@@ -290,6 +300,8 @@ class HfModel:
             options = {
                 "do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p,
             }  # fmt: skip
+        if tell is not None:
+            options["streamer"] = TextStream(self._decoded, self._end_tokens(), tell)
         ids = self.token_rows(padded(prompts, self._pad, left=True))
         mask = self._tensor(padded([[1] * len(prompt) for prompt in prompts], 0, left=True))
         with torch.inference_mode(), self.running():

@@ -1,4 +1,4 @@
-"""The options of ``mergesafe evaluate``, ``gate``, ``packs``, ``import-logs``, ``sample-size``."""
+"""The options of ``mergesafe evaluate``, ``gate``, ``serve``, ``packs``, logs and sample sizes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: mergesafe import-logs garak.merged.report.jsonl --name llama=merged --out "
         "evaluation.json",
     )(import_logs)
+    app.command(epilog="Example: mergesafe serve merged/ --port 8000 --token-env TOKEN")(serve)
     app.command(
         "sample-size",
         epilog="Example: mergesafe sample-size 5 --rate 90    (does a merge refuse 85 % instead of "
@@ -221,4 +222,45 @@ def import_logs(
     run(
         logs, names=name or (), metric=metric, inverted=inverted, confidence=confidence, out=out,
         json=json, quiet=quiet,
+    )  # fmt: skip
+
+
+@guarded
+def serve(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder or Hub id, with +ADAPTER or not.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What requests call it; MODEL by default.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="An address of this machine; any but its own needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    token_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The environment variable with the token to ask for."),
+    ] = None,
+    batch: ask.Batch = 8,
+    queue: Annotated[
+        int, typer.Option(metavar="N", help="Requests that may wait; more get status 429.")
+    ] = 64,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Longest answer, whatever a request wishes.")
+    ] = 512,
+    device: ask.Device = "auto",
+    dtype: ask.Dtype = "auto",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Serve a model behind the OpenAI protocol, for tools that attack or compare models.
+
+    POST /v1/chat/completions, whole or as a stream, and GET /v1/models. Requests that come together
+    are answered in batches. Needs the extra 'serve'.
+    """
+    from mergesafe.cli.serve import run
+
+    run(
+        model, name=name, host=host, port=port, token_env=token_env, batch=batch, queue=queue,
+        max_new_tokens=max_new_tokens, device=device, dtype=dtype, quiet=quiet,
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""``mergesafe serve``: a chat model behind the OpenAI protocol."""

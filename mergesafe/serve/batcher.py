@@ -1,0 +1,144 @@
+"""Requests that wait for the model, and the batches in which it answers them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from mergesafe.chat.conversation import ChatModel, Conversation, Response, Sampling
+from mergesafe.chat.hf import HfModel
+
+#: Seconds that the first of a batch waits for others.
+GATHER: Final = 0.005
+
+
+class FullError(Exception):
+    """As many requests wait as may."""
+
+
+@dataclass
+class _Waiting:
+    conversation: Conversation
+    sampling: Sampling
+    seeded: bool
+    tell: Callable[[str], None] | None
+    answer: asyncio.Future[Response] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Batcher:
+    """Answers requests in their order, those with equal sampling together.
+
+    Args:
+        model: one batch is with it at a time, in a thread of its own.
+        size: conversations of a batch at most.
+        capacity: requests that may wait, beside those that are being answered.
+    """
+
+    def __init__(self, model: ChatModel, size: int, capacity: int) -> None:
+        self._model, self._size, self._capacity = model, size, capacity
+        self._waiting: deque[_Waiting] = deque()
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._worker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def stop(self) -> None:
+        """Answer nothing more; what the model is at is finished first."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        for each in self._waiting:
+            each.answer.cancel()
+        self._thread.shutdown(wait=True)
+
+    async def respond(
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        seeded: bool = True,
+        tell: Callable[[str], None] | None = None,
+    ) -> Response:
+        """The answer; ``tell`` is told its text so far, in the loop's thread.
+
+        A drawn answer with a seed of its own is ``seeded``: it is drawn alone, and the same again.
+
+        Raises:
+            FullError: as many wait as may.
+            MergesafeError: the model cannot answer.
+        """
+        if len(self._waiting) >= self._capacity:
+            raise FullError
+        mine = _Waiting(conversation, sampling, seeded, tell)
+        self._waiting.append(mine)
+        self._arrived.set()
+        return await mine.answer
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(GATHER)
+            batch = self._next()
+            if batch:
+                try:
+                    said = await loop.run_in_executor(self._thread, self._ask, batch, loop)
+                except asyncio.CancelledError:
+                    for each in batch:
+                        each.answer.cancel()
+                    raise
+                except Exception as error:  # whatever it is, those who wait must hear of it
+                    for each in batch:
+                        if not each.answer.done():
+                            each.answer.set_exception(error)
+                else:
+                    for each, response in zip(batch, said, strict=True):
+                        if not each.answer.done():
+                            each.answer.set_result(response)
+            if not self._waiting:
+                self._arrived.clear()
+
+    def _next(self) -> list[_Waiting]:
+        """The first that still wait for an answer, as many as have the first one's sampling."""
+        batch: list[_Waiting] = []
+        later: deque[_Waiting] = deque()
+        while self._waiting and len(batch) < self._size:
+            each = self._waiting.popleft()
+            if each.answer.done():  # whoever asked has gone
+                continue
+            if not batch or _alike(batch[0], each):
+                batch.append(each)
+            else:
+                later.append(each)
+        self._waiting = later + self._waiting
+        return batch
+
+    def _ask(self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop) -> list[Response]:
+        conversations = [each.conversation for each in batch]
+        sampling = batch[0].sampling
+
+        def tell(row: int, text: str) -> None:
+            told = batch[row].tell
+            if told is not None:
+                loop.call_soon_threadsafe(told, text)
+
+        if isinstance(self._model, HfModel) and any(each.tell for each in batch):
+            return self._model.respond(conversations, sampling, tell)
+        return self._model.respond(conversations, sampling)
+
+
+def _alike(first: _Waiting, second: _Waiting) -> bool:
+    """Whether one batch can have both: a draw depends on its batch, so a seeded one is alone."""
+    one, other = first.sampling, second.sampling
+    greedy = one.temperature == other.temperature == 0
+    same = (one.temperature, one.top_p) == (other.temperature, other.top_p)
+    free = not first.seeded and not second.seeded
+    return one.max_new_tokens == other.max_new_tokens and (greedy or (same and free))
