@@ -133,7 +133,7 @@ def test_a_model_that_streams_its_tokens(tmp_path: Path) -> None:
     async def told(client: Client) -> None:
         found = await events(await client.post(PATH, json=body(max_tokens=12, stream=True)))
         assert streamed(found) == whole.text
-        assert len(found) > 3
+        assert len(found) >= 3  # pieces that come faster than they are sent are one
         asked = body(max_tokens=12, stream=True, stop=stop)
         found = await events(await client.post(PATH, json=asked))
         assert streamed(found) == stopped(whole.text, (stop,))
