@@ -47,7 +47,9 @@ _OVERRIDES: Final = "per_layer_config"
 #: Kinds of layers that repeat over and over.
 _CYCLES: Final = ("block_types", "_block_types")
 #: Rules: key -> the lowest layers are of one kind, as many as it says.
-_LEADING: Final = ("max_window_layers", "first_k_dense_replace", "moe_layer_start_index")
+_LEADING: Final = (
+    "max_window_layers", "first_k_dense_replace", "moe_layer_start_index", "num_dense_layers",
+)  # fmt: skip
 #: A rule: so many of the highest layers have no keys and values of their own.
 _TRAILING: Final = "num_kv_shared_layers"
 #: Rules: key -> every so many layers is of another kind, counted from 1 (0: from 0), or from the
@@ -56,7 +58,7 @@ _PERIODS: Final[Mapping[str, int | str]] = {
     "sliding_window_pattern": 1, "_sliding_window_pattern": 1, "full_attention_interval": 1,
     "decoder_sparse_step": 1, "interleave_moe_layer_step": 1, "no_rope_layer_interval": 1,
     "global_attn_every_n_layers": 0, "moe_layer_freq": 0, "cross_attention_interval": 1,
-    "cross_attention_frequency": 0, "moe_layer_interval": 1,
+    "cross_attention_frequency": 0, "moe_layer_interval": 1, "n_layers_per_attn_res_block": 0,
     "attn_layer_period": "attn_layer_offset", "expert_layer_period": "expert_layer_offset",
 }  # fmt: skip
 #: Lists that say what a rule would, so that the rule is not looked at where they are there.

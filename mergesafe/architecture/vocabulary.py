@@ -33,6 +33,8 @@ _DECODER: Final = re.compile(r"^decoder\.(?:weight|bias)$")
 _FURTHER: Final = re.compile(
     r"(?:^|\.)(?:layers\.\d+|mtp[a-z_]*)\.(?:embed_tokens|shared_head\.head)\.weight$"
 )
+#: Gemma 3n's and 4's embeddings for each layer. A token beyond the table reads its first row.
+_EACH_LAYER: Final = re.compile(r"(?:^|\.)embed_tokens_per_layer\.weight$")
 #: BART's and Marian's, of shape [1, tokens].
 _LAST: Final = re.compile(r"(?:^|\.)final_logits_bias$")
 
@@ -46,6 +48,11 @@ def vocabulary_axis(name: str, shape: Sequence[int]) -> int | None:
     if ".output." in name and not _OUTPUT.match(name):
         return None
     found = name in HEADS or is_embedding(name) or any(
-        each.search(name) for each in (_EMBEDDING, _HEAD, _DECODER, _FURTHER)
+        each.search(name) for each in (_EMBEDDING, _HEAD, _DECODER, _FURTHER, _EACH_LAYER)
     )  # fmt: skip
     return 0 if found else None
+
+
+def reads_first_row(name: str) -> bool:
+    """Whether the tensor may have fewer rows than tokens: those beyond it read its first row."""
+    return _EACH_LAYER.search(name) is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 from mergesafe.architecture.names import is_tower, layer_of
 from mergesafe.architecture.tying import HEADS, is_embedding, text_config
-from mergesafe.architecture.vocabulary import vocabulary_axis
+from mergesafe.architecture.vocabulary import reads_first_row, vocabulary_axis
 from mergesafe.checkpoint.views.gathered import Gathered
 from mergesafe.checkpoint.views.row_map import ZERO, RowMap
 from mergesafe.checkpoint.views.view import View
@@ -54,6 +54,7 @@ def by_token(
     keys = [model.ref.key for model in origins]
     lent_keys = [model.ref.key for model, _ in lending]
     counts = [shape[axis] for shape in shapes]
+    first = reads_first_row(name)
     for lent in table.lent.values():
         if lent.model is not None and lent.model not in [*keys, *lent_keys]:
             names = {index: token for token, index in table.vocabulary.items()}
@@ -67,7 +68,7 @@ def by_token(
     lent_views = tuple(source.view for _, source in lending)
     maps = table.maps(
         [*keys, *lent_keys], [*counts[:count], *(view.shape[axis] for view in lent_views)], base,
-        len(lending),
+        len(lending), first=first,
     )  # fmt: skip
     if any(rows.averaged for rows in maps):
         _check_averaged(name, stored[:count])
@@ -75,7 +76,8 @@ def by_token(
         moved = _gathered(found[k], (*views[:count], *lent_views), k, rows, axis)
         found[k] = replace(moved, lenders=tuple(source.model for _, source in lending))
     for number, model in enumerate(references, count):
-        rows = table.maps([*keys, model.ref.key], [*counts[:count], counts[number]], base)[-1]
+        beside = [*keys, model.ref.key], [*counts[:count], counts[number]]
+        rows = table.maps(*beside, base, first=first)[-1]
         if rows.averaged:
             _check_averaged(name, [*stored[:count], stored[number]])
         found[number] = _gathered(found[number], (*views[:count], views[number]), count, rows, axis)
@@ -125,7 +127,7 @@ def token_axis(name: str, models: Sequence[Model], stored: Sequence[Operand]) ->
     """The dimension that counts tokens: by the tensor's name, else by its size in every model."""
     shape = stored[0].view.shape
     axis = vocabulary_axis(name, shape)
-    if axis is not None and (name in HEADS or is_embedding(name)):
+    if axis is not None and (name in HEADS or is_embedding(name) or reads_first_row(name)):
         return axis
     if axis is None and (is_tower(name) or layer_of(name) is not None or not shape):
         return None

@@ -97,14 +97,17 @@ class TokenTable:
         counts: Sequence[int],
         base: Hashable | None,
         lenders: int = 0,
+        *,
+        first: bool = False,
     ) -> list[RowMap]:
         """The rows of one tensor of ``models``, each of which stores ``counts`` rows of it.
 
         ``base``: the base model, whether or not it is among them. The last ``lenders`` models have
         no part in the tensor: their rows are taken for tokens that none of the others has. The maps
-        of equal calls are equal objects.
+        of equal calls are equal objects. ``first``: a token beyond a model's rows has row 0 there,
+        and rows that only such tokens would have are not made.
         """
-        key = tuple(models), tuple(counts), base, lenders
+        key = tuple(models), tuple(counts), base, lenders, first
         if key not in self._maps:
             self._maps[key] = self._made(*key)
         return self._maps[key]
@@ -119,11 +122,16 @@ class TokenTable:
         counts: Sequence[int],
         base: Hashable | None,
         lenders: int,
+        first_row: bool,
     ) -> list[RowMap]:
         import numpy as np
 
-        total = self.rows(counts[models.index(self.owner)] if self.owner in models else 0)
-        own = tuple(self._own(key, count, total) for key, count in zip(models, counts, strict=True))
+        owned = counts[models.index(self.owner)] if self.owner in models else 0
+        total = self.rows(owned)
+        pairs = list(zip(models, counts, strict=True))
+        if first_row and not self.multiple:
+            total = max(owned, *(self._behind(key, count) for key, count in pairs))
+        own = tuple(self._own(key, count, total, first_row) for key, count in pairs)
         has = np.stack([each >= 0 for each in own])
         members = len(models) - lenders
         known = has[:members].any(0)
@@ -137,7 +145,8 @@ class TokenTable:
             table[has[models.index(base)]] = models.index(base)
         row = _chosen(own, table)
         forced = np.zeros(total, bool)
-        for index, lent in self.lent.items():
+        lent_rows = {index: lent for index, lent in self.lent.items() if index < total}
+        for index, lent in lent_rows.items():
             table[index] = ZERO if lent.model is None else models.index(lent.model)
             row[index], forced[index] = lent.row, lent.forced
         found = []
@@ -151,14 +160,23 @@ class TokenTable:
             )  # fmt: skip
         return found
 
-    def _own(self, key: Hashable, count: int, total: int) -> IntArray:
+    def _own(self, key: Hashable, count: int, total: int, first_row: bool) -> IntArray:
         """The rows of a model's table that the output's tokens have."""
         import numpy as np
 
         row = np.full(total, ABSENT, np.int32)
-        ids = self.ids[key]
-        row[: self.end] = np.where(ids < count, ids, ABSENT)
+        ids = self.ids[key][:total]
+        beyond = 0 if first_row else ABSENT
+        row[: self.end] = np.where(ids < count, ids, beyond)
         return row
+
+    def _behind(self, key: Hashable, count: int) -> int:
+        """One more than the largest id of the output whose token has a row in a model's table."""
+        import numpy as np
+
+        ids = self.ids[key]
+        held = np.flatnonzero((ids >= 0) & (ids < count))
+        return int(held[-1]) + 1 if len(held) else 0
 
     def _padded(
         self,
@@ -174,7 +192,7 @@ class TokenTable:
 
         places = np.arange(len(table), dtype=np.int32)
         free = np.ones(len(table), bool)
-        free[: self.end] = ~self.named
+        free[: self.end] = ~self.named[: len(free)]
         used = self._used[models[k]]
         taken = np.zeros(len(table), bool)
         taken[used[used < len(table)]] = True

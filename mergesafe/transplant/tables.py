@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from mergesafe.architecture.names import is_tower, layer_of
 from mergesafe.architecture.tying import embedding_of, head_of, is_embedding
+from mergesafe.architecture.vocabulary import reads_first_row
 from mergesafe.checkpoint.format.compare import same_bytes
 from mergesafe.checkpoint.format.model import Checkpoint
 from mergesafe.checkpoint.format.safetensors import TensorInfo
@@ -67,7 +68,8 @@ def tables_of(model: Checkpoint) -> Tables:
     head = head_of(model.tensors)
     kinds: dict[str, Kind] = {name: "embedding"}
     for other, info in model.tensors.items():
-        if other != name and rows in info.shape and (kind := _kind(other, info, rows, head)):
+        of_tokens = rows in info.shape or reads_first_row(other)
+        if other != name and of_tokens and (kind := _kind(other, info, rows, head)):
             kinds[other] = kind
     tables: list[Table] = []
     for each, kind in kinds.items():

@@ -60,6 +60,7 @@ def test_a_layer_takes_keys_and_values_from_where_its_source_lies() -> None:
     [
         ({"first_k_dense_replace": 2}, (0, 1, 1, 3), 3),
         ({"first_k_dense_replace": 2}, (2, 3), 0),
+        ({"num_dense_layers": 2}, (0, 1, 1, 3), 3),
         ({"max_window_layers": 9}, (0, 1, 2, 3, 0, 1), 6),
         ({"max_window_layers": 2, "use_sliding_window": False}, (0, 3, 0), 3),
     ],
@@ -67,7 +68,7 @@ def test_a_layer_takes_keys_and_values_from_where_its_source_lies() -> None:
 def test_rules_about_the_lowest_layers(
     config: dict[str, Any], layers: tuple[int, ...], expected: int
 ) -> None:
-    (key,) = {"first_k_dense_replace", "max_window_layers"} & config.keys()
+    (key,) = {"first_k_dense_replace", "max_window_layers", "num_dense_layers"} & config.keys()
     assert moved({"num_hidden_layers": 4, **config}, *layers)[key] == expected
 
 

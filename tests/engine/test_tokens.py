@@ -108,6 +108,33 @@ def test_rows_by_hand(tmp_path: Path) -> None:
             )
 
 
+def test_embeddings_for_each_layer_follow_their_tokens(tmp_path: Path) -> None:
+    """Gemma 3n's table may have fewer rows than there are tokens, which read its first row."""
+    name = "model.embed_tokens_per_layer.weight"
+    stored = [torch.randn(rows, 6) for rows in (4, 7)]
+    folders = []
+    for number, (tokens, table) in enumerate(zip((A, B), stored, strict=True)):
+        folder = tmp_path / f"m{number}"
+        config = {"vocab_size": len(tokens), "vocab_size_per_layer_input": len(table)}
+        save(folder, {**llama(number, vocab=len(tokens)), name: table}, config)
+        (folder / "tokenizer.json").write_text(json.dumps(bpe(tokens)))
+        folders.append(folder)
+    out = tmp_path / "out"
+    ms.merge(linear(*folders, tokenizer_source="union"), out)
+    assert json.loads((out / "config.json").read_text())["vocab_size_per_layer_input"] == 9
+    expected = []
+    for token in ALL[:9]:
+        held = [(t, v.index(token)) for t, v in zip(stored, (A, B), strict=True) if token in v]
+        rows = [table[index if index < len(table) else 0] for table, index in held]
+        expected.append((rows[0] + rows[-1]) / 2)
+    torch.testing.assert_close(read(out)[name], torch.stack(expected), rtol=0, atol=1e-6)
+    # Those of one vocabulary stay as they are.
+    again = save(tmp_path / "again", {**llama(5, vocab=6), name: stored[0]}, {"vocab_size": 6})
+    (again / "tokenizer.json").write_text(json.dumps(bpe(A)))
+    ms.merge(linear(folders[0], again, tokenizer_source="base"), tmp_path / "same")
+    assert torch.equal(read(tmp_path / "same")[name], stored[0])
+
+
 @pytest.mark.parametrize("method", ["ties", "dare_linear", "slerp"])
 def test_bytes_do_not_depend_on_tiles_and_are_those_of_aligned_copies(
     method: str, tmp_path: Path

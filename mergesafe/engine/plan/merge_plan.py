@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mergesafe.architecture.tying import HEADS, agreeing, embedding_of, is_matrix, untied
+from mergesafe.architecture.vocabulary import reads_first_row
 from mergesafe.checkpoint.format.model import CONFIG_NAME
 from mergesafe.checkpoint.output.companions import states_of
 from mergesafe.checkpoint.output.layout import OutputLayout, OutputTensor, Placement, plan_layout
@@ -380,21 +381,20 @@ def _output_config(
     aligned: AlignedTokens | None,
 ) -> OutputConfig:
     """The reference's config.json with the tying, and all else, of what is written."""
-    reference = outline.reference
-    config = dict(outline.config)
+    reference, config = outline.reference, dict(outline.config)
     if config and any(task.name in HEADS for task in tasks):
         config = untied(config)
     elif config and reference.checkpoint.tied:
         config = agreeing(config)
     plain = [task for task in tasks if not task.copied and task.encoding is None]
-    name = embedding_of(reference.checkpoint.tensors)
-    rows = {task.name: task.context.shape[0] for task in tasks if task.name in (name, *HEADS)}
+    rows = {task.name: task.context.shape[0] for task in tasks if task.context.shape}
     return output_config(
         config, reference, tokenizer, tokens.vocabulary,
         dtype=main_dtype((task.out_dtype, task.out_bytes) for task in plain),
         dtypes={task.out_dtype for task in plain},
         quantization=quantization(tasks),
-        rows=rows.get(name or ""),
-        head_rows=next((count for each, count in rows.items() if each != name), None),
+        rows=rows.get(embedding_of(reference.checkpoint.tensors) or ""),
+        head_rows=next((count for each, count in rows.items() if each in HEADS), None),
+        layer_rows=next((count for each, count in rows.items() if reads_first_row(each)), None),
         move=None if aligned is None else aligned.move(reference),
     )  # fmt: skip

@@ -34,6 +34,8 @@ _ROLES: Final = TOKEN_IDS[:7]
 #: What describes packed numbers, which the output's are not as the inputs' may be.
 _PACKED: Final = ("quantization_config", "compression_config")
 _DTYPES: Final = ("dtype", "torch_dtype")
+#: How many rows embeddings for each layer have.
+_LAYER_ROWS: Final = "vocab_size_per_layer_input"
 Level = dict[str, Any]
 
 
@@ -63,14 +65,15 @@ def output_config(
     dtypes: Collection[str],
     rows: int | None,
     head_rows: int | None = None,
+    layer_rows: int | None = None,
     quantization: Mapping[str, Any] | None = None,
     move: TokenMove | None = None,
 ) -> OutputConfig:
     """``config``, the reference's, for an output whose tensors are of ``dtypes``, most of them of
-    ``dtype``, whose embedding has ``rows`` rows and whose head ``head_rows``, and which takes the
-    tokenizer of ``tokenizer`` (``vocabulary``: token -> id, where it is known). ``quantization``:
-    how matrices are stored, if not as plain numbers. ``move``: where the reference's tokens are
-    under that tokenizer, if ids change.
+    ``dtype``, whose embedding has ``rows`` rows, whose head ``head_rows`` and whose embeddings for
+    each layer ``layer_rows``, and which takes the tokenizer of ``tokenizer`` (``vocabulary``:
+    token -> id, where it is known). ``quantization``: how matrices are stored, if not as plain
+    numbers. ``move``: where the reference's tokens are under that tokenizer, if ids change.
 
     Raises:
         CheckpointError: ``config`` holds NaN, which is not JSON and no setting.
@@ -89,6 +92,8 @@ def output_config(
             _set_dtype(found, CONFIG_NAMES[dtype], {CONFIG_NAMES[each] for each in dtypes})
         if rows is not None:
             _set_rows(found, rows, head_rows)
+        if layer_rows is not None:
+            _set_layer_rows(found, layer_rows)
     if tokenizer is not reference:
         _follow_tokenizer(found, reference, tokenizer)
     lost = _follow_tokens(found, reference, tokenizer, move)
@@ -172,6 +177,22 @@ def _set_rows(found: OutputConfig, rows: int, head_rows: int | None) -> None:
             f"{CONFIG_NAME} of the merged model: {' and '.join(changed)}, as its embedding has "
             f"{rows:,} rows"
         )
+
+
+def _set_layer_rows(found: OutputConfig, rows: int) -> None:
+    """The rows of embeddings for each layer (Gemma 3n, Gemma 4), which are a table of their own."""
+
+    def change(level: Level, key: str) -> Level:
+        text = not key or key in TEXT_CONFIGS
+        if not text or not isinstance(level.get(_LAYER_ROWS), int) or level[_LAYER_ROWS] == rows:
+            return level
+        found.notes.append(
+            f"{CONFIG_NAME} of the merged model: {_LAYER_ROWS} is {rows} in place of "
+            f"{level[_LAYER_ROWS]}, the rows of embed_tokens_per_layer.weight"
+        )
+        return {**level, _LAYER_ROWS: rows}
+
+    found.config = _levels(found.config, change)
 
 
 def _follow_tokenizer(found: OutputConfig, reference: Model, tokenizer: Model) -> None:
