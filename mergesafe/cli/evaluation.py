@@ -78,6 +78,12 @@ Judges = Annotated[
         help="rules (the default), or KIND:MODEL; again for a second opinion. The first decides.",
     ),
 ]
+Wordings = Annotated[
+    int,
+    typer.Option(
+        "--wordings", metavar="N", help="Ask a policy judge with N prompts of one meaning, up to 3."
+    ),
+]
 MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", metavar="N", help="Longest response, in tokens.")
 ]

@@ -32,6 +32,7 @@ from mergesafe.safety.evaluation.overlap import overlaps
 from mergesafe.safety.evaluation.quantized import QuantizedModel
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.evaluation.sets import EvaluationSet
+from mergesafe.safety.evaluation.wordings import with_wordings, wording_notes
 from mergesafe.safety.judges.base import Judge, Verdict, check_judges
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.safety.progress import ProgressCallback
@@ -72,7 +73,7 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
     repeats = list(overlaps(sets, [Path(path) for path in options.tuned_on]))
     labelled = [] if options.labels is None else read_labelled(Path(options.labels))
     cache = Cache(None if options.cache is None else Path(options.cache))
-    found_judges = make_judges(options.judges)
+    found_judges = with_wordings(make_judges(options.judges), options.wordings)
     named = named_models(models, options)
     for model in named.values():
         if isinstance(model, HfModel):
@@ -104,6 +105,7 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
         _agreement(asked, [judge.name for judge in judges]),
         [
             *repeats,
+            *wording_notes(found_judges, results),
             *(
                 []
                 if options.labels is None

@@ -37,6 +37,8 @@ class EvaluationOptions:
             are told without the judges' errors, too.
         judges: what :func:`~mergesafe.safety.judges.registry.make_judge` takes, or judges; the
             first decides the figures.
+        wordings: prompts of one meaning with which a policy judge is asked; the first decides,
+            and a note tells how far the others are from it.
         max_new_tokens: longest response.
         temperature: 0 is greedy.
         seeds: one response a question for each; several need a temperature above 0.
@@ -62,6 +64,7 @@ class EvaluationOptions:
     tuned_on: Sequence[str | Path] = ()
     labels: str | Path | None = None
     judges: Sequence[str | Judge] = ("rules",)
+    wordings: int = 1
     max_new_tokens: int = MAX_NEW_TOKENS
     temperature: float = 0.0
     seeds: Sequence[int] = (0,)
@@ -77,7 +80,7 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         for name in ("packs", "tuned_on", "judges", "seeds", "quantize", "lm_eval"):
             object.__setattr__(self, name, _several(name, getattr(self, name)))
-        for name in ("max_new_tokens", "batch", "limit"):
+        for name in ("wordings", "max_new_tokens", "batch", "limit"):
             value = getattr(self, name)
             if value is not None or name != "limit":
                 self._at_least(name, value, 1)

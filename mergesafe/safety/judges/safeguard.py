@@ -40,6 +40,7 @@ class SafeguardJudge(PolicyJudge):
     kind: ClassVar[str] = "gpt-oss-safeguard"
     #: It thinks before it replies.
     max_new_tokens: ClassVar[int] = 2048
+    wordings: ClassVar[int] = 1
 
     def conversation(self, asked: Conversation, response: str) -> Conversation:
         """The policy as system prompt, and the material."""
