@@ -116,6 +116,6 @@ def test_long_rows_vectors_and_the_last_dimension(tmp_path: Path) -> None:
 def test_integers_of_eight_bytes(tmp_path: Path) -> None:
     """Runs of rows that together take more than a segment of float32."""
     numbers = torch.arange(160_000)
-    rows = [*range(60_000), *range(70_000, 130_000), *range(140_000, 151_000)]
+    rows = [*range(60_000), 9, 7, *range(70_000, 130_000), 2, *range(140_000, 151_000)]
     view = Gathered((stored(tmp_path, n=numbers)["n"],), 0, row_map([0] * len(rows), rows))
     assert torch.equal(values(view, torch.int64, len(rows)), numbers[rows])

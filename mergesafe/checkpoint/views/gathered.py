@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Numbers = np.ndarray[Any, np.dtype[np.integer[Any]]]
     ByteArray = np.ndarray[Any, np.dtype[np.uint8]]
+    Truths = np.ndarray[Any, np.dtype[np.bool_]]
 
 #: Bytes of rows that are made in one go, those between wanted ones included; of small types those
 #: of float32, to which they may be converted.
@@ -35,6 +36,8 @@ _GAP: Final = 1 << 14
 _MADE: Final = 1 << 15
 #: Runs of fewer bytes are not announced to the system before they are read.
 _ADVISED: Final = 1 << 17
+#: Neighbouring rows of so many bytes that stay neighbours are read where they belong.
+_DIRECT: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +224,9 @@ class _OpenGathered(OpenView):
         rows = self._view.rows
         table, row = rows.table[first:last], rows.row[first:last]
         result = np.frombuffer(out, np.uint8).reshape(last - first, -1)
-        for k in np.unique(table).tolist():
-            target = np.flatnonzero(table == k)
+        left = self._runs(table, row, out)
+        for k in np.unique(table[left]).tolist():
+            target = np.flatnonzero((table == k) & left)
             if k >= 0:
                 self._take(k, row[target], result, target)
             elif k == MEAN:
@@ -230,6 +234,21 @@ class _OpenGathered(OpenView):
             else:
                 mean = np.frombuffer(self._mean, np.uint8)
                 result[target] = mean if k == WHOLE_MEAN else 0
+
+    def _runs(self, table: Numbers, row: Numbers, out: memoryview) -> Truths:
+        """Read long runs of rows that are copied as they are; which rows are left."""
+        import numpy as np
+
+        size, left = self._columns * self._size, np.ones(len(table), bool)
+        cuts = np.flatnonzero((np.diff(table) != 0) | (np.diff(row) != 1)) + 1
+        starts = np.concatenate([[0], cuts])
+        ends = np.append(cuts, len(table))
+        long = ((ends - starts) * size >= _DIRECT) & (table[starts] >= 0)
+        for a, b in zip(starts[long].tolist(), ends[long].tolist(), strict=True):
+            if self._view.is_direct(int(table[a])):
+                self._read(int(table[a]), int(row[a]) * self._columns, out[a * size : b * size])
+                left[a:b] = False
+        return left
 
     def _take(self, table: int, rows: Numbers, result: ByteArray, target: Numbers) -> None:
         """Rows of a table to the rows ``target`` of the result, in the order of the table.
@@ -258,7 +277,10 @@ class _OpenGathered(OpenView):
         for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             made = self._load(table, first[a:b], count[a:b])
             low, high = limits[a], limits[b]
-            result[target[low:high]] = made[place[low:high] - (ends[a] - count[a])]
+            into, wanted = target[low:high], place[low:high] - (ends[a] - count[a])
+            # Sorted rows without doubles, as many as were read, are all of them in order.
+            alone = len(wanted) == len(made) and bool((np.diff(wanted) == 1).all())
+            result[into] = made if alone else made[wanted]
 
     def _load(self, table: int, first: Numbers, count: Numbers) -> ByteArray:
         """Runs of rows one behind the other, at most twice :data:`SEGMENT` bytes."""
