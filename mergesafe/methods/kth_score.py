@@ -21,8 +21,8 @@ class KthScore(Statistic):
     k between 1 and the number of elements may be asked for, several at once. The answer is exact:
     the same for every cut of the tensor into tiles.
 
-    What the scores depend on (``settings``) must be hashable: tuples of numbers, not lists. They
-    are given no calibration.
+    What the scores depend on (``settings``) must be hashable: tuples of numbers, not lists. A tile
+    function is given what a combination is: references and calibration with the operands.
     """
 
     title: ClassVar[str] = "k-th score"

@@ -92,8 +92,8 @@ def run(
         tensors = [tensors[i] for i in used]
     asked = steps(method, context, settings, used=used)
     try:
-        how = drive(asked, runner, flat_base, tensors, context)
         numbers = [*references.values(), *(x for each in beside.values() for x in each)]
+        how = drive(asked, runner, flat_base, tensors, context, numbers)
         merged = combine(how, runner, context, flat_base, tensors, dtype, numbers)
     except BrokenContractError as error:
         raise broken(method, context, error) from error.__cause__

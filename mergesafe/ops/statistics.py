@@ -50,12 +50,17 @@ def drive(
     base: torch.Tensor | None,
     inputs: Sequence[torch.Tensor],
     tensor: TensorContext | None = None,
+    beside: Sequence[torch.Tensor] = (),
 ) -> T:
     """Runs the generator to its return value, answering every request it yields.
 
-    ``tensor``: as for :func:`answer`.
+    ``tensor``, ``beside``: as for :func:`answer`.
     """
-    return driver.drive(steps, lambda request: answer(request, backend, base, inputs, tensor))
+
+    def found(request: Statistic) -> Any:
+        return answer(request, backend, base, inputs, tensor, beside)
+
+    return driver.drive(steps, found)
 
 
 def drive_many(
@@ -118,14 +123,16 @@ def answer(
     base: torch.Tensor | None,
     inputs: Sequence[torch.Tensor],
     tensor: TensorContext | None = None,
+    beside: Sequence[torch.Tensor] = (),
 ) -> Any:
     """The scalars of one request: bits, (norm, norm of kept) pairs, or a matrix as nested lists.
 
-    ``tensor``: what is known about it, which functions that compute scores are given.
+    ``tensor``: what is known about it, which functions that compute scores are given; so is
+    ``beside``, see :func:`combine`.
     """
     if isinstance(request, KthScore):
         assert tensor is not None  # for methods that ask for scores
-        return _kth_score(request, backend, tensor, base, inputs)
+        return _kth_score(request, backend, tensor, base, inputs, beside)
     return _ANSWERS[type(request)](request, backend, base, inputs)
 
 
@@ -136,14 +143,19 @@ def _kth(
 
 
 def _kth_score(
-    request: KthScore, backend: Backend, tensor: TensorContext, base: Base, inputs: Tensors
+    request: KthScore,
+    backend: Backend,
+    tensor: TensorContext,
+    base: Base,
+    inputs: Tensors,
+    beside: Tensors,
 ) -> list[int]:
     found: dict[tuple[int, int], int] = {}
     for number, score in enumerate(request.scores):
         ks = sorted({k for wanted, k in request.ranks if wanted == number})
         if not ks:
             continue
-        values = combine(score, backend, tensor, base, inputs, torch.float32)
+        values = combine(score, backend, tensor, base, inputs, torch.float32, beside)
         zeros = torch.zeros_like(values, dtype=torch.bfloat16)
         bits = backend.kth_magnitude(zeros, [values], [(0, k) for k in ks])
         found |= {(number, k): each for k, each in zip(ks, bits, strict=True)}

@@ -15,6 +15,7 @@ from mergesafe.errors import ArgumentError, CheckpointError, MethodError, Recipe
 
 SHAPE = (12, 9)
 NORM = "model.norm.weight"
+LARGE = "model.layers.0.mlp.up_proj.weight"
 
 
 def drawn(seed: int, count: int, shape: tuple[int, ...] = SHAPE) -> list[torch.Tensor]:
@@ -148,6 +149,36 @@ def test_a_merge_is_that_of_its_tensors(
             out_dtype=torch.float32,
         )  # fmt: skip
         assert same_bits(tensor, expected), name
+
+
+def test_a_tensor_that_does_not_fit_is_streamed(tmp_path: Path) -> None:
+    """Thresholds are those of the whole tensor, whatever the tile."""
+    shape = (600, 1531)
+    base, *experts = (x.bfloat16() for x in drawn(0, 3, shape))
+    known = [[(x.abs() * 64).floor() / 64 for x in drawn(seed, 2, shape)] for seed in (1, 2)]
+    folders = [save(tmp_path / str(i), {LARGE: x}) for i, x in enumerate((base, *experts))]
+    content = recipe("led", folders[1:], folders[0], each={"density": 0.3}, dtype="float32")
+    for i, entry in enumerate(content["models"]):
+        entry["calibration"] = {}
+        for kind, of in zip(("score", "base_score"), known, strict=True):
+            place = tmp_path / f"{kind}{i}"
+            place.mkdir()
+            save_file({LARGE: of[i]}, place / "model.safetensors")
+            entry["calibration"][kind] = str(place)
+    expected = methods.led(
+        base, experts, score=known[0], base_score=known[1], density=0.3, out_dtype=torch.float32
+    )
+    # counted in two passes; sampled and selected in one; all scores kept in memory
+    for memory, streamed in (("16MiB", True), ("24MiB", True), ("64MiB", False)):
+        report = ms.plan(content, memory=memory, threads=2)
+        assert (report.schedule.layouts[LARGE].tile < base.numel()) == streamed
+        moved: list[int] = []
+        ms.merge(
+            content, tmp_path / "out", memory=memory, threads=2, overwrite=True,
+            progress=lambda plan, schedule, moved=moved: moved.append,
+        )  # fmt: skip
+        assert same_bits(read(tmp_path / "out")[LARGE], expected), memory
+        assert sum(moved) == report.schedule.bytes_read + report.plan.bytes_out
 
 
 def test_bad_calibration_is_named(content: dict[str, Any], tmp_path: Path) -> None:

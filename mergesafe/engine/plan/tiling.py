@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mergesafe.checkpoint.format.digest import BLOCK as DIGEST_BLOCK
@@ -257,24 +258,32 @@ def _too_small(
 
 def reads(task: TensorTask, layout: Tiling) -> int:
     """How often each input is read: once per statistic and once to combine, unless it stays."""
-    if not task.statistics or layout.tile >= task.numel:
+    return _reads(layout, task, task.statistics)
+
+
+def _reads(layout: Tiling, task: TensorTask, statistics: Iterable[Statistic]) -> int:
+    if layout.tile >= task.numel:
         return 1
-    return 1 + sum(s.passes(selects=layout.select > 0) for s in task.statistics)
+    return 1 + sum(s.passes(selects=layout.select > 0) for s in statistics)
 
 
 def bytes_read(task: TensorTask, layout: Tiling) -> int:
     """Bytes of all inputs together, samples of selections included."""
     beside = sum(source.view.stored_bytes for source in task.sources[len(task.members) :])
-    total = (task.stored_bytes - beside) * reads(task, layout) + beside
+    seeing = [s for s in task.statistics if isinstance(s, KthScore)]
+    total = (task.stored_bytes - beside) * reads(task, layout)
+    total += beside * _reads(layout, task, seeing)
     if layout.row and layout.tile < task.numel:
         tiles = range(0, task.numel, layout.tile)
         spans = (whole_rows(task, layout, at, min(layout.tile, task.numel - at)) for at in tiles)
         again = sum(count for _, count in spans) - task.numel
         total += again * sum(s.view.stored_size for s in task.members) * reads(task, layout)
     if layout.tile < task.numel and layout.select:
-        each = sum(source.view.bytes_needed(0, 1) for source in task.members)
-        runs = (sample_runs(task, s) for s in task.statistics if s.rank_count)
-        total += each * sum(count for sample in runs for _, count in sample)
+        for request in task.statistics:
+            if request.rank_count:
+                sources = task.sources if isinstance(request, KthScore) else task.members
+                each = sum(source.view.bytes_needed(0, 1) for source in sources)
+                total += each * sum(count for _, count in sample_runs(task, request))
     return total
 
 

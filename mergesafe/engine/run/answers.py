@@ -45,8 +45,12 @@ class Tensor(Protocol):
     #: Address of what a selection samples and collects in; 0 where histograms decide.
     storage: int
 
-    def tiles(self, *, planned: bool = True) -> Iterator[tuple[int, int, list[Buffer]]]:
-        """(first element, count, inputs) of every tile; ``planned``: as progress was announced."""
+    def tiles(
+        self, *, planned: bool = True, beside: bool = False
+    ) -> Iterator[tuple[int, int, list[Buffer]]]:
+        """(first element, count, inputs) of every tile; ``planned``: as progress was announced;
+        ``beside``: with references and calibration.
+        """
 
     def pieces(
         self, inputs: Sequence[Buffer], count: int
@@ -81,7 +85,7 @@ class Tensor(Protocol):
     def scores(self, begin: int, count: int) -> Array | None:
         """Memory for the scores of these elements, where they are kept."""
 
-    def inputs(self, begin: int, count: int) -> list[Buffer]: ...
+    def inputs(self, begin: int, count: int, *, beside: bool = False) -> list[Buffer]: ...
 
     def check(self, flags: int, inputs: Sequence[int] | None = None) -> None: ...
 
@@ -267,14 +271,16 @@ def _select_scores(
     ranks = sorted(set(request.ranks))
     selection = _selection(ranks, runs, tensor)
     for begin, count in runs:
-        sampled = tensor.scored(tensor.inputs(begin, count), request.scores, count, begin)
+        sampled = tensor.scored(
+            tensor.inputs(begin, count, beside=True), request.scores, count, begin
+        )
         selection.sample(sampled, count)
         tensor.lap("statistics", begin, 0)
     least: dict[int, int] = {}
     for (score, _), bound in zip(ranks, selection.least(), strict=True):
         least[score] = min(bound, least.get(score, bound))
     floors = [float32_of(least.get(number, 0)) for number in range(len(request.scores))]
-    for begin, count, inputs in tensor.tiles():
+    for begin, count, inputs in tensor.tiles(beside=True):
         for at, n, parts in tensor.pieces(inputs, count):
             _, *found = tensor.scored(parts, request.scores, n, begin + at, floors)
             selection.add_scores(found, n)
@@ -305,7 +311,7 @@ def _radix_of_scores(
 
 def _kth_of_kept(request: KthScore, tensor: Tensor) -> list[int]:
     """Selected as magnitudes are, from the scores of the whole tensor."""
-    for begin, count, inputs in tensor.tiles():
+    for begin, count, inputs in tensor.tiles(beside=True):
         for at, n, parts in tensor.pieces(inputs, count):
             tensor.scored(parts, request.scores, n, begin + at)
             tensor.lap("statistics", begin + at, _bytes(parts))
@@ -328,7 +334,7 @@ class _ScoreCounts:
         planned: bool,
     ) -> None:
         self._counts = (ctypes.c_int64 * (extension.histogram_bins * len(scores)))()
-        for begin, count, inputs in tensor.tiles(planned=planned):
+        for begin, count, inputs in tensor.tiles(planned=planned, beside=True):
             for at, n, parts in tensor.pieces(inputs, count):
                 zeros, *found = tensor.scored(parts, request.scores, n, begin + at)
                 given = [zeros, *(found[i] for i in scores)]

@@ -273,9 +273,10 @@ def one_by_one(
 ) -> int:
     """:meth:`Kernels.scores` by the kernels of other combinations, all of them exact."""
     flags = 0
+    members = inputs[: (1 if tensor.base else 0) + tensor.inputs]
     for score in scores:
         if isinstance(score.how, TileFunction):
             flags |= kernels.tile(inputs, score.how, score.out, tensor, begin)
         else:
-            flags |= kernels.combine(inputs, score.how, score.out, n, begin)
+            flags |= kernels.combine(members, score.how, score.out, n, begin)
     return flags

@@ -191,7 +191,7 @@ class TensorMerge:
     ) -> Sequence[Buffer]:
         """Zeros, then the scores of elements [begin, begin + n); flags are reported."""
         first, total, rows = self._whole_rows(begin, n, inputs)
-        chosen = range(len(self.task.members))
+        chosen = range(len(inputs))
         found = self._scores_of(scores, list(rows), total, first, chosen, floors)
         skip = begin - first
         return [self._pieces_of_scores.zeros(n), *(x.part(skip, n, 4) for x in found)]
@@ -306,7 +306,7 @@ class TensorMerge:
             left = range(len(self._resident), wanted)
             self._resident += self._read_all(left, 0, self.task.numel)
             self._read_last = 0, self._resident
-            yield 0, self.task.numel, self._resident
+            yield 0, self.task.numel, self._resident[:wanted]
             return
         for begin in range(*self._span, self.layout.tile):
             count = min(self.layout.tile, self._span[1] - begin)
@@ -344,8 +344,9 @@ class TensorMerge:
         """Whether a source is read in tiles; calibration of another shape is read as a whole."""
         return self.task.sources[index].view.numel == self.task.numel
 
-    def inputs(self, begin: int, count: int) -> list[Buffer]:
-        return self._read_all(range(len(self.task.members)), begin, count)
+    def inputs(self, begin: int, count: int, *, beside: bool = False) -> list[Buffer]:
+        wanted = len(self.task.sources if beside else self.task.members)
+        return self._read_all(range(wanted), begin, count)
 
     def _read_all(self, which: range, begin: int, count: int) -> list[Buffer]:
         sources = self.task.sources

@@ -24,17 +24,21 @@ from typing import Any
 
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.matrices import mean_task_vector
-from mergesafe.methods.operations import elements
+from mergesafe.methods.numbers import float32_of
 from mergesafe.methods.spec import (
     Calibration,
-    Dense,
     Inputs,
+    KthScore,
     Merge,
     MergeMethod,
     Parameter,
     Settings,
     TensorContext,
+    TileFunction,
 )
+
+#: The scores of each expert, by what they are called as calibration.
+KINDS = ("score", "base_score")
 
 
 class Led(MergeMethod):
@@ -86,14 +90,29 @@ class Led(MergeMethod):
     )
 
     def merge(self, tensor: TensorContext, settings: Settings) -> Merge:
-        yield from ()
         weights, alpha = tuple(settings.column("weight")), settings.shared["alpha"]
         if len(tensor.calibration) < len(self.inputs.calibration) or not tensor.numel:
+            yield from ()
             return mean_task_vector(tensor, alpha, weights)
-        # The task vectors, their masks of a byte, what a selection sorts, a product and the sum.
-        holds = 1.25 * tensor.inputs + 8.0
-        moved = elements(1, tensor.numel, 30.0 * tensor.inputs)  # most of it to select
-        return Dense(disjoint, settings, scale=alpha, holds=holds, operations=moved)
+        located = [i for i, share in enumerate(settings.column("density")) if share > 0.0]
+        least = dict.fromkeys(((i, kind) for i in located for kind in KINDS), 0.0)
+        if located:
+            counts = [_count(settings.column("density")[i], tensor.numel) for i, _ in least]
+            scores = tuple(TileFunction(score, each, holds=0.25) for each in least)
+            bits = yield KthScore(tuple(enumerate(counts)), scores)
+            least = dict(zip(least, map(float32_of, bits), strict=True))
+        safe = settings.column("safety")
+        favours = settings.shared["contested"] == "safety"
+        experts = tuple(
+            (
+                weight,
+                tuple(least[i, kind] for kind in KINDS) if i in located else None,
+                favours and bool(safe[i]),
+            )
+            for i, weight in enumerate(weights)
+        )
+        # Two masks of a byte for each expert, those of all, a product and the sum.
+        return TileFunction(disjoint, (alpha, experts), holds=0.5 * tensor.inputs + 8.0)
 
     def check(self, settings: Settings) -> list[str]:
         if settings.shared["contested"] == "safety" and not any(settings.column("safety")):
@@ -104,40 +123,48 @@ class Led(MergeMethod):
         return []
 
 
-def disjoint(tile: Any, settings: Settings) -> Any:
-    """What is added to the base at an alpha of 1.
+def score(tile: Any, which: tuple[int, str]) -> Any:
+    """The score of that kind of an expert.
 
     Raises:
-        BrokenContractError: a score is negative, so that it is none.
+        BrokenContractError: it is negative, so that it is none.
     """
-    for name in ("score", "base_score"):
-        if any(bool((score < 0).any()) for score in tile.calibration[name]):
-            raise BrokenContractError(
-                f"the '{name}' of an expert holds negative numbers",
-                "those of |W * dL/dW|, which 'mergesafe calibrate --kind score' makes",
-            )
-    pairs = zip(tile.calibration["score"], tile.calibration["base_score"], strict=True)
-    located = [
-        largest(score, density) & largest(base_score, density)
-        for density, (score, base_score) in zip(settings.column("density"), pairs, strict=True)
-    ]
+    number, kind = which
+    found = tile.calibration[kind][number]
+    if bool((found < 0).any()):
+        raise BrokenContractError(
+            f"the '{kind}' of an expert holds negative numbers",
+            "those of |W * dL/dW|, which 'mergesafe calibrate --kind score' makes",
+        )
+    return found.clone()
+
+
+def disjoint(tile: Any, settings: tuple[float, tuple[Any, ...]]) -> Any:
+    """The merged tile: alpha, then of each expert its weight, its least scores that are located
+    (None where it locates nothing), and whether it gets what is contested.
+    """
+    alpha, experts = settings
+    nothing = (tile.base != 0) & False
+    located = []
+    for i, (_, bounds, _) in enumerate(experts):
+        mask = nothing if bounds is None else ~nothing
+        for kind, least in zip(KINDS, bounds or (), strict=False):
+            found = tile.calibration[kind][i]
+            mask = mask & (found >= least) & (found > 0)
+        located.append(mask)
     alone = only(located)
-    favoured = [settings.shared["contested"] == "safety" and x for x in settings.column("safety")]
-    first = only([mask for mask, safe in zip(located, favoured, strict=True) if safe])
+    first = only(
+        [mask for mask, (_, _, favoured) in zip(located, experts, strict=True) if favoured]
+    )
     total = tile.base.new_zeros(tile.base.shape)
-    for i, (weight, delta) in enumerate(zip(settings.column("weight"), tile.deltas, strict=True)):
-        kept = located[i] & (alone | first if favoured[i] else alone)
+    for mask, (weight, _, favoured), delta in zip(located, experts, tile.deltas, strict=True):
+        kept = mask & (alone | first if favoured else alone)
         total = total + weight * delta.where(kept, delta.new_zeros(()))
-    return total
+    return tile.base + total * alpha
 
 
-def largest(score: Any, density: float) -> Any:
-    """Where the score is among the largest share."""
-    if density <= 0.0:
-        return score != score
-    count = max(1, int(density * score.numel()))
-    least = score.flatten().kthvalue(score.numel() - count + 1).values
-    return (score >= least) & (score > 0)
+def _count(density: float, numel: int) -> int:
+    return max(1, int(density * numel))
 
 
 def only(masks: list[Any]) -> Any:

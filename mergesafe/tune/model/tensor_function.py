@@ -155,13 +155,14 @@ class TensorFunction:
             if request.about == "model":
                 return known_answer(request, self.task)
             if request not in self._answers:
-                flat = [x.reshape(-1) for x in inputs[: len(self.task.members)]]
-                base = flat[0] if self.first else None
+                flat = [x.reshape(-1) for x in inputs]
+                base, members = flat[0] if self.first else None, len(self.task.members)
                 backend = get_backend("auto", flat[0].device)
                 with torch.no_grad():
                     self._answers[request] = answer(
-                        request, backend, base, flat[self.first :], self.task.context
-                    )
+                        request, backend, base, flat[self.first : members], self.task.context,
+                        flat[members:],
+                    )  # fmt: skip
             asked[request] = self._answers[request]
             return asked[request]
 
