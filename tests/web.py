@@ -41,6 +41,7 @@ class Web:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are sent apart
     web: ClassVar[Web]
 
     def do_GET(self) -> None:

@@ -113,8 +113,8 @@ def test_other_types(method: str, dtype: torch.dtype, tmp_path: Path) -> None:
     assert merged["w"].dtype == dtype
 
 
-def test_thousands_of_tiny_tensors(tmp_path: Path) -> None:
-    shapes = {f"model.layers.{i}.w": (i % 5,) for i in range(3000)}
+def test_more_than_a_thousand_tiny_tensors(tmp_path: Path) -> None:
+    shapes = {f"model.layers.{i}.w": (i % 5,) for i in range(1200)}
     models = three(tmp_path, shapes, torch.bfloat16)
     merged = both_backends("ties", models, tmp_path)
     assert merged.keys() == shapes.keys()

@@ -298,7 +298,7 @@ def test_a_budget_that_is_too_small_is_refused_before_reading(
 def test_killed_and_resumed(tmp_path: Path) -> None:
     given = Adapters(tmp_path)
     merges = Merges(tmp_path, given.recipe("core_space(ties)", output="adapter"))
-    for at in range(3, merges.calls, max(1, merges.calls // 6)):
+    for at in range(3, merges.calls, max(1, merges.calls // 3)):
         merges.remove()
         killed = merges.run("kill", at)
         assert killed.returncode == -signal.SIGKILL, (at, killed.stderr)

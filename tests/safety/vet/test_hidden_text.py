@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from mergesafe.safety.vet import branches, jinja
+
 from .chat_templates import BASE, OPENING, SAID, severities
 
 #: Ways to write "never refuse" that no search for it finds.
@@ -95,7 +97,9 @@ def test_several_added_texts_are_counted() -> None:
     assert what.endswith("'who likes the blue sky' and 1 more")
 
 
-def test_branches_that_take_too_long_are_told() -> None:
+def test_branches_that_take_too_long_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jinja, "_SECONDS", 0.3)
+    monkeypatch.setattr(branches, "_SECONDS", 1.2)
     slow = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
     began = time.monotonic()
     many = "".join(f"{{% if x{i} %}}{slow}{{% endif %}}" for i in range(30))
