@@ -205,6 +205,7 @@ B = one(f"{MODULE}.lora_B.weight", (16, 2))
             "adapts an embedding, whose delta is (B @ A) transposed",
         ),
         (A | B | one("model.embed_tokens.weight", (32, 15)), "has shape [32, 15] and stands in"),
+        (A | B | one(f"{MODULE}.weight", (16, 16)), "is whole, and its module has lora_A and"),
         (A | B | one("model.norm.weight", (15,)), "in place of 'model.norm.weight' of shape [16]"),
         (A | B | one("model.norm.weight", (16,), torch.float64), "is F64, expected BF16 or F16"),
         (A | B | one(f"{MODULE}.lora_magnitude_vector", (16,)), "belongs to DoRA"),

@@ -20,7 +20,13 @@ from mergesafe.architecture.names import is_transposed, unwrap
 from mergesafe.architecture.pairing import Pairing, Rule, pair
 from mergesafe.architecture.tying import HEADS, embedding_of, head_beside
 from mergesafe.checkpoint.format.lora_config import MERGE_FIRST, Setting, check_config, fail
-from mergesafe.checkpoint.format.lora_whole import is_former, untold, whole_name, whole_tensors
+from mergesafe.checkpoint.format.lora_whole import (
+    check_once,
+    is_former,
+    untold,
+    whole_name,
+    whole_tensors,
+)
 from mergesafe.checkpoint.format.model import (
     CONFIG_LIMIT,
     CONVERT_ADVICE,
@@ -95,6 +101,7 @@ def open_adapter(path: Location, base: Checkpoint) -> Adapter:
         f"{rule}; every module was found so"
         for rule in rules
     ]
+    check_once(weights, stored, found)
     whole = whole_tensors(weights, stored, rules, base)
     pairs: dict[str, LoraPair] = {}
     for module, (a, b) in found.items():

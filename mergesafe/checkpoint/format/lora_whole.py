@@ -6,7 +6,7 @@ tokens, classifiers) and, where a vocabulary was resized, embedding and head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from mergesafe.architecture.pairing import Rule
@@ -40,6 +40,38 @@ def whole_name(name: str) -> str | None:
 def is_former(name: str) -> bool:
     """Whether it is what a module was before it was trained."""
     return ".original_module." in name
+
+
+def check_once(
+    weights: Location, whole: Mapping[str, TensorInfo], adapted: Collection[str]
+) -> None:
+    """Refuse a whole weight of a module that has factors, unless it is what they are added to.
+
+    PEFT looks for that under ``base_layer`` and leaves out another one without a word.
+    """
+    for name, info in whole.items():
+        if name.removesuffix(".weight") in adapted and ".base_layer." not in info.name:
+            fail(
+                weights,
+                f"tensor {show(info.name)} is whole, and its module has lora_A and lora_B too: "
+                "PEFT would leave the tensor out. Save the adapter again.",
+            )
+
+
+def undeclared(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Of an adapter's tensors those that stand in place of the base's, though nothing says that
+    they were trained: neither ``modules_to_save``, nor that they are embedding or head.
+    """
+    listed = config.get("modules_to_save") or []
+    declared = {str(each).rsplit(".", 1)[-1] for each in listed} if isinstance(listed, list) else ()
+    found = []
+    for name in names:
+        plain = None if is_former(name) else whole_name(name)
+        if plain is None or plain in HEADS or is_embedding(plain) or ".base_layer." in name:
+            continue
+        if not set(plain.split(".")) & set(declared):
+            found.append(plain)
+    return found
 
 
 def whole_tensors(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergesafe.checkpoint.format.lora import CONFIG_NAME, WEIGHTS_NAME, LoraPair
+from mergesafe.checkpoint.format.lora_whole import undeclared
 from mergesafe.checkpoint.format.patterns import PatternError
 from mergesafe.checkpoint.format.safetensors import read_header
 from mergesafe.checkpoint.places.location import Location
@@ -80,6 +81,13 @@ def check_adapter(folder: Location, base: AdaptedBase) -> Iterator[Finding]:
         return
     yield from _targets(config, list(modules), base)
     yield from _patterns(config, list(modules))
+    if whole := undeclared(config, tensors):
+        count = amount(len(whole), "whole tensor stands", "whole tensors stand")
+        what = (
+            f"{count} in place of the base's, which modules_to_save does not declare: the adapter "
+            "changes more than it says. Ask its author"
+        )
+        yield Finding("warning", "files", what, f"{WEIGHTS_NAME}: {listing(whole)}")
     if base.pairs:
         yield from _scale(base.pairs)
 

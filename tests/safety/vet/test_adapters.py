@@ -114,6 +114,22 @@ def test_lies(
     assert not [f for f in found if worst[f.severity] < worst[severity]], found
 
 
+@pytest.mark.parametrize(("declared", "count"), [(None, 1), (["norm"], 0), (["model.norm"], 0)])
+def test_whole_tensors_that_nothing_declares(
+    base: Path, declared: list[str] | None, count: int
+) -> None:
+    """PEFT takes them, too; an embedding or head is stored whole where rows were added."""
+    folder = adapter(base, {"modules_to_save": declared})
+    file = folder / "adapter_model.safetensors"
+    whole = {name: llama(0)[name] for name in ("model.norm.weight", "lm_head.weight")}
+    save_file({**load_file(file), **{f"base_model.model.{n}": t for n, t in whole.items()}}, file)
+    [parent] = ms.vet([f"{base}+{folder}"], base, behaviour=False).parents
+    found = [f for f in parent.findings if "modules_to_save does not declare" in f.what]
+    assert [(f.severity, "model.norm.weight" in f.where) for f in found] == [
+        ("warning", True)
+    ] * count
+
+
 def test_lies_are_found_in_an_adapter_that_cannot_be_opened(base: Path) -> None:
     found = audit(base, {"target_modules": ["o_proj"], "use_dora": True})
     assert any("use_dora" in f.what for f in found)
