@@ -1,4 +1,4 @@
-"""The options of ``mergesafe merge``, ``plan``, ``verify`` and ``diff``."""
+"""The options of ``mergesafe merge``, ``plan``, ``verify``, ``sign`` and ``diff``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     )
     app.command(epilog="Example: mergesafe plan ties.yml --memory 2GiB")(plan)
     app.command(epilog="Example: mergesafe verify merged/")(verify)
+    app.command(epilog="Example: mergesafe sign merged/ --key key.pem")(sign)
     app.command(epilog="Example: mergesafe diff models/base merged/ --tensors 20")(diff)
 
 
@@ -129,6 +130,14 @@ def plan(
 @guarded
 def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Local folder of a merged model.")],
+    public_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Check the signature, too, with this public key (PEM)."),
+    ] = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where the signature lies; OUT/model.sig by default."),
+    ] = None,
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -136,11 +145,34 @@ def verify(
 ) -> None:
     """Check every byte of the merged model OUT against its manifest.
 
-    Exit status 3 when anything differs from what the merge wrote.
+    Exit status 3 when anything differs from what the merge wrote, or the signature does not hold.
     """
     from mergesafe.cli.verify import run
 
-    run(out, threads=threads, json=json, quiet=quiet)
+    run(
+        out, public_key=public_key, signature=signature, threads=threads, json=json, quiet=quiet
+    )  # fmt: skip
+
+
+@guarded
+def sign(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Local folder of a merged model.")],
+    key: Annotated[Path, typer.Option(metavar="FILE", help="A private elliptic-curve key (PEM).")],
+    password_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The environment variable with the key's password."),
+    ] = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Verify the merged model OUT and sign it, in the form of OpenSSF model signing.
+
+    Writes OUT/model.sig. Needs the extra 'sign'.
+    """
+    from mergesafe.cli.sign import run
+
+    run(out, key=key, password_env=password_env, threads=threads, quiet=quiet)
 
 
 @guarded
