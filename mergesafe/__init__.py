@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mergesafe.data.api import generate
     from mergesafe.engine.api import merge, plan, verify
     from mergesafe.engine.diff.api import diff
+    from mergesafe.safety.align.train import train_aligner
     from mergesafe.safety.evaluation.api import evaluate
     from mergesafe.safety.gate.api import gate
     from mergesafe.safety.inspector.train import measure_inspector, train_inspector
@@ -50,6 +51,7 @@ __all__ = [
     "plan",
     "report",
     "similarity",
+    "train_aligner",
     "train_inspector",
     "transplant_tokenizer",
     "tune",
@@ -74,6 +76,7 @@ _LAZY = {
     "plan": ("mergesafe.engine.api", "plan"),
     "report": ("mergesafe.report", None),
     "similarity": ("mergesafe.safety.similarity.api", "similarity"),
+    "train_aligner": ("mergesafe.safety.align.train", "train_aligner"),
     "train_inspector": ("mergesafe.safety.inspector.train", "train_inspector"),
     "transplant_tokenizer": ("mergesafe.transplant.api", "transplant_tokenizer"),
     "tune": ("mergesafe.tune.api", "tune"),

@@ -99,6 +99,10 @@ def local_path(reference: str) -> str:
     return unquote(reference[match.end() :]) if match else reference
 
 
+#: What names a model with a squad around it, which answers and is no checkpoint: ``squad:FILE``.
+SQUAD: Final = "squad:"
+
+
 def hub_id(reference: str) -> tuple[str, str | None] | None:
     """``(org/name, revision)`` of ``[hf://]org/name[@revision]``; None for anything else."""
     match = _HUB_ID.fullmatch(reference.removeprefix("hf://"))

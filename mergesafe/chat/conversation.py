@@ -98,6 +98,15 @@ class ScoringModel(ChatModel, Protocol):
 
 
 @runtime_checkable
+class RemarkingModel(ChatModel, Protocol):
+    """A model that has something to say about its answers beside them."""
+
+    def remarks(self) -> list[str]:
+        """A sentence each, for whoever reads the figures."""
+        ...
+
+
+@runtime_checkable
 class CompletionModel(ChatModel, Protocol):
     """A model that also continues a text as it stands, without its chat template."""
 

@@ -44,6 +44,10 @@ def train(
             metavar="FOLDER", help="A pretrained encoder, or 'scratch' for a tiny untrained one."
         ),
     ] = "scratch",
+    criterion: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Whose records to take, where DATA has several."),
+    ] = None,
     epochs: Annotated[int, typer.Option(metavar="N", help="The best one is kept.")] = 4,
     batch: Annotated[int, typer.Option(metavar="N", help="Responses at a time.")] = 16,
     rate: Annotated[float, typer.Option(metavar="RATE", help="Highest learning rate.")] = 5e-5,
@@ -71,7 +75,7 @@ def train(
         print(f"epoch {epoch}: loss {loss:.3f}, on calibration questions {held:.3f}", flush=True)
 
     train_inspector(
-        data, out, encoder=encoder, overwrite=overwrite,
+        data, out, encoder=encoder, criterion=criterion, overwrite=overwrite,
         training=Training(epochs, batch, rate, max_tokens, seed),
         progress=None if json or quiet else told,
         measured=lambda report: _show(report, "held out", json=json, quiet=quiet),

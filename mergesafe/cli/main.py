@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from mergesafe.cli.aligner import app as aligner
 from mergesafe.cli.commands import calibration, merges, models, pages, parents, tokenizers, tuning
 from mergesafe.cli.inspector import app as inspector
 from mergesafe.cli.shared import INTERRUPTED, print_errors, say
@@ -56,6 +57,7 @@ def common(
 for group in (merges, calibration, tokenizers, tuning, parents, models):
     group.register(app)
 app.add_typer(inspector, name="inspector")
+app.add_typer(aligner, name="aligner")
 pages.register(app)
 
 

@@ -9,7 +9,7 @@ from mergesafe.errors import ModelError, RecipeError, did_you_mean
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.model import ModelRef, exists_locally
 from mergesafe.recipe.nodes import MapNode, Node, Reporter, shown, string
-from mergesafe.references import redact
+from mergesafe.references import SQUAD, redact
 
 
 def read_model(node: Node, what: str, report: Reporter) -> ModelRef:
@@ -33,6 +33,11 @@ def parse_reference(text: str, folder: Path, line: int | None = None) -> ModelRe
     Raises:
         ModelError: it is none of them.
     """
+    if text.startswith(SQUAD) and not exists_locally(text, folder):
+        raise ModelError(
+            f"{shown(text)} is a model with a squad around it, which has answers and no weights of "
+            "its own: evaluate and gate take it. Name the model in its file instead"
+        )
     if ("+" in text or text.startswith("{")) and exists_locally(text, folder):
         return ModelRef(text, None, line)
     if text.startswith("{"):

@@ -41,7 +41,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="[NAME=]MODEL...",
-            help="Folders or Hub ids, with +ADAPTER or not; or MODEL@URL of an endpoint.",
+            help="Folders or Hub ids, with +ADAPTER or not; MODEL@URL of an endpoint; squad:FILE.",
         ),
     ],
     unsafe: ask.Unsafe = None,

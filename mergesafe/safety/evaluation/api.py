@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from mergesafe.chat.conversation import ChatModel
+from mergesafe.chat.conversation import ChatModel, RemarkingModel
 from mergesafe.chat.hf import HfModel
 from mergesafe.chat.providers import make_model
 from mergesafe.chat.runnable import check_device
 from mergesafe.errors import ArgumentError
-from mergesafe.references import redact
+from mergesafe.references import SQUAD, redact
 from mergesafe.results.evaluation import Agreement, JudgeName, Role
 from mergesafe.safety.agreement import agreements
+from mergesafe.safety.align.squad_file import read_squad
+from mergesafe.safety.align.squad_model import SquadModel
 from mergesafe.safety.evaluation.cache import Cache
 from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.compare import compare, disagreements
@@ -52,8 +54,9 @@ def evaluate(
 
     Args:
         models: folders or Hub ids (``model+adapter`` too), ``NAME@URL`` of an endpoint,
-            or chat models; or a mapping that names them, in which a model may also be a spec
-            (``{"provider": "openai", ...}``). One after another, so only one is in memory.
+            ``squad:FILE``, or chat models; or a mapping that names them, in which a model may also
+            be a spec (``{"provider": "openai", ...}``). One after another, so only one is in
+            memory.
         on_progress: called with what is being done.
         options: the fields of :class:`~mergesafe.safety.evaluation.options.EvaluationOptions`.
 
@@ -78,17 +81,20 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
     for model in named.values():
         if isinstance(model, HfModel):
             check_device(model.device, model.name)
+        elif isinstance(model, SquadModel):
+            model.check()
     # All of them first: the last model that is missing is told before the first is asked.
     identities = {name: model.identity for name, model in named.items()}
     check_judges(found_judges)
     judges = [CachedJudge(each, cache, VERDICTS) for each in found_judges]
     evaluator = _Evaluator(sets, judges, cache, options, tell)
-    results, asked = [], []
+    results, asked, remarks = [], [], []
     for name, identity in identities.items():
         # Taken out, so that the model before it is no longer in memory when this one is loaded.
-        found, answers = evaluator.measure(name, identity, named.pop(name))
+        found, answers, said = evaluator.measure(name, identity, named.pop(name))
         results.append(found)
         asked += answers
+        remarks += said
     calibration = list(
         calibrate_judges(judges, found_judges, labelled, results, options.confidence)
         if labelled
@@ -112,6 +118,7 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
                 else calibration_notes(calibration, results, Path(options.labels))
             ),
             *notes(sets, found_judges, results, options.max_new_tokens),
+            *remarks,
             *disagreements(compared, options.confidence, repeated(found_judges[0])),
         ],
         meaning(found_judges[0]),
@@ -150,6 +157,8 @@ def _model(model: Any, name: str | None, options: EvaluationOptions) -> ChatMode
     served, at, url = str(model).partition("@http") if isinstance(model, str) else ("", "", "")
     if at:
         model = {"provider": "openai", "model": served, "base_url": f"http{url}"}
+    if isinstance(model, str) and model.startswith(SQUAD):
+        return read_squad(model, name)
     if isinstance(model, str | Path):
         return HfModel(
             str(model), device=options.device, dtype=options.dtype, batch=options.batch, label=name
@@ -195,8 +204,8 @@ class _Evaluator:
 
     def measure(
         self, name: str, identity: str, model: ChatModel
-    ) -> tuple[ModelResult, list[SetResponses]]:
-        """What one model did."""
+    ) -> tuple[ModelResult, list[SetResponses], list[str]]:
+        """What one model did, and what it says about it."""
         self.tell(f"{name}: reading")
         portion = BATCHES * self.options.batch
         cached = CachedModel(
@@ -211,7 +220,8 @@ class _Evaluator:
         if self.options.lm_eval:
             figures = {**found.figures, **self._harness(name, model)}
             found = replace(found, figures=figures)
-        return found, asked
+        remarks = model.remarks() if isinstance(model, RemarkingModel) else []
+        return found, asked, remarks
 
     def _harness(self, name: str, model: ChatModel) -> dict[str, Figure]:
         if not isinstance(model, HfModel):

@@ -11,11 +11,13 @@ from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
 from mergesafe.recipe.model_reader import parse_reference
+from mergesafe.references import SQUAD
 from mergesafe.results import gate as schema
 from mergesafe.results.gate import FileDigest
 from mergesafe.results.metrics import LM_EVAL, family
 from mergesafe.results.reading import read_evaluation
 from mergesafe.results.writing import as_dict
+from mergesafe.safety.align.squad_file import read_squad
 from mergesafe.safety.evaluation.api import run
 from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.measure import planned_metrics
@@ -185,14 +187,17 @@ def _find(evaluation: Evaluation, name: str, what: Any, path: Path | None) -> Mo
         )
     result = _by_name(evaluation, name)
     reference = str(what)
-    if Path(parse_reference(reference, Path()).path).is_dir():
+    model: ChatModel | None = None
+    if reference.startswith(SQUAD):
+        model = read_squad(reference)
+    elif Path(parse_reference(reference, Path()).path).is_dir():
         model = HfModel(reference, dtype=evaluation.settings.dtype)
-        if model.identity != result.identity:
-            raise DataError(
-                f"the evaluation of {name!r} is of other files than {reference} holds now; "
-                "evaluate it again",
-                source=path,
-            )
+    if model is not None and model.identity != result.identity:
+        raise DataError(
+            f"the evaluation of {name!r} is of other files than {reference} holds now; "
+            "evaluate it again",
+            source=path,
+        )
     return result
 
 

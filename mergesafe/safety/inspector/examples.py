@@ -11,6 +11,7 @@ from typing import Final, Literal
 from mergesafe.chat.conversation import last_question
 from mergesafe.chat.records import Record, read_records
 from mergesafe.errors import DataError
+from mergesafe.safety.align.selection import select
 
 Split = Literal["train", "calibration", "heldout"]
 #: Of a hundred questions, how many are trained on, and how many fit temperature and epoch.
@@ -31,17 +32,25 @@ class Example:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """The labelled responses of a JSON lines file.
+    """The labelled responses of a JSON lines file of one criterion: see :func:`read_labelled`."""
+    return read_labelled(path)[1]
+
+
+def read_labelled(path: Path, criterion: str | None = None) -> tuple[str | None, list[Example]]:
+    """The criterion that the records name, and the labelled responses of a JSON lines file.
 
     A record with an answer needs ``"safe": true`` or ``false``; a preference holds two examples,
-    ``chosen`` safe and ``rejected`` not.
+    ``chosen`` safe and ``rejected`` not. ``criterion``: the one to take, of several.
 
     Raises:
-        DataError: a record has no label, or there is no example of one class.
+        DataError: a record has no label, or there is no example of one class, or there are several
+            criteria and none is chosen.
     """
-    records = read_records(path, need_answer=True)
+    about, records = select(read_records(path, need_answer=True), criterion, path)
     examples = [
-        example for line, record in enumerate(records, 1) for example in _of(record, path, line)
+        example
+        for number, record in enumerate(records, 1)
+        for example in _of(record, path, record.line or number)
     ]
     for safe in (True, False):
         if not any(example.safe is safe for example in examples):
@@ -49,7 +58,7 @@ def read_examples(path: Path) -> list[Example]:
                 f"no response is labelled {'safe' if safe else 'unsafe'}; an inspector needs both",
                 source=path,
             )
-    return examples
+    return about, examples
 
 
 def _of(record: Record, path: Path, number: int) -> list[Example]:

@@ -22,7 +22,10 @@ BATCH: Final = 32
 
 @dataclass(frozen=True)
 class Settings:
-    """``inspector.json``: how to read the encoder's output, and how the inspector was made."""
+    """``inspector.json``: how to read the encoder's output, and how the inspector was made.
+
+    ``criterion``: what responses are held to, where the data named it.
+    """
 
     mergesafe: str
     temperature: float
@@ -32,6 +35,7 @@ class Settings:
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     kind: str = "inspector"
+    criterion: str | None = None
 
     def as_json(self) -> bytes:
         """The file's content."""

@@ -15,13 +15,16 @@ from typing import Any, Final
 
 from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer, running
 from mergesafe.chat.runnable import require
-from mergesafe.checkpoint.output.target_checks import has_content, resolve
-from mergesafe.checkpoint.output.working import WorkingFolder
-from mergesafe.checkpoint.places.location import at
-from mergesafe.errors import ArgumentError, OutputError
+from mergesafe.errors import ArgumentError
 from mergesafe.safety.encoder import present
 from mergesafe.safety.inspector.control import figures, gain, not_learned, refuse
-from mergesafe.safety.inspector.examples import Example, Split, read_examples, split
+from mergesafe.safety.inspector.examples import (
+    Example,
+    Split,
+    read_examples,
+    read_labelled,
+    split,
+)
 from mergesafe.safety.inspector.metrics import (
     calibration_error,
     cross_entropy,
@@ -29,8 +32,7 @@ from mergesafe.safety.inspector.metrics import (
     sigmoid,
 )
 from mergesafe.safety.inspector.model import SETTINGS, Inspector, Settings, encode_pairs, logits
-from mergesafe.system_faults import advice
-from mergesafe.untrusted import reason
+from mergesafe.safety.trained_folder import check_trained_target, save_trained
 from mergesafe.version import __version__
 
 SCRATCH: Final = "scratch"
@@ -84,6 +86,7 @@ def train_inspector(
     out: Path | str,
     *,
     encoder: str = SCRATCH,
+    criterion: str | None = None,
     training: Training | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -92,6 +95,7 @@ def train_inspector(
     """Train an inspector on labelled responses and save it to the folder ``out``.
 
     ``encoder``: the folder of a pretrained encoder such as all-MiniLM-L6-v2's, or ``scratch``.
+    ``criterion``: which records of an alignment set to take, where it has several.
     70 % of the questions are trained on; 15 % choose the epoch and the temperature; the figures
     of the report are those on the 15 % that took no part. The same encoder is then trained in the
     same way on the questions alone: the control. ``measured`` is told of the figures before
@@ -107,8 +111,9 @@ def train_inspector(
     """
     training = training or Training()
     source, target = Path(data), Path(out)
-    _check_target(target, overwrite)
-    parts = split(read_examples(source), training.seed, source)
+    check_trained_target(target, SETTINGS, "inspector", overwrite)
+    about, examples = read_labelled(source, criterion)
+    parts = split(examples, training.seed, source)
     require()
     model, tokenizer = _trained(encoder, parts, training, progress)
     calibrating = logits(model, tokenizer, _pairs(parts["calibration"]), training.max_tokens)
@@ -122,6 +127,7 @@ def train_inspector(
     settings = Settings(
         __version__, temperature, training.max_tokens, Path(encoder).name, training.seed,
         {"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}, found,
+        criterion=about,
     )  # fmt: skip
     counts = {str(name): len(part) for name, part in parts.items()}
     report = Report(str(target), settings.encoder, temperature, counts, found)
@@ -259,33 +265,15 @@ def _fit(
     model.load_state_dict(best[1])
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
-    """Only an inspector is ever replaced."""
-    if not at(out).present():
-        return
-    if not overwrite:
-        raise OutputError(f"{out} exists; choose another folder, or --overwrite")
-    if not at(out / SETTINGS).exists():
-        raise OutputError(f"{out} holds no inspector, so it is not replaced; choose another folder")
-
-
 def _save(model: Any, tokenizer: Any, settings: Settings, out: Path, overwrite: bool) -> None:
     """Write the folder under another name first: a half-written inspector is never at ``out``."""
-    working = WorkingFolder(resolve(out), overwrite=overwrite)
-    try:
-        try:
-            working.open()
-            working.begin()
-            model.save_pretrained(working.path)
-            tokenizer.save_pretrained(working.path)
-            (working.path / SETTINGS).write_bytes(settings.as_json())
-            _check_target(out, overwrite)
-            working.install(lambda: None, replace=has_content(out))
-            working.remove_old()
-        finally:
-            working.close()
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({reason(error)}). {advice(error)}") from None
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / SETTINGS).write_bytes(settings.as_json())
+
+    save_trained(out, SETTINGS, "inspector", overwrite, write)
 
 
 def _pairs(examples: Sequence[Example]) -> list[tuple[str, str]]:
