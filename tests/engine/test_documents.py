@@ -14,6 +14,8 @@ from tiny import CONFIG, command, llama, read, recipe, save, save_adapter, write
 from tokenizer.files import bpe
 
 import mergesafe
+from mergesafe.cli.plan.timing import estimated
+from mergesafe.engine.estimate.seconds import tensor_classes
 from mergesafe.engine.run.tensor import TensorMerge
 from mergesafe.errors import MergesafeError
 
@@ -341,6 +343,32 @@ def test_an_intermediate_with_more_tokens_than_its_models(
     again = mergesafe.merge(documents, tmp_path / "virtual", resume=True)
     assert "finished already" in again.warnings[-1]
     assert mergesafe.plan(documents).plan.tensors == len(ours)
+
+
+@pytest.mark.parametrize("chain", ["element by element", "a base that is merged", "slices before"])
+def test_a_plan_says_how_long_it_takes(
+    chain: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With intermediates that are computed in tiles, as a whole, and with others within them."""
+    monkeypatch.chdir(folder)
+    report = mergesafe.plan(CHAINS[chain])
+    found, why = estimated(report, tensor_classes(report.plan, report.schedule))
+    assert why is None
+    assert found is not None
+    assert 0 < found.processor_s < 100
+    assert 0 <= found.cached <= 1
+
+
+def test_matrix_methods_of_intermediates_are_not_timed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    found, why = estimated(mergesafe.plan(CHAINS["whole matrices"]), [])
+    assert found is None
+    assert why == (
+        "an intermediate is merged by tsv, which takes whole matrices, and no part of one can time "
+        "that"
+    )
 
 
 def test_intermediates_are_written_where_that_is_asked(

@@ -12,6 +12,7 @@ from mergesafe.engine.estimate.calibrate import calibrate
 from mergesafe.engine.estimate.seconds import Estimate, TensorClass, predict
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.errors import MergesafeError
+from mergesafe.outline.sources import stored_models
 from mergesafe.terminal.progress import duration
 
 _UNREAD: Final = (
@@ -39,15 +40,20 @@ def _unknown(plan: MergePlan) -> str | None:
     """Why there is no estimate whatever the machine does: a plan does not fetch tensors, and a part
     of a matrix does not show what the whole costs.
     """
-    if plan.recipe.documents:
-        return "merges of documents that are not written are not timed"
     inputs: list[Location] = []
-    for model in plan.models:
+    for model in stored_models(plan.models):
         for checkpoint in (model.checkpoint, *model.calibration.values()):
             inputs += checkpoint.shards
         inputs += [model.adapter.path] if model.adapter else []
     if not all(isinstance(path, Path) for path in inputs):
         return _UNREAD
+    inner = {t.method.name for each in plan.intermediates.values() for t in each.tasks
+             if t.unit.is_whole}  # fmt: skip
+    if inner:
+        return (
+            f"an intermediate is merged by {', '.join(sorted(inner))}, which takes whole matrices, "
+            "and no part of one can time that"
+        )
     whole = {t.method.name for t in plan.tasks if t.unit.is_whole and t.operations is None}
     if whole:
         return (

@@ -19,7 +19,9 @@ from math import prod
 from types import TracebackType
 from typing import Final
 
+from mergesafe.checkpoint.format.safetensors import TensorInfo
 from mergesafe.checkpoint.views.stored import part_of
+from mergesafe.checkpoint.views.view import View
 from mergesafe.dtypes import SIZES
 from mergesafe.engine.estimate.matrices import matrix_seconds
 from mergesafe.engine.estimate.probe import BlankReader, SampleReader, places
@@ -35,6 +37,7 @@ from mergesafe.engine.estimate.seconds import (
 )
 from mergesafe.engine.memory import MAXIMUM_SIZE, Arena, aligned
 from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.merged_view import merged_views, stored_infos
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import (
     BLOCK,
@@ -88,7 +91,7 @@ def calibrate(plan: MergePlan, planned: Schedule, options: Options) -> Rates:
     rates: dict[str, Rate] = {}
     piece = 0.0
     with SampleReader() as reader:
-        cached = reader.cached_share([s.view.info for task in plan.tasks for s in task.sources])
+        cached = reader.cached_share(_stored([s.view for t in plan.tasks for s in t.sources]))
         bench = _Bench(plan, planned, options, kernels, reader)
         for kind in (ONCE, RESIDENT, REREAD, STREAMED, WHOLE):
             members = [task for task in tasks if kind_of(task, planned) == kind]
@@ -98,7 +101,7 @@ def calibrate(plan: MergePlan, planned: Schedule, options: Options) -> Rates:
                 share = sum(task.stored_bytes for task in members) / total
                 rates[kind] = bench.measure(kind, members, SECONDS * share)
         if tasks:
-            middle = typical(tasks)
+            middle = _small(tasks) or typical(tasks)
             piece = bench.piece(_averaged(middle) if middle.unit.is_whole else middle)
         disk = reader.disk_rate()
         reader.forget_fetched()
@@ -135,6 +138,25 @@ def _averaged(task: TensorTask) -> TensorTask:
     )  # fmt: skip
 
 
+def _stored(views: Sequence[View]) -> list[TensorInfo]:
+    """The stored tensors that views read, those of intermediates among them."""
+    merged = [each for view in views for each in merged_views(view)]
+    if not merged:
+        return [view.info for view in views]
+    inner = [s.view for each in merged for task in each.tasks for s in task.sources]
+    return [*(info for view in views for info in stored_infos(view)), *_stored(inner)]
+
+
+def _is_held(task: TensorTask) -> bool:
+    """Whether the task reads an intermediate that is made as a whole, so that a part costs that."""
+    return any(each.held for source in task.sources for each in merged_views(source.view))
+
+
+def _small(tasks: Sequence[TensorTask]) -> TensorTask | None:
+    """The smallest task where a part of one costs the whole; None where it does not."""
+    return min(tasks, key=lambda task: task.numel) if any(map(_is_held, tasks)) else None
+
+
 def typical(tasks: Sequence[TensorTask]) -> TensorTask:
     """The task of the middle element, tasks being sorted by size."""
     ordered = sorted(tasks, key=lambda task: task.numel)
@@ -145,8 +167,11 @@ def typical(tasks: Sequence[TensorTask]) -> TensorTask:
 def window(task: TensorTask, elements: int, place: float) -> TensorTask:
     """About ``elements`` of ``task`` at ``place`` in [0, 1), as a task of its own.
 
-    Whole rows, where an adapter or the method needs them.
+    Whole rows, where an adapter or the method needs them; the whole task where it reads an
+    intermediate that is made as a whole.
     """
+    if _is_held(task):
+        return replace(task, magnitudes=dict.fromkeys(task.model_ranks, 0))
     rows_alone = task.unit is Unit.ROW or any(source.view.lora for source in task.sources)
     columns = task.context.shape[-1] if rows_alone and task.context.shape else 1
     rows = min(task.numel // columns, max(1, elements // columns))
@@ -256,7 +281,9 @@ class _Bench:
         lanes = max(1, min(self.planned.workers, self.planned.arena // layout.nbytes))
         room = min(WINDOW_BYTES, TOTAL_BYTES // lanes, self.options.memory // lanes)
         enough = sum(task.numel for task in tasks) / lanes
-        self._warm_up(middle)
+        self._warm_up(_small(tasks) or middle)
+        if any(map(_is_held, tasks)):  # of which each is measured as a whole
+            tasks = [middle]
 
         def work(number: int) -> _Lane:
             with _Lane(room) as lane:
@@ -272,6 +299,9 @@ class _Bench:
         spent = {step: sum(lane.seconds[step] for lane in done) for step in STEPS}
         copied, copying = self.reader.take_copied()
         computing = sum(spent[step] for step in COMPUTING) / lanes
+        if any(True for task in tasks for s in task.sources for _ in merged_views(s.view)):
+            # Intermediates are computed while they are read.
+            computing += max(0.0, spent["read"] - copying) / lanes
         return Rate(
             read=_per_second(copied, copying / lanes),
             compute=computing / sum(lane.elements for lane in done),
