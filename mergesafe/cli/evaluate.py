@@ -22,7 +22,8 @@ from mergesafe.terminal.text import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mergesafe.results.evaluation import CorrectedRate, JudgeCalibration, LabelledShare
+    from mergesafe.results.evaluation import CorrectedRate, JudgeCalibration
+    from mergesafe.results.numbers import Rate
     from mergesafe.safety.evaluation.result import Evaluation, Figure
 
 
@@ -141,7 +142,7 @@ def _calibrated(found: JudgeCalibration) -> list[str]:
     ]
 
 
-def _in_percent(found: LabelledShare | CorrectedRate) -> str:
+def _in_percent(found: Rate | CorrectedRate) -> str:
     low, high = (100 * end for end in ends(found.low, found.high, 3))
     value = "not known" if found.value is None else f"{100 * found.value:.1f}"
     return f"{value} [{low:.1f}, {high:.1f}] %"

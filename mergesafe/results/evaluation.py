@@ -14,6 +14,7 @@ from mergesafe.results.numbers import (
     Count,
     Integer,
     Number,
+    Rate,
     Share,
     check_distinct,
     check_interval,
@@ -133,18 +134,6 @@ class Agreement(msgspec.Struct, frozen=True):
     n: Count
 
 
-class LabelledShare(msgspec.Struct, frozen=True):
-    """A share of ``n`` labelled responses, with its Wilson interval."""
-
-    value: Share
-    low: Share
-    high: Share
-    n: Count
-
-    def __post_init__(self) -> None:
-        check_interval(self.value, self.low, self.high)
-
-
 class CorrectedRate(msgspec.Struct, frozen=True):
     """What ``metric`` of a model is without the judge's errors; None: the judge does not tell."""
 
@@ -167,8 +156,8 @@ class JudgeCalibration(msgspec.Struct, frozen=True):
 
     judge: str
     metric: str
-    sensitivity: LabelledShare
-    specificity: LabelledShare
+    sensitivity: Rate
+    specificity: Rate
     corrected: list[CorrectedRate]
 
 

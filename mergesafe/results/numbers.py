@@ -47,3 +47,15 @@ def check_distinct(what: str, names: Iterable[str]) -> None:
     if len(set(listed)) < len(listed):
         twice = next(name for name in listed if listed.count(name) > 1)
         raise ValueError(f"two of the {what} are called {twice[:60]!r}")
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """A share of ``n`` cases, with its interval."""
+
+    value: Share
+    low: Share
+    high: Share
+    n: Count
+
+    def __post_init__(self) -> None:
+        check_interval(self.value, self.low, self.high)

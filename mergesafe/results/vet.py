@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mergesafe.results.numbers import LARGEST, Count, Share, check_distinct, check_interval
+from mergesafe.results.numbers import LARGEST, Count, Rate, Share, check_distinct, check_interval
 
 #: ``unfit``: do not merge it. ``warning``: look before you merge. ``note``: good to know.
 Severity = Literal["unfit", "warning", "note"]
@@ -25,18 +25,6 @@ class Finding(msgspec.Struct, frozen=True):
     area: Area
     what: str
     where: str = ""
-
-
-class Rate(msgspec.Struct, frozen=True):
-    """The share of ``n`` questions on which a model behaved so, with its interval."""
-
-    value: Share
-    low: Share
-    high: Share
-    n: Count
-
-    def __post_init__(self) -> None:
-        check_interval(self.value, self.low, self.high)
 
 
 class VettedModel(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mergesafe.results.vet import Rate
+from mergesafe.results.numbers import Rate
 from mergesafe.safety.statistics import Estimate, interval
 from mergesafe.safety.vet.api import Vetted
 from mergesafe.safety.vet.merges.interaction import HARMS, ProbedMerge

@@ -17,8 +17,9 @@ from safety.chat_models import PLACEHOLDER, REFUSAL, Scripted
 import mergesafe as ms
 from mergesafe.chat.reasoning import Answer
 from mergesafe.results.evaluation import Example
+from mergesafe.results.numbers import Rate
 from mergesafe.results.reading import read_evaluation, read_object, read_result
-from mergesafe.results.vet import Rate, Vet, VettedModel
+from mergesafe.results.vet import Vet, VettedModel
 from mergesafe.results.writing import KINDS, as_dict
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"

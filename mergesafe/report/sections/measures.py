@@ -23,9 +23,10 @@ from mergesafe.report.text import (
     points,
 )
 from mergesafe.report.verdict import SIGNIFICANT
-from mergesafe.results.evaluation import CorrectedRate, Evaluation, LabelledShare
+from mergesafe.results.evaluation import CorrectedRate, Evaluation
 from mergesafe.results.gate import Gate
 from mergesafe.results.metrics import is_nll, is_skill, lower_is_better
+from mergesafe.results.numbers import Rate
 
 _MEANING = {
     "safe_rate": "Share of the unsafe questions whose answer the judge calls safe.",
@@ -252,7 +253,7 @@ def _calibration(content: Content) -> Table:
     )
 
 
-def _share(found: LabelledShare | CorrectedRate) -> str:
+def _share(found: Rate | CorrectedRate) -> str:
     low, high = percent(found.low, unit=False), percent(found.high, unit=False)
     return f"{percent(found.value)} [{low}, {high}]"
 

@@ -12,6 +12,7 @@ from mergesafe.chat.records import Record, read_records
 from mergesafe.errors import DataError
 from mergesafe.results import evaluation as schema
 from mergesafe.results.metrics import family
+from mergesafe.results.numbers import Rate as ResultRate
 from mergesafe.safety.evaluation.cached import CachedJudge
 from mergesafe.safety.evaluation.measure import JUDGED
 from mergesafe.safety.evaluation.result import Figure, ModelResult
@@ -126,9 +127,9 @@ def _corrected(
     return schema.CorrectedRate(model, metric, value, low, high)
 
 
-def _share(found: Rate, confidence: float) -> schema.LabelledShare:
+def _share(found: Rate, confidence: float) -> ResultRate:
     low, high = wilson(found.value, found.n, confidence)
-    return schema.LabelledShare(round(found.value, 6), round(low, 6), round(high, 6), found.n)
+    return ResultRate(round(found.value, 6), round(low, 6), round(high, 6), found.n)
 
 
 def calibration_notes(

@@ -18,6 +18,7 @@ from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import redact, redact_text
 from mergesafe.results import vet as schema
 from mergesafe.results.metrics import SAFE
+from mergesafe.results.numbers import Rate
 from mergesafe.results.vet import Finding
 from mergesafe.results.writing import as_dict
 from mergesafe.safety.evaluation.api import Model, make_judges
@@ -55,7 +56,7 @@ class Vetted:
 
     base: str
     parents: tuple[Parent, ...]
-    base_rates: dict[str, schema.Rate] = field(default_factory=dict)
+    base_rates: dict[str, Rate] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     checked: tuple[str, ...] = tuple(scope.checked())
     not_checked: tuple[str, ...] = tuple(scope.not_checked())

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mergesafe.errors import ArgumentError, CheckpointError, JudgeError, ModelError
-from mergesafe.results.vet import Finding, Rate
+from mergesafe.results.numbers import Rate
+from mergesafe.results.vet import Finding
 from mergesafe.safety.compliance import is_compliance
 from mergesafe.safety.evaluation.api import Model, run
 from mergesafe.safety.evaluation.compare import difference

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mergesafe.results.vet import Finding, Rate, Severity, VettedModel
+from mergesafe.results.numbers import Rate
+from mergesafe.results.vet import Finding, Severity, VettedModel
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("unfit", "warning", "note")
 #: Names that a finding lists before it only counts.

@@ -14,7 +14,8 @@ from mergesafe.chat.conversation import Conversation
 from mergesafe.demo import story
 from mergesafe.demo.base import prepare_base
 from mergesafe.errors import ArgumentError, JudgeError, MergesafeError, ModelError
-from mergesafe.results.vet import Finding, Rate
+from mergesafe.results.numbers import Rate
+from mergesafe.results.vet import Finding
 from mergesafe.safety.compliance import is_compliance
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.judges.base import Verdict
