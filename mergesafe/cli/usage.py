@@ -7,6 +7,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
+from mergesafe.cli.mergekit_options import MERGEKIT_OPTIONS
 from mergesafe.errors import ArgumentError, did_you_mean, nearest
 
 #: Base class of what Typer raises for a command line it cannot parse: click's or, in later
@@ -40,6 +41,8 @@ def usage_paragraph(error: Any) -> str:
 
 def _hint(option: str, command: Any) -> str:
     """The nearest option of ``command``, without its dashes, which all have in common."""
+    if command.name in ("merge", "plan") and option in MERGEKIT_OPTIONS:
+        return f", which is mergekit's; {MERGEKIT_OPTIONS[option]}"
     options = {name.lstrip("-"): name for name in _options(command)}
     close = nearest(option.lstrip("-"), options)
     if close is not None:

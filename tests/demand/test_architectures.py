@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import recipe
+from tiny import command, recipe, write_recipe
 
 from demand.users import TEXT, TOKENS, check, load, make, mean, merge, refused, state
 
@@ -97,6 +97,29 @@ def test_what_does_not_go_together_is_said_before_any_work(tmp_path: Path) -> No
         tmp_path, "merge_method: linear\nmodels:\n- model: a\n  lora: [{path: x}]\n- model: b\n"
     )
     assert "unknown key 'lora' in an entry of 'models'; a model with its adapter is" in lora
+
+
+def test_a_command_that_was_written_for_mergekit(tmp_path: Path) -> None:
+    """Its options (arcee-ai/mergekit#239 has them) are told, each with what it is here; so is a
+    weight beside ``parameters``, as in arcee-ai/mergekit#248.
+    """
+    make("LlamaForCausalLM", 0, tmp_path / "a", **TEXT)
+    file = write_recipe(tmp_path / "r.yml", recipe("linear", ["a", "a"]))
+    for option, here in (
+        ("--copy-tokenizer", "leave it out: the tokenizer is always copied"),
+        ("--allow-crimes", "leave it out: models of two architectures are refused"),
+        ("--out-shard-size", "write --max-shard-size, in bytes and not in parameters"),
+        ("--cuda", "write --device cuda"),
+    ):
+        done = command("merge", file, tmp_path / "out", option)
+        assert done.returncode == 2
+        assert f"unknown option '{option}', which is mergekit's; {here}" in done.stderr
+    error = refused(
+        tmp_path, "merge_method: linear\nmodels:\n- model: a\n  parameters:\n  weight: 1.0\n"
+    )
+    assert (
+        "unknown key 'weight' in an entry of 'models'; it is a parameter of linear: move" in error
+    )
 
 
 def test_a_part_of_a_pipeline(tmp_path: Path) -> None:

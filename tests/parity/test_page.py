@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 
+from mergesafe.cli.mergekit_options import MERGEKIT_OPTIONS
 from mergesafe.cli.plan.differences import RULES
 from mergesafe.methods.registry import METHODS
 from mergesafe.recipe import load_recipe
@@ -105,6 +106,11 @@ def test_an_option(row: list[str]) -> None:
     assert bool(named) != right.startswith(("not ", "always"))
     if right.startswith("not "):
         assert not any(re.search(rf"{name}\b", merge_help()) for name in quoted(left))
+    for name in quoted(left):  # who pastes it is told what it is here
+        known = re.search(rf"{name}\b", merge_help()) is not None
+        assert known is (name not in MERGEKIT_OPTIONS)
+        told = {word for word in MERGEKIT_OPTIONS.get(name, "").split() if word.startswith("--")}
+        assert {word.strip(",") for word in told} <= {*named, "--memory", "--vram"}
 
 
 # --- keys of a recipe ----------------------------------------------------------------------------
