@@ -98,12 +98,12 @@ class CheckpointError(MergesafeError):
 
     @classmethod
     def joined(cls, errors: Sequence[CheckpointError]) -> CheckpointError:
-        """One error of at least one, in their order."""
+        """One error of at least one, in their order; what a joined one tells is told apart."""
         if len(errors) == 1:
             return errors[0]
-        more = len(errors) - MAX_REPORTED
-        told = [str(error) for error in errors[:MAX_REPORTED]]
-        told += [f"and {more} more"] if more > 0 else []
+        told = list(dict.fromkeys(text for error in errors for text in error.paragraphs))
+        more = len(told) - MAX_REPORTED
+        told[MAX_REPORTED:] = [f"and {more} more"] if more > 0 else []
         joined = cls("\n".join(told))
         joined._joined = tuple(told)
         return joined

@@ -154,10 +154,18 @@ def open_models(
     known = {ref.key for ref in refs}
     separate = {ref.key: ref for ref in bases if ref is not None and ref.key not in known}
     beside = [] if cut else references_of(recipe)
-    models = open_refs(
-        (*separate.values(), *refs, *beside), recipe.folder, recipe.source, documents
-    )
-    return tuple(replace(m, calibration=_calibration(recipe, m.ref)) for m in models)
+    wanted = (*separate.values(), *refs, *beside)
+    models: tuple[Model, ...] = ()
+    failed: list[CheckpointError] = []
+    try:
+        models = open_refs(wanted, recipe.folder, recipe.source, documents)
+    except CheckpointError as error:
+        failed.append(error)
+    distinct = {ref.key: ref for ref in wanted}
+    calibration = {key: _calibration(recipe, ref, failed) for key, ref in distinct.items()}
+    if failed:
+        raise CheckpointError.joined(failed)
+    return tuple(replace(m, calibration=calibration[m.ref.key]) for m in models)
 
 
 def references_of(recipe: Recipe) -> list[ModelRef]:
@@ -165,8 +173,10 @@ def references_of(recipe: Recipe) -> list[ModelRef]:
     return [recipe.references[each.name] for each in recipe.method.inputs.references]
 
 
-def _calibration(recipe: Recipe, ref: ModelRef) -> dict[str, Checkpoint]:
-    """What the recipe names beside a model, opened."""
+def _calibration(
+    recipe: Recipe, ref: ModelRef, failed: list[CheckpointError]
+) -> dict[str, Checkpoint]:
+    """What the recipe names beside a model, opened; what cannot be is added to ``failed``."""
     found = {}
     for name, place in recipe.calibration(ref).items():
         try:
@@ -174,7 +184,7 @@ def _calibration(recipe: Recipe, ref: ModelRef) -> dict[str, Checkpoint]:
         except CheckpointError as error:
             if recipe.source is not None and place.line is not None:
                 error.args = (f"{error} ({recipe.source}:{place.line} names it.)",)
-            raise
+            failed.append(error)
     return found
 
 

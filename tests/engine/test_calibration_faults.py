@@ -57,6 +57,17 @@ def test_an_output_does_not_replace_calibration(models: Path) -> None:
     assert (models / "fisher" / "model.safetensors").read_bytes() == before
 
 
+def test_all_that_is_missing_is_told_at_once(models: Path) -> None:
+    made = content(models)
+    made["models"][0]["calibration"]["fisher"] = str(models / "first")
+    made["models"][1]["calibration"]["fisher"] = str(models / "second")
+    made["models"].append({"model": str(models / "third"), "calibration": {"fisher": "fourth/"}})
+    with pytest.raises(CheckpointError) as caught:
+        ms.plan(write_recipe(models / "r.yml", made))
+    for name in ("first", "second", "third", "fourth"):
+        assert str(models / name) in str(caught.value)
+
+
 def test_names_that_match_nothing_are_an_error(models: Path) -> None:
     """The average that is left without any calibration is not what was asked for."""
     other = {f"other.{name}": x for name, x in read(models / "fisher").items()}
