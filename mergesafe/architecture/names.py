@@ -170,6 +170,15 @@ def is_extra_layer(name: str, config: Mapping[str, object]) -> bool:
     )
 
 
+def stem_of(name: str) -> str:
+    """The first segments of a name, which many tensors of a part of the model share."""
+    parts = name.split(".")
+    count = 2 if parts[0] == "model" else 1
+    if len(parts) > count + 1 and parts[count].isdigit():
+        count += 1
+    return ".".join(parts[:count])
+
+
 def layer_positions(names: Iterable[str]) -> dict[str, float]:
     """t in [0, 1] of every tensor in its stack of layers, for gradients of parameters.
 

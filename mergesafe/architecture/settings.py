@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from mergesafe.architecture import rope
 from mergesafe.architecture.cosmetic import COSMETIC, PATTERN_KEYS, default_of
+from mergesafe.architecture.cross_attention import text_layers, without_cross_attention
 from mergesafe.architecture.tying import text_config
 from mergesafe.untrusted import show
 
@@ -66,6 +67,8 @@ def mismatch(
             return (
                 f"{part}{our_name} is a {what}, {part}{their_name} a {other}: they cannot be merged"
             )
+    if (text_layers(ours) is None) != (text_layers(theirs) is None):
+        one, two = without_cross_attention(ours), without_cross_attention(theirs)
     for key in _STRUCTURE:
         value, other = (_value(key, config) for config in (one, two))
         if value is not None and other is not None and _size(value) != _size(other):

@@ -12,8 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from mergesafe.architecture.cross_attention import is_cross_attention
 from mergesafe.architecture.experts import expert_layout
-from mergesafe.architecture.names import is_counter, is_extra_layer, is_recomputed, is_tower
+from mergesafe.architecture.names import (
+    is_counter,
+    is_extra_layer,
+    is_recomputed,
+    is_tower,
+    stem_of,
+)
 from mergesafe.architecture.pairing import Rule
 from mergesafe.architecture.settings import class_of
 from mergesafe.architecture.tying import (
@@ -221,11 +228,16 @@ def _partly(state: _State, name: str) -> None:
     owner = state.reference if state.reference in holders else holders[0]
     if all(_alias(state, name, i) for i in lacking):
         return
-    if any(_has(state.models[i], _stem(name)) for i in lacking):
+    config = state.models[owner].checkpoint.config
+    crossed = owner == state.reference and is_cross_attention(name, config)
+    stem = f"{stem_of(name)}."
+    others = (each for i in lacking for each in state.models[i].names or ())
+    if not crossed and any(each.startswith(stem) for each in others):
         return  # fewer layers or a smaller tower, not none
-    if is_extra_layer(name, state.models[owner].checkpoint.config):
+    if crossed or is_extra_layer(name, config):
         state.copied[name] = owner
-        what = f"layers that predict further tokens ({_stem(name)})"
+        further = f"layers that predict further tokens ({stem_of(name)})"
+        what = "layers of cross-attention" if crossed else further
         _tell_copied(state, what, owner, holders, f"{state.texts(lacking)} has no such part")
     elif _beside_text(state, name, holders, lacking):
         if any(_spelt_otherwise(state, i) for i in (*holders, *lacking)):
@@ -233,10 +245,10 @@ def _partly(state: _State, name: str) -> None:
         if state.reference in holders:
             state.copied[name] = owner
             why = f"{state.texts(lacking)} has no such part"
-            _tell_copied(state, _stem(name), owner, holders, why)
+            _tell_copied(state, stem_of(name), owner, holders, why)
         else:
             del state.names[name]
-            _tell_left_out(state, _stem(name), holders)
+            _tell_left_out(state, stem_of(name), holders)
 
 
 def _tell_left_out(state: _State, what: str, holders: Sequence[int]) -> None:
@@ -334,20 +346,6 @@ def _alias(state: _State, name: str, number: int) -> bool:
                 )
                 return True
     return False
-
-
-def _has(model: Model, stem: str) -> bool:
-    """Whether the model holds any tensor of that part."""
-    return any(name.startswith(f"{stem}.") for name in model.names or ())
-
-
-def _stem(name: str) -> str:
-    """The first segments of a name, which many tensors share."""
-    parts = name.split(".")
-    count = 2 if parts[0] == "model" else 1
-    if len(parts) > count + 1 and parts[count].isdigit():
-        count += 1
-    return ".".join(parts[:count])
 
 
 # --- errors --------------------------------------------------------------------------------------

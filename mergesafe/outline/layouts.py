@@ -11,6 +11,8 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from mergesafe.architecture.cross_attention import text_layers
+from mergesafe.architecture.depth import count_of, in_layer, main_stack, moved
 from mergesafe.architecture.layouts import Group, Move, counterpart, groups_of, moves
 from mergesafe.checkpoint.views.joined import Joined
 from mergesafe.checkpoint.views.stored import Range, Stored
@@ -20,26 +22,39 @@ from mergesafe.outline.sources import Model
 from mergesafe.untrusted import show
 
 
-def laid_out_alike(models: Sequence[Model], reference: Model) -> list[Model]:
+def laid_out_alike(
+    models: Sequence[Model], reference: Model, *, renumber: bool = True
+) -> list[Model]:
     """The models with their tensors called, cut and joined as ``reference`` stores its own.
 
     Tensors are cut and joined of plain models alone: without an adapter or 8-bit weights, and not
-    made by another document. Where a layout is not known the model is left as it is.
+    made by another document. Where a layout is not known the model is left as it is. ``renumber``:
+    layers of a text model go where a model with layers of cross-attention has them (Mllama).
     """
     known: dict[tuple[int, bool], Model] = {}
     result = []
     for model in experts_alike(models, reference):
         key = id(model.checkpoint), _is_plain(model)
         if key not in known:
-            known[key] = _relaid(model, reference)
+            found = _relaid(model, reference)
+            known[key] = _renumbered(found, reference) if renumber else found
         made = known[key]
-        notes = (*model.notes, *(note for note in made.notes if note not in model.notes))
+        if made.names is None:
+            result.append(model)
+            continue
+        told = [
+            (*ours, *(text for text in theirs if text not in ours))
+            for ours, theirs in ((model.notes, made.notes), (model.warnings, made.warnings))
+        ]
         result.append(
             replace(
-                model, checkpoint=made.checkpoint, views=made.views, names=made.names, notes=notes
+                model,
+                checkpoint=made.checkpoint,
+                views=made.views,
+                names=made.names,
+                notes=told[0],
+                warnings=told[1],
             )
-            if made.names is not None
-            else model
         )
     return result
 
@@ -106,6 +121,38 @@ def _relaid(model: Model, reference: Model) -> Model:
         "5 do; the same numbers are paired"
     )
     return replace(result, names=names, notes=(*model.notes, note))
+
+
+def _renumbered(model: Model, reference: Model) -> Model:
+    """The model with its layers numbered as the reference's, if one of the two alone has layers of
+    cross-attention among them.
+    """
+    ours, theirs = (text_layers(each.checkpoint.config) for each in (reference, model))
+    names = model.names or {name: name for name in model.checkpoint.tensors}
+    stack = main_stack(names)
+    if (ours is None) == (theirs is None) or stack is None:
+        return model
+    text = model if theirs is None else reference
+    kept = theirs if ours is None else ours
+    assert kept is not None  # one of them has some
+    if count_of(text.checkpoint.config) != len(kept):
+        return model
+    place = dict(enumerate(kept)) if ours is not None else {j: k for k, j in enumerate(kept)}
+    moved_names = {}
+    for name, own in names.items():
+        layer = in_layer(name, stack)
+        if layer is None:
+            moved_names[name] = own
+        elif layer in place:
+            moved_names[moved(name, stack, place[layer])] = own
+    if ours is not None:
+        note = f"{model.text}: its layers are those of {reference.text} that look at no pictures"
+        return replace(model, names=moved_names, notes=(*model.notes, note))
+    warning = (
+        f"layers of cross-attention of {model.text} are left out: {reference.text}, whose "
+        "architecture the merged model has, has none; its other layers are numbered without them"
+    )
+    return replace(model, names=moved_names, warnings=(*model.warnings, warning))
 
 
 def _is_rename(move: Move) -> bool:

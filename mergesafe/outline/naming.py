@@ -36,16 +36,16 @@ def _spelt(model: Model) -> Mapping[str, str]:
     return model.names or {name: name for name in model.checkpoint.tensors}
 
 
-def name_alike(models: Sequence[Model], reference: Model) -> Named:
+def name_alike(models: Sequence[Model], reference: Model, *, renumber: bool = True) -> Named:
     """Every model with its names for the reference's tensors, then for its own further ones.
 
     Tensors are called, cut and joined as the reference stores them
-    (:mod:`mergesafe.outline.layouts`).
+    (:mod:`mergesafe.outline.layouts`); ``renumber``: layers too, where it has others among them.
 
     Raises:
         CheckpointError: the names of a model fit in more than one way.
     """
-    models = laid_out_alike(models, reference)
+    models = laid_out_alike(models, reference, renumber=renumber)
     ours = _shapes(reference)
     pairings: dict[int, Pairing] = {}
     known: dict[int, Pairing] = {}

@@ -65,7 +65,9 @@ def outline_of_slices(recipe: Recipe, opened: Sequence[Model], chosen: Model) ->
         CheckpointError: tensors or settings do not belong together.
     """
     check_family(recipe, opened, chosen)
-    return outline_of_named_slices(recipe, name_alike(opened, chosen), list(opened).index(chosen))
+    return outline_of_named_slices(
+        recipe, name_alike(opened, chosen, renumber=False), list(opened).index(chosen)
+    )
 
 
 def outline_of_named_slices(recipe: Recipe, named: Named, reference: int) -> Outline:

@@ -55,6 +55,7 @@ def by_token(
     lent_keys = [model.ref.key for model, _ in lending]
     counts = [shape[axis] for shape in shapes]
     first = reads_first_row(name)
+    held = name in HEADS and any(map(_has_short_head, origins, counts))
     for lent in table.lent.values():
         if lent.model is not None and lent.model not in [*keys, *lent_keys]:
             names = {index: token for token, index in table.vocabulary.items()}
@@ -68,7 +69,7 @@ def by_token(
     lent_views = tuple(source.view for _, source in lending)
     maps = table.maps(
         [*keys, *lent_keys], [*counts[:count], *(view.shape[axis] for view in lent_views)], base,
-        len(lending), first=first,
+        len(lending), first=first, held=held,
     )  # fmt: skip
     if any(rows.averaged for rows in maps):
         _check_averaged(name, stored[:count])
@@ -77,11 +78,19 @@ def by_token(
         found[k] = replace(moved, lenders=tuple(source.model for _, source in lending))
     for number, model in enumerate(references, count):
         beside = [*keys, model.ref.key], [*counts[:count], counts[number]]
-        rows = table.maps(*beside, base, first=first)[-1]
+        rows = table.maps(*beside, base, first=first, held=held)[-1]
         if rows.averaged:
             _check_averaged(name, [*stored[:count], stored[number]])
         found[number] = _gathered(found[number], (*views[:count], views[number]), count, rows, axis)
     return found
+
+
+def _has_short_head(model: Model, rows: int) -> bool:
+    """Whether the model's head has fewer rows than its embedding: Mllama's, which has none for the
+    tokens of pictures.
+    """
+    embedding = model.embedding()
+    return embedding is not None and bool(embedding.shape) and rows < embedding.shape[0]
 
 
 def _check_averaged(name: str, stored: Sequence[Operand]) -> None:

@@ -99,15 +99,16 @@ class TokenTable:
         lenders: int = 0,
         *,
         first: bool = False,
+        held: bool = False,
     ) -> list[RowMap]:
         """The rows of one tensor of ``models``, each of which stores ``counts`` rows of it.
 
         ``base``: the base model, whether or not it is among them. The last ``lenders`` models have
         no part in the tensor: their rows are taken for tokens that none of the others has. The maps
-        of equal calls are equal objects. ``first``: a token beyond a model's rows has row 0 there,
-        and rows that only such tokens would have are not made.
+        of equal calls are equal objects. ``first``: a token beyond a model's rows has row 0 there.
+        ``first`` or ``held``: rows are not made for tokens alone that lie beyond all tables.
         """
-        key = tuple(models), tuple(counts), base, lenders, first
+        key = tuple(models), tuple(counts), base, lenders, first, first or held
         if key not in self._maps:
             self._maps[key] = self._made(*key)
         return self._maps[key]
@@ -123,13 +124,14 @@ class TokenTable:
         base: Hashable | None,
         lenders: int,
         first_row: bool,
+        held: bool,
     ) -> list[RowMap]:
         import numpy as np
 
         owned = counts[models.index(self.owner)] if self.owner in models else 0
         total = self.rows(owned)
         pairs = list(zip(models, counts, strict=True))
-        if first_row and not self.multiple:
+        if held and not self.multiple:
             total = max(owned, *(self._behind(key, count) for key, count in pairs))
         own = tuple(self._own(key, count, total, first_row) for key, count in pairs)
         has = np.stack([each >= 0 for each in own])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ WHISPER = {**BART, "num_mel_bins": 8, "max_source_positions": 16, "max_target_po
 MODERNBERT = {**TEXT, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
               "cls_token_id": 1, "sep_token_id": 2}  # fmt: skip
 QWEN_VISION = {"depth": 3, "embed_dim": 16, "num_heads": 2, "hidden_size": 16, "patch_size": 14}
+MLLAMA_VISION = {
+    "hidden_size": 16, "image_size": 28, "patch_size": 14, "num_hidden_layers": 2,
+    "num_global_layers": 1, "attention_heads": 2, "intermediate_size": 24,
+    "intermediate_layers_indices": [0], "vision_output_dim": 32, "max_num_tiles": 1,
+    "supported_aspect_ratios": [[1, 1]],
+}  # fmt: skip
 Model = Any
 
 
@@ -229,6 +236,41 @@ def test_the_head_that_transformers_5_calls_otherwise(tmp_path: Path) -> None:
     made[0].save_pretrained(tmp_path / "a")
     made[1].save_pretrained(tmp_path / "b", save_original_format=False)
     check_mean("GPTNeoXForCausalLM", [tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("text_first", [False, True])
+def test_a_llama_and_a_model_with_layers_of_cross_attention(
+    tmp_path: Path, text_first: bool
+) -> None:
+    """Layer k of the Llama is the k-th of Mllama's that look at no pictures."""
+    text = {**TEXT, "num_key_value_heads": 1, "tie_word_embeddings": False, "rms_norm_eps": 1e-5}
+    mllama = {"text_config": {**text, "num_hidden_layers": 4, "cross_attention_layers": [0, 2]},
+              "vision_config": MLLAMA_VISION}  # fmt: skip
+    kinds = ["MllamaForConditionalGeneration", "LlamaForCausalLM"]
+    folders = saved(tmp_path, model(kinds[0], mllama, 1), model(kinds[1], text, 2))
+    for folder, extra in zip(folders, (["<image>"], []), strict=True):
+        tokens = [f"t{i}" for i in range(40)] + extra
+        (folder / "tokenizer.json").write_text(json.dumps({"model": {
+            "type": "WordLevel", "vocab": {t: i for i, t in enumerate(tokens)},
+            "unk_token": "t0"}}))  # fmt: skip
+    large, small = (weights(load(k, f)) for k, f in zip(kinds, folders, strict=True))
+    order = folders[::-1] if text_first else folders
+    made = recipe("linear", order, each={"weight": 0.5}, tokenizer_source="base")
+    mergesafe.merge(made, tmp_path / "out")
+    for name, tensor in weights(load(kinds[text_first], tmp_path / "out")).items():
+        other = re.sub(r"^model\.language_model", "model", name)
+        own = re.sub(r"^model", "model.language_model", name) if text_first else name
+        if text_first:  # layer 0 is Mllama's 1, layer 1 its 3
+            own = re.sub(r"layers\.(\d)", lambda m: f"layers.{2 * int(m[1]) + 1}", own)
+        else:
+            other = re.sub(r"layers\.([13])", lambda m: f"layers.{int(m[1]) // 2}", other)
+        expected = large[own].clone()
+        shared = None if re.search(r"layers\.[02]\.|vision|projector", own) else small[other]
+        if shared is not None:
+            rows = len(shared)
+            expected[:rows] = (expected[:rows] + shared) / 2
+        expected = expected[: len(tensor)] if text_first else expected
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-6, msg=name)
 
 
 def test_an_embedding_with_more_rows_than_tokens(tmp_path: Path) -> None:
