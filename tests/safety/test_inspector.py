@@ -23,7 +23,13 @@ from mergesafe.errors import (
     OutputError,
     RequirementError,
 )
-from mergesafe.safety.inspector.examples import Example, read_examples, split, split_of
+from mergesafe.safety.inspector.examples import (
+    Example,
+    read_examples,
+    read_labelled,
+    split,
+    split_of,
+)
 from mergesafe.safety.inspector.model import SETTINGS, Inspector, encode_pairs, logits
 from mergesafe.safety.inspector.scratch import scratch_encoder
 from mergesafe.safety.inspector.train import (
@@ -93,6 +99,21 @@ def test_labels_and_preferences(tmp_path: Path) -> None:
 def test_bad_labels(lines: list[dict[str, Any]], complaint: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=complaint):
         read_examples(written(tmp_path / "data.jsonl", lines))
+
+
+def test_one_criterion_of_several(tmp_path: Path) -> None:
+    pairs = [
+        {"prompt": "a", "chosen": name, "rejected": "x", "criterion": name}
+        for name in ("ethical", "helpful")
+    ]
+    path = written(tmp_path / "data.jsonl", pairs)
+    with pytest.raises(DataError, match=r"several criteria \(ethical, helpful\).*--criterion"):
+        read_examples(path)
+    about, examples = read_labelled(path, "helpful")
+    assert (about, [each.response for each in examples]) == ("helpful", ["helpful", "x"])
+    assert (
+        read_labelled(written(path, [{"prompt": "a", "chosen": "b", "rejected": "c"}]))[0] is None
+    )
 
 
 def test_the_split_is_by_question(tmp_path: Path) -> None:
