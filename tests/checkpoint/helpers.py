@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
+from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.output.folder import OutputFolder, OutputLayout, OutputTensor, plan_layout
+from mergesafe.checkpoint.views.view import Room, View
 
 #: One tensor "w": two F32 elements, eight bytes of data.
 ENTRY: dict[str, Any] = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -102,3 +105,15 @@ def forget(fs: MemoryFileSystem) -> None:
     """Empty fsspec's memory file system, which all of a process share."""
     fs.store.clear()
     fs.pseudo_dirs[:] = [""]
+
+
+def values_of(view: View, dtype: torch.dtype, tile: int) -> torch.Tensor:
+    """All elements, read ``tile`` at a time."""
+    found = b""
+    with Reader() as reader:
+        opened = view.open(Room(reader, tile))
+        for at in range(0, view.numel, tile):
+            n = min(tile, view.numel - at)
+            opened.fetch(at, n)
+            found += bytes(opened.make(at, n)[1])
+    return torch.frombuffer(bytearray(found), dtype=dtype).view(view.shape)

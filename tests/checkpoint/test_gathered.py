@@ -18,18 +18,9 @@ from mergesafe.checkpoint.views.gathered import SEGMENT, Gathered
 from mergesafe.checkpoint.views.row_map import MEAN, WHOLE_MEAN, ZERO, RowMap
 from mergesafe.checkpoint.views.scaled import Scaled
 from mergesafe.checkpoint.views.stored import Range, Stored
-from mergesafe.checkpoint.views.view import Room, View, digest_of_view
+from mergesafe.checkpoint.views.view import Room, digest_of_view
 
-
-def values(view: View, dtype: torch.dtype, tile: int) -> torch.Tensor:
-    found = b""
-    with Reader() as reader:
-        opened = view.open(Room(reader, tile))
-        for at in range(0, view.numel, tile):
-            n = min(tile, view.numel - at)
-            opened.fetch(at, n)
-            found += bytes(opened.make(at, n)[1])
-    return torch.frombuffer(bytearray(found), dtype=dtype).view(view.shape)
+from .helpers import values_of
 
 
 def row_map(table: list[int], row: list[int], *owned: list[int], summed: int = 0) -> RowMap:
@@ -50,7 +41,7 @@ def test_rows_of_two_tables_keep_their_bits(tile: int, tmp_path: Path) -> None:
     rows = row_map([0, 0, 1, ZERO, 0, 1, 1, 1], [2, 3, 3, 0, 0, 1, 0, 1])
     view = Gathered((views["a"], views["b"]), 0, rows)
     expected = torch.stack([a[2], a[3], b[3], torch.zeros(5).bfloat16(), a[0], b[1], b[0], b[1]])
-    assert torch.equal(values(view, torch.bfloat16, tile), expected)
+    assert torch.equal(values_of(view, torch.bfloat16, tile), expected)
     assert view.shape == (8, 5)
     assert view.dtype == view.nominal == "BF16"
     assert view.bytes_needed(0, view.numel) == 7 * 10
@@ -58,7 +49,7 @@ def test_rows_of_two_tables_keep_their_bits(tile: int, tmp_path: Path) -> None:
     with Reader() as reader:
         data = expected.view(torch.uint8).numpy().tobytes()
         assert digest_of_view(reader, view) == digest_of(data)
-    assert torch.equal(values(Range(view, 10, (3, 5)), torch.bfloat16, tile), expected[2:5])
+    assert torch.equal(values_of(Range(view, 10, (3, 5)), torch.bfloat16, tile), expected[2:5])
     again = row_map([0, 0, 1, ZERO, 0, 1, 1, 1], [2, 3, 3, 0, 0, 1, 0, 1])
     assert view == Gathered((views["a"], views["b"]), 0, again)
     assert hash(view) == hash(Gathered((views["a"], views["b"]), 0, again))
@@ -76,7 +67,7 @@ def test_means_are_float32(tile: int, tmp_path: Path) -> None:
     means = [(a[0].float() + b[1] + c[2].float()) / 3, b[0], (a[2].float() + c[0].float()) / 2]
     means.append(torch.zeros(5))
     means.append((sum(row.double() for row in means) / 4).float())
-    assert torch.equal(values(view, torch.float32, tile), torch.stack(means))
+    assert torch.equal(values_of(view, torch.float32, tile), torch.stack(means))
     assert view.dtype == "F32"
     assert view.nominal == "F16"
 
@@ -90,9 +81,9 @@ def test_scaled_and_adapted_tables(tile: int, tmp_path: Path) -> None:
     pair = LoraPair(views["left"].info, views["right"].info, 0.5, 2, False)
     tables = (Scaled(views["codes"], views["scale"].info, (1, 4)), WithLora(views["w"], pair))
     view = Gathered(tables, 1, row_map([1, 0, 0, 1, ZERO], [4, 5, 1, 0, 0]))
-    made = [values(table, torch.float32, 64) for table in tables]
+    made = [values_of(table, torch.float32, 64) for table in tables]
     expected = torch.stack([made[1][4], made[0][5], made[0][1], made[1][0], torch.zeros(4)])
-    assert torch.equal(values(view, torch.float32, tile), expected)
+    assert torch.equal(values_of(view, torch.float32, tile), expected)
     assert set(view.companions) == {"A", "B", "scale.0"}
     with Reader() as reader:
         assert set(view.open(Room(reader, 8)).digests) == {"A", "B", "scale.0"}
@@ -104,13 +95,15 @@ def test_long_rows_vectors_and_the_last_dimension(tmp_path: Path) -> None:
     views = stored(tmp_path, wide=wide, bias=bias, last=bias[None].clone())
     order = [2, 0, 1, 1]
     view = Gathered((views["wide"],), 0, row_map([0] * 4, order))
-    assert torch.equal(values(view, torch.float32, 100_000), wide[order])
+    assert torch.equal(values_of(view, torch.float32, 100_000), wide[order])
     order = [4, 0, 2, 2, 1, 3]
     rows = row_map([0] * 6, order)
-    assert torch.equal(values(Gathered((views["bias"],), 0, rows), torch.float32, 4), bias[order])
+    assert torch.equal(
+        values_of(Gathered((views["bias"],), 0, rows), torch.float32, 4), bias[order]
+    )
     last = Gathered((views["last"],), 0, rows, last=True)
     assert last.shape == (1, 6)
-    assert torch.equal(values(last, torch.float32, 4), bias[order][None])
+    assert torch.equal(values_of(last, torch.float32, 4), bias[order][None])
 
 
 def test_integers_of_eight_bytes(tmp_path: Path) -> None:
@@ -118,4 +111,4 @@ def test_integers_of_eight_bytes(tmp_path: Path) -> None:
     numbers = torch.arange(160_000)
     rows = [*range(60_000), 9, 7, *range(70_000, 130_000), 2, *range(140_000, 151_000)]
     view = Gathered((stored(tmp_path, n=numbers)["n"],), 0, row_map([0] * len(rows), rows))
-    assert torch.equal(values(view, torch.int64, len(rows)), numbers[rows])
+    assert torch.equal(values_of(view, torch.int64, len(rows)), numbers[rows])

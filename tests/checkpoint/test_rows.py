@@ -14,21 +14,12 @@ from mergesafe.checkpoint.format.safetensors import read_header
 from mergesafe.checkpoint.views.rows import Fill, Rows, Run
 from mergesafe.checkpoint.views.scaled import Scaled
 from mergesafe.checkpoint.views.stored import Stored
-from mergesafe.checkpoint.views.view import Room, View, digest_of_view
+from mergesafe.checkpoint.views.view import digest_of_view
 from mergesafe.errors import ArgumentError
 
+from .helpers import values_of
+
 RUNS = (Run(4, 1, 3), Run(0, 4, 2), Run(9, 8, 1))
-
-
-def values(view: View, dtype: torch.dtype, tile: int) -> torch.Tensor:
-    found = b""
-    with Reader() as reader:
-        opened = view.open(Room(reader, tile))
-        for at in range(0, view.numel, tile):
-            n = min(tile, view.numel - at)
-            opened.fetch(at, n)
-            found += bytes(opened.make(at, n)[1])
-    return torch.frombuffer(bytearray(found), dtype=dtype).view(view.shape)
 
 
 def expected(rows: torch.Tensor, fill: Fill) -> torch.Tensor:
@@ -46,7 +37,7 @@ def test_gathered(fill: Fill, tile: int, tmp_path: Path) -> None:
     rows = torch.randn(10, 5).to(torch.bfloat16)
     save_file({"w": rows}, tmp_path / "t.safetensors")
     view = Rows(Stored(read_header(tmp_path / "t.safetensors")[0]["w"]), RUNS, 10, fill)
-    assert torch.equal(values(view, torch.bfloat16, tile), expected(rows, fill))
+    assert torch.equal(values_of(view, torch.bfloat16, tile), expected(rows, fill))
     assert view.bytes_needed(0, view.numel) == 6 * 5 * 2
     assert view.bytes_needed(7, 10) == 2 * 10
     with Reader() as reader:
@@ -61,7 +52,7 @@ def test_gathered_of_scaled_rows(fill: Fill, tmp_path: Path) -> None:
     save_file({"w": codes, "s": scale}, tmp_path / "t.safetensors")
     info = read_header(tmp_path / "t.safetensors")[0]
     view = Rows(Scaled(Stored(info["w"]), info["s"], (1, 5)), RUNS, 10, fill)
-    assert torch.equal(values(view, torch.float32, 6), expected(codes.float() * scale, fill))
+    assert torch.equal(values_of(view, torch.float32, 6), expected(codes.float() * scale, fill))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ tests/golden/make_mergekit_merges.py stored them, and says how to do so again.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from parity.stored import stored
 from safetensors import safe_open
 from tiny import Tensors, read
 
@@ -26,24 +26,16 @@ from mergekit_recipes import CASES, DENSITY, RANDOM, save_models, shapes  # noqa
 TOLERANCE = 2e-6
 
 
+ANSWERS = GOLDEN / "mergekit_merges.safetensors"
+SIZES = shapes(tied=False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("models")
     for tied in (False, True):
         save_models(made / str(tied), tied=tied)
     return made
-
-
-def stored(name: str) -> Tensors:
-    """mergekit's tensors."""
-    with safe_open(GOLDEN / "mergekit_merges.safetensors", "pt") as file:
-        about = file.metadata()
-        values = file.get_tensor(name)
-    assert about["mergekit"] == "0.1.5"
-    names = json.loads(about["names"])[json.loads(about["names_of"])[name]]
-    sizes = shapes(tied=False)
-    parts = values.split([torch.Size(sizes[key]).numel() for key in names])
-    return {key: part.view(sizes[key]) for key, part in zip(names, parts, strict=True)}
 
 
 def merged(name: str, folder: Path, out: Path) -> Tensors:
@@ -61,7 +53,7 @@ def test_every_method_is_compared() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_equal_up_to_rounding(name: str, folder: Path, tmp_path: Path) -> None:
-    ours, theirs = merged(name, folder, tmp_path / "out"), stored(name)
+    ours, theirs = merged(name, folder, tmp_path / "out"), stored(ANSWERS, name, SIZES)
     assert ours.keys() == theirs.keys() == shapes(CASES[name].tied).keys()
     for key, tensor in theirs.items():
         assert ours[key].dtype == torch.float32
@@ -75,7 +67,9 @@ def test_random_masks_keep_as_many_and_scale_alike(
     name: str, whose: str, folder: Path, tmp_path: Path
 ) -> None:
     """Every kept δ is multiplied by ‖δ‖₁ / ‖kept δ‖₁ of its tensor, every other one is 0."""
-    found = merged(name, folder, tmp_path / "out") if whose == "ours" else stored(name)
+    found = (
+        merged(name, folder, tmp_path / "out") if whose == "ours" else stored(ANSWERS, name, SIZES)
+    )
     base, expert = (read(folder / "False" / model) for model in ("base", "one"))
     kept = count = 0
     for key, tensor in found.items():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from parity.stored import stored
 from safetensors import safe_open
 from tiny import (
     Tensors,
@@ -41,25 +41,16 @@ TOLERANCE = 2e-6
 # --- against mergekit ----------------------------------------------------------------------------
 
 
+ANSWERS = GOLDEN / "mergekit_slices.safetensors"
+SIZES = shapes(tied=False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("models")
     for tied in (False, True):
         save_models(made / str(tied), tied=tied)
     return made
-
-
-def stored(name: str) -> Tensors:
-    """mergekit's tensors."""
-    with safe_open(GOLDEN / "mergekit_slices.safetensors", "pt") as file:
-        about = file.metadata()
-        values = file.get_tensor(name)
-    assert about["mergekit"] == "0.1.5"
-    names = json.loads(about["names"])[json.loads(about["names_of"])[name]]
-    known = shapes(tied=False)
-    sizes = [known[re.sub(r"layers\.\d+", "layers.0", key)] for key in names]
-    parts = values.split([torch.Size(size).numel() for size in sizes])
-    return {key: part.view(size) for key, part, size in zip(names, parts, sizes, strict=True)}
 
 
 def test_every_stored_merge_is_compared() -> None:
@@ -71,7 +62,7 @@ def test_every_stored_merge_is_compared() -> None:
 def test_equal_to_mergekit_up_to_rounding(name: str, folder: Path, tmp_path: Path) -> None:
     case, out = STACKS[name], tmp_path / "out"
     mergesafe.merge(case.recipe(folder / str(case.tied)), out)
-    ours, theirs = read(out), stored(name)
+    ours, theirs = read(out), stored(ANSWERS, name, SIZES)
     assert ours.keys() == theirs.keys()
     for key, tensor in theirs.items():
         if case.method == "passthrough":

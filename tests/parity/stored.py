@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -56,12 +56,14 @@ def metadata(names: dict[str, list[str]]) -> dict[str, str]:
     }
 
 
-def stored(path: Path, name: str) -> Tensors:
-    """The tensors of the merge of that name, whose shapes are the same in every layer."""
+def stored(path: Path, name: str, shapes: Mapping[str, Sequence[int]] = SHAPES) -> Tensors:
+    """The tensors of the merge of that name; ``shapes``: those of the first layer and of what is in
+    no layer.
+    """
     with safe_open(path, "pt") as file:
         about, values = file.metadata(), file.get_tensor(name)
     assert about["mergekit"] == VERSION
     names = json.loads(about["names"])[json.loads(about["names_of"])[name]]
-    shapes = [SHAPES[re.sub(r"layers\.\d+", "layers.0", each)] for each in names]
-    parts = values.split([torch.Size(shape).numel() for shape in shapes])
-    return {n: part.view(s) for n, part, s in zip(names, parts, shapes, strict=True)}
+    sizes = [torch.Size(shapes[re.sub(r"layers\.\d+", "layers.0", each)]) for each in names]
+    parts = values.split([size.numel() for size in sizes])
+    return {n: part.view(size) for n, part, size in zip(names, parts, sizes, strict=True)}
