@@ -288,10 +288,17 @@ def explained(where: object, what: str) -> Iterator[None]:
         if not _of_the_files(error):
             raise
         why = " ".join(str(error).split())[:400]
+        advice = "Download the model again, or correct the file."
+        if "sentencepiece" in why or "tiktoken" in why:
+            advice = (
+                "A tokenizer without tokenizer.json needs a library that reads its file: pip "
+                "install sentencepiece (tokenizer.model) or tiktoken (*.tiktoken), or put a "
+                "tokenizer.json of the same tokens beside the weights."
+            )
         raise ModelError(
             f"{where}: transformers cannot load the {what} ({type(error).__name__}: {why}). "
             "Expected config.json, tokenizer and safetensors weights of a model that transformers "
-            "has; a model's own code is not run. Download the model again, or correct the file."
+            f"has; a model's own code is not run. {advice}"
         ) from error
 
 

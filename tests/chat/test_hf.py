@@ -18,6 +18,7 @@ from web import serve
 
 from mergesafe.chat.conversation import Conversation, Sampling, question
 from mergesafe.chat.hf import HfModel
+from mergesafe.chat.pretrained import explained
 from mergesafe.chat.reasoning import part
 from mergesafe.errors import MergesafeError, ModelError
 
@@ -161,6 +162,16 @@ def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
         pytest.skip("there is one")
     with pytest.raises(MergesafeError, match=f"the device '{device}' cannot be used here"):
         HfModel(str(folder), device=device).check()
+
+
+def test_a_tokenizer_that_a_missing_library_reads() -> None:
+    """The files are right: to download them again would not help."""
+    with (
+        pytest.raises(ModelError, match="pip install sentencepiece") as caught,
+        explained("model", "tokenizer"),
+    ):
+        raise ValueError("You need to have sentencepiece or tiktoken installed")
+    assert "Download" not in str(caught.value)
 
 
 def test_a_template_that_knows_no_system_prompt(tmp_path: Path) -> None:
