@@ -253,7 +253,10 @@ def _by_token(world: World, source: str, tokens: dict[str, Any]) -> dict[str, An
 
 #: What mergesafe refuses and mergekit merges, and the other way round, in random recipes.
 _REFUSED = ("sum to zero", "whose tokenizer has no token", "whose embedding has")
-_REFUSED_BY_MERGEKIT = ("valid integer, got a number with a fractional part",)
+_REFUSED_BY_MERGEKIT = (
+    "valid integer, got a number with a fractional part",
+    "must be equal to the number of `layer_types`",
+)
 
 
 def refused_on_purpose(error: str) -> bool:

@@ -181,6 +181,11 @@ def _is_set(method: str) -> bool:
 def save_all(folder: Path) -> None:
     """Write the models and the adapter."""
     save_models(folder, tied=False, sizes=SIZES)
+    save_adapter(folder)
+
+
+def save_adapter(folder: Path) -> None:
+    """Write the adapter, which fits every model here."""
     tensors = {}
     for module in _ADAPTED:
         rows, columns = SHAPES[f"{module}.weight"]
@@ -199,17 +204,23 @@ def save_all(folder: Path) -> None:
 def save_rounded(folder: Path, dtype: torch.dtype) -> None:
     """Write the models as ``dtype`` holds them, in float32, and :data:`ADDED` for the adapter."""
     save_models(folder, tied=False, sizes=SIZES)
-    added = load_file(folder / EXPERTS[0] / "model.safetensors")
-    for module in _ADAPTED:
-        weight = added[f"{module}.weight"]
-        a = _eighths(f"A {module}", (2, weight.shape[1]))
-        b = _eighths(f"B {module}", (weight.shape[0], 2))
-        weight += 0.5 * (b @ a)
+    added = added_by(load_file(folder / EXPERTS[0] / "model.safetensors"))
     shutil.copytree(folder / EXPERTS[0], folder / ADDED)
     save_file(added, folder / ADDED / "model.safetensors", {"format": "pt"})
     for path in folder.glob("*/model.safetensors"):
         rounded = {name: each.to(dtype).float() for name, each in load_file(path).items()}
         save_file(rounded, path, {"format": "pt"})
+
+
+def added_by(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A model's tensors with the adapter in them."""
+    found = dict(tensors)
+    for module in _ADAPTED:
+        weight = tensors[f"{module}.weight"]
+        a = _eighths(f"A {module}", (2, weight.shape[1]))
+        b = _eighths(f"B {module}", (weight.shape[0], 2))
+        found[f"{module}.weight"] = weight + 0.5 * (b @ a)
+    return found
 
 
 def _eighths(name: str, shape: tuple[int, int]) -> torch.Tensor:

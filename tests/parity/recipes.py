@@ -25,7 +25,7 @@ _COUNTS = {"max_iter": (0, 12)}
 _RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 #: The adapter changes by multiples of 1/128, of which many are equal: which of equal numbers are
 #: kept is a difference on purpose. So it comes with its model, and without that model's original.
-_SELECTIVE = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce", "ram", "ramplus_tl", "arcee_fusion")
+SELECTIVE = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce", "ram", "ramplus_tl", "arcee_fusion")
 #: Parameters that mergekit does not have, and tolerances.
 _OURS = ("elect", "trim_scope", "tol", "eps")
 _FILTERS = ("self_attn", "mlp", "down_proj", "layers.1.", "lm_head", "norm", "absent", "*")
@@ -85,7 +85,7 @@ def _experts(method: str) -> st.SearchStrategy[list[str]]:
     if inputs.base == "member":
         low = high = 1
     adapted = f"{EXPERTS[0]}+{ADAPTER}"
-    if method in _SELECTIVE:
+    if method in SELECTIVE:
         names = st.sampled_from([list(EXPERTS), [adapted, *EXPERTS[1:]]])
     else:
         names = st.just([*EXPERTS, adapted, f"base+{ADAPTER}"])

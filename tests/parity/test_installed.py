@@ -14,16 +14,23 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny import read
 
 import mergesafe
 from mergesafe.errors import MergesafeError
 
-from .compare import assert_equal, assert_equal_or_nearer, assert_rounded
-from .differences import refused_by_mergekit, refused_on_purpose
+from .compare import (
+    assert_equal,
+    assert_equal_but_rounding,
+    assert_equal_or_nearer,
+    assert_rounded,
+)
+from .differences import HEAD, refused_by_mergekit, refused_on_purpose
+from .families import Kind, kinds
 from .matrix import product, save_all
 from .peer import Mergekit
-from .recipes import placed, recipes
+from .recipes import Recipe, placed, recipes
 from .token_recipes import Case, by_token, cases
 
 EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "40"))
@@ -74,6 +81,43 @@ def test_random_recipes(folder: Path, mergekit: Mergekit, recipe: dict[str, Any]
         except AssertionError:
             exact = folder / f"exact {number}"
             assert mergekit.merge({**written, "dtype": "float64"}, exact) is None
+            assert_equal_or_nearer(*found, read(exact))
+    elif reason is None:
+        assert refused_on_purpose(str(refusal)), refusal
+    elif refusal is None:
+        assert refused_by_mergekit(reason), reason
+    for out in (ours, theirs):
+        shutil.rmtree(out, ignore_errors=True)
+
+
+@settings(
+    max_examples=max(EXAMPLES // 4, 10),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(recipes().flatmap(lambda each: st.tuples(st.just(each), kinds(each["merge_method"]))))
+def test_random_recipes_of_other_models(
+    folder: Path, mergekit: Mergekit, drawn: tuple[Recipe, Kind]
+) -> None:
+    """Tied and biased models, in 16 bits and in shards, written in 16 bits."""
+    recipe, kind = drawn
+    written = placed(kind.recipe(recipe), str(kind.save(folder)))
+    number = next(_numbers)
+    ours, theirs = folder / f"ours {number}", folder / f"theirs {number}"
+    reason, refusal = mergekit.merge(written, theirs), refusal_of(written, ours)
+    if reason is None and refusal is None:
+        found = read(ours), read(theirs)
+        if kind.tied and HEAD not in found[1]:  # a stack that ends otherwise than it begins
+            found[0].pop(HEAD, None)
+        try:
+            if kind.out is None:
+                assert_equal(*found)
+            else:
+                assert_equal_but_rounding(*found, kind.dtype)
+        except AssertionError:
+            exact = folder / f"exact {number}"
+            in_full = {key: each for key, each in written.items() if key != "out_dtype"}
+            assert mergekit.merge({**in_full, "dtype": "float64"}, exact) is None
             assert_equal_or_nearer(*found, read(exact))
     elif reason is None:
         assert refused_on_purpose(str(refusal)), refusal

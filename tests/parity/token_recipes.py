@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from tiny import Tensors, read
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 import mergekit_tokens
 
 MODELS = ("base", "left", "right")
+HEAD = "lm_head.weight"
 #: What every tokenizer has, and what one may have.
 COMMON = ["<unk>", "<s>", "</s>", "one"]
 OTHERS = ["two", "three", "four", "five", "six", "<|user|>", "<|own|>", "<|end|>"]
@@ -26,17 +28,33 @@ BASE = "the base"
 
 @dataclass(frozen=True)
 class Case:
-    """Tokens of the models in the order of their ids, rows behind them, and a recipe."""
+    """Tokens of the models in the order of their ids, rows behind them, and a recipe.
+
+    ``tied``: models without a head. ``stored``: their type, of 16 bits or float32.
+    """
 
     tokens: dict[str, list[str]]
     padding: dict[str, int]
     recipe: dict[str, Any]
+    tied: bool = False
+    stored: str = "float32"
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the models; the recipe of those in ``folder``."""
         mergekit_tokens.save_models(folder, self.tokens, self.padding)
+        for name in self.tokens if self.tied or self.stored != "float32" else ():
+            self._change(folder / name)
         placed: dict[str, Any] = self._placed(self.recipe, folder)
         return placed
+
+    def _change(self, folder: Path) -> None:
+        tensors, file = read(folder), folder / "config.json"
+        kept = tensors.keys() - ({HEAD} if self.tied else set())
+        stored = {name: tensors[name].to(getattr(torch, self.stored)) for name in kept}
+        save_file(stored, folder / "model.safetensors", {"format": "pt"})
+        config = json.loads(file.read_text())
+        config |= {"tie_word_embeddings": self.tied, "torch_dtype": self.stored}
+        file.write_text(json.dumps(config))
 
     def _placed(self, value: Any, folder: Path, key: str = "") -> Any:
         if isinstance(value, dict):
@@ -79,7 +97,9 @@ def cases(draw: st.DrawFn) -> Case:
     # Which is the base is chance in mergekit, without one.
     if method != "linear" or section["source"] != "left" or draw(st.booleans()):
         recipe["base_model"] = "base"
-    return Case(tokens, padding, recipe)
+    # In 16 bits many task vectors are equal, of which ties keeps all.
+    types = ["float32"] if method == "ties" else ["float32", "bfloat16", "float16"]
+    return Case(tokens, padding, recipe, draw(st.booleans()), draw(st.sampled_from(types)))
 
 
 def _settings() -> st.SearchStrategy[dict[str, Any]]:
@@ -105,7 +125,7 @@ def by_token(out: Path) -> Tensors:
     ids = {**found["model"]["vocab"], **{t["content"]: t["id"] for t in found["added_tokens"]}}
     order = [ids[token] for token in sorted(ids)]
     tensors = read(out)
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+    for name in {"model.embed_tokens.weight", HEAD} & tensors.keys():
         table = tensors[name]
         tensors[name] = torch.cat([table[order], table[max(order) + 1 :]])
     return {**tensors, "tokens " + " ".join(sorted(ids)): torch.ones(1)}
