@@ -198,7 +198,10 @@ class _Builder:
             is_merge = key.text == "<<" and not key.quoted
             if key.text in entries or (is_merge and merged is not None):
                 first = "" if is_merge else f" (first on line {entries[key.text][0]})"
-                raise self.report.error(f"duplicate key {shown(key.text)}{first}", key.line)
+                more = ""
+                if self.report.kind == "recipe" and depth == 0 and key.text == "merge_method":
+                    more = "; a further document begins with a line '---'"
+                raise self.report.error(f"duplicate key {shown(key.text)}{first}{more}", key.line)
             if is_merge:
                 merged = value
             else:

@@ -62,10 +62,20 @@ def joined_documents(recipes: Sequence[Recipe], source: Path | None) -> Recipe:
             )
         elif recipe is not output:
             _check_intermediate(recipe, report)
+        elif recipe.output == "adapter" and graph[id(recipe)]:
+            report.record(
+                f"'output: adapter' is made of stored adapters, and {_names(graph[id(recipe)])} "
+                "would be computed. Merge that as a recipe of its own, and name its folder here",
+                recipe.output_line or recipe.document_line,
+            )
     if report.errors:
         raise RecipeError.joined(report.errors)
     made = built[id(output)]
     return replace(made, warnings=(*made.warnings, *report.warnings))
+
+
+def _names(documents: Mapping[str, Recipe]) -> str:
+    return f"the document{'s' * (len(documents) > 1)} {', '.join(map(shown, documents))}"
 
 
 def _title(recipe: Recipe) -> str:
@@ -104,7 +114,10 @@ def refs_of(recipe: Recipe) -> Iterator[ModelRef]:
 def _check_spelling(recipe: Recipe, named: Mapping[str, Recipe], report: Reporter) -> None:
     """Record models that are nothing here, and spelt nearly as a document is called."""
     for ref in refs_of(recipe):
-        close = None if ref.path in named else nearest(ref.path, named)
+        if ref.path in named:
+            continue
+        alike = (name for name in named if _bare(name) == _bare(ref.path))
+        close = nearest(ref.path, named) or next(alike, None)
         elsewhere = is_url(ref.path) or hub_id(ref.path) or exists_locally(ref.path, recipe.folder)
         if close is not None and not elsewhere:
             report.record(
@@ -114,8 +127,15 @@ def _check_spelling(recipe: Recipe, named: Mapping[str, Recipe], report: Reporte
             )
 
 
-def refuse_documents(recipe: Recipe, what: str) -> None:
+def _bare(name: str) -> str:
+    """``a`` of ``./a`` and ``a@main``."""
+    return name.removeprefix("./").partition("@")[0]
+
+
+def refuse_documents(recipe: Recipe, what: str, how: str = "") -> None:
     """Raise where the recipe needs other documents: ``what`` is done to one merge of stored models.
+
+    ``how``: what to mind when they are written.
 
     Raises:
         RecipeError: it does.
@@ -124,8 +144,8 @@ def refuse_documents(recipe: Recipe, what: str) -> None:
         names = ", ".join(map(shown, recipe.documents))
         raise Reporter(recipe.source).error(
             f"{what} a recipe of one document, and this one merges the documents {names}. Write "
-            "them (mergesafe merge RECIPE OUT --write-document NAME=FOLDER), and put the folders "
-            "in place of the names in a recipe of the last document alone",
+            f"them (mergesafe merge RECIPE OUT --write-document NAME=FOLDER{how}), and put the "
+            "folders in place of the names in a recipe of the last document alone",
             recipe.document_line,
         )
 

@@ -125,6 +125,12 @@ class _Reader:
     ) -> None:
         self.report, self.calibrated = report, calibrated
         self.assumed = assumed or {}
+        if isinstance(root, ListNode):
+            raise report.error(
+                "a recipe must be a mapping (key: value), got a list; several documents in one "
+                "file have a line '---' between them",
+                root.line,
+            )
         written = mapping(root, "a recipe", report)
         self._anchors = anchor_keys(written, (*KEYS, "modules"))
         self._has_modules = written.get("modules") is not None

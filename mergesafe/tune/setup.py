@@ -147,7 +147,8 @@ def files_read(recipe: RecipeSource) -> list[Path]:
 
 def _loaded(recipe: RecipeSource) -> Recipe:
     loaded = load_recipe(recipe, assumed=START)
-    refuse_documents(loaded, "tuning takes")
+    how = ", with any values for those that tuning is to find"
+    refuse_documents(loaded, "tuning takes", how)
     return loaded
 
 

@@ -476,3 +476,45 @@ def test_wrong_folders_for_intermediates(
     assert done.returncode == 2
     assert WRONG_FOLDERS[written] in " ".join(done.stderr.split())
     assert set(folder.rglob("*")) == before
+
+
+FIRST = "name: a\nmerge_method: passthrough\nmodels: [{model: m1}]\n"
+#: A recipe, and what is said of it.
+WRONG_RECIPES = {
+    "another spelling": (
+        f"{FIRST}---\nmerge_method: passthrough\nmodels: [{{model: a@main}}]\n",
+        ":6: 'a@main' is no document of the recipe, and nothing of that name is there (did you "
+        "mean 'a'?)",
+    ),
+    "no line between": (
+        f"{FIRST}merge_method: passthrough\nmodels: [{{model: a}}]\n",
+        ":4: duplicate key 'merge_method' (first on line 2); a further document begins with a line "
+        "'---'",
+    ),
+    "a list": ("- {name: a}\n- {name: b}\n", "several documents in one file have a line '---'"),
+    "an adapter of a document": (
+        f"{FIRST}---\nmerge_method: core_space\nbase_model: a\noutput: adapter\n"
+        "models: [{model: a+adapter, parameters: {weight: 1}}]\n",
+        ":7: 'output: adapter' is made of stored adapters, and the document 'a' would be computed. "
+        "Merge that as a recipe of its own, and name its folder here",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_RECIPES)
+def test_wrong_recipes_of_several_documents(
+    case: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    text, told = WRONG_RECIPES[case]
+    done = command("merge", write_recipe(tmp_path / "r.yml", text), tmp_path / "out")
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_takes_one_document_says_how_to_write_the_others(folder: Path, tmp_path: Path) -> None:
+    text = f"{FIRST}---\nmerge_method: linear\nmodels: [{{model: a}}, {{model: m2}}]\ntune: {{}}\n"
+    done = command("tune", write_recipe(folder / "tune.yml", text), "-o", tmp_path / "tuned.yml")
+    assert done.returncode == 2
+    assert "--write-document NAME=FOLDER, with any values for those that tuning" in done.stderr
