@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from mergesafe.chat.hf import HfModel
 from mergesafe.chat.tokens import TokenizedAnswer
@@ -117,6 +118,31 @@ def test_weights_of_lora_experts_are_those_of_a_merge(
         for name, weight in merged._weights.items():
             made = answering.get_parameter(name)
             assert torch.equal(weight.make(torch.float32), made), name
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+def test_tensors_that_an_adapter_stores_whole(tmp_path: Path, method: str) -> None:
+    """They are those of a merge while tuning, and those of the expert that answers."""
+    [base] = make_models(tmp_path, experts=0)
+    adapters = [tiny.save_adapter(tmp_path / f"adapter{i}", tiny.read(base), i) for i in range(2)]
+    file = adapters[0] / "adapter_model.safetensors"
+    whole = ("model.embed_tokens.weight", "lm_head.weight")
+    other = {f"base_model.model.{name}": tiny.llama(9)[name].float() for name in whole}
+    save_file({**load_file(file), **other}, file)
+    models = [base, *(f"{base}+{adapter}" for adapter in adapters)]
+    plan = plan_of(method, models, {"weight": 0.37}, out_dtype="float32")
+    space = CoefficientSpace(plan, "model")
+    merge(tiny.write_recipe(tmp_path / "recipe.yml", plan.recipe.text), tmp_path / "out")
+    merged = MergedModel(plan, space, device="cpu", dtype="float32")
+    with merged.holding(space.initial()):
+        for name, tensor in tiny.read(tmp_path / "out").items():
+            assert torch.equal(merged._weights[name].make(torch.float32), tensor), name
+    with merged.expert(0):
+        answering = HfModel(f"{base}+{adapters[0]}", dtype="float32").model
+        for name in whole:
+            made = merged._weights[name].make(torch.float32)
+            assert torch.equal(made, other[f"base_model.model.{name}"])
+            assert torch.equal(made, answering.get_parameter(name))
 
 
 def test_memory_that_runs_out_says_what_to_lower(untied: list[Path]) -> None:
