@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
 SEARCHES: dict[str, Any] = {
-    "gradient": "gradient",
-    "cmaes": {"method": "cmaes", "budget": {"steps": 3}},
-    "random": {"method": "random", "budget": {"evaluations": 5}},
-    "lm_cocktail": "lm_cocktail",
+    "method": "lm_cocktail",
+    "then": {
+        "method": "random",
+        "budget": {"evaluations": 5},
+        "then": {"method": "cmaes", "budget": {"steps": 3}, "then": "gradient"},
+    },
 }
 
 
@@ -55,8 +58,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
+@pytest.fixture(scope="class")
 def pool(cluster: Any, experts: Experts) -> Iterator[tuple[Pool, MergedModel, Any]]:
+    """The workers of a class of tests: each starts with the seconds of importing torch."""
     setup = prepare(recipe(experts))
     with (
         on_ray("auto", setup.plan, setup.space, memory=None, device="cpu", dtype="float32") as made,
@@ -66,9 +70,15 @@ def pool(cluster: Any, experts: Experts) -> Iterator[tuple[Pool, MergedModel, An
 
 
 @pytest.mark.usefixtures("cluster", "one_thread")
-@pytest.mark.parametrize("name", SEARCHES)
-def test_the_coefficients_of_one_process(name: str, experts: Experts, tmp_path: Path) -> None:
-    made = recipe(experts, search=SEARCHES[name], budget={"steps": 3}, granularity="model")
+def test_the_coefficients_of_one_process(
+    experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One search after the other, at every evaluation; the workers run in another folder."""
+    monkeypatch.chdir(experts.folder)
+    made = recipe(experts, search=SEARCHES, budget={"steps": 3}, granularity="model")
+    made["base_model"] = f"./{experts.base.name}"
+    for each in made["models"]:
+        each["model"] = f"./{Path(each['model']).name}"
     here, there = (
         mergesafe.tune(made, tmp_path / f"{ray}.yml", dtype="float32", ray=ray)
         for ray in (False, True)
@@ -76,6 +86,12 @@ def test_the_coefficients_of_one_process(name: str, experts: Experts, tmp_path: 
     assert there.coefficients == here.coefficients
     assert (there.objective, there.heldout) == (here.objective, here.heldout)
     assert [moment.terms for moment in there.history] == [moment.terms for moment in here.history]
+    assert {moment.search for moment in here.history} == {
+        "lm_cocktail",
+        "random",
+        "cmaes",
+        "gradient",
+    }
     assert (tmp_path / "True.yml").read_text() == (tmp_path / "False.yml").read_text()
 
 
@@ -96,62 +112,59 @@ def test_constraints_and_preferences_through_ray(experts: Experts, tmp_path: Pat
     assert [each.value for each in there.constraints] == [each.value for each in here.constraints]
 
 
-@pytest.mark.usefixtures("cluster", "one_thread")
-def test_relative_paths(experts: Experts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers run in another folder than the command."""
-    monkeypatch.chdir(experts.folder)
-    made = recipe(experts, budget={"steps": 1})
-    made["base_model"] = f"./{experts.base.name}"
-    for each in made["models"]:
-        each["model"] = f"./{Path(each['model']).name}"
-    found = mergesafe.tune(made, tmp_path / "tuned.yml", dtype="float32", ray=True)
-    assert found.evaluations > 0
+class TestOnePool:
+    """Of the same workers; the last test kills them."""
 
+    def test_parts_of_one_point_run_on_every_worker(
+        self, one_thread: None, pool: tuple[Pool, MergedModel, Any]
+    ) -> None:
+        made, merged, setup = pool
+        local = make_terms(setup.section, setup.splits, setup.space).objective(merged, None, 0)
+        local.tokens = 100
+        assert len(local.micro_batches(0)) > 2
+        x = setup.start
+        here = local.evaluate(x, grad=True)
+        there = made.objective(local).evaluate(x, grad=True)
+        assert (there.value, there.terms) == (here.value, here.terms)
+        assert here.gradient is not None
+        assert there.gradient is not None
+        assert torch.equal(there.gradient, here.gradient)
 
-def test_parts_of_one_point_run_on_every_worker(
-    one_thread: None, pool: tuple[Pool, MergedModel, Any]
-) -> None:
-    made, merged, setup = pool
-    local = make_terms(setup.section, setup.splits, setup.space).objective(merged, None, 0)
-    local.tokens = 100
-    assert len(local.micro_batches(0)) > 2
-    x = setup.start
-    here = local.evaluate(x, grad=True)
-    there = made.objective(local).evaluate(x, grad=True)
-    assert (there.value, there.terms) == (here.value, here.terms)
-    assert here.gradient is not None
-    assert there.gradient is not None
-    assert torch.equal(there.gradient, here.gradient)
+    def test_a_loss_that_is_not_finite_is_the_same_error(
+        self, pool: tuple[Pool, MergedModel, Any]
+    ) -> None:
+        made, merged, setup = pool
+        local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
+        with pytest.raises(LossError, match=r"term '.*the loss is (nan|inf)"):
+            made.objective(local).evaluate(setup.start * 1e300, grad=True)
 
+    def test_a_worker_that_is_killed_starts_again(
+        self, one_thread: None, pool: tuple[Pool, MergedModel, Any]
+    ) -> None:
+        made, merged, setup = pool
+        local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
+        remote = made.objective(local)
+        before = remote.evaluate(setup.start, grad=True)
+        for worker in made.workers:
+            pid = ray.get(worker.__ray_call__.remote(lambda _: os.getpid()))
+            os.kill(pid, signal.SIGKILL)
+        again = remote.evaluate(setup.start, grad=True)
+        assert (again.value, again.terms) == (before.value, before.terms)
 
-def test_a_worker_that_is_killed_starts_again(
-    one_thread: None, pool: tuple[Pool, MergedModel, Any]
-) -> None:
-    made, merged, setup = pool
-    local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
-    remote = made.objective(local)
-    before = remote.evaluate(setup.start, grad=True)
-    for worker in made.workers:
-        pid = ray.get(worker.__ray_call__.remote(lambda _: os.getpid()))
-        os.kill(pid, signal.SIGKILL)
-    again = remote.evaluate(setup.start, grad=True)
-    assert (again.value, again.terms) == (before.value, before.terms)
-
-
-def test_the_share_of_a_lost_worker_goes_to_another(
-    one_thread: None, pool: tuple[Pool, MergedModel, Any]
-) -> None:
-    made, merged, setup = pool
-    local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
-    remote = made.objective(local)
-    before = remote.evaluate(setup.start, grad=True)
-    ray.kill(made.workers[0])  # for good
-    for _ in range(2):  # one of the two is its turn
-        assert remote.evaluate(setup.start, grad=True).terms == before.terms
-    assert len(made.workers) == 1
-    ray.kill(made.workers[0])
-    with pytest.raises(ClusterError, match="the last worker was lost"):
-        remote.evaluate(setup.start, grad=True)
+    def test_the_share_of_a_lost_worker_goes_to_another(
+        self, one_thread: None, pool: tuple[Pool, MergedModel, Any]
+    ) -> None:
+        made, merged, setup = pool
+        local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
+        remote = made.objective(local)
+        before = remote.evaluate(setup.start, grad=True)
+        ray.kill(made.workers[0])  # for good
+        for _ in range(2):  # one of the two is its turn
+            assert remote.evaluate(setup.start, grad=True).terms == before.terms
+        assert len(made.workers) == 1
+        ray.kill(made.workers[0])
+        with pytest.raises(ClusterError, match="the last worker was lost"):
+            remote.evaluate(setup.start, grad=True)
 
 
 def test_a_cluster_that_is_partly_in_use(
@@ -161,7 +174,7 @@ def test_a_cluster_that_is_partly_in_use(
         def alive(self) -> None:
             pass
 
-    monkeypatch.setattr(tune_cluster, "_START_SECONDS", 10.0)
+    monkeypatch.setattr(tune_cluster, "_START_SECONDS", 2.0)
     holders = [ray.remote(num_cpus=1)(Holder).remote() for _ in range(2)]
     ray.get([holders[0].alive.remote(), holders[1].alive.remote()])
     setup = prepare(recipe(experts))
@@ -176,53 +189,36 @@ def test_a_cluster_that_is_partly_in_use(
     ray.kill(holders[1])
 
 
-def test_a_node_that_sees_other_files_is_refused(
-    cluster: Any, experts: Experts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = experts.base / "model.safetensors"
-    monkeypatch.setattr(tune_cluster, "_identities", lambda locations: {weights: (1, 1)})
-    setup = prepare(recipe(experts))
-    with (
-        on_ray("auto", setup.plan, setup.space, memory=None, device="cpu", dtype="float32") as made,
-        MergedModel(setup.plan, setup.space, device="cpu", dtype="float32") as merged,
-    ):
-        local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
-        with pytest.raises(ClusterError, match=r"does not see .*model\.safetensors"):
-            made.objective(local).evaluate(setup.start, grad=False)
-
-
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("same", [True, False])
-def test_a_method_of_ones_own(same: bool, cluster: Any, experts: Experts) -> None:
-    """A node tunes by the file that this process has, or not at all."""
+@pytest.mark.usefixtures("cluster", "one_thread")
+def test_a_node_that_sees_other_files_is_refused(experts: Experts) -> None:
+    """Other weights, another file of a method of one's own; with the same files it tunes."""
     setup = prepare({**recipe(experts), "merge_method": "tests.engine.written:summed"})
-    assert len(setup.plan.method_files) == 1
-    if not same:
-        setup.plan.method_files.update(dict.fromkeys(setup.plan.method_files, "0" * 64))
+    weights = experts.base / "model.safetensors"
     with (
         on_ray("auto", setup.plan, setup.space, memory=None, device="cpu", dtype="float32") as made,
         MergedModel(setup.plan, setup.space, device="cpu", dtype="float32") as merged,
     ):
         local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
         remote = made.objective(local)
-        if same:
-            found = remote.evaluate(setup.start, grad=True)
-            assert found.value == local.evaluate(setup.start, grad=True).value
-        else:
-            with pytest.raises(ClusterError, match="another file of the merge method"):
+        right, spec = made.made, ray.get(made.made)
+        assert weights in spec.inputs
+        assert len(spec.method_files) == 1
+        for changed, told in (
+            (replace(spec, inputs={weights: (1, 1)}), r"does not see .*model\.safetensors"),
+            (replace(spec, method_files=dict.fromkeys(spec.method_files, "0" * 64)),
+             "another file of the merge method"),
+        ):  # fmt: skip
+            made.made = ray.put(changed)
+            with pytest.raises(ClusterError, match=told):
                 remote.evaluate(setup.start, grad=True)
+        made.made = right
+        found = remote.evaluate(setup.start, grad=True)
+        assert found.value == local.evaluate(setup.start, grad=True).value
 
 
 def test_a_gpu_by_its_number_is_refused(experts: Experts, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="Ray hands out the GPUs"):
         mergesafe.tune(recipe(experts), tmp_path / "tuned.yml", ray=True, device="cuda:1")
-
-
-def test_a_loss_that_is_not_finite_is_the_same_error(pool: tuple[Pool, MergedModel, Any]) -> None:
-    made, merged, setup = pool
-    local = make_terms(setup.section, setup.splits, setup.space).objective(merged, 4, 0)
-    with pytest.raises(LossError, match=r"term '.*the loss is (nan|inf)"):
-        made.objective(local).evaluate(setup.start * 1e300, grad=True)
 
 
 def test_bad_addresses(experts: Experts, tmp_path: Path) -> None:
