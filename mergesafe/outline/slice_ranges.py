@@ -39,11 +39,22 @@ def check_ranges(
     """``models``: by their keys.
 
     Raises:
-        RecipeError: ranges are outside a model's layers; names all.
+        RecipeError: ranges are outside a model's layers, or these are not what its configuration
+            counts; names all.
     """
     report = Reporter(recipe.source)
     for merge, written in zip(recipe.merges, recipe.slices, strict=True):
         for each in layers_taken(merge):
+            model = models[each.ref.key]
+            said, stored = count_of(model.checkpoint.config, stack), _stored(model, stack)
+            if said is not None and said > stored:
+                report.record(
+                    f"config.json of {each.ref.text} counts {said} layers, and {stored} are stored "
+                    f"under '{stack}': slices cannot stack layers that share tensors or are "
+                    "counted otherwise. List whole models under 'models'",
+                    each.line or written.line,
+                )
+                continue
             count = layers_of(models[each.ref.key], stack)
             if each.end > count:
                 report.record(
@@ -57,7 +68,10 @@ def check_ranges(
 
 def layers_of(model: Model, stack: str) -> int:
     """Layers that tokens go through: those that are stored, but for what the config leaves out."""
-    stored = [layer for n in model.names or {} if (layer := in_layer(n, stack)) is not None]
-    count = count_of(model.checkpoint.config, stack)
-    held = max(stored, default=-1) + 1
+    count, held = count_of(model.checkpoint.config, stack), _stored(model, stack)
     return held if count is None else min(count, held)
+
+
+def _stored(model: Model, stack: str) -> int:
+    layers = (in_layer(name, stack) for name in model.names or {})
+    return max((layer for layer in layers if layer is not None), default=-1) + 1

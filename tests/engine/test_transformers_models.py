@@ -194,6 +194,7 @@ def test_a_first_layer_of_its_own_kind_stays_first(tmp_path: Path) -> None:
         ("JambaForCausalLM", JAMBA, "attn_layer_period: 2"),
         ("Gemma3nForCausalLM", GEMMA3N, "hidden_size_per_layer_input: 4"),
         ("GPTNeoXJapaneseForCausalLM", TEXT, "layer 2 of the output.* of another kind"),
+        ("AlbertForMaskedLM", {**TEXT, "embedding_size": 8}, "counts 2 layers, and 1 are stored"),
         ("EsmForMaskedLM", {**TEXT, "mask_token_id": 3}, "contact_head.*holds numbers for each"),
     ],
 )
