@@ -37,7 +37,8 @@ MERGE_HELP = "; see 'mergesafe merge --help'"
         (("--json", "plan", "r.yml"), "unknown option '--json', which belongs to the commands: "
                                       "write it after the command's name; see 'mergesafe --help'"),
         (("verify", "out", "-x"), "unknown option '-x' (known: --debug, --json, --public-key, "
-                                  "--quiet, --signature, --threads, -q); see 'mergesafe verify --help'"),
+                                  "--quiet, --signature, --threads, -q); "
+                                  "see 'mergesafe verify --help'"),
         (("mereg", "r.yml"), "unknown command 'mereg' (did you mean 'merge'?); "
                              "see 'mergesafe --help'"),
         (("a\x1b[31m",), f"unknown command 'a\\x1b[31m' (known: {KNOWN}); see 'mergesafe --help'"),
