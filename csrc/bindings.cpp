@@ -17,6 +17,7 @@
 #include "cpu/run.h"
 #include "cpu/selection.h"
 #include "gil.h"
+#include "tile_scores.h"
 
 namespace py = pybind11;
 using namespace mergesafe;
@@ -35,7 +36,7 @@ namespace {
 
 // Raised with every change of _native.pyi, and with INTERFACE in mergesafe/native.py, which refuses
 // to load a module of another number: one that was compiled before `git pull`, for example.
-constexpr int kInterface = 1;
+constexpr int kInterface = 2;
 
 uint64_t weighted_sum(const std::vector<Input>& inputs, const std::vector<float>& weights,
                       const Output& out, int64_t n, bool zero_nonfinite, int threads) {
@@ -151,6 +152,16 @@ class PySelection {
     Alone alone(whole());
     Kernel scope;
     selection_.add(job, count);
+  }
+
+  // Of scores that a function finds of a base and inputs.
+  uint64_t add_scored(const TileScores& wanted, const Input& base, const std::vector<Input>& inputs,
+                      int64_t count) {
+    const TileScoreJob job = wanted.job(base, inputs, elements_of(count), zero_nonfinite_);
+    expect_between("the number of scores", wanted.count(), least_experts_, kMostInputs);
+    Alone alone(whole());
+    Kernel scope;
+    return selection_.add_scored(wanted.function(), job, count);
   }
 
   // By one of several threads, each with a number of its own.
@@ -432,6 +443,7 @@ PYBIND11_MODULE(_native, m) {
       .def("sample", &PySelection::sample)
       .def("add", &PySelection::add)
       .def("add_scores", &PySelection::add_scores)
+      .def("add_scored", &PySelection::add_scored)
       .def("add_alone", &PySelection::add_alone)
       .def("least", &PySelection::least)
       .def("finish", &PySelection::finish);

@@ -2,7 +2,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -12,31 +11,14 @@
 #include "arguments.h"
 #include "core/tile.h"
 #include "cpu/run.h"
+#include "cpu/scored.h"
 #include "gil.h"
+#include "tile_scores.h"
 
 namespace py = pybind11;
 
 namespace mergesafe {
 namespace {
-
-// The number of a function in a table of shapes.
-template <class Shape, size_t N>
-int number_of(const Shape (&shapes)[N], const std::string& what, const std::string& name) {
-  std::string known;
-  for (size_t i = 0; i < N; ++i) {
-    if (name == shapes[i].name) return static_cast<int>(i);
-    known += std::string(known.empty() ? "" : ", ") + shapes[i].name;
-  }
-  throw std::invalid_argument("there is no compiled " + what + " '" + name + "'; expected one of " +
-                              known);
-}
-
-template <class Shape>
-void check_taken(const Shape& shape, const std::vector<Input>& inputs, int64_t n) {
-  check_inputs(inputs, n, 1);
-  if (shape.inputs > 0)
-    expect_length("inputs", inputs.size(), shape.inputs, "as the function takes");
-}
 
 uint64_t tile_function(const std::string& name, const Input& base, const std::vector<Input>& inputs,
                        const std::vector<Array>& scores, const std::vector<float>& settings,
@@ -65,42 +47,43 @@ uint64_t tile_function(const std::string& name, const Input& base, const std::ve
   return cpu::run_tile(number, job, n, threads);
 }
 
-uint64_t tile_scores(const std::string& name, const Input& base, const std::vector<Input>& inputs,
-                     int64_t columns, const std::vector<std::vector<float>>& settings,
-                     const std::vector<float>& floors, const std::vector<Array>& outs,
-                     const std::optional<Array>& rows, bool rows_known, int64_t n,
-                     bool zero_nonfinite, int threads) {
-  const int number = number_of(kTileScores, "score", name);
-  const TileScoreShape& shape = kTileScores[number];
+uint64_t tile_scores(const TileScores& wanted, const Input& base, const std::vector<Input>& inputs,
+                     const std::vector<Array>& outs, int64_t n, bool zero_nonfinite, int threads) {
   elements_of(n), threads_of(threads);
-  check_taken(shape, inputs, n);
-  expect_length("floors", floors.size(), outs.size(), "one per score");
-  expect_length("settings", settings.size(), outs.size(), "one list per score");
-  if (shape.rows) expect_rows(columns, n);
-  std::vector<TileScore> scores;
-  for (size_t i = 0; i < outs.size(); ++i) {
-    const std::vector<float>& each = settings[i];
-    expect_length("settings", each.size(), shape.settings, "as the score takes");
-    if (name == "pcb_score" && !(each[0] >= 0.0f && each[0] < inputs.size()))
-      throw std::invalid_argument("settings[0] is " + std::to_string(each[0]) +
-                                  "; expected the number of an input");
-    scores.push_back(
-        {each.data(), floors[i], array_of<float>("outs", outs[i], n, "one per element")});
-  }
-  if (rows && !shape.rows) throw std::invalid_argument("the score has no numbers of rows");
-  if (rows_known && !rows) throw std::invalid_argument("no numbers of rows are known");
-  const TileScoreJob job{
-      checked("the base", base, n),
-      inputs.data(),
-      static_cast<int>(inputs.size()),
-      scores.data(),
-      static_cast<int>(scores.size()),
-      columns,
-      rows ? array_of<float>("rows", *rows, n / columns, "one per row") : nullptr,
-      rows_known,
-      zero_nonfinite};
+  TileScoreJob job = wanted.job(base, inputs, n, zero_nonfinite);
+  expect_length("outs", outs.size(), wanted.count(), "one per score");
+  std::vector<TileScore> scores(job.scores, job.scores + job.score_count);
+  for (size_t i = 0; i < outs.size(); ++i)
+    scores[i].out = array_of<float>("outs", outs[i], n, "one per element");
+  job.scores = scores.data();
   Kernel scope;
-  return cpu::run_tile_scores(number, job, n, threads);
+  return cpu::run_tile_scores(wanted.function(), job, n, threads);
+}
+
+// The function, of scores that it takes as they are found.
+uint64_t scored_tile(const std::string& name, const TileScores& wanted, const Input& base,
+                     const std::vector<Input>& inputs, const std::vector<float>& settings,
+                     const Output& out, int64_t n, bool zero_nonfinite, int threads) {
+  const int number = number_of(kTileShapes, "tile function", name);
+  const TileShape& shape = kTileShapes[number];
+  elements_of(n), threads_of(threads);
+  const TileScoreJob scores = wanted.job(base, inputs, n, zero_nonfinite);
+  check_taken(shape, inputs, n);
+  expect_length("scores", wanted.count(), shape.scores + shape.scores_each * inputs.size(),
+                "as the function takes");
+  expect_length("settings", settings.size(), shape.settings + shape.settings_each * inputs.size(),
+                "as the function takes");
+  const TileJob job{checked("the base", base, n),
+                    inputs.data(),
+                    static_cast<int>(inputs.size()),
+                    nullptr,
+                    scores.score_count,
+                    settings.data(),
+                    static_cast<int>(settings.size()),
+                    checked(out, n),
+                    zero_nonfinite};
+  Kernel scope;
+  return cpu::run_scored_tile(number, job, wanted.function(), scores, n, threads);
 }
 
 }  // namespace
@@ -111,8 +94,14 @@ void bind_tile(py::module_& m) {
   for (const TileScoreShape& each : kTileScores) scores.emplace_back(each.name);
   m.attr("tile_functions") = py::cast(names);
   m.attr("tile_score_functions") = py::cast(scores);
+  py::class_<TileScores>(m, "TileScores", py::module_local())
+      .def(py::init<const std::string&, int64_t, std::vector<std::vector<float>>,
+                    const std::vector<float>&, const std::optional<Array>&, bool>(),
+           py::arg("name"), py::arg("columns"), py::arg("settings"), py::arg("floors"),
+           py::arg("rows") = py::none(), py::arg("rows_known") = false);
   m.def("tile_function", &tile_function);
   m.def("tile_scores", &tile_scores);
+  m.def("scored_tile", &scored_tile);
 }
 
 }  // namespace mergesafe

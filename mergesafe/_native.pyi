@@ -171,28 +171,48 @@ def tile_function(
 ) -> int:
     """A tile function of a method; see csrc/core/tile.h."""
 
-#: Names that :func:`tile_scores` knows.
+#: Names that :class:`TileScores` knows.
 tile_score_functions: list[str]
 
+class TileScores:
+    """Scores of one function, each with settings and a floor; see csrc/core/tile.h.
+
+    ``rows``: memory for one float32 of each row of ``columns`` elements, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        columns: int,
+        settings: list[list[float]],
+        floors: list[float],
+        rows: Array | None = None,
+        rows_known: bool = False,
+    ) -> None: ...
+
 def tile_scores(
-    name: str,
+    wanted: TileScores,
     base: Input,
     inputs: list[Input],
-    columns: int,
-    settings: list[list[float]],
-    floors: list[float],
     outs: list[Array],
-    rows: Array | None,
-    rows_known: bool,
     n: int,
     zero_nonfinite: bool,
     threads: int,
 ) -> int:
-    """Scores of one function, each with settings, a floor and a float32 array; see
-    csrc/core/tile.h.
+    """Scores, each to a float32 array. Answers with flags of the operands."""
 
-    ``rows``: memory for one float32 of each row. Answers with flags of the operands.
-    """
+def scored_tile(
+    name: str,
+    wanted: TileScores,
+    base: Input,
+    inputs: list[Input],
+    settings: list[float],
+    out: Output,
+    n: int,
+    zero_nonfinite: bool,
+    threads: int,
+) -> int:
+    """:func:`tile_function` of scores that are found on the way and not kept."""
 
 def compare(
     base: Input,
@@ -315,6 +335,9 @@ class Selection:
     def sample(self, base: Input, experts: list[Input], count: int) -> None: ...
     def add(self, base: Input, experts: list[Input], count: int) -> int: ...
     def add_scores(self, scores: list[Array], count: int) -> None: ...
+    def add_scored(
+        self, wanted: TileScores, base: Input, inputs: list[Input], count: int
+    ) -> int: ...
     def add_alone(self, base: Input, experts: list[Input], count: int, thread: int) -> int: ...
     def least(self) -> list[int]: ...
     def finish(self) -> tuple[list[int], list[int]]: ...

@@ -18,7 +18,7 @@ from mergesafe.errors import KernelsError
 from mergesafe.kernels_present import missing_kernels, other_kernels, unloadable_kernels
 
 #: The number of the interface in _native.pyi; csrc/bindings.cpp has the same.
-INTERFACE: Final = 1
+INTERFACE: Final = 2
 
 _package = Path(__file__).parent
 _missing = missing_kernels(_package)

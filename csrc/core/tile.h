@@ -106,26 +106,47 @@ MS_FN float pcb_score(float tau, double total, PcbBounds bounds, int count) {
   return static_cast<float>(both < 0.0 ? 0.0 : both);
 }
 
-// Where most scores do not count, a bound in float32 says which. Of up to kMostScreened experts it
-// is less than a hundredth too small: tanh(v) is at most v and at most 1, the polynomial is within
-// 0.1 % of the power of 2, and roundings add 2^-22 for every expert.
-constexpr int kMostScreened = 1000;
+// Where most scores do not count, a bound in float32 says which. It is less than a hundredth too
+// small: tanh(v) is at most v, 2^f at most 1 + f for f from 0 to 1, and roundings add 2^-22 for
+// every expert. Of more experts than kMostScreened its power of 2 could be too small for a float.
+constexpr int kMostScreened = 80;
 constexpr float kLeastScreened = 1e-30f;  // floors from which on no rounding underflows
 constexpr float kScreenMargin = 1.01f;
 
-// The bound of pcb_score(), negative where that is 0. `by`: 1 / (high - low), 0 where that is none.
-MS_FN float pcb_near(float tau, float total, PcbBounds bounds, float by, float count) {
-  const float product = total * tau;
-  const float across = product > 1.0f ? 1.0f : product;
-  const float share = (clamped(std::fabs(tau), bounds) - bounds.low) * by;
-  const float exponent = (share * share - 1.0f) * count * 1.44269504f;
-  const float power = exponent < -126.0f ? -126.0f : exponent;
-  constexpr float kToWhole = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-  const float rounded = power + kToWhole;
-  const float rest = power - (rounded - kToWhole);
-  const float root = 1.0f + rest * (0.69314718f + rest * (0.24022651f + rest * 0.0555041f));
-  const float whole = float_of((bits_of(rounded) + 127u) << 23);
-  return across * (root * whole);
+// Of one expert: its bounds as bits; 1 / (high - low); a and b such that the
+// whole number a share^2 + b, as the bits of a float, is the bound of exp(N (share^2 - 1)).
+struct PcbScreen {
+  int32_t least, most;
+  float low, by, a, b;
+
+  PcbScreen(PcbBounds bounds, int count)
+      : least(static_cast<int32_t>(bits_of(bounds.low))),
+        most(static_cast<int32_t>(bits_of(bounds.high))),
+        low(bounds.low) {
+    constexpr double kOne = 8388608.0;  // 2^23, which adds 1 to the exponent of a float
+    const double powers = count * kLog2E * kOne, range = bounds.high - bounds.low;
+    by = static_cast<float>(1.0 / range);
+    a = static_cast<float>(powers);
+    b = static_cast<float>(127.0 * kOne - powers);
+  }
+};
+
+// Whether pcb_near() bounds scores from this floor on. Bounds of magnitudes lie apart and are
+// finite but for odd inputs.
+MS_FN bool pcb_screens(float floor, PcbBounds bounds, int count) {
+  return floor >= kLeastScreened && count <= kMostScreened &&
+         bounds.high - bounds.low >= kLeastScreened && bounds.high <= 3.4028235e38f;
+}
+
+// The bound of pcb_score(), negative where that is 0. Clamped as whole numbers, for which every
+// instruction set has a minimum and a maximum.
+MS_FN float pcb_near(float tau, float total, const PcbScreen& screen) {
+  const int32_t magnitude = static_cast<int32_t>(bits_of(tau) & kAbsMask);
+  const int32_t raised = magnitude < screen.least ? screen.least : magnitude;
+  const int32_t size = raised > screen.most ? screen.most : raised;
+  const float share = (float_of(static_cast<uint32_t>(size)) - screen.low) * screen.by;
+  const int32_t power = static_cast<int32_t>(share * share * screen.a + screen.b);
+  return total * tau * float_of(static_cast<uint32_t>(power));
 }
 
 // The share of an expert in an element, from its score and the least and spread of those that

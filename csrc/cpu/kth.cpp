@@ -296,12 +296,9 @@ void Selection::set_brackets() {
   ready_ = true;
 }
 
-Flags Selection::add(const DeltaJob& job, int64_t count) {
-  if (!ready_) set_brackets();
+// Numbers of threads: small pieces need fewer than there are, and take the emptiest rooms first.
+std::vector<int> Selection::emptiest_rooms() const {
   const int queries = static_cast<int>(queries_.size());
-  const int threads = std::min(threads_, threads_for(count, threads_));
-  std::vector<Flags> flags(threads, 0);
-  // The emptiest rooms first: small pieces need fewer threads than there are.
   std::vector<int> rooms(threads_);
   for (int t = 0; t < threads_; ++t) rooms[t] = t;
   const auto filled = [&](int t) {
@@ -311,10 +308,16 @@ Flags Selection::add(const DeltaJob& job, int64_t count) {
     return most;
   };
   std::stable_sort(rooms.begin(), rooms.end(), [&](int a, int b) { return filled(a) < filled(b); });
+  return rooms;
+}
+
+Flags Selection::add(const DeltaJob& job, int64_t count) {
+  if (!ready_) set_brackets();
+  const int threads = std::min(threads_, threads_for(count, threads_));
+  std::vector<Flags> flags(threads, 0);
+  const std::vector<int> rooms = emptiest_rooms();
   parallel_for(count, threads, [&](int t, int64_t begin, int64_t end) {
-    const size_t first = static_cast<size_t>(rooms[t]) * queries;
-    flags[t] = current().bracket(job, queries_.data(), brackets_.data(), queries, begin, end,
-                                 counts_.data() + first, collected_.data() + first);
+    flags[t] = bracketed(job, begin, end, rooms[t]);
   });
   Flags all = 0;
   for (Flags each : flags) all |= each;
@@ -323,9 +326,13 @@ Flags Selection::add(const DeltaJob& job, int64_t count) {
 
 Flags Selection::add_alone(const DeltaJob& job, int64_t count, int thread) {
   if (!ready_) throw std::logic_error("the sample is not complete");
+  return bracketed(job, 0, count, thread);
+}
+
+Flags Selection::bracketed(const DeltaJob& job, int64_t begin, int64_t end, int room) {
   const int queries = static_cast<int>(queries_.size());
-  const size_t first = static_cast<size_t>(thread) * queries;
-  return current().bracket(job, queries_.data(), brackets_.data(), queries, 0, count,
+  const size_t first = static_cast<size_t>(room) * queries;
+  return current().bracket(job, queries_.data(), brackets_.data(), queries, begin, end,
                            counts_.data() + first, collected_.data() + first);
 }
 

@@ -28,7 +28,9 @@ class Selection {
   void sample(const DeltaJob& job, int64_t begin, int64_t count);
   // Counts and collects the next `count` elements; the sample is complete.
   Flags add(const DeltaJob& job, int64_t count);
-  // The same by one of several threads that add at a time, each with a number of its own below
+  // The same of scores that a function (its number in kTileScores) finds of the next elements.
+  Flags add_scored(int function, const TileScoreJob& scores, int64_t count);
+  // As add(), by one of several threads that add at a time, each with a number of its own below
   // `threads`; after least().
   Flags add_alone(const DeltaJob& job, int64_t count, int thread);
   // The sample is complete. For each query the least value that can be its answer, if the sample
@@ -41,6 +43,9 @@ class Selection {
  private:
   uint32_t* share_of(int query) const { return storage_ + query * share_; }
   void set_brackets();
+  std::vector<int> emptiest_rooms() const;
+  // Counts and collects elements [begin, end) of the job in one thread's room.
+  Flags bracketed(const DeltaJob& job, int64_t begin, int64_t end, int room);
 
   int64_t n_;
   std::vector<RankQuery> queries_;

@@ -41,18 +41,40 @@ MS_FN int32_t ordered(uint32_t bits) {
   return word ^ ((word >> 31) & 0x7FFFFFFF);
 }
 
-// As whole numbers, because a maximum of floats has an order that loops must keep.
-inline float largest_of(const float* x, int n) {
-  int32_t largest = ordered(bits_of(x[0]));
+struct Ends {
+  float least, most;
+};
+
+// As whole numbers, because a maximum of floats has an order that loops must keep. NaN is an end.
+inline Ends ends_of(const float* x, int n) {
+  int32_t least = ordered(bits_of(x[0])), most = least;
   for (int j = 0; j < n; ++j) {
     const int32_t value = ordered(bits_of(x[j]));
-    largest = value > largest ? value : largest;
+    least = value < least ? value : least;
+    most = value > most ? value : most;
   }
-  return float_of(static_cast<uint32_t>(ordered(static_cast<uint32_t>(largest))));
+  const auto back = [](int32_t value) {
+    return float_of(static_cast<uint32_t>(ordered(static_cast<uint32_t>(value))));
+  };
+  return {back(least), back(most)};
+}
+
+// The largest distance; NaN where one is.
+inline float farthest(const float* x, const float* base, int n) {
+  int32_t most = 0;
+  for (int j = 0; j < n; ++j) {
+    const int32_t far = static_cast<int32_t>(bits_of(x[j] - base[j]) & kAbsMask);
+    most = far > most ? far : most;
+  }
+  return float_of(static_cast<uint32_t>(most));
 }
 
 inline void powers_of(const float* x, double shift, int n, double* __restrict__ out) {
   for (int j = 0; j < n; ++j) out[j] = exp_of(static_cast<double>(x[j]) - shift);
+}
+
+inline void powers_near(const float* x, double shift, int n, double* __restrict__ out) {
+  for (int j = 0; j < n; ++j) out[j] = exp_near_zero(static_cast<double>(x[j]) - shift);
 }
 
 // exp of the values of a row less the largest of them, and what makes shares of these.
@@ -61,31 +83,45 @@ struct Powers {
   double by;
 };
 
+// Weights of a model mostly lie near each other, and then there is less to compute.
 inline Powers powers_in(const float* x, int n, double* values, double* room) {
-  powers_of(x, static_cast<double>(largest_of(x, n)), n, values);
+  const Ends ends = ends_of(x, n);
+  const double most = static_cast<double>(ends.most);
+  if (most - static_cast<double>(ends.least) <= kNearZero)
+    powers_near(x, most, n, values);
+  else
+    powers_of(x, most, n, values);
   return {values, 1.0 / sum_by_halves(values, n, room)};
 }
 
+// Values at most so far from the base change no share by a factor beyond exp(0.2), which is 1.222.
+constexpr float kNearBase = 0.1f;
+
 // p log(p / q), of shares and a tiny one more.
+template <bool kNear>
 MS_FN double divergence_term(double x, double base, double by_x, double by_base) {
   const double p = x * by_x + kTinyShare, q = base * by_base + kTinyShare;
-  return log_ratio(p, q) * p;
+  return (kNear ? log_near_ratio(p, q) : log_ratio(p, q)) * p;
 }
 
-inline void divergence_halves(const Powers& x, const Powers& base, int n,
-                              double* __restrict__ out) {
+template <bool kNear>
+void divergence_halves(const Powers& x, const Powers& base, int n, double* __restrict__ out) {
   const double *low = x.values, *high = low + n, *base_low = base.values, *base_high = base_low + n;
   const double by_x = x.by, by_base = base.by;
   for (int j = 0; j < n; ++j)
-    out[j] = divergence_term(low[j], base_low[j], by_x, by_base) +
-             divergence_term(high[j], base_high[j], by_x, by_base);
+    out[j] = divergence_term<kNear>(low[j], base_low[j], by_x, by_base) +
+             divergence_term<kNear>(high[j], base_high[j], by_x, by_base);
 }
 
 // Their sum over a row, rounded once.
-inline float divergence_of(const Powers& x, const Powers& base, int n, double* room) {
+inline float divergence_of(const Powers& x, const Powers& base, bool near, int n, double* room) {
   const int half = n / 2, last = 2 * half;
-  divergence_halves(x, base, half, room);
-  if (n % 2 == 1) room[half] = divergence_term(x.values[last], base.values[last], x.by, base.by);
+  if (near)
+    divergence_halves<true>(x, base, half, room);
+  else
+    divergence_halves<false>(x, base, half, room);
+  if (n % 2 == 1)
+    room[half] = divergence_term<false>(x.values[last], base.values[last], x.by, base.by);
   return static_cast<float>(sum_of_halves(room, half + n % 2));
 }
 
@@ -111,7 +147,8 @@ Flags arcee_importances(const TileScoreJob& job, int64_t begin, int64_t end) {
     } else {
       const Powers of_x = powers_in(x, columns, p, sums);
       const Powers of_base = powers_in(base, columns, q, sums);
-      divergence = divergence_of(of_x, of_base, columns, sums);
+      const bool near = farthest(x, base, columns) <= kNearBase;
+      divergence = divergence_of(of_x, of_base, near, columns, sums);
       if (job.rows != nullptr) job.rows[pos / columns] = divergence;
     }
     for (int s = 0; s < job.score_count; ++s)
@@ -151,9 +188,10 @@ inline void pcb_scores(const float* tau, const double* total, PcbBounds bounds, 
   for (int j = 0; j < n; ++j) out[j] = pcb_score(tau[j], total[j], bounds, count);
 }
 
-inline void pcb_nears(const float* tau, const float* total, PcbBounds bounds, float by, float count,
-                      int n, float* __restrict__ out) {
-  for (int j = 0; j < n; ++j) out[j] = pcb_near(tau[j], total[j], bounds, by, count);
+inline void pcb_nears(const float* tau, const float* total, const PcbScreen& of, int n,
+                      float* __restrict__ out) {
+  const PcbScreen screen = of;
+  for (int j = 0; j < n; ++j) out[j] = pcb_near(tau[j], total[j], screen);
 }
 
 // The numbers of those that are not below the floor, NaN among them. Writes up to 15 more.
@@ -243,15 +281,16 @@ struct PcbChunk {
 
   // The exact scores of those that may reach the floor; the others are 0.
   void screened(const float* t, PcbBounds bounds, float floor, int count, int n, float* out) {
-    const float range = bounds.high - bounds.low;
-    pcb_nears(t, near_total, bounds, range > 0.0f ? 1.0f / range : 0.0f, static_cast<float>(count),
-              n, near);
+    pcb_nears(t, near_total, PcbScreen(bounds, count), n, near);
     const int left = at_least(near, n, floor / kScreenMargin, numbers);
     for (int k = 0; k < left; ++k) {
       few[k] = t[numbers[k]];
       few_totals[k] = total[numbers[k]];
     }
-    pcb_scores(few, few_totals, bounds, count, left, found);
+    // Up to whole registers: what is left over would be computed one by one.
+    const int padded = (left + 15) / 16 * 16;
+    for (int k = left; k < padded; ++k) few[k] = 0.0f, few_totals[k] = 0.0;
+    pcb_scores(few, few_totals, bounds, count, padded, found);
     for (int j = 0; j < n; ++j) out[j] = 0.0f;  // scalar loop: memset
     for (int k = 0; k < left; ++k) out[numbers[k]] = found[k];
   }
@@ -268,7 +307,7 @@ Flags pcb_scores_tile(const TileScoreJob& job, int64_t begin, int64_t end) {
       const TileScore& score = job.scores[s];
       const float* tau = chunk.tau + static_cast<int64_t>(score.settings[0]) * kChunk;
       const PcbBounds bounds{score.settings[1], score.settings[2]};
-      if (score.floor >= kLeastScreened && job.count <= kMostScreened)
+      if (pcb_screens(score.floor, bounds, job.count))
         chunk.screened(tau, bounds, score.floor, job.count, n, score.out + pos);
       else
         pcb_scores(tau, chunk.total, bounds, job.count, n, score.out + pos);

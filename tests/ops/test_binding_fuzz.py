@@ -144,10 +144,20 @@ def tile_function(m: Made) -> list[Any]:
     return ["pcb_balanced", m.input(), m.inputs(), scores, numbers, m.output(), m.n, False, 2]
 
 
+def scores(m: Made) -> Struct:
+    each, floors = [[0.0, 0.25, 0.5]] * m.count, [0.125] * m.count
+    return Struct("TileScores", ["pcb_score", 1, each, floors, None, False])
+
+
 def tile_scores(m: Made) -> list[Any]:
-    outs, each = [Struct("Array", [m.address(), m.n])] * m.count, [[0.0, 0.25, 0.5]] * m.count
-    floors = [0.125] * m.count
-    return ["pcb_score", m.input(), m.inputs(), 1, each, floors, outs, None, False, m.n, False, 2]
+    outs = [Struct("Array", [m.address(), m.n])] * m.count
+    return [scores(m), m.input(), m.inputs(), outs, m.n, False, 2]
+
+
+def scored_tile(m: Made) -> list[Any]:
+    numbers = [0.5] * (1 + 5 * m.count)
+    given = [m.input(), m.inputs(), numbers, m.output(), m.n, False, 2]
+    return ["pcb_balanced", scores(m), *given]
 
 
 def compare(m: Made) -> list[Any]:
@@ -195,8 +205,9 @@ def use_isa(m: Made) -> list[Any]:
 
 CALLS: list[Callable[[Made], list[Any]]] = [
     weighted_sum, merge_task_vectors, kth_magnitude, magnitude_histogram, gram, delta_norms,
-    delta_gram, stock_rows, tile_function, tile_scores, compare, fused, count_changes,
-    inner_products, merge_gradient, add_low_rank, count_nonfinite, digest, triad, use_isa,
+    delta_gram, stock_rows, tile_function, tile_scores, scored_tile, compare, fused,
+    count_changes, inner_products, merge_gradient, add_low_rank, count_nonfinite, digest, triad,
+    use_isa,
 ]  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from .helpers import DTYPES, F32, ISAS, assert_same_bits, forced
 
 NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 IMPORTANCE = TileFunction(arcee_fusion.importance, unit=Unit.ROW, compiled="arcee_importance")
+#: Stands for the inputs among the arguments of a score.
+INPUTS = -1
 SHAPES = [(9, 1), (9, 2), (7, 3), (5, 16), (3, 63), (8, 257), (2, 4097), (4, 1000)]
 
 
@@ -86,10 +88,12 @@ def scored(
     outs = [torch.empty(base.shape, dtype=torch.float32) for _ in hows]
     name = hows[0].compiled
     assert name is not None
+    wanted = extension.TileScores(
+        name, base.shape[-1], [list(how.settings or ()) for how in hows],
+        list(floors or [0.0] * len(hows)), None if rows is None else array_of(rows), known,
+    )  # fmt: skip
     flags = extension.tile_scores(
-        name, input_of(base), [input_of(x) for x in experts], base.shape[-1],
-        [list(how.settings or ()) for how in hows], list(floors or [0.0] * len(hows)),
-        [array_of(x) for x in outs], None if rows is None else array_of(rows), known,
+        wanted, input_of(base), [input_of(x) for x in experts], [array_of(x) for x in outs],
         base.numel(), False, threads,
     )  # fmt: skip
     return outs, flags
@@ -168,6 +172,65 @@ def test_what_rows_have_in_common_is_kept(isa: str) -> None:
     assert_same_bits(first, expected(IMPORTANCE, tensors)[0])
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_near_each_other_and_near_the_base(isa: str) -> None:
+    """Rows whose values or changes are small have kernels of their own: about their limits."""
+    generator = torch.Generator().manual_seed(3)
+    spread = torch.tensor([0.0, 0.33, 0.34, 0.3401, 0.36, 3.0]).repeat_interleave(4)
+    moved = torch.tensor([0.0, 0.0999, 0.1001, 0.3]).repeat(6)
+    row = torch.rand((24, 333), generator=generator) - 0.5
+    row[:, 0], row[:, 1] = -0.5, 0.5  # the ends
+    base = row * spread[:, None]
+    sign = torch.randint(0, 2, row.shape, generator=generator) * 2 - 1
+    x = base + sign * moved[:, None]
+    wanted, _ = expected(IMPORTANCE, [base, x])
+    with forced(isa):
+        [found], flags = scored([IMPORTANCE], [base, x])
+    assert_same_bits(found, wanted)
+    assert flags == 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(3, 5), (700, 400), (2, 9000), (1, 300_000)])
+def test_scores_in_passing(shape: tuple[int, int], threads: int) -> None:
+    """A function that takes scores as they are found has the bits of one that is given them."""
+    for count in (1, 3):
+        tensors = family(shape, count, torch.bfloat16)
+        base, *experts = tensors
+        for how in functions(count):
+            if not how.scores:
+                continue
+            scores, flags = scored(how.scores, tensors)
+            wanted, _ = compiled(how, tensors, scores, F32)
+            found = torch.full_like(wanted, torch.nan)
+            name, settings = how.scores[0].compiled, [list(x.settings or ()) for x in how.scores]
+            assert name is not None
+            assert how.compiled is not None
+            made = extension.TileScores(name, shape[1], settings, [0.0] * len(settings))
+            assert flags == extension.scored_tile(
+                how.compiled, made, input_of(base), [input_of(x) for x in experts],
+                list(how.settings or ()), Output(found.data_ptr(), CODES["F32"]), found.numel(),
+                False, threads,
+            )  # fmt: skip
+            assert_same_bits(found, wanted)
+            ranks = [(i, k) for i in range(len(scores)) for k in (1, found.numel() // 3 + 1)]
+            size = len(ranks) * threads * (found.numel() + 200)  # for all scores of every rank
+            memory = torch.empty(size, dtype=torch.int32)
+            chosen = extension.Selection(
+                found.numel(), ranks, 0, memory.data_ptr(), size, False, threads
+            )
+            half = shape[0] // 2
+            for rows in (slice(0, half), slice(half, None)):
+                part = [x[rows] for x in tensors]
+                given = [input_of(x) for x in part]
+                chosen.add_scored(made, given[0], given[1:], part[0].numel())
+            bits, missed = chosen.finish()
+            assert missed == []
+            for (i, k), each in zip(ranks, bits, strict=True):
+                exact = scores[i].abs().flatten().sort(descending=True).values[k - 1]
+                assert each == exact.view(torch.int32).item()
+
+
 @pytest.mark.parametrize("threads", [2, 7])
 def test_threads(threads: int) -> None:
     tensors = family((400, 1000), 1, torch.bfloat16)
@@ -233,24 +296,29 @@ def test_arguments_that_do_not_fit(change: dict[int, Any], told: str) -> None:
     ("change", "told"),
     [
         ({0: "pcb"}, "no compiled score 'pcb'; expected one of arcee_importance"),
-        ({2: 2}, "inputs has 2 values; expected 1"),
-        ({3: 5}, "n is 12; expected whole rows of 5"),
-        ({5: []}, "floors has 0 values; expected 1"),
-        ({7: 2}, "rows has 2 values; expected 3"),
-        ({8: True}, "no numbers of rows are known"),
+        ({INPUTS: 2}, "inputs has 2 values; expected 1"),
+        ({1: 5}, "n is 12; expected whole rows of 5"),
+        ({3: []}, "settings has 1 values; expected 0"),
+        ({4: 2}, "rows has 2 values; expected 3"),
+        ({5: True}, "no numbers of rows are known"),
         ({0: "pcb_score"}, "settings has 0 values; expected 3"),
-        ({0: "pcb_score", 4: [[1.0, 0.0, 1.0]]}, r"settings\[0\] is 1.0\d*; expected the number"),
-        ({0: "pcb_score", 4: [[0.0, 0.0, 1.0]], 7: 3}, "the score has no numbers of rows"),
+        ({0: "pcb_score", 2: [[1.0, 0.0, 1.0]]}, r"settings\[0\] is 1.0\d*; expected the number"),
+        ({0: "pcb_score", 2: [[0.0, 0.0, 1.0]], 4: 3}, "the score has no numbers of rows"),
     ],
 )
 def test_arguments_of_scores_that_do_not_fit(change: dict[int, Any], told: str) -> None:
     x = torch.zeros(12)
-    given: list[Any] = [
-        "arcee_importance", input_of(x), [input_of(x)], 4, [[]], [0.0], [array_of(x)], None,
-        False, 12, False, 1,
-    ]  # fmt: skip
+    given: list[Any] = ["arcee_importance", 4, [[]], [0.0], None, False]
+    inputs, outs = [input_of(x)], [array_of(x)]
     for at, value in change.items():
-        given[at] = [input_of(x)] * value if at == 2 else value
-        given[at] = array_of(x[:value]) if at == 7 else given[at]
+        if at == INPUTS:
+            inputs = inputs * value
+        else:
+            given[at] = array_of(x[:value]) if at == 4 else value
+
+    def call() -> None:
+        wanted = extension.TileScores(*given)
+        extension.tile_scores(wanted, input_of(x), inputs, outs, 12, False, 1)
+
     with pytest.raises(ValueError, match=told):
-        extension.tile_scores(*given)
+        call()

@@ -75,6 +75,17 @@ class Tensor(Protocol):
         ``floors``: of each score, a number below which all may come out as any other.
         """
 
+    def add_scored(
+        self,
+        selection: Selection,
+        inputs: Sequence[Buffer],
+        scores: Sequence[Combination],
+        n: int,
+        begin: int,
+        floors: Sequence[float],
+    ) -> None:
+        """Give a selection the scores of a piece, as :meth:`scored` finds them."""
+
     @property
     def keeps_scores(self) -> bool:
         """Whether scores of the whole tensor stay in memory."""
@@ -282,8 +293,7 @@ def _select_scores(
     floors = [float32_of(least.get(number, 0)) for number in range(len(request.scores))]
     for begin, count, inputs in tensor.tiles(beside=True):
         for at, n, parts in tensor.pieces(inputs, count):
-            _, *found = tensor.scored(parts, request.scores, n, begin + at, floors)
-            selection.add_scores(found, n)
+            tensor.add_scored(selection, parts, request.scores, n, begin + at, floors)
             tensor.lap("statistics", begin + at, _bytes(parts))
     bits, missed = selection.finish()
     tensor.lap("statistics", 0, 0)

@@ -98,6 +98,19 @@ class RowNumbers:
     known: bool
 
 
+@dataclass(frozen=True)
+class PassingScores:
+    """Scores that are taken as they are found and not kept, of whole rows of ``columns`` elements.
+
+    ``floors``: of each; see :class:`Score`. ``rows``: see :meth:`Kernels.scores`.
+    """
+
+    hows: Sequence[TileFunction]
+    floors: Sequence[float]
+    columns: int
+    rows: RowNumbers | None
+
+
 class Selection(Protocol):
     """Exact selection in one pass over the tiles of a tensor; see csrc/cpu/selection.h."""
 
@@ -226,6 +239,26 @@ class Kernels(Protocol):
         offset: int,
         scores: Array | None = None,
     ) -> int: ...
+
+    def scores_pass(
+        self, scores: Sequence[Combination], function: TileFunction | None = None
+    ) -> bool:
+        """Whether :meth:`add_scored`, or :meth:`scored_tile` by a function, finds such scores."""
+
+    def add_scored(
+        self, selection: Selection, inputs: Sequence[Buffer], scores: PassingScores, n: int
+    ) -> int:
+        """Add the next ``n`` elements' scores to what is selected among; answers with flags."""
+
+    def scored_tile(
+        self,
+        inputs: Sequence[Buffer],
+        how: TileFunction,
+        scores: PassingScores,
+        out: Buffer,
+        n: int,
+    ) -> int:
+        """What :meth:`tile` makes of ``n`` elements and their scores."""
 
     def scores(
         self,

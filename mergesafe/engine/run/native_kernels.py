@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     pass
 
 
-from mergesafe.engine.run.kernels import Buffer, RowNumbers, Score, Selection, one_by_one
+from mergesafe.engine.run.kernels import (
+    Buffer,
+    PassingScores,
+    RowNumbers,
+    Score,
+    Selection,
+    one_by_one,
+)
 
 if TYPE_CHECKING:
     from mergesafe.engine.run.tensor_kernels import TensorKernels
@@ -62,6 +69,11 @@ class NativeSelection:
 
     def add_scores(self, scores: Sequence[Buffer], n: int) -> None:
         self._selection.add_scores([Array(x.address, n) for x in scores], n)
+
+    def add_scored(self, inputs: Sequence[Buffer], scores: PassingScores, n: int) -> int:
+        """See :meth:`Kernels.add_scored`."""
+        base, *others = _inputs(inputs)
+        return self._selection.add_scored(_tile_scores(scores, n), base, others, n)
 
     def least(self) -> list[int]:
         return self._selection.least()
@@ -259,17 +271,44 @@ class NativeKernels:
     ) -> int:
         """All at once where they are of one compiled function."""
         functions = [x.how for x in scores if isinstance(x.how, TileFunction)]
-        names = {function.compiled for function in functions}
-        [name] = names if len(names) == 1 and len(functions) == len(scores) else [None]
-        if name is None or name not in COMPILED_SCORES:
+        if not self.scores_pass([x.how for x in scores]):
             return one_by_one(self, inputs, scores, n, tensor, begin)
         base, *others = _inputs(inputs)
         columns = tensor.shape[-1] if tensor.shape else 1
+        wanted = PassingScores(functions, [x.floor for x in scores], columns, rows)
+        outs = [Array(x.out.address, n) for x in scores]
         return extension.tile_scores(
-            name, base, others, columns, [list(x.settings or ()) for x in functions],
-            [x.floor for x in scores], [Array(x.out.address, n) for x in scores],
-            None if rows is None else Array(rows.address, n // columns),
-            rows is not None and rows.known, n, self.zero, self.threads,
+            _tile_scores(wanted, n), base, others, outs, n, self.zero, self.threads
+        )
+
+    def scores_pass(
+        self, scores: Sequence[Combination], function: TileFunction | None = None
+    ) -> bool:
+        """Scores of one compiled function do."""
+        names = {x.compiled if isinstance(x, TileFunction) else None for x in scores}
+        taken = function is None or function.compiled in extension.tile_functions
+        return taken and len(names) == 1 and names <= COMPILED_SCORES.keys()
+
+    def add_scored(
+        self, selection: Selection, inputs: Sequence[Buffer], scores: PassingScores, n: int
+    ) -> int:
+        assert isinstance(selection, NativeSelection)  # selection() has made it
+        return selection.add_scored(inputs, scores, n)
+
+    def scored_tile(
+        self,
+        inputs: Sequence[Buffer],
+        how: TileFunction,
+        scores: PassingScores,
+        out: Buffer,
+        n: int,
+    ) -> int:
+        assert how.compiled is not None
+        base, *others = _inputs(inputs)
+        target = Output(out.address, DTYPES[out.dtype])
+        return extension.scored_tile(
+            how.compiled, _tile_scores(scores, n), base, others, list(how.settings or ()), target,
+            n, self.zero, self.threads,
         )  # fmt: skip
 
     @cached_property
@@ -283,6 +322,18 @@ class NativeKernels:
 
 def _inputs(buffers: Sequence[Buffer]) -> list[Input]:
     return [buffer.input for buffer in buffers]
+
+
+def _tile_scores(scores: PassingScores, n: int) -> extension.TileScores:
+    """Of ``n`` elements."""
+    [name] = {how.compiled for how in scores.hows}
+    assert name is not None
+    rows, columns = scores.rows, scores.columns
+    return extension.TileScores(
+        name, columns, [list(how.settings or ()) for how in scores.hows], list(scores.floors),
+        None if rows is None else Array(rows.address, n // columns),
+        rows is not None and rows.known,
+    )  # fmt: skip
 
 
 def compare(

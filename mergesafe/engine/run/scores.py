@@ -8,8 +8,15 @@ from collections.abc import Callable, Sequence
 from mergesafe.engine.memory import Section, aligned
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.tiling import Tiling
-from mergesafe.engine.run.kernels import OUTPUT_FLAG, Buffer, Kernels, RowNumbers, Score
-from mergesafe.methods.spec import Combination
+from mergesafe.engine.run.kernels import (
+    OUTPUT_FLAG,
+    Buffer,
+    Kernels,
+    PassingScores,
+    RowNumbers,
+    Score,
+)
+from mergesafe.methods.spec import Combination, TileFunction
 
 #: Computes scores, and answers with flags.
 Compute = Callable[[Sequence[Score], RowNumbers | None], int]
@@ -75,10 +82,18 @@ class PieceScores:
                 wanted.append(Score(score, out, floor))
                 self._known[piece] = score
             found.append(out)
-        flags = compute(wanted, self._numbers(begin, n)) if wanted else 0
+        flags = compute(wanted, self.row_numbers(begin, n)) if wanted else 0
         return flags & ~OUTPUT_FLAG, found
 
-    def _numbers(self, begin: int, n: int) -> RowNumbers | None:
+    def passing(
+        self, scores: Sequence[TileFunction], begin: int, n: int, floors: Sequence[float]
+    ) -> PassingScores:
+        """Scores of elements [begin, begin + n) that are not kept; see :meth:`find`."""
+        given = floors or [0.0] * len(scores)
+        return PassingScores(scores, given, self._columns, self.row_numbers(begin, n))
+
+    def row_numbers(self, begin: int, n: int) -> RowNumbers | None:
+        """Memory for what the piece's scores have in common, which is taken to be found now."""
         if not self._rows:
             return None
         known = (begin, n) in self._seen

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 from mergesafe.checkpoint.format.digest import BLOCK, add, digest_at
 from mergesafe.checkpoint.format.reader import Reader
@@ -30,6 +30,7 @@ from mergesafe.engine.run.kernels import (
     Kernels,
     RowNumbers,
     Score,
+    Selection,
     TileError,
     flagged,
 )
@@ -153,6 +154,9 @@ class TensorMerge:
             return self.kernels.combine(left, how, out, n, begin)
         if not isinstance(how, TileFunction):
             return self.kernels.combine(inputs, how, out, n, begin, self.scores(begin, n))
+        if how.scores and self._scores_pass(how.scores, how):
+            found = self._pieces_of_scores.passing(how.scores, begin, n, how.floors)
+            return self.kernels.scored_tile(inputs, how, found, out, n)
         scores: Sequence[Buffer] = ()
         if how.scores:
             scores = self._scores_of(how.scores, inputs, n, begin, chosen, how.floors)
@@ -195,6 +199,30 @@ class TensorMerge:
         found = self._scores_of(scores, list(rows), total, first, chosen, floors)
         skip = begin - first
         return [self._pieces_of_scores.zeros(n), *(x.part(skip, n, 4) for x in found)]
+
+    def add_scored(
+        self,
+        selection: Selection,
+        inputs: Sequence[Buffer],
+        scores: Sequence[Combination],
+        n: int,
+        begin: int,
+        floors: Sequence[float],
+    ) -> None:
+        """Give a selection the scores of elements [begin, begin + n); flags are reported."""
+        if not self._scores_pass(scores):
+            selection.add_scores(self.scored(inputs, scores, n, begin, floors)[1:], n)
+            return
+        found = self._pieces_of_scores.passing(scores, begin, n, floors)
+        flags = self.kernels.add_scored(selection, inputs, found, n)
+        self.check(flags, range(len(self.task.members)))
+
+    def _scores_pass(
+        self, scores: Sequence[Combination], function: TileFunction | None = None
+    ) -> TypeGuard[Sequence[TileFunction]]:
+        """Whether kernels take such scores as they find them: of whole rows, and not kept."""
+        kept = self.keeps_scores or self.layout.row
+        return not kept and self.kernels.scores_pass(scores, function)
 
     @property
     def keeps_scores(self) -> bool:

@@ -33,6 +33,7 @@ from mergesafe.engine.run.kernels import (
     OUTPUT_FLAG,
     SHARED_FLAG,
     Buffer,
+    PassingScores,
     RowNumbers,
     Score,
     Selection,
@@ -225,6 +226,26 @@ class TensorKernels:
                 combine.normalize, combine.scale, offset, dtype, target,
             )  # fmt: skip
         return self._finish(merged, inputs, out)
+
+    def scores_pass(
+        self, scores: Sequence[Combination], function: TileFunction | None = None
+    ) -> bool:
+        return False
+
+    def add_scored(
+        self, selection: Selection, inputs: Sequence[Buffer], scores: PassingScores, n: int
+    ) -> int:
+        raise AssertionError("scores_pass() says that there is none")
+
+    def scored_tile(
+        self,
+        inputs: Sequence[Buffer],
+        how: TileFunction,
+        scores: PassingScores,
+        out: Buffer,
+        n: int,
+    ) -> int:
+        raise AssertionError("scores_pass() says that there is none")
 
     def scores(
         self,
