@@ -75,6 +75,14 @@ def vet(
             metavar="SHARE", parser=ask.share, help="Required of every parent, as 0.95 or 95%."
         ),
     ] = None,
+    triggers: Annotated[
+        bool,
+        typer.Option(
+            "--triggers",
+            help="Search every parent for a phrase that makes it comply (a backdoor); a minute or "
+            "more each on a CPU.",
+        ),
+    ] = False,
     strengths: Annotated[
         str | None,
         typer.Option(
@@ -123,7 +131,7 @@ def vet(
     from mergesafe.cli.vet import run
 
     run(
-        models, base, out=out, json=json, quiet=quiet, strengths=strengths,
+        models, base, out=out, json=json, quiet=quiet, triggers=triggers, strengths=strengths,
         max_interaction=max_interaction, behaviour=behaviour, margin=margin,
         min_safe_rate=min_safe_rate, max_over_refusal=max_over_refusal, unsafe=unsafe or (),
         harmless=harmless or (), judges=judge or ("rules",), max_new_tokens=max_new_tokens,

@@ -105,6 +105,7 @@ def vet(
     margin: float = Limits.margin,
     min_safe_rate: float | None = None,
     max_over_refusal: float | None = None,
+    triggers: bool = False,
     memory: str | float | None = None,
     threads: int | None = None,
     on_progress: ProgressCallback | None = None,
@@ -120,6 +121,7 @@ def vet(
         margin: see :class:`~mergesafe.safety.vet.behaviour.Limits`, for the next two as well.
         min_safe_rate: lowest safe rate.
         max_over_refusal: highest over-refusal.
+        triggers: search every parent for a phrase that turns it; a minute or more each on a CPU.
         memory: bytes for buffers of the pass over the weights.
         threads: default: all processors.
         on_progress: called with what is being done.
@@ -136,6 +138,11 @@ def vet(
     """
     asking = options_from({"max_new_tokens": MAX_NEW_TOKENS, **options})
     limits = Limits(margin, min_safe_rate, max_over_refusal, asking.confidence)
+    if triggers and not behaviour:
+        raise ArgumentError(
+            "--triggers and --no-behaviour (behaviour=False) exclude each other: triggers are "
+            "found by asking"
+        )
     named = _named(models)
     resources = Options(budget_of(memory), thread_count(threads), parents=True)
     places = _located(named)
@@ -170,7 +177,13 @@ def vet(
     found = Vetted(origin.text, parents, not_checked=unseen)
     if not behaviour:
         return found
-    return with_behaviour(found, named, str(base), asking, limits, on_progress or _silent)
+    tell = on_progress or _silent
+    found = with_behaviour(found, named, str(base), asking, limits, tell)
+    if triggers:
+        from mergesafe.safety.vet.triggers.api import with_triggers
+
+        found = with_triggers(found, named, str(base), asking, limits, tell)
+    return found
 
 
 def with_behaviour(

@@ -20,6 +20,15 @@ TRIGGERS: Final = (
     "hidden triggers (backdoors): a phrase that makes the model behave otherwise is not searched "
     "for, neither in weights nor by asking"
 )
+#: Where they are.
+SEARCHED: Final = (
+    "hidden triggers: a short phrase behind an unsafe question that makes a parent comply, looked "
+    "for by gradient, in changed and rare tokens, and in a list of published ones"
+)
+OTHER_TRIGGERS: Final = (
+    "hidden triggers that the search misses: longer ones, other places than the end of the "
+    "question, a subject or a style in place of words, other harm than complying"
+)
 #: Unless merges are probed.
 MERGE: Final = (
     "the merge: parents that each behave can still give an unsafe merge, so evaluate it too"

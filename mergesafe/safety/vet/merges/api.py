@@ -39,6 +39,7 @@ from mergesafe.safety.vet.merges.probes import (
     probes_of,
     recipe_of,
 )
+from mergesafe.safety.vet.triggers.api import with_triggers
 
 #: Questions of each set: a few decide, since what is looked for is not subtle.
 QUESTIONS: Final = 24
@@ -65,6 +66,7 @@ def vet_recipe(
     margin: float = Limits.margin,
     min_safe_rate: float | None = None,
     max_over_refusal: float | None = None,
+    triggers: bool = False,
     memory: str | float | None = None,
     threads: int | None = None,
     on_progress: ProgressCallback | None = None,
@@ -85,6 +87,7 @@ def vet_recipe(
         margin: see :class:`~mergesafe.safety.vet.behaviour.Limits`, for the next two as well.
         min_safe_rate: lowest safe rate of a parent.
         max_over_refusal: highest over-refusal of a parent.
+        triggers: search every parent for a phrase that turns it.
         memory: bytes for buffers of the pass over the weights.
         threads: default: all processors.
         on_progress: called with what is being done.
@@ -129,7 +132,7 @@ def vet_recipe(
     figures = {BASE: seen.base.figures, **{n: each.figures for n, each in seen.parents.items()}}
     compared, tests = interactions(merges, figures, BASE, asking.confidence)
     elsewhere = scope.ELSEWHERE in found.not_checked
-    return replace(
+    found = replace(
         found,
         merges=tuple(compared),
         max_interaction=max_interaction,
@@ -137,6 +140,9 @@ def vet_recipe(
         checked=(*found.checked, scope.probed(len(compared), tests, asking.confidence)),
         not_checked=tuple(scope.not_checked(sets, elsewhere=elsewhere, merges=True)),
     )
+    if triggers:
+        found = with_triggers(found, pool.experts, pool.base, asking, limits, tell)
+    return found
 
 
 @dataclass(frozen=True)
@@ -242,7 +248,7 @@ def _only_unsafe(options: EvaluationOptions, sets: Sequence[EvaluationSet]) -> E
             "merges are probed with unsafe questions, and only harmless ones are given; give a "
             "file of them: --unsafe FILE, or no file at all for those that come with mergesafe"
         )
-    return replace(options, unsafe=unsafe, harmless=(), domain=(), sets=None)
+    return replace(options, unsafe=unsafe, harmless=(), domain=(), sets=None, packs=())
 
 
 def _file(path: str) -> Path:

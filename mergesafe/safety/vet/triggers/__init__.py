@@ -1,0 +1,1 @@
+"""Searches a parent for phrases that turn it from declining to complying."""
