@@ -121,10 +121,12 @@ def forked(given: list[str], answers: int, said: int) -> int:
         for number, descriptor in enumerate((answers, said, said)):
             os.dup2(descriptor, number)
         sys.argv = ["mergesafe", *given]
-        sys.stdin, sys.stdout, sys.stderr = (
+        streams = [
             os.fdopen(number, mode, encoding="utf-8", closefd=False)
             for number, mode in enumerate(("r", "w", "w"))
-        )
+        ]
+        # kept by name too: who drops a stream closes what it wraps, and the command wraps stdout
+        sys.stdin, sys.stdout, sys.stderr = streams
         from mergesafe.cli.main import main as command
 
         try:
