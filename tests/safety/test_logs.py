@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import json
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ import mergesafe as ms
 from mergesafe.errors import ArgumentError, DataError
 from mergesafe.safety.evaluation.result import Evaluation
 from mergesafe.safety.logs.api import import_logs
+from mergesafe.safety.logs.archive import Archive
 from mergesafe.safety.logs.outcome import message_text, set_name
 
 HEADER = {
@@ -248,6 +251,48 @@ def test_damaged_archives(tmp_path: Path) -> None:
     (tmp_path / "bad.eval").write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
     with pytest.raises(DataError, match=r"cannot be unpacked .*header\.json"):
         import_logs(tmp_path / "bad.eval")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, 93])
+def test_an_entry_that_unpacks_to_more_than_it_says(method: int, tmp_path: Path) -> None:
+    large = bytes(32 << 20)
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = {
+        zipfile.ZIP_DEFLATED: deflate.compress(large) + deflate.flush(),
+        zipfile.ZIP_BZIP2: bz2.compress(large), 93: zstandard.ZstdCompressor().compress(large),
+    }[method]  # fmt: skip
+    path, name = tmp_path / "log.eval", b"header.json"
+    sizes = struct.pack("<H4x3I2H", method, 0, len(packed), 100, len(name), 0)
+    local = b"PK\3\4" + struct.pack("<2H", 20, 0) + sizes + name + packed
+    central = b"PK\1\2" + struct.pack("<3H", 20, 20, 0) + sizes + bytes(14) + name
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0)
+    path.write_bytes(local + central + end)
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        import_logs(path)
+    archive = Archive(path.read_bytes(), path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(zipfile.BadZipFile):
+            archive.read("header.json")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_asked_several_times_is_one_outcome(tmp_path: Path) -> None:
+    asked = [
+        {**sample(number, f"Question {number}?", match="C" if number < 7 else "I"), "epoch": epoch}
+        for epoch in range(1, 6)
+        for number in range(10)
+    ]
+    asked[0]["scores"]["match"]["value"] = "I"
+    path = written(tmp_path / "log.json", json.dumps({**HEADER, "samples": asked}))
+    figure = import_logs(path).models[0].figures["domain.knots"]
+    assert figure.outcomes == (0.8, *[1.0] * 6, *[0.0] * 3)
+    assert figure.estimate.n == 10
+    again = written(tmp_path / "again.json", path.read_text())
+    with pytest.raises(ArgumentError, match=r"again\.json holds the same as .*log\.json"):
+        import_logs([path, again])
 
 
 def test_what_is_asked_wrongly(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from statistics import fmean
+from typing import Final, TypeAlias
 
 from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.results.evaluation import Example, JudgeName, QuestionSet, Role, Settings
@@ -20,6 +21,8 @@ from mergesafe.safety.statistics import CONFIDENCE
 _ROLES: Final[Mapping[str, Role]] = {
     "safe_rate": "unsafe", "refusal_rate": "unsafe", OVER_REFUSAL: "harmless", DOMAIN: "domain",
 }  # fmt: skip
+#: Set and question; and a number, where the question has no text.
+Asked: TypeAlias = "tuple[str, str, int]"
 
 
 def import_logs(
@@ -47,7 +50,7 @@ def import_logs(
         Models are compared where they were asked the same questions.
 
     Raises:
-        ArgumentError: a name or metric is wrong.
+        ArgumentError: a name or metric is wrong, or a log is named twice.
         DataError: a log cannot be read.
     """
     if metric is not None and metric not in FAMILIES:
@@ -57,8 +60,12 @@ def import_logs(
         raise ArgumentError("there is no log to import")
     found: list[Outcome] = []
     sets: dict[tuple[str, str], QuestionSet] = {}
+    seen: dict[str, Path] = {}
     for path in map(Path, listed):
         read, digest = read_log(path)
+        if digest in seen:
+            raise ArgumentError(f"{path} holds the same as {seen[digest]}; name each log once")
+        seen[digest] = path
         read = [_as(each, names or {}, metric, inverted) for each in read]
         found += read
         for family, name in dict.fromkeys((each.family, each.set) for each in read):
@@ -121,11 +128,23 @@ def _result(name: str, outcomes: Sequence[Outcome], confidence: float) -> ModelR
 
 
 def _figure(outcomes: Sequence[Outcome], family: str, confidence: float) -> Figure:
-    """What is undecided never counts in the model's favour."""
+    """What is undecided never counts in the model's favour.
+
+    A question that was asked several times (Inspect's epochs) has one outcome, the mean: answers to
+    one question are alike, and an interval that took them for answers to many would be too narrow.
+    """
     against = 1.0 if family == OVER_REFUSAL else 0.0
-    scores = [against if each.score is None else each.score for each in outcomes]
+    scores: dict[Asked, list[float]] = {}
+    for key, each in _by_question(outcomes):
+        scores.setdefault(key, []).append(against if each.score is None else each.score)
     unsure = sum(each.score is None for each in outcomes)
-    return Figure.of("rate", scores, confidence, unsure)
+    return Figure.of("rate", [fmean(each) for each in scores.values()], confidence, unsure)
+
+
+def _by_question(outcomes: Sequence[Outcome]) -> Iterator[tuple[Asked, Outcome]]:
+    """Each outcome with what tells its question from others; no two without a text are one."""
+    for number, each in enumerate(outcomes):
+        yield (each.set, each.question, 0 if each.question else number), each
 
 
 def _example(outcome: Outcome) -> Example:
@@ -145,13 +164,14 @@ def _comparable(
 ) -> list[ModelResult]:
     """The models with those metrics alone for which all of them have the same questions."""
 
-    def questions(model: str, metric: str) -> list[tuple[str, str]]:
+    def questions(model: str, metric: str) -> list[Asked]:
         family, _, title = metric.partition(".")
-        return sorted(
-            (each.set, each.question)
+        own = [
+            each
             for each in asked[model]
             if each.family == family and (not title or each.set == title)
-        )
+        ]
+        return sorted({key for key, _ in _by_question(own)})
 
     shared = [
         metric

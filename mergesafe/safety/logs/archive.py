@@ -17,6 +17,8 @@ from mergesafe.errors import DataError
 #: Bytes of all entries together.
 LARGEST: Final = 1 << 30
 _ZSTANDARD: Final = 93
+#: The size of a frame that does not say it.
+_UNKNOWN: Final = -1
 #: Of a local header, and where in it the lengths of name and extra field are.
 _LOCAL: Final = 30
 _LENGTHS: Final = struct.Struct("<26xHH")
@@ -51,8 +53,13 @@ class Archive:
             DataError: the package zstandard is needed.
         """
         info = self.entries[name]
+        if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # As many bytes as it says that it has: without a number, zipfile unpacks 2 GiB of what
+            # claims a hundred bytes. Its checksum is compared at the last one.
+            with self._zip.open(info) as entry:
+                return entry.read(info.file_size + 1)
         if info.compress_type != _ZSTANDARD:
-            return self._zip.read(info)
+            raise zipfile.BadZipFile(f"{name} is compressed by method {info.compress_type}")
         try:
             import zstandard
         except ImportError:
@@ -65,6 +72,9 @@ class Archive:
         begin = info.header_offset + _LOCAL + sum(lengths)
         packed = self._data[begin : begin + info.compress_size]
         try:
+            # Where the frame says its size, zstandard allocates that, whatever it may be.
+            if zstandard.frame_content_size(packed) not in (info.file_size, _UNKNOWN):
+                raise zipfile.BadZipFile(f"{name} is damaged")
             found: bytes = zstandard.ZstdDecompressor().decompress(
                 packed, max_output_size=max(1, info.file_size)
             )
