@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
+from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
-from mergesafe.chat.providers import make_model
 from mergesafe.cli.shared import say
 from mergesafe.errors import ArgumentError, ModelError
+from mergesafe.references import SQUAD
 
 
 def run(
@@ -50,11 +51,7 @@ def run(
         token = os.environ.get(token_env)
         if not token:
             raise ArgumentError(f"--token-env: there is no token in the environment's {token_env}")
-    made = make_model(model)
-    if isinstance(made, HfModel):
-        made = HfModel(model, device=device, dtype=dtype, batch=batch)
-        made.check()
-        made.model  # noqa: B018  # loading it finds what is wrong with the weights
+    made = _model(model, device, dtype, batch)
     served = name or made.name
     serve(
         made, served, host=host, port=port, token=token,
@@ -63,3 +60,17 @@ def run(
             f"serving {served} at {address}; Ctrl-C ends it"
         ),
     )  # fmt: skip
+
+
+def _model(reference: str, device: str, dtype: str, batch: int) -> ChatModel:
+    """The model; its files were found, and its weights read where they are of this process."""
+    if reference.startswith(SQUAD):
+        from mergesafe.safety.align.squad_file import read_squad
+
+        squad = read_squad(reference)
+        squad.check()
+        return squad
+    made = HfModel(reference, device=device, dtype=dtype, batch=batch)
+    made.check()
+    made.model  # noqa: B018  # loading it finds what is wrong with the weights
+    return made

@@ -152,7 +152,7 @@ def test_a_squad_is_evaluated_and_gated_as_a_model_is(made: Path, tmp_path: Path
     assert gated.returncode == 3, gated.stderr
     told = command("similarity", reference, "m", "--base", "m")
     assert told.returncode == 2
-    assert "evaluate and gate take it" in told.stderr
+    assert "evaluate, gate and serve take it" in told.stderr
     changed = squad(made, rounds=2)
     refused = command("gate", f"s={changed}", *require)
     assert refused.returncode == 2

@@ -334,6 +334,7 @@ def test_addresses() -> None:
     ("arguments", "complaint"),
     [
         (("nowhere",), "nowhere: there is no such folder"),
+        (("squad:nowhere.yml",), "nowhere.yml"),
         ((".", "--batch", "0"), "--batch is 0; expected 1 or more"),
         ((".", "--port", "70000"), "--port is 70000"),
         ((".", "--token-env", "NO_SUCH"), "no token in the environment's NO_SUCH"),

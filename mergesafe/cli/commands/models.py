@@ -232,7 +232,10 @@ def import_logs(
 @guarded
 def serve(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder or Hub id, with +ADAPTER or not.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A folder or Hub id, with +ADAPTER or not; or squad:FILE."
+        ),
     ],
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What requests call it; MODEL by default.")
