@@ -15,10 +15,13 @@ from typing import Any, Final
 
 from mergesafe.engine.verify import VerificationError
 from mergesafe.errors import ArgumentError, OutputError
+from mergesafe.regular_file import read_regular
 from mergesafe.untrusted import show
 
 #: Where a signature lies, as the tools of that form expect it.
 SIGNATURE: Final = "model.sig"
+#: Bytes.
+_LARGEST_KEY: Final = 1 << 20
 
 
 def sign(folder: Path, key: Path, password: str | None = None) -> Path:
@@ -30,7 +33,8 @@ def sign(folder: Path, key: Path, password: str | None = None) -> Path:
         password: of the key, where it has one.
 
     Raises:
-        ArgumentError: the key cannot be used, or the package model-signing is missing.
+        ArgumentError: the key cannot be used, the package model-signing is missing, or a symbolic
+            link is in the folder.
         OutputError: the signature cannot be written.
     """
     signing, hashing = _package("signing"), _package("hashing")
@@ -38,17 +42,24 @@ def sign(folder: Path, key: Path, password: str | None = None) -> Path:
     # The package hands a password on as it is, to a reader of keys that takes bytes.
     secret = None if password is None else password.encode()
     try:
+        read_regular(key, _LARGEST_KEY)
         config = signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
     except Exception as error:  # of whatever kind that a key's reader raises
         raise ArgumentError(
             f"{key}: cannot be used to sign ({_short(error)}); expected a private elliptic-curve "
             "key in PEM, as 'openssl ecparam -name prime256v1 -genkey -noout' makes it"
         ) from None
+    link = next((each for each in folder.rglob("*") if each.is_symlink()), None)
+    if link is not None:
+        raise ArgumentError(
+            f"{link}: is a symbolic link, and a signature is of files alone; put the file itself "
+            "there, or remove it"
+        )
     config.set_hashing_config(_hashing(hashing, folder))
     # Beside the old one, which stays until the new one is whole.
     begun = out.with_name(f".{SIGNATURE}.{os.getpid()}")
     try:
-        config.sign(folder, begun)
+        config.sign(folder.resolve(), begun)
         os.replace(begun, out)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror or error})") from None
@@ -69,6 +80,7 @@ def check_signature(folder: Path, public_key: Path, signature: Path | None = Non
     if not given.is_file():
         raise VerificationError(f"{folder}: there is no signature at {given}")
     try:
+        read_regular(public_key, _LARGEST_KEY)
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except Exception as error:
         raise ArgumentError(
@@ -77,7 +89,7 @@ def check_signature(folder: Path, public_key: Path, signature: Path | None = Non
         ) from None
     config.set_hashing_config(_hashing(hashing, folder, given))
     try:
-        config.verify(folder, given)
+        config.verify(folder.resolve(), given)
     except Exception as error:  # a wrong key, a wrong file and a damaged signature raise all kinds
         raise VerificationError(
             f"{folder}: the signature {given} does not hold by {public_key}: {_short(error)}"
@@ -85,8 +97,12 @@ def check_signature(folder: Path, public_key: Path, signature: Path | None = Non
 
 
 def _hashing(hashing: Any, folder: Path, *more: Path) -> Any:
-    """Every file of the folder but the signature."""
-    ignored = [folder / SIGNATURE, folder / f".{SIGNATURE}.{os.getpid()}", *more]
+    """Every file of the folder but the signature, and what git keeps there (``.gitattributes``).
+
+    The package takes a path that is not absolute as one within the folder.
+    """
+    within = [folder / SIGNATURE, folder / f".{SIGNATURE}.{os.getpid()}", *more]
+    ignored = [each.parent.resolve() / each.name for each in within]
     return hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=True)
 
 

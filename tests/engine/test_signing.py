@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,36 @@ def test_signed_and_verified(merged: Path, tmp_path: Path) -> None:
     done = run("verify", merged, "--public-key", public, "--signature", elsewhere)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in merged.glob("*.sig*")) == []
+
+
+def test_a_folder_as_it_is_typed(
+    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys(tmp_path, "mine")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("merged")
+    for folder in ("merged", "./merged/", "link"):
+        assert run("sign", folder, "--key", "mine.pem").returncode == 0
+        done = run("verify", folder, "--public-key", "mine.pub")
+        assert done.returncode == 0, done.stderr
+        inside = ("--public-key", "mine.pub", "--signature", "merged/model.sig")
+        assert run("verify", folder, *inside).returncode == 0
+
+
+def test_links_and_pipes(merged: Path, tmp_path: Path) -> None:
+    private, public = keys(tmp_path, "mine")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for arguments in (("sign", merged, "--key", pipe), ("verify", merged, "--public-key", pipe)):
+        if arguments[0] == "verify":
+            assert run("sign", merged, "--key", private).returncode == 0
+        done = run(*arguments)
+        assert (done.returncode, "not a regular file" in done.stderr) == (2, True), done.stderr
+    (merged / signing.SIGNATURE).rename(tmp_path / "s")
+    (merged / signing.SIGNATURE).symlink_to(tmp_path / "s")
+    done = run("sign", merged, "--key", private)
+    assert (done.returncode, "is a symbolic link" in done.stderr) == (2, True), done.stderr
+    assert run("verify", merged, "--public-key", public).returncode == 3
 
 
 def test_what_does_not_hold(merged: Path, tmp_path: Path) -> None:
