@@ -6,13 +6,13 @@ as :mod:`mergesafe.outline.models` or :mod:`mergesafe.outline.slices` does for w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 
 from mergesafe.architecture.modules import DEFAULT, modules_of, with_depth_of_encoder
 from mergesafe.architecture.names import is_counter, is_recomputed, layer_positions
 from mergesafe.architecture.tying import HEADS, is_embedding
-from mergesafe.errors import RecipeError, did_you_mean
+from mergesafe.errors import RecipeError, nearest
 from mergesafe.outline.alignment import settle
 from mergesafe.outline.naming import Named, name_alike
 from mergesafe.outline.outputs import Outline, Output, output_of
@@ -38,7 +38,7 @@ def outline_of_modules(recipe: Recipe, opened: Sequence[Model], chosen: Model) -
     if held == [DEFAULT] and len(recipe.modules) == 1:
         module_of = dict.fromkeys(all_names, recipe.modules[0].name)
     else:
-        _check(recipe, reference, held)
+        _check(recipe, reference, held, set(module_of.values()))
     outlines = []
     config = reference.checkpoint.config
     for module, part in zip(recipe.modules, recipe.parts, strict=True):
@@ -62,8 +62,11 @@ def outline_of_modules(recipe: Recipe, opened: Sequence[Model], chosen: Model) -
     )  # fmt: skip
 
 
-def _check(recipe: Recipe, reference: Model, held: Sequence[str]) -> None:
-    """The recipe names every part of the model, and nothing else."""
+def _check(recipe: Recipe, reference: Model, held: Sequence[str], known: Set[str]) -> None:
+    """The recipe names every part of the model, and nothing else.
+
+    ``known``: the parts of all models.
+    """
     report = Reporter(recipe.source)
     given = [module.name for module in recipe.modules]
     if list(held) == [DEFAULT]:
@@ -75,11 +78,17 @@ def _check(recipe: Recipe, reference: Model, held: Sequence[str]) -> None:
         )
     for module in recipe.modules:
         if module.name not in held:
-            parts = ", ".join(held)
+            close = nearest(module.name, held)
+            hint = f" (did you mean {shown(close)}?)" if close else ""
+            parts = f"its modules are {', '.join(held)}"
+            if module.name in known:
+                whose = "base" if recipe.base_model is not None else "first model"
+                parts += (
+                    f". The merged model has the parts of the {whose} and its config.json, so that "
+                    "must be a model with this part"
+                )
             report.record(
-                f"{reference.text} has no module {shown(module.name)}"
-                f"{did_you_mean(module.name, held)}; its modules are {parts}",
-                module.line,
+                f"{reference.text} has no module {shown(module.name)}{hint}; {parts}", module.line
             )
     missing = [name for name in held if name not in given]
     if missing:

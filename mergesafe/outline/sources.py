@@ -22,6 +22,7 @@ from mergesafe.checkpoint.views.stored import Stored
 from mergesafe.checkpoint.views.view import View
 from mergesafe.dtypes import FLOATS, MERGEABLE
 from mergesafe.errors import CheckpointError
+from mergesafe.outline.missing import hints
 from mergesafe.outline.parents import check_parent
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.references import hub_id
@@ -221,11 +222,15 @@ def open_refs(
             if document is not None:
                 opened[place], scales[place], notes[place] = document.checkpoint, {}, None
             elif place not in opened:
-                found = open_checkpoint(locate(place))
+                with hints(ref.path, folder):
+                    found = open_checkpoint(locate(place))
                 opened[place], scales[place] = _without_scales(found, packed=packed)
                 notes[place] = None if packed else check_parent(opened[place], len(scales[place]))
             checkpoint = opened[place]
-            adapter = open_adapter(locate(adapter_place), checkpoint) if adapter_place else None
+            adapter = None
+            if ref.adapter and adapter_place:
+                with hints(ref.adapter, folder):
+                    adapter = open_adapter(locate(adapter_place), checkpoint)
             told = tuple(filter(None, [notes[place]]))
             warnings = adapter.warnings if adapter is not None else ()
             made = Model(ref, checkpoint, adapter, told, warnings, scales=scales[place])

@@ -13,7 +13,7 @@ def check_inputs(
 
     ``recipe``: one of :attr:`Recipe.merges`, of ``slice`` if there is one. A base that gives a
     slice no layer still gives the merged model its configuration. ``models_line``: of the key
-    ``models``.
+    ``models``, or of the module.
 
     Raises:
         RecipeError: it is not.
@@ -36,9 +36,10 @@ def check_inputs(
             )
         return
     if entry is None and takes == "none":
+        where = "" if models_line is None else f" of line {models_line}"
         raise report.error(
             f"{method.name} has no separate base: list base_model {shown(base.text)} under "
-            "'models' with its parameters, or remove 'base_model'",
+            f"'models'{where} with its parameters, or remove 'base_model'",
             base.line,
         )
     if entry is not None and entry.parameters and recipe.separate_base is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from mergesafe.errors import RecipeError
+from mergesafe.errors import RecipeError, nearest
 from mergesafe.methods.spec import Parameter, Settings
 from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.nodes import Reporter
@@ -33,10 +33,16 @@ def settings_for(
     return _resolver(recipe).settings(tensor_name, t, inputs)
 
 
-def filters_of(recipe: Recipe) -> tuple[str, ...]:
-    """Every filter that some setting of the recipe uses, in order."""
-    found = (filter for merge in recipe.merges for filter in _resolver(merge).filters)
-    return tuple(dict.fromkeys(found))
+def filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
+    """Filters of the recipe, in order, that match none of the tensors ``names``."""
+    filters = dict.fromkeys(each for merge in recipe.merges for each in _resolver(merge).filters)
+    unused = [each for each in filters if not any(each in name for name in names)]
+    parts = {part for name in names for part in name.split(".")} if unused else set()
+    return [
+        f"the filter '{each}' is part of no tensor's name, so its value is never used"
+        + (f" (did you mean '{close}'?)" if (close := nearest(each, parts)) else "")
+        for each in unused
+    ]
 
 
 def unset_parameters(recipe: Recipe, known: Collection[str]) -> list[RecipeError]:

@@ -25,6 +25,7 @@ import msgspec
 
 from mergesafe.checkpoint.places.location import Location, open_regular
 from mergesafe.errors import CheckpointError, UnreadableError
+from mergesafe.strict_json import parse_json
 from mergesafe.tokenizer.sentencepiece import read_pieces
 from mergesafe.untrusted import reason
 
@@ -113,8 +114,18 @@ def read_vocabulary(file: Location, kind: str) -> dict[str, int]:
     except _ODD:
         found = {}
     if not found:
-        raise CheckpointError(f"{file}: holds no vocabulary that maps tokens to ids")
+        raise CheckpointError(f"{file}: {_problem(data, kind)}; download it again")
     return found
+
+
+def _problem(data: bytes, kind: str) -> str:
+    """What is wrong with the file of ``data``, which holds no vocabulary; a torn one is no JSON."""
+    if kind.endswith(".json"):
+        try:
+            parse_json(data, constants=True)
+        except ValueError as error:
+            return str(error)
+    return "holds no vocabulary that maps tokens to ids"
 
 
 def added_tokens(folder: Location, names: frozenset[str]) -> dict[str, int]:

@@ -123,6 +123,36 @@ def test_missing_folder(ties: Path, family: Family) -> None:
     )
 
 
+@pytest.mark.parametrize("missing", ["exprt0", "./exprt0", "expert0+adaptr", "in/exprt0"])
+def test_a_misspelt_model_from_the_current_directory(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe lies in a folder of its own, which has nothing of that name, and a file that is
+    called alike; ``in/exprt0`` may be a model of the Hub.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("expert0", "in/expert0"):
+        save(tmp_path / name, llama(0))
+    save_adapter(tmp_path / "adapter", {}, 0)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "exprt0.yml").touch()
+    file = write_recipe(
+        tmp_path / "recipes" / "r.yml", recipe("linear", [missing], parameters={"weight": 1})
+    )
+    hint = {"expert0+adaptr": "adapter", "in/exprt0": "in/expert0"}.get(missing, "expert0")
+    merge_refused(file, words=("no such file or folder", f"Did you mean {hint}?", f"{file}:"))
+
+
+def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    file = write_recipe(
+        tmp_path / "recipes" / "r.yml", recipe("linear", ["gone"], parameters={"weight": 1})
+    )
+    merge_refused(file, words=(tmp_path / "recipes" / "gone", "The current directory has nothing"))
+
+
 def test_folder_of_pickles(ties: Path, family: Family) -> None:
     shard(family.experts[0]).rename(family.experts[0] / "pytorch_model.bin")
     merge_refused(ties, words=(family.experts[0], "pytorch_model.bin", "Convert"))

@@ -384,7 +384,7 @@ def test_intermediates_are_written_where_that_is_asked(
     folders = {"b": tmp_path / "w" / "b", "a": tmp_path / "w" / "a"}
     result = mergesafe.merge(documents, tmp_path / "out", write_documents=folders)
     assert list(result.documents) == ["a", "b"]
-    assert "document 'a' was written before, and is read from its folder" in result.notes
+    assert "document 'a' is read from the folder that it was written to" in result.notes
     for name in ("model.safetensors", "config.json", "mergesafe-recipe.yml"):
         theirs = (tmp_path / "virtual" / name).read_bytes()
         assert (tmp_path / "out" / name).read_bytes() == theirs

@@ -114,6 +114,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {TEXT: models("one"), "vision": models("two"), PROJECTOR: models("two")},
         "one has no module 'vision'",
     ),
+    "a model without the part first": (
+        {TEXT: models("text"), TOWER: models("one"), PROJECTOR: models("one")},
+        "text has no module 'vision_tower'; its modules are text_decoder. The merged model has the "
+        "parts of the first model and its config.json, so that must be a model with this part",
+    ),
     "of a model of one part": (
         {TEXT: models("text"), TOWER: models("text")},
         "text is a model of one part, and the recipe has 2 modules ('text_decoder', ",

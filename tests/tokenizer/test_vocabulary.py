@@ -100,7 +100,9 @@ ODD = [b"", b"\xff\xfe", b"{}", b"[]", b'"x"', b"{", b'{"model": {}}', b'{"vocab
 def test_what_holds_no_vocabulary_is_an_error(tmp_path: Path, kind: str, data: bytes) -> None:
     file = tmp_path / f"file{kind}"
     file.write_bytes(data)
-    with pytest.raises(CheckpointError, match="holds no vocabulary"):
+    torn = kind.endswith(".json") and data in [*ODD[:2], b"{"]
+    what = r"not (valid JSON|UTF-8)" if torn else "holds no vocabulary that maps tokens to ids"
+    with pytest.raises(CheckpointError, match=what + ".*; download it again$"):
         read_vocabulary(file, kind)
 
 

@@ -228,9 +228,13 @@ def refuse_missing(path: Location) -> NoReturn:
 
 
 def similar(path: Path) -> Path | None:
-    """What lies beside the missing ``path`` under the name that resembles its own the most."""
-    with suppress(OSError):
-        close = nearest(path.name, {*os.listdir(path.parent)} - {path.name})
+    """What lies beside the missing ``path`` under the name that resembles its own the most.
+
+    Only what may be a model or an adapter: a folder or a ``.safetensors`` file.
+    """
+    with suppress(OSError), os.scandir(path.parent) as found:
+        names = {e.name for e in found if e.name.endswith(".safetensors") or e.is_dir()}
+        close = nearest(path.name, names - {path.name})
         return path.parent / close if close else None
     return None
 
@@ -239,7 +243,7 @@ def _refuse_folder(path: Location) -> NoReturn:
     """Say what the folder holds instead of a safetensors checkpoint."""
     names = sorted(at(path).names() or [])
     if "adapter_config.json" in names:
-        problem = "this is a LoRA adapter, not a model. Write it as base+adapter in the recipe."
+        problem = "this is a LoRA adapter, not a model. Write it as base+adapter."
     elif "model_index.json" in names:
         problem = (
             "this is a pipeline of diffusers, which holds several models in folders of their own. "

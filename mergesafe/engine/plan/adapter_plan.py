@@ -15,7 +15,6 @@ from mergesafe.engine.plan.factors import factor_notes, factor_operands
 from mergesafe.engine.plan.merge_plan import (
     MergePlan,
     exactness_notes,
-    filter_warnings,
     metadata_of,
     method_warnings,
     planned_of,
@@ -27,7 +26,7 @@ from mergesafe.methods.spec import TensorContext
 from mergesafe.outline.adapters import AdaptedLayer, adapted_layers
 from mergesafe.outline.sources import Model, hub_notes, open_models
 from mergesafe.recipe.model import Recipe
-from mergesafe.recipe.resolve import settings_for
+from mergesafe.recipe.resolve import filter_warnings, settings_for
 from mergesafe.untrusted import show
 
 _NAME = "base_model.model.{module}.lora_{side}.weight"

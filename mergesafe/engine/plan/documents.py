@@ -150,7 +150,7 @@ def _with_messages(
     plan: MergePlan, told: list[tuple[str, MergePlan]], read: Sequence[str], on_nonfinite: str
 ) -> MergePlan:
     """The plan, which says what its intermediates are and what their plans say."""
-    notes = [f"document '{name}' was written before, and is read from its folder" for name in read]
+    notes = [f"document '{name}' is read from the folder that it was written to" for name in read]
     warnings: list[str] = []
     passing: list[str] = []
     intermediates: dict[str, MergePlan] = {}

@@ -54,7 +54,7 @@ from mergesafe.outline.sources import Document, Model, Operand, hub_notes
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.references import references_in_errors
-from mergesafe.recipe.resolve import filters_of
+from mergesafe.recipe.resolve import filter_warnings
 from mergesafe.version import __version__
 
 
@@ -362,15 +362,6 @@ def metadata_of(recipe: Recipe, seed: int) -> dict[str, str]:
     if recipe.random:
         metadata["mergesafe_seed"] = str(seed)
     return metadata
-
-
-def filter_warnings(recipe: Recipe, names: Sequence[str]) -> list[str]:
-    """Filters of the recipe that match none of the tensors ``names``."""
-    return [
-        f"the filter '{filter}' is part of no tensor's name, so its value is never used"
-        for filter in filters_of(recipe)
-        if not any(filter in name for name in names)
-    ]
 
 
 def _output_config(
