@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import signal
 from collections.abc import Callable
 
@@ -60,12 +61,16 @@ async def _run(app: web.Application, host: str, port: int, on_start: Callable[[s
     loop = asyncio.get_running_loop()
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, ended.set)
+    # Of malformed requests it logs tracebacks, with which whoever sends them could fill a disk.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     runner = web.AppRunner(
-        app, access_log=None, keepalive_timeout=IDLE_SECONDS, handle_signals=False
-    )
+        app, access_log=None, keepalive_timeout=IDLE_SECONDS, handle_signals=False,
+        handler_cancellation=True,  # so that a request ends with its connection
+        shutdown_timeout=5,
+    )  # fmt: skip
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, shutdown_timeout=5)
+        site = web.TCPSite(runner, host, port)
         try:
             await site.start()
         except OSError as error:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from mergesafe.chat.conversation import ChatModel, Response
 from mergesafe.chat.streaming import rest
-from mergesafe.errors import MergesafeError
+from mergesafe.errors import ArgumentError, MergesafeError
 from mergesafe.serve.batcher import Batcher, FullError
 from mergesafe.serve.protocol import Answering, ChatRequest, RequestError, read_request, stopped
 from mergesafe.strict_json import parse_json
@@ -82,15 +82,14 @@ class _Server:
         except ConnectionError:  # whoever asked has gone, and nobody reads this
             return web.Response(status=400)
         except Exception:
-            _LOG.exception("a request was not answered")
-            body = RequestError(500, "an internal error; the server's log says which").body
-            return web.json_response(body, status=500)
+            return web.json_response(_internal().body, status=500)
 
     def _check_token(self, request: web.Request) -> None:
         if self.token is None or request.path == "/health":
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        known = hmac.compare_digest(given.strip().encode(), self.token.encode())
+        sent = given.strip().encode("utf-8", "surrogateescape")  # as aiohttp decodes headers
+        known = hmac.compare_digest(sent, self.token.encode())
         if scheme.lower() != "bearer" or not known:
             raise RequestError(401, "the token is missing or wrong: Authorization: Bearer TOKEN")
 
@@ -119,6 +118,9 @@ class _Server:
             raise RequestError(
                 408, f"the body did not arrive within {BODY_SECONDS:g} seconds"
             ) from None
+        except web.RequestPayloadError as error:
+            why = " ".join(str(error).split())[:200]
+            raise RequestError(400, f"the body cannot be read ({why})") from None
         try:
             return parse_json(data)
         except ValueError as error:
@@ -133,8 +135,12 @@ class _Server:
             raise RequestError(
                 429, f"{self.limits.queue} requests are waiting already; try again later"
             ) from None
+        except ArgumentError as error:
+            raise RequestError(400, str(error), "messages") from None
         except MergesafeError as error:
             raise RequestError(500, f"the model cannot answer: {error}") from None
+        except Exception:
+            raise _internal() from None
 
     async def _stream(
         self, request: web.Request, asked: ChatRequest, answering: Answering
@@ -151,20 +157,30 @@ class _Server:
             await _send(stream, answering.chunk({"role": "assistant", "content": ""}))
             told = ""
             text = first
-            while text is not None:
-                told = await _tell(stream, answering, told, text, asked.stop)
-                text = await _first(texts, answer)
-            response = await answer
-            whole = stopped(response.text, asked.stop)
-            left = rest(whole, told)
-            if left:
-                await _send(stream, answering.chunk({"content": left}))
-            await _send(stream, answering.last(whole, response))
-            await stream.write(b"data: [DONE]\n\n")
+            try:
+                while text is not None:
+                    told = await _tell(stream, answering, told, text, asked.stop)
+                    text = await _first(texts, answer)
+                response = await answer
+            except RequestError as error:  # the status is sent already: an event says it
+                await _send(stream, error.body)
+            else:
+                whole = stopped(response.text, asked.stop)
+                left = rest(whole, told)
+                if left:
+                    await _send(stream, answering.chunk({"content": left}))
+                await _send(stream, answering.last(whole, response))
+                await stream.write(b"data: [DONE]\n\n")
             await stream.write_eof()
             return stream
         finally:
             answer.cancel()
+
+
+def _internal() -> RequestError:
+    """What a client hears of the exception that is handled, and the log in full."""
+    _LOG.exception("a request was not answered")
+    return RequestError(500, "an internal error; the server's log says which")
 
 
 async def _first(texts: asyncio.Queue[str], answer: asyncio.Future[Response]) -> str | None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from mergesafe.chat.conversation import ChatModel, Conversation, Response, Sampling
 from mergesafe.chat.hf import HfModel
+from mergesafe.serve.room import check_room
 
 #: Seconds that the first of a batch waits for others.
 GATHER: Final = 0.005
@@ -95,14 +96,13 @@ class Batcher:
                     for each in batch:
                         each.answer.cancel()
                     raise
-                except Exception as error:  # whatever it is, those who wait must hear of it
-                    for each in batch:
-                        if not each.answer.done():
-                            each.answer.set_exception(error)
-                else:
-                    for each, response in zip(batch, said, strict=True):
-                        if not each.answer.done():
-                            each.answer.set_result(response)
+                for each, response in zip(batch, said, strict=True):
+                    if each.answer.done():
+                        continue
+                    if isinstance(response, Exception):
+                        each.answer.set_exception(response)
+                    else:
+                        each.answer.set_result(response)
             if not self._waiting:
                 self._arrived.clear()
 
@@ -121,18 +121,34 @@ class Batcher:
         self._waiting = later + self._waiting
         return batch
 
-    def _ask(self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop) -> list[Response]:
+    def _ask(
+        self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop
+    ) -> list[Response | Exception]:
+        """An answer each, or what went wrong: whatever it is, those who wait must hear of it.
+
+        A conversation that the model refuses would fail all of its batch. Where it does before a
+        word was told, each is asked alone.
+        """
         conversations = [each.conversation for each in batch]
         sampling = batch[0].sampling
+        begun = False
 
         def tell(row: int, text: str) -> None:
+            nonlocal begun
+            begun = True
             told = batch[row].tell
             if told is not None:
                 loop.call_soon_threadsafe(told, text)
 
-        if isinstance(self._model, HfModel) and any(each.tell for each in batch):
-            return self._model.respond(conversations, sampling, tell)
-        return self._model.respond(conversations, sampling)
+        try:
+            check_room(self._model, conversations)
+            if isinstance(self._model, HfModel) and any(each.tell for each in batch):
+                return list(self._model.respond(conversations, sampling, tell))
+            return list(self._model.respond(conversations, sampling))
+        except Exception as error:
+            if len(batch) == 1 or begun:
+                return [error] * len(batch)
+            return [self._ask([each], loop)[0] for each in batch]
 
 
 def _alike(first: _Waiting, second: _Waiting) -> bool:

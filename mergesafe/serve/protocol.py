@@ -88,9 +88,12 @@ def read_request(value: Any, model: str, longest: int) -> ChatRequest:
         if value.get(key) not in (None, 0, 0.0):
             raise RequestError(400, f"'{key}' must be 0", key)
     temperature = _number(value, "temperature", 1.0, 0.0, 2.0)
-    wish = value.get("max_completion_tokens", value.get("max_tokens"))
+    wish = value.get("max_completion_tokens")
+    wish = value.get("max_tokens") if wish is None else wish
     tokens = longest if wish is None else _whole(wish, "max_tokens", 1)
-    seed = value.get("seed")
+    seed, stream = value.get("seed"), value.get("stream")
+    if not isinstance(stream, bool | None):
+        raise RequestError(400, "'stream' must be true or false", "stream")
     return ChatRequest(
         _conversation(value.get("messages")),
         Sampling(
@@ -99,7 +102,7 @@ def read_request(value: Any, model: str, longest: int) -> ChatRequest:
         ),
         seed is not None,
         _stops(value.get("stop")),
-        value.get("stream") is True,
+        stream is True,
     )  # fmt: skip
 
 
@@ -110,7 +113,7 @@ def _conversation(messages: Any) -> Conversation:
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         role = message.get("role") if isinstance(message, dict) else None
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             raise RequestError(400, f"{where} has no role of {', '.join(_ROLES)}", where)
         found.append({"role": _ROLES[role], "content": _text(message.get("content"), where)})  # type: ignore[typeddict-item]
     if found[-1]["role"] != "user":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -219,6 +221,39 @@ def test_a_full_queue_and_one_who_left() -> None:
     assert model.batches == [["0"], ["1"]]
 
 
+def test_one_who_left_the_server_itself() -> None:
+    """The server of the tests cancels what its clients leave; so must the one that is served."""
+    model = Echo()
+    model.may.clear()
+    statuses: list[int] = []
+
+    async def ask(url: str) -> None:
+        async with ClientSession() as session:
+            first = asyncio.ensure_future(session.post(url, json=body("0")))
+            while not model.batches:
+                await asyncio.sleep(0.01)
+            gone = asyncio.ensure_future(session.post(url, json=body("gone")))
+            await asyncio.sleep(0.2)
+            gone.cancel()
+            waits = asyncio.ensure_future(session.post(url, json=body("1")))
+            await asyncio.sleep(0.2)
+            model.may.set()
+            statuses.extend([(await first).status, (await waits).status])
+
+    def client(address: str) -> None:
+        try:
+            asyncio.run(ask(f"{address}/chat/completions"))
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def started(address: str) -> None:
+        threading.Thread(target=client, args=(address,), daemon=True).start()
+
+    serve(model, "m", port=0, limits=Limits(batch=1), on_start=started)
+    assert statuses == [200, 200]
+    assert model.batches == [["0"], ["1"]]
+
+
 def test_a_model_that_fails_answers_the_next() -> None:
     async def told(client: Client) -> None:
         answer = await client.post(PATH, json=body("fail"))
@@ -232,6 +267,56 @@ def test_a_model_that_fails_answers_the_next() -> None:
     with_client(Echo(), told)
 
 
+def test_one_that_fails_does_not_fail_its_batch() -> None:
+    model = Echo()
+
+    async def told(client: Client) -> None:
+        model.may.clear()
+        first = asyncio.ensure_future(client.post(PATH, json=body("0")))
+        while not model.batches:
+            await asyncio.sleep(0.01)
+        later = []
+        for each in ("1", "fail", "crash", "2"):
+            later.append(asyncio.ensure_future(client.post(PATH, json=body(each))))
+            await asyncio.sleep(0.02)
+        model.may.set()
+        answers = await asyncio.gather(first, *later)
+        assert [each.status for each in answers] == [200, 200, 500, 500, 200]
+
+    with_client(model, told)
+    assert model.batches[1] == ["1", "fail", "crash", "2"]
+
+
+def test_a_conversation_longer_than_the_context(tmp_path: Path) -> None:
+    async def told(client: Client) -> None:
+        for stream in (False, True):
+            answer = await client.post(PATH, json=body("a" * 600, max_tokens=3, stream=stream))
+            assert answer.status == 400
+            assert "603 tokens; expected fewer than 512" in await answer.text()
+        assert (await client.post(PATH, json=body("a" * 100, max_tokens=3))).status == 200
+
+    with_client(HfModel(str(save_chat_model(tmp_path / "base"))), told)
+
+
+def test_a_stream_that_breaks_off_says_so(tmp_path: Path) -> None:
+    class Breaking(HfModel):
+        def respond(self, *arguments: Any) -> list[Response]:
+            arguments[2](0, "Half of")
+            time.sleep(0.3)
+            raise ModelError("it is ill")
+
+    async def told(client: Client) -> None:
+        answer = await client.post(PATH, json=body(stream=True))
+        lines = (await answer.text()).strip().split("\n\n")
+        assert json.loads(lines[1].removeprefix("data: "))["choices"][0]["delta"] == {
+            "content": "Half of"
+        }
+        last = json.loads(lines[-1].removeprefix("data: "))
+        assert "the model cannot answer: it is ill" in last["error"]["message"]
+
+    with_client(Breaking(str(save_chat_model(tmp_path / "base"))), told)
+
+
 def test_tokens() -> None:
     async def told(client: Client) -> None:
         for header in (None, "Bearer no", "secret", "Basic secret", "Bearer "):
@@ -240,6 +325,10 @@ def test_tokens() -> None:
             assert (answer.status, (await answer.json())["error"]["type"]) == (
                 401, "invalid_request_error",
             )  # fmt: skip
+        reader, writer = await asyncio.open_connection(client.host, client.port)
+        writer.write(b"GET /v1/models HTTP/1.1\r\nHost: m\r\nAuthorization: Bearer \xff\r\n\r\n")
+        assert b" 401 " in await reader.readline()
+        writer.close()
         good = {"Authorization": "Bearer secret"}
         assert (await client.post(PATH, json=body(), headers=good)).status == 200
         assert (await client.get("/v1/models")).status == 401
@@ -255,6 +344,9 @@ def test_bodies_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
         for data, status in ((b"{", 400), (b"[]", 400), (b"\xff", 400), (b"x" * 5000, 413)):
             answer = await client.post(PATH, data=data)
             assert (answer.status, set(await answer.json())) == (status, {"error"})
+        headers = {"Content-Encoding": "gzip", "Connection": "close"}
+        answer = await client.post(PATH, data=b"no", headers=headers)
+        assert (answer.status, "cannot be read" in await answer.text()) == (400, True)
         assert (await client.get("/nowhere")).status == 404
         assert (await client.get(PATH)).status == 405
 
@@ -277,6 +369,8 @@ def test_bodies_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"messages": None}, "'messages' must be a list"),
         ({"messages": [{"role": "tool", "content": "a"}]}, r"messages\[0\] has no role of system"),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, r"messages\[0\] has no role"),
+        ({"stream": "yes"}, "'stream' must be true or false"),
         ({"messages": [{"role": "user", "content": 1}]}, r"content of messages\[0\] must be text"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -311,7 +405,8 @@ def test_requests_in_all_their_forms() -> None:
                 {"role": "developer", "content": "Be brief."},
                 {"role": "user", "content": [{"type": "text", "text": each} for each in "AB"]},
             ],
-            "max_completion_tokens": 1000, "user": "me", "n": None, "stop": None,
+            "max_completion_tokens": None, "max_tokens": 1000, "user": "me", "n": None,
+            "stop": None,
         },
         "m", 100,
     )  # fmt: skip
@@ -348,7 +443,6 @@ def test_what_the_command_refuses(arguments: tuple[str, ...], complaint: str) ->
 
 def test_served_until_interrupted(tmp_path: Path) -> None:
     """By the command itself, in a process of its own."""
-    import signal
     import subprocess
     import sys
 
