@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -153,6 +155,53 @@ def test_a_pack_of_the_web_is_fetched_once(
     kept.write_text(CSV.replace("How?", "Why?"))
     with pytest.raises(DataError, match="the pack has changed: the file has the SHA-256"):
         read_pack("small")
+
+
+@pytest.mark.parametrize(
+    ("reply", "complaint"),
+    [
+        (b"Content-Length: 99\r\n\r\n" + CSV.encode(), "the connection ended .* bytes early"),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\nid,ty", "cannot be fetched .IncompleteRead"),
+        (b"A: " + b"a" * 70_000 + b"\r\n\r\n", "cannot be fetched .got more than"),
+    ],
+)
+def test_a_server_that_breaks_off(
+    reply: bytes, complaint: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        source = Url(f"http://127.0.0.1:{listening.getsockname()[1]}/x.csv")
+        only(monkeypatch, PackSet("small", "unsafe", (source,), "csv", 2, "prompt"))
+        with pytest.raises(DataError, match=complaint):
+            read_pack("small")
+        thread.join(20)
+    assert not own_folder.exists()
+
+
+def test_a_folder_of_packs_that_cannot_be_used(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Url("http://127.0.0.1:9/x.csv")
+    only(monkeypatch, PackSet("small", "unsafe", (source,), "csv", 2, "prompt"))
+    fetch.kept_at(source).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"x\.csv: cannot be read \(Is a directory\)"):
+        read_pack("small")
+    assert known_packs(["How?"]) == {}
+    fetch.kept_at(source).rmdir()
+    fetch.kept_at(source).write_bytes(b"id,type\n")
+    with pytest.raises(DataError, match=r"has 0 questions; expected 2.*x\.csv.*remove it"):
+        read_pack("small")
+    monkeypatch.setenv(fetch.FOLDER, "/dev/null/packs")
+    with pytest.raises(DataError, match=f"Not a directory.*set {fetch.FOLDER} to another"):
+        read_pack("small")
+    assert known_packs(["How?"]) == {}
 
 
 def test_a_pack_that_changed_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

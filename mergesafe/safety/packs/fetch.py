@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -49,7 +50,7 @@ def content(source: Url | PackageFile) -> bytes:
 def present(source: Url | PackageFile) -> bool:
     """Whether the file is there without the network."""
     if isinstance(source, Url):
-        return _kept(source).exists()
+        return os.path.exists(kept_at(source))  # Path's raises where a folder is not readable
     try:
         return metadata.version(source.package) == source.version
     except metadata.PackageNotFoundError:
@@ -84,17 +85,19 @@ def _of_package(source: PackageFile) -> bytes:
 
 
 def _of_web(source: Url) -> bytes:
-    kept = _kept(source)
+    kept = kept_at(source)
     known = _locked().get(source.address)
-    found = read_regular(kept, LARGEST) if kept.exists() else _downloaded(source)
+    here = _read(kept)
+    is_kept = here is not None
+    found = _downloaded(source) if here is None else here
     digest = _digest(found)
     if known is not None and digest != known:
         raise DataError(
-            f"the pack has changed: {'the file' if kept.exists() else source.address} has the "
+            f"the pack has changed: {'the file' if is_kept else source.address} has the "
             f"SHA-256 {digest}, and had {known} when it was first fetched. Results with it do not "
             f"compare with earlier ones; to take it as it is now, remove {folder() / _LOCK}"
-            + (f" and {kept}" if kept.exists() else ""),
-            source=kept if kept.exists() else None,
+            + (f" and {kept}" if is_kept else ""),
+            source=kept if is_kept else None,
         )
     try:
         folder().mkdir(parents=True, exist_ok=True)
@@ -106,12 +109,12 @@ def _of_web(source: Url) -> bytes:
         ) from None
     if known is None:
         write_whole(folder() / _LOCK, json.dumps({**_locked(), source.address: digest}, indent=1))
-    if not kept.exists():
+    if not is_kept:
         write_whole(kept, found)
     return found
 
 
-def _kept(source: Url) -> Path:
+def kept_at(source: Url) -> Path:
     """Where the file lies once it was fetched."""
     name = hashlib.sha256(source.address.encode()).hexdigest()[:16]
     return folder() / f"{name}-{source.address.rpartition('/')[2]}"
@@ -119,9 +122,8 @@ def _kept(source: Url) -> Path:
 
 def _locked() -> dict[str, str]:
     path = folder() / _LOCK
-    try:
-        text = read_regular(path, LARGEST)
-    except FileNotFoundError:
+    text = _read(path)
+    if text is None:
         return {}
     try:
         found = parse_json(text)
@@ -134,17 +136,38 @@ def _locked() -> dict[str, str]:
     return found
 
 
+def _read(path: Path) -> bytes | None:
+    """The content of a kept file; None where there is none."""
+    try:
+        return read_regular(path, LARGEST)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror}); packs are kept in {folder()}: remove what is "
+            f"there, or set {FOLDER} to another folder",
+            source=path,
+        ) from None
+
+
 def _downloaded(source: Url) -> bytes:
-    by_hand = f"fetch it and put it at {_kept(source)}"
+    by_hand = f"fetch it and put it at {kept_at(source)}"
     if os.environ.get(OFFLINE, "").lower() in ("1", "true", "yes", "on"):
         raise DataError(f"the pack {source.address} is not here and {OFFLINE} is set; {by_hand}")
     agent = {"User-Agent": f"mergesafe/{__version__}"}
     try:
         with urlopen(Request(source.address, headers=agent), timeout=TIMEOUT) as answer:
             found: bytes = answer.read(LARGEST + 1)
-    except (URLError, OSError, ValueError) as error:
+            missing = answer.length if len(found) <= LARGEST else None
+    except (URLError, OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise DataError(f"{source.address} cannot be fetched ({reason}); {by_hand}") from None
+        why = " ".join(str(reason).split())[:200] or type(reason).__name__
+        raise DataError(f"{source.address} cannot be fetched ({why}); {by_hand}") from None
+    if missing:
+        raise DataError(
+            f"{source.address} cannot be fetched (the connection ended {missing:,} bytes early); "
+            "try again"
+        )
     if len(found) > LARGEST:
         raise DataError(f"{source.address} has more than {LARGEST >> 20} MiB, which no pack has")
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from mergesafe.chat.conversation import last_question
-from mergesafe.errors import DataError
+from mergesafe.errors import MergesafeError
 from mergesafe.safety.packs.fetch import present
 from mergesafe.safety.packs.read import read_pack
 from mergesafe.safety.packs.table import PACKS, PackageFile
@@ -61,7 +61,7 @@ def _fetched() -> Iterator[tuple[str, frozenset[str]]]:
             continue
         try:
             sets = read_pack(pack.name)
-        except DataError:
+        except MergesafeError:
             continue  # who evaluates with the pack is told what is wrong with it
         for each in sets:
             asked = (last_question(record.conversation) for record in each.records)

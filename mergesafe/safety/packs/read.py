@@ -12,7 +12,7 @@ from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
 from mergesafe.safety.evaluation.sets import EvaluationSet
-from mergesafe.safety.packs.fetch import content
+from mergesafe.safety.packs.fetch import content, kept_at
 from mergesafe.safety.packs.table import PACKS, Pack, PackSet, Url
 from mergesafe.strict_json import decode_utf8, parse_json
 
@@ -41,13 +41,13 @@ def read_pack(name: str) -> list[EvaluationSet]:
 def _read(about: PackSet) -> EvaluationSet:
     files = [content(source) for source in about.sources]
     texts = [text for data in files for text in _questions(about, data)]
-    first = about.sources[0]
-    where = first.address if isinstance(first, Url) else f"{first.package} {first.version}"
     if len(texts) != about.questions:
         raise DataError(
-            f"the set {about.name} of {where} has {len(texts)} questions; expected "
-            f"{about.questions}: it is another version than the pack's"
+            f"the set {about.name} has {len(texts)} questions; expected {about.questions}: "
+            f"{_another(about)}"
         )
+    first = about.sources[0]
+    where = first.address if isinstance(first, Url) else f"{first.package} {first.version}"
     return EvaluationSet(
         about.name, about.role, where, hashlib.sha256(b"".join(files)).hexdigest(),
         tuple(_distinct(texts)), len(texts) - len(set(texts)),
@@ -63,10 +63,21 @@ def _questions(about: PackSet, data: bytes) -> list[str]:
         found = list(_values(about, data))
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(
-            f"the set {about.name} is not of its form ({type(error).__name__}: {error}); it is "
-            "another version than the pack's"
+            f"the set {about.name} is not of its form ({type(error).__name__}: {error}): "
+            f"{_another(about)}"
         ) from None
     return [text.strip() for text in found if text.strip()]
+
+
+def _another(about: PackSet) -> str:
+    """What to do about such a file: one of the web was kept before it was read."""
+    first = about.sources[0]
+    if not isinstance(first, Url):
+        return f"{first.package} {first.version} is another version than the pack's"
+    return (
+        f"{kept_at(first)} is not what the pack expects of {first.address}; remove it to fetch it "
+        "again"
+    )
 
 
 def _values(about: PackSet, data: bytes) -> Iterator[str]:
