@@ -137,6 +137,7 @@ def test_a_misspelt_model_from_the_current_directory(
     save_adapter(tmp_path / "adapter", {}, 0)
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "exprt0.yml").touch()
+    (tmp_path / "recipes" / "xprts").mkdir()
     file = write_recipe(
         tmp_path / "recipes" / "r.yml", recipe("linear", [missing], parameters={"weight": 1})
     )
@@ -150,7 +151,13 @@ def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file = write_recipe(
         tmp_path / "recipes" / "r.yml", recipe("linear", ["gone"], parameters={"weight": 1})
     )
-    merge_refused(file, words=(tmp_path / "recipes" / "gone", "The current directory has nothing"))
+    merge_refused(file, words=(tmp_path / "recipes" / "gone", "the current directory has nothing"))
+
+
+def test_a_revision_of_a_folder(ties: Path, family: Family) -> None:
+    text = ties.read_text().replace(str(family.experts[0]), f"{family.experts[0]}@main")
+    ties.write_text(text)
+    merge_refused(ties, words=(f"{family.experts[0]} is there", "leave '@main'", f"{ties}:"))
 
 
 def test_folder_of_pickles(ties: Path, family: Family) -> None:

@@ -270,6 +270,10 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert f"takes row 6 of {a}, whose embedding has 6 rows" in refused(
         tokens(x={"source": source})
     )
+    zeros = {"source": {"kind": "zero"}}
+    assert "a token under 'tokens' is empty" in refused(tokens(**{"": zeros}))
+    told = ms.plan(tokens(**{"<a>": zeros, "<x>": zeros, "<y>": zeros})).plan.notes
+    assert "'tokens' adds 2 tokens that the tokenizer lacks: '<x>' (6), '<y>' (7)" in told
     union = linear(a, b, tokenizer_source="union")
     twice = bpe(B)
     twice["model"]["vocab"]["<c>"] = 5

@@ -216,27 +216,36 @@ def _check_same_weights(path: Location, weight_map: dict[str, str]) -> None:
         )
 
 
-def refuse_missing(path: Location) -> NoReturn:
-    """Raise the error for a location where nothing is."""
+def refuse_missing(path: Location, here: Path | None = None) -> NoReturn:
+    """Raise the error for a location where nothing is.
+
+    ``here``: what was looked for from the current directory before, in vain.
+    """
     advice = "Check the spelling."
     if at(path).present():
         advice = "It is a symbolic link to a missing place."
     elif isinstance(path, Path):
-        close = similar(path)
-        advice = f"Did you mean {close}?" if close else advice
+        close = similar(path, *([here] if here else []))
+        if close is not None:
+            advice = f"Did you mean {close}?"
+        elif here is not None:
+            advice = "Check the spelling: the current directory has nothing of that name either."
     raise CheckpointError(f"{path}: no such file or folder. {advice}")
 
 
-def similar(path: Path) -> Path | None:
-    """What lies beside the missing ``path`` under the name that resembles its own the most.
+def similar(*paths: Path) -> Path | None:
+    """What lies beside one of the missing ``paths``, of one name, and resembles it the most.
 
     Only what may be a model or an adapter: a folder or a ``.safetensors`` file.
     """
-    with suppress(OSError), os.scandir(path.parent) as found:
-        names = {e.name for e in found if e.name.endswith(".safetensors") or e.is_dir()}
-        close = nearest(path.name, names - {path.name})
-        return path.parent / close if close else None
-    return None
+    found: dict[str, Path] = {}
+    for path in paths:
+        with suppress(OSError), os.scandir(path.parent) as entries:
+            for each in entries:
+                if each.name.endswith(".safetensors") or each.is_dir():
+                    found[each.name] = path.parent / each.name
+    close = nearest(paths[0].name, found.keys() - {paths[0].name})
+    return found[close] if close else None
 
 
 def _refuse_folder(path: Location) -> NoReturn:

@@ -235,12 +235,28 @@ class _Tokens:
                     + ", …"
                     * (len(new) > len(first))
                 )
-        after = max(vocabulary.values(), default=-1) + 1
-        for token in self._section.tokens:
-            if token not in vocabulary:
-                vocabulary[token] = after
-                after += 1
+        self._add_new(vocabulary)
         return vocabulary, contributions
+
+    def _add_new(self, vocabulary: dict[str, int]) -> None:
+        """The tokens of the recipe that the tokenizer lacks, behind all others."""
+        tokens = self._section.tokens
+        new = [token for token in tokens if token not in vocabulary]
+        if "" in new:
+            raise self._report.error(
+                "a token under 'tokens' is empty, which no tokenizer finds in a text; write its "
+                "text in quotes",
+                tokens[""].line,
+            )
+        first = max(vocabulary.values(), default=-1) + 1
+        vocabulary |= {token: index for index, token in enumerate(new, first)}
+        if new:
+            some = tokens_shown(tuple((token, vocabulary[token]) for token in new[:SHOWN]))
+            more = ", …" if len(new) > SHOWN else ""
+            plural = "s" * (len(new) != 1)
+            self.notes.append(
+                f"'tokens' adds {len(new):,} token{plural} that the tokenizer lacks: {some}{more}"
+            )
 
     def _merged(self) -> list[Model]:
         """Every model but those that are only read beside the others."""
