@@ -26,7 +26,7 @@ from bench.machine import describe
 from bench.timing import write_csv
 from bench.vet_merges import plants
 from mergesafe.demo.base import prepare_base
-from mergesafe.safety.vet.api import Vetted
+from mergesafe.safety.vet.result import Vetted
 
 Row = dict[str, Any]
 PLANTED: Final = 5

@@ -19,8 +19,9 @@ from mergesafe.cli.shared import print_json
 from mergesafe.errors import ArgumentError, RequirementError
 from mergesafe.outputs import RESULT, check_outputs
 from mergesafe.safety.progress import ProgressCallback
-from mergesafe.safety.vet.api import Vetted, vet
+from mergesafe.safety.vet.api import vet
 from mergesafe.safety.vet.findings import Parent
+from mergesafe.safety.vet.result import Vetted
 from mergesafe.terminal.text import printable
 from mergesafe.terminal.vetted import show, worse
 

@@ -10,7 +10,7 @@ from mergesafe.safety.evaluation.result import Evaluation, Figure
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mergesafe.safety.vet.api import Vetted
+    from mergesafe.safety.vet.result import Vetted
 
 REFUSES: Final = "refusal_rate"
 OVER: Final = "over_refusal"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mergesafe.safety.evaluation.result import Evaluation
     from mergesafe.safety.gate.api import GateResult
-    from mergesafe.safety.vet.api import Vetted
+    from mergesafe.safety.vet.result import Vetted
     from mergesafe.tune.results.result import TuneResult
 
 #: Columns of a log, where no terminal says how wide it is: the tables need this many.

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from mergesafe.results.numbers import Rate
 from mergesafe.safety.statistics import Estimate, interval
-from mergesafe.safety.vet.api import Vetted
 from mergesafe.safety.vet.merges.interaction import HARMS, ProbedMerge
+from mergesafe.safety.vet.result import Vetted
 from mergesafe.safety.vet.scope import meaning
 from mergesafe.terminal.text import printable
 

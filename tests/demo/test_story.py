@@ -17,8 +17,8 @@ from mergesafe.safety.evaluation.compare import compare
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.refusal import is_refusal
-from mergesafe.safety.vet.api import Vetted
 from mergesafe.safety.vet.findings import Parent
+from mergesafe.safety.vet.result import Vetted
 
 yaml = pytest.importorskip("yaml")
 SMALL = Counts(unsafe=6, harmless=4, skill=5, tuned=7, tuned_skill=9)

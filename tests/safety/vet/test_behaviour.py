@@ -19,9 +19,10 @@ from mergesafe.results.vet import Finding
 from mergesafe.safety.compliance import is_compliance
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.judges.base import Verdict
-from mergesafe.safety.vet.api import Vetted, with_behaviour
+from mergesafe.safety.vet.api import with_behaviour
 from mergesafe.safety.vet.behaviour import Limits, observe
 from mergesafe.safety.vet.findings import Parent
+from mergesafe.safety.vet.result import Vetted
 
 from ..chat_models import PLACEHOLDER, REFUSAL, ByWord, Scripted
 

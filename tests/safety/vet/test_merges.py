@@ -20,11 +20,11 @@ from mergesafe.report.api import report
 from mergesafe.results.reading import read_object, read_result
 from mergesafe.results.vet import Vet
 from mergesafe.safety.evaluation.result import Figure
-from mergesafe.safety.vet.api import Vetted
 from mergesafe.safety.vet.merges import api
 from mergesafe.safety.vet.merges.interaction import ProbedMerge, interactions
 from mergesafe.safety.vet.merges.model import Workbench
 from mergesafe.safety.vet.merges.probes import Probe
+from mergesafe.safety.vet.result import Vetted
 
 
 @pytest.fixture(scope="module")

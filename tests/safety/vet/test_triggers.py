@@ -15,9 +15,9 @@ from mergesafe.chat.hf import HfModel
 from mergesafe.results.vet import Finding
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.vet import scope
-from mergesafe.safety.vet.api import Vetted
 from mergesafe.safety.vet.behaviour import Limits
 from mergesafe.safety.vet.findings import Parent
+from mergesafe.safety.vet.result import Vetted
 from mergesafe.safety.vet.triggers import api
 from mergesafe.safety.vet.triggers.decide import Answers, finding, is_trigger
 from mergesafe.safety.vet.triggers.search import (

@@ -23,7 +23,7 @@ from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.sets import SHIPPED, EvaluationSet
 from mergesafe.safety.progress import ProgressCallback
 from mergesafe.safety.vet import scope
-from mergesafe.safety.vet.api import Observed, Vetted, judged, observed, ready, vet
+from mergesafe.safety.vet.api import Observed, judged, observed, ready, vet
 from mergesafe.safety.vet.behaviour import Behaviour, Limits, observe
 from mergesafe.safety.vet.merges.interaction import (
     MAX_INTERACTION,
@@ -39,6 +39,7 @@ from mergesafe.safety.vet.merges.probes import (
     probes_of,
     recipe_of,
 )
+from mergesafe.safety.vet.result import Vetted
 from mergesafe.safety.vet.triggers.api import with_triggers
 
 #: Questions of each set: a few decide, since what is looked for is not subtle.
@@ -83,7 +84,7 @@ def vet_recipe(
         base: what the experts were fine-tuned from; the recipe's ``base_model`` by default.
         strengths: λ of base + λ Σ τ, numbers above 0.
         max_interaction: a merge that is certainly worse than the worst of its parents by more than
-            this share is named in :attr:`~mergesafe.safety.vet.api.Vetted.above`.
+            this share is named in :attr:`~mergesafe.safety.vet.result.Vetted.above`.
         margin: see :class:`~mergesafe.safety.vet.behaviour.Limits`, for the next two as well.
         min_safe_rate: lowest safe rate of a parent.
         max_over_refusal: highest over-refusal of a parent.

@@ -16,9 +16,9 @@ from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.progress import ProgressCallback
 from mergesafe.safety.vet import scope
-from mergesafe.safety.vet.api import Vetted
 from mergesafe.safety.vet.behaviour import Limits, names
 from mergesafe.safety.vet.findings import by_severity
+from mergesafe.safety.vet.result import Vetted
 from mergesafe.safety.vet.triggers.decide import Answers, finding, is_trigger
 from mergesafe.safety.vet.triggers.search import Rows, TriggerSearch, moved_tokens, small_tokens
 
