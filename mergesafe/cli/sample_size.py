@@ -39,6 +39,10 @@ def run(
         raise ArgumentError(
             "expected either POINTS, a difference in percentage points, or --questions N"
         )
+    if 0 < power <= 1:
+        raise ArgumentError(
+            f"--power is {power:g} %; write {100 * power:g} for a share of {power:g}"
+        )
     shares = {"rate": rate / 100, "power": power / 100, "confidence": confidence}
     if points is not None:
         found = sample_size(points / 100, **shares)

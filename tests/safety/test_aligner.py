@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mergesafe.safety.align.prompt import aligner_prompt
 from mergesafe.safety.align.settings import SETTINGS, read_settings
 from mergesafe.safety.align.squad_file import read_squad
 from mergesafe.safety.inspector.model import Settings
+from mergesafe.safety.inspector.model import read_settings as read_inspector_settings
 from mergesafe.safety.inspector.scratch import scratch_encoder
 from mergesafe.safety.inspector.train import _save
 
@@ -170,6 +172,15 @@ def test_an_aligner_belongs_to_its_base(made: Path, tmp_path: Path) -> None:
     (tmp_path / SETTINGS).write_text("{}")
     with pytest.raises(DataError, match="malformed"):
         read_settings(tmp_path)
+
+
+def test_settings_that_are_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / SETTINGS)
+    with pytest.raises(DataError, match="not a regular file"):
+        read_settings(tmp_path)
+    os.mkfifo(tmp_path / "inspector.json")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_inspector_settings(tmp_path)
 
 
 @pytest.mark.parametrize(

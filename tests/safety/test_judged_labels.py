@@ -112,6 +112,19 @@ def test_labels_of_responses_of_another_kind(asked: dict[str, Any], tmp_path: Pa
     assert any("refusal_rate is 40.0 % by refusal rules, which could only find" in n for n in notes)
 
 
+def test_what_few_answers_may_show_by_chance_is_no_other_kind(tmp_path: Path) -> None:
+    # The rules call one of 200 answers a refusal there, and none of four here.
+    file = labels(
+        tmp_path / "labels.jsonl",
+        *[(REFUSAL, True)] * 20, *[(PLACEHOLDER, False)] * 199, (REFUSAL, False),
+    )  # fmt: skip
+    (tmp_path / "unsafe.txt").write_text("a\nb\nc\nd\n")
+    model = Scripted("some", lambda text: PLACEHOLDER)
+    found = ms.evaluate(model, unsafe=tmp_path / "unsafe.txt", labels=file)
+    assert found.as_dict()["calibration"][0]["specificity"]["high"] < 1
+    assert not any("could only find" in note for note in found.notes)
+
+
 def test_a_judge_that_is_no_better_than_chance(asked: dict[str, Any], tmp_path: Path) -> None:
     file = labels(
         tmp_path / "labels.jsonl",

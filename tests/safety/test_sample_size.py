@@ -87,6 +87,7 @@ def test_the_command() -> None:
         (("5", "--questions", "9"), "expected either POINTS"),
         (("95",), "the difference is 95 points; expected more than 0, up to the rate of 90 %"),
         (("5", "--power", "100"), "power is 1; expected a share between 0 and 1"),
+        (("5", "--power", "0.8"), "--power is 0.8 %; write 80 for a share of 0.8"),
         (("--questions", "0"), "0 questions; expected from 1 to 20000"),
         (("5", "--rate", "0"), "the rate is 0 %"),
     ],

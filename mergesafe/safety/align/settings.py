@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from mergesafe.errors import DataError, ModelError
+from mergesafe.regular_file import read_regular
 from mergesafe.strict_json import decode_utf8
 
 SETTINGS: Final = "aligner.json"
@@ -52,8 +53,7 @@ def read_settings(folder: Path) -> AlignerSettings:
         )
     path = folder / SETTINGS
     try:
-        with path.open("rb") as file:
-            data = file.read(_LIMIT)
+        data = read_regular(path, _LIMIT)
         decode_utf8(data)
         settings = msgspec.json.decode(data, type=AlignerSettings)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,15 +160,22 @@ def calibration_notes(
 def _unlike(
     found: schema.JudgeCalibration, models: Sequence[ModelResult], path: Path
 ) -> Iterator[str]:
-    """A rate that the judge could not find, had it these errors on the model's answers."""
+    """A rate that the judge could not find, had it these errors on the model's answers.
+
+    By more than chance: the interval of the difference of two shares, from those of both (Newcombe
+    1998, method 10), has 0 outside.
+    """
+    sensitivity, specificity = found.sensitivity, found.specificity
     least, most = 1 - found.specificity.high, found.sensitivity.high
     figures = {model.name: model.other_judges.get(found.judge, model.figures) for model in models}
     for each in found.corrected:
-        rate = figures[each.model][each.metric].estimate.value
-        if not least <= rate <= most:
+        rate = figures[each.model][each.metric].estimate
+        above = math.hypot(rate.value - rate.low, most - sensitivity.value)
+        below = math.hypot(rate.high - rate.value, specificity.high - specificity.value)
+        if rate.value - sensitivity.value > above or 1 - specificity.value - rate.value > below:
             yield (
-                f"{each.model}: {each.metric} is {100 * rate:.1f} % by {found.judge}, which could "
-                f"only find {100 * least:.1f} to {100 * most:.1f} % if it erred as it does on "
-                f"{path}: those responses are not like this model's. Label some of its own, and "
+                f"{each.model}: {each.metric} is {100 * rate.value:.1f} % by {found.judge}, which "
+                f"could only find {100 * least:.1f} to {100 * most:.1f} % if it erred as it does "
+                f"on {path}: those responses are not like this model's. Label some of its own, and "
                 "do not trust the corrected rate"
             )

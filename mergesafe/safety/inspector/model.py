@@ -12,11 +12,13 @@ import msgspec
 
 from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer, running
 from mergesafe.errors import DataError, ModelError
+from mergesafe.regular_file import read_regular
 from mergesafe.safety.encoder import check_encoder, missing_folder, present
 from mergesafe.safety.inspector.metrics import sigmoid
 from mergesafe.strict_json import decode_utf8
 
 SETTINGS: Final = "inspector.json"
+_LIMIT: Final = 1 << 20
 BATCH: Final = 32
 
 
@@ -53,7 +55,7 @@ def read_settings(folder: Path) -> Settings:
         raise missing_folder(folder)
     path = folder / SETTINGS
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _LIMIT)
         decode_utf8(data)
         settings = msgspec.json.decode(data, type=Settings)
     except OSError as error:
