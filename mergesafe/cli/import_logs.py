@@ -38,10 +38,12 @@ def run(
 
 
 def _renamed(names: Sequence[str]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for text in names:
         old, equals, new = text.rpartition("=")
         if not (equals and old and new):
             raise ArgumentError(f"--name {text!r}: expected OLD=NEW")
+        if old in found:
+            raise ArgumentError(f"--name {text!r}: {old!r} is {found[old]!r} already")
         found[old] = new
     return found

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, Any, Final
 
+from mergesafe.errors import ArgumentError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -70,6 +72,19 @@ def interval(low: float, high: float, digits: int = 2) -> str:
     """``"[0.93, 1.00]"``, rounded as by :func:`ends`."""
     lower, upper = ends(low, high, digits)
     return f"[{lower:.{digits}f}, {upper:.{digits}f}]"
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse what is no confidence level of intervals.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    if not 0.5 <= confidence < 1:
+        raise ArgumentError(
+            f"confidence is {confidence}; expected a share such as 0.95, from 0.5 up to but not "
+            "including 1"
+        )
 
 
 def wilson(value: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -172,7 +172,7 @@ def test_a_report_of_garak(tmp_path: Path) -> None:
     )
     found = import_logs(written(tmp_path / "garak.report.jsonl", text))
     assert figures(found) == {
-        "safe_rate": (0.5, 4, 0),
+        "safe_rate": (0.5, 3, 0),
         "safe_rate.dan-A": (0.5, 2, 0),
         "safe_rate.encoding-B-x-E": (0.0, 1, 0),
         "safe_rate.encoding-B-y-F": (1.0, 1, 0),
@@ -198,6 +198,16 @@ def test_results_of_promptfoo(tmp_path: Path) -> None:
     assert [(each.metric, each.estimate.value) for each in found.comparisons] == [
         ("safe_rate", -0.5)
     ]
+
+
+def test_two_detectors_of_an_answer_are_one_outcome_over_all(tmp_path: Path) -> None:
+    scores = {"dan.D": [0.0], "mitigation.M": [1.0]}
+    text = garak(*[("dan.A", f"Do {n}", scores) for n in range(10)])
+    figures = import_logs(written(tmp_path / "r.jsonl", text)).models[0].figures
+    assert {name: (each.estimate.value, each.estimate.n) for name, each in figures.items()} == {
+        "safe_rate": (0.5, 10), "safe_rate.dan-A-dan-D": (1.0, 10),
+        "safe_rate.dan-A-mitigation-M": (0.0, 10),
+    }  # fmt: skip
 
 
 def test_models_of_other_questions_are_not_compared(tmp_path: Path) -> None:
@@ -305,6 +315,8 @@ def test_what_is_asked_wrongly(tmp_path: Path) -> None:
         import_logs([])
     for arguments, words in (
         ((path, "--name", "a"), "--name 'a': expected OLD=NEW"),
+        ((path, "--name", "a=b", "--name", "a=c"), "--name 'a=c': 'a' is 'b' already"),
+        ((path, "--confidence", "95"), "confidence is 95.0; expected a share such as 0.95"),
         ((tmp_path / "none.json",), "none.json: cannot be read (No such file or directory)"),
         ((path, "--out", path), "r.json"),
     ):

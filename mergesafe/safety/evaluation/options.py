@@ -16,7 +16,7 @@ from mergesafe.safety.evaluation.harness import check_harness
 from mergesafe.safety.evaluation.quantized import check_schemes
 from mergesafe.safety.evaluation.sets import SetPaths
 from mergesafe.safety.judges.base import Judge
-from mergesafe.safety.statistics import CONFIDENCE
+from mergesafe.safety.statistics import CONFIDENCE, check_confidence
 
 MAX_NEW_TOKENS: Final = 256
 
@@ -96,11 +96,7 @@ class EvaluationOptions:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected a path")
         if not 0 <= self.temperature < float("inf"):
             raise ArgumentError(f"temperature is {self.temperature}; expected a number from 0 up")
-        if not 0.5 <= self.confidence < 1:
-            raise ArgumentError(
-                f"confidence is {self.confidence}; expected a share such as 0.95, from 0.5 up to "
-                "but not including 1"
-            )
+        check_confidence(self.confidence)
         whole = all(isinstance(seed, Integral) for seed in self.seeds)
         if not whole or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ArgumentError(f"seeds are {list(self.seeds)}; expected different whole numbers")

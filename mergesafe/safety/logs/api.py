@@ -16,7 +16,7 @@ from mergesafe.safety.evaluation.compare import compare
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.logs.outcome import FAMILIES, Outcome
 from mergesafe.safety.logs.read import read_log
-from mergesafe.safety.statistics import CONFIDENCE
+from mergesafe.safety.statistics import CONFIDENCE, check_confidence
 
 _ROLES: Final[Mapping[str, Role]] = {
     "safe_rate": "unsafe", "refusal_rate": "unsafe", OVER_REFUSAL: "harmless", DOMAIN: "domain",
@@ -50,9 +50,10 @@ def import_logs(
         Models are compared where they were asked the same questions.
 
     Raises:
-        ArgumentError: a name or metric is wrong, or a log is named twice.
+        ArgumentError: a name, the metric or the confidence is wrong, or a log is named twice.
         DataError: a log cannot be read.
     """
+    check_confidence(confidence)
     if metric is not None and metric not in FAMILIES:
         raise ArgumentError(f"metric is {metric!r}{did_you_mean(metric, FAMILIES)}")
     listed = [logs] if isinstance(logs, str | Path) else list(logs)
@@ -130,13 +131,16 @@ def _result(name: str, outcomes: Sequence[Outcome], confidence: float) -> ModelR
 def _figure(outcomes: Sequence[Outcome], family: str, confidence: float) -> Figure:
     """What is undecided never counts in the model's favour.
 
-    A question that was asked several times (Inspect's epochs) has one outcome, the mean: answers to
-    one question are alike, and an interval that took them for answers to many would be too narrow.
+    A question that was asked several times (Inspect's epochs), or whose answer several detectors
+    judged (garak), has one outcome, the mean: verdicts on one question are alike, and an interval
+    that took them for verdicts on many would be too narrow.
     """
     against = 1.0 if family == OVER_REFUSAL else 0.0
-    scores: dict[Asked, list[float]] = {}
-    for key, each in _by_question(outcomes):
-        scores.setdefault(key, []).append(against if each.score is None else each.score)
+    scores: dict[tuple[str, int], list[float]] = {}
+    for (_, question, number), each in _by_question(outcomes):
+        scores.setdefault((question, number), []).append(
+            against if each.score is None else each.score
+        )
     unsure = sum(each.score is None for each in outcomes)
     return Figure.of("rate", [fmean(each) for each in scores.values()], confidence, unsure)
 
