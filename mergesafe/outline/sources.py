@@ -212,8 +212,9 @@ def open_refs(
     for ref in refs:
         place, adapter_place = ref.resolve(folder)
         document = (documents or {}).get(ref.path)
+        named = ref.path
         if isinstance(document, Path):
-            place, document = document, None
+            place, named, document = document, str(document.absolute()), None
         elif document is not None:
             place = f"document {ref.path}"
         if place in failed:
@@ -222,7 +223,7 @@ def open_refs(
             if document is not None:
                 opened[place], scales[place], notes[place] = document.checkpoint, {}, None
             elif place not in opened:
-                with hints(ref.path, folder):
+                with hints(named, folder):
                     found = open_checkpoint(locate(place))
                 opened[place], scales[place] = _without_scales(found, packed=packed)
                 notes[place] = None if packed else check_parent(opened[place], len(scales[place]))
