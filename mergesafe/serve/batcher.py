@@ -21,6 +21,10 @@ class FullError(Exception):
     """As many requests wait as may."""
 
 
+class _AllGoneError(Exception):
+    """Whoever asked has gone."""
+
+
 @dataclass
 class _Waiting:
     conversation: Conversation
@@ -135,18 +139,20 @@ class Batcher:
 
         def tell(row: int, text: str) -> None:
             nonlocal begun
-            begun = True
+            if all(each.answer.done() for each in batch):
+                raise _AllGoneError  # the model need not finish what nobody waits for
             told = batch[row].tell
             if told is not None:
+                begun = True
                 loop.call_soon_threadsafe(told, text)
 
         try:
             check_room(self._model, conversations)
-            if isinstance(self._model, HfModel) and any(each.tell for each in batch):
+            if isinstance(self._model, HfModel):
                 return list(self._model.respond(conversations, sampling, tell))
             return list(self._model.respond(conversations, sampling))
         except Exception as error:
-            if len(batch) == 1 or begun:
+            if len(batch) == 1 or begun or all(each.answer.done() for each in batch):
                 return [error] * len(batch)
             return [self._ask([each], loop)[0] for each in batch]
 

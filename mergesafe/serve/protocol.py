@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ _KNOWN: Final = (
 )  # fmt: skip
 #: Most stop strings, as of the protocol.
 _STOPS: Final = 4
+#: JSON can spell half of a pair, which is no text that a tokenizer takes.
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class RequestError(Exception):
@@ -123,7 +126,7 @@ def _conversation(messages: Any) -> Conversation:
 
 def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
-        return content
+        return _whole_text(content, where)
     parts: list[Any] = content if isinstance(content, list) else [None]
     for part in parts:
         if (
@@ -132,7 +135,13 @@ def _text(content: Any, where: str) -> str:
             or not isinstance(part.get("text"), str)
         ):
             raise RequestError(400, f"the content of {where} must be text", where)
-    return "".join(part["text"] for part in parts)
+    return _whole_text("".join(part["text"] for part in parts), where)
+
+
+def _whole_text(text: str, where: str) -> str:
+    if _SURROGATE.search(text):
+        raise RequestError(400, f"the content of {where} has half of a surrogate pair", where)
+    return text
 
 
 def _number(value: Mapping[str, Any], key: str, default: float, low: float, high: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -317,6 +318,35 @@ def test_a_stream_that_breaks_off_says_so(tmp_path: Path) -> None:
     with_client(Breaking(str(save_chat_model(tmp_path / "base"))), told)
 
 
+def test_what_nobody_waits_for_is_not_finished(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    class Endless(HfModel):
+        def respond(self, *arguments: Any) -> list[Response]:
+            if last_question(arguments[0][0]) == "Hi":
+                return [Response("Hello")]
+            try:
+                for number in range(2000):
+                    arguments[2](0, "word " * number)
+                    time.sleep(0.01)
+            finally:
+                ended.set()
+            raise AssertionError
+
+    async def told(client: Client) -> None:
+        for stream in (True, False):
+            ended.clear()
+            asked = client.post(PATH, json=body("Say much", stream=stream))
+            with contextlib.suppress(asyncio.TimeoutError):
+                answer = await asyncio.wait_for(asked, 0.5)
+                answer.close()
+            answer = await asyncio.wait_for(client.post(PATH, json=body("Hi")), 15)
+            assert answer.status == 200
+            assert ended.is_set()
+
+    with_client(Endless(str(save_chat_model(tmp_path / "base"))), told)
+
+
 def test_tokens() -> None:
     async def told(client: Client) -> None:
         for header in (None, "Bearer no", "secret", "Basic secret", "Bearer "):
@@ -370,6 +400,7 @@ def test_bodies_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"messages": None}, "'messages' must be a list"),
         ({"messages": [{"role": "tool", "content": "a"}]}, r"messages\[0\] has no role of system"),
         ({"messages": [{"role": ["user"], "content": "a"}]}, r"messages\[0\] has no role"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "half of a surrogate pair"),
         ({"stream": "yes"}, "'stream' must be true or false"),
         ({"messages": [{"role": "user", "content": 1}]}, r"content of messages\[0\] must be text"),
         (
