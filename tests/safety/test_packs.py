@@ -6,7 +6,9 @@ import hashlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import in_process
@@ -183,6 +185,27 @@ def test_a_server_that_breaks_off(
             read_pack("small")
         thread.join(20)
     assert not own_folder.exists()
+
+
+def test_packs_that_are_fetched_at_a_time_are_all_listed(
+    tmp_path: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one adds to the list of hashes is not lost when another one wrote meanwhile."""
+    whole = fetch.write_whole
+
+    def slowly(path: Path, content: str | bytes) -> None:
+        time.sleep(0.1)
+        whole(path, content)
+
+    monkeypatch.setattr(fetch, "write_whole", slowly)
+    (tmp_path / "a.csv").write_text(CSV)
+    (tmp_path / "b.csv").write_text(CSV)
+    with serve(Web(tmp_path)) as web:
+        sources = [Url(f"{web.url}/{name}.csv") for name in "ab"]
+        with ThreadPoolExecutor() as pool:
+            assert list(pool.map(fetch.content, sources)) == [CSV.encode()] * 2
+    listed = json.loads((own_folder / "sha256.json").read_text())
+    assert sorted(listed) == [each.address for each in sources]
 
 
 def test_a_folder_of_packs_that_cannot_be_used(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
@@ -108,10 +111,26 @@ def _of_web(source: Url) -> bytes:
             source=folder(),
         ) from None
     if known is None:
-        write_whole(folder() / _LOCK, json.dumps({**_locked(), source.address: digest}, indent=1))
+        with _alone():
+            hashes = {**_locked(), source.address: digest}
+            write_whole(folder() / _LOCK, json.dumps(hashes, indent=1))
     if not is_kept:
         write_whole(kept, found)
     return found
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Of processes that fetch at a time, one adds to the list of hashes: else one's would be lost.
+
+    A file system without locks cannot keep them apart.
+    """
+    with ExitStack() as opened:
+        with suppress(OSError):
+            descriptor = os.open(folder(), os.O_RDONLY)
+            opened.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def kept_at(source: Url) -> Path:
