@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import os
@@ -234,10 +233,10 @@ def test_one_who_left_the_server_itself() -> None:
             while not model.batches:
                 await asyncio.sleep(0.01)
             gone = asyncio.ensure_future(session.post(url, json=body("gone")))
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             gone.cancel()
             waits = asyncio.ensure_future(session.post(url, json=body("1")))
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             model.may.set()
             statuses.extend([(await first).status, (await waits).status])
 
@@ -285,7 +284,7 @@ def test_one_that_fails_does_not_fail_its_batch() -> None:
         assert [each.status for each in answers] == [200, 200, 500, 500, 200]
 
     with_client(model, told)
-    assert model.batches[1] == ["1", "fail", "crash", "2"]
+    assert any(len(each) > 1 and "fail" in each for each in model.batches)
 
 
 def test_a_conversation_longer_than_the_context(tmp_path: Path) -> None:
@@ -303,7 +302,6 @@ def test_a_stream_that_breaks_off_says_so(tmp_path: Path) -> None:
     class Breaking(HfModel):
         def respond(self, *arguments: Any) -> list[Response]:
             arguments[2](0, "Half of")
-            time.sleep(0.3)
             raise ModelError("it is ill")
 
     async def told(client: Client) -> None:
@@ -319,12 +317,13 @@ def test_a_stream_that_breaks_off_says_so(tmp_path: Path) -> None:
 
 
 def test_what_nobody_waits_for_is_not_finished(tmp_path: Path) -> None:
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     class Endless(HfModel):
         def respond(self, *arguments: Any) -> list[Response]:
             if last_question(arguments[0][0]) == "Hi":
                 return [Response("Hello")]
+            begun.set()
             try:
                 for number in range(2000):
                     arguments[2](0, "word " * number)
@@ -335,11 +334,14 @@ def test_what_nobody_waits_for_is_not_finished(tmp_path: Path) -> None:
 
     async def told(client: Client) -> None:
         for stream in (True, False):
+            begun.clear()
             ended.clear()
-            asked = client.post(PATH, json=body("Say much", stream=stream))
-            with contextlib.suppress(asyncio.TimeoutError):
-                answer = await asyncio.wait_for(asked, 0.5)
-                answer.close()
+            asked = asyncio.ensure_future(client.post(PATH, json=body("Much", stream=stream)))
+            while not begun.is_set():
+                await asyncio.sleep(0.01)
+            if stream:
+                (await asked).close()
+            asked.cancel()
             answer = await asyncio.wait_for(client.post(PATH, json=body("Hi")), 15)
             assert answer.status == 200
             assert ended.is_set()
