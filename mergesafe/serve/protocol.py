@@ -80,7 +80,7 @@ def read_request(value: Any, model: str, longest: int) -> ChatRequest:
         raise RequestError(
             404, f"the model {str(asked)[:100]!r} is not served; {model!r} is", "model"
         )
-    if value.get("n") not in (None, 1):
+    if value.get("n") is True or value.get("n") not in (None, 1):
         raise RequestError(400, "one answer a request is served; 'n' must be 1", "n")
     for key in ("tools", "logprobs"):
         if value.get(key):

@@ -412,6 +412,7 @@ def test_bodies_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"messages": [{"role": "assistant", "content": "a"}]}, "last message must be the user's"),
         ({"model": "other"}, "'other' is not served; 'm' is"),
         ({"n": 2}, "one answer"),
+        ({"n": True}, "one answer"),
         ({"tools": [{}]}, "'tools' is not served"),
         ({"logprobs": True}, "'logprobs' is not served"),
         ({"response_format": {"type": "json_object"}}, "only text"),
