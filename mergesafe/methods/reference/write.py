@@ -91,7 +91,7 @@ def _counted(text: str, count: int) -> str:
 
 def _navigation(methods: Mapping[str, MergeMethod]) -> Iterator[str]:
     for name in methods:
-        yield f"    - {name}: methods/{name}.md"
+        yield f"        - {name}: methods/{name}.md"
 
 
 def _between(path: Path, text: str) -> str:
