@@ -54,6 +54,9 @@ def train(
     seed: Annotated[
         int, typer.Option(metavar="N", help="Random seed of the split and of the training.")
     ] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from where an interrupted run was.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -70,11 +73,17 @@ def train(
     def told(epoch: int, loss: float, held: float) -> None:
         print(f"epoch {epoch}: loss {loss:.3f}, on held-out questions {held:.3f}", flush=True)
 
-    report = train_aligner(
-        data, out, model=model, lora=lora, criterion=criterion, overwrite=overwrite,
-        training=AlignerTraining(epochs, batch, rate, max_tokens, rank, seed),
-        progress=None if json or quiet else told,
-    )  # fmt: skip
+    try:
+        report = train_aligner(
+            data, out, model=model, lora=lora, criterion=criterion, resume=resume,
+            overwrite=overwrite,
+            training=AlignerTraining(epochs, batch, rate, max_tokens, rank, seed),
+            progress=None if json or quiet else told,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "interrupted; the last state that was saved is kept: go on with --resume"
+        ) from None
     if json:
         print_json(report.as_json())
     elif not quiet:

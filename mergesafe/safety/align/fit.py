@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from mergesafe.chat.tokens import IGNORED, TokenizedAnswer, encode, padded
 from mergesafe.errors import ArgumentError
 from mergesafe.safety.align.examples import Example
 from mergesafe.safety.align.prompt import aligner_prompt
+from mergesafe.safety.align.unfinished import State, Unfinished
 
 #: Told of each epoch: its number, the mean training loss, the held-out loss.
 Progress = Callable[[int, float, float], None]
@@ -94,44 +94,61 @@ def fit(
     pad: int,
     rate: float,
     training: AlignerTraining,
+    unfinished: Unfinished,
     progress: Progress | None,
 ) -> tuple[float, float]:
     """Train in place and leave the weights of the epoch with the least held-out loss.
 
+    ``unfinished`` is gone on from where it holds something, and is kept up with the training.
+
     Returns:
         the held-out loss before training, and the least.
+
+    Raises:
+        OutputError: ``unfinished`` is of another training or damaged, or cannot be written.
     """
     import torch
 
     weights = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    steps = training.epochs * -(-len(train) // training.batch)
-    warm = max(1, steps // 10)
+    in_epoch = -(-len(train) // training.batch)
     optimizer = torch.optim.AdamW(weights.values(), lr=rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
-    )
     rng = random.Random(training.seed)
-    before = heldout_loss(model, heldout, pad, training.batch)
-    best: tuple[float, dict[str, Any]] | None = None
-    for epoch in range(1, training.epochs + 1):
-        model.train()
+    state = unfinished.load(weights, optimizer)
+    if state is None:
+        state = State(heldout_loss(model, heldout, pad, training.batch))
+    for epoch in range(training.epochs):
         order = rng.sample(train, len(train))
-        total = 0.0
-        for begin in range(0, len(order), training.batch):
-            rows = order[begin : begin + training.batch]
+        if state.step >= (epoch + 1) * in_epoch:
+            continue
+        model.train()
+        for place in range(state.step - epoch * in_epoch, in_epoch):
+            rows = order[place * training.batch : (place + 1) * training.batch]
+            for group in optimizer.param_groups:
+                group["lr"] = rate * _share(state.step, training.epochs * in_epoch)
             loss = loss_of(model, rows, pad)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
             optimizer.step()
-            schedule.step()
-            total += loss.item() * len(rows)
+            state.step += 1
+            state.total += loss.item() * len(rows)
+            if place + 1 < in_epoch and unfinished.due:
+                unfinished.save(state, weights, optimizer)
         held = heldout_loss(model, heldout, pad, training.batch)
         if progress:
-            progress(epoch, total / len(train), held)
-        if best is None or held < best[0]:
-            best = held, copy.deepcopy({name: each.data for name, each in weights.items()})
-    assert best is not None
+            progress(epoch + 1, state.total / len(train), held)
+        if state.best is None or held < state.best:
+            state.best = held
+            state.best_weights = {name: each.data.clone() for name, each in weights.items()}
+        state.total = 0.0
+        unfinished.save(state, weights, optimizer)
+    assert state.best is not None
     for name, each in weights.items():
-        each.data.copy_(best[1][name])
-    return before, best[0]
+        each.data.copy_(state.best_weights[name])
+    return state.before, state.best
+
+
+def _share(step: int, steps: int) -> float:
+    """Of the highest rate, at a step: up over a tenth of the steps, then down to zero."""
+    warm = max(1, steps // 10)
+    return min((step + 1) / warm, (steps - step) / max(1, steps - warm))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from mergesafe.errors import ArgumentError, DataError, ModelError, RequirementEr
 from mergesafe.safety.align.examples import read_corrections
 from mergesafe.safety.align.fit import AlignerTraining, Progress, encoded, fit
 from mergesafe.safety.align.settings import SETTINGS, AlignerSettings
+from mergesafe.safety.align.unfinished import Unfinished
 from mergesafe.safety.trained_folder import check_trained_target, save_trained
 from mergesafe.version import __version__
 
@@ -64,6 +65,7 @@ def train_aligner(
     lora: bool = False,
     criterion: str | None = None,
     training: AlignerTraining | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> AlignerReport:
@@ -72,7 +74,8 @@ def train_aligner(
     The loss is the cross-entropy of the corrected answer's tokens, −Σ log p(y'_t | x, y, y'_<t) /
     |y'|, its end of turn included; question, bad answer and criterion are the prompt. A tenth of
     the questions are held out and choose the epoch. The same data, model and seed give the same
-    aligner on the same machine.
+    aligner on the same machine, after any number of interruptions: the state of the training lies
+    beside ``out`` from its first epoch on, and is removed when the aligner is there.
 
     Args:
         data: JSON lines of an alignment set: preferences (``rejected`` y, ``chosen`` y'), and
@@ -81,17 +84,21 @@ def train_aligner(
         lora: train a LoRA adapter of all linear layers, in float32, and write it alone; else
             the whole model is trained, and written in its own dtype.
         criterion: which records to take, where the data hold those of several.
+        resume: go on from where a run that did not finish was.
+        overwrite: replace the aligner at ``out``, and forget such a run unless ``resume`` is set.
 
     Raises:
         DataError: the data are malformed or too few.
         ModelError: the model cannot be loaded, or peft is not installed.
-        OutputError: ``out`` exists, or cannot be written.
+        OutputError: ``out`` exists, or cannot be written, or there is an unfinished run that is not
+            to be resumed, or cannot be.
         RequirementError: the held-out loss did not fall. Nothing is written then.
     """
     training = training or AlignerTraining()
     source, target = Path(data), Path(out)
     check_trained_target(target, SETTINGS, "aligner", overwrite)
     found = read_corrections(source, criterion, training.seed)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
     base = HfModel(model)
     if base.ref.adapter is not None:
         raise ArgumentError(
@@ -100,6 +107,15 @@ def train_aligner(
     if lora and find_spec("peft") is None:
         raise ModelError("training with --lora needs peft: pip install 'mergesafe[train]'")
     base.check()
+    unfinished = Unfinished(
+        target,
+        {
+            "DATA (SHA-256)": digest, "criterion": found.criterion, "--model": base.identity,
+            "--lora": lora, "version of mergesafe": __version__,
+            **{f"--{key.replace('_', '-')}": value for key, value in asdict(training).items()},
+        },
+    )  # fmt: skip
+    unfinished.check(resume=resume, overwrite=overwrite)
     parts = {
         name: encoded(base.tokenizer, found.text, part, training.max_tokens)
         for name, part in (("train", found.train), ("heldout", found.heldout))
@@ -117,11 +133,12 @@ def train_aligner(
         before, after = fit(
             trained, parts["train"], parts["heldout"],
             base.tokenizer.eos_token_id if pad is None else pad,
-            training.rate or _RATES[lora], training, progress,
+            training.rate or _RATES[lora], training, unfinished, progress,
         )  # fmt: skip
     counts = {name: len(part) for name, part in parts.items()}
     report = AlignerReport(str(target), found.criterion, model, lora, counts, before, after)
     if not after < before:
+        unfinished.remove()
         raise RequirementError(
             f"the aligner learned nothing: the loss on held-out questions went from {before:.3f} "
             f"to {after:.3f}. Nothing was written. Give more corrections, or another --rate or "
@@ -130,7 +147,7 @@ def train_aligner(
     settings = AlignerSettings(
         __version__, found.criterion, found.text, model, base.identity, lora,
         training.max_tokens, training.seed,
-        {"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+        {"name": source.name, "sha256": digest},
         {"loss_before": round(before, 4), "loss": round(after, 4), "examples": counts},
     )  # fmt: skip
 
@@ -143,6 +160,7 @@ def train_aligner(
         (folder / SETTINGS).write_bytes(settings.as_json())
 
     save_trained(target, SETTINGS, "aligner", overwrite, write)
+    unfinished.remove()
     return report
 
 
