@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from mergesafe.cli.environment import VARIABLES
 from mergesafe.cli.shared import NOT_OURS
 from mergesafe.errors import ArgumentError
 from mergesafe.references import redact, redact_values
@@ -93,7 +94,10 @@ Seeds = Annotated[
     typer.Option("--seeds", metavar="N,N,...", help="A response for each; above temperature 0."),
 ]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Conversations at a time.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", envvar=VARIABLES["--device"], help="auto, cpu, cuda or cuda:N."),
+]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto (the checkpoint's), bfloat16, float16 or float32.")
 ]

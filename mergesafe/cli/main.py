@@ -6,14 +6,14 @@ import atexit
 import gc
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mergesafe.cli.aligner import app as aligner
 from mergesafe.cli.commands import calibration, merges, models, pages, parents, tokenizers, tuning
 from mergesafe.cli.inspector import app as inspector
-from mergesafe.cli.shared import INTERRUPTED, print_errors, say
+from mergesafe.cli.shared import INTERRUPTED, answer, fail, print_errors, say
 from mergesafe.cli.streams import open_standard_streams
 from mergesafe.cli.threads import set_thread_defaults
 from mergesafe.cli.usage import Commands, UsageError, usage_paragraph
@@ -26,7 +26,6 @@ app = typer.Typer(
     help="Merge LLM checkpoints fast, in bounded memory, and keep the merged model safe.",
     cls=Commands,
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done, 1 internal error, 2 bad usage, recipe or input, 3 a requirement "
@@ -72,13 +71,22 @@ def main() -> None:
     # At its end Python looks for cycles among all that was imported: a tenth of a short command.
     atexit.register(gc.freeze)
     try:
-        status = app(prog_name="mergesafe", standalone_mode=False)
-        say()  # of help and version too, what cannot be printed is said
-        sys.exit(status)
+        sys.exit(_run())
+    except typer.Exit as exit:
+        sys.exit(exit.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
+
+
+def _run() -> Any:
+    """The exit status of the command that was typed, or :class:`typer.Exit` with it."""
+    answer.given = False
+    json = "--json" in sys.argv[2:]  # behind the name of a command
+    try:
+        status = app(prog_name="mergesafe", standalone_mode=False)
+        say()  # of help and version too, what cannot be printed is said
+        return status
     except (ArgumentError, OutputError) as error:
-        print_errors(error.paragraphs)
+        fail(error.paragraphs, error.exit_status, type(error).__name__, json=json)
     except UsageError as error:
-        print_errors([usage_paragraph(error)])
-    sys.exit(MergesafeError.exit_status)
+        fail([usage_paragraph(error)], MergesafeError.exit_status, "UsageError", json=json)

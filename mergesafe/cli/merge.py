@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mergesafe.cli.recipes import check_order, readable
 from mergesafe.cli.shared import note, print_json, say, warn
 from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
@@ -19,12 +20,19 @@ from mergesafe.terminal.text import printable
 
 
 def run(recipe: Path, out: str, *, json: bool, quiet: bool, **options: Any) -> None:
-    """Merge with a progress bar on a terminal, lines in a log; print a summary or JSON."""
+    """Merge with a progress bar on a terminal, lines in a log; print a summary or JSON.
+
+    Raises:
+        ArgumentError: the arguments are swapped.
+    """
+    check_order(recipe, out)
     bar: Bar | LogBar | None = None
     if not (json or quiet):
         bar = Bar() if sys.stderr.isatty() else LogBar()
     try:
-        result = merge_checkpoints(recipe, out, progress=bar.start if bar else None, **options)
+        result = merge_checkpoints(
+            readable(recipe), out, progress=bar.start if bar else None, **options
+        )
     finally:
         if bar is not None:
             bar.stop()

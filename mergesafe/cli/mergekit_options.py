@@ -1,8 +1,17 @@
-"""Options of mergekit's commands, and what they are here: commands are pasted with them."""
+"""What people who know mergekit type, and what it is here: its commands are pasted with options."""
 
 from __future__ import annotations
 
 from typing import Final
+
+#: mergekit's commands, and what to type in their place.
+MERGEKIT_COMMANDS: Final = {
+    "mergekit-yaml": "mergesafe merge RECIPE OUT",
+    "mergekit-multi": "mergesafe merge RECIPE OUT",
+    "mergekit-mega": "mergesafe merge RECIPE OUT",
+    "mergekit-evolve": "mergesafe tune RECIPE -o TUNED",
+    "mergekit-tokensurgeon": "mergesafe transplant-tokenizer MODEL DONOR OUT",
+}
 
 _NEEDLESS: Final = "leave it out: "
 
@@ -14,9 +23,11 @@ MERGEKIT_OPTIONS: Final = {
     "--read-to-gpu": f"{_NEEDLESS}--device cuda and --vram say what a GPU does",
     "--low-cpu-memory": f"{_NEEDLESS}--memory says how much is taken",
     "--num-threads": "write --threads",
+    "-j": "write --threads",
     "--random-seed": "write --seed",
     "--out-shard-size": "write --max-shard-size, in bytes and not in parameters",
     "--verbosity": "write --debug",
+    "-v": "write --debug",
     "--lazy-unpickle": f"{_NEEDLESS}safetensors are read in parts",
     "--safe-serialization": f"{_NEEDLESS}the output is safetensors",
     "--clone-tensors": f"{_NEEDLESS}tensors are written in parts",

@@ -8,14 +8,16 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final, NoReturn, TextIO, TypeVar
 
 import typer
 
+from mergesafe.cli.environment import VARIABLES, whence
 from mergesafe.cli.streams import lead_nowhere
 from mergesafe.errors import MergesafeError
 from mergesafe.references import redact_values
@@ -31,6 +33,12 @@ INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A merge recipe in YAML (mergekit's format).")
 ]
+ReadableRecipe = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RECIPE", help="A merge recipe in YAML (mergekit's format); - reads standard input."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
@@ -39,11 +47,15 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
+        envvar=VARIABLES["--memory"],
         help="Bytes for buffers, e.g. 2GiB (default: 4GiB or half of what is free).",
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", help="Default: all processors.")
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", envvar=VARIABLES["--threads"], help="Default: all processors."
+    ),
 ]
 ShardSize = Annotated[
     str, typer.Option("--max-shard-size", metavar="SIZE", help="Largest output file.")
@@ -70,6 +82,8 @@ def guarded(command: Command) -> Command:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _interrupt)
         warnings.showwarning = _show_warning
+        answer.given = False
+        json = kwargs.get("json", False)
         try:
             result = command(*args, **kwargs)
             say()
@@ -77,25 +91,26 @@ def guarded(command: Command) -> Command:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt as interrupt:
-            fail(str(interrupt) or "interrupted; nothing is left half-written", INTERRUPTED)
+            text = str(interrupt) or "interrupted; nothing is left half-written"
+            fail([text], INTERRUPTED, "Interrupted", json=json)
         except Exception as error:
-            _report(error, kwargs.get("debug", False))
+            _report(error, kwargs.get("debug", False), json)
 
     return wrapper  # type: ignore[return-value]  # same signature by functools.wraps
 
 
-def _report(error: Exception, debug: bool) -> NoReturn:
+def _report(error: Exception, debug: bool, json: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
     told = explained(error)
     if told is not None:
-        print_errors(told.paragraphs)
-        raise typer.Exit(told.exit_status) from None
-    fail(
+        paragraphs = [f"{text}{whence(text)}" for text in told.paragraphs]
+        fail(paragraphs, told.exit_status, type(told).__name__, json=json, where=told)
+    text = (
         f"internal error ({type(error).__name__}: {error}). This is a bug in mergesafe: "
-        "please report it with the output of the same command with --debug.",
-        INTERNAL_ERROR,
+        "please report it with the output of the same command with --debug."
     )
+    fail([text], INTERNAL_ERROR, "InternalError", json=json)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -105,9 +120,41 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def fail(message: str, status: int) -> NoReturn:
-    """Print ``mergesafe: error: message`` and exit."""
-    print_errors([message])
+@dataclass
+class Answer:
+    """Whether standard output has its one JSON object."""
+
+    given: bool = False
+
+
+answer: Final = Answer()
+
+
+def fail(
+    paragraphs: Sequence[str],
+    status: int,
+    kind: str,
+    *,
+    json: bool = False,
+    where: Exception | None = None,
+) -> NoReturn:
+    """Print ``mergesafe: error: paragraph`` for each, and exit.
+
+    ``json``: standard output gets an object that says the same, unless it has the result already,
+    as that of a gate that is not passed. ``where``: its ``source`` and ``line`` are named in it.
+    """
+    print_errors(paragraphs)
+    if json and not answer.given:
+        source, line = (getattr(where, name, None) for name in ("source", "line"))
+        told = {
+            "type": kind,
+            "status": status,
+            "messages": list(map(printable, paragraphs)),
+            "file": None if source is None else str(source),
+            "line": line,
+        }
+        with suppress(MergesafeError):  # that it cannot be printed changes no status
+            print_json({"error": told})
     raise typer.Exit(status)
 
 
@@ -129,6 +176,7 @@ def say(*lines: str) -> None:
 
 
 def print_json(value: Any) -> None:
+    answer.given = True
     # ASCII: a path need not be valid Unicode
     say(json.dumps(redact_values(value, NOT_OURS), indent=2))
 

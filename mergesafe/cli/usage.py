@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from mergesafe.cli.mergekit_options import MERGEKIT_OPTIONS
+from mergesafe.cli.mergekit_options import MERGEKIT_COMMANDS
 from mergesafe.errors import ArgumentError, did_you_mean, nearest
 
 #: Base class of what Typer raises for a command line it cannot parse: click's or, in later
@@ -15,16 +17,36 @@ from mergesafe.errors import ArgumentError, did_you_mean, nearest
 UsageError: Final[type[Exception]] = typer.BadParameter.__bases__[0]
 
 
+#: Endings of files that are recipes.
+RECIPES: Final = (".yml", ".yaml")
+
+
 class Commands(TyperGroup):
     """The commands, with an error for an unknown one that does not depend on Typer's release."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if self.get_command(ctx, args[0]) is None:
-            known = self.list_commands(ctx)
-            raise ArgumentError(
-                f"unknown command '{args[0]}'{did_you_mean(args[0], known)}; see 'mergesafe --help'"
-            )
+            raise ArgumentError(self._unknown(args, self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
+
+    @staticmethod
+    def _unknown(words: list[str], known: list[str]) -> str:
+        name = words[0]
+        if name.lower().endswith(RECIPES):
+            out = words[1:] or ["OUT"]
+            return (
+                f"'{name}' is a recipe and no command (did you mean 'mergesafe merge "
+                f"{shlex.join([name, *out])}'?); 'mergesafe plan {shlex.quote(name)}' says what a "
+                "merge would do"
+            )
+        if name in MERGEKIT_COMMANDS:
+            return f"'{name}' is a command of mergekit; here it is '{MERGEKIT_COMMANDS[name]}'"
+        if Path(name).is_dir():
+            return (
+                f"'{name}' is a folder and no command; write what to do with it, such as "
+                f"'mergesafe evaluate {shlex.quote(name)}'; see 'mergesafe --help'"
+            )
+        return f"unknown command '{name}'{did_you_mean(name, known)}; see 'mergesafe --help'"
 
 
 def usage_paragraph(error: Any) -> str:
@@ -41,8 +63,6 @@ def usage_paragraph(error: Any) -> str:
 
 def _hint(option: str, command: Any) -> str:
     """The nearest option of ``command``, without its dashes, which all have in common."""
-    if command.name in ("merge", "plan") and option in MERGEKIT_OPTIONS:
-        return f", which is mergekit's; {MERGEKIT_OPTIONS[option]}"
     options = {name.lstrip("-"): name for name in _options(command)}
     close = nearest(option.lstrip("-"), options)
     if close is not None:

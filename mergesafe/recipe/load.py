@@ -43,7 +43,7 @@ from mergesafe.recipe.published import published
 from mergesafe.recipe.references import check_references, read_references
 from mergesafe.recipe.resolve import unset_parameters
 from mergesafe.recipe.setting import Branch, Setting
-from mergesafe.recipe.text import read_text
+from mergesafe.recipe.text import RecipeText, read_text
 from mergesafe.recipe.tokenizer import TokenizerReader, TokenizerSection
 from mergesafe.recipe.write import dump_recipe
 
@@ -57,8 +57,9 @@ IGNORED_KEYS = {"random_seed": "in a recipe, as in mergekit: give --seed N"}
 UNSUPPORTED_DTYPES = frozenset(("float64", "torch.float64", "int64", "torch.int64"))
 
 
-#: A recipe: the path of a file, a mapping of the same form, or a list of mappings, one a document.
-RecipeSource: TypeAlias = str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+#: A recipe: the path of a file, its text, a mapping of the same form, or a list of mappings, one a
+#: document.
+RecipeSource: TypeAlias = str | Path | RecipeText | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 def load_recipe(
@@ -71,6 +72,8 @@ def load_recipe(
     to be made otherwise. Raises :class:`~mergesafe.errors.RecipeError` that names file and line for
     anything that is wrong. Relative model paths of a mapping fall back to the current directory.
     """
+    if isinstance(source, RecipeText):
+        return _from_text(source.text, source.source, assumed, calibrated)
     if not isinstance(source, str | os.PathLike):
         roots = _from_python(source)
         recipe = _read(roots, None, Path.cwd(), assumed, calibrated)
@@ -80,9 +83,13 @@ def load_recipe(
         raise Reporter(None).error(
             f"expected the path of a YAML file or a mapping, got {shown(str(path))}"
         )
-    report = Reporter(path)
-    text = read_text(path, report)
-    roots = parse_documents(text, report)
+    return _from_text(read_text(path, Reporter(path)), path, assumed, calibrated)
+
+
+def _from_text(
+    text: str, path: Path, assumed: Mapping[str, float] | None, calibrated: bool
+) -> Recipe:
+    roots = parse_documents(text, Reporter(path))
     recipe = _read(roots, path, path.absolute().parent, assumed, calibrated)
     return replace(recipe, text=published(text, roots))
 

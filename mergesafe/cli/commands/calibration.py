@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mergesafe.cli.environment import VARIABLES
 from mergesafe.cli.shared import Debug, Json, Quiet, ShardSize, guarded
 
 
@@ -57,7 +58,11 @@ def calibrate(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+        str,
+        typer.Option(
+            envvar=VARIABLES["--device"],
+            help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
+        ),
     ] = "auto",
     tokens: Annotated[
         int, typer.Option(metavar="N", help="Longest record; longer answers are cut off.")

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from mergesafe.cli.optional_value import Ray, RayCommand
+from mergesafe.cli.environment import VARIABLES
+from mergesafe.cli.optional_value import Ray
+from mergesafe.cli.pasted import MergeCommand, PlanCommand
 from mergesafe.cli.shared import (
     Debug,
     Json,
     Memory,
     Quiet,
-    RecipeArgument,
+    ReadableRecipe,
     Seed,
     ShardSize,
     Threads,
@@ -24,10 +26,10 @@ from mergesafe.cli.shared import (
 
 def register(app: typer.Typer) -> None:
     """Add them."""
-    app.command(cls=RayCommand, epilog="Example: mergesafe merge ties.yml merged/ --memory 2GiB")(
+    app.command(cls=MergeCommand, epilog="Example: mergesafe merge ties.yml merged/ --memory 2GiB")(
         merge
     )
-    app.command(epilog="Example: mergesafe plan ties.yml --memory 2GiB")(plan)
+    app.command(cls=PlanCommand, epilog="Example: mergesafe plan ties.yml --memory 2GiB")(plan)
     app.command(epilog="Example: mergesafe verify merged/")(verify)
     app.command(epilog="Example: mergesafe sign merged/ --key key.pem")(sign)
     app.command(epilog="Example: mergesafe diff models/base merged/ --tensors 20")(diff)
@@ -35,10 +37,13 @@ def register(app: typer.Typer) -> None:
 
 @guarded
 def merge(
-    recipe: RecipeArgument,
+    recipe: ReadableRecipe,
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL of the merged model.")],
     device: Annotated[
-        str, typer.Option(help="auto (the CPU), cpu, cuda (all GPUs) or cuda:N.")
+        str,
+        typer.Option(
+            envvar=VARIABLES["--device"], help="auto (the CPU), cpu, cuda (all GPUs) or cuda:N."
+        ),
     ] = "auto",
     backend: Annotated[str, typer.Option(help="auto, native, triton or reference.")] = "auto",
     memory: Memory = None,
@@ -96,7 +101,7 @@ def merge(
 
 @guarded
 def plan(
-    recipe: RecipeArgument,
+    recipe: ReadableRecipe,
     memory: Memory = None,
     threads: Threads = None,
     max_shard_size: ShardSize = "5GB",

@@ -52,12 +52,21 @@ def info(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None
     run(json=json, quiet=quiet)
 
 
+def _names(incomplete: str) -> list[str]:
+    """The methods that a word on the command line may become."""
+    from mergesafe.methods.registry import METHODS
+
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
 @guarded
 def methods(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="A method, or module:name for one of your own (default: list all)."
+            metavar="NAME",
+            autocompletion=_names,
+            help="A method, or module:name for one of your own (default: list all).",
         ),
     ] = None,
     no_base: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mergesafe.cli import evaluation as ask
+from mergesafe.cli.environment import VARIABLES, device_if
 from mergesafe.cli.shared import Debug, Json, Memory, Quiet, Threads, guarded
 
 ModelArguments = Annotated[
@@ -135,7 +136,8 @@ def vet(
         max_interaction=max_interaction, behaviour=behaviour, margin=margin,
         min_safe_rate=min_safe_rate, max_over_refusal=max_over_refusal, unsafe=unsafe or (),
         harmless=harmless or (), judges=judge or ("rules",), max_new_tokens=max_new_tokens,
-        batch=batch, device=device, limit=limit, cache=cache, memory=memory, threads=threads,
+        batch=batch, device=device_if(behaviour, device), limit=limit, cache=cache, memory=memory,
+        threads=threads,
     )  # fmt: skip
 
 
@@ -154,7 +156,10 @@ def similarity(
     threads: Threads = None,
     device: Annotated[
         str,
-        typer.Option(help="Where models run for --prompts: auto, cpu or cuda:N. Only with them."),
+        typer.Option(
+            envvar=VARIABLES["--device"],
+            help="Where models run for --prompts: auto, cpu or cuda:N. Only with them.",
+        ),
     ] = "auto",
     out: ask.Out = None,
     json: Json = False,
@@ -168,6 +173,7 @@ def similarity(
     from mergesafe.cli.similarity import run
 
     run(
-        models, base, prompts=prompts, memory=memory, threads=threads, device=device,
+        models, base, prompts=prompts, memory=memory, threads=threads,
+        device=device_if(prompts is not None, device),
         out=out, json=json, quiet=quiet,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mergesafe.cli.environment import VARIABLES
 from mergesafe.cli.optional_value import Ray, RayCommand
 from mergesafe.cli.shared import Debug, Json, Quiet, RecipeArgument, TokenMismatch, guarded
 
@@ -26,7 +27,11 @@ def tune(
         Path, typer.Option("-o", "--output", metavar="TUNED", help="File of the tuned recipe.")
     ],
     device: Annotated[
-        str, typer.Option(help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+        str,
+        typer.Option(
+            envvar=VARIABLES["--device"],
+            help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
+        ),
     ] = "auto",
     dtype: Annotated[
         str,

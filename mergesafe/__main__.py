@@ -1,0 +1,5 @@
+"""``python -m mergesafe`` is the command ``mergesafe``."""
+
+from mergesafe.cli.main import main
+
+main()
