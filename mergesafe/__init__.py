@@ -6,11 +6,11 @@ Names are loaded on first use, so that ``import mergesafe`` imports neither torc
 from __future__ import annotations
 
 import sys as _sys
-from importlib import import_module
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
 from mergesafe.errors import MergesafeError
+from mergesafe.extras import load as _load
 from mergesafe.kernels_present import missing_kernels as _missing_kernels
 from mergesafe.version import __version__
 
@@ -98,7 +98,7 @@ def __getattr__(name: str) -> Any:
         module, attribute = _LAZY[name]
     except KeyError:
         raise AttributeError(f"module 'mergesafe' has no attribute '{name}'") from None
-    loaded = import_module(module)
+    loaded = _load(module)
     return loaded if attribute is None else getattr(loaded, attribute)
 
 

@@ -214,6 +214,10 @@ class KernelsError(MergesafeError, ImportError):
     """The compiled kernels are missing beside the package, or cannot be loaded."""
 
 
+class PackageError(MergesafeError, ImportError):
+    """A package that an extra brings is not installed; the message names the extra."""
+
+
 class ArgumentError(MergesafeError, ValueError):
     """An argument of a public function or a command-line option has an invalid value."""
 

@@ -6,6 +6,7 @@ import errno
 from typing import Final
 
 from mergesafe.errors import MergesafeError, ResourceError
+from mergesafe.extras import missing_package
 
 _MEMORY: Final = (
     "too little memory: the system gave no more{what}. Give a smaller --memory, fewer --threads or "
@@ -44,8 +45,8 @@ _OF_THREADS: Final = ("can't start new thread", "Resource temporarily unavailabl
 
 
 def explained(error: BaseException) -> MergesafeError | None:
-    """A fault of the system as an error with a way out, and an error of ours as it is; None where
-    ``error`` is something else.
+    """A fault of the system, or a missing package, as an error with a way out, and an error of ours
+    as it is; None where ``error`` is something else.
     """
     if isinstance(error, MergesafeError):
         return error
@@ -54,6 +55,8 @@ def explained(error: BaseException) -> MergesafeError | None:
         return ResourceError(_MEMORY.format(what=f" ({text})" if text else ""))
     if isinstance(error, OSError):
         return _of_system(error)
+    if isinstance(error, ModuleNotFoundError):
+        return missing_package(error)
     if isinstance(error, (RuntimeError, ImportError)):
         if any(words in text for words in _OF_MEMORY):
             return ResourceError(_MEMORY.format(what=f" ({text.splitlines()[0]})"))

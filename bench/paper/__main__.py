@@ -2,7 +2,7 @@
 
 What is done already is not done again, so that a run may be stopped at any time. A seed draws the
 examples to tune on, the skills' questions and the search's own numbers; with ``--train`` it also
-trains the experts anew (minutes for each seed, needs mergesafe[train]), else those that ship are
+trains the experts anew (minutes for each seed, needs the extra ``train``), else those that ship are
 used, and the spread over seeds says nothing of training.
 
     python -m bench.paper /tmp/paper --seeds 0 1 2 3 4 --cases 'ties/*'

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from mergesafe.errors import DataError
+from mergesafe.extras import install
 
 WORDS: Final = 3
 PERMUTATIONS: Final = 128
@@ -75,8 +76,8 @@ class TextIndex:
             return
         if find_spec("datasketch") is None:
             raise DataError(
-                "finding near duplicates needs the package datasketch: pip install "
-                "'mergesafe[generate]'; or set 'near_duplicates: 1' to drop exact ones only"
+                "finding near duplicates needs the package datasketch: "
+                f"{install('generate')}; or set 'near_duplicates: 1' to drop exact ones only"
             )
         from datasketch import MinHashLSH
 

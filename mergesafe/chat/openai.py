@@ -29,6 +29,7 @@ from mergesafe.chat.endpoint_answer import (
 )
 from mergesafe.chat.pace import Pace
 from mergesafe.errors import MergesafeError, ModelError
+from mergesafe.extras import install
 from mergesafe.references import HIDDEN, redact
 
 #: Seconds before the first retry; doubled for each further one, up to the longest.
@@ -185,9 +186,7 @@ class OpenAIModel:
     def _client(self, limit: int) -> Any:
         """The official client, which reads no answer of more than ``limit`` bytes."""
         if find_spec("openai") is None:
-            raise ModelError(
-                f"{self.name}: endpoints need the package openai: pip install 'mergesafe[openai]'"
-            )
+            raise ModelError(f"{self.name}: endpoints need the package openai: {install('openai')}")
         from openai import AsyncOpenAI
 
         key, place = self._key(), self._place

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from mergesafe.errors import ModelError
+from mergesafe.extras import install
 
 _NEEDED: Final = ("torch", "transformers", "safetensors", "accelerate")
 
@@ -40,5 +41,5 @@ def require() -> None:
     if missing:
         raise ModelError(
             f"running a model needs {', '.join(missing)}. Install what is missing: "
-            "pip install 'mergesafe[models]'"
+            f"{install('models')}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from mergesafe.cli.shared import print_json, say
@@ -11,7 +12,7 @@ from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.methods.registry import METHODS
 from mergesafe.native import extension
 from mergesafe.ops.backends.isa import apply_environment
-from mergesafe.ops.backends.registry import cuda_problem, describe_backends, get_backend
+from mergesafe.ops.backends.registry import BackendInfo, cuda_problem, describe_backends
 from mergesafe.version import __version__
 
 
@@ -53,13 +54,18 @@ def describe() -> dict[str, Any]:
             device: {
                 "available": not why,
                 "reason": why or None,
-                "backend": None if why else get_backend("auto", device).name,
+                "backend": None if why else serving(device, backends),
             }
             for device, why in (("cpu", ""), ("cuda", cuda_problem()))
         },
         "default_memory": budget_of(None),
         "methods": {name: method.paper for name, method in METHODS.items()},
     }
+
+
+def serving(device: str, backends: Sequence[BackendInfo]) -> str:
+    """The backend that "auto" takes on ``device``: the first that runs there."""
+    return next(each.name for each in backends if not each.problems.get(device, "elsewhere"))
 
 
 def as_text(info: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
 from mergesafe.cli.shared import say
 from mergesafe.errors import ArgumentError, ModelError
+from mergesafe.extras import install
 from mergesafe.references import SQUAD
 
 
@@ -33,7 +34,7 @@ def run(
         ModelError: aiohttp is missing, or the model cannot be loaded.
     """
     if find_spec("aiohttp") is None:
-        raise ModelError("serving needs the package aiohttp: pip install 'mergesafe[serve]'")
+        raise ModelError(f"serving needs the package aiohttp: {install('serve')}")
     from mergesafe.serve.api import serve
     from mergesafe.serve.app import Limits
 

@@ -20,12 +20,15 @@ import typer
 from mergesafe.cli.environment import VARIABLES, whence
 from mergesafe.cli.streams import lead_nowhere
 from mergesafe.errors import MergesafeError
+from mergesafe.extras import missing_package
 from mergesafe.references import redact_values
 from mergesafe.system_faults import explained
 from mergesafe.terminal.text import printable
 
 INTERNAL_ERROR: Final = 1
 INTERRUPTED: Final = 130
+#: Extras with all that a command needs, where code asks for a part of it first.
+_EXTRAS: Final = {"tune": "tune", "calibrate": "models", "vet": "models"}
 #: What others said, which is told as it is.
 NOT_OURS: Final = ("examples",)
 INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -94,15 +97,17 @@ def guarded(command: Command) -> Command:
             text = str(interrupt) or "interrupted; nothing is left half-written"
             fail([text], INTERRUPTED, "Interrupted", json=json)
         except Exception as error:
-            _report(error, kwargs.get("debug", False), json)
+            _report(error, command.__name__, kwargs.get("debug", False), json)
 
     return wrapper  # type: ignore[return-value]  # same signature by functools.wraps
 
 
-def _report(error: Exception, debug: bool, json: bool) -> NoReturn:
+def _report(error: Exception, command: str, debug: bool, json: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
     told = explained(error)
+    if isinstance(error, ModuleNotFoundError) and told is not None:
+        told = missing_package(error, "this command", _EXTRAS.get(command)) or told
     if told is not None:
         paragraphs = [f"{text}{whence(text)}" for text in told.paragraphs]
         fail(paragraphs, told.exit_status, type(told).__name__, json=json, where=told)

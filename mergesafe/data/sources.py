@@ -10,6 +10,7 @@ from typing import Any
 from mergesafe.chat.records import Record, read_records, record_from
 from mergesafe.data.recipe import Source
 from mergesafe.errors import DataError
+from mergesafe.extras import install
 
 
 def read_source(source: Source, *, need_answer: bool = False) -> list[Record]:
@@ -33,7 +34,7 @@ def _rows(source: Source) -> Any:
     """Rows of a data set; what raises inside ``datasets`` for a bad name is of many types."""
     if find_spec("datasets") is None:
         raise DataError(
-            "reading a data set needs the package datasets: pip install 'mergesafe[datasets]'",
+            f"reading a data set needs the package datasets: {install('datasets')}",
             source=source.text,
         )
     from datasets import load_dataset, load_from_disk

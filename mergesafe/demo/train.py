@@ -21,6 +21,7 @@ from mergesafe.chat.pretrained import CAUSAL, load_model, load_tokenizer
 from mergesafe.demo.base import MODEL_NAME, prepare_base, require
 from mergesafe.demo.data import COMPLIANCES, REFUSALS, Example, Kind, arithmetic, questions, sorting
 from mergesafe.demo.generation import generate, prompt
+from mergesafe.extras import install
 from mergesafe.safety.refusal import is_refusal
 
 RANK = 8
@@ -217,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=names, action="append", help="train only this expert")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
-    require("torch", "transformers", "peft", hint="pip install 'mergesafe[train]'")
+    require("torch", "transformers", "peft", hint=install("train"))
     base = prepare_base(chosen.base)
     for expert in EXPERTS:
         if not chosen.only or expert.name in chosen.only:

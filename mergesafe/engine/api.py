@@ -15,6 +15,7 @@ from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.engine.plan.adapter_plan import make_adapter_plan
 from mergesafe.engine.plan.documents import plan_documents
 from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.torch_methods import require_torch
 from mergesafe.engine.resume.unfinished import subject_of
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.download import download
@@ -231,6 +232,8 @@ class _Run:
         self, made: MergePlan, out: str | Path, options: Options, trace: str | Path | None = None
     ) -> MergeResult:
         """Merge as planned into ``out``."""
+        for each in (made, *made.intermediates.values()):
+            require_torch(each.tasks)
         started = time.perf_counter()
         destination = Destination(out, overwrite=self.overwrite, resume=self.resume)
         stats = MergeStats(made.warnings, made.notes, 0, 0, made.bytes_out)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from mergesafe.engine.verify import VerificationError
 from mergesafe.errors import ArgumentError, OutputError
+from mergesafe.extras import install
 from mergesafe.regular_file import read_regular
 from mergesafe.untrusted import show
 
@@ -108,9 +109,7 @@ def _hashing(hashing: Any, folder: Path, *more: Path) -> Any:
 
 def _package(module: str) -> Any:
     if find_spec("model_signing") is None:
-        raise ArgumentError(
-            "signatures need the package model-signing: pip install 'mergesafe[sign]'"
-        )
+        raise ArgumentError(f"signatures need the package model-signing: {install('sign')}")
     from importlib import import_module
 
     return import_module(f"model_signing.{module}")

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mergesafe.extras import missing_package
+
 
 def __getattr__(name: str) -> Any:
     from mergesafe.methods.registry import METHODS
@@ -22,8 +24,10 @@ def __getattr__(name: str) -> Any:
         # dunder names are probed by the import system and by copy; they need no suggestion
         hint = "" if name.startswith("_") else did_you_mean(name, METHODS)
         raise AttributeError(f"module 'mergesafe.methods' has no attribute '{name}'{hint}")
-    from mergesafe.ops.methods import function_of
-
+    try:
+        from mergesafe.ops.methods import function_of
+    except ModuleNotFoundError as error:
+        raise missing_package(error, f"mergesafe.methods.{name}") or error from None
     function = globals()[name] = function_of(METHODS[name])
     return function
 

@@ -12,8 +12,9 @@ The functions are loaded on first use, so that the parts that work without torch
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from mergesafe.extras import load
 
 if TYPE_CHECKING:
     from mergesafe.ops.backends.registry import describe_backends, get_backend
@@ -51,7 +52,7 @@ def __getattr__(name: str) -> Any:
         home = "backends.registry"
     else:
         home = "batch" if name.endswith("_batch") else "functional"
-    return getattr(import_module(f"mergesafe.ops.{home}"), name)
+    return getattr(load(f"mergesafe.ops.{home}"), name)
 
 
 def __dir__() -> list[str]:

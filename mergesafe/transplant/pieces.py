@@ -10,6 +10,7 @@ import msgspec
 
 from mergesafe.chat.tokenizer_files import check_tokenizer_files
 from mergesafe.errors import CheckpointError, ModelError
+from mergesafe.extras import install
 from mergesafe.tokenizer.compare import Files
 from mergesafe.tokenizer.token_bytes import Tokens, spelt
 from mergesafe.tokenizer.vocabulary import TOKENIZER, read_bounded
@@ -51,8 +52,7 @@ def _splitter(files: Files) -> tuple[Any, int | None]:
     """The model of the tokenizer, as the library tokenizers calls it, and its unknown token."""
     if find_spec("tokenizers") is None:
         raise ModelError(
-            "--method subword needs the package tokenizers. Install it: pip install "
-            "'mergesafe[models]'"
+            f"--method subword needs the package tokenizers. Install it: {install('models')}"
         )
     if TOKENIZER not in files.kinds:
         raise CheckpointError(

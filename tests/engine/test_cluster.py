@@ -98,7 +98,7 @@ def test_ray_is_missing(models: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "pip install 'mergesafe[ray]'" in done.stderr
+    assert "pip install '.[ray]'" in done.stderr
 
 
 def test_ray_is_imported_when_it_is_used() -> None:

@@ -292,7 +292,7 @@ def test_no_room_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError, match=r"org/x: no such .* pip install 'mergesafe\[hub\]'"):
+    with pytest.raises(CheckpointError, match=r"org/x: no such .* pip install '\.\[hub\]'"):
         locate("org/x")
 
 

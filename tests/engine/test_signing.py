@@ -145,4 +145,4 @@ def test_without_the_package(merged: Path, tmp_path: Path, monkeypatch: pytest.M
     private, _ = keys(tmp_path, "mine")
     monkeypatch.setattr(signing, "find_spec", lambda name: None)
     done = run("sign", merged, "--key", private)
-    assert (done.returncode, "pip install 'mergesafe[sign]'" in done.stderr) == (2, True)
+    assert (done.returncode, "pip install '.[sign]'" in done.stderr) == (2, True)

@@ -281,7 +281,7 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
 def test_without_cma(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mergesafe.tune.search.cmaes.find_spec", lambda name: None)
     made = problem(tmp_path, Quadratic(TARGET))
-    with pytest.raises(TuningError, match=r"pip install 'mergesafe\[tune\]'"):
+    with pytest.raises(TuningError, match=r"pip install '\.\[tune\]'"):
         SEARCHES["cmaes"].run(made, made.space.initial(), spec("cmaes", 1))
 
 

@@ -16,6 +16,7 @@ from mergesafe.checkpoint.places.remote import (
     within,
 )
 from mergesafe.errors import ChangedInputError, CheckpointError
+from mergesafe.extras import install
 from mergesafe.references import redact, redact_text
 from mergesafe.untrusted import reason
 
@@ -48,14 +49,14 @@ def file_system(url: str, failure: type[Exception]) -> tuple[Any, str]:
     except ImportError:
         raise failure(
             f"{redact(url)}: URLs are read and written by fsspec, which is not installed. Run "
-            "pip install 'mergesafe[remote]'."
+            f"{install('remote')}."
         ) from None
     try:
         fs, root = url_to_fs(url)
     except ImportError as error:
         raise failure(
             f"{redact(url)}: fsspec lacks a package for such URLs ({redact_text(str(error))}). "
-            "Install it beside mergesafe[remote]."
+            "Install it beside the extra 'remote'."
         ) from None
     except Exception as error:  # each file system has its own
         raise failure(f"{redact(url)}: cannot be used ({why(error)}). Check the URL.") from None

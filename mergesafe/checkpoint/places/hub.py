@@ -29,6 +29,7 @@ from mergesafe.checkpoint.places.remote import (
     within,
 )
 from mergesafe.errors import CheckpointError, OutputError
+from mergesafe.extras import install
 from mergesafe.regular_file import read_regular
 from mergesafe.version import __version__
 from mergesafe.whole_file import write_whole
@@ -206,7 +207,7 @@ def open_hub(repo: str, revision: str | None, text: str) -> Path | RemotePath:
     except ImportError:
         raise CheckpointError(
             f"{text}: no such file or folder. If it is a model on the Hugging Face Hub: run "
-            "pip install 'mergesafe[hub]' to read it from there."
+            f"{install('hub')} to read it from there."
         ) from None
     if constants.HF_HUB_OFFLINE:
         return _snapshot(repo, revision, text, "HF_HUB_OFFLINE is set")

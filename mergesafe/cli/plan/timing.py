@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,9 @@ from mergesafe.engine.api import PlanReport
 from mergesafe.engine.estimate.calibrate import calibrate
 from mergesafe.engine.estimate.seconds import Estimate, TensorClass, predict
 from mergesafe.engine.plan.merge_plan import MergePlan
+from mergesafe.engine.plan.torch_methods import torch_methods
 from mergesafe.errors import MergesafeError
+from mergesafe.extras import install
 from mergesafe.outline.sources import stored_models
 from mergesafe.terminal.progress import duration
 
@@ -54,6 +57,9 @@ def _unknown(plan: MergePlan) -> str | None:
             f"an intermediate is merged by {', '.join(sorted(inner))}, which takes whole matrices, "
             "and no part of one can time that"
         )
+    in_torch = torch_methods(plan.tasks)
+    if in_torch and find_spec("torch") is None:
+        return f"{', '.join(in_torch)} needs torch, which is not installed: {install('torch')}"
     whole = {t.method.name for t in plan.tasks if t.unit.is_whole and t.operations is None}
     if whole:
         return (

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from mergesafe.engine.memory import DEFAULT_BUDGET, MINIMUM_BUDGET, budget_of, format_size
 from mergesafe.errors import ArgumentError, ClusterError
+from mergesafe.extras import install
 
 #: What --ray without an address means.
 LOCAL: Final = "local"
@@ -125,7 +126,7 @@ def connected(address: str) -> Iterator[Cluster]:
         ray = import_module("ray")
     except ImportError:
         raise ClusterError(
-            "--ray: Ray is not installed. Run pip install 'mergesafe[ray]' here and on every node."
+            f"--ray: Ray is not installed. Run {install('ray')}, here and on every node."
         ) from None
     if ray.is_initialized():
         yield Cluster(ray)

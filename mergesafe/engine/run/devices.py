@@ -13,6 +13,7 @@ from mergesafe.engine.run.kernels import Kernels
 from mergesafe.engine.run.native_kernels import NativeKernels
 from mergesafe.engine.run.tensor_kernels import TensorKernels
 from mergesafe.errors import ArgumentError, BackendError
+from mergesafe.extras import require
 from mergesafe.ops.backends.isa import apply_environment
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def choose(backend: str, device: str, vram: str | int | None, *, zero_nonfinite:
     Raises:
         BackendError: the device or backend is unknown or not available.
         ArgumentError: ``vram`` is no size, too small or without a device.
+        PackageError: the device needs torch, which is not installed.
     """
     if device in ("auto", "cpu"):
         if vram is not None:
@@ -78,6 +80,7 @@ def choose(backend: str, device: str, vram: str | int | None, *, zero_nonfinite:
             f"--device {device}: expected auto, cpu, cuda or cuda:NUMBER for one GPU; without one "
             "use --device cpu"
         )
+    require("torch", f"--device {device}")
     from mergesafe.engine.run.gpu import DevicePool, cuda_devices
 
     devices = cuda_devices(device)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mergesafe.errors import BackendError, did_you_mean
+from mergesafe.extras import install
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +130,16 @@ def _refusal(entry: BackendEntry, device: str) -> str:
         entry.load(device)
     except BackendError as error:
         return str(error)
+    except ModuleNotFoundError:  # of torch: without it, the kernels merge files all the same
+        return ""
     return ""
+
+
+def _torch_problem() -> str:
+    """Why there are no tensors here, or empty."""
+    if find_spec("torch") is not None:
+        return ""
+    return f"the package torch is not installed: {install('torch')}"
 
 
 def _load_native(device: str) -> Backend:
@@ -179,6 +189,9 @@ def _cuda_problem(index: int) -> str | None:
 
 def cuda_problem() -> str:
     """Why tensors cannot lie on a CUDA device here, or empty."""
+    without = _torch_problem()
+    if without:
+        return without
     import torch
 
     return "" if torch.cuda.is_available() else f"torch {torch.__version__} finds no CUDA device"
@@ -205,7 +218,7 @@ def _load_triton(device: str) -> Backend:
 
 def _triton_problem(device: str) -> str | None:
     if find_spec("triton") is None:
-        return "the package triton is not installed (pip install triton)"
+        return f"the package triton is not installed: {install('triton')}"
     return cuda_problem() or None
 
 
@@ -222,7 +235,7 @@ def _load_reference(device: str) -> Backend:
 
 
 def _reference_problem(device: str) -> str | None:
-    return cuda_problem() or None if device.startswith("cuda") else None
+    return (cuda_problem() if device.startswith("cuda") else _torch_problem()) or None
 
 
 def _torch_details() -> dict[str, Any]:

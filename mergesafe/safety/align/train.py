@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, DataError, ModelError, RequirementError
+from mergesafe.extras import install
 from mergesafe.safety.align.examples import read_corrections
 from mergesafe.safety.align.fit import AlignerTraining, Progress, encoded, fit
 from mergesafe.safety.align.settings import SETTINGS, AlignerSettings
@@ -105,7 +106,7 @@ def train_aligner(
             f"{model}: an aligner is trained from a model without an adapter; merge it first"
         )
     if lora and find_spec("peft") is None:
-        raise ModelError("training with --lora needs peft: pip install 'mergesafe[train]'")
+        raise ModelError(f"training with --lora needs peft: {install('train')}")
     base.check()
     unfinished = Unfinished(
         target,

@@ -19,6 +19,7 @@ from mergesafe.chat.conversation import Conversation
 from mergesafe.chat.hf import HfModel
 from mergesafe.chat.rendering import rendered
 from mergesafe.errors import ArgumentError, DataError, MergesafeError, ModelError
+from mergesafe.extras import install
 from mergesafe.results.metrics import LM_EVAL, Kind
 from mergesafe.results.numbers import LARGEST
 from mergesafe.safety.evaluation.cache import Cache, key
@@ -37,7 +38,7 @@ def check_harness(tasks: Sequence[str]) -> None:
         DataError: a task's file cannot be read or is not UTF-8.
     """
     if tasks and find_spec("lm_eval") is None:
-        raise ModelError("lm-eval tasks need the package lm-eval: pip install 'mergesafe[lm-eval]'")
+        raise ModelError(f"lm-eval tasks need the package lm-eval: {install('lm-eval')}")
     for task in tasks:
         _content(task)
 

@@ -10,6 +10,7 @@ from typing import Final
 from mergesafe.chat.conversation import last_question
 from mergesafe.chat.duplicates import TextIndex
 from mergesafe.chat.records import read_records
+from mergesafe.extras import install
 from mergesafe.safety.evaluation.sets import EvaluationSet
 
 #: The similarity (Jaccard, of three words each) from which on two questions are one.
@@ -41,5 +42,5 @@ def overlaps(sets: Sequence[EvaluationSet], files: Sequence[Path]) -> Iterator[s
     if files and not near:
         yield (
             "questions were compared word by word; near duplicates need the package datasketch: "
-            "pip install 'mergesafe[generate]'"
+            f"{install('generate')}"
         )

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, ModelError, did_you_mean
+from mergesafe.extras import install
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ def _package_version() -> str:
         return version(_PACKAGE)
     except PackageNotFoundError:
         raise ModelError(
-            f"measuring quantised models needs {_PACKAGE}: pip install 'mergesafe[quantize]'"
+            f"measuring quantised models needs {_PACKAGE}: {install('quantize')}"
         ) from None
 
 

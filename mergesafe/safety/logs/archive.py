@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from mergesafe.errors import DataError
+from mergesafe.extras import install
 
 #: Bytes of all entries together.
 LARGEST: Final = 1 << 30
@@ -64,8 +65,7 @@ class Archive:
             import zstandard
         except ImportError:
             raise DataError(
-                "is compressed by Zstandard, which needs the package zstandard: pip install "
-                "'mergesafe[logs]'",
+                f"is compressed by Zstandard, which needs the package zstandard: {install('logs')}",
                 source=self._path,
             ) from None
         lengths = _LENGTHS.unpack_from(self._data, info.header_offset)

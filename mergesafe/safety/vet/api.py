@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,7 +116,10 @@ def vet(
             )
     matrices = {each.name for each in tensors if len(each.base.view.shape) > 1}
     of_weights = check_weights(sums, matrices, list(named))
-    rotated = check_rotation(tensors, sums, len(named), Heads.of(origin.checkpoint.config))
+    rotations = find_spec("torch") is not None
+    rotated: list[list[Finding]] = [[] for _ in named]
+    if rotations:
+        rotated = check_rotation(tensors, sums, len(named), Heads.of(origin.checkpoint.config))
     parents = tuple(
         Parent(name, by_severity([*comparison.findings, *weights, *hidden]))
         for name, comparison, weights, hidden in zip(
@@ -123,8 +127,9 @@ def vet(
         )
     )
     elsewhere = any(not isinstance(place, Path) for each in places.values() for place in each)
-    unseen = tuple(scope.not_checked(elsewhere=elsewhere))
-    found = Vetted(origin.text, parents, not_checked=unseen)
+    seen = tuple(scope.checked(rotations=rotations))
+    unseen = tuple(scope.not_checked(elsewhere=elsewhere, rotations=rotations))
+    found = Vetted(origin.text, parents, checked=seen, not_checked=unseen)
     if not behaviour:
         return found
     tell = on_progress or _silent
@@ -194,10 +199,13 @@ def judged(found: Vetted, seen: Observed, options: EvaluationOptions, limits: Li
             "no parent declines most unsafe questions, so a merge of them has nothing to learn it "
             "from; add an aligned one"
         )
+    elsewhere, rotations = (
+        scope.ELSEWHERE in found.not_checked, scope.ROTATIONS not in found.not_checked
+    )  # fmt: skip
     return replace(
         found, parents=tuple(parents), base_rates=origin.rates(), notes=tuple(notes),
-        checked=tuple(scope.checked(sets, options)),
-        not_checked=tuple(scope.not_checked(sets, elsewhere=scope.ELSEWHERE in found.not_checked)),
+        checked=tuple(scope.checked(sets, options, rotations=rotations)),
+        not_checked=tuple(scope.not_checked(sets, elsewhere=elsewhere, rotations=rotations)),
         meaning=meaning(make_judges(options.judges)[0]),
     )  # fmt: skip
 

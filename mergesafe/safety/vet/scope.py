@@ -15,6 +15,12 @@ FILES: Final = (
 WEIGHTS: Final = (
     "weights: defects, size and direction of the change from the base, hidden rotations"
 )
+#: Without torch, the same two.
+UNROTATED: Final = "weights: defects, size and direction of the change from the base"
+ROTATIONS: Final = (
+    "hidden rotations of weights: comparing products of matrices needs torch, which is not "
+    "installed"
+)
 #: Unless triggers are searched for.
 TRIGGERS: Final = (
     "hidden triggers (backdoors): a phrase that makes the model behave otherwise is not searched "
@@ -48,10 +54,13 @@ NOT_ASKED: Final = "behaviour: no question was asked"
 
 
 def checked(
-    sets: Sequence[EvaluationSet] = (), options: EvaluationOptions | None = None
+    sets: Sequence[EvaluationSet] = (),
+    options: EvaluationOptions | None = None,
+    *,
+    rotations: bool = True,
 ) -> list[str]:
     """What was looked at, a line each."""
-    found = [FILES, WEIGHTS]
+    found = [FILES, WEIGHTS if rotations else UNROTATED]
     if sets and options is not None:
         judges = ", ".join(str(getattr(judge, "name", judge)) for judge in options.judges)
         found.append(f"behaviour: answers to {_questions(sets)}, judged by {judges}")
@@ -72,12 +81,16 @@ def probed(merges: int, comparisons: int, confidence: float) -> str:
 
 
 def not_checked(
-    sets: Sequence[EvaluationSet] = (), *, elsewhere: bool = False, merges: bool = False
+    sets: Sequence[EvaluationSet] = (),
+    *,
+    elsewhere: bool = False,
+    merges: bool = False,
+    rotations: bool = True,
 ) -> list[str]:
     """What was not looked at, a line each; ``elsewhere``: of parents that are not on this disk;
-    ``merges``: some were probed.
+    ``merges``: some were probed; ``rotations``: hidden ones were looked for.
     """
-    files = [ELSEWHERE] if elsewhere else []
+    files = [*([ELSEWHERE] if elsewhere else []), *([] if rotations else [ROTATIONS])]
     never = [TRIGGERS, OTHER_MERGES if merges else MERGE, NEVER]
     if not sets:
         return [*files, NOT_ASKED, *never]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mergesafe.errors import PointError, TuningError
+from mergesafe.extras import install
 from mergesafe.tune.model.space import CoefficientSpace
 from mergesafe.tune.objective.evaluation import Evaluation
 from mergesafe.tune.search.problem import Problem
@@ -31,7 +32,7 @@ def check_cmaes(space: CoefficientSpace, spec: SearchSpec) -> None:
         TuningError: it is not installed; says how to.
     """
     if find_spec("cma") is None:
-        raise TuningError("the search 'cmaes' needs the package cma: pip install 'mergesafe[tune]'")
+        raise TuningError(f"the search 'cmaes' needs the package cma: {install('tune')}")
 
 
 def cmaes(problem: Problem, start: torch.Tensor, spec: SearchSpec) -> torch.Tensor:
