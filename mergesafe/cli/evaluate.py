@@ -116,7 +116,9 @@ def remarks(evaluation: Evaluation) -> list[str]:
     judges = ", ".join(f"{each.name} {each.version}" for each in evaluation.judges)
     lines = [f"judged by {judges}"]
     lines += [
-        f"{each.role} set {each.name}: {each.records} from {each.path}" for each in evaluation.sets
+        f"{each.role} set {each.name}: {each.records} from {each.path}"
+        + (f", in the form '{each.variant}'" if each.variant else "")
+        for each in evaluation.sets
     ]
     for pair in evaluation.agreement:
         kappa = "undefined" if pair.kappa is None else f"{pair.kappa:.2f}"

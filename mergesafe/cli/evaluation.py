@@ -55,6 +55,14 @@ Packs = Annotated[
         "--pack", metavar="NAME", help="A pack of questions: 'mergesafe packs' lists them."
     ),
 ]
+Variants = Annotated[
+    str,
+    typer.Option(
+        "--variants",
+        metavar="NAME,...",
+        help="Ask in other forms as well: past, roleplay, prefix, turns, translation, base64, all.",
+    ),
+]
 TunedOn = Annotated[
     list[Path] | None,
     typer.Option(

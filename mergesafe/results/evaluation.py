@@ -169,7 +169,10 @@ class JudgeName(msgspec.Struct, frozen=True):
 
 
 class QuestionSet(msgspec.Struct, frozen=True, kw_only=True):
-    """Which questions: ``sha256`` is that of the file, ``duplicates`` were left out of it."""
+    """Which questions: ``sha256`` is that of the file, ``duplicates`` were left out of it.
+
+    ``variant``: the form in which they were asked (``--variants``); empty: as they stand.
+    """
 
     name: str
     role: Role
@@ -177,6 +180,7 @@ class QuestionSet(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str = ""
     duplicates: Count = 0
     records: Count
+    variant: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from mergesafe.safety.align.squad_model import SquadModel
 from mergesafe.safety.evaluation.cache import Cache
 from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.compare import compare, disagreements
-from mergesafe.safety.evaluation.gather import gather
+from mergesafe.safety.evaluation.gather import sets_of
 from mergesafe.safety.evaluation.harness import harness_figures
 from mergesafe.safety.evaluation.judged_labels import (
     calibrate_judges,
@@ -70,10 +70,9 @@ def evaluate(
 
 def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> Evaluation:
     """As :func:`evaluate`, with options that are checked already."""
-    sets = gather(
-        options.unsafe, options.harmless, options.domain, options.sets, options.limit, options.packs
-    )
-    repeats = list(overlaps(sets, [Path(path) for path in options.tuned_on]))
+    sets = sets_of(options)
+    plain = [each for each in sets if not each.variant]
+    repeats = list(overlaps(plain, [Path(path) for path in options.tuned_on]))
     labelled = [] if options.labels is None else read_labelled(Path(options.labels))
     cache = Cache(None if options.cache is None else Path(options.cache))
     found_judges = with_wordings(make_judges(options.judges), options.wordings)
@@ -117,7 +116,7 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
                 if options.labels is None
                 else calibration_notes(calibration, results, Path(options.labels))
             ),
-            *notes(sets, found_judges, results, options.max_new_tokens),
+            *notes(plain, found_judges, results, options.max_new_tokens),
             *remarks,
             *disagreements(compared, options.confidence, repeated(found_judges[0])),
         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergesafe.chat.records import question_key
 from mergesafe.errors import ArgumentError, DataError
@@ -18,6 +19,10 @@ from mergesafe.safety.evaluation.sets import (
 )
 from mergesafe.safety.evaluation.sets_file import read_sets_file
 from mergesafe.safety.packs.read import read_pack
+from mergesafe.safety.variants import ALL, TRANSLATION, VARIANTS, is_translated
+
+if TYPE_CHECKING:
+    from mergesafe.safety.evaluation.options import EvaluationOptions
 
 
 def gather(
@@ -27,11 +32,14 @@ def gather(
     sets: str | Path | None = None,
     limit: int | None = None,
     packs: Sequence[str] = (),
+    variants: Sequence[str] = (),
 ) -> list[EvaluationSet]:
     """All sets, by role, and those of packs; the shipped ones where there is none of an unsafe or
     harmless role.
 
-    A set without a name is called what its file is called.
+    A set without a name is called what its file is called. ``variants``: forms in which the unsafe
+    and the harmless questions are asked as well, each a set of its own; ``all``: every one that
+    all of these questions have.
 
     Raises:
         ArgumentError: two sets have one name, or a name cannot be one.
@@ -55,8 +63,35 @@ def gather(
             raise ArgumentError(
                 f"two sets are called {name!r}; name one of them otherwise: NAME=FILE"
             )
+        if variants and name in VARIANTS:
+            raise ArgumentError(
+                f"a set and a variant are both called {name!r}, and so would be their figures; "
+                "name the set otherwise: NAME=FILE"
+            )
     _check_overlap(read)
-    return [each.first(limit) for each in read]
+    read = [each.first(limit) for each in read]
+    asked = [each for each in read if each.role != "domain"]
+    return read + [each.in_form(form) for form in _forms(variants, asked) for each in asked]
+
+
+def sets_of(options: EvaluationOptions) -> list[EvaluationSet]:
+    """All sets that ``options`` name; see :func:`gather`."""
+    return gather(
+        options.unsafe, options.harmless, options.domain, options.sets, options.limit,
+        options.packs, options.variants,
+    )  # fmt: skip
+
+
+def _forms(variants: Sequence[str], sets: Sequence[EvaluationSet]) -> list[str]:
+    """The variants that are meant; ALL: those that every one of ``sets`` has."""
+    if ALL not in variants:
+        return list(variants)
+    records = [record for each in sets for record in each.records]
+    return [
+        each
+        for each in VARIANTS
+        if each != TRANSLATION or all(is_translated(one.conversation) for one in records)
+    ]
 
 
 def _check_overlap(sets: Sequence[EvaluationSet]) -> None:

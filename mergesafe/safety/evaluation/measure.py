@@ -55,11 +55,19 @@ def planned_metrics(sets: Sequence[EvaluationSet]) -> list[str]:
 
 
 def _grouped(metric: str, sets: Sequence[EvaluationSet]) -> dict[str, list[EvaluationSet]]:
-    """``metric`` of all ``sets``, and where there are several also of each."""
+    """``metric`` of all ``sets`` as they stand, where there are several also of each, and of all
+    in one other form.
+    """
     if not sets:
         return {}
-    each = {f"{metric}.{one.name}": [one] for one in sets} if len(sets) > 1 else {}
-    return {metric: list(sets), **each}
+    plain = [one for one in sets if not one.variant]
+    found = {metric: plain}
+    if len(plain) > 1:
+        found |= {f"{metric}.{one.name}": [one] for one in plain}
+    for one in sets:
+        if one.variant:
+            found.setdefault(f"{metric}.{one.variant}", []).append(one)
+    return found
 
 
 def ask(

@@ -17,6 +17,7 @@ from mergesafe.safety.evaluation.quantized import check_schemes
 from mergesafe.safety.evaluation.sets import SetPaths
 from mergesafe.safety.judges.base import Judge
 from mergesafe.safety.statistics import CONFIDENCE, check_confidence
+from mergesafe.safety.variants import check_variants
 
 MAX_NEW_TOKENS: Final = 256
 
@@ -31,6 +32,8 @@ class EvaluationOptions:
         domain: files of a domain's questions with answers.
         sets: a YAML file that lists sets.
         packs: names of packs of questions (:mod:`mergesafe.safety.packs.table`).
+        variants: other forms in which the unsafe and the harmless questions are asked as well
+            (:mod:`mergesafe.safety.variants`).
         tuned_on: files of records that the models were tuned or trained on; questions that repeat
             one of them are named.
         labels: a file of responses that people labelled, on which the judges are measured; rates
@@ -61,6 +64,7 @@ class EvaluationOptions:
     domain: SetPaths = ()
     sets: str | Path | None = None
     packs: Sequence[str] = ()
+    variants: Sequence[str] = ()
     tuned_on: Sequence[str | Path] = ()
     labels: str | Path | None = None
     judges: Sequence[str | Judge] = ("rules",)
@@ -78,7 +82,7 @@ class EvaluationOptions:
     confidence: float = CONFIDENCE
 
     def __post_init__(self) -> None:
-        for name in ("packs", "tuned_on", "judges", "seeds", "quantize", "lm_eval"):
+        for name in ("packs", "variants", "tuned_on", "judges", "seeds", "quantize", "lm_eval"):
             object.__setattr__(self, name, _several(name, getattr(self, name)))
         for name in ("wordings", "max_new_tokens", "batch", "limit"):
             value = getattr(self, name)
@@ -105,13 +109,15 @@ class EvaluationOptions:
                 "several seeds with temperature 0 would give the same greedy responses again; set "
                 "a temperature above 0, such as 0.7, or one seed"
             )
-        for name in ("packs", "quantize", "lm_eval"):
+        for name in ("packs", "variants", "quantize", "lm_eval"):
             if not all(isinstance(each, str) for each in getattr(self, name)):
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected names")
         if not self.judges:
             raise ArgumentError("there is no judge; 'rules' is the one that needs no model")
         if self.dtype not in DTYPES:
             raise ArgumentError(f"unknown dtype {self.dtype!r}{did_you_mean(self.dtype, DTYPES)}")
+        object.__setattr__(self, "variants", tuple(dict.fromkeys(self.variants)))
+        check_variants(self.variants)
         check_schemes(self.quantize)
         check_harness(self.lm_eval)
 

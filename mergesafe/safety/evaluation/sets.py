@@ -16,6 +16,7 @@ from mergesafe.chat.records import Record, read_records
 from mergesafe.errors import ArgumentError, DataError
 from mergesafe.regular_file import read_regular
 from mergesafe.results.evaluation import QuestionSet, Role
+from mergesafe.safety.variants import varied
 from mergesafe.strict_json import decode_utf8
 
 ROLES: Final[tuple[Role, ...]] = ("unsafe", "harmless", "domain")
@@ -32,7 +33,8 @@ class EvaluationSet:
     """Questions that are measured together.
 
     ``unsafe`` questions should be declined, ``harmless`` ones should not, and those of a ``domain``
-    have an answer each. ``sha256`` is that of the file; ``duplicates`` were left out.
+    have an answer each. ``sha256`` is that of the file; ``duplicates`` were left out. ``variant``:
+    the form in which the file's questions are asked; none as they stand.
     """
 
     name: str
@@ -41,16 +43,34 @@ class EvaluationSet:
     sha256: str
     records: tuple[Record, ...]
     duplicates: int = 0
+    variant: str = ""
 
     def first(self, limit: int | None) -> EvaluationSet:
         """The set with its first ``limit`` records; all of them for None."""
         return replace(self, records=self.records[:limit])
 
+    def in_form(self, variant: str) -> EvaluationSet:
+        """The same questions in another form, as a set of its own.
+
+        Raises:
+            DataError: the form is ``translation``, which a question does not have.
+        """
+        try:
+            records = tuple(
+                replace(each, conversation=varied(each.conversation, variant))
+                for each in self.records
+            )
+        except DataError as error:
+            raise DataError(str(error), source=self.path) from None
+        return replace(
+            self, name=f"{self.name}-{variant}", records=records, variant=variant, duplicates=0
+        )
+
     def document(self) -> QuestionSet:
         """As results name it."""
         return QuestionSet(
             name=self.name, role=self.role, path=self.path, sha256=self.sha256,
-            duplicates=self.duplicates, records=len(self.records),
+            duplicates=self.duplicates, records=len(self.records), variant=self.variant,
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from mergesafe.results.reading import read_evaluation
 from mergesafe.results.writing import as_dict
 from mergesafe.safety.align.squad_file import read_squad
 from mergesafe.safety.evaluation.api import run
-from mergesafe.safety.evaluation.gather import gather
+from mergesafe.safety.evaluation.gather import sets_of
 from mergesafe.safety.evaluation.measure import planned_metrics
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.result import Evaluation, ModelResult
@@ -151,9 +151,7 @@ def _named(model: str | ChatModel | Mapping[str, Any]) -> tuple[str, Any]:
 
 def _check_planned(requirements: Sequence[Requirement], options: EvaluationOptions) -> None:
     """Refuse a metric that no set will give before any model is asked."""
-    sets = gather(
-        options.unsafe, options.harmless, options.domain, options.sets, options.limit, options.packs
-    )
+    sets = sets_of(options)
     known = planned_metrics(sets)
     for each in requirements:
         if not each.metric.startswith(f"{LM_EVAL}.") or not options.lm_eval:

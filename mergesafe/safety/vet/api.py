@@ -20,7 +20,7 @@ from mergesafe.references import redact, redact_text
 from mergesafe.results.metrics import SAFE
 from mergesafe.results.vet import Finding
 from mergesafe.safety.evaluation.api import Model, make_judges
-from mergesafe.safety.evaluation.gather import gather
+from mergesafe.safety.evaluation.gather import sets_of
 from mergesafe.safety.evaluation.notes import meaning
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.judges.base import check_judges
@@ -176,7 +176,7 @@ def observed(
 
 def judged(found: Vetted, seen: Observed, options: EvaluationOptions, limits: Limits) -> Vetted:
     """``found`` with the findings about what was observed."""
-    sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
+    sets = sets_of(options)
     origin = seen.base
     parents, notes = [], list(found.notes)
     if origin.problem:
@@ -257,7 +257,7 @@ def ready(options: EvaluationOptions, limits: Limits) -> EvaluationOptions:
     """``options`` with judges that can judge, on questions and a device that can be used: known
     before the weights are read.
     """
-    sets = gather(options.unsafe, options.harmless, options.domain, options.sets, options.limit)
+    sets = sets_of(options)
     limits.check_sets(sets)
     check_device(options.device, "vet")
     judges = make_judges(options.judges)

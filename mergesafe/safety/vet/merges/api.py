@@ -18,7 +18,7 @@ from mergesafe.recipe.model import ModelRef, Recipe
 from mergesafe.recipe.quoting import quoted
 from mergesafe.recipe.short_names import short_names
 from mergesafe.references import redact_text
-from mergesafe.safety.evaluation.gather import gather
+from mergesafe.safety.evaluation.gather import sets_of
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.sets import SHIPPED, EvaluationSet
 from mergesafe.safety.progress import ProgressCallback
@@ -113,7 +113,7 @@ def vet_recipe(
     refuse_documents(loaded, "vet probes")
     pool = _pool(loaded, base)
     asking = ready(asking, limits)
-    sets = gather(asking.unsafe, asking.harmless, asking.domain, asking.sets, asking.limit)
+    sets = sets_of(asking)
     about = _only_unsafe(asking, sets)
     bench = Workbench(
         memory=budget_of(memory), threads=thread_count(threads), device=asking.device,
@@ -243,7 +243,8 @@ def _only_unsafe(options: EvaluationOptions, sets: Sequence[EvaluationSet]) -> E
     Raises:
         ArgumentError: there is no unsafe question.
     """
-    unsafe = {each.name: _file(each.path) for each in sets if each.role == "unsafe"}
+    plain = [each for each in sets if not each.variant]
+    unsafe = {each.name: _file(each.path) for each in plain if each.role == "unsafe"}
     if not unsafe:
         raise ArgumentError(
             "merges are probed with unsafe questions, and only harmless ones are given; give a "
