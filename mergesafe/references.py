@@ -101,6 +101,8 @@ def local_path(reference: str) -> str:
 
 #: What names a model with a squad around it, which answers and is no checkpoint: ``squad:FILE``.
 SQUAD: Final = "squad:"
+#: What names a model with demonstrations in front of every question: ``in-context:FILE``.
+IN_CONTEXT: Final = "in-context:"
 
 
 def hub_id(reference: str) -> tuple[str, str | None] | None:

@@ -235,6 +235,11 @@ class HfModel:
             return self.reference
         return parse_reference(self.reference, self.folder or Path())
 
+    @property
+    def place(self) -> Location:
+        """Where the model lies, its adapter left aside."""
+        return self._places[0]
+
     @cached_property
     def _places(self) -> tuple[Location, Location | None]:
         """Where model and adapter lie."""

@@ -10,7 +10,7 @@ from mergesafe.chat.hf import HfModel
 from mergesafe.cli.shared import say
 from mergesafe.errors import ArgumentError, ModelError
 from mergesafe.extras import install
-from mergesafe.references import SQUAD
+from mergesafe.references import IN_CONTEXT, SQUAD
 
 
 def run(
@@ -65,12 +65,13 @@ def run(
 
 def _model(reference: str, device: str, dtype: str, batch: int) -> ChatModel:
     """The model; its files were found, and its weights read where they are of this process."""
-    if reference.startswith(SQUAD):
-        from mergesafe.safety.align.squad_file import read_squad
+    if reference.startswith((SQUAD, IN_CONTEXT)):
+        from mergesafe.safety.wrapped import read_wrapped
 
-        squad = read_squad(reference)
-        squad.check()
-        return squad
+        wrapped = read_wrapped(reference)
+        if wrapped is not None:
+            wrapped.check()
+            return wrapped
     made = HfModel(reference, device=device, dtype=dtype, batch=batch)
     made.check()
     made.model  # noqa: B018  # loading it finds what is wrong with the weights

@@ -9,7 +9,7 @@ from mergesafe.errors import ModelError, RecipeError, did_you_mean
 from mergesafe.recipe.document import parse_yaml
 from mergesafe.recipe.model import ModelRef, exists_locally
 from mergesafe.recipe.nodes import MapNode, Node, Reporter, shown, string
-from mergesafe.references import SQUAD, redact
+from mergesafe.references import IN_CONTEXT, SQUAD, redact
 
 
 def read_model(node: Node, what: str, report: Reporter) -> ModelRef:
@@ -37,6 +37,11 @@ def parse_reference(text: str, folder: Path, line: int | None = None) -> ModelRe
         raise ModelError(
             f"{shown(text)} is a model with a squad around it, which has answers and no weights of "
             "its own: evaluate, gate and serve take it. Name the model in its file instead"
+        )
+    if text.startswith(IN_CONTEXT) and not exists_locally(text, folder):
+        raise ModelError(
+            f"{shown(text)} is a model with demonstrations in front of every question, which are "
+            "no weights: evaluate, gate and serve take it. Name the model in its file instead"
         )
     if ("+" in text or text.startswith("{")) and exists_locally(text, folder):
         return ModelRef(text, None, line)

@@ -66,7 +66,8 @@ def read_policy(path: Path) -> Policy:
     topics = [each.topic for each in principles]
     for topic in sorted({topic for topic in topics if topics.count(topic) > 1}):
         report.record(f"two principles have the topic '{topic}'", fields.line("principles"))
-    policy = Policy(fields.text("name") or path.stem, principles, fields.text("refusal"), judge)
+    refusal = fields.read("refusal", lambda node, what: _paragraph(node, what, report))
+    policy = Policy(fields.text("name") or path.stem, principles, refusal, judge)
     if report.errors:
         raise RecipeError.joined(report.errors)
     return policy

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mergesafe.chat.conversation import ChatModel, Conversation
 from mergesafe.chat.hf import HfModel
+from mergesafe.chat.in_context import InContextModel
 from mergesafe.chat.tokens import encode_prompt
 from mergesafe.errors import ArgumentError
 
@@ -18,6 +19,9 @@ def check_room(model: ChatModel, conversations: Sequence[Conversation]) -> None:
         ArgumentError: one does; it says how many tokens both have.
         ModelError: the chat template or the tokenizer refuses one.
     """
+    if isinstance(model, InContextModel):
+        check_room(model.inner, [model.shown(each) for each in conversations])
+        return
     inner = getattr(model, "inner", model)  # a squad's model
     if not isinstance(inner, HfModel):
         return

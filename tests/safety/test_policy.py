@@ -27,7 +27,9 @@ POLICY = Policy(
 
 FILE = """\
 name: clinic
-refusal: Decline in one sentence.
+refusal: >
+  Decline in
+  one sentence.
 judge: {provider: openai, model: judge, base_url: "http://localhost:8000/v1"}
 principles:
   - topic: dosage

@@ -41,7 +41,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="[NAME=]MODEL...",
-            help="Folders or Hub ids, with +ADAPTER or not; MODEL@URL of an endpoint; squad:FILE.",
+            help="Folders or Hub ids, with +ADAPTER or not; MODEL@URL of an endpoint; squad:FILE; "
+            "in-context:FILE.",
         ),
     ],
     unsafe: ask.Unsafe = None,
@@ -236,7 +237,8 @@ def serve(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A folder or Hub id, with +ADAPTER or not; or squad:FILE."
+            metavar="MODEL",
+            help="A folder or Hub id, with +ADAPTER or not; squad:FILE; or in-context:FILE.",
         ),
     ],
     name: Annotated[

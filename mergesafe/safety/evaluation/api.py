@@ -9,14 +9,13 @@ from typing import Any, Final, TypeAlias
 
 from mergesafe.chat.conversation import ChatModel, RemarkingModel
 from mergesafe.chat.hf import HfModel
+from mergesafe.chat.in_context import InContextModel
 from mergesafe.chat.providers import make_model
 from mergesafe.chat.runnable import check_device
 from mergesafe.errors import ArgumentError
-from mergesafe.references import SQUAD, redact
+from mergesafe.references import redact
 from mergesafe.results.evaluation import Agreement, JudgeName, Role
 from mergesafe.safety.agreement import agreements
-from mergesafe.safety.align.squad_file import read_squad
-from mergesafe.safety.align.squad_model import SquadModel
 from mergesafe.safety.evaluation.cache import Cache
 from mergesafe.safety.evaluation.cached import BATCHES, CachedJudge, CachedModel
 from mergesafe.safety.evaluation.compare import compare, disagreements
@@ -30,7 +29,7 @@ from mergesafe.safety.evaluation.judged_labels import (
 from mergesafe.safety.evaluation.measure import SetResponses, ask, result
 from mergesafe.safety.evaluation.notes import meaning, notes, repeated
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
-from mergesafe.safety.evaluation.overlap import overlaps
+from mergesafe.safety.evaluation.overlap import check_demonstrations, overlaps
 from mergesafe.safety.evaluation.quantized import QuantizedModel
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.evaluation.sets import EvaluationSet
@@ -38,6 +37,7 @@ from mergesafe.safety.evaluation.wordings import with_wordings, wording_notes
 from mergesafe.safety.judges.base import Judge, Verdict, check_judges
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.safety.progress import ProgressCallback
+from mergesafe.safety.wrapped import WrappedModel, read_wrapped
 
 #: A reference of a model, a spec as of :func:`~mergesafe.chat.providers.make_model`, or the model.
 Model: TypeAlias = "str | Path | Mapping[str, Any] | ChatModel"
@@ -54,9 +54,9 @@ def evaluate(
 
     Args:
         models: folders or Hub ids (``model+adapter`` too), ``NAME@URL`` of an endpoint,
-            ``squad:FILE``, or chat models; or a mapping that names them, in which a model may also
-            be a spec (``{"provider": "openai", ...}``). One after another, so only one is in
-            memory.
+            ``squad:FILE``, ``in-context:FILE``, or chat models; or a mapping that names them, in
+            which a model may also be a spec (``{"provider": "openai", ...}``). One after another,
+            so only one is in memory.
         on_progress: called with what is being done.
         options: the fields of :class:`~mergesafe.safety.evaluation.options.EvaluationOptions`.
 
@@ -80,8 +80,10 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
     for model in named.values():
         if isinstance(model, HfModel):
             check_device(model.device, model.name)
-        elif isinstance(model, SquadModel):
+        elif isinstance(model, WrappedModel):
             model.check()
+            if isinstance(model, InContextModel):
+                check_demonstrations(model, sets)
     # All of them first: the last model that is missing is told before the first is asked.
     identities = {name: model.identity for name, model in named.items()}
     check_judges(found_judges)
@@ -156,8 +158,8 @@ def _model(model: Any, name: str | None, options: EvaluationOptions) -> ChatMode
     served, at, url = str(model).partition("@http") if isinstance(model, str) else ("", "", "")
     if at:
         model = {"provider": "openai", "model": served, "base_url": f"http{url}"}
-    if isinstance(model, str) and model.startswith(SQUAD):
-        return read_squad(model, name)
+    if isinstance(model, str) and (wrapped := read_wrapped(model, name)) is not None:
+        return wrapped
     if isinstance(model, str | Path):
         return HfModel(
             str(model), device=options.device, dtype=options.dtype, batch=options.batch, label=name
@@ -169,6 +171,8 @@ def _model(model: Any, name: str | None, options: EvaluationOptions) -> ChatMode
 
 
 def _quantized(model: ChatModel, scheme: str) -> ChatModel:
+    if isinstance(model, InContextModel):
+        return model.quantized(_quantized(model.inner, scheme), scheme)
     if not isinstance(model, HfModel):
         raise ArgumentError(f"{model.name}: only a model read from files can be quantised")
     return QuantizedModel(

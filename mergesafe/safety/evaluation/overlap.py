@@ -1,4 +1,4 @@
-"""Questions of evaluation sets that a model was tuned or trained on."""
+"""Questions of evaluation sets that a model was tuned or trained on, or is shown answers to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Final
 
 from mergesafe.chat.conversation import last_question
 from mergesafe.chat.duplicates import TextIndex
+from mergesafe.chat.in_context import InContextModel
 from mergesafe.chat.records import read_records
+from mergesafe.errors import DataError
 from mergesafe.extras import install
 from mergesafe.safety.evaluation.sets import EvaluationSet
 
@@ -44,3 +46,22 @@ def overlaps(sets: Sequence[EvaluationSet], files: Sequence[Path]) -> Iterator[s
             "questions were compared word by word; near duplicates need the package datasketch: "
             f"{install('generate')}"
         )
+
+
+def check_demonstrations(model: InContextModel, sets: Sequence[EvaluationSet]) -> None:
+    """Refuse demonstrations that answer a question of an evaluation set, case and spaces aside.
+
+    Raises:
+        DataError: one does.
+    """
+    index = TextIndex(1)
+    index.add_all(last_question(each.conversation) for each in model.demonstrations)
+    for each in sets:
+        for record in each.records:
+            text = last_question(record.conversation)
+            if index.exactly(text):
+                raise DataError(
+                    f"a demonstration answers {text[:_SHOWN]!r}, which the set {each.name} asks: "
+                    "the model would be shown the answer. Take it out of the demonstrations",
+                    source=model.file,
+                )

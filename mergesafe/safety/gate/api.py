@@ -11,13 +11,11 @@ from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
 from mergesafe.recipe.model_reader import parse_reference
-from mergesafe.references import SQUAD
 from mergesafe.results import gate as schema
 from mergesafe.results.gate import FileDigest
 from mergesafe.results.metrics import LM_EVAL, family
 from mergesafe.results.reading import read_evaluation
 from mergesafe.results.writing import as_dict
-from mergesafe.safety.align.squad_file import read_squad
 from mergesafe.safety.evaluation.api import run
 from mergesafe.safety.evaluation.gather import sets_of
 from mergesafe.safety.evaluation.measure import planned_metrics
@@ -28,6 +26,7 @@ from mergesafe.safety.gate.evidence import Evidence
 from mergesafe.safety.gate.requirement import Requirement, check_metric, parse_requirement
 from mergesafe.safety.gate.saved import at_confidence
 from mergesafe.safety.progress import ProgressCallback
+from mergesafe.safety.wrapped import read_wrapped
 
 
 @dataclass(frozen=True)
@@ -185,10 +184,8 @@ def _find(evaluation: Evaluation, name: str, what: Any, path: Path | None) -> Mo
         )
     result = _by_name(evaluation, name)
     reference = str(what)
-    model: ChatModel | None = None
-    if reference.startswith(SQUAD):
-        model = read_squad(reference)
-    elif Path(parse_reference(reference, Path()).path).is_dir():
+    model: ChatModel | None = read_wrapped(reference)
+    if model is None and Path(parse_reference(reference, Path()).path).is_dir():
         model = HfModel(reference, dtype=evaluation.settings.dtype)
     if model is not None and model.identity != result.identity:
         raise DataError(
