@@ -129,7 +129,7 @@ class _Server:
     async def _respond(self, asked: ChatRequest, tell: Callable[[str], None] | None) -> Response:
         try:
             return await self.batcher.respond(
-                asked.conversation, asked.sampling, asked.seeded, tell
+                asked.conversation, asked.sampling, asked.seeded, tell, asked.stop
             )
         except FullError:
             raise RequestError(

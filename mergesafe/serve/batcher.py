@@ -11,6 +11,8 @@ from typing import Final
 
 from mergesafe.chat.conversation import ChatModel, Conversation, Response, Sampling
 from mergesafe.chat.hf import HfModel
+from mergesafe.chat.reasoning import with_opening
+from mergesafe.chat.tokens import prompt_text
 from mergesafe.serve.room import check_room
 
 #: Seconds that the first of a batch waits for others.
@@ -21,8 +23,8 @@ class FullError(Exception):
     """As many requests wait as may."""
 
 
-class _AllGoneError(Exception):
-    """Whoever asked has gone."""
+class _AllDoneError(Exception):
+    """Nobody waits for more: whoever asked has gone, or the answer has come to a stop text."""
 
 
 @dataclass
@@ -31,6 +33,7 @@ class _Waiting:
     sampling: Sampling
     seeded: bool
     tell: Callable[[str], None] | None
+    stop: tuple[str, ...]
     answer: asyncio.Future[Response] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -71,10 +74,13 @@ class Batcher:
         sampling: Sampling,
         seeded: bool = True,
         tell: Callable[[str], None] | None = None,
+        stop: tuple[str, ...] = (),
     ) -> Response:
         """The answer; ``tell`` is told its text so far, in the loop's thread.
 
         A drawn answer with a seed of its own is ``seeded``: it is drawn alone, and the same again.
+        A model of this process ends where one of ``stop`` is in the text, which whoever asked cuts;
+        other models answer to their end.
 
         Raises:
             FullError: as many wait as may.
@@ -82,7 +88,7 @@ class Batcher:
         """
         if len(self._waiting) >= self._capacity:
             raise FullError
-        mine = _Waiting(conversation, sampling, seeded, tell)
+        mine = _Waiting(conversation, sampling, seeded, tell, stop)
         self._waiting.append(mine)
         self._arrived.set()
         return await mine.answer
@@ -136,15 +142,23 @@ class Batcher:
         conversations = [each.conversation for each in batch]
         sampling = batch[0].sampling
         begun = False
+        ended: set[int] = set()
+
+        def all_done() -> bool:
+            return all(row in ended or each.answer.done() for row, each in enumerate(batch))
 
         def tell(row: int, text: str) -> None:
             nonlocal begun
-            if all(each.answer.done() for each in batch):
-                raise _AllGoneError  # the model need not finish what nobody waits for
-            told = batch[row].tell
-            if told is not None:
+            asked = batch[row]
+            if asked.tell is not None and row not in ended:
                 begun = True
-                loop.call_soon_threadsafe(told, text)
+                loop.call_soon_threadsafe(asked.tell, text)
+            if row not in ended and any(each in text for each in asked.stop):
+                begun = True
+                ended.add(row)
+                loop.call_soon_threadsafe(_end, asked, self._response(asked, text))
+            if all_done():
+                raise _AllDoneError  # the model need not finish what nobody waits for
 
         try:
             check_room(self._model, conversations)
@@ -152,9 +166,21 @@ class Batcher:
                 return list(self._model.respond(conversations, sampling, tell))
             return list(self._model.respond(conversations, sampling))
         except Exception as error:
-            if len(batch) == 1 or begun or all(each.answer.done() for each in batch):
+            if len(batch) == 1 or begun or all_done():
                 return [error] * len(batch)
             return [self._ask([each], loop)[0] for each in batch]
+
+    def _response(self, asked: _Waiting, text: str) -> Response:
+        """What a model of this process said so far, as it gives answers that it did not finish."""
+        assert isinstance(self._model, HfModel)
+        prompt = prompt_text(self._model.tokenizer, asked.conversation)
+        return Response(with_opening(text, prompt, finished=False), finished=False)
+
+
+def _end(asked: _Waiting, response: Response) -> None:
+    """The answer has come to its stop text; the others of its batch may go on."""
+    if not asked.answer.done():
+        asked.answer.set_result(response)
 
 
 def _alike(first: _Waiting, second: _Waiting) -> bool:
