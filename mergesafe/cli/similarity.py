@@ -42,6 +42,7 @@ def run(
     memory: str | None,
     threads: int | None,
     device: str,
+    leave_one_out: bool,
     out: Path | None,
     json: bool,
     quiet: bool,
@@ -51,7 +52,7 @@ def run(
     with progress(quiet or json) as tell:
         found = similarity(
             named_models(models), base, prompts=prompts, memory=memory, threads=threads,
-            device=device, on_progress=tell,
+            device=device, leave_one_out=leave_one_out, on_progress=tell,
         )  # fmt: skip
     write_document(out, found.as_dict())
     if json:
@@ -67,6 +68,8 @@ def show(found: Similarity, to: Console) -> None:
         to.print(Text(f"{number}  {printable(name)}"))
     to.print(Text(f"base  {printable(found.base)}\n"))
     to.print(_table(found))
+    to.print()
+    to.print(_contributions(found))
     for metric in _SCALES:
         _heat_map(found, metric, to)
 
@@ -85,6 +88,21 @@ def _table(found: Similarity) -> Table:
         if pair.outputs:
             cells += [_number(pair.outputs.kl), _number(pair.outputs.top1)]
         table.add_row(_label(found, pair), *cells)
+    return table
+
+
+def _contributions(found: Similarity) -> Table:
+    """What each model adds to the sum of all task vectors."""
+    table = Table(box=None, pad_edge=False)
+    outputs = any(each.outputs for each in found.contributions)
+    table.add_column("without")
+    for name in ("share", "cosine", *(("KL", "top-1") if outputs else ())):
+        table.add_column(name, justify="right")
+    for number, each in enumerate(found.contributions, 1):
+        cells = [_number(each.overall.share), _number(each.overall.cosine)]
+        if each.outputs:
+            cells += [_number(each.outputs.kl), _number(each.outputs.top1)]
+        table.add_row(str(number), *cells)
     return table
 
 

@@ -44,8 +44,38 @@ class Pair(msgspec.Struct, frozen=True):
     top1: Share | None
 
 
+class Addition(msgspec.Struct, frozen=True):
+    """What one task vector τ adds to the sum of all, T.
+
+    share: ⟨τ, T⟩ / ‖T‖², which add up to 1 over the models; None where T is zero.
+    cosine: of T and T − τ; None where one of them is zero.
+    """
+
+    share: Number | None
+    cosine: Number | None
+
+
+class Contribution(msgspec.Struct, frozen=True):
+    """What is lost without ``model``, by layer and overall: ``share`` and ``cosine`` of
+    Addition.
+
+    ``kl`` and ``top1``: of the outputs of base + T / n and of the same without the model, n models
+    in all; None unless they were asked for.
+    """
+
+    model: str
+    share: list[Number | None]
+    cosine: list[Number | None]
+    overall: Addition
+    kl: Number | None = None
+    top1: Share | None = None
+
+
 class Similarity(msgspec.Struct, frozen=True, tag_field="kind", tag="similarity"):
-    """How alike models are. ``norms``: ‖τ‖ of every model, by layer."""
+    """How alike models are. ``norms``: ‖τ‖ of every model, by layer.
+
+    ``contributions``: one for each model; none in files of older versions.
+    """
 
     models: list[str]
     base: str
@@ -54,9 +84,15 @@ class Similarity(msgspec.Struct, frozen=True, tag_field="kind", tag="similarity"
     prompts: Count
     pairs: list[Pair]
     notes: list[str]
+    contributions: list[Contribution] = []
 
     def __post_init__(self) -> None:
         check_table(self.norms, self.models, self.layers, "norms", "layer")
         for i, pair in enumerate(self.pairs):
             for name in PAIR_MEASURES:
                 check_length(getattr(pair, name), self.layers, f"pairs[{i}].{name}", "layer")
+        for i, each in enumerate(self.contributions):
+            for name in ("share", "cosine"):
+                check_length(
+                    getattr(each, name), self.layers, f"contributions[{i}].{name}", "layer"
+                )

@@ -161,6 +161,13 @@ def similarity(
             help="Where models run for --prompts: auto, cpu or cuda:N. Only with them.",
         ),
     ] = "auto",
+    leave_one_out: Annotated[
+        bool,
+        typer.Option(
+            "--leave-one-out",
+            help="Also run the mean merge of all models on the prompts, and that without each.",
+        ),
+    ] = False,
     out: ask.Out = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -168,12 +175,13 @@ def similarity(
 ) -> None:
     """Compare MODELs layer by layer: cosine, distance, sign conflict and norms of task vectors.
 
-    With --prompts also linear CKA of hidden states, KL divergence and top-1 agreement of outputs.
+    And what each adds to the sum of all. With --prompts also linear CKA of hidden states, KL
+    divergence and top-1 agreement of outputs.
     """
     from mergesafe.cli.similarity import run
 
     run(
         models, base, prompts=prompts, memory=memory, threads=threads,
-        device=device_if(prompts is not None, device),
+        device=device_if(prompts is not None, device), leave_one_out=leave_one_out,
         out=out, json=json, quiet=quiet,
     )  # fmt: skip

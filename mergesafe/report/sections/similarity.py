@@ -20,7 +20,7 @@ from mergesafe.report.figures.svg import WIDTH, fit, text_width
 from mergesafe.report.sections.parts import Group, Picture, Section
 from mergesafe.report.sections.tables import Table, map_table
 from mergesafe.report.text import DASH, MINUS, number, percent
-from mergesafe.results.similarity import Pair, Similarity
+from mergesafe.results.similarity import Contribution, Pair, Similarity
 
 _MEASURES: Final = {
     "cosine": (
@@ -66,6 +66,8 @@ def _group(content: Content, ident: str, found: Similarity) -> Group:
     outputs = [pair for pair in found.pairs if pair.kl is not None or pair.top1 is not None]
     if outputs:
         tables.append(_outputs(content, f"{ident}-outputs", outputs))
+    if found.contributions:
+        tables.append(_without(content, f"{ident}-without", found.contributions))
     for measure, (heading, caption) in _MEASURES.items():
         shown = [pair for pair in found.pairs if getattr(pair, measure) is not None]
         if shown and columns:
@@ -124,3 +126,16 @@ def _outputs(content: Content, ident: str, pairs: Sequence[Pair]) -> Table:
         [[_pair(content, p), number(p.kl, 3), percent(p.top1)] for p in pairs],
         numeric=2,
     )
+
+
+def _without(content: Content, ident: str, models: Sequence[Contribution]) -> Table:
+    """What each model adds to the sum of all; outputs only where merges were run."""
+    outputs = any(each.kl is not None for each in models)
+    heads = ["Model", "Share of the sum of task vectors", "Cosine of the sum with and without it"]
+    heads += ["KL divergence without it, nats", "Same most likely token"] if outputs else []
+    rows = []
+    for each in models:
+        row = [content.short(each.model), number(each.overall.share, 2)]
+        row.append(number(each.overall.cosine, 2))
+        rows.append(row + ([number(each.kl, 3), percent(each.top1)] if outputs else []))
+    return Table(ident, "What each model adds", heads, rows, numeric=len(heads) - 1)

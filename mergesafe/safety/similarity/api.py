@@ -16,7 +16,7 @@ from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import redact
 from mergesafe.safety.progress import ProgressCallback
 from mergesafe.safety.similarity.measures import add_up, pairs
-from mergesafe.safety.similarity.result import Pair, Similarity
+from mergesafe.safety.similarity.result import Contribution, Pair, Similarity
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE, TensorInput, TensorSums
 
@@ -32,6 +32,7 @@ def similarity(
     memory: str | float | None = None,
     threads: int | None = None,
     device: str = "auto",
+    leave_one_out: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> Similarity:
     """Compare models by their task vectors τ = model − base, and by what they answer.
@@ -45,10 +46,13 @@ def similarity(
         memory: bytes for buffers of the pass over the weights.
         threads: default: all processors.
         device: where models run for ``prompts``.
+        leave_one_out: also run the mean merge base + Σ τ / n, and the same without each model, on
+            ``prompts``; merges are made in memory and written nowhere.
         on_progress: called with what is being done.
 
     Raises:
-        ArgumentError: fewer than two models, a device without prompts, or too little memory.
+        ArgumentError: fewer than two models, a device or ``leave_one_out`` without prompts, or too
+            little memory.
         CheckpointError: a model cannot be read, or its tensors differ from the base's.
         NonFiniteError: NaN or infinity in a tensor.
         DataError, ModelError: prompts cannot be read, a model cannot be run.
@@ -63,6 +67,12 @@ def similarity(
             f"device {device}: without prompts no model is run, so there is nothing to run there; "
             "give --prompts FILE, or leave --device out"
         )
+    if prompts is None and leave_one_out:
+        raise ArgumentError(
+            "leave_one_out: merges are compared by what they answer, so questions are needed; give "
+            "--prompts FILE, or leave --leave-one-out out. What each model adds to the weights is "
+            "told in any case"
+        )
     options = Options(budget_of(memory), thread_count(threads))
     opened, names = open_named(models, base)
     tensors, notes = _inputs(opened)
@@ -74,7 +84,9 @@ def similarity(
     from mergesafe.safety.similarity.outputs import with_outputs
 
     tell = on_progress or (lambda text: None)
-    return with_outputs(found, [model.ref for model in opened], Path(prompts), device, tell)
+    merging = options if leave_one_out else None
+    refs = [model.ref for model in opened]
+    return with_outputs(found, refs, Path(prompts), device, merging, tell)
 
 
 def open_named(models: Models, base: str | Path) -> tuple[tuple[Model, ...], tuple[str, ...]]:
@@ -124,6 +136,12 @@ def measured(names: Sequence[str], sums: dict[str, TensorSums], notes: Sequence[
         ),
         norms=tuple(tuple(layer.norm(i) for layer in by_layer) for i in range(count)),
         notes=tuple(notes),
+        contributions=tuple(
+            Contribution(
+                names[1 + i], overall.addition(i), tuple(layer.addition(i) for layer in by_layer)
+            )
+            for i in range(count)
+        ),
     )
 
 

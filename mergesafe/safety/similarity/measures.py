@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from mergesafe.results.similarity import Measures
+from mergesafe.results.similarity import Addition, Measures
 from mergesafe.safety.similarity.tiles import TensorSums
+
+#: A squared length of a sum of task vectors that is this share of Σ ‖τ‖² or less is of rounding.
+_ROUNDING: Final = 1e-12
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,22 @@ class Sums:
             sign_conflict=self.opposite[first][second] / both if both else None,
             norm_ratio=one / two if two else None,
         )
+
+    def addition(self, expert: int) -> Addition:
+        """What one task vector adds to the sum T of all: its share of it, and T without it.
+
+        ⟨τ, T⟩ / ‖T‖² and ⟨T, T − τ⟩ / (‖T‖ ‖T − τ‖), all from the inner products of pairs.
+        """
+        least = _ROUNDING * math.fsum(row[i] for i, row in enumerate(self.gram))
+        with_sum = [math.fsum(row) for row in self.gram]  # ⟨τ_i, T⟩
+        own, total = with_sum[expert], math.fsum(with_sum)
+        rest = total - 2 * own + self.gram[expert][expert]  # ‖T − τ‖²
+        if total <= least:
+            return Addition(None, None)
+        if rest <= least:
+            return Addition(own / total, None)
+        cosine = (total - own) / math.sqrt(total * rest)
+        return Addition(own / total, max(-1.0, min(1.0, cosine)))
 
 
 def add_up(tensors: Iterable[TensorSums], count: int) -> Sums:

@@ -21,8 +21,10 @@ from mergesafe.errors import ModelError
 from mergesafe.recipe.model import ModelRef
 from mergesafe.safety.evaluation.sets import read_set
 from mergesafe.safety.similarity.cka import centred_gram, linear_cka
+from mergesafe.safety.similarity.leave_one_out import mean_merges
 from mergesafe.safety.similarity.measures import pairs
 from mergesafe.safety.similarity.result import PairOutputs, Similarity
+from mergesafe.safety.similarity.statistics import Options
 
 if TYPE_CHECKING:
     import torch
@@ -42,13 +44,16 @@ def with_outputs(
     refs: Sequence[ModelRef],
     prompts: Path,
     device: str,
+    merging: Options | None,
     tell: Callable[[str], None],
 ) -> Similarity:
     """``found`` with the outputs of every pair; ``refs``: the base, then the models.
 
+    ``merging``: how merges that leave one model out are made; None for no such merges.
+
     Raises:
         DataError: the prompts cannot be read.
-        ModelError: a model cannot be run, or none has a chat template.
+        ModelError: a model or a merge cannot be run, or no model has a chat template.
     """
     asked = [each.conversation for each in read_set("prompts", "harmless", prompts).records]
     models = [HfModel(ref, device=device) for ref in refs]
@@ -64,7 +69,33 @@ def with_outputs(
             replace(pair, outputs=_compare(kept[i], kept[j], found.layers))
             for pair, (i, j) in zip(found.pairs, pairs(len(kept)), strict=True)
         ]
-    return replace(found, pairs=tuple(compared), prompts=len(asked))
+        found = replace(found, pairs=tuple(compared), prompts=len(asked))
+        if merging is None:
+            return found
+        merges = mean_merges(refs, merging, device, _BATCH)
+        lost = _left_out(merges, ids, Path(folder), found, tell)
+        return replace(
+            found,
+            contributions=tuple(
+                replace(each, outputs=outputs)
+                for each, outputs in zip(found.contributions, lost, strict=True)
+            ),
+        )
+
+
+def _left_out(
+    merges: Iterator[HfModel],
+    ids: Sequence[Sequence[int]],
+    folder: Path,
+    found: Similarity,
+    tell: Callable[[str], None],
+) -> Iterator[PairOutputs]:
+    """The merge of all models against each that leaves one out."""
+    tell("running the mean merge of all models")
+    whole = _observe(next(merges), ids, folder / "all")
+    for model, merge in zip(found.models, merges, strict=True):
+        tell(f"running the mean merge without {model}")
+        yield _compare(whole, _observe(merge, ids, folder / "without"), found.layers)
 
 
 @dataclass(frozen=True)

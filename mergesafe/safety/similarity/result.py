@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergesafe.results import similarity as schema
-from mergesafe.results.similarity import Measures
+from mergesafe.results.similarity import Addition, Measures
 from mergesafe.results.writing import as_dict
 
 
@@ -55,6 +55,32 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """What one model adds to the sum of all task vectors, over all tensors and by layer.
+
+    ``outputs``: of the mean merge base + Σ τ / n against the same without the model; None unless
+    asked for.
+    """
+
+    model: str
+    overall: Addition
+    layers: tuple[Addition, ...]
+    outputs: PairOutputs | None = None
+
+    def document(self) -> schema.Contribution:
+        """As it is written: lists by layer."""
+        outputs = self.outputs
+        return schema.Contribution(
+            self.model,
+            [layer.share for layer in self.layers],
+            [layer.cosine for layer in self.layers],
+            self.overall,
+            None if outputs is None else outputs.kl,
+            None if outputs is None else outputs.top1,
+        )
+
+
+@dataclass(frozen=True)
 class Similarity:
     """How alike models are. ``norms``: ‖τ‖ of every model, by layer."""
 
@@ -65,6 +91,7 @@ class Similarity:
     norms: tuple[tuple[float, ...], ...]
     notes: tuple[str, ...] = ()
     prompts: int = 0
+    contributions: tuple[Contribution, ...] = ()
 
     def document(self) -> schema.Similarity:
         """The document of kind ``similarity``."""
@@ -76,6 +103,7 @@ class Similarity:
             self.prompts,
             [pair.document(self.layers) for pair in self.pairs],
             list(self.notes),
+            [each.document() for each in self.contributions],
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,33 @@ def test_a_model_is_like_itself(models: list[Path], tmp_path: Path) -> None:
     assert outputs is not None
     assert (outputs.kl, outputs.top1) == (0, 1)
     assert list(outputs.cka.values()) == pytest.approx([1, 1, 1])
+
+
+def test_the_mean_merge_against_that_without_each(models: list[Path], tmp_path: Path) -> None:
+    """The merges are those that the command writes; here of an expert in a folder called a+b."""
+    plus = tmp_path / "a+b"
+    shutil.copytree(models[2], plus)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS))
+    experts = {"one": models[1], "two": plus}
+    found = ms.similarity(experts, models[0], prompts=prompts, leave_one_out=True)
+    logs = []
+    for number, kept in enumerate((["one", "two"], ["two"], ["one"])):
+        sources = [
+            {"model": {"model": {"path": str(experts[name])}}, "parameters": {"weight": 0.5}}
+            for name in kept
+        ]
+        recipe = {
+            "merge_method": "task_arithmetic", "base_model": str(models[0]), "models": sources,
+            "dtype": "float32",
+        }  # fmt: skip
+        ms.merge(recipe, tmp_path / f"merged{number}")
+        logs.append(observed(tmp_path / f"merged{number}")[1])
+    whole, *left = logs
+    for each, other in zip(found.as_dict()["contributions"], left, strict=True):
+        expected = float((whole.exp() * (whole - other)).sum(1).mean())
+        assert each["kl"] == pytest.approx(expected, rel=1e-4)
+        assert each["top1"] == float((whole.argmax(1) == other.argmax(1)).double().mean())
 
 
 def test_bad_prompts(models: list[Path], tmp_path: Path) -> None:

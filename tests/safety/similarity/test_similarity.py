@@ -134,6 +134,49 @@ def test_zero_and_opposite_changes_by_hand(tmp_path: Path) -> None:
     assert found.norm_ratio == math.sqrt(11) / math.sqrt(16)
 
 
+def test_what_each_model_adds_by_hand(tmp_path: Path) -> None:
+    """τ: a = (2, 0), b = (1, 1), c = (0, 1); T = (3, 2), ‖T‖² = 13."""
+    for name, values in {"base": [0, 0], "a": [2, 0], "b": [1, 1], "c": [0, 1]}.items():
+        save(tmp_path / name, {"model.norm.weight": torch.tensor(values, dtype=torch.bfloat16)})
+    models = {name: tmp_path / name for name in "abc"}
+    found = ms.similarity(models, tmp_path / "base").as_dict()["contributions"]
+    assert [each["model"] for each in found] == list("abc")
+    assert [each["overall"]["share"] for each in found] == [6 / 13, 5 / 13, 2 / 13]
+    left = ([1, 2], [2, 1], [3, 1])  # T − τ
+    cosines = [(3 * x + 2 * y) / math.sqrt(13 * (x * x + y * y)) for x, y in left]
+    assert [each["overall"]["cosine"] for each in found] == pytest.approx(cosines)
+    assert found[0]["share"] == [6 / 13]
+    assert (found[0]["kl"], found[0]["top1"]) == (None, None)
+
+
+def test_task_vectors_that_cancel_add_nothing(tmp_path: Path) -> None:
+    for name, value in {"base": 0, "a": 0.1, "b": -0.1}.items():
+        tensor = torch.full((8,), value, dtype=torch.float32)
+        save(tmp_path / name, {"model.norm.weight": tensor})
+    found = ms.similarity([tmp_path / "a", tmp_path / "b"], tmp_path / "base")
+    assert {(each.overall.share, each.overall.cosine) for each in found.contributions} == {
+        (None, None)
+    }
+    copy = ms.similarity({"a": tmp_path / "a", "same": tmp_path / "base"}, tmp_path / "base")
+    # without a nothing is left, and without the base's copy nothing is missing
+    assert [(e.overall.share, e.overall.cosine) for e in copy.contributions] == [
+        (pytest.approx(1), None), (0, pytest.approx(1)),
+    ]  # fmt: skip
+
+
+def test_leaving_one_out_needs_prompts(models: dict[str, Path]) -> None:
+    arguments = [
+        "similarity",
+        str(models["one"]),
+        str(models["two"]),
+        "--base",
+        str(models["base"]),
+    ]
+    found = command(*arguments, "--leave-one-out")
+    assert found.returncode == 2
+    assert "--prompts FILE" in found.stderr
+
+
 def test_nan_is_named(models: dict[str, Path], tmp_path: Path) -> None:
     tensors = read(models["one"])
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
