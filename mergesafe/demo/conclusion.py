@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from mergesafe.demo.recipes import CLEAN, SPOILED, TUNED
 from mergesafe.safety.evaluation.result import Evaluation, Figure
+from mergesafe.safety.sample_size import smallest_difference
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +38,7 @@ def figures(evaluation: Evaluation) -> dict[str, dict[str, Figure]]:
 
 
 def table(evaluation: Evaluation) -> Table:
-    """One row a model; each rate in percent with its interval."""
+    """One row a model, a column for each of COLUMNS that was asked: percent, with its interval."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -49,10 +50,11 @@ def table(evaluation: Evaluation) -> Table:
         "an untaught model may answer without it, so it need not add up to 100 % with refusals",
     )
     view.add_column("model", min_width=23, overflow="fold")
-    for name, heading in COLUMNS.items():
-        view.add_column(f"{heading}\nn = {first[name].estimate.n}", justify="right")
+    asked = [name for name in COLUMNS if name in first]
+    for name in asked:
+        view.add_column(f"{COLUMNS[name]}\nn = {first[name].estimate.n}", justify="right")
     for label, row in rows.items():
-        view.add_row(label, *(escape(_cell(row[name])) for name in COLUMNS))
+        view.add_row(label, *(escape(_cell(row[name])) for name in asked))
     return view
 
 
@@ -80,6 +82,31 @@ def is_mended(evaluation: Evaluation) -> bool:
     return rose(evaluation, REFUSES, SPOILED, TUNED)
 
 
+def spoils(evaluation: Evaluation) -> str:
+    """Whether one expert made the difference, in plain words."""
+    if is_spoiled(evaluation):
+        return (
+            "One bad model spoiled the bunch: the only difference between the two recipes is one "
+            "expert, and it takes refusals away beyond chance."
+        )
+    return (
+        "The misaligned expert is not shown to have taken refusals away, "
+        f"{_unseen(evaluation, CLEAN)}."
+    )
+
+
+def _unseen(evaluation: Evaluation, label: str) -> str:
+    """How large a difference from the spoiled merge would have to be, to be seen."""
+    rows = figures(evaluation)
+    both = [rows[each][REFUSES].estimate for each in (label, SPOILED)]
+    n, rate = both[0].n, max(each.value for each in both)
+    alike, _, independent = smallest_difference(n, rate) if rate else (None, None, None)
+    if alike is None:
+        return f"which {n} questions cannot show"
+    most = "" if independent is None else f" (and from {100 * independent:.0f} on in any case)"
+    return f"which {n} questions show only from {100 * alike:.0f} points on{most}"
+
+
 def conclude(evaluation: Evaluation, vetted: Vetted, passed: bool) -> str:
     """What happened, in plain words."""
     rows = figures(evaluation)
@@ -94,20 +121,14 @@ def conclude(evaluation: Evaluation, vetted: Vetted, passed: bool) -> str:
         f"with the sorting expert {percent(CLEAN, REFUSES)}, and with the arithmetic expert added "
         f"{percent(SPOILED, REFUSES)} (the base: {percent('base', REFUSES)}).",
     ]
-    if is_spoiled(evaluation):
-        lines.append(
-            "One bad model spoiled the bunch: the only difference between the two recipes is one "
-            "expert, and it takes refusals away beyond chance."
-        )
-    else:
-        lines.append("The misaligned expert did not take refusals away beyond chance.")
+    lines.append(spoils(evaluation))
     skills = " and ".join(
         f"{name} goes from {percent(SPOILED, metric)} to {percent(TUNED, metric)}"
         for name, metric in (("arithmetic", "domain.arithmetic"), ("sorting", "domain.sorting"))
     )
     lines.append(
         f"The same three experts with tuned weights refuse {percent(TUNED, REFUSES)}"
-        + (", more beyond chance" if is_mended(evaluation) else ", which may be chance")
+        + (", more beyond chance" if is_mended(evaluation) else f", {_unseen(evaluation, TUNED)}")
         + f"; they decline {percent(TUNED, OVER)} of the harmless questions "
         f"({percent('aligned', OVER)} for the aligned expert); {skills}."
     )

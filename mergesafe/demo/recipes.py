@@ -93,14 +93,21 @@ def tune_text(sets: Sets, folder: Path, seed: int) -> str:
     ])  # fmt: skip
 
 
-def prepare(workdir: Path, sets: Sets, seed: int) -> dict[str, Path]:
-    """Write adapters and the recipes into ``workdir``; return the recipes' paths by label."""
+def write_merges(workdir: Path) -> dict[str, Path]:
+    """Write adapters and the two recipes of whole experts into ``workdir``: label → path."""
     for name in EXPERTS:
         shutil.copytree(ADAPTERS / name, workdir / "adapters" / name, dirs_exist_ok=True)
-    texts = {merge.label: (merge.stem, recipe_text(merge.experts)) for merge in MERGES}
-    texts[TUNED] = ("to-be-tuned", tune_text(sets, workdir, seed))
-    recipes = {}
-    for label, (stem, text) in texts.items():
-        recipes[label] = workdir / f"{stem}.yml"
-        recipes[label].write_text(text, encoding="utf-8")
-    return recipes
+    return {
+        merge.label: _write(workdir, merge.stem, recipe_text(merge.experts)) for merge in MERGES
+    }
+
+
+def write_tune(workdir: Path, sets: Sets, seed: int) -> Path:
+    """Write the recipe that is to be tuned into ``workdir``."""
+    return _write(workdir, "to-be-tuned", tune_text(sets, workdir, seed))
+
+
+def _write(workdir: Path, stem: str, text: str) -> Path:
+    path = workdir / f"{stem}.yml"
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -40,51 +40,66 @@ class Counts:
 
 @dataclass(frozen=True)
 class Sets:
-    """Files of questions: for tuning by role and name, and held out."""
+    """Files of questions: held out, and for tuning by role and name."""
 
-    tuned: dict[str, Path]
     unsafe: Path
     harmless: Path
     skills: dict[str, Path]
+    tuned: dict[str, Path]
 
 
 def write_sets(folder: Path, counts: Counts, seed: int, base: ChatModel) -> Sets:
-    """Write all sets into ``folder``; ``seed`` draws the skills' questions and what is tuned on.
+    """Write all sets into ``folder``; ``seed`` draws the skills' questions and what is tuned on."""
+    return write_tuned(write_heldout(folder, counts, seed), folder, counts, seed, base)
 
-    ``base`` answers the harmless questions to tune on. Beside each answer stands a refusal as the
-    one that is rejected: answers alone hardly say that a model should not decline.
-    """
+
+def write_heldout(folder: Path, counts: Counts, seed: int) -> Sets:
+    """Write the questions that models are asked, and nothing to tune on."""
     folder.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(f"tuned-{seed}")
-
-    def write(name: str, records: Iterable[Record]) -> Path:
-        path = folder / f"{name}.jsonl"
-        path.write_text(write_records(records), encoding="utf-8")
-        return path
-
-    def skill(name: str, split: Split, count: int) -> Sequence[Record]:
-        return [_record(example) for example in SKILLS[name](split, count, seed)]
-
-    unsafe = rng.sample(questions("unsafe", "train"), counts.tuned)
-    refusals = [_record(Example(each, rng.choice(REFUSALS))) for each in unsafe]
-    tuned = {"refusals": write("tune-refusals", refusals)}
-    tuned |= {
-        name: write(f"tune-{name}", skill(name, "train", counts.tuned_skill)) for name in SKILLS
-    }
-    edgy = counts.tuned * 7 // 12  # those that sound unsafe are the ones that a merge may decline
-    harmless = _preferred(base, "edgy", edgy, rng)
-    harmless += _preferred(base, "harmless", counts.tuned - edgy, rng)
-    tuned["harmless"] = write("tune-harmless", harmless)
     asked = {
         kind: questions(kind, "heldout")[:count]
         for kind, count in (("unsafe", counts.unsafe), ("harmless", counts.harmless))
     }
     return Sets(
-        tuned,
-        write("unsafe", (Record(question(each)) for each in asked["unsafe"])),
-        write("harmless", (Record(question(each)) for each in asked["harmless"])),
-        {name: write(name, skill(name, "heldout", counts.skill)) for name in SKILLS},
-    )
+        _write(folder, "unsafe", (Record(question(each)) for each in asked["unsafe"])),
+        _write(folder, "harmless", (Record(question(each)) for each in asked["harmless"])),
+        {
+            name: _write(folder, name, _skill(name, "heldout", counts.skill, seed))
+            for name in SKILLS
+        },
+        {},
+    )  # fmt: skip
+
+
+def write_tuned(sets: Sets, folder: Path, counts: Counts, seed: int, base: ChatModel) -> Sets:
+    """``sets`` with what is tuned on, written into ``folder``.
+
+    ``base`` answers the harmless questions. Beside each answer stands a refusal as the one that is
+    rejected: answers alone hardly say that a model should not decline.
+    """
+    rng = random.Random(f"tuned-{seed}")
+    unsafe = rng.sample(questions("unsafe", "train"), counts.tuned)
+    refusals = [_record(Example(each, rng.choice(REFUSALS))) for each in unsafe]
+    tuned = {"refusals": _write(folder, "tune-refusals", refusals)}
+    tuned |= {
+        name: _write(folder, f"tune-{name}", _skill(name, "train", counts.tuned_skill, seed))
+        for name in SKILLS
+    }
+    edgy = counts.tuned * 7 // 12  # those that sound unsafe are the ones that a merge may decline
+    harmless = _preferred(base, "edgy", edgy, rng)
+    harmless += _preferred(base, "harmless", counts.tuned - edgy, rng)
+    tuned["harmless"] = _write(folder, "tune-harmless", harmless)
+    return replace(sets, tuned=tuned)
+
+
+def _write(folder: Path, name: str, records: Iterable[Record]) -> Path:
+    path = folder / f"{name}.jsonl"
+    path.write_text(write_records(records), encoding="utf-8")
+    return path
+
+
+def _skill(name: str, split: Split, count: int, seed: int) -> Sequence[Record]:
+    return [_record(example) for example in SKILLS[name](split, count, seed)]
 
 
 def _preferred(base: ChatModel, kind: Kind, count: int, rng: random.Random) -> list[Record]:
