@@ -1,6 +1,7 @@
-"""Records of conversations as JSON lines, in TRL's conversational formats.
+"""Records of conversations, in TRL's conversational formats.
 
-One JSON object a line, in one of these forms (https://huggingface.co/docs/trl/dataset_formats):
+A file holds JSON lines, one JSON list of objects, or a table, which its ending says
+(:mod:`mergesafe.chat.tables`). Each object or row has one of these forms (https://huggingface.co/docs/trl/dataset_formats):
 
 - ``{"messages": [...]}``: the last turn is the assistant's answer;
 - ``{"prompt": [...], "completion": [...]}``: the answer apart;
@@ -22,10 +23,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn, cast
+from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from mergesafe.chat.conversation import Conversation, Role, answered, question
-from mergesafe.errors import DataError
+from mergesafe.chat.tables import ENDINGS, table_rows
+from mergesafe.errors import DataError, nearest
 from mergesafe.regular_file import open_regular
 from mergesafe.strict_json import parse_json
 
@@ -34,9 +36,16 @@ _FIELDS: Final = (
     "messages", "prompt", "completion", "chosen", "rejected", "question", "answer", "instruction",
     "output",
 )  # fmt: skip
+#: Those that make a question of a record, before the field 'question' would.
+_ASKING: Final = ("messages", "prompt")
 _SHOWN: Final = 60
+#: Names of columns that an error lists.
+_LISTED: Final = 12
 #: Bytes of a line: far above a long conversation.
 _LONGEST: Final = 16 << 20
+#: Bytes of a list, and how many of a file are looked at to see whether it is one.
+_LARGEST: Final = 256 << 20
+_PEEKED: Final = 4096
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -85,9 +94,10 @@ def question_key(record: Record) -> str:
 def read_records(
     path: Path | str, *, need_answer: bool = False, columns: Mapping[str, str] | None = None
 ) -> list[Record]:
-    """All records of a JSON lines file; blank lines are skipped.
+    """All records of a file; blank lines are skipped.
 
-    ``columns``: what a field above is called in this file, where it is something else.
+    ``columns``: what a field above is called in this file, where it is something else. Where the
+    question is named, no other field is taken for it.
 
     Raises:
         DataError: the file cannot be read, is empty, or a line is no record; names the line.
@@ -95,7 +105,9 @@ def read_records(
     records = list(_records(Path(path), need_answer, columns or {}))
     if not records:
         raise DataError(
-            "there is no record in the file; expected one JSON object a line", source=path
+            "there is no record in the file; expected one JSON object a line, a list of them, or "
+            "rows of a table",
+            source=path,
         )
     return records
 
@@ -123,7 +135,15 @@ def write_records(records: Iterable[Record]) -> str:
 
 def _records(path: Path, need_answer: bool, columns: Mapping[str, str]) -> Iterator[Record]:
     try:
+        if path.suffix in ENDINGS:
+            for number, row in table_rows(path):
+                yield _Line(path, number).record(row, need_answer, columns)
+            return
         with open_regular(path) as file:
+            if _is_list(file):
+                for number, value in enumerate(_Line(path, 1).parse_list(file.read(_LARGEST)), 1):
+                    yield _InList(path, number).record(value, need_answer, columns)
+                return
             for number, raw in enumerate(iter(lambda: file.readline(_LONGEST + 1), b""), 1):
                 line = _Line(path, number)
                 if len(raw) > _LONGEST:
@@ -132,8 +152,15 @@ def _records(path: Path, need_answer: bool, columns: Mapping[str, str]) -> Itera
                     yield line.record(line.parse(raw), need_answer, columns)
     except OSError as error:
         raise DataError(
-            f"cannot be read ({error.strerror}); expected a file of JSON lines", source=path
+            f"cannot be read ({error.strerror}); expected a file of records", source=path
         ) from None
+
+
+def _is_list(file: BinaryIO) -> bool:
+    """Whether a JSON list is all that the file holds; it is read from its beginning afterwards."""
+    start = file.read(_PEEKED).removeprefix(codecs.BOM_UTF8).lstrip()
+    file.seek(0)
+    return start.startswith(b"[")
 
 
 @dataclass(frozen=True)
@@ -146,6 +173,15 @@ class _Line:
     def fail(self, problem: str) -> NoReturn:
         raise DataError(problem, source=self.path, line=self.number) from None
 
+    def parse_list(self, raw: bytes) -> list[object]:
+        if len(raw) == _LARGEST:
+            self.fail(f"has more than {_LARGEST:,} bytes; write one JSON object a line instead")
+        try:
+            value = parse_json(raw.removeprefix(codecs.BOM_UTF8), constants=True)
+        except ValueError as error:
+            self.fail(f"is not a JSON list of objects ({error})")
+        return cast("list[object]", value)
+
     def parse(self, raw: bytes) -> object:
         if self.number == 1:
             raw = raw.removeprefix(codecs.BOM_UTF8)  # editors put it at the beginning of a file
@@ -157,17 +193,35 @@ class _Line:
     def record(self, value: object, need_answer: bool, columns: Mapping[str, str]) -> Record:
         if not isinstance(value, dict):
             self.fail(f"expected a JSON object, found {type(value).__name__}")
-        for meant, column in columns.items():
-            if column not in value:
-                self.fail(f"there is no column {column!r}; found {', '.join(sorted(value)[:8])}")
-            value[meant] = value.pop(column)
-        record = self._record(value)
+        value = self._renamed(value, columns)
+        given = {k: held for k, held in value.items() if held is not None or k not in _FIELDS}
+        record = self._record(given)
         if need_answer and record.answer is None:
             self.fail(
                 "the record has no answer; expected 'messages' that end with the assistant, "
-                "or 'prompt' with 'completion' or 'chosen'"
+                "'question' with 'answer', or 'prompt' with 'completion' or 'chosen'"
             )
         return replace(record, line=self.number, source=self.path)
+
+    def _renamed(self, value: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+        """``value`` with what stands under other names under the fields' own."""
+        renamed = dict(value)
+        for column in columns.values():
+            if column not in value:
+                close = nearest(column, value)
+                hint = "" if close is None else f" (did you mean {close!r}?)"
+                found = ", ".join(sorted(value)[:_LISTED])
+                self.fail(f"there is no column {column!r}{hint}; found {found}")
+            renamed.pop(column, None)
+        if "question" in columns:
+            renamed = {key: held for key, held in renamed.items() if key not in _ASKING}
+        renamed |= {meant: value[column] for meant, column in columns.items()}
+        if "answer" in columns and "question" not in renamed:
+            for asked, answer in (("prompt", "completion"), ("instruction", "output")):
+                if asked in renamed:
+                    renamed[answer] = renamed.pop("answer")
+                    break
+        return renamed
 
     def _record(self, value: dict[str, Any]) -> Record:
         extra = {key: value[key] for key in value if key not in _FIELDS}
@@ -196,7 +250,7 @@ class _Line:
                 return Record(
                     asked, None if text is None else self._text(text, answer_key), None, extra
                 )
-        found = ", ".join(sorted(value)[:8]) or "nothing"
+        found = ", ".join(sorted(value)[:_LISTED]) or "nothing"
         self.fail(f"expected 'messages', 'prompt' or 'question' in the record; found {found}")
 
     def _answer(self, value: object, key: str) -> str:
@@ -232,3 +286,10 @@ class _Line:
                 "tokenizer takes; remove it, or write the whole character"
             )
         return value
+
+
+class _InList(_Line):
+    """The record of this number in a JSON list, whose lines say nothing."""
+
+    def fail(self, problem: str) -> NoReturn:
+        raise DataError(f"record {self.number}: {problem}", source=self.path) from None

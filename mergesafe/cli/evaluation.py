@@ -30,7 +30,9 @@ TABLE_WIDTH: Final = 120
 Unsafe = Annotated[
     list[str] | None,
     typer.Option(
-        "--unsafe", metavar="[NAME=]FILE", help="Unsafe questions: JSON lines, or .txt, one a line."
+        "--unsafe",
+        metavar="[NAME=]FILE",
+        help="Unsafe questions: JSON lines or list, CSV, parquet, or .txt, one a line.",
     ),
 ]
 Harmless = Annotated[
@@ -42,7 +44,7 @@ Harmless = Annotated[
 Domain = Annotated[
     list[str] | None,
     typer.Option(
-        "--domain", metavar="[NAME=]FILE", help="A domain's questions with answers, as JSON lines."
+        "--domain", metavar="[NAME=]FILE", help="A domain's questions with answers; no .txt."
     ),
 ]
 Sets = Annotated[
@@ -110,7 +112,19 @@ Dtype = Annotated[
     str, typer.Option("--dtype", help="auto (the checkpoint's), bfloat16, float16 or float32.")
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", metavar="N", help="The first N questions of each set.")
+    int | None, typer.Option("--limit", metavar="N", help="Draw N questions of each set.")
+]
+LimitSeed = Annotated[
+    int, typer.Option("--limit-seed", metavar="N", help="Seed of the draw of --limit.")
+]
+QuestionColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--question-column", metavar="NAME", help="What the question is called in the files."
+    ),
+]
+AnswerColumn = Annotated[
+    str | None, typer.Option("--answer-column", metavar="NAME", help="Likewise the answer.")
 ]
 CacheFolder = Annotated[
     Path | None,

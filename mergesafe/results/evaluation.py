@@ -184,13 +184,17 @@ class QuestionSet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """How the models were asked, and the level of the intervals."""
+    """How the models were asked, and the level of the intervals.
+
+    ``limit`` questions of each set were drawn by ``limit_seed``; without it they were the first.
+    """
 
     max_new_tokens: Count = 0
     temperature: Number = 0.0
     seeds: list[Integer] = []
     dtype: str = ""
     limit: Count | None = None
+    limit_seed: Integer | None = None
     confidence: Confidence = 0.95
 
 

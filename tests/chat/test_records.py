@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mergesafe.chat import tables
 from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record, read_records, write_records
 from mergesafe.errors import DataError
@@ -82,3 +83,94 @@ def test_an_empty_or_missing_file(tmp_path: Path) -> None:
         read_records(written(tmp_path, ""))
     with pytest.raises(DataError, match="cannot be read"):
         read_records(tmp_path / "missing")
+
+
+def saved(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8-sig")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("d.csv", 'question,answer,id\n"Why, and ""how""?",Because.,1\n\nWho?,,2\n'),
+        ("d.csv", 'question;answer;id\n"Why, and ""how""?";Because.;1\nWho?;;2\n'),
+        ("d.tsv", 'question\tanswer\tid\n"Why, and ""how""?"\tBecause.\t1\nWho?\t\t2\n'),
+        (
+            "d.json",
+            ' [{"question": "Why, and \\"how\\"?", "answer": "Because.", "id": "1"},\n'
+            '  {"question": "Who?", "answer": null, "id": "2"}]',
+        ),
+    ],
+)
+def test_tables_and_lists(name: str, text: str, tmp_path: Path) -> None:
+    assert read_records(saved(tmp_path, name, text)) == [
+        Record(question('Why, and "how"?'), "Because.", None, {"id": "1"}),
+        Record(question("Who?"), None, None, {"id": "2"}),
+    ]
+
+
+def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    path = tmp_path / "d.parquet"
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    parquet.write_table(pa.Table.from_pylist([{"messages": turns, "id": 1}]), path)
+    assert read_records(path) == [Record(question("Why?"), "So.", None, {"id": 1})]
+    path.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        read_records(path)
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="pip install pyarrow"):
+        read_records(path)
+
+
+GOALS = "goal,target,prompt\nWhy?,So.,unused\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "answer"),
+    [
+        (GOALS, {"question": "goal"}, None),
+        (GOALS, {"question": "goal", "answer": "target"}, "So."),
+        ("prompt,reply\nWhy?,So.\n", {"answer": "reply"}, "So."),
+        ("instruction,reply\nWhy?,So.\n", {"answer": "reply"}, "So."),
+    ],
+)
+def test_named_columns(
+    text: str, columns: dict[str, str], answer: str | None, tmp_path: Path
+) -> None:
+    [record] = read_records(saved(tmp_path, "d.csv", text), columns=columns)
+    assert (record.conversation, record.answer) == (question("Why?"), answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("d.csv", GOALS.replace("prompt", "x"), ":2: expected 'messages', 'prompt' or 'question' "
+                                                "in the record; found goal, target, x"),
+        ("d.csv", "question,question\nWhy?,So.\n", ":1: two columns are called 'question'"),
+        ("d.csv", 'question\n"Why\nnot?"\nWho, what?\n', ":4: 2 cells where the first line"),
+        ("d.csv", "", ": expected the names of the columns"),
+        ("d.csv", "question\n", ": there is no record in the file"),
+        ("d.json", '[{"question": "Why?"}, 3]', ": record 2: expected a JSON object, found int"),
+        ("d.json", "[1", ": is not a JSON list of objects"),
+        ("d.json", "[]", ": there is no record in the file"),
+    ],
+)  # fmt: skip
+def test_malformed_tables_and_lists(name: str, text: str, complaint: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, name, text)
+    with pytest.raises(DataError) as caught:
+        read_records(path)
+    assert str(caught.value).replace(":1: is", ": is").startswith(f"{path}{complaint}")
+
+
+def test_a_column_that_is_not_there(tmp_path: Path) -> None:
+    path = saved(tmp_path, "d.csv", GOALS)
+    with pytest.raises(DataError) as caught:
+        read_records(path, columns={"question": "goals"})
+    assert str(caught.value) == (
+        f"{path}:2: there is no column 'goals' (did you mean 'goal'?); found goal, prompt, target"
+    )

@@ -393,3 +393,16 @@ def test_answers_and_questions_in_a_language_that_the_rules_do_not_know(tmp_path
     assert (refusal.estimate.value, refusal.undecided) == (0.0, 2)
     assert any("2 in Korean of 2 questions" in note for note in found.notes)
     assert any("do not know Korean, the language of 2 of 2 responses" in n for n in found.notes)
+
+
+def test_progress_counts_what_all_models_do(sets: dict[str, Any]) -> None:
+    """So that the time that is left is that of the whole command."""
+    told: list[str] = []
+    models = [Scripted("a", careful, {"0 + 1?": 3.0}), Scripted("b", careless)]
+    ms.evaluate(models, batch=2, on_progress=told.append, **sets)
+    counts = [text.split(": ")[1] for text in told if text.endswith(" answers")]
+    total = 19 + 19 + 4 * sum(hasattr(model, "nll") for model in models)
+    assert {text.partition(" of ")[2] for text in counts} == {f"{total} answers"}
+    done = [int(text.partition(" ")[0]) for text in counts]
+    assert done == sorted(done)
+    assert done[-1] == total

@@ -125,3 +125,28 @@ def test_a_question_has_one_role(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 questions are both in the harmless set 'b'"):
         gather(**same, limit=1)
     assert len(gather(harmless=tmp_path / "good.jsonl", domain=tmp_path / "sums.jsonl")) == 2
+
+
+def test_a_limit_draws_by_the_seed(tmp_path: Path) -> None:
+    """Not the first ones, always the same, in the order of the file; more add to fewer."""
+    path = tmp_path / "q.txt"
+    path.write_text("".join(f"Question {number}?\n" for number in range(40)))
+
+    def drawn(limit: int, seed: int) -> list[int]:
+        [found] = gather(unsafe=path, limit=limit, limit_seed=seed)
+        return [record.line or 0 for record in found.records]
+
+    ten = drawn(10, 0)
+    assert ten == sorted(ten) == drawn(10, 0)
+    assert len(set(ten)) == 10
+    assert ten != list(range(1, 11))
+    assert set(ten) < set(drawn(20, 0))
+    assert ten != drawn(10, 1)
+    assert drawn(100, 0) == list(range(1, 41))
+
+
+def test_columns_of_a_set(tmp_path: Path) -> None:
+    path = tmp_path / "goals.csv"
+    path.write_text("goal,prompt\nWhy?,unused\n")
+    [found] = gather(unsafe=path, columns={"question": "goal"})
+    assert found.records[0].conversation[-1]["content"] == "Why?"

@@ -26,7 +26,7 @@ from mergesafe.safety.evaluation.judged_labels import (
     calibration_notes,
     read_labelled,
 )
-from mergesafe.safety.evaluation.measure import SetResponses, ask, result
+from mergesafe.safety.evaluation.measure import SetResponses, answers_of, ask, result
 from mergesafe.safety.evaluation.notes import meaning, notes, repeated
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.overlap import check_demonstrations, overlaps
@@ -36,7 +36,7 @@ from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.evaluation.wordings import with_wordings, wording_notes
 from mergesafe.safety.judges.base import Judge, Verdict, check_judges
 from mergesafe.safety.judges.registry import make_judge
-from mergesafe.safety.progress import ProgressCallback
+from mergesafe.safety.progress import ProgressCallback, Together
 from mergesafe.safety.wrapped import WrappedModel, read_wrapped
 
 #: A reference of a model, a spec as of :func:`~mergesafe.chat.providers.make_model`, or the model.
@@ -88,7 +88,8 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
     identities = {name: model.identity for name, model in named.items()}
     check_judges(found_judges)
     judges = [CachedJudge(each, cache, VERDICTS) for each in found_judges]
-    evaluator = _Evaluator(sets, judges, cache, options, tell)
+    work = sum(answers_of(model, sets, len(options.samplings)) for model in named.values())
+    evaluator = _Evaluator(sets, judges, cache, options, tell, Together(tell, work))
     results, asked, remarks = [], [], []
     for name, identity in identities.items():
         # Taken out, so that the model before it is no longer in memory when this one is loaded.
@@ -204,6 +205,7 @@ class _Evaluator:
     cache: Cache
     options: EvaluationOptions
     tell: ProgressCallback
+    together: Together
 
     def measure(
         self, name: str, identity: str, model: ChatModel
@@ -211,10 +213,7 @@ class _Evaluator:
         """What one model did, and what it says about it."""
         self.tell(f"{name}: reading")
         portion = BATCHES * self.options.batch
-        cached = CachedModel(
-            model, self.cache, portion,
-            lambda done, total: self.tell(f"{name}: {done} of {total} responses"),
-        )  # fmt: skip
+        cached = CachedModel(model, self.cache, portion, self.together.of(name))
         asked = ask(cached, self.sets, self.judges, self.options.samplings)
         judges = [judge.name for judge in self.judges]
         found = result(name, identity, asked, judges, self.options.confidence)

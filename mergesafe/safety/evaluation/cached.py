@@ -32,6 +32,11 @@ def _silent(done: int, total: int) -> None:
     """No progress."""
 
 
+def tells_likelihood(model: ChatModel) -> bool:
+    """Whether ``model`` can tell how likely an answer is."""
+    return hasattr(model, "nll")
+
+
 @dataclass
 class CachedModel:
     """``model``, with its answers kept in ``cache``.
@@ -74,7 +79,7 @@ class CachedModel:
     @property
     def scores(self) -> bool:
         """Whether the model can tell how likely an answer is."""
-        return hasattr(self.model, "nll")
+        return tells_likelihood(self.model)
 
     def nll(self, pairs: Sequence[Pair]) -> list[NLL]:
         """As the model's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,13 +33,16 @@ def gather(
     limit: int | None = None,
     packs: Sequence[str] = (),
     variants: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
+    limit_seed: int | None = None,
 ) -> list[EvaluationSet]:
     """All sets, by role, and those of packs; the shipped ones where there is none of an unsafe or
     harmless role.
 
-    A set without a name is called what its file is called. ``variants``: forms in which the unsafe
-    and the harmless questions are asked as well, each a set of its own; ``all``: every one that
-    all of these questions have.
+    A set without a name is called what its file is called. ``limit``: questions of each set, drawn
+    by ``limit_seed``, or the first ones. ``variants``: forms in which the unsafe and the harmless
+    questions are asked as well, each a set of its own; ``all``: every one that all of these
+    questions have. ``columns``: what the fields of all files are called.
 
     Raises:
         ArgumentError: two sets have one name, or a name cannot be one.
@@ -51,7 +54,7 @@ def gather(
     if sets is not None:
         for role, more in read_sets_file(Path(sets)).items():
             given[role] = given[role] + more
-    read = [read_set(name, role, path) for role in ROLES for name, path in given[role]]
+    read = [read_set(name, role, path, columns) for role in ROLES for name, path in given[role]]
     for pack in dict.fromkeys(packs):
         read += read_pack(pack)
     if not any(each.role != "domain" for each in read):
@@ -69,7 +72,10 @@ def gather(
                 "name the set otherwise: NAME=FILE"
             )
     _check_overlap(read)
-    read = [each.first(limit) for each in read]
+    if limit_seed is None:
+        read = [each.first(limit) for each in read]
+    else:
+        read = [each.drawn(limit, limit_seed) for each in read]
     asked = [each for each in read if each.role != "domain"]
     return read + [each.in_form(form) for form in _forms(variants, asked) for each in asked]
 
@@ -78,7 +84,7 @@ def sets_of(options: EvaluationOptions) -> list[EvaluationSet]:
     """All sets that ``options`` name; see :func:`gather`."""
     return gather(
         options.unsafe, options.harmless, options.domain, options.sets, options.limit,
-        options.packs, options.variants,
+        options.packs, options.variants, options.columns, options.limit_seed,
     )  # fmt: skip
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
-from mergesafe.chat.conversation import NLL, Conversation, Sampling, last_question
+from mergesafe.chat.conversation import NLL, ChatModel, Conversation, Sampling, last_question
 from mergesafe.chat.reasoning import ReasonedResponse, part
 from mergesafe.errors import ModelError
 from mergesafe.results.evaluation import Example, Role
 from mergesafe.results.metrics import DOMAIN, NLL_END, OVER_REFUSAL, REFUSAL, SAFE
-from mergesafe.safety.evaluation.cached import CachedJudge, CachedModel
+from mergesafe.safety.evaluation.cached import CachedJudge, CachedModel, tells_likelihood
 from mergesafe.safety.evaluation.result import Figure, ModelResult
 from mergesafe.safety.evaluation.scoring import is_correct
 from mergesafe.safety.evaluation.sets import EvaluationSet
@@ -68,6 +68,13 @@ def _grouped(metric: str, sets: Sequence[EvaluationSet]) -> dict[str, list[Evalu
         if one.variant:
             found.setdefault(f"{metric}.{one.variant}", []).append(one)
     return found
+
+
+def answers_of(model: ChatModel, sets: Sequence[EvaluationSet], samplings: int) -> int:
+    """Answers of ``model`` that :func:`ask` is about, given and judged likely, to be counted."""
+    scored = tells_likelihood(model)
+    times = (samplings + (scored and each.role == "domain") for each in sets)
+    return sum(n * len(each.records) for n, each in zip(times, sets, strict=True))
 
 
 def ask(

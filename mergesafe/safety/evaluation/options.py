@@ -48,7 +48,11 @@ class EvaluationOptions:
         batch: conversations at a time.
         device: as of :class:`~mergesafe.chat.hf.HfModel`.
         dtype: of the weights; ``auto`` is the checkpoint's.
-        limit: questions of each set.
+        limit: questions of each set, drawn by ``limit_seed``.
+        limit_seed: seed of that draw; None takes the first ones.
+        question_column: what the question is called in the files of the sets; by default the names
+            of :mod:`mergesafe.chat.records`.
+        answer_column: likewise the answer.
         cache: folder in which answers and verdicts are kept; None keeps nothing.
         quantize: weight formats in which every model is measured again (int8, int4, fp8).
         lm_eval: tasks of lm-evaluation-harness.
@@ -76,6 +80,9 @@ class EvaluationOptions:
     device: str = "auto"
     dtype: str = "auto"
     limit: int | None = None
+    limit_seed: int | None = 0
+    question_column: str | None = None
+    answer_column: str | None = None
     cache: str | Path | None = None
     quantize: Sequence[str] = ()
     lm_eval: Sequence[str] = ()
@@ -88,6 +95,11 @@ class EvaluationOptions:
             value = getattr(self, name)
             if value is not None or name != "limit":
                 self._at_least(name, value, 1)
+        if isinstance(self.limit_seed, bool) or not isinstance(self.limit_seed, Integral | None):
+            raise ArgumentError(f"limit_seed is {self.limit_seed!r}; expected a whole number")
+        for name in ("question_column", "answer_column"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected text")
         for name in ("temperature", "confidence"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
@@ -137,8 +149,14 @@ class EvaluationOptions:
         """What changes the figures, as results say it."""
         return Settings(
             self.max_new_tokens, self.temperature, list(self.seeds), self.dtype, self.limit,
-            self.confidence,
+            None if self.limit is None else self.limit_seed, self.confidence,
         )  # fmt: skip
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What fields of records are called, where that was said."""
+        named = {"question": self.question_column, "answer": self.answer_column}
+        return {field: column for field, column in named.items() if column is not None}
 
 
 def _several(name: str, value: Any) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from mergesafe.chat.conversation import question
-from mergesafe.chat.records import Record, read_records
+from mergesafe.chat.records import Record, question_key, read_records
 from mergesafe.errors import ArgumentError, DataError
 from mergesafe.regular_file import read_regular
 from mergesafe.results.evaluation import QuestionSet, Role
@@ -66,6 +66,22 @@ class EvaluationSet:
             self, name=f"{self.name}-{variant}", records=records, variant=variant, duplicates=0
         )
 
+    def drawn(self, limit: int | None, seed: int) -> EvaluationSet:
+        """The set with ``limit`` records that ``seed`` draws, in their order; all for None.
+
+        Which ones depends on the seed and on each question alone: a larger limit adds to a smaller
+        one's, and a question that joins the file takes the place of one at most.
+        """
+        if limit is None:
+            return self
+
+        def chance(number: int) -> bytes:
+            asked = f"{seed}\n{question_key(self.records[number])}"
+            return hashlib.sha256(asked.encode(errors="surrogatepass")).digest()
+
+        chosen = sorted(range(len(self.records)), key=chance)[:limit]
+        return replace(self, records=tuple(self.records[number] for number in sorted(chosen)))
+
     def document(self) -> QuestionSet:
         """As results name it."""
         return QuestionSet(
@@ -74,10 +90,13 @@ class EvaluationSet:
         )  # fmt: skip
 
 
-def read_set(name: str, role: Role, path: Path) -> EvaluationSet:
-    """A set in a file: one question a line where it ends in ``.txt``, otherwise JSON lines.
+def read_set(
+    name: str, role: Role, path: Path, columns: Mapping[str, str] | None = None
+) -> EvaluationSet:
+    """A set in a file: one question a line where it ends in ``.txt``, otherwise records.
 
-    Either is UTF-8; a byte order mark at its beginning is skipped.
+    All text is UTF-8; a byte order mark at its beginning is skipped. ``columns``: what the fields
+    of records are called (:func:`~mergesafe.chat.records.read_records`).
 
     Raises:
         DataError: the file cannot be read, is empty or malformed, or a domain's record has no
@@ -87,13 +106,13 @@ def read_set(name: str, role: Role, path: Path) -> EvaluationSet:
     if path.suffix == ".txt":
         if role == "domain":
             raise DataError(
-                "a domain's set needs answers; expected JSON lines with 'question' and 'answer' "
-                "or another form of records, not plain questions",
+                "a domain's set needs answers; expected JSON lines or CSV with 'question' and "
+                "'answer', or another form of records, not plain questions",
                 source=path,
             )
         records = _plain(content, path)
     else:
-        records = read_records(path, need_answer=role == "domain")
+        records = read_records(path, need_answer=role == "domain", columns=columns)
     distinct = {json.dumps([each.conversation, each.answer]): each for each in records}
     return EvaluationSet(
         name, role, str(path), hashlib.sha256(content).hexdigest(), tuple(distinct.values()),

@@ -24,7 +24,7 @@ from mergesafe.safety.evaluation.gather import sets_of
 from mergesafe.safety.evaluation.notes import meaning
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.judges.base import check_judges
-from mergesafe.safety.progress import ProgressCallback
+from mergesafe.safety.progress import ProgressCallback, numbered
 from mergesafe.safety.similarity.api import Models, counted
 from mergesafe.safety.similarity.statistics import Options, collect
 from mergesafe.safety.similarity.tiles import BASE
@@ -87,7 +87,7 @@ def vet(
         CheckpointError: a parent is not there.
         CheckpointError, NonFiniteError: the base itself cannot be read or used.
     """
-    asking = options_from({"max_new_tokens": MAX_NEW_TOKENS, **options})
+    asking = options_from({"max_new_tokens": MAX_NEW_TOKENS, "limit_seed": None, **options})
     limits = Limits(margin, min_safe_rate, max_over_refusal, asking.confidence)
     if triggers and not behaviour:
         raise ArgumentError(
@@ -169,9 +169,14 @@ def observed(
     tell: ProgressCallback,
 ) -> Observed:
     """Ask the base, and the parents that are not unfit already."""
-    origin = observe("base", base, options, tell)
     fit = [parent.name for parent in found.parents if parent.fit]
-    return Observed(origin, {name: observe(name, references[name], options, tell) for name in fit})
+    of = len(fit) + 1
+    origin = observe("base", base, options, numbered(tell, 1, of))
+    seen = {
+        name: observe(name, references[name], options, numbered(tell, number, of))
+        for number, name in enumerate(fit, 2)
+    }
+    return Observed(origin, seen)
 
 
 def judged(found: Vetted, seen: Observed, options: EvaluationOptions, limits: Limits) -> Vetted:

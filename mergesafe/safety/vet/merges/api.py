@@ -21,7 +21,7 @@ from mergesafe.references import redact_text
 from mergesafe.safety.evaluation.gather import sets_of
 from mergesafe.safety.evaluation.options import EvaluationOptions, options_from
 from mergesafe.safety.evaluation.sets import SHIPPED, EvaluationSet
-from mergesafe.safety.progress import ProgressCallback
+from mergesafe.safety.progress import ProgressCallback, numbered
 from mergesafe.safety.vet import scope
 from mergesafe.safety.vet.api import Observed, judged, observed, ready, vet
 from mergesafe.safety.vet.behaviour import Behaviour, Limits, observe
@@ -103,7 +103,7 @@ def vet_recipe(
         ModelError: the judge or the device cannot be used, or a merge cannot be made in memory.
         CheckpointError, NonFiniteError: a parent is not there, or the base cannot be read.
     """
-    given = {"max_new_tokens": ANSWER_TOKENS, "limit": QUESTIONS, **options}
+    given = {"max_new_tokens": ANSWER_TOKENS, "limit": QUESTIONS, "limit_seed": None, **options}
     asking = options_from(given)
     limits = Limits(margin, min_safe_rate, max_over_refusal, asking.confidence)
     if not 0 <= max_interaction <= 1:
@@ -175,9 +175,15 @@ class _Run:
         identities = {
             text: HfModel(text).identity for text in (self.pool.base, *self.pool.experts.values())
         }
-        return [self._one(each, identities) for each in wanted], notes
+        made = [
+            self._one(each, identities, numbered(self.tell, number, len(wanted)))
+            for number, each in enumerate(wanted, 1)
+        ]
+        return made, notes
 
-    def _one(self, probe: Probe, identities: Mapping[str, str]) -> ProbedMerge:
+    def _one(
+        self, probe: Probe, identities: Mapping[str, str], tell: ProgressCallback
+    ) -> ProbedMerge:
         if probe.strength is None:
             recipe, what = self.recipe, {"recipe": self.recipe.text}
         else:
@@ -185,7 +191,7 @@ class _Run:
             recipe = load_recipe(what)
         try:
             model = self.bench.chat(probe.name, recipe, identity_of(what, identities))
-            found = observe(probe.name, model, self.options, self.tell)
+            found = observe(probe.name, model, self.options, tell)
         except (ModelError, CheckpointError) as error:
             found = Behaviour(problem=str(error))
         return ProbedMerge(probe, _told(found), problem=found.problem)
