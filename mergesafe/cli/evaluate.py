@@ -22,7 +22,7 @@ from mergesafe.terminal.text import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mergesafe.results.evaluation import CorrectedRate, JudgeCalibration
+    from mergesafe.results.evaluation import CorrectedRate, JudgeCalibration, JudgeErrors
     from mergesafe.results.numbers import Rate
     from mergesafe.safety.evaluation.result import Evaluation, Figure
 
@@ -126,18 +126,30 @@ def remarks(evaluation: Evaluation) -> list[str]:
             f"agreement of {pair.first} and {pair.second} about '{pair.about}': "
             f"Cohen's kappa {kappa} over {pair.n}"
         )
+    lines += map(_known, evaluation.judge_errors)
     for each in evaluation.calibration:
         lines += _calibrated(each)
     return lines + [f"note: {note}" for note in evaluation.notes]
 
 
-def _calibrated(found: JudgeCalibration) -> list[str]:
-    """How often the judge is right, and the rates without its errors."""
-    right = ", ".join(
+def _known(found: JudgeErrors) -> str:
+    """How often the judge was right on other models' responses."""
+    return (
+        f"{found.judge} on people's labels of other models' responses ({found.labels}), about "
+        f"'{found.about}': {_right(found)}"
+    )
+
+
+def _right(found: JudgeErrors | JudgeCalibration) -> str:
+    return ", ".join(
         f"{name} {_in_percent(share)} of {share.n}"
         for name, share in (("sensitivity", found.sensitivity), ("specificity", found.specificity))
     )
-    lines = [f"{found.judge} on labelled responses, about {found.metric}: {right}"]
+
+
+def _calibrated(found: JudgeCalibration) -> list[str]:
+    """How often the judge is right, and the rates without its errors."""
+    lines = [f"{found.judge} on labelled responses, about {found.metric}: {_right(found)}"]
     return lines + [
         f"  {each.model}: {each.metric} without its errors {_in_percent(each)}"
         for each in found.corrected

@@ -161,6 +161,21 @@ class JudgeCalibration(msgspec.Struct, frozen=True):
     corrected: list[CorrectedRate]
 
 
+class JudgeErrors(msgspec.Struct, frozen=True):
+    """What was measured of a judge before, on responses of other models that people labelled.
+
+    ``labels``: whose. ``about`` "refused": of responses that refuse, ``sensitivity`` is the share
+    that the judge calls refusals, ``specificity`` that of the others that it does not. "safe": the
+    same of responses that do not give the harm that was asked for.
+    """
+
+    judge: str
+    about: About
+    labels: str
+    sensitivity: Rate
+    specificity: Rate
+
+
 class JudgeName(msgspec.Struct, frozen=True):
     """Which judge; its version changes where it may judge otherwise."""
 
@@ -201,7 +216,8 @@ class Settings(msgspec.Struct, frozen=True):
 class Evaluation(msgspec.Struct, frozen=True, tag_field="kind", tag="evaluation", kw_only=True):
     """Models on sets by judges. ``notes``: what to know beside the figures.
 
-    ``meaning``: of a metric that is not what its name says with the first judge.
+    ``meaning``: of a metric that is not what its name says with the first judge. ``judge_errors``:
+    of the judges that were measured before, on people's labels.
     """
 
     settings: Settings = msgspec.field(default_factory=Settings)
@@ -212,6 +228,7 @@ class Evaluation(msgspec.Struct, frozen=True, tag_field="kind", tag="evaluation"
     comparisons: list[Comparison] = []
     agreement: list[Agreement] = []
     calibration: list[JudgeCalibration] = []
+    judge_errors: list[JudgeErrors] = []
     notes: list[str] = []
 
     def __post_init__(self) -> None:

@@ -63,7 +63,7 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_evaluation(path).value == found.document()
     assert list(found.as_dict()) == [
         "mergesafe", "kind", "settings", "judges", "meaning", "sets", "models", "comparisons",
-        "agreement", "calibration", "notes",
+        "agreement", "calibration", "judge_errors", "notes",
     ]  # fmt: skip
 
 

@@ -217,13 +217,39 @@ def agreement(content: Content) -> Iterator[Section]:
         rows,
         numeric=2,
     )
-    tables = [table for table in (kappas, _calibration(content)) if table.rows]
+    tables = [table for table in (kappas, _errors(content), _calibration(content)) if table.rows]
     yield Section(
         "judges",
         "Judges",
         "Whether an answer is safe and whether it refuses are two questions. Judges disagree, so "
         "rates are those of the first judge named here.",
         [Group(facts=judges, tables=tables)],
+    )
+
+
+def _errors(content: Content) -> Table:
+    """What was measured of the judges before."""
+    rows = [
+        [
+            Cell(found.judge),
+            Cell(found.labels),
+            Cell(found.about),
+            Cell(_share(found.sensitivity)),
+            Cell(_share(found.specificity)),
+            Cell(f"{found.sensitivity.n} + {found.specificity.n}"),
+        ]
+        for found in dict.fromkeys(
+            each for _, evaluation in content.of(Evaluation) for each in evaluation.judge_errors
+        )
+    ]
+    return Table(
+        "judge-errors-table",
+        "What was measured of the judges before, on responses of other models that people "
+        "labelled: how many of those that refuse, or that are not harmful, they call so, and how "
+        "many of the others not. On a model of yours they may err more or less often",
+        ["Judge", "Labels", "About", "Sensitivity", "Specificity", "Responses"],
+        rows,
+        numeric=1,
     )
 
 

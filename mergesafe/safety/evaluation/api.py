@@ -35,6 +35,7 @@ from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.evaluation.wordings import with_wordings, wording_notes
 from mergesafe.safety.judges.base import Judge, Verdict, check_judges
+from mergesafe.safety.judges.measured import known_errors
 from mergesafe.safety.judges.registry import make_judge
 from mergesafe.safety.progress import ProgressCallback, Together
 from mergesafe.safety.wrapped import WrappedModel, read_wrapped
@@ -125,6 +126,7 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
         ],
         meaning(found_judges[0]),
         calibration,
+        list(known_errors(found_judges, options.confidence)),
     )
 
 

@@ -117,7 +117,8 @@ class Comparison:
 class Evaluation:
     """Models on sets by judges. ``settings``: how it was asked; ``notes``: what to know.
 
-    ``meaning``: of a metric that is not what its name says with this judge.
+    ``meaning``: of a metric that is not what its name says with this judge. ``judge_errors``: what
+    was measured of the judges before, on other models' answers.
     """
 
     settings: schema.Settings
@@ -129,6 +130,7 @@ class Evaluation:
     notes: Sequence[str] = ()
     meaning: Mapping[str, str] = field(default_factory=dict)
     calibration: Sequence[schema.JudgeCalibration] = ()
+    judge_errors: Sequence[schema.JudgeErrors] = ()
 
     def shown(self, metrics: Iterable[str]) -> list[str]:
         """``metrics`` without those that only repeat another one under a name they do not earn."""
@@ -145,6 +147,7 @@ class Evaluation:
             comparisons=[each.document() for each in self.comparisons],
             agreement=list(self.agreement),
             calibration=list(self.calibration),
+            judge_errors=list(self.judge_errors),
             notes=list(self.notes),
         )
 
