@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mergesafe.engine.api import merge, plan, verify
     from mergesafe.engine.diff.api import diff
     from mergesafe.safety.align.train import train_aligner
+    from mergesafe.safety.card.api import write_card
     from mergesafe.safety.evaluation.api import evaluate
     from mergesafe.safety.gate.api import gate
     from mergesafe.safety.inspector.train import measure_inspector, train_inspector
@@ -58,6 +59,7 @@ __all__ = [
     "verify",
     "vet",
     "vet_recipe",
+    "write_card",
 ]
 
 _LAZY = {
@@ -83,6 +85,7 @@ _LAZY = {
     "verify": ("mergesafe.engine.api", "verify"),
     "vet": ("mergesafe.safety.vet.api", "vet"),
     "vet_recipe": ("mergesafe.safety.vet.merges.api", "vet_recipe"),
+    "write_card": ("mergesafe.safety.card.api", "write_card"),
 }
 
 

@@ -19,11 +19,12 @@ from mergesafe.untrusted import is_text, reason
 _WEIGHTS: Final = (".safetensors", ".bin")
 PICKLE_INDEX: Final = "pytorch_model.bin.index.json"
 #: Files beside a model that change nothing of what it says: text for people, code (which is never
-#: run), pictures, and weights of formats that are not loaded.
+#: run), pictures, signatures, what was measured of the model, and weights of formats that are not
+#: loaded.
 _SILENT: Final = (
     ".md", ".py", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".ipynb", ".html",
     ".gguf", ".onnx", ".h5", ".msgpack", ".ot", ".tflite", ".pth", ".pt", ".log", ".lock",
-    "license", "license.txt", "notice", "notice.txt",
+    "license", "license.txt", "notice", "notice.txt", "mergesafe-evidence.json", "model.sig",
 )  # fmt: skip
 
 

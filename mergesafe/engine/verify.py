@@ -1,4 +1,7 @@
-"""Check a merged model against its manifest: every tensor, header and companion file."""
+"""Check a merged model against its manifest: every tensor, header and companion file.
+
+The card may have been written anew by ``mergesafe card``: see :mod:`mergesafe.engine.evidence`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.format.safetensors import HEADER_LIMIT, TensorInfo, header_of
 from mergesafe.checkpoint.output.companions import TEMPLATE_FOLDER
 from mergesafe.checkpoint.places.location import at, open_regular, read_json_file
+from mergesafe.engine.evidence import EVIDENCE_NAME, check_evidence, read_evidence
 from mergesafe.engine.manifest import FORMAT, MANIFEST_NAME
 from mergesafe.errors import CheckpointError, MergesafeError, UnreadableError
 from mergesafe.untrusted import reason, show
@@ -55,7 +59,12 @@ def verify(out: str | Path, *, threads: int) -> Verified:
     folder = Path(out)
     manifest = _manifest(folder)
     tensors = manifest["tensors"]
-    problems = [*_files(folder, manifest["files_sha256"]), *_unknown(folder, manifest)]
+    problems: list[str] = []
+    evidence = read_evidence(folder)
+    if evidence is not None:
+        written = (folder / MANIFEST_NAME).read_bytes()
+        problems += check_evidence(evidence, written, manifest["files_sha256"])
+    problems += [*_files(folder, manifest["files_sha256"]), *_unknown(folder, manifest)]
     present = list(_tensors(folder, manifest, problems))
     with Reader() as reader, ThreadPoolExecutor(threads) as pool:
         digests = pool.map(lambda info: text(digest_of_tensor(reader, info)), present)
@@ -107,7 +116,7 @@ def _files(folder: Path, expected: dict[str, Any]) -> Iterator[str]:
             yield f"the manifest names the file {show(name)} outside the folder"
         elif not _is_file(path):
             yield f"the file {show(name)} is missing"
-        elif _sha256(path) != digest:
+        elif _sha256(path) not in (digest if isinstance(digest, tuple) else (digest,)):
             yield f"the file {show(name)} has changed"
 
 
@@ -129,7 +138,7 @@ def _is_file(path: Path) -> bool:
 
 def _unknown(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
     """Files that the merge did not write and that a loader may take for part of the model."""
-    known = {MANIFEST_NAME, *manifest["shards"], *manifest["files_sha256"]}
+    known = {MANIFEST_NAME, EVIDENCE_NAME, *manifest["shards"], *manifest["files_sha256"]}
     for place in (folder, folder / TEMPLATE_FOLDER):
         for path in sorted(place / name for name in _names(place)):
             name = path.relative_to(folder).as_posix()

@@ -1,4 +1,4 @@
-"""The options of ``mergesafe merge``, ``plan``, ``verify``, ``sign`` and ``diff``."""
+"""The options of ``mergesafe merge``, ``plan``, ``verify``, ``card``, ``sign`` and ``diff``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def register(app: typer.Typer) -> None:
     )
     app.command(cls=PlanCommand, epilog="Example: mergesafe plan ties.yml --memory 2GiB")(plan)
     app.command(epilog="Example: mergesafe verify merged/")(verify)
+    app.command(
+        epilog="Example: mergesafe card merged/ --evaluation evaluation.json --gate gate.json"
+    )(card)
     app.command(epilog="Example: mergesafe sign merged/ --key key.pem")(sign)
     app.command(epilog="Example: mergesafe diff models/base merged/ --tensors 20")(diff)
 
@@ -156,6 +159,33 @@ def verify(
 
     run(
         out, public_key=public_key, signature=signature, threads=threads, json=json, quiet=quiet
+    )  # fmt: skip
+
+
+@guarded
+def card(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Local folder of a merged model.")],
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What 'mergesafe evaluate --out FILE' wrote."),
+    ] = None,
+    gate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What 'mergesafe gate --out FILE' wrote about OUT."),
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write what was measured into the card of the merged model OUT: figures, judges, sets, gate.
+
+    Verifies OUT before, and writes OUT/README.md and OUT/mergesafe-evidence.json. Sign after it.
+    """
+    from mergesafe.cli.card import run
+
+    run(
+        out, evaluation=evaluation, gate=gate, threads=threads, json=json, quiet=quiet
     )  # fmt: skip
 
 
