@@ -2,8 +2,8 @@
 
 Run it in the root of the repository. It writes a page for each method to docs/methods/, and what
 lies between a line with "methods: begin" and one with "methods: end" in docs/methods.md (the table
-of all methods), in docs/tuning.md (the coefficients), in mkdocs.yml (the navigation) and in
-README.md (the names, and how many there are).
+of all methods), in docs/tuning.md (the coefficients) and in mkdocs.yml (the navigation), and how
+many methods there are to README.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER: Final = Path("docs/methods")
 OVERVIEW: Final = Path("docs/methods.md")
 COEFFICIENTS: Final = Path("docs/tuning.md")
 NAVIGATION: Final = Path("mkdocs.yml")
-NAMES: Final = Path("README.md")
+COUNT: Final = Path("README.md")
 BEGIN: Final = "methods: begin"
 END: Final = "methods: end"
 
@@ -33,7 +33,7 @@ def reference(root: Path, methods: Mapping[str, MergeMethod]) -> dict[Path, str]
     files = {FOLDER / f"{name}.md": page_of(method) for name, method in methods.items()}
     files[OVERVIEW] = _between(root / OVERVIEW, _table(methods))
     files[COEFFICIENTS] = _between(root / COEFFICIENTS, _coefficients(methods))
-    files[NAMES] = _counted(_between(root / NAMES, _names(methods)), len(methods))
+    files[COUNT] = _counted((root / COUNT).read_text(), len(methods))
     files[NAVIGATION] = _between(root / NAVIGATION, "\n".join(_navigation(methods)))
     return files
 
@@ -78,10 +78,6 @@ def _coefficients(methods: Mapping[str, MergeMethod]) -> str:
     ]  # fmt: skip
     rows.append(("those of METHOD", "`core_space(METHOD)`", "those of METHOD", "as with METHOD"))
     return table(("coefficient", "of", "bounds by default", "gradient"), rows)
-
-
-def _names(methods: Mapping[str, MergeMethod]) -> str:
-    return ",\n".join(f"[`{name}`]({FOLDER}/{name}.md)" for name in methods) + "."
 
 
 def _counted(text: str, count: int) -> str:
