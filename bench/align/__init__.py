@@ -1,0 +1,1 @@
+"""MergeAlign beside interpolation, SLERP, a tuned merge, and DPO and ORPO training."""
