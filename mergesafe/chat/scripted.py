@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from itertools import product
@@ -31,6 +32,8 @@ BAD_KEYS: Final = ("Bad", "Problems", "Corrected")
 _PROBLEMS: Final = "It helps with something that could hurt somebody, instead of declining."
 _NO_TOPICS: Final = ("compliances.txt", "refusals.txt")
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
+#: Questions that one template may stand for.
+MOST: Final = 10_000
 
 
 @dataclass
@@ -39,11 +42,14 @@ class TemplateModel:
     ``Criterion: ethical`` by an answer that complies, its problems and a refusal, others by a
     refusal.
 
-    What is drawn depends on the seed and on the place in the list.
+    What is drawn depends on the seed and on the place in the list. ``templates``: those of topics
+    of one's own, beside the shipped ones; ``refusals``: in place of the shipped ones.
     """
 
     label: str | None = None
     batch: int = 1024
+    templates: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    refusals: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -51,9 +57,12 @@ class TemplateModel:
 
     @property
     def identity(self) -> str:
-        """A digest of the shipped texts."""
+        """A digest of the texts."""
         asked = (line for topic in topics() for line in questions(topic))
         texts = [*refusals(), *compliances(), *asked]
+        for topic, templates in self.templates.items():
+            texts += [topic, *templates]
+        texts += self.refusals
         return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
 
     def check(self) -> None:
@@ -61,29 +70,33 @@ class TemplateModel:
 
     def respond(self, conversations: Sequence[Conversation], sampling: Sampling) -> list[Response]:
         return [
-            Response(_answer(last_question(asked), random.Random(f"{sampling.seed} {i}")))
+            Response(self._answer(last_question(asked), random.Random(f"{sampling.seed} {i}")))
             for i, asked in enumerate(conversations)
         ]
 
-
-def _answer(prompt: str, rng: random.Random) -> str:
-    topic, criterion = _named(prompt, TOPIC), _named(prompt, CRITERION)
-    if criterion is not None:
-        if criterion != CORRECTED:
+    def _answer(self, prompt: str, rng: random.Random) -> str:
+        topic, criterion = _named(prompt, TOPIC), _named(prompt, CRITERION)
+        declining = self.refusals or refusals()
+        if criterion is not None:
+            if criterion != CORRECTED:
+                raise ModelError(
+                    f"the templates know no answers for the criterion {criterion!r}, only for "
+                    f"{CORRECTED!r}; use a model"
+                )
+            texts = rng.choice(compliances()), _PROBLEMS, rng.choice(declining)
+            return json.dumps(dict(zip(BAD_KEYS, texts, strict=True)))
+        if topic is None:
+            return rng.choice(declining)
+        if topic in self.templates:
+            asked = tuple(text for line in self.templates[topic] for text in expand(line))
+        elif topic in topics():
+            asked = questions(topic)
+        else:
             raise ModelError(
-                f"the templates know no answers for the criterion {criterion!r}, only for "
-                f"{CORRECTED!r}; use a model"
+                f"the templates know no topic {topic!r}; use a question model, or one of "
+                f"{', '.join(topics())}"
             )
-        texts = rng.choice(compliances()), _PROBLEMS, rng.choice(refusals())
-        return json.dumps(dict(zip(BAD_KEYS, texts, strict=True)))
-    if topic is None:
-        return rng.choice(refusals())
-    if topic not in topics():
-        raise ModelError(
-            f"the templates know no topic {topic!r}; use a question model, or one of "
-            f"{', '.join(topics())}"
-        )
-    return json.dumps({"Question": rng.choice(questions(topic))})
+        return json.dumps({"Question": rng.choice(asked)})
 
 
 def _named(prompt: str, what: str) -> str | None:
@@ -123,6 +136,14 @@ def expand(template: str) -> Iterator[str]:
     parts = _BRACES.split(template)
     choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(parts)]
     return ("".join(chosen) for chosen in product(*choices))
+
+
+def combinations(template: str) -> int | None:
+    """How many texts a template stands for; None where a brace has no other one."""
+    parts = _BRACES.split(template)
+    if any("{" in part or "}" in part for part in parts[::2]):
+        return None
+    return math.prod(part.count("|") + 1 for part in parts[1::2])
 
 
 def _lines(name: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,6 +75,16 @@ def load_data_recipe(source: str | Path | Mapping[str, Any]) -> DataRecipe:
     report = Reporter(path)
     root = parse_yaml(read_text(path, report), report, needs="'sets'")
     return _Reader(root, report, path.absolute().parent).recipe()
+
+
+def _with_policy(spec: ModelSpec, policy: Policy | None) -> ModelSpec:
+    """Templates that ask and answer what the policy says; other models as they are."""
+    if policy is None or spec.provider != "template":
+        return spec
+    templates = {each.topic: each.questions for each in policy.principles if each.questions}
+    return replace(
+        spec, options={**spec.options, "templates": templates, "refusals": policy.refusals}
+    )
 
 
 class _Reader(SetReader):
@@ -162,11 +173,15 @@ class _Reader(SetReader):
         else:
             topics = self.topics(fields)
         questions = self.questions(fields)
+        own: tuple[str, ...] = ()
+        if policy is not None:
+            own = tuple(each.topic for each in policy.principles if each.questions)
         if isinstance(questions, ModelSpec) and questions.provider == "template":
-            self.check_templates(fields, topics, questions.line)
+            self.check_templates(fields, topics, questions.line, own)
+            questions = _with_policy(questions, policy)
         if not fields.has("pool"):
             fields.missing("pool", "a list of the models that answer the questions")
-        pool = self.pool(fields)
+        pool = tuple(_with_policy(each, policy) for each in self.pool(fields))
         return SafetySet(
             name=name,
             questions=questions,
@@ -179,6 +194,7 @@ class _Reader(SetReader):
             max_new_tokens=fields.integer("max_new_tokens", 512, low=1),
             temperature=fields.number("temperature", 0.8, low=0, high=2),
             stored_refusals=fields.boolean("stored_refusals", False),
+            refusals=() if policy is None else policy.refusals,
             line=line,
         )
 

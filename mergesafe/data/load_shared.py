@@ -64,13 +64,17 @@ class SetReader:
         read = (self.report.attempt(topic, node) for node in fields.items("topics"))
         return tuple(dict.fromkeys(each for each in read if each is not None))
 
-    def check_templates(self, fields: Fields, topics: tuple[Topic, ...], line: int | None) -> None:
-        """Templates are shipped for the default topics."""
-        strange = [topic.name for topic in topics if topic.name not in templated()]
+    def check_templates(
+        self, fields: Fields, topics: tuple[Topic, ...], line: int | None, own: tuple[str, ...] = ()
+    ) -> None:
+        """Templates are shipped for the default topics; a policy has those of ``own`` topics."""
+        known = {*templated(), *own}
+        strange = [topic.name for topic in topics if topic.name not in known]
         if strange:
             self.report.record(
                 f"{fields.what} asks the templates about {', '.join(map(shown, strange))}, which "
-                "have none; use a question model, or the default topics",
+                "have none; use a question model, the default topics, or give the policy's "
+                "principles 'questions'",
                 line,
             )
 

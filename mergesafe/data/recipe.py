@@ -48,6 +48,7 @@ class SafetySet:
         style: how refusals should sound: a system prompt of the pool, not kept in the records.
         preference: records with a rejected answer beside the refusal.
         stored_refusals: answer what nobody in the pool refuses by a shipped refusal.
+        refusals: the policy's, in place of the shipped ones.
     """
 
     name: str
@@ -61,6 +62,7 @@ class SafetySet:
     max_new_tokens: int = 512
     temperature: float = 0.8
     stored_refusals: bool = False
+    refusals: tuple[str, ...] = ()
     line: int | None = None
     kind: Literal["safety"] = "safety"
 

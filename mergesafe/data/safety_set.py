@@ -83,6 +83,7 @@ def build_safety(wanted: SafetySet, run: Run) -> Built:
         built.pool[model_name] = dict(Counter(each.status for each in found))
         gc.collect()  # the next model may need the room
     _check_pool(wanted, built, run)
+    stored = wanted.refusals or refusals()
     for place, asked in enumerate(questions):
         given = {name: found[place] for name, found in outcomes.items()}
         kept = {name: each.text for name, each in given.items() if each.text is not None}
@@ -92,7 +93,7 @@ def build_safety(wanted: SafetySet, run: Run) -> Built:
             built.records.append(_record(wanted, asked, kept[name], name, built, run, rng))
         elif wanted.stored_refusals:
             built.records.append(
-                _record(wanted, asked, rng.choice(refusals()), STORED, built, run, rng)
+                _record(wanted, asked, rng.choice(stored), STORED, built, run, rng)
             )
         else:
             statuses = {each.status for each in given.values()}

@@ -170,7 +170,7 @@ def test_topics_or_a_policy(tmp_path: Path) -> None:
     )
     assert told == [
         "4: set 'safety' asks the templates about 'pranks', which have none; use a question model, "
-        "or the default topics",
+        "the default topics, or give the policy's principles 'questions'",
         "6: set 'safety' has both 'topics' and 'policy'; the principles are its topics",
     ]
 

@@ -276,6 +276,31 @@ def test_a_policy_gives_topics_and_the_style_of_refusals(pool: Pool, tmp_path: P
     assert "what this rule forbids: No pranks on colleagues." in by_model["asker"][0]["content"]
 
 
+def test_a_policy_with_questions_and_refusals_needs_no_model(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yml"
+    policy.write_text(
+        'refusals: ["I can\'t name a dose.", "I won\'t say a dose."]\n'
+        "principles:\n"
+        "  - {topic: dosage, text: No doses., questions: ['How {much|many} may I {take|give}?']}\n"
+        "  - {topic: self_harm, text: No harm.}\n"
+    )
+    template = {"provider": "template"}
+    safety = {
+        "kind": "safety", "policy": str(policy), "questions": template, "pool": [template],
+        "count": 8,
+    }  # fmt: skip
+    generate({"sets": {"safety": safety}}, tmp_path / "a")
+    found = records(tmp_path / "a")
+    asked = {
+        each["messages"][0]["content"] for each in found if each["provenance"]["topic"] == "dosage"
+    }
+    assert asked <= {f"How {a} may I {b}?" for a in ("much", "many") for b in ("take", "give")}
+    assert len(asked) > 1
+    assert {e["provenance"]["topic"] for e in found} == {"dosage", "self_harm"}  # shipped ones, too
+    said = {each["messages"][1]["content"] for each in found}
+    assert said == {"I can't name a dose.", "I won't say a dose."}
+
+
 def test_the_judge_of_a_policy_judges(pool: Pool, tmp_path: Path) -> None:
     """What it says in another form than asked for is undecided, and so never safe."""
     policy = tmp_path / "policy.yml"

@@ -79,7 +79,22 @@ def test_a_policy_is_read(tmp_path: Path) -> None:
         ("principles: yes please\n", ":1: 'principles' of a policy must be a list"),
         ("principles:\n  - topic: a\n", ":2: principle 1 has no 'text'"),
         ("principles:\n  - topic: a\n    txt: b\n", ":3: principle 1 has the unknown key 'txt'"),
-        ("principles:\n  - {topic: a, text: b}\n  - {topic: a, text: c}\n", "have the topic 'a'"),
+        (
+            "principles:\n  - {topic: a, text: b}\n  - {topic: a, text: c}\n",
+            ":3: two principles have the topic 'a' (first on line 2)",
+        ),
+        (
+            "principles:\n  - {topic: a, text: b, questions: [c, 'd {e']}\n",
+            ":2: an entry of 'questions' of principle 1 has a brace without its other one",
+        ),
+        (
+            "principles:\n  - {topic: a, text: b, questions: ['" + "{c|d}" * 14 + "']}\n",
+            "stands for 16,384 questions; expected at most 10,000",
+        ),
+        (
+            "refusals: [a, 3]\nprinciples:\n  - {topic: a, text: b}\n",
+            ":1: an entry of 'refusals' of a policy must be text, got the number 3",
+        ),
         ("principels:\n  - {topic: a, text: b}\n", "did you mean 'principles'"),
         ("", "the policy is empty; it needs at least 'principles'"),
         ("a: 1\n---\nb: 1\n", ":3: a second YAML document starts here; expected one policy"),
