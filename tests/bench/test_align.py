@@ -31,7 +31,9 @@ def sets(tmp_path: Path) -> Sets:
     tuned = {name: data / f"tune-{name}.jsonl" for name in lines}
     for name, text in lines.items():
         tuned[name].write_text(text)
-    return Sets(tuned, data / "unsafe.jsonl", data / "harmless.jsonl", {})
+    return Sets(
+        tuned=tuned, unsafe=data / "unsafe.jsonl", harmless=data / "harmless.jsonl", skills={}
+    )
 
 
 @pytest.mark.parametrize("case", MERGES, ids=lambda case: case.name)
