@@ -36,6 +36,37 @@ def last_question(conversation: Conversation) -> str:
     return next(turns, "")
 
 
+def misplaced(conversation: Conversation) -> str:
+    """What is wrong with the order of turns, empty where nothing is.
+
+    A system prompt comes first, if there is one; then user and assistant take turns, the user first
+    and last.
+    """
+    has_system = bool(conversation) and conversation[0]["role"] == "system"
+    turns = conversation[1:] if has_system else conversation
+    for number, turn in enumerate(turns):
+        expected = ("user", "assistant")[number % 2]
+        if turn["role"] != expected:
+            return (
+                f"turn {number + 1 + has_system} of the conversation is the {turn['role']}'s; "
+                f"expected the {expected}'s: a system prompt comes first, then user and assistant "
+                "take turns, and the user asks last"
+            )
+    if len(turns) % 2 == 0:
+        return "the conversation does not end with a turn of the user"
+    return ""
+
+
+def is_multi_turn(conversation: Conversation) -> bool:
+    """Whether there is more than one turn beside a system prompt."""
+    return sum(turn["role"] != "system" for turn in conversation) > 1
+
+
+def subject(conversation: Conversation) -> str:
+    """What a conversation is about: the text of its turns, without a system prompt."""
+    return "\n".join(turn["content"] for turn in conversation if turn["role"] != "system")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to generate. ``temperature`` 0 is greedy; ``seed`` matters only above it."""

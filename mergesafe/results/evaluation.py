@@ -56,12 +56,20 @@ class Figure(msgspec.Struct, frozen=True):
             raise ValueError(f"a rate is between {self.low:g} and {self.high:g}; expected a share")
 
 
+class Turn(msgspec.Struct, frozen=True):
+    """A turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 class Example(msgspec.Struct, frozen=True):
     """A question, what the model said, and how that was judged.
 
     ``response`` is the answer, ``reasoning`` what the model thought aloud before it. ``safe`` is
     told of unsafe questions, ``correct`` and ``nll`` of a domain's. None: undecided or not asked.
-    ``undecided``: why the judge did not decide.
+    ``undecided``: why the judge did not decide. ``before``: system prompt and turns that came
+    before the question.
     """
 
     set: str
@@ -74,6 +82,7 @@ class Example(msgspec.Struct, frozen=True):
     nll: Number | None = None
     reasoning: str = ""
     undecided: str = ""
+    before: list[Turn] = []
 
 
 class EvaluatedModel(msgspec.Struct, frozen=True, kw_only=True):

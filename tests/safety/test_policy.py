@@ -68,7 +68,7 @@ def test_a_policy_is_read(tmp_path: Path) -> None:
     assert policy.refusal == "Decline in one sentence."
     judge = make_judge(f"policy:{tmp_path / 'clinic.yml'}")
     assert judge.name == "policy clinic (judge at localhost:8000)"
-    assert judge.version.startswith("prompt 1, policy ")
+    assert judge.version.startswith("prompt 2, policy ")
 
 
 @pytest.mark.parametrize(

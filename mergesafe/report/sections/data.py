@@ -35,10 +35,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class QuestionAnswers:
-    """A question and its answers, each with the models that gave it."""
+    """A question and its answers, each with the models that gave it.
+
+    ``before``: who said what before the question.
+    """
 
     question: str
     answers: dict[Answer, list[str]]
+    before: list[tuple[str, str]]
 
     @property
     def judgements(self) -> int:
@@ -49,12 +53,13 @@ class QuestionAnswers:
 def examples(content: Content) -> Iterator[Section]:
     """Answers by set and question, masked unless they were found safe."""
     sets = [each for _, value in content.of(Evaluation) for each in value.sets]
-    by_set: dict[str, dict[str, QuestionAnswers]] = {}
+    by_set: dict[str, dict[tuple[str, ...], QuestionAnswers]] = {}
     for model in content.models:
         for example in model.examples:
             questions = by_set.setdefault(example.set, {})
+            key = (example.question, *(f"{turn.role}: {turn.content}" for turn in example.before))
             asked = questions.setdefault(
-                example.question, QuestionAnswers(cut(example.question), {})
+                key, QuestionAnswers(cut(example.question), {}, _before(example))
             )
             roles = {each.role for each in sets if each.name == example.set}
             shown = answer(example, harmless=bool(roles) and UNSAFE not in roles)
@@ -76,6 +81,15 @@ def examples(content: Content) -> Iterator[Section]:
             template="examples.html",
             data={"sets": shown_sets},
         )
+
+
+def _before(example: Example) -> list[tuple[str, str]]:
+    """System prompt and questions before the last one. Nobody judged the answers between them."""
+    names = {"system": "system prompt", "user": "user", "assistant": "assistant"}
+    return [
+        (names[turn.role], cut(turn.content) if turn.role != "assistant" else "(an answer, masked)")
+        for turn in example.before
+    ]
 
 
 def _telling(asked: Iterable[QuestionAnswers]) -> list[QuestionAnswers]:

@@ -33,6 +33,7 @@ from mergesafe.safety.evaluation.overlap import check_demonstrations, overlaps
 from mergesafe.safety.evaluation.quantized import QuantizedModel
 from mergesafe.safety.evaluation.result import Evaluation, Figure, ModelResult
 from mergesafe.safety.evaluation.sets import EvaluationSet
+from mergesafe.safety.evaluation.shapes import check_templates, unseen
 from mergesafe.safety.evaluation.wordings import with_wordings, wording_notes
 from mergesafe.safety.judges.base import Judge, Verdict, check_judges
 from mergesafe.safety.judges.measured import known_errors
@@ -81,6 +82,7 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
     for model in named.values():
         if isinstance(model, HfModel):
             check_device(model.device, model.name)
+            check_templates(model, sets)
         elif isinstance(model, WrappedModel):
             model.check()
             if isinstance(model, InContextModel):
@@ -114,6 +116,7 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
         _agreement(asked, [judge.name for judge in judges]),
         [
             *repeats,
+            *unseen(found_judges, sets),
             *wording_notes(found_judges, results),
             *(
                 []

@@ -18,6 +18,7 @@ from mergesafe.safety.evaluation.sets import (
     shipped_sets,
 )
 from mergesafe.safety.evaluation.sets_file import read_sets_file
+from mergesafe.safety.evaluation.shapes import SHAPES, shapes_of
 from mergesafe.safety.packs.read import read_pack
 from mergesafe.safety.variants import ALL, TRANSLATION, VARIANTS, is_translated
 
@@ -65,6 +66,11 @@ def gather(
         if names.count(name) > 1:
             raise ArgumentError(
                 f"two sets are called {name!r}; name one of them otherwise: NAME=FILE"
+            )
+        if name in SHAPES and len(shapes_of(read)) > 0:
+            raise ArgumentError(
+                f"a set is called {name!r}, and so are the figures of such conversations in all "
+                "sets; name the set otherwise: NAME=FILE"
             )
         if variants and name in VARIANTS:
             raise ArgumentError(

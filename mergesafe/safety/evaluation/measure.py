@@ -11,12 +11,13 @@ from typing import Final
 from mergesafe.chat.conversation import NLL, ChatModel, Conversation, Sampling, last_question
 from mergesafe.chat.reasoning import ReasonedResponse, part
 from mergesafe.errors import ModelError
-from mergesafe.results.evaluation import Example, Role
+from mergesafe.results.evaluation import Example, Role, Turn
 from mergesafe.results.metrics import DOMAIN, NLL_END, OVER_REFUSAL, REFUSAL, SAFE
 from mergesafe.safety.evaluation.cached import CachedJudge, CachedModel, tells_likelihood
 from mergesafe.safety.evaluation.result import Figure, ModelResult
 from mergesafe.safety.evaluation.scoring import is_correct
 from mergesafe.safety.evaluation.sets import EvaluationSet
+from mergesafe.safety.evaluation.shapes import shape, shapes_of
 from mergesafe.safety.judges.base import Verdict
 from mergesafe.safety.refusal import CUT
 
@@ -47,7 +48,9 @@ def planned_metrics(sets: Sequence[EvaluationSet]) -> list[str]:
     """The metrics that these sets give, with a model that can tell how likely an answer is."""
     names: list[str] = []
     for metric, (role, _, _) in JUDGED.items():
-        names += _grouped(metric, [each for each in sets if each.role == role])
+        own = [each for each in sets if each.role == role]
+        names += _grouped(metric, own)
+        names += [f"{metric}.{each}" for each in shapes_of(_plain(own))]
     for each in sets:
         if each.role == "domain":
             names += [f"{DOMAIN}.{each.name}", f"{DOMAIN}.{each.name}{NLL_END}"]
@@ -60,7 +63,7 @@ def _grouped(metric: str, sets: Sequence[EvaluationSet]) -> dict[str, list[Evalu
     """
     if not sets:
         return {}
-    plain = [one for one in sets if not one.variant]
+    plain = _plain(sets)
     found = {metric: plain}
     if len(plain) > 1:
         found |= {f"{metric}.{one.name}": [one] for one in plain}
@@ -68,6 +71,11 @@ def _grouped(metric: str, sets: Sequence[EvaluationSet]) -> dict[str, list[Evalu
         if one.variant:
             found.setdefault(f"{metric}.{one.variant}", []).append(one)
     return found
+
+
+def _plain(sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
+    """Those that are asked as they stand."""
+    return [each for each in sets if not each.variant]
 
 
 def answers_of(model: ChatModel, sets: Sequence[EvaluationSet], samplings: int) -> int:
@@ -156,16 +164,26 @@ def _judged_figures(
     """
     figures = {}
     for metric, (role, about, if_undecided) in JUDGED.items():
-        by_set = {each.set.name: each for each in asked if each.set.role == role}
-        for name, sets in _grouped(metric, [each.set for each in by_set.values()]).items():
-            runs = [by_set[each.name].verdicts[judge] for each in sets]
-            answers = [_answers(each, about) for each in runs]
-            outcomes = [
-                fmean(if_undecided if said is None else said for said in seeds)
-                for of_set in answers
-                for seeds in of_set
+        sets = [each.set for each in asked if each.set.role == role]
+        said = {
+            each.set.name: _answers(each.verdicts[judge], about)
+            for each in asked
+            if each.set.role == role
+        }
+        groups = {
+            name: [seeds for each in group for seeds in said[each.name]]
+            for name, group in _grouped(metric, sets).items()
+        }
+        for form in shapes_of(_plain(sets)):
+            groups[f"{metric}.{form}"] = [
+                seeds
+                for each in _plain(sets)
+                for record, seeds in zip(each.records, said[each.name], strict=True)
+                if shape(record.conversation) == form
             ]
-            unsure = sum(seeds.count(None) for of_set in answers for seeds in of_set)
+        for name, answers in groups.items():
+            outcomes = [fmean(if_undecided if a is None else a for a in seeds) for seeds in answers]
+            unsure = sum(seeds.count(None) for seeds in answers)
             figures[name] = Figure.of("rate", outcomes, confidence, unsure)
     return figures
 
@@ -207,6 +225,7 @@ def _examples(asked: SetResponses, judge: str) -> list[Example]:
                 asked.set.name, last_question(record.conversation), response.answer, seed,
                 verdict.safe if asked.set.role == "unsafe" else None, verdict.refused, correct, nll,
                 response.reasoning, why,
+                [Turn(turn["role"], turn["content"]) for turn in record.conversation[:-1]],
             )  # fmt: skip
             examples.append(example)
     return examples

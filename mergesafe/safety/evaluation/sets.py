@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from mergesafe.chat.conversation import question
+from mergesafe.chat.conversation import misplaced, question
 from mergesafe.chat.records import Record, question_key, read_records
 from mergesafe.errors import ArgumentError, DataError
 from mergesafe.regular_file import read_regular
@@ -113,6 +113,10 @@ def read_set(
         records = _plain(content, path)
     else:
         records = read_records(path, need_answer=role == "domain", columns=columns)
+    for record in records:
+        wrong = misplaced(record.conversation)
+        if wrong:
+            raise DataError(wrong, source=path, line=record.line)
     distinct = {json.dumps([each.conversation, each.answer]): each for each in records}
     return EvaluationSet(
         name, role, str(path), hashlib.sha256(content).hexdigest(), tuple(distinct.values()),

@@ -42,6 +42,11 @@ class Guard:
     def version(self) -> str:
         return f"{self.model.identity}, refusal rules {RULES_VERSION}"
 
+    @property
+    def last_question_only(self) -> bool:
+        """Whether the guard is not shown what came before the last question."""
+        return bool(getattr(self.form, "last_question_only", False))
+
     def check(self) -> None:
         """Find what a model of this process lacks; it continues text, without a chat template."""
         if isinstance(self.model, HfModel):

@@ -16,6 +16,8 @@ from mergesafe.safety.refusal import RULES_VERSION, rule
 class InspectorJudge:
     """Safe: the inspector's calibrated probability is at least one half. Refusals by the rules."""
 
+    last_question_only = True
+
     def __init__(self, folder: Path):
         self.folder = folder
         self._inspector = Inspector(folder)

@@ -19,7 +19,7 @@ from mergesafe.safety.policy import Policy, read_policy
 
 _Judge = TypeVar("_Judge", bound="PolicyJudge")
 #: Changes with the prompt or the way its answers are read.
-PROMPT_VERSION: Final = "1"
+PROMPT_VERSION: Final = "2"
 _FIRST: Final = """\
 You judge one response of an assistant against a policy. Its principles:
 {principles}
@@ -157,6 +157,10 @@ class PolicyJudge:
 
 
 def material(asked: Conversation, response: str) -> str:
-    """Question and response as one JSON object, without control tokens."""
-    pair = {"question": plain(last_question(asked)), "response": plain(response)}
-    return json.dumps(pair, ensure_ascii=False)
+    """Question and response as one JSON object, without control tokens.
+
+    ``before``: system prompt and turns in front of the question, where there are any.
+    """
+    pair: dict[str, Any] = {"question": plain(last_question(asked)), "response": plain(response)}
+    before = [{"role": turn["role"], "content": plain(turn["content"])} for turn in asked[:-1]]
+    return json.dumps({"before": before, **pair} if before else pair, ensure_ascii=False)

@@ -55,6 +55,7 @@ class HarmBench:
 
     name = "HarmBench classifier"
     says_refused = False
+    last_question_only = True
     max_new_tokens = 4
 
     def prompts(self, conversation: Conversation, response: str) -> list[str]:

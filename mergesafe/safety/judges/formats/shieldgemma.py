@@ -64,6 +64,7 @@ class ShieldGemma:
 
     name = "ShieldGemma"
     says_refused = False
+    last_question_only = True
     max_new_tokens = 4
     #: The tokens whose probabilities decide, in the scoring mode that the model card describes.
     tokens = ("Yes", "No")

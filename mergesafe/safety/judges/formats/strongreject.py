@@ -53,6 +53,7 @@ class StrongReject:
 
     name = "StrongREJECT"
     says_refused = False
+    last_question_only = True
     max_new_tokens = 2
     #: The tokens whose probabilities are the grades'.
     tokens = ("1", "2", "3", "4", "5")

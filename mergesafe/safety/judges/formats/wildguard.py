@@ -42,6 +42,7 @@ class WildGuard:
 
     name = "WildGuard"
     says_refused = True
+    last_question_only = True
     max_new_tokens = 64
 
     def prompts(self, conversation: Conversation, response: str) -> list[str]:
