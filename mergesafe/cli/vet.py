@@ -18,6 +18,7 @@ from mergesafe.cli.evaluation import (
 from mergesafe.cli.shared import print_json
 from mergesafe.errors import ArgumentError, RequirementError
 from mergesafe.outputs import RESULT, check_outputs
+from mergesafe.references import IN_CONTEXT, SQUAD
 from mergesafe.safety.progress import ProgressCallback
 from mergesafe.safety.vet.api import vet
 from mergesafe.safety.vet.findings import Parent
@@ -72,7 +73,11 @@ def _recipe(models: Sequence[str]) -> Path | None:
     Raises:
         ArgumentError: a recipe and something else are given.
     """
-    files = [text for text in models if Path(text).suffix in (".yml", ".yaml")]
+    files = [
+        text
+        for text in models
+        if Path(text).suffix in (".yml", ".yaml") and not text.startswith((SQUAD, IN_CONTEXT))
+    ]
     files = [text for text in files if not Path(text).is_dir()]
     if files and len(models) > 1:
         raise ArgumentError(

@@ -15,6 +15,7 @@ from typing import Any, Final
 from mergesafe.chat.conversation import Conversation, Response, Sampling, last_question, question
 from mergesafe.chat.reasoning import part
 from mergesafe.chat.records import Record
+from mergesafe.data.models import batch_of
 from mergesafe.data.prompts import Correction, correction_of, parse_correction
 from mergesafe.data.questions import NO_TOPIC, Question, draw_questions
 from mergesafe.data.recipe import AlignmentSet, Source
@@ -108,7 +109,7 @@ def _answered(
 
         items = [[tasks[p].prompt, tasks[p].asked.text, tasks[p].criterion.redacted] for p in left]
         counter = Count(run.progress, f"{wanted.name}: {model.name} corrects", len(items))
-        found = run.answers.pieces(subject, items, model.batch, work, counter, _is_outcome)
+        found = run.answers.pieces(subject, items, batch_of(model), work, counter, _is_outcome)
         for place, (status, *texts) in zip(left, found, strict=True):
             statuses[status] += 1
             corrections[place] = Correction(*texts) if status == KEPT else None

@@ -12,10 +12,10 @@ import random
 from typing import Final
 
 from mergesafe.chat.conversation import Sampling, question
-from mergesafe.chat.providers import Model
 from mergesafe.chat.reasoning import part
 from mergesafe.chat.records import Record
 from mergesafe.data.load import EXAMPLES
+from mergesafe.data.models import AnyModel
 from mergesafe.data.prompts import QUESTION_TOKENS, asked_of, domain_question, parse_question
 from mergesafe.data.questions import ROUNDS, shares
 from mergesafe.data.recipe import DomainSet, Expert
@@ -68,7 +68,7 @@ def build_domain(wanted: DomainSet, run: Run) -> Built:
 
 
 def _ask(
-    wanted: DomainSet, expert: Expert, model: Model, run: Run, number: int, count: int
+    wanted: DomainSet, expert: Expert, model: AnyModel, run: Run, number: int, count: int
 ) -> list[str | None]:
     """One round: what the expert writes, None where it is not the JSON asked for."""
     rng = random.Random(run.seed(wanted.name, expert.name, "examples", number))
@@ -85,7 +85,7 @@ def _ask(
 
 
 def _answer(
-    wanted: DomainSet, expert: Expert, model: Model, questions: list[str], built: Built, run: Run
+    wanted: DomainSet, expert: Expert, model: AnyModel, questions: list[str], built: Built, run: Run
 ) -> None:
     conversations = [question(text) for text in questions]
     subject = [run.identity(expert.model), "domain answers"]
@@ -113,8 +113,8 @@ def _answer(
 
 
 def _check(
-    wanted: DomainSet, expert: Expert, model: Model, questions: list[str], share: int, built: Built,
-    run: Run,
+    wanted: DomainSet, expert: Expert, model: AnyModel, questions: list[str], share: int,
+    built: Built, run: Run,
 ) -> None:  # fmt: skip
     if not questions:
         reasons = ", ".join(f"{why}: {count}" for why, count in built.discarded.most_common())

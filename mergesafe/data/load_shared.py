@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Final
 
-from mergesafe.chat.providers import ModelSpec, make_model, read_model_spec
+from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.records import Record, read_records
 from mergesafe.chat.scripted import topics as templated
+from mergesafe.data.models import make_any_model, read_any_model
 from mergesafe.data.recipe import Source
 from mergesafe.data.topics import BEAVERTAILS, Topic
 from mergesafe.errors import DataError, MergesafeError, did_you_mean
@@ -85,7 +86,7 @@ class SetReader:
             spec = self.model(node, f"an entry of 'pool' of {fields.what}")
             if spec is None:
                 continue
-            name = make_model(spec, self.folder).name
+            name = make_any_model(spec, self.folder).name
             if name in found:
                 self.report.record(
                     f"'pool' of {fields.what} has two models called {shown(name)}; list each once, "
@@ -109,7 +110,7 @@ class SetReader:
         return spec
 
     def model(self, node: Node, what: str) -> ModelSpec | None:
-        return self.report.attempt(read_model_spec, node, what, self.report)
+        return self.report.attempt(read_any_model, node, what, self.report, self.folder)
 
     def source(self, fields: Fields) -> Source:
         file = fields.read("file", self.file)

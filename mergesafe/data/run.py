@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from mergesafe.chat.conversation import Conversation, Response, Sampling
 from mergesafe.chat.duplicates import TextIndex
-from mergesafe.chat.providers import Model, ModelSpec, make_model
+from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.records import Record
 from mergesafe.data.answers import Answers, digest
+from mergesafe.data.models import AnyModel, batch_of, make_any_model
 from mergesafe.data.recipe import DataRecipe
 
 #: Told what is being done, how many of how many items are done.
@@ -37,9 +38,9 @@ class Run:
         """A seed by the recipe's and ``parts``, below 2^30, which every endpoint takes."""
         return int(digest([self.recipe.seed, *parts])[:8], 16) >> 2
 
-    def model(self, spec: ModelSpec) -> Model:
+    def model(self, spec: ModelSpec) -> AnyModel:
         """A fresh model: what it loads is freed with it."""
-        return make_model(spec, self.recipe.folder)
+        return make_any_model(spec, self.recipe.folder)
 
     def identity(self, spec: ModelSpec) -> str:
         """The model's identity, computed once."""
@@ -53,7 +54,7 @@ class Run:
 
     def respond(
         self,
-        model: Model,
+        model: AnyModel,
         subject: Sequence[Any],
         conversations: Sequence[Conversation],
         sampling: Sampling,
@@ -76,7 +77,7 @@ class Run:
         counter = Count(self.progress, what, len(conversations))
         order = by_length(conversations)
         found = self.answers.pieces(
-            key, [conversations[i] for i in order], model.batch, work, counter, _is_response
+            key, [conversations[i] for i in order], batch_of(model), work, counter, _is_response
         )
         responses = [Response("")] * len(order)
         for place, (text, finished) in zip(order, found, strict=True):

@@ -21,6 +21,7 @@ from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.reasoning import ReasonedResponse, part
 from mergesafe.chat.records import Record
 from mergesafe.chat.scripted import refusals
+from mergesafe.data.models import batch_of
 from mergesafe.data.questions import Question, by_topic, draw_questions, shares
 from mergesafe.data.recipe import SafetySet
 from mergesafe.data.run import Built, Count, Run, by_length, prompt_hash
@@ -125,7 +126,7 @@ def _answers(
     ]  # fmt: skip
     counter = Count(run.progress, f"{wanted.name}: {model.name} answers", len(asked))
     found = run.answers.pieces(
-        key, [asked[i] for i in order], model.batch, work, counter, _is_outcome
+        key, [asked[i] for i in order], batch_of(model), work, counter, _is_outcome
     )
     by_place = dict(zip(order, found, strict=True))
     return model.name, [Outcome(*by_place[place]) for place in range(len(asked))]

@@ -36,12 +36,14 @@ def parse_reference(text: str, folder: Path, line: int | None = None) -> ModelRe
     if text.startswith(SQUAD) and not exists_locally(text, folder):
         raise ModelError(
             f"{shown(text)} is a model with a squad around it, which has answers and no weights of "
-            "its own: evaluate, gate and serve take it. Name the model in its file instead"
+            "its own: evaluate, gate, generate and serve take it. Name the model in its file "
+            "instead"
         )
     if text.startswith(IN_CONTEXT) and not exists_locally(text, folder):
         raise ModelError(
             f"{shown(text)} is a model with demonstrations in front of every question, which are "
-            "no weights: evaluate, gate and serve take it. Name the model in its file instead"
+            "no weights: evaluate, gate, generate and serve take it. Name the model in its file "
+            "instead"
         )
     if ("+" in text or text.startswith("{")) and exists_locally(text, folder):
         return ModelRef(text, None, line)

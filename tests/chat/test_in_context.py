@@ -119,5 +119,5 @@ def test_wrong_demonstrations(record: dict[str, Any], complaint: str, tmp_path: 
 
 
 def test_it_has_no_weights_to_merge() -> None:
-    with pytest.raises(ModelError, match="evaluate, gate and serve take it"):
+    with pytest.raises(ModelError, match="evaluate, gate, generate and serve take it"):
         parse_reference("in-context:k.yml", Path())

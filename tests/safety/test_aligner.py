@@ -15,6 +15,9 @@ from tiny import command
 
 import mergesafe as ms
 from mergesafe.chat.hf import HfModel
+from mergesafe.data.load import load_data_recipe
+from mergesafe.data.models import batch_of, make_any_model
+from mergesafe.data.recipe import AlignmentSet
 from mergesafe.errors import ArgumentError, DataError, ModelError, OutputError, RecipeError
 from mergesafe.safety.align.aligner import Aligner
 from mergesafe.safety.align.examples import read_corrections
@@ -152,13 +155,30 @@ def test_a_squad_is_evaluated_and_gated_as_a_model_is(made: Path, tmp_path: Path
     require = ("--require", "refusal_rate>=0.9", "--evaluation", str(out))
     gated = command("gate", f"s={reference}", *require)
     assert gated.returncode == 3, gated.stderr
-    told = command("similarity", reference, "m", "--base", "m")
-    assert told.returncode == 2
-    assert "evaluate, gate and serve take it" in told.stderr
+    for other in (("similarity", reference, "m"), ("vet", reference)):
+        told = command(*other, "--base", str(made / "base"))
+        assert told.returncode == 2
+        assert "evaluate, gate, generate and serve take it" in told.stderr
     changed = squad(made, rounds=2)
     refused = command("gate", f"s={changed}", *require)
     assert refused.returncode == 2
     assert "is of other files than" in refused.stderr
+
+
+def test_a_squad_writes_data(made: Path) -> None:
+    """It is named in a data recipe as elsewhere, from the recipe's folder too."""
+    squad(made)
+    recipe = made / "data.yml"
+    text = "sets: {a: {kind: alignment, questions: squad:FILE, model: squad:FILE}}"
+    recipe.write_text(text.replace("FILE", "squad.yml"))
+    (found,) = load_data_recipe(recipe).sets
+    assert isinstance(found, AlignmentSet)
+    model = make_any_model(found.model, made)
+    assert model.identity == read_squad(f"squad:{made / 'squad.yml'}").identity
+    assert (model.name, batch_of(model)) == ("squad:squad.yml", HfModel("m").batch)
+    recipe.write_text(text.replace("FILE", "none.yml"))
+    with pytest.raises(RecipeError, match=r"data\.yml:1: 'model' of set 'a': .*none\.yml"):
+        load_data_recipe(recipe)
 
 
 def test_an_aligner_belongs_to_its_base(made: Path, tmp_path: Path) -> None:

@@ -85,6 +85,20 @@ def test_rounds_bound_the_work_and_the_best_answer_stays() -> None:
     assert len(same.asked) == 1
 
 
+def test_where_inspectors_disagree_the_first_criterion_decides() -> None:
+    """One calls every refusal unhelpful, the other every answer unethical."""
+    ethical: dict[str, float] = {"a": 0.1, "no": 0.9, "yes": 0.4}
+    helpful: dict[str, float] = {"a": 0.9, "no": 0.2, "yes": 0.9}
+    members = [
+        ("ethical", ethical, Rewrites(lambda _: "no")),
+        ("helpful", helpful, Rewrites(lambda _: "yes")),
+    ]
+    found = squad(*members)
+    assert said(found, "a") == ["no"]
+    assert found.tally.unsettled == 1
+    assert said(squad(*reversed(members)), "a") == ["yes"]
+
+
 def test_only_the_answer_is_judged_and_reasoning_without_one_is_left_alone() -> None:
     aligner = Rewrites(lambda text: f"{text}!")
     found = squad(("ethical", {"bad": 0.1}, aligner))

@@ -8,7 +8,9 @@ Of each answer y to a question x, for criteria c with inspectors p_c (arXiv 2403
 
 An aligner that gives no answer, or the same one, leaves y as it is and is not asked about that y
 again: the next worst criterion has its turn. What comes out is, of all answers that a sample had,
-the one whose worst score is highest, so that an aligner cannot make an answer worse to inspectors.
+the one that is best by (min(s_c, ½) for all c in the order of the members), compared from the first
+c on: an aligner cannot make an answer worse to inspectors, and where inspectors disagree, the
+criterion that is listed first decides.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class _Sample:
     response: Response
     scores: dict[str, float] = field(default_factory=dict)
     passed: set[str] = field(default_factory=set)
-    best: tuple[float, Response] | None = None
+    best: tuple[tuple[float, ...], Response] | None = None
 
     @property
     def worst(self) -> str | None:
@@ -88,7 +90,9 @@ class _Sample:
 
 @dataclass
 class Squad:
-    """``rounds``: how often one answer is rewritten at most."""
+    """``members``: the most important criterion first. ``rounds``: how often one answer is
+    rewritten at most.
+    """
 
     members: Sequence[Member]
     rounds: int = 3
@@ -120,8 +124,8 @@ class Squad:
             self._round(active, max_new_tokens)
         corrected = list(responses)
         for row, sample in samples.items():
-            score, best = sample.best or (0.0, sample.response)
-            self.tally.unsettled += score < THRESHOLD
+            scores, best = sample.best or ((0.0,), sample.response)
+            self.tally.unsettled += min(scores) < THRESHOLD
             if best is not first[row]:
                 corrected[row] = best
         return corrected
@@ -156,6 +160,6 @@ class Squad:
             for sample, score in zip(samples, scores, strict=True):
                 sample.scores[member.criterion] = score
         for sample in samples:
-            low = min(sample.scores.values())
-            if sample.best is None or low > sample.best[0]:
-                sample.best = low, sample.response
+            found = tuple(min(sample.scores[each.criterion], THRESHOLD) for each in self.members)
+            if sample.best is None or found > sample.best[0]:
+                sample.best = found, sample.response
