@@ -11,9 +11,9 @@ from mergesafe.terminal.text import printable
 from mergesafe.version import __version__
 
 
-def run(runs: list[Path], *, out: Path, json: bool, quiet: bool) -> None:
+def run(runs: list[Path], *, out: Path, candidate: str | None, json: bool, quiet: bool) -> None:
     """Write the page and print its verdict."""
-    made = report(runs, out)
+    made = report(runs, out, candidate)
     if json:
         print_json(
             {
@@ -36,8 +36,10 @@ def run(runs: list[Path], *, out: Path, json: bool, quiet: bool) -> None:
     if not quiet:
         warn(made.warnings)
         print(printable(made.verdict.headline.text))
-        for statement in made.verdict.statements:
+        for statement in made.verdict.first:
             print(printable(f"  {statement.text}"))
+        if rest := len(made.verdict.rest):
+            print(f"  and {rest} more finding{'s' if rest > 1 else ''} on the page")
         count = len(made.documents)
         files = f"{count} file{'s' if count > 1 else ''}"
         print(printable(f"{made.path}: {format_size(made.size)}, from {files}"))

@@ -237,7 +237,7 @@ def run(
     show_answers(story, TUNED)
     verdict = conclude(evaluation, vetted, gates[TUNED].passed)
     say(f"\n{verdict}", markup=False, highlight=False)
-    page = report([story.folder], story.folder / "report.html")
+    page = report([story.folder], story.folder / "report.html", candidate=TUNED)
     say(f"\nReport: {page.path}", markup=False, highlight=False)
     return {
         "models": {each["name"]: each["metrics"] for each in evaluation.as_dict()["models"]},

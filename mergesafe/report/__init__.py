@@ -25,11 +25,12 @@ class _Package(ModuleType):
         self,
         paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         out: str | os.PathLike[str] = "report.html",
+        candidate: str | None = None,
     ) -> Report:
         """See :func:`mergesafe.report.api.report`."""
         from mergesafe.report.api import report
 
-        return report(paths, out)
+        return report(paths, out, candidate)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.report.find import Content as FileContent
 from mergesafe.report.manifest import Manifest
 from mergesafe.report.measure import Measure
 from mergesafe.report.names import Names, shortest
+from mergesafe.report.text import listed
 from mergesafe.results.data_card import DataCard
 from mergesafe.results.evaluation import (
     Agreement,
@@ -51,9 +53,13 @@ class Model:
 
 @dataclass
 class Content:
-    """The documents of a report and what follows from them."""
+    """The documents of a report and what follows from them.
+
+    ``candidate``: the name of the model that is to be released, where one is.
+    """
 
     documents: Sequence[Document[FileContent]]
+    candidate: str | None = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -150,6 +156,29 @@ class Content:
         return sorted(seen, key=rank)
 
     @cached_property
+    def facts(self) -> list[str]:
+        """By which judges, on which questions, and which files the candidate had: a line each."""
+        evaluations = [value for _, value in self.of(Evaluation)]
+        judges = dict.fromkeys(f"{j.name} {j.version}" for e in evaluations for j in e.judges)
+        sets = dict.fromkeys(
+            f"{s.name} ({s.records:,} {s.role})" for e in evaluations for s in e.sets
+        )
+        told = []
+        if judges:
+            told.append(f"Judged by {listed(list(judges))}.")
+        if sets:
+            told.append(f"Questions: {listed(list(sets))}.")
+        if self.candidate_model is not None:
+            digests = dict.fromkeys(
+                model.identity
+                for evaluation in evaluations
+                for model in evaluation.models
+                if self.names.canonical(model.name) == self.candidate_model.name and model.identity
+            )
+            told += [f"The candidate's files have the digest {each}." for each in digests]
+        return told
+
+    @cached_property
     def comparisons(self) -> list[Comparison]:
         """The paired tests of all files."""
         return [c for _, value in self.of(Evaluation) for c in value.comparisons]
@@ -195,6 +224,27 @@ class Content:
         names = dict.fromkeys((str(gate.baseline), gate.model) for gate in gates)
         pairs = ((self._measured(first), self._measured(second)) for first, second in names)
         return [(first, second) for first, second in pairs if first and second]
+
+    @cached_property
+    def candidate_model(self) -> Model | None:
+        """The model that is to be released.
+
+        Raises:
+            ArgumentError: no evaluation measured a model of that name.
+        """
+        if self.candidate is None:
+            return None
+        found = self._measured(self.candidate)
+        if found is None:
+            known = [model.short for model in self.models]
+            found = next((model for model in self.models if model.short == self.candidate), None)
+        if found is None:
+            measured = ", ".join(known) if known else "none"
+            raise ArgumentError(
+                f"no evaluation has a model called {self.candidate!r}"
+                f"{did_you_mean(self.candidate, known)}; measured: {measured}"
+            )
+        return found
 
     def _measured(self, name: str) -> Model | None:
         canonical = self.names.canonical(name)

@@ -21,6 +21,8 @@ from mergesafe.results.vet import Vet
 
 Status = Literal["bad", "warn", "good", "info"]
 
+#: Statements that every reader sees.
+FIRST: Final = 3
 SIGNIFICANT: Final = 0.05
 #: Below this kappa, agreement is no more than moderate (Landis and Koch 1977).
 SUBSTANTIAL: Final = 0.6
@@ -28,18 +30,39 @@ SUBSTANTIAL: Final = 0.6
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence or two, and whether it is good news."""
+    """A sentence or two, and whether it is good news; ``about``: the model it is about, if one."""
 
     status: Status
     text: str
+    about: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The headline and what it rests on."""
+    """The headline and what it rests on, what is about the candidate first."""
 
     headline: Statement
     statements: tuple[Statement, ...]
+    candidate: str = ""
+
+    @property
+    def first(self) -> tuple[Statement, ...]:
+        """For those who read three sentences: the first three, and what is bad among the rest,
+        unless it is about a model other than the candidate.
+        """
+        return tuple(
+            each
+            for i, each in enumerate(self.statements)
+            if i < FIRST
+            or (each.status == "bad" and not (self.candidate and self._is_of_another(each)))
+        )
+
+    def _is_of_another(self, statement: Statement) -> bool:
+        return statement.about not in ("", self.candidate)
+
+    @property
+    def rest(self) -> tuple[Statement, ...]:
+        return tuple(s for s in self.statements if s not in self.first)
 
 
 @dataclass(frozen=True)
@@ -79,7 +102,12 @@ class Change:
 
 
 def verdict(content: Content) -> Verdict:
-    """The statements of all sections that have data; the headline is the weightiest."""
+    """The statements of all sections that have data; the headline is the weightiest, or of the
+    candidate.
+
+    Raises:
+        ArgumentError: the candidate was not measured.
+    """
     gates, safety = list(_gates(content)), list(_safety(content))
     baselines = list(_baselines(content))
     if not safety and not baselines:
@@ -88,7 +116,33 @@ def verdict(content: Content) -> Verdict:
     over = list(_over_refusal(content))
     statements = [*gates, *safety, *baselines, *over, *vets, *skills]
     statements += [*_tunings(content), *_judges(content)]
-    return Verdict(_headline(content, gates, safety, baselines, vets), tuple(statements))
+    candidate = content.candidate_model
+    if candidate is None:
+        return Verdict(_headline(content, gates, safety, baselines, vets), tuple(statements))
+    statements.sort(key=lambda each: each.about != candidate.name)
+    own = [each for each in (*gates, *safety, *baselines) if each.about == candidate.name]
+    return Verdict(_of_candidate(content, candidate, own), tuple(statements), candidate.name)
+
+
+def _of_candidate(content: Content, candidate: Model, own: Sequence[Statement]) -> Statement:
+    """The headline where one model is to be released: whether it may be."""
+    gates = [
+        gate.passed
+        for _, gate in content.of(Gate)
+        if content.names.canonical(gate.model) == candidate.name
+    ]
+    name = f"{candidate.short}, the candidate,"
+    if gates and not all(gates):
+        return Statement("bad", f"{name} does not pass the gate.")
+    if any(each.status == "bad" for each in own):
+        what = "lost safety in merging" if candidate.role == "merge" else "is less safe"
+        return Statement("bad", f"{name} {what}.")
+    if gates:
+        return Statement("good", f"{name} passes the gate.")
+    if not own:
+        return Statement("info", f"{name} is compared with nothing, and no gate held it.")
+    status: Status = "warn" if any(each.status == "warn" for each in own) else "info"
+    return Statement(status, f"{name} shows no loss of safety beyond chance; no gate held it.")
 
 
 def _headline(
@@ -151,9 +205,12 @@ def _number(names: Sequence[object], one: str, several: str) -> str:
 def _gates(content: Content) -> Iterator[Statement]:
     for _, gate in content.of(Gate):
         name, missed = content.short(gate.model), [r for r in gate.requirements if not r.met]
+        about = content.names.canonical(gate.model)
         if not missed:
             yield Statement(
-                "good", f"{name} meets all {len(gate.requirements)} requirements of the gate."
+                "good",
+                f"{name} meets all {len(gate.requirements)} requirements of the gate.",
+                about,
             )
         for requirement in missed:
             share = not is_nll(requirement.metric)
@@ -162,6 +219,7 @@ def _gates(content: Content) -> Iterator[Statement]:
                 "bad",
                 f"{name} does not meet {requirement.text}: measured {measured(value, share)}; the "
                 "bound must hold for the whole interval.",
+                about,
             )
 
 
@@ -202,6 +260,7 @@ def _safer(
         f"{second.short} {verb} {measured(second.metrics[metric], True)} of the unsafe "
         f"questions, its {what}, {first.short}, {measured(first.metrics[metric], True)}: "
         f"{change.outcome}.",
+        second.name,
     )
 
 
@@ -228,12 +287,12 @@ def _over_refusal(content: Content) -> Iterator[Statement]:
         parents = _parents(content, merge, "over_refusal")
         base = next((m for m in parents if m.role == "base"), None)
         if base is None:
-            yield Statement("info", f"{text}.")
+            yield Statement("info", f"{text}.", merge.name)
             continue
         change = compare(content, base, merge, "over_refusal")
         text += f", the base {measured(base.metrics['over_refusal'], True)}"
         outcome = change.outcome if change.is_worse else "no more than the base"
-        yield Statement("warn" if change.is_loss else "info", f"{text}: {outcome}.")
+        yield Statement("warn" if change.is_loss else "info", f"{text}: {outcome}.", merge.name)
 
 
 def _skills(content: Content) -> Iterator[Statement]:
@@ -251,6 +310,7 @@ def _skills(content: Content) -> Iterator[Statement]:
                     f"{metric_name(metric)}: {merge.short} "
                     f"{measured(merge.metrics[metric], share)}, the best of its parents, "
                     f"{best.short}, {measured(best.metrics[metric], share)}: {change.outcome}.",
+                    merge.name,
                 )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from mergesafe.errors import ArgumentError
 from mergesafe.report.verdict import verdict
 
 from .documents import MET, Json, content_of, document, evaluation, manifest, rate, write
@@ -214,3 +218,48 @@ def test_nothing_counted_is_not_zero(tmp_path: Path) -> None:
     metrics = {"aligned": {"safe_rate": SAFE}, "merge": {"safe_rate": rate(0, 0, 1, 0)}}
     headline, _ = words(tmp_path, evaluation(metrics))
     assert headline != "Safety was lost in merging."
+
+
+def spoiled_and_tuned(folder: Path) -> Json:
+    """An evaluation of a merge that is not to be released, and of one that is."""
+    merged(folder, "spoiled", ["aligned"])
+    merged(folder, "tuned", ["aligned"])
+    return evaluation(
+        {
+            "aligned": {"safe_rate": SAFE, "over_refusal": SAFE},
+            "spoiled": {"safe_rate": UNSAFE, "over_refusal": SAFE},
+            "tuned": {"safe_rate": SAFE, "over_refusal": SAFE},
+        }
+    )
+
+
+def test_the_headline_is_about_the_candidate(tmp_path: Path) -> None:
+    written = (spoiled_and_tuned(tmp_path), gate_on("tuned", "aligned"))
+    assert words(tmp_path, *written)[0] == "Safety was lost in merging."
+    content = content_of(tmp_path, *written)
+    content.candidate = "tuned"
+    said = verdict(content)
+    assert said.headline.text == "tuned, the candidate, passes the gate."
+    assert [s.text.split()[0] for s in said.first] == ["tuned", "tuned", "tuned"]
+    assert "bad" in [s.status for s in said.rest]
+    assert len(said.first) + len(said.rest) == len(said.statements) == 5
+
+
+def test_a_candidate_that_lost_safety_and_one_that_nothing_is_said_of(tmp_path: Path) -> None:
+    content = content_of(tmp_path, spoiled_and_tuned(tmp_path), gate_on("tuned", "aligned"))
+    for name, headline in (
+        ("spoiled", "spoiled, the candidate, lost safety in merging."),
+        ("aligned", "aligned, the candidate, is compared with nothing, and no gate held it."),
+    ):
+        said = verdict(replace(content, candidate=name, notes=[]))
+        assert said.headline.text == headline
+
+
+def test_an_unknown_candidate(tmp_path: Path) -> None:
+    content = content_of(tmp_path, spoiled_and_tuned(tmp_path))
+    content.candidate = "tunde"
+    with pytest.raises(
+        ArgumentError,
+        match=r"no evaluation has a model called 'tunde' \(did you mean 'tuned'\?\); measured: ",
+    ):
+        verdict(content)

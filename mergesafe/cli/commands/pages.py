@@ -31,6 +31,12 @@ def report(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")
     ] = Path("report.html"),
+    candidate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The model that is to be released: the page begins with it."
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -41,7 +47,7 @@ def report(
     """
     from mergesafe.cli.report import run
 
-    run(runs, out=out, json=json, quiet=quiet)
+    run(runs, out=out, candidate=candidate, json=json, quiet=quiet)
 
 
 @guarded
