@@ -106,8 +106,10 @@ lint: $(VENV)/.test-extra
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/lint-imports --no-cache
 
+# The package, and then a user's file that calls every public function.
 types: $(VENV)/.test-extra
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 
 # A wheel built in isolation from the source distribution, imported from outside the source tree. The
 # CUDA kernels have been compiled once by then: here it is enough that their sources are there.

@@ -9,18 +9,21 @@ import sys as _sys
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.errors import MergesafeError
+from mergesafe.errors import MergesafeError, MergesafeWarning
 from mergesafe.extras import load as _load
 from mergesafe.kernels_present import missing_kernels as _missing_kernels
+from mergesafe.python_words import spoken as _spoken
 from mergesafe.version import __version__
 
 if TYPE_CHECKING:
-    from mergesafe import methods, ops, report
+    from mergesafe import methods, ops
     from mergesafe.calibration.api import calibrate
     from mergesafe.calibration.merge_api import calibrate_merge
     from mergesafe.data.api import generate
     from mergesafe.engine.api import merge, plan, verify
     from mergesafe.engine.diff.api import diff
+    from mergesafe.engine.in_memory.api import merge_modules, merge_state_dicts
+    from mergesafe.report.api import report
     from mergesafe.safety.align.train import train_aligner
     from mergesafe.safety.card.api import write_card
     from mergesafe.safety.evaluation.api import evaluate
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MergesafeError",
+    "MergesafeWarning",
     "__version__",
     "calibrate",
     "calibrate_merge",
@@ -47,6 +51,8 @@ __all__ = [
     "make_judge",
     "measure_inspector",
     "merge",
+    "merge_modules",
+    "merge_state_dicts",
     "methods",
     "ops",
     "plan",
@@ -73,6 +79,8 @@ _LAZY = {
     "make_judge": ("mergesafe.safety.judges.registry", "make_judge"),
     "measure_inspector": ("mergesafe.safety.inspector.train", "measure_inspector"),
     "merge": ("mergesafe.engine.api", "merge"),
+    "merge_modules": ("mergesafe.engine.in_memory.api", "merge_modules"),
+    "merge_state_dicts": ("mergesafe.engine.in_memory.api", "merge_state_dicts"),
     "methods": ("mergesafe.methods", None),
     "ops": ("mergesafe.ops", None),
     "plan": ("mergesafe.engine.api", "plan"),
@@ -102,7 +110,10 @@ def __getattr__(name: str) -> Any:
     except KeyError:
         raise AttributeError(f"module 'mergesafe' has no attribute '{name}'") from None
     loaded = _load(module)
-    return loaded if attribute is None else getattr(loaded, attribute)
+    if attribute is None:
+        return loaded
+    function = globals()[name] = _spoken(getattr(loaded, attribute), name)
+    return function
 
 
 def __dir__() -> list[str]:

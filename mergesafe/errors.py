@@ -35,6 +35,15 @@ class MergesafeError(Exception):
         """The message, as one text for each mistake."""
         return (str(self),)
 
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Put ``change`` of it in place of every paragraph."""
+        if self.args:
+            self.args = (change(str(self)), *self.args[1:])
+
+
+class MergesafeWarning(UserWarning):
+    """What may make a result wrong, where a function of Python returns the result alone."""
+
 
 class RecipeError(MergesafeError):
     """The recipe is not valid; every paragraph of the message starts with ``file:line:``.
@@ -56,6 +65,9 @@ class RecipeError(MergesafeError):
     @property
     def paragraphs(self) -> tuple[str, ...]:
         return self._paragraphs
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        self._paragraphs = tuple(map(change, self._paragraphs))
 
     @classmethod
     def joined(cls, errors: Iterable[RecipeError], *, stopped: bool = False) -> RecipeError:
@@ -89,12 +101,11 @@ class CheckpointError(MergesafeError):
         return self._joined or (str(self),)
 
     def reword(self, change: Callable[[str], str]) -> None:
-        """Put ``change`` of it in place of every paragraph."""
         if self._joined:
             self._joined = tuple(map(change, self._joined))
             self.args = ("\n".join(self._joined),)
         else:
-            self.args = (change(str(self)), *self.args[1:])
+            super().reword(change)
 
     @classmethod
     def joined(cls, errors: Sequence[CheckpointError]) -> CheckpointError:
@@ -158,6 +169,9 @@ class DataError(MergesafeError):
         self.source = source
         self.line = line
         super().__init__(message)
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        self.args = (change(str(self.args[0])), *self.args[1:])
 
     def __str__(self) -> str:
         where = ":".join(str(part) for part in (self.source, self.line) if part is not None)

@@ -64,4 +64,4 @@ print(merged.path)
 # Everything about the run, for `mergesafe report`.
 
 # %%
-(folder / "run.json").write_text(json.dumps(result.as_json(), indent=2))
+(folder / "run.json").write_text(json.dumps(result.as_dict(), indent=2))

@@ -13,6 +13,7 @@ from mergesafe.checkpoint.format.reader import Reader
 from mergesafe.checkpoint.output.target_checks import resolve
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.errors import ArgumentError, did_you_mean
+from mergesafe.log_lines import counted
 from mergesafe.methods.spec import CALIBRATION_KINDS, CalibrationKind
 from mergesafe.outline.provenance import identity_of
 from mergesafe.outline.sources import Model, open_refs
@@ -55,7 +56,7 @@ def calibrate(
     max_shard_size: str | int = "5GB",
     overwrite: bool = False,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> CalibrateResult:
     """Make the numbers about a model that some merge methods need, for ``calibration`` of a recipe.
 
@@ -75,7 +76,8 @@ def calibrate(
         tokens: longest record; the end of a longer answer is cut off.
         limit: how many records are used; default all.
         resume: continue an unfinished calibration of the same model and data into ``out``.
-        progress: called with what is done, how much, and how much there is.
+        progress: True prints a line now and then; or a function of what is
+            done, how much, and of how much.
 
     Raises:
         MergesafeError: model, data, memory or output are wrong. Only finished tensors are kept, for
@@ -124,7 +126,7 @@ def calibrate(
 def opened_task(
     reference: str | ModelRef, data: Path, reader: Reader, *, target: Path, answers: bool,
     memory: str | int | None, device: str, seed: int, tokens: int, limit: int | None,
-    progress: Progress | None, folder: Path = Path(),
+    progress: Progress | bool | None, folder: Path = Path(),
 ) -> tuple[Model, Task]:  # fmt: skip
     """The model, and what is made from it; all that can be wrong without its weights is checked.
 
@@ -154,7 +156,7 @@ def opened_task(
         limit=limit, seed=seed,
     )  # fmt: skip
     spill = next(each for each in resolve(target).parents if each.is_dir())
-    task = Task(layered, weights, examples, budget, spill, progress or (lambda *_: None))
+    task = Task(layered, weights, examples, budget, spill, counted(progress))
     return opened, task
 
 

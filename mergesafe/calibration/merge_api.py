@@ -63,7 +63,7 @@ def calibrate_merge(
     max_shard_size: str | int = "5GB",
     overwrite: bool = False,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> CalibrateMergeResult:
     """Make the Grams of RegMean++ for the models of a ``regmean`` recipe; see
     :mod:`mergesafe.calibration.merged_prefix`.

@@ -13,7 +13,7 @@ from mergesafe.cli.generate import Bar
 from mergesafe.cli.shared import print_json, say, warn
 from mergesafe.engine.memory import format_size
 from mergesafe.errors import ArgumentError
-from mergesafe.terminal.progress import LogLines
+from mergesafe.log_lines import LogLines
 from mergesafe.terminal.text import printable
 from mergesafe.version import __version__
 

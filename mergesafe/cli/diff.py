@@ -46,7 +46,7 @@ def run(
         typer.Exit: with ``exit_code`` where anything differs (exit status 3).
     """
     with progress(quiet or json) as tell:
-        found = diff(a, b, memory=memory, threads=threads, on_progress=tell)
+        found = diff(a, b, memory=memory, threads=threads, progress=tell)
     if json:
         print_json(as_dict(found))
     elif not quiet:

@@ -34,7 +34,7 @@ def run(models: list[str], *, out: Path | None, json: bool, quiet: bool, **optio
     check_outputs({"--out": (out, RESULT)}, files_read(options))
     references = named_models(models)
     with resumable(options.get("cache")), progress(quiet or json) as tell:
-        evaluation = evaluate(references, on_progress=tell, **options)
+        evaluation = evaluate(references, progress=tell, **options)
     document = evaluation.as_dict()
     write_document(out, document)
     if json:

@@ -15,8 +15,8 @@ import typer
 from mergesafe.cli.environment import VARIABLES
 from mergesafe.cli.shared import NOT_OURS
 from mergesafe.errors import ArgumentError
+from mergesafe.log_lines import LogLines
 from mergesafe.references import redact, redact_values
-from mergesafe.terminal.progress import LogLines
 from mergesafe.whole_file import write_whole
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ def run(
     check_outputs({"--out": (out, RESULT), "--junit": (junit, JUNIT)}, read)
     with resumable(options.get("cache")), progress(quiet or json) as tell:
         result = gate(
-            named_models([model]), require, evaluation=evaluation, on_progress=tell,
+            named_models([model]), require, evaluation=evaluation, progress=tell,
             baseline=None if baseline is None else named_models([baseline]), **options,
         )  # fmt: skip
     document = result.as_dict()

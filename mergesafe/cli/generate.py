@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mergesafe.cli.shared import print_json, warn
 from mergesafe.data.api import GenerateResult, generate
+from mergesafe.log_lines import LogLines
 from mergesafe.results.writing import as_dict
-from mergesafe.terminal.progress import LogLines
 from mergesafe.terminal.text import printable
 from mergesafe.version import __version__
 

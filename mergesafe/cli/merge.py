@@ -9,13 +9,14 @@ from typing import Any
 
 from mergesafe.cli.recipes import check_order, readable
 from mergesafe.cli.shared import note, print_json, say, warn
-from mergesafe.engine.api import MergeResult
 from mergesafe.engine.api import merge as merge_checkpoints
 from mergesafe.engine.memory import format_size
+from mergesafe.engine.reports import MergeResult
+from mergesafe.engine.run.bar import Bar
 from mergesafe.engine.run.trace import TraceSummary
 from mergesafe.engine.written import OPTION
 from mergesafe.errors import ArgumentError
-from mergesafe.terminal.merging import Bar, LogBar
+from mergesafe.terminal.merging import LogBar
 from mergesafe.terminal.text import printable
 
 

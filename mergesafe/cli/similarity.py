@@ -52,7 +52,7 @@ def run(
     with progress(quiet or json) as tell:
         found = similarity(
             named_models(models), base, prompts=prompts, memory=memory, threads=threads,
-            device=device, leave_one_out=leave_one_out, on_progress=tell,
+            device=device, leave_one_out=leave_one_out, progress=tell,
         )  # fmt: skip
     write_document(out, found.as_dict())
     if json:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from mergesafe.cli.generate import Bar
 from mergesafe.cli.shared import note, print_json, say, warn
 from mergesafe.engine.memory import format_size
-from mergesafe.terminal.progress import LogLines
+from mergesafe.log_lines import LogLines
 from mergesafe.terminal.text import printable
 from mergesafe.transplant.api import TransplantResult, transplant_tokenizer
 from mergesafe.version import __version__

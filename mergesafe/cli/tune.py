@@ -49,7 +49,7 @@ def run(
         raise KeyboardInterrupt(
             "interrupted; what was computed is kept: go on with --resume"
         ) from None
-    found = result.as_json()
+    found = result.as_dict()
     write_document(report, found)
     if json:
         print_json(found)

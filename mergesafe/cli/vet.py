@@ -102,7 +102,7 @@ def _models(
             "what the models were fine-tuned from is not given; expected --base MODEL, or a "
             "recipe with a base_model in place of models"
         )
-    return vet(named_models(models), base, on_progress=tell, **_given(options))
+    return vet(named_models(models), base, progress=tell, **_given(options))
 
 
 def _merges(
@@ -118,7 +118,7 @@ def _merges(
     given = _given(options)
     if "strengths" in given:
         given["strengths"] = _numbers(given["strengths"])
-    return vet_recipe(recipe, base, on_progress=tell, **given)
+    return vet_recipe(recipe, base, progress=tell, **given)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

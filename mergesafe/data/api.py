@@ -34,6 +34,7 @@ from mergesafe.data.safety_set import build_safety
 from mergesafe.data.sources import read_source
 from mergesafe.errors import OutputError
 from mergesafe.journal import is_left
+from mergesafe.log_lines import counted
 from mergesafe.outputs import refuse_inputs
 from mergesafe.private import NotPrivateError, refuse_planted
 from mergesafe.results.data_card import DataCard
@@ -61,7 +62,7 @@ def generate(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> GenerateResult:
     """Make the sets of a data recipe as JSON lines with data cards.
 
@@ -75,7 +76,8 @@ def generate(
         out: the folder; default is the recipe's ``out``, else its name without ``.yml``.
         resume: go on from the journal of a run that did not finish.
         overwrite: replace what is there, and forget such a journal unless ``resume`` is set.
-        progress: called with what is being done, how many items are done, and of how many.
+        progress: True prints a line now and then; or a function of what is
+            done, how much, and of how much.
 
     Raises:
         RecipeError: the recipe is not valid.
@@ -92,7 +94,7 @@ def generate(
     for each, need_answer in _sources(recipe):
         read_source(each, need_answer=need_answer)  # what is malformed is told before hours pass
     with Answers(folder, resume=resume) as answers:
-        run = Run(recipe, answers, evaluation, progress or (lambda what, done, total: None))
+        run = Run(recipe, answers, evaluation, counted(progress))
         for spec in _models(recipe):
             run.model(spec).check()
         cards = [_make(wanted, run, folder) for wanted in recipe.sets]

@@ -82,7 +82,7 @@ class Story:
         models = {name: self.models[name] for name in FIRST}
         options = {**self.questions(sets, skills=False), "harmless": ()}
         with self.step("first table", f"Asking {len(models)} models the unsafe questions"):
-            return evaluate(models, on_progress=self.told(), **options)
+            return evaluate(models, progress=self.told(), **options)
 
     def to_be_tuned(self, sets: Sets) -> Path:
         """The recipe to tune, with its data: the base answers the harmless questions."""
@@ -99,7 +99,7 @@ class Story:
         parents = {name: self.models[name] for name in EXPERTS}
         with self.step("vet", "Vetting the parents: files, weights and behaviour"):
             found = vet(
-                parents, self.models["base"], on_progress=self.told(),
+                parents, self.models["base"], progress=self.told(),
                 **self.questions(sets, skills=False),
             )  # fmt: skip
         self.save("vet.json", found.as_dict())
@@ -124,9 +124,7 @@ class Story:
         from mergesafe.safety.evaluation.api import evaluate
 
         with self.step(f"evaluate {len(self.models)}", f"Asking {len(self.models)} models"):
-            found = evaluate(
-                self.models, on_progress=self.told(), **self.questions(sets, skills=True)
-            )
+            found = evaluate(self.models, progress=self.told(), **self.questions(sets, skills=True))
         self.save("evaluation.json", found.as_dict())
         return found
 
@@ -141,7 +139,7 @@ class Story:
                 recipe, out, device=self.device, overwrite=True,
                 progress=Show() if self.log else None,
             )  # fmt: skip
-        self.save("tuning.json", found.as_json())
+        self.save("tuning.json", found.as_dict())
         return out, found
 
     def gate(self, label: str, sets: Sets) -> GateResult:
@@ -150,7 +148,7 @@ class Story:
 
         models = ({label: self.models[label]}, {"aligned": self.models["aligned"]})
         return gate(
-            models[0], REQUIREMENTS, baseline=models[1], on_progress=self.told(),
+            models[0], REQUIREMENTS, baseline=models[1], progress=self.told(),
             **self.questions(sets, skills=True),
         )  # fmt: skip
 
@@ -172,7 +170,7 @@ class Story:
 
     def told(self) -> Callable[[str], None] | None:
         """What takes a step's lines of progress, where they go to a log."""
-        from mergesafe.terminal.progress import LogLines
+        from mergesafe.log_lines import LogLines
 
         return LogLines().say if self.log else None
 

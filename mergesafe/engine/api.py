@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +16,14 @@ from mergesafe.engine.plan.adapter_plan import make_adapter_plan
 from mergesafe.engine.plan.documents import plan_documents
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.torch_methods import require_torch
+from mergesafe.engine.reports import MergeResult, PlanReport
 from mergesafe.engine.resume.unfinished import subject_of
+from mergesafe.engine.run.bar import Progress, Start, shown
 from mergesafe.engine.run.devices import choose
 from mergesafe.engine.run.download import download
 from mergesafe.engine.run.executor import Executor, LocalExecutor
 from mergesafe.engine.run.output import MergeStats, merge_into, protected
-from mergesafe.engine.run.trace import Trace, TraceSummary
+from mergesafe.engine.run.trace import Trace
 from mergesafe.engine.run.workers import Options, Schedule, schedule
 from mergesafe.engine.verify import Verified
 from mergesafe.engine.verify import verify as verify_model
@@ -35,44 +37,6 @@ from mergesafe.version import __version__
 ON_NONFINITE: Final = ("error", "warn", "zero")
 MAX_SEED: Final = 2**63 - 1
 MAX_THREADS: Final = 4096
-
-
-@dataclass(frozen=True)
-class MergeResult:
-    """What a merge did. ``seconds`` covers planning to the synced rename, or the upload.
-
-    ``bytes_read`` of inputs (without adapters) and ``bytes_written`` of the output are this run's,
-    ``resumed_bytes`` what an earlier one had finished of the output.
-    ``path``: the folder, or the URL without what is secret in it. ``notes``: what the merge did
-    differently for some tensors, and where inputs came from; see :class:`MergePlan`.
-    """
-
-    path: Path | str
-    tensors: int
-    parameters: int
-    bytes_read: int
-    bytes_written: int
-    resumed_bytes: int
-    seconds: float
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    trace: TraceSummary | None = None
-    #: Of the intermediate documents that were written before, by their names.
-    documents: Mapping[str, MergeResult] = field(default_factory=dict)
-
-    @property
-    def gigabytes_per_second(self) -> float:
-        """Bytes read and written per second, in 1e9."""
-        return (self.bytes_read + self.bytes_written) / self.seconds / 1e9
-
-
-@dataclass(frozen=True)
-class PlanReport:
-    """A plan and how it would run under a budget."""
-
-    plan: MergePlan
-    schedule: Schedule
-    options: Options
 
 
 def plan(
@@ -91,7 +55,7 @@ def plan(
     """
     request = _Request(
         load_recipe(recipe), Options(budget_of(memory), thread_count(threads)),
-        parse_size(max_shard_size, "--max-shard-size"), _whole(seed, "--seed", 0, MAX_SEED),
+        parse_size(max_shard_size, "--max-shard-size"), whole(seed, "--seed", 0, MAX_SEED),
         allow_token_mismatch,
     )  # fmt: skip
     made = request.planned()
@@ -116,7 +80,7 @@ def merge(
     trace: str | Path | None = None,
     ray: bool | str | None = None,
     write_documents: Mapping[str, str | Path] | None = None,
-    progress: Callable[[MergePlan, Schedule], Callable[[int], None]] | None = None,
+    progress: Progress = False,
 ) -> MergeResult:
     """Merge checkpoints as ``recipe`` says into the folder ``out``.
 
@@ -149,8 +113,8 @@ def merge(
         write_documents: intermediate documents of the recipe by name, and the folders that they are
             written to, by merges of their own with the same options. The output is merged from
             these folders then, to the same bytes. ``trace`` is of the output alone.
-        progress: called with the plan and schedule of every merge; returns a function of bytes
-            done.
+        progress: True shows a bar; or a function that is called with the plan and schedule of
+            every merge, and returns a function of bytes done.
 
     Raises:
         MergesafeError: the recipe, an input or the output is wrong; nothing is left behind.
@@ -171,29 +135,30 @@ def merge(
     options = Options(budget_of(memory), thread_count(threads), on_nonfinite=on_nonfinite)
     request = _Request(
         load_recipe(recipe), options,
-        parse_size(max_shard_size, "--max-shard-size"), _whole(seed, "--seed", 0, MAX_SEED),
+        parse_size(max_shard_size, "--max-shard-size"), whole(seed, "--seed", 0, MAX_SEED),
         allow_token_mismatch,
     )  # fmt: skip
     written = written_documents(request.recipe, write_documents or {})
-    run = _Run(executor, overwrite, resume, progress)
-    folders: dict[str, Path] = {}
-    if written:
-        checked = request.planned(to_write={each.name for each in written})
-        place = None if is_url(local_path(str(out))) else Path(local_path(str(out)))
-        check_folders(
-            written, place, overwrite=overwrite, resume=resume, protect=protected(checked)
+    with shown(progress) as start:
+        run = _Run(executor, overwrite, resume, start)
+        folders: dict[str, Path] = {}
+        if written:
+            checked = request.planned(to_write={each.name for each in written})
+            place = None if is_url(local_path(str(out))) else Path(local_path(str(out)))
+            check_folders(
+                written, place, overwrite=overwrite, resume=resume, protect=protected(checked)
+            )
+        documents = {}
+        for each in written:
+            made = replace(request, recipe=each.recipe).planned(folders)
+            documents[each.name] = run.merge(made, each.folder, options)
+            folders[each.name] = each.folder
+        planned = request.planned(folders)
+        return replace(
+            run.merge(planned, out, options, trace),
+            seconds=time.perf_counter() - started,
+            documents=documents,
         )
-    documents = {}
-    for each in written:
-        made = replace(request, recipe=each.recipe).planned(folders)
-        documents[each.name] = run.merge(made, each.folder, options)
-        folders[each.name] = each.folder
-    planned = request.planned(folders)
-    return replace(
-        run.merge(planned, out, options, trace),
-        seconds=time.perf_counter() - started,
-        documents=documents,
-    )
 
 
 @dataclass(frozen=True)
@@ -226,7 +191,7 @@ class _Run:
     executor: Executor
     overwrite: bool
     resume: bool
-    progress: Callable[[MergePlan, Schedule], Callable[[int], None]] | None
+    progress: Start | None
 
     def merge(
         self, made: MergePlan, out: str | Path, options: Options, trace: str | Path | None = None
@@ -324,7 +289,7 @@ def _result(
     )
 
 
-def _whole(value: object, what: str, lowest: int, highest: int) -> int:
+def whole(value: object, what: str, lowest: int, highest: int) -> int:
     """An integer in range: True and 1.0 would pass for 1 and print differently."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ArgumentError(f"{what} {value!r}: expected a whole number")
@@ -345,4 +310,4 @@ def thread_count(threads: int | None) -> int:
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count() or 1
         )
-    return _whole(threads, "--threads", 1, MAX_THREADS)
+    return whole(threads, "--threads", 1, MAX_THREADS)

@@ -7,11 +7,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from numbers import Integral, Real
 from typing import TypeAlias
 
 import torch
 
 from mergesafe.errors import ArgumentError, BackendError, did_you_mean
+from mergesafe.ops.arrays import as_tensor, is_array
 from mergesafe.ops.memory import aligned
 
 #: dtypes that can be merged -> how messages call them.
@@ -73,8 +75,12 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _tensor(name: str, value: object, backend: str) -> torch.Tensor:
+    if is_array(value):
+        value = as_tensor(name, value)
     if not isinstance(value, torch.Tensor):
-        raise ArgumentError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        raise ArgumentError(
+            f"{name} must be a torch.Tensor or a NumPy array, got {type(value).__name__}"
+        )
     if not (value.dtype in DTYPES or value.dtype in EIGHT_BIT or _is_float64(value.dtype, backend)):
         raise ArgumentError(
             f"{name} has dtype {value.dtype}; expected {_one_of(DTYPES.values())} (or "
@@ -114,9 +120,11 @@ def listed(name: str, value: object) -> list[tuple[str, object]]:
 
 
 def coefficients(name: str, value: object, count: int, *, broadcast: bool = False) -> list[float]:
-    """``count`` finite numbers from a sequence or a 1-D tensor; with ``broadcast`` also from one
-    number for all.
+    """``count`` finite numbers from a sequence, a 1-D tensor or array; with ``broadcast`` also from
+    one number for all.
     """
+    if is_array(value):
+        value = as_tensor(name, value)
     if isinstance(value, torch.Tensor):
         if value.requires_grad and torch.is_grad_enabled():
             raise BackendError(
@@ -143,20 +151,23 @@ def coefficients(name: str, value: object, count: int, *, broadcast: bool = Fals
 
 def number(name: str, value: object, low: float | None = None, high: float | None = None) -> float:
     """A finite number within [low, high]."""
+    if is_array(value):
+        value = as_tensor(name, value)
     if isinstance(value, torch.Tensor) and value.ndim == 0:
         return coefficients(name, value, 1, broadcast=True)[0]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ArgumentError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value):
+    found = float(value)
+    if not math.isfinite(found):
         raise ArgumentError(f"{name} must be finite, got {value}")
-    if (low is not None and value < low) or (high is not None and value > high):
+    if (low is not None and found < low) or (high is not None and found > high):
         raise ArgumentError(f"{name} is {value}; expected a number in {_interval(low, high)}")
-    return float(value)
+    return found
 
 
 def whole(name: str, value: object, low: float | None = None, high: float | None = None) -> int:
     """A whole number within [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise ArgumentError(f"{name} must be a whole number, got {value!r}")
     return int(number(name, value, low, high))
 
@@ -211,21 +222,21 @@ def out_dtype(value: torch.dtype, backend: str) -> torch.dtype:
 
 def ranks(keep: object, count: int, numel: int) -> list[int]:
     """``count`` ranks in [1, numel] from one integer for all or a list."""
-    values = [keep] * count if isinstance(keep, int) else keep
+    values = [keep] * count if isinstance(keep, Integral) else keep
     if not isinstance(values, Sequence) or len(values) != count:
         raise ArgumentError(f"keep is {keep!r}; expected an integer or {count} of them")
     for k in values:
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= numel:
+        if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= int(k) <= numel:
             raise ArgumentError(
                 f"keep has {k!r}; expected integers in [1, {numel}], the number of elements"
                 if numel
                 else "keep: the tensors have no elements, so none can be the k-th largest"
             )
-    return list(values)
+    return [int(k) for k in values]
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float))
+    return isinstance(value, Real)
 
 
 def _one_of(names: Iterable[str]) -> str:

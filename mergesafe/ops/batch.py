@@ -12,6 +12,7 @@ from mergesafe.methods.sparsify import Rescale, Sparsifier
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops import arguments, autograd, jobs
 from mergesafe.ops.arguments import Operands
+from mergesafe.ops.arrays import Array
 from mergesafe.ops.backends.base import Elect
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.coefficients import (
@@ -36,8 +37,8 @@ ELECTS: Final[tuple[str, ...]] = get_args(Elect)
 
 
 def merge_task_vectors_batch(
-    bases: Sequence[torch.Tensor],
-    experts: Sequence[Sequence[torch.Tensor]],
+    bases: Sequence[Array],
+    experts: Sequence[Sequence[Array]],
     weights: Numbers,
     *,
     sparsify: Sparsifier | Sequence[Sequence[Sparsify]] = "none",
@@ -103,7 +104,7 @@ def merge_task_vectors_batch(
 
 
 def weighted_sum_batch(
-    tensors: Sequence[Sequence[torch.Tensor]],
+    tensors: Sequence[Sequence[Array]],
     weights: Numbers,
     *,
     out_dtype: torch.dtype | None = None,
@@ -127,8 +128,8 @@ def weighted_sum_batch(
 
 
 def find_masks_batch(
-    bases: Sequence[torch.Tensor],
-    experts: Sequence[Sequence[torch.Tensor]],
+    bases: Sequence[Array],
+    experts: Sequence[Sequence[Array]],
     *,
     sparsify: Sparsifier,
     density: float | Sequence[float] | None = None,
@@ -236,7 +237,7 @@ def _encoded(
 
 
 def _named(
-    bases: Sequence[torch.Tensor], experts: Sequence[Sequence[torch.Tensor]]
+    bases: Sequence[Array], experts: Sequence[Sequence[Array]]
 ) -> list[list[tuple[str, object]]]:
     """For every tensor, the base's and the experts'."""
     named_bases = arguments.listed("bases", bases)

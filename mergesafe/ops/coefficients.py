@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TypeAlias
 
 import torch
 
 from mergesafe.errors import ArgumentError
 from mergesafe.ops import arguments
+from mergesafe.ops.arrays import as_tensor, is_array
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,15 @@ def is_traced(*values: object) -> bool:
 
 def are_numbers(weights: object, scale: object = 1.0) -> bool:
     """Whether there is one row of plain numbers, outside of a compiler."""
-    if is_traced(weights, scale) or not isinstance(scale, (int, float)):
+    if is_traced(weights, scale) or not isinstance(scale, Real) or is_array(weights):
         return False
     return not (isinstance(weights, Sequence) and any(_is_row(row) for row in weights))
 
 
 def weights_of(value: object, count: int) -> torch.Tensor:
     """float64 [count] or [rows, count]."""
+    if is_array(value):
+        value = as_tensor("weights", value)
     if isinstance(value, torch.Tensor):
         if value.ndim not in (1, 2) or value.shape[-1] != count:
             raise ArgumentError(
@@ -64,6 +68,8 @@ def weights_of(value: object, count: int) -> torch.Tensor:
 
 def scale_of(value: object) -> torch.Tensor:
     """float64 [] or [rows]."""
+    if is_array(value):
+        value = as_tensor("scale", value)
     if isinstance(value, torch.Tensor):
         if value.ndim > 1:
             raise ArgumentError(

@@ -10,6 +10,7 @@ from mergesafe.methods.sparsify import Rescale, Sparsifier
 from mergesafe.methods.spec import Sparsify
 from mergesafe.ops import arguments
 from mergesafe.ops.arguments import Operands
+from mergesafe.ops.arrays import Array
 from mergesafe.ops.backends.base import Elect
 from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.batch import ELECTS, merge_checked, sum_checked
@@ -34,8 +35,8 @@ PIECE = 1 << 22
 
 
 def merge_task_vectors(
-    base: torch.Tensor,
-    experts: Sequence[torch.Tensor],
+    base: Array,
+    experts: Sequence[Array],
     weights: Numbers,
     *,
     sparsify: Sparsifier | Sequence[Sparsify] = "none",
@@ -178,7 +179,7 @@ def _merge_numbers(
 
 
 def weighted_sum(
-    tensors: Sequence[torch.Tensor],
+    tensors: Sequence[Array],
     weights: Numbers,
     *,
     block_rows: Sequence[int] | None = None,
@@ -217,8 +218,8 @@ def weighted_sum(
 
 
 def find_masks(
-    base: torch.Tensor,
-    experts: Sequence[torch.Tensor],
+    base: Array,
+    experts: Sequence[Array],
     *,
     sparsify: Sparsifier,
     density: float | Sequence[float] | None = None,
@@ -256,8 +257,8 @@ def _name(
 
 
 def kth_magnitude(
-    base: torch.Tensor,
-    experts: Sequence[torch.Tensor],
+    base: Array,
+    experts: Sequence[Array],
     keep: int | Sequence[int],
     *,
     backend: str = "auto",
@@ -282,9 +283,9 @@ def kth_magnitude(
 
 
 def gram(
-    tensors: Sequence[torch.Tensor],
+    tensors: Sequence[Array],
     *,
-    base: torch.Tensor | None = None,
+    base: Array | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
     """The inner products ``<t_i, t_j>`` of all pairs: float64 [n, n], on the tensors' device.

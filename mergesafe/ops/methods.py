@@ -13,7 +13,7 @@ from mergesafe.errors import ArgumentError, did_you_mean
 from mergesafe.methods.contract import BrokenContractError
 from mergesafe.methods.driver import broken, dry_run, steps, used_inputs
 from mergesafe.methods.low_rank import LowRank
-from mergesafe.methods.reference.docstring import paragraphs_of
+from mergesafe.methods.reference.signature import OPTIONS, documentation, python_name
 from mergesafe.methods.registry import get_method
 from mergesafe.methods.spec import MergeMethod, Parameter, Settings, TensorContext
 from mergesafe.ops import arguments
@@ -21,9 +21,6 @@ from mergesafe.ops.backends.registry import get_backend
 from mergesafe.ops.beside import calibration_of, references_of
 from mergesafe.ops.factors import context_of, factors_of, merged_factors
 from mergesafe.ops.statistics import combine, drive
-
-#: Options of every method, besides its parameters.
-OPTIONS = {"name": None, "seed": 0, "position": 0.0, "out_dtype": None, "backend": "auto"}
 
 
 def run(
@@ -251,13 +248,9 @@ def function_of(method: MergeMethod) -> Callable[..., torch.Tensor]:
 
     function.__name__ = function.__qualname__ = method.name
     function.__module__ = "mergesafe.methods"
-    function.__doc__ = _documentation(method)
+    function.__doc__ = documentation(method)
     cast(Any, function).__signature__ = _signature(method, function)
     return function
-
-
-def _python_name(parameter: Parameter) -> str:
-    return "lambda_" if parameter.name == "lambda" else parameter.name
 
 
 def _signature(method: MergeMethod, function: Callable[..., Any]) -> inspect.Signature:
@@ -267,7 +260,7 @@ def _signature(method: MergeMethod, function: Callable[..., Any]) -> inspect.Sig
         if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     ]
     defaults = {
-        _python_name(p): inspect.Parameter.empty if p.required else p.default
+        python_name(p): inspect.Parameter.empty if p.required else p.default
         for p in method.parameters
     }
     needed = {
@@ -278,41 +271,6 @@ def _signature(method: MergeMethod, function: Callable[..., Any]) -> inspect.Sig
         needed = {"references": inspect.Parameter.empty, **needed}
     keywords = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in (needed | defaults | OPTIONS).items()
+        for name, default in {**needed, **defaults, **OPTIONS}.items()
     ]
     return inspect.Signature([*leading, *keywords], return_annotation=torch.Tensor)
-
-
-def _documentation(method: MergeMethod) -> str:
-    lines = [f"Merge one tensor of several models with {method.title}.", "", "Parameters:"]
-    for reference in method.inputs.references:
-        lines.append(f"    references[{reference.name!r}]: {reference.help}")
-    for each in method.inputs.calibration:
-        only = "; matrices only" if each.shape == "columns" else ""
-        lines.append(f"    {each.name}: {each.help} (one tensor per input{only})")
-    for p in method.parameters:
-        notes = [] if p.required else [f"default {p.default}"]
-        if p.minimum is not None and p.maximum is not None:
-            notes.append(f"in [{p.minimum:g}, {p.maximum:g}]")
-        elif p.minimum is not None:
-            notes.append(f"at least {p.minimum:g}")
-        if p.choices:
-            notes.append("or " * (p.kind == "bool") + ", ".join(p.choices))
-        if p.scope != "global":
-            notes.append("one value or one per model")
-        if p.ignored:
-            notes.append("no effect here")
-        lines.append(f"    {_python_name(p)}: {p.help}" + f" ({'; '.join(notes)})" * bool(notes))
-    lines += [
-        "    name, seed: choose the random masks"
-        if method.random
-        else "    name, seed: no effect here",
-        "    position: of the tensor's layer, from 0, the first, to 1, the last; few go by it",
-        "    out_dtype: dtype of the result (default: the common type of the tensors)",
-        "    backend: 'auto', or force one by name",
-        "",
-        "\n\n".join(paragraphs_of(method)),
-    ]
-    if method.paper and method.paper not in lines[-1]:
-        lines.append(f"Source: {method.paper}")
-    return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mergesafe.architecture.quantisation import not_weights, scales_of
 from mergesafe.architecture.tying import embedding_of, head_beside, head_of
@@ -13,8 +13,8 @@ from mergesafe.checkpoint.format.lora import Adapter, open_adapter
 from mergesafe.checkpoint.format.lora_whole import in_place
 from mergesafe.checkpoint.format.model import Checkpoint, open_checkpoint
 from mergesafe.checkpoint.format.safetensors import TensorInfo
-from mergesafe.checkpoint.places.hub import HubStore
 from mergesafe.checkpoint.places.locate import locate
+from mergesafe.checkpoint.places.location import Location
 from mergesafe.checkpoint.places.remote import RemotePath
 from mergesafe.checkpoint.views.adapted import WithLora
 from mergesafe.checkpoint.views.scaled import Scaled
@@ -25,7 +25,6 @@ from mergesafe.errors import CheckpointError
 from mergesafe.outline.missing import hints
 from mergesafe.outline.parents import check_parent
 from mergesafe.recipe.model import ModelRef, Recipe
-from mergesafe.references import hub_id
 from mergesafe.tokenizer.alignment import TokenTable
 
 #: The tensor of a weight's scales, and the block that each belongs to.
@@ -65,6 +64,11 @@ class Document:
     chat_template: str | None
     models: tuple[Model, ...]
     tokenizer_folder: RemotePath | None = None
+
+
+#: What a name of a recipe stands for that is no path: what a document of it makes, the folder that
+#: one was written to, or a folder in memory.
+Made: TypeAlias = Document | Path | RemotePath
 
 
 @dataclass(frozen=True)
@@ -137,12 +141,10 @@ def stored_models(models: Iterable[Model]) -> Iterator[Model]:
             yield model
 
 
-def open_models(
-    recipe: Recipe, documents: Mapping[str, Document | Path] | None = None
-) -> tuple[Model, ...]:
+def open_models(recipe: Recipe, documents: Mapping[str, Made] | None = None) -> tuple[Model, ...]:
     """Every input of the recipe in method order, a separate base first, then the references in the
-    order of the method's declaration; headers only. ``documents``: what the documents of the
-    recipe make, by the paths of their models; a path where one is written.
+    order of the method's declaration; headers only. ``documents``: what the recipe's names stand
+    for that are not to be looked for as paths: see :data:`Made`.
 
     Raises:
         CheckpointError: one cannot be opened, or is quantized; says where the recipe names it.
@@ -163,7 +165,9 @@ def open_models(
     except CheckpointError as error:
         failed.append(error)
     distinct = {ref.key: ref for ref in wanted}
-    calibration = {key: _calibration(recipe, ref, failed) for key, ref in distinct.items()}
+    calibration = {
+        key: _calibration(recipe, ref, failed, documents or {}) for key, ref in distinct.items()
+    }
     if failed:
         raise CheckpointError.joined(failed)
     return tuple(replace(m, calibration=calibration[m.ref.key]) for m in models)
@@ -175,13 +179,15 @@ def references_of(recipe: Recipe) -> list[ModelRef]:
 
 
 def _calibration(
-    recipe: Recipe, ref: ModelRef, failed: list[CheckpointError]
+    recipe: Recipe, ref: ModelRef, failed: list[CheckpointError], known: Mapping[str, Made]
 ) -> dict[str, Checkpoint]:
     """What the recipe names beside a model, opened; what cannot be is added to ``failed``."""
     found = {}
     for name, place in recipe.calibration(ref).items():
         try:
-            found[name] = open_checkpoint(locate(place.resolve(recipe.folder)[0]))
+            held = known.get(place.path)
+            where = place.resolve(recipe.folder)[0]
+            found[name] = open_checkpoint(held if isinstance(held, RemotePath) else locate(where))
         except CheckpointError as error:
             if recipe.source is not None and place.line is not None:
                 error.args = (f"{error} ({recipe.source}:{place.line} names it.)",)
@@ -193,7 +199,7 @@ def open_refs(
     refs: Sequence[ModelRef],
     folder: Path,
     source: Path | None = None,
-    documents: Mapping[str, Document | Path] | None = None,
+    documents: Mapping[str, Made] | None = None,
     *,
     packed: bool = False,
 ) -> tuple[Model, ...]:
@@ -204,16 +210,19 @@ def open_refs(
     Raises:
         CheckpointError: one cannot be opened or is quantized; says where ``source`` names it.
     """
-    opened: dict[Path | str, Checkpoint] = {}
-    notes: dict[Path | str, str | None] = {}
-    scales: dict[Path | str, Mapping[str, ScaleOf]] = {}
-    failed: dict[Path | str, tuple[int, CheckpointError]] = {}
+    opened: dict[Location | str, Checkpoint] = {}
+    notes: dict[Location | str, str | None] = {}
+    scales: dict[Location | str, Mapping[str, ScaleOf]] = {}
+    failed: dict[Location | str, tuple[int, CheckpointError]] = {}
     models = []
     for ref in refs:
+        place: Location | str
         place, adapter_place = ref.resolve(folder)
         document = (documents or {}).get(ref.path)
         named = ref.path
-        if isinstance(document, Path):
+        if isinstance(document, RemotePath):
+            place, document = document, None
+        elif isinstance(document, Path):
             place, named, document = document, str(document.absolute()), None
         elif document is not None:
             place = f"document {ref.path}"
@@ -223,8 +232,11 @@ def open_refs(
             if document is not None:
                 opened[place], scales[place], notes[place] = document.checkpoint, {}, None
             elif place not in opened:
-                with hints(named, folder):
-                    found = open_checkpoint(locate(place))
+                if isinstance(place, RemotePath):
+                    found = open_checkpoint(place)
+                else:
+                    with hints(named, folder):
+                        found = open_checkpoint(locate(place))
                 opened[place], scales[place] = _without_scales(found, packed=packed)
                 notes[place] = None if packed else check_parent(opened[place], len(scales[place]))
             checkpoint = opened[place]
@@ -294,25 +306,6 @@ def _without_scales(
     weights = {name: info for name, info in checkpoint.tensors.items() if name not in beside}
     scales = {name: (checkpoint.tensors[s.name], s.block) for name, s in found.items()}
     return replace(checkpoint, tensors=weights), scales
-
-
-def hub_notes(recipe: Recipe, models: Sequence[Model]) -> list[str]:
-    """Which commits what lies on the Hub is read at, from the Hub or from its cache alike."""
-    notes = []
-    for model in models:
-        adapter = (model.ref.adapter, model.adapter.path) if model.adapter else ("", None)
-        places = [(model.ref.path, model.checkpoint.path), adapter]
-        for name, place in recipe.calibration(model.ref).items():
-            places.append((place.path, model.calibration[name].path))
-        for text, location in places:
-            commit = None
-            if isinstance(location, RemotePath) and isinstance(location.store, HubStore):
-                commit = location.store.commit
-            elif isinstance(location, Path) and location.parent.name == "snapshots":
-                commit = location.name if hub_id(text or "") else None
-            if commit is not None:
-                notes.append(f"{text} is read at commit {commit}")
-    return list(dict.fromkeys(notes))
 
 
 def stored_sources(name: str, models: Sequence[Model]) -> list[Operand]:

@@ -28,9 +28,10 @@ class _Package(ModuleType):
         candidate: str | None = None,
     ) -> Report:
         """See :func:`mergesafe.report.api.report`."""
+        from mergesafe.python_words import spoken
         from mergesafe.report.api import report
 
-        return report(paths, out, candidate)
+        return spoken(report, "report")(paths, out, candidate)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -15,6 +15,7 @@ from mergesafe.checkpoint.places.location import at, read_json_file
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of, parse_size
 from mergesafe.errors import ArgumentError, CheckpointError, did_you_mean
+from mergesafe.log_lines import counted
 from mergesafe.outline.sources import Model
 from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import is_url, local_path, redact
@@ -69,7 +70,7 @@ def transplant_tokenizer(
     max_shard_size: str | int = "5GB",
     overwrite: bool = False,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> TransplantResult:
     """Write ``model`` with the tokenizer of ``donor`` into the folder ``out``.
 
@@ -121,7 +122,7 @@ def transplant_tokenizer(
     job = Transplant(ours, theirs, tables, donors, alignment, method, k, pieces, other.ids)
     with Reader() as reader:
         output = Output(job, Path(target), shard, overwrite=overwrite, resume=resume)
-        output.write(reader, budget, workers, progress or (lambda *_: None))
+        output.write(reader, budget, workers, counted(progress))
     made = len(job.makeable)
     return TransplantResult(
         path=output.path, method=method, tokens=len(other.ids), rows=alignment.count,

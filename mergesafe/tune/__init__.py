@@ -14,9 +14,10 @@ from typing import Any
 
 class _Package(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from mergesafe.python_words import spoken
         from mergesafe.tune.api import tune
 
-        return tune(*args, **kwargs)
+        return spoken(tune, "tune")(*args, **kwargs)
 
 
 sys.modules[__name__].__class__ = _Package

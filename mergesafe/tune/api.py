@@ -12,6 +12,7 @@ from mergesafe.engine.cluster.connection import address_of
 from mergesafe.engine.memory import budget_of
 from mergesafe.errors import OutputError
 from mergesafe.journal import Journal, is_left
+from mergesafe.log_lines import LogLines
 from mergesafe.outputs import check_outputs
 from mergesafe.recipe.load import RecipeSource
 from mergesafe.recipe.relocated import relocated
@@ -40,7 +41,7 @@ def tune(
     explain: bool = False,
     allow_token_mismatch: bool = False,
     ray: bool | str | None = None,
-    progress: OnProgress | None = None,
+    progress: OnProgress | bool | None = None,
     on_warnings: Callable[[Sequence[str]], None] | None = None,
 ) -> TuneResult:
     """Find coefficients as the section ``tune`` of ``recipe`` says; write them to ``out``.
@@ -67,7 +68,7 @@ def tune(
             used where ``device`` is ``cuda``.
         explain: also find which model and layer the safety loss is to be blamed on.
         allow_token_mismatch: as for :func:`merge`.
-        progress: called after every step of a search.
+        progress: True prints a line now and then; or a function of every step of a search.
         on_warnings: called before the search, with what is known by then of the result's warnings.
 
     Raises:
@@ -114,7 +115,7 @@ def tune(
         if pool is not None:
             subject["ray"] = {"device": device_on_ray(device), "threads": pool.threads}
         trajectory = Trajectory(journal, subject, resume=resume)
-        run = Run(setup, merged, trajectory, progress, pool)
+        run = Run(setup, merged, trajectory, _watched(progress), pool)
         blamed = run.explain() if explain else None
         found = run.solve()
         result = run.result(found, target, blamed)
@@ -153,3 +154,11 @@ def _check_target(out: Path, overwrite: bool, resume: bool) -> None:
             f"{out}: an earlier run did not finish; go on from where it was with --resume, or "
             f"start anew with --overwrite (what it computed is in {journal_path(out).name})"
         )
+
+
+def _watched(progress: OnProgress | bool | None) -> OnProgress | None:
+    """What is called after every step."""
+    if progress is True:
+        lines = LogLines()
+        return lambda moment: moment.show(lines)
+    return progress or None

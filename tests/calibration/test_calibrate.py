@@ -186,11 +186,11 @@ def test_a_run_that_died_is_resumed_with_the_same_bytes(
         if what in ("layers", "layers backward"):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match=r"finished and kept: run .* --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"finished and kept: run .* resume=True"):
         ms.calibrate(**given, out=tmp_path / "out", progress=stop)
     assert not (tmp_path / "out").exists()
     assert leftovers(tmp_path)
-    with pytest.raises(ms.MergesafeError, match="--tokens, --limit or --seed has changed since"):
+    with pytest.raises(ms.MergesafeError, match="tokens, limit or seed has changed since"):
         ms.calibrate(**given, out=tmp_path / "out", tokens=20, resume=True)
     added = []
     if kind == "gram":

@@ -168,7 +168,7 @@ def test_memory_that_does_not_hold_a_layer_is_refused_before_any_work(tmp_path: 
     }))  # fmt: skip
     made.save_pretrained(model)
     data = models.records(tmp_path / "d.jsonl")
-    with pytest.raises(ms.MergesafeError, match=r"--memory .* too small for layer") as caught:
+    with pytest.raises(ms.MergesafeError, match=r"^memory=.* too small for layer") as caught:
         ms.calibrate(str(model), data, tmp_path / "out", memory="64MiB")
     least = int(str(caught.value).rpartition("at least ")[2].removesuffix("MiB"))
     ms.calibrate(str(model), data, tmp_path / "out", memory=f"{least}MiB")

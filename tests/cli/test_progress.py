@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from tiny import command, llama, recipe, save, write_recipe
 
-from mergesafe.terminal import progress
-from mergesafe.terminal.progress import LogLines, duration
+from mergesafe import log_lines
+from mergesafe.log_lines import LogLines, duration
 
 
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(log_lines.time, "monotonic", lambda: self.now)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_merge_in_a_log(tmp_path: Path, option: str) -> None:
     content = recipe("ties", [expert], base, each={"weight": 1.0, "density": 0.5})
     path = write_recipe(tmp_path / "recipe.yml", content)
     code = (
-        "import sys\nfrom mergesafe.terminal import progress\nprogress.SECONDS = 0.0\n"
+        "import sys\nfrom mergesafe import log_lines\nlog_lines.SECONDS = 0.0\n"
         "from mergesafe.cli.main import main\nmain()\n"
     )
     done = subprocess.run(

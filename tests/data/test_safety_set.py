@@ -340,13 +340,13 @@ def test_the_folder_is_no_link_of_a_stranger(pool: Pool, tmp_path: Path) -> None
 def test_nothing_is_replaced_unasked(pool: Pool, tmp_path: Path) -> None:
     asked = recipe(pool, "aligned", count=14)
     generate(asked, tmp_path)
-    with pytest.raises(OutputError, match="exists; replace it with --overwrite"):
+    with pytest.raises(OutputError, match="exists; replace it with overwrite=True"):
         generate(asked, tmp_path)
     generate(asked, tmp_path, overwrite=True)
     pool.faults = [401]
     with pytest.raises(ModelError):
         generate(asked, tmp_path, overwrite=True)
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputError, match="resume=True"):
         generate(asked, tmp_path)
     before = (tmp_path / NAME).read_bytes()
     with Answers(tmp_path), pytest.raises(OutputError, match="another mergesafe generate"):

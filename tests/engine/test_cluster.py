@@ -49,7 +49,7 @@ def test_ray_on_this_machine(models: Path) -> None:
 
 
 def test_a_timeline_is_refused(models: Path) -> None:
-    with pytest.raises(errors.ArgumentError, match="--trace"):
+    with pytest.raises(errors.ArgumentError, match=r"^trace: "):
         mergesafe.merge(a_recipe(models, "linear"), models / "out", ray=True, trace=models / "t")
 
 

@@ -316,15 +316,12 @@ def test_the_command_plan(given: Adapters, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("output", ["model", "adapter"])
 def test_the_plan_says_how_long_it_takes(given: Adapters, output: str) -> None:
-    from mergesafe.cli.plan.timing import estimated
-    from mergesafe.engine.estimate.seconds import tensor_classes
-
     for method in ("core_space(ties)", "core_space(tsv)"):
         report = ms.plan(given.recipe(method, output=output))
         asked = [task.operations for task in report.plan.tasks if task.unit.is_whole]
         assert asked
         assert all(each is not None and each.wide_product > 0 for each in asked if each)
-        estimate, why = estimated(report, tensor_classes(report.plan, report.schedule))
+        estimate, why = report.estimate, report.no_estimate
         assert why is None
         assert estimate is not None
         assert estimate.compute_s > 0

@@ -14,8 +14,6 @@ from tiny import CONFIG, command, llama, read, recipe, save, save_adapter, write
 from tokenizer.files import bpe
 
 import mergesafe
-from mergesafe.cli.plan.timing import estimated
-from mergesafe.engine.estimate.seconds import tensor_classes
 from mergesafe.engine.run.tensor import TensorMerge
 from mergesafe.errors import MergesafeError
 
@@ -352,7 +350,7 @@ def test_a_plan_says_how_long_it_takes(
     """With intermediates that are computed in tiles, as a whole, and with others within them."""
     monkeypatch.chdir(folder)
     report = mergesafe.plan(CHAINS[chain])
-    found, why = estimated(report, tensor_classes(report.plan, report.schedule))
+    found, why = report.estimate, report.no_estimate
     assert why is None
     assert found is not None
     assert 0 < found.processor_s < 100
@@ -363,9 +361,9 @@ def test_matrix_methods_of_intermediates_are_not_timed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    found, why = estimated(mergesafe.plan(CHAINS["whole matrices"]), [])
-    assert found is None
-    assert why == (
+    report = mergesafe.plan(CHAINS["whole matrices"])
+    assert report.seconds is None
+    assert report.no_estimate == (
         "an intermediate is merged by tsv, which takes whole matrices, and no part of one can time "
         "that"
     )

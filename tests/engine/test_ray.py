@@ -335,7 +335,7 @@ def test_tasks_on_a_device_ask_for_a_gpu(models: Path, undisturbed: Running) -> 
     """Only the node that claims to have one runs them, and finds out that it has not."""
     node = undisturbed.cluster.add_node(num_cpus=1, num_gpus=1)
     try:
-        with pytest.raises(errors.BackendError, match="--device cuda"):
+        with pytest.raises(errors.BackendError, match='device="cuda"'):
             mergesafe.merge(
                 a_recipe(models, "linear"), models / "out", ray=True, device="cuda", **OPTIONS
             )

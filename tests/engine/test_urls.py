@@ -202,7 +202,7 @@ def test_resume_of_a_finished_upload_does_nothing(family: Family, staging: Path)
     assert memory.find("/bucket/finished", detail=True) == before
     memory.rm_file("/bucket/finished/config.json")
     with pytest.raises(
-        OutputError, match=r"finished there, but its 'config.json' is missing.*--over"
+        OutputError, match=r"finished there, but its 'config.json' is missing.*overwrite=True"
     ):
         merge(recipe, url, resume=True)
 

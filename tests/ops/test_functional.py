@@ -275,7 +275,7 @@ BAD_MERGES = {
         "base has dtype torch.float64; expected bfloat16, float16 or float32",
     ),
     "integers": ({"experts": [X, X.int()]}, r"experts\[1\] has dtype torch.int32"),
-    "no tensor": ({"base": [1.0]}, "base must be a torch.Tensor, got list"),
+    "no tensor": ({"base": [1.0]}, "base must be a torch.Tensor or a NumPy array, got list"),
     "sparse": ({"base": X.to_sparse()}, "layout torch.sparse_coo; expected a dense tensor"),
     "device": ({"experts": [X, X.to("meta")]}, r"experts\[1\] is on meta, but base is on cpu"),
     "few weights": ({"weights": [1.0]}, "weights has 1 values; expected 2"),

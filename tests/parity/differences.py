@@ -190,7 +190,7 @@ def _output_folder(world: World) -> None:
     stale = out / "model-00002-of-00002.safetensors"
     out.mkdir()
     stale.write_bytes(b"")
-    with pytest.raises(MergesafeError, match="--overwrite"):
+    with pytest.raises(MergesafeError, match="overwrite=True"):
         mergesafe.merge(world.linear(), out)
     mergesafe.merge(world.linear(), out, overwrite=True)
     assert not stale.exists()

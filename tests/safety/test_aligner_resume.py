@@ -79,7 +79,7 @@ def test_what_is_not_resumed(base: Path, tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OutputError, match="an earlier run did not finish; go on from where"):
         train(base, out)
     other = AlignerTraining(epochs=3, batch=10, rate=2e-2)
-    with pytest.raises(OutputError, match="cannot be resumed: that run had another --epochs"):
+    with pytest.raises(OutputError, match="cannot be resumed: that run had another epochs"):
         train(base, out, training=other, resume=True)
     left.write_bytes(left.read_bytes()[:-9])
     with pytest.raises(OutputError, match="cannot be resumed: it is damaged"):

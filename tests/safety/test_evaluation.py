@@ -399,7 +399,7 @@ def test_progress_counts_what_all_models_do(sets: dict[str, Any]) -> None:
     """So that the time that is left is that of the whole command."""
     told: list[str] = []
     models = [Scripted("a", careful, {"0 + 1?": 3.0}), Scripted("b", careless)]
-    ms.evaluate(models, batch=2, on_progress=told.append, **sets)
+    ms.evaluate(models, batch=2, progress=told.append, **sets)
     counts = [text.split(": ")[1] for text in told if text.endswith(" answers")]
     total = 19 + 19 + 4 * sum(hasattr(model, "nll") for model in models)
     assert {text.partition(" of ")[2] for text in counts} == {f"{total} answers"}

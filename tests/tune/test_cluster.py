@@ -223,7 +223,7 @@ def test_a_gpu_by_its_number_is_refused(experts: Experts, tmp_path: Path) -> Non
 
 def test_bad_addresses(experts: Experts, tmp_path: Path) -> None:
     out = tmp_path / "tuned.yml"
-    with pytest.raises(ArgumentError, match="--ray somewhere: not an address"):
+    with pytest.raises(ArgumentError, match='ray="somewhere": not an address'):
         mergesafe.tune(recipe(experts), out, ray="somewhere")
     assert not out.exists()
     # The command's bare --ray is this machine.

@@ -117,7 +117,7 @@ def test_a_recipe_is_filled_in_without_data_and_without_a_model(
     made = section(models, init="metagpt", granularity=granularity)
     result = ms.tune(made, out)
     assert result.start is None
-    assert json.loads(json.dumps(result.as_json()))["objective"] is None
+    assert json.loads(json.dumps(result.as_dict()))["objective"] is None
     assert "without a search and without data" in summary(result)[0]
     assert "by the rule 'metagpt'" in out.read_text()
     assert [file.name for file in tmp_path.iterdir()] == ["filled.yml"]

@@ -177,7 +177,9 @@ def test_an_unfinished_run_is_not_thrown_away(
         run_command(path, out)
     state = tmp_path / ".tuned.yml.tuning"
     before = state.read_bytes()
-    with pytest.raises(OutputError, match=r"did not finish; .*--resume, or start .*--overwrite"):
+    with pytest.raises(
+        OutputError, match=r"did not finish; .*resume=True, or start .*overwrite=True"
+    ):
         tuned(path, out)
     with pytest.raises(OutputError, match=r"differs in seed \(0 there, 8 now\)"):
         tuned(path, out, resume=True, seed=8)

@@ -52,10 +52,10 @@ def test_what_cannot_be_explained_or_kept_is_told_before_a_model_is_loaded(
 ) -> None:
     monkeypatch.setattr("mergesafe.tune.api.MergedModel", None)
     made = recipe(experts)
-    with pytest.raises(ArgumentError, match="--memory 1KiB: expected at least"):
+    with pytest.raises(ArgumentError, match='memory="1KiB": expected at least'):
         tuned(made, tmp_path / "tuned.yml", memory="1KiB")
     made["tune"]["data"] = made["tune"]["data"][1:]
-    with pytest.raises(TuningError, match="--explain needs a data set with 'role: safety'"):
+    with pytest.raises(TuningError, match="explain=True needs a data set with 'role: safety'"):
         tuned(made, tmp_path / "tuned.yml", explain=True)
     assert not list(tmp_path.iterdir())
 

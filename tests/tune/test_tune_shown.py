@@ -26,7 +26,7 @@ from .runs import recipe, run_command, tuned, unanswered
 def test_every_set_is_shown_before_and_after(experts: Experts, tmp_path: Path) -> None:
     """From a start that serves the harmless questions best, safety is won and they get worse."""
     result = tuned(recipe(experts, budget={"steps": 12}), tmp_path / "tuned.yml")
-    document = json.loads(json.dumps(result.as_json()))
+    document = json.loads(json.dumps(result.as_dict()))
     assert set(document["start_terms"]) >= set(result.sets) == {"safety", "skill", "harmless"}
     assert set(document["start_heldout"]) == set(document["heldout"])
     weighed = dict.fromkeys(result.sets, 0.0) | document["start_terms"]
@@ -202,7 +202,7 @@ def test_a_log_is_not_silent_for_long(
 ) -> None:
     """The first step, then a line every ten seconds: the share of the budget, the time left."""
     clock = iter(range(0, 100, 4))
-    monkeypatch.setattr("mergesafe.terminal.progress.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("mergesafe.log_lines.time.monotonic", lambda: float(next(clock)))
     show = Show()
     for step in range(1, 12):
         show(Progress("cmaes", step, 0.5, {}, step, 1.0, share=step / 20))
@@ -219,4 +219,4 @@ def test_the_share_of_a_budget_is_told_and_not_kept(experts: Experts, tmp_path: 
     made = recipe(experts, budget={"steps": 4})
     result = tuned(made, tmp_path / "tuned.yml", progress=told.append)
     assert [moment.share for moment in told if moment.step] == [0.25, 0.5, 0.75, 1.0]
-    assert all("share" not in moment for moment in result.as_json()["history"])
+    assert all("share" not in moment for moment in result.as_dict()["history"])

@@ -10,12 +10,12 @@ from mergesafe.cli.plan.numbers import groups_described, layers_described, rows
 from mergesafe.cli.plan.parents import described as parents_described
 from mergesafe.cli.plan.parents import parents
 from mergesafe.cli.plan.stack import stack
-from mergesafe.cli.plan.timing import estimate_as_json, estimated, shortened
+from mergesafe.cli.plan.timing import estimate_as_json
 from mergesafe.cli.plan.tokens import tokens
-from mergesafe.engine.api import PlanReport
 from mergesafe.engine.estimate.seconds import tensor_classes
 from mergesafe.engine.plan.merge_plan import MergePlan
 from mergesafe.engine.plan.tiling import reads
+from mergesafe.engine.reports import PlanReport
 from mergesafe.recipe.model import Recipe
 
 
@@ -27,36 +27,21 @@ def describe(report: PlanReport) -> dict[str, Any]:
         for task in plan.tasks
         if task.statistics and schedule.layouts[task.name].tile < task.numel
     }
-    classes = tensor_classes(plan, schedule)
-    estimate, unknown = estimated(report, classes)
+    estimate = report.estimate
     asked = (task.planned.statistics for task in plan.tasks if task.planned is not None)
     statistics = {each.title for statistics in asked for each in statistics}
     return {
-        "method": plan.recipe.method_names,
-        "base": plan.recipe.base_model.text if plan.recipe.base_model else None,
-        "models": [ref.text for ref in plan.recipe.inputs],
-        "references": {name: ref.text for name, ref in plan.recipe.references.items()},
-        "tensors": plan.tensors,
+        **report.as_dict(),
         "copied_tensors": [task.name for task in plan.tasks if task.copied],
-        "parameters": sum(task.numel for task in plan.tasks),
         "dtypes_out": sorted({task.out_dtype for task in plan.tasks}),
-        "exactness": plan.exactness,
         "statistics": sorted(statistics),
-        "bytes_in": plan.bytes_in,
-        "bytes_read": schedule.bytes_read,
-        "bytes_out": plan.bytes_out,
         "shards": [shard.name for shard in plan.layout.shards],
-        "memory_budget": report.options.memory,
-        "memory_buffers": schedule.arena,
-        "workers": schedule.workers,
         "kernel_threads": schedule.kernel_threads,
         "tensors_read_more_than_once": [
             {"name": name, "passes": passes} for name, passes in tiled.items()
         ],
-        "classes": [asdict(each) for each in classes],
-        "estimated_seconds": None if estimate is None else shortened(estimate.seconds),
+        "classes": [asdict(each) for each in tensor_classes(plan, schedule)],
         "estimate": None if estimate is None else estimate_as_json(estimate),
-        "no_estimate": unknown,
         **_sections(plan),
         "documents": [
             {"name": name, "method": inner.recipe.method_names, **_sections(inner)}
@@ -64,7 +49,6 @@ def describe(report: PlanReport) -> dict[str, Any]:
         ],
         "differences": differences(plan),
         "warnings": [*plan.warnings, *_tuning_warnings(plan.recipe)],
-        "notes": list(plan.notes),
     }
 
 

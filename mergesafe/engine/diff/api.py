@@ -19,6 +19,7 @@ from mergesafe.engine.diff.sums import SIDES, Pair, Sums, added
 from mergesafe.engine.diff.token_rows import TokenRows
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.errors import CheckpointError
+from mergesafe.log_lines import Tell, told
 from mergesafe.outline.naming import name_alike
 from mergesafe.outline.sources import Model, open_refs
 from mergesafe.recipe.model_reader import parse_reference
@@ -40,7 +41,7 @@ def diff(
     *,
     memory: str | float | None = None,
     threads: int | None = None,
-    on_progress: Callable[[str], None] | None = None,
+    progress: Tell | bool | None = None,
 ) -> Diff:
     """What differs between two checkpoints: tensors, settings, tokenizers, files beside them.
 
@@ -55,7 +56,7 @@ def diff(
         b: the same.
         memory: bytes for buffers, as a number or text such as ``"2GiB"``.
         threads: default: all processors.
-        on_progress: called with what is being done.
+        progress: True prints a line now and then; or a function of what is being done.
 
     Raises:
         ArgumentError: too little memory.
@@ -67,7 +68,7 @@ def diff(
     one, two, notes = _named(first, second)
     rows = TokenRows(one, two)
     pairs, other_shapes = _pairs(one, two, rows)
-    sums = pass_over(pairs, memory=budget, threads=count, progress=_told(pairs, on_progress))
+    sums = pass_over(pairs, memory=budget, threads=count, progress=_told(pairs, progress))
     by_name = {pair.name: each for pair, each in zip(pairs, sums, strict=True)}
     layers = layers_of([*by_name, *other_shapes])
     layer_of = {name: label for label, names in layers.items() for name in names}
@@ -149,11 +150,10 @@ def _pairs(a: Model, b: Model, rows: TokenRows) -> tuple[list[Pair], list[str]]:
     return pairs, other
 
 
-def _told(
-    pairs: Sequence[Pair], tell: Callable[[str], None] | None
-) -> Callable[[int], None] | None:
-    if tell is None:
+def _told(pairs: Sequence[Pair], progress: Tell | bool | None) -> Callable[[int], None] | None:
+    if not progress:
         return None
+    tell = told(progress)
     total = sum(bytes_of(pair, 0, pair.numel) for pair in pairs if not pair.unread)
     done = 0
 

@@ -24,7 +24,8 @@ from mergesafe.engine.plan.tasks import FactorNames, TensorTask
 from mergesafe.methods.low_rank import LowRank, LowRankDelta
 from mergesafe.methods.spec import TensorContext
 from mergesafe.outline.adapters import AdaptedLayer, adapted_layers
-from mergesafe.outline.sources import Model, hub_notes, open_models
+from mergesafe.outline.commits import hub_notes
+from mergesafe.outline.sources import Model, open_models
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.resolve import filter_warnings, settings_for
 from mergesafe.untrusted import show

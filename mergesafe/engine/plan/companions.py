@@ -19,6 +19,7 @@ from mergesafe.checkpoint.output.companions import (
 )
 from mergesafe.checkpoint.output.leftover import unexpected
 from mergesafe.checkpoint.places.location import Location, at, in_hub_cache, same_content
+from mergesafe.checkpoint.places.made import is_made
 from mergesafe.checkpoint.places.within import check_within
 from mergesafe.errors import CheckpointError, UnreadableError
 from mergesafe.outline.sources import Model
@@ -85,6 +86,8 @@ def companion_warnings(
             from loading.
     """
     reference, tokenizer = stored_reference(reference), _stored_tokenizer(tokenizer)
+    if is_made(reference.checkpoint.path):  # a model in memory: nothing lies beside it
+        return CompanionWarnings((), ())
     _check_config(reference)
     check_companions(carried)
     names = [name for _, name in carried]

@@ -26,7 +26,7 @@ from mergesafe.engine.plan.merged_view import Merged, is_held
 from mergesafe.engine.plan.tasks import TensorTask
 from mergesafe.engine.plan.unused import without_unused
 from mergesafe.errors import CheckpointError, RecipeError
-from mergesafe.outline.sources import Document, stored_models
+from mergesafe.outline.sources import Document, Made, stored_models
 from mergesafe.recipe.lines_in_errors import lines_in_errors
 from mergesafe.recipe.model import Recipe
 
@@ -43,7 +43,7 @@ def plan_documents(
     on_nonfinite: str = "error",
     folders: Mapping[str, Path] | None = None,
     to_write: Collection[str] = (),
-    _made: dict[str, Document | Path] | None = None,
+    _made: dict[str, Made] | None = None,
 ) -> MergePlan:
     """:func:`make_plan` of a recipe and, before it, of all documents that it needs; inputs that
     change nothing are left out.
@@ -55,7 +55,7 @@ def plan_documents(
     Raises:
         MergesafeError: the recipe or an input is wrong.
     """
-    made: dict[str, Document | Path] = {**(folders or {})} if _made is None else _made
+    made: dict[str, Made] = {**(folders or {})} if _made is None else _made
     told: list[tuple[str, MergePlan]] = []
     for name, document in recipe.documents.items():
         if name in made:

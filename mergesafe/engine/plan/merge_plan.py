@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from mergesafe.architecture.tying import HEADS, agreeing, embedding_of, is_matrix, untied
@@ -49,8 +48,9 @@ from mergesafe.errors import MergesafeError, MethodError, RecipeError
 from mergesafe.methods.driver import Planned, dry_run
 from mergesafe.methods.registry import file_digest
 from mergesafe.methods.spec import Settings, TensorContext
+from mergesafe.outline.commits import hub_notes
 from mergesafe.outline.outputs import Outline, Output
-from mergesafe.outline.sources import Document, Model, Operand, hub_notes
+from mergesafe.outline.sources import Made, Model, Operand
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.nodes import Reporter
 from mergesafe.recipe.references import references_in_errors
@@ -149,6 +149,12 @@ class MergePlan:
         return found
 
     @property
+    def called(self) -> str:
+        """Which merge it is, for progress: a recipe of several documents has several."""
+        name, method = self.recipe.name, self.recipe.merge_method
+        return f"by {method}" if name is None else f"{name} by {method}"
+
+    @property
     def tensors(self) -> int:
         """How many tensors the output has; scales are counted with theirs."""
         return len(self.outputs) * (2 if self.adapter else 1)
@@ -168,13 +174,13 @@ def make_plan(
     max_shard_size: int,
     seed: int,
     allow_token_mismatch: bool = False,
-    documents: Mapping[str, Document | Path] | None = None,
+    documents: Mapping[str, Made] | None = None,
 ) -> MergePlan:
     """Read the headers of every input and decide everything that does not need tensor data.
 
     ``allow_token_mismatch``: token ids that mean different tokens are a warning, not an error.
     ``documents``: what the documents that the recipe merges make, by their names; a path where one
-    is written.
+    is written, or a model lies in memory.
     """
     outline, settings, aligned = outlined(recipe, documents)
     models, reference = outline.models, outline.reference

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from mergesafe.engine.plan.settings import check_settings
 from mergesafe.engine.plan.tokens import AlignedTokens, align_tokens
@@ -12,13 +11,13 @@ from mergesafe.outline.models import outline_of_models
 from mergesafe.outline.modules import outline_of_modules
 from mergesafe.outline.outputs import Outline
 from mergesafe.outline.slices import outline_of_slices
-from mergesafe.outline.sources import Document, Model, open_models
+from mergesafe.outline.sources import Made, Model, open_models
 from mergesafe.recipe.model import Recipe
 from mergesafe.recipe.references import references_in_errors
 
 
 def outlined(
-    recipe: Recipe, documents: Mapping[str, Document | Path] | None
+    recipe: Recipe, documents: Mapping[str, Made] | None
 ) -> tuple[Outline, list[str], AlignedTokens | None]:
     """The outline, warnings about settings that differ between the models, and whose tokens the
     output has, where the recipe says it.

@@ -30,7 +30,7 @@ _ALIGN: Final = (
     "Align the rows by token: 'tokenizer_source: union' in the recipe keeps the tokens of all "
     "models, 'tokenizer_source: base' those of the base"
 )
-_ALLOW = "--allow-token-mismatch (allow_token_mismatch=True in Python)"
+_ALLOW = "--allow-token-mismatch"
 
 
 @dataclass

@@ -3,7 +3,8 @@
 Run it in the root of the repository. It writes a page for each method to docs/methods/, and what
 lies between a line with "methods: begin" and one with "methods: end" in docs/methods.md (the table
 of all methods), in docs/tuning.md (the coefficients) and in mkdocs.yml (the navigation), and how
-many methods there are to README.md.
+many methods there are to README.md. It also writes what type checkers read of the methods as
+functions, mergesafe/methods/__init__.pyi.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 
 from mergesafe.methods.reference.docstring import link, summary_of
 from mergesafe.methods.reference.page import needs, page_of, table
+from mergesafe.methods.reference.signature import stub
 from mergesafe.methods.registry import METHODS
 from mergesafe.methods.spec import MergeMethod
 
@@ -24,6 +26,7 @@ OVERVIEW: Final = Path("docs/methods.md")
 COEFFICIENTS: Final = Path("docs/tuning.md")
 NAVIGATION: Final = Path("mkdocs.yml")
 COUNT: Final = Path("README.md")
+STUB: Final = Path("mergesafe/methods/__init__.pyi")
 BEGIN: Final = "methods: begin"
 END: Final = "methods: end"
 
@@ -34,6 +37,7 @@ def reference(root: Path, methods: Mapping[str, MergeMethod]) -> dict[Path, str]
     files[OVERVIEW] = _between(root / OVERVIEW, _table(methods))
     files[COEFFICIENTS] = _between(root / COEFFICIENTS, _coefficients(methods))
     files[COUNT] = _counted((root / COUNT).read_text(), len(methods))
+    files[STUB] = stub(methods)
     files[NAVIGATION] = _between(root / NAVIGATION, "\n".join(_navigation(methods)))
     return files
 

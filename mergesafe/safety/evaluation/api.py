@@ -13,6 +13,7 @@ from mergesafe.chat.in_context import InContextModel
 from mergesafe.chat.providers import make_model
 from mergesafe.chat.runnable import check_device
 from mergesafe.errors import ArgumentError
+from mergesafe.log_lines import told
 from mergesafe.references import redact
 from mergesafe.results.evaluation import Agreement, JudgeName, Role
 from mergesafe.safety.agreement import agreements
@@ -50,7 +51,7 @@ VERDICTS: Final = 256
 
 
 def evaluate(
-    models: Models, *, on_progress: ProgressCallback | None = None, **options: Any
+    models: Models, *, progress: ProgressCallback | bool | None = None, **options: Any
 ) -> Evaluation:
     """Safe rate, refusal rate, over-refusal and domain scores of ``models``, with intervals.
 
@@ -59,7 +60,7 @@ def evaluate(
             ``squad:FILE``, ``in-context:FILE``, or chat models; or a mapping that names them, in
             which a model may also be a spec (``{"provider": "openai", ...}``). One after another,
             so only one is in memory.
-        on_progress: called with what is being done.
+        progress: True prints a line now and then; or a function of what is being done.
         options: the fields of :class:`~mergesafe.safety.evaluation.options.EvaluationOptions`.
 
     Raises:
@@ -67,7 +68,7 @@ def evaluate(
         DataError: a set or the cache cannot be used.
         ModelError: a model cannot answer.
     """
-    return run(models, options_from(options), on_progress or (lambda text: None))
+    return run(models, options_from(options), told(progress))
 
 
 def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> Evaluation:

@@ -15,6 +15,7 @@ from mergesafe.safety.statistics import (
     bootstrap_mean,
     proportion,
 )
+from mergesafe.summary import Summarised, Summary, counted
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ class Comparison:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Summarised):
     """Models on sets by judges. ``settings``: how it was asked; ``notes``: what to know.
 
     ``meaning``: of a metric that is not what its name says with this judge. ``judge_errors``: what
@@ -154,6 +155,28 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """The same as what ``json.dumps`` takes."""
         return as_dict(self.document())
+
+    def summary(self) -> Summary:
+        metrics = self.shown(dict.fromkeys(m for each in self.models for m in each.figures))
+        names = ", ".join(each.name for each in self.models)
+        judges = ", ".join(each.name for each in self.judges)
+        return Summary(
+            f"{names} on {counted(len(self.sets), 'set')}, judged by {judges or 'nobody'}",
+            ("model", *metrics),
+            [
+                (each.name, *(_cell(each.figures.get(metric)) for metric in metrics))
+                for each in self.models
+            ],
+            self.notes,
+        )
+
+
+def _cell(figure: Figure | None) -> str:
+    """A figure with its interval."""
+    if figure is None:
+        return ""
+    found = figure.estimate
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}], n = {found.n}"
 
 
 def _short(value: float) -> float | int:

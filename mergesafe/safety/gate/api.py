@@ -10,6 +10,7 @@ from typing import Any
 from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
+from mergesafe.log_lines import told
 from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.results import gate as schema
 from mergesafe.results.gate import FileDigest
@@ -27,10 +28,11 @@ from mergesafe.safety.gate.requirement import Requirement, check_metric, parse_r
 from mergesafe.safety.gate.saved import at_confidence
 from mergesafe.safety.progress import ProgressCallback
 from mergesafe.safety.wrapped import read_wrapped
+from mergesafe.summary import Summarised, Summary, counted
 
 
-@dataclass(frozen=True)
-class GateResult:
+@dataclass(frozen=True, repr=False)
+class GateResult(Summarised):
     """Every requirement with its decision; the evaluation and the evidence that it rests on."""
 
     model: str
@@ -55,6 +57,23 @@ class GateResult:
         """The same as what ``json.dumps`` takes."""
         return as_dict(self.document())
 
+    def summary(self) -> Summary:
+        met = sum(each.met for each in self.decisions)
+        return Summary(
+            f"{self.model} {'passes' if self.passed else 'does not pass'}: {met} of "
+            f"{counted(len(self.decisions), 'requirement')} met",
+            ("requirement", "figure", "interval", "n", "met"),
+            [
+                (
+                    each.requirement.text, f"{each.figure.value:.3f}",
+                    f"[{each.figure.low:.3f}, {each.figure.high:.3f}]", str(each.figure.n),
+                    "yes" if each.met else "no",
+                )
+                for each in self.decisions
+            ],
+            [each.reason for each in self.decisions if not each.met],
+        )  # fmt: skip
+
 
 def gate(
     model: str | ChatModel | Mapping[str, str | ChatModel],
@@ -62,7 +81,7 @@ def gate(
     *,
     baseline: str | ChatModel | Mapping[str, str | ChatModel] | None = None,
     evaluation: str | Path | Evaluation | None = None,
-    on_progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
     **options: Any,
 ) -> GateResult:
     """Hold ``model`` against ``require``, each decided on its confidence bound.
@@ -76,7 +95,7 @@ def gate(
         evaluation: what :func:`mergesafe.evaluate` returned, or a file that ``mergesafe evaluate
             --out`` wrote; nothing is run then. Where ``model`` is a folder, its weights must be
             those that were evaluated.
-        on_progress: called with what is being done.
+        progress: True prints a line now and then; or a function of what is being done.
         options: as of :func:`mergesafe.evaluate`; of an evaluation that is read, ``confidence``.
 
     Raises:
@@ -108,7 +127,7 @@ def gate(
     else:
         file = None
         _check_planned(requirements, chosen)
-        found = run(dict(given), chosen, on_progress or (lambda text: None))
+        found = run(dict(given), chosen, told(progress))
         picked = [_by_name(found, name) for name, _ in given]
     decisions = [
         _with_meaning(_decide(each, picked, chosen.confidence), found) for each in requirements

@@ -10,6 +10,7 @@ from mergesafe.dtypes import FLOATS
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of, format_size
 from mergesafe.errors import ArgumentError, NonFiniteError
+from mergesafe.log_lines import told
 from mergesafe.outline.alignment import align
 from mergesafe.outline.sources import Model, open_refs, sources_of
 from mergesafe.recipe.model_reader import parse_reference
@@ -33,7 +34,7 @@ def similarity(
     threads: int | None = None,
     device: str = "auto",
     leave_one_out: bool = False,
-    on_progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
 ) -> Similarity:
     """Compare models by their task vectors τ = model − base, and by what they answer.
 
@@ -48,7 +49,7 @@ def similarity(
         device: where models run for ``prompts``.
         leave_one_out: also run the mean merge base + Σ τ / n, and the same without each model, on
             ``prompts``; merges are made in memory and written nowhere.
-        on_progress: called with what is being done.
+        progress: True prints a line now and then; or a function of what is being done.
 
     Raises:
         ArgumentError: fewer than two models, a device or ``leave_one_out`` without prompts, or too
@@ -76,14 +77,14 @@ def similarity(
     options = Options(budget_of(memory), thread_count(threads))
     opened, names = open_named(models, base)
     tensors, notes = _inputs(opened)
-    sums = collect(tensors, options, counted(tensors, on_progress))
+    tell = told(progress)
+    sums = collect(tensors, options, counted(tensors, tell))
     _refuse_nonfinite(tensors, sums, opened)
     found = measured(names, sums, notes)
     if prompts is None:
         return found
     from mergesafe.safety.similarity.outputs import with_outputs
 
-    tell = on_progress or (lambda text: None)
     merging = options if leave_one_out else None
     refs = [model.ref for model in opened]
     return with_outputs(found, refs, Path(prompts), device, merging, tell)

@@ -9,6 +9,7 @@ from typing import Any
 from mergesafe.results import similarity as schema
 from mergesafe.results.similarity import Addition, Measures
 from mergesafe.results.writing import as_dict
+from mergesafe.summary import Summarised, Summary, counted
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class Contribution:
         )
 
 
-@dataclass(frozen=True)
-class Similarity:
+@dataclass(frozen=True, repr=False)
+class Similarity(Summarised):
     """How alike models are. ``norms``: ‖τ‖ of every model, by layer."""
 
     models: tuple[str, ...]
@@ -109,3 +110,20 @@ class Similarity:
     def as_dict(self) -> dict[str, Any]:
         """The same as what ``json.dumps`` takes."""
         return as_dict(self.document())
+
+    def summary(self) -> Summary:
+        return Summary(
+            f"{', '.join(self.models)} beside {self.base}, "
+            f"{counted(len(self.layers), 'layer')}",
+            ("first", "second", "cosine", "sign conflict", "norm ratio"),
+            [
+                (each.first, each.second, *(
+                    "" if number is None else f"{number:.3f}"
+                    for number in (
+                        each.overall.cosine, each.overall.sign_conflict, each.overall.norm_ratio,
+                    )
+                ))
+                for each in self.pairs
+            ],
+            self.notes,
+        )  # fmt: skip

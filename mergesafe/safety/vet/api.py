@@ -14,6 +14,7 @@ from mergesafe.checkpoint.places.location import Location
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of
 from mergesafe.errors import ArgumentError, CheckpointError, ModelError, NonFiniteError
+from mergesafe.log_lines import told
 from mergesafe.outline.sources import open_refs
 from mergesafe.recipe.model_reader import parse_reference
 from mergesafe.references import redact, redact_text
@@ -59,7 +60,7 @@ def vet(
     triggers: bool = False,
     memory: str | float | None = None,
     threads: int | None = None,
-    on_progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
     **options: Any,
 ) -> Vetted:
     """Audit parents before a merge: files, weights, behaviour; one verdict each, with reasons.
@@ -75,7 +76,7 @@ def vet(
         triggers: search every parent for a phrase that turns it; a minute or more each on a CPU.
         memory: bytes for buffers of the pass over the weights.
         threads: default: all processors.
-        on_progress: called with what is being done.
+        progress: True prints a line now and then; or a function of what is being done.
         options: how models are asked: the fields of
             :class:`~mergesafe.safety.evaluation.options.EvaluationOptions`.
 
@@ -91,8 +92,7 @@ def vet(
     limits = Limits(margin, min_safe_rate, max_over_refusal, asking.confidence)
     if triggers and not behaviour:
         raise ArgumentError(
-            "--triggers and --no-behaviour (behaviour=False) exclude each other: triggers are "
-            "found by asking"
+            "--triggers and --no-behaviour exclude each other: triggers are found by asking"
         )
     named = _named(models)
     resources = Options(budget_of(memory), thread_count(threads), parents=True)
@@ -107,7 +107,8 @@ def vet(
         for name, reference in named.items()
     ]
     tensors = inputs(compared)
-    sums = collect(tensors, resources, counted(tensors, on_progress))
+    tell = told(progress)
+    sums = collect(tensors, resources, counted(tensors, tell))
     for name, each in sums.items():
         if BASE in each.nonfinite:
             raise NonFiniteError(
@@ -132,7 +133,6 @@ def vet(
     found = Vetted(origin.text, parents, checked=seen, not_checked=unseen)
     if not behaviour:
         return found
-    tell = on_progress or _silent
     found = with_behaviour(found, named, str(base), asking, limits, tell)
     if triggers:
         from mergesafe.safety.vet.triggers.api import with_triggers
@@ -215,10 +215,6 @@ def judged(found: Vetted, seen: Observed, options: EvaluationOptions, limits: Li
     )  # fmt: skip
 
 
-def _silent(text: str) -> None:
-    """For callers who do not wait."""
-
-
 def _named(models: Models) -> dict[str, str]:
     if not models:
         raise ArgumentError("there is no model to vet; name at least one")
@@ -279,6 +275,6 @@ def _check_unused(options: EvaluationOptions, limits: Limits) -> None:
         value = getattr(chosen, name)
         if (tuple(value) if isinstance(value, list) else value) != getattr(default, name):
             raise ArgumentError(
-                f"'{name}' and --no-behaviour (behaviour=False) exclude each other: without "
+                f"'{name}' and --no-behaviour exclude each other: without "
                 "behaviour no model is asked, so nothing is measured"
             )

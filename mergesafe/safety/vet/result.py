@@ -12,10 +12,11 @@ from mergesafe.results.writing import as_dict
 from mergesafe.safety.vet import scope
 from mergesafe.safety.vet.findings import Parent
 from mergesafe.safety.vet.merges.interaction import ProbedMerge
+from mergesafe.summary import Summarised, Summary, counted
 
 
-@dataclass(frozen=True)
-class Vetted:
+@dataclass(frozen=True, repr=False)
+class Vetted(Summarised):
     """The audit of a pool of parents. ``checked`` and ``not_checked`` say what a "fit" rests on."""
 
     base: str
@@ -59,3 +60,19 @@ class Vetted:
     def as_dict(self) -> dict[str, Any]:
         """The same as what ``json.dumps`` takes."""
         return as_dict(self.document())
+
+    def summary(self) -> Summary:
+        unfit = ", ".join(each.name for each in self.unfit)
+        return Summary(
+            f"{counted(len(self.parents), 'parent')} of {self.base}, "
+            f"{f'unfit: {unfit}' if unfit else 'none unfit'}",
+            ("parent", "fit", "findings"),
+            [
+                (
+                    each.name, "yes" if each.fit else "no",
+                    "; ".join(f"{found.severity}: {found.what}" for found in each.findings),
+                )
+                for each in self.parents
+            ],
+            self.notes,
+        )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any, Final
 from mergesafe.results import tuning as schema
 from mergesafe.results.tuning import AtBounds, ConstraintCheck, FrontPoint, Worse
 from mergesafe.results.writing import as_dict
+from mergesafe.summary import Summarised, Summary, counted
 from mergesafe.tune.data.splits import SUBSETS
 from mergesafe.tune.results.blame import Blame
 from mergesafe.tune.search.problem import Progress
@@ -17,8 +18,8 @@ from mergesafe.tune.search.problem import Progress
 SHOWN: Final = 4
 
 
-@dataclass(frozen=True)
-class TuneResult:
+@dataclass(frozen=True, repr=False)
+class TuneResult(Summarised):
     """Coefficients, and how they came about.
 
     ``coefficients``: by name, a row for each expert with a number for each group. ``terms`` and
@@ -102,9 +103,27 @@ class TuneResult:
             worse=list(self.worse),
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The same as what ``json.dumps`` takes."""
         return as_dict(self.document())
+
+    def summary(self) -> Summary:
+        changed = "" if self.start is None or self.objective is None else (
+            f", objective {self.start:.4f} to {self.objective:.4f}"
+        )  # fmt: skip
+        return Summary(
+            f"{self.out}: {counted(self.evaluations, 'evaluation')} in {self.seconds:.0f} s"
+            f"{changed}{'' if self.feasible else '; a constraint is not met'}",
+            ("term", "start", "tuned", "start, held out", "tuned, held out"),
+            [
+                (name, *(
+                    f"{found[name]:.4f}" if name in found else ""
+                    for found in (self.start_terms, self.terms, self.start_heldout, self.heldout)
+                ))
+                for name in dict.fromkeys([*self.terms, *self.heldout])
+            ],
+            self.warnings,
+        )  # fmt: skip
 
 
 def _step(line: Progress) -> schema.Step:

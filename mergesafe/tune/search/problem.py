@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 
 from mergesafe.errors import DeviceMemoryError, PointError
+from mergesafe.log_lines import LogLines
 from mergesafe.tune.model.space import CoefficientSpace
 from mergesafe.tune.objective.evaluation import Evaluates, Evaluation
 from mergesafe.tune.search.trajectory import Trajectory, question
@@ -32,6 +33,22 @@ class Progress:
     seconds: float
     part: str = ""
     share: float | None = field(default=None, compare=False)
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        terms = ", ".join(f"{name} {value:.3f}" for name, value in self.terms.items())
+        part = f" ({self.part})" if self.part else ""
+        return (
+            f"{self.search} step {self.step}{part}: {self.objective:.4f}"
+            f"{f' ({terms})' if terms else ''}, {self.evaluations} evaluations, "
+            f"{self.seconds:.0f} s"
+        )
+
+    def show(self, lines: LogLines) -> None:
+        """In a log: the first step, and then a line every ten seconds."""
+        first = self.step == 1
+        lines.share(f"{self.search} {self.part}", self.share, self.text, at_once=first)
 
 
 #: Called after every step of a search.

@@ -201,7 +201,7 @@ def test_bad_arguments(models: dict[str, Path]) -> None:
     two = [models["one"], models["two"]]
     with pytest.raises(ArgumentError, match="device cuda: without prompts no model is run"):
         ms.similarity(two, models["base"], device="cuda")
-    with pytest.raises(ArgumentError, match="--threads 0: expected 1"):
+    with pytest.raises(ArgumentError, match=r"^threads=0: expected 1"):
         ms.similarity(two, models["base"], threads=0)
     with pytest.raises(ArgumentError, match="at least 16MiB"):
         ms.similarity([models["one"], models["two"]], models["base"], memory="1MiB")

@@ -12,6 +12,7 @@ from mergesafe.chat.hf import HfModel
 from mergesafe.engine.api import thread_count
 from mergesafe.engine.memory import budget_of
 from mergesafe.errors import ArgumentError, CheckpointError, ModelError
+from mergesafe.log_lines import told
 from mergesafe.recipe.documents import refuse_documents
 from mergesafe.recipe.load import RecipeSource, load_recipe
 from mergesafe.recipe.model import ModelRef, Recipe
@@ -70,7 +71,7 @@ def vet_recipe(
     triggers: bool = False,
     memory: str | float | None = None,
     threads: int | None = None,
-    on_progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = None,
     **options: Any,
 ) -> Vetted:
     """Audit the parents of a recipe, and merges of them, before anything is merged.
@@ -91,7 +92,7 @@ def vet_recipe(
         triggers: search every parent for a phrase that turns it.
         memory: bytes for buffers of the pass over the weights.
         threads: default: all processors.
-        on_progress: called with what is being done.
+        progress: True prints a line now and then; or a function of what is being done.
         options: how models are asked: the fields of
             :class:`~mergesafe.safety.evaluation.options.EvaluationOptions`; by default 24 questions
             of each set, and 12 tokens of each answer.
@@ -121,10 +122,10 @@ def vet_recipe(
     )  # fmt: skip
     merged = replace(loaded, tune=None, tune_line=None)
     bench.plan(merged)  # what is wrong with the recipe is told before anything is asked
-    tell = on_progress or (lambda text: None)
+    tell = told(progress)
     found = vet(
         pool.experts, pool.base, behaviour=False, memory=memory, threads=threads,
-        on_progress=on_progress,
+        progress=progress,
     )  # fmt: skip
     seen = observed(found, pool.experts, pool.base, asking, tell)
     found = judged(found, seen, asking, limits)

@@ -5,15 +5,28 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Callable
 from threading import Lock
-from typing import Final
+from typing import Final, TypeAlias
 
-from mergesafe.terminal.text import printable
+from mergesafe.references import redact_text
 
 #: Seconds between two lines.
 SECONDS: Final = 10.0
 #: How texts say how far something is: "merged: 40 of 120 responses".
 _COUNTED: Final = re.compile(r":? (?P<done>[0-9][0-9,]{0,20}) of (?P<total>[0-9][0-9,]{0,20})\b")
+
+#: Called with what is being done, as one line of text.
+Tell: TypeAlias = Callable[[str], None]
+#: Called with what is being done, how much of it is done, and of how much.
+Count: TypeAlias = Callable[[str, int, int], None]
+
+
+def printable(message: str) -> str:
+    """One line without secrets: names of tensors and files come from strangers and may hold
+    terminal commands.
+    """
+    return redact_text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class LogLines:
@@ -77,3 +90,21 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def told(progress: Tell | bool | None) -> Tell:
+    """What is called with what is being done, for an argument ``progress``: True prints lines."""
+    if progress is None or progress is False:
+        return _ignore
+    return LogLines().say if progress is True else progress
+
+
+def counted(progress: Count | bool | None) -> Count:
+    """The same of what is told in numbers."""
+    if progress is None or progress is False:
+        return _ignore
+    return LogLines() if progress is True else progress
+
+
+def _ignore(*what: object) -> None:
+    """Nobody asked."""

@@ -1,0 +1,1 @@
+"""Merges of models that lie in memory: state dicts and modules."""
