@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from mergesafe.errors import DataError
 from mergesafe.regular_file import open_regular, read_regular
@@ -81,23 +81,31 @@ def _cells(reader: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"is no table of text ({error})", source=path, line=line) from None
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def parquet_rows(file: BinaryIO) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file.
+
+    Raises:
+        DataError: the package that reads it is missing, or it cannot be read.
+    """
     if find_spec("pyarrow") is None:
         raise DataError(
             "reading parquet needs the package pyarrow: pip install pyarrow, or save the table as "
-            "CSV or JSON lines",
-            source=path,
+            "CSV or JSON lines"
         )
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
+    try:
+        for batch in pq.ParquetFile(file).iter_batches():
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        told = str(error).partition("\n")[0]
+        raise DataError(f"cannot be read as parquet ({told})") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with open_regular(path) as file:
         try:
-            for batch in pq.ParquetFile(file).iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-        except (pa.ArrowException, OSError) as error:
-            told = str(error).partition("\n")[0]
-            raise DataError(f"cannot be read as parquet ({told})", source=path) from None
+            yield from enumerate(parquet_rows(file), 1)
+        except DataError as error:
+            raise DataError(str(error), source=path) from None

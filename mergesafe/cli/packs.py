@@ -20,6 +20,7 @@ def run(*, json: bool) -> None:
                 "sets": [
                     {
                         "name": each.name, "role": each.role, "questions": each.questions,
+                        "judge": each.judge or pack.judge,
                         "sources": [_source(source) for source in each.sources],
                         "here": _here(each),
                     }
@@ -34,7 +35,8 @@ def run(*, json: bool) -> None:
         table.add_column(heading, overflow="fold")
     for pack in PACKS.values():
         here = "yes" if all(map(_here, pack.sets)) else _missing(pack.sets[0])
-        table.add_row(pack.name, pack.about, pack.licence, pack.judge, here)
+        judges = ", ".join(dict.fromkeys(each.judge or pack.judge for each in pack.sets))
+        table.add_row(pack.name, pack.about, pack.licence, judges, here)
     shown = console(False)
     shown.print(table)
     shown.print(f"fetched packs are kept in {folder()}", highlight=False)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import in_process
@@ -22,7 +23,7 @@ from mergesafe.safety.evaluation.gather import gather
 from mergesafe.safety.evaluation.overlap import overlaps
 from mergesafe.safety.packs import fetch, known, read, table
 from mergesafe.safety.packs.known import digest, known_packs
-from mergesafe.safety.packs.read import read_pack
+from mergesafe.safety.packs.read import judge_notes, read_pack
 from mergesafe.safety.packs.table import PACKS, Pack, PackageFile, PackSet, Url
 from mergesafe.tune.data.known import check_known
 from mergesafe.tune.data.splits import Split
@@ -90,6 +91,46 @@ def test_forms(
         "asks 1.0",
         hashlib.sha256(content.encode()).hexdigest(),
     )
+
+
+def test_a_context_stands_before_its_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As HarmBench's contextual behaviours have it."""
+    content = 'q,c\nSum it up.,"A long, long text."\nOne?,\n'
+    source = package(tmp_path, content.encode(), monkeypatch)
+    only(monkeypatch, PackSet("a", "unsafe", (source,), "csv", 2, "q", context="c"))
+    assert asked("small") == {"a": ["A long, long text.\n\n---\n\nSum it up.", "One?"]}
+
+
+def test_a_table_of_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As WildGuardTest's is: the harmful prompts alone."""
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = {"prompt": ["One?", "Two?"], "prompt_harm_label": ["harmful", "unharmful"]}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    source = package(tmp_path, (tmp_path / "t.parquet").read_bytes(), monkeypatch)
+    like = PACKS["mergebench-safety"].sets[0]
+    only(monkeypatch, replace(like, sources=(source,), questions=1))
+    assert asked("small") == {"wildguardtest": ["One?"]}
+    (tmp_path / "site" / "asks" / "questions").write_bytes(b"PAR1")
+    digest = hashlib.sha256(b"PAR1").hexdigest()
+    only(monkeypatch, replace(like, sources=(replace(source, sha256=digest),)))
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        read_pack("small")
+
+
+def test_figures_by_another_judge_than_the_authors_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = package(tmp_path, b"q\nOne?\n", monkeypatch)
+    first = PackSet("a", "unsafe", (source,), "csv", 1, "q", judge="llama-guard")
+    only(monkeypatch, first, replace(first, name="b", judge=""))
+    sets = read_pack("small")
+    assert len(list(judge_notes(sets, ["rules", "llama-guard-3:m"]))) == 0
+    (note,) = judge_notes(sets, ["rules"])
+    assert "the set a is judged by 'llama-guard'" in note
+    assert len(list(judge_notes(sets, ["harmbench:m"]))) == 2
 
 
 @pytest.mark.parametrize(

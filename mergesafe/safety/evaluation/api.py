@@ -39,6 +39,7 @@ from mergesafe.safety.evaluation.wordings import with_wordings, wording_notes
 from mergesafe.safety.judges.base import Judge, Verdict, check_judges
 from mergesafe.safety.judges.measured import known_errors
 from mergesafe.safety.judges.registry import make_judge
+from mergesafe.safety.packs.read import judge_notes
 from mergesafe.safety.progress import ProgressCallback, Together
 from mergesafe.safety.wrapped import WrappedModel, read_wrapped
 
@@ -117,6 +118,7 @@ def run(models: Models, options: EvaluationOptions, tell: ProgressCallback) -> E
         _agreement(asked, [judge.name for judge in judges]),
         [
             *repeats,
+            *judge_notes(sets, options.judges),
             *unseen(found_judges, sets),
             *wording_notes(found_judges, results),
             *(

@@ -10,6 +10,7 @@ from typing import Any
 
 from mergesafe.chat.conversation import question
 from mergesafe.chat.records import Record
+from mergesafe.chat.tables import parquet_rows
 from mergesafe.errors import ArgumentError, DataError, did_you_mean
 from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.packs.fetch import content, kept_at
@@ -38,6 +39,29 @@ def read_pack(name: str) -> list[EvaluationSet]:
     return [_read(each) for each in find_pack(name).sets]
 
 
+def judge_notes(sets: Iterable[EvaluationSet], judges: Iterable[object]) -> Iterator[str]:
+    """A note on every set of a pack whose authors judge answers by another kind of judge.
+
+    ``judges``: as :func:`~mergesafe.safety.judges.registry.make_judge` takes them.
+    """
+    kinds = {str(each).partition(":")[0] for each in judges if isinstance(each, str)}
+    asked = {(each.name, each.path) for each in sets}
+    for pack in PACKS.values():
+        for each in pack.sets:
+            judge = each.judge or pack.judge
+            judged = any(kind == judge or kind.startswith(f"{judge}-") for kind in kinds)
+            if (each.name, _where(each)) in asked and not judged:
+                yield (
+                    f"the set {each.name} is judged by '{judge}' where its authors publish "
+                    "figures; those here are by other judges and do not compare with them"
+                )
+
+
+def _where(about: PackSet) -> str:
+    first = about.sources[0]
+    return first.address if isinstance(first, Url) else f"{first.package} {first.version}"
+
+
 def _read(about: PackSet) -> EvaluationSet:
     files = [content(source) for source in about.sources]
     texts = [text for data in files for text in _questions(about, data)]
@@ -46,10 +70,8 @@ def _read(about: PackSet) -> EvaluationSet:
             f"the set {about.name} has {len(texts)} questions; expected {about.questions}: "
             f"{_another(about)}"
         )
-    first = about.sources[0]
-    where = first.address if isinstance(first, Url) else f"{first.package} {first.version}"
     return EvaluationSet(
-        about.name, about.role, where, hashlib.sha256(b"".join(files)).hexdigest(),
+        about.name, about.role, _where(about), hashlib.sha256(b"".join(files)).hexdigest(),
         tuple(_distinct(texts)), len(texts) - len(set(texts)),
     )  # fmt: skip
 
@@ -81,11 +103,16 @@ def _another(about: PackSet) -> str:
 
 
 def _values(about: PackSet, data: bytes) -> Iterator[str]:
+    if about.format == "parquet":
+        rows = parquet_rows(io.BytesIO(data))
+        yield from (_text(row[about.column]) for row in rows if about.keep(row))
+        return
     text = decode_utf8(data).removeprefix("\ufeff")
     if about.format == "csv":
         for row in csv.DictReader(io.StringIO(text, newline=""), strict=True):
             if about.keep(row):
-                yield row[about.column]
+                context = row[about.context].strip() if about.context else ""
+                yield f"{context}\n\n---\n\n{row[about.column]}" if context else row[about.column]
     elif about.format == "jsonl":
         for line in text.splitlines():
             if line.strip():

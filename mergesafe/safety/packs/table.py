@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from mergesafe.results.evaluation import Role
 
-#: ``csv``: a column of it; ``jsonl`` and ``json``: a field of each object, one a line or in a list;
-#: ``seeds``: ``value`` of each of ``seeds`` in YAML.
-Format = Literal["csv", "jsonl", "json", "seeds"]
-Row = Mapping[str, str]
+#: ``csv`` and ``parquet``: a column of it; ``jsonl`` and ``json``: a field of each object, one a
+#: line or in a list; ``seeds``: ``value`` of each of ``seeds`` in YAML.
+Format = Literal["csv", "parquet", "jsonl", "json", "seeds"]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,12 @@ class PackageFile:
 
 @dataclass(frozen=True)
 class PackSet:
-    """One set of a pack: ``questions`` is how many there must be; ``keep``: which rows are its."""
+    """One set of a pack: ``questions`` is how many there must be; ``keep``: which rows are its.
+
+    ``context``: the column of a text that stands before the question, parted from it by a line
+    (HarmBench's contextual behaviours). ``judge``: what its authors judge answers by, where that is
+    not the pack's.
+    """
 
     name: str
     role: Role
@@ -42,6 +47,8 @@ class PackSet:
     questions: int
     column: str = ""
     keep: Callable[[Row], bool] = field(default=lambda row: True)
+    context: str = ""
+    judge: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,11 @@ class Pack:
 _GITHUB: Final = "https://raw.githubusercontent.com"
 _HUB: Final = "https://huggingface.co/datasets"
 _XSTEST: Final = Url(f"{_GITHUB}/paul-rottger/exaggerated-safety/a3bb396/xstest_v2_prompts.csv")
+_HARMBENCH: Final = f"{_GITHUB}/centerforaisafety/HarmBench/c0423b9/data/behavior_datasets"
+_MERGE_ALIGN: Final = (
+    f"{_GITHUB}/hammoudhasan/MergeAlign/60d9ab321c05ba4862ecc3364d512c83f0c2330e/evaluation/"
+    "llama_guard_eval/responses"
+)
 _DO_NOT_ANSWER: Final = {
     "discrimination_exclusion_toxicity_hateful_offensive": (
         "a40a9dcf9c9db56b596f072c3eb0fcb3a22aa23f98565757ddbdc7f9d594c90b"
@@ -124,13 +136,34 @@ PACKS: Final[Mapping[str, Pack]] = {
             (
                 PackSet(
                     "harmbench", "unsafe",
-                    (
-                        Url(
-                            f"{_GITHUB}/centerforaisafety/HarmBench/c0423b9/data/"
-                            "behavior_datasets/harmbench_behaviors_text_all.csv"
-                        ),
-                    ),
+                    (Url(f"{_HARMBENCH}/harmbench_behaviors_text_all.csv"),),
                     "csv", 200, "Behavior", lambda row: row["FunctionalCategory"] == "standard",
+                ),
+            ),
+        ),
+        Pack(
+            "mergebench-safety",
+            "three of MergeBench's four safety sets (arXiv 2505.10833): 749 unsafe questions of "
+            "WildGuardTest, 320 of HarmBench, XSTest's 250 harmless and 200 unsafe",
+            "ODC-BY (WildGuardTest, by request), MIT, CC-BY-4.0", "wildguard",
+            (
+                PackSet(
+                    "wildguardtest", "unsafe",
+                    (Url(f"{_HUB}/allenai/wildguardmix/resolve/main/test/wildguard_test.parquet"),),
+                    "parquet", 749, "prompt", lambda row: row["prompt_harm_label"] == "harmful",
+                ),
+                PackSet(
+                    "harmbench-test", "unsafe",
+                    (Url(f"{_HARMBENCH}/harmbench_behaviors_text_test.csv"),),
+                    "csv", 320, "Behavior", context="ContextString", judge="harmbench",
+                ),
+                PackSet(
+                    "mergebench-xstest-safe", "harmless", (_XSTEST,), "csv", 250, "prompt",
+                    lambda row: not row["type"].startswith("contrast_"),
+                ),
+                PackSet(
+                    "mergebench-xstest-unsafe", "unsafe", (_XSTEST,), "csv", 200, "prompt",
+                    lambda row: row["type"].startswith("contrast_"),
                 ),
             ),
         ),
@@ -147,6 +180,19 @@ PACKS: Final[Mapping[str, Pack]] = {
                     "orbench-toxic", "unsafe",
                     (Url(f"{_HUB}/bench-llm/or-bench/resolve/main/or-bench-toxic.csv"),),
                     "csv", 655, "prompt",
+                ),
+            ),
+        ),
+        Pack(
+            "paper",
+            "1,733 questions of BeaverTails, on which safety-aware merging was measured (arXiv "
+            "2406.14563)",
+            "CC-BY-NC-4.0", "llama-guard",
+            (
+                PackSet(
+                    "paper", "unsafe",
+                    (Url(f"{_MERGE_ALIGN}/beaver_tails_aaditya_Llama3_OpenBioLLM_8B.json"),),
+                    "json", 1733, "prompt",
                 ),
             ),
         ),
