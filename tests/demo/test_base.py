@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mergesafe.demo import base
+from mergesafe.demo import base, recipes
 
 
 def test_missing_package_is_named_with_the_remedy(
@@ -19,6 +19,13 @@ def test_missing_package_is_named_with_the_remedy(
     with pytest.raises(base.DemoError, match=r"needs torch, peft; .*\.\[demo\]"):
         base.require("torch", "peft")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_adapters_that_were_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes.require_adapters()
+    monkeypatch.setattr(recipes, "ADAPTERS", tmp_path)
+    with pytest.raises(base.DemoError, match=r"aligned and .*: pip install \./packaging/demo-ada"):
+        recipes.require_adapters()
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:

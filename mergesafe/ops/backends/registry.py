@@ -164,8 +164,9 @@ def _native_problem(device: str) -> str | None:
         return None
     if not extension.cuda_compiled:
         return (
-            "the extension was built without CUDA (no nvcc was found, or MERGESAFE_CUDA=OFF); "
-            "MERGESAFE_CUDA=ON pip install insists on it"
+            "the extension was built without CUDA (there was no GPU or no nvcc, or "
+            "MERGESAFE_CUDA=OFF); with nvcc 12.1 or later, 'MERGESAFE_CUDA=ON pip install .' "
+            "builds it for all GPUs"
         )
     without = cuda_problem()
     if without:
