@@ -139,8 +139,7 @@ wheel-check: wheel
 	$(PIP) install --no-deps --target build/wheel/site dist/mergesafe-*.whl
 	test ! -e build/wheel/site/mergesafe/demo/adapters
 	$(PIP) install --no-deps --target build/wheel/adapters dist/mergesafe_demo_adapters-*.whl
-	cd build/wheel/site && PYTHONPATH=. ../../../$(BIN)/python -c "import mergesafe, mergesafe._native as n; \
-	  assert mergesafe.__file__.startswith('$(CURDIR)/build/wheel'), mergesafe.__file__; print('wheel:', n.isa())"
+	cd build/wheel && PYTHONPATH=site ../../$(BIN)/python ../../packaging/check_wheel.py site
 	test -f build/wheel/adapters/mergesafe/demo/adapters/aligned/adapter_model.safetensors
 	test -f build/wheel/site/mergesafe/safety/questions/unsafe_heldout.txt
 
