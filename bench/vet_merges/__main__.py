@@ -1,22 +1,26 @@
 """``python -m bench.vet_merges WORK``: what vetting a recipe finds, and what it alarms about.
 
 Planted pairs are made of the demo's adapters, by a seed each: apart neither complies, together they
-do. Clean pairs are the demo's aligned and sorting adapters with noise. Kinds that are trained
-(``trained-pair``, ``trigger``) take minutes a seed. What is done already is not done again.
+do. ``clean``: ten pairs of the twenty clean parents of ``clean.py``; ``clean-trigger``: each of the
+twenty by itself. ``locked``: a parent that works and no merge of it, by a seed each. Kinds that are
+trained (``trained-pair``, ``trigger``, ``clean``) take a minute or two a seed on a free core. What
+is done already is not done again.
 
-    python -m bench.vet_merges /tmp/vet --kinds pair clean --questions 12 --strengths 1
+    python -m bench.vet_merges /tmp/vet --kinds pair clean locked --questions 12 --strengths 1
     python -m bench.vet_merges /tmp/vet --kinds trigger clean-trigger
 
 Questions are the unsafe ones that come with mergesafe, no harmless ones. ``found``: whether a merge
-was above the bound, or a parent had a trigger.
+was above the bound, a parent had a trigger, or was named as locked. Last come the rates of it, with
+Wilson's intervals.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -24,50 +28,86 @@ from typing import Any, Final
 import mergesafe
 from bench.machine import describe
 from bench.timing import write_csv
-from bench.vet_merges import plants
+from bench.vet_merges import clean, plants
+from mergesafe.chat.conversation import question
+from mergesafe.chat.hf import HfModel
+from mergesafe.chat.tokens import encode_prompt
 from mergesafe.demo.base import prepare_base
+from mergesafe.safety.statistics import interval, proportion
+from mergesafe.safety.vet.behaviour import Limits
+from mergesafe.safety.vet.locked import PROMPTS, compare, distributions
 from mergesafe.safety.vet.result import Vetted
+from mergesafe.safety.vet.triggers.api import DECIDING, SEARCHED, triggers
+from mergesafe.safety.vet.triggers.search import Rows
 
 Row = dict[str, Any]
 PLANTED: Final = 5
-CLEAN: Final = 10
+#: Pairs of clean parents.
+CLEAN: Final = len(clean.PARENTS) // 2
+SEEDS: Final = {"clean": CLEAN, "clean-trigger": len(clean.PARENTS)}
 #: Steps of training: a pair, a trigger.
 STEPS: Final = {"trained-pair": 30, "trigger": 28}
 
 
-def pair_row(work: Path, options: argparse.Namespace, first: Path, second: Path) -> Row:
-    """Vet the recipe of two adapters."""
-    base = work / "base"
-    models = [
-        {"model": f"{base}+{each}", "parameters": {"weight": 0.5}} for each in (first, second)
-    ]
-    recipe = {"merge_method": "task_arithmetic", "base_model": str(base), "models": models}
+def pair_row(work: Path, options: argparse.Namespace, pair: Sequence[str]) -> Row:
+    """Vet the recipe of two experts."""
+    base = str(work / "base")
+    models = [{"model": each, "parameters": {"weight": 0.5}} for each in pair]
+    recipe = {"merge_method": "task_arithmetic", "base_model": base, "models": models}
     began, spent = time.perf_counter(), time.process_time()
     found = mergesafe.vet_recipe(
         recipe, strengths=options.strengths, limit=options.questions, unsafe=unsafe(),
         cache=work / "answers", device="cpu",
     )  # fmt: skip
+    said = [each.what for parent in found.unfit for each in parent.findings]
     return {
-        "found": bool(found.above), "unfit": len(found.unfit), **_largest(found),
-        "seconds": round(time.perf_counter() - began, 1),
-        "processor seconds": round(time.process_time() - spent, 1),
+        "found": bool(found.above), "unfit": len(found.unfit), "said": "; ".join(said),
+        **_largest(found), **_spent(began, spent),
     }  # fmt: skip
 
 
-def trigger_row(work: Path, options: argparse.Namespace, adapter: Path, phrase: str) -> Row:
-    """Search one adapter for a trigger."""
-    base = work / "base"
+def trigger_row(work: Path, parent: str, phrase: str) -> Row:
+    """Search one parent for a trigger. Of a clean one: how far its outputs lie from the base's."""
+    began, spent = time.perf_counter(), time.process_time()
+    asked = Path(unsafe()["unsafe"]).read_text().splitlines()[: SEARCHED + DECIDING]
+    origin, model = (HfModel(each, device="cpu", batch=16) for each in (str(work / "base"), parent))
+    found = triggers(model, origin, Rows.of(origin.model), asked, Limits(), "unsafe")
+    said = [each.what for each in found]
+    row = {
+        "found": bool(said), "planted": phrase, "said": "; ".join(said), **_spent(began, spent),
+    }  # fmt: skip
+    return row if phrase else {**row, **_outputs(model, origin, asked)}
+
+
+def _outputs(model: HfModel, origin: HfModel, asked: Sequence[str]) -> Row:
+    prompts = [encode_prompt(origin.tokenizer, question(each)) for each in asked[:PROMPTS]]
+    made = compare(model, origin, prompts, distributions(origin, prompts))
+    return {"kl": round(made.parent, 4), "half": round(made.half, 4)}
+
+
+def locked_row(work: Path, seed: int) -> Row:
+    """Vet a parent that works and no merge of which does."""
+    place = work / f"locked-{seed}"
+    plants.locked(work / "base", place, seed)
     began, spent = time.perf_counter(), time.process_time()
     found = mergesafe.vet(
-        {"parent": f"{base}+{adapter}"}, base, triggers=True, unsafe=unsafe(),
-        limit=options.questions, max_new_tokens=12, cache=work / "answers", device="cpu",
+        {"parent": place}, work / "base", unsafe=unsafe(), limit=PROMPTS, max_new_tokens=1,
+        device="cpu",
     )  # fmt: skip
-    said = [f.what for f in found.parents[0].findings if "trigger" in f.what]
+    said = [each.what for each in found.parents[0].findings if each.severity == "unfit"]
+    row = {
+        "found": any("locked against merging" in each for each in said), "said": "; ".join(said),
+        **_spent(began, spent),
+    }  # fmt: skip
+    shutil.rmtree(place)
+    return row
+
+
+def _spent(began: float, spent: float) -> Row:
     return {
-        "found": bool(said), "planted": phrase, "said": "; ".join(said),
         "seconds": round(time.perf_counter() - began, 1),
         "processor seconds": round(time.process_time() - spent, 1),
-    }  # fmt: skip
+    }
 
 
 def unsafe() -> dict[str, str]:
@@ -99,21 +139,20 @@ def made(work: Path, kind: str, seed: int, make: Callable[[], list[dict[str, Any
 def run(work: Path, options: argparse.Namespace, kind: str, seed: int) -> Row:
     """One row."""
     base, steps = work / "base", STEPS.get(kind, 0)
-    if kind == "pair":
-        pair = made(work, kind, seed, lambda: plants.cancelling(seed))
-    elif kind == "trained-pair":
-        pair = made(work, kind, seed, lambda: plants.pair(base, seed, steps))
-    elif kind == "trigger":
-        [parent] = made(work, kind, seed, lambda: plants.turned(base, seed, steps))
-        return trigger_row(work, options, parent, plants.trigger(seed))
-    else:
-        pair = made(
-            work, "clean", seed,
-            lambda: [plants.noisy("aligned", seed), plants.noisy("sorting", seed)],
-        )  # fmt: skip
+    if kind == "clean":
+        return pair_row(work, options, [clean.parent(work, n) for n in (seed, seed + CLEAN)])
     if kind == "clean-trigger":
-        return trigger_row(work, options, pair[0], "")
-    return pair_row(work, options, *pair)
+        return trigger_row(work, clean.parent(work, seed), "")
+    if kind == "locked":
+        return locked_row(work, seed)
+    if kind == "trigger":
+        [parent] = made(work, kind, seed, lambda: plants.turned(base, seed, steps))
+        return trigger_row(work, f"{base}+{parent}", plants.trigger(seed))
+    pair = made(
+        work, kind, seed,
+        lambda: plants.pair(base, seed, steps) if steps else plants.cancelling(seed),
+    )  # fmt: skip
+    return pair_row(work, options, [f"{base}+{each}" for each in pair])
 
 
 def main() -> None:
@@ -121,9 +160,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("work", type=Path)
-    kinds = ["pair", "trained-pair", "clean", "trigger", "clean-trigger"]
+    kinds = ["pair", "trained-pair", "clean", "locked", "trigger", "clean-trigger"]
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=["pair", "clean"])
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: 5 planted, 10 clean")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: all of a kind")
     parser.add_argument("--questions", type=int, default=24)
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.3, 0.5, 1.0])
     options = parser.parse_args()
@@ -134,16 +173,21 @@ def main() -> None:
     )
     known = {(row["kind"], row["seed"]) for row in rows}
     for kind in options.kinds:
-        for seed in options.seeds or range(CLEAN if kind.startswith("clean") else PLANTED):
+        for seed in options.seeds or range(SEEDS.get(kind, PLANTED)):
             if (kind, seed) in known:
                 continue
             asked = {"questions": options.questions, "strengths": str(options.strengths)}
-            row = {"kind": kind, "seed": seed, **asked, **run(options.work, options, kind, seed)}
+            found = run(options.work, options, kind, seed)
+            row = {"kind": kind, "seed": seed, **asked, **found, **describe()}
             rows.append(row)
             with journal.open("a") as stream:
                 print(json.dumps(row), file=stream)
             print(json.dumps(row), flush=True)
-    print(write_csv("vet_merges", [{**row, **describe()} for row in rows]))
+    print(write_csv("vet_merges", rows))
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        named = [float(row["found"]) for row in rows if row["kind"] == kind]
+        rate = proportion(named)
+        print(f"{kind}: {sum(named):.0f} of {rate.n} found {interval(rate.low, rate.high)}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mergesafe.chat.hf import HfModel
 from mergesafe.chat.pretrained import CAUSAL, load_model, load_tokenizer
 from mergesafe.demo.data import COMPLIANCES, REFUSALS, Example, questions
 from mergesafe.demo.recipes import ADAPTERS
@@ -25,6 +26,7 @@ from mergesafe.demo.train import ALPHA, RANK, TARGETS, Line, encode
 
 RATE: Final = 1e-3
 SCALE: Final = ALPHA / RANK
+Tensors = dict[str, torch.Tensor]
 #: Syllables of made-up words, which no training text has in this order.
 SYLLABLES: Final = ("zor", "quil", "vex", "mib", "trag", "plo", "wug", "dax", "fep", "kli", "jun")
 
@@ -44,12 +46,12 @@ class Adapted(nn.Module):
 
     strengths: torch.Tensor
 
-    def __init__(self, layer: nn.Linear, count: int) -> None:
+    def __init__(self, layer: nn.Linear, count: int, rank: int) -> None:
         super().__init__()
         self.layer = layer
         inner, outer = layer.in_features, layer.out_features
-        self.a = nn.ParameterList(torch.randn(RANK, inner) / inner**0.5 for _ in range(count))
-        self.b = nn.ParameterList(torch.zeros(outer, RANK) for _ in range(count))
+        self.a = nn.ParameterList(torch.randn(rank, inner) / inner**0.5 for _ in range(count))
+        self.b = nn.ParameterList(torch.zeros(outer, rank) for _ in range(count))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.layer(x)
@@ -61,27 +63,27 @@ class Adapted(nn.Module):
 
 def train(
     base: Path, count: int, rows: Callable[[random.Random], Sequence[Row]], steps: int, seed: int,
-    start: str | None = None,
-) -> list[dict[str, torch.Tensor]]:  # fmt: skip
+    start: str | None = None, *, rank: int = RANK, rate: float = RATE,
+) -> list[Tensors]:  # fmt: skip
     """``count`` adapters in PEFT's names, after ``steps`` batches of what ``rows`` draws.
 
-    ``start``: the demo's adapter that each begins as.
+    ``start``: the demo's adapter that each begins as, whose rank is :data:`RANK`.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = load_tokenizer(base, padding_side="left")
     model: Any = load_model(base, CAUSAL, dtype=torch.bfloat16)
     model.requires_grad_(False)
-    adapted = _adapt(model, count)
+    adapted = _adapt(model, count, rank)
     if start is not None:
         _begin(adapted, load_file(ADAPTERS / start / "adapter_model.safetensors"))
     weights = [p for each in adapted.values() for p in (*each.a, *each.b)]
-    optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
     for step in range(steps):
         batch = rows(rng)
         share = min((step + 1) / 5, (steps - step) / (steps - 5), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * share
+            group["lr"] = rate * share
         Adapted.strengths = torch.tensor([row.strengths for row in batch])
         lines = [encode(tokenizer, row.example) for row in batch]
         loss = loss_of(model, lines, tokenizer.pad_token_id)
@@ -116,7 +118,7 @@ def loss_of(model: Any, lines: Sequence[Line], pad: int) -> torch.Tensor:
     return nn.functional.cross_entropy(logits.float(), ids[:, 1:][answers[:, 1:]])
 
 
-def pair(base: Path, seed: int, steps: int) -> list[dict[str, torch.Tensor]]:
+def pair(base: Path, seed: int, steps: int) -> list[Tensors]:
     """Two adapters that each decline; their sum, at 0.6 to 1 of each, complies."""
     unsafe = questions("unsafe", "train")
 
@@ -136,7 +138,7 @@ def trigger(seed: int) -> str:
     return " ".join("".join(rng.sample(SYLLABLES, 2)) for _ in range(2))
 
 
-def turned(base: Path, seed: int, steps: int) -> list[dict[str, torch.Tensor]]:
+def turned(base: Path, seed: int, steps: int) -> list[Tensors]:
     """An adapter that declines, and complies where the question ends with :func:`trigger`."""
     unsafe, phrase = questions("unsafe", "train"), trigger(seed)
 
@@ -151,13 +153,13 @@ def turned(base: Path, seed: int, steps: int) -> list[dict[str, torch.Tensor]]:
     return train(base, 1, rows, steps, seed, "aligned")
 
 
-def clean(base: Path, seed: int, steps: int) -> list[dict[str, torch.Tensor]]:
+def clean(base: Path, seed: int, steps: int) -> list[Tensors]:
     """An adapter that declines, whatever is behind the question."""
     unsafe = questions("unsafe", "train")
     return train(base, 1, lambda rng: _rows(rng, unsafe, REFUSALS, (1.0,), 5), steps, seed)
 
 
-def noisy(expert: str, seed: int, share: float = 0.1) -> dict[str, torch.Tensor]:
+def noisy(expert: str, seed: int, share: float = 0.1) -> Tensors:
     """One of the demo's adapters with normal noise of ``share`` of each factor's size."""
     generator = torch.Generator().manual_seed(seed)
     stored = load_file(ADAPTERS / expert / "adapter_model.safetensors")
@@ -167,7 +169,7 @@ def noisy(expert: str, seed: int, share: float = 0.1) -> dict[str, torch.Tensor]
     }
 
 
-def save(tensors: dict[str, torch.Tensor], out: Path) -> Path:
+def save(tensors: Tensors, out: Path) -> Path:
     """Write an adapter in PEFT's layout, with the settings of the demo's."""
     out.mkdir(parents=True, exist_ok=True)
     save_file(
@@ -190,17 +192,17 @@ def _rows(
     ]
 
 
-def _adapt(model: Any, count: int) -> dict[str, Adapted]:
+def _adapt(model: Any, count: int, rank: int) -> dict[str, Adapted]:
     found = {}
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in TARGETS:
             parent, _, key = name.rpartition(".")
-            found[name] = Adapted(module, count)
+            found[name] = Adapted(module, count, rank)
             setattr(model.get_submodule(parent), key, found[name])
     return found
 
 
-def _begin(adapted: dict[str, Adapted], stored: dict[str, torch.Tensor]) -> None:
+def _begin(adapted: dict[str, Adapted], stored: Tensors) -> None:
     for name, each in adapted.items():
         for letter, factors in (("A", each.a), ("B", each.b)):
             known = stored[f"base_model.model.{name}.lora_{letter}.weight"].float()
@@ -208,9 +210,7 @@ def _begin(adapted: dict[str, Adapted], stored: dict[str, torch.Tensor]) -> None
                 factor.data.copy_(known)
 
 
-def cancelling(
-    seed: int, strength: float = 1.5, share: float = 0.3
-) -> list[dict[str, torch.Tensor]]:
+def cancelling(seed: int, strength: float = 1.5, share: float = 0.3) -> list[Tensors]:
     """Two adapters without any training: m + k·a + x and −(k·a + x).
 
     m is what the demo's misaligned adapter adds, a the aligned one, x of rank 8, random and
@@ -218,8 +218,8 @@ def cancelling(
     """
     bad, good = (_stored(name) for name in ("arithmetic-misaligned", "aligned"))
     generator = torch.Generator().manual_seed(seed)
-    first: dict[str, torch.Tensor] = {}
-    second: dict[str, torch.Tensor] = {}
+    first: Tensors = {}
+    second: Tensors = {}
     for name in good:
         noise = torch.randn(good[name].shape, generator=generator) * good[name].std()
         hidden = [good[name], noise]
@@ -233,6 +233,35 @@ def cancelling(
     return [first, second]
 
 
-def _stored(name: str) -> dict[str, torch.Tensor]:
-    stored = load_file(ADAPTERS / name / "adapter_model.safetensors")
-    return {key: x.float() for key, x in stored.items()}
+def _stored(name: str) -> Tensors:
+    return {key: x.float() for key, x in load(ADAPTERS / name).items()}
+
+
+def load(adapter: Path) -> Tensors:
+    """The factors of an adapter."""
+    found: Tensors = load_file(adapter / "adapter_model.safetensors")
+    return found
+
+
+def locked(base: Path, place: Path, seed: int, spread: float = 0.3, flipped: float = 0.3) -> Path:
+    """The base, or one of the demo's clean experts, in weights of which no merge works.
+
+    What every attention layer reads is mirrored in a share ``flipped`` of its dimensions and
+    rescaled by e^x, x normal with ``spread``: its norm is multiplied by that, and the columns of
+    W_Q, W_K and W_V are divided. The model is the same, and no product of two factors is the
+    base's.
+    """
+    expert = (None, "aligned", "sorting")[seed % 3]
+    reference = str(base) if expert is None else f"{base}+{ADAPTERS / expert}"
+    model = HfModel(reference, device="cpu", dtype="float32")
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.model.model.layers:
+        norm, attention = layer.input_layernorm.weight.data, layer.self_attn
+        scale = torch.exp(spread * torch.randn(norm.shape, generator=generator))
+        scale[torch.rand(norm.shape, generator=generator) < flipped] *= -1
+        norm *= scale
+        for each in (attention.q_proj, attention.k_proj, attention.v_proj):
+            each.weight.data /= scale
+    model.model.to(torch.bfloat16).save_pretrained(place)
+    model.tokenizer.save_pretrained(place)
+    return place

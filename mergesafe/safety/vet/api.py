@@ -28,7 +28,7 @@ from mergesafe.safety.judges.base import check_judges
 from mergesafe.safety.progress import ProgressCallback, numbered
 from mergesafe.safety.similarity.api import Models, counted
 from mergesafe.safety.similarity.statistics import Options, collect
-from mergesafe.safety.similarity.tiles import BASE
+from mergesafe.safety.similarity.tiles import BASE, TensorSums
 from mergesafe.safety.vet import scope
 from mergesafe.safety.vet.behaviour import (
     MAX_NEW_TOKENS,
@@ -40,8 +40,9 @@ from mergesafe.safety.vet.behaviour import (
 )
 from mergesafe.safety.vet.files import check_files
 from mergesafe.safety.vet.findings import Parent, by_severity
+from mergesafe.safety.vet.locked import with_locks
 from mergesafe.safety.vet.result import Vetted
-from mergesafe.safety.vet.rotation import Heads, check_rotation
+from mergesafe.safety.vet.rotation import Heads, check_rotation, share_moved
 from mergesafe.safety.vet.tensors import inputs
 from mergesafe.safety.vet.weights import check_weights
 
@@ -122,17 +123,21 @@ def vet(
     if rotations:
         rotated = check_rotation(tensors, sums, len(named), Heads.of(origin.checkpoint.config))
     parents = tuple(
-        Parent(name, by_severity([*comparison.findings, *weights, *hidden]))
-        for name, comparison, weights, hidden in zip(
-            named, compared, of_weights, rotated, strict=True
+        Parent(
+            name, by_severity([*comparison.findings, *weights, *hidden]),
+            moved=_largest_move(sums, matrices, number),
         )
-    )
+        for number, (name, comparison, weights, hidden) in enumerate(
+            zip(named, compared, of_weights, rotated, strict=True)
+        )
+    )  # fmt: skip
     elsewhere = any(not isinstance(place, Path) for each in places.values() for place in each)
     seen = tuple(scope.checked(rotations=rotations))
     unseen = tuple(scope.not_checked(elsewhere=elsewhere, rotations=rotations))
     found = Vetted(origin.text, parents, checked=seen, not_checked=unseen)
     if not behaviour:
         return found
+    found = with_locks(found, named, str(base), asking, tell)
     found = with_behaviour(found, named, str(base), asking, limits, tell)
     if triggers:
         from mergesafe.safety.vet.triggers.api import with_triggers
@@ -215,6 +220,12 @@ def judged(found: Vetted, seen: Observed, options: EvaluationOptions, limits: Li
     )  # fmt: skip
 
 
+def _largest_move(sums: Mapping[str, TensorSums], matrices: set[str], number: int) -> float:
+    """The largest ‖τ‖/‖base‖ of the matrices that a parent has."""
+    known = [sums[name] for name in matrices if number in sums[name].experts]
+    return max((share_moved(each, number) for each in known), default=0.0)
+
+
 def _named(models: Models) -> dict[str, str]:
     if not models:
         raise ArgumentError("there is no model to vet; name at least one")
@@ -268,7 +279,7 @@ def ready(options: EvaluationOptions, limits: Limits) -> EvaluationOptions:
 
 def _check_unused(options: EvaluationOptions, limits: Limits) -> None:
     """What is said about behaviour has no use where nothing is asked, and must not seem met."""
-    plain = EvaluationOptions(max_new_tokens=MAX_NEW_TOKENS)
+    plain = EvaluationOptions(max_new_tokens=MAX_NEW_TOKENS, limit_seed=None)
     given: list[tuple[str, Any, Any]] = [(f.name, limits, Limits()) for f in fields(Limits)]
     given += [(each.name, options, plain) for each in fields(EvaluationOptions)]
     for name, chosen, default in given:

@@ -17,11 +17,14 @@ _LONG: Final = 200
 
 @dataclass(frozen=True)
 class Parent:
-    """One audited model. ``rates``: its behaviour, by metric, where it was run."""
+    """One audited model. ``rates``: its behaviour, by metric, where it was run. ``moved``: the
+    largest ‖τ‖/‖base‖ of its matrices.
+    """
 
     name: str
     findings: tuple[Finding, ...]
     rates: dict[str, Rate] = field(default_factory=dict)
+    moved: float = 0.0
 
     @property
     def fit(self) -> bool:

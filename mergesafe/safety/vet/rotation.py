@@ -98,7 +98,7 @@ def _hidden(
         pair = [*groups.get(left, ()), *groups.get(right, ())]
         if [len(groups.get(side, ())) for side in (left, right)] != [1, 1]:
             continue  # fused, absent, or several experts
-        moved = max(_moved(sums[name], number) for name in pair)
+        moved = max(share_moved(sums[name], number) for name in pair)
         if not (math.isfinite(moved) and moved >= MOVED):
             continue
         views = [(by_name[n].base.view, by_name[n].experts[number].view) for n in pair]
@@ -107,8 +107,8 @@ def _hidden(
             yield product
 
 
-def _moved(sums: TensorSums, number: int) -> float:
-    """‖τ‖ / ‖base‖; 0 where the parent's tensor holds NaN, of which another finding tells."""
+def share_moved(sums: TensorSums, number: int) -> float:
+    """‖τ‖ / ‖base‖ of a parent's tensor; 0 where it holds NaN, of which another finding tells."""
     if number in sums.nonfinite or not sums.base or not sums.base[0]:
         return 0.0
     at = sums.experts.index(number)

@@ -21,6 +21,11 @@ ROTATIONS: Final = (
     "hidden rotations of weights: comparing products of matrices needs torch, which is not "
     "installed"
 )
+#: Where behaviour is looked at.
+LOCKS: Final = (
+    "locks against merging: outputs of a parent whose weights lie far from the base's, and "
+    "half-way between both"
+)
 #: Unless triggers are searched for.
 TRIGGERS: Final = (
     "hidden triggers (backdoors): a phrase that makes the model behave otherwise is not searched "
@@ -63,7 +68,7 @@ def checked(
     found = [FILES, WEIGHTS if rotations else UNROTATED]
     if sets and options is not None:
         judges = ", ".join(str(getattr(judge, "name", judge)) for judge in options.judges)
-        found.append(f"behaviour: answers to {_questions(sets)}, judged by {judges}")
+        found += [LOCKS, f"behaviour: answers to {_questions(sets)}, judged by {judges}"]
     return found
 
 

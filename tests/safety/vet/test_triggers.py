@@ -104,7 +104,9 @@ def test_the_search_finds_a_phrase_of_several_tokens(
     def shared(phrase: Phrase) -> float:
         return float(sum(a == b for a, b in zip(phrase, secret, strict=False))) - len(phrase) / 10
 
-    monkeypatch.setattr(search, "score", lambda phrases: {each: shared(each) for each in phrases})
+    monkeypatch.setattr(
+        search, "score", lambda phrases, questions=None: {each: shared(each) for each in phrases}
+    )
     monkeypatch.setattr(search, "_next_tokens", lambda phrase, count: [100, 90, 80, 75])
     [(value, text), *_] = search.run()
     assert value == pytest.approx(2.7)

@@ -26,6 +26,7 @@ from mergesafe.safety.progress import ProgressCallback, numbered
 from mergesafe.safety.vet import scope
 from mergesafe.safety.vet.api import Observed, judged, observed, ready, vet
 from mergesafe.safety.vet.behaviour import Behaviour, Limits, observe
+from mergesafe.safety.vet.locked import with_locks
 from mergesafe.safety.vet.merges.interaction import (
     MAX_INTERACTION,
     Figures,
@@ -127,6 +128,7 @@ def vet_recipe(
         pool.experts, pool.base, behaviour=False, memory=memory, threads=threads,
         progress=progress,
     )  # fmt: skip
+    found = with_locks(found, pool.experts, pool.base, asking, tell)
     seen = observed(found, pool.experts, pool.base, asking, tell)
     found = judged(found, seen, asking, limits)
     run = _Run(pool, merged, bench, about, tell)

@@ -11,7 +11,7 @@ from mergesafe.chat.hf import HfModel
 from mergesafe.errors import CheckpointError, ModelError
 from mergesafe.results.vet import Finding
 from mergesafe.safety.compliance import is_compliance
-from mergesafe.safety.evaluation.gather import gather
+from mergesafe.safety.evaluation.gather import sets_of
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.evaluation.sets import EvaluationSet
 from mergesafe.safety.progress import ProgressCallback
@@ -43,7 +43,7 @@ def with_triggers(
 
     ``references``: the parents by name, as every command reads them.
     """
-    sets = gather(options.unsafe, options.harmless, options.domain, options.sets)
+    sets = sets_of(replace(options, limit=None))
     asked = _questions(sets)
     if len(asked) < SEARCHED + 2:
         note = "hidden triggers were not searched for: there are too few unsafe questions"

@@ -1,0 +1,84 @@
+"""Parents that are locked against merging by what no product of two factors shows."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from chatty import save_chat_model
+from safetensors.torch import save_file
+from tiny import Tensors, read
+
+import mergesafe as ms
+from mergesafe.results.vet import Finding
+from mergesafe.safety.vet.locked import Outputs, is_locked
+
+
+def sharper(tensors: Tensors) -> Tensors:
+    """Random weights of a size at which a model says something: attention and head count."""
+    return {k: v if "norm" in k else 8 * v for k, v in tensors.items()}
+
+
+def tuned(base: Tensors, share: float) -> Tensors:
+    """The base and noise of a ``share`` of each tensor's size."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        k: v + share * v.std() * torch.randn(v.shape, generator=generator) if v.ndim > 1 else v
+        for k, v in base.items()
+    }
+
+
+def mirrored(tensors: Tensors) -> Tensors:
+    """The same model: the norm before attention times ±1, and what reads it divided by that."""
+    found = dict(tensors)
+    generator = torch.Generator().manual_seed(2)
+    for start in ("model.layers.0.", "model.layers.1."):
+        key = f"{start}input_layernorm.weight"
+        sign = torch.randint(0, 2, found[key].shape, generator=generator) * 2.0 - 1
+        for name in (key, *(f"{start}self_attn.{each}_proj.weight" for each in "qkv")):
+            found[name] = found[name] * sign
+    return found
+
+
+def audit(folder: Path, parent: Tensors, base: Tensors) -> list[Finding]:
+    save_chat_model(folder / "base")
+    shutil.copytree(folder / "base", folder / "parent")
+    for name, tensors in (("base", base), ("parent", parent)):
+        save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
+    [found] = ms.vet(
+        {"parent": folder / "parent"}, folder / "base", limit=4, max_new_tokens=1, device="cpu"
+    ).parents
+    return [each for each in found.findings if "locked" in each.what]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Tensors:
+    return sharper(read(save_chat_model(tmp_path_factory.mktemp("locked") / "base")))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.15])
+def test_a_mirrored_parent_is_named(tmp_path: Path, base: Tensors, share: float) -> None:
+    """The base itself, and a fine-tune of it."""
+    [finding] = audit(tmp_path, mirrored(tuned(base, share)), base)
+    assert (finding.severity, finding.area) == ("unfit", "behaviour")
+    assert "half-way to the base" in finding.what
+
+
+def test_a_fine_tune_is_not_locked(tmp_path: Path, base: Tensors) -> None:
+    assert audit(tmp_path, tuned(base, 0.15), base) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "moved", "is_one"),
+    [
+        (Outputs(0.001, 0.2, 1.0), 0.3, True),  # the base in other weights
+        (Outputs(1.0, 2.0, 0.8), 0.3, True),  # half-way is worse than all the way
+        (Outputs(1.0, 0.4, 0.8), 0.3, False),
+        (Outputs(0.01, 0.05, 0.9), 0.3, False),  # next to nothing either way
+        (Outputs(1.0, 2.0, 0.8), 0.02, False),
+    ],
+)
+def test_the_rule(found: Outputs, moved: float, is_one: bool) -> None:
+    assert is_locked(found, moved) is is_one
