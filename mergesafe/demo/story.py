@@ -120,6 +120,23 @@ class Story:
             )  # fmt: skip
         self.models[label] = str(out)
 
+    def vet_merge(self, sets: Sets) -> None:
+        """Say in one line which expert spoils the merge, from merges that are not written."""
+        from mergesafe.demo.left_out import compliances, said
+        from mergesafe.engine.api import thread_count
+        from mergesafe.engine.memory import budget_of
+
+        began = time.perf_counter()
+        with self.console.status("Vetting the merge"):
+            found = compliances(
+                self.models["base"], {name: self.models[name] for name in EXPERTS}, sets.unsafe,
+                self.folder / "answers", device=self.device, memory=budget_of(self.memory),
+                threads=thread_count(None), tell=self.told() or (lambda text: None),
+            )  # fmt: skip
+        self.seconds["vet merge"] = round(time.perf_counter() - began, 1)
+        text = f"{said(*found)} ({self.seconds['vet merge']:.0f} s)"
+        self.console.print(text, markup=False, highlight=False)
+
     def evaluate(self, sets: Sets) -> Evaluation:
         """Ask every model; what was asked before comes from the cache."""
         from mergesafe.safety.evaluation.api import evaluate
@@ -225,6 +242,7 @@ def run(
     say(table(first))
     say(spoils(first), markup=False, highlight=False)
     vetted = story.vet(sets)
+    story.vet_merge(sets)
     recipes[TUNED] = story.to_be_tuned(sets)
     tuned, tuning = story.tune(recipes[TUNED])
     story.merge(TUNED, tuned, "tuned")
