@@ -58,6 +58,13 @@ def train(
     seed: Annotated[
         int, typer.Option(metavar="N", help="Random seed of the split and of the training.")
     ] = 0,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Learn the threshold of squads: at most this share of good responses below it.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FOLDER.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -76,7 +83,7 @@ def train(
 
     train_inspector(
         data, out, encoder=encoder, criterion=criterion, overwrite=overwrite,
-        training=Training(epochs, batch, rate, max_tokens, seed),
+        training=Training(epochs, batch, rate, max_tokens, seed, false_alarms),
         progress=None if json or quiet else told,
         measured=lambda report: _show(report, "held out", json=json, quiet=quiet),
     )  # fmt: skip
@@ -111,7 +118,8 @@ def as_text(report: Report, where: str) -> list[str]:
     control, more = found["control"], found["gain"]
     counts = ", ".join(f"{count} {name}" for name, count in report.examples.items())
     return [
-        f"{report.folder}: inspector from {report.encoder}, temperature {report.temperature:.2f}",
+        f"{report.folder}: inspector from {report.encoder}, temperature {report.temperature:.2f}, "
+        f"threshold {report.threshold:.3g}",
         f"responses          {counts}",
         f"figures on         {where}: {found['auc']['n']} responses, {found['safe']} of them safe",
         *(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,25 @@ def test_a_squad_is_evaluated_and_gated_as_a_model_is(made: Path, tmp_path: Path
     refused = command("gate", f"s={changed}", *require)
     assert refused.returncode == 2
     assert "is of other files than" in refused.stderr
+
+
+def test_a_threshold_is_the_inspectors_or_the_files(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "made")
+    folder = tmp_path / "made"
+    plain = read_squad(squad(folder))
+    settings = folder / "inspector" / "inspector.json"
+    settings.write_text(settings.read_text().replace('"threshold": 0.5', '"threshold": 0.2'))
+    learned = read_squad(squad(folder))
+    member = {"inspector": "inspector", "aligner": "base+lora", "threshold": 0.3}
+    given = read_squad(squad(folder, criteria={"polite": member}))
+    found = [each.squad.members[0].threshold for each in (plain, learned, given)]
+    assert found == [0.5, 0.2, 0.3]
+    assert len({each.identity for each in (plain, learned, given)}) == 3
+    with pytest.raises(RecipeError, match=r"'threshold' .* at least 0\.001"):
+        read_squad(squad(folder, criteria={"polite": {**member, "threshold": 0}}))
+    settings.write_text(settings.read_text().replace('"threshold": 0.2', '"threshold": 2'))
+    with pytest.raises(RecipeError, match="a threshold between 0 and 1"):
+        read_squad(squad(folder))
 
 
 def test_a_squad_writes_data(made: Path) -> None:

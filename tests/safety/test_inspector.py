@@ -191,11 +191,15 @@ def test_a_pretrained_encoder_is_trained_on(trained: Path, tmp_path: Path) -> No
     path = written(tmp_path / "data.jsonl", records(240, 2))
     report = train_inspector(
         path, tmp_path / "out", encoder=str(trained / "out"),
-        training=Training(epochs=1, rate=1e-5, max_tokens=48),
+        training=Training(epochs=1, rate=1e-5, max_tokens=48, false_alarms=0.2),
     )  # fmt: skip
     # The control begins as the inspector too; without responses it can only guess.
     assert report.metrics["control"]["auc"]["low"] < 0.5
     assert report.encoder == "out"
+    written_threshold = json.loads((tmp_path / "out" / SETTINGS).read_text())["threshold"]
+    assert 0.5 != report.threshold == written_threshold
+    with pytest.raises(DataError, match=r"too few for 0\.001 of false alarms, expected .* 999"):
+        train_inspector(path, tmp_path / "no", training=replace(QUICK, false_alarms=0.001))
     assert report.metrics["auc"]["value"] > 0.99
     with pytest.raises(OutputError, match="exists"):
         train_inspector(path, tmp_path / "out", training=QUICK)

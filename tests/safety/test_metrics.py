@@ -16,6 +16,7 @@ from mergesafe.safety.inspector.metrics import (
     cross_entropy,
     fit_temperature,
     sigmoid,
+    threshold_for,
 )
 from mergesafe.safety.statistics import Estimate
 
@@ -127,3 +128,18 @@ def test_sigmoid_does_not_overflow() -> None:
     assert sigmoid(-1e4) == 0
     assert sigmoid(1e4) == 1
     assert sigmoid(math.log(3)) == pytest.approx(0.75)
+
+
+def test_the_threshold_keeps_its_promise() -> None:
+    """Over many draws of 39 scores and a new one, no more of these lie below it than were allowed,
+    and about as many: with k = 4 of 40, exactly a tenth.
+    """
+    assert threshold_for([0.3, 0.1, 0.2], 0.5) == 0.2
+    assert threshold_for([0.3, 0.1, 0.2], 0.2) is None
+    rng = random.Random(0)
+    below = 0
+    for _ in range(4000):
+        threshold = threshold_for([rng.random() for _ in range(39)], 0.1)
+        assert threshold is not None
+        below += rng.random() < threshold
+    assert 0.085 < below / 4000 < 0.115

@@ -49,6 +49,17 @@ def test_only_what_scores_below_one_half_is_rewritten() -> None:
     assert found.tally.rewritten == {"ethical": 1}
 
 
+def test_a_threshold_of_its_own() -> None:
+    """Scores are compared by how far they are below it."""
+    first, second = Rewrites(lambda text: f"{text}1"), Rewrites(lambda text: f"{text}2")
+    found = Squad([
+        Member("ethical", Scores({"a": 0.15, "b": 0.25}), first, 0.2),
+        Member("helpful", Scores({"a": 0.2}), second),
+    ])  # fmt: skip
+    assert said(found, "a", "b") == ["a2", "b"]
+    assert (first.asked, second.asked) == ([], [["a"]])
+
+
 def test_the_worst_criterion_comes_first_for_each_answer() -> None:
     """a is worst in the second criterion, b in the first; after its turn a is low in the first."""
     first = Rewrites(lambda text: f"{text}1")

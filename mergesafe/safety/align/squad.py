@@ -1,14 +1,15 @@
 """A squad: inspectors score an answer, and the aligner of the worst criterion rewrites it.
 
-Of each answer y to a question x, for criteria c with inspectors p_c (arXiv 2403.04224, per sample):
+Of each answer y to a question x, for criteria c with inspectors p_c and thresholds t_c, ½ as a rule
+(arXiv 2403.04224, per sample):
 
-1. s_c = p_c(good | x, y) for all c;
-2. where min s_c < ½, the aligner of argmin s_c turns (x, y) into y', which is scored as in 1;
+1. s_c = p_c(good | x, y) / t_c for all c;
+2. where min s_c < 1, the aligner of argmin s_c turns (x, y) into y', which is scored as in 1;
 3. again from 2, ``rounds`` times at most.
 
 An aligner that gives no answer, or the same one, leaves y as it is and is not asked about that y
 again: the next worst criterion has its turn. What comes out is, of all answers that a sample had,
-the one that is best by (min(s_c, ½) for all c in the order of the members), compared from the first
+the one that is best by (min(s_c, 1) for all c in the order of the members), compared from the first
 c on: an aligner cannot make an answer worse to inspectors, and where inspectors disagree, the
 criterion that is listed first decides.
 """
@@ -23,7 +24,7 @@ from typing import Final, Protocol
 from mergesafe.chat.conversation import Response
 from mergesafe.chat.reasoning import part
 
-#: An answer is rewritten where a score is below it.
+#: An answer is rewritten where a score is below it, unless the criterion has another threshold.
 THRESHOLD: Final = 0.5
 
 
@@ -45,11 +46,14 @@ class Rewriter(Protocol):
 
 @dataclass(frozen=True)
 class Member:
-    """The inspector and the aligner of one criterion."""
+    """The inspector and the aligner of one criterion; an answer whose score is below ``threshold``
+    is rewritten.
+    """
 
     criterion: str
     inspector: Scorer
     aligner: Rewriter
+    threshold: float = THRESHOLD
 
 
 @dataclass
@@ -57,7 +61,7 @@ class Tally:
     """What a squad did with the answers that it was given.
 
     ``rewritten`` and ``empty`` by criterion, counted by turns: an answer may be rewritten more than
-    once. ``unsettled``: answers that a criterion still scores below one half in the end.
+    once. ``unsettled``: answers that a criterion still scores below its threshold in the end.
     """
 
     answers: int = 0
@@ -69,7 +73,9 @@ class Tally:
 
 @dataclass
 class _Sample:
-    """An answer on its way. ``passed``: criteria whose aligner changed nothing in it."""
+    """An answer on its way. ``scores``: over their thresholds; ``passed``: criteria whose aligner
+    changed nothing in it.
+    """
 
     question: str
     response: Response
@@ -83,7 +89,7 @@ class _Sample:
         low = [
             (score, name)
             for name, score in self.scores.items()
-            if score < THRESHOLD and name not in self.passed
+            if score < 1 and name not in self.passed
         ]
         return min(low)[1] if low else None
 
@@ -125,7 +131,7 @@ class Squad:
         corrected = list(responses)
         for row, sample in samples.items():
             scores, best = sample.best or ((0.0,), sample.response)
-            self.tally.unsettled += min(scores) < THRESHOLD
+            self.tally.unsettled += min(scores) < 1
             if best is not first[row]:
                 corrected[row] = best
         return corrected
@@ -158,8 +164,8 @@ class Squad:
         for member in self.members:
             scores = member.inspector.probabilities(pairs) if pairs else []
             for sample, score in zip(samples, scores, strict=True):
-                sample.scores[member.criterion] = score
+                sample.scores[member.criterion] = score / member.threshold
         for sample in samples:
-            found = tuple(min(sample.scores[each.criterion], THRESHOLD) for each in self.members)
+            found = tuple(min(sample.scores[each.criterion], 1.0) for each in self.members)
             if sample.best is None or found > sample.best[0]:
                 sample.best = found, sample.response

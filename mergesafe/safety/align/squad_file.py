@@ -27,7 +27,7 @@ from mergesafe.safety.align.squad_model import SquadModel
 from mergesafe.safety.inspector.model import Inspector
 
 _KEYS: Final = ("model", "criteria", "rounds")
-_MEMBER: Final = ("inspector", "aligner")
+_MEMBER: Final = ("inspector", "aligner", "threshold")
 
 
 def read_squad(reference: str, label: str | None = None) -> SquadModel:
@@ -63,14 +63,17 @@ class _Reader:
         spec = fields.read("model", lambda node, what: read_model_spec(node, what, self.report))
         inspectors: dict[str, Inspector] = {}
         aligners: dict[str, Aligner] = {}
+        thresholds: dict[str, float] = {}
         for criterion, node in self._criteria():
             read = self.report.attempt(self._member, criterion, node)
             if read is not None:
-                inspectors[criterion], aligners[criterion] = read
+                inspectors[criterion], aligners[criterion], thresholds[criterion] = read
         rounds = fields.integer("rounds", 3, low=1, high=100)
         if self.report.errors or spec is None:
             return None
-        members = [Member(name, inspectors[name], aligners[name]) for name in inspectors]
+        members = [
+            Member(name, inspectors[name], aligners[name], thresholds[name]) for name in inspectors
+        ]
         inner = make_model(spec, self.folder)
         return SquadModel(inner, Squad(members, rounds), inspectors, aligners, label)
 
@@ -87,14 +90,17 @@ class _Reader:
             return [(name, value) for name, _, value in node]
         return []
 
-    def _member(self, criterion: str, node: Node) -> tuple[Inspector, Aligner] | None:
+    def _member(self, criterion: str, node: Node) -> tuple[Inspector, Aligner, float] | None:
         fields = Fields(node, _MEMBER, f"criterion {shown(criterion)}", self.report)
-        for key in _MEMBER:
+        for key in _MEMBER[:2]:
             if not fields.has(key):
                 fields.missing(key, f"what 'mergesafe {key} train' wrote")
         inspector = fields.read("inspector", lambda n, what: self._inspector(criterion, n, what))
         aligner = fields.read("aligner", lambda n, what: self._aligner(criterion, n, what))
-        return None if inspector is None or aligner is None else (inspector, aligner)
+        if inspector is None or aligner is None:
+            return None
+        learned = inspector.settings.threshold
+        return inspector, aligner, fields.number("threshold", learned, low=0.001, high=0.999)
 
     def _inspector(self, criterion: str, node: Node, what: str) -> Inspector:
         text = os.path.expanduser(string(node, what, self.report))

@@ -10,7 +10,7 @@ from functools import cached_property
 from mergesafe.chat.conversation import Conversation, Response, Sampling, last_question
 from mergesafe.chat.providers import Model
 from mergesafe.safety.align.aligner import Aligner
-from mergesafe.safety.align.squad import Squad
+from mergesafe.safety.align.squad import THRESHOLD, Squad
 from mergesafe.safety.encoder import identity_of
 from mergesafe.safety.inspector.model import Inspector
 
@@ -38,6 +38,9 @@ class SquadModel:
         parts = [self.inner.identity, str(self.squad.rounds)]
         for criterion, inspector in self.inspectors.items():
             parts += [criterion, identity_of(inspector.folder), self.aligners[criterion].identity]
+        # Those that are not ½ alone: what was measured before there were others is still of this.
+        for member in self.squad.members:
+            parts += [str(member.threshold)] * (member.threshold != THRESHOLD)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
     def check(self) -> None:
@@ -67,7 +70,7 @@ class SquadModel:
         turns = ", ".join(f"{count} by '{name}'" for name, count in tally.rewritten.most_common())
         lines = [
             f"{self.name}: of {tally.answers} answers that were asked for now, {tally.below} "
-            f"scored below one half and {tally.unsettled} still do; rewritings: {turns or 'none'}"
+            f"scored low and {tally.unsettled} still do; rewritings: {turns or 'none'}"
         ]
         lines += [
             f"{self.name}: the aligner of '{name}' answered nothing {count} times; the former "

@@ -117,6 +117,17 @@ def cross_entropy(probabilities: Sequence[float], labels: Sequence[bool]) -> flo
     return -sum(logs) / len(probabilities)
 
 
+def threshold_for(scores: Sequence[float], false_alarms: float) -> float | None:
+    """The score below which a new good response lies with probability ``false_alarms`` at most.
+
+    The k-th smallest of ``scores``, those of n good responses that took no part in training, with
+    k = ⌊false_alarms · (n + 1)⌋: of n + 1 exchangeable responses, at most k are below it (split
+    conformal prediction, arXiv 2107.07511). None where k is 0.
+    """
+    k = math.floor(false_alarms * (len(scores) + 1))
+    return sorted(scores)[k - 1] if k else None
+
+
 def fit_temperature(logits: Sequence[float], labels: Sequence[bool]) -> float:
     """The T > 0 for which sigmoid(logit / T) has the least cross-entropy (arXiv 1706.04599).
 

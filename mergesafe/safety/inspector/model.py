@@ -26,7 +26,8 @@ BATCH: Final = 32
 class Settings:
     """``inspector.json``: how to read the encoder's output, and how the inspector was made.
 
-    ``criterion``: what responses are held to, where the data named it.
+    ``criterion``: what responses are held to, where the data named it. ``threshold``: a squad
+    rewrites what scores below it.
     """
 
     mergesafe: str
@@ -38,6 +39,7 @@ class Settings:
     metrics: dict[str, Any] = field(default_factory=dict)
     kind: str = "inspector"
     criterion: str | None = None
+    threshold: float = 0.5
 
     def as_json(self) -> bytes:
         """The file's content."""
@@ -66,9 +68,11 @@ def read_settings(folder: Path) -> Settings:
         ) from None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise DataError(f"is malformed ({error})", source=path) from None
-    if settings.kind != "inspector" or not settings.temperature > 0 or settings.max_tokens < 8:
+    fits = settings.temperature > 0 and settings.max_tokens >= 8 and 0 < settings.threshold < 1
+    if settings.kind != "inspector" or not fits:
         raise DataError(
-            "expected kind 'inspector', a temperature above 0 and max_tokens of at least 8",
+            "expected kind 'inspector', a temperature above 0, max_tokens of at least 8 and a "
+            "threshold between 0 and 1",
             source=path,
         )
     return settings

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer, running
 from mergesafe.chat.runnable import require
-from mergesafe.errors import ArgumentError
+from mergesafe.errors import ArgumentError, DataError
 from mergesafe.safety.encoder import present
 from mergesafe.safety.inspector.control import figures, gain, not_learned, refuse
 from mergesafe.safety.inspector.examples import (
@@ -30,6 +31,7 @@ from mergesafe.safety.inspector.metrics import (
     cross_entropy,
     fit_temperature,
     sigmoid,
+    threshold_for,
 )
 from mergesafe.safety.inspector.model import SETTINGS, Inspector, Settings, encode_pairs, logits
 from mergesafe.safety.trained_folder import check_trained_target, save_trained
@@ -42,15 +44,24 @@ Progress = Callable[[int, float, float], None]
 
 @dataclass(frozen=True)
 class Training:
-    """AdamW with warm-up over a tenth of the steps, then linear to zero; the best epoch is kept."""
+    """AdamW with warm-up over a tenth of the steps, then linear to zero; the best epoch is kept.
+
+    ``false_alarms``: of good responses, the share that may score below the threshold that is
+    learned for squads; None leaves it at one half.
+    """
 
     epochs: int = 4
     batch: int = 16
     rate: float = 5e-5
     max_tokens: int = 256
     seed: int = 0
+    false_alarms: float | None = None
 
     def __post_init__(self) -> None:
+        if self.false_alarms is not None and not 0 < self.false_alarms < 1:
+            raise ArgumentError(
+                f"the share of false alarms must be between 0 and 1, got {self.false_alarms:g}"
+            )
         if self.epochs < 1 or self.batch < 1 or not 0 < self.rate < 1 or self.max_tokens < 8:
             raise ArgumentError(
                 "an inspector needs at least one epoch, a batch of at least 1, a rate between 0 "
@@ -71,13 +82,14 @@ class Report:
     temperature: float
     examples: dict[str, int]
     metrics: dict[str, Any]
+    threshold: float = 0.5
 
     def as_json(self) -> dict[str, Any]:
         """In the form that ``--json`` prints."""
         return {
             "mergesafe": __version__, "kind": "inspector", "path": self.folder,
-            "encoder": self.encoder, "temperature": self.temperature, "examples": self.examples,
-            "metrics": self.metrics,
+            "encoder": self.encoder, "temperature": self.temperature,
+            "threshold": self.threshold, "examples": self.examples, "metrics": self.metrics,
         }  # fmt: skip
 
 
@@ -114,10 +126,12 @@ def train_inspector(
     check_trained_target(target, SETTINGS, "inspector", overwrite)
     about, examples = read_labelled(source, criterion)
     parts = split(examples, training.seed, source)
+    _check_false_alarms(parts["calibration"], training, source)
     require()
     model, tokenizer = _trained(encoder, parts, training, progress)
     calibrating = logits(model, tokenizer, _pairs(parts["calibration"]), training.max_tokens)
     temperature = fit_temperature(calibrating, _labels(parts["calibration"]))
+    threshold = _threshold(calibrating, parts["calibration"], temperature, training)
     scores = logits(model, tokenizer, _pairs(parts["heldout"]), training.max_tokens)
     labels = _labels(parts["heldout"])
     without = _control(encoder, parts, training)
@@ -127,15 +141,40 @@ def train_inspector(
     settings = Settings(
         __version__, temperature, training.max_tokens, Path(encoder).name, training.seed,
         {"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}, found,
-        criterion=about,
+        criterion=about, threshold=threshold,
     )  # fmt: skip
     counts = {str(name): len(part) for name, part in parts.items()}
-    report = Report(str(target), settings.encoder, temperature, counts, found)
+    report = Report(str(target), settings.encoder, temperature, counts, found, threshold)
     if measured:
         measured(report)
     refuse(not_learned(found))
     _save(model, tokenizer, settings, target, overwrite)
     return report
+
+
+def _check_false_alarms(examples: Sequence[Example], training: Training, source: Path) -> None:
+    """Refuse a share that so few good responses to calibrate on cannot keep."""
+    good = sum(each.safe for each in examples)
+    wanted = training.false_alarms
+    if wanted is not None and wanted * (good + 1) < 1:
+        raise DataError(
+            f"{good} good responses to calibrate on are too few for {wanted:g} of false alarms, "
+            f"expected at least {math.ceil(1 / wanted) - 1}. Give more good responses, or allow "
+            "more false alarms",
+            source=source,
+        )
+
+
+def _threshold(
+    scores: Sequence[float], examples: Sequence[Example], temperature: float, training: Training
+) -> float:
+    """What a squad rewrites below."""
+    if training.false_alarms is None:
+        return 0.5
+    good = [sigmoid(s / temperature) for s, each in zip(scores, examples, strict=True) if each.safe]
+    found = threshold_for(good, training.false_alarms)
+    assert found is not None
+    return min(max(found, 1e-3), 0.999)
 
 
 def _trained(
@@ -185,7 +224,12 @@ def measure_inspector(folder: Path | str, data: Path | str) -> Report:
         "control": figures(without, labels), "gain": gain(scores, without, labels).as_dict(),
     }  # fmt: skip
     return Report(
-        str(folder), settings.encoder, settings.temperature, {"test": len(examples)}, found
+        str(folder),
+        settings.encoder,
+        settings.temperature,
+        {"test": len(examples)},
+        found,
+        settings.threshold,
     )
 
 
