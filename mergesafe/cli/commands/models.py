@@ -207,7 +207,8 @@ def import_logs(
         list[Path],
         typer.Argument(
             metavar="LOG...",
-            help="Inspect's .eval or .json, garak's .report.jsonl, promptfoo's results.json.",
+            help="Inspect's .eval or .json, garak's .report.jsonl, promptfoo's results.json, "
+            "PyRIT's memory (.db).",
         ),
     ],
     name: Annotated[

@@ -33,15 +33,15 @@ def import_logs(
     inverted: bool = False,
     confidence: float = CONFIDENCE,
 ) -> Evaluation:
-    """What logs of Inspect, garak and promptfoo say, as :func:`mergesafe.evaluate` tells it.
+    """What logs of Inspect, garak, promptfoo and PyRIT say, as :func:`mergesafe.evaluate` tells it.
 
     Args:
         logs: files: ``.eval`` or ``.json`` of Inspect, ``.report.jsonl`` of garak, ``results.json``
-            of promptfoo.
+            of promptfoo, the memory (``.db``) of PyRIT.
         names: what models are called here, by what the logs call them.
         metric: the family that the scores are of: ``safe_rate``, ``refusal_rate``,
-            ``over_refusal`` or ``domain``. By default attacks (garak, promptfoo's red team) are
-            ``safe_rate``, and the scores of all others ``domain``.
+            ``over_refusal`` or ``domain``. By default attacks (garak, promptfoo's red team, PyRIT)
+            are ``safe_rate``, and the scores of all others ``domain``.
         inverted: whether a score of 1 is what the metric does not count, as of a scorer of harm.
         confidence: of the intervals.
 

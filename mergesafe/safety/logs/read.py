@@ -9,14 +9,14 @@ from typing import Any, Final
 
 from mergesafe.errors import DataError
 from mergesafe.regular_file import read_regular
-from mergesafe.safety.logs import garak, inspect, promptfoo
+from mergesafe.safety.logs import garak, inspect, promptfoo, pyrit
 from mergesafe.safety.logs.archive import DAMAGE, LARGEST, Archive
 from mergesafe.safety.logs.outcome import Outcome
 from mergesafe.strict_json import parse_json
 
 _TOOLS: Final = (
-    "expected a log of Inspect (.eval or .json), a report of garak (.report.jsonl), or results of "
-    "promptfoo (-o results.json)"
+    "expected a log of Inspect (.eval or .json), a report of garak (.report.jsonl), results of "
+    "promptfoo (-o results.json), or a memory of PyRIT (.db)"
 )
 
 
@@ -47,6 +47,9 @@ def read_log(path: Path) -> tuple[list[Outcome], str]:
 
 
 def _outcomes(path: Path, data: bytes) -> Iterator[Outcome]:
+    if data.startswith(pyrit.MAGIC):
+        yield from pyrit.outcomes(path)
+        return
     if data.startswith(b"PK"):
         yield from inspect.outcomes(*_archive(path, data))
         return
