@@ -75,6 +75,8 @@ def test_unknown_backends_and_devices() -> None:
         ops.get_backend("natve")
     with pytest.raises(BackendError, match="known backends: auto, native, triton, reference"):
         ops.weighted_sum([torch.ones(1)], [1.0], backend="tpu")
+    with pytest.raises(BackendError, match=r"^unknown backend 'cuda', which is a device.*: auto"):
+        ops.get_backend("cuda")
     with pytest.raises(BackendError, match="'triton' serves cuda tensors, but these are on 'cpu'"):
         ops.weighted_sum([torch.ones(1)], [1.0], backend="triton")
     with pytest.raises(BackendError, match="no backend serves the device 'meta'"):

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mergesafe.errors import BackendError, did_you_mean
+from mergesafe.errors import BackendError, nearest
 from mergesafe.extras import install
 
 if TYPE_CHECKING:
@@ -92,10 +92,11 @@ class Registry:
                     return entry.load(kind)
             raise BackendError(f"no backend serves the device '{device}'; {self._known()}")
         if name not in self.by_name:
-            names = [*self.by_name, "auto"]
-            raise BackendError(
-                f"unknown backend '{name}'{did_you_mean(name, names)}; {self._known()}"
-            )
+            close = nearest(name, (*self.by_name, "auto"))
+            hint = "" if close is None else f" (did you mean '{close}'?)"
+            if name.partition(":")[0] in ("cpu", "cuda"):
+                hint = ", which is a device: name it as the device instead"
+            raise BackendError(f"unknown backend '{name}'{hint}; {self._known()}")
         entry = self.by_name[name]
         if kind not in entry.devices:
             raise BackendError(
