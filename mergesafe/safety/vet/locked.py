@@ -66,7 +66,7 @@ def with_locks(
     tell: ProgressCallback,
 ) -> Vetted:
     """``found`` with the parents that are locked against merging. Only parents that are not unfit
-    already and lie far from the base are run; of one that cannot be, its behaviour tells.
+    already and lie far from the base are run.
 
     ``references``: the parents by name, as every command reads them.
     """
@@ -78,8 +78,10 @@ def with_locks(
         origin = HfModel(base, device=options.device, batch=options.batch, label="base")
         prompts = [encode_prompt(origin.tokenizer, each) for each in _asked(sets)]
         theirs = distributions(origin, prompts)
-    except (ModelError, CheckpointError):
-        return found
+        origin.model.to("cpu")  # one model at a time where memory is short; halves need it there
+    except (ModelError, CheckpointError) as error:
+        note = f"locks against merging were not looked for: {error}"
+        return replace(found, notes=(*found.notes, note))
     parents = []
     for parent in found.parents:
         if parent.name in far:
@@ -88,15 +90,23 @@ def with_locks(
                 references[parent.name], device=options.device, batch=options.batch,
                 label=parent.name,
             )  # fmt: skip
-            try:
-                made = compare(model, origin, prompts, theirs)
-            except (ModelError, CheckpointError):
-                made = None
-            if made is not None and is_locked(made, parent.moved):
-                new = Finding("unfit", "behaviour", _said(made, parent.moved), names(sets))
-                parent = replace(parent, findings=by_severity([*parent.findings, new]))
+            new = _finding(model, origin, prompts, theirs, parent.moved, names(sets))
+            parent = replace(parent, findings=by_severity([*parent.findings, *new]))
         parents.append(parent)
     return replace(found, parents=tuple(parents))
+
+
+def _finding(
+    model: HfModel, origin: HfModel, prompts: Sequence[list[int]],
+    theirs: Sequence[torch.Tensor], moved: float, where: str,
+) -> list[Finding]:  # fmt: skip
+    try:
+        made = compare(model, origin, prompts, theirs)
+    except (ModelError, CheckpointError) as error:
+        what = f"locks against merging were not looked for: {error}"
+        return [Finding("note", "behaviour", what, where)]  # why is told with its behaviour
+    said = Finding("unfit", "behaviour", _said(made, moved), where)
+    return [said] if is_locked(made, moved) else []
 
 
 def compare(
@@ -148,7 +158,7 @@ def _go_half_way(model: Any, base: Any) -> None:
     for name, ours in model.named_parameters():
         theirs = known.get(name)
         if theirs is not None and theirs.shape == ours.shape:
-            ours.data.copy_((ours.data.float() + theirs.data.float()) / 2)
+            ours.data.copy_((ours.data.float() + theirs.data.to(ours.device).float()) / 2)
 
 
 def _said(found: Outputs, moved: float) -> str:

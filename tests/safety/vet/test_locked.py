@@ -13,7 +13,10 @@ from tiny import Tensors, read
 
 import mergesafe as ms
 from mergesafe.results.vet import Finding
-from mergesafe.safety.vet.locked import Outputs, is_locked
+from mergesafe.safety.evaluation.options import EvaluationOptions
+from mergesafe.safety.vet.findings import Parent
+from mergesafe.safety.vet.locked import Outputs, is_locked, with_locks
+from mergesafe.safety.vet.result import Vetted
 
 
 def sharper(tensors: Tensors) -> Tensors:
@@ -68,6 +71,19 @@ def test_a_mirrored_parent_is_named(tmp_path: Path, base: Tensors, share: float)
 
 def test_a_fine_tune_is_not_locked(tmp_path: Path, base: Tensors) -> None:
     assert audit(tmp_path, tuned(base, 0.15), base) == []
+
+
+def test_what_cannot_be_run_is_said(tmp_path: Path) -> None:
+    save_chat_model(tmp_path / "base")
+    found = Vetted("base", (Parent("far", (), moved=0.5), Parent("near", (), moved=0.01)))
+    places = {"far": str(tmp_path / "gone"), "near": str(tmp_path / "gone")}
+    options = EvaluationOptions(device="cpu", limit=2)
+    far, near = with_locks(found, places, str(tmp_path / "base"), options, print).parents
+    assert [each.severity for each in far.findings] == ["note"]
+    assert "not looked for" in far.findings[0].what
+    assert near.findings == ()
+    lost = with_locks(found, places, str(tmp_path / "gone"), options, print)
+    assert "not looked for" in lost.notes[0]
 
 
 @pytest.mark.parametrize(
