@@ -208,7 +208,7 @@ def import_logs(
         typer.Argument(
             metavar="LOG...",
             help="Inspect's .eval or .json, garak's .report.jsonl, promptfoo's results.json, "
-            "PyRIT's memory (.db).",
+            "lm-eval's samples_*.jsonl, PyRIT's memory (.db).",
         ),
     ],
     name: Annotated[

@@ -33,11 +33,12 @@ def import_logs(
     inverted: bool = False,
     confidence: float = CONFIDENCE,
 ) -> Evaluation:
-    """What logs of Inspect, garak, promptfoo and PyRIT say, as :func:`mergesafe.evaluate` tells it.
+    """What logs of other tools say, as :func:`mergesafe.evaluate` tells it.
 
     Args:
         logs: files: ``.eval`` or ``.json`` of Inspect, ``.report.jsonl`` of garak, ``results.json``
-            of promptfoo, the memory (``.db``) of PyRIT.
+            of promptfoo, ``samples_*.jsonl`` of lm-eval, the memory (``.db``)
+            of PyRIT.
         names: what models are called here, by what the logs call them.
         metric: the family that the scores are of: ``safe_rate``, ``refusal_rate``,
             ``over_refusal`` or ``domain``. By default attacks (garak, promptfoo's red team, PyRIT)

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 from mergesafe.errors import DataError
 from mergesafe.regular_file import read_regular
-from mergesafe.safety.logs import garak, inspect, promptfoo, pyrit
+from mergesafe.safety.logs import garak, inspect, lm_eval, promptfoo, pyrit
 from mergesafe.safety.logs.archive import DAMAGE, LARGEST, Archive
 from mergesafe.safety.logs.outcome import Outcome
 from mergesafe.strict_json import parse_json
 
 _TOOLS: Final = (
     "expected a log of Inspect (.eval or .json), a report of garak (.report.jsonl), results of "
-    "promptfoo (-o results.json), or a memory of PyRIT (.db)"
+    "promptfoo (-o results.json), samples of lm-eval (samples_*.jsonl), or a memory of PyRIT (.db)"
 )
 
 
@@ -57,6 +57,9 @@ def _outcomes(path: Path, data: bytes) -> Iterator[Outcome]:
         value = parse_json(data, constants=True)
     except ValueError:
         lines = _lines(path, data)
+        if lm_eval.is_samples(lines):
+            yield from lm_eval.outcomes(path, lines)
+            return
         if not garak.is_garak(lines):
             raise DataError(f"is no log that is known; {_TOOLS}", source=path) from None
         yield from garak.outcomes(lines)
@@ -65,6 +68,14 @@ def _outcomes(path: Path, data: bytes) -> Iterator[Outcome]:
         yield from inspect.outcomes(value, value.get("samples") or ())
     elif promptfoo.is_promptfoo(value):
         yield from promptfoo.outcomes(value)
+    elif isinstance(value, dict) and lm_eval.is_samples([value]):
+        yield from lm_eval.outcomes(path, [value])
+    elif lm_eval.is_results(value):
+        raise DataError(
+            "holds figures of lm-eval, without the outcome of each sample; run lm_eval with "
+            "--log_samples and give the samples_*.jsonl that it writes beside this file",
+            source=path,
+        )
     elif isinstance(value, dict) and garak.is_garak([value]):
         yield from garak.outcomes([value])
     else:
