@@ -63,7 +63,7 @@ def test_several_metrics_and_filters_are_sets_of_their_own(tmp_path: Path) -> No
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected samples_TASK_DATE.jsonl"):
+    with pytest.raises(DataError, match="the file's name; expected samples_TASK_DATE"):
         import_logs(written(tmp_path / "a", sample(0, acc=1.0), name="x.jsonl"))
     with pytest.raises(DataError, match="holds no scored answer"):
         import_logs(written(tmp_path / "b", sample(0, perplexity=3.0)))

@@ -57,14 +57,11 @@ def outcomes(path: Path, lines: Sequence[Mapping[str, Any]]) -> Iterator[Outcome
     filters = len({name for name, _ in shares})
     metrics = len({metric for _, metric in shares})
     for (name, metric), own in shares.items():
-        parts = [
-            named["task"],
-            *([name] if filters > 1 else []),
-            *([metric] if metrics > 1 else []),
-        ]
+        task = f"{named['task']}-{name}" if filters > 1 else named["task"]
+        title = set_name(f"{task}-{metric}" if metrics > 1 else task)
         for line in own:
             yield Outcome(
-                model, "domain", set_name("-".join(parts)), _asked(line), _said(line),
+                model, "domain", title, _asked(line), _said(line),
                 float(line[metric]), f"lm-eval {metric}",
             )  # fmt: skip
 
@@ -84,8 +81,8 @@ def _is_share(value: Any) -> bool:
 
 def _asked(line: Mapping[str, Any]) -> str:
     """The text that the model continued; where it is no text, what tells the sample from others."""
-    first = next(iter(line["arguments"].values()), {})
-    text = first.get("arg_0")
+    requests: dict[str, Any] = line["arguments"]
+    text = next(iter(requests.values()))["arg_0"] if requests else None
     return text if isinstance(text, str) else f"sample {line['doc_id']}"
 
 
