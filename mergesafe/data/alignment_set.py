@@ -7,12 +7,14 @@ reaches the disk, the journal included. So is a corrected answer that the judge 
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mergesafe.chat.conversation import Conversation, Response, Sampling, last_question, question
+from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.reasoning import part
 from mergesafe.chat.records import Record
 from mergesafe.data.models import batch_of
@@ -25,6 +27,7 @@ from mergesafe.errors import DataError
 from mergesafe.safety.align.criteria import PLACEHOLDER, Criterion
 from mergesafe.safety.judges.base import Judge
 from mergesafe.safety.judges.registry import make_judge
+from mergesafe.safety.refusal import is_refusal
 
 #: How often a question is put before it is given up.
 TRIES: Final = 3
@@ -33,6 +36,7 @@ KEPT: Final = "kept"
 UNPARSED: Final = "answer not parsed"
 UNREDACTED: Final = f"bad answer without {PLACEHOLDER}"
 UNSAFE: Final = "corrected answer not safe"
+DECLINED: Final = "good answer declined or empty"
 _DISCARDED: Final = (UNPARSED, UNREDACTED, UNSAFE)
 
 
@@ -179,11 +183,17 @@ def _record(
 def _good(
     wanted: AlignmentSet, source: Source, questions: Sequence[Question], built: Built, run: Run
 ) -> list[Record]:
-    """Records whose answers are right, once for each criterion."""
+    """Records whose answers are right, once for each criterion.
+
+    Where a model answers them, what it declines is left out, and under a criterion that is redacted
+    each question of the set has one of these answers as a bad one: nothing in the answer tells
+    whether it is, so that an inspector must read the question.
+    """
     seen = run.seen()
     seen.add_all(each.text for each in questions)
     kept = []
-    for number, record in enumerate(read_source(source, need_answer=True), 1):
+    answered = wanted.good_model is None
+    for number, record in enumerate(read_source(source, need_answer=answered), 1):
         text, topic = last_question(record.conversation), record.extra.get("topic")
         if reason := duplicate(text, seen, run.evaluation):
             built.discarded[reason] += 1
@@ -201,19 +211,64 @@ def _good(
             "prompt_sha256": prompt_hash(record.conversation),
         }
         kept.append(replace(record, rejected=None, extra={"provenance": provenance}))
-    return [
-        replace(
-            each,
-            extra={
-                "criterion": criterion.name,
-                "criterion_text": criterion.text,
-                "safe": True,
-                **each.extra,
-            },
+    if wanted.good_model is not None:
+        kept = _by_model(wanted, wanted.good_model, kept, built, run)
+    found = []
+    for criterion in wanted.criteria:
+        about = {"criterion": criterion.name, "criterion_text": criterion.text}
+        found += [replace(each, extra={**about, "safe": True, **each.extra}) for each in kept]
+        if criterion.redacted and wanted.good_model is not None:
+            found += _elsewhere(wanted, questions, kept, about, run)
+    return found
+
+
+def _by_model(
+    wanted: AlignmentSet, spec: ModelSpec, records: Sequence[Record], built: Built, run: Run
+) -> list[Record]:
+    """The records with the model's own answers, without those that it declined."""
+    model, identity = run.model(spec), run.identity(spec)
+    said = run.respond(
+        model, ["good", identity, wanted.name], [each.conversation for each in records],
+        Sampling(wanted.max_new_tokens), f"{wanted.name}: {model.name} answers",
+    )  # fmt: skip
+    built.models[model.name] = identity
+    kept = []
+    for record, response in zip(records, said, strict=True):
+        answer = part(response.text).answer.strip()
+        if not answer or is_refusal(answer):
+            built.discarded[DECLINED] += 1
+            continue
+        provenance = {**record.extra["provenance"], "answered_by": model.name}
+        kept.append(replace(record, answer=answer, extra={"provenance": provenance}))
+    if not kept:
+        raise DataError(
+            f"set '{wanted.name}': {model.name} answered no question of 'good'; name other "
+            "questions, or a file with answers and no model",
+            source=run.recipe.source,
+            line=wanted.line,
         )
-        for criterion in wanted.criteria
-        for each in kept
-    ]
+    return kept
+
+
+def _elsewhere(
+    wanted: AlignmentSet,
+    questions: Sequence[Question],
+    good: Sequence[Record],
+    about: dict[str, str],
+    run: Run,
+) -> list[Record]:
+    """Each question of the set with the answer to another one, which is bad whatever it says."""
+    drawn = random.Random(run.seed(wanted.name, "elsewhere")).sample(good, len(good))
+    found = []
+    for number, asked in enumerate(questions):
+        other = drawn[number % len(drawn)]
+        provenance = {
+            **other.extra["provenance"], "topic": asked.topic, "asked_by": asked.asked_by,
+            "prompt_sha256": prompt_hash(asked.conversation),
+        }  # fmt: skip
+        extra = {**about, "safe": False, "provenance": provenance}
+        found.append(Record(asked.conversation, other.answer, None, extra))
+    return found
 
 
 def _refuse(wanted: AlignmentSet, name: str, statuses: Counter[str], run: Run) -> None:

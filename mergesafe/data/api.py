@@ -153,6 +153,8 @@ def _models(recipe: DataRecipe) -> list[ModelSpec]:
         if isinstance(wanted, SafetySet | AlignmentSet):
             found += [wanted.questions] if isinstance(wanted.questions, ModelSpec) else []
             found += wanted.pool if isinstance(wanted, SafetySet) else [wanted.model]
+            if isinstance(wanted, AlignmentSet) and wanted.good_model is not None:
+                found.append(wanted.good_model)
         elif isinstance(wanted, DomainSet):
             found += [expert.model for expert in wanted.experts]
     return list({spec.key: spec for spec in found}.values())
@@ -165,7 +167,7 @@ def _sources(recipe: DataRecipe) -> list[tuple[Source, bool]]:
         if isinstance(wanted, SafetySet | AlignmentSet) and isinstance(wanted.questions, Source):
             found.append((wanted.questions, False))
         if isinstance(wanted, AlignmentSet) and wanted.good is not None:
-            found.append((wanted.good, True))
+            found.append((wanted.good, wanted.good_model is None))
         elif isinstance(wanted, RealSet):
             found.append((wanted.source, True))
     return found

@@ -32,6 +32,9 @@ def read_alignment_set(
                 f"have answers for '{CORRECTED}' alone, so use a model",
                 model.line,
             )
+    good, good_model = fields.read("good", lambda node, what: _good(reader, node, what)) or (
+        None, None,
+    )  # fmt: skip
     return AlignmentSet(
         name=name,
         questions=questions,
@@ -40,15 +43,18 @@ def read_alignment_set(
         judge=fields.read("judge", reader.judge) or "rules",
         count=fields.integer("count", 200, low=1),
         topics=topics,
-        good=fields.read("good", lambda node, what: _source(reader, node, what)),
+        good=good,
+        good_model=good_model,
         max_new_tokens=fields.integer("max_new_tokens", 512, low=1),
         temperature=fields.number("temperature", 0.8, low=0, high=2),
         line=line,
     )
 
 
-def _source(reader: SetReader, node: Node, what: str) -> Source:
-    return reader.source(Fields(node, SOURCE_KEYS, what, reader.report))
+def _good(reader: SetReader, node: Node, what: str) -> tuple[Source, ModelSpec | None]:
+    """Where good answers come from, and the model that gives them."""
+    fields = Fields(node, (*SOURCE_KEYS, "model"), what, reader.report)
+    return reader.source(fields), fields.read("model", reader.model)
 
 
 def _criteria(reader: SetReader, fields: Fields) -> tuple[Criterion, ...]:

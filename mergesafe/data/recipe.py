@@ -110,6 +110,7 @@ class AlignmentSet:
         judge: says whether a corrected answer is safe, where the criterion is a redacted one.
         count: questions to draw; each is answered once for every criterion.
         good: records whose answers need no correction.
+        good_model: answers the questions of ``good`` in place of their own answers.
     """
 
     name: str
@@ -120,6 +121,7 @@ class AlignmentSet:
     count: int
     topics: tuple[Topic, ...]
     good: Source | None = None
+    good_model: ModelSpec | None = None
     max_new_tokens: int = 512
     temperature: float = 0.8
     line: int | None = None

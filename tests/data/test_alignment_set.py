@@ -118,6 +118,31 @@ def test_answers_that_need_no_correction(end: Endpoint, tmp_path: Path) -> None:
     assert first["messages"][-1]["content"] == "A cat."
 
 
+def test_good_answers_of_a_model(end: Endpoint, tmp_path: Path) -> None:
+    """It answers what it does not decline; behind other questions the same answers are bad."""
+    good = tmp_path / "good.jsonl"
+    asked = ["What purrs?", "What barks?", "Who declines?"]
+    good.write_text("".join(f'{{"question": "{each}"}}\n' for each in asked))
+    answers = {"What purrs?": "A cat.", "What barks?": "A dog.", "Who declines?": REFUSAL}
+    end.answer = lambda turns: answers.get(turns[-1]["content"], corrected())
+    source = {"file": str(good), "model": spec(end, "merged")}
+    wanted = recipe(end, tmp_path, criteria=["ethical", "helpful"], good=source)
+    (card,) = generate(wanted, tmp_path / "out").cards
+    assert card.discarded["good answer declined or empty"] == 1
+    assert {"writer", "merged"} <= set(card.models)
+    found = [each for each in records(tmp_path / "out") if "safe" in each]
+    right = [each for each in found if each["safe"]]
+    assert [each["messages"][-1]["content"] for each in right] == ["A cat.", "A dog."] * 2
+    assert {each["provenance"]["answered_by"] for each in found} == {"merged"}
+    wrong = [each for each in found if not each["safe"]]
+    assert {each["criterion"] for each in wrong} == {"ethical"}
+    assert len({each["messages"][0]["content"] for each in wrong}) == 6
+    assert {each["messages"][-1]["content"] for each in wrong} == {"A cat.", "A dog."}
+    end.answer = lambda turns: REFUSAL if turns[-1]["content"] in answers else corrected()
+    with pytest.raises(DataError, match="merged answered no question of 'good'"):
+        generate(wanted, tmp_path / "none")
+
+
 def test_templates_need_no_model(tmp_path: Path) -> None:
     template = {"provider": "template"}
     wanted = {
