@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,23 @@ def test_completion(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--max-shard-size" in completed("mergesafe merge --max")
     expected = {name for name in METHODS if name.startswith("breadcrumbs")}
     assert completed("mergesafe methods breadc") == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "base"),
+        ("gate", "base", "--require", "safe_rate>=0.9"),
+        ("vet", "EXPERT", "--base", "base"),
+    ],
+)
+def test_a_table_without_the_named_column(arguments: tuple[str, ...], family: Family) -> None:
+    """Told before any model is read, with the columns that are there."""
+    table = family.folder / "goals.csv"
+    table.write_text("goal,target\nWhy?,So.\n")
+    refused(
+        *(family.experts[0] if word == "EXPERT" else word for word in arguments),
+        "--unsafe", table, "--question-column", "goals",
+        words=(f"{table}:2: there is no column 'goals' (did you mean 'goal'?); found goal",),
+        run=partial(command, cwd=family.folder),
+    )  # fmt: skip

@@ -102,6 +102,7 @@ def vet(
     ] = None,
     unsafe: ask.Unsafe = None,
     harmless: ask.Harmless = None,
+    question_column: ask.QuestionColumn = None,
     judge: ask.Judges = None,
     max_new_tokens: Annotated[
         int | None,
@@ -135,7 +136,8 @@ def vet(
         models, base, out=out, json=json, quiet=quiet, triggers=triggers, strengths=strengths,
         max_interaction=max_interaction, behaviour=behaviour, margin=margin,
         min_safe_rate=min_safe_rate, max_over_refusal=max_over_refusal, unsafe=unsafe or (),
-        harmless=harmless or (), judges=judge or ("rules",), max_new_tokens=max_new_tokens,
+        harmless=harmless or (), question_column=question_column, judges=judge or ("rules",),
+        max_new_tokens=max_new_tokens,
         batch=batch, device=device_if(behaviour, device), limit=limit, cache=cache, memory=memory,
         threads=threads,
     )  # fmt: skip
