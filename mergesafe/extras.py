@@ -11,6 +11,8 @@ from mergesafe.errors import PackageError
 
 #: The name mergesafe is on no package index, so that extras are installed from the source.
 _INSTALL: Final = "pip install '.[{}]' in a clone of mergesafe"
+#: How to install the package anew, without what it needs.
+REINSTALL: Final = "pip install --force-reinstall --no-deps . in a clone of mergesafe"
 #: The extra that brings a package of which code may say at any place that it is missing.
 _EXTRAS: Final = MappingProxyType({"torch": "torch", "numpy": "numpy"})
 

@@ -7,6 +7,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Final
 
+from mergesafe.extras import REINSTALL
+
 _NAME: Final = "_native"
 
 
@@ -54,6 +56,5 @@ def _remedy(package: Path) -> str:
             f"use the mergesafe that is installed, or build it there with 'pip install -e {root}'."
         )
     return (
-        f"Leave the folder {root} if that is a copy, or install it again: "
-        "'pip install --force-reinstall --no-deps mergesafe'."
+        f"Leave the folder {root} if that is a copy, or install it again: {REINSTALL}."
     )

@@ -2,7 +2,7 @@
 
 The expert of a domain that answers unsafe questions, made safe by merging (MergeAlign, full-model
 interpolation, SLERP, a merge tuned on safety and domain data) and by training it further (DPO and
-ORPO, which need mergesafe[align-bench]). A seed draws the examples to tune and to train on, their
+ORPO, which need the extra align-bench). A seed draws the examples to tune and to train on, their
 order, and the skills' questions; the experts and the unsafe and harmless questions are the same for
 all seeds. What is done already is not done again, so that a run may be stopped at any time.
 

@@ -3,7 +3,7 @@
 DPO (arXiv 2305.18290) and ORPO (arXiv 2403.07691), both by trl, go on with the expert's own LoRA.
 They see the pairs that the tuned merge sees as safety and harmless data, and nothing else: an
 unsafe question with a refusal preferred to the harmless placeholder that the expert was taught, and
-a harmless question with the base's answer preferred to a refusal. Needs mergesafe[align-bench].
+a harmless question with the base's answer preferred to a refusal. Needs the extra ``align-bench``.
 """
 
 from __future__ import annotations
