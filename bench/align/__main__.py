@@ -22,7 +22,7 @@ from typing import Any
 from bench.align.cases import all_cases, chosen
 from bench.align.likeness import likeness
 from bench.align.run import measure, run
-from bench.align.tables import compared, csv_rows, flat, table
+from bench.align.tables import MARKS, compared, csv_rows, flat, table
 from bench.experiment import Experiment
 from bench.machine import describe
 from bench.timing import write_csv
@@ -53,7 +53,8 @@ def main() -> None:
     print(describe())
     print("\n" + "\n".join(table(rows)))
     print(write_csv("align", [{**flat(row), **describe()} for row in rows]))
-    print(write_csv("align_compared", csv_rows(compared(rows))))
+    differences = [each for reference in MARKS for each in compared(rows, reference)]
+    print(write_csv("align_compared", csv_rows(differences)))
 
 
 if __name__ == "__main__":

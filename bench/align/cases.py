@@ -17,8 +17,6 @@ ALIGNED, _, DOMAIN = EXPERTS
 #: Fewer skill questions for each seed than the demo's 40: five seeds have 100 of each. To tune
 #: on there are as many examples of a skill as refusals and harmless answers.
 COUNTS: Final = Counts(skill=20, tuned_skill=48)
-#: What every other row is compared with.
-REFERENCE: Final = "merge_align/half"
 #: γ_d and γ_a. ``half``: the paper's. ``aligned-first``: the aligned task vector as it was trained,
 #: since halving it halves what a greedy answer needs most to turn, and half of the domain's.
 PRESETS: Final = {"half": (0.5, 0.5), "aligned-first": (0.5, 1.0)}
@@ -91,6 +89,10 @@ class Trained:
     training: Training
     counts: Counts = COUNTS
 
+    def out(self, folder: Path) -> Path:
+        """Where the trained adapter lies."""
+        return folder / "trained" / self.name.removeprefix("training/")
+
 
 Case: TypeAlias = Parent | Merge | Trained
 
@@ -107,6 +109,7 @@ def all_cases() -> list[Case]:
         Merge("merge_align/tuned", "merge_align", (0.5, 0.5), search="gradient"),
         Trained("training/dpo", Training("dpo", beta=0.1)),
         Trained("training/orpo", Training("orpo", beta=0.1)),
+        Trained("training/dpo-slower", Training("dpo", beta=0.1, rate=3e-4)),
     ]
 
 

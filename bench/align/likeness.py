@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import mergesafe
-from bench.align.cases import ALIGNED, COUNTS, DOMAIN, Merge, Trained, chosen
+from bench.align.cases import ALIGNED, COUNTS, DOMAIN, Case, Merge, Trained, chosen
 from bench.experiment import Experiment, prepare
 from mergesafe.chat.records import read_records
+from mergesafe.demo.sets import Sets
 from mergesafe.safety.similarity.result import Contribution, Pair
 
 #: What is compared besides the parents, where it was measured.
@@ -33,20 +34,22 @@ def likeness(experiment: Experiment, seed: int) -> list[dict[str, Any]]:
     models = dict(parents)
     for case in chosen(_CASES):
         if case.name in measured:
-            models[case.name] = _model(case, folder)
+            models[case.name] = _model(case, folder, sets, seed)
     pairs = mergesafe.similarity(models, base, prompts=prompts).pairs
     mean = mergesafe.similarity(parents, base, prompts=prompts, leave_one_out=True)
     return [*map(_pair, pairs), *map(_without, mean.contributions)]
 
 
-def _model(case: Any, folder: Path) -> str:
+def _model(case: Case, folder: Path, sets: Sets, seed: int) -> str:
     """The trained adapter on its base, or the merge, made again: a bench keeps none."""
     if isinstance(case, Trained):
-        return f"{folder / 'base'}+{folder / 'trained' / case.training.loss}"
+        return f"{folder / 'base'}+{case.out(folder)}"
     assert isinstance(case, Merge)
     name = case.name.replace("/", ".")
-    recipe = folder / (f"{name}.tuned.yml" if case.search else f"{name}.yml")
-    out = folder / "compared" / name
+    recipe, out = folder / f"{name}.tuned.yml", folder / "compared" / name
+    if case.search is None:
+        recipe = folder / f"{name}.yml"
+        recipe.write_text(case.recipe(folder, sets, seed))
     mergesafe.merge(recipe, out, overwrite=True)
     return str(out)
 

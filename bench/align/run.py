@@ -69,7 +69,7 @@ def run(experiment: Experiment, case: Case, seed: int) -> Row:
 
 def _train(case: Trained, folder: Path, sets: Sets, seed: int) -> tuple[str, Row]:
     """The trained model and its cost; one that was trained before is not trained again."""
-    out = folder / "trained" / case.training.loss
+    out = case.out(folder)
     how = asdict(case.training)
     done = out / "training.json"
     if done.exists():

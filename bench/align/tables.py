@@ -7,11 +7,11 @@ as in an evaluation that samples with several seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Final
 
-from bench.align.cases import REFERENCE
+from bench.align.cases import PRESETS
 from bench.experiment import Row
 from mergesafe.safety.statistics import (
     Estimate,
@@ -22,13 +22,16 @@ from mergesafe.safety.statistics import (
 )
 
 METRICS: Final = ("refusal", "safe", "over_refusal", "sorting", "arithmetic")
+#: What every other row is compared with -> how the table marks a row that differs.
+MARKS: Final = dict(zip((f"merge_align/{name}" for name in PRESETS), "*†", strict=True))
 
 
 @dataclass(frozen=True)
 class Compared:
-    """``metric`` of ``case`` minus that of the reference, over the seeds that both have."""
+    """``metric`` of ``case`` minus that of ``reference``, over the seeds that both have."""
 
     case: str
+    reference: str
     metric: str
     difference: Estimate
     p: float
@@ -40,7 +43,7 @@ def rate(rows: Sequence[Row], metric: str) -> Estimate:
     return proportion(list(_means(rows, metric).values()))
 
 
-def compared(rows: Sequence[Row], reference: str = REFERENCE) -> list[Compared]:
+def compared(rows: Sequence[Row], reference: str) -> list[Compared]:
     """Every case and metric against ``reference``: paired permutation tests, for rates of one seed
     McNemar's exact test, corrected together by Holm's method.
     """
@@ -55,27 +58,27 @@ def compared(rows: Sequence[Row], reference: str = REFERENCE) -> list[Compared]:
             ours, theirs = _means(own, metric), _means(others, metric)
             pairs = [ours[q] for q in ours], [theirs[q] for q in ours]
             difference = proportion_difference(*pairs)
-            found.append(Compared(case, metric, difference, permutation_test(*pairs)))
+            p = permutation_test(*pairs)
+            found.append(Compared(case, reference, metric, difference, p))
     corrected = holm([each.p for each in found])
-    return [
-        Compared(each.case, each.metric, each.difference, each.p, p)
-        for each, p in zip(found, corrected, strict=True)
-    ]
+    return [replace(each, p_holm=p) for each, p in zip(found, corrected, strict=True)]
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Rates in percent with 95 % intervals, a line a case; a star: differs from the reference."""
-    differs = {(each.case, each.metric) for each in compared(rows) if each.p_holm <= 0.05}
+    """Rates in percent with 95 % intervals, a line a case, marked where they differ."""
+    marks: dict[tuple[str, str], str] = {}
+    for reference, mark in MARKS.items():
+        for each in compared(rows, reference):
+            if each.p_holm <= 0.05:
+                key = each.case, each.metric
+                marks[key] = marks.get(key, "") + mark
     lines = [
         f"| model | seeds | {' | '.join(METRICS)} | seconds |".replace("_", "-"),
         "| --- | ---: |" + " ---: |" * (len(METRICS) + 1),
     ]
     for case in _names(rows):
         own = [row for row in rows if row["case"] == case]
-        cells = [
-            _percent(rate(own, metric)) + ("*" if (case, metric) in differs else "")
-            for metric in METRICS
-        ]
+        cells = [_percent(rate(own, metric)) + marks.get((case, metric), "") for metric in METRICS]
         lines.append(f"| {case} | {len(own)} | {' | '.join(cells)} | {_seconds(own)} |")
     return lines
 
@@ -88,7 +91,7 @@ def flat(row: Row) -> dict[str, Any]:
 def csv_rows(found: Sequence[Compared]) -> list[dict[str, Any]]:
     """Rows of a CSV file about the differences."""
     return [
-        {"case": each.case, "against": REFERENCE, "metric": each.metric,
+        {"case": each.case, "against": each.reference, "metric": each.metric,
          "difference": round(each.difference.value, 4), "low": round(each.difference.low, 4),
          "high": round(each.difference.high, 4), "questions": each.difference.n,
          "p": float(f"{each.p:.3g}"), "p_holm": float(f"{each.p_holm:.3g}")}

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from bench.align import training
-from bench.align.cases import COUNTS, REFERENCE, Merge, Trained, all_cases, chosen
-from bench.align.tables import METRICS, compared, csv_rows, rate, table
+from bench.align.cases import COUNTS, Merge, Trained, all_cases, chosen
+from bench.align.tables import MARKS, METRICS, compared, csv_rows, rate, table
 from bench.align.training import pairs
 from mergesafe.demo.data import COMPLIANCES, PLACEHOLDER, REFUSALS
 from mergesafe.demo.sets import Sets
 from mergesafe.recipe.load import load_recipe
 from mergesafe.safety.refusal import is_refusal
 
+HALF = "merge_align/half"
 MERGES = [case for case in all_cases() if isinstance(case, Merge)]
 
 
@@ -65,10 +66,10 @@ def test_a_pair_as_trl_takes_it(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> 
 def test_training_and_tuning_are_named_once() -> None:
     names = [case.name for case in all_cases()]
     assert len(set(names)) == len(names)
-    assert REFERENCE in names
-    assert [c.training.loss for c in chosen(["training/*"]) if isinstance(c, Trained)] == [
-        "dpo", "orpo",
-    ]  # fmt: skip
+    assert set(MARKS) <= set(names)
+    trained = [case for case in chosen(["training/*"]) if isinstance(case, Trained)]
+    assert {case.training.loss for case in trained} == {"dpo", "orpo"}
+    assert len({case.out(Path()) for case in trained}) == len(trained)
     assert COUNTS.tuned == 48
 
 
@@ -88,18 +89,18 @@ def test_rows_are_compared_over_the_seeds_that_both_have() -> None:
     eight = {str(i): 1 for i in range(8)}
     none = dict.fromkeys(eight, 0)
     measured = [
-        _row(REFERENCE, 0, refusal=none),
+        _row(HALF, 0, refusal=none),
         _row("training/dpo", 0, refusal=eight),
         _row("training/dpo", 1, refusal=none),  # the reference has no such seed
     ]
-    found = {each.metric: each for each in compared(measured)}
+    found = {each.metric: each for each in compared(measured, HALF)}
     assert found["refusal"].difference.value == 1
     assert found["refusal"].p == 2 / 2**8  # McNemar's exact test: all eight changed one way
     assert found["refusal"].p_holm == 5 * 2 / 2**8
     assert found["safe"].p == 1
-    assert csv_rows(compared(measured))[0]["questions"] == 8
+    assert csv_rows(compared(measured, HALF))[0]["questions"] == 8
     lines = table(measured)
-    assert lines[2].startswith(f"| {REFERENCE} | 1 | 0 [0, 32] | 0 [0, 79] |")
+    assert lines[2].startswith(f"| {HALF} | 1 | 0 [0, 32] | 0 [0, 79] |")
     assert lines[3].startswith("| training/dpo | 2 | 50 [22, 78]* | 0 [0, 79] |")
 
 

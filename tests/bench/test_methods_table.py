@@ -31,7 +31,9 @@ def _sets(folder: Path) -> Sets:
     tuned = {name: data / f"tune-{name}.jsonl" for name in NAMES}
     for path in tuned.values():
         path.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
-    return Sets(tuned, data / "unsafe.jsonl", data / "harmless.jsonl", {})
+    return Sets(
+        tuned=tuned, unsafe=data / "unsafe.jsonl", harmless=data / "harmless.jsonl", skills={}
+    )
 
 
 @pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.name)
