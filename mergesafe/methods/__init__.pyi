@@ -30,7 +30,8 @@ def linear(
     Parameters:
         weight: weight of this model in the sum (one value or one per model)
         normalize: divide by the sum of the weights (default True)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -63,7 +64,8 @@ def slerp(
 
     Parameters:
         t: 0 = the base, 1 = the other model (in [0, 1])
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -101,7 +103,8 @@ def nuslerp(
         nuslerp_flatten: one angle for the whole tensor (default True)
         nuslerp_row_wise: without nuslerp_flatten: an angle for each column (first dimension) in
             place of each row (last dimension) (default False)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -144,7 +147,8 @@ def multislerp(
         weight: weight of this model in the mean (one value or one per model)
         normalize_weights: divide the weights by their sum (default True)
         eps: added to lengths; a shorter mean has no direction (default 1e-08; at least 0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -177,7 +181,8 @@ def nearswap(
 
     Parameters:
         t: how far values move at most (at least 0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -212,7 +217,8 @@ def karcher(
         max_iter: steps towards the mean at most (default 10; in [0, 10000])
         tol: length of a step, an angle or a norm that counts as zero (default 1e-05; at least
             0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -250,7 +256,8 @@ def passthrough(
 
     Parameters:
         scale: factor on every element (default 1.0; one value or one per model)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -289,7 +296,8 @@ def task_arithmetic(
         rescale: multiply what is kept so that its norm equals the whole task vector's (true =
             l1) (default False; or l1, l2, linf, inverse_density, none; no effect here)
         int8_mask: accepted, no effect (default False; no effect here)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -326,7 +334,8 @@ def lines(
         weight: weight of the task vector (default 1.0; one value or one per model)
         alpha: factor at the first layer, and outside of the layers (default 1.0)
         beta: what the factor of the last layer is larger by
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -377,7 +386,8 @@ def ties(
         elect: how the majority sign is found (default sum; sum, count)
         trim_scope: whether magnitudes are compared within a tensor or within the whole model,
             as the authors of TIES do (default tensor; tensor, model)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -437,7 +447,8 @@ def dare_linear(
         rescale: multiply what is kept so that its norm equals the whole task vector's (true =
             l1) (default True; or l1, l2, linf, inverse_density, none)
         int8_mask: accepted, no effect (default False; no effect here)
-        name, seed: choose the random masks
+        name: chooses the random masks
+        seed: chooses the random masks
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -494,7 +505,8 @@ def dare_ties(
             l1) (default True; or l1, l2, linf, inverse_density, none)
         int8_mask: accepted, no effect (default False; no effect here)
         elect: how the majority sign is found (default sum; sum, count)
-        name, seed: choose the random masks
+        name: chooses the random masks
+        seed: chooses the random masks
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -556,7 +568,8 @@ def della(
         epsilon: the keep probabilities lie in density - epsilon to density + epsilon, growing
             with the rank of the magnitude in its row (default 0.15; in [0, 0.5]; one value or
             one per model)
-        name, seed: choose the random masks
+        name: chooses the random masks
+        seed: chooses the random masks
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -621,7 +634,8 @@ def della_linear(
         epsilon: the keep probabilities lie in density - epsilon to density + epsilon, growing
             with the rank of the magnitude in its row (default 0.15; in [0, 0.5]; one value or
             one per model)
-        name, seed: choose the random masks
+        name: chooses the random masks
+        seed: chooses the random masks
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -686,7 +700,8 @@ def breadcrumbs(
             as the authors of TIES do (default tensor; tensor, model)
         gamma: share of largest magnitudes that is dropped (default 0.01; in [0, 1]; one value
             or one per model)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -749,7 +764,8 @@ def breadcrumbs_ties(
             as the authors of TIES do (default tensor; tensor, model)
         gamma: share of largest magnitudes that is dropped (default 0.01; in [0, 1]; one value
             or one per model)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -796,7 +812,8 @@ def sce(
         select_topk: share of the varying elements that is kept, by variance (default 1.0; in
             [0, 1])
         int8_mask: accepted, no effect (default False; no effect here)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -833,7 +850,8 @@ def ram(
 
     Parameters:
         epsilon: changes up to this magnitude count as none (default 1e-05; at least 0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -873,7 +891,8 @@ def ramplus_tl(
         alpha: the most that counts of the ratio of shared to unique changes (default 0.2; at
             least 0)
         epsilon: changes up to this magnitude count as none (default 1e-05; at least 0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -916,7 +935,8 @@ def localize_stitch(
         density: share of the whole task vector's elements that is kept (default 0.1; in [0, 1];
             one value or one per model)
         lambda_: factor on the stitched task vector (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -957,7 +977,8 @@ def consensus(
             together, to claim an element (default 0.4; at least 0; one value or one per model)
         agreement: experts that must claim an element (default 2; at least 1)
         lambda_: factor on the sum of the task vectors (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -988,7 +1009,8 @@ def emr(
 
     Parameters:
         lambda_: factor on the unified task vector (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1018,7 +1040,8 @@ def model_stock(
 
     Parameters:
         filter_wise: one ratio for each row of a tensor (default False)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1053,7 +1076,8 @@ def tsv(
     Parameters:
         weight: weight of the task vector (default 1.0; one value or one per model)
         alpha: factor on what is added to the base (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1095,7 +1119,8 @@ def iso_c(
     Parameters:
         weight: weight of the task vector (default 1.0; one value or one per model)
         alpha: factor on what is added to the base (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1141,7 +1166,8 @@ def iso_cts(
         weight: weight of the task vector (default 1.0; one value or one per model)
         common: share of the directions that are those of the sum (default 0.8; in [0, 1])
         alpha: factor on what is added to the base (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1188,7 +1214,8 @@ def star(
         eta: share of the nuclear norm that the singular values kept hold (default 0.4; in [0,
             1])
         lambda_: factor on what is added to the base (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1228,7 +1255,8 @@ def subspace_boosting(
         beta: share of the sum of singular values up to which they stay (default 0.01; in [0,
             1])
         alpha: factor on what is added to the base (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1266,7 +1294,8 @@ def cart(
         rank: share of the singular triples of each task vector that is kept (default 0.08; in
             [0, 1])
         lambda_: factor on the sum of the task vectors (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1300,7 +1329,8 @@ def magmax(
 
     Parameters:
         lambda_: factor on the merged task vector (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1341,7 +1371,8 @@ def wudi(
         ridge: added to the diagonal, in units of its mean (closed_form) (default 0.001; in [0,
             1])
         lambda_: factor on what is added to the base (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1385,7 +1416,8 @@ def actmat(
 
     Parameters:
         lambda_: factor on what is added to the base (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1423,7 +1455,8 @@ def fisher(
         fisher: the diagonal of the model's Fisher information (one tensor per input)
         weight: importance of this model (default 1.0; at least 0; one value or one per model)
         floor: what smaller values of the diagonal are raised to (default 1e-20; in [1e-30, 1])
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1464,7 +1497,8 @@ def regmean(
         weight: importance of this model (default 1.0; at least 0; one value or one per model)
         shrink: share that is kept of a Gram matrix off its diagonal (default 0.9; in [0, 1])
         ridge: added to the diagonals, in units of their means (default 1e-06; in [0, 1])
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1520,7 +1554,8 @@ def core_space(
         rescale: multiply what is kept so that its norm equals the whole task vector's (true =
             l1) (default False; or l1, l2, linf, inverse_density, none; no effect here)
         int8_mask: accepted, no effect (default False; no effect here)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1567,7 +1602,8 @@ def arcee_fusion(
     """Merge one tensor of several models with Arcee Fusion.
 
     Parameters:
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1603,7 +1639,8 @@ def merge_align(
 
     Parameters:
         gamma: factor on this model's task vector (default 0.5; one value or one per model)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1637,7 +1674,8 @@ def interpolate(
 
     Parameters:
         t: 0 = the base, 1 = the other model (default 0.5; in [0, 1])
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1671,11 +1709,12 @@ def resta(
     """Merge one tensor of several models with RESTA.
 
     Parameters:
-        references['aligned']: a model that is aligned
-        references['unaligned']: the same model without that alignment
+        references: tensors by name ('aligned': a model that is aligned; 'unaligned': the same
+            model without that alignment)
         gamma: factor on the difference that is added (default 1.0)
         density: share of the difference that is kept (default 1.0; in [0, 1])
-        name, seed: choose the random masks
+        name: chooses the random masks
+        seed: chooses the random masks
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1714,7 +1753,7 @@ def safe_lora(
     """Merge one tensor of several models with Safe LoRA.
 
     Parameters:
-        references['unaligned']: the base without its alignment
+        references: tensors by name ('unaligned': the base without its alignment)
         weight: factor on this model's task vector (default 1.0; one value or one per model)
         threshold: cosine up to which a task vector is projected (default 0.5; in [-1, 1])
         layers: project so many matrices of each model, those of lowest cosine; 0: by the
@@ -1724,7 +1763,8 @@ def safe_lora(
         energy: share of alignment's energy that the exact projector's directions hold (default
             0.9; in [0, 1])
         lambda_: factor on what is added to the base (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1776,8 +1816,8 @@ def safe_merge(
     """Merge one tensor of several models with SafeMERGE.
 
     Parameters:
-        references['unaligned']: the base without its alignment
-        references['safe']: the base after fine-tuning on safe answers
+        references: tensors by name ('unaligned': the base without its alignment; 'safe': the
+            base after fine-tuning on safe answers)
         weight: factor on this model's task vector (default 1.0; one value or one per model)
         threshold: cosine below which a task vector is mixed (default 0.35; in [-1, 1])
         mix: share of the task vector where it is mixed (default 0.8; in [0, 1])
@@ -1786,7 +1826,8 @@ def safe_merge(
         energy: share of alignment's energy that the exact projector's directions hold (default
             0.9; in [0, 1])
         lambda_: factor on what is added to the base (default 1.0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1829,7 +1870,8 @@ def pcb(
         density: share of each tensor in which an expert takes part (default 0.05; in [0, 1])
         clip: share of magnitudes clamped at either end (default 0.01; in [0, 0.5])
         lambda_: factor on the merged task vector (default 1.2)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1883,7 +1925,8 @@ def led(
         safety: whether this model's task is safety (default False; one value or one per model)
         contested: who gets what several models located (default nobody; nobody, safety)
         alpha: factor on what is added to the base (default 0.9)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name
@@ -1926,7 +1969,8 @@ def safe_delta(
         gram: sums of x x^T of the aligned model's activations on safe answers (one tensor per
             input; matrices only)
         budget: safety that may be lost (the paper's s) (default 0.1; at least 0)
-        name, seed: no effect here
+        name: no effect here
+        seed: no effect here
         position: of the tensor's layer, from 0, the first, to 1, the last; few go by it
         out_dtype: dtype of the result (default: the common type of the tensors)
         backend: 'auto', or force one by name

@@ -86,10 +86,14 @@ def tile_method(
     """Make a merge method of ``function(tile, settings)``, which returns one float32 tile.
 
     Args:
-        base, least, most: see :class:`mergesafe.methods.spec.Inputs`.
+        base: ``required``, ``optional``, ``member`` (one of the models, which comes first) or
+            ``none``; see :class:`mergesafe.methods.spec.Inputs`.
+        least: the fewest models that it takes, a separate base excepted.
+        most: the most; None: any number.
         parameters: what a recipe may set; ``settings.shared`` and ``settings.column`` have them.
         unit: ``element``: tiles are 1-D and cut anywhere. ``row``: tiles are 2-D, whole rows of the
             last dimension.
+        paper: where it comes from.
         holds: float32 values for each element that the function has in memory at most, besides the
             tensors of the tile and its result.
         exact: see :class:`mergesafe.methods.combinations.TileFunction`.

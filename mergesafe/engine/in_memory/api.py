@@ -88,7 +88,11 @@ def merge_state_dicts(
         out_dtype: the type of the result, where that is another.
         keep_float32: float32 tensors of 16-bit models stay float32.
         seed: of random masks, which the tensor's name and the model's place choose as well.
-        device, backend, memory, threads, on_nonfinite: as of :func:`mergesafe.merge`.
+        device: ``auto`` and ``cpu``: the CPU. ``cuda``: all GPUs, ``cuda:1`` one of them.
+        backend: ``auto``, or force one by name.
+        memory: bytes for buffers, as a number or text such as ``"2GiB"``.
+        threads: default: the processors this process may use.
+        on_nonfinite: NaN or infinity in an input: ``error``, ``warn`` or ``zero``.
         progress: True shows a bar; or a function as of :func:`mergesafe.merge`.
         parameters: of the method, as under ``parameters`` in a recipe: one value; a list of numbers
             over the layers, from the first to the last; or ``[{"filter": "self_attn", "value":

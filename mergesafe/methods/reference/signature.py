@@ -51,8 +51,9 @@ def python_name(parameter: Parameter) -> str:
 def documentation(method: MergeMethod) -> str:
     """The docstring of the function."""
     lines = [f"Merge one tensor of several models with {method.title}.", "", "Parameters:"]
-    for reference in method.inputs.references:
-        lines.append(f"    references[{reference.name!r}]: {reference.help}")
+    if method.inputs.references:
+        told = "; ".join(f"{each.name!r}: {each.help}" for each in method.inputs.references)
+        lines.append(f"    references: tensors by name ({told})")
     for each in method.inputs.calibration:
         only = "; matrices only" if each.shape == "columns" else ""
         lines.append(f"    {each.name}: {each.help} (one tensor per input{only})")
@@ -69,10 +70,10 @@ def documentation(method: MergeMethod) -> str:
         if p.ignored:
             notes.append("no effect here")
         lines.append(f"    {python_name(p)}: {p.help}" + f" ({'; '.join(notes)})" * bool(notes))
+    of_masks = "chooses the random masks" if method.random else "no effect here"
     lines += [
-        "    name, seed: choose the random masks"
-        if method.random
-        else "    name, seed: no effect here",
+        f"    name: {of_masks}",
+        f"    seed: {of_masks}",
         "    position: of the tensor's layer, from 0, the first, to 1, the last; few go by it",
         "    out_dtype: dtype of the result (default: the common type of the tensors)",
         "    backend: 'auto', or force one by name",
