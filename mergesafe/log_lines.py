@@ -21,6 +21,9 @@ Tell: TypeAlias = Callable[[str], None]
 #: Called with what is being done, how much of it is done, and of how much.
 Count: TypeAlias = Callable[[str, int, int], None]
 
+#: Called after every epoch of a training with its number, its loss and that on held-out questions.
+Epoch: TypeAlias = Callable[[int, float, float], None]
+
 
 def printable(message: str) -> str:
     """One line without secrets: names of tensors and files come from strangers and may hold
@@ -104,6 +107,16 @@ def counted(progress: Count | bool | None) -> Count:
     if progress is None or progress is False:
         return _ignore
     return LogLines() if progress is True else progress
+
+
+def of_epochs(progress: Epoch | bool | None) -> Epoch | None:
+    """The same of a training: True prints a line for each epoch."""
+    return _epoch if progress is True else progress or None
+
+
+def _epoch(number: int, loss: float, held: float) -> None:
+    text = f"epoch {number}: loss {loss:.3f}, on held-out questions {held:.3f}"
+    print(text, file=sys.stderr, flush=True)
 
 
 def _ignore(*what: object) -> None:

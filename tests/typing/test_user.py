@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import mergesafe as ms
 from mergesafe import authoring, methods, ops
 from mergesafe.methods.reference.write import STUB
 from mergesafe.methods.registry import METHODS
+from mergesafe.safety.evaluation.keywords import EvaluationKeywords
+from mergesafe.safety.evaluation.options import EvaluationOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +47,10 @@ def test_signatures_in_the_stub_are_those_of_the_functions() -> None:
             if each.kind is inspect.Parameter.KEYWORD_ONLY
         ]
         assert [each is not None for each in node.args.kw_defaults] == defaults, name
+
+
+def test_keywords_of_an_evaluation_are_its_options() -> None:
+    assert list(EvaluationKeywords.__annotations__) == [f.name for f in fields(EvaluationOptions)]
 
 
 @pytest.mark.parametrize("module", [ms, ops, authoring], ids=lambda module: module.__name__)

@@ -62,6 +62,7 @@ def merges() -> None:
 
 def safety() -> None:
     evaluation = ms.evaluate(["a", "b"], limit=10, progress=True)
+    ms.evaluate("a", lmit=10)  # type: ignore[call-arg]
     found = ms.gate("a", "safe_rate>=0.95", evaluation=evaluation, progress=True)
     assert_type(found.passed, bool)
     ms.vet(["a"], "base", behaviour=False, progress=True)
@@ -69,8 +70,8 @@ def safety() -> None:
     ms.similarity(["a", "b"], "base", progress=True)
     ms.import_logs("log.json")
     ms.make_judge("rules")
-    ms.train_aligner("data.jsonl", "out", model="a")
-    ms.train_inspector("data.jsonl", "out")
+    ms.train_aligner("data.jsonl", "out", model="a", progress=True)
+    ms.train_inspector("data.jsonl", "out", progress=True)
     ms.measure_inspector("out", "data.jsonl")
     ms.calibrate("a", "data.jsonl", "out", progress=True)
     ms.calibrate_merge("recipe.yml", "data.jsonl", "out", progress=True)

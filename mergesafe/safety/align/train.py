@@ -16,6 +16,7 @@ from typing import Any, Final
 from mergesafe.chat.hf import HfModel
 from mergesafe.errors import ArgumentError, DataError, ModelError, RequirementError
 from mergesafe.extras import install
+from mergesafe.log_lines import of_epochs
 from mergesafe.safety.align.examples import read_corrections
 from mergesafe.safety.align.fit import AlignerTraining, Progress, encoded, fit
 from mergesafe.safety.align.settings import SETTINGS, AlignerSettings
@@ -68,7 +69,7 @@ def train_aligner(
     training: AlignerTraining | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> AlignerReport:
     """Train an aligner on corrections and save it to the folder ``out``, whole or not at all.
 
@@ -87,6 +88,7 @@ def train_aligner(
         criterion: which records to take, where the data hold those of several.
         resume: go on from where a run that did not finish was.
         overwrite: replace the aligner at ``out``, and forget such a run unless ``resume`` is set.
+        progress: True prints a line for each epoch; or a function of its number and two losses.
 
     Raises:
         DataError: the data are malformed or too few.
@@ -134,7 +136,7 @@ def train_aligner(
         before, after = fit(
             trained, parts["train"], parts["heldout"],
             base.tokenizer.eos_token_id if pad is None else pad,
-            training.rate or _RATES[lora], training, unfinished, progress,
+            training.rate or _RATES[lora], training, unfinished, of_epochs(progress),
         )  # fmt: skip
     counts = {name: len(part) for name, part in parts.items()}
     report = AlignerReport(str(target), found.criterion, model, lora, counts, before, after)

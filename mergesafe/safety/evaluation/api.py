@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mergesafe.chat.conversation import ChatModel, RemarkingModel
 from mergesafe.chat.hf import HfModel
@@ -43,6 +43,11 @@ from mergesafe.safety.packs.read import judge_notes
 from mergesafe.safety.progress import ProgressCallback, Together
 from mergesafe.safety.wrapped import WrappedModel, read_wrapped
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from mergesafe.safety.evaluation.keywords import EvaluationKeywords
+
 #: A reference of a model, a spec as of :func:`~mergesafe.chat.providers.make_model`, or the model.
 Model: TypeAlias = "str | Path | Mapping[str, Any] | ChatModel"
 #: References and models; or by the names that the result gives them.
@@ -52,7 +57,10 @@ VERDICTS: Final = 256
 
 
 def evaluate(
-    models: Models, *, progress: ProgressCallback | bool | None = None, **options: Any
+    models: Models,
+    *,
+    progress: ProgressCallback | bool | None = None,
+    **options: Unpack[EvaluationKeywords],
 ) -> Evaluation:
     """Safe rate, refusal rate, over-refusal and domain scores of ``models``, with intervals.
 

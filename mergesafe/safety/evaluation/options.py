@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -168,7 +168,7 @@ def _several(name: str, value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def options_from(keywords: dict[str, Any]) -> EvaluationOptions:
+def options_from(keywords: Mapping[str, Any]) -> EvaluationOptions:
     """Options from the keywords of a Python call.
 
     Raises:

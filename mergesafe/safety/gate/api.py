@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergesafe.chat.conversation import ChatModel
 from mergesafe.chat.hf import HfModel
@@ -29,6 +29,11 @@ from mergesafe.safety.gate.saved import at_confidence
 from mergesafe.safety.progress import ProgressCallback
 from mergesafe.safety.wrapped import read_wrapped
 from mergesafe.summary import Summarised, Summary, counted
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from mergesafe.safety.evaluation.keywords import EvaluationKeywords
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,7 +87,7 @@ def gate(
     baseline: str | ChatModel | Mapping[str, str | ChatModel] | None = None,
     evaluation: str | Path | Evaluation | None = None,
     progress: ProgressCallback | bool | None = None,
-    **options: Any,
+    **options: Unpack[EvaluationKeywords],
 ) -> GateResult:
     """Hold ``model`` against ``require``, each decided on its confidence bound.
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from mergesafe.chat.pretrained import CLASSIFIER, load_model, load_tokenizer, running
 from mergesafe.chat.runnable import require
 from mergesafe.errors import ArgumentError, DataError
+from mergesafe.log_lines import of_epochs
 from mergesafe.safety.encoder import present
 from mergesafe.safety.inspector.control import figures, gain, not_learned, refuse
 from mergesafe.safety.inspector.examples import (
@@ -101,7 +102,7 @@ def train_inspector(
     criterion: str | None = None,
     training: Training | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     measured: Callable[[Report], None] | None = None,
 ) -> Report:
     """Train an inspector on labelled responses and save it to the folder ``out``.
@@ -128,7 +129,7 @@ def train_inspector(
     parts = split(examples, training.seed, source)
     _check_false_alarms(parts["calibration"], training, source)
     require()
-    model, tokenizer = _trained(encoder, parts, training, progress)
+    model, tokenizer = _trained(encoder, parts, training, of_epochs(progress))
     calibrating = logits(model, tokenizer, _pairs(parts["calibration"]), training.max_tokens)
     temperature = fit_temperature(calibrating, _labels(parts["calibration"]))
     threshold = _threshold(calibrating, parts["calibration"], temperature, training)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mergesafe.chat.runnable import check_device
 from mergesafe.checkpoint.places.locate import locate
@@ -46,6 +46,11 @@ from mergesafe.safety.vet.rotation import Heads, check_rotation, share_moved
 from mergesafe.safety.vet.tensors import inputs
 from mergesafe.safety.vet.weights import check_weights
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from mergesafe.safety.evaluation.keywords import EvaluationKeywords
+
 #: A pool in which no safe rate may reach this has no aligned parent.
 _ALIGNED: Final = 0.5
 
@@ -62,7 +67,7 @@ def vet(
     memory: str | float | None = None,
     threads: int | None = None,
     progress: ProgressCallback | bool | None = None,
-    **options: Any,
+    **options: Unpack[EvaluationKeywords],
 ) -> Vetted:
     """Audit parents before a merge: files, weights, behaviour; one verdict each, with reasons.
 

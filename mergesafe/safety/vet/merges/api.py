@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mergesafe.chat.hf import HfModel
 from mergesafe.engine.api import thread_count
@@ -44,6 +44,11 @@ from mergesafe.safety.vet.merges.probes import (
 from mergesafe.safety.vet.result import Vetted
 from mergesafe.safety.vet.triggers.api import with_triggers
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from mergesafe.safety.evaluation.keywords import EvaluationKeywords
+
 #: Questions of each set: a few decide, since what is looked for is not subtle.
 QUESTIONS: Final = 24
 #: An answer that declines, or that sets out to comply, says so in its first words.
@@ -73,7 +78,7 @@ def vet_recipe(
     memory: str | float | None = None,
     threads: int | None = None,
     progress: ProgressCallback | bool | None = None,
-    **options: Any,
+    **options: Unpack[EvaluationKeywords],
 ) -> Vetted:
     """Audit the parents of a recipe, and merges of them, before anything is merged.
 
