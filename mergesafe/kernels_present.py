@@ -55,6 +55,4 @@ def _remedy(package: Path) -> str:
             f"That is the source, not an installed package: leave the folder {root} to "
             f"use the mergesafe that is installed, or build it there with 'pip install -e {root}'."
         )
-    return (
-        f"Leave the folder {root} if that is a copy, or install it again: {REINSTALL}."
-    )
+    return f"Leave the folder {root} if that is a copy, or install it again: {REINSTALL}."
