@@ -44,7 +44,7 @@ def test_arrays_give_what_tensors_give(change: object) -> None:
 
 
 def test_arrays_of_other_types_are_refused() -> None:
-    with pytest.raises(ArgumentError, match="base has dtype torch.complex64"):
+    with pytest.raises(ArgumentError, match=r"base has dtype torch\.complex64"):
         ops.gram([BASE], base=np.zeros((6, 5), dtype=np.complex64))
     with pytest.raises(ArgumentError, match=r"tensors\[0\] has dtype torch.float64"):
         ops.gram([np.zeros(3)])
