@@ -67,6 +67,23 @@ def subject(conversation: Conversation) -> str:
     return "\n".join(turn["content"] for turn in conversation if turn["role"] != "system")
 
 
+def asked_text(conversation: Conversation) -> str:
+    """What tells a question from others: its text, and of several turns all of them, since many
+    conversations may end with "And then?".
+    """
+    return subject(conversation) if is_multi_turn(conversation) else last_question(conversation)
+
+
+def with_style(conversation: Conversation, style: str) -> Conversation:
+    """``conversation`` with ``style`` as its system prompt, behind the one that it has: templates
+    take one.
+    """
+    if conversation[:1] and conversation[0]["role"] == "system":
+        own = conversation[0]["content"]
+        return [{"role": "system", "content": f"{own}\n\n{style}"}, *conversation[1:]]
+    return [{"role": "system", "content": style}, *conversation]
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to generate. ``temperature`` 0 is greedy; ``seed`` matters only above it."""

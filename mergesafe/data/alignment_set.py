@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from mergesafe.chat.conversation import Conversation, Response, Sampling, last_question, question
+from mergesafe.chat.conversation import Conversation, Response, Sampling, asked_text, question
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.reasoning import part
 from mergesafe.chat.records import Record
@@ -194,7 +194,7 @@ def _good(
     kept = []
     answered = wanted.good_model is None
     for number, record in enumerate(read_source(source, need_answer=answered), 1):
-        text, topic = last_question(record.conversation), record.extra.get("topic")
+        text, topic = asked_text(record.conversation), record.extra.get("topic")
         if reason := duplicate(text, seen, run.evaluation):
             built.discarded[reason] += 1
             continue

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mergesafe.chat.conversation import last_question
+from mergesafe.chat.conversation import asked_text
 from mergesafe.chat.duplicates import TextIndex
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.records import read_records, write_records
@@ -90,7 +90,7 @@ def generate(
     _check_output(recipe, folder, resume, overwrite)
     evaluation = TextIndex(recipe.near_duplicates)
     for path in recipe.evaluation:
-        evaluation.add_all(last_question(record.conversation) for record in read_records(path))
+        evaluation.add_all(asked_text(record.conversation) for record in read_records(path))
     for each, need_answer in _sources(recipe):
         read_source(each, need_answer=need_answer)  # what is malformed is told before hours pass
     with Answers(folder, resume=resume) as answers:

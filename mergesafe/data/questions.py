@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mergesafe.chat.conversation import Conversation, Sampling, last_question, question
+from mergesafe.chat.conversation import Conversation, Sampling, asked_text, question
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.reasoning import part
 from mergesafe.data.prompts import QUESTION_TOKENS, SHOWN, parse_question, unsafe_question
@@ -32,7 +32,7 @@ class Question:
 
     @property
     def text(self) -> str:
-        return last_question(self.conversation)
+        return asked_text(self.conversation)
 
 
 def draw_questions(wanted: QuestionSet, run: Run, discarded: Counter[str]) -> list[Question]:
@@ -59,7 +59,7 @@ def _taken(
     for record in read_source(source):
         if len(found) == wanted.count:
             break
-        text, topic = last_question(record.conversation), record.extra.get("topic")
+        text, topic = asked_text(record.conversation), record.extra.get("topic")
         if reason := duplicate(text, seen, run.evaluation):
             discarded[reason] += 1
             continue

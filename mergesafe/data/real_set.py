@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from mergesafe.chat.conversation import last_question
+from mergesafe.chat.conversation import asked_text
 from mergesafe.data.questions import NO_TOPIC
 from mergesafe.data.recipe import RealSet
 from mergesafe.data.run import Built, Run, duplicate, prompt_hash
@@ -23,7 +23,7 @@ def build_real(wanted: RealSet, run: Run) -> Built:
     built = Built([], asked_by=wanted.source.text)
     seen = run.seen()
     for number, record in enumerate(read_source(wanted.source, need_answer=True), 1):
-        text, topic = last_question(record.conversation), record.extra.get("topic")
+        text, topic = asked_text(record.conversation), record.extra.get("topic")
         if reason := duplicate(text, seen, run.evaluation):
             built.discarded[reason] += 1
             continue

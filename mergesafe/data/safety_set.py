@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mergesafe.chat.conversation import Conversation, Sampling
+from mergesafe.chat.conversation import Conversation, Sampling, with_style
 from mergesafe.chat.providers import ModelSpec
 from mergesafe.chat.reasoning import ReasonedResponse, part
 from mergesafe.chat.records import Record
@@ -108,12 +108,10 @@ def _answers(
     """What one model says to every question, judged piece by piece."""
     model = run.model(spec)
     sampling = Sampling(wanted.max_new_tokens)
-    system: Conversation = (
-        [{"role": "system", "content": wanted.style}] if wanted.style is not None else []
-    )
 
     def work(_: int, piece: Sequence[Conversation]) -> list[list[Any]]:
-        said = model.respond([[*system, *asked] for asked in piece], sampling)
+        styled = [a if wanted.style is None else with_style(a, wanted.style) for a in piece]
+        said = model.respond(styled, sampling)
         parts = [part(each.text) for each in said]
         pairs = [(asked, each.answer) for asked, each in zip(piece, parts, strict=True)]
         judged = zip(parts, said, judge.judge(pairs), strict=True)

@@ -41,6 +41,20 @@ def test_a_file(tmp_path: Path) -> None:
     assert card["discarded"] == {"duplicate question": 1}
 
 
+def test_conversations_with_one_last_question_are_no_duplicates(tmp_path: Path) -> None:
+    """What was said before tells them apart."""
+    first = ["What is a lock made of?", "How does a whale sleep at sea?", "What is a lock made of?"]
+    rows = [
+        {"messages": [
+            {"role": "user", "content": text}, {"role": "assistant", "content": "So."},
+            {"role": "user", "content": "And then?"}, {"role": "assistant", "content": "Then so."},
+        ]}
+        for text in first
+    ]  # fmt: skip
+    generate(recipe(file=written(tmp_path, rows)), tmp_path / "out")
+    assert len(read_records(tmp_path / "out/sums.jsonl", need_answer=True)) == 2
+
+
 def test_a_part_drawn_by_seed(tmp_path: Path) -> None:
     path = written(tmp_path, ROWS)
     asked = recipe(file=path, columns=COLUMNS, count=4)

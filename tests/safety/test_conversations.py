@@ -11,7 +11,14 @@ from typing import Any, ClassVar
 import pytest
 
 import mergesafe as ms
-from mergesafe.chat.conversation import Conversation, Response, Sampling, misplaced, question
+from mergesafe.chat.conversation import (
+    Conversation,
+    Response,
+    Sampling,
+    misplaced,
+    question,
+    with_style,
+)
 from mergesafe.errors import ArgumentError, DataError
 from mergesafe.report.sections.data import examples
 from mergesafe.safety.evaluation.sets import read_set
@@ -130,6 +137,15 @@ def test_a_template_without_system_prompts_is_told_before_any_answer(tmp_path: P
     with pytest.raises(DataError, match=r"no system prompt.*first turn of the user") as found:
         check_templates(model, [read_set("u", "unsafe", path)])
     assert "u.jsonl:3" in str(found.value)
+
+
+def test_a_style_joins_the_system_prompt() -> None:
+    """Templates take one system prompt at most."""
+    asked: Any = [SYSTEM, FIRST]
+    [system, *rest] = with_style(asked, "Be kind.")
+    assert system == {"role": "system", "content": f"{SYSTEM['content']}\n\nBe kind."}
+    assert rest == [FIRST]
+    assert with_style(rest, "Be kind.")[0]["content"] == "Be kind."
 
 
 def test_a_policy_judge_is_shown_the_turns() -> None:
