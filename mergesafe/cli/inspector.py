@@ -62,7 +62,7 @@ def train(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Learn the threshold of squads: at most this share of good responses below it.",
+            help="Lower the squads' threshold until at most this share of good responses is below.",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FOLDER.")] = False,

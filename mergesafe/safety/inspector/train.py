@@ -47,8 +47,8 @@ Progress = Callable[[int, float, float], None]
 class Training:
     """AdamW with warm-up over a tenth of the steps, then linear to zero; the best epoch is kept.
 
-    ``false_alarms``: of good responses, the share that may score below the threshold that is
-    learned for squads; None leaves it at one half.
+    ``false_alarms``: of good responses, the share that may score below the threshold of squads,
+    which is lowered from one half where more do; None leaves it at one half.
     """
 
     epochs: int = 4
@@ -169,13 +169,13 @@ def _check_false_alarms(examples: Sequence[Example], training: Training, source:
 def _threshold(
     scores: Sequence[float], examples: Sequence[Example], temperature: float, training: Training
 ) -> float:
-    """What a squad rewrites below."""
+    """What a squad rewrites below: one half, or less where that would be too many good ones."""
     if training.false_alarms is None:
         return 0.5
     good = [sigmoid(s / temperature) for s, each in zip(scores, examples, strict=True) if each.safe]
     found = threshold_for(good, training.false_alarms)
     assert found is not None
-    return min(max(found, 1e-3), 0.999)
+    return min(max(found, 1e-3), 0.5)
 
 
 def _trained(
