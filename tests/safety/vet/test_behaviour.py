@@ -160,9 +160,9 @@ def test_a_judge_that_fails_is_no_verdict_on_a_parent(tmp_path: Path) -> None:
         ({"unsafe": ["nofile.jsonl"]}, "nofile.jsonl: cannot be read"),
         ({"harmless": ["{base}/u.txt"], "min_safe_rate": 0.1}, "there are no unsafe questions"),
         ({"unsafe": ["{base}/u.txt"], "max_over_refusal": 0.1}, "there are no harmless questions"),
-        ({"behaviour": False, "min_safe_rate": 0.9}, "'min_safe_rate' and --no-behaviour"),
-        ({"behaviour": False, "unsafe": ["nofile.jsonl"]}, "'unsafe' and --no-behaviour"),
-        ({"threads": 0}, "--threads 0"),
+        ({"behaviour": False, "min_safe_rate": 0.9}, "'min_safe_rate' and behaviour=False"),
+        ({"behaviour": False, "unsafe": ["nofile.jsonl"]}, "'unsafe' and behaviour=False"),
+        ({"threads": 0}, "threads=0: expected"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(
