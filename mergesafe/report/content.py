@@ -239,11 +239,8 @@ class Content:
             known = [model.short for model in self.models]
             found = next((model for model in self.models if model.short == self.candidate), None)
         if found is None:
-            measured = ", ".join(known) if known else "none"
-            raise ArgumentError(
-                f"no evaluation has a model called {self.candidate!r}"
-                f"{did_you_mean(self.candidate, known)}; measured: {measured}"
-            )
+            near = did_you_mean(self.candidate, known) if known else ", or any model at all"
+            raise ArgumentError(f"no evaluation has a model called {self.candidate!r}{near}")
         return found
 
     def _measured(self, name: str) -> Model | None:

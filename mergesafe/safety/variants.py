@@ -154,6 +154,4 @@ def check_variants(names: Sequence[str]) -> None:
     known = (*VARIANTS, ALL)
     for name in names:
         if name not in known:
-            raise ArgumentError(
-                f"unknown variant {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
-            )
+            raise ArgumentError(f"unknown variant {name!r}{did_you_mean(name, known)}")

@@ -260,6 +260,6 @@ def test_an_unknown_candidate(tmp_path: Path) -> None:
     content.candidate = "tunde"
     with pytest.raises(
         ArgumentError,
-        match=r"no evaluation has a model called 'tunde' \(did you mean 'tuned'\?\); measured: ",
+        match=r"no evaluation has a model called 'tunde' \(did you mean 'tuned'\?\)",
     ):
         verdict(content)
