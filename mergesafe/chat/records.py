@@ -135,7 +135,7 @@ def write_records(records: Iterable[Record]) -> str:
 
 def _records(path: Path, need_answer: bool, columns: Mapping[str, str]) -> Iterator[Record]:
     try:
-        if path.suffix in ENDINGS:
+        if path.suffix.lower() in ENDINGS:
             for number, row in table_rows(path):
                 yield _Line(path, number).record(row, need_answer, columns)
             return

@@ -33,7 +33,7 @@ def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         OSError: the file cannot be read; with ``strerror``.
         DataError: it is no such table, or the package that reads it is missing.
     """
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         yield from _parquet(path)
     else:
         yield from _text(path)
@@ -44,13 +44,15 @@ def _text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         text = decode_utf8(read_regular(path, _LARGEST)).removeprefix("\ufeff")
     except ValueError as error:
         raise DataError(f"is {error}", source=path) from None
-    between = SEPARATORS[path.suffix]
+    between = SEPARATORS[path.suffix.lower()]
     heading = text.partition("\n")[0]
     if between == "," and "," not in heading and ";" in heading:
         between = ";"  # spreadsheets where numbers have a decimal comma
     before = csv.field_size_limit(_LONGEST)
     try:
-        yield from _cells(csv.reader(io.StringIO(text, newline=""), delimiter=between), path)
+        # strict: a quote without its other one would take all rows after it into its cell
+        lines = io.StringIO(text, newline="")
+        yield from _cells(csv.reader(lines, delimiter=between, strict=True), path)
     finally:
         csv.field_size_limit(before)
 
@@ -78,7 +80,12 @@ def _cells(reader: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield line, {name: cell or None for name, cell in zip(columns, cells, strict=True)}
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"is no table of text ({error})", source=path, line=line) from None
+        raise DataError(
+            f"is no table of text ({error}); a cell that begins with a quote ends with one, and "
+            "quotes inside it are doubled",
+            source=path,
+            line=line,
+        ) from None
 
 
 def parquet_rows(file: BinaryIO) -> Iterator[dict[str, Any]]:
@@ -96,9 +103,15 @@ def parquet_rows(file: BinaryIO) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        for batch in pq.ParquetFile(file).iter_batches():
+        table = pq.ParquetFile(file)
+        names = table.schema_arrow.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise DataError(f"two columns are called {twice[0]!r}; rename one")
+        for batch in table.iter_batches():
             yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        # the last two: text that is not UTF-8, and dates that Python does not have
         told = str(error).partition("\n")[0]
         raise DataError(f"cannot be read as parquet ({told})") from None
 

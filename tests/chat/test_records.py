@@ -153,6 +153,10 @@ def test_named_columns(
                                                 "in the record; found goal, target, x"),
         ("d.csv", "question,question\nWhy?,So.\n", ":1: two columns are called 'question'"),
         ("d.csv", 'question\n"Why\nnot?"\nWho, what?\n', ":4: 2 cells where the first line"),
+        # A quote without its other one would take all that follows into its cell.
+        ("d.csv", 'question\nWhy?\n"Who\nWhat?\n', ":3: is no table of text (unexpected end"),
+        ("d.csv", 'question\n"Who" is it?\n', ":2: is no table of text ("),
+        ("D.CSV", "", ": expected the names of the columns"),
         ("d.csv", "", ": expected the names of the columns"),
         ("d.csv", "question\n", ": there is no record in the file"),
         ("d.json", '[{"question": "Why?"}, 3]', ": record 2: expected a JSON object, found int"),
@@ -174,3 +178,25 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{path}:2: there is no column 'goals' (did you mean 'goal'?); found goal, prompt, target"
     )
+
+
+def test_parquet_that_python_cannot_hold(tmp_path: Path) -> None:
+    """Text that is not UTF-8, dates without end, and two columns of one name."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    bad = [pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
+    columns = {
+        "text": {"question": pa.Array.from_buffers(pa.string(), 1, [None, *bad])},
+        "date": {"question": ["Why?"], "at": pa.array([2**30], pa.date32())},
+        "time": {"question": ["Why?"], "at": pa.array([2**62], pa.timestamp("us"))},
+    }
+    for name, found in columns.items():
+        path = tmp_path / f"{name}.parquet"
+        write_table(pa.table(found), path)
+        with pytest.raises(DataError, match=f"{name}.parquet: cannot be read as parquet"):
+            read_records(path)
+    both = pa.table([pa.array(["Why?"]), pa.array(["Who?"])], names=["question", "question"])
+    write_table(both, tmp_path / "both.parquet")
+    with pytest.raises(DataError, match="two columns are called 'question'"):
+        read_records(tmp_path / "both.parquet")

@@ -239,3 +239,11 @@ def test_modules_that_cannot_be_merged_are_refused() -> None:
     for given, message in cases:
         with pytest.raises(ms.MergesafeError, match=re.escape(message)):
             ms.merge_modules("linear", None, given, weight=0.5)
+
+
+def test_a_tensor_whose_storage_was_freed_is_refused() -> None:
+    """Its address is zero: reading there would end the process."""
+    freed = torch.ones(64, 64)
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(ms.MergesafeError, match=r"models\[1\]\['w'\] has no data of its own"):
+        ms.merge_state_dicts("linear", None, [{"w": torch.ones(64, 64)}, {"w": freed}], weight=0.5)

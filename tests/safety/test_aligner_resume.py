@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chatty import save_chat_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import mergesafe as ms
 from mergesafe.errors import OutputError
@@ -55,6 +58,13 @@ def killed(monkeypatch: pytest.MonkeyPatch, base: Path, out: Path, step: int, **
     return left
 
 
+def changed(state: Path, numbers: dict[str, Any]) -> None:
+    """Write other numbers into a state."""
+    with safe_open(state, "pt") as file:
+        held = {**json.loads(file.metadata()["mergesafe"]), **numbers}
+    save_file(load_file(state), state, {"mergesafe": json.dumps(held)})
+
+
 @pytest.mark.parametrize("lora", [True, False])
 def test_a_resumed_run_gives_the_same_bytes(
     lora: bool, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -81,6 +91,10 @@ def test_what_is_not_resumed(base: Path, tmp_path: Path, monkeypatch: pytest.Mon
     other = AlignerTraining(epochs=3, batch=10, rate=2e-2)
     with pytest.raises(OutputError, match="cannot be resumed: that run had another epochs"):
         train(base, out, training=other, resume=True)
+    for wrong in ({"step": "one"}, {"step": -1}, {"total": None}, {"subject": 5}):
+        changed(left, wrong)
+        with pytest.raises(OutputError, match="cannot be resumed: it is damaged"):
+            train(base, out, resume=True)
     left.write_bytes(left.read_bytes()[:-9])
     with pytest.raises(OutputError, match="cannot be resumed: it is damaged"):
         train(base, out, resume=True)

@@ -75,3 +75,12 @@ def test_what_is_refused(tmp_path: Path) -> None:
     results.write_text(json.dumps({"results": {}, "n-samples": {"knots": {"original": 3}}}))
     with pytest.raises(DataError, match="without the outcome of each sample; run lm_eval with"):
         import_logs(results)
+
+
+def test_what_is_better_when_lower_is_no_share_of_right_answers(tmp_path: Path) -> None:
+    path = written(tmp_path / "m", sample(0, acc=1.0, pct_stereotype=1))
+    better = {"knots": {"acc": True, "pct_stereotype": False}}
+    results = {"model_name": "m", "higher_is_better": better}
+    (path.parent / f"results_{DATE}.json").write_text(json.dumps(results))
+    [model] = import_logs(path).models
+    assert {name: f.estimate.value for name, f in model.figures.items()} == {"domain.knots": 1.0}

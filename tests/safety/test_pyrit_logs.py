@@ -104,6 +104,11 @@ def test_a_memory_is_not_changed_and_an_image_is_no_text(tmp_path: Path) -> None
                         'VIEW "Conversations" AS WITH RECURSIVE r(conversation_id, '
                         "target_identifier) AS (SELECT 1, 1 UNION ALL SELECT 1, 1 FROM r) "
                         "SELECT * FROM r"), "it has not the table Conversations"),
+        # So may a virtual table, which is listed as a table.
+        (TABLES.replace('TABLE "Conversations" (conversation_id VARCHAR(36) PRIMARY KEY, '
+                        "target_identifier JSON)",
+                        'VIRTUAL TABLE "Conversations" USING fts4(conversation_id, '
+                        "target_identifier)"), "it has not the table Conversations"),
     ],
 )  # fmt: skip
 def test_other_databases(tables: str, problem: str, tmp_path: Path) -> None:
@@ -134,3 +139,21 @@ def test_what_takes_too_many_steps_ends(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(pyrit, "_COUNTS", 3)
     with pytest.raises(DataError, match=r"PyRIT's memory .*interrupted"):
         import_logs(memory(tmp_path / "pyrit.db", ATTACKS))
+
+
+def test_a_small_file_does_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One response of many attacks, and many responses of one."""
+    path = memory(tmp_path / "one.db", [*ATTACKS[1:], ("Long?", "failure", "x" * 5000)])
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute("UPDATE AttackResultEntries SET last_response_id = '3'")
+    monkeypatch.setattr(pyrit, "_LARGEST", 15_000)
+    with pytest.raises(DataError, match="many times over"):
+        import_logs(path)
+    twice = TABLES.replace("(id CHAR(36) PRIMARY KEY, role", "(id CHAR(36), role")
+    path = memory(tmp_path / "many.db", ATTACKS[:1], twice)
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute("INSERT INTO PromptMemoryEntries SELECT * FROM PromptMemoryEntries")
+    with pytest.raises(DataError, match="many times over"):
+        import_logs(path)

@@ -74,7 +74,23 @@ def checked(text: str, name: object, value: object) -> torch.Tensor:
     if value.layout != torch.strided or value.dtype not in NAMES:
         kind = value.dtype if value.layout == torch.strided else value.layout
         raise ArgumentError(f"{what} is {kind}; expected a dense tensor of real numbers")
+    if not _has_data(value):
+        raise ArgumentError(
+            f"{what} has no data of its own ({type(value).__name__}): its storage was freed, as "
+            "sharding and offloading do, or it stands for other tensors. Pass a plain tensor with "
+            "the whole weights"
+        )
     return value.detach().resolve_neg().contiguous()
+
+
+def _has_data(tensor: torch.Tensor) -> bool:
+    """Whether its storage reaches to its last element: bytes are read at its address."""
+    if not tensor.numel():
+        return True
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = tensor.storage_offset() + sum((size - 1) * stride for size, stride in steps)
+    held = tensor.untyped_storage().nbytes()
+    return tensor.data_ptr() != 0 and (last + 1) * tensor.element_size() <= held
 
 
 class _StateFolder(MadeFolder):

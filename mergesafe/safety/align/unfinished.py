@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from mergesafe.errors import OutputError
 from mergesafe.private import close, folder_of, open_own_file
+from mergesafe.strict_json import parse_json
 from mergesafe.whole_file import write_whole
 
 #: Seconds between two states within an epoch; each epoch ends with one.
@@ -111,14 +112,15 @@ class Unfinished:
 
         try:
             data = self._content()
-            numbers = json.loads(_metadata(data)["mergesafe"])
-            self._check_subject(numbers.pop("subject"))
+            numbers = parse_json(_metadata(data)["mergesafe"].encode(), constants=True)
+            self._check_subject(dict(numbers.pop("subject")))
+            _check_numbers(numbers)
             tensors = load(data)
             with torch.no_grad():
                 for name, each in weights.items():
                     each.data.copy_(tensors[f"weight {name}"])
             optimizer.load_state_dict(
-                {**optimizer.state_dict(), "state": _moments(tensors, len(weights))}
+                {**optimizer.state_dict(), "state": _moments(tensors, list(weights.values()))}
             )
             torch.set_rng_state(tensors["random"])
             if "random cuda" in tensors and torch.cuda.is_available():
@@ -131,7 +133,10 @@ class Unfinished:
             return State(**numbers, best_weights=best)
         except OSError as error:
             raise self._refusal(f"it cannot be read ({error.strerror})") from None
-        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (
+            SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError,
+            RuntimeError,
+        ) as error:  # fmt: skip
             raise self._refusal(f"it is damaged ({type(error).__name__}: {error})") from None
 
     def remove(self) -> None:
@@ -169,15 +174,28 @@ class Unfinished:
 def _metadata(data: bytes) -> dict[str, str]:
     """Of a safetensors file: its first 8 bytes are the length of a JSON object, which follows."""
     length = int.from_bytes(data[:8], "little")
-    found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    found: dict[str, str] = parse_json(data[8 : 8 + length])["__metadata__"]
     return found
 
 
-def _moments(tensors: dict[str, Any], count: int) -> dict[int, dict[str, Any]]:
+def _check_numbers(numbers: dict[str, Any]) -> None:
+    """Refuse what no run writes: a place that is none, or losses that are no numbers."""
+    step = numbers[_STEP]
+    if type(step) is not int or step < 0:
+        raise ValueError(f"{_STEP} is {step!r:.40}")
+    for name in ("total", "before", "best"):
+        value = numbers[name]
+        if not isinstance(value, float) and (name != "best" or value is not None):
+            raise ValueError(f"{name} is {value!r:.40}")
+
+
+def _moments(tensors: dict[str, Any], weights: list[Any]) -> dict[int, dict[str, Any]]:
     """The state of the optimizer, by the number of the weight."""
-    found: dict[int, dict[str, Any]] = {number: {} for number in range(count)}
+    found: dict[int, dict[str, Any]] = {number: {} for number in range(len(weights))}
     for name, each in tensors.items():
         if name.startswith("optimizer "):
             _, number, key = name.split(" ")
+            if each.ndim and each.shape != weights[int(number)].shape:
+                raise ValueError(f"{name!r} has the shape {list(each.shape)}")
             found[int(number)][key] = each
     return {number: moments for number, moments in found.items() if moments}

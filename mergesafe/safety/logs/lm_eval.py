@@ -2,7 +2,8 @@
 
 The task is in the file's name, ``samples_TASK_DATE.jsonl``; the model in the results beside it, or
 in the folder's name. A metric counts where every sample has a number from 0 to 1: a perplexity is
-no share of right answers.
+no share of right answers. Nor is a metric of which the results beside the file say that lower is
+better, such as the share of stereotypes.
 """
 
 from __future__ import annotations
@@ -48,12 +49,18 @@ def outcomes(path: Path, lines: Sequence[Mapping[str, Any]]) -> Iterator[Outcome
             "samples_TASK_DATE.jsonl, as lm-eval calls it",
             source=path,
         )
-    model = _model(path, named["date"])
+    results = _results(path, named["date"])
+    model = str(results.get("model_name") or path.resolve().parent.name.replace("__", "/"))
+    lower = _lower(results, named["task"])
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
         for metric in line["metrics"]:
             groups.setdefault((line["filter"], metric), []).append(line)
-    shares = {key: own for key, own in groups.items() if all(_is_share(e[key[1]]) for e in own)}
+    shares = {
+        key: own
+        for key, own in groups.items()
+        if key[1] not in lower and all(_is_share(each[key[1]]) for each in own)
+    }
     filters = len({name for name, _ in shares})
     metrics = len({metric for _, metric in shares})
     for (name, metric), own in shares.items():
@@ -66,13 +73,21 @@ def outcomes(path: Path, lines: Sequence[Mapping[str, Any]]) -> Iterator[Outcome
             )  # fmt: skip
 
 
-def _model(path: Path, date: str) -> str:
-    folder = path.resolve().parent.name.replace("__", "/")
+def _results(path: Path, date: str) -> Mapping[str, Any]:
+    """The figures of the same run; empty where they are not beside the samples."""
+    beside = path.with_name(f"results_{date}.json")
     try:
-        found = parse_json(read_regular(path.with_name(f"results_{date}.json"), _LARGEST))
+        found = parse_json(read_regular(beside, _LARGEST), constants=True)
     except (OSError, ValueError):
-        return folder
-    return str((found.get("model_name") if isinstance(found, dict) else None) or folder)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lower(results: Mapping[str, Any], task: str) -> set[str]:
+    """The metrics of the task of which a lower value is better."""
+    tasks = results.get("higher_is_better")
+    known = tasks.get(task) if isinstance(tasks, dict) else None
+    return {name for name, up in known.items() if up is False} if isinstance(known, dict) else set()
 
 
 def _is_share(value: Any) -> bool:

@@ -42,8 +42,9 @@ ORDER BY a.rowid"""
 #: Steps of SQLite's machine between two counts, and counts until it is stopped.
 _STEPS: Final = 100_000
 _COUNTS: Final = 2_000
-#: Bytes of a value.
+#: Bytes of a value, and characters of all rows: one response may be that of every attack.
 _LONGEST: Final = 16 << 20
+_LARGEST: Final = 1 << 30
 
 
 def outcomes(path: Path) -> Iterator[Outcome]:
@@ -65,7 +66,16 @@ def outcomes(path: Path) -> Iterator[Outcome]:
             memory.execute("PRAGMA trusted_schema = OFF")
             _limit(memory)
             _check(memory, path)
-            for row in memory.execute(_QUERY):
+            [[attacks]] = memory.execute('SELECT count(*) FROM "AttackResultEntries"')
+            left = _LARGEST
+            for number, row in enumerate(memory.execute(_QUERY)):
+                left -= sum(len(each) for each in row if isinstance(each, str | bytes))
+                if number >= attacks or left < 0:
+                    raise DataError(
+                        "names responses, conversations or scores many times over; PyRIT writes "
+                        "each once",
+                        source=path,
+                    )
                 yield _outcome(*row)
     except sqlite3.Error as error:
         raise DataError(f"cannot be read as PyRIT's memory ({error})", source=path) from None
@@ -79,8 +89,12 @@ def _limit(memory: sqlite3.Connection) -> None:
 
 
 def _check(memory: sqlite3.Connection, path: Path) -> None:
-    """Every table must be there, and be one: a view may compute anything."""
-    listed = memory.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    """Every table must be there, and be one: a view or a virtual table may compute anything."""
+    # SQLite writes the statement of a table so, however it was typed, and another one of a virtual
+    # table, which it lists as a table too.
+    listed = memory.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE TABLE %'"
+    )
     tables = {name for (name,) in listed}
     if "PromptMemoryEntries" not in tables:
         raise DataError("is a SQLite file, but not PyRIT's memory", source=path)

@@ -12,6 +12,7 @@ that is taken, and KL with its square. Of a base in other weights KL(parent) is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
@@ -55,6 +56,8 @@ class Outputs:
 
 def is_locked(found: Outputs, moved: float) -> bool:
     """Whether outputs tell of a lock; ``moved``: the largest ‖τ‖/‖base‖ of a matrix."""
+    if not math.isfinite(found.half):  # no numbers come out half-way, and the parent gives some
+        return moved >= FAR and math.isfinite(found.parent)
     return moved >= FAR and found.half > max(WRECKED, found.parent)
 
 
@@ -148,7 +151,11 @@ def _pairs(
 
 def _kl(base: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
     """Σ p (log p − log q), the mean over places and then prompts."""
-    means = [float((a.exp() * (a - b)).sum(1).mean()) for a, b in _pairs(base, other)]
+    means = [
+        # a token that the base never says (p = 0) adds nothing; -inf - -inf would make NaN of it
+        float((a.exp() * (a - b)).masked_fill(a == -math.inf, 0.0).sum(1).mean())
+        for a, b in _pairs(base, other)
+    ]
     return sum(means) / len(means)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import mergesafe as ms
 from mergesafe.results.vet import Finding
 from mergesafe.safety.evaluation.options import EvaluationOptions
 from mergesafe.safety.vet.findings import Parent
-from mergesafe.safety.vet.locked import Outputs, is_locked, with_locks
+from mergesafe.safety.vet.locked import Outputs, _kl, is_locked, with_locks
 from mergesafe.safety.vet.result import Vetted
 
 
@@ -94,7 +95,17 @@ def test_what_cannot_be_run_is_said(tmp_path: Path) -> None:
         (Outputs(1.0, 0.4, 0.8), 0.3, False),
         (Outputs(0.01, 0.05, 0.9), 0.3, False),  # next to nothing either way
         (Outputs(1.0, 2.0, 0.8), 0.02, False),
+        (Outputs(0.2, math.nan, 0.8), 0.3, True),  # half-way there are no numbers
+        (Outputs(0.2, math.nan, 0.8), 0.02, False),
+        (Outputs(math.nan, math.nan, 0.8), 0.3, False),  # nor from the parent: that is told first
     ],
 )
 def test_the_rule(found: Outputs, moved: float, is_one: bool) -> None:
     assert is_locked(found, moved) is is_one
+
+
+def test_tokens_that_are_never_said_add_nothing() -> None:
+    """Padding of a vocabulary, for which models give a logit of -inf."""
+    base = torch.tensor([[0.0, 0.0, -math.inf]]).log_softmax(1)
+    other = torch.tensor([[0.0, math.log(3.0), -math.inf]]).log_softmax(1)
+    assert _kl([base], [other]) == pytest.approx(math.log(4 / 3) / 2)
