@@ -123,8 +123,8 @@ def _template(node: Node, what: str, report: Reporter) -> str:
         )
     if count > MOST:
         raise report.error(
-            f"an entry of 'questions' of {what} stands for {count:,} questions; expected at most "
-            f"{MOST:,}. Write fewer alternatives",
+            f"an entry of 'questions' of {what} stands for more than {MOST:,} questions; write "
+            "fewer alternatives",  # how many may be a number of more digits than Python shows
             node.line,
         )
     return text

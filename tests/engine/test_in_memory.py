@@ -241,9 +241,25 @@ def test_modules_that_cannot_be_merged_are_refused() -> None:
             ms.merge_modules("linear", None, given, weight=0.5)
 
 
-def test_a_tensor_whose_storage_was_freed_is_refused() -> None:
-    """Its address is zero: reading there would end the process."""
-    freed = torch.ones(64, 64)
+def test_a_tensor_that_a_module_makes_for_its_state_is_refused() -> None:
+    """There is no place for the merged one, and the module would keep what the base has."""
+
+    class Scaled(torch.nn.Linear):
+        def state_dict(self, *args: Any, **options: Any) -> Any:
+            found = super().state_dict(*args, **options)
+            return {name: 2 * each for name, each in found.items()}
+
+    with pytest.raises(ms.MergesafeError, match="makes 'weight' when its state_dict is asked for"):
+        ms.merge_modules("linear", None, [Scaled(2, 2), Scaled(2, 2)], weight=0.5)
+
+
+def test_tensors_without_data_are_refused() -> None:
+    """Their address is zero, or memory ends before they do: reading there would end the process."""
+    freed, cut = torch.ones(64, 64), torch.ones(64, 64)
     freed.untyped_storage().resize_(0)
-    with pytest.raises(ms.MergesafeError, match=r"models\[1\]\['w'\] has no data of its own"):
-        ms.merge_state_dicts("linear", None, [{"w": torch.ones(64, 64)}, {"w": freed}], weight=0.5)
+    cut.untyped_storage().resize_(8)
+    with torch._subclasses.FakeTensorMode():
+        fake = torch.ones(4, 4)
+    for tensor in (freed, cut, fake):
+        with pytest.raises(ms.MergesafeError, match=r"models\[0\]\['w'\] has no data of its own"):
+            ms.merge_state_dicts("linear", None, [{"w": tensor}], weight=0.5)

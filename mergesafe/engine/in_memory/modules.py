@@ -56,9 +56,10 @@ def with_tensors(module: Module, merged: Mapping[str, torch.Tensor]) -> Module:
     Its weights are not copied, and what is shared stays so. What was not merged is the module's.
 
     Raises:
-        ArgumentError: it has no place for one of them.
+        ArgumentError: it has no place for one of them, or makes one when its state is asked for.
     """
     own = module.state_dict(keep_vars=True)
+    held = {id(each) for each in (*module.parameters(), *module.buffers())}
     memo: dict[int, Any] = {}
     for name, tensor in merged.items():
         place = own.get(name)
@@ -66,6 +67,11 @@ def with_tensors(module: Module, merged: Mapping[str, torch.Tensor]) -> Module:
             raise ArgumentError(
                 f"the merged model has a tensor {name!r} of shape {list(tensor.shape)}, for which "
                 "the module has no place; merge_state_dicts gives the tensors as they are"
+            )
+        if id(place) not in held:
+            raise ArgumentError(
+                f"the module makes {name!r} when its state_dict is asked for, so there is no place "
+                "to put the merged tensor; pass the tensors to merge_state_dicts"
             )
         if (first := memo.get(id(place))) is not None and not torch.equal(first.data, tensor):
             raise ArgumentError(

@@ -65,7 +65,8 @@ def write_card(
         threads: for verifying; default: all processors.
 
     Raises:
-        ArgumentError: neither file is given, or the model is signed already.
+        ArgumentError: neither file is given, the model is signed already, or SOURCE_DATE_EPOCH is
+            no time.
         CheckpointError: there is no manifest, or no card.
         DataError: a file is malformed, is of another model, or the gate read another evaluation.
         VerificationError: the model is not what the merge wrote.
@@ -169,9 +170,19 @@ def _card(path: Path) -> str:
 
 
 def _day() -> str:
-    """Today in UTC, or the day that a reproducible build names."""
+    """Today in UTC, or the day that a reproducible build names.
+
+    Raises:
+        ArgumentError: there is no such day.
+    """
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return time.strftime("%Y-%m-%d", time.gmtime(int(given) if given.isdecimal() else time.time()))
+    try:
+        moment = time.gmtime(int(given) if given.isdecimal() else time.time())
+    except (OverflowError, ValueError, OSError):
+        raise ArgumentError(
+            f"SOURCE_DATE_EPOCH is {given[:40]}; expected seconds since 1970-01-01"
+        ) from None
+    return time.strftime("%Y-%m-%d", moment)
 
 
 def _evaluation(read: Document[Evaluation], model: EvaluatedModel) -> dict[str, Any]:

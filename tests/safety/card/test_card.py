@@ -14,6 +14,8 @@ from pem_keys import keys
 
 import mergesafe as ms
 from mergesafe.chat.hf import HfModel
+from mergesafe.errors import ArgumentError
+from mergesafe.safety.card import api
 from mergesafe.safety.card.text import with_section
 from mergesafe.whole_file import write_whole
 
@@ -184,3 +186,9 @@ def test_a_card_needs_something_to_say(merged: Path) -> None:
     (merged / "README.md").write_text("mine")
     done = run("card", *options(merged))
     assert (done.returncode, "'README.md' has changed" in done.stderr) == (3, True)
+
+
+def test_a_day_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "9" * 25)
+    with pytest.raises(ArgumentError, match="SOURCE_DATE_EPOCH is 9999"):
+        api._day()
